@@ -1,0 +1,38 @@
+//! Blackhole: platform events from RabbitMQ, pushed to websocket clients.
+//!
+//! ```text
+//! client bytes  -> one read buffer of the loop -> protocol::{handshake, codec} -> protocol::command -> session
+//!               -> auth, routing::families -> routing::index
+//! RabbitMQ      -> amqp thread: delivery -> protocol::event -> handoff (bounded) + waker -> loop
+//! event         -> routing::index -> each matching group: one frame -> outbox of each subscriber -> flush list
+//! end of turn   -> every session on the flush list: one vectored write of all its frames
+//! ```
+//!
+//! | folder | kind | what it owns |
+//! |---|---|---|
+//! | [`protocol`] | pure | bytes and their meaning: handshake, frames, commands, replies, events |
+//! | [`routing`] | pure | who wants this routing key: binding families, the subscription index, AMQP binding counts |
+//! | [`session`] | pure | one client's life: phases, outbox, rate limit, close reasons |
+//! | [`auth`] | pure but for reading its file | who may do what |
+//! | [`reactor`] | shell | the one thread that polls; the only place that touches client sockets |
+//! | [`amqp`] | shell | the other thread; the only place that names the AMQP client |
+//! | [`source`] | shell | the embedded event sources, for trying and loading without a broker |
+//! | [`handoff`] | shared | all that the two threads share: one bounded channel each way and a waker |
+//! | [`config`], [`metrics`], [`sys`] | | options, counters, the two system calls that need `unsafe` |
+//!
+//! Invariants, above all of absence: no lock in the loop; no thread per connection; no read buffer per
+//! connection; no socket, clock or thread in a pure folder (time comes in as `now`); no event is retained once
+//! the sessions that it matched have taken it; isolation between accounts is part of the key that is looked up,
+//! never a test after the match.
+
+pub mod amqp;
+pub mod auth;
+pub mod config;
+pub mod handoff;
+pub mod metrics;
+pub mod protocol;
+pub mod reactor;
+pub mod routing;
+pub mod session;
+pub mod source;
+pub mod sys;

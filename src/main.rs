@@ -1,0 +1,2 @@
+//! The `blackhole` command.
+fn main() {}

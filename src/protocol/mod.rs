@@ -1,0 +1,16 @@
+//! Bytes and their meaning, both directions. Pure: no socket, clock, thread or log. The only folder that names
+//! tungstenite, httparse and (beside the config) serde_json.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`handshake`] | upgrade request -> response or refusal (PROTOCOL 2, RFC 6455 section 4) |
+//! | [`codec`] | client bytes -> messages, over the loop's shared buffer (RFC 6455 section 5) |
+//! | [`frame`] | server frames: encoded once, shared by reference |
+//! | [`command`] | client text -> command; reply -> text (PROTOCOL 3) |
+//! | [`event`] | delivery -> event; event -> frames of either style (PROTOCOL 5) |
+
+pub mod codec;
+pub mod command;
+pub mod event;
+pub mod frame;
+pub mod handshake;
