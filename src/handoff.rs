@@ -77,7 +77,10 @@ pub struct LoopWaker {
 impl LoopWaker {
     /// A waker around `wake`, which makes the loop's poll return.
     pub fn new(wake: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
-        Self { pending: Arc::default(), waker: Arc::new(wake) }
+        Self {
+            pending: Arc::default(),
+            waker: Arc::new(wake),
+        }
     }
 
     fn wake(&self) {
@@ -119,7 +122,11 @@ impl SourceEnd {
     ///
     /// # Errors
     /// The message back when the channel stayed full; [`LoopGone`] (as `Err(None)`) when the loop has ended.
-    pub fn send_timeout(&self, message: FromSource, patience: Duration) -> Result<(), Option<FromSource>> {
+    pub fn send_timeout(
+        &self,
+        message: FromSource,
+        patience: Duration,
+    ) -> Result<(), Option<FromSource>> {
         match self.to_loop.send_timeout(message, patience) {
             Ok(()) => {
                 self.waker.wake();
@@ -181,7 +188,18 @@ pub fn handoff(waker: LoopWaker) -> (SourceEnd, LoopEnd) {
 pub fn handoff_bounded(waker: LoopWaker, events_max: usize) -> (SourceEnd, LoopEnd) {
     let (to_loop, from_source) = crossbeam_channel::bounded(events_max);
     let (to_source, commands) = crossbeam_channel::unbounded();
-    (SourceEnd { to_loop, commands, waker: waker.clone() }, LoopEnd { from_source, to_source, waker })
+    (
+        SourceEnd {
+            to_loop,
+            commands,
+            waker: waker.clone(),
+        },
+        LoopEnd {
+            from_source,
+            to_source,
+            waker,
+        },
+    )
 }
 
 #[cfg(test)]
@@ -213,10 +231,16 @@ mod tests {
         for _ in 0..2 {
             assert!(source.send_timeout(FromSource::Up, Duration::ZERO).is_ok());
         }
-        assert!(matches!(source.send_timeout(FromSource::Up, Duration::ZERO), Err(Some(FromSource::Up))));
+        assert!(matches!(
+            source.send_timeout(FromSource::Up, Duration::ZERO),
+            Err(Some(FromSource::Up))
+        ));
         assert!(end.try_recv().is_ok());
         assert!(source.send_timeout(FromSource::Up, Duration::ZERO).is_ok());
         drop(end);
-        assert!(matches!(source.send_timeout(FromSource::Up, Duration::ZERO), Err(None)));
+        assert!(matches!(
+            source.send_timeout(FromSource::Up, Duration::ZERO),
+            Err(None)
+        ));
     }
 }

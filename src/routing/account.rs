@@ -83,8 +83,19 @@ mod tests {
         let id = AccountId::parse("4b8c6fec4b2597882c0390202d195419").expect("32 hex characters");
         assert_eq!(id.to_string(), "4b8c6fec4b2597882c0390202d195419");
         assert_eq!(&id.to_hex(), b"4b8c6fec4b2597882c0390202d195419");
-        assert_eq!(AccountId::parse("4B8C6FEC4B2597882C0390202D195419"), Some(id));
-        for wrong in ["", "*", "4b8c", "4b8c6fec4b2597882c0390202d19541", "4b8c6fec4b2597882c0390202d1954190", "4b8c6fec4b2597882c0390202d19541g", "ééééééééééééééé4"] {
+        assert_eq!(
+            AccountId::parse("4B8C6FEC4B2597882C0390202D195419"),
+            Some(id)
+        );
+        for wrong in [
+            "",
+            "*",
+            "4b8c",
+            "4b8c6fec4b2597882c0390202d19541",
+            "4b8c6fec4b2597882c0390202d1954190",
+            "4b8c6fec4b2597882c0390202d19541g",
+            "ééééééééééééééé4",
+        ] {
             assert_eq!(AccountId::parse(wrong), None, "{wrong}");
         }
     }
