@@ -39,6 +39,50 @@ impl AccountId {
     pub fn bytes(&self) -> &[u8; 16] {
         &self.0
     }
+
+    /// The account of 16 bytes that [`AccountId::bytes`] gave.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads an account's word of a routing key: the one spelling that AMQP bindings have, lower case.
+    #[must_use]
+    pub fn parse_word(word: &str) -> Option<Self> {
+        Self::parse(word).filter(|_| !word.bytes().any(|byte| byte.is_ascii_uppercase()))
+    }
+
+    /// Reads the `DB` word of a routing key (PROTOCOL 6), `account%2Fab%2Fcd%2F…`, as [`AccountId::push_db`]
+    /// writes it; anything else is `None`.
+    #[must_use]
+    pub fn parse_db(word: &str) -> Option<Self> {
+        let (first, rest) = word.strip_prefix("account%2F")?.split_once("%2F")?;
+        let (second, rest) = rest.split_once("%2F")?;
+        if first.len() != 2 || second.len() != 2 || rest.len() != 28 {
+            return None;
+        }
+        let mut text = [0; 32];
+        text[..2].copy_from_slice(first.as_bytes());
+        text[2..4].copy_from_slice(second.as_bytes());
+        text[4..].copy_from_slice(rest.as_bytes());
+        Self::parse_word(std::str::from_utf8(&text).ok()?)
+    }
+
+    /// Appends the account's 32 lower-case hex characters.
+    pub fn push_hex(self, out: &mut String) {
+        out.extend(self.to_hex().map(char::from));
+    }
+
+    /// Appends the account's database as publishers write it into keys (PROTOCOL 6, `DB`).
+    pub fn push_db(self, out: &mut String) {
+        let hex = self.to_hex().map(char::from);
+        out.push_str("account%2F");
+        out.extend(&hex[..2]);
+        out.push_str("%2F");
+        out.extend(&hex[2..4]);
+        out.push_str("%2F");
+        out.extend(&hex[4..]);
+    }
 }
 
 fn hex_digit(character: u8) -> Option<u8> {
@@ -98,5 +142,34 @@ mod tests {
         ] {
             assert_eq!(AccountId::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_database_word_is_read_back_and_only_in_the_spelling_of_the_keys() {
+        let id = AccountId::parse("4b8c6fec4b2597882c0390202d195419").expect("32 hex characters");
+        let mut db = String::new();
+        id.push_db(&mut db);
+        assert_eq!(db, "account%2F4b%2F8c%2F6fec4b2597882c0390202d195419");
+        assert_eq!(AccountId::parse_db(&db), Some(id));
+        for wrong in [
+            "4b8c6fec4b2597882c0390202d195419",
+            "account%2f4b%2f8c%2f6fec4b2597882c0390202d195419",
+            "account%2F4B%2F8C%2F6fec4b2597882c0390202d195419",
+            "account%2F4b8%2Fc%2F6fec4b2597882c0390202d195419",
+            "account%2F4b%2F8c%2F6fec4b2597882c0390202d195419-202611",
+            "account%2F4b%2F8c%2F6fec4b2597882c0390202d19541",
+            "account%2F4b%2F8c%2F6fec4b2597882c0390202d1954é",
+            "account%2F*%2F8c%2F6fec4b2597882c0390202d195419",
+        ] {
+            assert_eq!(AccountId::parse_db(wrong), None, "{wrong}");
+        }
+        assert_eq!(
+            AccountId::parse_word("4b8c6fec4b2597882c0390202d195419"),
+            Some(id)
+        );
+        assert_eq!(
+            AccountId::parse_word("4B8C6FEC4B2597882C0390202D195419"),
+            None
+        );
     }
 }

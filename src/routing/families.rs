@@ -1,4 +1,445 @@
-//! To be written.
-/// What an operator can change about the families.
-#[derive(Clone, Debug, Default)]
-pub struct FamilyOptions {}
+//! Binding families: what a client binding means, and which events it means (PROTOCOL 6).
+//!
+//! A *rule* is one row of the table: `rule` reads the rows, `spec` holds the platform's and describes the grammar
+//! that operators write their own in. Nothing here names a family; all of them are data.
+//!
+//! A subscription is (rule, scope, realm, client binding). Its keys (subscription key, AMQP binding keys) are
+//! rendered when needed and never stored.
+//!
+//! Invariant, *independence*: whether a subscription gets an event depends on its own AMQP keys only (and on the
+//! body's account where no key holds it), never on what other subscriptions made the broker deliver.
+
+mod rule;
+mod spec;
+
+use std::sync::Arc;
+
+pub use rule::{FREE_WORDS_MAX, KEYS_MAX, VARIABLES_MAX};
+pub use spec::{
+    AccountSource, ExchangeKind, FAMILIES_MAX, FamilyError, FamilyOptions, FamilyProblem,
+    FamilySpec, MODULES,
+};
+
+pub(crate) use rule::{FormedEvent, KeyValues, Qualification, Qualifier, Rule, Variables};
+
+use rule::{WordError, check_words};
+use spec::{family_error, platform_families};
+
+use super::account::Scope;
+use super::month::{ActiveMonths, Month};
+use super::words::{WILDCARD, WILDCARD_REST};
+use crate::handoff::AmqpBinding;
+
+/// Longest AMQP binding key and exchange name, in bytes: the protocol's length byte (AMQP rail 2). A client
+/// binding that needs a longer key is an invalid format.
+pub const KEY_BYTES_MAX: usize = 255;
+
+/// Bytes of a refused binding that an error text repeats; the rest is cut off.
+pub const ECHO_BYTES_MAX: usize = 256;
+
+/// An exchange that families need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// Its name, at most [`KEY_BYTES_MAX`] bytes.
+    pub name: Arc<str>,
+    /// Its type.
+    pub kind: ExchangeKind,
+    /// Whether it is durable.
+    pub durable: bool,
+}
+
+/// Names a row of the table, for the life of a [`Families`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleId(pub(crate) u16);
+
+impl RuleId {
+    fn of(index: usize) -> Self {
+        Self(u16::try_from(index).expect("FAMILIES_MAX and the platform's rows fit"))
+    }
+}
+
+/// What an identity may do, as far as binding families care.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rights<'a> {
+    /// A superduper admin.
+    pub superduper: bool,
+    /// SIP realm of the account that the binding is for, unescaped; some families need it.
+    pub realm: Option<&'a str>,
+}
+
+/// A client binding that is understood and allowed. Only [`Families::resolve`] and the index make one, so holding
+/// it means that its keys can be rendered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Resolved<'a> {
+    pub(crate) rule: RuleId,
+    pub(crate) scope: Scope,
+    pub(crate) binding: &'a str,
+    /// Only where the rule needs it: never for scope `*`.
+    pub(crate) realm: Option<&'a str>,
+}
+
+impl<'a> Resolved<'a> {
+    /// The row of the table it follows.
+    #[must_use]
+    pub fn rule(&self) -> RuleId {
+        self.rule
+    }
+
+    /// The account it is for.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// The client binding as the client wrote it.
+    #[must_use]
+    pub fn binding(&self) -> &'a str {
+        self.binding
+    }
+}
+
+/// Why a client binding is refused; its display is the error text of PROTOCOL 3.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BindingError {
+    /// The family is unknown or off, or needs a realm that the account does not have.
+    #[error("no available subscriptions to requested binding")]
+    NoSubscriptions,
+    /// The words are not of a form that the family has, or too long for AMQP.
+    #[error("invalid format for {family} subscription : {rest}")]
+    InvalidFormat {
+        /// The first word.
+        family: String,
+        /// The words after it, cut to [`ECHO_BYTES_MAX`].
+        rest: String,
+    },
+    /// A word that is not on its variable's list.
+    #[error("event {0} not supported")]
+    NotSupported(String),
+    /// A wildcard where the family wants one thing named.
+    #[error("{0}")]
+    Required(Box<str>),
+}
+
+/// The table of binding families.
+#[derive(Debug)]
+pub struct Families {
+    rules: Vec<Rule>,
+    exchanges: Vec<Exchange>,
+    /// Rules that are on, by exchange.
+    rules_of: Vec<Vec<RuleId>>,
+}
+
+impl Families {
+    /// Makes the table of the platform's rows and the operator's.
+    ///
+    /// # Errors
+    /// [`FamilyError`] names the key of the configuration that is wrong, and why.
+    pub fn new(options: &FamilyOptions) -> Result<Self, FamilyError> {
+        check_options(options)?;
+        let mut families = Self {
+            rules: Vec::new(),
+            exchanges: Vec::new(),
+            rules_of: Vec::new(),
+        };
+        for spec in platform_families(options) {
+            families.add(&spec, &format!("(family {})", spec.name))?;
+        }
+        for (index, spec) in options.families.iter().enumerate() {
+            families.add(spec, &format!("families[{index}]"))?;
+        }
+        for (index, module) in options.autoload_modules.iter().enumerate() {
+            if !families.rules.iter().any(|rule| *rule.module == **module) {
+                let problem = FamilyProblem::UnknownModule(module.clone());
+                return Err(family_error(
+                    format_args!("autoload_modules[{index}]"),
+                    problem,
+                ));
+            }
+        }
+        for rule in &mut families.rules {
+            let is_platforms = MODULES.contains(&&*rule.module);
+            rule.is_on = !is_platforms
+                || options
+                    .autoload_modules
+                    .iter()
+                    .any(|module| **module == *rule.module);
+        }
+        families.rules_of = vec![Vec::new(); families.exchanges.len()];
+        for (index, rule) in families
+            .rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| rule.is_on)
+        {
+            let id = RuleId::of(index);
+            families.rules_of[rule.exchange].push(id);
+        }
+        Ok(families)
+    }
+
+    /// The exchanges of the families that are on, each once.
+    pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
+        self.exchanges
+            .iter()
+            .zip(&self.rules_of)
+            .filter(|(_, rules)| !rules.is_empty())
+            .map(|(exchange, _)| exchange)
+    }
+
+    /// What `binding` means for an account. Whether the identity may ask for that account is the caller's
+    /// question. Linear in the binding and its AMQP keys.
+    ///
+    /// # Errors
+    /// [`BindingError`], with the texts of PROTOCOL 3.
+    pub fn resolve<'a>(
+        &self,
+        binding: &'a str,
+        scope: Scope,
+        rights: Rights<'a>,
+    ) -> Result<Resolved<'a>, BindingError> {
+        let (first, rest) = binding.split_once('.').unwrap_or((binding, ""));
+        let invalid_format = || BindingError::InvalidFormat {
+            family: echo(first).to_owned(),
+            rest: echo(rest).to_owned(),
+        };
+        let mut of_family = self
+            .rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| rule.is_on && rule.begins_with(first))
+            .peekable();
+        if of_family.peek().is_none() {
+            return Err(BindingError::NoSubscriptions);
+        }
+        if binding
+            .split('.')
+            .any(|word| word.is_empty() || word == WILDCARD_REST)
+        {
+            return Err(invalid_format());
+        }
+        let (index, rule, variables) = of_family
+            .find_map(|(index, rule)| {
+                rule.variables(binding)
+                    .map(|variables| (index, rule, variables))
+            })
+            .ok_or_else(invalid_format)?;
+        rule.check(&variables, rights.superduper)
+            .map_err(|error| match error {
+                WordError::NotSupported(variable) => {
+                    BindingError::NotSupported(echo(variables[variable]).to_owned())
+                }
+                WordError::Required(error) => BindingError::Required(error),
+            })?;
+        let realm = match (rule.qualification, scope) {
+            // A realm that reads as a wildcard would see the events of others.
+            (Qualification::Realm, Scope::One(_)) => Some(
+                rights
+                    .realm
+                    .filter(|realm| !matches!(*realm, "" | WILDCARD | WILDCARD_REST))
+                    .ok_or(BindingError::NoSubscriptions)?,
+            ),
+            (Qualification::Account | Qualification::None, _) | (_, Scope::Any) => None,
+        };
+        let resolved = Resolved {
+            rule: RuleId::of(index),
+            scope,
+            binding,
+            realm,
+        };
+        let mut is_too_long = false;
+        let values = KeyValues {
+            variables,
+            scope,
+            realm,
+            month: Month::at(0),
+        };
+        rule.amqp_keys(&values, true, |key| {
+            is_too_long |= key.len() > KEY_BYTES_MAX
+        });
+        if is_too_long {
+            Err(invalid_format())
+        } else {
+            Ok(resolved)
+        }
+    }
+
+    /// Appends the AMQP bindings of a subscription, each once: for each month in force where its keys hold one.
+    pub fn amqp_bindings(
+        &self,
+        resolved: &Resolved<'_>,
+        months: ActiveMonths,
+        out: &mut Vec<AmqpBinding>,
+    ) {
+        self.append_bindings(resolved, months.iter(), true, out);
+    }
+
+    /// Appends those AMQP bindings of a subscription that hold a month, for these months: what a roll-over binds
+    /// ([`ActiveMonths::without`]) and releases. None for scope `*`, whose keys hold no month.
+    pub fn monthly_bindings(
+        &self,
+        resolved: &Resolved<'_>,
+        months: impl Iterator<Item = Month>,
+        out: &mut Vec<AmqpBinding>,
+    ) {
+        self.append_bindings(resolved, months, false, out);
+    }
+
+    /// Whether the AMQP bindings of a subscription change with the month.
+    #[must_use]
+    pub fn follows_the_month(&self, resolved: &Resolved<'_>) -> bool {
+        resolved.scope != Scope::Any && self.rule(resolved.rule).follows_the_month()
+    }
+
+    /// Appends the subscription key as it is in `month`. For a subscription to documents of every type it is
+    /// that of the account's own database; a match names the key by which the event came.
+    pub fn subscription_key(&self, resolved: &Resolved<'_>, month: Month, out: &mut String) {
+        self.rule(resolved.rule)
+            .subscription_key(&self.key_values(resolved, month), out);
+    }
+
+    /// Whether, in style piston, the name of the rule's events is `Event-Name`, `_` and `Type` (PROTOCOL 5).
+    #[must_use]
+    pub fn name_suffixed_by_type(&self, rule: RuleId) -> bool {
+        self.rule(rule).name_with_type
+    }
+
+    pub(crate) fn rule(&self, id: RuleId) -> &Rule {
+        &self.rules[usize::from(id.0)]
+    }
+
+    /// The rules that are on and whose events come from this exchange.
+    pub(crate) fn rules_on(&self, exchange: &str) -> &[RuleId] {
+        let index = self
+            .exchanges
+            .iter()
+            .position(|known| *known.name == *exchange);
+        index.map_or(&[], |index| &self.rules_of[index])
+    }
+
+    /// The words of a subscription's binding that stand for its rule's variables.
+    pub(crate) fn variables<'a>(&self, resolved: &Resolved<'a>) -> Variables<'a> {
+        self.rule(resolved.rule)
+            .variables(resolved.binding)
+            .expect("it was resolved under this rule")
+    }
+
+    fn key_values<'a>(&self, resolved: &Resolved<'a>, month: Month) -> KeyValues<'a> {
+        let Resolved { scope, realm, .. } = *resolved;
+        KeyValues {
+            variables: self.variables(resolved),
+            scope,
+            realm,
+            month,
+        }
+    }
+
+    fn append_bindings(
+        &self,
+        resolved: &Resolved<'_>,
+        months: impl Iterator<Item = Month>,
+        with_monthless: bool,
+        out: &mut Vec<AmqpBinding>,
+    ) {
+        let rule = self.rule(resolved.rule);
+        let exchange = &self.exchanges[rule.exchange].name;
+        let from = out.len();
+        for (turn, month) in months.enumerate() {
+            let values = self.key_values(resolved, month);
+            rule.amqp_keys(&values, with_monthless && turn == 0, |key| {
+                if !out[from..].iter().any(|known| *known.key == *key) {
+                    out.push(AmqpBinding {
+                        exchange: exchange.clone(),
+                        key: key.into(),
+                    });
+                }
+            });
+        }
+    }
+
+    fn add(&mut self, spec: &FamilySpec, path: &str) -> Result<(), FamilyError> {
+        let at = |key: &str| format!("{path}.{key}");
+        let FamilySpec {
+            exchange: name,
+            exchange_type: kind,
+            exchange_durable: durable,
+            ..
+        } = spec;
+        if name.is_empty() {
+            return Err(family_error(at("exchange"), FamilyProblem::Empty));
+        }
+        if name.len() > KEY_BYTES_MAX {
+            let problem = FamilyProblem::TooMany {
+                found: name.len(),
+                max: KEY_BYTES_MAX,
+            };
+            return Err(family_error(at("exchange"), problem));
+        }
+        let exchange = match self
+            .exchanges
+            .iter()
+            .position(|known| *known.name == **name)
+        {
+            Some(index) => {
+                if self.exchanges[index].kind != *kind || self.exchanges[index].durable != *durable
+                {
+                    let problem = FamilyProblem::ExchangeConflict(name.clone());
+                    return Err(family_error(at("exchange"), problem));
+                }
+                index
+            }
+            None => {
+                self.exchanges.push(Exchange {
+                    name: name.as_str().into(),
+                    kind: *kind,
+                    durable: *durable,
+                });
+                self.exchanges.len() - 1
+            }
+        };
+        self.rules.push(Rule::compile(spec, path, exchange)?);
+        Ok(())
+    }
+}
+
+fn check_options(options: &FamilyOptions) -> Result<(), FamilyError> {
+    let FamilyOptions {
+        channel_events,
+        extra_doc_types,
+        families,
+        ..
+    } = options;
+    check_words(channel_events.iter().map(String::as_str), "channel_events")?;
+    if channel_events.len() > KEYS_MAX {
+        let problem = FamilyProblem::TooMany {
+            found: channel_events.len(),
+            max: KEYS_MAX,
+        };
+        return Err(family_error("channel_events", problem));
+    }
+    if !extra_doc_types.is_empty() {
+        check_words(
+            extra_doc_types.iter().map(String::as_str),
+            "extra_doc_types",
+        )?;
+    }
+    if families.len() > FAMILIES_MAX {
+        let problem = FamilyProblem::TooMany {
+            found: families.len(),
+            max: FAMILIES_MAX,
+        };
+        return Err(family_error("families", problem));
+    }
+    Ok(())
+}
+
+/// The part of a client's text that an error text repeats.
+fn echo(text: &str) -> &str {
+    let mut end = text.len().min(ECHO_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests;

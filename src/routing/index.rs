@@ -1,1 +1,935 @@
-//! To be written.
+//! The subscriptions of all sessions, and which of them want an event.
+//!
+//! A subscription is 16 bytes: its group, its place among the group's members, its session's slot, and the next
+//! subscription of the same session, so that a session holds 4 bytes and is removed at the cost of what it had.
+//!
+//! A *group* is what shares a frame: equal (rule, scope, realm, client binding, style, request id). Groups that
+//! differ in style, request id or (where no account is needed) scope only have one *pattern*; they form a ring,
+//! whose oldest group is its head. Two hash tables of 4-byte ids find them: `patterns` has the heads by pattern,
+//! `others` the rest by all of the group, so that a lone group, the usual one, costs one entry.
+//!
+//! ```text
+//! event -> rules of its exchange -> key forms it fits -> wildcard shapes in use -> one probe each -> ring
+//! ```
+//!
+//! Invariants: a probe's hit is compared exactly (account bytes, words), so a collision of hashes crosses no
+//! account; a hash is seeded, as clients choose the words; members stay in the order in which they subscribed;
+//! fewer than half of a member list's places are vacant, and a group has a member or is not there.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::slice;
+
+use hashbrown::HashTable;
+
+use super::account::{AccountId, Scope};
+use super::arena::{Arena, NONE, Place};
+use super::families::{Families, FormedEvent, Qualification, Qualifier, Resolved, Rule, RuleId};
+use super::interner::Interner;
+use super::month::ActiveMonths;
+use super::shrink_table;
+use super::words::{self, WORDS_MAX};
+use crate::config::Style;
+use crate::protocol::event::EventHead;
+
+/// The bit of a shape that says: any account. The bits below are the variables that are `*`.
+const ANY_SCOPE: u8 = 1 << super::families::VARIABLES_MAX;
+
+/// What one session is subscribed to: 4 bytes, to be kept beside the session. It means something to the
+/// [`SubscriptionIndex`] that filled it only, and must go through [`SubscriptionIndex::remove_all`] before it is
+/// dropped.
+#[derive(Debug)]
+pub struct SubscriptionList(u32);
+
+impl Default for SubscriptionList {
+    fn default() -> Self {
+        Self(NONE)
+    }
+}
+
+impl SubscriptionList {
+    /// Whether there is no subscription.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0 == NONE
+    }
+}
+
+/// What subscribing comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subscribed {
+    /// It is there now: its AMQP bindings are to be acquired.
+    New,
+    /// The session had it, under whatever request id: nothing has changed.
+    AlreadySubscribed,
+}
+
+/// One group that wants an event.
+#[derive(Clone, Debug)]
+pub struct Match<'m> {
+    /// The family's row.
+    pub rule: RuleId,
+    /// The account it was subscribed for.
+    pub scope: Scope,
+    /// Event style of the members.
+    pub style: Style,
+    /// The client binding.
+    pub subscribed_key: &'m str,
+    /// The canonical, account-qualified pattern that the event was found by.
+    pub subscription_key: &'m str,
+    /// The event's canonical routing key.
+    pub routing_key: &'m str,
+    /// The request id that the subscribes had.
+    pub request_id: Option<&'m str>,
+    /// In style piston the event's name is `Event-Name`, `_` and `Type`.
+    pub name_suffixed_by_type: bool,
+    /// The sessions' slots, in the order in which they subscribed.
+    pub members: Members<'m>,
+}
+
+/// The slots of a group's sessions.
+#[derive(Clone, Debug)]
+pub struct Members<'m> {
+    places: slice::Iter<'m, u32>,
+    subscriptions: &'m Arena<Subscription>,
+    left: usize,
+}
+
+impl Iterator for Members<'_> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let id = self.places.by_ref().find(|id| **id != NONE)?;
+        self.left -= 1;
+        Some(self.subscriptions[*id].slot)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Members<'_> {}
+
+/// Gauges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexCounts {
+    /// Subscriptions.
+    pub subscriptions: usize,
+    /// Groups: distinct frames an event of each would need.
+    pub groups: usize,
+    /// Distinct patterns.
+    pub patterns: usize,
+    /// Interned texts: client bindings, realms, request ids.
+    pub texts: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Subscription {
+    /// [`NONE`]: the place is vacant, and `next` is the next vacant one.
+    group: u32,
+    /// Index in the group's member list; 0 for a lone member.
+    position: u32,
+    slot: u32,
+    /// The session's next subscription.
+    next: u32,
+}
+
+impl Place for Subscription {
+    fn vacant(next: u32) -> Self {
+        Self {
+            group: NONE,
+            position: 0,
+            slot: 0,
+            next,
+        }
+    }
+
+    fn next_vacant(&self) -> Option<u32> {
+        (self.group == NONE).then_some(self.next)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    /// Of the pattern.
+    hash: u64,
+    /// Zero for scope `*`.
+    account: [u8; 16],
+    /// Interned, as are `realm` and `request`, which may be [`NONE`].
+    binding: u32,
+    realm: u32,
+    request: u32,
+    /// The pattern's ring of groups, oldest first from the head; `next` is the next vacant place of a vacant one.
+    next: u32,
+    previous: u32,
+    members: GroupMembers,
+    /// [`Group::VACANT`] for a vacant place.
+    rule: u16,
+    shape: u8,
+    style: Style,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum GroupMembers {
+    /// One subscription.
+    One(u32),
+    /// A member list.
+    Many(u32),
+}
+
+impl Group {
+    const VACANT: u16 = u16::MAX;
+
+    fn scope(&self) -> Scope {
+        if self.shape & ANY_SCOPE == 0 {
+            Scope::One(AccountId::from_bytes(self.account))
+        } else {
+            Scope::Any
+        }
+    }
+
+    /// Hash of all that makes the group.
+    fn full_hash(&self) -> u64 {
+        let [low, high] = halves(&self.account);
+        let own = u64::from(self.request) << 1 | u64::from(self.style == Style::Kazoo);
+        [low, high, own].into_iter().fold(self.hash, mix)
+    }
+
+    /// Whether `other` has the same frame for every event. Bindings of one rule have one text for one pattern.
+    fn is_same(&self, other: &Self) -> bool {
+        self.has_pattern_of(other)
+            && self.account == other.account
+            && self.request == other.request
+            && self.style == other.style
+    }
+
+    /// Whether both groups have one pattern, but for an account that may tell them apart.
+    fn has_pattern_of(&self, other: &Self) -> bool {
+        self.hash == other.hash
+            && self.rule == other.rule
+            && self.shape == other.shape
+            && self.binding == other.binding
+            && self.realm == other.realm
+    }
+}
+
+impl Place for Group {
+    fn vacant(next: u32) -> Self {
+        Self {
+            hash: 0,
+            account: [0; 16],
+            binding: NONE,
+            realm: NONE,
+            request: NONE,
+            next,
+            previous: NONE,
+            members: GroupMembers::One(NONE),
+            rule: Self::VACANT,
+            shape: 0,
+            style: Style::Piston,
+        }
+    }
+
+    fn next_vacant(&self) -> Option<u32> {
+        (self.rule == Self::VACANT).then_some(self.next)
+    }
+}
+
+/// Two members or more; or, without places, a vacant list whose `live` is the next vacant one.
+#[derive(Debug)]
+struct MemberList {
+    /// Subscriptions in the order in which they were made; [`NONE`] where one has gone.
+    places: Vec<u32>,
+    live: u32,
+}
+
+impl Place for MemberList {
+    fn vacant(next: u32) -> Self {
+        Self {
+            places: Vec::new(),
+            live: next,
+        }
+    }
+
+    fn next_vacant(&self) -> Option<u32> {
+        self.places.is_empty().then_some(self.live)
+    }
+}
+
+/// A set of wildcards that patterns of a rule have.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    bits: u8,
+    /// Never 0.
+    patterns: u32,
+}
+
+/// Buffers that matching uses again.
+#[derive(Debug, Default)]
+struct Scratch {
+    routing_key: String,
+    subscription_key: String,
+    /// Rings of the rule at hand that the event has found.
+    found: Vec<u32>,
+}
+
+/// The index. All groups are of one [`Families`]: pass the same one every time.
+#[derive(Debug)]
+pub struct SubscriptionIndex {
+    subscriptions: Arena<Subscription>,
+    groups: Arena<Group>,
+    member_lists: Arena<MemberList>,
+    texts: Interner,
+    /// Head of each pattern's ring, by the pattern's hash.
+    patterns: HashTable<u32>,
+    /// The groups that are not heads, by their full hash.
+    others: HashTable<u32>,
+    /// Shapes in use, by rule, sorted: named words before wildcards.
+    shapes: Vec<Vec<Shape>>,
+    seed: RandomState,
+    scratch: Scratch,
+}
+
+impl Default for SubscriptionIndex {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SubscriptionIndex {
+    /// An empty index with hash seeds of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        let seed = RandomState::new();
+        Self {
+            subscriptions: Arena::new(),
+            groups: Arena::new(),
+            member_lists: Arena::new(),
+            texts: Interner::new(seed.clone()),
+            patterns: HashTable::new(),
+            others: HashTable::new(),
+            shapes: Vec::new(),
+            seed,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Adds a subscription at the end of a session's `list`. Linear in the session's own subscriptions.
+    pub fn subscribe(
+        &mut self,
+        families: &Families,
+        list: &mut SubscriptionList,
+        slot: u32,
+        resolved: Resolved<'_>,
+        style: Style,
+        request_id: Option<&str>,
+    ) -> Subscribed {
+        let mut last = NONE;
+        let binding = self.texts.find(resolved.binding);
+        let mut id = list.0;
+        while id != NONE {
+            let Subscription { group, next, .. } = self.subscriptions[id];
+            let group = &self.groups[group];
+            if Some(group.binding) == binding && group.scope() == resolved.scope {
+                return Subscribed::AlreadySubscribed;
+            }
+            (last, id) = (id, next);
+        }
+        let id = self.subscriptions.insert(Subscription {
+            group: 0,
+            position: 0,
+            slot,
+            next: NONE,
+        });
+        self.join_group(families, id, resolved, style, request_id);
+        match last {
+            NONE => list.0 = id,
+            last => self.subscriptions[last].next = id,
+        }
+        Subscribed::New
+    }
+
+    /// Removes a session's subscriptions to `binding` (all when `None`) for `scope` (every account when `None`),
+    /// and returns how many. `removed` sees each, in the order of subscription, just before it goes: its AMQP
+    /// bindings are to be released. Linear in the session's own subscriptions.
+    pub fn unsubscribe(
+        &mut self,
+        list: &mut SubscriptionList,
+        scope: Option<Scope>,
+        binding: Option<&str>,
+        removed: &mut impl FnMut(Resolved<'_>),
+    ) -> usize {
+        let binding = match binding.map(|text| self.texts.find(text)) {
+            Some(None) => return 0,
+            Some(found) => found,
+            None => None,
+        };
+        let mut count = 0;
+        let mut kept = NONE;
+        let mut id = list.0;
+        while id != NONE {
+            let Subscription {
+                group: group_id,
+                next,
+                ..
+            } = self.subscriptions[id];
+            let group = &self.groups[group_id];
+            let is_meant = binding.is_none_or(|binding| group.binding == binding)
+                && scope.is_none_or(|scope| group.scope() == scope);
+            if is_meant {
+                removed(self.resolved(group));
+                match kept {
+                    NONE => list.0 = next,
+                    kept => self.subscriptions[kept].next = next,
+                }
+                self.leave_group(id);
+                self.subscriptions.remove(id);
+                count += 1;
+            } else {
+                kept = id;
+            }
+            id = next;
+        }
+        count
+    }
+
+    /// Removes all of a session's subscriptions; `removed` as in [`SubscriptionIndex::unsubscribe`].
+    pub fn remove_all(
+        &mut self,
+        list: &mut SubscriptionList,
+        removed: &mut impl FnMut(Resolved<'_>),
+    ) -> usize {
+        self.unsubscribe(list, None, None, removed)
+    }
+
+    /// A session's subscriptions, in the order in which they were made. The same client binding for two accounts
+    /// comes twice.
+    pub fn subscriptions<'i>(
+        &'i self,
+        list: &SubscriptionList,
+    ) -> impl Iterator<Item = Resolved<'i>> + use<'i> {
+        let mut id = list.0;
+        std::iter::from_fn(move || {
+            (id != NONE).then(|| {
+                let Subscription { group, next, .. } = self.subscriptions[id];
+                id = next;
+                self.resolved(&self.groups[group])
+            })
+        })
+    }
+
+    /// How many subscriptions a session has. Linear in them.
+    #[must_use]
+    pub fn len(&self, list: &SubscriptionList) -> usize {
+        self.subscriptions(list).count()
+    }
+
+    /// Whether a session is subscribed to `binding` for `scope`. Linear in its subscriptions.
+    #[must_use]
+    pub fn contains(&self, list: &SubscriptionList, scope: Scope, binding: &str) -> bool {
+        self.subscriptions(list)
+            .any(|resolved| resolved.scope == scope && resolved.binding == binding)
+    }
+
+    /// Calls `visit` once for each group that wants the event: in the order of the families' rows, of their key
+    /// forms, named words before wildcards, older groups before younger ones.
+    ///
+    /// Cost: the rows of the event's exchange, and one probe for each set of wildcards in use among a row's
+    /// subscriptions; whatever the number of subscriptions.
+    pub fn match_event(
+        &mut self,
+        families: &Families,
+        exchange: &str,
+        routing_key: &str,
+        head: &EventHead,
+        months: ActiveMonths,
+        visit: &mut impl FnMut(Match<'_>),
+    ) {
+        let mut key_words = [""; WORDS_MAX];
+        let Some(count) = words::split(routing_key, &mut key_words) else {
+            return;
+        };
+        let key_words = &key_words[..count];
+        let mut hashes = WordHashes {
+            seed: &self.seed,
+            known: 0,
+            hashes: [0; WORDS_MAX],
+        };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for id in families.rules_on(exchange) {
+            let Some(shapes) = self
+                .shapes
+                .get(usize::from(id.0))
+                .filter(|shapes| !shapes.is_empty())
+            else {
+                continue;
+            };
+            let rule = families.rule(*id);
+            scratch.found.clear();
+            for form in rule.forms.iter().filter(|form| rule.fits(form, key_words)) {
+                let qualifier = form.qualifier(key_words, head, months);
+                let event = FormedEvent {
+                    form,
+                    words: key_words,
+                    head,
+                    qualifier,
+                };
+                let qualifier_hash = qualifier.map(|qualifier| self.qualifier_hash(&qualifier));
+                let must_be_wild = rule
+                    .unprescribed(form, key_words)
+                    .map_or(0, |variable| 1u8 << variable);
+                scratch.routing_key.clear();
+                for Shape { bits, .. } in shapes {
+                    let is_any = bits & ANY_SCOPE != 0;
+                    if (qualifier.is_none() && !is_any) || must_be_wild & !bits != 0 {
+                        continue;
+                    }
+                    let words = named_variables(rule, *bits)
+                        .map(|variable| hashes.of(key_words, form.variable_position(variable)));
+                    let hash = pattern_hash(*id, *bits, qualifier_hash, words);
+                    let is_it = |group: &u32| {
+                        let group = &self.groups[*group];
+                        group.hash == hash
+                            && group.rule == id.0
+                            && group.shape == *bits
+                            && self.wants(group, rule, &event)
+                    };
+                    let Some(ring) = self.patterns.find(hash, is_it).copied() else {
+                        continue;
+                    };
+                    if scratch.found.contains(&ring) {
+                        continue;
+                    }
+                    scratch.found.push(ring);
+                    if scratch.routing_key.is_empty() {
+                        rule.canonical_key(&event, &mut scratch.routing_key);
+                    }
+                    scratch.subscription_key.clear();
+                    rule.matched_key(&event, *bits, is_any, &mut scratch.subscription_key);
+                    self.visit_ring(ring, rule, &scratch, visit);
+                }
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    /// Calls `visit` with every distinct subscription whose AMQP bindings change with the month, and how many
+    /// subscriptions there are of it: at a change of [`ActiveMonths`] these acquire and release their
+    /// [`Families::monthly_bindings`]. Linear in the groups.
+    pub fn month_dependent(&self, families: &Families, visit: &mut impl FnMut(Resolved<'_>, u32)) {
+        for group in self.groups.iter() {
+            let resolved = self.resolved(group);
+            if families.follows_the_month(&resolved) {
+                let members = self.members(group).len();
+                visit(resolved, to_u32(members));
+            }
+        }
+    }
+
+    /// Gauges.
+    #[must_use]
+    pub fn counts(&self) -> IndexCounts {
+        IndexCounts {
+            subscriptions: self.subscriptions.len(),
+            groups: self.groups.len(),
+            patterns: self.patterns.len(),
+            texts: self.texts.len(),
+        }
+    }
+
+    /// Bytes allocated. Linear in the groups that have several members.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        let places = self
+            .member_lists
+            .iter()
+            .map(|list| list.places.capacity() * size_of::<u32>() + 16);
+        self.subscriptions.heap_bytes()
+            + self.groups.heap_bytes()
+            + self.member_lists.heap_bytes()
+            + places.sum::<usize>()
+            + self.texts.heap_bytes()
+            + self.patterns.allocation_size()
+            + self.others.allocation_size()
+    }
+
+    fn resolved(&self, group: &Group) -> Resolved<'_> {
+        Resolved {
+            rule: RuleId(group.rule),
+            scope: group.scope(),
+            binding: self.texts.text(group.binding),
+            realm: self.text(group.realm),
+        }
+    }
+
+    fn text(&self, id: u32) -> Option<&str> {
+        (id != NONE).then(|| self.texts.text(id))
+    }
+
+    fn members<'m>(&'m self, group: &'m Group) -> Members<'m> {
+        let (places, left) = match &group.members {
+            GroupMembers::One(id) => (slice::from_ref(id), 1),
+            GroupMembers::Many(list) => {
+                let list = &self.member_lists[*list];
+                (&*list.places, list.live as usize)
+            }
+        };
+        Members {
+            places: places.iter(),
+            subscriptions: &self.subscriptions,
+            left,
+        }
+    }
+
+    fn visit_ring(
+        &self,
+        ring: u32,
+        rule: &Rule,
+        scratch: &Scratch,
+        visit: &mut impl FnMut(Match<'_>),
+    ) {
+        let mut id = ring;
+        loop {
+            let group = &self.groups[id];
+            visit(Match {
+                rule: RuleId(group.rule),
+                scope: group.scope(),
+                style: group.style,
+                subscribed_key: self.texts.text(group.binding),
+                subscription_key: &scratch.subscription_key,
+                routing_key: &scratch.routing_key,
+                request_id: self.text(group.request),
+                name_suffixed_by_type: rule.name_with_type,
+                members: self.members(group),
+            });
+            id = group.next;
+            if id == ring {
+                return;
+            }
+        }
+    }
+
+    /// The exact comparison behind a probe: does this group's pattern, of the shape that was probed, want the
+    /// event?
+    fn wants(&self, group: &Group, rule: &Rule, event: &FormedEvent<'_>) -> bool {
+        let is_qualified = group.shape & ANY_SCOPE != 0
+            || match event.qualifier {
+                Some(Qualifier::Account(account)) => group.account == *account.bytes(),
+                Some(Qualifier::Realm(word)) => self
+                    .text(group.realm)
+                    .is_some_and(|realm| words::is_escaped_form(realm, word)),
+                Some(Qualifier::None) => true,
+                None => false,
+            };
+        let mut named = named_variables(rule, group.shape).peekable();
+        if !is_qualified || named.peek().is_none() {
+            return is_qualified;
+        }
+        let variables = rule
+            .variables(self.texts.text(group.binding))
+            .expect("it was resolved under this rule");
+        named.all(|variable| {
+            words::is_escaped_form(
+                variables[variable],
+                event.words[event.form.variable_position(variable)],
+            )
+        })
+    }
+
+    fn qualifier_hash(&self, qualifier: &Qualifier<'_>) -> u64 {
+        match qualifier {
+            Qualifier::Account(account) => self.seed.hash_one(account.bytes()),
+            Qualifier::Realm(word) => self.seed.hash_one(word),
+            Qualifier::None => 0,
+        }
+    }
+
+    /// Makes the subscription `id` the last member of its group, which is made when it is not there.
+    fn join_group(
+        &mut self,
+        families: &Families,
+        id: u32,
+        resolved: Resolved<'_>,
+        style: Style,
+        request_id: Option<&str>,
+    ) {
+        let rule = families.rule(resolved.rule);
+        let hash_and_shape = self.pattern_of(families, &resolved);
+        let mut intern = |text: Option<&str>| text.map_or(NONE, |text| self.texts.intern(text));
+        let wanted = Group {
+            hash: hash_and_shape.0,
+            account: match resolved.scope {
+                Scope::One(account) => *account.bytes(),
+                Scope::Any => [0; 16],
+            },
+            binding: intern(Some(resolved.binding)),
+            realm: intern(resolved.realm),
+            request: intern(request_id),
+            next: NONE,
+            previous: NONE,
+            members: GroupMembers::One(id),
+            rule: resolved.rule.0,
+            shape: hash_and_shape.1,
+            style,
+        };
+        let has_account = rule.qualification == Qualification::Account;
+        let groups = &self.groups;
+        let is_pattern = |id: &u32| {
+            let group = &groups[*id];
+            group.has_pattern_of(&wanted) && (!has_account || group.account == wanted.account)
+        };
+        let ring = self.patterns.find(wanted.hash, is_pattern).copied();
+        let found = ring.and_then(|head| {
+            if groups[head].is_same(&wanted) {
+                return Some(head);
+            }
+            self.others
+                .find(wanted.full_hash(), |id| groups[*id].is_same(&wanted))
+                .copied()
+        });
+        let group = match found {
+            Some(group) => {
+                self.release_texts(&wanted);
+                self.push_member(group, id);
+                group
+            }
+            None => self.add_group(wanted, ring),
+        };
+        self.subscriptions[id].group = group;
+    }
+
+    fn pattern_of(&self, families: &Families, resolved: &Resolved<'_>) -> (u64, u8) {
+        let rule = families.rule(resolved.rule);
+        let variables = families.variables(resolved);
+        let escaped_hash = |word: &str| {
+            let mut escaped = String::with_capacity(word.len());
+            words::escape_into(word, &mut escaped);
+            self.seed.hash_one(&*escaped)
+        };
+        let any = if resolved.scope == Scope::Any {
+            ANY_SCOPE
+        } else {
+            0
+        };
+        let shape = rule.wildcards(&variables) | any;
+        let qualifier_hash = match (rule.qualification, resolved.scope) {
+            (_, Scope::Any) => None,
+            (Qualification::Account, Scope::One(account)) => {
+                Some(self.qualifier_hash(&Qualifier::Account(account)))
+            }
+            (Qualification::Realm, Scope::One(_)) => resolved.realm.map(escaped_hash),
+            (Qualification::None, Scope::One(_)) => Some(self.qualifier_hash(&Qualifier::None)),
+        };
+        let words = named_variables(rule, shape).map(|variable| escaped_hash(variables[variable]));
+        (
+            pattern_hash(resolved.rule, shape, qualifier_hash, words),
+            shape,
+        )
+    }
+
+    /// Adds a group at the end of the ring whose head is given, or as the head of a new one.
+    fn add_group(&mut self, group: Group, ring: Option<u32>) -> u32 {
+        let id = self.groups.insert(group);
+        let groups = &mut self.groups;
+        match ring {
+            None => {
+                (groups[id].next, groups[id].previous) = (id, id);
+                self.patterns
+                    .insert_unique(group.hash, id, |id| groups[*id].hash);
+                self.count_shape(&group);
+            }
+            Some(head) => {
+                let last = groups[head].previous;
+                (groups[id].next, groups[id].previous) = (head, last);
+                groups[last].next = id;
+                groups[head].previous = id;
+                self.others
+                    .insert_unique(group.full_hash(), id, |id| groups[*id].full_hash());
+            }
+        }
+        id
+    }
+
+    /// Removes a group that has no member left.
+    fn remove_group(&mut self, id: u32) {
+        let group = self.groups.remove(id);
+        let Self {
+            groups,
+            patterns,
+            others,
+            ..
+        } = self;
+        let is_alone = group.next == id;
+        if !is_alone {
+            groups[group.previous].next = group.next;
+            groups[group.next].previous = group.previous;
+        }
+        match patterns.find_entry(group.hash, |head| *head == id) {
+            Ok(entry) if is_alone => {
+                entry.remove();
+                shrink_table(patterns, |id| groups[*id].hash);
+                self.uncount_shape(&group);
+            }
+            Ok(mut entry) => {
+                *entry.get_mut() = group.next;
+                remove_from(others, groups[group.next].full_hash(), group.next);
+            }
+            Err(_) => remove_from(others, group.full_hash(), id),
+        }
+        let Self { groups, others, .. } = self;
+        shrink_table(others, |id| groups[*id].full_hash());
+        self.release_texts(&group);
+    }
+
+    fn release_texts(&mut self, group: &Group) {
+        for text in [group.binding, group.realm, group.request] {
+            if text != NONE {
+                self.texts.release(text);
+            }
+        }
+    }
+
+    fn count_shape(&mut self, group: &Group) {
+        let rule = usize::from(group.rule);
+        if self.shapes.len() <= rule {
+            self.shapes.resize_with(rule + 1, Vec::new);
+        }
+        let shapes = &mut self.shapes[rule];
+        match shapes.binary_search_by_key(&group.shape, |shape| shape.bits) {
+            Ok(at) => shapes[at].patterns += 1,
+            Err(at) => shapes.insert(
+                at,
+                Shape {
+                    bits: group.shape,
+                    patterns: 1,
+                },
+            ),
+        }
+    }
+
+    fn uncount_shape(&mut self, group: &Group) {
+        let shapes = &mut self.shapes[usize::from(group.rule)];
+        let at = shapes
+            .binary_search_by_key(&group.shape, |shape| shape.bits)
+            .expect("it was counted");
+        shapes[at].patterns -= 1;
+        if shapes[at].patterns == 0 {
+            shapes.remove(at);
+        }
+    }
+
+    fn push_member(&mut self, group: u32, id: u32) {
+        let list = match self.groups[group].members {
+            GroupMembers::Many(list) => list,
+            GroupMembers::One(first) => {
+                let list = self.member_lists.insert(MemberList {
+                    places: vec![first],
+                    live: 1,
+                });
+                self.groups[group].members = GroupMembers::Many(list);
+                list
+            }
+        };
+        let list = &mut self.member_lists[list];
+        self.subscriptions[id].position = to_u32(list.places.len());
+        list.places.push(id);
+        list.live += 1;
+    }
+
+    fn leave_group(&mut self, id: u32) {
+        let Subscription {
+            group,
+            position: at,
+            ..
+        } = self.subscriptions[id];
+        let list_id = match self.groups[group].members {
+            GroupMembers::One(_) => return self.remove_group(group),
+            GroupMembers::Many(list) => list,
+        };
+        let list = &mut self.member_lists[list_id];
+        list.places[at as usize] = NONE;
+        list.live -= 1;
+        if list.live == 1 {
+            let last = list
+                .places
+                .iter()
+                .copied()
+                .find(|id| *id != NONE)
+                .expect("one is live");
+            self.member_lists.remove(list_id);
+            self.groups[group].members = GroupMembers::One(last);
+            self.subscriptions[last].position = 0;
+        } else if (list.live as usize) * 2 < list.places.len() {
+            list.places.retain(|id| *id != NONE);
+            list.places.shrink_to(list.places.len() * 5 / 4);
+            for (at, id) in list.places.iter().enumerate() {
+                self.subscriptions[*id].position = to_u32(at);
+            }
+        }
+    }
+}
+
+/// Hashes of an event's words, each made when first needed.
+struct WordHashes<'s> {
+    seed: &'s RandomState,
+    /// Bit `n`: the hash of word `n` is there.
+    known: u16,
+    hashes: [u64; WORDS_MAX],
+}
+
+impl WordHashes<'_> {
+    fn of(&mut self, words: &[&str], at: usize) -> u64 {
+        const { assert!(WORDS_MAX <= u16::BITS as usize) };
+        if self.known & 1 << at == 0 {
+            self.known |= 1 << at;
+            self.hashes[at] = self.seed.hash_one(words[at]);
+        }
+        self.hashes[at]
+    }
+}
+
+fn named_variables(rule: &Rule, shape: u8) -> impl Iterator<Item = usize> + use<> {
+    (0..rule.variable_count()).filter(move |variable| shape & 1 << variable == 0)
+}
+
+/// `qualifier_hash` counts for shapes of one account only; `words` are the hashes of the named words.
+fn pattern_hash(
+    rule: RuleId,
+    shape: u8,
+    qualifier_hash: Option<u64>,
+    words: impl Iterator<Item = u64>,
+) -> u64 {
+    let start = mix(u64::from(rule.0) << 8 | u64::from(shape), 0);
+    let qualifier = qualifier_hash.filter(|_| shape & ANY_SCOPE == 0);
+    let hash = qualifier.into_iter().chain(words).fold(start, mix);
+    hash ^ hash >> 32
+}
+
+/// What is mixed in is a keyed hash already where a client chooses it; this only has to keep the order.
+fn mix(hash: u64, next: u64) -> u64 {
+    (hash.rotate_left(23) ^ next).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+fn halves(bytes: &[u8; 16]) -> [u64; 2] {
+    let number = u128::from_le_bytes(*bytes);
+    [number as u64, (number >> 64) as u64]
+}
+
+fn remove_from(table: &mut HashTable<u32>, hash: u64, id: u32) {
+    table
+        .find_entry(hash, |other| *other == id)
+        .expect("every group is in a table")
+        .remove();
+}
+
+/// A number of places or members.
+fn to_u32(number: usize) -> u32 {
+    u32::try_from(number)
+        .expect("fewer than twice as many places as subscriptions, which have ids of 32 bits")
+}
+
+const _: () = assert!(size_of::<Subscription>() == 16 && size_of::<Group>() <= 56);
+
+#[cfg(test)]
+mod tests;

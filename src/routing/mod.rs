@@ -3,15 +3,30 @@
 //! | module | owns |
 //! |---|---|
 //! | [`account`] | account ids and what a subscription's account may be |
-//! | [`words`] | escaping, splitting and joining the words of keys |
+//! | [`words`] | escaping and splitting the words of keys |
 //! | [`month`] | the months whose databases a subscription follows |
 //! | [`families`] | the one table of binding families, and what a client binding means under it |
 //! | [`index`] | subscriptions, grouped; event to groups to members |
 //! | [`broker_bindings`] | how many subscriptions need each AMQP binding, and whether it is in force |
+//! | `arena`, `interner` | the dense storage under the last two |
 
 pub mod account;
+mod arena;
 pub mod broker_bindings;
 pub mod families;
 pub mod index;
+mod interner;
 pub mod month;
 pub mod words;
+
+use hashbrown::HashTable;
+
+/// Below this many entries a hash table gives nothing back.
+const KEPT_TABLE_ENTRIES: usize = 64;
+
+/// Gives a table's memory back after a storm: amortised O(1) a removal.
+fn shrink_table(table: &mut HashTable<u32>, hash: impl Fn(&u32) -> u64) {
+    if table.capacity() > KEPT_TABLE_ENTRIES && table.len() < table.capacity() / 8 {
+        table.shrink_to(2 * table.len(), hash);
+    }
+}

@@ -1,1 +1,256 @@
-//! To be written.
+//! The months whose databases a subscription follows (PROTOCOL 6, `MODB`). Pure: the time is a parameter.
+//!
+//! Invariant: for [`OVERLAP_SECONDS`] on either side of midnight UTC at a month's end both months are in force,
+//! so the next month's AMQP bindings stand before its first event, and the old month's events in flight arrive.
+
+use std::fmt;
+
+/// How long before its beginning and after its end a month is in force.
+pub const OVERLAP_SECONDS: u64 = 60;
+
+const SECONDS_A_DAY: u64 = 86_400;
+
+/// Times from here on (the year 10000) count as its last second: a month is written with four digits of year.
+const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
+
+/// Days from 0001-01-01 to 1970-01-01.
+const DAYS_TO_1970: u64 = 719_162;
+
+/// A calendar month in UTC, written `YYYYMM`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Month(u32);
+
+impl Month {
+    /// The month of a moment given in Unix seconds.
+    #[must_use]
+    pub fn at(unix_seconds: u64) -> Self {
+        let days = unix_seconds.min(UNIX_SECONDS_MAX) / SECONDS_A_DAY + DAYS_TO_1970;
+        // 400 Gregorian years have exactly 146,097 days, so this is the year or a neighbour of it.
+        let mut year = days * 400 / 146_097 + 1;
+        while days_before(year) > days {
+            year -= 1;
+        }
+        while days_before(year + 1) <= days {
+            year += 1;
+        }
+        let mut day = days - days_before(year);
+        let mut month = 1;
+        for length in month_lengths(year) {
+            if day < length {
+                break;
+            }
+            day -= length;
+            month += 1;
+        }
+        Self(number(year, month))
+    }
+
+    /// Reads exactly six digits that name a month.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 6 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let number: u32 = text.parse().ok()?;
+        (1..=12).contains(&(number % 100)).then_some(Self(number))
+    }
+}
+
+impl fmt::Display for Month {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:06}", self.0)
+    }
+}
+
+fn number(year: u64, month: u64) -> u32 {
+    u32::try_from(year * 100 + month).expect("the year has four digits")
+}
+
+/// Days from 0001-01-01 to the first of January of `year`.
+fn days_before(year: u64) -> u64 {
+    let past = year - 1;
+    past * 365 + past / 4 - past / 100 + past / 400
+}
+
+fn month_lengths(year: u64) -> [u64; 12] {
+    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    [
+        31,
+        if is_leap { 29 } else { 28 },
+        31,
+        30,
+        31,
+        30,
+        31,
+        31,
+        30,
+        31,
+        30,
+        31,
+    ]
+}
+
+/// The one or two months in force at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActiveMonths {
+    first: Month,
+    /// Equal to `first` but around a month's end.
+    last: Month,
+}
+
+impl ActiveMonths {
+    /// Those in force at a moment given in Unix seconds: of [`OVERLAP_SECONDS`] before it and after it.
+    #[must_use]
+    pub fn at(unix_seconds: u64) -> Self {
+        Self {
+            first: Month::at(unix_seconds.saturating_sub(OVERLAP_SECONDS)),
+            last: Month::at(unix_seconds.saturating_add(OVERLAP_SECONDS)),
+        }
+    }
+
+    /// Whether `month` is in force.
+    #[must_use]
+    pub fn contains(self, month: Month) -> bool {
+        month == self.first || month == self.last
+    }
+
+    /// The older of two.
+    #[must_use]
+    pub fn first(self) -> Month {
+        self.first
+    }
+
+    /// Those in force, the older one first.
+    pub fn iter(self) -> impl Iterator<Item = Month> {
+        [
+            Some(self.first),
+            (self.last != self.first).then_some(self.last),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// Those in force here that were not in `before`: what a roll-over has to bind.
+    pub fn without(self, before: Self) -> impl Iterator<Item = Month> {
+        self.iter().filter(move |month| !before.contains(*month))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn months(unix_seconds: u64) -> Vec<String> {
+        ActiveMonths::at(unix_seconds)
+            .iter()
+            .map(|month| month.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn every_day_of_five_centuries_has_the_month_that_counting_days_gives() {
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for number in 0..500 * 366 {
+            let expected = format!("{year:04}{month:02}");
+            assert_eq!(
+                Month::at(number * SECONDS_A_DAY).to_string(),
+                expected,
+                "day {number}"
+            );
+            assert_eq!(
+                Month::at(number * SECONDS_A_DAY + 86_399).to_string(),
+                expected,
+                "day {number}"
+            );
+            let leap = if year % 100 == 0 {
+                year % 400 == 0
+            } else {
+                year % 4 == 0
+            };
+            let length = match month {
+                2 => 28 + u32::from(leap),
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            day += 1;
+            if day > length {
+                (month, day) = (month + 1, 1);
+            }
+            if month > 12 {
+                (year, month) = (year + 1, 1);
+            }
+        }
+    }
+
+    #[test]
+    fn known_moments_have_their_month() {
+        for (unix_seconds, expected) in [
+            (0, "197001"),
+            (951_782_399, "200002"),
+            (951_868_800, "200003"),
+            (1_709_251_199, "202402"),
+            (1_709_251_200, "202403"),
+            (1_795_425_948, "202611"),
+            (253_402_300_799, "999912"),
+            (u64::MAX, "999912"),
+        ] {
+            assert_eq!(
+                Month::at(unix_seconds).to_string(),
+                expected,
+                "{unix_seconds}"
+            );
+        }
+    }
+
+    #[test]
+    fn both_months_are_in_force_for_a_minute_on_either_side_of_the_years_end() {
+        let midnight = 1_767_225_600; // 2026-01-01T00:00:00Z
+        for (at, expected) in [
+            (midnight - 3600, vec!["202512"]),
+            (midnight - 61, vec!["202512"]),
+            (midnight - 60, vec!["202512", "202601"]),
+            (midnight, vec!["202512", "202601"]),
+            (midnight + 59, vec!["202512", "202601"]),
+            (midnight + 60, vec!["202601"]),
+            (midnight + 61, vec!["202601"]),
+        ] {
+            assert_eq!(months(at), expected, "{}", at as i64 - midnight as i64);
+        }
+    }
+
+    #[test]
+    fn a_roll_over_names_what_to_bind_and_what_to_release() {
+        let midnight = 1_767_225_600;
+        let (before, during, after) = (
+            ActiveMonths::at(midnight - 100),
+            ActiveMonths::at(midnight),
+            ActiveMonths::at(midnight + 100),
+        );
+        let names = |months: &mut dyn Iterator<Item = Month>| {
+            months.map(|month| month.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&mut during.without(before)), ["202601"]);
+        assert_eq!(names(&mut before.without(during)), [""; 0]);
+        assert_eq!(names(&mut during.without(after)), ["202512"]);
+        assert_eq!(names(&mut after.without(before)), ["202601"]);
+    }
+
+    #[test]
+    fn a_month_is_read_back_and_nothing_else_is_a_month() {
+        for text in ["197001", "202512", "999912"] {
+            assert_eq!(Month::parse(text).expect("a month").to_string(), text);
+        }
+        for text in [
+            "",
+            "2025",
+            "202500",
+            "202513",
+            "2025120",
+            "+02512",
+            "20251é",
+            "２０２５",
+        ] {
+            assert_eq!(Month::parse(text), None, "{text}");
+        }
+    }
+}

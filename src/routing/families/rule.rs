@@ -1,0 +1,848 @@
+//! A row of the table, compiled: templates as words, and each variable's place in them.
+//!
+//! Invariants, all made sure of by [`Rule::compile`]: every AMQP key form holds every variable of the client
+//! binding once, so a subscription's own AMQP keys decide what it gets; a form has at most one qualifier
+//! (account, database, realm); the forms of a rule are qualified alike, so one lookup serves them all.
+
+use super::spec::{AccountSource, FamilyError, FamilyProblem, FamilySpec, family_error};
+use crate::protocol::event::EventHead;
+use crate::routing::account::{AccountId, Scope};
+use crate::routing::month::{ActiveMonths, Month};
+use crate::routing::words::{self, WILDCARD, WILDCARD_REST, WORDS_MAX};
+
+/// Variables a client binding may have. An event is looked up once for each set of wildcards in use, so this
+/// bounds the lookups of one key form at 2 × 2^4.
+pub const VARIABLES_MAX: usize = 4;
+
+/// Free words a row may have.
+pub const FREE_WORDS_MAX: usize = 4;
+
+/// AMQP bindings that one subscription may take in one month; a row or a list of words that would need more is refused.
+pub const KEYS_MAX: usize = 64;
+
+/// The free word that a key may lack: it is then the body's `Event`.
+const EVENT: &str = "event";
+
+const RESERVED: [&str; 4] = ["account", "db", "modb", "realm"];
+
+/// A place that a form does not have.
+const ABSENT: u8 = u8::MAX;
+
+/// The words of a client binding that stand for its rule's variables; unused ones are empty.
+pub(crate) type Variables<'a> = [&'a str; VARIABLES_MAX];
+
+/// One compiled row.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) module: Box<str>,
+    /// Off: its bindings are unknown to clients.
+    pub(crate) is_on: bool,
+    /// Index of its exchange in the table of exchanges.
+    pub(crate) exchange: usize,
+    pub(crate) qualification: Qualification,
+    pub(crate) forms: Vec<Form>,
+    pub(crate) name_with_type: bool,
+    client: Vec<ClientWord>,
+    takes_rest: bool,
+    variables: Vec<Variable>,
+    subscription: Option<Vec<Part>>,
+    monthly: Option<Monthly>,
+    /// The free word that a form may lack.
+    event_word: Option<usize>,
+}
+
+/// What tells the accounts' events of a rule apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Qualification {
+    Account,
+    Realm,
+    /// Nothing: whoever names the thing may see its events.
+    None,
+}
+
+/// One template of AMQP keys.
+#[derive(Debug)]
+pub(crate) struct Form {
+    parts: Vec<Part>,
+    variable_at: [u8; VARIABLES_MAX],
+    free_at: [u8; FREE_WORDS_MAX],
+    qualifier: FormQualifier,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FormQualifier {
+    Account(usize),
+    Db(usize),
+    Modb(usize),
+    Realm(usize),
+    Payload,
+    None,
+}
+
+#[derive(Debug)]
+enum ClientWord {
+    Literal(Box<str>),
+    Variable(usize),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(Box<str>),
+    Account,
+    Db,
+    Modb,
+    Realm,
+    Variable(usize),
+    Free(usize),
+}
+
+#[derive(Debug)]
+struct Variable {
+    words: Option<WordList>,
+    required: Option<Required>,
+}
+
+#[derive(Debug)]
+struct WordList {
+    words: Vec<Box<str>>,
+    /// `*` means any word; else exactly the words of the list, with one AMQP binding for each.
+    wildcard_is_any: bool,
+}
+
+#[derive(Debug)]
+struct Required {
+    error: Box<str>,
+    superduper_may: bool,
+}
+
+#[derive(Debug)]
+struct Monthly {
+    variable: usize,
+    words: Vec<Box<str>>,
+}
+
+/// Why the words of a client binding are refused.
+pub(crate) enum WordError {
+    NotSupported(usize),
+    Required(Box<str>),
+}
+
+/// What a key is rendered for: one subscription, one month.
+#[derive(Clone, Copy)]
+pub(crate) struct KeyValues<'a> {
+    pub(crate) variables: Variables<'a>,
+    pub(crate) scope: Scope,
+    pub(crate) realm: Option<&'a str>,
+    pub(crate) month: Month,
+}
+
+/// What qualifies an event under one form of key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Qualifier<'e> {
+    Account(AccountId),
+    /// The escaped realm.
+    Realm(&'e str),
+    /// Nothing is needed.
+    None,
+}
+
+impl Rule {
+    /// Whether a client binding that begins with `word` is of this rule's family.
+    pub(crate) fn begins_with(&self, word: &str) -> bool {
+        match self.client.first() {
+            Some(ClientWord::Literal(literal)) => **literal == *word,
+            Some(ClientWord::Variable(variable)) => self.variables[*variable].accepts(word),
+            None => false,
+        }
+    }
+
+    /// The words of `binding` that stand for the variables, or `None` when it is not of this rule's form.
+    pub(crate) fn variables<'a>(&self, binding: &'a str) -> Option<Variables<'a>> {
+        let mut variables = [""; VARIABLES_MAX];
+        let words_max = if self.takes_rest {
+            self.client.len()
+        } else {
+            usize::MAX
+        };
+        let mut words = binding.splitn(words_max, '.');
+        for part in &self.client {
+            let word = words.next()?;
+            match part {
+                ClientWord::Literal(literal) if **literal != *word => return None,
+                ClientWord::Literal(_) => {}
+                ClientWord::Variable(variable) => variables[*variable] = word,
+            }
+        }
+        words.next().is_none().then_some(variables)
+    }
+
+    /// Whether a client may use these words.
+    pub(crate) fn check(&self, words: &Variables<'_>, superduper: bool) -> Result<(), WordError> {
+        for (index, (variable, word)) in self.variables.iter().zip(words).enumerate() {
+            if !variable.accepts(word) {
+                return Err(WordError::NotSupported(index));
+            }
+            if let Some(required) = &variable.required
+                && *word == WILDCARD
+                && !(superduper && required.superduper_may)
+            {
+                return Err(WordError::Required(required.error.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Which variables of a client binding are `*`: bit `n` for the variable `n`.
+    pub(crate) fn wildcards(&self, words: &Variables<'_>) -> u8 {
+        let is_wild = |index: usize| u8::from(words[index] == WILDCARD) << index;
+        (0..self.variables.len()).fold(0, |bits, index| bits | is_wild(index))
+    }
+
+    pub(crate) fn variable_count(&self) -> usize {
+        self.variables.len()
+    }
+
+    /// Whether the rule's AMQP keys change with the month.
+    pub(crate) fn follows_the_month(&self) -> bool {
+        self.forms
+            .iter()
+            .any(|form| matches!(form.qualifier, FormQualifier::Modb(_)))
+    }
+
+    /// Renders every AMQP binding key of a subscription for one month; keys without a month only when
+    /// `with_monthless`. The same key may come twice.
+    pub(crate) fn amqp_keys(
+        &self,
+        values: &KeyValues<'_>,
+        with_monthless: bool,
+        mut each: impl FnMut(&str),
+    ) {
+        let mut key = String::new();
+        for form in self.forms_for(&values.variables) {
+            let has_month = form.is_monthly() && values.scope != Scope::Any;
+            if has_month || with_monthless {
+                self.expand(form, *values, 0, &mut key, &mut each);
+            }
+        }
+    }
+
+    /// Whether an event's words fit the form: its literals, and its lists where `*` means exactly the list.
+    pub(crate) fn fits(&self, form: &Form, event: &[&str]) -> bool {
+        form.parts.len() == event.len()
+            && form.parts.iter().zip(event).all(|(part, word)| match part {
+                Part::Literal(literal) => **literal == **word,
+                Part::Variable(variable) => self.variables[*variable].is_deliverable(word),
+                Part::Account | Part::Db | Part::Modb | Part::Realm | Part::Free(_) => true,
+            })
+    }
+
+    /// The variable whose word must prescribe this form, when the event's does not: then only subscriptions with
+    /// `*` for it have an AMQP key of this form.
+    pub(crate) fn unprescribed(&self, form: &Form, event: &[&str]) -> Option<usize> {
+        let monthly = self.monthly.as_ref()?;
+        let word = event[form.variable_position(monthly.variable)];
+        (monthly.has(word) != form.is_monthly()).then_some(monthly.variable)
+    }
+
+    /// Renders the subscription key of one subscription: that of its first key form, unless the row gives one.
+    pub(crate) fn subscription_key(&self, values: &KeyValues<'_>, out: &mut String) {
+        if let Some(parts) = &self.subscription {
+            join(parts, out, |part, out| push_value(part, values, out));
+        } else if let Some(form) = self.forms_for(&values.variables).next() {
+            join(&form.parts, out, |part, out| push_value(part, values, out));
+        }
+    }
+
+    /// Renders the event's canonical routing key.
+    pub(crate) fn canonical_key(&self, event: &FormedEvent<'_>, out: &mut String) {
+        let parts = self.subscription.as_ref().unwrap_or(&event.form.parts);
+        join(parts, out, |part, out| match part {
+            Part::Free(free) if event.form.free_at[*free] == ABSENT => match &event.head.event {
+                Some(word) if self.event_word == Some(*free) => words::escape_into(word, out),
+                Some(_) | None => out.push_str(WILDCARD),
+            },
+            Part::Free(free) => out.push_str(event.words[usize::from(event.form.free_at[*free])]),
+            part => push_event_word(part, event, out),
+        });
+    }
+
+    /// Renders the subscription key under which the event was found: with `*` where `wildcards` has a bit, and
+    /// for the account when `is_any_scope`.
+    pub(crate) fn matched_key(
+        &self,
+        event: &FormedEvent<'_>,
+        wildcards: u8,
+        is_any_scope: bool,
+        out: &mut String,
+    ) {
+        let parts = self.subscription.as_ref().unwrap_or(&event.form.parts);
+        join(parts, out, |part, out| match part {
+            Part::Free(_) => out.push_str(WILDCARD),
+            Part::Variable(variable) if wildcards & (1 << variable) != 0 => out.push_str(WILDCARD),
+            Part::Account | Part::Db | Part::Modb | Part::Realm if is_any_scope => {
+                out.push_str(WILDCARD)
+            }
+            part => push_event_word(part, event, out),
+        });
+    }
+
+    /// The forms that a subscription with these words has keys of.
+    fn forms_for<'r>(&'r self, words: &Variables<'_>) -> impl Iterator<Item = &'r Form> + use<'r> {
+        let prescribed = self.monthly.as_ref().and_then(|monthly| {
+            let word = words[monthly.variable];
+            (word != WILDCARD).then(|| monthly.has(word))
+        });
+        self.forms
+            .iter()
+            .filter(move |form| prescribed.is_none_or(|monthly| form.is_monthly() == monthly))
+    }
+
+    /// Renders `form` once for each word that a `*` with an exact list stands for.
+    fn expand(
+        &self,
+        form: &Form,
+        values: KeyValues<'_>,
+        from: usize,
+        key: &mut String,
+        each: &mut impl FnMut(&str),
+    ) {
+        for (index, variable) in self.variables.iter().enumerate().skip(from) {
+            if let Some(list) = &variable.words
+                && !list.wildcard_is_any
+                && values.variables[index] == WILDCARD
+            {
+                for word in &list.words {
+                    let mut expanded: KeyValues<'_> = values;
+                    expanded.variables[index] = word;
+                    self.expand(form, expanded, index + 1, key, each);
+                }
+                return;
+            }
+        }
+        key.clear();
+        join(&form.parts, key, |part, out| push_value(part, &values, out));
+        each(key);
+    }
+}
+
+impl Variable {
+    fn accepts(&self, word: &str) -> bool {
+        self.words
+            .as_ref()
+            .is_none_or(|list| word == WILDCARD || list.has(word))
+    }
+
+    /// Whether some subscription's AMQP key can hold this word of an event.
+    fn is_deliverable(&self, word: &str) -> bool {
+        self.words
+            .as_ref()
+            .is_none_or(|list| list.wildcard_is_any || list.has(word))
+    }
+}
+
+impl WordList {
+    fn has(&self, word: &str) -> bool {
+        self.words.iter().any(|listed| **listed == *word)
+    }
+}
+
+impl Monthly {
+    fn has(&self, word: &str) -> bool {
+        self.words.iter().any(|listed| **listed == *word)
+    }
+}
+
+impl Form {
+    /// Where the form has a variable: every form has every one.
+    pub(crate) fn variable_position(&self, variable: usize) -> usize {
+        usize::from(self.variable_at[variable])
+    }
+
+    /// What qualifies the event, or `None` when it belongs to no account: then it goes to scope `*` only.
+    pub(crate) fn qualifier<'e>(
+        &self,
+        event: &[&'e str],
+        head: &EventHead,
+        months: ActiveMonths,
+    ) -> Option<Qualifier<'e>> {
+        match self.qualifier {
+            FormQualifier::Account(at) => AccountId::parse_word(event[at]).map(Qualifier::Account),
+            FormQualifier::Db(at) => AccountId::parse_db(event[at]).map(Qualifier::Account),
+            FormQualifier::Modb(at) => {
+                let (db, month) = event[at].rsplit_once('-')?;
+                let is_active = months.contains(Month::parse(month)?);
+                AccountId::parse_db(db)
+                    .filter(|_| is_active)
+                    .map(Qualifier::Account)
+            }
+            FormQualifier::Realm(at) => Some(Qualifier::Realm(event[at])),
+            FormQualifier::Payload => head.account.map(Qualifier::Account),
+            FormQualifier::None => Some(Qualifier::None),
+        }
+    }
+
+    fn is_monthly(&self) -> bool {
+        matches!(self.qualifier, FormQualifier::Modb(_))
+    }
+
+    fn qualifier_position(&self) -> Option<usize> {
+        match self.qualifier {
+            FormQualifier::Account(at)
+            | FormQualifier::Db(at)
+            | FormQualifier::Modb(at)
+            | FormQualifier::Realm(at) => Some(at),
+            FormQualifier::Payload | FormQualifier::None => None,
+        }
+    }
+}
+
+/// An event, read under one form of key.
+pub(crate) struct FormedEvent<'e> {
+    pub(crate) form: &'e Form,
+    pub(crate) words: &'e [&'e str],
+    pub(crate) head: &'e EventHead,
+    /// [`Form::qualifier`] of it.
+    pub(crate) qualifier: Option<Qualifier<'e>>,
+}
+
+fn join(parts: &[Part], out: &mut String, mut push: impl FnMut(&Part, &mut String)) {
+    for (index, part) in parts.iter().enumerate() {
+        if index > 0 {
+            out.push('.');
+        }
+        push(part, out);
+    }
+}
+
+fn push_value(part: &Part, values: &KeyValues<'_>, out: &mut String) {
+    match (part, values.scope) {
+        (Part::Literal(literal), _) => out.push_str(literal),
+        (Part::Variable(variable), _) => words::escape_into(values.variables[*variable], out),
+        (Part::Account, Scope::One(account)) => account.push_hex(out),
+        (Part::Db, Scope::One(account)) => account.push_db(out),
+        (Part::Modb, Scope::One(account)) => {
+            account.push_db(out);
+            out.push('-');
+            out.push_str(&values.month.to_string());
+        }
+        (Part::Realm, Scope::One(_)) => words::escape_into(values.realm.unwrap_or_default(), out),
+        (Part::Account | Part::Db | Part::Modb | Part::Realm, Scope::Any) | (Part::Free(_), _) => {
+            out.push_str(WILDCARD);
+        }
+    }
+}
+
+fn push_event_word(part: &Part, event: &FormedEvent<'_>, out: &mut String) {
+    match part {
+        Part::Literal(literal) => out.push_str(literal),
+        Part::Variable(variable) => {
+            out.push_str(event.words[event.form.variable_position(*variable)])
+        }
+        Part::Account | Part::Db | Part::Modb | Part::Realm => {
+            match (event.form.qualifier_position(), event.qualifier) {
+                (Some(at), _) => out.push_str(event.words[at]),
+                (None, Some(Qualifier::Account(account))) => account.push_hex(out),
+                (None, Some(Qualifier::Realm(_) | Qualifier::None) | None) => {
+                    out.push_str(WILDCARD)
+                }
+            }
+        }
+        Part::Free(_) => out.push_str(WILDCARD),
+    }
+}
+
+impl Rule {
+    /// Reads one row. `path` is its place in the configuration, `exchange` the index of its exchange.
+    pub(crate) fn compile(
+        spec: &FamilySpec,
+        path: &str,
+        exchange: usize,
+    ) -> Result<Self, FamilyError> {
+        let at = |key: &str| format!("{path}.{key}");
+        let client = ClientTemplate::read(&spec.binding)
+            .map_err(|problem| family_error(at("binding"), problem))?;
+        let ClientTemplate {
+            words: client,
+            takes_rest,
+            names,
+        } = client;
+        let mut variables = Vec::new();
+        for name in &names {
+            let words = match spec.words.get(name) {
+                Some(words) => Some(WordList::read(words, &at(&format!("words.{name}")))?),
+                None => None,
+            };
+            let required = spec.required.get(name).map(|error| Required {
+                error: error.as_str().into(),
+                superduper_may: spec.superduper_wildcard,
+            });
+            variables.push(Variable { words, required });
+        }
+        for (key, name) in (spec.words.keys().map(|name| ("words", name)))
+            .chain(spec.required.keys().map(|name| ("required", name)))
+            .chain(spec.monthly.keys().map(|name| ("monthly", name)))
+        {
+            if !names.contains(name) {
+                return Err(family_error(
+                    at(key),
+                    FamilyProblem::NoSuchVariable(name.clone()),
+                ));
+            }
+        }
+        if let Some(ClientWord::Variable(first)) = client.first()
+            && variables[*first].words.is_none()
+        {
+            return Err(family_error(at("binding"), FamilyProblem::OpenFirstWord));
+        }
+
+        let mut free = Vec::new();
+        let mut forms = Vec::new();
+        for (index, key) in spec.keys.iter().enumerate() {
+            let path = at(&format!("keys[{index}]"));
+            let parts =
+                read_key(key, &names, &mut free).map_err(|problem| family_error(&path, problem))?;
+            forms.push(
+                Form::of(parts, spec.account).map_err(|problem| family_error(&path, problem))?,
+            );
+        }
+        let subscription = match &spec.subscription_key {
+            Some(key) => Some(
+                read_key(key, &names, &mut free)
+                    .map_err(|problem| family_error(at("subscription_key"), problem))?,
+            ),
+            None => None,
+        };
+        let rule = Self {
+            module: spec.module.as_deref().unwrap_or(&spec.name).into(),
+            is_on: true,
+            exchange,
+            qualification: qualification(&forms)
+                .ok_or_else(|| family_error(at("keys"), FamilyProblem::Qualifiers))?,
+            forms,
+            name_with_type: spec.name_with_type,
+            client,
+            takes_rest,
+            variables,
+            subscription,
+            monthly: spec.monthly.iter().next().map(|(name, words)| Monthly {
+                variable: names
+                    .iter()
+                    .position(|known| known == name)
+                    .expect("checked above"),
+                words: words.iter().map(|word| word.as_str().into()).collect(),
+            }),
+            event_word: free.iter().position(|name| name == EVENT),
+        };
+        rule.check_as_a_whole(spec, &free, path)?;
+        Ok(rule)
+    }
+
+    fn check_as_a_whole(
+        &self,
+        spec: &FamilySpec,
+        free: &[String],
+        path: &str,
+    ) -> Result<(), FamilyError> {
+        let fail = |key: &str, problem| Err(family_error(format_args!("{path}.{key}"), problem));
+        if spec.name.is_empty() {
+            return fail("name", FamilyProblem::Empty);
+        }
+        if self.forms.is_empty() {
+            return fail("keys", FamilyProblem::Empty);
+        }
+        if spec.monthly.len() > 1 {
+            return fail(
+                "monthly",
+                FamilyProblem::TooMany {
+                    found: spec.monthly.len(),
+                    max: 1,
+                },
+            );
+        }
+        if free.len() > FREE_WORDS_MAX {
+            return fail(
+                "keys",
+                FamilyProblem::TooMany {
+                    found: free.len(),
+                    max: FREE_WORDS_MAX,
+                },
+            );
+        }
+        if spec.account == AccountSource::None && self.qualification != Qualification::None {
+            return fail("account", FamilyProblem::AccountIsThere);
+        }
+        if self.monthly.is_some() && !self.follows_the_month() {
+            return fail("keys", FamilyProblem::Lacks("modb".to_owned()));
+        }
+        let expanded = self
+            .variables
+            .iter()
+            .filter_map(|variable| variable.words.as_ref());
+        let keys = (expanded.filter(|list| !list.wildcard_is_any))
+            .fold(self.forms.len(), |keys, list| {
+                keys.saturating_mul(list.words.len())
+            });
+        if keys > KEYS_MAX {
+            return fail(
+                "words",
+                FamilyProblem::TooMany {
+                    found: keys,
+                    max: KEYS_MAX,
+                },
+            );
+        }
+        for part in self.subscription.iter().flatten() {
+            match part {
+                Part::Free(index) => {
+                    let is_everywhere =
+                        self.forms.iter().all(|form| form.free_at[*index] != ABSENT);
+                    if !is_everywhere && free[*index] != EVENT {
+                        return fail(
+                            "subscription_key",
+                            FamilyProblem::NoSuchVariable(free[*index].clone()),
+                        );
+                    }
+                }
+                Part::Account if self.qualification == Qualification::Account => {}
+                Part::Account | Part::Db | Part::Modb | Part::Realm => {
+                    if !self.forms.iter().all(|form| form.parts.contains(part)) {
+                        return fail("subscription_key", FamilyProblem::Qualifiers);
+                    }
+                }
+                Part::Literal(_) | Part::Variable(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How all forms are qualified, when that is one way.
+fn qualification(forms: &[Form]) -> Option<Qualification> {
+    let mut found = None;
+    for form in forms {
+        let this = match form.qualifier {
+            FormQualifier::Account(_)
+            | FormQualifier::Db(_)
+            | FormQualifier::Modb(_)
+            | FormQualifier::Payload => Qualification::Account,
+            FormQualifier::Realm(_) => Qualification::Realm,
+            FormQualifier::None => Qualification::None,
+        };
+        if *found.get_or_insert(this) != this {
+            return None;
+        }
+    }
+    Some(found.unwrap_or(Qualification::None))
+}
+
+impl Form {
+    fn of(parts: Vec<Part>, account: AccountSource) -> Result<Self, FamilyProblem> {
+        let mut form = Self {
+            variable_at: [ABSENT; VARIABLES_MAX],
+            free_at: [ABSENT; FREE_WORDS_MAX],
+            qualifier: match account {
+                AccountSource::Payload => FormQualifier::Payload,
+                AccountSource::None => FormQualifier::None,
+            },
+            parts: Vec::new(),
+        };
+        for (at, part) in parts.iter().enumerate() {
+            let position = u8::try_from(at).expect("a key has at most WORDS_MAX words");
+            let qualifier = match part {
+                Part::Literal(_) => continue,
+                Part::Variable(variable) => {
+                    form.variable_at[*variable] = position;
+                    continue;
+                }
+                Part::Free(free) => {
+                    // One too many is found, and refused, when all keys are read.
+                    if let Some(place) = form.free_at.get_mut(*free) {
+                        *place = position;
+                    }
+                    continue;
+                }
+                Part::Account => FormQualifier::Account(at),
+                Part::Db => FormQualifier::Db(at),
+                Part::Modb => FormQualifier::Modb(at),
+                Part::Realm => FormQualifier::Realm(at),
+            };
+            if form.qualifier_position().is_some() {
+                return Err(FamilyProblem::Qualifiers);
+            }
+            form.qualifier = qualifier;
+        }
+        form.parts = parts;
+        Ok(form)
+    }
+}
+
+impl WordList {
+    fn read(words: &[String], path: &str) -> Result<Self, FamilyError> {
+        let wildcard_is_any = words.iter().any(|word| word == WILDCARD);
+        let words: Vec<Box<str>> = words
+            .iter()
+            .filter(|word| *word != WILDCARD)
+            .map(|word| word.as_str().into())
+            .collect();
+        check_words(words.iter().map(AsRef::as_ref), path)?;
+        Ok(Self {
+            words,
+            wildcard_is_any,
+        })
+    }
+}
+
+/// A list of configuration words: not empty, and each written the same in a key.
+pub(crate) fn check_words<'w>(
+    words: impl ExactSizeIterator<Item = &'w str>,
+    path: &str,
+) -> Result<(), FamilyError> {
+    if words.len() == 0 {
+        return Err(family_error(path, FamilyProblem::Empty));
+    }
+    for (index, word) in words.enumerate() {
+        if word.is_empty() || !word.bytes().all(words::is_plain) {
+            return Err(family_error(
+                format_args!("{path}[{index}]"),
+                FamilyProblem::NotAWord(word.to_owned()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+struct ClientTemplate {
+    words: Vec<ClientWord>,
+    takes_rest: bool,
+    names: Vec<String>,
+}
+
+impl ClientTemplate {
+    fn read(template: &str) -> Result<Self, FamilyProblem> {
+        let mut read = Self {
+            words: Vec::new(),
+            takes_rest: false,
+            names: Vec::new(),
+        };
+        for word in template_words(template)? {
+            let unreadable = || FamilyProblem::NotATemplateWord(word.to_owned());
+            if read.takes_rest {
+                return Err(unreadable());
+            }
+            let Some(name) = placeholder(word) else {
+                let is_literal = word == WILDCARD && !read.words.is_empty() || is_literal(word);
+                read.words.push(ClientWord::Literal(
+                    is_literal.then(|| word.into()).ok_or_else(unreadable)?,
+                ));
+                continue;
+            };
+            let (name, takes_rest) = match name.strip_suffix("...") {
+                Some(name) => (name, true),
+                None => (name, false),
+            };
+            if !is_name(name) || RESERVED.contains(&name) || takes_rest && read.words.is_empty() {
+                return Err(unreadable());
+            }
+            if read.names.iter().any(|known| known == name) {
+                return Err(FamilyProblem::Repeated(name.to_owned()));
+            }
+            read.takes_rest = takes_rest;
+            read.words.push(ClientWord::Variable(read.names.len()));
+            read.names.push(name.to_owned());
+        }
+        if read.names.len() > VARIABLES_MAX {
+            return Err(FamilyProblem::TooMany {
+                found: read.names.len(),
+                max: VARIABLES_MAX,
+            });
+        }
+        Ok(read)
+    }
+}
+
+/// Reads a template of keys; names that are no variable's are added to `free`.
+fn read_key(
+    template: &str,
+    names: &[String],
+    free: &mut Vec<String>,
+) -> Result<Vec<Part>, FamilyProblem> {
+    let mut parts: Vec<Part> = Vec::new();
+    for word in template_words(template)? {
+        let part = match placeholder(word) {
+            None if is_literal(word) => Part::Literal(word.into()),
+            Some("account") => Part::Account,
+            Some("db") => Part::Db,
+            Some("modb") => Part::Modb,
+            Some("realm") => Part::Realm,
+            Some(name) if is_name(name) => match names.iter().position(|known| known == name) {
+                Some(variable) => Part::Variable(variable),
+                None => Part::Free(free.iter().position(|known| known == name).unwrap_or_else(
+                    || {
+                        free.push(name.to_owned());
+                        free.len() - 1
+                    },
+                )),
+            },
+            Some(_) | None => return Err(FamilyProblem::NotATemplateWord(word.to_owned())),
+        };
+        if placeholder(word).is_some() && parts.contains(&part) {
+            return Err(FamilyProblem::Repeated(
+                word.trim_matches(['{', '}']).to_owned(),
+            ));
+        }
+        parts.push(part);
+    }
+    match (0..names.len()).find(|variable| !parts.contains(&Part::Variable(*variable))) {
+        Some(variable) => Err(FamilyProblem::Lacks(names[variable].clone())),
+        None => Ok(parts),
+    }
+}
+
+/// The words of a template that is not empty and not too long. A rest's dots are no word ends.
+fn template_words(template: &str) -> Result<Vec<&str>, FamilyProblem> {
+    if template.is_empty() {
+        return Err(FamilyProblem::Empty);
+    }
+    let rest_at = template
+        .strip_suffix("...}")
+        .and_then(|template| template.rfind('{'));
+    let (ended, rest) = template.split_at(rest_at.unwrap_or(template.len()));
+    let mut words = Vec::new();
+    if !ended.is_empty() {
+        let ended = match rest_at {
+            Some(_) => ended
+                .strip_suffix('.')
+                .ok_or_else(|| FamilyProblem::NotATemplateWord(template.to_owned()))?,
+            None => ended,
+        };
+        words.extend(ended.split('.'));
+    }
+    words.extend(rest_at.map(|_| rest));
+    if words.len() > WORDS_MAX {
+        return Err(FamilyProblem::TooMany {
+            found: words.len(),
+            max: WORDS_MAX,
+        });
+    }
+    Ok(words)
+}
+
+fn placeholder(word: &str) -> Option<&str> {
+    word.strip_prefix('{')?.strip_suffix('}')
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// A word that stands for itself, in AMQP too.
+fn is_literal(word: &str) -> bool {
+    !word.is_empty()
+        && word != WILDCARD_REST
+        && word
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'*' | b'#' | b'{' | b'}'))
+}
