@@ -2,7 +2,7 @@
 //! the loop turns an event into frames, the body encoded once a style, the tail once a group.
 //!
 //! Invariant: [`Event::body`] is one valid JSON object, so it can stand inside a frame as it is, and
-//! [`normalise`] may walk it without re-checking it.
+//! `normalise` may walk it without re-checking it.
 
 use std::fmt;
 use std::io::Read;

@@ -1,0 +1,70 @@
+//! The client's side of the wire, byte by byte, for tests that script it.
+
+/// A valid upgrade request.
+pub const UPGRADE_REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+/// A masked client frame: `first` is the first header byte (FIN, RSV, opcode).
+pub fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+    let mut frame = vec![first];
+    match payload.len() {
+        length @ 0..=125 => frame.push(0x80 | length as u8),
+        length @ 126..=0xFFFF => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(0x80 | 127);
+            frame.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&MASK);
+    frame.extend(
+        payload
+            .iter()
+            .zip(MASK.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
+    frame
+}
+
+/// A whole text message in one frame.
+pub fn client_text(text: &str) -> Vec<u8> {
+    client_frame(0x81, text.as_bytes())
+}
+
+/// The complete server frames at the start of `bytes`, as (opcode, payload), and how many bytes they take.
+///
+/// Panics on anything that a server must not send.
+pub fn server_frames(bytes: &[u8]) -> (Vec<(u8, Vec<u8>)>, usize) {
+    let (mut frames, mut at) = (Vec::new(), 0);
+    while let Some((header, payload)) = server_frame(&bytes[at..]) {
+        let end = at + payload.end;
+        frames.push((header & 0x0F, bytes[at + payload.start..end].to_vec()));
+        at = end;
+    }
+    (frames, at)
+}
+
+fn server_frame(bytes: &[u8]) -> Option<(u8, std::ops::Range<usize>)> {
+    let (&first, rest) = bytes.split_first()?;
+    let &second = rest.first()?;
+    assert!(
+        matches!(first, 0x81 | 0x88 | 0x89 | 0x8A),
+        "first byte {first:#x} of a server frame"
+    );
+    assert!(second & 0x80 == 0, "a server frame is never masked");
+    let (start, length) = match second {
+        126 => (
+            4,
+            u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?) as usize,
+        ),
+        127 => (
+            10,
+            u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize,
+        ),
+        length => (2, length as usize),
+    };
+    (bytes.len() >= start + length).then_some((first, start..start + length))
+}
