@@ -1,1 +1,96 @@
-//! To be written.
+//! Counters and gauges, named after what they count, printed in Prometheus' text format (version 0.0.4).
+//!
+//! Owned by the loop: plain integers, no atomics. What the AMQP thread counts is in `amqp::AmqpCounters`.
+
+/// Declares [`Metrics`]: one field, one metric `blackhole_<name>`, one help text each.
+macro_rules! metrics {
+    ($($kind:ident $name:ident $help:literal;)*) => {
+        /// Everything the loop counts.
+        #[derive(Clone, Debug, Default)]
+        pub struct Metrics {
+            $(#[doc = $help] pub $name: u64,)*
+        }
+
+        impl Metrics {
+            /// Appends all metrics to `out`.
+            pub fn write(&self, out: &mut String) {
+                $(write_metric(out, stringify!($name), stringify!($kind), $help, self.$name);)*
+            }
+        }
+    };
+}
+
+/// Appends one metric `blackhole_<name>` with its help and type.
+pub fn write_metric(out: &mut String, name: &str, kind: &str, help: &str, value: u64) {
+    use std::fmt::Write;
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "# HELP blackhole_{name} {help}\n# TYPE blackhole_{name} {kind}\nblackhole_{name} {value}"
+    );
+}
+
+metrics! {
+    counter connections_accepted_total "Connections accepted on the websocket port.";
+    counter connections_refused_full_total "Connections refused with 503 or closed because max_connections was reached.";
+    counter accept_errors_total "Accepts that failed, out of descriptors or memory included.";
+    counter accept_pauses_total "Pauses in accepting because the process ran out of descriptors or memory.";
+    counter handshakes_refused_total "Upgrade requests answered with a refusal.";
+    counter handshake_timeouts_total "Connections closed because the handshake was not finished in time.";
+    counter probes_total "Balancer checks (GET or HEAD / without upgrade) answered.";
+    counter sessions_opened_total "Sessions upgraded to websocket.";
+    counter sessions_closed_total "Sessions that ended, for whatever reason.";
+    counter closes_normal_total "Sessions closed by the peer.";
+    counter closes_protocol_total "Sessions closed with 1002.";
+    counter closes_binary_total "Sessions closed with 1003.";
+    counter closes_invalid_text_total "Sessions closed with 1007.";
+    counter closes_too_big_total "Sessions closed with 1009.";
+    counter closes_policy_total "Sessions closed with 1008: rate limit or never authenticated.";
+    counter closes_slow_consumer_total "Sessions closed with 4408: outbox over its limit, or no progress in send_timeout_ms.";
+    counter closes_outboxes_full_total "Sessions closed with 4408 because all outboxes together were over max_outboxes_bytes.";
+    counter closes_expired_total "Sessions closed with 4401.";
+    counter closes_drain_total "Sessions closed with 1001.";
+    counter closes_lost_total "Sessions whose connection broke or ended without a close frame.";
+    counter commands_total "Commands received.";
+    counter commands_rate_limited_total "Commands refused by the rate limit.";
+    counter commands_failed_total "Commands answered with an error.";
+    counter commands_held_total "Commands held back behind one that waits for the broker.";
+    counter reads_paused_total "Times a session was not read because its held commands were over their bound.";
+    counter subscribes_waited_total "Subscribes that waited for the broker.";
+    counter subscribes_timed_out_total "Subscribes that the broker did not confirm in request_timeout_ms.";
+    counter authentications_failed_total "Tokens that did not verify.";
+    counter events_total "Events taken from the source.";
+    counter events_unmatched_total "Events that no subscription wanted.";
+    counter frames_delivered_total "Event frames put into outboxes.";
+    counter frames_dropped_total "Event frames dropped by the slow consumer policy drop.";
+    counter gap_notices_total "Gap notices sent.";
+    counter source_outages_total "Times the event source was away.";
+    counter writes_total "Write calls on client sockets.";
+    counter written_bytes_total "Bytes written to client sockets.";
+    counter reads_total "Read calls on client sockets.";
+    counter read_bytes_total "Bytes read from client sockets.";
+    counter turns_total "Turns of the loop.";
+    counter handoff_held_total "Turns that left events in the hand-off because sessions still waited for their first write.";
+    counter heap_trims_total "Times memory was given back to the system after a burst.";
+    counter months_rolled_total "Month roll-overs of document bindings.";
+    counter config_reloads_total "Rereads of what can change while running (SIGHUP).";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_help_type_and_value() {
+        let metrics = Metrics {
+            events_total: 7,
+            ..Metrics::default()
+        };
+        let mut out = String::new();
+        metrics.write(&mut out);
+        assert!(out.contains(
+            "# HELP blackhole_events_total Events taken from the source.\n# TYPE blackhole_events_total counter\nblackhole_events_total 7\n"
+        ));
+        assert_eq!(out.lines().count() % 3, 0);
+    }
+}

@@ -1,0 +1,187 @@
+//! One connection to one broker: our own socket, guarded, under the AMQP client (AMQP rails 1, 4 and 9), and what
+//! went wrong with it in words fit for a log.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use amiquip::{Auth, Connection, ConnectionOptions, ConnectionTuning};
+
+use super::abort::Abort;
+use super::guard::{FRAME_BYTES_MAX, Guard, HEARTBEAT_SECONDS, Vitals};
+use super::url::Endpoint;
+
+/// Patience for each address of the broker's host name.
+const TCP_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Patience for each step of the AMQP handshake.
+const HANDSHAKE_STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Calls that may wait for the client's thread, so that a pipelined burst does not pause at each.
+const CALLS_WAITING_MAX: usize = 1024;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("cannot resolve the host name: {0}")]
+    Resolve(io::Error),
+    #[error("the host name has no address")]
+    NoAddress,
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    #[error("{0}")]
+    Client(#[from] amiquip::Error),
+}
+
+/// Connects and logs in. Blocks for at most 3 s an address, then 5 s a step of the handshake; `abort` ends it
+/// earlier.
+///
+/// # Errors
+/// [`OpenError`]; its text may still need [`Endpoint::redact`].
+pub(super) fn open(
+    endpoint: &Endpoint,
+    abort: &Abort,
+    vitals: Arc<Vitals>,
+) -> Result<Connection, OpenError> {
+    let addresses = (&*endpoint.host, endpoint.port)
+        .to_socket_addrs()
+        .map_err(OpenError::Resolve)?;
+    let mut failure = OpenError::NoAddress;
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, TCP_CONNECT_TIMEOUT) {
+            Ok(socket) => {
+                let stream = prepare(socket, abort).map_err(OpenError::Connect)?;
+                return Ok(log_in(endpoint, Guard::new(stream, vitals))?);
+            }
+            Err(error) => failure = OpenError::Connect(error),
+        }
+    }
+    Err(failure)
+}
+
+/// The client never sets `TCP_NODELAY` itself, and stalls 40 ms at a time without.
+fn prepare(socket: TcpStream, abort: &Abort) -> io::Result<mio06::net::TcpStream> {
+    socket.set_nodelay(true)?;
+    abort.arm(&socket)?;
+    mio06::net::TcpStream::from_stream(socket)
+}
+
+fn log_in<S>(endpoint: &Endpoint, stream: Guard<S>) -> amiquip::Result<Connection>
+where
+    S: Read + Write + mio06::Evented + Send + 'static,
+{
+    let options = ConnectionOptions::default()
+        .auth(Auth::Plain {
+            username: endpoint.user.clone(),
+            password: endpoint.password.clone(),
+        })
+        .virtual_host(&*endpoint.vhost)
+        .heartbeat(HEARTBEAT_SECONDS)
+        .frame_max(FRAME_BYTES_MAX)
+        .connection_timeout(Some(HANDSHAKE_STEP_TIMEOUT))
+        .information(Some("blackhole".into()));
+    let tuning = ConnectionTuning::default().mem_channel_bound(CALLS_WAITING_MAX);
+    Connection::insecure_open_stream(stream, options, tuning)
+}
+
+/// Which of the two errors tells why a connection ended: the calls learn only that the client's thread is gone,
+/// and closing tells what that thread died of.
+pub(super) fn true_cause(
+    call: Option<amiquip::Error>,
+    close: amiquip::Result<()>,
+) -> Option<amiquip::Error> {
+    use amiquip::Error::{ClientClosedConnection, EventLoopClientDropped, EventLoopDropped};
+    match (call, close) {
+        (
+            None | Some(EventLoopDropped | EventLoopClientDropped | ClientClosedConnection),
+            Err(close),
+        ) => Some(close),
+        (call, _) => call,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    /// A socket whose reads panic, as a bug of the client would.
+    struct Panicking(mio06::net::TcpStream);
+
+    impl Read for Panicking {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            panic!("a bug in the client's thread")
+        }
+    }
+
+    impl Write for Panicking {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.0.flush()
+        }
+    }
+
+    impl mio06::Evented for Panicking {
+        fn register(
+            &self,
+            poll: &mio06::Poll,
+            token: mio06::Token,
+            interest: mio06::Ready,
+            options: mio06::PollOpt,
+        ) -> io::Result<()> {
+            self.0.register(poll, token, interest, options)
+        }
+
+        fn reregister(
+            &self,
+            poll: &mio06::Poll,
+            token: mio06::Token,
+            interest: mio06::Ready,
+            options: mio06::PollOpt,
+        ) -> io::Result<()> {
+            self.0.reregister(poll, token, interest, options)
+        }
+
+        fn deregister(&self, poll: &mio06::Poll) -> io::Result<()> {
+            self.0.deregister(poll)
+        }
+    }
+
+    #[test]
+    fn a_panic_of_the_clients_thread_comes_out_as_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let socket = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
+        let (mut peer, _) = listener.accept().expect("connected");
+        peer.write_all(b"anything").expect("connected");
+        let stream = Panicking(mio06::net::TcpStream::from_stream(socket).expect("a socket"));
+        let endpoint = Endpoint::parse("amqp://h").expect("a URL");
+        let outcome = log_in(
+            &endpoint,
+            Guard::new(stream, Arc::new(Vitals::new(Instant::now()))),
+        );
+        assert!(
+            matches!(outcome, Err(amiquip::Error::IoThreadPanic)),
+            "{outcome:?}"
+        );
+    }
+
+    #[test]
+    fn the_cause_is_what_closing_tells_unless_the_call_knows_more() {
+        let silent = || Err(amiquip::Error::MissedServerHeartbeats);
+        let cause = |call, close| true_cause(call, close).map(|error| error.to_string());
+        let heartbeats = Some("missed heartbeats from server".to_owned());
+        assert_eq!(
+            cause(Some(amiquip::Error::EventLoopDropped), silent()),
+            heartbeats
+        );
+        assert_eq!(cause(None, silent()), heartbeats);
+        assert_eq!(
+            cause(Some(amiquip::Error::ExhaustedChannelIds), silent()),
+            Some("no more channel ids are available".into())
+        );
+        assert_eq!(cause(None, Ok(())), None);
+    }
+}

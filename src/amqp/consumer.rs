@@ -1,0 +1,266 @@
+//! Delivery -> event -> hand-over -> acknowledgement, on a thread of its own for the life of one connection, so that
+//! neither a burst of binds nor a slow unbind holds deliveries back.
+//!
+//! A delivery is acknowledged only after the loop's channel took its event: while that channel is full nothing is
+//! acknowledged, and the broker sends no more than the prefetch (AMQP rail 6). When the connection dies, what was
+//! already received is still handed over: it was taken off the broker's queue, and that queue is gone.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use amiquip::{Channel, ConsumerMessage, ConsumerOptions, Delivery};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
+
+use super::abort::Abort;
+use super::counters::{AmqpCounters, add, increment};
+use super::guard::{SUBSTITUTE, Vitals};
+use super::log_gate::LogGate;
+use super::url::bounded;
+use crate::handoff::{FromSource, SourceEnd};
+use crate::protocol::event::Event;
+
+/// Longest that a delivery which was handed over stays unacknowledged.
+const ACK_AFTER: Duration = Duration::from_millis(20);
+/// How often a hand-over that waits looks whether it is still wanted.
+pub(super) const HANDOVER_SLICE: Duration = Duration::from_millis(50);
+/// Exchange names kept to be shared by events; bindings between exchanges could bring in more.
+const NAMES_MAX: usize = 64;
+
+/// Why consuming ended without an error of the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ConsumeEnd {
+    /// The session or the process wants to end.
+    Stopped,
+    /// The loop is gone.
+    LoopGone,
+    /// The queue was deleted on the broker's side.
+    QueueDeleted,
+    /// The broker closed the consumer's channel, and only that; for the log.
+    ChannelClosed(String),
+    /// The client's thread is gone, or closed by the broker; the connection's own `close` tells why.
+    ConnectionLost,
+}
+
+/// What a consumer works with.
+pub(super) struct Consumer<'a> {
+    pub(super) channel: Channel,
+    pub(super) queue: String,
+    pub(super) prefetch: u16,
+    pub(super) source: SourceEnd,
+    pub(super) counters: &'a AmqpCounters,
+    pub(super) vitals: &'a Vitals,
+    pub(super) abort: &'a Abort,
+    /// Disconnected when the session wants the consumer to end.
+    pub(super) stop: Receiver<()>,
+    /// Told (without waiting) when the backlog suggests that the broker's queue fills.
+    pub(super) behind: crossbeam_channel::Sender<()>,
+}
+
+/// Deliveries handed over and not yet acknowledged; the newest stands for all.
+#[derive(Default)]
+struct Unacked {
+    newest: Option<Delivery>,
+    count: usize,
+    since: Option<Instant>,
+    /// The channel is gone: what is still received cannot be acknowledged, and need not.
+    refused: bool,
+}
+
+impl Consumer<'_> {
+    /// Consumes until stopped or until the connection is gone. Also answers a receiver that the caller must keep
+    /// until the connection is closed: the client gives up the whole connection when it meets a consumer that
+    /// nobody listens to (AMQP rail 5).
+    pub(super) fn run(
+        self,
+    ) -> (
+        amiquip::Result<ConsumeEnd>,
+        Option<Receiver<ConsumerMessage>>,
+    ) {
+        let options = ConsumerOptions {
+            exclusive: true,
+            ..ConsumerOptions::default()
+        };
+        match self.channel.basic_consume(&*self.queue, options) {
+            Ok(consumer) => {
+                let receiver = consumer.receiver().clone();
+                (Ok(self.pump(&receiver)), Some(receiver))
+            }
+            Err(error) => (Err(error), None),
+        }
+    }
+
+    fn pump(&self, deliveries: &Receiver<ConsumerMessage>) -> ConsumeEnd {
+        let mut unacked = Unacked::default();
+        let mut names: Vec<Arc<str>> = Vec::new();
+        let mut gate = LogGate::default();
+        let batch = usize::from(self.prefetch / 4).max(1);
+        loop {
+            if unacked.count >= batch
+                || unacked
+                    .since
+                    .is_some_and(|since| since.elapsed() >= ACK_AFTER)
+            {
+                self.ack(&mut unacked);
+            }
+            let message = match deliveries.try_recv() {
+                Ok(message) => message,
+                Err(TryRecvError::Disconnected) => return ConsumeEnd::ConnectionLost,
+                Err(TryRecvError::Empty) => match self.wait(deliveries, &unacked) {
+                    Ok(message) => message,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) if self.is_stopped() => {
+                        self.ack(&mut unacked);
+                        return ConsumeEnd::Stopped;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return ConsumeEnd::ConnectionLost,
+                },
+            };
+            let mut delivery = match message {
+                ConsumerMessage::Delivery(delivery) => delivery,
+                ConsumerMessage::ServerCancelled => return ConsumeEnd::QueueDeleted,
+                ConsumerMessage::ServerClosedChannel(error) => {
+                    return ConsumeEnd::ChannelClosed(error.to_string());
+                }
+                ConsumerMessage::ClientCancelled
+                | ConsumerMessage::ClientClosedChannel
+                | ConsumerMessage::ClientClosedConnection
+                | ConsumerMessage::ServerClosedConnection(_) => return ConsumeEnd::ConnectionLost,
+            };
+            increment(&self.counters.deliveries);
+            self.vitals.taken(delivery.body.len());
+            if unacked.count + deliveries.len() >= usize::from(self.prefetch) / 2 {
+                let _ = self.behind.try_send(());
+            }
+            if let Some(event) = self.decode(&mut delivery, &mut names, &mut gate)
+                && let Err(end) = self.hand_over(event, &mut unacked)
+            {
+                return end;
+            }
+            unacked.newest = Some(delivery);
+            unacked.count += 1;
+            unacked.since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    fn wait(
+        &self,
+        deliveries: &Receiver<ConsumerMessage>,
+        unacked: &Unacked,
+    ) -> Result<ConsumerMessage, RecvTimeoutError> {
+        let patience = if unacked.count > 0 {
+            ACK_AFTER
+        } else {
+            Duration::from_secs(1)
+        };
+        select! {
+            recv(deliveries) -> message => message.map_err(|_| RecvTimeoutError::Disconnected),
+            recv(self.stop) -> _ => Err(RecvTimeoutError::Disconnected),
+            default(patience) => Err(RecvTimeoutError::Timeout),
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        matches!(self.stop.try_recv(), Err(TryRecvError::Disconnected)) || self.abort.is_stopping()
+    }
+
+    /// The event of a delivery, whose exchange, key and body are taken; none when it is to be dropped (PROTOCOL 5).
+    fn decode(
+        &self,
+        delivery: &mut Delivery,
+        names: &mut Vec<Arc<str>>,
+        gate: &mut LogGate,
+    ) -> Option<Box<Event>> {
+        let exchange = std::mem::take(&mut delivery.exchange);
+        let key = std::mem::take(&mut delivery.routing_key);
+        let body = std::mem::take(&mut delivery.body);
+        let bytes = body.len();
+        let (complaint, shown) = if exchange.contains(SUBSTITUTE) || key.contains(SUBSTITUTE) {
+            increment(&self.counters.undecodable_routing_key);
+            ("exchange or routing key is not UTF-8".to_owned(), key)
+        } else {
+            let shown = key.clone();
+            let encoding = delivery.properties.content_encoding().as_deref();
+            match Event::decode(
+                intern(names, exchange),
+                key.into_boxed_str(),
+                body,
+                encoding,
+            ) {
+                Ok(event) => return Some(Box::new(event)),
+                Err(error) => {
+                    self.counters.count_undecodable(&error);
+                    (error.to_string(), shown)
+                }
+            }
+        };
+        if let Some(unlogged) = gate.pass(Instant::now()) {
+            log::warn!(
+                "delivery dropped: {complaint}; routing key \"{}\", {bytes} bytes; {unlogged} more not logged",
+                bounded(&shown)
+            );
+        }
+        None
+    }
+
+    /// Waits while the loop is behind; meanwhile acknowledges what it has.
+    fn hand_over(&self, event: Box<Event>, unacked: &mut Unacked) -> Result<(), ConsumeEnd> {
+        let mut message = FromSource::Event(event);
+        let mut patience = Duration::ZERO;
+        loop {
+            message = match self.source.send_timeout(message, patience) {
+                Ok(()) => return Ok(()),
+                Err(None) => return Err(ConsumeEnd::LoopGone),
+                Err(Some(message)) => message,
+            };
+            if patience.is_zero() {
+                increment(&self.counters.handover_waits);
+                self.ack(unacked);
+                patience = HANDOVER_SLICE;
+            }
+            let _ = self.behind.try_send(());
+            if self.is_stopped() {
+                return Err(ConsumeEnd::Stopped);
+            }
+        }
+    }
+
+    fn ack(&self, unacked: &mut Unacked) {
+        if let Some(newest) = unacked.newest.take()
+            && !unacked.refused
+        {
+            match newest.ack_multiple(&self.channel) {
+                Ok(()) => add(&self.counters.acks, unacked.count),
+                Err(_) => unacked.refused = true,
+            }
+        }
+        (unacked.count, unacked.since) = (0, None);
+    }
+}
+
+fn intern(names: &mut Vec<Arc<str>>, name: String) -> Arc<str> {
+    if let Some(known) = names.iter().find(|known| ***known == *name) {
+        return known.clone();
+    }
+    if names.len() >= NAMES_MAX {
+        names.clear();
+    }
+    let name: Arc<str> = name.into();
+    names.push(name.clone());
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exchange_names_are_shared_and_their_number_is_bounded() {
+        let mut names = Vec::new();
+        let first = intern(&mut names, "callevt".into());
+        assert!(Arc::ptr_eq(&first, &intern(&mut names, "callevt".into())));
+        for number in 0..10 * NAMES_MAX {
+            intern(&mut names, number.to_string());
+            assert!(names.len() <= NAMES_MAX);
+        }
+    }
+}

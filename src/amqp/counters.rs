@@ -1,0 +1,91 @@
+//! What the AMQP side counts. Written by its threads with relaxed atomics, read by the metrics page; no figure
+//! here decides anything.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::metrics::write_metric;
+use crate::protocol::event::EventError;
+
+/// Declares [`AmqpCounters`]: one field, one metric, one help text each.
+macro_rules! counters {
+    ($($kind:ident $name:ident $metric:literal $help:literal;)*) => {
+        /// Counters (only grow) and gauges of the AMQP side, for the whole life of the process.
+        #[derive(Debug, Default)]
+        pub struct AmqpCounters {
+            $(#[doc = $help] pub $name: AtomicU64,)*
+        }
+
+        impl AmqpCounters {
+            /// Appends all of them to `out`, in Prometheus' text format.
+            pub fn write(&self, out: &mut String) {
+                $(write_metric(out, $metric, stringify!($kind), $help, self.$name.load(Ordering::Relaxed));)*
+            }
+        }
+    };
+}
+
+counters! {
+    counter deliveries "amqp_deliveries_total" "Deliveries received from the broker, good or bad.";
+    counter acks "amqp_acks_total" "Deliveries acknowledged to the broker, each after its hand-over.";
+    counter handover_waits "amqp_handover_waits_total" "Times a delivery or message had to wait because the hand-off was full: the back-pressure at work.";
+    counter undecodable_not_utf8 "amqp_undecodable_not_utf8_total" "Deliveries dropped: the body is not UTF-8.";
+    counter undecodable_not_json_object "amqp_undecodable_not_json_object_total" "Deliveries dropped: the body is not a JSON object.";
+    counter undecodable_broken_gzip "amqp_undecodable_broken_gzip_total" "Deliveries dropped: the gzip stream is broken.";
+    counter undecodable_too_large "amqp_undecodable_too_large_total" "Deliveries dropped: the body is too large, after inflation where there is one.";
+    counter undecodable_unknown_encoding "amqp_undecodable_unknown_encoding_total" "Deliveries dropped: the content encoding is not supported.";
+    counter undecodable_routing_key "amqp_undecodable_routing_key_total" "Deliveries dropped: the exchange or routing key is not UTF-8 (AMQP rail 3).";
+    counter connects "amqp_connects_total" "Connections that reached the point where everything wanted was bound.";
+    counter connect_failures "amqp_connect_failures_total" "Tries to connect that did not get that far.";
+    counter disconnects "amqp_disconnects_total" "Connections lost after they had got that far. Each is a gap for every session.";
+    counter panics "amqp_panics_total" "Panics of the AMQP client or of our own code around it that were turned into a reconnect (rail 10).";
+    counter guard_violations "amqp_guard_violations_total" "Connections ended because the broker's bytes broke a bound of the guard (rail 1).";
+    counter binds "amqp_binds_total" "AMQP bindings put in force, those after a reconnect included.";
+    counter unbinds "amqp_unbinds_total" "AMQP bindings taken back.";
+    counter binds_refused "amqp_binds_refused_total" "Times a binding or its exchange was refused (rail 8), retries included.";
+    counter binds_too_long "amqp_binds_too_long_total" "Bindings asked for whose exchange or key is longer than 255 bytes (rail 2).";
+    counter overflow_suspicions "amqp_overflow_suspicions_total" "Checks that found the queue at its length limit, so that the broker may have dropped events.";
+    gauge up "amqp_up" "1 while connected with everything bound, else 0.";
+    gauge bindings_wanted "amqp_bindings_wanted" "Bindings the loop wants.";
+    gauge bindings_in_force "amqp_bindings_in_force" "Bindings in force on the queue, those awaiting their unbind included.";
+    gauge bindings_refused "amqp_bindings_refused" "Bindings wanted but refused (rail 8), tried again every 5 s.";
+}
+
+impl AmqpCounters {
+    /// Deliveries dropped, of every kind.
+    #[must_use]
+    pub fn undecodable(&self) -> u64 {
+        [
+            &self.undecodable_not_utf8,
+            &self.undecodable_not_json_object,
+            &self.undecodable_broken_gzip,
+            &self.undecodable_too_large,
+            &self.undecodable_unknown_encoding,
+            &self.undecodable_routing_key,
+        ]
+        .into_iter()
+        .map(|counter| counter.load(Ordering::Relaxed))
+        .sum()
+    }
+
+    pub(super) fn count_undecodable(&self, error: &EventError) {
+        increment(match error {
+            EventError::NotUtf8 => &self.undecodable_not_utf8,
+            EventError::NotJsonObject => &self.undecodable_not_json_object,
+            EventError::BrokenGzip => &self.undecodable_broken_gzip,
+            EventError::TooLarge => &self.undecodable_too_large,
+            EventError::UnknownEncoding => &self.undecodable_unknown_encoding,
+        });
+    }
+}
+
+pub(super) fn increment(counter: &AtomicU64) {
+    add(counter, 1);
+}
+
+pub(super) fn add(counter: &AtomicU64, by: usize) {
+    counter.fetch_add(by as u64, Ordering::Relaxed);
+}
+
+pub(super) fn set(gauge: &AtomicU64, to: usize) {
+    gauge.store(to as u64, Ordering::Relaxed);
+}

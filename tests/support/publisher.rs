@@ -1,0 +1,170 @@
+//! Publishers: a polite one through the AMQP client, and a raw one that sends what no client would.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use amiquip::{AmqpProperties, Channel, Connection, ExchangeDeclareOptions, ExchangeType, Publish};
+
+/// Publishes through the AMQP client.
+pub struct Publisher {
+    channel: Channel,
+    _connection: Connection,
+}
+
+impl Publisher {
+    pub fn connect(url: &str) -> Self {
+        let mut connection = Connection::insecure_open(url).expect("the broker takes connections");
+        let channel = connection.open_channel(None).unwrap();
+        Self {
+            channel,
+            _connection: connection,
+        }
+    }
+
+    /// Declares a non-durable exchange, as the platform's publishers do.
+    pub fn declare(&self, kind: ExchangeType, exchange: &str) {
+        self.channel
+            .exchange_declare(kind, exchange, ExchangeDeclareOptions::default())
+            .unwrap();
+    }
+
+    pub fn delete(&self, exchange: &str) {
+        self.channel.exchange_delete(exchange, false).unwrap();
+    }
+
+    pub fn publish(&self, exchange: &str, key: &str, body: &[u8]) {
+        self.publish_encoded(exchange, key, body, None);
+    }
+
+    pub fn publish_encoded(&self, exchange: &str, key: &str, body: &[u8], encoding: Option<&str>) {
+        let mut properties = AmqpProperties::default().with_content_type("application/json".into());
+        if let Some(encoding) = encoding {
+            properties = properties.with_content_encoding(encoding.into());
+        }
+        self.channel
+            .basic_publish(exchange, Publish::with_properties(body, key, properties))
+            .unwrap();
+    }
+
+    /// Returns when the broker has done everything published so far.
+    pub fn settle(&self) {
+        self.channel.qos(0, 0, false).unwrap();
+    }
+}
+
+/// Writes AMQP frames by hand, as user `guest`.
+pub struct RawPublisher {
+    stream: TcpStream,
+}
+
+impl RawPublisher {
+    pub fn connect(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the broker listens");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut raw = Self { stream };
+        raw.stream.write_all(b"AMQP\x00\x00\x09\x01").unwrap();
+        raw.expect(10, 10);
+        raw.method(
+            0,
+            10,
+            11,
+            &[
+                &[0; 4],
+                &short(b"PLAIN")[..],
+                &long(b"\0guest\0guest"),
+                &short(b"en_US"),
+            ]
+            .concat(),
+        );
+        raw.expect(10, 30);
+        raw.method(0, 10, 31, &[0x07, 0xff, 0, 2, 0, 0, 0, 0]);
+        raw.method(0, 10, 40, &[&short(b"/")[..], &short(b""), &[0]].concat());
+        raw.expect(10, 41);
+        raw.method(1, 20, 10, &short(b""));
+        raw.expect(20, 11);
+        raw
+    }
+
+    /// `headers` is the content of the `headers` table, encoded.
+    pub fn publish(&mut self, exchange: &str, key: &[u8], headers: Option<&[u8]>, body: &[u8]) {
+        self.method(
+            1,
+            60,
+            40,
+            &[&[0, 0][..], &short(exchange.as_bytes()), &short(key), &[0]].concat(),
+        );
+        let flags: u16 = if headers.is_some() { 1 << 13 } else { 0 };
+        let table = headers.map(long).unwrap_or_default();
+        let size = (body.len() as u64).to_be_bytes();
+        self.frame(
+            2,
+            1,
+            &[&[0, 60, 0, 0][..], &size, &flags.to_be_bytes(), &table].concat(),
+        );
+        self.frame(3, 1, body);
+    }
+
+    /// Returns when the broker has done everything published so far; ends the connection.
+    pub fn finish(mut self) {
+        self.method(1, 20, 40, &[&[0, 200][..], &short(b""), &[0; 4]].concat());
+        self.expect(20, 41);
+    }
+
+    fn method(&mut self, channel: u16, class: u16, method: u16, arguments: &[u8]) {
+        self.frame(
+            1,
+            channel,
+            &[&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat(),
+        );
+    }
+
+    fn frame(&mut self, kind: u8, channel: u16, payload: &[u8]) {
+        let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        self.stream
+            .write_all(&[&[kind][..], &channel.to_be_bytes(), &size, payload, &[0xce]].concat())
+            .unwrap();
+    }
+
+    fn expect(&mut self, class: u16, method: u16) {
+        let mut header = [0; 7];
+        self.stream
+            .read_exact(&mut header)
+            .expect("the broker answers");
+        let size = u32::from_be_bytes(header[3..].try_into().unwrap()) as usize;
+        let mut payload = vec![0; size + 1];
+        self.stream
+            .read_exact(&mut payload)
+            .expect("the broker answers");
+        let answer = [
+            u16::from_be_bytes([payload[0], payload[1]]),
+            u16::from_be_bytes([payload[2], payload[3]]),
+        ];
+        assert_eq!(
+            answer,
+            [class, method],
+            "{}",
+            String::from_utf8_lossy(&payload)
+        );
+    }
+}
+
+/// The content of a `headers` table whose one value is `depth` arrays, each inside the other.
+pub fn nested_headers(depth: usize) -> Vec<u8> {
+    let mut table = b"\x01h".to_vec();
+    for level in (0..depth).rev() {
+        table.push(b'A');
+        table.extend(u32::try_from(level * 5).unwrap().to_be_bytes());
+    }
+    table
+}
+
+fn short(text: &[u8]) -> Vec<u8> {
+    [&[u8::try_from(text.len()).unwrap()][..], text].concat()
+}
+
+fn long(text: &[u8]) -> Vec<u8> {
+    [&u32::try_from(text.len()).unwrap().to_be_bytes()[..], text].concat()
+}
