@@ -1,1 +1,143 @@
 //! Who may do what (PROTOCOL 4 and 7): a token becomes an [`Identity`], an identity may see accounts.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `identity` | what a token gives the right to; pure |
+//! | `tokens` | the token file: reading, checking, reloading |
+//!
+//! Sessions hold an `Rc<Identity>`: one allocation a token however many sessions use it, and none a session.
+//!
+//! The seam for authenticators to come. `jwt` is one more `Kind`: it decides from the token and the time, as
+//! `tokens` does. `crossbar` must ask over the network, so it never decides here: [`Verdict`] gets a third
+//! variant that suspends the session's commands, and the answer arrives through the loop's waker from the thread
+//! that asks.
+//!
+//! Invariants: a token is in no log line, no error and no `Debug` output; a reload that fails changes nothing.
+
+mod identity;
+mod tokens;
+
+use std::rc::Rc;
+
+pub use identity::Identity;
+pub use tokens::AuthError;
+
+use crate::config::AuthConfig;
+use tokens::TokenFile;
+
+/// Decides who a token belongs to.
+#[derive(Debug)]
+pub struct Authenticator(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Tokens(TokenFile),
+    Insecure(Rc<Identity>),
+}
+
+/// What an authenticator says of a token. An authenticator that must ask elsewhere will add a variant that
+/// suspends the command until the answer is there.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// The token is good now; it may still [expire](Identity::expires).
+    Accepted(Rc<Identity>),
+    /// Unknown or expired; the two are not told apart, for the client would learn which tokens once existed.
+    Refused,
+}
+
+impl Authenticator {
+    /// Makes the authenticator that is configured; `tokens` reads its file.
+    ///
+    /// # Errors
+    /// [`AuthError`]: the token file cannot be read or holds something else than it should.
+    pub fn from_config(config: &AuthConfig) -> Result<Self, AuthError> {
+        Ok(Self(match config {
+            AuthConfig::Tokens(file) => Kind::Tokens(TokenFile::read(file.clone())?),
+            AuthConfig::Insecure { realm_template } => {
+                Kind::Insecure(Rc::new(Identity::insecure(realm_template)))
+            }
+        }))
+    }
+
+    /// Decides on `token` at `unix_now` (Unix seconds). One hash lookup. `&mut`, because authenticators with a
+    /// cache change by being asked.
+    pub fn authenticate(&mut self, token: &str, unix_now: u64) -> Verdict {
+        let identity = match &self.0 {
+            Kind::Tokens(file) => file.find(token),
+            Kind::Insecure(identity) => Some(identity),
+        };
+        match identity {
+            Some(identity) if !identity.has_expired(unix_now) => {
+                Verdict::Accepted(identity.clone())
+            }
+            _ => Verdict::Refused,
+        }
+    }
+
+    /// Decides anew on a session's identity, for the loop to ask after a [reload](Self::reload): refused when its
+    /// token was taken out of the file, the same `Rc` when nothing changed for it.
+    pub fn renew(&mut self, identity: &Rc<Identity>, unix_now: u64) -> Verdict {
+        match identity.token() {
+            Some(token) => self.authenticate(token, unix_now),
+            None => Verdict::Accepted(identity.clone()),
+        }
+    }
+
+    /// Reads again what can change while running (SIGHUP). Sessions keep the identities they hold until they are
+    /// [renewed](Self::renew).
+    ///
+    /// # Errors
+    /// [`AuthError`], and the old table stays in force.
+    pub fn reload(&mut self) -> Result<(), AuthError> {
+        match &mut self.0 {
+            Kind::Tokens(file) => file.reload(),
+            Kind::Insecure(_) => Ok(()),
+        }
+    }
+
+    /// Whether anybody may do anything: to be warned of at every start (PROTOCOL 7).
+    #[must_use]
+    pub fn is_insecure(&self) -> bool {
+        matches!(self.0, Kind::Insecure(_))
+    }
+
+    /// Tokens on file (a gauge); 0 where there is no file.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        match &self.0 {
+            Kind::Tokens(file) => file.len(),
+            Kind::Insecure(_) => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::account::AccountId;
+
+    #[test]
+    fn insecure_takes_any_token_for_any_account_with_the_templates_realm() {
+        let config = AuthConfig::Insecure {
+            realm_template: "{account_id}.sip.example".to_owned(),
+        };
+        let mut authenticator = Authenticator::from_config(&config).expect("reads nothing");
+        let Verdict::Accepted(identity) = authenticator.authenticate("anything", u64::MAX) else {
+            panic!("refused");
+        };
+        let account = AccountId::parse("00112233445566778899aabbccddeeff").expect("an account id");
+        assert!(
+            identity.may_see(account) && identity.is_superduper() && identity.is_token("another")
+        );
+        assert_eq!(identity.account_id(), None);
+        assert_eq!(identity.expires(), None);
+        assert_eq!(
+            identity.realm_of(account).as_deref(),
+            Some("00112233445566778899aabbccddeeff.sip.example")
+        );
+        assert!(authenticator.is_insecure());
+        assert!(
+            matches!(authenticator.renew(&identity, 0), Verdict::Accepted(same) if Rc::ptr_eq(&same, &identity))
+        );
+    }
+}

@@ -1,13 +1,325 @@
 //! The effective configuration: one typed value, made once from defaults, `--config FILE` and the command line.
 //!
 //! Key names are the platform's (PROTOCOL 9). `Option` means "no limit" where the file says `0`.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `options` | the one list of keys, with types, defaults and help |
+//! | `values` | what a value of each type may be, in both spellings |
+//! | `file`, `cli` | the two places that keys come from, and the wording of what is wrong there |
+//! | `exit` | how a start ends that does not become a running server |
+//!
+//! Invariant: a [`Config`] is valid as a whole; nobody checks a value again.
 
+mod cli;
+mod exit;
+mod file;
+pub(crate) mod json;
+mod options;
+mod values;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use cli::{Key, keys};
+pub use exit::{CODE_REFUSED, Exit, Stream};
+
+use crate::auth::{AuthError, Authenticator};
+use crate::routing::families::{Families, FamilyOptions, FamilySpec};
+use cli::{CommandLine, NoCommandLine};
+use options::Options;
+use values::{AuthName, Limit, Object, Setting, SourceName, Word};
+
+/// Descriptors that are not for sessions: the listeners, admin connections, the broker, files, and the headroom
+/// in which a connection beyond the limit can still be accepted and told so.
+pub const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// Stands for an account's 32 hex characters in `insecure_realm`.
+pub const REALM_PLACEHOLDER: &str = "{account_id}";
+
+/// What a command line that is not refused asks for; `--help` and the like are an [`Exit`].
+#[derive(Debug)]
+pub enum Startup {
+    /// Serve with this configuration.
+    Run(Config),
+}
+
+/// Why a configuration is refused: [`Display`](std::fmt::Display) names file and key, or option, and what was
+/// expected; it holds no password and no token.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The config file, or one that it names, as a whole.
+    #[error("{file}: {problem}", file = file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A value.
+    #[error("{place}: {problem}")]
+    Value {
+        /// `config.json: port` or `--port`.
+        place: String,
+        /// Unknown, or what was expected and what was found.
+        problem: String,
+    },
+    /// The command line, where no known option is to blame.
+    #[error("{0}")]
+    CommandLine(String),
+    /// `auth` is not set.
+    #[error("{NO_AUTH}")]
+    NoAuth,
+    /// The token file.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+}
+
+const NO_AUTH: &str = "\
+auth: not set, and without it nobody could be let in. Set one of:
+  --auth tokens:FILE   clients that know a token of this JSON file:
+                       {\"TOKEN\": {\"account_id\": \"32 hex characters\"}}
+  --auth insecure      for development only: any token, any account";
+
+/// Reads the command line (`args`, the program's name first) and the file that it names. Raises the descriptor
+/// limit, which the default of `max_connections` is made from.
+///
+/// # Errors
+/// [`Exit`] with code 0 when `--help`, `--version` or `--check-config` was asked for and is done, with code 2 when
+/// the configuration is refused.
+pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Startup, Exit> {
+    let descriptors =
+        crate::sys::raise_descriptor_limit().unwrap_or_else(|_| crate::sys::descriptor_limit());
+    let command_line = match CommandLine::read(args) {
+        Ok(command_line) => command_line,
+        Err(NoCommandLine::Asked(exit)) => return Err(exit),
+        Err(NoCommandLine::Wrong(error)) => return Err(Exit::refused(error)),
+    };
+    let loaded = load(&command_line, descriptors).map_err(Exit::refused)?;
+    if command_line.check_config {
+        return Err(check(&loaded).map_or_else(Exit::refused, Exit::done));
+    }
+    Ok(Startup::Run(loaded.config))
+}
+
+/// Reads the same command line and its file again, for SIGHUP. What may take effect in a running process:
+/// `log_level` from the result, and the content of the token file by [`Authenticator::reload`]; everything else is
+/// read at start only.
+///
+/// # Errors
+/// The configuration would be refused at start; the running one stays.
+pub fn reread(args: impl Iterator<Item = OsString>) -> Result<Config, ConfigError> {
+    match CommandLine::read(args) {
+        Ok(command_line) => Ok(load(&command_line, crate::sys::descriptor_limit())?.config),
+        Err(NoCommandLine::Wrong(error)) => Err(error),
+        // Such a command line has started no process that could get a SIGHUP.
+        Err(NoCommandLine::Asked(_)) => {
+            Err(ConfigError::CommandLine("nothing to reread".to_owned()))
+        }
+    }
+}
+
+/// A configuration in both forms.
+struct Loaded {
+    options: Options,
+    config: Config,
+}
+
+fn load(command_line: &CommandLine, descriptors: u64) -> Result<Loaded, ConfigError> {
+    let file = command_line.config.as_deref();
+    let mut options = file.map_or_else(|| Ok(Options::default()), file::read)?;
+    command_line.lay_over(&mut options)?;
+    let default_connections = Limit(
+        (descriptors < u64::MAX).then(|| descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1)),
+    );
+    options
+        .max_connections
+        .get_or_insert(Setting(default_connections));
+    let place = |path: &str| place(command_line, path);
+    let config = Config::new(options.clone(), &place)?;
+    Ok(Loaded { options, config })
+}
+
+/// How messages name a key, or a path below one such as `families[0].keys[1]`: as the operator wrote it.
+fn place(command_line: &CommandLine, path: &str) -> String {
+    let key = path.split(['[', '.']).next().unwrap_or_default();
+    match &command_line.config {
+        Some(file) if !command_line.has(key) => file::place(file, path),
+        _ => cli::option(path),
+    }
+}
+
+/// What `--check-config` does beyond loading: opens the files that are named, and prints.
+fn check(loaded: &Loaded) -> Result<String, ConfigError> {
+    Authenticator::from_config(&loaded.config.auth)?;
+    if let SourceConfig::Replay { file } = &loaded.config.source {
+        File::open(file).map_err(|error| ConfigError::File {
+            file: file.clone(),
+            problem: format!("cannot be read: {error}"),
+        })?;
+    }
+    let text = serde_json::to_string_pretty(&loaded.options)
+        .expect("options are JSON: text, numbers, lists, objects");
+    Ok(text + "\n")
+}
+
+impl Config {
+    /// Takes the written form apart; `place` names a key as the operator wrote it.
+    fn new(options: Options, place: &dyn Fn(&str) -> String) -> Result<Self, ConfigError> {
+        let Options {
+            ip,
+            port,
+            reuse_port,
+            admin,
+            source,
+            amqp,
+            prefetch,
+            max_queue_length,
+            demo_rate,
+            demo_accounts,
+            style,
+            gap_notices,
+            auth,
+            insecure_realm,
+            allowed_origins,
+            request_timeout_ms,
+            auth_timeout_ms,
+            send_timeout_ms,
+            slow_consumer,
+            max_connections,
+            max_connections_per_ip,
+            max_subscriptions,
+            max_message_bytes,
+            max_metadata_bytes,
+            max_queued_messages,
+            max_outbox_bytes,
+            max_outboxes_bytes,
+            rate_limit_burst,
+            rate_limit_per_second,
+            autoload_modules,
+            channel_events,
+            extra_doc_types,
+            families,
+            log_level,
+            drain_seconds,
+        } = options;
+        let source = match source.0 {
+            SourceName::Amqp => SourceConfig::Amqp,
+            SourceName::Demo => SourceConfig::Demo {
+                rate: demo_rate.0.0,
+                accounts: demo_accounts.0.get(),
+            },
+            SourceName::Replay(file) => SourceConfig::Replay { file },
+        };
+        if source == SourceConfig::Amqp && amqp.is_empty() {
+            return Err(ConfigError::Value {
+                place: place("amqp"),
+                problem: "expected at least one broker URL".to_owned(),
+            });
+        }
+        let auth = match auth.ok_or(ConfigError::NoAuth)?.0 {
+            AuthName::Tokens(file) => AuthConfig::Tokens(file),
+            AuthName::Insecure => AuthConfig::Insecure {
+                realm_template: insecure_realm.0.0,
+            },
+        };
+        Ok(Self {
+            ip: ip.0,
+            port: port.0,
+            reuse_port: reuse_port.0,
+            admin: admin.map(|admin| admin.0),
+            amqp: amqp.into_iter().map(|url| url.0.0).collect(),
+            source,
+            auth,
+            style: style.0,
+            log_level: log_level.0,
+            max_connections: max_connections.and_then(limit),
+            max_connections_per_ip: limit(max_connections_per_ip),
+            max_subscriptions: limit(max_subscriptions),
+            max_message_bytes: limit(max_message_bytes),
+            max_metadata_bytes: limit(max_metadata_bytes),
+            max_queued_messages: limit(max_queued_messages),
+            max_outbox_bytes: limit(max_outbox_bytes),
+            max_outboxes_bytes: limit(max_outboxes_bytes),
+            slow_consumer: slow_consumer.0,
+            gap_notices: gap_notices.0,
+            request_timeout: milliseconds(request_timeout_ms),
+            send_timeout: milliseconds(send_timeout_ms),
+            auth_timeout: milliseconds(auth_timeout_ms),
+            rate_limit_burst: rate_limit_burst.0.get(),
+            rate_limit_per_second: rate_limit_per_second.0.get(),
+            drain: Duration::from_secs(drain_seconds.0.into()),
+            allowed_origins: words(allowed_origins),
+            families: family_options(
+                families,
+                words(autoload_modules),
+                words(channel_events),
+                words(extra_doc_types),
+                place,
+            )?,
+            prefetch: prefetch.0.get(),
+            max_queue_length: max_queue_length.0.0,
+        })
+    }
+}
+
+/// A bound that no address space reaches is no bound, so the conversion may saturate.
+fn limit(limit: Setting<Limit<u64>>) -> Option<usize> {
+    limit
+        .0
+        .0
+        .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+fn milliseconds(milliseconds: Setting<NonZeroU32>) -> Duration {
+    Duration::from_millis(milliseconds.0.get().into())
+}
+
+fn words(words: Vec<Setting<Word>>) -> Vec<String> {
+    words.into_iter().map(|word| word.0.0).collect()
+}
+
+/// Hands on the four keys about binding families; `place` names a key as the operator wrote it.
+fn family_options(
+    families: Vec<Setting<Object>>,
+    autoload_modules: Vec<String>,
+    channel_events: Vec<String>,
+    extra_doc_types: Vec<String>,
+    place: &dyn Fn(&str) -> String,
+) -> Result<FamilyOptions, ConfigError> {
+    let families = families
+        .into_iter()
+        .enumerate()
+        .map(|(index, object)| {
+            serde_json::from_value::<FamilySpec>(object.0.0).map_err(|error| ConfigError::Value {
+                place: place(&format!("families[{index}]")),
+                problem: error.to_string(),
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    let options = FamilyOptions {
+        autoload_modules,
+        channel_events,
+        extra_doc_types,
+        families,
+    };
+    // Made here only to be checked: the loop makes its own.
+    match Families::new(&options) {
+        Ok(_) => Ok(options),
+        Err(error) => Err(ConfigError::Value {
+            place: place(&error.path),
+            problem: error.problem.to_string(),
+        }),
+    }
+}
+
 /// Everything an operator can set.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// `ip`: address of the websocket listener. Default `0.0.0.0`.
     pub ip: IpAddr,
@@ -21,13 +333,14 @@ pub struct Config {
     pub amqp: Vec<String>,
     /// `source`: where events come from.
     pub source: SourceConfig,
-    /// `auth`: who decides who may do what. None: the server refuses to start.
+    /// `auth`: who decides who may do what; without it there is no `Config`. The content of the token file can
+    /// change while running ([`crate::auth::Authenticator::reload`]), the kind and the path cannot.
     pub auth: AuthConfig,
     /// `style`: event style of sessions that do not choose one.
     pub style: Style,
-    /// `log_level`: error, warn, info, debug.
+    /// `log_level`: error, warn, info, debug. Can change while running ([`reread`]).
     pub log_level: log::LevelFilter,
-    /// `max_connections`: sessions in all. Default: from RLIMIT_NOFILE.
+    /// `max_connections`: sessions in all. Default: RLIMIT_NOFILE less [`DESCRIPTORS_RESERVED`].
     pub max_connections: Option<usize>,
     /// `max_connections_per_ip`.
     pub max_connections_per_ip: Option<usize>,
@@ -62,11 +375,18 @@ pub struct Config {
     /// `allowed_origins`: `Origin` values that may connect; empty: all.
     pub allowed_origins: Vec<String>,
     /// `families` and what switches them: see [`crate::routing::families`].
-    pub families: crate::routing::families::FamilyOptions,
+    pub families: FamilyOptions,
     /// `prefetch`: unacknowledged deliveries, 2048.
     pub prefetch: u16,
     /// `max_queue_length`: `x-max-length` of our queue on the broker, 100,000.
     pub max_queue_length: Option<u32>,
+}
+
+impl fmt::Debug for Config {
+    /// Nothing of it: broker URLs hold passwords. `--check-config` prints it masked.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").finish_non_exhaustive()
+    }
 }
 
 /// `source`.
@@ -94,7 +414,10 @@ pub enum AuthConfig {
     /// `tokens:FILE`.
     Tokens(PathBuf),
     /// `insecure`: any token for any account. Development only.
-    Insecure,
+    Insecure {
+        /// `insecure_realm`: the SIP realm of an account, with [`REALM_PLACEHOLDER`] where its id goes.
+        realm_template: String,
+    },
 }
 
 /// The shape of an event frame (PROTOCOL 5).
@@ -113,4 +436,25 @@ pub enum SlowConsumerPolicy {
     Close,
     /// New events are dropped and counted.
     Drop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_or_a_path_below_it_is_named_as_the_operator_wrote_it() {
+        let line = ["blackhole", "--config", "config.json", "--families", "{}"].map(OsString::from);
+        let command_line = CommandLine::read(line.into_iter())
+            .ok()
+            .expect("a good command line");
+        for (path, expected) in [
+            ("families", "--families"),
+            ("families[0].keys[1]", "--families[0].keys[1]"),
+            ("channel_events", "config.json: channel_events"),
+            ("channel_events[2]", "config.json: channel_events[2]"),
+        ] {
+            assert_eq!(place(&command_line, path), expected);
+        }
+    }
 }

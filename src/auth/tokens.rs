@@ -1,0 +1,507 @@
+//! The token file (PROTOCOL 7, `tokens`): `{TOKEN: {"account_id", "descendants", "realm", "superduper_admin",
+//! "expires"}}`.
+//!
+//! Invariants: nothing of the file's content is in an error, only positions and the names of our own keys, because
+//! a misplaced brace makes any text of the file a token; a table is complete or not made.
+
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::identity::{Identity, Realms};
+use crate::config::json::{self, Members};
+use crate::routing::account::AccountId;
+
+const KEYS: &str = "account_id, descendants, realm, superduper_admin, expires";
+const ACCOUNT_ID: &str = "32 hex characters";
+
+/// Why a token file is not taken. Holds no token.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// It cannot be read.
+    #[error("{file}: cannot be read: {error}", file = file.display())]
+    Unreadable {
+        /// The token file.
+        file: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// It is not one JSON object.
+    #[error("{file}: {problem}", file = file.display())]
+    NotTokens {
+        /// The token file.
+        file: PathBuf,
+        /// Line, column and expectation.
+        problem: String,
+    },
+    /// One entry is wrong.
+    #[error("{file}: entry {entry}: {problem}", file = file.display())]
+    Entry {
+        /// The token file.
+        file: PathBuf,
+        /// Position in the file, from 1: the entry's own name is the token.
+        entry: usize,
+        /// Key and expectation.
+        problem: String,
+    },
+}
+
+/// A token file, read.
+#[derive(Debug)]
+pub(super) struct TokenFile {
+    file: PathBuf,
+    table: Table,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    identities: HashSet<ByToken>,
+    realms: Rc<Realms>,
+}
+
+/// An identity that is found by its token, which it holds: the table does not store tokens a second time. A wrong
+/// token is compared with another only when their keyed hashes collide, so timing tells nothing.
+#[derive(Debug)]
+struct ByToken(Rc<Identity>);
+
+impl Borrow<str> for ByToken {
+    fn borrow(&self) -> &str {
+        self.0.token().unwrap_or_default()
+    }
+}
+
+impl PartialEq for ByToken {
+    fn eq(&self, other: &Self) -> bool {
+        Borrow::<str>::borrow(self) == Borrow::<str>::borrow(other)
+    }
+}
+
+impl Eq for ByToken {}
+
+impl Hash for ByToken {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Borrow::<str>::borrow(self).hash(state);
+    }
+}
+
+impl TokenFile {
+    /// Reads `file`. Linear in its size.
+    pub(super) fn read(file: PathBuf) -> Result<Self, AuthError> {
+        let table = Table::read(&file, &Rc::default())?;
+        Ok(Self { file, table })
+    }
+
+    /// Reads the file again. Identities that did not change stay the same `Rc`, so that sessions and table go on
+    /// sharing them.
+    pub(super) fn reload(&mut self) -> Result<(), AuthError> {
+        let mut table = Table::read(&self.file, &self.table.realms)?;
+        if Rc::ptr_eq(&table.realms, &self.table.realms) {
+            let keep = |new: ByToken| match self.table.identities.take(Borrow::<str>::borrow(&new))
+            {
+                Some(old) if old.0 == new.0 => old,
+                _ => new,
+            };
+            table.identities = table.identities.into_iter().map(keep).collect();
+        }
+        self.table = table;
+        Ok(())
+    }
+
+    /// The identity of `token`, expired or not.
+    pub(super) fn find(&self, token: &str) -> Option<&Rc<Identity>> {
+        self.table.identities.get(token).map(|by_token| &by_token.0)
+    }
+
+    /// Tokens on file.
+    pub(super) fn len(&self) -> usize {
+        self.table.identities.len()
+    }
+}
+
+impl Table {
+    /// `realms` are shared on when the file still says the same.
+    fn read(file: &Path, realms: &Rc<Realms>) -> Result<Self, AuthError> {
+        let text = fs::read_to_string(file).map_err(|error| AuthError::Unreadable {
+            file: file.to_owned(),
+            error,
+        })?;
+        Self::parse(file, &text, realms)
+    }
+
+    fn parse(file: &Path, text: &str, old_realms: &Rc<Realms>) -> Result<Self, AuthError> {
+        let members: Members<&RawValue> =
+            serde_json::from_str(text).map_err(|error| AuthError::NotTokens {
+                file: file.to_owned(),
+                problem: json::problem(&error, "a JSON object {TOKEN: {\"account_id\": …}, …}"),
+            })?;
+        let wrong = |index: usize, problem: String| AuthError::Entry {
+            file: file.to_owned(),
+            entry: index + 1,
+            problem,
+        };
+        if let Some(index) = members.repeated() {
+            return Err(wrong(
+                index,
+                "the same token as an earlier entry".to_owned(),
+            ));
+        }
+        let mut entries = Vec::with_capacity(members.0.len());
+        for (index, (token, entry)) in members.0.iter().enumerate() {
+            if token.is_empty() {
+                return Err(wrong(index, "an empty token".to_owned()));
+            }
+            entries.push((
+                token,
+                Entry::parse(entry).map_err(|problem| wrong(index, problem))?,
+            ));
+        }
+        let mut realms = Realms::new();
+        for (index, (_, entry)) in entries.iter().enumerate() {
+            if let Some(realm) = &entry.realm
+                && realms
+                    .insert(entry.account, realm.clone())
+                    .is_some_and(|other| other != *realm)
+            {
+                return Err(wrong(
+                    index,
+                    "realm: another than an earlier entry of the same account has".to_owned(),
+                ));
+            }
+        }
+        let realms = if realms == **old_realms {
+            old_realms.clone()
+        } else {
+            Rc::new(realms)
+        };
+        let identity = |(
+            token,
+            Entry {
+                account,
+                descendants,
+                superduper,
+                expires,
+                realm: _,
+            },
+        ): (&String, Entry)| {
+            ByToken(Rc::new(Identity::new(
+                token,
+                account,
+                descendants,
+                superduper,
+                expires,
+                realms.clone(),
+            )))
+        };
+        let identities = entries.into_iter().map(identity).collect();
+        Ok(Self { identities, realms })
+    }
+}
+
+/// What the file says of one token.
+struct Entry {
+    account: AccountId,
+    descendants: Vec<AccountId>,
+    realm: Option<Rc<str>>,
+    superduper: bool,
+    expires: Option<u64>,
+}
+
+impl Entry {
+    fn parse(entry: &RawValue) -> Result<Self, String> {
+        let members: Members<&RawValue> = serde_json::from_str(entry.get())
+            .map_err(|_| format!("expected an object with the keys {KEYS}"))?;
+        if let Some(index) = members.repeated() {
+            return Err(format!("key {} is given twice", index + 1));
+        }
+        let (mut account, mut descendants, mut realm, mut superduper, mut expires) =
+            (None, vec![], None, false, None);
+        for (index, (key, value)) in members.0.iter().enumerate() {
+            match key.as_str() {
+                "account_id" => {
+                    account = Some(account_id(
+                        &read::<String>(value, "account_id", ACCOUNT_ID)?,
+                        "account_id",
+                    )?)
+                }
+                "descendants" => {
+                    let list: Vec<String> = read(value, "descendants", "a list of account ids")?;
+                    descendants = list
+                        .iter()
+                        .map(|id| account_id(id, "descendants"))
+                        .collect::<Result<_, _>>()?;
+                }
+                "realm" => {
+                    let text: String = read(value, "realm", "a SIP realm")?;
+                    if text.is_empty() || text.contains(char::is_whitespace) {
+                        return Err("realm: expected a SIP realm".to_owned());
+                    }
+                    realm = Some(text.into());
+                }
+                "superduper_admin" => {
+                    superduper = read(value, "superduper_admin", "true or false")?
+                }
+                "expires" => {
+                    expires = Some(read(value, "expires", "Unix seconds, a whole number")?)
+                }
+                _ => return Err(format!("key {} is none of {KEYS}", index + 1)),
+            }
+        }
+        let account =
+            account.ok_or_else(|| format!("account_id: missing, expected {ACCOUNT_ID}"))?;
+        Ok(Self {
+            account,
+            descendants,
+            realm,
+            superduper,
+            expires,
+        })
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(
+    value: &'a RawValue,
+    key: &str,
+    expected: &str,
+) -> Result<T, String> {
+    serde_json::from_str(value.get()).map_err(|_| format!("{key}: expected {expected}"))
+}
+
+fn account_id(text: &str, key: &str) -> Result<AccountId, String> {
+    AccountId::parse(text).ok_or_else(|| format!("{key}: expected {ACCOUNT_ID}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Authenticator, Verdict};
+    use super::*;
+    use crate::config::AuthConfig;
+
+    const ONE: &str = "11111111111111111111111111111111";
+    const TWO: &str = "22222222222222222222222222222222";
+
+    fn account(hex: &str) -> AccountId {
+        AccountId::parse(hex).expect("an account id")
+    }
+
+    fn accepted(
+        authenticator: &mut Authenticator,
+        token: &str,
+        unix_now: u64,
+    ) -> Option<Rc<Identity>> {
+        match authenticator.authenticate(token, unix_now) {
+            Verdict::Accepted(identity) => Some(identity),
+            Verdict::Refused => None,
+        }
+    }
+
+    /// An authenticator on a file of this content, and the directory that the file is in.
+    fn on_file(text: &str) -> (Authenticator, PathBuf, tempfile::TempDir) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("tokens.json");
+        fs::write(&file, text).expect("writable");
+        let authenticator =
+            Authenticator::from_config(&AuthConfig::Tokens(file.clone())).expect(text);
+        (authenticator, file, directory)
+    }
+
+    #[test]
+    fn a_token_gets_what_its_entry_says() {
+        let (mut authenticator, ..) = on_file(&format!(
+            r#"{{"alpha": {{"account_id": "{ONE}", "descendants": ["{TWO}"], "realm": "one.example", "expires": 1000}},
+                "beta": {{"account_id": "{TWO}", "realm": "two.example"}},
+                "root": {{"account_id": "{TWO}", "superduper_admin": true}}}}"#
+        ));
+        assert_eq!(authenticator.tokens(), 3);
+        let alpha = accepted(&mut authenticator, "alpha", 999).expect("on file");
+        assert_eq!(alpha.account_id(), Some(account(ONE)));
+        assert!(alpha.may_see(account(TWO)) && !alpha.is_superduper());
+        assert_eq!(alpha.realm_of(account(ONE)).as_deref(), Some("one.example"));
+        assert_eq!(
+            alpha.realm_of(account(TWO)).as_deref(),
+            Some("two.example"),
+            "from the descendant's own entry"
+        );
+        assert!(
+            accepted(&mut authenticator, "alpha", 1000).is_none(),
+            "expired"
+        );
+        let beta = accepted(&mut authenticator, "beta", u64::MAX).expect("never expires");
+        assert!(!beta.may_see(account(ONE)) && beta.realm_of(account(ONE)).is_none());
+        assert!(
+            accepted(&mut authenticator, "root", 0)
+                .expect("on file")
+                .may_see(account(ONE))
+        );
+        for unknown in ["", "gamma", "Alpha", "alpha "] {
+            assert!(
+                accepted(&mut authenticator, unknown, 0).is_none(),
+                "{unknown}"
+            );
+        }
+        assert!(
+            accepted(&mut authenticator, "alpha", 0)
+                .is_some_and(|again| Rc::ptr_eq(&again, &alpha)),
+            "shared"
+        );
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_with_file_entry_and_key_and_without_any_token() {
+        let good = format!(r#""secret0": {{"account_id": "{ONE}"}}"#);
+        let object = "line 1 column 0: expected a JSON object {TOKEN: {\"account_id\": …}, …}";
+        for (text, expected) in [
+            (r#"["secret1"]"#.to_owned(), object.to_owned()),
+            (
+                r#"{"secret1": {}"#.to_owned(),
+                "not JSON: EOF while parsing an object at line 1 column 14".to_owned(),
+            ),
+            (
+                format!(r#"{{{good}, "secret1": "secret2"}}"#),
+                format!("entry 2: expected an object with the keys {KEYS}"),
+            ),
+            (
+                format!(r#"{{{good}, "secret1": {{}}}}"#),
+                "entry 2: account_id: missing, expected 32 hex characters".to_owned(),
+            ),
+            (
+                format!(r#"{{{good}, "secret1": {{"account_id": "secret2"}}}}"#),
+                "entry 2: account_id: expected 32 hex characters".to_owned(),
+            ),
+            (
+                format!(r#"{{{good}, "secret1": {{"account_id": 1}}}}"#),
+                "entry 2: account_id: expected 32 hex characters".to_owned(),
+            ),
+            (
+                format!(r#"{{"tokens": {{{good}}}}}"#),
+                format!("entry 1: key 1 is none of {KEYS}"),
+            ),
+            (
+                format!(r#"{{"secret1": {{"account_id": "{ONE}", "descendants": "{TWO}"}}}}"#),
+                "entry 1: descendants: expected a list of account ids".to_owned(),
+            ),
+            (
+                format!(r#"{{"secret1": {{"account_id": "{ONE}", "descendants": ["secret2"]}}}}"#),
+                "entry 1: descendants: expected 32 hex characters".to_owned(),
+            ),
+            (
+                format!(r#"{{"secret1": {{"account_id": "{ONE}", "realm": ""}}}}"#),
+                "entry 1: realm: expected a SIP realm".to_owned(),
+            ),
+            (
+                format!(r#"{{"secret1": {{"account_id": "{ONE}", "realm": ["secret2"]}}}}"#),
+                "entry 1: realm: expected a SIP realm".to_owned(),
+            ),
+            (
+                format!(r#"{{"secret1": {{"account_id": "{ONE}", "superduper_admin": "true"}}}}"#),
+                "entry 1: superduper_admin: expected true or false".to_owned(),
+            ),
+            (
+                format!(r#"{{"secret1": {{"account_id": "{ONE}", "expires": "2026"}}}}"#),
+                "entry 1: expires: expected Unix seconds, a whole number".to_owned(),
+            ),
+            (
+                format!(r#"{{"secret1": {{"account_id": "{ONE}", "expires": -1}}}}"#),
+                "entry 1: expires: expected Unix seconds, a whole number".to_owned(),
+            ),
+            (
+                format!(r#"{{"secret1": {{"account_id": "{ONE}", "account_id": "{TWO}"}}}}"#),
+                "entry 1: key 2 is given twice".to_owned(),
+            ),
+            (
+                format!(r#"{{{good}, {good}}}"#),
+                "entry 2: the same token as an earlier entry".to_owned(),
+            ),
+            (
+                format!(r#"{{"": {{"account_id": "{ONE}"}}}}"#),
+                "entry 1: an empty token".to_owned(),
+            ),
+            (
+                format!(
+                    r#"{{"secret1": {{"account_id": "{ONE}", "realm": "a"}}, "secret2": {{"account_id": "{ONE}", "realm": "b"}}}}"#
+                ),
+                "entry 2: realm: another than an earlier entry of the same account has".to_owned(),
+            ),
+        ] {
+            let error = Table::parse(Path::new("tokens.json"), &text, &Rc::default())
+                .err()
+                .map(|error| error.to_string());
+            let error = error.unwrap_or_default();
+            assert_eq!(error, format!("tokens.json: {expected}"), "{text}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        let missing = AuthConfig::Tokens("/nonexistent/tokens.json".into());
+        let error = Authenticator::from_config(&missing)
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
+        assert!(
+            error.starts_with("/nonexistent/tokens.json: cannot be read: "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_reload_takes_the_new_table_and_keeps_identities_that_did_not_change() {
+        let entry =
+            |token: &str, account: &str| format!(r#""{token}": {{"account_id": "{account}"}}"#);
+        let (mut authenticator, file, _directory) = on_file(&format!(
+            "{{{}, {}, {}}}",
+            entry("stays", ONE),
+            entry("goes", ONE),
+            entry("moves", ONE)
+        ));
+        let mut identity = |token| accepted(&mut authenticator, token, 0).expect("on file");
+        let (stays, goes, moves) = (identity("stays"), identity("goes"), identity("moves"));
+        fs::write(
+            &file,
+            format!(
+                "{{{}, {}, {}}}",
+                entry("moves", TWO),
+                entry("stays", ONE),
+                entry("new", TWO)
+            ),
+        )
+        .expect("writable");
+        authenticator.reload().expect("a good file");
+        assert!(
+            matches!(authenticator.renew(&stays, 0), Verdict::Accepted(same) if Rc::ptr_eq(&same, &stays))
+        );
+        assert!(matches!(authenticator.renew(&goes, 0), Verdict::Refused));
+        assert!(
+            matches!(authenticator.renew(&moves, 0), Verdict::Accepted(new) if new.account_id() == Some(account(TWO)))
+        );
+        assert!(accepted(&mut authenticator, "new", 0).is_some());
+        assert_eq!(authenticator.tokens(), 3);
+    }
+
+    #[test]
+    fn a_reload_that_fails_says_why_and_changes_nothing() {
+        let (mut authenticator, file, _directory) =
+            on_file(&format!(r#"{{"secret1": {{"account_id": "{ONE}"}}}}"#));
+        for broken in ["", r#"{"secret2": {"account_id": "x"}}"#] {
+            fs::write(&file, broken).expect("writable");
+            let error = authenticator
+                .reload()
+                .err()
+                .map(|error| error.to_string())
+                .unwrap_or_default();
+            assert!(
+                error.contains("tokens.json: ") && !error.contains("secret"),
+                "{error}"
+            );
+            assert!(accepted(&mut authenticator, "secret1", 0).is_some());
+        }
+        fs::remove_file(&file).expect("there");
+        assert!(matches!(
+            authenticator.reload(),
+            Err(AuthError::Unreadable { .. })
+        ));
+        assert!(accepted(&mut authenticator, "secret1", 0).is_some());
+    }
+}

@@ -1,0 +1,73 @@
+//! How a start ends that does not become a running server: text, stream and exit code in one value, so that
+//! `main` has no logic.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// The stream that the text of an [`Exit`] goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// What was asked for: `--help`, `--version`, `--check-config`.
+    Stdout,
+    /// What was wrong.
+    Stderr,
+}
+
+/// The process should print and end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// What to print, line ends included.
+    pub text: String,
+    /// Where to print it.
+    pub stream: Stream,
+    /// 0: what was asked for is done. 2: the configuration was refused.
+    pub code: u8,
+}
+
+/// Exit code of a refused configuration (PROTOCOL 9).
+pub const CODE_REFUSED: u8 = 2;
+
+impl Exit {
+    /// Ends well, with `text` on stdout.
+    pub(crate) fn done(text: String) -> Self {
+        Self {
+            text,
+            stream: Stream::Stdout,
+            code: 0,
+        }
+    }
+
+    /// Refuses to start: `blackhole: WHY` on stderr, exit code 2. For every cause that an operator can mend in the
+    /// configuration, such as [`super::ConfigError`] and [`crate::auth::AuthError`].
+    #[must_use]
+    pub fn refused(why: impl fmt::Display) -> Self {
+        Self {
+            text: format!("blackhole: {why}\n"),
+            stream: Stream::Stderr,
+            code: CODE_REFUSED,
+        }
+    }
+
+    /// Ends because the system refused something: `blackhole: WHY` on stderr.
+    #[must_use]
+    pub fn failed(code: u8, why: impl fmt::Display) -> Self {
+        Self {
+            code,
+            ..Self::refused(why)
+        }
+    }
+
+    /// Prints the text and returns the code. A closed stream is not an error: nobody is left to be told.
+    #[must_use]
+    pub fn print(&self) -> ExitCode {
+        let text = self.text.as_bytes();
+        let _closed = match self.stream {
+            Stream::Stdout => io::stdout()
+                .write_all(text)
+                .and_then(|()| io::stdout().flush()),
+            Stream::Stderr => io::stderr().write_all(text),
+        };
+        ExitCode::from(self.code)
+    }
+}

@@ -1,0 +1,197 @@
+//! The config file: one JSON object of the keys of [`Options`], with underscores.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::json::{self, Members};
+use super::options::Options;
+use super::{ConfigError, cli};
+
+/// Reads `file`; keys that it does not hold have their defaults.
+///
+/// # Errors
+/// The file cannot be read or is not a JSON object; a key is unknown, given twice, or its value does not fit.
+pub(super) fn read(file: &Path) -> Result<Options, ConfigError> {
+    let text = fs::read_to_string(file).map_err(|error| ConfigError::File {
+        file: file.to_owned(),
+        problem: format!("cannot be read: {error}"),
+    })?;
+    parse(file, &text)
+}
+
+fn parse(file: &Path, text: &str) -> Result<Options, ConfigError> {
+    let members: Members<Value> =
+        serde_json::from_str(text).map_err(|error| ConfigError::File {
+            file: file.to_owned(),
+            problem: json::problem(&error, "a JSON object of keys and values"),
+        })?;
+    let wrong = |key: &str, problem: String| ConfigError::Value {
+        place: place(file, key),
+        problem,
+    };
+    if let Some((key, _)) = members.repeated().and_then(|index| members.0.get(index)) {
+        return Err(wrong(key, "given twice".to_owned()));
+    }
+    let known = cli::defaults();
+    for (key, value) in &members.0 {
+        if !known.contains_key(key) {
+            return Err(wrong(key, unknown(key, known.keys())));
+        }
+        let alone = Map::from_iter([(key.clone(), value.clone())]);
+        serde_json::from_value::<Options>(Value::Object(alone))
+            .map_err(|error| wrong(key, error.to_string()))?;
+    }
+    // Each key fits by itself, and no rule spans two of them here.
+    serde_json::from_value(Value::Object(members.0.into_iter().collect())).map_err(|error| {
+        ConfigError::File {
+            file: file.to_owned(),
+            problem: error.to_string(),
+        }
+    })
+}
+
+/// How messages name a key of the file.
+pub(super) fn place(file: &Path, key: &str) -> String {
+    format!("{}: {key}", file.display())
+}
+
+/// Says what is likely meant by a key that nobody knows: dashes for underscores, or a slip of the keyboard.
+fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {
+    let meant = key.replace('-', "_").to_ascii_lowercase();
+    let closest = known.map(|name| (distance(&meant, name), name)).min();
+    match closest {
+        Some((steps, name)) if steps <= 2.max(name.len() / 4) => {
+            format!("unknown key; did you mean {name}?")
+        }
+        _ => "unknown key; blackhole --help lists them, with dashes for underscores".to_owned(),
+    }
+}
+
+/// Insertions, removals and replacements between two keys.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (above, character) in one.chars().enumerate() {
+        let mut diagonal = above;
+        let mut left = above + 1;
+        if let Some(first) = row.first_mut() {
+            *first = left;
+        }
+        for (cell, candidate) in row.iter_mut().skip(1).zip(&other) {
+            let steps = (*cell + 1)
+                .min(left + 1)
+                .min(diagonal + usize::from(character != *candidate));
+            diagonal = std::mem::replace(cell, steps);
+            left = steps;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(text: &str) -> String {
+        parse(Path::new("config.json"), text)
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_file_that_does_not_fit_is_refused_with_file_key_and_expectation() {
+        let long = "x".repeat(40);
+        for (text, expected) in [
+            (
+                r#"{"port": "abc"}"#,
+                "config.json: port: expected a whole number from 0 to 65535, found \"abc\"",
+            ),
+            (
+                r#"{"port": null}"#,
+                "config.json: port: expected a whole number from 0 to 65535, found null",
+            ),
+            (
+                r#"{"prot": 1}"#,
+                "config.json: prot: unknown key; did you mean port?",
+            ),
+            (
+                r#"{"max-outbox-bytes": 1}"#,
+                "config.json: max-outbox-bytes: unknown key; did you mean max_outbox_bytes?",
+            ),
+            (
+                r#"{"config": "x"}"#,
+                "config.json: config: unknown key; blackhole --help lists them, with dashes for underscores",
+            ),
+            (
+                r#"{"port": 1, "ip": "::", "port": 1}"#,
+                "config.json: port: given twice",
+            ),
+            (
+                r#"{"amqp": "amqp://broker"}"#,
+                "config.json: amqp: expected a list, each item a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
+            ),
+            (
+                r#"{"amqp": ["amqp://a", "amqps://b"]}"#,
+                "config.json: amqp: item 2: amqps (TLS to the broker) is not supported yet; expected a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
+            ),
+            (
+                r#"{"families": [1]}"#,
+                "config.json: families: item 1: expected a JSON object, found 1",
+            ),
+            (
+                r#"{"request_timeout_ms": 0}"#,
+                "config.json: request_timeout_ms: expected a whole number from 1 to 4294967295, found 0",
+            ),
+            (
+                r#"{"gap_notices": "no"}"#,
+                "config.json: gap_notices: expected true or false, found \"no\"",
+            ),
+            (
+                "[]",
+                "config.json: line 1 column 0: expected a JSON object of keys and values",
+            ),
+            (
+                "{\n\"port\": 1,\n}",
+                "config.json: not JSON: trailing comma at line 3 column 1",
+            ),
+            (
+                "",
+                "config.json: not JSON: EOF while parsing a value at line 1 column 0",
+            ),
+            (
+                &format!(r#"{{"{long}": 1}}"#),
+                &format!(
+                    "config.json: {long}: unknown key; blackhole --help lists them, with dashes for underscores"
+                ),
+            ),
+        ] {
+            assert_eq!(problem(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_with_every_key_at_its_default_changes_nothing() {
+        let text = serde_json::to_string(&Options::default()).expect("options are JSON");
+        let read = parse(Path::new("config.json"), &text).expect("the defaults are valid");
+        assert_eq!(
+            serde_json::to_string(&read).expect("options are JSON"),
+            text
+        );
+    }
+
+    #[test]
+    fn distance_counts_the_slips() {
+        for (one, other, steps) in [
+            ("port", "port", 0),
+            ("prot", "port", 2),
+            ("", "ip", 2),
+            ("ip", "", 2),
+            ("amqp", "amp", 1),
+        ] {
+            assert_eq!(distance(one, other), steps, "{one} {other}");
+        }
+    }
+}

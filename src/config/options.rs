@@ -1,0 +1,204 @@
+//! The one list of keys: `Options`. Its fields are the keys of the file, the options of the command line, the
+//! lines of `--help` and `--check-config` and of the README's table; a field's documentation is the help text.
+//! [`super::Config`] is made by taking the struct apart, so a key that is listed and not used does not compile.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::{NonZeroU16, NonZeroU32};
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::values::{
+    AuthName, BrokerUrl, Limit, Object, Rate, RealmTemplate, Setting, SourceName, Word, list,
+};
+use super::{REALM_PLACEHOLDER, SlowConsumerPolicy, Style};
+use crate::routing::families::FamilyOptions;
+
+const LISTENING: &str = "Listening";
+const EVENTS: &str = "Events";
+const CLIENTS: &str = "Clients";
+const LIMITS: &str = "Limits";
+const FAMILIES: &str = "Binding families";
+const PROCESS: &str = "Process";
+
+const fn nonzero_u16(number: u16) -> Setting<NonZeroU16> {
+    Setting(NonZeroU16::new(number).expect("a default above zero"))
+}
+
+const fn nonzero_u32(number: u32) -> Setting<NonZeroU32> {
+    Setting(NonZeroU32::new(number).expect("a default above zero"))
+}
+
+fn words(words: &[String]) -> Vec<Setting<Word>> {
+    words
+        .iter()
+        .map(|word| Setting(Word(word.clone())))
+        .collect()
+}
+
+/// Every key, in its written form.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Options {
+    /// Address that websocket clients connect to
+    #[arg(long, value_name = "ADDRESS", help_heading = LISTENING)]
+    pub(crate) ip: Setting<IpAddr>,
+    /// Port that websocket clients connect to; 0 takes a free one, told on the first line of stdout
+    #[arg(long, value_name = "PORT", help_heading = LISTENING)]
+    pub(crate) port: Setting<u16>,
+    /// Let several processes share the port (SO_REUSEPORT), one a core
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = LISTENING)]
+    pub(crate) reuse_port: Setting<bool>,
+    /// Address for /healthz, /readyz and /metrics; not for the public
+    #[arg(long, value_name = "IP:PORT", help_heading = LISTENING)]
+    pub(crate) admin: Option<Setting<SocketAddr>>,
+
+    /// Where events come from: amqp, demo (made-up calls), or replay:FILE (JSON lines)
+    #[arg(long, value_name = "SOURCE", help_heading = EVENTS)]
+    pub(crate) source: Setting<SourceName>,
+    /// Broker to take events from; give it several times for brokers to try in turn
+    #[arg(long, value_name = "URL", help_heading = EVENTS)]
+    #[serde(deserialize_with = "list")]
+    pub(crate) amqp: Vec<Setting<BrokerUrl>>,
+    /// Deliveries that the broker sends ahead of our acknowledgement
+    #[arg(long, value_name = "N", help_heading = EVENTS)]
+    pub(crate) prefetch: Setting<NonZeroU16>,
+    /// Messages that wait on the broker for this process; beyond it the oldest are lost, and sessions get a notice
+    #[arg(long, value_name = "N", help_heading = EVENTS)]
+    pub(crate) max_queue_length: Setting<Limit<u32>>,
+    /// Events a second that the demo source makes up
+    #[arg(long, value_name = "RATE", help_heading = EVENTS)]
+    pub(crate) demo_rate: Setting<Rate>,
+    /// Accounts that the demo source spreads them over
+    #[arg(long, value_name = "N", help_heading = EVENTS)]
+    pub(crate) demo_accounts: Setting<NonZeroU32>,
+    /// Shape of events for clients that do not choose one with ?style=: piston or kazoo
+    #[arg(long, value_name = "STYLE", help_heading = EVENTS)]
+    pub(crate) style: Setting<Style>,
+    /// Tell a session when events for it were or may have been lost
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = EVENTS)]
+    pub(crate) gap_notices: Setting<bool>,
+
+    /// Who may do what: tokens:FILE, or insecure (development only: any token, any account). Must be set
+    #[arg(long, value_name = "KIND", help_heading = CLIENTS)]
+    pub(crate) auth: Option<Setting<AuthName>>,
+    /// SIP realm of an account under --auth insecure
+    #[arg(long, value_name = "TEMPLATE", help_heading = CLIENTS)]
+    pub(crate) insecure_realm: Setting<RealmTemplate>,
+    /// Web pages that may connect, by their Origin header, scheme included; none listed: all
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', help_heading = CLIENTS)]
+    #[serde(deserialize_with = "list")]
+    pub(crate) allowed_origins: Vec<Setting<Word>>,
+    /// Time for a handshake, and for the broker's answer to a subscribe, in milliseconds
+    #[arg(long, value_name = "MS", help_heading = CLIENTS)]
+    pub(crate) request_timeout_ms: Setting<NonZeroU32>,
+    /// Time until a session must have authenticated, in milliseconds
+    #[arg(long, value_name = "MS", help_heading = CLIENTS)]
+    pub(crate) auth_timeout_ms: Setting<NonZeroU32>,
+    /// Time without progress while frames wait for a client, in milliseconds
+    #[arg(long, value_name = "MS", help_heading = CLIENTS)]
+    pub(crate) send_timeout_ms: Setting<NonZeroU32>,
+    /// A client that reads too slowly: close its session (4408), or drop new events for it
+    #[arg(long, value_name = "POLICY", help_heading = CLIENTS)]
+    pub(crate) slow_consumer: Setting<SlowConsumerPolicy>,
+
+    /// Sessions in all; unset: the descriptor limit (ulimit -n) less 64
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_connections: Option<Setting<Limit<u64>>>,
+    /// Sessions from one IP address
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_connections_per_ip: Setting<Limit<u64>>,
+    /// Subscriptions of one session
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_subscriptions: Setting<Limit<u64>>,
+    /// Bytes of one command; beyond it the session is closed (1009)
+    #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
+    pub(crate) max_message_bytes: Setting<Limit<u64>>,
+    /// Bytes of the metadata that a client may attach to its session
+    #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
+    pub(crate) max_metadata_bytes: Setting<Limit<u64>>,
+    /// Events that wait for one session under the policy drop
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_queued_messages: Setting<Limit<u64>>,
+    /// Bytes that wait for one session under the policy close
+    #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
+    pub(crate) max_outbox_bytes: Setting<Limit<u64>>,
+    /// Bytes that wait for all sessions together; beyond it the slowest is closed
+    #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
+    pub(crate) max_outboxes_bytes: Setting<Limit<u64>>,
+    /// Commands that a session may send at once
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) rate_limit_burst: Setting<NonZeroU32>,
+    /// Commands that a session may send each second in the long run
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) rate_limit_per_second: Setting<NonZeroU32>,
+
+    /// Families on offer; bindings of the others are refused
+    #[arg(long, value_name = "MODULE", value_delimiter = ',', help_heading = FAMILIES)]
+    #[serde(deserialize_with = "list")]
+    pub(crate) autoload_modules: Vec<Setting<Word>>,
+    /// Call events that clients may subscribe to
+    #[arg(long, value_name = "EVENT", value_delimiter = ',', help_heading = FAMILIES)]
+    #[serde(deserialize_with = "list")]
+    pub(crate) channel_events: Vec<Setting<Word>>,
+    /// Document types that clients may subscribe to beside the platform's
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', help_heading = FAMILIES)]
+    #[serde(deserialize_with = "list")]
+    pub(crate) extra_doc_types: Vec<Setting<Word>>,
+    /// A family of your own, as a JSON object; easier in the file, where it is a list of objects
+    #[arg(long, value_name = "JSON", help_heading = FAMILIES)]
+    #[serde(deserialize_with = "list")]
+    pub(crate) families: Vec<Setting<Object>>,
+
+    /// Lines to log on stderr: error, warn, info or debug
+    #[arg(long, value_name = "LEVEL", help_heading = PROCESS)]
+    pub(crate) log_level: Setting<log::LevelFilter>,
+    /// Time over which the sessions are closed at SIGTERM, in seconds
+    #[arg(long, value_name = "SECONDS", help_heading = PROCESS)]
+    pub(crate) drain_seconds: Setting<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let families = FamilyOptions::default();
+        Self {
+            ip: Setting(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            port: Setting(5555),
+            reuse_port: Setting(false),
+            admin: None,
+            source: Setting(SourceName::Amqp),
+            amqp: vec![Setting(BrokerUrl(
+                "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned(),
+            ))],
+            prefetch: const { nonzero_u16(2048) },
+            max_queue_length: Setting(Limit(Some(100_000))),
+            demo_rate: Setting(Rate(2.0)),
+            demo_accounts: const { nonzero_u32(1) },
+            style: Setting(Style::Piston),
+            gap_notices: Setting(true),
+            auth: None,
+            insecure_realm: Setting(RealmTemplate(format!("{}.localhost", REALM_PLACEHOLDER))),
+            allowed_origins: Vec::new(),
+            request_timeout_ms: const { nonzero_u32(10_000) },
+            auth_timeout_ms: const { nonzero_u32(30_000) },
+            send_timeout_ms: const { nonzero_u32(5_000) },
+            slow_consumer: Setting(SlowConsumerPolicy::Close),
+            max_connections: None,
+            max_connections_per_ip: Setting(Limit(None)),
+            max_subscriptions: Setting(Limit(Some(256))),
+            max_message_bytes: Setting(Limit(Some(64 << 10))),
+            max_metadata_bytes: Setting(Limit(Some(4 << 10))),
+            max_queued_messages: Setting(Limit(Some(50))),
+            max_outbox_bytes: Setting(Limit(Some(1 << 20))),
+            max_outboxes_bytes: Setting(Limit(Some(256 << 20))),
+            rate_limit_burst: const { nonzero_u32(100) },
+            rate_limit_per_second: const { nonzero_u32(10) },
+            autoload_modules: words(&families.autoload_modules),
+            channel_events: words(&families.channel_events),
+            extra_doc_types: Vec::new(),
+            families: Vec::new(),
+            log_level: Setting(log::LevelFilter::Info),
+            drain_seconds: Setting(10),
+        }
+    }
+}
