@@ -1,1 +1,332 @@
-//! To be written.
+//! The embedded event sources: events without a broker, for the first minute, demos and load tests.
+//!
+//! They go through the very same hand-off as RabbitMQ's: [`FromSource::Up`] at once, every [`ToSource::Bind`]
+//! answered with [`FromSource::Bound`], events while the hand-off has room. They are no broker: bindings do not
+//! filter, so the loop hears every event and drops what nobody subscribed to, and [`ToSource::Unbind`] means
+//! nothing.
+//!
+//! | module | source |
+//! |---|---|
+//! | [`demo`] | `demo`: made-up calls at a given rate, spread over a given number of accounts |
+//! | [`replay`] | `replay:FILE`: JSON lines from a file or a named pipe |
+//!
+//! Invariant: an event is handed over only after every `Bind` that was waiting has been answered, so a client
+//! whose subscribe was answered sees every event made up or read from then on.
+
+pub mod demo;
+pub mod replay;
+
+use std::io;
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use crossbeam_channel::{RecvTimeoutError, TryRecvError};
+
+use crate::config::SourceConfig;
+use crate::handoff::{FromSource, LoopGone, SourceEnd, ToSource};
+
+/// Why an embedded source cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// `source: amqp` is not embedded: [`crate::amqp`] is asked for it.
+    #[error("source `amqp` is not an embedded source")]
+    NotEmbedded,
+    /// The rate is not a positive finite number.
+    #[error("demo_rate: {0} is not a positive number of events a second")]
+    Rate(f64),
+    /// No account to make events up for.
+    #[error("demo_accounts: at least 1 is needed")]
+    NoAccounts,
+    /// The file of `replay:FILE` cannot be opened.
+    #[error("source replay:{file}: {error}")]
+    Open {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The system refused a thread.
+    #[error("cannot start the source's thread: {0}")]
+    Thread(io::Error),
+}
+
+/// Starts the embedded source that `config` names, on a thread named `source`.
+///
+/// The thread ends at [`ToSource::Stop`] and when the loop's end is dropped. It may be waiting for room in the
+/// hand-off, so whoever joins it after a `Stop` drains or drops the loop's end first.
+///
+/// # Errors
+/// [`SourceError`]: what must be right at the start is checked before the thread starts.
+pub fn spawn(config: &SourceConfig, source: SourceEnd) -> Result<JoinHandle<()>, SourceError> {
+    match config {
+        SourceConfig::Amqp => Err(SourceError::NotEmbedded),
+        SourceConfig::Demo { rate, accounts } => {
+            let demo = demo::Demo::new(*rate, *accounts)?;
+            start(move || demo.run(&source))
+        }
+        SourceConfig::Replay { file } => {
+            let replay = replay::Replay::open(file).map_err(|error| SourceError::Open {
+                file: file.clone(),
+                error,
+            })?;
+            start(move || replay.run(&source))
+        }
+    }
+}
+
+fn start(run: impl FnOnce() -> Ended + Send + 'static) -> Result<JoinHandle<()>, SourceError> {
+    thread::Builder::new()
+        .name("source".into())
+        .spawn(move || {
+            let Ended = run();
+            log::debug!("the source has ended");
+        })
+        .map_err(SourceError::Thread)
+}
+
+/// The loop said [`ToSource::Stop`], or is gone.
+#[derive(Debug)]
+struct Ended;
+
+impl From<LoopGone> for Ended {
+    fn from(LoopGone: LoopGone) -> Self {
+        Self
+    }
+}
+
+/// What a source heard when it looked at its commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// No `Bind`.
+    Nothing,
+    /// At least one `Bind`, answered.
+    Bind,
+}
+
+/// Answers every command that waits, without waiting for more.
+fn answer_waiting(source: &SourceEnd) -> Result<Heard, Ended> {
+    match source.commands.try_recv() {
+        Ok(first) => answer(source, first),
+        Err(TryRecvError::Empty) => Ok(Heard::Nothing),
+        Err(TryRecvError::Disconnected) => Err(Ended),
+    }
+}
+
+/// Answers commands as they come, until `deadline`.
+fn answer_until(source: &SourceEnd, deadline: Instant) -> Result<Heard, Ended> {
+    let mut heard = Heard::Nothing;
+    loop {
+        match source.commands.recv_deadline(deadline) {
+            Ok(first) => {
+                if answer(source, first)? == Heard::Bind {
+                    heard = Heard::Bind;
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => return Ok(heard),
+            Err(RecvTimeoutError::Disconnected) => return Err(Ended),
+        }
+    }
+}
+
+/// Answers `first` and whatever waits behind it, all `Bind`s in one [`FromSource::Bound`].
+fn answer(source: &SourceEnd, first: ToSource) -> Result<Heard, Ended> {
+    let mut bound = Vec::new();
+    for command in std::iter::once(first).chain(source.commands.try_iter()) {
+        match command {
+            ToSource::Bind(binding) => bound.push(binding),
+            ToSource::Unbind(_) => {}
+            ToSource::Stop => return Err(Ended),
+        }
+    }
+    if bound.is_empty() {
+        return Ok(Heard::Nothing);
+    }
+    source.send(FromSource::Bound(bound))?;
+    Ok(Heard::Bind)
+}
+
+#[cfg(test)]
+mod testing {
+    //! A loop's end for the tests of the sources: waits with a deadline instead of polling.
+
+    use std::sync::Arc;
+    use std::thread::JoinHandle;
+    use std::time::{Duration, Instant};
+
+    use crossbeam_channel::{Receiver, TryRecvError};
+
+    use super::spawn;
+    use crate::config::SourceConfig;
+    use crate::handoff::{AmqpBinding, FromSource, LoopEnd, LoopWaker, ToSource, handoff_bounded};
+    use crate::protocol::event::Event;
+
+    /// Longest wait of a test for something that is to happen.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    pub(super) struct Loop {
+        end: LoopEnd,
+        woken: Receiver<()>,
+        pub(super) thread: JoinHandle<()>,
+    }
+
+    impl Loop {
+        pub(super) fn start(config: &SourceConfig, events_max: usize) -> Self {
+            let (wake, woken) = crossbeam_channel::unbounded();
+            let waker = LoopWaker::new(move || wake.send(()).map_err(std::io::Error::other));
+            let (source, end) = handoff_bounded(waker, events_max);
+            Self {
+                end,
+                woken,
+                thread: spawn(config, source).expect("a good configuration"),
+            }
+        }
+
+        pub(super) fn next(&self) -> FromSource {
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                self.end.clear_wake();
+                match self.end.try_recv() {
+                    Ok(message) => return message,
+                    Err(TryRecvError::Empty) => {
+                        self.woken
+                            .recv_deadline(deadline)
+                            .expect("a message within the patience");
+                    }
+                    Err(TryRecvError::Disconnected) => panic!("the source has ended"),
+                }
+            }
+        }
+
+        pub(super) fn next_event(&self) -> Box<Event> {
+            match self.next() {
+                FromSource::Event(event) => event,
+                other => panic!("{other:?} instead of an event"),
+            }
+        }
+
+        pub(super) fn bind(&self, key: &str) -> AmqpBinding {
+            let binding = AmqpBinding {
+                exchange: Arc::from("callevt"),
+                key: Arc::from(key),
+            };
+            self.end.tell(ToSource::Bind(binding.clone()));
+            binding
+        }
+
+        pub(super) fn waiting(&self) -> usize {
+            self.end.waiting()
+        }
+
+        /// Says `Stop` and waits for the thread, draining so that it is not held back.
+        pub(super) fn stop(self) {
+            self.end.tell(ToSource::Stop);
+            self.wait_for_the_end();
+        }
+
+        /// Drops the loop's end and waits for the thread.
+        pub(super) fn vanish(self) {
+            let Self { end, woken, thread } = self;
+            drop((end, woken));
+            thread.join().expect("the source does not panic");
+        }
+
+        fn wait_for_the_end(self) {
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                match self.end.try_recv() {
+                    Ok(_) => {}
+                    Err(TryRecvError::Empty) => {
+                        assert!(Instant::now() < deadline, "the source did not end");
+                        std::thread::yield_now();
+                    }
+                    Err(TryRecvError::Disconnected) => break,
+                }
+            }
+            self.thread.join().expect("the source does not panic");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::Loop;
+    use super::*;
+    use crate::handoff::{LoopWaker, handoff};
+
+    const SLOW_DEMO: SourceConfig = SourceConfig::Demo {
+        rate: 0.001,
+        accounts: 1,
+    };
+
+    #[test]
+    fn a_source_is_up_at_once_and_every_bind_is_answered() {
+        let the_loop = Loop::start(&SLOW_DEMO, 64);
+        assert!(matches!(the_loop.next(), FromSource::Up));
+        assert!(
+            matches!(the_loop.next(), FromSource::Event(_)),
+            "the first event is due at the start"
+        );
+        let asked: Vec<_> = (0..100)
+            .map(|n| the_loop.bind(&format!("call.*.{n}")))
+            .collect();
+        let mut answered = Vec::new();
+        while answered.len() < asked.len() {
+            match the_loop.next() {
+                FromSource::Bound(bindings) => answered.extend(bindings),
+                other => panic!("{other:?} instead of bound"),
+            }
+        }
+        assert_eq!(answered, asked);
+        the_loop.stop();
+    }
+
+    #[test]
+    fn a_source_ends_when_the_loop_is_gone_even_while_it_waits_for_room() {
+        for rate in [0.001, 100_000.0] {
+            Loop::start(&SourceConfig::Demo { rate, accounts: 1 }, 1).vanish();
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_work_is_refused_at_the_start() {
+        let missing = SourceConfig::Replay {
+            file: PathBuf::from("/nonexistent/events.jsonl"),
+        };
+        for (config, expected) in [
+            (
+                SourceConfig::Amqp,
+                "source `amqp` is not an embedded source",
+            ),
+            (
+                SourceConfig::Demo {
+                    rate: 0.0,
+                    accounts: 1,
+                },
+                "demo_rate: 0 is not a positive number of events a second",
+            ),
+            (
+                SourceConfig::Demo {
+                    rate: f64::NAN,
+                    accounts: 1,
+                },
+                "demo_rate: NaN is not a positive number of events a second",
+            ),
+            (
+                SourceConfig::Demo {
+                    rate: 1.0,
+                    accounts: 0,
+                },
+                "demo_accounts: at least 1 is needed",
+            ),
+            (
+                missing,
+                "source replay:/nonexistent/events.jsonl: No such file or directory (os error 2)",
+            ),
+        ] {
+            let (source, _end) = handoff(LoopWaker::new(|| Ok(())));
+            let error = spawn(&config, source).expect_err("refused");
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+}
