@@ -18,7 +18,7 @@
 //! | [`amqp`] | shell | the other thread; the only place that names the AMQP client |
 //! | [`source`] | shell | the embedded event sources, for trying and loading without a broker |
 //! | [`handoff`] | shared | all that the two threads share: one bounded channel each way and a waker |
-//! | [`config`], [`metrics`], [`sys`] | | options, counters, the two system calls that need `unsafe` |
+//! | [`config`], [`logging`], [`metrics`], [`limits`], [`sys`] | | options, log, counters, fixed bounds, the system calls that need `unsafe` |
 //!
 //! Invariants, above all of absence: no lock in the loop; no thread per connection; no read buffer per
 //! connection; no socket, clock or thread in a pure folder (time comes in as `now`); no event is retained once
@@ -29,6 +29,8 @@ pub mod amqp;
 pub mod auth;
 pub mod config;
 pub mod handoff;
+pub mod limits;
+pub mod logging;
 pub mod metrics;
 pub mod protocol;
 pub mod reactor;

@@ -1,2 +1,136 @@
-//! The `blackhole` command.
-fn main() {}
+//! The `blackhole` command: arguments in, wiring, exit status out.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread};
+use blackhole::auth::Authenticator;
+use blackhole::config::{self, Config, Exit, SourceConfig, Startup};
+use blackhole::handoff::{SourceEnd, handoff};
+use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
+use blackhole::routing::families::{Exchange, Families};
+use blackhole::session::Door;
+use blackhole::session::hub::Hub;
+use blackhole::{logging, source};
+
+/// Exit code when the system refused something: an address in use, a thread that cannot be started.
+const CODE_FAILED: u8 = 1;
+
+/// How long the AMQP thread may take to say goodbye to the broker.
+const AMQP_STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let ended = config::from_args(args.iter().cloned()).and_then(|startup| {
+        let Startup::Run(config) = startup;
+        run(config, args)
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => exit.print(),
+    }
+}
+
+/// The thread that events come from.
+enum Source {
+    Amqp(AmqpThread),
+    Embedded(JoinHandle<()>),
+}
+
+fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
+    logging::start(config.log_level);
+    let authenticator = Authenticator::from_config(&config.auth).map_err(Exit::refused)?;
+    if authenticator.is_insecure() {
+        log::warn!("--auth insecure: ANY token is taken for ANY account; for development only");
+    }
+    let families = Families::new(&config.families).map_err(Exit::refused)?;
+    let exchanges = families.exchanges().cloned().collect();
+    let server = Server::bind(Addresses {
+        clients: SocketAddr::new(config.ip, config.port),
+        reuse_port: config.reuse_port,
+        admin: config.admin,
+    })
+    .map_err(|error| Exit::failed(CODE_FAILED, error))?;
+
+    let epoch = Instant::now();
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    let hub = Hub::new(
+        &config,
+        authenticator,
+        families,
+        now_since(epoch),
+        u64::from_le_bytes(seed),
+    );
+    let (source_end, loop_end) = handoff(server.waker());
+    let counters = Arc::new(AmqpCounters::default());
+    let source = start_source(&config, exchanges, source_end, &counters)?;
+
+    announce(&server);
+    let parts = ServerParts {
+        handoff: loop_end,
+        connections_max: config.max_connections.unwrap_or(usize::MAX),
+        drain: config.drain,
+        epoch,
+        more_metrics: Box::new(move |out| counters.write(out)),
+        reload: Box::new(move |hub| reload(hub, &args)),
+    };
+    let ended = server.run(hub, parts);
+    // The loop's end of the hand-off is gone, so the source ends; one that hangs on its broker is aborted.
+    match source {
+        Source::Amqp(thread) => thread.stop(AMQP_STOP_PATIENCE),
+        Source::Embedded(thread) => drop(thread),
+    }
+    ended.map_err(|error| Exit::failed(CODE_FAILED, error))
+}
+
+fn start_source(
+    config: &Config,
+    exchanges: Vec<Exchange>,
+    source_end: SourceEnd,
+    counters: &Arc<AmqpCounters>,
+) -> Result<Source, Exit> {
+    if config.source != SourceConfig::Amqp {
+        return source::spawn(&config.source, source_end)
+            .map(Source::Embedded)
+            .map_err(|error| Exit::failed(CODE_FAILED, error));
+    }
+    let options = AmqpOptions {
+        urls: config.amqp.clone(),
+        prefetch: config.prefetch,
+        max_queue_length: config.max_queue_length,
+        exchanges,
+    };
+    amqp::spawn(options, source_end, counters.clone())
+        .map(Source::Amqp)
+        .map_err(|error| Exit::failed(CODE_FAILED, error))
+}
+
+/// Tells scripts and operators where to connect (PROTOCOL 9).
+fn announce(server: &Server) {
+    if let Some(address) = server.address(Door::Clients) {
+        // Nobody may be reading; that is no reason not to serve.
+        let _closed = writeln!(std::io::stdout(), "listening on {address}");
+        log::info!("listening on {address}");
+    }
+    if let Some(address) = server.address(Door::Admin) {
+        log::info!("admin pages on http://{address}/metrics, /healthz, /readyz");
+    }
+}
+
+/// SIGHUP: what can change while running is read again; what is wrong is reported and changes nothing.
+fn reload(hub: &mut Hub, args: &[OsString]) {
+    match config::reread(args.iter().cloned()) {
+        Ok(config) => logging::set_level(config.log_level),
+        Err(error) => log::error!("SIGHUP: configuration not reread: {error}"),
+    }
+    match hub.authenticator.reload() {
+        Ok(()) => log::info!("SIGHUP: tokens on file: {}", hub.authenticator.tokens()),
+        Err(error) => log::error!("SIGHUP: tokens not reread: {error}"),
+    }
+}

@@ -1,1 +1,898 @@
-//! To be written.
+//! The loop: one thread, one poll; the only place that touches client sockets.
+//!
+//! The turn has one fixed order (DESIGN, The turn):
+//!
+//! 1. poll, until the next deadline at most ([`server`])
+//! 2. accept, a bounded number ([`server`]); read ready sockets, each within a budget, and run their commands
+//! 3. drain events from the hand-off, a bounded number; match; put shared frames into outboxes
+//! 4. fire deadlines
+//! 5. flush at most [`limits::FLUSHES_PER_TURN`] sessions of the flush list, each with one vectored write
+//! 6. reap the closed; in the quiet after a burst, give memory back
+//!
+//! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames
+//! waiting is on the flush list, or its last write would have blocked; one with unread bytes is on the reread
+//! list, or its last read would have blocked, or its held commands are over their bound.* A budget that runs out
+//! leaves its list non-empty, and then the next poll does not wait. Nothing leaves the table before step 6.
+//!
+//! [`Reactor::turn`] is steps 2 to 6 without a poll and without a clock: what a simulation drives.
+//!
+//! | module | owns |
+//! |---|---|
+//! | this | the turn |
+//! | [`server`] | poll, waker, signals, clock; the thread's entry |
+//! | [`listener`] | the listening sockets, accepting, running out of descriptors |
+//! | [`connections`] | the table |
+//! | [`flush_list`] | who is to be written to, and how much may merge meanwhile |
+//! | [`drain`] | closing everything, spread over time |
+//! | [`admin`] | the pages of the admin listener |
+//! | [`socket`] | what is needed of a socket |
+
+pub mod admin;
+pub mod connections;
+pub mod drain;
+pub mod flush_list;
+pub mod listener;
+pub mod server;
+pub mod socket;
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::TryRecvError;
+
+use self::connections::{Connection, Connections};
+use self::drain::Drain;
+use self::flush_list::FlushList;
+use self::socket::Socket;
+use crate::config::SlowConsumerPolicy;
+use crate::handoff::{AmqpBinding, FromSource, LoopEnd, ToSource};
+use crate::limits;
+use crate::protocol::command;
+use crate::protocol::event::{Event, EventScratch, EventTail};
+use crate::routing::index::Match;
+use crate::routing::month::ActiveMonths;
+use crate::session::close::CloseReason;
+use crate::session::hub::{Admission, Hub, Now, SourceState};
+use crate::session::id::{ConnId, Peer};
+use crate::session::outbox::Flushed;
+use crate::session::{AfterFlush, Delivered, DeliveryShared, Door, Session};
+
+/// What the poll said of one socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Whose.
+    pub id: ConnId,
+    /// It may have bytes, or an error.
+    pub readable: bool,
+    /// It may take bytes.
+    pub writable: bool,
+    /// The peer closed its side: it must be read to the end now.
+    pub read_closed: bool,
+}
+
+/// The loop's whole state but for the poll, the listeners and the clock.
+pub struct Reactor<S> {
+    /// What sessions share.
+    pub hub: Hub,
+    connections: Connections<S>,
+    handoff: LoopEnd,
+    epoch: Instant,
+    connections_max: usize,
+    read_buffer: Box<[u8]>,
+    scratch: EventScratch,
+    flush: FlushList,
+    reread: VecDeque<ConnId>,
+    reap: Vec<ConnId>,
+    too_slow: Vec<ConnId>,
+    /// The hand-off was left with messages in it.
+    more_messages: bool,
+    /// Bindings were lost while the source is up.
+    partial_outage: Option<Duration>,
+    source_gone: bool,
+    sweep: Sweep,
+    trim: Trim,
+    drain: Option<Drain>,
+    slow_log: LogLimit,
+    /// Appends what other threads count to the metrics page.
+    more_metrics: Box<dyn Fn(&mut String)>,
+    trim_heap: fn(),
+}
+
+/// The slow walk over all sessions.
+#[derive(Debug, Default)]
+struct Sweep {
+    due: Duration,
+    next_slot: u32,
+    /// Some session of this pass has a token that expires.
+    found_expiry: bool,
+}
+
+/// When to give memory back to the system.
+#[derive(Debug, Default)]
+struct Trim {
+    /// Outbox queues and sessions freed until the last trim.
+    freed: u64,
+    due: Option<Duration>,
+}
+
+/// Lets a line through once an interval and counts the rest.
+#[derive(Debug, Default)]
+struct LogLimit {
+    next: Duration,
+    suppressed: u64,
+}
+
+impl LogLimit {
+    /// How many lines this one stands for, or `None` when it is to be left out.
+    fn pass(&mut self, now: Duration) -> Option<u64> {
+        self.suppressed += 1;
+        if now < self.next {
+            return None;
+        }
+        self.next = now + limits::LOG_INTERVAL;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+/// What the loop is made of, beside the hub.
+pub struct ReactorParts {
+    /// Where events come from.
+    pub handoff: LoopEnd,
+    /// The moment that the loop's clock counts from.
+    pub epoch: Instant,
+    /// `max_connections`.
+    pub connections_max: usize,
+    /// Appends what other threads count to the metrics page.
+    pub more_metrics: Box<dyn Fn(&mut String)>,
+    /// Gives freed memory back to the system.
+    pub trim_heap: fn(),
+}
+
+impl<S: Socket> Reactor<S> {
+    /// A loop without connections.
+    #[must_use]
+    pub fn new(hub: Hub, parts: ReactorParts) -> Self {
+        Self {
+            hub,
+            connections: Connections::default(),
+            handoff: parts.handoff,
+            epoch: parts.epoch,
+            connections_max: parts.connections_max,
+            read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
+            scratch: EventScratch::default(),
+            flush: FlushList::default(),
+            reread: VecDeque::new(),
+            reap: Vec::new(),
+            too_slow: Vec::new(),
+            more_messages: false,
+            partial_outage: None,
+            source_gone: false,
+            sweep: Sweep::default(),
+            trim: Trim::default(),
+            drain: None,
+            slow_log: LogLimit::default(),
+            more_metrics: parts.more_metrics,
+            trim_heap: parts.trim_heap,
+        }
+    }
+
+    /// All connections.
+    #[must_use]
+    pub fn connections(&self) -> &Connections<S> {
+        &self.connections
+    }
+
+    /// The socket of a connection, to register it with the poll.
+    pub fn socket_mut(&mut self, id: ConnId) -> Option<&mut S> {
+        self.connections
+            .get_mut(id)
+            .map(|connection| &mut connection.socket)
+    }
+
+    /// Takes a connection in, to be read in the coming turn. Beyond `max_connections` it is told 503 and closed;
+    /// beyond [`limits::REFUSALS_MAX`] of those it is closed without a word (`None`).
+    pub fn accept(&mut self, socket: S, peer: Peer, door: Door, now: Now) -> Option<ConnId> {
+        self.hub.metrics.connections_accepted_total += 1;
+        let is_full = self.connections.len() >= self.connections_max;
+        if is_full {
+            self.hub.metrics.connections_refused_full_total += u64::from(door == Door::Clients);
+            if self.connections.len() >= self.connections_max.saturating_add(limits::REFUSALS_MAX) {
+                return None;
+            }
+        }
+        let session = Session::new(door, peer, self.hub.limits.style);
+        let id = self.connections.insert(socket, session);
+        let connection = self.connections.get_mut(id)?;
+        if is_full && door == Door::Clients {
+            connection.session.refuse_full(id, &mut self.hub, now);
+        } else {
+            self.hub.deadlines.handshake.begin(now.clock, id);
+        }
+        connection.listed.reread = true;
+        self.reread.push_back(id);
+        self.settle(id);
+        Some(id)
+    }
+
+    /// Ends a connection that could not be registered.
+    pub fn abandon(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.session.abandon(id, &mut self.hub);
+            self.settle(id);
+        }
+    }
+
+    /// Steps 2 to 6 of the turn. `ready`: what the poll said.
+    pub fn turn(&mut self, ready: &[Ready], now: Now) {
+        self.hub.metrics.turns_total += 1;
+        self.read_ready(ready, now);
+        self.drain_handoff(now);
+        self.fire_deadlines(now);
+        self.flush_some(now);
+        self.close_largest(now);
+        self.reap_closed(now);
+        self.trim(now);
+        for command in self.hub.to_source.drain(..) {
+            self.handoff.tell(command);
+        }
+    }
+
+    /// How long the next poll may wait.
+    #[must_use]
+    pub fn patience(&self, now: Now) -> Duration {
+        if self.more_messages
+            || !self.flush.is_empty()
+            || !self.reread.is_empty()
+            || !self.reap.is_empty()
+        {
+            return Duration::ZERO;
+        }
+        let sweep = self.hub.tokens_expire.then_some(self.sweep.due);
+        let drain = self.drain.as_ref().map(|drain| drain.next_due());
+        [self.hub.deadlines.next_due(), sweep, self.trim.due, drain]
+            .into_iter()
+            .flatten()
+            .map(|due| due.saturating_sub(now.clock))
+            .min()
+            .unwrap_or(limits::POLL_WAIT_MAX)
+            .min(limits::POLL_WAIT_MAX)
+    }
+
+    /// Brings a connection onto the lists that its state calls for.
+    fn settle(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        let Connection {
+            session, listed, ..
+        } = connection;
+        if session.is_gone().is_some() {
+            if !listed.reap {
+                listed.reap = true;
+                self.reap.push(id);
+            }
+        } else if !listed.flush
+            && !session.outbox.is_blocked()
+            && (!session.outbox.is_empty() || session.is_closing())
+        {
+            listed.flush = true;
+            self.flush.push(id);
+        }
+    }
+
+    fn list_reread(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !connection.listed.reread
+        {
+            connection.listed.reread = true;
+            self.reread.push_back(id);
+        }
+    }
+
+    // Step 2: read.
+
+    fn read_ready(&mut self, ready: &[Ready], now: Now) {
+        // Only those listed before this turn: one that is listed again has had its budget.
+        let listed = self.reread.len();
+        for ready in ready {
+            let Some(connection) = self.connections.get_mut(ready.id) else {
+                continue;
+            };
+            if ready.writable && connection.session.outbox.is_blocked() && !connection.listed.flush
+            {
+                connection.listed.flush = true;
+                self.flush.push(ready.id);
+            }
+            if ready.readable || ready.read_closed {
+                self.read(ready.id, ready.read_closed, now);
+            }
+        }
+        for _ in 0..listed {
+            let Some(id) = self.reread.pop_front() else {
+                return;
+            };
+            let Some(connection) = self.connections.get_mut(id) else {
+                continue;
+            };
+            connection.listed.reread = false;
+            self.read(id, true, now);
+        }
+    }
+
+    /// Reads one socket within its budget. `to_the_end`: until it would block, also after a short read.
+    fn read(&mut self, id: ConnId, to_the_end: bool, now: Now) {
+        let mut reads = 0;
+        loop {
+            let Some(connection) = self.connections.get_mut(id) else {
+                return;
+            };
+            if !connection.session.wants_bytes() {
+                break;
+            }
+            if reads == limits::READS_PER_TURN {
+                self.list_reread(id);
+                break;
+            }
+            reads += 1;
+            self.hub.metrics.reads_total += 1;
+            match connection.socket.read(&mut self.read_buffer) {
+                Ok(0) => {
+                    connection.session.on_end(false, &mut self.hub, id);
+                    break;
+                }
+                Ok(count) => {
+                    self.hub.metrics.read_bytes_total += count as u64;
+                    let is_short = count < self.read_buffer.len();
+                    let input = self.read_buffer.get_mut(..count).unwrap_or_default();
+                    let page = connection.session.on_bytes(input, id, &mut self.hub, now);
+                    if let Some(page) = page {
+                        let response = admin::page(page, self);
+                        if let Some(connection) = self.connections.get_mut(id) {
+                            connection
+                                .session
+                                .respond(&response, id, &mut self.hub, now);
+                        }
+                    }
+                    if is_short && !to_the_end {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    connection.session.on_end(true, &mut self.hub, id);
+                    break;
+                }
+            }
+        }
+        self.settle(id);
+    }
+
+    // Step 3: events.
+
+    fn drain_handoff(&mut self, now: Now) {
+        self.handoff.clear_wake();
+        self.more_messages = true;
+        for _ in 0..limits::EVENTS_PER_TURN {
+            if !self.flush.takes_another_event() {
+                self.hub.metrics.handoff_held_total += 1;
+                return;
+            }
+            match self.handoff.try_recv() {
+                Ok(message) => self.on_message(message, now),
+                Err(TryRecvError::Empty) => {
+                    self.more_messages = false;
+                    return;
+                }
+                Err(TryRecvError::Disconnected) => {
+                    self.more_messages = false;
+                    self.on_source_gone(now);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_message(&mut self, message: FromSource, now: Now) {
+        match message {
+            FromSource::Event(event) => self.fan_out(&event, now),
+            FromSource::Bound(bindings) => self.on_bound(bindings, now),
+            FromSource::Up => self.on_up(now),
+            FromSource::Down { since } => self.on_down(self.clock_of(since)),
+            FromSource::Lost(bindings) => {
+                for binding in bindings {
+                    if self.hub.broker.on_lost(&binding) {
+                        self.hub.to_source.push(ToSource::Unbind(binding));
+                    }
+                }
+                self.partial_outage.get_or_insert(now.clock);
+            }
+            FromSource::Overflowed { since } => {
+                self.announce(now.clock.saturating_sub(self.clock_of(since)), now)
+            }
+        }
+    }
+
+    fn clock_of(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.epoch)
+    }
+
+    fn on_up(&mut self, now: Now) {
+        let before = std::mem::replace(&mut self.hub.source, SourceState::Up);
+        if let SourceState::Away { since } = before {
+            self.announce(now.clock.saturating_sub(since), now);
+        }
+        for slot in self.hub.broker.on_up() {
+            self.resume(slot, now, Session::on_bound);
+        }
+    }
+
+    fn on_down(&mut self, since: Duration) {
+        self.hub.broker.on_down();
+        if self.hub.source == SourceState::Up {
+            self.hub.source = SourceState::Away { since };
+            self.hub.metrics.source_outages_total += 1;
+        }
+    }
+
+    fn on_source_gone(&mut self, now: Now) {
+        if !self.source_gone {
+            self.source_gone = true;
+            log::error!("the event source's thread has ended; no events will come");
+            self.on_down(now.clock);
+        }
+    }
+
+    fn on_bound(&mut self, bindings: Vec<AmqpBinding>, now: Now) {
+        for binding in bindings {
+            let bound = self.hub.broker.on_bound(&binding);
+            if bound.must_unbind {
+                self.hub.to_source.push(ToSource::Unbind(binding));
+            }
+            for slot in bound.waiters {
+                self.resume(slot, now, Session::on_bound);
+            }
+        }
+        if let Some(since) = self.partial_outage
+            && self.hub.broker.counts().lost == 0
+        {
+            self.partial_outage = None;
+            self.announce(now.clock.saturating_sub(since), now);
+        }
+    }
+
+    /// Goes on with the session in `slot`, whose subscribe waits.
+    fn resume(
+        &mut self,
+        slot: u32,
+        now: Now,
+        how: fn(&mut Session, ConnId, &mut Hub, Now) -> bool,
+    ) {
+        let Some((id, connection)) = self.connections.at_slot(slot) else {
+            return;
+        };
+        if how(&mut connection.session, id, &mut self.hub, now) {
+            self.list_reread(id);
+        }
+        self.settle(id);
+    }
+
+    /// Tells every subscribed session that events may have been lost for so long. Cost: all sessions.
+    fn announce(&mut self, away: Duration, now: Now) {
+        if !self.hub.limits.gap_notices {
+            return;
+        }
+        let notice = command::gap_event_source(&mut self.hub.builder, away);
+        let ids: Vec<ConnId> = self.connections.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection
+                    .session
+                    .announce_outage(&notice, id, &mut self.hub, now);
+                self.settle(id);
+            }
+        }
+    }
+
+    /// Matches one event and queues its frames. Cost: its groups and their members.
+    fn fan_out(&mut self, event: &Event, now: Now) {
+        let Self {
+            hub,
+            connections,
+            scratch,
+            flush,
+            too_slow,
+            ..
+        } = self;
+        let Hub {
+            index,
+            families,
+            months,
+            limits,
+            totals,
+            metrics,
+            builder,
+            ..
+        } = hub;
+        let (mut encoded, mut delivered, mut dropped) = (0, 0, 0);
+        let mut shared = DeliveryShared {
+            limits,
+            totals,
+            builder,
+            gap_notices_total: &mut metrics.gap_notices_total,
+        };
+        scratch.begin();
+        index.match_event(
+            families,
+            &event.exchange,
+            &event.routing_key,
+            &event.head,
+            *months,
+            &mut |matched: Match<'_>| {
+                let tail = EventTail {
+                    routing_key: matched.routing_key,
+                    name_suffixed_by_type: matched.name_suffixed_by_type,
+                    subscribed_key: matched.subscribed_key,
+                    subscription_key: matched.subscription_key,
+                    request_id: matched.request_id,
+                };
+                let frame = scratch.frame(event, matched.style, tail);
+                encoded += frame.len() as u64;
+                for slot in matched.members {
+                    let Some((id, connection)) = connections.at_slot(slot) else {
+                        continue;
+                    };
+                    match connection.session.deliver(&frame, &mut shared) {
+                        Delivered::Queued => {
+                            delivered += 1;
+                            if !connection.listed.flush && !connection.session.outbox.is_blocked() {
+                                connection.listed.flush = true;
+                                flush.push(id);
+                            }
+                        }
+                        Delivered::Dropped => dropped += 1,
+                        Delivered::TooSlow => too_slow.push(id),
+                        Delivered::NotOpen => {}
+                    }
+                }
+            },
+        );
+        flush.event_done(encoded);
+        metrics.events_total += 1;
+        metrics.events_unmatched_total += u64::from(encoded == 0);
+        metrics.frames_delivered_total += delivered;
+        metrics.frames_dropped_total += dropped;
+        for id in std::mem::take(&mut self.too_slow) {
+            self.close(id, CloseReason::SlowConsumer, now);
+        }
+    }
+
+    fn close(&mut self, id: ConnId, reason: CloseReason, now: Now) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.session.close(reason, id, &mut self.hub, now);
+            self.settle(id);
+        }
+    }
+
+    // Step 4: deadlines.
+
+    fn fire_deadlines(&mut self, now: Now) {
+        let connections = &self.connections;
+        let session = |id| connections.get(id).map(|connection| &connection.session);
+        let deadlines = &mut self.hub.deadlines;
+        deadlines
+            .handshake
+            .prune(|id| session(id).is_some_and(Session::is_in_handshake));
+        deadlines
+            .auth
+            .prune(|id| session(id).is_some_and(Session::awaits_authentication));
+        deadlines
+            .command
+            .prune(|id| session(id).is_some_and(Session::is_waiting));
+        deadlines
+            .close
+            .prune(|id| session(id).is_some_and(Session::is_closing));
+
+        while let Some(id) = self.hub.deadlines.handshake.pop_due(now.clock) {
+            if self
+                .connections
+                .get(id)
+                .is_some_and(|connection| connection.session.is_in_handshake())
+            {
+                self.close(id, CloseReason::HandshakeTimeout, now);
+            }
+        }
+        while let Some(id) = self.hub.deadlines.auth.pop_due(now.clock) {
+            if self
+                .connections
+                .get(id)
+                .is_some_and(|connection| connection.session.awaits_authentication())
+            {
+                self.close(id, CloseReason::NeverAuthenticated, now);
+            }
+        }
+        while let Some(id) = self.hub.deadlines.command.pop_due(now.clock) {
+            let due = self
+                .connections
+                .get(id)
+                .and_then(|connection| connection.session.waits_until());
+            if due.is_some_and(|due| due <= now.clock) {
+                self.resume(id.slot, now, Session::on_command_timeout);
+            }
+        }
+        while let Some(id) = self.hub.deadlines.close.pop_due(now.clock) {
+            if self
+                .connections
+                .get(id)
+                .is_some_and(|connection| connection.session.is_closing())
+            {
+                self.abandon(id);
+            }
+        }
+        while let Some(id) = self.hub.deadlines.send.pop_due(now.clock) {
+            self.look_at_full_socket(id, now);
+        }
+        self.roll_months(now);
+        self.sweep(now);
+        self.drain_step(now);
+    }
+
+    fn look_at_full_socket(&mut self, id: ConnId, now: Now) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        connection.listed.send_timer = false;
+        let Some(progress_at) = connection.session.outbox.progress_at() else {
+            return;
+        };
+        if self.hub.limits.slow_consumer == SlowConsumerPolicy::Close
+            && connection.session.is_open()
+            && now.clock.saturating_sub(progress_at) >= self.hub.limits.send_timeout
+        {
+            self.close(id, CloseReason::SlowConsumer, now);
+        } else {
+            connection.listed.send_timer = true;
+            self.hub.deadlines.send.begin(now.clock, id);
+        }
+    }
+
+    /// Follows the months: the AMQP bindings of document subscriptions are asked for and released (PROTOCOL 6).
+    fn roll_months(&mut self, now: Now) {
+        let months = ActiveMonths::at(now.unix);
+        if months == self.hub.months {
+            return;
+        }
+        let Hub {
+            index,
+            families,
+            months: before,
+            ..
+        } = &self.hub;
+        let (mut wanted, mut needless) = (Vec::new(), Vec::new());
+        index.month_dependent(families, &mut |resolved, users| {
+            for (months, bindings) in [
+                (months.without(*before), &mut wanted),
+                (before.without(months), &mut needless),
+            ] {
+                let mut one = Vec::new();
+                families.monthly_bindings(&resolved, months, &mut one);
+                bindings.extend(one.into_iter().map(|binding| (binding, users)));
+            }
+        });
+        self.hub.months = months;
+        self.hub.metrics.months_rolled_total += 1;
+        for (binding, users) in &wanted {
+            self.hub.acquire_for(binding, *users);
+        }
+        for (binding, users) in &needless {
+            self.hub.release_for(binding, *users);
+        }
+    }
+
+    /// Visits a part of all sessions: closes those whose token has expired.
+    fn sweep(&mut self, now: Now) {
+        if !self.hub.tokens_expire || now.clock < self.sweep.due {
+            return;
+        }
+        self.sweep.due = now.clock + limits::SWEEP_INTERVAL;
+        let slots = self.connections.slots();
+        let visits = (slots as usize / limits::SWEEP_STEPS).max(limits::SWEEP_SESSIONS_MIN);
+        for _ in 0..visits {
+            if self.sweep.next_slot >= slots {
+                self.sweep.next_slot = 0;
+                self.hub.tokens_expire = std::mem::take(&mut self.sweep.found_expiry);
+                return;
+            }
+            let slot = self.sweep.next_slot;
+            self.sweep.next_slot += 1;
+            let Some((id, connection)) = self.connections.at_slot(slot) else {
+                continue;
+            };
+            if let Some(expires) = connection.session.expires()
+                && connection.session.is_open()
+            {
+                self.sweep.found_expiry = true;
+                if expires <= now.unix {
+                    self.close(id, CloseReason::Expired, now);
+                }
+            }
+        }
+    }
+
+    /// Gives memory back to the system in the quiet after a burst (DESIGN, The turn, 6).
+    fn trim(&mut self, now: Now) {
+        let freed = self.hub.totals.queues_freed + self.hub.metrics.sessions_closed_total;
+        match self.trim.due {
+            _ if !self.flush.is_empty() => self.trim.due = None,
+            None if freed - self.trim.freed >= limits::TRIM_MIN_FREED => {
+                self.trim.due = Some(now.clock + limits::TRIM_AFTER);
+            }
+            Some(due) if due <= now.clock => {
+                self.trim = Trim { freed, due: None };
+                self.flush.shrink();
+                self.reread.shrink_to(self.reread.len());
+                self.connections.shrink_if_empty();
+                (self.trim_heap)();
+                self.hub.metrics.heap_trims_total += 1;
+            }
+            None | Some(_) => {}
+        }
+    }
+
+    /// Begins to close everything, spread evenly over `drain`.
+    pub fn begin_drain(&mut self, drain: Duration, now: Now) {
+        if self.drain.is_none() {
+            self.hub.admission = Admission::Draining;
+            self.drain = Some(Drain::new(self.connections.len(), drain, now.clock));
+        }
+    }
+
+    /// Whether a drain has begun.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_some()
+    }
+
+    /// Whether the drain is over: everybody is gone, or its time is.
+    #[must_use]
+    pub fn is_drained(&self, now: Now) -> bool {
+        self.drain
+            .as_ref()
+            .is_some_and(|drain| drain.is_over(now.clock) || self.connections.is_empty())
+    }
+
+    fn drain_step(&mut self, now: Now) {
+        let Some(mut drain) = self.drain.take() else {
+            return;
+        };
+        let slots = self.connections.slots();
+        while let Some(slot) = drain.next_slot(slots, now.clock) {
+            if let Some((id, connection)) = self.connections.at_slot(slot)
+                && connection.session.is_open()
+            {
+                drain.closed_one();
+                self.close(id, CloseReason::Drain, now);
+            }
+        }
+        self.drain = Some(drain);
+    }
+
+    // Step 5: flush.
+
+    fn flush_some(&mut self, now: Now) {
+        for _ in 0..limits::FLUSHES_PER_TURN {
+            let Some(id) = self.flush.pop() else { return };
+            self.flush_one(id, now);
+        }
+    }
+
+    fn flush_one(&mut self, id: ConnId, now: Now) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        connection.listed.flush = false;
+        let Connection {
+            socket,
+            session,
+            listed,
+            ..
+        } = connection;
+        let hub = &mut self.hub;
+        if !session.outbox.is_empty() {
+            let report =
+                session
+                    .outbox
+                    .flush(|slices| socket.write(slices), now.clock, &mut hub.totals);
+            hub.metrics.writes_total += 1;
+            hub.metrics.written_bytes_total += report.written as u64;
+            match report.outcome {
+                Flushed::Drained => {}
+                Flushed::More => {
+                    listed.flush = true;
+                    self.flush.push(id);
+                    return;
+                }
+                Flushed::Blocked => {
+                    if !listed.send_timer {
+                        listed.send_timer = true;
+                        hub.deadlines.send.begin(now.clock, id);
+                    }
+                    return;
+                }
+                Flushed::Broken => {
+                    session.on_end(true, hub, id);
+                    return self.settle(id);
+                }
+            }
+        }
+        match session.after_flush(hub) {
+            AfterFlush::Idle => {
+                if session.is_gone().is_some() {
+                    self.settle(id);
+                }
+            }
+            AfterFlush::More => self.settle(id),
+            AfterFlush::ShutdownWrite => {
+                if socket.shutdown_write().is_err() {
+                    session.on_end(true, hub, id);
+                    self.settle(id);
+                }
+            }
+        }
+    }
+
+    /// While all full outboxes together are over `max_outboxes_bytes`, closes the largest. One pass over all
+    /// sessions serves [`limits::LARGEST_OUTBOXES`] closes.
+    fn close_largest(&mut self, now: Now) {
+        let max = self.hub.limits.outboxes_bytes_max;
+        while self.hub.totals.blocked_bytes > max {
+            let mut largest: Vec<(usize, ConnId)> = self
+                .connections
+                .iter()
+                .filter(|(_, connection)| {
+                    connection.session.is_open() && connection.session.outbox.is_blocked()
+                })
+                .map(|(id, connection)| (connection.session.outbox.blocked().1, id))
+                .collect();
+            largest.sort_unstable_by(|one, other| other.cmp(one));
+            if largest.is_empty() {
+                return;
+            }
+            for (_, id) in largest.into_iter().take(limits::LARGEST_OUTBOXES) {
+                if self.hub.totals.blocked_bytes <= max {
+                    return;
+                }
+                self.close(id, CloseReason::OutboxesFull, now);
+            }
+        }
+    }
+
+    // Step 6: reap.
+
+    fn reap_closed(&mut self, now: Now) {
+        for id in std::mem::take(&mut self.reap) {
+            let Some(mut connection) = self.connections.remove(id) else {
+                continue;
+            };
+            connection.session.outbox.clear(&mut self.hub.totals);
+            let Some((reason, was_open)) = connection.session.is_gone() else {
+                continue;
+            };
+            reason.count(&mut self.hub.metrics);
+            self.hub.metrics.sessions_closed_total += u64::from(was_open);
+            let peer = connection.session.peer();
+            match reason {
+                CloseReason::SlowConsumer | CloseReason::OutboxesFull => {
+                    if let Some(count) = self.slow_log.pass(now.clock) {
+                        log::warn!(
+                            "session {peer} closed: {} ({count} such since the last line)",
+                            reason.word()
+                        );
+                    }
+                }
+                _ => log::debug!("session {peer} ended: {}", reason.word()),
+            }
+        }
+    }
+}

@@ -1,1 +1,807 @@
-//! To be written.
+//! One client's life, as a state machine that knows no socket and no clock: bytes, deadlines and the source's
+//! news come in; frames for its peer gather in its outbox, and its state tells the loop what it may do next.
+//!
+//! ```text
+//! Handshake --upgrade--> Open --close frame queued--> Closing --flushed, and the peer is done--> Gone
+//!     |                                                  ^  |
+//!     +--refusal, probe, admin page: response queued-----+  +--peer gone, or too slow to end--> Gone
+//!     +--peer gone, or too slow--> Gone
+//! ```
+//!
+//! Invariants: replies leave in the order of their commands; while one command waits for the broker, later ones
+//! are held and the session is read no further than [`crate::limits::HELD_BYTES_MAX`]; a session that is not
+//! `Open` has no subscription; an idle session owns no memory beyond itself.
+//!
+//! | module | owns |
+//! |---|---|
+//! | this | phases, bytes in, events out, closing |
+//! | `commands` | what a command does |
+//! | [`hub`] | what all sessions share |
+//! | [`outbox`] | frames waiting for the peer |
+//! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, timeouts, close reasons, names |
+
+pub mod bucket;
+pub mod close;
+mod commands;
+pub mod deadlines;
+pub mod hub;
+pub mod id;
+pub mod outbox;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use crate::auth::{Identity, Verdict};
+use crate::config::{SlowConsumerPolicy, Style};
+use crate::limits::HELD_BYTES_MAX;
+use crate::protocol::codec::{Codec, CodecError, Item};
+use crate::protocol::command;
+use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
+use crate::protocol::handshake::{self, Parsed, PlainRequest, Refusal, Refused, Request, Upgrade};
+use crate::routing::index::SubscriptionList;
+
+use self::bucket::Bucket;
+use self::close::CloseReason;
+use self::commands::Waiting;
+use self::hub::{Admission, Hub, Now, SourceState};
+use self::id::{ConnId, Peer};
+use self::outbox::Outbox;
+
+/// One connection's state.
+#[derive(Debug)]
+pub struct Session {
+    phase: Phase,
+    identity: Option<Rc<Identity>>,
+    /// What waits for the peer; the loop flushes it.
+    pub outbox: Outbox,
+    bucket: Bucket,
+    peer: Peer,
+    subscriptions: SubscriptionList,
+    style: Style,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Gathering a request's head; `None` until a part of one has arrived.
+    Handshake { door: Door, head: Option<Box<Head>> },
+    /// Upgraded. `extra` is there only while it holds something.
+    Open {
+        codec: Codec,
+        extra: Option<Box<Extra>>,
+    },
+    /// The outbox ends with the last thing that will be said; input is read and thrown away.
+    Closing {
+        reason: CloseReason,
+        was_open: bool,
+        peer: PeerSide,
+    },
+    /// To be taken from the table.
+    Gone { reason: CloseReason, was_open: bool },
+}
+
+/// What a closing session still expects of its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PeerSide {
+    /// It has not closed: after the flush it is told the end, and given time to read it.
+    Open,
+    /// It was told, by the end of our side of the stream.
+    Told,
+    /// It has closed, or sent its close frame: once flushed, all is done.
+    Done,
+}
+
+/// Which listener a connection came through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The websocket port.
+    Clients,
+    /// The admin listener.
+    Admin,
+}
+
+/// A request's head that arrived in part; at most [`handshake::HEAD_BYTES_MAX`] and one read.
+#[derive(Debug)]
+struct Head(Vec<u8>);
+
+/// What only some sessions have.
+#[derive(Debug, Default)]
+struct Extra {
+    /// `data.name`.
+    name: Option<Box<str>>,
+    /// `data.metadata`, as sent.
+    metadata: Option<Box<RawValue>>,
+    /// The subscribe that waits for the broker.
+    waiting: Option<Waiting>,
+    /// Commands behind it, in order.
+    held: VecDeque<Held>,
+    /// Bytes of them.
+    held_bytes: usize,
+    /// Commands refused by the rate limit since the last that was not.
+    refused_in_a_row: u16,
+    /// Not read until the held commands are fewer.
+    is_paused: bool,
+}
+
+impl Extra {
+    fn is_needless(&self) -> bool {
+        self.name.is_none()
+            && self.metadata.is_none()
+            && self.waiting.is_none()
+            && self.held.is_empty()
+            && self.refused_in_a_row == 0
+            && !self.is_paused
+    }
+}
+
+/// A command held back.
+#[derive(Debug)]
+struct Held {
+    text: Box<str>,
+    /// The rate limit's verdict when it arrived.
+    is_allowed: bool,
+}
+
+impl Held {
+    fn bytes(&self) -> usize {
+        self.text.len() + size_of::<Self>()
+    }
+}
+
+/// A page of the admin listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminPage {
+    /// `/healthz`: the loop turns.
+    Health,
+    /// `/readyz`: sessions are taken and events come.
+    Ready,
+    /// `/metrics`.
+    Metrics,
+}
+
+/// What became of an event frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// It is in the outbox.
+    Queued,
+    /// Dropped and counted (policy `drop`).
+    Dropped,
+    /// The outbox is over its limit: the session is to be closed as a slow consumer.
+    TooSlow,
+    /// The session takes no events any more.
+    NotOpen,
+}
+
+/// What the loop does after a flush that left nothing in the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterFlush {
+    /// Nothing.
+    Idle,
+    /// More was queued: list it again.
+    More,
+    /// Tell the peer that nothing more comes.
+    ShutdownWrite,
+}
+
+impl Session {
+    /// A connection that has said nothing yet.
+    #[must_use]
+    pub fn new(door: Door, peer: Peer, style: Style) -> Self {
+        Self {
+            phase: Phase::Handshake { door, head: None },
+            identity: None,
+            outbox: Outbox::Empty,
+            bucket: Bucket::default(),
+            peer,
+            subscriptions: SubscriptionList::default(),
+            style,
+        }
+    }
+
+    /// The session id (PROTOCOL 1).
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Whether it still has to finish its handshake.
+    #[must_use]
+    pub fn is_in_handshake(&self) -> bool {
+        matches!(self.phase, Phase::Handshake { .. })
+    }
+
+    /// Whether it is upgraded and not closing.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open { .. })
+    }
+
+    /// Whether it is being closed, its last bytes not yet taken.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. })
+    }
+
+    /// Whether it is upgraded and has not authenticated.
+    #[must_use]
+    pub fn awaits_authentication(&self) -> bool {
+        self.is_open() && self.identity.is_none()
+    }
+
+    /// Why it ended and whether it ever was upgraded, once it has ended.
+    #[must_use]
+    pub fn is_gone(&self) -> Option<(CloseReason, bool)> {
+        match self.phase {
+            Phase::Gone { reason, was_open } => Some((reason, was_open)),
+            Phase::Handshake { .. } | Phase::Open { .. } | Phase::Closing { .. } => None,
+        }
+    }
+
+    /// Whether the loop should read it: false while its held commands are over their bound.
+    #[must_use]
+    pub fn wants_bytes(&self) -> bool {
+        match &self.phase {
+            Phase::Open {
+                extra: Some(extra), ..
+            } => !extra.is_paused,
+            Phase::Handshake { .. } | Phase::Open { extra: None, .. } | Phase::Closing { .. } => {
+                true
+            }
+            Phase::Gone { .. } => false,
+        }
+    }
+
+    /// Whether a subscribe of it waits for the broker.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        matches!(&self.phase, Phase::Open { extra: Some(extra), .. } if extra.waiting.is_some())
+    }
+
+    /// When the wait of its subscribe is over.
+    #[must_use]
+    pub fn waits_until(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Open {
+                extra: Some(extra), ..
+            } => extra.waiting.as_ref().map(|waiting| waiting.due),
+            _ => None,
+        }
+    }
+
+    /// Its subscriptions, as the index knows them.
+    #[must_use]
+    pub fn subscriptions(&self) -> &SubscriptionList {
+        &self.subscriptions
+    }
+
+    /// When its identity expires, in Unix seconds.
+    #[must_use]
+    pub fn expires(&self) -> Option<u64> {
+        self.identity.as_ref()?.expires()
+    }
+
+    /// Its optional label and JSON value (PROTOCOL 3), for the session listings.
+    #[must_use]
+    pub fn name_and_metadata(&self) -> (Option<&str>, Option<&RawValue>) {
+        match &self.phase {
+            Phase::Open {
+                extra: Some(extra), ..
+            } => (extra.name.as_deref(), extra.metadata.as_deref()),
+            _ => (None, None),
+        }
+    }
+
+    /// Takes what the peer sent. The bytes may be changed (they are unmasked in place). Returns the admin page
+    /// asked for, which the loop answers with [`Session::respond`].
+    pub fn on_bytes(
+        &mut self,
+        input: &mut [u8],
+        id: ConnId,
+        hub: &mut Hub,
+        now: Now,
+    ) -> Option<AdminPage> {
+        match &mut self.phase {
+            Phase::Handshake { door, head } => {
+                let door = *door;
+                match head.take() {
+                    None => self.on_head(door, input, id, hub, now),
+                    Some(mut gathered) => {
+                        gathered.0.extend_from_slice(input);
+                        self.on_head(door, &mut gathered.0, id, hub, now)
+                    }
+                }
+            }
+            Phase::Open { .. } => {
+                self.on_frames(input, id, hub, now);
+                None
+            }
+            Phase::Closing { .. } | Phase::Gone { .. } => None,
+        }
+    }
+
+    fn on_head(
+        &mut self,
+        door: Door,
+        input: &mut [u8],
+        id: ConnId,
+        hub: &mut Hub,
+        now: Now,
+    ) -> Option<AdminPage> {
+        let incomplete = |input: &[u8]| Phase::Handshake {
+            door,
+            head: Some(Box::new(Head(input.to_vec()))),
+        };
+        if door == Door::Admin {
+            let page = match handshake::parse_plain(input) {
+                Parsed::Incomplete => {
+                    self.phase = incomplete(input);
+                    return None;
+                }
+                Parsed::Complete {
+                    request: PlainRequest::Refuse(refused),
+                    ..
+                } => Err(refused),
+                Parsed::Complete {
+                    request: PlainRequest::Plain { method, path },
+                    ..
+                } => match path {
+                    "/healthz" => Ok(AdminPage::Health),
+                    "/readyz" => Ok(AdminPage::Ready),
+                    "/metrics" => Ok(AdminPage::Metrics),
+                    _ => Err(Refused {
+                        refusal: Refusal::NotFound,
+                        head_only: method == handshake::Method::Head,
+                    }),
+                },
+            };
+            return page
+                .map_err(|refused| self.refuse(refused, id, hub, now))
+                .ok();
+        }
+        let consumed = match handshake::parse(input) {
+            Parsed::Incomplete => {
+                self.phase = incomplete(input);
+                return None;
+            }
+            Parsed::Complete {
+                request: Request::Refuse(refused),
+                ..
+            } => {
+                self.refuse(refused, id, hub, now);
+                return None;
+            }
+            Parsed::Complete {
+                request: Request::Probe(method),
+                ..
+            } => {
+                hub.metrics.probes_total += 1;
+                let unready = match (hub.admission, hub.source) {
+                    (Admission::Draining, _) => Some(Refusal::Draining),
+                    (Admission::Open, SourceState::Up) => None,
+                    (Admission::Open, SourceState::Starting | SourceState::Away { .. }) => {
+                        Some(Refusal::SourceDown)
+                    }
+                };
+                self.respond(&handshake::probe_response(method, unready), id, hub, now);
+                return None;
+            }
+            Parsed::Complete {
+                consumed,
+                request: Request::Upgrade(upgrade),
+            } => {
+                match self.admit(&upgrade, hub, now) {
+                    Ok(identity) => self.open(&upgrade, identity, id, hub, now),
+                    Err(refusal) => {
+                        self.refuse(
+                            Refused {
+                                refusal,
+                                head_only: false,
+                            },
+                            id,
+                            hub,
+                            now,
+                        );
+                        return None;
+                    }
+                }
+                consumed
+            }
+        };
+        if let Some(rest) = input.get_mut(consumed..)
+            && !rest.is_empty()
+        {
+            self.on_frames(rest, id, hub, now);
+        }
+        None
+    }
+
+    /// Decides on a valid upgrade; the place of its IP is taken only when all else is well.
+    fn admit(
+        &mut self,
+        upgrade: &Upgrade<'_>,
+        hub: &mut Hub,
+        now: Now,
+    ) -> Result<Option<Rc<Identity>>, Refusal> {
+        if hub.admission == Admission::Draining {
+            return Err(Refusal::Draining);
+        }
+        let origins = &hub.limits.allowed_origins;
+        if let Some(origin) = upgrade.origin
+            && !origins.is_empty()
+            && !origins
+                .iter()
+                .any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        {
+            return Err(Refusal::OriginNotAllowed);
+        }
+        let identity = match upgrade.bearer {
+            None => None,
+            Some(token) => match hub.authenticator.authenticate(token, now.unix) {
+                Verdict::Accepted(identity) => Some(identity),
+                Verdict::Refused => {
+                    hub.metrics.authentications_failed_total += 1;
+                    return Err(Refusal::InvalidToken);
+                }
+            },
+        };
+        if !hub.admit(&self.peer) {
+            return Err(Refusal::TooManyFromThisIp);
+        }
+        Ok(identity)
+    }
+
+    fn open(
+        &mut self,
+        upgrade: &Upgrade<'_>,
+        identity: Option<Rc<Identity>>,
+        id: ConnId,
+        hub: &mut Hub,
+        now: Now,
+    ) {
+        hub.metrics.sessions_opened_total += 1;
+        self.outbox
+            .push(Frame::raw(&upgrade.response()), &mut hub.totals);
+        self.style = upgrade.style.unwrap_or(hub.limits.style);
+        self.phase = Phase::Open {
+            codec: Codec::new(),
+            extra: None,
+        };
+        match identity {
+            Some(identity) => self.become_identity(identity, hub),
+            None => hub.deadlines.auth.begin(now.clock, id),
+        }
+    }
+
+    fn become_identity(&mut self, identity: Rc<Identity>, hub: &mut Hub) {
+        hub.tokens_expire |= identity.expires().is_some();
+        self.identity = Some(identity);
+    }
+
+    fn refuse(&mut self, refused: Refused, id: ConnId, hub: &mut Hub, now: Now) {
+        hub.metrics.handshakes_refused_total += 1;
+        self.respond(&refused.refusal.response(refused.head_only), id, hub, now);
+    }
+
+    /// Tells the peer that the process has as many sessions as it may.
+    pub fn refuse_full(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
+        self.respond(&Refusal::Full.response(false), id, hub, now);
+    }
+
+    /// Sends an HTTP response as the connection's last word.
+    pub fn respond(&mut self, response: &[u8], id: ConnId, hub: &mut Hub, now: Now) {
+        self.outbox.push(Frame::raw(response), &mut hub.totals);
+        self.phase = Phase::Closing {
+            reason: CloseReason::Http,
+            was_open: false,
+            peer: PeerSide::Open,
+        };
+        hub.deadlines.close.begin(now.clock, id);
+    }
+
+    fn on_frames(&mut self, mut input: &mut [u8], id: ConnId, hub: &mut Hub, now: Now) {
+        loop {
+            let Phase::Open { codec, .. } = &mut self.phase else {
+                return;
+            };
+            let decoded = match codec.decode(input, &hub.limits.codec) {
+                Ok(decoded) => decoded,
+                Err(error) => {
+                    let reason = match error {
+                        CodecError::InvalidUtf8 => CloseReason::InvalidText,
+                        CodecError::MessageTooBig => CloseReason::TooBig,
+                        _ => CloseReason::Protocol,
+                    };
+                    return self.close(reason, id, hub, now);
+                }
+            };
+            let consumed = decoded.consumed;
+            match decoded.item {
+                None => return,
+                Some(Item::Text(text)) => self.on_text(&text, id, hub, now),
+                Some(Item::Binary(_)) => return self.close(CloseReason::Binary, id, hub, now),
+                Some(Item::Ping(payload)) => {
+                    self.push(Frame::new(Opcode::Pong, &payload), id, hub, now)
+                }
+                Some(Item::Pong(_)) => {}
+                Some(Item::Close { code, .. }) => {
+                    let echo = match code {
+                        Some(code) => Frame::close(code, ""),
+                        None => Frame::close_empty(),
+                    };
+                    return self.begin_closing(
+                        CloseReason::Peer,
+                        Some(echo),
+                        PeerSide::Done,
+                        id,
+                        hub,
+                        now,
+                    );
+                }
+            }
+            input = input.get_mut(consumed..).unwrap_or_default();
+            if input.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn on_text(&mut self, text: &str, id: ConnId, hub: &mut Hub, now: Now) {
+        hub.metrics.commands_total += 1;
+        let is_allowed = hub
+            .limits
+            .rate
+            .is_none_or(|rule| self.bucket.take(rule, now.clock));
+        if is_allowed {
+            if let Phase::Open {
+                extra: Some(extra), ..
+            } = &mut self.phase
+            {
+                extra.refused_in_a_row = 0;
+            }
+        } else {
+            hub.metrics.commands_rate_limited_total += 1;
+            let Some(extra) = self.extra_mut() else {
+                return;
+            };
+            extra.refused_in_a_row += 1;
+            if extra.refused_in_a_row >= crate::limits::REFUSED_COMMANDS_MAX {
+                return self.close(CloseReason::RateLimit, id, hub, now);
+            }
+        }
+        if self.is_waiting() {
+            if let Some(extra) = self.extra_mut() {
+                hub.metrics.commands_held_total += 1;
+                let held = Held {
+                    text: text.into(),
+                    is_allowed,
+                };
+                extra.held_bytes += held.bytes();
+                extra.held.push_back(held);
+                if extra.held_bytes > HELD_BYTES_MAX && !extra.is_paused {
+                    extra.is_paused = true;
+                    hub.metrics.reads_paused_total += 1;
+                }
+            }
+            return;
+        }
+        self.run(text, is_allowed, id, hub, now);
+        self.drop_needless_extra();
+    }
+
+    fn extra_mut(&mut self) -> Option<&mut Extra> {
+        match &mut self.phase {
+            Phase::Open { extra, .. } => Some(extra.get_or_insert_default()),
+            Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => None,
+        }
+    }
+
+    fn drop_needless_extra(&mut self) {
+        if let Phase::Open { extra, .. } = &mut self.phase
+            && extra.as_ref().is_some_and(|extra| extra.is_needless())
+        {
+            *extra = None;
+        }
+    }
+
+    /// Queues a frame that is not an event: never dropped, but a peer that takes none of them is closed.
+    fn push(&mut self, frame: Frame, id: ConnId, hub: &mut Hub, now: Now) {
+        let (_, blocked_bytes) = self.outbox.blocked();
+        if blocked_bytes > 0 && blocked_bytes + frame.len() > hub.limits.outbox_bytes_max {
+            self.close(CloseReason::SlowConsumer, id, hub, now);
+        } else {
+            self.outbox.push(frame, &mut hub.totals);
+        }
+    }
+
+    /// Queues an event frame, by the slow consumer policy (PROTOCOL 5). O(1).
+    #[inline]
+    pub fn deliver(&mut self, frame: &Frame, shared: &mut DeliveryShared<'_>) -> Delivered {
+        if !self.is_open() {
+            return Delivered::NotOpen;
+        }
+        if self.outbox.is_blocked() {
+            return self.deliver_blocked(frame, shared);
+        }
+        self.outbox.push(frame.clone(), shared.totals);
+        Delivered::Queued
+    }
+
+    fn deliver_blocked(&mut self, frame: &Frame, shared: &mut DeliveryShared<'_>) -> Delivered {
+        let (frames, bytes) = self.outbox.blocked();
+        let limits = shared.limits;
+        match limits.slow_consumer {
+            SlowConsumerPolicy::Close if bytes + frame.len() > limits.outbox_bytes_max => {
+                return Delivered::TooSlow;
+            }
+            SlowConsumerPolicy::Drop if frames >= limits.queued_messages_max => {
+                self.outbox.count_dropped();
+                return Delivered::Dropped;
+            }
+            SlowConsumerPolicy::Close | SlowConsumerPolicy::Drop => {}
+        }
+        if let Some(notice) = self.take_gap_notice(limits.gap_notices, shared.builder) {
+            self.outbox.push(notice, shared.totals);
+            *shared.gap_notices_total += 1;
+        }
+        self.outbox.push(frame.clone(), shared.totals);
+        Delivered::Queued
+    }
+
+    /// The notice of events that policy `drop` dropped, if there were any.
+    fn take_gap_notice(&mut self, wanted: bool, builder: &mut FrameBuilder) -> Option<Frame> {
+        match self.outbox.take_dropped() {
+            0 => None,
+            dropped => wanted.then(|| command::gap_slow_consumer(builder, dropped)),
+        }
+    }
+
+    /// Tells the session that events may have been lost while the source was away, unless it has no subscription.
+    pub fn announce_outage(&mut self, notice: &Frame, id: ConnId, hub: &mut Hub, now: Now) {
+        if self.is_open() && !self.subscriptions.is_empty() {
+            hub.metrics.gap_notices_total += 1;
+            self.push(notice.clone(), id, hub, now);
+        }
+    }
+
+    /// The outbox was flushed and is empty.
+    pub fn after_flush(&mut self, hub: &mut Hub) -> AfterFlush {
+        match &mut self.phase {
+            Phase::Open { .. } => {
+                if self.outbox.dropped() > 0
+                    && let Some(notice) =
+                        self.take_gap_notice(hub.limits.gap_notices, &mut hub.builder)
+                {
+                    hub.metrics.gap_notices_total += 1;
+                    self.outbox.push(notice, &mut hub.totals);
+                    return AfterFlush::More;
+                }
+                AfterFlush::Idle
+            }
+            Phase::Closing {
+                reason,
+                was_open,
+                peer,
+            } => match peer {
+                PeerSide::Open => {
+                    *peer = PeerSide::Told;
+                    AfterFlush::ShutdownWrite
+                }
+                PeerSide::Told => AfterFlush::Idle,
+                PeerSide::Done => {
+                    self.phase = Phase::Gone {
+                        reason: *reason,
+                        was_open: *was_open,
+                    };
+                    AfterFlush::Idle
+                }
+            },
+            Phase::Handshake { .. } | Phase::Gone { .. } => AfterFlush::Idle,
+        }
+    }
+
+    /// The peer closed its side of the stream, or the connection broke (`is_broken`).
+    pub fn on_end(&mut self, is_broken: bool, hub: &mut Hub, id: ConnId) {
+        match &mut self.phase {
+            Phase::Closing { peer, .. } if !is_broken && !self.outbox.is_empty() => {
+                *peer = PeerSide::Done
+            }
+            Phase::Closing {
+                reason, was_open, ..
+            } => {
+                self.phase = Phase::Gone {
+                    reason: *reason,
+                    was_open: *was_open,
+                };
+            }
+            Phase::Handshake { .. } => {
+                self.phase = Phase::Gone {
+                    reason: CloseReason::Lost,
+                    was_open: false,
+                }
+            }
+            Phase::Open { .. } => {
+                self.leave(id, hub);
+                self.phase = Phase::Gone {
+                    reason: CloseReason::Lost,
+                    was_open: true,
+                };
+            }
+            Phase::Gone { .. } => {}
+        }
+    }
+
+    /// Closes an open session with the close frame of `reason`; a session in its handshake goes without a word.
+    /// What is already in the outbox goes out first, unless the peer does not read.
+    pub fn close(&mut self, reason: CloseReason, id: ConnId, hub: &mut Hub, now: Now) {
+        let frame = reason.frame().map(|(code, text)| Frame::close(code, text));
+        self.begin_closing(reason, frame, PeerSide::Open, id, hub, now);
+    }
+
+    fn begin_closing(
+        &mut self,
+        reason: CloseReason,
+        frame: Option<Frame>,
+        peer: PeerSide,
+        id: ConnId,
+        hub: &mut Hub,
+        now: Now,
+    ) {
+        match &self.phase {
+            Phase::Handshake { .. } => {
+                self.phase = Phase::Gone {
+                    reason,
+                    was_open: false,
+                }
+            }
+            Phase::Closing { .. } | Phase::Gone { .. } => {}
+            Phase::Open { .. } => {
+                self.leave(id, hub);
+                if self.outbox.is_blocked() {
+                    self.outbox.forget_unbegun(&mut hub.totals);
+                }
+                if let Some(frame) = frame {
+                    self.outbox.push(frame, &mut hub.totals);
+                }
+                self.phase = Phase::Closing {
+                    reason,
+                    was_open: true,
+                    peer,
+                };
+                hub.deadlines.close.begin(now.clock, id);
+            }
+        }
+    }
+
+    /// Ends a session whose time to close in good order is over.
+    pub fn abandon(&mut self, id: ConnId, hub: &mut Hub) {
+        match self.phase {
+            Phase::Closing {
+                reason, was_open, ..
+            } => self.phase = Phase::Gone { reason, was_open },
+            Phase::Handshake { .. } | Phase::Open { .. } => self.on_end(true, hub, id),
+            Phase::Gone { .. } => {}
+        }
+    }
+
+    /// Takes the session out of all that is shared, but for the totals of its outbox. Cost: what it had.
+    fn leave(&mut self, id: ConnId, hub: &mut Hub) {
+        self.stop_waiting(id, hub);
+        self.drop_subscriptions(hub);
+        hub.discharge(&self.peer);
+    }
+}
+
+/// What a fan-out lends to [`Session::deliver`].
+#[derive(Debug)]
+pub struct DeliveryShared<'a> {
+    /// The operator's bounds.
+    pub limits: &'a hub::SessionLimits,
+    /// What waits in full outboxes.
+    pub totals: &'a mut outbox::OutboxTotals,
+    /// Scratch for notices.
+    pub builder: &'a mut FrameBuilder,
+    /// Counter.
+    pub gap_notices_total: &'a mut u64,
+}

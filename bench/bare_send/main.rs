@@ -1,0 +1,283 @@
+//! `bare_send`: the limit that a websocket server on one thread can reach with plain system calls.
+//!
+//! It upgrades and answers every command with success, so the load generator takes it for a server, and then does
+//! nothing per event but the unavoidable: one preencoded frame to each socket, in accept order. No matching, no
+//! outbox, no flush list, no poll between the sends.
+//!
+//! | line on stdin | what happens |
+//! |---|---|
+//! | `send K BYTES` | K rounds of one `send` of a BYTES long frame to each socket |
+//! | `writev K BYTES` | one `writev` of K such frames, each in memory of its own, to each socket: perfect merging |
+//! | `merged K BYTES` | one `send` of K such frames, copied together beforehand, to each socket: the floor |
+//!
+//! The limit of open files is the one it is started with. Each line is answered on stdout with `sent FRAMES waited N`: N is how often a socket was full and was waited for.
+
+use std::io::{self, BufRead, IoSlice, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::mpsc::Receiver;
+
+use blackhole::protocol::frame::{Frame, Opcode};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::event::{PollFd, PollFlags};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
+
+const LISTENER: Token = Token(usize::MAX);
+const WAKE: Token = Token(usize::MAX - 1);
+
+/// As many connects may wait for their accept as the load generator has under way, and more.
+const BACKLOG: i32 = 4096;
+
+fn main() -> io::Result<()> {
+    let mut server = Server::new()?;
+    let mut stdout = io::stdout();
+    writeln!(stdout, "listening on {}", server.listener.local_addr()?)?;
+    stdout.flush()?;
+    let commands = stdin_lines(server.poll.registry())?;
+    let mut events = Events::with_capacity(1024);
+    loop {
+        if let Err(error) = server.poll.poll(&mut events, None)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            return Err(error);
+        }
+        for event in &events {
+            match event.token() {
+                LISTENER => server.accept()?,
+                WAKE => {}
+                Token(index) => server.read(index),
+            }
+        }
+        loop {
+            match commands.try_recv() {
+                Ok(line) => {
+                    writeln!(stdout, "{}", server.run(&line)?)?;
+                    stdout.flush()?;
+                }
+                Err(std::sync::mpsc::TryRecvError::Empty) => break,
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Lines of stdin, read on a thread of their own, which wakes the loop.
+fn stdin_lines(registry: &mio::Registry) -> io::Result<Receiver<String>> {
+    let (to_loop, lines) = std::sync::mpsc::channel();
+    let waker = Waker::new(registry, WAKE)?;
+    std::thread::Builder::new()
+        .name("stdin".into())
+        .spawn(move || {
+            for line in io::stdin().lock().lines() {
+                let Ok(line) = line else { break };
+                if to_loop.send(line).is_err() || waker.wake().is_err() {
+                    return;
+                }
+            }
+            drop(to_loop);
+            // The loop is about to end with the process; a wake that fails has nobody to tell.
+            let _ = waker.wake();
+        })?;
+    Ok(lines)
+}
+
+struct Server {
+    poll: Poll,
+    listener: TcpListener,
+    /// In accept order; a session that ended leaves its place empty.
+    sessions: Vec<Option<Session>>,
+}
+
+struct Session {
+    stream: TcpStream,
+    is_upgraded: bool,
+}
+
+impl Server {
+    fn new() -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))))?;
+        socket.listen(BACKLOG)?;
+        let mut listener = TcpListener::from_std(socket.into());
+        let poll = Poll::new()?;
+        poll.registry()
+            .register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(Self {
+            poll,
+            listener,
+            sessions: Vec::new(),
+        })
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => return Err(error),
+            };
+            self.poll.registry().register(
+                &mut stream,
+                Token(self.sessions.len()),
+                Interest::READABLE,
+            )?;
+            self.sessions.push(Some(Session {
+                stream,
+                is_upgraded: false,
+            }));
+        }
+    }
+
+    /// The load generator sends one request, then one command, each in one segment: both are read whole here.
+    fn read(&mut self, index: usize) {
+        let Some(session) = &mut self.sessions[index] else {
+            return;
+        };
+        let mut buffer = [0; 8192];
+        loop {
+            match session.stream.read(&mut buffer) {
+                Ok(length) if length > 0 && session.answer(&buffer[..length]).is_some() => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => break,
+            }
+        }
+        self.sessions[index] = None;
+    }
+
+    fn run(&self, line: &str) -> io::Result<String> {
+        let mut words = line.split_ascii_whitespace();
+        let number =
+            |words: &mut std::str::SplitAsciiWhitespace<'_>| words.next()?.parse::<usize>().ok();
+        let (kind, each, bytes) = (words.next(), number(&mut words), number(&mut words));
+        let (Some(kind), Some(each), Some(bytes)) = (kind, each, bytes) else {
+            return Err(io::Error::other(format!("unknown command {line:?}")));
+        };
+        let frame = event_frame(bytes)?;
+        let mut waited = 0;
+        match kind {
+            "send" => {
+                for _ in 0..each {
+                    waited += self.send_to_all(&[frame.bytes()])?;
+                }
+            }
+            "writev" => {
+                let frames: Vec<_> = (0..each).map(|_| frame.bytes().to_vec()).collect();
+                waited = self.send_to_all(&frames.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+            }
+            "merged" => waited = self.send_to_all(&[&frame.bytes().repeat(each)])?,
+            _ => return Err(io::Error::other(format!("unknown command {line:?}"))),
+        }
+        Ok(format!(
+            "sent {} waited {waited}",
+            each * self.sessions.iter().flatten().count()
+        ))
+    }
+
+    /// One system call a socket for all of `frames`; says how often a socket was full and was waited for.
+    fn send_to_all(&self, frames: &[&[u8]]) -> io::Result<u64> {
+        let mut waited = 0;
+        let mut slices = Vec::with_capacity(frames.len());
+        for session in self.sessions.iter().flatten() {
+            slices.clear();
+            slices.extend(frames.iter().map(|frame| IoSlice::new(frame)));
+            let mut left = &mut slices[..];
+            while !left.is_empty() {
+                let sent = match &left[..] {
+                    [one] => (&session.stream).write(one),
+                    several => (&session.stream).write_vectored(several),
+                };
+                match sent {
+                    Ok(sent) => IoSlice::advance_slices(&mut left, sent),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        waited += 1;
+                        rustix::event::poll(
+                            &mut [PollFd::new(&session.stream, PollFlags::OUT)],
+                            None,
+                        )?;
+                    }
+                    // The client has gone; the frames it misses fail the run at its end.
+                    Err(_) => break,
+                }
+            }
+        }
+        Ok(waited)
+    }
+}
+
+impl Session {
+    /// Answers the upgrade request, or one command; `None`: the session is of no use.
+    fn answer(&mut self, bytes: &[u8]) -> Option<()> {
+        if self.is_upgraded {
+            let (header, _) = FrameHeader::parse(&mut io::Cursor::new(bytes)).ok()??;
+            let is_text = header.opcode == OpCode::Data(Data::Text);
+            if is_text {
+                let reply = br#"{"action":"reply","request_id":"0","status":"success","data":{"subscribed":[]}}"#;
+                self.stream
+                    .write_all(Frame::new(Opcode::Text, reply).bytes())
+                    .ok()?;
+            }
+            return Some(());
+        }
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut request = httparse::Request::new(&mut headers);
+        request.parse(bytes).ok()?.is_complete().then_some(())?;
+        let key = request
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case("sec-websocket-key"))?;
+        let accept = derive_accept_key(key.value);
+        let response = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        self.is_upgraded = true;
+        self.stream.write_all(response.as_bytes()).ok()
+    }
+}
+
+/// An event frame of `bytes`, header included; the load generator counts it like any other. Fails for lengths that no
+/// frame has: below 30, and where the header grows (128, 129, 65,540 to 65,545).
+fn event_frame(bytes: usize) -> io::Result<Frame> {
+    const START: &str = r#"{"action":"event","args":""#;
+    const END: &str = r#""}"#;
+    let header = match bytes {
+        0..=127 => 2,
+        128..=0x1_0003 => 4,
+        _ => 10,
+    };
+    let filler = bytes.saturating_sub(header + START.len() + END.len());
+    let frame = Frame::new(
+        Opcode::Text,
+        format!("{START}{}{END}", "x".repeat(filler)).as_bytes(),
+    );
+    if frame.len() == bytes {
+        Ok(frame)
+    } else {
+        Err(io::Error::other(format!(
+            "no event frame has {bytes} bytes"
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_has_the_length_asked_for() {
+        for bytes in [30, 127, 130, 1250, 65_539, 65_546, 70_000] {
+            assert_eq!(event_frame(bytes).expect("a possible length").len(), bytes);
+        }
+        for bytes in [0, 29, 128, 129, 65_540, 65_545] {
+            assert!(event_frame(bytes).is_err(), "{bytes}");
+        }
+    }
+}

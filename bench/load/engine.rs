@@ -1,0 +1,814 @@
+//! Thousands of websocket clients on one thread: connects, upgrades, subscribes, and counts what comes.
+//!
+//! One read buffer for all sockets and about 64 bytes a session, so that what is measured is the server. Time is
+//! read once a read of a socket, not once a frame. Sockets are registered once, edge-triggered.
+//!
+//! Invariants: `behind` is the number of sessions that still owe a promised event; every session that opened is in
+//! exactly one of live, lost or still under way; an event counts when its last byte has been read.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hdrhistogram::Histogram;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+use serde::Deserialize;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::frames::{FrameReader, KEPT_BYTES_MAX, Seen, masked};
+use crate::template::Template;
+
+/// Sessions that may be connecting, upgrading or subscribing at once: well below any backlog of the server.
+pub(crate) const UNDER_WAY_MAX: usize = 512;
+
+/// Sessions of one source address: far from the end of its ports, where finding a free one is slow.
+pub(crate) const SESSIONS_PER_SOURCE: usize = 5_000;
+
+/// The first source address; session after session moves on to the next.
+pub(crate) const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
+
+/// Read at once from one socket. Above [`KEPT_BYTES_MAX`], because what was kept of a frame is put before it.
+const BUFFER_BYTES: usize = KEPT_BYTES_MAX + (256 << 10);
+
+/// Longest head of an upgrade response.
+const HEAD_BYTES_MAX: usize = 8 << 10;
+
+/// Complaints of sessions that are told in words; the others are only counted.
+const COMPLAINT_KINDS_MAX: usize = 16;
+
+const WAKE: Token = Token(usize::MAX);
+
+/// What to do; the same for all sessions but for the templates' places.
+pub(crate) struct Plan {
+    /// Where the server listens.
+    pub(crate) address: SocketAddr,
+    /// Sessions to open.
+    pub(crate) sessions: usize,
+    /// New connections a second.
+    pub(crate) connect_rate: f64,
+    /// Path and query of the upgrade request.
+    pub(crate) path: Template,
+    /// The command sent after the upgrade; `None`: the session is live once it is upgraded.
+    pub(crate) subscribe: Option<Template>,
+    /// Sent as `Authorization: Bearer` with the upgrade request.
+    pub(crate) bearer: Option<String>,
+    /// Take an event's latency from its `Msg-ID`, microseconds since 1970 at the publisher (one a read is sampled),
+    /// instead of from [`Engine::promise`].
+    pub(crate) msg_id_latency: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    Upgrading,
+    Subscribing,
+    Live,
+    Lost,
+}
+
+struct Session {
+    stream: Option<TcpStream>,
+    reader: FrameReader,
+    phase: Phase,
+    /// Events received whole.
+    events: u32,
+    /// Microseconds from the engine's start to the session's `connect`.
+    opened: u32,
+}
+
+/// What all sessions together have seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Sessions whose `connect` was called.
+    pub(crate) opened: usize,
+    /// Sessions upgraded and subscribed so far, the lost among them too.
+    pub(crate) became_live: usize,
+    /// Sessions refused, reset, or closed by the server, at whatever stage.
+    pub(crate) lost: usize,
+    /// Event frames, complete.
+    pub(crate) events: u64,
+    /// Their bytes, headers included.
+    pub(crate) event_bytes: u64,
+    /// Gap notices: each says that events for one session were lost.
+    pub(crate) gaps: u64,
+    /// Events that the gap notices number.
+    pub(crate) gap_events: u64,
+}
+
+/// Clients, their poll and their counts.
+pub(crate) struct Engine {
+    plan: Plan,
+    poll: Poll,
+    events: Events,
+    sessions: Vec<Session>,
+    buffer: Box<[u8]>,
+    started: Instant,
+    /// Counts so far.
+    pub(crate) totals: Totals,
+    /// From `connect` to the reply of the subscribe, microseconds.
+    pub(crate) ready_latency: Histogram<u64>,
+    /// From the promise (or the `Msg-ID`) to the receipt, microseconds.
+    pub(crate) event_latency: Histogram<u64>,
+    /// What went wrong, and how often.
+    pub(crate) complaints: BTreeMap<String, u64>,
+    /// Events promised to each session so far.
+    promised: u32,
+    behind: usize,
+    /// Sessions opened that are neither live nor lost.
+    under_way: usize,
+    promised_at: Instant,
+}
+
+impl Engine {
+    /// Opens nothing yet: [`Engine::turn`] does.
+    ///
+    /// # Errors
+    /// The system refuses a poll.
+    pub(crate) fn new(plan: Plan) -> io::Result<Self> {
+        let now = Instant::now();
+        Ok(Self {
+            sessions: Vec::with_capacity(plan.sessions),
+            plan,
+            poll: Poll::new()?,
+            events: Events::with_capacity(1024),
+            buffer: vec![0; BUFFER_BYTES].into(),
+            started: now,
+            totals: Totals::default(),
+            ready_latency: latencies(),
+            event_latency: latencies(),
+            complaints: BTreeMap::new(),
+            promised: 0,
+            behind: 0,
+            under_way: 0,
+            promised_at: now,
+        })
+    }
+
+    /// A waker that ends a turn's waiting. At most one an engine.
+    ///
+    /// # Errors
+    /// The system refuses it.
+    pub(crate) fn waker(&self) -> io::Result<Waker> {
+        Waker::new(self.poll.registry(), WAKE)
+    }
+
+    /// Whether every session is live or lost.
+    #[must_use]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.totals.opened == self.plan.sessions && self.under_way == 0
+    }
+
+    /// Sessions that are live now. Linear in the sessions.
+    #[must_use]
+    pub(crate) fn live(&self) -> usize {
+        self.sessions
+            .iter()
+            .filter(|session| session.phase == Phase::Live)
+            .count()
+    }
+
+    /// From now on every session, those opened later too, is to receive `each` more events; their latency counts
+    /// from now. Linear in the sessions.
+    pub(crate) fn promise(&mut self, each: u32) {
+        self.promised += each;
+        self.behind = self
+            .sessions
+            .iter()
+            .filter(|session| session.events < self.promised)
+            .count();
+        self.promised_at = Instant::now();
+    }
+
+    /// Whether every session opened so far, the lost ones too, has received what was promised.
+    #[must_use]
+    pub(crate) fn is_fulfilled(&self) -> bool {
+        self.behind == 0
+    }
+
+    /// (promised events that did not come, events that came beyond the promised). Linear in the sessions.
+    #[must_use]
+    pub(crate) fn missing_and_extra(&self) -> (u64, u64) {
+        self.sessions
+            .iter()
+            .fold((0, 0), |(missing, extra), session| {
+                let short = self.promised.saturating_sub(session.events);
+                (
+                    missing + u64::from(short),
+                    extra + u64::from(session.events.saturating_sub(self.promised)),
+                )
+            })
+    }
+
+    /// Opens the connections that are due, waits at most `patience` for the sockets, and handles what they have.
+    ///
+    /// # Errors
+    /// The poll failed. What goes wrong with a session is a complaint, not an error.
+    pub(crate) fn turn(&mut self, patience: Duration) -> io::Result<()> {
+        let patience = if self.open_due() {
+            patience.min(Duration::from_millis(1))
+        } else {
+            patience
+        };
+        let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        match self.poll.poll(&mut events, Some(patience)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        for event in &events {
+            if event.token() != WAKE {
+                self.handle(event.token().0, event.is_writable());
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    /// Opens what is due and fits under [`UNDER_WAY_MAX`]; says whether more is to be opened later.
+    fn open_due(&mut self) -> bool {
+        let due = (self.started.elapsed().as_secs_f64() * self.plan.connect_rate) as usize + 1;
+        let due = due.min(self.plan.sessions);
+        while self.totals.opened < due && self.under_way < UNDER_WAY_MAX {
+            let index = self.sessions.len();
+            let opened = micros(self.started.elapsed())
+                .try_into()
+                .unwrap_or(u32::MAX);
+            let (reader, events) = (FrameReader::default(), 0);
+            self.sessions.push(Session {
+                stream: None,
+                reader,
+                phase: Phase::Connecting,
+                events,
+                opened,
+            });
+            self.totals.opened += 1;
+            self.under_way += 1;
+            self.behind += usize::from(self.promised > 0);
+            match self.connect(index) {
+                Ok(stream) => self.sessions[index].stream = Some(stream),
+                Err(error) => self.lose(index, format!("connect: {error}")),
+            }
+        }
+        self.totals.opened < self.plan.sessions
+    }
+
+    fn connect(&self, index: usize) -> io::Result<TcpStream> {
+        let socket = Socket::new(
+            Domain::for_address(self.plan.address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        // A session that ends resets its connection, so no port is held for a minute after a run.
+        socket.set_linger(Some(Duration::ZERO))?;
+        if let IpAddr::V4(ip) = self.plan.address.ip()
+            && ip.is_loopback()
+        {
+            let source = u32::from(FIRST_SOURCE) + (index / SESSIONS_PER_SOURCE) as u32;
+            socket.bind(&SockAddr::from(SocketAddr::from((
+                Ipv4Addr::from(source),
+                0,
+            ))))?;
+        }
+        match socket.connect(&SockAddr::from(self.plan.address)) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        let mut stream = TcpStream::from_std(socket.into());
+        self.poll.registry().register(
+            &mut stream,
+            Token(index),
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        Ok(stream)
+    }
+
+    fn handle(&mut self, index: usize, is_writable: bool) {
+        if is_writable && self.sessions[index].phase == Phase::Connecting {
+            let error = self.sessions[index]
+                .stream
+                .as_ref()
+                .and_then(|stream| stream.take_error().transpose());
+            match error {
+                Some(Ok(error) | Err(error)) => {
+                    return self.lose(index, format!("connect: {error}"));
+                }
+                None => {
+                    let request = self.upgrade_request(index + 1);
+                    self.sessions[index].phase = Phase::Upgrading;
+                    self.write(index, request.as_bytes());
+                }
+            }
+        }
+        self.read(index);
+    }
+
+    fn upgrade_request(&self, n: usize) -> String {
+        let Plan {
+            address,
+            path,
+            bearer,
+            ..
+        } = &self.plan;
+        let bearer = bearer.as_ref().map_or(String::new(), |token| {
+            format!("Authorization: Bearer {token}\r\n")
+        });
+        format!(
+            "GET {} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{bearer}\r\n",
+            path.fill(n),
+        )
+    }
+
+    /// Reads `index` until it would block, and counts.
+    fn read(&mut self, index: usize) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        loop {
+            let session = &mut self.sessions[index];
+            let Some(stream) = session.stream.as_mut() else {
+                break;
+            };
+            let kept = session.reader.unstash(&mut buffer);
+            let read = match stream.read(&mut buffer[kept..]) {
+                Ok(0) => {
+                    self.lose(index, "closed by the server".into());
+                    break;
+                }
+                Ok(read) => read,
+                Err(error) => {
+                    session.reader.stash(&buffer[..kept]);
+                    match error.kind() {
+                        io::ErrorKind::WouldBlock => break,
+                        io::ErrorKind::Interrupted => continue,
+                        _ => {}
+                    }
+                    self.lose(index, format!("read: {error}"));
+                    break;
+                }
+            };
+            let filled = kept + read;
+            let mut bytes = &buffer[..filled];
+            if session.phase == Phase::Upgrading {
+                match head_length(bytes) {
+                    Ok(Some(head)) => {
+                        bytes = &bytes[head..];
+                        self.upgraded(index);
+                    }
+                    Ok(None) => {
+                        session.reader.stash(bytes);
+                        bytes = &[];
+                    }
+                    Err(complaint) => {
+                        self.lose(index, complaint);
+                        break;
+                    }
+                }
+            }
+            if !bytes.is_empty() {
+                self.count(index, bytes);
+            }
+            // A short read has emptied the socket; what arrives later is a new edge.
+            if filled < buffer.len() {
+                break;
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    fn upgraded(&mut self, index: usize) {
+        match &self.plan.subscribe {
+            None => self.live_now(index),
+            Some(command) => {
+                let command = masked(0x1, command.fill(index + 1).as_bytes());
+                self.sessions[index].phase = Phase::Subscribing;
+                self.write(index, &command);
+            }
+        }
+    }
+
+    fn live_now(&mut self, index: usize) {
+        let session = &mut self.sessions[index];
+        session.phase = Phase::Live;
+        self.under_way -= 1;
+        self.totals.became_live += 1;
+        let since = micros(self.started.elapsed()).saturating_sub(session.opened.into());
+        self.ready_latency.saturating_record(since);
+    }
+
+    /// Counts the frames in `bytes` and answers those that want an answer.
+    fn count(&mut self, index: usize, bytes: &[u8]) {
+        let session = &mut self.sessions[index];
+        let mut reader = std::mem::take(&mut session.reader);
+        let (mut events, mut event_bytes, mut published) = (0_u32, 0, None);
+        let mut told = Vec::new();
+        let wants_msg_id = self.plan.msg_id_latency;
+        let fed = reader.feed(bytes, |seen| match seen {
+            Seen::Event(payload) => {
+                if wants_msg_id && published.is_none() {
+                    published = msg_id(payload);
+                }
+            }
+            Seen::EventEnd { bytes } => {
+                events += 1;
+                event_bytes += bytes;
+            }
+            Seen::Text(payload) => told.push(Told::Text(payload.into())),
+            Seen::Ping(payload) => told.push(Told::Ping(payload.into())),
+            Seen::Close(payload) => told.push(Told::Close(payload.into())),
+            Seen::Pong => {}
+        });
+        session.reader = reader;
+        if events > 0 {
+            let was_behind = session.events < self.promised;
+            session.events += events;
+            if was_behind && session.events >= self.promised {
+                self.behind -= 1;
+            }
+            self.totals.events += u64::from(events);
+            self.totals.event_bytes += event_bytes;
+            if !wants_msg_id {
+                let latency = micros(self.promised_at.elapsed());
+                self.event_latency
+                    .saturating_record_n(latency, events.into());
+            }
+        }
+        if let Some(published) = published {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, micros);
+            self.event_latency
+                .saturating_record(now.saturating_sub(published));
+        }
+        for told in told {
+            match told {
+                Told::Text(text) => self.hear(index, &text),
+                Told::Ping(payload) => self.write(index, &masked(0xA, &payload)),
+                Told::Close(payload) => {
+                    let code = payload
+                        .first_chunk()
+                        .map_or(1005, |code| u16::from_be_bytes(*code));
+                    self.lose(index, format!("closed with {code}"));
+                }
+            }
+        }
+        if let Err(error) = fed {
+            self.lose(index, error.to_string());
+        }
+    }
+
+    /// A reply or a notice.
+    fn hear(&mut self, index: usize, text: &[u8]) {
+        let phase = self.sessions[index].phase;
+        match serde_json::from_slice(text) {
+            Ok(Message::Notice { name, data }) if name == "gap" => {
+                self.totals.gaps += 1;
+                self.totals.gap_events += data.and_then(|data| data.dropped).unwrap_or(0);
+            }
+            Ok(Message::Notice { .. }) => {}
+            Ok(Message::Reply { status, .. }) if status == "success" => {
+                if phase == Phase::Subscribing {
+                    self.live_now(index);
+                }
+            }
+            Ok(Message::Reply { data, .. }) => {
+                let errors = data.and_then(|data| data.errors).unwrap_or_default();
+                self.lose(index, format!("refused: {}", errors.join(", ")));
+            }
+            Err(_) => self.lose(index, "a text that is no reply, notice or event".into()),
+        }
+    }
+
+    /// Commands are small and a socket is fresh, so a socket that does not take one is given up.
+    fn write(&mut self, index: usize, bytes: &[u8]) {
+        let Some(stream) = self.sessions[index].stream.as_mut() else {
+            return;
+        };
+        match stream.write(bytes) {
+            Ok(written) if written == bytes.len() => {}
+            Ok(_) => self.lose(index, "write: the socket is full".into()),
+            Err(error) => self.lose(index, format!("write: {error}")),
+        }
+    }
+
+    fn lose(&mut self, index: usize, complaint: String) {
+        let session = &mut self.sessions[index];
+        match session.phase {
+            Phase::Lost => return,
+            Phase::Live => {}
+            Phase::Connecting | Phase::Upgrading | Phase::Subscribing => self.under_way -= 1,
+        }
+        session.phase = Phase::Lost;
+        session.stream = None;
+        session.reader = FrameReader::default();
+        self.totals.lost += 1;
+        let has_room =
+            self.complaints.len() < COMPLAINT_KINDS_MAX || self.complaints.contains_key(&complaint);
+        let kind = if has_room { complaint } else { "other".into() };
+        *self.complaints.entry(kind).or_default() += 1;
+    }
+}
+
+/// A frame that is acted upon once the bytes are read.
+enum Told {
+    Text(Box<[u8]>),
+    Ping(Box<[u8]>),
+    Close(Box<[u8]>),
+}
+
+/// What of a reply or a notice is of interest.
+#[derive(Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+enum Message {
+    Reply {
+        status: String,
+        data: Option<ReplyData>,
+    },
+    Notice {
+        name: String,
+        data: Option<NoticeData>,
+    },
+}
+
+#[derive(Deserialize)]
+struct ReplyData {
+    errors: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct NoticeData {
+    dropped: Option<u64>,
+}
+
+/// The example key of RFC 6455 section 1.3 and its answer: one for all, so that the answer can be compared.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// Length of a complete upgrade response's head; `Ok(None)` while it is incomplete; what is wrong with it.
+fn head_length(bytes: &[u8]) -> Result<Option<usize>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut headers);
+    match response.parse(bytes) {
+        Err(error) => Err(format!("upgrade: {error}")),
+        Ok(httparse::Status::Partial) if bytes.len() > HEAD_BYTES_MAX => {
+            Err("upgrade: the head does not end".into())
+        }
+        Ok(httparse::Status::Partial) => Ok(None),
+        Ok(httparse::Status::Complete(length)) => match response.code {
+            Some(101) => {
+                let mut accepts = response
+                    .headers
+                    .iter()
+                    .filter(|h| h.name.eq_ignore_ascii_case("sec-websocket-accept"));
+                match accepts.next() {
+                    Some(accept) if accept.value == ACCEPT.as_bytes() => Ok(Some(length)),
+                    _ => Err("upgrade: wrong Sec-WebSocket-Accept".into()),
+                }
+            }
+            code => Err(format!("upgrade: status {}", code.unwrap_or(0))),
+        },
+    }
+}
+
+/// The number in `"Msg-ID":"1443672757935421"`, wherever it stands.
+fn msg_id(payload: &[u8]) -> Option<u64> {
+    const NAME: &[u8] = b"\"Msg-ID\"";
+    let at = payload
+        .windows(NAME.len())
+        .position(|window| window == NAME)?;
+    let digits = payload[at + NAME.len()..]
+        .iter()
+        .skip_while(|byte| matches!(byte, b':' | b'"' | b' '));
+    let digits: Vec<u8> = digits.copied().take_while(u8::is_ascii_digit).collect();
+    std::str::from_utf8(&digits).ok()?.parse().ok()
+}
+
+/// Microseconds up to a minute, to three digits; what is longer counts as a minute.
+fn latencies() -> Histogram<u64> {
+    Histogram::new_with_max(60_000_000, 3).expect("the bounds are valid")
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros().try_into().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use blackhole::protocol::frame::{Frame, Opcode};
+    use std::net::{TcpListener, TcpStream as StdStream};
+    use std::thread::JoinHandle;
+
+    /// Longest wait of a test for something that is to happen.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    const EVENT: &[u8] = br#"{"action":"event","name":"CHANNEL_CREATE","args":{"Msg-ID":"12"}}"#;
+    const SUCCESS: &[u8] =
+        br#"{"action":"reply","request_id":"0","status":"success","data":{"subscribed":["x"]}}"#;
+    const REFUSED: &[u8] =
+        br#"{"action":"reply","request_id":"0","status":"error","data":{"errors":["no"]}}"#;
+    const GAP: &[u8] =
+        br#"{"action":"notice","name":"gap","data":{"reason":"slow_consumer","dropped":12}}"#;
+
+    /// A server that upgrades `sessions` sessions, answers the command of each, a digit, with `script`'s frames byte
+    /// by byte, and holds them until their client goes.
+    fn serve(sessions: usize, script: fn(u8) -> Vec<Frame>) -> (SocketAddr, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let server = std::thread::spawn(move || {
+            let serve_next = |_| {
+                let (stream, _) = listener.accept().expect("a client");
+                std::thread::spawn(move || serve_one(stream, script))
+            };
+            let threads: Vec<_> = (0..sessions).map(serve_next).collect();
+            threads
+                .into_iter()
+                .for_each(|thread| thread.join().expect("no panic"));
+        });
+        (address, server)
+    }
+
+    fn serve_one(mut stream: StdStream, script: fn(u8) -> Vec<Frame>) {
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a valid time");
+        let mut byte = [0];
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).expect("the request");
+            head.push(byte[0]);
+        }
+        let response = format!("HTTP/1.1 101 X\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n");
+        stream.write_all(response.as_bytes()).expect("written");
+        let mut command = [0; 7];
+        stream.read_exact(&mut command).expect("the command");
+        for frame in script(command[6] ^ command[2]) {
+            for byte in frame.bytes() {
+                if stream.write_all(&[*byte]).is_err() {
+                    return;
+                }
+            }
+        }
+        while matches!(stream.read(&mut byte), Ok(1)) {}
+    }
+
+    fn text(payload: &[u8]) -> Frame {
+        Frame::new(Opcode::Text, payload)
+    }
+
+    fn engine(address: SocketAddr, sessions: usize) -> Engine {
+        Engine::new(Plan {
+            address,
+            sessions,
+            connect_rate: 1000.0,
+            path: Template::new("/", 1, ""),
+            subscribe: Some(Template::new("{n}", 1, "")),
+            bearer: None,
+            msg_id_latency: false,
+        })
+        .expect("a poll")
+    }
+
+    fn turn_until(engine: &mut Engine, mut is_reached: impl FnMut(&Engine) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_reached(engine) {
+            assert!(
+                Instant::now() < deadline,
+                "{:?} {:?}",
+                engine.totals,
+                engine.complaints
+            );
+            engine
+                .turn(Duration::from_millis(20))
+                .expect("the poll works");
+        }
+    }
+
+    #[test]
+    fn every_event_is_counted_once_however_it_arrives() {
+        let (address, server) = serve(3, |_| {
+            let mut frames = vec![text(SUCCESS), Frame::new(Opcode::Ping, b"p")];
+            frames.extend((0..5).map(|_| text(EVENT)));
+            frames
+        });
+        let mut engine = engine(address, 3);
+        engine.promise(5);
+        turn_until(&mut engine, |engine| {
+            engine.is_settled() && engine.totals.opened == 3
+        });
+        turn_until(&mut engine, |engine| engine.totals.events == 15);
+        assert!(engine.is_fulfilled());
+        assert_eq!((engine.totals.became_live, engine.totals.lost), (3, 0));
+        assert_eq!(engine.totals.event_bytes, 15 * (EVENT.len() as u64 + 2));
+        assert_eq!(engine.missing_and_extra(), (0, 0));
+        assert_eq!(
+            (engine.event_latency.len(), engine.ready_latency.len()),
+            (15, 3)
+        );
+        engine.promise(1);
+        assert!(!engine.is_fulfilled());
+        assert_eq!(engine.missing_and_extra(), (3, 0));
+        drop(engine);
+        server.join().expect("no panic");
+    }
+
+    #[test]
+    fn what_is_missing_refused_or_closed_is_told() {
+        let (address, server) = serve(4, |command| match command {
+            b'1' => vec![text(SUCCESS), text(EVENT), text(EVENT)],
+            b'2' => vec![text(REFUSED)],
+            b'3' => vec![text(SUCCESS), Frame::close(4408, "slow consumer")],
+            _ => vec![text(SUCCESS), text(GAP)],
+        });
+        let mut engine = engine(address, 4);
+        engine.promise(1);
+        turn_until(&mut engine, |engine| {
+            engine.is_settled()
+                && engine.totals.lost == 2
+                && engine.totals.gaps == 1
+                && engine.totals.events == 2
+        });
+        let complaints: Vec<_> = engine
+            .complaints
+            .iter()
+            .map(|(text, count)| (&text[..], *count))
+            .collect();
+        assert_eq!(complaints, [("closed with 4408", 1), ("refused: no", 1)]);
+        assert_eq!(
+            (
+                engine.live(),
+                engine.totals.became_live,
+                engine.totals.gap_events
+            ),
+            (2, 3, 12)
+        );
+        assert!(!engine.is_fulfilled());
+        assert_eq!(
+            engine.missing_and_extra(),
+            (3, 1),
+            "one event too many does not hide three missing"
+        );
+        drop(engine);
+        server.join().expect("no panic");
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_told() {
+        let address = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("a free port");
+        let mut engine = engine(address, 2);
+        turn_until(&mut engine, Engine::is_settled);
+        assert_eq!((engine.totals.lost, engine.totals.became_live), (2, 0));
+        assert!(
+            engine
+                .complaints
+                .keys()
+                .all(|text| text.starts_with("connect: ")),
+            "{:?}",
+            engine.complaints
+        );
+    }
+
+    #[test]
+    fn only_the_right_upgrade_response_is_taken() {
+        let good =
+            format!("HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: {ACCEPT}\r\n\r\n");
+        assert_eq!(
+            head_length(format!("{good}rest").as_bytes()),
+            Ok(Some(good.len()))
+        );
+        assert_eq!(head_length(&good.as_bytes()[..good.len() - 1]), Ok(None));
+        let wrong = good.replace(ACCEPT, "x");
+        assert_eq!(
+            head_length(wrong.as_bytes()),
+            Err("upgrade: wrong Sec-WebSocket-Accept".into())
+        );
+        assert_eq!(
+            head_length(b"HTTP/1.1 503 Full\r\n\r\n"),
+            Err("upgrade: status 503".into())
+        );
+        let endless = format!("HTTP/1.1 101 X\r\nx: {}", "y".repeat(HEAD_BYTES_MAX));
+        assert_eq!(
+            head_length(endless.as_bytes()),
+            Err("upgrade: the head does not end".into())
+        );
+    }
+
+    #[test]
+    fn the_time_of_publishing_is_read_from_the_msg_id() {
+        for (payload, expected) in [
+            (
+                &br#"{"args":{"Msg-ID":"1443672757935421","Node":"n"}}"#[..],
+                Some(1_443_672_757_935_421),
+            ),
+            (br#"{"Msg-ID" : "12"}"#, Some(12)),
+            (br#"{"Msg-ID":"abc"}"#, None),
+            (br#"{"Msg":"1"}"#, None),
+        ] {
+            assert_eq!(msg_id(payload), expected);
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! `blackhole-load`: opens thousands of websocket sessions, subscribes them, and counts what they receive.
+//!
+//! Stdout carries the result (a table, or one JSON line an answer under `--control`), stderr the progress. Exit
+//! status: 0 all that was promised came, 1 something was missing, 2 wrong options.
+
+mod engine;
+mod frames;
+#[path = "../process.rs"]
+mod process;
+mod template;
+
+use std::io::{self, BufRead, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use engine::{Engine, Plan};
+use template::Template;
+
+/// The subscribe command when none is given.
+const SUBSCRIBE: &str = r#"{"action":"subscribe","auth_token":"{token}","data":{"account_id":"{account}","binding":"call.CHANNEL_CREATE.*"}}"#;
+
+/// Time between two lines of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest wait for the events of one `expect` under `--control`.
+const ROUND_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Longest `--hold`: longer is for ever.
+const HOLD_SECONDS_MAX: f64 = 1e9;
+
+/// Longest a turn waits for the sockets.
+const TURN_PATIENCE: Duration = Duration::from_millis(200);
+
+/// Open thousands of websocket sessions on a Blackhole server, subscribe them, count what they receive.
+///
+/// Opens the sessions at the connect rate, waits for every subscribe's reply, then holds the sessions for the given
+/// time or until each has received the expected number of events. To a server on a loopback address the sessions
+/// come from 127.0.1.1 and up, 5,000 from each, so one machine can open more than it has ports.
+///
+/// Templates (--subscribe, --binding, --path) have places that differ by session: {account} becomes an account id, the
+/// number (n - 1) % ACCOUNTS + 1 as 32 hex digits (those of `blackhole --source demo`); {token} the auth token; and
+/// the letter n in braces the session's number n, from 1.
+#[derive(Parser)]
+#[command(
+    name = "blackhole-load",
+    version,
+    max_term_width = 100,
+    after_help = "Examples:\n  \
+        blackhole --auth insecure --source demo &\n  \
+        blackhole-load --sessions 1000 --hold 10 --msg-id-latency\n\n  \
+        Each session on an account of its own, until each has received 3 events, result as JSON too:\n  \
+        blackhole-load --sessions 5000 --accounts 5000 --events-expected 3 --json result.json\n\n\
+        Control (--control): once all sessions are settled one line `{\"ready\": ...}` is printed; then each line `expect N` on stdin is answered by `{\"armed\": ...}` at once and by one JSON line when every session has received N more events, or 60 s have passed. The end of stdin ends the run.\n\n\
+        Exit status: 0 all that was promised came (every connect upgraded, every subscribe granted, every expected event received, no gap notice, nobody closed); 1 not so; 2 wrong options."
+)]
+struct Options {
+    /// Address of the server
+    #[arg(long, default_value = "127.0.0.1:5555", value_name = "HOST:PORT")]
+    address: String,
+    /// Sessions to open
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    sessions: u32,
+    /// New connections a second, at most; 512 are under way at once
+    #[arg(long, default_value_t = 5000.0, value_name = "PER_SECOND", value_parser = positive)]
+    connect_rate: f64,
+    /// Command sent after the upgrade; empty: none. Default: {"action":"subscribe","auth_token":"{token}",
+    /// "data":{"account_id":"{account}","binding":"BINDING"}}
+    #[arg(long, default_value = SUBSCRIBE, value_name = "TEMPLATE", hide_default_value = true)]
+    subscribe: String,
+    /// Binding of the default command: events of the account's calls
+    #[arg(
+        long,
+        default_value = "call.CHANNEL_CREATE.*",
+        value_name = "TEMPLATE",
+        conflicts_with = "subscribe"
+    )]
+    binding: String,
+    /// Path and query of the upgrade request, for example `/?style=kazoo`
+    #[arg(long, default_value = "/", value_name = "TEMPLATE")]
+    path: String,
+    /// Accounts that the sessions are spread over, 1 to this
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    accounts: u32,
+    /// Auth token for `{token}`
+    #[arg(long, default_value = "load")]
+    token: String,
+    /// Send the token as `Authorization: Bearer` with the upgrade request too
+    #[arg(long)]
+    bearer: bool,
+    /// Event frames that each session is to receive; the run ends when all have come, and fails at the end of --hold
+    #[arg(long, default_value_t = 0, value_name = "EACH")]
+    events_expected: u32,
+    /// How long to hold the sessions once they are subscribed
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = positive)]
+    hold: f64,
+    /// Measure events from their `Msg-ID` (microseconds since 1970, as demo events have it), one a read; else from
+    /// the moment when all sessions were subscribed
+    #[arg(long)]
+    msg_id_latency: bool,
+    /// Write the result to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// No progress on stderr
+    #[arg(long)]
+    quiet: bool,
+    /// Take rounds from stdin (see below)
+    #[arg(long, conflicts_with_all = ["hold", "events_expected"])]
+    control: bool,
+    /// Never sleep while a round of --control is under way: on one machine a server pays for waking a generator that
+    /// sleeps, and how often it does is chance. Its own CPU time then says nothing
+    #[arg(long, requires = "control")]
+    spin: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if f64::is_finite(number) && number > 0.0 => Ok(number),
+        _ => Err("a positive number is expected".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("blackhole-load: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether all that was promised came.
+fn run(options: &Options) -> io::Result<bool> {
+    let files = process::raise_open_files()?;
+    if u64::from(options.sessions) + 16 > files {
+        let message = format!(
+            "{} sessions need as many open files, and the hard limit is {files}",
+            options.sessions
+        );
+        return Err(io::Error::other(message));
+    }
+    let address = resolve(&options.address)?;
+    let template = |text: &str| Template::new(text, options.accounts, &options.token);
+    let subscribe = options
+        .subscribe
+        .replace("call.CHANNEL_CREATE.*", &options.binding);
+    let mut engine = Engine::new(Plan {
+        address,
+        sessions: options.sessions as usize,
+        connect_rate: options.connect_rate,
+        path: template(&options.path),
+        subscribe: (!subscribe.is_empty()).then(|| template(&subscribe)),
+        bearer: options.bearer.then(|| options.token.clone()),
+        msg_id_latency: options.msg_id_latency,
+    })?;
+    let mut progress = Progress {
+        is_quiet: options.quiet,
+        last: Instant::now(),
+        events: 0,
+    };
+    let started = Instant::now();
+    while !engine.is_settled() {
+        engine.turn(TURN_PATIENCE)?;
+        progress.tell(&engine);
+    }
+    let settled = started.elapsed();
+    let is_good = if options.control {
+        control(&mut engine, options, settled)?
+    } else {
+        hold(&mut engine, options, &mut progress)?
+    };
+    let summary = summary(&engine, settled)?;
+    if let Some(file) = &options.json {
+        std::fs::write(file, format!("{summary:#}\n"))?;
+    }
+    if !options.control {
+        print_table(&summary)?;
+    }
+    for (complaint, count) in &engine.complaints {
+        eprintln!("{count} sessions: {complaint}");
+    }
+    Ok(is_good && engine.totals.lost == 0 && engine.totals.gaps == 0)
+}
+
+fn resolve(address: &str) -> io::Result<SocketAddr> {
+    let found = address
+        .to_socket_addrs()
+        .map_err(|error| io::Error::other(format!("--address {address}: {error}")))?;
+    found
+        .into_iter()
+        .next()
+        .ok_or_else(|| io::Error::other(format!("--address {address}: no such host")))
+}
+
+/// Holds the sessions; whether every expected event came.
+fn hold(engine: &mut Engine, options: &Options, progress: &mut Progress) -> io::Result<bool> {
+    engine.promise(options.events_expected);
+    let end = Instant::now() + Duration::from_secs_f64(options.hold.min(HOLD_SECONDS_MAX));
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || (options.events_expected > 0 && engine.is_fulfilled()) {
+            return Ok(engine.is_fulfilled());
+        }
+        engine.turn(left.min(TURN_PATIENCE))?;
+        progress.tell(engine);
+    }
+}
+
+/// Serves `expect N` lines until stdin ends; whether every round was complete and none had an event too many.
+fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Result<bool> {
+    let commands = stdin_lines(engine)?;
+    say(&summary(engine, settled)?, "ready")?;
+    let mut is_good = true;
+    loop {
+        let line = match commands.try_recv() {
+            Ok(line) => line,
+            Err(TryRecvError::Empty) => {
+                engine.turn(TURN_PATIENCE)?;
+                continue;
+            }
+            Err(TryRecvError::Disconnected) => return Ok(is_good),
+        };
+        let Some(each) = line
+            .strip_prefix("expect ")
+            .and_then(|each| each.trim().parse().ok())
+        else {
+            return Err(io::Error::other(format!(
+                "--control: unknown command {line:?}"
+            )));
+        };
+        let (cpu, before) = (cpu()?, engine.totals);
+        engine.event_latency.reset();
+        engine.promise(each);
+        say(&json!(each), "armed")?;
+        let started = Instant::now();
+        let patience = if options.spin {
+            Duration::ZERO
+        } else {
+            TURN_PATIENCE
+        };
+        while !engine.is_fulfilled() && started.elapsed() < ROUND_PATIENCE {
+            engine.turn(patience)?;
+        }
+        let elapsed = started.elapsed();
+        let (missing, extra) = engine.missing_and_extra();
+        is_good &= missing == 0 && extra == 0;
+        let totals = engine.totals;
+        let round = json!({
+            "frames": totals.events - before.events,
+            "bytes": totals.event_bytes - before.event_bytes,
+            "missing": missing,
+            "extra": extra,
+            "gaps": totals.gaps - before.gaps,
+            "lost": totals.lost,
+            "elapsed_us": elapsed.as_micros() as u64,
+            "latency_us": percentiles(&engine.event_latency),
+            "cpu_ns": (crate::cpu()? - cpu).as_nanos() as u64,
+        });
+        say(&round, "round")?;
+    }
+}
+
+/// Lines of stdin, read on a thread of their own, which wakes the engine.
+fn stdin_lines(engine: &Engine) -> io::Result<Receiver<String>> {
+    let (to_loop, lines) = std::sync::mpsc::channel();
+    let waker = engine.waker()?;
+    std::thread::Builder::new()
+        .name("stdin".into())
+        .spawn(move || {
+            for line in io::stdin().lock().lines() {
+                if line.is_err() || line.is_ok_and(|line| to_loop.send(line).is_err()) {
+                    break;
+                }
+                if waker.wake().is_err() {
+                    break;
+                }
+            }
+            drop(to_loop);
+            // At the end of stdin the loop finds the channel closed; a wake that fails only delays that to its next turn.
+            let _ = waker.wake();
+        })?;
+    Ok(lines)
+}
+
+/// Writes `{name: value}` as one line, at once.
+fn say(value: &Value, name: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{}", json!({ name: value }))?;
+    stdout.flush()
+}
+
+/// CPU time of this process so far.
+fn cpu() -> io::Result<Duration> {
+    Ok(process::cpu(std::process::id())?
+        .iter()
+        .map(|thread| thread.ran)
+        .sum())
+}
+
+fn percentiles(latencies: &Histogram<u64>) -> Value {
+    json!({
+        "p50": latencies.value_at_quantile(0.5),
+        "p90": latencies.value_at_quantile(0.9),
+        "p99": latencies.value_at_quantile(0.99),
+        "max": latencies.max(),
+        "count": latencies.len(),
+    })
+}
+
+fn summary(engine: &Engine, settled: Duration) -> io::Result<Value> {
+    let totals = engine.totals;
+    let (missing, extra) = engine.missing_and_extra();
+    Ok(json!({
+        "sessions": totals.opened,
+        "became_live": totals.became_live,
+        "live": engine.live(),
+        "lost": totals.lost,
+        "settled_seconds": settled.as_secs_f64(),
+        "connects_per_second": totals.became_live as f64 / settled.as_secs_f64(),
+        "events": totals.events,
+        "event_bytes": totals.event_bytes,
+        "missing": missing,
+        "beyond_expected": extra,
+        "gap_notices": totals.gaps,
+        "gap_events": totals.gap_events,
+        "ready_latency_us": percentiles(&engine.ready_latency),
+        "event_latency_us": percentiles(&engine.event_latency),
+        "load_cpu_seconds": cpu()?.as_secs_f64(),
+        "load_resident_bytes": process::memory(std::process::id())?.resident,
+        "complaints": engine.complaints,
+    }))
+}
+
+fn print_table(summary: &Value) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let number = |name: &str| summary[name].as_u64().unwrap_or(0);
+    writeln!(
+        stdout,
+        "{:<34}{:>12}",
+        "sessions opened",
+        number("sessions")
+    )?;
+    writeln!(
+        stdout,
+        "{:<34}{:>12}",
+        "upgraded and subscribed",
+        number("became_live")
+    )?;
+    writeln!(
+        stdout,
+        "{:<34}{:>12}",
+        "refused, reset or closed",
+        number("lost")
+    )?;
+    let per_second = summary["connects_per_second"].as_f64().unwrap_or(0.0);
+    writeln!(
+        stdout,
+        "{:<34}{per_second:>12.0}",
+        "sessions subscribed a second"
+    )?;
+    writeln!(stdout, "{:<34}{:>12}", "event frames", number("events"))?;
+    writeln!(
+        stdout,
+        "{:<34}{:>12}",
+        "event frames missing",
+        number("missing")
+    )?;
+    writeln!(stdout, "{:<34}{:>12}", "gap notices", number("gap_notices"))?;
+    writeln!(
+        stdout,
+        "{:<34}{:>12}",
+        "events lost, told by the notices",
+        number("gap_events")
+    )?;
+    let seconds = summary["load_cpu_seconds"].as_f64().unwrap_or(0.0);
+    writeln!(
+        stdout,
+        "{:<34}{seconds:>12.2}",
+        "CPU seconds of this program"
+    )?;
+    writeln!(
+        stdout,
+        "\n{:<34}{:>12}{:>12}{:>12}{:>12}",
+        "latency, ms", "p50", "p90", "p99", "max"
+    )?;
+    for (title, name) in [
+        ("connect to subscribed", "ready_latency_us"),
+        ("event", "event_latency_us"),
+    ] {
+        write!(stdout, "{title:<34}")?;
+        for quantile in ["p50", "p90", "p99", "max"] {
+            let milliseconds = summary[name][quantile].as_u64().unwrap_or(0) as f64 / 1000.0;
+            write!(stdout, "{milliseconds:>12.2}")?;
+        }
+        writeln!(stdout)?;
+    }
+    Ok(())
+}
+
+/// One line a second on stderr.
+struct Progress {
+    is_quiet: bool,
+    last: Instant,
+    /// Events at the last line.
+    events: u64,
+}
+
+impl Progress {
+    fn tell(&mut self, engine: &Engine) {
+        let since = self.last.elapsed();
+        if self.is_quiet || since < PROGRESS_INTERVAL {
+            return;
+        }
+        let totals = engine.totals;
+        let rate = (totals.events - self.events) as f64 / since.as_secs_f64();
+        eprintln!(
+            "{} opened, {} subscribed, {} lost, {} events ({rate:.0}/s), {} gap notices",
+            totals.opened, totals.became_live, totals.lost, totals.events, totals.gaps,
+        );
+        self.last = Instant::now();
+        self.events = totals.events;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::process::{cpu, memory};
+    use super::*;
+
+    #[test]
+    fn a_busy_thread_is_seen_to_run_and_its_memory_to_be_resident() {
+        let own = std::process::id();
+        let total = || {
+            cpu(own)
+                .expect("own threads")
+                .iter()
+                .map(|thread| thread.ran)
+                .sum::<Duration>()
+        };
+        let before = total();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while total() <= before {
+            assert!(Instant::now() < deadline, "no CPU time is told");
+        }
+        let memory = memory(own).expect("own memory");
+        assert!(
+            memory.anonymous > 0 && memory.resident >= memory.anonymous,
+            "{memory:?}"
+        );
+    }
+}

@@ -1,0 +1,84 @@
+//! Every fixed bound: its value, why, and what happens when it is reached. What an operator can change is in
+//! [`crate::config::Config`]; what belongs to one format (a head's or a body's size) stands with that format.
+
+use std::time::Duration;
+
+/// Connections taken from the listeners in one turn; the rest in the next, which does not wait.
+pub const ACCEPTS_PER_TURN: usize = 256;
+
+/// Length of the kernel's queue of connections not yet accepted (`listen`'s backlog; the kernel cuts it to
+/// `net.core.somaxconn`). Beyond it connects are retried by the peers.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// How long the kernel keeps a silent connection to itself before we see it (`TCP_DEFER_ACCEPT`).
+pub const DEFER_ACCEPT: Duration = Duration::from_secs(10);
+
+/// Pause in accepting after the process ran out of descriptors or memory; a reap ends it sooner.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest wait of one poll, so that a change of month, which is no deadline of anybody, is seen well within the
+/// minute that both months' bindings overlap.
+pub const POLL_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Events of one poll. More wait in the kernel for the next.
+pub const POLL_EVENTS_MAX: usize = 4096;
+
+/// Size of the one buffer that all sockets are read through.
+pub const READ_BUFFER_BYTES: usize = 64 << 10;
+
+/// Reads of one socket in one turn, each of at most [`READ_BUFFER_BYTES`]; then the session goes to the reread
+/// list, so that one that sends without pause delays the others by no more than this.
+pub const READS_PER_TURN: usize = 4;
+
+/// Events taken from the hand-off in one turn; the rest in the next, which does not wait.
+pub const EVENTS_PER_TURN: usize = 256;
+
+/// Sessions flushed in one turn. Events that arrive meanwhile merge into the outboxes not yet flushed
+/// (DESIGN, The turn, 1: 25 to 33 % less CPU, and a ping is answered within milliseconds during a fan-out).
+pub const FLUSHES_PER_TURN: usize = 250;
+
+/// Slices of one vectored write. A session with more frames is listed again.
+pub const WRITE_SLICES_MAX: usize = 64;
+
+/// Events that may be fanned out while the oldest session on the flush list still waits for its first write;
+/// beyond it the hand-off is left alone until the list has moved, which holds the source back.
+pub const MERGED_EVENTS_MAX: u64 = 64;
+
+/// Bytes of frames encoded while the oldest session on the flush list still waits; as [`MERGED_EVENTS_MAX`].
+pub const MERGED_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of commands held back while an earlier command of the session waits for the broker; above it the
+/// session is not read until that command is answered.
+pub const HELD_BYTES_MAX: usize = 64 << 10;
+
+/// Commands refused by the rate limit in a row that close a session (PROTOCOL 3).
+pub const REFUSED_COMMANDS_MAX: u16 = 1000;
+
+/// Connections beyond `max_connections` that are kept just long enough to be told so; beyond these a connection
+/// is closed without a word.
+pub const REFUSALS_MAX: usize = 256;
+
+/// How long a peer may take to read our last bytes and close its side.
+pub const LINGER: Duration = Duration::from_secs(2);
+
+/// Sessions visited by one step of the sweep, at least; a whole pass takes at most [`SWEEP_STEPS`] steps.
+pub const SWEEP_SESSIONS_MIN: usize = 1024;
+
+/// Steps of a whole pass of the sweep.
+pub const SWEEP_STEPS: usize = 50;
+
+/// Time between two steps of the sweep.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Largest outboxes gathered by one pass over all sessions when `max_outboxes_bytes` is exceeded, so that a pass
+/// serves many closes.
+pub const LARGEST_OUTBOXES: usize = 64;
+
+/// Time of quiet after a burst before its memory is given back to the system.
+pub const TRIM_AFTER: Duration = Duration::from_secs(1);
+
+/// Outbox queues and sessions freed since the last trim that make a trim worth its while.
+pub const TRIM_MIN_FREED: u64 = 256;
+
+/// A line that could repeat is logged at most once in this time, with the number of times it stands for.
+pub const LOG_INTERVAL: Duration = Duration::from_secs(60);

@@ -1,0 +1,157 @@
+//! The pages of the admin listener: `/healthz`, `/readyz`, `/metrics` (Prometheus text format 0.0.4).
+
+use super::Reactor;
+use super::socket::Socket;
+use crate::handoff::HANDOFF_EVENTS_MAX;
+use crate::metrics::write_metric;
+use crate::protocol::handshake::{TEXT, response};
+use crate::session::AdminPage;
+use crate::session::hub::{Admission, SourceState};
+
+/// The whole response for `page`. Cost of the metrics: one pass over nothing but the counters.
+#[must_use]
+pub fn page<S: Socket>(page: AdminPage, reactor: &Reactor<S>) -> Vec<u8> {
+    match page {
+        AdminPage::Health => response("200 OK", TEXT, "", "ok\n", false),
+        AdminPage::Ready => match (reactor.hub.admission, reactor.hub.source) {
+            (Admission::Draining, _) => {
+                response("503 Service Unavailable", TEXT, "", "going away\n", false)
+            }
+            (Admission::Open, SourceState::Up) => response("200 OK", TEXT, "", "ready\n", false),
+            (Admission::Open, SourceState::Starting | SourceState::Away { .. }) => response(
+                "503 Service Unavailable",
+                TEXT,
+                "",
+                "event source unavailable\n",
+                false,
+            ),
+        },
+        AdminPage::Metrics => response(
+            "200 OK",
+            "text/plain; version=0.0.4; charset=utf-8",
+            "",
+            &metrics(reactor),
+            false,
+        ),
+    }
+}
+
+fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
+    let mut out = String::with_capacity(16 << 10);
+    let hub = &reactor.hub;
+    let (index, bindings) = (hub.index.counts(), hub.broker.counts());
+    let sessions = hub.metrics.sessions_opened_total - hub.metrics.sessions_closed_total;
+    for (name, help, value) in [
+        (
+            "connections",
+            "Connections in the table, those in their handshake and the admin's included.",
+            reactor.connections.len(),
+        ),
+        (
+            "sessions",
+            "Upgraded sessions.",
+            usize::try_from(sessions).unwrap_or(usize::MAX),
+        ),
+        (
+            "connections_max",
+            "Bound of the connections.",
+            reactor.connections_max,
+        ),
+        ("subscriptions", "Subscriptions.", index.subscriptions),
+        (
+            "subscription_groups",
+            "Groups of equal subscriptions: one frame an event each.",
+            index.groups,
+        ),
+        (
+            "interned_strings",
+            "Distinct client bindings, realms and request ids.",
+            index.texts,
+        ),
+        (
+            "amqp_bindings_wanted",
+            "Distinct AMQP bindings that subscriptions need.",
+            bindings.wanted,
+        ),
+        (
+            "amqp_bindings_in_force",
+            "Those of them that the source has confirmed.",
+            hub.broker.in_force(),
+        ),
+        (
+            "amqp_bindings_lost",
+            "Those of them that the broker refuses.",
+            bindings.lost,
+        ),
+        (
+            "subscribes_waiting",
+            "Replies that wait for the broker, counted once for each binding.",
+            hub.broker.waiters(),
+        ),
+        (
+            "outboxes_blocked",
+            "Sessions whose sockets are full.",
+            hub.totals.blocked_sessions,
+        ),
+        (
+            "outboxes_blocked_bytes",
+            "Bytes that wait for them.",
+            hub.totals.blocked_bytes,
+        ),
+        (
+            "flush_list",
+            "Sessions that wait for their write.",
+            reactor.flush.len(),
+        ),
+        (
+            "reread_list",
+            "Sessions that wait for the rest of their read.",
+            reactor.reread.len(),
+        ),
+        (
+            "handoff_events",
+            "Messages of the source that the loop has not taken.",
+            reactor.handoff.waiting(),
+        ),
+        (
+            "handoff_events_max",
+            "Bound of these messages.",
+            HANDOFF_EVENTS_MAX,
+        ),
+        (
+            "handoff_commands",
+            "Commands to the source that it has not taken.",
+            reactor.handoff.commands_waiting(),
+        ),
+        (
+            "handshake_deadlines",
+            "Handshake deadlines kept.",
+            hub.deadlines.handshake.len(),
+        ),
+        (
+            "auth_deadlines",
+            "Authentication deadlines kept.",
+            hub.deadlines.auth.len(),
+        ),
+        (
+            "source_up",
+            "Whether the event source is there.",
+            usize::from(hub.source == SourceState::Up),
+        ),
+        (
+            "ready",
+            "Whether sessions are taken and events come.",
+            usize::from(hub.is_ready()),
+        ),
+        (
+            "counted_ips",
+            "IPs that sessions are counted for.",
+            hub.counted_ips(),
+        ),
+    ] {
+        write_metric(&mut out, name, "gauge", help, value as u64);
+    }
+    hub.metrics.write(&mut out);
+    (reactor.more_metrics)(&mut out);
+    out
+}

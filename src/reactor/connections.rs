@@ -1,0 +1,160 @@
+//! The table of connections: the slab owns, [`ConnId`]s refer.
+//!
+//! Invariant: a connection leaves the table only in the turn's last step, so a slot that an earlier step named
+//! stays that connection's for the rest of the turn; `generation` never repeats within 2^32 accepts.
+
+use slab::Slab;
+
+use crate::session::Session;
+use crate::session::id::ConnId;
+
+/// One connection: a session, its socket, and where the loop has it listed.
+#[derive(Debug)]
+pub struct Connection<S> {
+    /// The only way to its peer.
+    pub socket: S,
+    generation: u32,
+    /// Which lists of the loop name it.
+    pub listed: Listed,
+    /// Everything else.
+    pub session: Session,
+}
+
+/// Which of the loop's lists name a connection; each list names it at most once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Frames wait and the socket is not known to be full.
+    pub flush: bool,
+    /// Bytes may wait that this turn's budget did not cover.
+    pub reread: bool,
+    /// A look at its full socket is due within a quarter of `send_timeout_ms`.
+    pub send_timer: bool,
+    /// It is to be taken from the table at the end of the turn.
+    pub reap: bool,
+}
+
+// An idle session is the product: this is the largest part of what it costs. A debug build's mio keeps the name of
+// its poll in each socket.
+#[cfg(not(debug_assertions))]
+const _: () = assert!(size_of::<Connection<mio::net::TcpStream>>() <= 96);
+
+/// All connections.
+#[derive(Debug)]
+pub struct Connections<S> {
+    slab: Slab<Connection<S>>,
+    next_generation: u32,
+}
+
+impl<S> Default for Connections<S> {
+    fn default() -> Self {
+        Self {
+            slab: Slab::new(),
+            next_generation: 0,
+        }
+    }
+}
+
+impl<S> Connections<S> {
+    /// Takes a connection in; O(1) amortised.
+    ///
+    /// # Panics
+    /// Beyond 2^32 connections, which no process has descriptors for.
+    pub fn insert(&mut self, socket: S, session: Session) -> ConnId {
+        let generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1) & 0x7FFF_FFFF;
+        let slot = self.slab.insert(Connection {
+            socket,
+            generation,
+            listed: Listed::default(),
+            session,
+        });
+        ConnId {
+            slot: u32::try_from(slot).expect("fewer than 2^32 descriptors"),
+            generation,
+        }
+    }
+
+    /// The connection of that name, unless it is gone.
+    pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection<S>> {
+        self.slab
+            .get_mut(id.slot as usize)
+            .filter(|connection| connection.generation == id.generation)
+    }
+
+    /// The connection of that name, unless it is gone.
+    #[must_use]
+    pub fn get(&self, id: ConnId) -> Option<&Connection<S>> {
+        self.slab
+            .get(id.slot as usize)
+            .filter(|connection| connection.generation == id.generation)
+    }
+
+    /// The connection in that slot, with its name.
+    pub fn at_slot(&mut self, slot: u32) -> Option<(ConnId, &mut Connection<S>)> {
+        let connection = self.slab.get_mut(slot as usize)?;
+        Some((
+            ConnId {
+                slot,
+                generation: connection.generation,
+            },
+            connection,
+        ))
+    }
+
+    /// Takes a connection out.
+    pub fn remove(&mut self, id: ConnId) -> Option<Connection<S>> {
+        self.get(id)?;
+        self.slab.try_remove(id.slot as usize)
+    }
+
+    /// All connections in slot order.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut Connection<S>)> {
+        self.slab.iter_mut().map(|(slot, connection)| {
+            (
+                ConnId {
+                    slot: slot as u32,
+                    generation: connection.generation,
+                },
+                connection,
+            )
+        })
+    }
+
+    /// All connections in slot order.
+    pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Connection<S>)> {
+        self.slab.iter().map(|(slot, connection)| {
+            (
+                ConnId {
+                    slot: slot as u32,
+                    generation: connection.generation,
+                },
+                connection,
+            )
+        })
+    }
+
+    /// Number of connections.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// One more than the highest slot ever used since the table was last empty.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slab.capacity() as u32
+    }
+
+    /// Gives memory back once the table is empty.
+    pub fn shrink_if_empty(&mut self) {
+        if self.slab.is_empty() && self.slab.capacity() > 0 {
+            self.slab = Slab::new();
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Sessions with frames that their sockets may take, in the order in which they got the first of them.
+//!
+//! Invariant: a session is named at most once (`Listed::flush`). The window holds what was fanned out since the
+//! first session on the list was put there, so bounding the window bounds what frames the unflushed hold.
+
+use std::collections::VecDeque;
+
+use crate::limits::{MERGED_BYTES_MAX, MERGED_EVENTS_MAX};
+use crate::session::id::ConnId;
+
+/// The list, and the window of events that merge into it.
+#[derive(Debug, Default)]
+pub struct FlushList {
+    queue: VecDeque<Entry>,
+    /// Number of the event that is fanned out next; wraps.
+    event: u32,
+    /// Bytes encoded for each event since the first entry's.
+    window: VecDeque<u64>,
+    window_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: ConnId,
+    /// [`FlushList::event`] when it was put on the list.
+    event: u32,
+}
+
+impl FlushList {
+    /// Puts a session on the list; the caller has seen that it is not there.
+    pub fn push(&mut self, id: ConnId) {
+        self.queue.push_back(Entry {
+            id,
+            event: self.event,
+        });
+    }
+
+    /// Takes the first session off the list.
+    pub fn pop(&mut self) -> Option<ConnId> {
+        let entry = self.queue.pop_front()?;
+        let kept = self
+            .queue
+            .front()
+            .map_or(0, |first| self.event.wrapping_sub(first.event) as usize);
+        while self.window.len() > kept {
+            self.window_bytes -= self.window.pop_front().unwrap_or_default();
+        }
+        Some(entry.id)
+    }
+
+    /// Ends the fan-out of one event, for which `encoded` bytes of frames were made.
+    pub fn event_done(&mut self, encoded: u64) {
+        self.event = self.event.wrapping_add(1);
+        if !self.queue.is_empty() {
+            self.window.push_back(encoded);
+            self.window_bytes += encoded;
+        }
+    }
+
+    /// Whether another event may be fanned out before the list has moved.
+    #[must_use]
+    pub fn takes_another_event(&self) -> bool {
+        (self.window.len() as u64) < MERGED_EVENTS_MAX && self.window_bytes < MERGED_BYTES_MAX
+    }
+
+    /// Sessions listed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether none is listed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Gives memory back.
+    pub fn shrink(&mut self) {
+        self.queue.shrink_to(self.queue.len());
+        self.window.shrink_to(self.window.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(slot: u32) -> ConnId {
+        ConnId {
+            slot,
+            generation: 0,
+        }
+    }
+
+    #[test]
+    fn the_window_is_what_came_since_the_first_on_the_list() {
+        let mut list = FlushList::default();
+        list.event_done(1 << 40);
+        assert!(
+            list.takes_another_event(),
+            "nobody waits for what nobody got"
+        );
+        list.push(id(1));
+        list.event_done(10);
+        list.push(id(2));
+        list.event_done(MERGED_BYTES_MAX - 10);
+        assert!(!list.takes_another_event());
+        assert_eq!(list.pop(), Some(id(1)));
+        assert!(list.takes_another_event());
+        for _ in 1..MERGED_EVENTS_MAX {
+            assert!(list.takes_another_event());
+            list.event_done(0);
+        }
+        assert!(!list.takes_another_event());
+        assert_eq!(list.pop(), Some(id(2)));
+        assert!(list.takes_another_event());
+        assert_eq!(list.window_bytes, 0);
+    }
+}

@@ -1,0 +1,309 @@
+//! The shell around the turn: poll, waker, signals, clock, listeners. One thread runs it to the end.
+
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::net::{TcpStream, UnixStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::listener::{Accepted, Listener};
+use super::{LogLimit, Reactor, ReactorParts, Ready};
+use crate::handoff::{LoopEnd, LoopWaker};
+use crate::limits;
+use crate::session::Door;
+use crate::session::hub::{Hub, Now};
+use crate::session::id::{ConnId, Peer};
+
+/// Names of what is not a connection: no [`ConnId`] has these words, for generations have 31 bits.
+const CLIENTS: Token = Token(usize::MAX);
+const ADMIN: Token = Token(usize::MAX - 1);
+const WAKER: Token = Token(usize::MAX - 2);
+const TERMINATIONS: Token = Token(usize::MAX - 3);
+const RELOADS: Token = Token(usize::MAX - 4);
+
+/// What to listen on.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// The websocket port.
+    pub clients: SocketAddr,
+    /// Whether several processes share it.
+    pub reuse_port: bool,
+    /// The admin listener.
+    pub admin: Option<SocketAddr>,
+}
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener could not be bound.
+    #[error("cannot listen on {address}: {error}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// Something else of the system.
+    #[error("cannot start: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A loop that listens and does not turn yet.
+pub struct Server {
+    poll: Poll,
+    waker: Arc<Waker>,
+    listeners: Vec<Listener>,
+    terminations: SignalPipe,
+    reloads: SignalPipe,
+}
+
+/// What a running loop needs beside the hub.
+pub struct ServerParts {
+    /// Where events come from.
+    pub handoff: LoopEnd,
+    /// `max_connections`.
+    pub connections_max: usize,
+    /// Over which sessions are closed at SIGTERM.
+    pub drain: Duration,
+    /// The loop's clock counts from here.
+    pub epoch: Instant,
+    /// Appends what other threads count to the metrics page.
+    pub more_metrics: Box<dyn Fn(&mut String)>,
+    /// Called at SIGHUP with the hub.
+    pub reload: Box<dyn FnMut(&mut Hub)>,
+}
+
+impl Server {
+    /// Binds the listeners and prepares the poll and the signals.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn bind(addresses: Addresses) -> Result<Self, StartError> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let mut listeners = Vec::new();
+        let doors = [
+            Some((
+                addresses.clients,
+                Door::Clients,
+                addresses.reuse_port,
+                CLIENTS,
+            )),
+            addresses
+                .admin
+                .map(|address| (address, Door::Admin, false, ADMIN)),
+        ];
+        for (address, door, reuse_port, token) in doors.into_iter().flatten() {
+            let mut listener = Listener::bind(address, door, reuse_port)
+                .map_err(|error| StartError::Bind { address, error })?;
+            poll.registry()
+                .register(&mut listener.socket, token, Interest::READABLE)?;
+            listeners.push(listener);
+        }
+        let mut terminations = SignalPipe::new(&[SIGTERM, SIGINT])?;
+        poll.registry()
+            .register(&mut terminations.reader, TERMINATIONS, Interest::READABLE)?;
+        let mut reloads = SignalPipe::new(&[SIGHUP])?;
+        poll.registry()
+            .register(&mut reloads.reader, RELOADS, Interest::READABLE)?;
+        Ok(Self {
+            poll,
+            waker,
+            listeners,
+            terminations,
+            reloads,
+        })
+    }
+
+    /// The address taken by the listener of `door`, if there is one.
+    #[must_use]
+    pub fn address(&self, door: Door) -> Option<SocketAddr> {
+        self.listeners
+            .iter()
+            .find(|listener| listener.door == door)?
+            .socket
+            .local_addr()
+            .ok()
+    }
+
+    /// What wakes this loop.
+    #[must_use]
+    pub fn waker(&self) -> LoopWaker {
+        let waker = self.waker.clone();
+        LoopWaker::new(move || waker.wake())
+    }
+
+    /// Turns until a SIGTERM or SIGINT, and then until the drain is over; a second signal ends it at once.
+    ///
+    /// # Errors
+    /// The poll broke: nothing can be done any more.
+    pub fn run(mut self, hub: Hub, mut parts: ServerParts) -> io::Result<()> {
+        let epoch = parts.epoch;
+        let mut reactor: Reactor<TcpStream> = Reactor::new(
+            hub,
+            ReactorParts {
+                handoff: parts.handoff,
+                epoch,
+                connections_max: parts.connections_max,
+                more_metrics: parts.more_metrics,
+                trim_heap: crate::sys::trim_heap,
+            },
+        );
+        let mut events = Events::with_capacity(limits::POLL_EVENTS_MAX);
+        let mut ready: Vec<Ready> = Vec::with_capacity(limits::POLL_EVENTS_MAX);
+        let mut accept_log = LogLimit::default();
+        loop {
+            let now = now_since(epoch);
+            let patience = self
+                .listeners
+                .iter()
+                .filter_map(Listener::next_due)
+                .map(|due| due.saturating_sub(now.clock))
+                .min()
+                .unwrap_or(Duration::MAX)
+                .min(reactor.patience(now));
+            if let Err(error) = self.poll.poll(&mut events, Some(patience))
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                return Err(error);
+            }
+            let now = now_since(epoch);
+            ready.clear();
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    TERMINATIONS => {
+                        for _ in 0..self.terminations.take() {
+                            if reactor.is_draining() {
+                                log::warn!("told again to end: closing at once");
+                                return Ok(());
+                            }
+                            let sessions = reactor.connections().len();
+                            log::info!("draining: {sessions} connections over {:?}", parts.drain);
+                            reactor.begin_drain(parts.drain, now);
+                        }
+                    }
+                    RELOADS => {
+                        if self.reloads.take() > 0 {
+                            reactor.hub.metrics.config_reloads_total += 1;
+                            (parts.reload)(&mut reactor.hub);
+                        }
+                    }
+                    CLIENTS => self.on_listener_ready(Door::Clients),
+                    ADMIN => self.on_listener_ready(Door::Admin),
+                    Token(word) => ready.push(Ready {
+                        id: ConnId::from_word(word),
+                        readable: event.is_readable() || event.is_error(),
+                        writable: event.is_writable(),
+                        read_closed: event.is_read_closed() || event.is_error(),
+                    }),
+                }
+            }
+            self.accept(&mut reactor, &mut accept_log, now);
+            let connections = reactor.connections().len();
+            reactor.turn(&ready, now);
+            if reactor.connections().len() < connections {
+                self.listeners.iter_mut().for_each(Listener::on_reap);
+            }
+            if reactor.is_drained(now) {
+                log::info!("drained");
+                return Ok(());
+            }
+        }
+    }
+
+    fn on_listener_ready(&mut self, door: Door) {
+        self.listeners
+            .iter_mut()
+            .filter(|listener| listener.door == door)
+            .for_each(Listener::on_ready);
+    }
+
+    /// Step 2 of the turn, first half: accept.
+    fn accept(&mut self, reactor: &mut Reactor<TcpStream>, log_limit: &mut LogLimit, now: Now) {
+        for listener in &mut self.listeners {
+            for _ in 0..limits::ACCEPTS_PER_TURN {
+                match listener.accept(now.clock) {
+                    Accepted::Connection(socket, address) => {
+                        let Some(id) =
+                            reactor.accept(socket, Peer::from(address), listener.door, now)
+                        else {
+                            continue;
+                        };
+                        let interests = Interest::READABLE | Interest::WRITABLE;
+                        let registered = reactor.socket_mut(id).is_some_and(|socket| {
+                            self.poll
+                                .registry()
+                                .register(socket, Token(id.to_word()), interests)
+                                .is_ok()
+                        });
+                        if !registered {
+                            reactor.hub.metrics.accept_errors_total += 1;
+                            reactor.abandon(id);
+                        }
+                    }
+                    Accepted::Nothing => break,
+                    Accepted::Exhausted(error) => {
+                        reactor.hub.metrics.accept_errors_total += 1;
+                        reactor.hub.metrics.accept_pauses_total += 1;
+                        if let Some(count) = log_limit.pass(now.clock) {
+                            log::warn!(
+                                "cannot accept: {error}; pausing ({count} such since the last line)"
+                            );
+                        }
+                        break;
+                    }
+                    Accepted::Broken(error) => {
+                        reactor.hub.metrics.accept_errors_total += 1;
+                        log::debug!("a connection broke before it was accepted: {error}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The moment, on the clock of a loop that started at `epoch`.
+#[must_use]
+pub fn now_since(epoch: Instant) -> Now {
+    let unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    Now {
+        clock: epoch.elapsed(),
+        unix,
+    }
+}
+
+/// One kind of signal as bytes on a pipe that the poll watches.
+struct SignalPipe {
+    reader: UnixStream,
+}
+
+impl SignalPipe {
+    fn new(signals: &[i32]) -> io::Result<Self> {
+        let (reader, writer) = StdUnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        for signal in signals {
+            signal_hook::low_level::pipe::register(*signal, writer.try_clone()?)?;
+        }
+        Ok(Self {
+            reader: UnixStream::from_std(reader),
+        })
+    }
+
+    /// How many came since the last call.
+    fn take(&mut self) -> usize {
+        let mut bytes = [0; 64];
+        let mut count = 0;
+        while let Ok(more @ 1..) = self.reader.read(&mut bytes) {
+            count += more;
+        }
+        count
+    }
+}

@@ -1,0 +1,44 @@
+//! What the loop needs of a client's socket: mio's, or a test's script.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+
+use mio::net::TcpStream;
+
+/// A nonblocking stream socket.
+pub trait Socket {
+    /// Reads into `buffer`. 0: the peer closed its side.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there; anything else but `Interrupted`: the connection is broken.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes what fits of `slices`, in order.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing fits; anything else but `Interrupted`: the connection is broken.
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Tells the peer that nothing more comes.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    fn shutdown_write(&mut self) -> io::Result<()>;
+}
+
+impl Socket for TcpStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Read::read(self, buffer)
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match slices {
+            [one] => Write::write(self, one),
+            many => Write::write_vectored(self, many),
+        }
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}

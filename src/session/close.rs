@@ -1,0 +1,97 @@
+//! Why a session ends: close code, reason text, log word and counter in one list (PROTOCOL 3).
+
+use crate::metrics::Metrics;
+
+/// Why a session is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer closed; its code is answered with 1000, or with nothing when it sent none.
+    Peer,
+    /// 1001: the process drains.
+    Drain,
+    /// 1002: RFC 6455 was broken.
+    Protocol,
+    /// 1003: a binary message.
+    Binary,
+    /// 1007: text that is not UTF-8.
+    InvalidText,
+    /// 1008: too many commands in a row refused by the rate limit.
+    RateLimit,
+    /// 1008: never authenticated.
+    NeverAuthenticated,
+    /// 1009: a message over the size limit.
+    TooBig,
+    /// 4401: the token expired.
+    Expired,
+    /// 4408: frames wait and the peer does not read.
+    SlowConsumer,
+    /// 4408: all outboxes together are over their limit, and this one was the largest.
+    OutboxesFull,
+    /// Not an upgraded session: an HTTP response was the last word.
+    Http,
+    /// No close frame: the handshake took too long.
+    HandshakeTimeout,
+    /// No close frame: the connection broke, or ended without one.
+    Lost,
+}
+
+impl CloseReason {
+    /// Close code and reason text of the close frame; `None` when no frame is sent.
+    #[must_use]
+    pub fn frame(self) -> Option<(u16, &'static str)> {
+        match self {
+            Self::Peer => Some((1000, "")),
+            Self::Drain => Some((1001, "going away")),
+            Self::Protocol => Some((1002, "protocol violation")),
+            Self::Binary => Some((1003, "binary messages are not supported")),
+            Self::InvalidText => Some((1007, "invalid UTF-8")),
+            Self::RateLimit => Some((1008, "rate limit exceeded")),
+            Self::NeverAuthenticated => Some((1008, "authentication timeout")),
+            Self::TooBig => Some((1009, "message too big")),
+            Self::Expired => Some((4401, "token expired")),
+            Self::SlowConsumer | Self::OutboxesFull => Some((4408, "slow consumer")),
+            Self::Http | Self::HandshakeTimeout | Self::Lost => None,
+        }
+    }
+
+    /// The word for it in logs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Peer => "closed by the peer",
+            Self::Drain => "drain",
+            Self::Protocol => "protocol violation",
+            Self::Binary => "binary message",
+            Self::InvalidText => "invalid UTF-8",
+            Self::RateLimit => "rate limit",
+            Self::NeverAuthenticated => "never authenticated",
+            Self::TooBig => "message too big",
+            Self::Expired => "token expired",
+            Self::SlowConsumer => "slow consumer",
+            Self::OutboxesFull => "slow consumer, largest of all outboxes",
+            Self::Http => "HTTP response sent",
+            Self::HandshakeTimeout => "handshake timeout",
+            Self::Lost => "connection lost",
+        }
+    }
+
+    /// Counts one more of it.
+    pub fn count(self, metrics: &mut Metrics) {
+        let counter = match self {
+            Self::Peer => &mut metrics.closes_normal_total,
+            Self::Drain => &mut metrics.closes_drain_total,
+            Self::Protocol => &mut metrics.closes_protocol_total,
+            Self::Binary => &mut metrics.closes_binary_total,
+            Self::InvalidText => &mut metrics.closes_invalid_text_total,
+            Self::RateLimit | Self::NeverAuthenticated => &mut metrics.closes_policy_total,
+            Self::TooBig => &mut metrics.closes_too_big_total,
+            Self::Expired => &mut metrics.closes_expired_total,
+            Self::SlowConsumer => &mut metrics.closes_slow_consumer_total,
+            Self::OutboxesFull => &mut metrics.closes_outboxes_full_total,
+            Self::HandshakeTimeout => &mut metrics.handshake_timeouts_total,
+            Self::Lost => &mut metrics.closes_lost_total,
+            Self::Http => return,
+        };
+        *counter += 1;
+    }
+}

@@ -1,0 +1,159 @@
+//! What must happen by when. Each kind of deadline has one constant length, so a queue of them is sorted by
+//! itself, and a session needs no timer of its own.
+//!
+//! Invariant: a queue's entries are in the order of their due times. An entry may be stale (its session went on
+//! or away): the one who takes it out asks the session. Queues shrink after a storm.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::id::ConnId;
+
+/// Deadlines of one kind.
+#[derive(Debug)]
+pub struct Timeouts {
+    after: Duration,
+    queue: VecDeque<(Duration, ConnId)>,
+}
+
+impl Timeouts {
+    /// Deadlines that lie `after` their beginnings.
+    #[must_use]
+    pub fn new(after: Duration) -> Self {
+        Self {
+            after,
+            queue: VecDeque::new(),
+        }
+    }
+
+    /// Begins a deadline at `now`, which must not run backwards between calls.
+    pub fn begin(&mut self, now: Duration, id: ConnId) {
+        self.queue.push_back((self.due(now), id));
+    }
+
+    /// When a deadline that begins `now` is due.
+    #[must_use]
+    pub fn due(&self, now: Duration) -> Duration {
+        now + self.after
+    }
+
+    /// When the first deadline is due.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Duration> {
+        self.queue.front().map(|(due, _)| *due)
+    }
+
+    /// Takes out the first deadline if it is due.
+    pub fn pop_due(&mut self, now: Duration) -> Option<ConnId> {
+        if self.next_due()? > now {
+            return None;
+        }
+        self.pop()
+    }
+
+    /// Takes out the leading deadlines that no longer matter, so that a queue is about as long as what is
+    /// really under way. Amortised O(1).
+    pub fn prune(&mut self, mut matters: impl FnMut(ConnId) -> bool) {
+        while let Some((_, id)) = self.queue.front() {
+            if matters(*id) {
+                return;
+            }
+            self.pop();
+        }
+    }
+
+    /// Entries, stale ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether there is no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    fn pop(&mut self) -> Option<ConnId> {
+        let (_, id) = self.queue.pop_front()?;
+        if self.queue.capacity() > 64 && self.queue.len() < self.queue.capacity() / 8 {
+            self.queue.shrink_to(self.queue.len() * 2);
+        }
+        Some(id)
+    }
+}
+
+/// All deadlines of sessions.
+#[derive(Debug)]
+pub struct Deadlines {
+    /// Until the upgrade is done (`request_timeout_ms`).
+    pub handshake: Timeouts,
+    /// Until the session has authenticated (`auth_timeout_ms`).
+    pub auth: Timeouts,
+    /// Until the broker has confirmed a subscribe (`request_timeout_ms`).
+    pub command: Timeouts,
+    /// Between two looks at a full socket: a quarter of `send_timeout_ms`.
+    pub send: Timeouts,
+    /// Until a session that is being closed is gone (`send_timeout_ms`).
+    pub close: Timeouts,
+}
+
+impl Deadlines {
+    /// When the first deadline of any kind is due.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Duration> {
+        let Self {
+            handshake,
+            auth,
+            command,
+            send,
+            close,
+        } = self;
+        [handshake, auth, command, send, close]
+            .into_iter()
+            .filter_map(Timeouts::next_due)
+            .min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(slot: u32) -> ConnId {
+        ConnId {
+            slot,
+            generation: 0,
+        }
+    }
+
+    #[test]
+    fn deadlines_fall_due_in_order_and_not_before_their_time() {
+        let mut timeouts = Timeouts::new(Duration::from_secs(10));
+        for second in 0..5 {
+            timeouts.begin(Duration::from_secs(second), id(second as u32));
+        }
+        assert_eq!(timeouts.next_due(), Some(Duration::from_secs(10)));
+        assert_eq!(timeouts.pop_due(Duration::from_millis(9_999)), None);
+        assert_eq!(timeouts.pop_due(Duration::from_secs(11)), Some(id(0)));
+        assert_eq!(timeouts.pop_due(Duration::from_secs(11)), Some(id(1)));
+        assert_eq!(timeouts.pop_due(Duration::from_secs(11)), None);
+        timeouts.prune(|id| id.slot == 4);
+        assert_eq!(timeouts.next_due(), Some(Duration::from_secs(14)));
+    }
+
+    #[test]
+    fn a_queue_shrinks_after_a_storm() {
+        let mut timeouts = Timeouts::new(Duration::from_secs(10));
+        for slot in 0..100_000 {
+            timeouts.begin(Duration::ZERO, id(slot));
+        }
+        timeouts.prune(|id| id.slot >= 99_990);
+        assert_eq!(timeouts.len(), 10);
+        assert!(
+            timeouts.queue.capacity() <= 128,
+            "{}",
+            timeouts.queue.capacity()
+        );
+    }
+}

@@ -1,0 +1,277 @@
+//! What all sessions share: who may do what, who wants what, what the broker has been asked for, and the bounds.
+//!
+//! Pure, as a session is: what it wants of the source it leaves in [`Hub::to_source`], what it wants of the clock
+//! in [`Hub::deadlines`]; the loop carries both out.
+//!
+//! Invariant: every AMQP binding is acquired once for each subscription in the index and once for each lease of a
+//! waiting subscribe, so that no session's end takes away what another needs.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::auth::Authenticator;
+use crate::config::{Config, SlowConsumerPolicy, Style};
+use crate::handoff::{AmqpBinding, ToSource};
+use crate::metrics::Metrics;
+use crate::protocol::codec::CodecLimits;
+use crate::protocol::frame::FrameBuilder;
+use crate::routing::broker_bindings::{Acquired, BrokerBindings};
+use crate::routing::families::Families;
+use crate::routing::index::SubscriptionIndex;
+use crate::routing::month::ActiveMonths;
+
+use super::bucket::BucketRule;
+use super::deadlines::{Deadlines, Timeouts};
+use super::id::Peer;
+use super::outbox::OutboxTotals;
+
+/// The moment of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Since the loop's start; never runs backwards.
+    pub clock: Duration,
+    /// Unix seconds, for token expiry and months.
+    pub unix: u64,
+}
+
+/// The bounds that an operator sets.
+#[derive(Clone, Debug)]
+pub struct SessionLimits {
+    /// Of the codec.
+    pub codec: CodecLimits,
+    /// `max_metadata_bytes`.
+    pub metadata_bytes_max: usize,
+    /// `max_subscriptions`.
+    pub subscriptions_max: usize,
+    /// `max_connections_per_ip`.
+    pub sessions_per_ip_max: Option<u32>,
+    /// `slow_consumer`.
+    pub slow_consumer: SlowConsumerPolicy,
+    /// `max_queued_messages`.
+    pub queued_messages_max: usize,
+    /// `max_outbox_bytes`.
+    pub outbox_bytes_max: usize,
+    /// `max_outboxes_bytes`.
+    pub outboxes_bytes_max: usize,
+    /// `send_timeout_ms`.
+    pub send_timeout: Duration,
+    /// `rate_limit_burst`, `rate_limit_per_second`; `None`: no limit.
+    pub rate: Option<BucketRule>,
+    /// `gap_notices`.
+    pub gap_notices: bool,
+    /// `style`.
+    pub style: Style,
+    /// `allowed_origins`.
+    pub allowed_origins: Vec<String>,
+}
+
+impl SessionLimits {
+    /// What `config` says.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let unlimited = |bound: Option<usize>| bound.unwrap_or(usize::MAX);
+        Self {
+            codec: CodecLimits {
+                message_bytes_max: unlimited(config.max_message_bytes),
+            },
+            metadata_bytes_max: unlimited(config.max_metadata_bytes),
+            subscriptions_max: unlimited(config.max_subscriptions),
+            sessions_per_ip_max: config
+                .max_connections_per_ip
+                .map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
+            slow_consumer: config.slow_consumer,
+            queued_messages_max: unlimited(config.max_queued_messages),
+            outbox_bytes_max: unlimited(config.max_outbox_bytes),
+            outboxes_bytes_max: unlimited(config.max_outboxes_bytes),
+            send_timeout: config.send_timeout,
+            rate: BucketRule::new(config.rate_limit_burst, config.rate_limit_per_second),
+            gap_notices: config.gap_notices,
+            style: config.style,
+            allowed_origins: config.allowed_origins.clone(),
+        }
+    }
+}
+
+/// Whether the event source is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// Never yet.
+    Starting,
+    /// Every binding that is said to be in force is.
+    Up,
+    /// Away; events may be lost since then.
+    Away {
+        /// On the loop's clock.
+        since: Duration,
+    },
+}
+
+/// Whether new sessions are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// They are.
+    Open,
+    /// The process ends.
+    Draining,
+}
+
+/// Everything that sessions share.
+#[derive(Debug)]
+pub struct Hub {
+    /// The operator's bounds.
+    pub limits: SessionLimits,
+    /// Who may do what.
+    pub authenticator: Authenticator,
+    /// What client bindings mean.
+    pub families: Families,
+    /// Who wants what.
+    pub index: SubscriptionIndex,
+    /// What the broker has been asked for.
+    pub broker: BrokerBindings,
+    /// The months whose databases are followed now.
+    pub months: ActiveMonths,
+    /// Whether events come.
+    pub source: SourceState,
+    /// Whether sessions are taken.
+    pub admission: Admission,
+    /// What must happen by when.
+    pub deadlines: Deadlines,
+    /// What waits in full outboxes.
+    pub totals: OutboxTotals,
+    /// What happened.
+    pub metrics: Metrics,
+    /// Commands for the source, in order; the loop hands them over and empties this each turn.
+    pub to_source: Vec<ToSource>,
+    /// Some session's token has an expiry: the sweep must look for it.
+    pub tokens_expire: bool,
+    /// Scratch for replies.
+    pub builder: FrameBuilder,
+    sessions_per_ip: HashMap<IpAddr, u32>,
+    request_ids: RequestIds,
+}
+
+impl Hub {
+    /// A hub without sessions. `seed` makes the generated request ids of two processes differ.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        authenticator: Authenticator,
+        families: Families,
+        now: Now,
+        seed: u64,
+    ) -> Self {
+        Self {
+            limits: SessionLimits::new(config),
+            authenticator,
+            families,
+            index: SubscriptionIndex::new(),
+            broker: BrokerBindings::new(),
+            months: ActiveMonths::at(now.unix),
+            source: SourceState::Starting,
+            admission: Admission::Open,
+            deadlines: Deadlines {
+                handshake: Timeouts::new(config.request_timeout),
+                auth: Timeouts::new(config.auth_timeout),
+                command: Timeouts::new(config.request_timeout),
+                send: Timeouts::new(config.send_timeout / 4),
+                close: Timeouts::new(config.send_timeout),
+            },
+            totals: OutboxTotals::default(),
+            metrics: Metrics::default(),
+            to_source: Vec::new(),
+            tokens_expire: false,
+            builder: FrameBuilder::new(),
+            sessions_per_ip: HashMap::new(),
+            request_ids: RequestIds(seed),
+        }
+    }
+
+    /// Whether the process takes sessions and has its events: what balancers are told.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.admission == Admission::Open && self.source == SourceState::Up
+    }
+
+    /// Counts one more user of a binding and asks the source for it when it is the first.
+    pub fn acquire(&mut self, binding: &AmqpBinding) -> Acquired {
+        self.acquire_for(binding, 1)
+    }
+
+    /// As [`Hub::acquire`], for so many users.
+    pub fn acquire_for(&mut self, binding: &AmqpBinding, users: u32) -> Acquired {
+        let acquired = self.broker.acquire(binding, users);
+        if acquired.must_bind {
+            self.to_source.push(ToSource::Bind(binding.clone()));
+        }
+        acquired
+    }
+
+    /// Counts one user less and tells the source when it was the last.
+    pub fn release(&mut self, binding: &AmqpBinding) {
+        self.release_for(binding, 1);
+    }
+
+    /// As [`Hub::release`], for so many users.
+    pub fn release_for(&mut self, binding: &AmqpBinding, users: u32) {
+        if self.broker.release(binding, users) {
+            self.to_source.push(ToSource::Unbind(binding.clone()));
+        }
+    }
+
+    /// Takes a place for a session of `peer`; false when its IP has as many as it may.
+    pub fn admit(&mut self, peer: &Peer) -> bool {
+        let Some(max) = self.limits.sessions_per_ip_max else {
+            return true;
+        };
+        let count = self.sessions_per_ip.entry(peer.network()).or_insert(0);
+        let admitted = *count < max;
+        *count += u32::from(admitted);
+        admitted
+    }
+
+    /// Gives the place of a session of `peer` back.
+    pub fn discharge(&mut self, peer: &Peer) {
+        if let Some(count) = self.sessions_per_ip.get_mut(&peer.network()) {
+            *count -= 1;
+            if *count == 0 {
+                self.sessions_per_ip.remove(&peer.network());
+            }
+        }
+    }
+
+    /// A fresh request id for a reply whose command had none.
+    pub fn generate_request_id(&mut self) -> [u8; 16] {
+        self.request_ids.generate()
+    }
+
+    /// IPs that sessions are counted for.
+    #[must_use]
+    pub fn counted_ips(&self) -> usize {
+        self.sessions_per_ip.len()
+    }
+}
+
+/// Generates request ids: distinct within a process, and as good as distinct between processes. They name
+/// replies and protect nothing, so they need not be unpredictable.
+#[derive(Debug)]
+struct RequestIds(u64);
+
+impl RequestIds {
+    fn generate(&mut self) -> [u8; 16] {
+        let mut id = [0; 16];
+        for half in id.chunks_exact_mut(8) {
+            half.copy_from_slice(&self.next().to_be_bytes());
+        }
+        id
+    }
+
+    /// SplitMix64: a Weyl sequence through a bijective mixer, so no output repeats within 2^64.
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+}

@@ -1,0 +1,106 @@
+//! Names of a connection: [`ConnId`] inside the process, [`Peer`] (PROTOCOL 1, "session id") outside.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+
+/// Names one connection for the life of the process. Slots are reused; `generation` makes a stale name miss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId {
+    /// Place in the table of connections.
+    pub slot: u32,
+    /// Which user of the slot.
+    pub generation: u32,
+}
+
+impl ConnId {
+    /// As one word, for the poll. Never the all-ones word, nor its neighbours, which name other things.
+    #[must_use]
+    pub fn to_word(self) -> usize {
+        (self.generation as usize) << 32 | self.slot as usize
+    }
+
+    /// Back from [`ConnId::to_word`].
+    #[must_use]
+    pub fn from_word(word: usize) -> Self {
+        Self {
+            slot: (word & 0xFFFF_FFFF) as u32,
+            generation: (word >> 32) as u32,
+        }
+    }
+}
+
+/// Address of the peer, printed as the session id `IP:PORT`. 16 bytes; an IPv4 peer owns no memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// IPv4, also when it arrived mapped into IPv6.
+    V4(Ipv4Addr, u16),
+    /// IPv6.
+    V6(Box<SocketAddrV6>),
+}
+
+impl Peer {
+    /// The IP alone, as limits count it: an IPv6 address stands for its /64.
+    #[must_use]
+    pub fn network(&self) -> IpAddr {
+        match self {
+            Self::V4(ip, _) => IpAddr::V4(*ip),
+            Self::V6(address) => {
+                let [a, b, c, d, ..] = address.ip().segments();
+                IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+            }
+        }
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(address) => Self::V4(*address.ip(), address.port()),
+            SocketAddr::V6(address) => match address.ip().to_ipv4_mapped() {
+                Some(ip) => Self::V4(ip, address.port()),
+                None => Self::V6(Box::new(address)),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V4(ip, port) => write!(f, "{ip}:{port}"),
+            Self::V6(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_survives_the_poll() {
+        let id = ConnId {
+            slot: 0xFEDC_BA98,
+            generation: 0x7654_3210,
+        };
+        assert_eq!(ConnId::from_word(id.to_word()), id);
+    }
+
+    #[test]
+    fn a_session_id_is_ip_and_port() {
+        for (address, id, network) in [
+            ("127.0.0.1:5555", "127.0.0.1:5555", "127.0.0.1"),
+            ("[::ffff:10.1.2.3]:80", "10.1.2.3:80", "10.1.2.3"),
+            (
+                "[2001:db8:1:2:3:4:5:6]:80",
+                "[2001:db8:1:2:3:4:5:6]:80",
+                "2001:db8:1:2::",
+            ),
+        ] {
+            let peer = Peer::from(address.parse::<SocketAddr>().expect("an address"));
+            assert_eq!(peer.to_string(), id);
+            assert_eq!(peer.network().to_string(), network);
+        }
+        assert_eq!(size_of::<Peer>(), 16);
+    }
+}

@@ -1,0 +1,465 @@
+//! Frames waiting for one peer. The only thing that is ever written to its socket, in the order of the pushes.
+//!
+//! Invariants: an empty outbox owns no memory; frames are shared, never copied; only a prefix of the first frame
+//! may have been written already; `bytes` is the sum of the frames' lengths minus that prefix; the totals of
+//! [`OutboxTotals`] are the sums over all outboxes whose last write would have blocked.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::time::Duration;
+
+use crate::limits::WRITE_SLICES_MAX;
+use crate::protocol::frame::Frame;
+
+/// Frames waiting for one peer: two words.
+#[derive(Debug, Default)]
+pub enum Outbox {
+    /// Nothing waits; an idle session's state.
+    #[default]
+    Empty,
+    /// One frame, not begun, of a socket that is believed to take it: the way of a lone event.
+    One(Frame),
+    /// Anything else.
+    Many(Box<Queue>),
+}
+
+/// Frames that merged, or that a socket did not take.
+#[derive(Debug, Default)]
+pub struct Queue {
+    frames: VecDeque<Frame>,
+    /// Bytes of the first frame that were written.
+    begun: usize,
+    /// Bytes still to be written.
+    bytes: usize,
+    state: QueueState,
+    /// Events dropped since the last gap notice (policy `drop`).
+    dropped: u64,
+}
+
+/// Whether the socket takes frames, as far as is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum QueueState {
+    /// Not known to be full: a write is due.
+    #[default]
+    Ready,
+    /// The last write would have blocked. `progress_at`: when the socket last took a byte, or refused the first.
+    Blocked { progress_at: Duration },
+}
+
+/// What waits in all outboxes whose sockets are full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutboxTotals {
+    /// Bytes, shared frames counted for each session.
+    pub blocked_bytes: usize,
+    /// Sessions.
+    pub blocked_sessions: usize,
+    /// Queues whose memory was given back, ever: what tells when the heap is worth trimming.
+    pub queues_freed: u64,
+}
+
+/// What a flush came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Everything was written.
+    Drained,
+    /// There is more than one vectored write takes, and the socket took it all: list the session again.
+    More,
+    /// The socket is full; its next writable event goes on.
+    Blocked,
+    /// The connection is broken.
+    Broken,
+}
+
+/// What one flush did, for the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushReport {
+    /// How it ended.
+    pub outcome: Flushed,
+    /// Bytes the socket took.
+    pub written: usize,
+}
+
+impl Outbox {
+    /// Appends a frame. O(1).
+    pub fn push(&mut self, frame: Frame, totals: &mut OutboxTotals) {
+        match self {
+            Self::Empty => *self = Self::One(frame),
+            Self::One(_) => {
+                let Self::One(first) = std::mem::take(self) else {
+                    return;
+                };
+                let mut queue = Box::<Queue>::default();
+                queue.frames.reserve_exact(2);
+                queue.push(first);
+                queue.push(frame);
+                *self = Self::Many(queue);
+            }
+            Self::Many(queue) => {
+                if queue.is_blocked() {
+                    totals.blocked_bytes += frame.len();
+                }
+                queue.push(frame);
+            }
+        }
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::One(_) => false,
+            Self::Many(queue) => queue.frames.is_empty(),
+        }
+    }
+
+    /// Whether the last write would have blocked.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        matches!(self, Self::Many(queue) if queue.is_blocked())
+    }
+
+    /// Frames and bytes that wait because the socket is full; zeros when it is not known to be full.
+    #[must_use]
+    pub fn blocked(&self) -> (usize, usize) {
+        match self {
+            Self::Many(queue) if queue.is_blocked() => (queue.frames.len(), queue.bytes),
+            _ => (0, 0),
+        }
+    }
+
+    /// When the full socket last took a byte; `None` when it is not known to be full.
+    #[must_use]
+    pub fn progress_at(&self) -> Option<Duration> {
+        match self {
+            Self::Many(queue) => match queue.state {
+                QueueState::Blocked { progress_at } => Some(progress_at),
+                QueueState::Ready => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Counts an event that policy `drop` did not queue. Only for a blocked outbox.
+    pub fn count_dropped(&mut self) {
+        if let Self::Many(queue) = self {
+            queue.dropped += 1;
+        }
+    }
+
+    /// Events dropped since the last call, to be announced before the next event.
+    pub fn take_dropped(&mut self) -> u64 {
+        match self {
+            Self::Many(queue) => std::mem::take(&mut queue.dropped),
+            _ => 0,
+        }
+    }
+
+    /// Events dropped and not announced yet.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        match self {
+            Self::Many(queue) => queue.dropped,
+            _ => 0,
+        }
+    }
+
+    /// Forgets every frame but one that was begun, whose rest must go out for the stream to stay whole.
+    pub fn forget_unbegun(&mut self, totals: &mut OutboxTotals) {
+        self.leave_totals(totals);
+        match self {
+            Self::Many(queue) if queue.begun > 0 => {
+                queue.frames.truncate(1);
+                queue.frames.shrink_to_fit();
+                queue.bytes = queue.frames.front().map_or(0, Frame::len) - queue.begun;
+                queue.dropped = 0;
+            }
+            _ => *self = Self::Empty,
+        }
+        self.join_totals(totals);
+    }
+
+    /// Takes the outbox of a session that ends out of the totals, and frees it.
+    pub fn clear(&mut self, totals: &mut OutboxTotals) {
+        self.leave_totals(totals);
+        *self = Self::Empty;
+    }
+
+    /// Writes with ONE call of `write` what one call takes (at most [`WRITE_SLICES_MAX`] frames).
+    /// `now`: the time since the loop's start.
+    pub fn flush(
+        &mut self,
+        write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
+        now: Duration,
+        totals: &mut OutboxTotals,
+    ) -> FlushReport {
+        if let Self::One(frame) = self {
+            let length = frame.len();
+            match write(&[IoSlice::new(frame.bytes())]) {
+                Ok(written) if written == length => {
+                    *self = Self::Empty;
+                    return FlushReport {
+                        outcome: Flushed::Drained,
+                        written,
+                    };
+                }
+                result => {
+                    let mut queue = Box::<Queue>::default();
+                    if let Self::One(frame) = std::mem::take(self) {
+                        queue.push(frame);
+                    }
+                    *self = Self::Many(queue);
+                    return self.after_write(result, now, totals);
+                }
+            }
+        }
+        let Self::Many(queue) = self else {
+            return FlushReport {
+                outcome: Flushed::Drained,
+                written: 0,
+            };
+        };
+        let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+        let mut used = 0;
+        for (slice, frame) in slices.iter_mut().zip(&queue.frames) {
+            let begun = if used == 0 { queue.begun } else { 0 };
+            *slice = IoSlice::new(frame.bytes().get(begun..).unwrap_or_default());
+            used += 1;
+        }
+        if used == 0 {
+            return FlushReport {
+                outcome: Flushed::Drained,
+                written: 0,
+            };
+        }
+        let result = write(slices.get(..used).unwrap_or_default());
+        self.after_write(result, now, totals)
+    }
+
+    fn after_write(
+        &mut self,
+        result: io::Result<usize>,
+        now: Duration,
+        totals: &mut OutboxTotals,
+    ) -> FlushReport {
+        self.leave_totals(totals);
+        let Self::Many(queue) = self else {
+            return FlushReport {
+                outcome: Flushed::Drained,
+                written: 0,
+            };
+        };
+        let offered: usize = queue
+            .frames
+            .iter()
+            .take(WRITE_SLICES_MAX)
+            .map(Frame::len)
+            .sum::<usize>()
+            - queue.begun;
+        let (written, outcome) = match result {
+            Ok(0) => (0, Flushed::Broken),
+            Ok(written) => {
+                queue.advance(written);
+                let outcome = match (queue.frames.is_empty(), written < offered) {
+                    (true, _) => Flushed::Drained,
+                    (false, true) => Flushed::Blocked,
+                    (false, false) => Flushed::More,
+                };
+                (written, outcome)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, Flushed::Blocked),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (0, Flushed::More),
+            Err(_) => (0, Flushed::Broken),
+        };
+        queue.state = match (outcome, queue.state) {
+            (Flushed::Blocked, QueueState::Blocked { progress_at }) if written == 0 => {
+                QueueState::Blocked { progress_at }
+            }
+            (Flushed::Blocked, _) => QueueState::Blocked { progress_at: now },
+            _ => QueueState::Ready,
+        };
+        if outcome == Flushed::Drained {
+            totals.queues_freed += 1;
+            if queue.dropped == 0 {
+                *self = Self::Empty;
+            } else {
+                queue.frames = VecDeque::new();
+            }
+        }
+        self.join_totals(totals);
+        FlushReport { outcome, written }
+    }
+
+    fn leave_totals(&self, totals: &mut OutboxTotals) {
+        if let Self::Many(queue) = self
+            && queue.is_blocked()
+        {
+            totals.blocked_bytes -= queue.bytes;
+            totals.blocked_sessions -= 1;
+        }
+    }
+
+    fn join_totals(&self, totals: &mut OutboxTotals) {
+        if let Self::Many(queue) = self
+            && queue.is_blocked()
+        {
+            totals.blocked_bytes += queue.bytes;
+            totals.blocked_sessions += 1;
+        }
+    }
+}
+
+impl Queue {
+    fn push(&mut self, frame: Frame) {
+        self.bytes += frame.len();
+        self.frames.push_back(frame);
+    }
+
+    fn is_blocked(&self) -> bool {
+        matches!(self.state, QueueState::Blocked { .. })
+    }
+
+    fn advance(&mut self, written: usize) {
+        self.bytes -= written;
+        self.begun += written;
+        while let Some(first) = self.frames.front()
+            && self.begun >= first.len()
+        {
+            self.begun -= first.len();
+            self.frames.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::frame::Opcode;
+
+    fn frame(text: &str) -> Frame {
+        Frame::new(Opcode::Text, text.as_bytes())
+    }
+
+    /// A socket that takes `room` bytes of each write.
+    fn takes(room: usize, sink: &mut Vec<u8>) -> impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize> {
+        move |slices| {
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            let taken = room.min(all.len());
+            sink.extend_from_slice(&all[..taken]);
+            if taken == 0 {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(taken)
+            }
+        }
+    }
+
+    const T0: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn frames_go_out_whole_and_in_order_through_any_partial_writes() {
+        for room in 1..40 {
+            let (mut outbox, mut totals, mut sink) =
+                (Outbox::default(), OutboxTotals::default(), Vec::new());
+            let mut expected = Vec::new();
+            for index in 0..100 {
+                let frame = frame(&"x".repeat(index % 7));
+                expected.extend_from_slice(frame.bytes());
+                outbox.push(frame, &mut totals);
+            }
+            let mut writes = 0;
+            while !outbox.is_empty() {
+                let report = outbox.flush(takes(room, &mut sink), T0, &mut totals);
+                assert_eq!(report.outcome == Flushed::Drained, outbox.is_empty());
+                assert_eq!(totals.blocked_sessions, usize::from(outbox.is_blocked()));
+                assert_eq!(totals.blocked_bytes, outbox.blocked().1);
+                writes += 1;
+                assert!(writes < 10_000);
+            }
+            assert_eq!(sink, expected);
+            assert!(
+                matches!(outbox, Outbox::Empty),
+                "a drained outbox owns no memory"
+            );
+        }
+    }
+
+    #[test]
+    fn more_frames_than_one_write_takes_is_not_blocked() {
+        let (mut outbox, mut totals, mut sink) =
+            (Outbox::default(), OutboxTotals::default(), Vec::new());
+        for _ in 0..WRITE_SLICES_MAX + 1 {
+            outbox.push(frame("x"), &mut totals);
+        }
+        let report = outbox.flush(takes(usize::MAX, &mut sink), T0, &mut totals);
+        assert_eq!(report.outcome, Flushed::More);
+        assert!(!outbox.is_blocked());
+        assert_eq!(
+            outbox
+                .flush(takes(usize::MAX, &mut sink), T0, &mut totals)
+                .outcome,
+            Flushed::Drained
+        );
+    }
+
+    #[test]
+    fn progress_is_when_the_socket_last_took_a_byte() {
+        let (mut outbox, mut totals, mut sink) =
+            (Outbox::default(), OutboxTotals::default(), Vec::new());
+        outbox.push(frame("0123456789"), &mut totals);
+        assert_eq!(outbox.progress_at(), None);
+        outbox.flush(takes(0, &mut sink), T0, &mut totals);
+        assert_eq!(outbox.progress_at(), Some(T0));
+        outbox.flush(takes(0, &mut sink), T0 * 2, &mut totals);
+        assert_eq!(outbox.progress_at(), Some(T0));
+        outbox.flush(takes(3, &mut sink), T0 * 3, &mut totals);
+        assert_eq!(outbox.progress_at(), Some(T0 * 3));
+    }
+
+    #[test]
+    fn forgetting_keeps_the_stream_whole() {
+        let (mut outbox, mut totals, mut sink) =
+            (Outbox::default(), OutboxTotals::default(), Vec::new());
+        let begun = frame("begun");
+        outbox.push(begun.clone(), &mut totals);
+        outbox.push(frame("forgotten"), &mut totals);
+        outbox.flush(takes(3, &mut sink), T0, &mut totals);
+        outbox.forget_unbegun(&mut totals);
+        assert_eq!(
+            totals,
+            OutboxTotals {
+                blocked_bytes: begun.len() - 3,
+                blocked_sessions: 1,
+                queues_freed: 0
+            }
+        );
+        let last = frame("last");
+        outbox.push(last.clone(), &mut totals);
+        outbox.flush(takes(usize::MAX, &mut sink), T0, &mut totals);
+        assert_eq!(sink, [begun.bytes(), last.bytes()].concat());
+        assert_eq!((totals.blocked_bytes, totals.blocked_sessions), (0, 0));
+
+        outbox.push(frame("not begun"), &mut totals);
+        outbox.forget_unbegun(&mut totals);
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn a_broken_connection_is_told_from_a_full_one() {
+        let (mut outbox, mut totals) = (Outbox::default(), OutboxTotals::default());
+        outbox.push(frame("x"), &mut totals);
+        let report = outbox.flush(
+            |_| Err(io::ErrorKind::ConnectionReset.into()),
+            T0,
+            &mut totals,
+        );
+        assert_eq!(report.outcome, Flushed::Broken);
+        let report = outbox.flush(|_| Err(io::ErrorKind::Interrupted.into()), T0, &mut totals);
+        assert_eq!(report.outcome, Flushed::More);
+    }
+
+    #[test]
+    fn an_outbox_is_two_words() {
+        assert_eq!(size_of::<Outbox>(), 16);
+    }
+}
