@@ -26,9 +26,10 @@ pub const POLL_EVENTS_MAX: usize = 4096;
 /// Size of the one buffer that all sockets are read through.
 pub const READ_BUFFER_BYTES: usize = 64 << 10;
 
-/// Reads of one socket in one turn, each of at most [`READ_BUFFER_BYTES`]; then the session goes to the reread
-/// list, so that one that sends without pause delays the others by no more than this.
-pub const READS_PER_TURN: usize = 4;
+/// Bytes read from all sockets in one turn, give or take one read; what is ready beyond that goes to the reread
+/// list. A single socket is read once a turn (at most [`READ_BUFFER_BYTES`]) and goes there too if it may have
+/// more, so neither one that sends without pause nor a thousand of them keep events from the others.
+pub const READ_BYTES_PER_TURN: usize = 2 << 20;
 
 /// Events taken from the hand-off in one turn; the rest in the next, which does not wait.
 pub const EVENTS_PER_TURN: usize = 256;

@@ -21,7 +21,8 @@ use blackhole::{logging, source};
 /// Exit code when the system refused something: an address in use, a thread that cannot be started.
 const CODE_FAILED: u8 = 1;
 
-/// How long the AMQP thread may take to say goodbye to the broker.
+/// How long the AMQP thread may take to say goodbye to the broker: at most this, and at most a quarter of the drain
+/// time, which it is taken from.
 const AMQP_STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -72,10 +73,11 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let source = start_source(&config, exchanges, source_end, &counters)?;
 
     announce(&server);
+    let patience = AMQP_STOP_PATIENCE.min(config.drain / 4);
     let parts = ServerParts {
         handoff: loop_end,
         connections_max: config.max_connections.unwrap_or(usize::MAX),
-        drain: config.drain,
+        drain: config.drain - patience,
         epoch,
         more_metrics: Box::new(move |out| counters.write(out)),
         reload: Box::new(move |hub| reload(hub, &args)),
@@ -83,7 +85,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let ended = server.run(hub, parts);
     // The loop's end of the hand-off is gone, so the source ends; one that hangs on its broker is aborted.
     match source {
-        Source::Amqp(thread) => thread.stop(AMQP_STOP_PATIENCE),
+        Source::Amqp(thread) => thread.stop(patience),
         Source::Embedded(thread) => drop(thread),
     }
     ended.map_err(|error| Exit::failed(CODE_FAILED, error))

@@ -56,7 +56,7 @@ use crate::session::close::CloseReason;
 use crate::session::hub::{Admission, Hub, Now, SourceState};
 use crate::session::id::{ConnId, Peer};
 use crate::session::outbox::Flushed;
-use crate::session::{AfterFlush, Delivered, DeliveryShared, Door, Session};
+use crate::session::{AdminPage, AfterFlush, Delivered, DeliveryShared, Door, Session};
 
 /// What the poll said of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,6 +295,7 @@ impl<S: Socket> Reactor<S> {
     fn read_ready(&mut self, ready: &[Ready], now: Now) {
         // Only those listed before this turn: one that is listed again has had its budget.
         let listed = self.reread.len();
+        let mut budget = limits::READ_BYTES_PER_TURN;
         for ready in ready {
             let Some(connection) = self.connections.get_mut(ready.id) else {
                 continue;
@@ -304,69 +305,64 @@ impl<S: Socket> Reactor<S> {
                 connection.listed.flush = true;
                 self.flush.push(ready.id);
             }
+            connection.listed.has_ended |= ready.read_closed;
             if ready.readable || ready.read_closed {
-                self.read(ready.id, ready.read_closed, now);
+                self.read(ready.id, &mut budget, now);
             }
         }
         for _ in 0..listed {
             let Some(id) = self.reread.pop_front() else {
                 return;
             };
-            let Some(connection) = self.connections.get_mut(id) else {
-                continue;
-            };
-            connection.listed.reread = false;
-            self.read(id, true, now);
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.listed.reread = false;
+                self.read(id, &mut budget, now);
+            }
         }
     }
 
-    /// Reads one socket within its budget. `to_the_end`: until it would block, also after a short read.
-    fn read(&mut self, id: ConnId, to_the_end: bool, now: Now) {
-        let mut reads = 0;
-        loop {
-            let Some(connection) = self.connections.get_mut(id) else {
-                return;
-            };
-            if !connection.session.wants_bytes() {
-                break;
-            }
-            if reads == limits::READS_PER_TURN {
-                self.list_reread(id);
-                break;
-            }
-            reads += 1;
-            self.hub.metrics.reads_total += 1;
-            match connection.socket.read(&mut self.read_buffer) {
-                Ok(0) => {
-                    connection.session.on_end(false, &mut self.hub, id);
-                    break;
+    /// Reads one socket once, and lists it again if it may have more: after a full read, or when its peer has closed,
+    /// which the poll does not tell twice.
+    fn read(&mut self, id: ConnId, budget: &mut usize, now: Now) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        if !connection.session.wants_bytes() {
+            return;
+        }
+        if *budget == 0 {
+            return self.list_reread(id);
+        }
+        self.hub.metrics.reads_total += 1;
+        match connection.socket.read(&mut self.read_buffer) {
+            Ok(0) => connection.session.on_end(false, &mut self.hub, id),
+            Ok(count) => {
+                *budget = budget.saturating_sub(count);
+                self.hub.metrics.read_bytes_total += count as u64;
+                let has_more = count == self.read_buffer.len() || connection.listed.has_ended;
+                let input = self.read_buffer.get_mut(..count).unwrap_or_default();
+                let page = connection.session.on_bytes(input, id, &mut self.hub, now);
+                if let Some(page) = page {
+                    self.show(page, id, now);
                 }
-                Ok(count) => {
-                    self.hub.metrics.read_bytes_total += count as u64;
-                    let is_short = count < self.read_buffer.len();
-                    let input = self.read_buffer.get_mut(..count).unwrap_or_default();
-                    let page = connection.session.on_bytes(input, id, &mut self.hub, now);
-                    if let Some(page) = page {
-                        let response = admin::page(page, self);
-                        if let Some(connection) = self.connections.get_mut(id) {
-                            connection
-                                .session
-                                .respond(&response, id, &mut self.hub, now);
-                        }
-                    }
-                    if is_short && !to_the_end {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => {
-                    connection.session.on_end(true, &mut self.hub, id);
-                    break;
+                if has_more {
+                    self.list_reread(id);
                 }
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.list_reread(id),
+            Err(_) => connection.session.on_end(true, &mut self.hub, id),
         }
         self.settle(id);
+    }
+
+    fn show(&mut self, page: AdminPage, id: ConnId, now: Now) {
+        let response = admin::page(page, self);
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection
+                .session
+                .respond(&response, id, &mut self.hub, now);
+        }
     }
 
     // Step 3: events.
