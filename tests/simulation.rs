@@ -172,6 +172,8 @@ struct Client {
     missed: u64,
     announced: u64,
     outage_notices: u64,
+    /// Outages that it must have been told of when all is at rest.
+    owed_outages: u64,
     closed_with: Option<u16>,
 }
 
@@ -342,6 +344,7 @@ impl World {
             missed: 0,
             announced: 0,
             outage_notices: 0,
+            owed_outages: 0,
             closed_with: None,
         });
     }
@@ -555,6 +558,9 @@ impl World {
                 self.outgoing.push_back(FromSource::Bound(bound));
             }
             self.outgoing.push_back(FromSource::Up);
+            for client in &mut self.clients {
+                client.owed_outages += u64::from(!client.live.is_empty());
+            }
         }
     }
 
@@ -759,6 +765,7 @@ impl World {
                 client.asked
             );
             assert!(client.pings.is_empty(), "without a pong");
+            assert!(client.outage_notices >= client.owed_outages, "not told of an outage");
         }
     }
 
@@ -814,6 +821,8 @@ impl Client {
     fn give_up(&mut self, which: impl Fn(&Key) -> bool) {
         self.live.retain(|key| !which(key));
         self.due.retain(|key, _| !which(key));
+        // It may have nothing left to be told of.
+        self.owed_outages = 0;
         for (_, asked) in &mut self.asked {
             if matches!(asked, Asked::Subscribe(key) if which(key)) {
                 // Its success no longer promises anything: the unsubscribe is behind it.
