@@ -765,7 +765,10 @@ impl World {
                 client.asked
             );
             assert!(client.pings.is_empty(), "without a pong");
-            assert!(client.outage_notices >= client.owed_outages, "not told of an outage");
+            assert!(
+                client.outage_notices >= client.owed_outages,
+                "not told of an outage"
+            );
         }
     }
 

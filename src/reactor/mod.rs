@@ -104,8 +104,8 @@ pub struct Reactor<S> {
 struct Sweep {
     due: Duration,
     next_slot: u32,
-    /// Some session of this pass has a token that expires.
-    found_expiry: bool,
+    /// A pass has begun and is not through.
+    is_under_way: bool,
 }
 
 /// When to give memory back to the system.
@@ -248,7 +248,7 @@ impl<S: Socket> Reactor<S> {
         {
             return Duration::ZERO;
         }
-        let sweep = self.hub.tokens_expire.then_some(self.sweep.due);
+        let sweep = self.is_sweeping().then_some(self.sweep.due);
         let drain = self.drain.as_ref().map(|drain| drain.next_due());
         [self.hub.deadlines.next_due(), sweep, self.trim.due, drain]
             .into_iter()
@@ -686,18 +686,26 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Visits a part of all sessions: closes those whose token has expired.
+    /// Visits a part of all sessions: closes those whose token has expired. A pass that finds no token with an
+    /// expiry is the last, until a session comes by another.
     fn sweep(&mut self, now: Now) {
-        if !self.hub.tokens_expire || now.clock < self.sweep.due {
+        if !self.is_sweeping() || now.clock < self.sweep.due {
             return;
+        }
+        if !self.sweep.is_under_way {
+            self.hub.tokens_expire = false;
+            self.sweep.is_under_way = true;
         }
         self.sweep.due = now.clock + limits::SWEEP_INTERVAL;
         let slots = self.connections.slots();
         let visits = (slots as usize / limits::SWEEP_STEPS).max(limits::SWEEP_SESSIONS_MIN);
         for _ in 0..visits {
             if self.sweep.next_slot >= slots {
-                self.sweep.next_slot = 0;
-                self.hub.tokens_expire = std::mem::take(&mut self.sweep.found_expiry);
+                let due = self.sweep.due;
+                self.sweep = Sweep {
+                    due,
+                    ..Sweep::default()
+                };
                 return;
             }
             let slot = self.sweep.next_slot;
@@ -708,12 +716,17 @@ impl<S: Socket> Reactor<S> {
             if let Some(expires) = connection.session.expires()
                 && connection.session.is_open()
             {
-                self.sweep.found_expiry = true;
+                // There is one to look at again, in the next pass.
+                self.hub.tokens_expire = true;
                 if expires <= now.unix {
                     self.close(id, CloseReason::Expired, now);
                 }
             }
         }
+    }
+
+    fn is_sweeping(&self) -> bool {
+        self.sweep.is_under_way || self.hub.tokens_expire
     }
 
     /// Gives memory back to the system in the quiet after a burst (DESIGN, The turn, 6).

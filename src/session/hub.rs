@@ -143,7 +143,7 @@ pub struct Hub {
     pub metrics: Metrics,
     /// Commands for the source, in order; the loop hands them over and empties this each turn.
     pub to_source: Vec<ToSource>,
-    /// Some session's token has an expiry: the sweep must look for it.
+    /// A session has, or has come by since the sweep's last pass began, a token that expires.
     pub tokens_expire: bool,
     /// Scratch for replies.
     pub builder: FrameBuilder,
