@@ -994,18 +994,75 @@ impl Client {
     }
 }
 
-#[test]
-fn the_loop_keeps_its_invariants_and_its_promises_under_every_seed() {
-    let directory =
-        std::env::temp_dir().join(format!("blackhole-simulation-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).expect("a temporary directory");
-    let tokens = directory.join("tokens.json");
+/// A token file, and the directory that it vanishes with.
+fn token_file() -> (tempfile::TempDir, std::path::PathBuf) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("tokens.json");
     let file = json!({
         TOKENS[0].0: {"account_id": ACCOUNTS[0]},
         TOKENS[1].0: {"account_id": ACCOUNTS[1], "descendants": [ACCOUNTS[2]]},
         TOKENS[2].0: {"account_id": ACCOUNTS[2]},
     });
-    std::fs::write(&tokens, file.to_string()).expect("a token file");
+    std::fs::write(&path, file.to_string()).expect("a token file");
+    (directory, path)
+}
+
+#[test]
+fn a_document_subscription_follows_the_month_a_minute_early_and_a_minute_late() {
+    /// 2023-12-01T00:00:00Z on the world's clock, which starts at Unix second 1,700,000,000.
+    const DECEMBER: Duration = Duration::from_secs(1_701_388_800 - 1_700_000_000);
+    const DATABASE: &str = "account%2Faa%2Faa%2Faaaaaaaaaaaaaaaaaaaaaaaaaaa1";
+    let (_directory, tokens) = token_file();
+    let mut world = World::new(1, &tokens);
+    world.source_comes_or_goes();
+    let is_first = |client: &Client| client.upgraded && client.token == TOKENS[0].0;
+    while !world.clients.iter().any(is_first) {
+        world.connect();
+        world.settle();
+    }
+    let client = world
+        .clients
+        .iter_mut()
+        .find(|client| is_first(client))
+        .expect("just seen");
+    let command = json!({"action": "subscribe", "auth_token": client.token, "request_id": "r1",
+        "data": {"account_id": ACCOUNTS[0], "binding": "object.doc_created.fax"}});
+    let asked = Asked::Subscribe((0, "object.doc_created.fax"));
+    client.asked.push_back(("r1".into(), asked));
+    client
+        .wire
+        .borrow_mut()
+        .send(&client_text(&command.to_string()));
+    world.settle();
+    let client = world
+        .clients
+        .iter()
+        .find(|client| is_first(client))
+        .expect("still there");
+    assert!(client.asked.is_empty(), "the subscribe is answered");
+
+    let november = format!("doc_created.{DATABASE}-202311.fax.*");
+    let december = format!("doc_created.{DATABASE}-202312.fax.*");
+    let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
+    for (moment, expected) in [
+        (DECEMBER - minute - second, vec![&november]),
+        (DECEMBER - minute, vec![&november, &december]),
+        (DECEMBER, vec![&november, &december]),
+        (DECEMBER + minute - second, vec![&november, &december]),
+        (DECEMBER + minute, vec![&december]),
+    ] {
+        world.clock = moment;
+        world.settle();
+        let mut keys: Vec<&str> = world.in_force.iter().map(|binding| &*binding.key).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, expected, "{moment:?}");
+    }
+    world.end();
+}
+
+#[test]
+fn the_loop_keeps_its_invariants_and_its_promises_under_every_seed() {
+    let (_directory, tokens) = token_file();
     let seeds: Vec<u64> = match std::env::var("BLACKHOLE_SEED") {
         Ok(seed) => vec![seed.parse().expect("BLACKHOLE_SEED is a number")],
         Err(_) => (0..SEEDS).collect(),
@@ -1052,5 +1109,4 @@ fn the_loop_keeps_its_invariants_and_its_promises_under_every_seed() {
             "the simulation exercised too little"
         );
     }
-    let _ = std::fs::remove_dir_all(directory);
 }
