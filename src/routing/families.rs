@@ -76,9 +76,22 @@ pub struct Resolved<'a> {
     pub(crate) binding: &'a str,
     /// Only where the rule needs it: never for scope `*`.
     pub(crate) realm: Option<&'a str>,
+    /// `binding` where somebody keeps it already.
+    pub(crate) shared: Option<&'a Arc<str>>,
 }
 
 impl<'a> Resolved<'a> {
+    /// The same, its client binding kept together with that of `bindings` whose key is the same text: a call's AMQP
+    /// key often is what the client wrote, and then a subscription needs no text of its own.
+    #[must_use]
+    pub fn sharing(self, bindings: impl IntoIterator<Item = &'a AmqpBinding>) -> Self {
+        let mut keys = bindings.into_iter().map(|binding| &binding.key);
+        Self {
+            shared: keys.find(|key| ***key == *self.binding),
+            ..self
+        }
+    }
+
     /// The row of the table it follows.
     #[must_use]
     pub fn rule(&self) -> RuleId {
@@ -245,6 +258,7 @@ impl Families {
             scope,
             binding,
             realm,
+            shared: None,
         };
         let mut is_too_long = false;
         let values = KeyValues {

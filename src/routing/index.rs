@@ -560,6 +560,7 @@ impl SubscriptionIndex {
             scope: group.scope(),
             binding: self.texts.text(group.binding),
             realm: self.text(group.realm),
+            shared: None,
         }
     }
 
@@ -656,16 +657,17 @@ impl SubscriptionIndex {
     ) {
         let rule = families.rule(resolved.rule);
         let hash_and_shape = self.pattern_of(families, &resolved);
-        let mut intern = |text: Option<&str>| text.map_or(NONE, |text| self.texts.intern(text));
+        let mut intern =
+            |text: Option<&str>| text.map_or(NONE, |text| self.texts.intern(text, None));
         let wanted = Group {
             hash: hash_and_shape.0,
             account: match resolved.scope {
                 Scope::One(account) => *account.bytes(),
                 Scope::Any => [0; 16],
             },
-            binding: intern(Some(resolved.binding)),
             realm: intern(resolved.realm),
             request: intern(request_id),
+            binding: self.texts.intern(resolved.binding, resolved.shared),
             next: NONE,
             previous: NONE,
             members: GroupMembers::One(id),

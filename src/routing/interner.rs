@@ -3,6 +3,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 
@@ -20,7 +21,7 @@ pub(super) struct Interner {
 
 #[derive(Debug)]
 struct Interned {
-    text: Box<str>,
+    text: Arc<str>,
     /// 0: the place is vacant, and `hash` is the next one.
     users: u32,
     hash: u32,
@@ -29,7 +30,7 @@ struct Interned {
 impl Place for Interned {
     fn vacant(next: u32) -> Self {
         Self {
-            text: Box::default(),
+            text: Arc::default(),
             users: 0,
             hash: next,
         }
@@ -61,15 +62,15 @@ impl Interner {
         self.by_text.find(spread(hash), is_it).copied()
     }
 
-    /// The id of `text`, with one more user.
-    pub(super) fn intern(&mut self, text: &str) -> u32 {
+    /// The id of `text`, with one more user. `shared`: the same text where somebody else keeps it already.
+    pub(super) fn intern(&mut self, text: &str, shared: Option<&Arc<str>>) -> u32 {
         if let Some(id) = self.find(text) {
             self.texts[id].users += 1;
             return id;
         }
         let hash = self.hash(text);
         let id = self.texts.insert(Interned {
-            text: text.into(),
+            text: shared.map_or_else(|| text.into(), Arc::clone),
             users: 1,
             hash,
         });
@@ -126,9 +127,9 @@ mod tests {
     #[test]
     fn a_text_is_kept_once_and_freed_with_its_last_user() {
         let mut interner = Interner::new(RandomState::new());
-        let id = interner.intern("call.CHANNEL_CREATE.*");
-        assert_eq!(interner.intern("call.CHANNEL_CREATE.*"), id);
-        assert_ne!(interner.intern("call.CHANNEL_ANSWER.*"), id);
+        let id = interner.intern("call.CHANNEL_CREATE.*", None);
+        assert_eq!(interner.intern("call.CHANNEL_CREATE.*", None), id);
+        assert_ne!(interner.intern("call.CHANNEL_ANSWER.*", None), id);
         assert_eq!(
             (interner.len(), interner.text(id)),
             (2, "call.CHANNEL_CREATE.*")
@@ -144,7 +145,7 @@ mod tests {
     fn a_storm_of_texts_leaves_no_memory_behind() {
         let mut interner = Interner::new(RandomState::new());
         let ids: Vec<u32> = (0..10_000)
-            .map(|number| interner.intern(&format!("text {number}")))
+            .map(|number| interner.intern(&format!("text {number}"), None))
             .collect();
         let full = interner.heap_bytes();
         for id in ids {

@@ -317,6 +317,7 @@ impl Session {
             ..
         } = hub;
         for resolved in waiting.wanted.resolved(families) {
+            let resolved = resolved.sharing(waiting.leases.iter().map(|lease| &lease.binding));
             let request_id = waiting.request_id.as_deref();
             match index.subscribe(
                 families,
