@@ -8,4 +8,5 @@
 
 pub mod broker;
 pub mod publisher;
+pub mod session;
 pub mod wire;

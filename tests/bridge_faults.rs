@@ -1,0 +1,190 @@
+//! Faults of the broker under live sessions: the real binary, real websocket clients, and a private RabbitMQ for
+//! each test, because it is killed, frozen or stopped. Whatever happens, sessions stay connected, are told of the
+//! gap, and get events again without doing anything.
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
+
+mod support;
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use support::broker::Broker;
+use support::publisher::Publisher;
+use support::session::{Server, Session};
+
+const ACCOUNT: &str = "4b8c6fec4b2597882c0390202d195419";
+const NEIGHBOUR: &str = "ffeeddccbbaa99887766554433221100";
+
+/// Sessions of two accounts and two families, and one that is not subscribed.
+struct Sessions {
+    call: Session,
+    neighbour: Session,
+    document: Session,
+    idle: Session,
+}
+
+impl Sessions {
+    fn open(server: &Server) -> Self {
+        let mut sessions =
+            Self { call: server.session(), neighbour: server.session(), document: server.session(), idle: server.session() };
+        sessions.call.subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
+        sessions.neighbour.subscribe("any", NEIGHBOUR, &["call.CHANNEL_CREATE.*"]);
+        sessions.document.subscribe("any", ACCOUNT, &["object.doc_edited.user"]);
+        sessions.idle.assert_nothing_came("any");
+        sessions
+    }
+
+    /// Publishes one event for each that is subscribed; each gets exactly its own.
+    fn assert_events_flow(&mut self, broker: &Broker, number: usize) {
+        let publisher = Publisher::connect(&broker.url());
+        for account in [NEIGHBOUR, ACCOUNT] {
+            publisher.publish("callevt", "call.CHANNEL_CREATE.call", &body(account, "CHANNEL_CREATE", number));
+            let database = format!("account%2F{}%2F{}%2F{}", &account[..2], &account[2..4], &account[4..]);
+            let key = format!("doc_edited.{database}.user.id");
+            publisher.publish("configuration", &key, &body(account, "doc_edited", number));
+        }
+        for (session, account) in
+            [(&mut self.call, ACCOUNT), (&mut self.neighbour, NEIGHBOUR), (&mut self.document, ACCOUNT)]
+        {
+            let event = session.event();
+            assert_eq!((&event["args"]["Account-ID"], &event["args"]["Number"]), (&json!(account), &json!(number)));
+            session.assert_nothing_came("any");
+        }
+        self.idle.assert_nothing_came("any");
+    }
+
+    /// Everybody who is subscribed is told of a gap that is no shorter than `least` and no longer than since `most`.
+    fn assert_told_of_a_gap(&mut self, least: f64, most: Instant) {
+        for session in [&mut self.call, &mut self.neighbour, &mut self.document] {
+            let notice = session.notice();
+            let seconds = notice["data"]["seconds"].as_f64().unwrap();
+            let expected = json!({
+                "action": "notice", "name": "gap", "data": {"reason": "event_source", "seconds": notice["data"]["seconds"]}
+            });
+            assert_eq!(notice, expected);
+            // Told in tenths.
+            assert!(seconds >= least - 0.1, "{seconds} s, but it was at least {least} s");
+            let most = most.elapsed().as_secs_f64() + 0.1;
+            assert!(seconds <= most, "{seconds} s, but it was at most {most} s");
+        }
+        self.idle.assert_nothing_came("any");
+    }
+}
+
+fn body(account: &str, event: &str, number: usize) -> Vec<u8> {
+    let body: Value = json!({"Event-Name": event, "Type": "user", "Account-ID": account, "Number": number});
+    body.to_string().into_bytes()
+}
+
+#[test]
+fn a_broker_killed_and_started_again_costs_a_gap_notice_and_nothing_else() {
+    let broker = Broker::start();
+    let server = Server::bridge(&broker.url(), &[]);
+    let mut sessions = Sessions::open(&server);
+    sessions.assert_events_flow(&broker, 1);
+
+    // The gap counts from when the broker was last heard, a heartbeat before the kill at the latest.
+    let last_heard = Instant::now();
+    broker.kill9();
+    server.until_not_ready();
+    let noticed = Instant::now();
+    // Sessions live on meanwhile: one that has its binding is answered, though not before the broker is back.
+    sessions.idle.assert_nothing_came("any");
+    sessions.call.assert_nothing_came("any");
+    broker.restart();
+    let away = noticed.elapsed().as_secs_f64();
+    server.until_ready();
+    sessions.assert_told_of_a_gap(away, last_heard);
+    sessions.assert_events_flow(&broker, 2);
+    assert_eq!(server.metric("source_outages_total"), 1);
+    assert_eq!(server.metric("sessions_closed_total"), 0);
+
+    // And again, in order this time.
+    let last_heard = Instant::now();
+    broker.stop();
+    server.until_not_ready();
+    let noticed = Instant::now();
+    broker.restart();
+    let away = noticed.elapsed().as_secs_f64();
+    server.until_ready();
+    sessions.assert_told_of_a_gap(away, last_heard);
+    sessions.assert_events_flow(&broker, 3);
+    assert_eq!(server.metric("sessions_closed_total"), 0);
+}
+
+#[test]
+fn a_frozen_broker_is_noticed_and_events_flow_when_it_thaws() {
+    let broker = Broker::start();
+    let server = Server::bridge(&broker.url(), &[]);
+    let mut sessions = Sessions::open(&server);
+    let last_heard = Instant::now();
+    broker.pause();
+    server.until_not_ready();
+    let noticed = Instant::now();
+    sessions.idle.assert_nothing_came("any");
+    broker.resume();
+    let away = noticed.elapsed().as_secs_f64();
+    server.until_ready();
+    sessions.assert_told_of_a_gap(away, last_heard);
+    sessions.assert_events_flow(&broker, 1);
+    assert_eq!(server.metric("sessions_closed_total"), 0);
+}
+
+#[test]
+fn a_subscribe_while_the_broker_is_away_succeeds_when_it_comes_back_in_time_and_fails_when_not() {
+    let broker = Broker::start();
+    let server = Server::bridge(&broker.url(), &["--request-timeout-ms", "2000"]);
+    let mut session = server.session();
+    session.subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
+    broker.kill9();
+    server.until_not_ready();
+    let mut other = server.session();
+    let command = support::session::subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
+    let reply = other.command(&command);
+    assert_eq!(reply["data"]["errors"], json!(["event source unavailable"]));
+    drop(server);
+
+    let patient = Server::start(&["--auth", "insecure", "--amqp", &broker.url(), "--request-timeout-ms", "60000"]);
+    let mut other = patient.session();
+    other.send(&command);
+    broker.restart();
+    assert_eq!(other.reply()["status"], "success");
+    let publisher = Publisher::connect(&broker.url());
+    publisher.publish("callevt", "call.CHANNEL_CREATE.call", &body(ACCOUNT, "CHANNEL_CREATE", 1));
+    assert_eq!(other.event()["args"]["Number"], 1);
+}
+
+#[test]
+fn a_queue_deleted_by_an_operator_is_back_with_all_its_bindings() {
+    let broker = Broker::start();
+    let server = Server::bridge(&broker.url(), &[]);
+    let mut sessions = Sessions::open(&server);
+    let last_heard = Instant::now();
+    broker.ctl(&[
+        "eval",
+        "[rabbit_amqqueue:delete(Queue, false, false, <<\"operator\">>) || Queue <- rabbit_amqqueue:list()].",
+    ]);
+    server.until("the queue is back", |server| server.metric("amqp_connects_total") == 2);
+    server.until_ready();
+    sessions.assert_told_of_a_gap(0.0, last_heard);
+    sessions.assert_events_flow(&broker, 1);
+    assert!(server.log().contains("the queue was deleted"));
+    assert_eq!(server.metric("sessions_closed_total"), 0);
+}
+
+#[test]
+fn an_exchange_deleted_under_live_sessions_serves_the_next_subscribe() {
+    let broker = Broker::start();
+    let server = Server::bridge(&broker.url(), &[]);
+    let mut sessions = Sessions::open(&server);
+    Publisher::connect(&broker.url()).delete("faxes");
+    sessions.idle.subscribe("any", ACCOUNT, &["fax.status.one"]);
+    Publisher::connect(&broker.url()).delete("faxes");
+    sessions.idle.subscribe("any", ACCOUNT, &["fax.status.two"]);
+    let publisher = Publisher::connect(&broker.url());
+    publisher.publish("faxes", &format!("fax.status.{ACCOUNT}.two"), &body(ACCOUNT, "fax_status", 2));
+    assert_eq!(sessions.idle.event()["args"]["Number"], 2);
+    sessions.idle.command(&json!({"action": "unsubscribe"}));
+    sessions.assert_events_flow(&broker, 1);
+}

@@ -1,0 +1,64 @@
+"""The documentation's example client, by another hand: Python's `websockets` instead of our own code.
+
+usage: example.py URL TOKEN ACCOUNT FIXTURES
+
+Subscribes to the three call events, says "subscribed" on stdout, and then expects the fixture events of a call,
+published once each. Asserts on every frame it sees; exit code 0 means that all were as documented.
+"""
+
+import json
+import pathlib
+import sys
+
+from websockets.sync.client import connect
+
+PATIENCE = 60
+STAGES = {"CHANNEL_CREATE": "create", "CHANNEL_ANSWER": "answer", "CHANNEL_DESTROY": "destroy"}
+
+
+def expect(socket, expected):
+    seen = json.loads(socket.recv(timeout=PATIENCE))
+    assert seen == expected, f"\nseen     {seen}\nexpected {expected}"
+
+
+def reply(request_id, data):
+    return {"action": "reply", "request_id": request_id, "status": "success", "data": data}
+
+
+def main(url, token, account, fixtures):
+    with connect(url, open_timeout=PATIENCE, close_timeout=PATIENCE) as socket:
+
+        def command(action, **more):
+            socket.send(json.dumps({"action": action, "auth_token": token, "request_id": action, **more}))
+
+        bindings = []
+        for name in STAGES:
+            bindings.append(f"call.{name}.*")
+            command("subscribe", data={"account_id": account, "binding": bindings[-1], "name": "My new socket"})
+            expect(socket, reply("subscribe", {"subscribed": bindings}))
+        print("subscribed", flush=True)
+
+        for name, stage in STAGES.items():
+            body = json.loads(pathlib.Path(fixtures, f"channel_{stage}.json").read_text())
+            expect(socket, {
+                "action": "event",
+                "name": name,
+                "routing_key": f"call.{account}.{name}.{body['Call-ID']}",
+                "args": body,
+                "subscribed_key": f"call.{name}.*",
+                "subscription_key": f"call.{account}.{name}.*",
+                "request_id": "subscribe",
+            })
+
+        command("unsubscribe", data={"binding": bindings[0]})
+        expect(socket, reply("unsubscribe", {"unsubscribed": bindings[:1], "subscribed": bindings[1:]}))
+        command("unsubscribe")
+        expect(socket, reply("unsubscribe", {"unsubscribed": bindings[1:], "subscribed": []}))
+        command("ping")
+        expect(socket, reply("ping", {"response": "pong"}))
+        assert socket.ping().wait(PATIENCE), "no pong frame"
+    assert socket.close_code == 1000, socket.close_code
+    print("done", flush=True)
+
+
+main(*sys.argv[1:])
