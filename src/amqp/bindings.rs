@@ -10,6 +10,8 @@
 //!             '--------- retry_refused ----------- Refused                                    (absent)
 //! ```
 //!
+//! When an exchange vanishes, what of it was in force is queued again and what lingered is absent.
+//!
 //! Invariants: every `Queued` binding is in `queue` (which may also hold ones that moved on); every `Lingering` one
 //! is in `lingering` with its own deadline; `in_force` counts `InForce` and `Lingering`, `wanted` all but
 //! `Lingering`, `refused` the `Refused`.
@@ -147,14 +149,35 @@ impl Bindings {
 
     /// The broker refused it or its exchange.
     pub(super) fn refuse(&mut self, binding: AmqpBinding) {
-        if let Some(entry) = self.entries.get_mut(&binding)
-            && entry.state == State::Binding
+        if self
+            .entries
+            .get(&binding)
+            .is_some_and(|entry| entry.state == State::Binding)
         {
-            entry.confirmed = false;
-            let told = std::mem::replace(&mut entry.lost, true);
             self.set(&binding, State::Refused);
-            if !told {
-                self.lost.push(binding);
+            self.lose(binding);
+        }
+    }
+
+    /// The exchange is not there, so neither is any of its bindings: those that were in force are told `Lost` and
+    /// queued again. Linear in all bindings.
+    pub(super) fn exchange_vanished(&mut self, exchange: &str) {
+        self.bound.retain(|binding| *binding.exchange != *exchange);
+        let gone: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(binding, _)| *binding.exchange == *exchange)
+            .map(|(binding, entry)| (binding.clone(), entry.state))
+            .collect();
+        for (binding, state) in gone {
+            match state {
+                State::InForce => {
+                    self.set(&binding, State::Queued);
+                    self.queue.push_back(binding.clone());
+                    self.lose(binding);
+                }
+                State::Lingering { .. } => self.remove(&binding),
+                State::Queued | State::Binding | State::Refused => {}
             }
         }
     }
@@ -251,6 +274,15 @@ impl Bindings {
         }
     }
 
+    fn lose(&mut self, binding: AmqpBinding) {
+        if let Some(entry) = self.entries.get_mut(&binding) {
+            entry.confirmed = false;
+            if !std::mem::replace(&mut entry.lost, true) {
+                self.lost.push(binding);
+            }
+        }
+    }
+
     fn set(&mut self, binding: &AmqpBinding, to: State) {
         if let Some(entry) = self.entries.get_mut(binding) {
             let from = std::mem::replace(&mut entry.state, to);
@@ -296,6 +328,43 @@ mod tests {
         for taken in bindings.take_batch(usize::MAX) {
             bindings.bound(taken);
         }
+    }
+
+    #[test]
+    fn when_an_exchange_vanishes_its_bindings_are_lost_and_queued_and_no_others() {
+        let mut bindings = Bindings::default();
+        let other = AmqpBinding {
+            exchange: "faxes".into(),
+            key: "key".into(),
+        };
+        for wanted in [
+            binding("told"),
+            binding("lingers"),
+            binding("untold"),
+            other.clone(),
+        ] {
+            bindings.bind(wanted.clone());
+            force(&mut bindings);
+            if wanted != binding("untold") && wanted != other {
+                assert_eq!(bindings.take_bound(), [wanted]);
+            }
+        }
+        bindings.unbind(&binding("lingers"), Instant::now());
+        bindings.exchange_vanished("callevt");
+        let mut lost = bindings.take_lost();
+        lost.sort();
+        assert_eq!(lost, [binding("told"), binding("untold")]);
+        assert_eq!(
+            bindings.take_bound(),
+            [other],
+            "what is gone again is not told as bound"
+        );
+        assert_eq!((bindings.wanted(), bindings.in_force()), (3, 1));
+        force(&mut bindings);
+        let mut bound = bindings.take_bound();
+        bound.sort();
+        assert_eq!(bound, [binding("told"), binding("untold")]);
+        assert_eq!((bindings.wanted(), bindings.in_force()), (3, 3));
     }
 
     #[test]

@@ -146,6 +146,7 @@ impl<'a> Topology<'a> {
                 Ok(()) => self.bound(bindings, binding),
                 Err(refusal) if refusal.code == NOT_FOUND => {
                     self.admitted.remove(&binding.exchange);
+                    bindings.exchange_vanished(&binding.exchange);
                     bindings.requeue(binding);
                 }
                 Err(refusal) => {
