@@ -36,7 +36,11 @@ const DESCENDANT_TOKEN: &str = "token-of-the-descendant";
 const ADMIN_TOKEN: &str = "token-of-the-admin";
 
 /// `--auth tokens:` of these four.
-const TOKENS: &str = concat!("tokens:", env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokens.json");
+const TOKENS: &str = concat!(
+    "tokens:",
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/fixtures/tokens.json"
+);
 
 /// What a test that sends many commands at once is given.
 const NO_RATE_LIMIT: [&str; 4] = ["--rate-limit-burst", "1000000", "--max-subscriptions", "0"];
@@ -69,7 +73,10 @@ impl Host {
         }
         taken.1 += 1;
         assert!(taken.1 <= VIRTUAL_HOSTS, "more tests than virtual hosts");
-        Self { url: format!("amqp://guest:guest@127.0.0.1:{}/{}", broker.port(), taken.1), broker }
+        Self {
+            url: format!("amqp://guest:guest@127.0.0.1:{}/{}", broker.port(), taken.1),
+            broker,
+        }
     }
 
     fn publisher(&self) -> Publisher {
@@ -102,7 +109,10 @@ fn fixtures() -> [(&'static str, Vec<u8>); 3] {
             "answer" => "CHANNEL_ANSWER",
             _ => "CHANNEL_DESTROY",
         };
-        (name, fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())))
+        (
+            name,
+            fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())),
+        )
     })
 }
 
@@ -114,7 +124,8 @@ const FIXTURE_CALL: &str = "at6dmu4ffk97vnlp6qfq";
 
 /// A call event's body.
 fn call_body(account: &str, event: &str, number: usize) -> String {
-    json!({"Event-Name": event, "Number": number, "Custom-Channel-Vars": {"Account-ID": account}}).to_string()
+    json!({"Event-Name": event, "Number": number, "Custom-Channel-Vars": {"Account-ID": account}})
+        .to_string()
 }
 
 /// Publishes a call event as the platform does.
@@ -125,13 +136,22 @@ fn publish_call(publisher: &Publisher, account: &str, event: &str, call: &str, n
 
 /// The words after `account%2F` of an account's database.
 fn database(account: &str) -> String {
-    format!("account%2F{}%2F{}%2F{}", &account[..2], &account[2..4], &account[4..])
+    format!(
+        "account%2F{}%2F{}%2F{}",
+        &account[..2],
+        &account[2..4],
+        &account[4..]
+    )
 }
 
 /// That of the current month, by another calendar than ours.
 fn month_database(account: &str) -> String {
     let output = Command::new("date").args(["-u", "+%Y%m"]).output().unwrap();
-    format!("{}-{}", database(account), String::from_utf8(output.stdout).unwrap().trim())
+    format!(
+        "{}-{}",
+        database(account),
+        String::from_utf8(output.stdout).unwrap().trim()
+    )
 }
 
 #[test]
@@ -199,17 +219,33 @@ fn a_session_sees_its_own_account_and_its_descendants_and_no_other() {
         (NEIGHBOUR_TOKEN, ACCOUNT),
         (DESCENDANT_TOKEN, ACCOUNT),
     ] {
-        let reply = server.session().command(&subscribe(token, account, &["call.CHANNEL_CREATE.*"]));
-        assert_eq!(reply["data"]["errors"], json!(["unauthorized account id"]), "{token} for {account}");
+        let reply =
+            server
+                .session()
+                .command(&subscribe(token, account, &["call.CHANNEL_CREATE.*"]));
+        assert_eq!(
+            reply["data"]["errors"],
+            json!(["unauthorized account id"]),
+            "{token} for {account}"
+        );
     }
-    let reply = server.session().command(&subscribe(TOKEN, "*", &["call.CHANNEL_CREATE.*"]));
-    assert_eq!(reply["data"]["errors"], json!(["unauthorized wildcard account id"]));
+    let reply = server
+        .session()
+        .command(&subscribe(TOKEN, "*", &["call.CHANNEL_CREATE.*"]));
+    assert_eq!(
+        reply["data"]["errors"],
+        json!(["unauthorized wildcard account id"])
+    );
 
     for (number, account) in [ACCOUNT, DESCENDANT, NEIGHBOUR].iter().enumerate() {
         publish_call(&publisher, account, "CHANNEL_CREATE", "call", number);
     }
     // Of nobody: for `*` alone. Then one for each, behind which nothing else can hide.
-    publisher.publish("callevt", "call.CHANNEL_CREATE.call", br#"{"Event-Name":"CHANNEL_CREATE","Number":3}"#);
+    publisher.publish(
+        "callevt",
+        "call.CHANNEL_CREATE.call",
+        br#"{"Event-Name":"CHANNEL_CREATE","Number":3}"#,
+    );
     for account in [ACCOUNT, DESCENDANT, NEIGHBOUR] {
         publish_call(&publisher, account, "CHANNEL_CREATE", "last", 4);
     }
@@ -220,7 +256,10 @@ fn a_session_sees_its_own_account_and_its_descendants_and_no_other() {
             DESCENDANT => &[1, 4],
             _ => &[2, 4],
         };
-        let seen: Vec<_> = expected.iter().map(|_| session.event()["args"]["Number"].as_u64().unwrap()).collect();
+        let seen: Vec<_> = expected
+            .iter()
+            .map(|_| session.event()["args"]["Number"].as_u64().unwrap())
+            .collect();
         assert_eq!(seen, expected, "{token} for {account}");
         session.assert_nothing_came(token);
     }
@@ -261,7 +300,10 @@ fn an_event_published_after_a_success_is_not_lost_to_the_unbind_of_the_subscript
         assert_eq!(session.event()["args"]["Number"], round);
         session.send(&json!({"action": "unsubscribe"}));
         if round % 2 == 0 {
-            assert_eq!(session.reply()["data"]["unsubscribed"], json!(["call.CHANNEL_CREATE.same"]));
+            assert_eq!(
+                session.reply()["data"]["unsubscribed"],
+                json!(["call.CHANNEL_CREATE.same"])
+            );
         } else {
             // Unsubscribe and subscribe under way together.
             session.send(&subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.same"]));
@@ -284,7 +326,8 @@ fn one_sessions_unsubscribe_or_death_never_starves_another_that_shares_the_bindi
         other.subscribe("any", ACCOUNT, &[binding]);
         match round % 3 {
             0 => {
-                let reply = other.command(&json!({"action": "unsubscribe", "data": {"binding": binding}}));
+                let reply =
+                    other.command(&json!({"action": "unsubscribe", "data": {"binding": binding}}));
                 assert_eq!(reply["data"]["unsubscribed"], json!([binding]));
             }
             1 => other.close(),
@@ -293,7 +336,9 @@ fn one_sessions_unsubscribe_or_death_never_starves_another_that_shares_the_bindi
         publish_call(&publisher, ACCOUNT, "CHANNEL_CREATE", "shared", round);
         assert_eq!(survivor.event()["args"]["Number"], round);
     }
-    server.until("the dead are forgotten", |server| server.metric("subscriptions") == 1);
+    server.until("the dead are forgotten", |server| {
+        server.metric("subscriptions") == 1
+    });
     // Well behind any unbind that may have been delayed.
     publish_call(&publisher, ACCOUNT, "CHANNEL_CREATE", "shared", 60);
     assert_eq!(survivor.event()["args"]["Number"], 60);
@@ -305,12 +350,23 @@ fn one_sessions_unsubscribe_or_death_never_starves_another_that_shares_the_bindi
 fn the_last_unsubscribe_takes_the_binding_off_the_broker() {
     let (_host, server, _publisher) = bridge(&[]);
     let mut session = server.session();
-    session.subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*", "call.CHANNEL_DESTROY.*"]);
-    session.command(&json!({"action": "unsubscribe", "data": {"binding": "call.CHANNEL_CREATE.*"}}));
-    server.until("one is unbound", |server| server.metric("amqp_unbinds_total") == 1);
+    session.subscribe(
+        "any",
+        ACCOUNT,
+        &["call.CHANNEL_CREATE.*", "call.CHANNEL_DESTROY.*"],
+    );
+    session
+        .command(&json!({"action": "unsubscribe", "data": {"binding": "call.CHANNEL_CREATE.*"}}));
+    server.until("one is unbound", |server| {
+        server.metric("amqp_unbinds_total") == 1
+    });
     session.die();
-    server.until("both are unbound", |server| server.metric("amqp_unbinds_total") == 2);
-    server.until("none is left", |server| server.metric("amqp_bindings_in_force") == 0);
+    server.until("both are unbound", |server| {
+        server.metric("amqp_unbinds_total") == 2
+    });
+    server.until("none is left", |server| {
+        server.metric("amqp_bindings_in_force") == 0
+    });
 }
 
 #[test]
@@ -336,16 +392,33 @@ fn a_clashing_exchange_is_unavailable_within_the_request_timeout_and_heals_while
     publish_call(&publisher, ACCOUNT, "CHANNEL_CREATE", "call", 1);
     assert_eq!(call.event()["args"]["Number"], 1);
     let reply = fax.reply();
-    assert_eq!(reply["data"]["errors"], json!(["event source unavailable"]), "{reply}");
-    assert!(begun.elapsed() >= Duration::from_secs(2), "it was not waited for");
-    assert_eq!(server.metric("subscriptions"), 1, "nothing is kept of the refused");
+    assert_eq!(
+        reply["data"]["errors"],
+        json!(["event source unavailable"]),
+        "{reply}"
+    );
+    assert!(
+        begun.elapsed() >= Duration::from_secs(2),
+        "it was not waited for"
+    );
+    assert_eq!(
+        server.metric("subscriptions"),
+        1,
+        "nothing is kept of the refused"
+    );
 
     publisher.delete("faxes");
     publisher.declare(ExchangeType::Topic, "faxes");
     // It is tried again every 5 s, so one of a few tries succeeds; each is a command of its own.
-    server.until("healed", |_| fax.command(&subscribe("any", ACCOUNT, &["fax.status.fax1"]))["status"] == "success");
+    server.until("healed", |_| {
+        fax.command(&subscribe("any", ACCOUNT, &["fax.status.fax1"]))["status"] == "success"
+    });
     let body = json!({"Event-Name": "fax_status", "Account-ID": ACCOUNT}).to_string();
-    publisher.publish("faxes", &format!("fax.status.{ACCOUNT}.fax1"), body.as_bytes());
+    publisher.publish(
+        "faxes",
+        &format!("fax.status.{ACCOUNT}.fax1"),
+        body.as_bytes(),
+    );
     // Its binding may have been healed while it held it, which is told.
     let mut frame = fax.pushed();
     if frame["action"] == "notice" {
@@ -367,9 +440,19 @@ fn hostile_publishes_are_counted_and_no_session_notices() {
     let good = call_body(ACCOUNT, "CHANNEL_CREATE", 1);
     let mut raw = RawPublisher::connect(broker.port());
     for depth in [4_000, 20_000] {
-        raw.publish("callevt", key.as_bytes(), Some(&nested_headers(depth)), good.as_bytes());
+        raw.publish(
+            "callevt",
+            key.as_bytes(),
+            Some(&nested_headers(depth)),
+            good.as_bytes(),
+        );
     }
-    raw.publish("callevt", b"call.CHANNEL_CREATE.\xff\xfe", None, good.as_bytes());
+    raw.publish(
+        "callevt",
+        b"call.CHANNEL_CREATE.\xff\xfe",
+        None,
+        good.as_bytes(),
+    );
     raw.finish();
     let bomb = gzip(&vec![b' '; 100 << 20]);
     publisher.publish_encoded("callevt", key, &bomb, Some("gzip"));
@@ -407,8 +490,16 @@ fn a_gzip_body_is_delivered_inflated() {
     let mut session = server.session();
     session.subscribe("any", ACCOUNT, &["call.CHANNEL_DESTROY.*"]);
     let (name, body) = fixtures()[2].clone();
-    publisher.publish_encoded("callevt", &format!("call.{name}.{FIXTURE_CALL}"), &gzip(&body), Some("gzip"));
-    assert_eq!(session.event()["args"], serde_json::from_slice::<Value>(&body).unwrap());
+    publisher.publish_encoded(
+        "callevt",
+        &format!("call.{name}.{FIXTURE_CALL}"),
+        &gzip(&body),
+        Some("gzip"),
+    );
+    assert_eq!(
+        session.event()["args"],
+        serde_json::from_slice::<Value>(&body).unwrap()
+    );
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -544,9 +635,19 @@ const ROWS: &[Row] = &[
     Row {
         binding: "doc_created.*.mailbox_message.id2",
         exchange: "configuration",
-        key: |account| format!("doc_created.{}.mailbox_message.id2", month_database(account)),
+        key: |account| {
+            format!(
+                "doc_created.{}.mailbox_message.id2",
+                month_database(account)
+            )
+        },
         canonical: None,
-        subscription: |account| format!("doc_created.{}.mailbox_message.id2", month_database(account)),
+        subscription: |account| {
+            format!(
+                "doc_created.{}.mailbox_message.id2",
+                month_database(account)
+            )
+        },
         more: r#"{"Type":"mailbox_message"}"#,
         name: "an_event_mailbox_message",
     },
@@ -592,18 +693,23 @@ const ROWS: &[Row] = &[
 fn every_family_gets_its_accounts_event_through_the_broker_and_never_a_neighbours() {
     let (_host, server, publisher) = bridge_with_tokens(&[]);
     for row in ROWS {
-        let mut sessions = [(TOKEN, ACCOUNT), (NEIGHBOUR_TOKEN, NEIGHBOUR)].map(|(token, account)| {
-            let mut session = server.session();
-            session.subscribe(token, account, &[row.binding]);
-            (token, account, session)
-        });
+        let mut sessions =
+            [(TOKEN, ACCOUNT), (NEIGHBOUR_TOKEN, NEIGHBOUR)].map(|(token, account)| {
+                let mut session = server.session();
+                session.subscribe(token, account, &[row.binding]);
+                (token, account, session)
+            });
         // Each session's own event comes behind the other's, which it would have to see first.
         for (number, account) in [NEIGHBOUR, ACCOUNT, NEIGHBOUR].into_iter().enumerate() {
             let mut body: Value = serde_json::from_str(row.more).unwrap();
             body["Event-Name"] = json!("an_event");
             body["Account-ID"] = json!(account);
             body["Number"] = json!(number);
-            publisher.publish(row.exchange, &(row.key)(account), body.to_string().as_bytes());
+            publisher.publish(
+                row.exchange,
+                &(row.key)(account),
+                body.to_string().as_bytes(),
+            );
         }
         for (token, account, session) in &mut sessions {
             let numbers: &[usize] = if *account == ACCOUNT { &[1] } else { &[0, 2] };
@@ -614,15 +720,34 @@ fn every_family_gets_its_accounts_event_through_the_broker_and_never_a_neighbour
                 assert_eq!(event["args"]["Account-ID"], **account, "{of}");
                 assert_eq!(event["name"], row.name, "{of}");
                 assert_eq!(event["subscribed_key"], row.binding, "{of}");
-                assert_eq!(event["routing_key"], row.canonical.unwrap_or(row.key)(account), "{of}");
-                assert_eq!(event["subscription_key"], (row.subscription)(account), "{of}");
+                assert_eq!(
+                    event["routing_key"],
+                    row.canonical.unwrap_or(row.key)(account),
+                    "{of}"
+                );
+                assert_eq!(
+                    event["subscription_key"],
+                    (row.subscription)(account),
+                    "{of}"
+                );
             }
             session.assert_nothing_came(token);
         }
     }
     let families: BTreeSet<_> = ROWS.iter().map(|row| row.exchange).collect();
-    let expected = ["callevt", "conference", "configuration", "faxes", "presence", "registrar"];
-    assert_eq!(families, BTreeSet::from(expected), "every exchange of the platform is in the table");
+    let expected = [
+        "callevt",
+        "conference",
+        "configuration",
+        "faxes",
+        "presence",
+        "registrar",
+    ];
+    assert_eq!(
+        families,
+        BTreeSet::from(expected),
+        "every exchange of the platform is in the table"
+    );
 }
 
 #[test]
@@ -634,7 +759,11 @@ fn a_conference_command_reaches_whoever_names_the_conference() {
     assert_eq!(reply["data"]["errors"], json!(["ConferenceId required"]));
     for conference in ["conf2", "conf1"] {
         let body = json!({"Event-Name": "command", "Conference-ID": conference}).to_string();
-        publisher.publish("conference", &format!("conference.command.{conference}"), body.as_bytes());
+        publisher.publish(
+            "conference",
+            &format!("conference.command.{conference}"),
+            body.as_bytes(),
+        );
     }
     let event = session.event();
     assert_eq!(event["args"]["Conference-ID"], "conf1");
@@ -664,20 +793,37 @@ fn ten_thousand_new_bindings_of_a_burst_of_subscribes_are_all_answered_success()
     let mut sessions: Vec<Session> = (0..SESSIONS).map(|_| server.session()).collect();
     let begun = Instant::now();
     for (number, session) in sessions.iter_mut().enumerate() {
-        let bindings: Vec<_> =
-            (0..BINDINGS).map(|binding| format!("call.CHANNEL_CREATE.{number}-{binding}")).collect();
+        let bindings: Vec<_> = (0..BINDINGS)
+            .map(|binding| format!("call.CHANNEL_CREATE.{number}-{binding}"))
+            .collect();
         let bindings: Vec<_> = bindings.iter().map(String::as_str).collect();
         session.send(&subscribe("any", ACCOUNT, &bindings));
     }
     for session in &mut sessions {
         let reply = session.reply();
         assert_eq!(reply["status"], "success", "{reply}");
-        assert_eq!(reply["data"]["subscribed"].as_array().map(Vec::len), Some(BINDINGS));
+        assert_eq!(
+            reply["data"]["subscribed"].as_array().map(Vec::len),
+            Some(BINDINGS)
+        );
     }
-    println!("{} bindings in force after {:?}", SESSIONS * BINDINGS, begun.elapsed());
-    assert_eq!(server.metric("amqp_bindings_in_force"), (SESSIONS * BINDINGS) as u64);
+    println!(
+        "{} bindings in force after {:?}",
+        SESSIONS * BINDINGS,
+        begun.elapsed()
+    );
+    assert_eq!(
+        server.metric("amqp_bindings_in_force"),
+        (SESSIONS * BINDINGS) as u64
+    );
     for (number, session) in sessions.iter_mut().enumerate() {
-        publish_call(&publisher, ACCOUNT, "CHANNEL_CREATE", &format!("{number}-{}", BINDINGS - 1), number);
+        publish_call(
+            &publisher,
+            ACCOUNT,
+            "CHANNEL_CREATE",
+            &format!("{number}-{}", BINDINGS - 1),
+            number,
+        );
         assert_eq!(session.event()["args"]["Number"], number);
     }
 }
@@ -691,7 +837,13 @@ fn a_thousand_events_in_a_row_arrive_complete_and_in_order_for_two_sessions() {
     }
     let events = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
     for number in 0..1000 {
-        publish_call(&publisher, ACCOUNT, events[number % 3], &format!("call-{}", number / 3), number);
+        publish_call(
+            &publisher,
+            ACCOUNT,
+            events[number % 3],
+            &format!("call-{}", number / 3),
+            number,
+        );
     }
     for session in &mut sessions {
         for number in 0..1000 {
@@ -709,20 +861,34 @@ fn sigterm_closes_sessions_with_1001_exits_0_and_leaves_no_queue_behind() {
     publish_call(&publisher, ACCOUNT, "CHANNEL_CREATE", "call", 1);
     session.event();
     let virtual_host = host.url.rsplit('/').next().unwrap();
-    let queues = || host.broker.ctl(&["list_queues", "--vhost", virtual_host, "--no-table-headers", "name"]);
+    let queues = || {
+        host.broker.ctl(&[
+            "list_queues",
+            "--vhost",
+            virtual_host,
+            "--no-table-headers",
+            "name",
+        ])
+    };
     assert_eq!(queues().lines().count(), 1);
     server.terminate();
     let close = session.closed().unwrap();
     assert_eq!(u16::from(close.code), 1001);
     assert_eq!(server.exit_status().code(), Some(0), "{}", server.log());
-    assert!(wait_until(|| queues().trim().is_empty()), "its queue is still there");
+    assert!(
+        wait_until(|| queues().trim().is_empty()),
+        "its queue is still there"
+    );
 }
 
 #[test]
 fn a_dead_broker_first_in_the_list_is_passed_over() {
     let host = Host::take();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let dead = format!("amqp://guest:guest@127.0.0.1:{}/%2f", taken.local_addr().unwrap().port());
+    let dead = format!(
+        "amqp://guest:guest@127.0.0.1:{}/%2f",
+        taken.local_addr().unwrap().port()
+    );
     drop(taken);
     let server = Server::bridge(&dead, &["--amqp", &host.url]);
     let mut session = server.session();
@@ -736,7 +902,14 @@ fn a_dead_broker_first_in_the_list_is_passed_over() {
 fn a_wrong_password_leaves_sessions_connected_and_unready_and_is_in_no_log() {
     let host = Host::take();
     let wrong = host.url.replace("guest:guest", "guest:wr0ng-s3cret");
-    let server = Server::start(&["--auth", "insecure", "--amqp", &wrong, "--request-timeout-ms", "1000"]);
+    let server = Server::start(&[
+        "--auth",
+        "insecure",
+        "--amqp",
+        &wrong,
+        "--request-timeout-ms",
+        "1000",
+    ]);
     server.wait_for_line("invalid credentials");
     assert_eq!(server.page("/readyz").0, 503);
     assert_eq!(server.page("/healthz").0, 200);
@@ -754,7 +927,11 @@ fn a_wrong_password_leaves_sessions_connected_and_unready_and_is_in_no_log() {
 fn a_client_by_another_hand_gets_the_documentations_example() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("target/python/bin/python");
-    assert!(python.exists(), "{} is missing: run scripts/setup", python.display());
+    assert!(
+        python.exists(),
+        "{} is missing: run scripts/setup",
+        python.display()
+    );
     let (_host, server, publisher) = bridge_with_tokens(&[]);
     let mut client = Command::new(python)
         .arg(root.join("tests/clients/example.py"))
@@ -770,8 +947,14 @@ fn a_client_by_another_hand_gets_the_documentations_example() {
         publisher.publish("callevt", &format!("call.{name}.{FIXTURE_CALL}"), &body);
     }
     let rest: Vec<_> = said.map(Result::unwrap).collect();
-    assert!(client.wait().unwrap().success(), "{rest:?}\n{}", server.log());
+    assert!(
+        client.wait().unwrap().success(),
+        "{rest:?}\n{}",
+        server.log()
+    );
     assert_eq!(rest, ["done"]);
-    server.until("the session is gone", |server| server.metric("sessions") == 0);
+    server.until("the session is gone", |server| {
+        server.metric("sessions") == 0
+    });
     assert_eq!(server.metric("closes_normal_total"), 1);
 }

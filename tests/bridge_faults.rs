@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use support::broker::Broker;
 use support::publisher::Publisher;
-use support::session::{Server, Session};
+use support::session::{Server, Session, subscribe};
 
 const ACCOUNT: &str = "4b8c6fec4b2597882c0390202d195419";
 const NEIGHBOUR: &str = "ffeeddccbbaa99887766554433221100";
@@ -26,11 +26,21 @@ struct Sessions {
 
 impl Sessions {
     fn open(server: &Server) -> Self {
-        let mut sessions =
-            Self { call: server.session(), neighbour: server.session(), document: server.session(), idle: server.session() };
-        sessions.call.subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
-        sessions.neighbour.subscribe("any", NEIGHBOUR, &["call.CHANNEL_CREATE.*"]);
-        sessions.document.subscribe("any", ACCOUNT, &["object.doc_edited.user"]);
+        let mut sessions = Self {
+            call: server.session(),
+            neighbour: server.session(),
+            document: server.session(),
+            idle: server.session(),
+        };
+        sessions
+            .call
+            .subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
+        sessions
+            .neighbour
+            .subscribe("any", NEIGHBOUR, &["call.CHANNEL_CREATE.*"]);
+        sessions
+            .document
+            .subscribe("any", ACCOUNT, &["object.doc_edited.user"]);
         sessions.idle.assert_nothing_came("any");
         sessions
     }
@@ -39,16 +49,30 @@ impl Sessions {
     fn assert_events_flow(&mut self, broker: &Broker, number: usize) {
         let publisher = Publisher::connect(&broker.url());
         for account in [NEIGHBOUR, ACCOUNT] {
-            publisher.publish("callevt", "call.CHANNEL_CREATE.call", &body(account, "CHANNEL_CREATE", number));
-            let database = format!("account%2F{}%2F{}%2F{}", &account[..2], &account[2..4], &account[4..]);
+            publisher.publish(
+                "callevt",
+                "call.CHANNEL_CREATE.call",
+                &body(account, "CHANNEL_CREATE", number),
+            );
+            let database = format!(
+                "account%2F{}%2F{}%2F{}",
+                &account[..2],
+                &account[2..4],
+                &account[4..]
+            );
             let key = format!("doc_edited.{database}.user.id");
             publisher.publish("configuration", &key, &body(account, "doc_edited", number));
         }
-        for (session, account) in
-            [(&mut self.call, ACCOUNT), (&mut self.neighbour, NEIGHBOUR), (&mut self.document, ACCOUNT)]
-        {
+        for (session, account) in [
+            (&mut self.call, ACCOUNT),
+            (&mut self.neighbour, NEIGHBOUR),
+            (&mut self.document, ACCOUNT),
+        ] {
             let event = session.event();
-            assert_eq!((&event["args"]["Account-ID"], &event["args"]["Number"]), (&json!(account), &json!(number)));
+            assert_eq!(
+                (&event["args"]["Account-ID"], &event["args"]["Number"]),
+                (&json!(account), &json!(number))
+            );
             session.assert_nothing_came("any");
         }
         self.idle.assert_nothing_came("any");
@@ -64,7 +88,10 @@ impl Sessions {
             });
             assert_eq!(notice, expected);
             // Told in tenths.
-            assert!(seconds >= least - 0.1, "{seconds} s, but it was at least {least} s");
+            assert!(
+                seconds >= least - 0.1,
+                "{seconds} s, but it was at least {least} s"
+            );
             let most = most.elapsed().as_secs_f64() + 0.1;
             assert!(seconds <= most, "{seconds} s, but it was at most {most} s");
         }
@@ -73,7 +100,8 @@ impl Sessions {
 }
 
 fn body(account: &str, event: &str, number: usize) -> Vec<u8> {
-    let body: Value = json!({"Event-Name": event, "Type": "user", "Account-ID": account, "Number": number});
+    let body: Value =
+        json!({"Event-Name": event, "Type": "user", "Account-ID": account, "Number": number});
     body.to_string().into_bytes()
 }
 
@@ -140,18 +168,29 @@ fn a_subscribe_while_the_broker_is_away_succeeds_when_it_comes_back_in_time_and_
     broker.kill9();
     server.until_not_ready();
     let mut other = server.session();
-    let command = support::session::subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
+    let command = subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
     let reply = other.command(&command);
     assert_eq!(reply["data"]["errors"], json!(["event source unavailable"]));
     drop(server);
 
-    let patient = Server::start(&["--auth", "insecure", "--amqp", &broker.url(), "--request-timeout-ms", "60000"]);
+    let patient = Server::start(&[
+        "--auth",
+        "insecure",
+        "--amqp",
+        &broker.url(),
+        "--request-timeout-ms",
+        "60000",
+    ]);
     let mut other = patient.session();
     other.send(&command);
     broker.restart();
     assert_eq!(other.reply()["status"], "success");
     let publisher = Publisher::connect(&broker.url());
-    publisher.publish("callevt", "call.CHANNEL_CREATE.call", &body(ACCOUNT, "CHANNEL_CREATE", 1));
+    publisher.publish(
+        "callevt",
+        "call.CHANNEL_CREATE.call",
+        &body(ACCOUNT, "CHANNEL_CREATE", 1),
+    );
     assert_eq!(other.event()["args"]["Number"], 1);
 }
 
@@ -165,7 +204,9 @@ fn a_queue_deleted_by_an_operator_is_back_with_all_its_bindings() {
         "eval",
         "[rabbit_amqqueue:delete(Queue, false, false, <<\"operator\">>) || Queue <- rabbit_amqqueue:list()].",
     ]);
-    server.until("the queue is back", |server| server.metric("amqp_connects_total") == 2);
+    server.until("the queue is back", |server| {
+        server.metric("amqp_connects_total") == 2
+    });
     server.until_ready();
     sessions.assert_told_of_a_gap(0.0, last_heard);
     sessions.assert_events_flow(&broker, 1);

@@ -4,7 +4,11 @@
 //! Each file is one event's body, published byte for byte to the exchange `callevt` with the routing key
 //! `call.EVENT.CALLID` made of its `Event-Name` and `Call-ID` (PROTOCOL 6). Ends when it is killed, with code 1
 //! when the broker goes away and 2 when it was called wrongly.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks on its own streams")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command talks on its own streams"
+)]
 
 use std::fs;
 use std::process::ExitCode;
@@ -33,7 +37,9 @@ fn main() -> ExitCode {
     };
     let events: Result<Vec<_>, _> = files.iter().map(|file| read(file)).collect();
     let (events, interval) = match (events, interval.parse()) {
-        (Ok(events), Ok(interval)) if !events.is_empty() => (events, Duration::from_millis(interval)),
+        (Ok(events), Ok(interval)) if !events.is_empty() => {
+            (events, Duration::from_millis(interval))
+        }
         (Err(error), _) => {
             eprintln!("blackhole-publish: {error}");
             return ExitCode::from(2);
@@ -51,7 +57,11 @@ fn main() -> ExitCode {
 fn read(file: &str) -> Result<Event, String> {
     let body = fs::read(file).map_err(|error| format!("{file}: {error}"))?;
     let json: Value = serde_json::from_slice(&body).map_err(|error| format!("{file}: {error}"))?;
-    let word = |name: &str| json[name].as_str().ok_or_else(|| format!("{file}: no text {name}"));
+    let word = |name: &str| {
+        json[name]
+            .as_str()
+            .ok_or_else(|| format!("{file}: no text {name}"))
+    };
     let mut key = String::from("call.");
     escape_into(word("Event-Name")?, &mut key);
     key.push('.');
@@ -60,10 +70,18 @@ fn read(file: &str) -> Result<Event, String> {
 }
 
 /// Never ends but by an error of the broker.
-fn publish(url: &str, events: &[Event], interval: Duration) -> amiquip::Result<std::convert::Infallible> {
+fn publish(
+    url: &str,
+    events: &[Event],
+    interval: Duration,
+) -> amiquip::Result<std::convert::Infallible> {
     let mut connection = Connection::insecure_open(url)?;
     let channel = connection.open_channel(None)?;
-    channel.exchange_declare(ExchangeType::Topic, "callevt", ExchangeDeclareOptions::default())?;
+    channel.exchange_declare(
+        ExchangeType::Topic,
+        "callevt",
+        ExchangeDeclareOptions::default(),
+    )?;
     let properties = AmqpProperties::default().with_content_type("application/json".to_owned());
     loop {
         for Event { key, body } in events {

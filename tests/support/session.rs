@@ -38,7 +38,10 @@ struct Log {
 
 impl Log {
     fn text(&self) -> String {
-        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.text
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Reads `from` to its end.
@@ -60,7 +63,11 @@ impl Log {
                 return Some(line.to_owned());
             }
             let left = deadline.checked_duration_since(Instant::now())?;
-            text = self.grown.wait_timeout(text, left).unwrap_or_else(PoisonError::into_inner).0;
+            text = self
+                .grown
+                .wait_timeout(text, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }
@@ -69,7 +76,16 @@ impl Server {
     /// Starts it on free ports, at log level debug, with `arguments` added, and waits until it listens.
     pub fn start(arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_blackhole"))
-            .args(["--ip", "127.0.0.1", "--port", "0", "--admin", "127.0.0.1:0", "--log-level", "debug"])
+            .args([
+                "--ip",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--admin",
+                "127.0.0.1:0",
+                "--log-level",
+                "debug",
+            ])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -80,13 +96,28 @@ impl Server {
         let (stderr, follower) = (child.stderr.take().unwrap(), log.clone());
         thread::spawn(move || follower.follow(stderr));
         let mut first = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
-        let address = first.trim().strip_prefix("listening on ").and_then(|address| address.parse().ok());
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut first)
+            .unwrap();
+        let address = first
+            .trim()
+            .strip_prefix("listening on ")
+            .and_then(|address| address.parse().ok());
         let admin = log.line("admin pages on http://").and_then(|line| {
-            line.split_once("http://")?.1.split_once('/')?.0.parse().ok()
+            line.split_once("http://")?
+                .1
+                .split_once('/')?
+                .0
+                .parse()
+                .ok()
         });
         match (address, admin) {
-            (Some(address), Some(admin)) => Self { child, address, admin, log },
+            (Some(address), Some(admin)) => Self {
+                child,
+                address,
+                admin,
+                log,
+            },
             _ => panic!("the server did not start: {first:?}\n{}", log.text()),
         }
     }
@@ -114,31 +145,55 @@ impl Server {
 
     /// Waits for a log line that contains `piece`.
     pub fn wait_for_line(&self, piece: &str) -> String {
-        self.log.line(piece).unwrap_or_else(|| panic!("never logged {piece:?}; instead:\n{}", self.log()))
+        self.log
+            .line(piece)
+            .unwrap_or_else(|| panic!("never logged {piece:?}; instead:\n{}", self.log()))
     }
 
     /// Status code and body of an admin page.
     pub fn page(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.admin).expect("the admin listener takes connections");
+        let mut stream =
+            TcpStream::connect(self.admin).expect("the admin listener takes connections");
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
         let mut response = String::new();
-        stream.read_to_string(&mut response).expect("a whole response");
+        stream
+            .read_to_string(&mut response)
+            .expect("a whole response");
         let (head, body) = response.split_once("\r\n\r\n").expect("a head");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        (status.unwrap_or_else(|| panic!("no status: {head}")), body.to_owned())
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        (
+            status.unwrap_or_else(|| panic!("no status: {head}")),
+            body.to_owned(),
+        )
     }
 
     /// One value of `/metrics`; `name` without the prefix `blackhole_`.
     pub fn metric(&self, name: &str) -> u64 {
         let (_, page) = self.page("/metrics");
-        let value = page.lines().find_map(|line| line.strip_prefix(&format!("blackhole_{name} ")));
-        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no metric {name} in\n{page}"))
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("blackhole_{name} ")));
+        value
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_else(|| panic!("no metric {name} in\n{page}"))
     }
 
     /// Waits until `is` holds.
     pub fn until(&self, what: &str, mut is: impl FnMut(&Self) -> bool) {
-        assert!(wait_until(|| is(self)), "never {what}\n{}\n{}", self.page("/metrics").1, self.log());
+        assert!(
+            wait_until(|| is(self)),
+            "never {what}\n{}\n{}",
+            self.page("/metrics").1,
+            self.log()
+        );
     }
 
     pub fn until_ready(&self) {
@@ -161,14 +216,21 @@ impl Server {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let url = format!("ws://{}{path}", self.address);
         match tungstenite::client(url, stream) {
-            Ok((socket, _)) => Session { socket, log: self.log.clone(), unread: VecDeque::new() },
+            Ok((socket, _)) => Session {
+                socket,
+                log: self.log.clone(),
+                unread: VecDeque::new(),
+            },
             Err(error) => panic!("no upgrade: {error}\n{}", self.log()),
         }
     }
 
     /// SIGTERM.
     pub fn terminate(&self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        let pid = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is our child");
     }
 
@@ -200,7 +262,9 @@ pub struct Session {
 impl Session {
     /// Sends one command without waiting for its reply.
     pub fn send(&mut self, command: &Value) {
-        self.socket.send(Message::text(command.to_string())).expect("the server takes commands");
+        self.socket
+            .send(Message::text(command.to_string()))
+            .expect("the server takes commands");
     }
 
     /// The next reply.
@@ -286,18 +350,29 @@ impl Session {
     fn read(&mut self, what: &str, deadline: Instant) -> Value {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
+            self.socket
+                .get_ref()
+                .set_read_timeout(Some(left.max(LOOK_AGAIN)))
+                .unwrap();
             let error = match self.socket.read() {
                 Ok(Message::Text(text)) => {
-                    return serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+                    return serde_json::from_str(&text)
+                        .unwrap_or_else(|error| panic!("{error}: {text}"));
                 }
                 Ok(Message::Ping(_) | Message::Pong(_)) => continue,
                 Ok(other) => format!("{other:?}"),
-                Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock && !left.is_zero() => {
+                Err(tungstenite::Error::Io(error))
+                    if error.kind() == io::ErrorKind::WouldBlock && !left.is_zero() =>
+                {
                     continue;
                 }
                 Err(error) => error.to_string(),
             };
-            panic!("no {what}: {error}; unread {:?}\n{}", self.unread, self.log.text());
+            panic!(
+                "no {what}: {error}; unread {:?}\n{}",
+                self.unread,
+                self.log.text()
+            );
         }
     }
 }
