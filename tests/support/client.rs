@@ -1,0 +1,477 @@
+//! Two hands on the client's side of a real socket: [`Client`] speaks JSON through tungstenite, [`Raw`] sends any
+//! bytes and sees the answer as it is. Every read has a deadline ([`PATIENCE`]).
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::http::{HeaderName, HeaderValue};
+use tungstenite::{Error, Message, WebSocket};
+
+use super::server::PATIENCE;
+use super::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
+
+/// The token that clients of an insecure server send.
+pub const ANY_TOKEN: &str = "any-token";
+
+/// A websocket client.
+pub struct Client {
+    socket: WebSocket<TcpStream>,
+    /// Received, and not yet asked for.
+    held: VecDeque<Value>,
+}
+
+impl Client {
+    /// Connects with a plain upgrade request.
+    pub fn connect(address: SocketAddr) -> Self {
+        Self::connect_with(address, "/", &[])
+    }
+
+    /// Connects with this path and query and these headers; panics when refused.
+    pub fn connect_with(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
+        Self::open(TcpStream::connect(address).unwrap(), path, headers)
+    }
+
+    /// Connects as the owner of this token.
+    pub fn connect_as(address: SocketAddr, token: &str) -> Self {
+        Self::connect_with(
+            address,
+            "/",
+            &[("Authorization", &format!("Bearer {token}"))],
+        )
+    }
+
+    /// Connects with a receive buffer of a few KiB, so that the server soon finds the socket full once this client
+    /// does not read.
+    pub fn connect_narrow(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self::open(socket.into(), "/", &[])
+    }
+
+    fn open(stream: TcpStream, path: &str, headers: &[(&str, &str)]) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let address = stream.peer_addr().unwrap();
+        let mut request = format!("ws://{address}{path}")
+            .into_client_request()
+            .unwrap();
+        for (name, value) in headers {
+            let name: HeaderName = name.parse().unwrap();
+            request
+                .headers_mut()
+                .insert(name, HeaderValue::from_str(value).unwrap());
+        }
+        let (socket, _response) = tungstenite::client(request, stream).expect("upgraded");
+        Self {
+            socket,
+            held: VecDeque::new(),
+        }
+    }
+
+    /// The session id (PROTOCOL 1).
+    pub fn session_id(&self) -> String {
+        self.socket.get_ref().local_addr().unwrap().to_string()
+    }
+
+    /// Sends one command.
+    pub fn send(&mut self, command: &Value) {
+        self.send_text(&command.to_string());
+    }
+
+    /// Sends one text message.
+    pub fn send_text(&mut self, text: &str) {
+        self.socket
+            .send(Message::text(text))
+            .expect("the server takes it");
+    }
+
+    /// Sends bytes that need be no frame.
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.socket
+            .get_mut()
+            .write_all(bytes)
+            .expect("the server takes it");
+    }
+
+    /// Sends a websocket ping and waits for its pong.
+    pub fn ping_pong(&mut self, payload: &'static [u8]) {
+        self.socket.send(Message::Ping(payload.into())).unwrap();
+        loop {
+            match self.socket.read().expect("a pong within the patience") {
+                Message::Pong(echo) => return assert_eq!(&*echo, payload),
+                Message::Text(text) => self.held.push_back(serde_json::from_str(&text).unwrap()),
+                other => panic!("{other:?} instead of a pong"),
+            }
+        }
+    }
+
+    /// The text of the next message.
+    pub fn recv_text(&mut self) -> String {
+        assert!(
+            self.held.is_empty(),
+            "asked for behind what is held: {:?}",
+            self.held
+        );
+        self.read_text()
+    }
+
+    /// The next message.
+    pub fn recv(&mut self) -> Value {
+        self.held.pop_front().unwrap_or_else(|| self.read())
+    }
+
+    /// Sends a command and returns the next reply, which is its own, since replies keep the order of commands.
+    pub fn ask(&mut self, command: &Value) -> Value {
+        self.send(command);
+        self.next("reply")
+    }
+
+    /// The reply that carries this request id; other messages are kept for later.
+    pub fn reply_to(&mut self, request_id: &str) -> Value {
+        self.find(|message| message["action"] == "reply" && message["request_id"] == request_id)
+    }
+
+    /// The next event; other messages are kept for later.
+    pub fn event(&mut self) -> Value {
+        self.next("event")
+    }
+
+    /// The next message of this action; others are kept for later.
+    pub fn next(&mut self, action: &str) -> Value {
+        self.find(|message| message["action"] == action)
+    }
+
+    /// Subscribes and returns the reply.
+    pub fn subscribe(&mut self, token: &str, account: &str, binding: &str) -> Value {
+        self.ask(&subscribe(token, account, binding))
+    }
+
+    /// Subscribes; panics unless that succeeds.
+    pub fn must_subscribe(&mut self, token: &str, account: &str, binding: &str) {
+        let reply = self.subscribe(token, account, binding);
+        assert_eq!(reply["status"], "success", "{binding}: {reply}");
+    }
+
+    /// Reads the rest: messages, then a close frame, then the end of the TCP connection, which is the server's to
+    /// end (RFC 6455 section 7.1.1). Returns the messages, code and reason.
+    pub fn read_to_close(&mut self) -> (Vec<Value>, u16, String) {
+        let mut messages: Vec<Value> = self.held.drain(..).collect();
+        let close = loop {
+            match self.socket.read().expect("a close within the patience") {
+                Message::Text(text) => messages.push(serde_json::from_str(&text).unwrap()),
+                Message::Close(frame) => break frame.expect("a close with a code"),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        match self.socket.read() {
+            Err(Error::ConnectionClosed) => {}
+            other => panic!("{other:?} instead of the end of the connection"),
+        }
+        (
+            messages,
+            close.code.into(),
+            close.reason.as_str().to_owned(),
+        )
+    }
+
+    /// As [`Client::read_to_close`], without messages before it.
+    pub fn expect_close(&mut self) -> (u16, String) {
+        let (messages, code, reason) = self.read_to_close();
+        assert!(messages.is_empty(), "{messages:?}");
+        (code, reason)
+    }
+
+    /// Closes in good order: our close frame, the server's, the end of the connection.
+    pub fn close(mut self) {
+        self.socket.close(None).unwrap();
+        loop {
+            match self.socket.read() {
+                Ok(_) => {}
+                Err(Error::ConnectionClosed) => return,
+                Err(error) => panic!("{error} instead of the end of the connection"),
+            }
+        }
+    }
+
+    fn find(&mut self, mut is_wanted: impl FnMut(&Value) -> bool) -> Value {
+        if let Some(at) = self.held.iter().position(&mut is_wanted) {
+            return self.held.remove(at).unwrap();
+        }
+        loop {
+            let message = self.read();
+            if is_wanted(&message) {
+                return message;
+            }
+            self.held.push_back(message);
+        }
+    }
+
+    fn read(&mut self) -> Value {
+        let text = self.read_text();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    fn read_text(&mut self) -> String {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => return text.as_str().to_owned(),
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Ok(other) => panic!("{other:?} instead of a text; held: {:?}", self.held),
+                Err(error) => panic!("{error}; held: {:?}", self.held),
+            }
+        }
+    }
+}
+
+/// A subscribe command.
+pub fn subscribe(token: &str, account: &str, binding: &str) -> Value {
+    json!({"action": "subscribe", "auth_token": token, "data": {"account_id": account, "binding": binding}})
+}
+
+/// A ping command that needs no token any more.
+pub fn ping(request_id: &str) -> Value {
+    json!({"action": "ping", "request_id": request_id})
+}
+
+/// A ping command with a token.
+pub fn ping_as(token: &str, request_id: &str) -> Value {
+    json!({"action": "ping", "auth_token": token, "request_id": request_id})
+}
+
+/// The errors of an error reply.
+pub fn errors(reply: &Value) -> Vec<&str> {
+    assert_eq!(reply["status"], "error", "{reply}");
+    assert_eq!(reply["action"], "reply", "{reply}");
+    reply["data"]["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|error| error.as_str().unwrap())
+        .collect()
+}
+
+/// A connection that sends any bytes.
+pub struct Raw {
+    stream: TcpStream,
+    /// Received, and not yet looked at.
+    bytes: Vec<u8>,
+}
+
+/// An HTTP response.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Response {
+    fn parse(head: &str, body: &str) -> Self {
+        let mut lines = head.split("\r\n");
+        let status = lines
+            .next()
+            .unwrap()
+            .strip_prefix("HTTP/1.1 ")
+            .expect("a status line");
+        let status = status.split(' ').next().unwrap().parse().unwrap();
+        let headers = lines
+            .map(|line| line.split_once(": ").expect("name and value"))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect();
+        Self {
+            status,
+            headers,
+            body: body.to_owned(),
+        }
+    }
+
+    /// The value of a header; the name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, value)| &**value)
+    }
+}
+
+/// What [`Raw::peek`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Peek {
+    /// More bytes have arrived.
+    Bytes,
+    /// Nothing came in that time.
+    Nothing,
+    /// The connection has ended.
+    Ended,
+}
+
+impl Raw {
+    pub fn connect(address: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(address).unwrap())
+    }
+
+    /// Connects from this loopback address.
+    pub fn connect_from(ip: [u8; 4], address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self {
+            stream,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Connects and upgrades.
+    pub fn upgraded(address: SocketAddr) -> Self {
+        let mut raw = Self::connect(address);
+        raw.send(UPGRADE_REQUEST.as_bytes());
+        assert_eq!(raw.head().status, 101);
+        raw
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("the server takes it");
+    }
+
+    /// Sends bytes that the server may no longer want.
+    pub fn try_send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// Sends a masked frame; `first` is its first byte.
+    pub fn send_frame(&mut self, first: u8, payload: &[u8]) {
+        self.send(&client_frame(first, payload));
+    }
+
+    pub fn send_text(&mut self, text: &str) {
+        self.send(&client_text(text));
+    }
+
+    /// The head of a response that is followed by frames.
+    pub fn head(&mut self) -> Response {
+        loop {
+            if let Some(end) = self
+                .bytes
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
+                let head = String::from_utf8(self.bytes.drain(..end + 4).collect()).unwrap();
+                return Response::parse(head.trim_end(), "");
+            }
+            assert_eq!(
+                self.peek(PATIENCE),
+                Peek::Bytes,
+                "{:?}",
+                String::from_utf8_lossy(&self.bytes)
+            );
+        }
+    }
+
+    /// The response of a connection that the server then ends.
+    pub fn last_response(&mut self) -> Response {
+        while self.peek(PATIENCE) == Peek::Bytes {}
+        let text = String::from_utf8(std::mem::take(&mut self.bytes)).unwrap();
+        let (head, body) = text
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no response: {text:?}"));
+        Response::parse(head, body)
+    }
+
+    /// The next frame: opcode and payload.
+    pub fn frame(&mut self) -> (u8, Vec<u8>) {
+        loop {
+            let length = first_frame(&self.bytes);
+            if length > 0 {
+                let frame: Vec<u8> = self.bytes.drain(..length).collect();
+                return server_frames(&frame).0.remove(0);
+            }
+            assert_eq!(self.peek(PATIENCE), Peek::Bytes, "no frame");
+        }
+    }
+
+    /// The next frame, a text, as JSON.
+    pub fn json(&mut self) -> Value {
+        let (opcode, payload) = self.frame();
+        assert_eq!(opcode, 1, "{:?}", String::from_utf8_lossy(&payload));
+        serde_json::from_slice(&payload).unwrap()
+    }
+
+    /// A close frame, and then the end of the connection without a byte between: code and reason.
+    pub fn expect_close(&mut self) -> (Option<u16>, String) {
+        let (opcode, payload) = self.frame();
+        assert_eq!(opcode, 8, "{:?}", String::from_utf8_lossy(&payload));
+        assert_eq!(self.peek(PATIENCE), Peek::Ended);
+        assert!(self.bytes.is_empty(), "{:?}", self.bytes);
+        let code = payload
+            .get(..2)
+            .map(|code| u16::from_be_bytes([code[0], code[1]]));
+        (
+            code,
+            String::from_utf8(payload.get(2..).unwrap_or_default().to_vec()).unwrap(),
+        )
+    }
+
+    /// Waits at most `patience` for the next bytes or the end.
+    pub fn peek(&mut self, patience: Duration) -> Peek {
+        self.stream.set_read_timeout(Some(patience)).unwrap();
+        let mut chunk = [0; 16 << 10];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => Peek::Ended,
+            Ok(count) => {
+                self.bytes.extend_from_slice(&chunk[..count]);
+                Peek::Bytes
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Peek::Ended,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) =>
+            {
+                Peek::Nothing
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Ends our side of the stream.
+    pub fn shutdown_write(&mut self) {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+}
+
+/// Length of the first server frame in `bytes`; 0 when it is not complete.
+fn first_frame(bytes: &[u8]) -> usize {
+    let (start, length) = match bytes {
+        [_, 126, high, low, ..] => (4, usize::from(u16::from_be_bytes([*high, *low]))),
+        [_, 127, a, b, c, d, e, f, g, h, ..] => (
+            10,
+            u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])
+                .try_into()
+                .unwrap(),
+        ),
+        [_, 126 | 127, ..] => return 0,
+        [_, length, ..] => (2, usize::from(*length)),
+        _ => return 0,
+    };
+    if bytes.len() >= start + length {
+        start + length
+    } else {
+        0
+    }
+}

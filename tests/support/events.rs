@@ -1,0 +1,129 @@
+//! The platform's events as its publishers send them, and what the two styles make of them (PROTOCOL 5).
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+/// The account of the fixture events.
+pub const ACCOUNT: &str = "4b8c6fec4b2597882c0390202d195419";
+
+/// An account that has nothing to do with the others.
+pub const OTHER_ACCOUNT: &str = "0123456789abcdef0123456789abcdef";
+
+/// The parent of [`ACCOUNT`].
+pub const PARENT_ACCOUNT: &str = "ffffffffffffffffffffffffffffffff";
+
+/// The call of the fixture events.
+pub const CALL_ID: &str = "at6dmu4ffk97vnlp6qfq";
+
+/// The platform's three example events, in the order of a call, with the routing keys they are published with.
+pub fn fixtures() -> [(&'static str, Value); 3] {
+    [
+        (
+            "call.CHANNEL_CREATE.at6dmu4ffk97vnlp6qfq",
+            include_str!("../fixtures/events/channel_create.json"),
+        ),
+        (
+            "call.CHANNEL_ANSWER.at6dmu4ffk97vnlp6qfq",
+            include_str!("../fixtures/events/channel_answer.json"),
+        ),
+        (
+            "call.CHANNEL_DESTROY.at6dmu4ffk97vnlp6qfq",
+            include_str!("../fixtures/events/channel_destroy.json"),
+        ),
+    ]
+    .map(|(key, text)| (key, serde_json::from_str(text).unwrap()))
+}
+
+/// A small call event, numbered.
+pub fn call_event(account: &str, event: &str, number: usize) -> Value {
+    json!({"Event-Category": "call_event", "Event-Name": event, "Call-ID": "c", "Number": number,
+        "Custom-Channel-Vars": {"Account-ID": account}})
+}
+
+/// A call event of about `bytes` bytes, numbered.
+pub fn large_call_event(account: &str, number: usize, bytes: usize) -> Value {
+    let mut event = call_event(account, "CHANNEL_CREATE", number);
+    event["Padding"] = json!("x".repeat(bytes));
+    event
+}
+
+/// The headers that style kazoo drops, as PROTOCOL 5 lists them.
+const DROPPED: [&str; 14] = [
+    "Access-Group",
+    "Defer-Response",
+    "Destination-Server",
+    "Geo-Location",
+    "System-Log-ID",
+    "Node",
+    "Server-Queue-ID",
+    "Raw-Headers",
+    "Server-ID",
+    "Request-From-PID",
+    "Reply-To-PID",
+    "AMQP-Broker",
+    "AMQP-Broker-Zone",
+    "Deliver-To-PID",
+];
+
+/// The `data` of style kazoo for a body.
+pub fn kazoo_data(body: &Value) -> Value {
+    let kept = body
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(key, _)| !DROPPED.contains(&&***key));
+    normalised(&Value::Object(
+        kept.map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+    ))
+}
+
+fn normalised(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => Value::Object(
+            members
+                .iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(key, value)| (key.to_lowercase().replace('-', "_"), normalised(value)))
+                .collect::<Map<_, _>>(),
+        ),
+        Value::Array(items) => items.iter().map(normalised).collect(),
+        other => other.clone(),
+    }
+}
+
+/// The word of an account's database in a routing key (PROTOCOL 6, `DB`).
+pub fn database(account: &str) -> String {
+    format!(
+        "account%2F{}%2F{}%2F{}",
+        &account[..2],
+        &account[2..4],
+        &account[4..]
+    )
+}
+
+/// The word of an account's database of the current UTC month (PROTOCOL 6, `MODB`).
+pub fn month_database(account: &str) -> String {
+    let days = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        / 86_400;
+    let (mut year, mut day) = (1970, days);
+    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    while day >= 365 + u64::from(is_leap(year)) {
+        day -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if day < length {
+            break;
+        }
+        day -= length;
+        month += 1;
+    }
+    format!("{}-{year}{month:02}", database(account))
+}

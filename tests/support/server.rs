@@ -1,0 +1,424 @@
+//! The real `blackhole` process, and the hand that feeds it events without a broker.
+//!
+//! Every wait has a deadline ([`PATIENCE`]); a process never outlives its guard.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+/// Longest wait for anything that is to happen.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Time between two looks at a condition that nothing announces, such as a metric.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// Looks again and again until `condition` gives something; panics, naming `what`, after [`PATIENCE`].
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        thread::park_timeout(GLANCE);
+    }
+}
+
+/// The program under test.
+pub fn blackhole() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_blackhole"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs the program with a command line that ends by itself.
+pub fn run_to_end(args: &[&str]) -> Output {
+    let mut child = blackhole()
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ended = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > ended {
+            child.kill().unwrap();
+            panic!("{args:?} did not end within {PATIENCE:?}");
+        }
+        thread::park_timeout(GLANCE);
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// An address that refuses every connection for as long as the socket lives: bound, never listening.
+pub fn dead_address() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
+/// A running server on a port of its own, with an admin listener; killed on drop.
+pub struct Server {
+    child: Child,
+    address: SocketAddr,
+    admin: Option<SocketAddr>,
+    log: Arc<Mutex<String>>,
+    log_reader: Option<JoinHandle<()>>,
+    stdout: Receiver<String>,
+}
+
+impl Server {
+    /// Starts `blackhole` on `127.0.0.1`, port 0, admin port 0, with `args` behind; returns once it listens.
+    pub fn start(args: &[&str]) -> Self {
+        let mut command = blackhole();
+        command.args(["--ip", "127.0.0.1", "--admin", "127.0.0.1:0"]);
+        if !args.contains(&"--port") {
+            command.args(["--port", "0"]);
+        }
+        command.args(args);
+        Self::spawn(command)
+    }
+
+    /// Starts `command`, which becomes or is a `blackhole`; returns once it listens.
+    pub fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program can be started");
+        let log = Arc::new(Mutex::new(String::new()));
+        let log_reader = gather(child.stderr.take().unwrap(), log.clone());
+        let stdout = lines(child.stdout.take().unwrap());
+        let mut server = Self {
+            child,
+            address: ([0, 0, 0, 0], 0).into(),
+            admin: None,
+            log,
+            log_reader: Some(log_reader),
+            stdout,
+        };
+        let first = server.stdout.recv_timeout(PATIENCE);
+        let first =
+            first.unwrap_or_else(|error| panic!("no first line: {error}\n{}", server.log()));
+        server.address = first
+            .strip_prefix("listening on ")
+            .and_then(|address| address.parse().ok())
+            .unwrap_or_else(|| panic!("not `listening on IP:PORT`: {first:?}"));
+        server
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the admin pages are, as the log tells.
+    pub fn admin(&mut self) -> SocketAddr {
+        if let Some(admin) = self.admin {
+            return admin;
+        }
+        let line = self.wait_for_log("admin pages on http://");
+        let (_, behind) = line.split_once("http://").unwrap();
+        let admin = behind.split('/').next().unwrap().parse().unwrap();
+        self.admin = Some(admin);
+        admin
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything on stderr so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The first line of the log that contains `needle`, once it is there.
+    pub fn wait_for_log(&self, needle: &str) -> String {
+        wait_for(&format!("{needle:?} in the log"), || {
+            let log = self.log.lock().unwrap();
+            log.lines()
+                .find(|line| line.contains(needle))
+                .map(str::to_owned)
+        })
+    }
+
+    /// A page of the admin listener: status and body.
+    pub fn page(&mut self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.admin()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut response = String::new();
+        stream
+            .read_to_string(&mut response)
+            .expect("the page within the patience");
+        let (head, body) = response.split_once("\r\n\r\n").expect("a whole head");
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        (status.expect("a status"), body.to_owned())
+    }
+
+    /// All metrics by name, without their prefix `blackhole_`.
+    pub fn metrics(&mut self) -> HashMap<String, u64> {
+        let (status, body) = self.page("/metrics");
+        assert_eq!(status, 200);
+        body.lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| {
+                let (name, value) = line.split_once(' ').expect("name and value");
+                let name = name.strip_prefix("blackhole_").expect("our prefix");
+                (name.to_owned(), value.parse().expect("a whole number"))
+            })
+            .collect()
+    }
+
+    /// One metric.
+    pub fn metric(&mut self, name: &str) -> u64 {
+        *self
+            .metrics()
+            .get(name)
+            .unwrap_or_else(|| panic!("no metric {name}"))
+    }
+
+    /// Waits until a metric has this value.
+    pub fn wait_for_metric(&mut self, name: &str, value: u64) {
+        wait_for(&format!("{name} = {value}"), || {
+            (self.metric(name) == value).then_some(())
+        });
+    }
+
+    /// Nanoseconds of CPU that all threads have used.
+    pub fn cpu_nanoseconds(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        tasks
+            .map(|task| {
+                let schedstat = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
+                schedstat.split(' ').next().unwrap().parse::<u64>().unwrap()
+            })
+            .sum()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).expect("the process is still there");
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// The exit status, once the process ends by itself. The log is complete afterwards.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "did not end:\n{}", self.log());
+            thread::park_timeout(GLANCE);
+        };
+        if let Some(reader) = self.log_reader.take() {
+            reader.join().unwrap();
+        }
+        status
+    }
+
+    /// Lines on stdout behind the first; complete once the process has ended.
+    pub fn more_stdout(&self) -> Vec<String> {
+        self.stdout.try_iter().collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let status = self.child.wait();
+        if thread::panicking() {
+            // What the process said explains most failures.
+            eprintln!("--- blackhole {status:?}\n{}---", self.log());
+        } else if let Ok(status) = status {
+            // Killed here, ended well, or told to end: anything else is a crash that no test may overlook.
+            let is_fine = status.signal() == Some(9) || status.success();
+            assert!(is_fine, "ended with {status}:\n{}", self.log());
+        }
+    }
+}
+
+/// The lines of a child's stream, as they come.
+pub fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn gather(stream: impl Read + Send + 'static, into: Arc<Mutex<String>>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut stream = BufReader::new(stream);
+        let mut line = Vec::new();
+        while stream
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|read| read > 0)
+        {
+            into.lock()
+                .unwrap()
+                .push_str(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    })
+}
+
+/// A server whose events are published by the test, one at a time and when it wants, through a named pipe.
+pub struct Fed {
+    pub server: Server,
+    pipe: File,
+    dir: TempDir,
+}
+
+impl Fed {
+    /// Any token is good for any account.
+    pub fn insecure(args: &[&str]) -> Self {
+        Self::start(&[&["--auth", "insecure"], args].concat())
+    }
+
+    /// `tokens` is the content of the token file.
+    pub fn with_tokens(tokens: &Value, args: &[&str]) -> Self {
+        let file = TokenFile::new(tokens);
+        let fed = Self::start(&[&["--auth", &file.option()], args].concat());
+        // Read at start; nothing of it is needed any more.
+        drop(file);
+        fed
+    }
+
+    pub fn start(args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let source = format!("replay:{}", path.display());
+        let server = Server::start(&[&["--source", &source], args].concat());
+        // Not blocking, so that a server that does not read fails the test instead of hanging it.
+        let pipe = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .unwrap();
+        Self { server, pipe, dir }
+    }
+
+    /// Publishes one event.
+    pub fn publish(&mut self, exchange: &str, routing_key: &str, body: &Value) {
+        self.publish_text(exchange, routing_key, &body.to_string());
+    }
+
+    /// Publishes one event whose body is exactly this JSON text, which must be on one line.
+    pub fn publish_text(&mut self, exchange: &str, routing_key: &str, body: &str) {
+        let (exchange, routing_key) = (json!(exchange), json!(routing_key));
+        let line =
+            format!("{{\"exchange\":{exchange},\"routing_key\":{routing_key},\"body\":{body}}}\n");
+        let mut rest = line.as_bytes();
+        while !rest.is_empty() {
+            match self.pipe.write(rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_room(),
+                Err(error) => panic!("the server reads no events: {error}"),
+            }
+        }
+    }
+
+    fn wait_for_room(&self) {
+        let mut pipe = [PollFd::from_borrowed_fd(self.pipe.as_fd(), PollFlags::OUT)];
+        let patience = Timespec {
+            tv_sec: PATIENCE.as_secs().try_into().unwrap(),
+            tv_nsec: 0,
+        };
+        let ready = poll(&mut pipe, Some(&patience)).unwrap();
+        assert!(ready > 0, "the server took no event within {PATIENCE:?}");
+    }
+}
+
+/// A token file that a running server rereads.
+pub struct TokenFile {
+    dir: TempDir,
+}
+
+impl TokenFile {
+    pub fn new(tokens: &Value) -> Self {
+        let file = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        file.write(&tokens.to_string());
+        file
+    }
+
+    /// Replaces the content.
+    pub fn write(&self, text: &str) {
+        fs::write(self.path(), text).unwrap();
+    }
+
+    /// The value of `--auth`.
+    pub fn option(&self) -> String {
+        format!("tokens:{}", self.path().display())
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("tokens.json")
+    }
+}
+
+/// A file of this content in a directory that vanishes with it.
+pub struct Scratch {
+    dir: TempDir,
+    path: PathBuf,
+}
+
+impl Scratch {
+    pub fn file(name: &str, content: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        Self { dir, path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn write(&self, content: &str) {
+        fs::write(&self.path, content).unwrap();
+    }
+}
