@@ -45,9 +45,9 @@ counters! {
     counter binds_too_long "amqp_binds_too_long_total" "Bindings asked for whose exchange or key is longer than 255 bytes (rail 2).";
     counter overflow_suspicions "amqp_overflow_suspicions_total" "Checks that found the queue at its length limit, so that the broker may have dropped events.";
     gauge up "amqp_up" "1 while connected with everything bound, else 0.";
-    gauge bindings_wanted "amqp_bindings_wanted" "Bindings the loop wants.";
-    gauge bindings_in_force "amqp_bindings_in_force" "Bindings in force on the queue, those awaiting their unbind included.";
-    gauge bindings_refused "amqp_bindings_refused" "Bindings wanted but refused (rail 8), tried again every 5 s.";
+    gauge bindings_wanted "amqp_thread_bindings_wanted" "Bindings the loop wants, as far as the AMQP thread has heard.";
+    gauge bindings_in_force "amqp_thread_bindings_in_force" "Bindings in force on the queue, those awaiting their unbind included.";
+    gauge bindings_refused "amqp_thread_bindings_refused" "Bindings wanted but refused (rail 8), tried again every 5 s.";
 }
 
 impl AmqpCounters {
