@@ -183,14 +183,14 @@ impl Server {
     pub fn metrics(&mut self) -> HashMap<String, u64> {
         let (status, body) = self.page("/metrics");
         assert_eq!(status, 200);
-        body.lines()
-            .filter(|line| !line.starts_with('#'))
-            .map(|line| {
-                let (name, value) = line.split_once(' ').expect("name and value");
-                let name = name.strip_prefix("blackhole_").expect("our prefix");
-                (name.to_owned(), value.parse().expect("a whole number"))
-            })
-            .collect()
+        let mut metrics = HashMap::new();
+        for line in body.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.split_once(' ').expect("name and value");
+            let name = name.strip_prefix("blackhole_").expect("our prefix");
+            let before = metrics.insert(name.to_owned(), value.parse().expect("a whole number"));
+            assert_eq!(before, None, "{name} stands on the page twice");
+        }
+        metrics
     }
 
     /// One metric.

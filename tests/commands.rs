@@ -1,0 +1,658 @@
+//! Commands and replies of the whole server, over real sockets (PROTOCOL 3).
+
+mod support;
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use support::client::{ANY_TOKEN, Client, Raw, errors, ping, ping_as, subscribe};
+use support::events::{ACCOUNT, CALL_ID, OTHER_ACCOUNT, PARENT_ACCOUNT, call_event};
+use support::server::{Fed, Server, TokenFile, dead_address};
+
+const DEMO: [&str; 4] = ["--source", "demo", "--auth", "insecure"];
+
+fn demo(args: &[&str]) -> Server {
+    Server::start(&[&DEMO, args].concat())
+}
+
+fn success(reply: &Value) -> &Value {
+    assert_eq!(
+        (&reply["action"], &reply["status"]),
+        (&json!("reply"), &json!("success")),
+        "{reply}"
+    );
+    &reply["data"]
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+}
+
+/// A subscribe to all calls with this `data` beside the account.
+fn subscribe_data(data: Value) -> Value {
+    let mut command =
+        json!({"action": "subscribe", "auth_token": ANY_TOKEN, "data": {"account_id": ACCOUNT}});
+    for (key, value) in data.as_object().unwrap() {
+        command["data"][key] = value.clone();
+    }
+    command
+}
+
+#[test]
+fn the_documentations_subscribes_are_answered_with_all_bindings_in_subscription_order() {
+    let server = demo(&[]);
+    let mut client = Client::connect(server.address());
+    let mut subscribed = Vec::new();
+    for event in ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"] {
+        let binding = format!("call.{event}.*");
+        let command = json!({"action": "subscribe", "auth_token": ANY_TOKEN, "request_id": event,
+            "data": {"account_id": ACCOUNT, "binding": binding, "name": "My new socket", "metadata": {"test": "test"}}});
+        subscribed.push(binding);
+        let expected = json!({"action": "reply", "request_id": event, "status": "success",
+            "data": {"subscribed": subscribed}});
+        assert_eq!(client.ask(&command), expected);
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_run_gets_its_error_text_and_the_session_lives() {
+    let tokens = TokenFile::new(&json!({
+        "good": {"account_id": ACCOUNT},
+        "root": {"account_id": PARENT_ACCOUNT, "superduper_admin": true},
+    }));
+    let server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
+    let mut client = Client::connect(server.address());
+    let command = |token: Option<&str>, account: &str, binding: &str| {
+        let mut command = subscribe("", account, binding);
+        command["auth_token"] = json!(token);
+        command.to_string()
+    };
+    let as_good = |data: Value| {
+        json!({"action": "subscribe", "auth_token": "good", "data": data}).to_string()
+    };
+    for (text, error) in [
+        (
+            command(None, ACCOUNT, "call.*.*"),
+            "authentication token required",
+        ),
+        (
+            json!({"action": "ping"}).to_string(),
+            "authentication token required",
+        ),
+        (
+            json!({"action": "unsubscribe"}).to_string(),
+            "authentication token required",
+        ),
+        (
+            json!({"action": "other"}).to_string(),
+            "authentication token required",
+        ),
+        (
+            command(Some("wrong"), ACCOUNT, "call.*.*"),
+            "failed to authenticate token",
+        ),
+        (
+            json!({"action": "ping", "auth_token": ["good"]}).to_string(),
+            "failed to authenticate token",
+        ),
+        (
+            json!({"action": "subscribe", "auth_token": "good"}).to_string(),
+            "missing required keys in data object",
+        ),
+        (as_good(json!({})), "missing required keys in data object"),
+        (
+            as_good(json!({"name": "n"})),
+            "missing required keys : account_id, binding",
+        ),
+        (
+            as_good(json!({"account_id": ACCOUNT})),
+            "missing required keys : binding",
+        ),
+        (
+            as_good(json!({"binding": "call.*.*"})),
+            "missing required keys : account_id",
+        ),
+        (
+            command(Some("good"), OTHER_ACCOUNT, "call.*.*"),
+            "unauthorized account id",
+        ),
+        (
+            command(Some("good"), "not-an-account", "call.*.*"),
+            "unauthorized account id",
+        ),
+        (
+            command(Some("good"), "*", "call.*.*"),
+            "unauthorized wildcard account id",
+        ),
+        (
+            command(Some("good"), ACCOUNT, "call.CHANNEL_LOST.*"),
+            "event CHANNEL_LOST not supported",
+        ),
+        (
+            command(Some("good"), ACCOUNT, "call.CHANNEL_CREATE"),
+            "invalid format for call subscription : CHANNEL_CREATE",
+        ),
+        (
+            command(Some("good"), ACCOUNT, "call.#"),
+            "invalid format for call subscription : #",
+        ),
+        (
+            command(Some("good"), ACCOUNT, "weather.today"),
+            "no available subscriptions to requested binding",
+        ),
+        (
+            command(Some("good"), ACCOUNT, "registration.success"),
+            "no available subscriptions to requested binding",
+        ),
+        (
+            command(Some("good"), ACCOUNT, "conference.event.*.*"),
+            "ConferenceId required",
+        ),
+        (
+            command(Some("good"), ACCOUNT, "conference.command.*"),
+            "ConferenceId required",
+        ),
+        (
+            command(Some("root"), "*", "conference.command.*"),
+            "ConferenceId required",
+        ),
+        (json!({"request_id": "r"}).to_string(), "missing action"),
+        (json!({"action": "fly"}).to_string(), "unknown action fly"),
+        (
+            "{".to_owned(),
+            "invalid JSON: EOF while parsing an object at line 1 column 1",
+        ),
+        (
+            "[]".to_owned(),
+            "invalid JSON: not an object at line 1 column 0",
+        ),
+        (
+            String::new(),
+            "invalid JSON: EOF while parsing a value at line 1 column 0",
+        ),
+    ] {
+        client.send_text(&text);
+        assert_eq!(errors(&client.recv()), [error], "{text}");
+    }
+    assert_eq!(
+        success(&client.ask(&ping("alive"))),
+        &json!({"response": "pong"})
+    );
+}
+
+#[test]
+fn five_hundred_pipelined_commands_are_answered_in_their_order() {
+    let server = demo(&["--rate-limit-burst", "2000"]);
+    let mut client = Client::connect(server.address());
+    for number in 0..500 {
+        let id = number.to_string();
+        let command = match number % 4 {
+            0 => json!({"action": "subscribe", "auth_token": ANY_TOKEN, "request_id": id,
+                "data": {"account_id": ACCOUNT, "binding": format!("call.CHANNEL_CREATE.{}", number % 100)}}),
+            1 => ping_as(ANY_TOKEN, &id),
+            2 => json!({"action": "nonsense", "request_id": id}),
+            _ => json!({"action": "unsubscribe", "request_id": id}),
+        };
+        client.send(&command);
+    }
+    for number in 0..500 {
+        let reply = client.recv();
+        assert_eq!(reply["request_id"], number.to_string(), "{reply}");
+        assert_eq!(
+            reply["status"],
+            if number % 4 == 2 { "error" } else { "success" },
+            "{reply}"
+        );
+    }
+}
+
+#[test]
+fn a_list_with_bad_bindings_is_refused_whole_with_every_error() {
+    let mut server = demo(&[]);
+    let mut client = Client::connect(server.address());
+    let bindings = [
+        "call.CHANNEL_CREATE.*",
+        "call.NOTHING.*",
+        "weather.today",
+        "fax.status.*",
+        "conference.command.*",
+    ];
+    let reply = client.ask(&subscribe_data(json!({"bindings": bindings})));
+    let expected = [
+        "event NOTHING not supported",
+        "no available subscriptions to requested binding",
+        "ConferenceId required",
+    ];
+    assert_eq!(errors(&reply), expected);
+    let metrics = server.metrics();
+    assert_eq!(
+        (metrics["subscriptions"], metrics["amqp_bindings_wanted"]),
+        (0, 0),
+        "nothing was kept"
+    );
+    let reply = client.ask(&subscribe_data(
+        json!({"bindings": ["fax.status.*", "call.*.*"]}),
+    ));
+    assert_eq!(
+        success(&reply)["subscribed"],
+        json!(["fax.status.*", "call.*.*"]),
+        "and nothing of it is listed"
+    );
+}
+
+#[test]
+fn binding_is_picked_before_bindings() {
+    let server = demo(&[]);
+    let mut client = Client::connect(server.address());
+    let both = json!({"binding": "call.*.*", "bindings": ["fax.status.*", "nonsense"]});
+    assert_eq!(
+        success(&client.ask(&subscribe_data(both)))["subscribed"],
+        json!(["call.*.*"])
+    );
+}
+
+#[test]
+fn unsubscribe_takes_a_binding_a_list_an_account_or_everything() {
+    let mut server = demo(&[]);
+    let mut client = Client::connect(server.address());
+    let mine = [
+        "call.CHANNEL_CREATE.*",
+        "call.CHANNEL_ANSWER.*",
+        "call.CHANNEL_DESTROY.*",
+        "fax.status.*",
+    ];
+    success(&client.ask(&subscribe_data(json!({"bindings": mine}))));
+    client.must_subscribe(ANY_TOKEN, OTHER_ACCOUNT, "call.CHANNEL_HOLD.*");
+    for (data, removed, left) in [
+        (
+            json!({"binding": mine[0]}),
+            vec![mine[0]],
+            vec![mine[1], mine[2], mine[3], "call.CHANNEL_HOLD.*"],
+        ),
+        (
+            json!({"binding": mine[0]}),
+            vec![],
+            vec![mine[1], mine[2], mine[3], "call.CHANNEL_HOLD.*"],
+        ),
+        (
+            json!({"account_id": ACCOUNT, "bindings": [mine[3], "never.had", "call.CHANNEL_HOLD.*", mine[1]]}),
+            vec![mine[3], mine[1]],
+            vec![mine[2], "call.CHANNEL_HOLD.*"],
+        ),
+        (
+            json!({"account_id": ACCOUNT}),
+            vec![mine[2]],
+            vec!["call.CHANNEL_HOLD.*"],
+        ),
+        (json!(null), vec!["call.CHANNEL_HOLD.*"], vec![]),
+        (json!({}), vec![], vec![]),
+    ] {
+        let reply = client.ask(&json!({"action": "unsubscribe", "data": data}));
+        assert_eq!(
+            success(&reply),
+            &json!({"unsubscribed": removed, "subscribed": left}),
+            "{data}"
+        );
+    }
+    assert_eq!(server.metric("amqp_bindings_wanted"), 0);
+}
+
+#[test]
+fn subscribing_again_succeeds_and_changes_nothing() {
+    let mut fed = Fed::insecure(&[]);
+    let mut client = Client::connect(fed.server.address());
+    client.must_subscribe(ANY_TOKEN, ACCOUNT, "call.*.*");
+    let mut again = subscribe(ANY_TOKEN, ACCOUNT, "call.*.*");
+    again["request_id"] = json!("again");
+    assert_eq!(
+        success(&client.ask(&again))["subscribed"],
+        json!(["call.*.*"])
+    );
+    assert_eq!(fed.server.metric("subscriptions"), 1);
+    for number in 0..2 {
+        fed.publish(
+            "callevt",
+            "call.CHANNEL_CREATE.c",
+            &call_event(ACCOUNT, "CHANNEL_CREATE", number),
+        );
+        let event = client.recv();
+        assert_eq!(
+            event["args"]["Number"], number,
+            "one frame an event: {event}"
+        );
+        assert_eq!(
+            event["request_id"],
+            Value::Null,
+            "the first subscribe had none"
+        );
+    }
+    success(&client.ask(&json!({"action": "unsubscribe", "data": {"binding": "call.*.*"}})));
+    assert_eq!(
+        fed.server.metric("amqp_bindings_wanted"),
+        0,
+        "one unsubscribe undoes both"
+    );
+}
+
+#[test]
+fn a_reply_carries_the_request_id_or_a_fresh_one_of_32_hex_characters() {
+    let server = demo(&[]);
+    let mut client = Client::connect(server.address());
+    assert_eq!(
+        client.ask(&ping_as(ANY_TOKEN, "Ünï \"quoted\" \u{1F4DE}"))["request_id"],
+        "Ünï \"quoted\" \u{1F4DE}"
+    );
+    let mut seen = Vec::new();
+    for command in [
+        r#"{"action":"ping"}"#,
+        r#"{"action":"ping"}"#,
+        "{",
+        r#"{"action":"fly"}"#,
+    ] {
+        client.send_text(command);
+        let reply = client.recv();
+        let id = reply["request_id"].as_str().unwrap().to_owned();
+        assert!(
+            id.len() == 32
+                && id
+                    .bytes()
+                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')),
+            "{id}"
+        );
+        assert!(!seen.contains(&id), "{id} twice");
+        seen.push(id);
+    }
+}
+
+#[test]
+fn another_token_makes_this_and_later_commands_run_as_another() {
+    let tokens = TokenFile::new(&json!({
+        "one": {"account_id": ACCOUNT}, "two": {"account_id": OTHER_ACCOUNT},
+    }));
+    let server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
+    let mut client = Client::connect(server.address());
+    let without_token = |account| json!({"action": "subscribe", "data": {"account_id": account, "binding": "call.*.*"}});
+    client.must_subscribe("one", ACCOUNT, "call.*.*");
+    success(&client.ask(&without_token(ACCOUNT)));
+    client.must_subscribe("two", OTHER_ACCOUNT, "call.*.*");
+    assert_eq!(
+        errors(&client.ask(&without_token(ACCOUNT))),
+        ["unauthorized account id"]
+    );
+    success(&client.ask(&without_token(OTHER_ACCOUNT)));
+    let refused = client.subscribe("three", OTHER_ACCOUNT, "call.*.*");
+    assert_eq!(errors(&refused), ["failed to authenticate token"]);
+    success(&client.ask(&without_token(OTHER_ACCOUNT)));
+}
+
+#[test]
+fn commands_beyond_the_rate_limit_are_refused_and_not_run_and_the_bucket_refills() {
+    let mut server = demo(&["--rate-limit-burst", "5", "--rate-limit-per-second", "5"]);
+    let (mut client, mut other) = (
+        Client::connect(server.address()),
+        Client::connect(server.address()),
+    );
+    let begun = Instant::now();
+    let mut bytes = Vec::new();
+    for _ in 0..5 {
+        bytes.extend(support::wire::client_text(
+            &ping_as(ANY_TOKEN, "in time").to_string(),
+        ));
+    }
+    let mut late = subscribe(ANY_TOKEN, ACCOUNT, "call.*.*");
+    late["request_id"] = json!("late");
+    bytes.extend(support::wire::client_text(&late.to_string()));
+    client.send_bytes(&bytes);
+    for _ in 0..5 {
+        assert_eq!(client.recv()["request_id"], "in time");
+    }
+    let reply = client.recv();
+    let expected = format!("rate limiting threshold hit for {}!", client.session_id());
+    assert_eq!(
+        (errors(&reply), &reply["request_id"]),
+        (vec![&*expected], &json!("late"))
+    );
+    assert_eq!(server.metric("subscriptions"), 0, "it was not run");
+    success(&other.ask(&ping_as(
+        ANY_TOKEN,
+        "another session has a bucket of its own",
+    )));
+    let again = support::server::wait_for("a refill", || {
+        let reply = client.ask(&ping("again"));
+        (reply["status"] == "success").then(|| begun.elapsed())
+    });
+    assert!(
+        again >= Duration::from_millis(190),
+        "after {again:?}, at five a second"
+    );
+}
+
+#[test]
+fn a_thousand_refused_commands_in_a_row_close_the_session_with_1008() {
+    let mut server = demo(&["--rate-limit-burst", "1", "--rate-limit-per-second", "1"]);
+    let mut raw = Raw::upgraded(server.address());
+    // More than enough: a slow machine's refill may let one in between.
+    let frame = support::wire::client_text(&ping_as(ANY_TOKEN, "x").to_string());
+    raw.send(&frame.repeat(3000));
+    let mut refused = 0;
+    let (code, reason) = loop {
+        let (opcode, payload) = raw.frame();
+        if opcode == 8 {
+            break (
+                u16::from_be_bytes([payload[0], payload[1]]),
+                String::from_utf8_lossy(&payload[2..]).into_owned(),
+            );
+        }
+        let reply: Value = serde_json::from_slice(&payload).unwrap();
+        refused = if reply["status"] == "error" {
+            refused + 1
+        } else {
+            0
+        };
+    };
+    assert_eq!(
+        (refused, code, &*reason),
+        (999, 1008, "rate limit exceeded"),
+        "the thousandth is answered by the close"
+    );
+    drop(raw);
+    server.wait_for_metric("closes_policy_total", 1);
+}
+
+#[test]
+fn a_session_has_at_most_its_maximum_of_subscriptions() {
+    let mut server = demo(&["--max-subscriptions", "3"]);
+    let mut client = Client::connect(server.address());
+    let list = |names: &[&str]| {
+        let bindings: Vec<String> = names
+            .iter()
+            .map(|name| format!("call.CHANNEL_CREATE.{name}"))
+            .collect();
+        subscribe_data(json!({"bindings": bindings}))
+    };
+    success(&client.ask(&list(&["a", "b"])));
+    assert_eq!(
+        errors(&client.ask(&list(&["c", "d"]))),
+        ["too many subscriptions (max 3)"]
+    );
+    assert_eq!(server.metric("subscriptions"), 2, "all or nothing");
+    success(&client.ask(&list(&["a", "b", "c"])));
+    success(&client.ask(&list(&["a"])));
+    assert_eq!(
+        errors(&client.ask(&list(&["d"]))),
+        ["too many subscriptions (max 3)"]
+    );
+    success(
+        &client
+            .ask(&json!({"action": "unsubscribe", "data": {"binding": "call.CHANNEL_CREATE.a"}})),
+    );
+    success(&client.ask(&list(&["d"])));
+    success(&Client::connect(server.address()).ask(&list(&["x", "y", "z"])));
+}
+
+#[test]
+fn metadata_fits_up_to_its_limit_and_a_bigger_one_refuses_the_command() {
+    let server = demo(&["--max-metadata-bytes", "40"]);
+    let mut client = Client::connect(server.address());
+    let with = |length: usize| {
+        subscribe_data(json!({"binding": "call.*.*", "metadata": "m".repeat(length - 2)}))
+    };
+    assert_eq!(
+        errors(&client.ask(&with(41))),
+        ["metadata too large (max 40 bytes)"]
+    );
+    assert_eq!(
+        success(&client.ask(&with(40)))["subscribed"],
+        json!(["call.*.*"])
+    );
+    let mut at_top = ping("top level");
+    at_top["metadata"] = json!("m".repeat(39));
+    assert_eq!(
+        errors(&client.ask(&at_top)),
+        ["metadata too large (max 40 bytes)"]
+    );
+}
+
+#[test]
+fn a_session_that_never_authenticates_is_closed_with_1008() {
+    let server = demo(&["--auth-timeout-ms", "500"]);
+    let mut authenticated = Client::connect(server.address());
+    success(&authenticated.ask(&ping_as(ANY_TOKEN, "1")));
+    let begun = Instant::now();
+    let mut client = Client::connect(server.address());
+    client.ping_pong(b"life is not enough");
+    assert_eq!(
+        errors(&client.ask(&ping("1"))),
+        ["authentication token required"]
+    );
+    assert_eq!(
+        client.expect_close(),
+        (1008, "authentication timeout".to_owned())
+    );
+    assert!(
+        begun.elapsed() >= Duration::from_millis(500),
+        "{:?}",
+        begun.elapsed()
+    );
+    success(&authenticated.ask(&ping("2")));
+}
+
+#[test]
+fn a_session_whose_token_expires_is_closed_with_4401_and_one_that_was_refreshed_lives() {
+    let expires = unix_now() + 2;
+    let tokens = TokenFile::new(&json!({
+        "short": {"account_id": ACCOUNT, "expires": expires}, "long": {"account_id": ACCOUNT},
+    }));
+    let mut server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
+    let mut refreshed = Client::connect_as(server.address(), "short");
+    success(&refreshed.ask(&ping_as("long", "refresh")));
+    let mut client = Client::connect(server.address());
+    success(&client.ask(&ping_as("short", "1")));
+    assert_eq!(client.expect_close(), (4401, "token expired".to_owned()));
+    assert!(unix_now() >= expires, "not before its time");
+    success(&refreshed.ask(&ping("2")));
+    let reply = Client::connect(server.address()).ask(&ping_as("short", "3"));
+    assert_eq!(errors(&reply), ["failed to authenticate token"]);
+    drop(client);
+    server.wait_for_metric("closes_expired_total", 1);
+}
+
+#[test]
+fn without_a_broker_a_subscribe_fails_after_request_timeout_and_nothing_of_it_is_kept() {
+    let (_socket, dead) = dead_address();
+    let url = format!("amqp://guest:guest@{dead}/%2f");
+    let mut server = Server::start(&[
+        "--amqp",
+        &url,
+        "--auth",
+        "insecure",
+        "--request-timeout-ms",
+        "400",
+    ]);
+    let mut client = Client::connect(server.address());
+    success(&client.ask(&ping_as(ANY_TOKEN, "0")));
+    let begun = Instant::now();
+    client.send(&subscribe(ANY_TOKEN, ACCOUNT, "call.*.*"));
+    client.send(&ping("behind"));
+    let reply = client.recv();
+    assert_eq!(errors(&reply), ["event source unavailable"]);
+    assert!(
+        begun.elapsed() >= Duration::from_millis(400),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(
+        client.recv()["request_id"],
+        "behind",
+        "replies keep their order, so it had to wait"
+    );
+    let metrics = server.metrics();
+    for gauge in [
+        "subscriptions",
+        "subscription_groups",
+        "amqp_bindings_wanted",
+        "subscribes_waiting",
+    ] {
+        assert_eq!(metrics[gauge], 0, "{gauge}");
+    }
+    assert_eq!(metrics["subscribes_timed_out_total"], 1);
+    // One that leaves while it waits takes its wish along.
+    client.send(&subscribe(ANY_TOKEN, ACCOUNT, "call.*.*"));
+    server.wait_for_metric("subscribes_waited_total", 2);
+    drop(client);
+    server.wait_for_metric("amqp_bindings_wanted", 0);
+    server.wait_for_metric("connections", 1);
+}
+
+#[test]
+fn repeated_keys_and_deep_nesting_do_no_harm() {
+    let mut server = demo(&[]);
+    let mut client = Client::connect(server.address());
+    client.send_text(&format!(
+        r#"{{"action":"fly","action":"subscribe","auth_token":"{ANY_TOKEN}","request_id":"a","request_id":"b",
+            "data":{{"account_id":"x"}},"data":{{"account_id":"{ACCOUNT}","binding":"call.*.*","binding":"fax.status.*"}}}}"#
+    ));
+    let reply = client.recv();
+    assert_eq!(reply["request_id"], "b", "the last counts");
+    assert_eq!(success(&reply)["subscribed"], json!(["fax.status.*"]));
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let depth = 5000;
+        let deep = format!("{}1{}", open.repeat(depth), close.repeat(depth));
+        for text in [
+            deep.clone(),
+            format!(r#"{{"action":"ping","skipped":{deep}}}"#),
+            format!(
+                r#"{{"action":"subscribe","data":{{"account_id":"{ACCOUNT}","bindings":{deep}}}}}"#
+            ),
+            format!(r#"{{"action":"ping","data":{{"metadata":{deep}}}}}"#),
+            format!(r#"{{"action":"ping","auth_token":{deep}}}"#),
+        ] {
+            client.send_text(&text);
+            assert_eq!(client.recv()["action"], "reply");
+        }
+    }
+    success(&client.ask(&ping("alive")));
+    assert_eq!(server.metric("sessions"), 1);
+}
+
+#[test]
+fn name_and_metadata_are_taken_at_either_level_and_change_no_reply() {
+    let server = demo(&[]);
+    let mut client = Client::connect(server.address());
+    let mut command = subscribe(
+        ANY_TOKEN,
+        ACCOUNT,
+        &format!("call.CHANNEL_CREATE.{CALL_ID}"),
+    );
+    command["name"] = json!("a label");
+    command["metadata"] = json!([1, {"two": null}]);
+    let expected = json!({"subscribed": [format!("call.CHANNEL_CREATE.{CALL_ID}")]});
+    assert_eq!(success(&client.ask(&command)), &expected);
+    let mut bad = ping("bad");
+    bad["name"] = json!(7);
+    assert_eq!(errors(&client.ask(&bad)), ["invalid name"]);
+}
