@@ -118,7 +118,9 @@ fn a_client_whose_socket_stays_full_but_moves_is_kept() {
     let address = fed.server.address();
     let mut slow = subscribed(Client::connect_narrow(address));
     let mut healthy = subscribed(Client::connect(address));
-    let mut published = flood(&mut fed, &mut healthy, 0, "outboxes_blocked", 1);
+    let published = flood(&mut fed, &mut healthy, 0, "outboxes_blocked", 1);
+    // The kernel lets a send buffer grow while its peer reads; what waits here must be more than it then takes.
+    let mut published = flood_more(&mut fed, &mut healthy, published, 256);
     let (blocked, mut read) = (Instant::now(), 0);
     // What is read here is replaced there, so that something always waits.
     while blocked.elapsed() < 2 * timeout {
