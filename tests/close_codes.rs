@@ -2,7 +2,8 @@
 
 mod support;
 
-use support::client::{ANY_TOKEN, Raw, ping_as};
+use support::client::{ANY_TOKEN, Raw, ping_as, subscribe};
+use support::events::ACCOUNT;
 use support::server::Server;
 use support::wire::{client_frame, client_text};
 
@@ -191,9 +192,7 @@ fn a_peers_close_is_answered_with_its_code_and_the_server_ends_the_connection() 
 fn a_peer_that_ends_its_stream_without_a_close_frame_is_gone_with_all_it_had() {
     let mut server = server(&[]);
     let mut raw = Raw::upgraded(server.address());
-    raw.send_text(
-        &support::client::subscribe(ANY_TOKEN, support::events::ACCOUNT, "call.*.*").to_string(),
-    );
+    raw.send_text(&subscribe(ANY_TOKEN, ACCOUNT, "call.*.*").to_string());
     assert_eq!(raw.json()["status"], "success");
     assert_eq!(server.metric("subscriptions"), 1);
     raw.shutdown_write();
@@ -206,5 +205,65 @@ fn a_peer_that_ends_its_stream_without_a_close_frame_is_gone_with_all_it_had() {
             metrics["sessions"]
         ),
         (0, 0, 0)
+    );
+}
+
+#[test]
+fn however_sessions_end_every_gauge_is_back_where_it_was() {
+    let mut server = server(&["--max-connections-per-ip", "1000"]);
+    let gauges = [
+        "sessions",
+        "connections",
+        "subscriptions",
+        "subscription_groups",
+        "interned_strings",
+        "amqp_bindings_wanted",
+        "subscribes_waiting",
+        "outboxes_blocked_bytes",
+        "flush_list",
+        "reread_list",
+        "auth_deadlines",
+        "counted_ips",
+    ];
+    server.wait_for_metric("source_up", 1);
+    let before = server.metrics();
+    let mut open = Vec::new();
+    for number in 0..120 {
+        let mut raw = Raw::upgraded(server.address());
+        for binding in [
+            "call.*.*".to_owned(),
+            format!("call.CHANNEL_CREATE.{number}"),
+        ] {
+            let mut command = subscribe(ANY_TOKEN, ACCOUNT, &binding);
+            command["request_id"] = format!("r{number}").into();
+            raw.send_text(&command.to_string());
+        }
+        if number % 2 == 0 {
+            for _ in 0..2 {
+                // Answered, or a made-up event that came between.
+                raw.frame();
+            }
+        }
+        open.push(raw);
+    }
+    server.wait_for_metric("sessions", 120);
+    for (number, mut raw) in open.into_iter().enumerate() {
+        match number % 5 {
+            0 => raw.reset(),
+            1 => raw.shutdown_write(),
+            2 => raw.send_frame(0x88, &1000_u16.to_be_bytes()),
+            3 => raw.send_frame(0xC1, b""),
+            _ => drop(raw),
+        }
+    }
+    server.wait_for_metric("sessions", 0);
+    server.wait_for_metric("connections", before["connections"]);
+    let after = server.metrics();
+    for gauge in gauges {
+        assert_eq!(after[gauge], before[gauge], "{gauge}");
+    }
+    assert_eq!(
+        after["sessions_opened_total"],
+        after["sessions_closed_total"]
     );
 }

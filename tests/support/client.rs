@@ -18,9 +18,37 @@ use super::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 /// The token that clients of an insecure server send.
 pub const ANY_TOKEN: &str = "any-token";
 
+/// A stream whose calls are not ended by a signal: a read with a timeout is, when a child of this process dies.
+struct Steady(TcpStream);
+
+impl Read for Steady {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        unless_interrupted(|| self.0.read(buffer))
+    }
+}
+
+impl Write for Steady {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        unless_interrupted(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn unless_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// A websocket client.
 pub struct Client {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Steady>,
     /// Received, and not yet asked for.
     held: VecDeque<Value>,
 }
@@ -50,7 +78,7 @@ impl Client {
     pub fn connect_narrow(address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
-        socket.connect(&address.into()).unwrap();
+        socket.connect_timeout(&address.into(), PATIENCE).unwrap();
         Self::open(socket.into(), "/", &[])
     }
 
@@ -67,7 +95,7 @@ impl Client {
                 .headers_mut()
                 .insert(name, HeaderValue::from_str(value).unwrap());
         }
-        let (socket, _response) = tungstenite::client(request, stream).expect("upgraded");
+        let (socket, _response) = tungstenite::client(request, Steady(stream)).expect("upgraded");
         Self {
             socket,
             held: VecDeque::new(),
@@ -76,7 +104,7 @@ impl Client {
 
     /// The session id (PROTOCOL 1).
     pub fn session_id(&self) -> String {
-        self.socket.get_ref().local_addr().unwrap().to_string()
+        self.socket.get_ref().0.local_addr().unwrap().to_string()
     }
 
     /// Sends one command.
@@ -259,7 +287,7 @@ pub fn errors(reply: &Value) -> Vec<&str> {
 
 /// A connection that sends any bytes.
 pub struct Raw {
-    stream: TcpStream,
+    stream: Steady,
     /// Received, and not yet looked at.
     bytes: Vec<u8>,
 }
@@ -322,7 +350,7 @@ impl Raw {
     pub fn connect_from(ip: [u8; 4], address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
-        socket.connect(&address.into()).unwrap();
+        socket.connect_timeout(&address.into(), PATIENCE).unwrap();
         Self::over(socket.into())
     }
 
@@ -331,7 +359,7 @@ impl Raw {
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self {
-            stream,
+            stream: Steady(stream),
             bytes: Vec::new(),
         }
     }
@@ -428,7 +456,7 @@ impl Raw {
 
     /// Waits at most `patience` for the next bytes or the end.
     pub fn peek(&mut self, patience: Duration) -> Peek {
-        self.stream.set_read_timeout(Some(patience)).unwrap();
+        self.stream.0.set_read_timeout(Some(patience)).unwrap();
         let mut chunk = [0; 16 << 10];
         match self.stream.read(&mut chunk) {
             Ok(0) => Peek::Ended,
@@ -449,9 +477,16 @@ impl Raw {
         }
     }
 
+    /// Ends the connection as a crash would: with a reset.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream.0)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+    }
+
     /// Ends our side of the stream.
     pub fn shutdown_write(&mut self) {
-        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        self.stream.0.shutdown(std::net::Shutdown::Write).unwrap();
     }
 }
 

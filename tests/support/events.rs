@@ -4,6 +4,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
+use super::client::Client;
+use super::server::Fed;
+
 /// The account of the fixture events.
 pub const ACCOUNT: &str = "4b8c6fec4b2597882c0390202d195419";
 
@@ -126,4 +129,27 @@ pub fn month_database(account: &str) -> String {
         month += 1;
     }
     format!("{}-{year}{month:02}", database(account))
+}
+
+/// Publishes the event that [`subscribe_to_marker`] asks for, and returns the events that `client` got before it:
+/// so a test sees what a client does *not* get.
+pub fn events_until_marker(fed: &mut Fed, account: &str, client: &mut Client) -> Vec<Value> {
+    fed.publish(
+        "callevt",
+        "call.CHANNEL_HOLD.marker",
+        &call_event(account, "CHANNEL_HOLD", 0),
+    );
+    let mut events = Vec::new();
+    loop {
+        let event = client.event();
+        if event["name"] == "CHANNEL_HOLD" {
+            return events;
+        }
+        events.push(event);
+    }
+}
+
+/// Subscribes to what [`events_until_marker`] publishes, and to nothing else.
+pub fn subscribe_to_marker(client: &mut Client, token: &str, account: &str) {
+    client.must_subscribe(token, account, "call.CHANNEL_HOLD.marker");
 }

@@ -366,7 +366,7 @@ impl Fed {
             tv_sec: PATIENCE.as_secs().try_into().unwrap(),
             tv_nsec: 0,
         };
-        let ready = poll(&mut pipe, Some(&patience)).unwrap();
+        let ready = rustix::io::retry_on_intr(|| poll(&mut pipe, Some(&patience))).unwrap();
         assert!(ready > 0, "the server took no event within {PATIENCE:?}");
     }
 }
