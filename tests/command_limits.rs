@@ -1,4 +1,8 @@
 //! What a session may do, how much of it and for how long, over real sockets (PROTOCOL 3).
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test whose peer answers otherwise must fail"
+)]
 
 mod support;
 

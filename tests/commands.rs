@@ -1,4 +1,8 @@
 //! Commands and replies of the whole server, over real sockets (PROTOCOL 3).
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test whose peer answers otherwise must fail"
+)]
 
 mod support;
 

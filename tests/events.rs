@@ -1,4 +1,8 @@
 //! From a published event to the frames of those who may see it, over real sockets (PROTOCOL 4 and 5).
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test whose peer answers otherwise must fail"
+)]
 
 mod support;
 

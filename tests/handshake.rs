@@ -1,4 +1,8 @@
 //! The HTTP side of the websocket port, over real sockets (PROTOCOL 2).
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test whose peer answers otherwise must fail"
+)]
 
 mod support;
 

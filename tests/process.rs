@@ -1,4 +1,8 @@
 //! The process as an operator and a service manager meet it (PROTOCOL 2, 3 and 9).
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test whose peer answers otherwise must fail"
+)]
 
 mod support;
 
