@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use support::client::{ANY_TOKEN, Client, errors, ping, ping_as, subscribe};
 use support::events::{ACCOUNT, CALL_ID, OTHER_ACCOUNT, PARENT_ACCOUNT, call_event};
 use support::server::{Fed, Server, TokenFile, dead_address};
+use support::wire::client_text;
 
 const DEMO: [&str; 4] = ["--source", "demo", "--auth", "insecure"];
 
@@ -431,6 +432,46 @@ fn without_a_broker_a_subscribe_fails_after_request_timeout_and_nothing_of_it_is
     drop(client);
     server.wait_for_metric("amqp_bindings_wanted", 0);
     server.wait_for_metric("connections", 1);
+}
+
+#[test]
+fn however_much_is_sent_behind_a_subscribe_that_waits_is_answered_in_order() {
+    const BEHIND: usize = 4000;
+    let (_socket, dead) = dead_address();
+    let url = format!("amqp://guest:guest@{dead}/%2f");
+    let mut server = Server::start(&[
+        "--amqp",
+        &url,
+        "--auth",
+        "insecure",
+        "--request-timeout-ms",
+        "600",
+        "--rate-limit-burst",
+        "100000",
+    ]);
+    let mut client = Client::connect(server.address());
+    client.send(&subscribe(ANY_TOKEN, ACCOUNT, "call.*.*"));
+    let mut bytes = Vec::new();
+    for number in 0..BEHIND {
+        bytes.extend(client_text(
+            &ping_as(ANY_TOKEN, &number.to_string()).to_string(),
+        ));
+    }
+    client.send_bytes(&bytes);
+    assert_eq!(errors(&client.recv()), ["event source unavailable"]);
+    for number in 0..BEHIND {
+        assert_eq!(client.recv()["request_id"], number.to_string());
+    }
+    let metrics = server.metrics();
+    assert_eq!(metrics["commands_total"], 1 + BEHIND as u64);
+    assert!(
+        metrics["reads_paused_total"] >= 1,
+        "more was sent than is held"
+    );
+    assert!(
+        metrics["commands_held_total"] < BEHIND as u64 / 2,
+        "the rest waited in the kernel"
+    );
 }
 
 #[test]

@@ -169,6 +169,25 @@ fn a_second_signal_ends_the_drain_at_once() {
 }
 
 #[test]
+fn peers_that_ignore_their_close_do_not_hold_up_the_end() {
+    let mut server = demo(&["--drain-seconds", "1"]);
+    let silent: Vec<Raw> = (0..5).map(|_| Raw::upgraded(server.address())).collect();
+    let mut half = Raw::connect(server.address());
+    half.send(b"GET / HTTP/1.1\r\nHos");
+    server.wait_for_metric("sessions", 5);
+    let begun = Instant::now();
+    assert_eq!(server.stop().code(), Some(0));
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
+    for mut raw in silent {
+        assert_eq!(raw.expect_close(), (Some(1001), "going away".to_owned()));
+    }
+}
+
+#[test]
 fn sighup_rereads_tokens_and_log_level_and_a_broken_file_changes_nothing() {
     let tokens = TokenFile::new(&json!({"old": {"account_id": ACCOUNT}}));
     let config = Scratch::file("blackhole.json", r#"{"log_level": "info"}"#);
