@@ -59,9 +59,6 @@ pub const REFUSED_COMMANDS_MAX: u16 = 1000;
 /// is closed without a word.
 pub const REFUSALS_MAX: usize = 256;
 
-/// How long a peer may take to read our last bytes and close its side.
-pub const LINGER: Duration = Duration::from_secs(2);
-
 /// Sessions visited by one step of the sweep, at least; a whole pass takes at most [`SWEEP_STEPS`] steps.
 pub const SWEEP_SESSIONS_MIN: usize = 1024;
 

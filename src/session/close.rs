@@ -5,7 +5,7 @@ use crate::metrics::Metrics;
 /// Why a session is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The peer closed; its code is answered with 1000, or with nothing when it sent none.
+    /// The peer closed; it is answered with its own code, or with none when it sent none.
     Peer,
     /// 1001: the process drains.
     Drain,
