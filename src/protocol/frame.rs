@@ -13,11 +13,13 @@ pub struct Frame(Rc<FrameBytes>);
 #[derive(Debug, PartialEq, Eq)]
 struct FrameBytes(Box<[u8]>);
 
-/// The opcodes a server sends.
+/// The opcodes of whole frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
     /// A whole text message.
     Text = 0x1,
+    /// A whole binary message, which PROTOCOL has none of: for the echo server of the conformance suite.
+    Binary = 0x2,
     /// Close; payload: code and reason.
     Close = 0x8,
     /// Ping.

@@ -25,6 +25,7 @@ use super::bucket::BucketRule;
 use super::deadlines::{Deadlines, Timeouts};
 use super::id::Peer;
 use super::outbox::OutboxTotals;
+use super::{OnMessage, Session};
 
 /// The moment of a turn.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +122,8 @@ pub enum Admission {
 pub struct Hub {
     /// The operator's bounds.
     pub limits: SessionLimits,
+    /// What sessions do with messages: [`Session::on_command`].
+    pub on_message: OnMessage,
     /// Who may do what.
     pub authenticator: Authenticator,
     /// What client bindings mean.
@@ -163,6 +166,7 @@ impl Hub {
     ) -> Self {
         Self {
             limits: SessionLimits::new(config),
+            on_message: Session::on_command,
             authenticator,
             families,
             index: SubscriptionIndex::new(),

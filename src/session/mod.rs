@@ -150,6 +150,20 @@ impl Held {
     }
 }
 
+/// A complete message of an open session.
+#[derive(Clone, Copy)]
+pub enum Message<'a> {
+    /// A text message, valid UTF-8.
+    Text(&'a str),
+    /// A binary message.
+    Binary(&'a [u8]),
+}
+
+/// What an open session does with a complete message; control frames and violations never come here. It may close
+/// the session, which ends the reading of what else arrived. The server has one, [`Session::on_command`]; the echo
+/// server of the conformance suite (`tests/autobahn`) brings its own, and all else there is the server's.
+pub type OnMessage = fn(&mut Session, Message<'_>, ConnId, &mut Hub, Now);
+
 /// A page of the admin listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminPage {
@@ -519,8 +533,12 @@ impl Session {
             let consumed = decoded.consumed;
             match decoded.item {
                 None => return,
-                Some(Item::Text(text)) => self.on_text(&text, id, hub, now),
-                Some(Item::Binary(_)) => return self.close(CloseReason::Binary, id, hub, now),
+                Some(Item::Text(text)) => {
+                    (hub.on_message)(self, Message::Text(&text), id, hub, now);
+                }
+                Some(Item::Binary(bytes)) => {
+                    (hub.on_message)(self, Message::Binary(&bytes), id, hub, now);
+                }
                 Some(Item::Ping(payload)) => {
                     self.push(Frame::new(Opcode::Pong, &payload), id, hub, now)
                 }
@@ -544,6 +562,14 @@ impl Session {
             if input.is_empty() {
                 return;
             }
+        }
+    }
+
+    /// The [`OnMessage`] of the server: text is a command (PROTOCOL 3), binary closes the session with 1003.
+    pub fn on_command(&mut self, message: Message<'_>, id: ConnId, hub: &mut Hub, now: Now) {
+        match message {
+            Message::Text(text) => self.on_text(text, id, hub, now),
+            Message::Binary(_) => self.close(CloseReason::Binary, id, hub, now),
         }
     }
 
@@ -605,8 +631,9 @@ impl Session {
         }
     }
 
-    /// Queues a frame that is not an event: never dropped, but a peer that takes none of them is closed.
-    fn push(&mut self, frame: Frame, id: ConnId, hub: &mut Hub, now: Now) {
+    /// Queues a frame that is not an event: never dropped, but a peer that takes none of them is closed. The session
+    /// must be open.
+    pub fn push(&mut self, frame: Frame, id: ConnId, hub: &mut Hub, now: Now) {
         let (_, blocked_bytes) = self.outbox.blocked();
         if blocked_bytes > 0 && blocked_bytes + frame.len() > hub.limits.outbox_bytes_max {
             self.close(CloseReason::SlowConsumer, id, hub, now);

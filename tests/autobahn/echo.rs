@@ -1,0 +1,97 @@
+//! The server that the Autobahn test suite is run against: the product's loop, handshake, codec, outboxes and closing,
+//! put together as `main` does it, with one thing exchanged. Where a session of the product takes a message for a
+//! command ([`Session::on_command`]), a session here sends it back.
+//!
+//! Never shipped: an example target of the package, and no code of it is in the library. Bounds that the suite's
+//! messages of 16 MiB would meet are raised; those of the product have tests of their own.
+//!
+//! The first line on stdout is `listening on IP:PORT`; SIGTERM ends it. `scripts/autobahn` runs it.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use blackhole::auth::Authenticator;
+use blackhole::config::{self, Config, Exit, Startup};
+use blackhole::handoff::{FromSource, handoff};
+use blackhole::logging;
+use blackhole::protocol::frame::{Frame, Opcode};
+use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
+use blackhole::routing::families::Families;
+use blackhole::session::hub::{Hub, Now};
+use blackhole::session::id::ConnId;
+use blackhole::session::{Door, Message, Session};
+
+/// What differs from the product's configuration, and why.
+const OPTIONS: &[&str] = &[
+    "--ip=127.0.0.1",
+    "--port=0",
+    "--log-level=error",
+    // The suite does not authenticate; an hour is longer than any of its cases.
+    "--auth=insecure",
+    "--auth-timeout-ms=3600000",
+    // The largest messages of group 9, and room for one to wait behind another.
+    "--max-message-bytes=16777216",
+    "--max-outbox-bytes=67108864",
+];
+
+/// Exit code when the system refused something.
+const CODE_FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let args = ["echo"].iter().chain(OPTIONS).map(Into::into);
+    let ended = config::from_args(args).and_then(|Startup::Run(config)| run(&config));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => exit.print(),
+    }
+}
+
+fn run(config: &Config) -> Result<(), Exit> {
+    logging::start(config.log_level);
+    let server = Server::bind(Addresses {
+        clients: SocketAddr::new(config.ip, config.port),
+        reuse_port: config.reuse_port,
+        admin: None,
+    })
+    .map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    let epoch = Instant::now();
+    let mut hub = Hub::new(
+        config,
+        Authenticator::from_config(&config.auth).map_err(Exit::refused)?,
+        Families::new(&config.families).map_err(Exit::refused)?,
+        now_since(epoch),
+        0,
+    );
+    hub.on_message = echo;
+    // No events come, but while this end is held the loop has a source.
+    let (source, loop_end) = handoff(server.waker());
+    source
+        .send(FromSource::Up)
+        .map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    if let Some(address) = server.address(Door::Clients) {
+        writeln!(std::io::stdout(), "listening on {address}")
+            .map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    }
+    let parts = ServerParts {
+        handoff: loop_end,
+        connections_max: usize::MAX,
+        drain: Duration::ZERO,
+        epoch,
+        more_metrics: Box::new(|_| {}),
+        reload: Box::new(|_| {}),
+    };
+    server
+        .run(hub, parts)
+        .map_err(|error| Exit::failed(CODE_FAILED, error))
+}
+
+/// Sends a message back as it came.
+fn echo(session: &mut Session, message: Message<'_>, id: ConnId, hub: &mut Hub, now: Now) {
+    let frame = match message {
+        Message::Text(text) => Frame::new(Opcode::Text, text.as_bytes()),
+        Message::Binary(bytes) => Frame::new(Opcode::Binary, bytes),
+    };
+    session.push(frame, id, hub, now);
+}
