@@ -56,8 +56,21 @@ pub const HELD_BYTES_MAX: usize = 64 << 10;
 pub const REFUSED_COMMANDS_MAX: u16 = 1000;
 
 /// Connections beyond `max_connections` that are kept just long enough to be told so; beyond these a connection
-/// is closed without a word.
-pub const REFUSALS_MAX: usize = 256;
+/// is closed without a word. They live on the descriptors that are kept back from the sessions, and must leave most
+/// of them for the broker, files and the admin listener.
+pub const REFUSALS_MAX: usize = 24;
+
+const _: () = assert!(REFUSALS_MAX as u64 <= crate::config::DESCRIPTORS_RESERVED / 2);
+
+/// How long a peer may take to read an HTTP response and close its side.
+pub const LINGER: Duration = Duration::from_secs(1);
+
+/// Pings of one read that are answered one by one; of the rest only the newest is.
+pub const PONGS_PER_READ: usize = 32;
+
+/// Frames that may wait for a session that is read: with more, its bytes stay in the kernel until the outbox is
+/// empty, so that a peer that does not take its answers cannot ask for more of them.
+pub const UNREAD_BEHIND_FRAMES: usize = WRITE_SLICES_MAX;
 
 /// Sessions visited by one step of the sweep, at least; a whole pass takes at most [`SWEEP_STEPS`] steps.
 pub const SWEEP_SESSIONS_MIN: usize = 1024;

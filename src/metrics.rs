@@ -31,11 +31,12 @@ pub fn write_metric(out: &mut String, name: &str, kind: &str, help: &str, value:
 }
 
 metrics! {
-    counter connections_accepted_total "Connections accepted on the websocket port.";
+    counter connections_accepted_total "Connections accepted, those of the admin listener included.";
     counter connections_refused_full_total "Connections refused with 503 or closed because max_connections was reached.";
     counter accept_errors_total "Accepts that failed, out of descriptors or memory included.";
     counter accept_pauses_total "Pauses in accepting because the process ran out of descriptors or memory.";
     counter handshakes_refused_total "Upgrade requests answered with a refusal.";
+    counter handshakes_lost_total "Connections that ended before their request was answered.";
     counter handshake_timeouts_total "Connections closed because the handshake was not finished in time.";
     counter probes_total "Balancer checks (GET or HEAD / without upgrade) answered.";
     counter sessions_opened_total "Sessions upgraded to websocket.";

@@ -48,6 +48,8 @@ const BINDINGS: [&str; 5] = [
 ];
 const EVENTS: [&str; 3] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
 const CALLS: [&str; 3] = ["c1", "c2", "c3"];
+/// Connections that a world's loop takes.
+const CONNECTIONS_MAX: usize = 1000;
 const STEPS: usize = 500;
 const SEEDS: u64 = 128;
 
@@ -163,6 +165,7 @@ struct Client {
     /// Commands without a reply yet, with their request ids.
     asked: VecDeque<(String, Asked)>,
     pings: VecDeque<Vec<u8>>,
+    last_pong: Option<Vec<u8>>,
     /// Subscriptions whose success was read and that were not given up since.
     live: HashSet<Key>,
     ever: HashSet<Key>,
@@ -238,7 +241,7 @@ impl World {
         let parts = ReactorParts {
             handoff,
             epoch: Instant::now(),
-            connections_max: 40,
+            connections_max: CONNECTIONS_MAX,
             more_metrics: Box::new(|_| ()),
             trim_heap: || (),
         };
@@ -337,6 +340,7 @@ impl World {
             next_request: 0,
             asked: VecDeque::new(),
             pings: VecDeque::new(),
+            last_pong: None,
             live: HashSet::new(),
             ever: HashSet::new(),
             due: HashMap::new(),
@@ -820,6 +824,30 @@ impl Client {
             && !wire.server_shut
     }
 
+    fn subscribe(&mut self, key: Key) {
+        self.ever.insert(key);
+        self.command(
+            json!({"action": "subscribe", "data": {"account_id": ACCOUNTS[key.0], "binding": key.1}}),
+            Asked::Subscribe(key),
+        );
+    }
+
+    fn ping(&mut self) {
+        self.command(json!({"action": "ping"}), Asked::Ping);
+    }
+
+    /// Sends a command with the client's token and a request id of its own.
+    fn command(&mut self, mut command: Value, asked: Asked) {
+        self.next_request += 1;
+        let request_id = format!("r{}", self.next_request);
+        command["auth_token"] = self.token.into();
+        command["request_id"] = request_id.clone().into();
+        self.asked.push_back((request_id, asked));
+        self.wire
+            .borrow_mut()
+            .send(&client_text(&command.to_string()));
+    }
+
     /// From here on nothing is owed for these subscriptions.
     fn give_up(&mut self, which: impl Fn(&Key) -> bool) {
         self.live.retain(|key| !which(key));
@@ -890,8 +918,13 @@ impl Client {
                 }
                 0xA => {
                     if self.closed_with.is_none() {
-                        assert_eq!(Some(payload), self.pings.pop_front(), "pongs come in order");
+                        assert_eq!(
+                            Some(&payload),
+                            self.pings.pop_front().as_ref(),
+                            "pongs come in order"
+                        );
                     }
+                    self.last_pong = Some(payload);
                 }
                 _ => panic!("opcode {opcode}"),
             }
@@ -1005,6 +1038,183 @@ fn token_file() -> (tempfile::TempDir, std::path::PathBuf) {
     });
     std::fs::write(&path, file.to_string()).expect("a token file");
     (directory, path)
+}
+
+/// A world whose source is up and whose clients, all of the first account, are upgraded and read everything.
+fn world_of_readers(clients: usize, bindings: &[&'static str], tokens: &std::path::Path) -> World {
+    let mut world = World::new(1, tokens);
+    world.reactor.hub.limits.rate = None;
+    world.reactor.hub.limits.subscriptions_max = usize::MAX;
+    world.source_comes_or_goes();
+    while world.clients.len() < clients {
+        world.connect();
+        let client = world.clients.last_mut().expect("just connected");
+        (client.token, client.accounts) = TOKENS[0];
+        let mut wire = client.wire.borrow_mut();
+        (wire.room, wire.grain) = (usize::MAX / 2, usize::MAX);
+        let whole = UPGRADE_REQUEST.as_bytes();
+        wire.to_server.clear();
+        wire.send(whole);
+    }
+    for client in &mut world.clients {
+        for binding in bindings {
+            client.subscribe((0, binding));
+        }
+    }
+    world.settle();
+    assert!(
+        world
+            .clients
+            .iter()
+            .all(|client| client.upgraded && client.asked.is_empty())
+    );
+    world
+}
+
+#[test]
+fn a_flood_of_pings_leaves_few_pongs_waiting_and_the_newest_is_answered() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(600, &[], &tokens);
+    let flood: Vec<u8> = (0..4000_u32)
+        .flat_map(|n| client_frame(0x89, &n.to_be_bytes()))
+        .collect();
+    for client in &mut world.clients {
+        // Only what is answered one by one is expected; the rest is judged below.
+        client.closed_with = Some(0);
+        client.wire.borrow_mut().send(&flood);
+    }
+    for _ in 0..200 {
+        world.turn();
+        let waiting: usize = world
+            .reactor
+            .connections()
+            .iter()
+            .map(|(_, one)| one.session.outbox.frames())
+            .sum();
+        assert!(waiting <= 600 * 100, "{waiting} frames wait");
+    }
+    world.settle();
+    for client in &world.clients {
+        assert_eq!(
+            client.last_pong.as_deref(),
+            Some(&3999_u32.to_be_bytes()[..])
+        );
+    }
+    world.end();
+}
+
+#[test]
+fn events_that_match_several_subscriptions_wait_in_the_handoff_not_in_the_outboxes() {
+    let (_directory, tokens) = token_file();
+    let bindings = ["call.CHANNEL_CREATE.*", "call.*.*", "call.*.c2"];
+    let mut world = world_of_readers(300, &bindings, &tokens);
+    let body = json!({"Event-Name": "CHANNEL_CREATE", "Call-ID": "c2", "Account": 0,
+        "Custom-Channel-Vars": {"Account-ID": ACCOUNTS[0]}, "Number": 1});
+    for number in 1..=600 {
+        let mut body = body.clone();
+        body["Number"] = number.into();
+        let key = "call.CHANNEL_CREATE.c2".into();
+        let event = Event::decode("callevt".into(), key, body.to_string().into_bytes(), None);
+        world
+            .outgoing
+            .push_back(FromSource::Event(Box::new(event.expect("a valid body"))));
+    }
+    let mut most = 0;
+    for _ in 0..100_000 {
+        world.turn();
+        let frames = world
+            .reactor
+            .connections()
+            .iter()
+            .map(|(_, one)| one.session.outbox.frames());
+        most = most.max(frames.max().unwrap_or(0));
+        if world.delivered == 600 * 3 * 300 {
+            assert!(most <= 64 * 3, "{most} frames waited for one session");
+            return world.end();
+        }
+    }
+    panic!("{} of {} frames came", world.delivered, 600 * 3 * 300);
+}
+
+#[test]
+fn floods_do_not_keep_a_neighbour_unread() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(80, &[], &tokens);
+    let noise = client_frame(0x8A, &[0; 125]).repeat(1000);
+    let victim = world.clients.len() - 1;
+    let mut asked = false;
+    for turn in 0..60 {
+        for client in &mut world.clients[..victim] {
+            client.wire.borrow_mut().send(&noise);
+        }
+        if turn == 3 {
+            world.clients[victim].ping();
+            asked = true;
+        }
+        world.turn();
+        if asked && world.clients[victim].asked.is_empty() {
+            return;
+        }
+    }
+    panic!("not answered in 57 turns");
+}
+
+#[test]
+fn another_identity_does_not_keep_what_only_the_first_may_see() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(1, &["call.*.*"], &tokens);
+    let client = &mut world.clients[0];
+    client.give_up(|_| true);
+    client.token = TOKENS[2].0;
+    client.ping();
+    world.settle();
+    assert_eq!(world.reactor.hub.index.counts(), IndexCounts::default());
+    world.source_works();
+    assert!(
+        world.wanted.is_empty(),
+        "the broker is not asked for it any more"
+    );
+    world.end();
+}
+
+#[test]
+fn an_exchange_that_never_worked_is_nobodys_loss() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(2, &["call.CHANNEL_CREATE.*"], &tokens);
+    let refused = AmqpBinding {
+        exchange: "callevt".into(),
+        key: "call.CHANNEL_ANSWER.*".into(),
+    };
+    world.clients[1].subscribe((0, "call.CHANNEL_ANSWER.*"));
+    world.turn();
+    world
+        .outgoing
+        .push_back(FromSource::Lost(vec![refused.clone()]));
+    world.turn();
+    world.outgoing.push_back(FromSource::Bound(vec![refused]));
+    world.settle();
+    assert!(
+        world
+            .clients
+            .iter()
+            .all(|client| client.outage_notices == 0)
+    );
+
+    let lost = AmqpBinding {
+        exchange: "callevt".into(),
+        key: "call.CHANNEL_CREATE.*".into(),
+    };
+    world
+        .outgoing
+        .push_back(FromSource::Lost(vec![lost.clone()]));
+    world.outgoing.push_back(FromSource::Bound(vec![lost]));
+    world.settle();
+    assert!(
+        world
+            .clients
+            .iter()
+            .all(|client| client.outage_notices == 1)
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use subtle::ConstantTimeEq;
 
 use crate::config::REALM_PLACEHOLDER;
-use crate::routing::account::AccountId;
+use crate::routing::account::{AccountId, Scope};
 
 /// The SIP realms of accounts; one table, shared by all identities of one token file.
 pub(super) type Realms = HashMap<AccountId, Rc<str>>;
@@ -75,6 +75,15 @@ impl Identity {
                 ..
             } => *superduper || *own == account || descendants.binary_search(&account).is_ok(),
             Rights::Insecure { .. } => true,
+        }
+    }
+
+    /// Whether it may subscribe for `scope`: an account it [may see](Self::may_see), or all for a superduper admin.
+    #[must_use]
+    pub fn may_have(&self, scope: Scope) -> bool {
+        match scope {
+            Scope::One(account) => self.may_see(account),
+            Scope::Any => self.is_superduper(),
         }
     }
 

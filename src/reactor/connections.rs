@@ -27,6 +27,8 @@ pub struct Listed {
     pub flush: bool,
     /// Bytes may wait that this turn's budget did not cover.
     pub reread: bool,
+    /// It was not read although it may have bytes, because it did not want them: to be listed again when it does.
+    pub parked: bool,
     /// The peer closed its side: no list, but what makes a read go on to the end.
     pub has_ended: bool,
     /// A look at its full socket is due within a quarter of `send_timeout_ms`.

@@ -1,7 +1,8 @@
 //! Sessions with frames that their sockets may take, in the order in which they got the first of them.
 //!
 //! Invariant: a session is named at most once (`Listed::flush`). The window holds what was fanned out since the
-//! first session on the list was put there, so bounding the window bounds what frames the unflushed hold.
+//! first session on the list was put there, and nothing is fanned out while a session has more than one write takes;
+//! so bounding the window bounds what frames the unflushed hold.
 
 use std::collections::VecDeque;
 
@@ -17,11 +18,14 @@ pub struct FlushList {
     /// Bytes encoded for each event since the first entry's.
     window: VecDeque<u64>,
     window_bytes: u64,
+    /// Entries that had more than one write takes.
+    again: usize,
 }
 
 #[derive(Debug)]
 struct Entry {
     id: ConnId,
+    has_more: bool,
     /// [`FlushList::event`] when it was put on the list.
     event: u32,
 }
@@ -31,6 +35,17 @@ impl FlushList {
     pub fn push(&mut self, id: ConnId) {
         self.queue.push_back(Entry {
             id,
+            has_more: false,
+            event: self.event,
+        });
+    }
+
+    /// Puts a session back that has more than one write took.
+    pub fn push_again(&mut self, id: ConnId) {
+        self.again += 1;
+        self.queue.push_back(Entry {
+            id,
+            has_more: true,
             event: self.event,
         });
     }
@@ -38,6 +53,7 @@ impl FlushList {
     /// Takes the first session off the list.
     pub fn pop(&mut self) -> Option<ConnId> {
         let entry = self.queue.pop_front()?;
+        self.again -= usize::from(entry.has_more);
         let kept = self
             .queue
             .front()
@@ -60,7 +76,9 @@ impl FlushList {
     /// Whether another event may be fanned out before the list has moved.
     #[must_use]
     pub fn takes_another_event(&self) -> bool {
-        (self.window.len() as u64) < MERGED_EVENTS_MAX && self.window_bytes < MERGED_BYTES_MAX
+        self.again == 0
+            && (self.window.len() as u64) < MERGED_EVENTS_MAX
+            && self.window_bytes < MERGED_BYTES_MAX
     }
 
     /// Sessions listed.
@@ -116,5 +134,15 @@ mod tests {
         assert_eq!(list.pop(), Some(id(2)));
         assert!(list.takes_another_event());
         assert_eq!(list.window_bytes, 0);
+    }
+
+    #[test]
+    fn no_event_is_taken_while_a_session_has_more_than_one_write_takes() {
+        let mut list = FlushList::default();
+        list.push_again(id(1));
+        list.push(id(2));
+        assert!(!list.takes_another_event());
+        assert_eq!(list.pop(), Some(id(1)));
+        assert!(list.takes_another_event());
     }
 }

@@ -11,7 +11,8 @@
 //!
 //! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames
 //! waiting is on the flush list, or its last write would have blocked; one with unread bytes is on the reread
-//! list, or its last read would have blocked, or its held commands are over their bound.* A budget that runs out
+//! list, or its last read would have blocked, or it is parked: its held commands or its outbox are over their bound,
+//! and it is listed again when they no longer are.* A budget that runs out
 //! leaves its list non-empty, and then the next poll does not wait. Nothing leaves the table before step 6.
 //!
 //! [`Reactor::turn`] is steps 2 to 6 without a poll and without a clock: what a simulation drives.
@@ -35,7 +36,7 @@ pub mod listener;
 pub mod server;
 pub mod socket;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -87,8 +88,8 @@ pub struct Reactor<S> {
     too_slow: Vec<ConnId>,
     /// The hand-off was left with messages in it.
     more_messages: bool,
-    /// Bindings were lost while the source is up.
-    partial_outage: Option<Duration>,
+    /// Bindings that were in force and are lost while the source is up, and since when.
+    lost: HashMap<AmqpBinding, Duration>,
     source_gone: bool,
     sweep: Sweep,
     trim: Trim,
@@ -113,6 +114,8 @@ struct Sweep {
 struct Trim {
     /// Outbox queues and sessions freed until the last trim.
     freed: u64,
+    /// Writes until the last turn: a turn that writes is not quiet.
+    writes: u64,
     due: Option<Duration>,
 }
 
@@ -166,7 +169,7 @@ impl<S: Socket> Reactor<S> {
             reap: Vec::new(),
             too_slow: Vec::new(),
             more_messages: false,
-            partial_outage: None,
+            lost: HashMap::new(),
             source_gone: false,
             sweep: Sweep::default(),
             trim: Trim::default(),
@@ -234,6 +237,10 @@ impl<S: Socket> Reactor<S> {
         self.reap_closed(now);
         self.trim(now);
         for command in self.hub.to_source.drain(..) {
+            if let ToSource::Unbind(binding) = &command {
+                // Nobody is left who could have missed anything.
+                self.lost.remove(binding);
+            }
             self.handoff.tell(command);
         }
     }
@@ -272,12 +279,26 @@ impl<S: Socket> Reactor<S> {
                 listed.reap = true;
                 self.reap.push(id);
             }
-        } else if !listed.flush
+            return;
+        }
+        if !listed.flush
             && !session.outbox.is_blocked()
             && (!session.outbox.is_empty() || session.is_closing())
         {
             listed.flush = true;
             self.flush.push(id);
+        }
+        self.unpark(id);
+    }
+
+    /// Lists a parked session to be read again once it wants its bytes.
+    fn unpark(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && connection.listed.parked
+            && connection.session.wants_bytes()
+        {
+            connection.listed.parked = false;
+            self.list_reread(id);
         }
     }
 
@@ -293,9 +314,21 @@ impl<S: Socket> Reactor<S> {
     // Step 2: read.
 
     fn read_ready(&mut self, ready: &[Ready], now: Now) {
-        // Only those listed before this turn: one that is listed again has had its budget.
-        let listed = self.reread.len();
         let mut budget = limits::READ_BYTES_PER_TURN;
+        // First those whom an earlier turn owed a read, lest those with news keep them waiting for ever; and only
+        // those listed before this turn: one that is listed again has had its share.
+        for _ in 0..self.reread.len() {
+            if budget == 0 {
+                break;
+            }
+            let Some(id) = self.reread.pop_front() else {
+                break;
+            };
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.listed.reread = false;
+                self.read(id, &mut budget, now);
+            }
+        }
         for ready in ready {
             let Some(connection) = self.connections.get_mut(ready.id) else {
                 continue;
@@ -306,17 +339,8 @@ impl<S: Socket> Reactor<S> {
                 self.flush.push(ready.id);
             }
             connection.listed.has_ended |= ready.read_closed;
-            if ready.readable || ready.read_closed {
+            if (ready.readable || ready.read_closed) && !connection.listed.reread {
                 self.read(ready.id, &mut budget, now);
-            }
-        }
-        for _ in 0..listed {
-            let Some(id) = self.reread.pop_front() else {
-                return;
-            };
-            if let Some(connection) = self.connections.get_mut(id) {
-                connection.listed.reread = false;
-                self.read(id, &mut budget, now);
             }
         }
     }
@@ -328,6 +352,7 @@ impl<S: Socket> Reactor<S> {
             return;
         };
         if !connection.session.wants_bytes() {
+            connection.listed.parked = true;
             return;
         }
         if *budget == 0 {
@@ -398,11 +423,13 @@ impl<S: Socket> Reactor<S> {
             FromSource::Down { since } => self.on_down(self.clock_of(since)),
             FromSource::Lost(bindings) => {
                 for binding in bindings {
+                    if self.hub.broker.is_confirmed(&binding) {
+                        self.lost.entry(binding.clone()).or_insert(now.clock);
+                    }
                     if self.hub.broker.on_lost(&binding) {
                         self.hub.to_source.push(ToSource::Unbind(binding));
                     }
                 }
-                self.partial_outage.get_or_insert(now.clock);
             }
             FromSource::Overflowed { since } => {
                 self.announce(now.clock.saturating_sub(self.clock_of(since)), now)
@@ -441,7 +468,14 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn on_bound(&mut self, bindings: Vec<AmqpBinding>, now: Now) {
+        let mut lost_since = None;
         for binding in bindings {
+            lost_since = self
+                .lost
+                .remove(&binding)
+                .into_iter()
+                .chain(lost_since)
+                .min();
             let bound = self.hub.broker.on_bound(&binding);
             if bound.must_unbind {
                 self.hub.to_source.push(ToSource::Unbind(binding));
@@ -450,28 +484,29 @@ impl<S: Socket> Reactor<S> {
                 self.resume(slot, now, Session::on_bound);
             }
         }
-        if let Some(since) = self.partial_outage
-            && self.hub.broker.counts().lost == 0
-        {
-            self.partial_outage = None;
+        if let Some(since) = lost_since {
             self.announce(now.clock.saturating_sub(since), now);
         }
     }
 
     /// Goes on with the session in `slot`, whose subscribe waits.
-    fn resume(
-        &mut self,
-        slot: u32,
-        now: Now,
-        how: fn(&mut Session, ConnId, &mut Hub, Now) -> bool,
-    ) {
+    fn resume(&mut self, slot: u32, now: Now, how: fn(&mut Session, ConnId, &mut Hub, Now)) {
         let Some((id, connection)) = self.connections.at_slot(slot) else {
             return;
         };
-        if how(&mut connection.session, id, &mut self.hub, now) {
-            self.list_reread(id);
-        }
+        how(&mut connection.session, id, &mut self.hub, now);
         self.settle(id);
+    }
+
+    /// Asks the authenticator again for every session, after it has reread what it decides by. Cost: all sessions.
+    pub fn renew_identities(&mut self, now: Now) {
+        let ids: Vec<ConnId> = self.connections.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.session.renew_identity(id, &mut self.hub, now);
+                self.settle(id);
+            }
+        }
     }
 
     /// Tells every subscribed session that events may have been lost for so long. Cost: all sessions.
@@ -589,6 +624,9 @@ impl<S: Socket> Reactor<S> {
         deadlines
             .close
             .prune(|id| session(id).is_some_and(Session::is_closing));
+        deadlines
+            .answered
+            .prune(|id| session(id).is_some_and(Session::is_closing));
 
         while let Some(id) = self.hub.deadlines.handshake.pop_due(now.clock) {
             if self
@@ -618,6 +656,15 @@ impl<S: Socket> Reactor<S> {
             }
         }
         while let Some(id) = self.hub.deadlines.close.pop_due(now.clock) {
+            if self
+                .connections
+                .get(id)
+                .is_some_and(|connection| connection.session.is_closing())
+            {
+                self.abandon(id);
+            }
+        }
+        while let Some(id) = self.hub.deadlines.answered.pop_due(now.clock) {
             if self
                 .connections
                 .get(id)
@@ -732,20 +779,19 @@ impl<S: Socket> Reactor<S> {
     /// Gives memory back to the system in the quiet after a burst (DESIGN, The turn, 6).
     fn trim(&mut self, now: Now) {
         let freed = self.hub.totals.queues_freed + self.hub.metrics.sessions_closed_total;
-        match self.trim.due {
-            _ if !self.flush.is_empty() => self.trim.due = None,
-            None if freed - self.trim.freed >= limits::TRIM_MIN_FREED => {
-                self.trim.due = Some(now.clock + limits::TRIM_AFTER);
-            }
-            Some(due) if due <= now.clock => {
-                self.trim = Trim { freed, due: None };
-                self.flush.shrink();
-                self.reread.shrink_to(self.reread.len());
-                self.connections.shrink_if_empty();
-                (self.trim_heap)();
-                self.hub.metrics.heap_trims_total += 1;
-            }
-            None | Some(_) => {}
+        let writes = self.hub.metrics.writes_total;
+        let is_worth_it = freed - self.trim.freed >= limits::TRIM_MIN_FREED;
+        if !is_worth_it || writes != self.trim.writes {
+            self.trim.writes = writes;
+            self.trim.due = is_worth_it.then(|| now.clock + limits::TRIM_AFTER);
+        } else if self.trim.due.is_some_and(|due| due <= now.clock) {
+            self.trim.freed = freed;
+            self.trim.due = None;
+            self.flush.shrink();
+            self.reread.shrink_to(self.reread.len());
+            self.connections.shrink_if_empty();
+            (self.trim_heap)();
+            self.hub.metrics.heap_trims_total += 1;
         }
     }
 
@@ -819,15 +865,15 @@ impl<S: Socket> Reactor<S> {
                 Flushed::Drained => {}
                 Flushed::More => {
                     listed.flush = true;
-                    self.flush.push(id);
-                    return;
+                    self.flush.push_again(id);
+                    return self.unpark(id);
                 }
                 Flushed::Blocked => {
                     if !listed.send_timer {
                         listed.send_timer = true;
                         hub.deadlines.send.begin(now.clock, id);
                     }
-                    return;
+                    return self.unpark(id);
                 }
                 Flushed::Broken => {
                     session.on_end(true, hub, id);
@@ -839,15 +885,24 @@ impl<S: Socket> Reactor<S> {
             AfterFlush::Idle => {
                 if session.is_gone().is_some() {
                     self.settle(id);
+                } else {
+                    self.unpark(id);
                 }
             }
             AfterFlush::More => self.settle(id),
             AfterFlush::ShutdownWrite => {
                 if socket.shutdown_write().is_err() {
                     session.on_end(true, hub, id);
-                    self.settle(id);
                 }
+                self.settle(id);
             }
+        }
+    }
+
+    /// Writes what the sockets take of all that waits, whatever it costs: for the end of the process.
+    pub fn flush_all(&mut self, now: Now) {
+        while !self.flush.is_empty() {
+            self.flush_some(now);
         }
     }
 
@@ -888,7 +943,7 @@ impl<S: Socket> Reactor<S> {
             let Some((reason, was_open)) = connection.session.is_gone() else {
                 continue;
             };
-            reason.count(&mut self.hub.metrics);
+            reason.count(was_open, &mut self.hub.metrics);
             self.hub.metrics.sessions_closed_total += u64::from(was_open);
             let peer = connection.session.peer();
             match reason {

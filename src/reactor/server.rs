@@ -191,6 +191,7 @@ impl Server {
                         if self.reloads.take() > 0 {
                             reactor.hub.metrics.config_reloads_total += 1;
                             (parts.reload)(&mut reactor.hub);
+                            reactor.renew_identities(now);
                         }
                     }
                     CLIENTS => self.on_listener_ready(Door::Clients),
@@ -210,6 +211,7 @@ impl Server {
                 self.listeners.iter_mut().for_each(Listener::on_reap);
             }
             if reactor.is_drained(now) {
+                reactor.flush_all(now);
                 log::info!("drained");
                 return Ok(());
             }

@@ -210,6 +210,13 @@ impl BrokerBindings {
         self.is_source_up && self.entries[id.0].state == Some(State::Confirmed)
     }
 
+    /// Whether the source has said that `binding` is in force, and not since that it is lost.
+    #[must_use]
+    pub fn is_confirmed(&self, binding: &AmqpBinding) -> bool {
+        self.find(binding)
+            .is_some_and(|id| self.entries[id].state == Some(State::Confirmed))
+    }
+
     /// Remembers `token` until the binding, which the caller has acquired, is in force.
     pub fn wait(&mut self, id: BindingId, token: WaiterToken) {
         debug_assert!(!self.is_in_force(id));

@@ -36,11 +36,10 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Close code and reason text of the close frame; `None` when no frame is sent.
+    /// Close code and reason text of the close frame; `None` when no frame is sent, or the peer's own is echoed.
     #[must_use]
     pub fn frame(self) -> Option<(u16, &'static str)> {
         match self {
-            Self::Peer => Some((1000, "")),
             Self::Drain => Some((1001, "going away")),
             Self::Protocol => Some((1002, "protocol violation")),
             Self::Binary => Some((1003, "binary messages are not supported")),
@@ -50,7 +49,7 @@ impl CloseReason {
             Self::TooBig => Some((1009, "message too big")),
             Self::Expired => Some((4401, "token expired")),
             Self::SlowConsumer | Self::OutboxesFull => Some((4408, "slow consumer")),
-            Self::Http | Self::HandshakeTimeout | Self::Lost => None,
+            Self::Peer | Self::Http | Self::HandshakeTimeout | Self::Lost => None,
         }
     }
 
@@ -75,8 +74,8 @@ impl CloseReason {
         }
     }
 
-    /// Counts one more of it.
-    pub fn count(self, metrics: &mut Metrics) {
+    /// Counts one more of it; `was_open`: of a session, not of a connection that never became one.
+    pub fn count(self, was_open: bool, metrics: &mut Metrics) {
         let counter = match self {
             Self::Peer => &mut metrics.closes_normal_total,
             Self::Drain => &mut metrics.closes_drain_total,
@@ -89,7 +88,8 @@ impl CloseReason {
             Self::SlowConsumer => &mut metrics.closes_slow_consumer_total,
             Self::OutboxesFull => &mut metrics.closes_outboxes_full_total,
             Self::HandshakeTimeout => &mut metrics.handshake_timeouts_total,
-            Self::Lost => &mut metrics.closes_lost_total,
+            Self::Lost if was_open => &mut metrics.closes_lost_total,
+            Self::Lost => &mut metrics.handshakes_lost_total,
             Self::Http => return,
         };
         *counter += 1;

@@ -102,7 +102,9 @@ impl Session {
         let limits = CommandLimits {
             metadata_bytes_max: hub.limits.metadata_bytes_max,
         };
+        let refused = || CommandError::RateLimited(self.peer.to_string().into()).into();
         let (request_id, result) = match command::parse(text, &limits) {
+            Err(_) if !is_allowed => (None, Err(refused())),
             Err(error) => (None, Err(error.into())),
             Ok(command) => {
                 let request_id = command.request_id.as_deref().map(Box::<str>::from);
@@ -110,7 +112,7 @@ impl Session {
                 let result = if is_allowed {
                     self.execute(command, &reply_id, id, hub, now)
                 } else {
-                    Err(CommandError::RateLimited(self.peer.to_string().into()).into())
+                    Err(refused())
                 };
                 (Some(reply_id), result)
             }
@@ -379,7 +381,7 @@ impl Session {
     }
 
     /// Removes the subscriptions of this scope and binding (`None`: any) and notes their client bindings.
-    fn remove(
+    pub(super) fn remove(
         &mut self,
         scope: Option<Scope>,
         binding: Option<&str>,
@@ -431,74 +433,77 @@ impl Session {
     }
 
     /// One AMQP binding that the session waits for is in force: answers when it was the last, and goes on with
-    /// the held commands. True when the session must be read again.
-    pub fn on_bound(&mut self, id: ConnId, hub: &mut Hub, now: Now) -> bool {
+    /// the held commands.
+    pub fn on_bound(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
         let Phase::Open {
             extra: Some(extra), ..
         } = &mut self.phase
         else {
-            return false;
+            return;
         };
         let Some(waiting) = &mut extra.waiting else {
-            return false;
+            return;
         };
         waiting.outstanding = waiting.outstanding.saturating_sub(1);
         if waiting.outstanding > 0 {
-            return false;
+            return;
         }
         // One that was in force when the wait began may have been lost since.
         waiting.outstanding = wait_for_missing(&waiting.leases, id, hub);
         if waiting.outstanding > 0 {
-            return false;
+            return;
         }
-        let Some(waiting) = extra.waiting.take() else {
-            return false;
-        };
-        let reply = self.finish_subscribe(waiting, id, hub);
-        self.push(reply, id, hub, now);
-        self.run_held(id, hub, now)
+        let scope = waiting.wanted.scope;
+        if !self
+            .identity
+            .as_ref()
+            .is_some_and(|identity| identity.may_have(scope))
+        {
+            // Its rights were reread and are less than when it asked.
+            return self.give_up_waiting(CommandError::UnauthorizedAccount, id, hub, now);
+        }
+        if let Some(waiting) = extra.waiting.take() {
+            let reply = self.finish_subscribe(waiting, id, hub);
+            self.push(reply, id, hub, now);
+            self.run_held(id, hub, now);
+        }
     }
 
-    /// The broker did not confirm in time. True when the session must be read again.
-    pub fn on_command_timeout(&mut self, id: ConnId, hub: &mut Hub, now: Now) -> bool {
-        let Some(waiting) = self.stop_waiting(id, hub) else {
-            return false;
-        };
+    /// The broker did not confirm in time.
+    pub fn on_command_timeout(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
         hub.metrics.subscribes_timed_out_total += 1;
-        hub.metrics.commands_failed_total += 1;
-        let error = CommandError::EventSourceUnavailable;
-        let reply = command::errors(&mut hub.builder, &waiting.reply_id, [error]);
-        self.push(reply, id, hub, now);
-        self.run_held(id, hub, now)
+        self.give_up_waiting(CommandError::EventSourceUnavailable, id, hub, now);
     }
 
-    /// Runs held commands until one waits. True when the session was paused and must be read again.
-    fn run_held(&mut self, id: ConnId, hub: &mut Hub, now: Now) -> bool {
+    /// Answers the waiting subscribe with an error, keeps nothing of it, and goes on with the held commands.
+    fn give_up_waiting(&mut self, error: CommandError, id: ConnId, hub: &mut Hub, now: Now) {
+        if let Some(waiting) = self.stop_waiting(id, hub) {
+            hub.metrics.commands_failed_total += 1;
+            let reply = command::errors(&mut hub.builder, &waiting.reply_id, [error]);
+            self.push(reply, id, hub, now);
+            self.run_held(id, hub, now);
+        }
+    }
+
+    /// Runs held commands until one waits.
+    fn run_held(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
         loop {
             let Phase::Open {
                 extra: Some(extra), ..
             } = &mut self.phase
             else {
-                return false;
+                return;
             };
             if extra.waiting.is_some() {
-                return false;
+                return;
             }
             let Some(held) = extra.held.pop_front() else {
-                break;
+                extra.is_paused = false;
+                return self.drop_needless_extra();
             };
             extra.held_bytes -= held.bytes();
             self.run(&held.text, held.is_allowed, id, hub, now);
         }
-        let mut was_paused = false;
-        if let Phase::Open {
-            extra: Some(extra), ..
-        } = &mut self.phase
-        {
-            was_paused = std::mem::take(&mut extra.is_paused);
-        }
-        self.drop_needless_extra();
-        was_paused
     }
 }
 

@@ -96,6 +96,8 @@ pub struct Deadlines {
     pub send: Timeouts,
     /// Until a session that is being closed is gone (`send_timeout_ms`).
     pub close: Timeouts,
+    /// Until a connection that got its HTTP response is gone ([`crate::limits::LINGER`]).
+    pub answered: Timeouts,
 }
 
 impl Deadlines {
@@ -108,8 +110,9 @@ impl Deadlines {
             command,
             send,
             close,
+            answered,
         } = self;
-        [handshake, auth, command, send, close]
+        [handshake, auth, command, send, close, answered]
             .into_iter()
             .filter_map(Timeouts::next_due)
             .min()

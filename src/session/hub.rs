@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::auth::Authenticator;
 use crate::config::{Config, SlowConsumerPolicy, Style};
 use crate::handoff::{AmqpBinding, ToSource};
+use crate::limits::LINGER;
 use crate::metrics::Metrics;
 use crate::protocol::codec::CodecLimits;
 use crate::protocol::frame::FrameBuilder;
@@ -180,6 +181,7 @@ impl Hub {
                 command: Timeouts::new(config.request_timeout),
                 send: Timeouts::new(config.send_timeout / 4),
                 close: Timeouts::new(config.send_timeout),
+                answered: Timeouts::new(LINGER),
             },
             totals: OutboxTotals::default(),
             metrics: Metrics::default(),

@@ -36,11 +36,12 @@ use serde_json::value::RawValue;
 
 use crate::auth::{Identity, Verdict};
 use crate::config::{SlowConsumerPolicy, Style};
-use crate::limits::HELD_BYTES_MAX;
+use crate::limits::{HELD_BYTES_MAX, PONGS_PER_READ, UNREAD_BEHIND_FRAMES};
 use crate::protocol::codec::{Codec, CodecError, Item};
 use crate::protocol::command;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::protocol::handshake::{self, Parsed, PlainRequest, Refusal, Refused, Request, Upgrade};
+use crate::routing::account::Scope;
 use crate::routing::index::SubscriptionList;
 
 use self::bucket::Bucket;
@@ -133,6 +134,27 @@ impl Extra {
             && self.held.is_empty()
             && self.refused_in_a_row == 0
             && !self.is_paused
+    }
+}
+
+/// The pings of one read. The first are answered one by one; of more only the newest is, as RFC 6455 section 5.5.3
+/// allows, so that a flood of pings is not a flood of pongs.
+#[derive(Debug, Default)]
+struct Pings {
+    answered: usize,
+    /// The pong to the last ping that was not answered at once.
+    newest: Option<Frame>,
+}
+
+impl Pings {
+    /// The pong if it is to be sent at once.
+    fn answer(&mut self, pong: Frame) -> Option<Frame> {
+        if self.answered == PONGS_PER_READ {
+            self.newest = Some(pong);
+            return None;
+        }
+        self.answered += 1;
+        Some(pong)
     }
 }
 
@@ -253,16 +275,16 @@ impl Session {
         }
     }
 
-    /// Whether the loop should read it: false while its held commands are over their bound.
+    /// Whether the loop should read it: false while its held commands are over their bound, or more frames wait for
+    /// it than one write takes, for what it sends may be answered with more.
     #[must_use]
     pub fn wants_bytes(&self) -> bool {
         match &self.phase {
-            Phase::Open {
-                extra: Some(extra), ..
-            } => !extra.is_paused,
-            Phase::Handshake { .. } | Phase::Open { extra: None, .. } | Phase::Closing { .. } => {
-                true
+            Phase::Open { extra, .. } => {
+                self.outbox.frames() <= UNREAD_BEHIND_FRAMES
+                    && !extra.as_ref().is_some_and(|extra| extra.is_paused)
             }
+            Phase::Handshake { .. } | Phase::Closing { .. } => true,
             Phase::Gone { .. } => false,
         }
     }
@@ -488,9 +510,31 @@ impl Session {
         }
     }
 
+    /// Runs as `identity` from now on. Subscriptions that only another identity may have are gone with that
+    /// (PROTOCOL 4).
     fn become_identity(&mut self, identity: Rc<Identity>, hub: &mut Hub) {
         hub.tokens_expire |= identity.expires().is_some();
+        let had = hub
+            .index
+            .subscriptions(&self.subscriptions)
+            .map(|one| one.scope());
+        let forbidden: Vec<Scope> = had.filter(|scope| !identity.may_have(*scope)).collect();
+        for scope in forbidden {
+            self.remove(Some(scope), None, hub, &mut Vec::new());
+        }
         self.identity = Some(identity);
+    }
+
+    /// Asks the authenticator again, after it has reread what it decides by: a token that is no longer good closes
+    /// the session with 4401.
+    pub fn renew_identity(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
+        let Some(identity) = self.identity.as_ref().filter(|_| self.is_open()) else {
+            return;
+        };
+        match hub.authenticator.renew(identity, now.unix) {
+            Verdict::Accepted(renewed) => self.become_identity(renewed, hub),
+            Verdict::Refused => self.close(CloseReason::Expired, id, hub, now),
+        }
     }
 
     fn refuse(&mut self, refused: Refused, id: ConnId, hub: &mut Hub, now: Now) {
@@ -511,10 +555,27 @@ impl Session {
             was_open: false,
             peer: PeerSide::Open,
         };
-        hub.deadlines.close.begin(now.clock, id);
+        hub.deadlines.answered.begin(now.clock, id);
     }
 
-    fn on_frames(&mut self, mut input: &mut [u8], id: ConnId, hub: &mut Hub, now: Now) {
+    fn on_frames(&mut self, input: &mut [u8], id: ConnId, hub: &mut Hub, now: Now) {
+        let mut pings = Pings::default();
+        self.decode(input, &mut pings, id, hub, now);
+        if let Some(pong) = pings.newest
+            && self.is_open()
+        {
+            self.push(pong, id, hub, now);
+        }
+    }
+
+    fn decode(
+        &mut self,
+        mut input: &mut [u8],
+        pings: &mut Pings,
+        id: ConnId,
+        hub: &mut Hub,
+        now: Now,
+    ) {
         loop {
             let Phase::Open { codec, .. } = &mut self.phase else {
                 return;
@@ -540,7 +601,10 @@ impl Session {
                     (hub.on_message)(self, Message::Binary(&bytes), id, hub, now);
                 }
                 Some(Item::Ping(payload)) => {
-                    self.push(Frame::new(Opcode::Pong, &payload), id, hub, now)
+                    let pong = Frame::new(Opcode::Pong, &payload);
+                    if let Some(pong) = pings.answer(pong) {
+                        self.push(pong, id, hub, now);
+                    }
                 }
                 Some(Item::Pong(_)) => {}
                 Some(Item::Close { code, .. }) => {
@@ -648,14 +712,14 @@ impl Session {
         if !self.is_open() {
             return Delivered::NotOpen;
         }
-        if self.outbox.is_blocked() {
-            return self.deliver_blocked(frame, shared);
+        if self.outbox.is_blocked() || self.outbox.dropped() > 0 {
+            return self.deliver_late(frame, shared);
         }
         self.outbox.push(frame.clone(), shared.totals);
         Delivered::Queued
     }
 
-    fn deliver_blocked(&mut self, frame: &Frame, shared: &mut DeliveryShared<'_>) -> Delivered {
+    fn deliver_late(&mut self, frame: &Frame, shared: &mut DeliveryShared<'_>) -> Delivered {
         let (frames, bytes) = self.outbox.blocked();
         let limits = shared.limits;
         match limits.slow_consumer {
@@ -663,12 +727,14 @@ impl Session {
                 return Delivered::TooSlow;
             }
             SlowConsumerPolicy::Drop if frames >= limits.queued_messages_max => {
-                self.outbox.count_dropped();
+                if limits.gap_notices {
+                    self.outbox.count_dropped();
+                }
                 return Delivered::Dropped;
             }
             SlowConsumerPolicy::Close | SlowConsumerPolicy::Drop => {}
         }
-        if let Some(notice) = self.take_gap_notice(limits.gap_notices, shared.builder) {
+        if let Some(notice) = self.take_gap_notice(shared.builder) {
             self.outbox.push(notice, shared.totals);
             *shared.gap_notices_total += 1;
         }
@@ -677,10 +743,10 @@ impl Session {
     }
 
     /// The notice of events that policy `drop` dropped, if there were any.
-    fn take_gap_notice(&mut self, wanted: bool, builder: &mut FrameBuilder) -> Option<Frame> {
+    fn take_gap_notice(&mut self, builder: &mut FrameBuilder) -> Option<Frame> {
         match self.outbox.take_dropped() {
             0 => None,
-            dropped => wanted.then(|| command::gap_slow_consumer(builder, dropped)),
+            dropped => Some(command::gap_slow_consumer(builder, dropped)),
         }
     }
 
@@ -696,10 +762,7 @@ impl Session {
     pub fn after_flush(&mut self, hub: &mut Hub) -> AfterFlush {
         match &mut self.phase {
             Phase::Open { .. } => {
-                if self.outbox.dropped() > 0
-                    && let Some(notice) =
-                        self.take_gap_notice(hub.limits.gap_notices, &mut hub.builder)
-                {
+                if let Some(notice) = self.take_gap_notice(&mut hub.builder) {
                     hub.metrics.gap_notices_total += 1;
                     self.outbox.push(notice, &mut hub.totals);
                     return AfterFlush::More;

@@ -113,6 +113,16 @@ impl Outbox {
         }
     }
 
+    /// Frames that wait, whether the socket is full or not.
+    #[must_use]
+    pub fn frames(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::One(_) => 1,
+            Self::Many(queue) => queue.frames.len(),
+        }
+    }
+
     /// Whether the last write would have blocked.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
