@@ -8,23 +8,23 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::io::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use amiquip::ExchangeType;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use support::broker::Broker;
+use support::client::{Client, python, subscribe, subscribe_to_all};
+use support::events::{
+    ACCOUNT, CALL_ID, FIXTURES, call_event, database, fixture_key, month_database,
+};
 use support::publisher::{Publisher, RawPublisher, nested_headers};
-use support::session::{Server, Session, subscribe, wait_until};
+use support::server::{BROKER_PATIENCE, Server, dead_address, lines, wait_within};
 
-/// The account of the fixture events.
-const ACCOUNT: &str = "4b8c6fec4b2597882c0390202d195419";
 /// Another account, which is nobody's relative.
 const NEIGHBOUR: &str = "ffeeddccbbaa99887766554433221100";
 /// A descendant of [`ACCOUNT`].
@@ -95,74 +95,26 @@ fn bridge(arguments: &[&str]) -> (Host, Server, Publisher) {
 /// As [`bridge`], for the four tokens of [`TOKENS`].
 fn bridge_with_tokens(arguments: &[&str]) -> (Host, Server, Publisher) {
     let host = Host::take();
-    let server = Server::authorised(&host.url, &["--auth", TOKENS], arguments);
+    let server = Server::authorised(&host.url, TOKENS, arguments);
     let publisher = host.publisher();
     (host, server, publisher)
 }
 
-/// The fixture events in the order of a call: name, and the body as it is published.
-fn fixtures() -> [(&'static str, Vec<u8>); 3] {
-    ["create", "answer", "destroy"].map(|stage| {
-        let file = fixtures_folder().join(format!("channel_{stage}.json"));
-        let name = match stage {
-            "create" => "CHANNEL_CREATE",
-            "answer" => "CHANNEL_ANSWER",
-            _ => "CHANNEL_DESTROY",
-        };
-        (
-            name,
-            fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())),
-        )
-    })
-}
-
-fn fixtures_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/events")
-}
-
-const FIXTURE_CALL: &str = "at6dmu4ffk97vnlp6qfq";
-
-/// A call event's body.
-fn call_body(account: &str, event: &str, number: usize) -> String {
-    json!({"Event-Name": event, "Number": number, "Custom-Channel-Vars": {"Account-ID": account}})
-        .to_string()
-}
-
 /// Publishes a call event as the platform does.
 fn publish_call(publisher: &Publisher, account: &str, event: &str, call: &str, number: usize) {
-    let body = call_body(account, event, number);
+    let body = call_event(account, event, number).to_string();
     publisher.publish("callevt", &format!("call.{event}.{call}"), body.as_bytes());
-}
-
-/// The words after `account%2F` of an account's database.
-fn database(account: &str) -> String {
-    format!(
-        "account%2F{}%2F{}%2F{}",
-        &account[..2],
-        &account[2..4],
-        &account[4..]
-    )
-}
-
-/// That of the current month, by another calendar than ours.
-fn month_database(account: &str) -> String {
-    let output = Command::new("date").args(["-u", "+%Y%m"]).output().unwrap();
-    format!(
-        "{}-{}",
-        database(account),
-        String::from_utf8(output.stdout).unwrap().trim()
-    )
 }
 
 #[test]
 fn the_documentations_example_client_gets_the_three_fixture_events_untouched() {
     let (_host, server, publisher) = bridge_with_tokens(&[]);
-    let mut session = server.session();
+    let mut session = server.client();
     let mut subscribed = Vec::new();
-    for (name, _) in fixtures() {
+    for (name, _) in FIXTURES {
         let binding = format!("call.{name}.*");
         subscribed.push(binding.clone());
-        let reply = session.command(&json!({
+        let reply = session.ask(&json!({
             "action": "subscribe", "auth_token": TOKEN, "request_id": format!("request-{name}"),
             "data": {"account_id": ACCOUNT, "binding": binding, "name": "My new socket", "metadata": {"test": "test"}}
         }));
@@ -172,11 +124,11 @@ fn the_documentations_example_client_gets_the_three_fixture_events_untouched() {
         });
         assert_eq!(reply, expected);
     }
-    for (name, body) in fixtures() {
-        publisher.publish("callevt", &format!("call.{name}.{FIXTURE_CALL}"), &body);
+    for (name, body) in FIXTURES {
+        publisher.publish("callevt", &fixture_key(name), body.as_bytes());
         let expected = json!({
-            "action": "event", "name": name, "routing_key": format!("call.{ACCOUNT}.{name}.{FIXTURE_CALL}"),
-            "args": serde_json::from_slice::<Value>(&body).unwrap(), "subscribed_key": format!("call.{name}.*"),
+            "action": "event", "name": name, "routing_key": format!("call.{ACCOUNT}.{name}.{CALL_ID}"),
+            "args": serde_json::from_str::<Value>(body).unwrap(), "subscribed_key": format!("call.{name}.*"),
             "subscription_key": format!("call.{ACCOUNT}.{name}.*"), "request_id": format!("request-{name}")
         });
         assert_eq!(session.event(), expected);
@@ -188,14 +140,14 @@ fn the_documentations_example_client_gets_the_three_fixture_events_untouched() {
 #[test]
 fn kazoo_clients_get_the_same_event_in_their_style() {
     let (_host, server, publisher) = bridge(&[]);
-    let mut session = server.session_at("/?style=kazoo");
-    session.subscribe("any", ACCOUNT, &["call.CHANNEL_DESTROY.*"]);
-    let (name, body) = fixtures()[2].clone();
-    publisher.publish("callevt", &format!("call.{name}.{FIXTURE_CALL}"), &body);
+    let mut session = server.client_at("/?style=kazoo");
+    session.must_subscribe("any", ACCOUNT, "call.CHANNEL_DESTROY.*");
+    let (name, body) = FIXTURES[2];
+    publisher.publish("callevt", &fixture_key(name), body.as_bytes());
     let event = session.event();
     assert_eq!(event.get("args"), None);
     assert_eq!(event["data"]["custom_channel_vars"]["account_id"], ACCOUNT);
-    assert_eq!(event["data"]["call_id"], FIXTURE_CALL);
+    assert_eq!(event["data"]["call_id"], CALL_ID);
     assert_eq!(event["data"].get("node"), None);
 }
 
@@ -210,8 +162,8 @@ fn a_session_sees_its_own_account_and_its_descendants_and_no_other() {
         (ADMIN_TOKEN, "*"),
     ];
     let mut sessions = sessions.map(|(token, account)| {
-        let mut session = server.session();
-        session.subscribe(token, account, &["call.CHANNEL_CREATE.*"]);
+        let mut session = server.client();
+        session.must_subscribe(token, account, "call.CHANNEL_CREATE.*");
         (token, account, session)
     });
     for (token, account) in [
@@ -219,10 +171,9 @@ fn a_session_sees_its_own_account_and_its_descendants_and_no_other() {
         (NEIGHBOUR_TOKEN, ACCOUNT),
         (DESCENDANT_TOKEN, ACCOUNT),
     ] {
-        let reply =
-            server
-                .session()
-                .command(&subscribe(token, account, &["call.CHANNEL_CREATE.*"]));
+        let reply = server
+            .client()
+            .ask(&subscribe(token, account, "call.CHANNEL_CREATE.*"));
         assert_eq!(
             reply["data"]["errors"],
             json!(["unauthorized account id"]),
@@ -230,8 +181,8 @@ fn a_session_sees_its_own_account_and_its_descendants_and_no_other() {
         );
     }
     let reply = server
-        .session()
-        .command(&subscribe(TOKEN, "*", &["call.CHANNEL_CREATE.*"]));
+        .client()
+        .ask(&subscribe(TOKEN, "*", "call.CHANNEL_CREATE.*"));
     assert_eq!(
         reply["data"]["errors"],
         json!(["unauthorized wildcard account id"])
@@ -269,10 +220,10 @@ fn a_session_sees_its_own_account_and_its_descendants_and_no_other() {
 fn an_event_published_the_moment_a_success_is_read_is_never_lost() {
     const ROUNDS: usize = 300;
     let (_host, server, publisher) = bridge(&NO_RATE_LIMIT);
-    let (mut first, mut second) = (server.session(), server.session());
+    let (mut first, mut second) = (server.client(), server.client());
     for round in 0..ROUNDS {
         let call = format!("round-{round}");
-        let command = subscribe("any", ACCOUNT, &[&format!("call.CHANNEL_CREATE.{call}")]);
+        let command = subscribe("any", ACCOUNT, &format!("call.CHANNEL_CREATE.{call}"));
         // The second session's subscribe shares a binding that is new, under way, or in force.
         first.send(&command);
         if round % 3 == 0 {
@@ -293,9 +244,9 @@ fn an_event_published_the_moment_a_success_is_read_is_never_lost() {
 fn an_event_published_after_a_success_is_not_lost_to_the_unbind_of_the_subscription_before() {
     const ROUNDS: usize = 300;
     let (_host, server, publisher) = bridge(&NO_RATE_LIMIT);
-    let mut session = server.session();
+    let mut session = server.client();
     for round in 0..ROUNDS {
-        session.subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.same"]);
+        session.must_subscribe("any", ACCOUNT, "call.CHANNEL_CREATE.same");
         publish_call(&publisher, ACCOUNT, "CHANNEL_CREATE", "same", round);
         assert_eq!(session.event()["args"]["Number"], round);
         session.send(&json!({"action": "unsubscribe"}));
@@ -306,7 +257,7 @@ fn an_event_published_after_a_success_is_not_lost_to_the_unbind_of_the_subscript
             );
         } else {
             // Unsubscribe and subscribe under way together.
-            session.send(&subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.same"]));
+            session.send(&subscribe("any", ACCOUNT, "call.CHANNEL_CREATE.same"));
             session.reply();
             assert_eq!(session.reply()["status"], "success");
             publish_call(&publisher, ACCOUNT, "CHANNEL_CREATE", "same", round);
@@ -319,26 +270,25 @@ fn an_event_published_after_a_success_is_not_lost_to_the_unbind_of_the_subscript
 fn one_sessions_unsubscribe_or_death_never_starves_another_that_shares_the_binding() {
     let (_host, server, publisher) = bridge(&NO_RATE_LIMIT);
     let binding = "call.CHANNEL_CREATE.shared";
-    let mut survivor = server.session();
-    survivor.subscribe("any", ACCOUNT, &[binding]);
+    let mut survivor = server.client();
+    survivor.must_subscribe("any", ACCOUNT, binding);
     for round in 0..60 {
-        let mut other = server.session();
-        other.subscribe("any", ACCOUNT, &[binding]);
+        let mut other = server.client();
+        other.must_subscribe("any", ACCOUNT, binding);
         match round % 3 {
             0 => {
                 let reply =
-                    other.command(&json!({"action": "unsubscribe", "data": {"binding": binding}}));
+                    other.ask(&json!({"action": "unsubscribe", "data": {"binding": binding}}));
                 assert_eq!(reply["data"]["unsubscribed"], json!([binding]));
             }
             1 => other.close(),
-            _ => other.die(),
+            // Without a goodbye.
+            _ => drop(other),
         }
         publish_call(&publisher, ACCOUNT, "CHANNEL_CREATE", "shared", round);
         assert_eq!(survivor.event()["args"]["Number"], round);
     }
-    server.until("the dead are forgotten", |server| {
-        server.metric("subscriptions") == 1
-    });
+    server.wait_for_metric("subscriptions", 1);
     // Well behind any unbind that may have been delayed.
     publish_call(&publisher, ACCOUNT, "CHANNEL_CREATE", "shared", 60);
     assert_eq!(survivor.event()["args"]["Number"], 60);
@@ -349,31 +299,24 @@ fn one_sessions_unsubscribe_or_death_never_starves_another_that_shares_the_bindi
 #[test]
 fn the_last_unsubscribe_takes_the_binding_off_the_broker() {
     let (_host, server, _publisher) = bridge(&[]);
-    let mut session = server.session();
-    session.subscribe(
+    let mut session = server.client();
+    session.must_subscribe_to_all(
         "any",
         ACCOUNT,
         &["call.CHANNEL_CREATE.*", "call.CHANNEL_DESTROY.*"],
     );
-    session
-        .command(&json!({"action": "unsubscribe", "data": {"binding": "call.CHANNEL_CREATE.*"}}));
-    server.until("one is unbound", |server| {
-        server.metric("amqp_unbinds_total") == 1
-    });
-    session.die();
-    server.until("both are unbound", |server| {
-        server.metric("amqp_unbinds_total") == 2
-    });
-    server.until("none is left", |server| {
-        server.metric("amqp_bindings_in_force") == 0
-    });
+    session.ask(&json!({"action": "unsubscribe", "data": {"binding": "call.CHANNEL_CREATE.*"}}));
+    server.wait_for_metric("amqp_unbinds_total", 1);
+    drop(session);
+    server.wait_for_metric("amqp_unbinds_total", 2);
+    server.wait_for_metric("amqp_bindings_in_force", 0);
 }
 
 #[test]
 fn an_exchange_that_is_absent_is_created_and_its_publisher_may_declare_it_later() {
     let (_host, server, publisher) = bridge(&[]);
-    let mut session = server.session();
-    session.subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
+    let mut session = server.client();
+    session.must_subscribe("any", ACCOUNT, "call.CHANNEL_CREATE.*");
     publisher.declare(ExchangeType::Topic, "callevt");
     publish_call(&publisher, ACCOUNT, "CHANNEL_CREATE", "call", 1);
     assert_eq!(session.event()["args"]["Number"], 1);
@@ -385,10 +328,10 @@ fn a_clashing_exchange_is_unavailable_within_the_request_timeout_and_heals_while
     let publisher = host.publisher();
     publisher.declare(ExchangeType::Direct, "faxes");
     let server = Server::bridge(&host.url, &["--request-timeout-ms", "2000"]);
-    let (mut fax, mut call) = (server.session(), server.session());
-    call.subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
+    let (mut fax, mut call) = (server.client(), server.client());
+    call.must_subscribe("any", ACCOUNT, "call.CHANNEL_CREATE.*");
     let begun = Instant::now();
-    fax.send(&subscribe("any", ACCOUNT, &["fax.status.fax1"]));
+    fax.send(&subscribe("any", ACCOUNT, "fax.status.fax1"));
     publish_call(&publisher, ACCOUNT, "CHANNEL_CREATE", "call", 1);
     assert_eq!(call.event()["args"]["Number"], 1);
     let reply = fax.reply();
@@ -411,7 +354,7 @@ fn a_clashing_exchange_is_unavailable_within_the_request_timeout_and_heals_while
     publisher.declare(ExchangeType::Topic, "faxes");
     // It is tried again every 5 s, so one of a few tries succeeds; each is a command of its own.
     server.until("healed", |_| {
-        fax.command(&subscribe("any", ACCOUNT, &["fax.status.fax1"]))["status"] == "success"
+        fax.ask(&subscribe("any", ACCOUNT, "fax.status.fax1"))["status"] == "success"
     });
     let body = json!({"Event-Name": "fax_status", "Account-ID": ACCOUNT}).to_string();
     publisher.publish(
@@ -434,10 +377,10 @@ fn hostile_publishes_are_counted_and_no_session_notices() {
     let broker = Host::take().broker;
     let server = Server::bridge(&broker.url(), &[]);
     let publisher = Publisher::connect(&broker.url());
-    let mut session = server.session();
-    session.subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
+    let mut session = server.client();
+    session.must_subscribe("any", ACCOUNT, "call.CHANNEL_CREATE.*");
     let key = "call.CHANNEL_CREATE.call";
-    let good = call_body(ACCOUNT, "CHANNEL_CREATE", 1);
+    let good = call_event(ACCOUNT, "CHANNEL_CREATE", 1).to_string();
     let mut raw = RawPublisher::connect(broker.port());
     for depth in [4_000, 20_000] {
         raw.publish(
@@ -487,18 +430,18 @@ fn hostile_publishes_are_counted_and_no_session_notices() {
 #[test]
 fn a_gzip_body_is_delivered_inflated() {
     let (_host, server, publisher) = bridge(&[]);
-    let mut session = server.session();
-    session.subscribe("any", ACCOUNT, &["call.CHANNEL_DESTROY.*"]);
-    let (name, body) = fixtures()[2].clone();
+    let mut session = server.client();
+    session.must_subscribe("any", ACCOUNT, "call.CHANNEL_DESTROY.*");
+    let (name, body) = FIXTURES[2];
     publisher.publish_encoded(
         "callevt",
-        &format!("call.{name}.{FIXTURE_CALL}"),
-        &gzip(&body),
+        &fixture_key(name),
+        &gzip(body.as_bytes()),
         Some("gzip"),
     );
     assert_eq!(
         session.event()["args"],
-        serde_json::from_slice::<Value>(&body).unwrap()
+        serde_json::from_str::<Value>(body).unwrap()
     );
 }
 
@@ -695,8 +638,8 @@ fn every_family_gets_its_accounts_event_through_the_broker_and_never_a_neighbour
     for row in ROWS {
         let mut sessions =
             [(TOKEN, ACCOUNT), (NEIGHBOUR_TOKEN, NEIGHBOUR)].map(|(token, account)| {
-                let mut session = server.session();
-                session.subscribe(token, account, &[row.binding]);
+                let mut session = server.client();
+                session.must_subscribe(token, account, row.binding);
                 (token, account, session)
             });
         // Each session's own event comes behind the other's, which it would have to see first.
@@ -753,9 +696,9 @@ fn every_family_gets_its_accounts_event_through_the_broker_and_never_a_neighbour
 #[test]
 fn a_conference_command_reaches_whoever_names_the_conference() {
     let (_host, server, publisher) = bridge_with_tokens(&[]);
-    let mut session = server.session();
-    session.subscribe(TOKEN, ACCOUNT, &["conference.command.conf1"]);
-    let reply = session.command(&subscribe(TOKEN, ACCOUNT, &["conference.command.*"]));
+    let mut session = server.client();
+    session.must_subscribe(TOKEN, ACCOUNT, "conference.command.conf1");
+    let reply = session.ask(&subscribe(TOKEN, ACCOUNT, "conference.command.*"));
     assert_eq!(reply["data"]["errors"], json!(["ConferenceId required"]));
     for conference in ["conf2", "conf1"] {
         let body = json!({"Event-Name": "command", "Conference-ID": conference}).to_string();
@@ -776,8 +719,8 @@ fn an_operators_own_family_is_bridged_like_the_platforms() {
     let family = r#"{"name":"queue","binding":"queue.stats.{queue}","exchange":"acdc",
                      "keys":["stats.{account}.{queue}"]}"#;
     let (_host, server, publisher) = bridge(&["--families", family]);
-    let mut session = server.session();
-    session.subscribe("any", ACCOUNT, &["queue.stats.*"]);
+    let mut session = server.client();
+    session.must_subscribe("any", ACCOUNT, "queue.stats.*");
     for account in [NEIGHBOUR, ACCOUNT] {
         let body = json!({"Event-Name": "stats", "Account-ID": account}).to_string();
         publisher.publish("acdc", &format!("stats.{account}.q1"), body.as_bytes());
@@ -790,14 +733,14 @@ fn ten_thousand_new_bindings_of_a_burst_of_subscribes_are_all_answered_success()
     const SESSIONS: usize = 100;
     const BINDINGS: usize = 100;
     let (_host, server, publisher) = bridge(&["--request-timeout-ms", "60000"]);
-    let mut sessions: Vec<Session> = (0..SESSIONS).map(|_| server.session()).collect();
+    let mut sessions: Vec<Client> = (0..SESSIONS).map(|_| server.client()).collect();
     let begun = Instant::now();
     for (number, session) in sessions.iter_mut().enumerate() {
         let bindings: Vec<_> = (0..BINDINGS)
             .map(|binding| format!("call.CHANNEL_CREATE.{number}-{binding}"))
             .collect();
         let bindings: Vec<_> = bindings.iter().map(String::as_str).collect();
-        session.send(&subscribe("any", ACCOUNT, &bindings));
+        session.send(&subscribe_to_all("any", ACCOUNT, &bindings));
     }
     for session in &mut sessions {
         let reply = session.reply();
@@ -831,9 +774,9 @@ fn ten_thousand_new_bindings_of_a_burst_of_subscribes_are_all_answered_success()
 #[test]
 fn a_thousand_events_in_a_row_arrive_complete_and_in_order_for_two_sessions() {
     let (_host, server, publisher) = bridge(&[]);
-    let mut sessions = [server.session(), server.session()];
+    let mut sessions = [server.client(), server.client()];
     for session in &mut sessions {
-        session.subscribe("any", ACCOUNT, &["call.*.*"]);
+        session.must_subscribe("any", ACCOUNT, "call.*.*");
     }
     let events = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
     for number in 0..1000 {
@@ -856,8 +799,8 @@ fn a_thousand_events_in_a_row_arrive_complete_and_in_order_for_two_sessions() {
 #[test]
 fn sigterm_closes_sessions_with_1001_exits_0_and_leaves_no_queue_behind() {
     let (host, mut server, publisher) = bridge(&["--drain-seconds", "1"]);
-    let mut session = server.session();
-    session.subscribe("any", ACCOUNT, &["call.*.*"]);
+    let mut session = server.client();
+    session.must_subscribe("any", ACCOUNT, "call.*.*");
     publish_call(&publisher, ACCOUNT, "CHANNEL_CREATE", "call", 1);
     session.event();
     let virtual_host = host.url.rsplit('/').next().unwrap();
@@ -871,28 +814,24 @@ fn sigterm_closes_sessions_with_1001_exits_0_and_leaves_no_queue_behind() {
         ])
     };
     assert_eq!(queues().lines().count(), 1);
-    server.terminate();
-    let close = session.closed().unwrap();
-    assert_eq!(u16::from(close.code), 1001);
-    assert_eq!(server.exit_status().code(), Some(0), "{}", server.log());
-    assert!(
-        wait_until(|| queues().trim().is_empty()),
-        "its queue is still there"
-    );
+    server.signal(Signal::TERM);
+    assert_eq!(session.expect_close().0, 1001);
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    wait_within(BROKER_PATIENCE, "its queue is gone", || {
+        queues().trim().is_empty().then_some(())
+    });
 }
 
 #[test]
 fn a_dead_broker_first_in_the_list_is_passed_over() {
     let host = Host::take();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let dead = format!(
-        "amqp://guest:guest@127.0.0.1:{}/%2f",
-        taken.local_addr().unwrap().port()
+    let (_socket, dead) = dead_address();
+    let server = Server::bridge(
+        &format!("amqp://guest:guest@{dead}/%2f"),
+        &["--amqp", &host.url],
     );
-    drop(taken);
-    let server = Server::bridge(&dead, &["--amqp", &host.url]);
-    let mut session = server.session();
-    session.subscribe("any", ACCOUNT, &["call.*.*"]);
+    let mut session = server.client();
+    session.must_subscribe("any", ACCOUNT, "call.*.*");
     publish_call(&host.publisher(), ACCOUNT, "CHANNEL_CREATE", "call", 1);
     assert_eq!(session.event()["args"]["Number"], 1);
     assert!(server.metric("amqp_connect_failures_total") >= 1);
@@ -902,19 +841,15 @@ fn a_dead_broker_first_in_the_list_is_passed_over() {
 fn a_wrong_password_leaves_sessions_connected_and_unready_and_is_in_no_log() {
     let host = Host::take();
     let wrong = host.url.replace("guest:guest", "guest:wr0ng-s3cret");
-    let server = Server::start(&[
-        "--auth",
-        "insecure",
-        "--amqp",
+    let server = Server::unready(
         &wrong,
-        "--request-timeout-ms",
-        "1000",
-    ]);
-    server.wait_for_line("invalid credentials");
+        &["--auth", "insecure", "--request-timeout-ms", "1000"],
+    );
+    server.wait_for_log("invalid credentials");
     assert_eq!(server.page("/readyz").0, 503);
     assert_eq!(server.page("/healthz").0, 200);
-    let mut session = server.session();
-    let reply = session.command(&subscribe("t0p-s3cret", ACCOUNT, &["call.*.*"]));
+    let mut session = server.client();
+    let reply = session.ask(&subscribe("t0p-s3cret", ACCOUNT, "call.*.*"));
     assert_eq!(reply["data"]["errors"], json!(["event source unavailable"]));
     session.assert_nothing_came("t0p-s3cret");
     for secret in ["wr0ng-s3cret", "t0p-s3cret"] {
@@ -925,36 +860,26 @@ fn a_wrong_password_leaves_sessions_connected_and_unready_and_is_in_no_log() {
 
 #[test]
 fn a_client_by_another_hand_gets_the_documentations_example() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = root.join("target/python/bin/python");
-    assert!(
-        python.exists(),
-        "{} is missing: run scripts/setup",
-        python.display()
-    );
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let (_host, server, publisher) = bridge_with_tokens(&[]);
-    let mut client = Command::new(python)
-        .arg(root.join("tests/clients/example.py"))
+    let mut client = python()
+        .arg(tests.join("clients/example.py"))
         .args([&format!("ws://{}/", server.address()), TOKEN, ACCOUNT])
-        .arg(fixtures_folder())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .arg(tests.join("fixtures/events"))
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(client.stdout.take().unwrap()).lines();
-    assert_eq!(said.next().unwrap().unwrap(), "subscribed");
-    for (name, body) in fixtures() {
-        publisher.publish("callevt", &format!("call.{name}.{FIXTURE_CALL}"), &body);
+    let said = lines(client.stdout.take().unwrap());
+    assert_eq!(said.recv_timeout(BROKER_PATIENCE).unwrap(), "subscribed");
+    for (name, body) in FIXTURES {
+        publisher.publish("callevt", &fixture_key(name), body.as_bytes());
     }
-    let rest: Vec<_> = said.map(Result::unwrap).collect();
+    let rest: Vec<_> = said.iter().collect();
     assert!(
         client.wait().unwrap().success(),
         "{rest:?}\n{}",
         server.log()
     );
     assert_eq!(rest, ["done"]);
-    server.until("the session is gone", |server| {
-        server.metric("sessions") == 0
-    });
+    server.wait_for_metric("sessions", 0);
     assert_eq!(server.metric("closes_normal_total"), 1);
 }

@@ -10,37 +10,36 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use support::broker::Broker;
+use support::client::{Client, subscribe};
+use support::events::{ACCOUNT, OTHER_ACCOUNT, database};
 use support::publisher::Publisher;
-use support::session::{Server, Session, subscribe};
-
-const ACCOUNT: &str = "4b8c6fec4b2597882c0390202d195419";
-const NEIGHBOUR: &str = "ffeeddccbbaa99887766554433221100";
+use support::server::Server;
 
 /// Sessions of two accounts and two families, and one that is not subscribed.
 struct Sessions {
-    call: Session,
-    neighbour: Session,
-    document: Session,
-    idle: Session,
+    call: Client,
+    neighbour: Client,
+    document: Client,
+    idle: Client,
 }
 
 impl Sessions {
     fn open(server: &Server) -> Self {
         let mut sessions = Self {
-            call: server.session(),
-            neighbour: server.session(),
-            document: server.session(),
-            idle: server.session(),
+            call: server.client(),
+            neighbour: server.client(),
+            document: server.client(),
+            idle: server.client(),
         };
         sessions
             .call
-            .subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
+            .must_subscribe("any", ACCOUNT, "call.CHANNEL_CREATE.*");
         sessions
             .neighbour
-            .subscribe("any", NEIGHBOUR, &["call.CHANNEL_CREATE.*"]);
+            .must_subscribe("any", OTHER_ACCOUNT, "call.CHANNEL_CREATE.*");
         sessions
             .document
-            .subscribe("any", ACCOUNT, &["object.doc_edited.user"]);
+            .must_subscribe("any", ACCOUNT, "object.doc_edited.user");
         sessions.idle.assert_nothing_came("any");
         sessions
     }
@@ -48,24 +47,18 @@ impl Sessions {
     /// Publishes one event for each that is subscribed; each gets exactly its own.
     fn assert_events_flow(&mut self, broker: &Broker, number: usize) {
         let publisher = Publisher::connect(&broker.url());
-        for account in [NEIGHBOUR, ACCOUNT] {
+        for account in [OTHER_ACCOUNT, ACCOUNT] {
             publisher.publish(
                 "callevt",
                 "call.CHANNEL_CREATE.call",
                 &body(account, "CHANNEL_CREATE", number),
             );
-            let database = format!(
-                "account%2F{}%2F{}%2F{}",
-                &account[..2],
-                &account[2..4],
-                &account[4..]
-            );
-            let key = format!("doc_edited.{database}.user.id");
+            let key = format!("doc_edited.{}.user.id", database(account));
             publisher.publish("configuration", &key, &body(account, "doc_edited", number));
         }
         for (session, account) in [
             (&mut self.call, ACCOUNT),
-            (&mut self.neighbour, NEIGHBOUR),
+            (&mut self.neighbour, OTHER_ACCOUNT),
             (&mut self.document, ACCOUNT),
         ] {
             let event = session.event();
@@ -163,25 +156,21 @@ fn a_frozen_broker_is_noticed_and_events_flow_when_it_thaws() {
 fn a_subscribe_while_the_broker_is_away_succeeds_when_it_comes_back_in_time_and_fails_when_not() {
     let broker = Broker::start();
     let server = Server::bridge(&broker.url(), &["--request-timeout-ms", "2000"]);
-    let mut session = server.session();
-    session.subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
+    let mut session = server.client();
+    session.must_subscribe("any", ACCOUNT, "call.CHANNEL_CREATE.*");
     broker.kill9();
     server.until_not_ready();
-    let mut other = server.session();
-    let command = subscribe("any", ACCOUNT, &["call.CHANNEL_CREATE.*"]);
-    let reply = other.command(&command);
+    let mut other = server.client();
+    let command = subscribe("any", ACCOUNT, "call.CHANNEL_CREATE.*");
+    let reply = other.ask(&command);
     assert_eq!(reply["data"]["errors"], json!(["event source unavailable"]));
     drop(server);
 
-    let patient = Server::start(&[
-        "--auth",
-        "insecure",
-        "--amqp",
+    let patient = Server::unready(
         &broker.url(),
-        "--request-timeout-ms",
-        "60000",
-    ]);
-    let mut other = patient.session();
+        &["--auth", "insecure", "--request-timeout-ms", "60000"],
+    );
+    let mut other = patient.client();
     other.send(&command);
     broker.restart();
     assert_eq!(other.reply()["status"], "success");
@@ -204,9 +193,8 @@ fn a_queue_deleted_by_an_operator_is_back_with_all_its_bindings() {
         "eval",
         "[rabbit_amqqueue:delete(Queue, false, false, <<\"operator\">>) || Queue <- rabbit_amqqueue:list()].",
     ]);
-    server.until("the queue is back", |server| {
-        server.metric("amqp_connects_total") == 2
-    });
+    // Connected again, with a queue again.
+    server.wait_for_metric("amqp_connects_total", 2);
     server.until_ready();
     sessions.assert_told_of_a_gap(0.0, last_heard);
     sessions.assert_events_flow(&broker, 1);
@@ -219,11 +207,13 @@ fn an_exchange_that_was_deleted_is_back_for_all_its_sessions_with_the_next_subsc
     let broker = Broker::start();
     let server = Server::bridge(&broker.url(), &[]);
     let mut sessions = Sessions::open(&server);
-    let mut fax = server.session();
-    fax.subscribe("any", ACCOUNT, &["fax.status.one"]);
+    let mut fax = server.client();
+    fax.must_subscribe("any", ACCOUNT, "fax.status.one");
     Publisher::connect(&broker.url()).delete("faxes");
     // The broker tells nobody that the binding went with it; the next binding to that exchange finds out.
-    sessions.idle.subscribe("any", ACCOUNT, &["fax.status.two"]);
+    sessions
+        .idle
+        .must_subscribe("any", ACCOUNT, "fax.status.two");
     assert_eq!(fax.notice()["data"]["reason"], "event_source");
     let publisher = Publisher::connect(&broker.url());
     for fax_id in ["one", "two"] {

@@ -30,7 +30,7 @@ fn expect(raw: &mut Raw, code: u16, reason: &str, what: &str) {
 
 #[test]
 fn what_may_not_be_sent_closes_the_session_with_its_code() {
-    let mut server = server(&["--max-message-bytes", "2000"]);
+    let server = server(&["--max-message-bytes", "2000"]);
     let ping = ping_text();
     let mut unmasked = vec![0x81, u8::try_from(ping.len()).unwrap()];
     unmasked.extend(ping.bytes());
@@ -162,7 +162,7 @@ fn a_fragmented_command_is_run_and_a_ping_between_its_fragments_is_answered_at_o
 
 #[test]
 fn a_peers_close_is_answered_with_its_code_and_the_server_ends_the_connection() {
-    let mut server = server(&[]);
+    let server = server(&[]);
     for code in [1000, 1001, 3000, 4999] {
         let mut raw = Raw::upgraded(server.address());
         let payload = [&u16::to_be_bytes(code)[..], b"bye"].concat();
@@ -194,7 +194,7 @@ fn a_peers_close_is_answered_with_its_code_and_the_server_ends_the_connection() 
 
 #[test]
 fn a_peer_that_ends_its_stream_without_a_close_frame_is_gone_with_all_it_had() {
-    let mut server = server(&[]);
+    let server = server(&[]);
     let mut raw = Raw::upgraded(server.address());
     raw.send_text(&subscribe(ANY_TOKEN, ACCOUNT, "call.*.*").to_string());
     assert_eq!(raw.json()["status"], "success");
@@ -214,7 +214,7 @@ fn a_peer_that_ends_its_stream_without_a_close_frame_is_gone_with_all_it_had() {
 
 #[test]
 fn however_sessions_end_every_gauge_is_back_where_it_was() {
-    let mut server = server(&["--max-connections-per-ip", "1000"]);
+    let server = server(&["--max-connections-per-ip", "1000"]);
     let gauges = [
         "sessions",
         "subscriptions",

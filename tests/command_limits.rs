@@ -49,7 +49,7 @@ fn subscribe_data(data: Value) -> Value {
 
 #[test]
 fn commands_beyond_the_rate_limit_are_refused_and_not_run_and_the_bucket_refills() {
-    let mut server = demo(&["--rate-limit-burst", "5", "--rate-limit-per-second", "5"]);
+    let server = demo(&["--rate-limit-burst", "5", "--rate-limit-per-second", "5"]);
     let (mut client, mut other) = (
         Client::connect(server.address()),
         Client::connect(server.address()),
@@ -89,7 +89,7 @@ fn commands_beyond_the_rate_limit_are_refused_and_not_run_and_the_bucket_refills
 
 #[test]
 fn a_thousand_refused_commands_in_a_row_close_the_session_with_1008() {
-    let mut server = demo(&["--rate-limit-burst", "1", "--rate-limit-per-second", "1"]);
+    let server = demo(&["--rate-limit-burst", "1", "--rate-limit-per-second", "1"]);
     let mut raw = Raw::upgraded(server.address());
     // More than enough: a slow machine's refill may let one in between.
     let frame = client_text(&ping_as(ANY_TOKEN, "x").to_string());
@@ -121,7 +121,7 @@ fn a_thousand_refused_commands_in_a_row_close_the_session_with_1008() {
 
 #[test]
 fn a_session_has_at_most_its_maximum_of_subscriptions() {
-    let mut server = demo(&["--max-subscriptions", "3"]);
+    let server = demo(&["--max-subscriptions", "3"]);
     let mut client = Client::connect(server.address());
     let list = |names: &[&str]| {
         let bindings: Vec<String> = names
@@ -205,7 +205,7 @@ fn a_session_whose_token_expires_is_closed_with_4401_and_one_that_was_refreshed_
     let tokens = TokenFile::new(&json!({
         "short": {"account_id": ACCOUNT, "expires": expires}, "long": {"account_id": ACCOUNT},
     }));
-    let mut server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
+    let server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
     let mut refreshed = Client::connect_as(server.address(), "short");
     success(&refreshed.ask(&ping_as("long", "refresh")));
     let mut client = Client::connect(server.address());

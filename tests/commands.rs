@@ -210,7 +210,7 @@ fn five_hundred_pipelined_commands_are_answered_in_their_order() {
 
 #[test]
 fn a_list_with_bad_bindings_is_refused_whole_with_every_error() {
-    let mut server = demo(&[]);
+    let server = demo(&[]);
     let mut client = Client::connect(server.address());
     let bindings = [
         "call.CHANNEL_CREATE.*",
@@ -255,7 +255,7 @@ fn binding_is_picked_before_bindings() {
 
 #[test]
 fn unsubscribe_takes_a_binding_a_list_an_account_or_everything() {
-    let mut server = demo(&[]);
+    let server = demo(&[]);
     let mut client = Client::connect(server.address());
     let mine = [
         "call.CHANNEL_CREATE.*",
@@ -391,7 +391,7 @@ fn another_token_makes_this_and_later_commands_run_as_another() {
 fn without_a_broker_a_subscribe_fails_after_request_timeout_and_nothing_of_it_is_kept() {
     let (_socket, dead) = dead_address();
     let url = format!("amqp://guest:guest@{dead}/%2f");
-    let mut server = Server::start(&[
+    let server = Server::start(&[
         "--amqp",
         &url,
         "--auth",
@@ -439,7 +439,7 @@ fn however_much_is_sent_behind_a_subscribe_that_waits_is_answered_in_order() {
     const BEHIND: usize = 4000;
     let (_socket, dead) = dead_address();
     let url = format!("amqp://guest:guest@{dead}/%2f");
-    let mut server = Server::start(&[
+    let server = Server::start(&[
         "--amqp",
         &url,
         "--auth",
@@ -476,7 +476,7 @@ fn however_much_is_sent_behind_a_subscribe_that_waits_is_answered_in_order() {
 
 #[test]
 fn repeated_keys_and_deep_nesting_do_no_harm() {
-    let mut server = demo(&[]);
+    let server = demo(&[]);
     let mut client = Client::connect(server.address());
     client.send_text(&format!(
         r#"{{"action":"fly","action":"subscribe","auth_token":"{ANY_TOKEN}","request_id":"a","request_id":"b",

@@ -30,7 +30,7 @@ fn the_platforms_events_reach_the_documentations_client_in_style_piston() {
         assert_eq!(client.ask(&command)["status"], "success");
     }
     for (number, (key, body)) in fixtures().into_iter().enumerate() {
-        fed.publish("callevt", key, &body);
+        fed.publish("callevt", &key, &body);
         let name = body["Event-Name"].as_str().unwrap();
         let mut expected = json!({
             "action": "event", "name": name, "routing_key": format!("call.{ACCOUNT}.{name}.{CALL_ID}"),
@@ -61,7 +61,7 @@ fn the_platforms_events_reach_a_kazoo_client_normalised() {
         body["Geo-Location"] = json!({"drop": "me"});
         body["Nothing"] = Value::Null;
         body["Deep-List"] = json!([{"Inner-Key": null, "Node": "stays below the top level"}]);
-        fed.publish("callevt", key, &body);
+        fed.publish("callevt", &key, &body);
         let name = body["Event-Name"].as_str().unwrap();
         let expected = json!({
             "action": "event", "name": name, "routing_key": format!("call.{ACCOUNT}.{name}.{CALL_ID}"),
@@ -291,7 +291,7 @@ fn a_recorded_file_is_played_from_the_first_subscription_on() {
         &format!("{}\nno event\n{}\n{}\n", lines[0], lines[1], lines[2]),
     );
     let source = format!("replay:{}", file.path().display());
-    let mut server = Server::start(&["--source", &source, "--auth", "insecure"]);
+    let server = Server::start(&["--source", &source, "--auth", "insecure"]);
     let mut client = Client::connect(server.address());
     client.must_subscribe(ANY_TOKEN, ACCOUNT, "call.*.*");
     for (_, body) in fixtures() {

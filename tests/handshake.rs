@@ -163,7 +163,7 @@ fn every_refusal_has_its_status_its_line_and_its_headers_and_ends_the_connection
 
 #[test]
 fn the_root_tells_balancers_200_while_connections_are_taken() {
-    let mut server = demo(&[]);
+    let server = demo(&[]);
     let get = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     wait_for("the source to be up", || {
         (ask(&server, get).status == 200).then_some(())
@@ -217,7 +217,7 @@ fn a_bearer_token_is_verified_before_the_upgrade_and_then_no_command_needs_one()
         "good": {"account_id": ACCOUNT},
         "old": {"account_id": ACCOUNT, "expires": 1},
     }));
-    let mut server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
+    let server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
     for line in [
         "Authorization: Bearer wrong",
         "Authorization: Bearer old",
@@ -281,7 +281,7 @@ fn only_listed_origins_and_clients_without_one_are_upgraded() {
 
 #[test]
 fn one_address_gets_no_more_sessions_than_it_may_and_its_places_come_back() {
-    let mut server = demo(&["--max-connections-per-ip", "2"]);
+    let server = demo(&["--max-connections-per-ip", "2"]);
     let held: Vec<Client> = (0..2).map(|_| Client::connect(server.address())).collect();
     let refused = ask(&server, UPGRADE_REQUEST);
     assert_eq!(
@@ -313,7 +313,7 @@ fn one_address_gets_no_more_sessions_than_it_may_and_its_places_come_back() {
 
 #[test]
 fn a_full_process_answers_503_with_retry_after_until_somebody_leaves() {
-    let mut server = demo(&["--max-connections", "3"]);
+    let server = demo(&["--max-connections", "3"]);
     let mut held: Vec<Client> = (0..3).map(|_| Client::connect(server.address())).collect();
     for request in [UPGRADE_REQUEST, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"] {
         let refused = ask(&server, request);
@@ -342,7 +342,7 @@ fn a_full_process_answers_503_with_retry_after_until_somebody_leaves() {
 
 #[test]
 fn a_head_that_drips_is_cut_off_after_request_timeout() {
-    let mut server = demo(&["--request-timeout-ms", "400"]);
+    let server = demo(&["--request-timeout-ms", "400"]);
     let mut raw = Raw::connect(server.address());
     let begun = Instant::now();
     let mut drops = UPGRADE_REQUEST.bytes();

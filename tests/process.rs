@@ -7,14 +7,13 @@
 mod support;
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::client::{ANY_TOKEN, Client, Peek, Raw, errors, ping, ping_as, subscribe};
+use support::client::{ANY_TOKEN, Client, Peek, Raw, errors, ping, ping_as, python, subscribe};
 use support::events::{ACCOUNT, OTHER_ACCOUNT, fixtures};
 use support::server::{
     Fed, PATIENCE, Scratch, Server, TokenFile, blackhole, dead_address, lines, run_to_end, wait_for,
@@ -242,9 +241,9 @@ fn sighup_rereads_tokens_and_log_level_and_a_broken_file_changes_nothing() {
 
 #[test]
 fn two_processes_share_a_port_with_reuse_port() {
-    let mut one = demo(&["--reuse-port"]);
+    let one = demo(&["--reuse-port"]);
     let port = one.address().port().to_string();
-    let mut two = demo(&["--reuse-port", "--port", &port]);
+    let two = demo(&["--reuse-port", "--port", &port]);
     assert_eq!(one.address(), two.address());
     let mut clients = Vec::new();
     // The kernel spreads them by a hash of their ports: a hundred on one side is a bug, not bad luck.
@@ -422,7 +421,7 @@ fn the_log_names_a_session_by_its_id() {
 
 #[test]
 fn the_admin_pages_tell_health_readiness_and_metrics() {
-    let mut server = demo(&[]);
+    let server = demo(&[]);
     assert_eq!(server.page("/healthz"), (200, "ok\n".to_owned()));
     wait_for("readiness", || {
         (server.page("/readyz") == (200, "ready\n".to_owned())).then_some(())
@@ -546,20 +545,12 @@ asyncio.run(with_asyncio()) if kind == "asyncio" else with_threads()
 
 #[test]
 fn clients_from_another_hand_subscribe_get_events_ping_and_close_cleanly() {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python");
-    assert!(
-        python.exists(),
-        "{} is missing: run scripts/setup",
-        python.display()
-    );
     let mut fed = Fed::insecure(&[]);
     let address: SocketAddr = fed.server.address();
     let mut clients: Vec<_> = ["asyncio", "threads"]
         .map(|kind| {
-            let mut child = Command::new(&python)
+            let mut child = python()
                 .args(["-c", PYTHON_CLIENTS, kind, &address.to_string(), ACCOUNT])
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
             let told = lines(child.stdout.take().unwrap());
@@ -578,7 +569,7 @@ fn clients_from_another_hand_subscribe_get_events_ping_and_close_cleanly() {
         assert_eq!(reply["data"]["subscribed"], json!(["call.*.*"]));
     }
     for (key, body) in fixtures() {
-        fed.publish("callevt", key, &body);
+        fed.publish("callevt", &key, &body);
     }
     for (kind, child, told) in &mut clients {
         for (_, body) in fixtures() {

@@ -24,6 +24,17 @@ const MANY: usize = 2048;
 /// number of the next event.
 fn flood(fed: &mut Fed, healthy: &mut Client, from: usize, metric: &str, value: u64) -> usize {
     for number in from..MANY {
+        flood_more(fed, healthy, number, 1);
+        if number % 4 == 3 && fed.server.metric(metric) == value {
+            return number + 1;
+        }
+    }
+    panic!("{metric} did not become {value} within {MANY} events");
+}
+
+/// Publishes so many large events, letting `healthy` read each; returns the number of the next.
+fn flood_more(fed: &mut Fed, healthy: &mut Client, from: usize, count: usize) -> usize {
+    for number in from..from + count {
         fed.publish(
             "callevt",
             "call.CHANNEL_CREATE.x",
@@ -34,11 +45,8 @@ fn flood(fed: &mut Fed, healthy: &mut Client, from: usize, metric: &str, value: 
             number,
             "the others get every event"
         );
-        if number % 4 == 3 && fed.server.metric(metric) == value {
-            return number + 1;
-        }
     }
-    panic!("{metric} did not become {value} within {MANY} events");
+    from + count
 }
 
 fn subscribed(mut client: Client) -> Client {
@@ -68,14 +76,7 @@ fn a_client_over_max_outbox_bytes_is_closed_with_4408_and_another_gets_every_eve
     let mut slow = subscribed(Client::connect_narrow(address));
     let mut healthy = subscribed(Client::connect(address));
     let next = flood(&mut fed, &mut healthy, 0, "subscriptions", 1);
-    for number in next..next + 10 {
-        fed.publish(
-            "callevt",
-            "call.CHANNEL_CREATE.x",
-            &large_call_event(ACCOUNT, number, LARGE),
-        );
-        assert_eq!(healthy.recv()["args"]["Number"], number);
-    }
+    flood_more(&mut fed, &mut healthy, next, 10);
     let (messages, code, reason) = slow.read_to_close();
     assert_eq!(
         (code, &*reason),
@@ -157,20 +158,8 @@ fn let_drop(args: &[&str]) -> (Vec<Value>, usize, u64) {
     let address = fed.server.address();
     let mut slow = subscribed(Client::connect_narrow(address));
     let mut healthy = subscribed(Client::connect(address));
-    let mut published = flood(&mut fed, &mut healthy, 0, "outboxes_blocked", 1);
-    for number in published..published + 40 {
-        fed.publish(
-            "callevt",
-            "call.CHANNEL_CREATE.x",
-            &large_call_event(ACCOUNT, number, LARGE),
-        );
-        assert_eq!(
-            healthy.recv()["args"]["Number"],
-            number,
-            "the others get every event"
-        );
-    }
-    published += 40;
+    let blocked = flood(&mut fed, &mut healthy, 0, "outboxes_blocked", 1);
+    let published = flood_more(&mut fed, &mut healthy, blocked, 40);
     let dropped = fed.server.metric("frames_dropped_total");
     assert!(dropped >= 30, "{dropped}");
     // A reply is never dropped, however full the outbox is; and it comes behind what waits.
@@ -279,22 +268,9 @@ fn over_max_outboxes_bytes_the_largest_outbox_is_closed_first() {
     fed.server.wait_for_metric("closes_outboxes_full_total", 1);
 }
 
-/// Publishes so many large events; returns the number of the next.
-fn flood_more(fed: &mut Fed, healthy: &mut Client, from: usize, count: usize) -> usize {
-    for number in from..from + count {
-        fed.publish(
-            "callevt",
-            "call.CHANNEL_CREATE.x",
-            &large_call_event(ACCOUNT, number, LARGE),
-        );
-        assert_eq!(healthy.recv()["args"]["Number"], number);
-    }
-    from + count
-}
-
 #[test]
 fn a_client_that_never_reads_its_replies_is_closed_too() {
-    let mut fed = Fed::insecure(&[
+    let fed = Fed::insecure(&[
         "--max-outbox-bytes",
         "65536",
         "--rate-limit-burst",

@@ -5,6 +5,8 @@
 //! a session keeps nothing but how many bytes of an event are still to come, or the few bytes of a frame whose kind
 //! is not known yet.
 
+use crate::client_frame::client_frame;
+
 /// Bytes of a payload that tell an event from a reply: `{"action": "event"` and a margin.
 pub(crate) const PREFIX_BYTES: usize = 24;
 
@@ -176,31 +178,10 @@ fn length(bytes: &[u8]) -> u64 {
         .fold(0, |length, byte| length << 8 | u64::from(*byte))
 }
 
-/// A client's frame: final, masked as section 5.3 asks (with a fixed key: nothing stands between us and the server
-/// that could be poisoned).
+/// A client's frame, final.
 #[must_use]
 pub(crate) fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    const KEY: [u8; 4] = [0x5B, 0xA3, 0x3C, 0xE5];
-    let mut frame = vec![0x80 | opcode];
-    match payload.len() {
-        length @ 0..=125 => frame.push(0x80 | length as u8),
-        length @ 126..=0xFFFF => {
-            frame.push(0x80 | 126);
-            frame.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        length => {
-            frame.push(0x80 | 127);
-            frame.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(&KEY);
-    frame.extend(
-        payload
-            .iter()
-            .zip(KEY.iter().cycle())
-            .map(|(byte, key)| byte ^ key),
-    );
-    frame
+    client_frame(0x80 | opcode, payload)
 }
 
 #[cfg(test)]

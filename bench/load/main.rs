@@ -3,6 +3,7 @@
 //! Stdout carries the result (a table, or one JSON line an answer under `--control`), stderr the progress. Exit
 //! status: 0 all that was promised came, 1 something was missing, 2 wrong options.
 
+mod client_frame;
 mod engine;
 mod frames;
 #[path = "../process.rs"]

@@ -1,10 +1,13 @@
 //! Two hands on the client's side of a real socket: [`Client`] speaks JSON through tungstenite, [`Raw`] sends any
-//! bytes and sees the answer as it is. Every read has a deadline ([`PATIENCE`]).
+//! bytes and sees the answer as it is. Every read has a deadline ([`PATIENCE`], or what the client was given). A third
+//! hand is Python's ([`python`]).
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
@@ -46,11 +49,12 @@ fn unless_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result
     }
 }
 
-/// A websocket client.
+/// A websocket client. Messages that a call did not ask for wait, in order, for the call that does.
 pub struct Client {
     socket: WebSocket<Steady>,
     /// Received, and not yet asked for.
     held: VecDeque<Value>,
+    patience: Duration,
 }
 
 impl Client {
@@ -99,7 +103,15 @@ impl Client {
         Self {
             socket,
             held: VecDeque::new(),
+            patience: PATIENCE,
         }
+    }
+
+    /// Sets the longest wait for a message, which is [`PATIENCE`] at first.
+    pub fn set_patience(&mut self, patience: Duration) {
+        let stream = &self.socket.get_ref().0;
+        stream.set_read_timeout(Some(patience)).unwrap();
+        self.patience = patience;
     }
 
     /// The session id (PROTOCOL 1).
@@ -157,22 +169,44 @@ impl Client {
     /// Sends a command and returns the next reply, which is its own, since replies keep the order of commands.
     pub fn ask(&mut self, command: &Value) -> Value {
         self.send(command);
-        self.next("reply")
+        self.reply()
+    }
+
+    /// The next reply; other messages are kept for later.
+    pub fn reply(&mut self) -> Value {
+        self.find(is_reply)
     }
 
     /// The reply that carries this request id; other messages are kept for later.
     pub fn reply_to(&mut self, request_id: &str) -> Value {
-        self.find(|message| message["action"] == "reply" && message["request_id"] == request_id)
+        self.find(|message| is_reply(message) && message["request_id"] == request_id)
     }
 
-    /// The next event; other messages are kept for later.
+    /// The next message that is no reply: an event or a notice. Replies are kept for later.
+    pub fn pushed(&mut self) -> Value {
+        self.find(|message| !is_reply(message))
+    }
+
+    /// The next message that is no reply, which must be an event: a notice in its place fails the test.
     pub fn event(&mut self) -> Value {
-        self.next("event")
+        let message = self.pushed();
+        assert_eq!(message["action"], "event", "{message}");
+        message
     }
 
-    /// The next message of this action; others are kept for later.
-    pub fn next(&mut self, action: &str) -> Value {
-        self.find(|message| message["action"] == action)
+    /// The next message that is no reply, which must be a notice.
+    pub fn notice(&mut self) -> Value {
+        let message = self.pushed();
+        assert_eq!(message["action"], "notice", "{message}");
+        message
+    }
+
+    /// Asserts that nothing came up to now that nobody asked for: the server is asked, and its answer is the next
+    /// message.
+    pub fn assert_nothing_came(&mut self, token: &str) {
+        let reply = self.ask(&ping_as(token, "nothing else came"));
+        assert_eq!(reply["data"]["response"], "pong", "{reply}");
+        assert!(self.held.is_empty(), "{:?}", self.held);
     }
 
     /// Subscribes and returns the reply.
@@ -184,6 +218,12 @@ impl Client {
     pub fn must_subscribe(&mut self, token: &str, account: &str, binding: &str) {
         let reply = self.subscribe(token, account, binding);
         assert_eq!(reply["status"], "success", "{binding}: {reply}");
+    }
+
+    /// Subscribes to a list of bindings; panics unless that succeeds.
+    pub fn must_subscribe_to_all(&mut self, token: &str, account: &str, bindings: &[&str]) {
+        let reply = self.ask(&subscribe_to_all(token, account, bindings));
+        assert_eq!(reply["status"], "success", "{bindings:?}: {reply}");
     }
 
     /// Reads the rest: messages, then a close frame, then the end of the TCP connection, which is the server's to
@@ -232,12 +272,19 @@ impl Client {
         if let Some(at) = self.held.iter().position(&mut is_wanted) {
             return self.held.remove(at).unwrap();
         }
+        let deadline = Instant::now() + self.patience;
         loop {
             let message = self.read();
             if is_wanted(&message) {
                 return message;
             }
             self.held.push_back(message);
+            assert!(
+                Instant::now() < deadline,
+                "not within {:?}; held: {:?}",
+                self.patience,
+                self.held
+            );
         }
     }
 
@@ -263,6 +310,11 @@ pub fn subscribe(token: &str, account: &str, binding: &str) -> Value {
     json!({"action": "subscribe", "auth_token": token, "data": {"account_id": account, "binding": binding}})
 }
 
+/// A subscribe command for a list of bindings.
+pub fn subscribe_to_all(token: &str, account: &str, bindings: &[&str]) -> Value {
+    json!({"action": "subscribe", "auth_token": token, "data": {"account_id": account, "bindings": bindings}})
+}
+
 /// A ping command that needs no token any more.
 pub fn ping(request_id: &str) -> Value {
     json!({"action": "ping", "request_id": request_id})
@@ -271,6 +323,10 @@ pub fn ping(request_id: &str) -> Value {
 /// A ping command with a token.
 pub fn ping_as(token: &str, request_id: &str) -> Value {
     json!({"action": "ping", "auth_token": token, "request_id": request_id})
+}
+
+fn is_reply(message: &Value) -> bool {
+    message["action"] == "reply"
 }
 
 /// The errors of an error reply.
@@ -283,6 +339,19 @@ pub fn errors(reply: &Value) -> Vec<&str> {
         .iter()
         .map(|error| error.as_str().unwrap())
         .collect()
+}
+
+/// Python with the `websockets` package, its stdin empty and its stdout piped; panics where it was not set up.
+pub fn python() -> Command {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python");
+    assert!(
+        python.exists(),
+        "{} is missing: run scripts/setup",
+        python.display()
+    );
+    let mut command = Command::new(python);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
 }
 
 /// A connection that sends any bytes.

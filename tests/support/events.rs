@@ -1,6 +1,6 @@
 //! The platform's events as its publishers send them, and what the two styles make of them (PROTOCOL 5).
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
@@ -19,23 +19,30 @@ pub const PARENT_ACCOUNT: &str = "ffffffffffffffffffffffffffffffff";
 /// The call of the fixture events.
 pub const CALL_ID: &str = "at6dmu4ffk97vnlp6qfq";
 
-/// The platform's three example events, in the order of a call, with the routing keys they are published with.
-pub fn fixtures() -> [(&'static str, Value); 3] {
-    [
-        (
-            "call.CHANNEL_CREATE.at6dmu4ffk97vnlp6qfq",
-            include_str!("../fixtures/events/channel_create.json"),
-        ),
-        (
-            "call.CHANNEL_ANSWER.at6dmu4ffk97vnlp6qfq",
-            include_str!("../fixtures/events/channel_answer.json"),
-        ),
-        (
-            "call.CHANNEL_DESTROY.at6dmu4ffk97vnlp6qfq",
-            include_str!("../fixtures/events/channel_destroy.json"),
-        ),
-    ]
-    .map(|(key, text)| (key, serde_json::from_str(text).unwrap()))
+/// The platform's three example events in the order of a call: name, and the body as it is published.
+pub const FIXTURES: [(&str, &str); 3] = [
+    (
+        "CHANNEL_CREATE",
+        include_str!("../fixtures/events/channel_create.json"),
+    ),
+    (
+        "CHANNEL_ANSWER",
+        include_str!("../fixtures/events/channel_answer.json"),
+    ),
+    (
+        "CHANNEL_DESTROY",
+        include_str!("../fixtures/events/channel_destroy.json"),
+    ),
+];
+
+/// The routing key that an event of the call of [`FIXTURES`] is published with.
+pub fn fixture_key(name: &str) -> String {
+    format!("call.{name}.{CALL_ID}")
+}
+
+/// The three of [`FIXTURES`], parsed, with their routing keys.
+pub fn fixtures() -> [(String, Value); 3] {
+    FIXTURES.map(|(name, text)| (fixture_key(name), serde_json::from_str(text).unwrap()))
 }
 
 /// A small call event, numbered.
@@ -106,31 +113,11 @@ pub fn database(account: &str) -> String {
     )
 }
 
-/// The word of an account's database of the current UTC month (PROTOCOL 6, `MODB`).
+/// The word of an account's database of the current UTC month (PROTOCOL 6, `MODB`), by another calendar than ours.
 pub fn month_database(account: &str) -> String {
-    let days = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
-        / 86_400;
-    let (mut year, mut day) = (1970, days);
-    let is_leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    while day >= 365 + u64::from(is_leap(year)) {
-        day -= 365 + u64::from(is_leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(is_leap(year));
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if day < length {
-            break;
-        }
-        day -= length;
-        month += 1;
-    }
-    format!("{}-{year}{month:02}", database(account))
+    let output = Command::new("date").args(["-u", "+%Y%m"]).output().unwrap();
+    let month = String::from_utf8(output.stdout).unwrap();
+    format!("{}-{}", database(account), month.trim())
 }
 
 /// Publishes the event that [`subscribe_to_marker`] asks for, and returns the events that `client` got before it:

@@ -11,5 +11,4 @@ pub mod client;
 pub mod events;
 pub mod publisher;
 pub mod server;
-pub mod session;
 pub mod wire;

@@ -1,7 +1,9 @@
 //! The real `blackhole` process, and the hand that feeds it events without a broker.
 //!
-//! Every wait has a deadline ([`PATIENCE`]); a process never outlives its guard.
+//! Every wait has a deadline ([`PATIENCE`], or [`BROKER_PATIENCE`] where a broker has a part in it); a process never
+//! outlives its guard, and what it said is shown when a test fails.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -22,21 +24,37 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-/// Longest wait for anything that is to happen.
+use super::client::Client;
+
+/// Longest wait for anything that is to happen without a broker.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Time between two looks at a condition that nothing announces, such as a metric.
-const GLANCE: Duration = Duration::from_millis(5);
+/// Longest wait for what needs a broker to start, to be missed or to be found again.
+pub const BROKER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks that a condition which nothing announces, such as a metric, gets within the patience: one in 3 ms, or in
+/// 20 ms beside a broker, which a look may ask too.
+const GLANCES: u32 = 3000;
 
 /// Looks again and again until `condition` gives something; panics, naming `what`, after [`PATIENCE`].
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE, what, condition)
+}
+
+/// As [`wait_for`], after this patience.
+pub fn wait_within<T>(patience: Duration, what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    watch(patience, condition).unwrap_or_else(|| panic!("not within {patience:?}: {what}"))
+}
+
+/// What `condition` gives at last; nothing when it gave nothing within the patience.
+fn watch<T>(patience: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
     loop {
-        if let Some(found) = condition() {
+        let found = condition();
+        if found.is_some() || Instant::now() >= deadline {
             return found;
         }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        thread::park_timeout(GLANCE);
+        thread::park_timeout(patience / GLANCES);
     }
 }
 
@@ -55,13 +73,9 @@ pub fn run_to_end(args: &[&str]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let ended = Instant::now() + PATIENCE;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > ended {
-            child.kill().unwrap();
-            panic!("{args:?} did not end within {PATIENCE:?}");
-        }
-        thread::park_timeout(GLANCE);
+    if watch(PATIENCE, || child.try_wait().unwrap()).is_none() {
+        child.kill().unwrap();
+        panic!("{args:?} did not end within {PATIENCE:?}");
     }
     child.wait_with_output().unwrap()
 }
@@ -79,26 +93,54 @@ pub fn dead_address() -> (Socket, SocketAddr) {
 pub struct Server {
     child: Child,
     address: SocketAddr,
-    admin: Option<SocketAddr>,
+    admin: OnceCell<SocketAddr>,
     log: Arc<Mutex<String>>,
     log_reader: Option<JoinHandle<()>>,
     stdout: Receiver<String>,
+    /// Of every wait for something of it, and of the clients that [`Server::client`] makes.
+    patience: Duration,
 }
 
 impl Server {
     /// Starts `blackhole` on `127.0.0.1`, port 0, admin port 0, with `args` behind; returns once it listens.
     pub fn start(args: &[&str]) -> Self {
+        Self::start_patient(PATIENCE, args)
+    }
+
+    /// As [`Server::start`], as a bridge from this broker that takes any token; returns once the broker is there.
+    pub fn bridge(broker_url: &str, args: &[&str]) -> Self {
+        Self::authorised(broker_url, "insecure", args)
+    }
+
+    /// As [`Server::bridge`], with this value of `--auth`.
+    pub fn authorised(broker_url: &str, auth: &str, args: &[&str]) -> Self {
+        let server = Self::unready(broker_url, &[&["--auth", auth], args].concat());
+        server.until_ready();
+        server
+    }
+
+    /// As [`Server::start`], as a bridge from this broker, which need not be there yet.
+    pub fn unready(broker_url: &str, args: &[&str]) -> Self {
+        let beside = ["--log-level", "debug", "--amqp", broker_url];
+        Self::start_patient(BROKER_PATIENCE, &[&beside, args].concat())
+    }
+
+    fn start_patient(patience: Duration, args: &[&str]) -> Self {
         let mut command = blackhole();
         command.args(["--ip", "127.0.0.1", "--admin", "127.0.0.1:0"]);
         if !args.contains(&"--port") {
             command.args(["--port", "0"]);
         }
         command.args(args);
-        Self::spawn(command)
+        Self::spawn_patient(patience, command)
     }
 
     /// Starts `command`, which becomes or is a `blackhole`; returns once it listens.
-    pub fn spawn(mut command: Command) -> Self {
+    pub fn spawn(command: Command) -> Self {
+        Self::spawn_patient(PATIENCE, command)
+    }
+
+    fn spawn_patient(patience: Duration, mut command: Command) -> Self {
         command.stdin(Stdio::null());
         let mut child = command
             .stdout(Stdio::piped())
@@ -111,12 +153,13 @@ impl Server {
         let mut server = Self {
             child,
             address: ([0, 0, 0, 0], 0).into(),
-            admin: None,
+            admin: OnceCell::new(),
             log,
             log_reader: Some(log_reader),
             stdout,
+            patience,
         };
-        let first = server.stdout.recv_timeout(PATIENCE);
+        let first = server.stdout.recv_timeout(patience);
         let first =
             first.unwrap_or_else(|error| panic!("no first line: {error}\n{}", server.log()));
         server.address = first
@@ -132,15 +175,24 @@ impl Server {
     }
 
     /// Where the admin pages are, as the log tells.
-    pub fn admin(&mut self) -> SocketAddr {
-        if let Some(admin) = self.admin {
-            return admin;
-        }
-        let line = self.wait_for_log("admin pages on http://");
-        let (_, behind) = line.split_once("http://").unwrap();
-        let admin = behind.split('/').next().unwrap().parse().unwrap();
-        self.admin = Some(admin);
-        admin
+    pub fn admin(&self) -> SocketAddr {
+        *self.admin.get_or_init(|| {
+            let line = self.wait_for_log("admin pages on http://");
+            let (_, behind) = line.split_once("http://").unwrap();
+            behind.split('/').next().unwrap().parse().unwrap()
+        })
+    }
+
+    /// A websocket client that has the server's patience.
+    pub fn client(&self) -> Client {
+        self.client_at("/")
+    }
+
+    /// As [`Server::client`], connected with this path and query.
+    pub fn client_at(&self, path: &str) -> Client {
+        let mut client = Client::connect_with(self.address, path, &[]);
+        client.set_patience(self.patience);
+        client
     }
 
     pub fn pid(&self) -> u32 {
@@ -154,7 +206,7 @@ impl Server {
 
     /// The first line of the log that contains `needle`, once it is there.
     pub fn wait_for_log(&self, needle: &str) -> String {
-        wait_for(&format!("{needle:?} in the log"), || {
+        wait_within(self.patience, &format!("{needle:?} in the log"), || {
             let log = self.log.lock().unwrap();
             log.lines()
                 .find(|line| line.contains(needle))
@@ -163,9 +215,9 @@ impl Server {
     }
 
     /// A page of the admin listener: status and body.
-    pub fn page(&mut self, path: &str) -> (u16, String) {
+    pub fn page(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(self.patience)).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let mut response = String::new();
         stream
@@ -180,7 +232,7 @@ impl Server {
     }
 
     /// All metrics by name, without their prefix `blackhole_`.
-    pub fn metrics(&mut self) -> HashMap<String, u64> {
+    pub fn metrics(&self) -> HashMap<String, u64> {
         let (status, body) = self.page("/metrics");
         assert_eq!(status, 200);
         let mut metrics = HashMap::new();
@@ -194,7 +246,7 @@ impl Server {
     }
 
     /// One metric.
-    pub fn metric(&mut self, name: &str) -> u64 {
+    pub fn metric(&self, name: &str) -> u64 {
         *self
             .metrics()
             .get(name)
@@ -202,10 +254,31 @@ impl Server {
     }
 
     /// Waits until a metric has this value.
-    pub fn wait_for_metric(&mut self, name: &str, value: u64) {
-        wait_for(&format!("{name} = {value}"), || {
-            (self.metric(name) == value).then_some(())
+    pub fn wait_for_metric(&self, name: &str, value: u64) {
+        self.until(&format!("{name} = {value}"), |server| {
+            server.metric(name) == value
         });
+    }
+
+    /// Waits until `is` holds; panics, naming `what` and showing the metrics, when it never does.
+    pub fn until(&self, what: &str, mut is: impl FnMut(&Self) -> bool) {
+        let came = watch(self.patience, || is(self).then_some(()));
+        assert!(
+            came.is_some(),
+            "not within {:?}: {what}\n{}",
+            self.patience,
+            self.page("/metrics").1
+        );
+    }
+
+    /// Waits until the event source is there.
+    pub fn until_ready(&self) {
+        self.until("ready", |server| server.page("/readyz").0 == 200);
+    }
+
+    /// Waits until the event source is missed.
+    pub fn until_not_ready(&self) {
+        self.until("not ready", |server| server.page("/readyz").0 == 503);
     }
 
     /// Nanoseconds of CPU that all threads have used.
@@ -233,14 +306,8 @@ impl Server {
 
     /// The exit status, once the process ends by itself. The log is complete afterwards.
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "did not end:\n{}", self.log());
-            thread::park_timeout(GLANCE);
-        };
+        let status = watch(self.patience, || self.child.try_wait().unwrap());
+        let status = status.unwrap_or_else(|| panic!("did not end within {:?}", self.patience));
         if let Some(reader) = self.log_reader.take() {
             reader.join().unwrap();
         }
