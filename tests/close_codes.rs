@@ -11,10 +11,6 @@ use support::events::ACCOUNT;
 use support::server::Server;
 use support::wire::{client_frame, client_text};
 
-fn server(args: &[&str]) -> Server {
-    Server::start(&[&["--source", "demo", "--auth", "insecure"], args].concat())
-}
-
 fn ping_text() -> String {
     ping_as(ANY_TOKEN, "p").to_string()
 }
@@ -30,7 +26,7 @@ fn expect(raw: &mut Raw, code: u16, reason: &str, what: &str) {
 
 #[test]
 fn what_may_not_be_sent_closes_the_session_with_its_code() {
-    let server = server(&["--max-message-bytes", "2000"]);
+    let server = Server::demo(&["--max-message-bytes", "2000"]);
     let ping = ping_text();
     let mut unmasked = vec![0x81, u8::try_from(ping.len()).unwrap()];
     unmasked.extend(ping.bytes());
@@ -119,7 +115,7 @@ fn what_may_not_be_sent_closes_the_session_with_its_code() {
 #[test]
 fn a_command_of_exactly_the_size_limit_is_run_whole_and_in_fragments() {
     for (args, limit) in [(&["--max-message-bytes", "300"][..], 300), (&[], 64 << 10)] {
-        let server = server(args);
+        let server = Server::demo(args);
         let mut raw = Raw::upgraded(server.address());
         let mut text = ping_text();
         text.push_str(&" ".repeat(limit - text.len()));
@@ -136,7 +132,7 @@ fn a_command_of_exactly_the_size_limit_is_run_whole_and_in_fragments() {
 
 #[test]
 fn a_ping_is_answered_with_its_payload_and_a_pong_is_ignored() {
-    let server = server(&[]);
+    let server = Server::demo(&[]);
     let mut raw = Raw::upgraded(server.address());
     for payload in [&b""[..], b"hello", &[0xFF; 125]] {
         raw.send_frame(0x8A, b"nobody asked");
@@ -147,7 +143,7 @@ fn a_ping_is_answered_with_its_payload_and_a_pong_is_ignored() {
 
 #[test]
 fn a_fragmented_command_is_run_and_a_ping_between_its_fragments_is_answered_at_once() {
-    let server = server(&[]);
+    let server = Server::demo(&[]);
     let mut raw = Raw::upgraded(server.address());
     let text = ping_as(ANY_TOKEN, "zerstückelt").to_string();
     // The cut is inside a character.
@@ -162,7 +158,7 @@ fn a_fragmented_command_is_run_and_a_ping_between_its_fragments_is_answered_at_o
 
 #[test]
 fn a_peers_close_is_answered_with_its_code_and_the_server_ends_the_connection() {
-    let server = server(&[]);
+    let server = Server::demo(&[]);
     for code in [1000, 1001, 3000, 4999] {
         let mut raw = Raw::upgraded(server.address());
         let payload = [&u16::to_be_bytes(code)[..], b"bye"].concat();
@@ -194,7 +190,7 @@ fn a_peers_close_is_answered_with_its_code_and_the_server_ends_the_connection() 
 
 #[test]
 fn a_peer_that_ends_its_stream_without_a_close_frame_is_gone_with_all_it_had() {
-    let server = server(&[]);
+    let server = Server::demo(&[]);
     let mut raw = Raw::upgraded(server.address());
     raw.send_text(&subscribe(ANY_TOKEN, ACCOUNT, "call.*.*").to_string());
     assert_eq!(raw.json()["status"], "success");
@@ -214,7 +210,7 @@ fn a_peer_that_ends_its_stream_without_a_close_frame_is_gone_with_all_it_had() {
 
 #[test]
 fn however_sessions_end_every_gauge_is_back_where_it_was() {
-    let server = server(&["--max-connections-per-ip", "1000"]);
+    let server = Server::demo(&["--max-connections-per-ip", "1000"]);
     let gauges = [
         "sessions",
         "subscriptions",

@@ -10,25 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use support::client::{ANY_TOKEN, Client, Raw, errors, ping, ping_as, subscribe};
+use support::client::{ANY_TOKEN, Client, Raw, errors, ping, ping_as, subscribe, success};
 use support::events::ACCOUNT;
 use support::server::{Server, TokenFile, wait_for};
 use support::wire::client_text;
-
-const DEMO: [&str; 4] = ["--source", "demo", "--auth", "insecure"];
-
-fn demo(args: &[&str]) -> Server {
-    Server::start(&[&DEMO, args].concat())
-}
-
-fn success(reply: &Value) -> &Value {
-    assert_eq!(
-        (&reply["action"], &reply["status"]),
-        (&json!("reply"), &json!("success")),
-        "{reply}"
-    );
-    &reply["data"]
-}
 
 fn unix_now() -> u64 {
     SystemTime::now()
@@ -49,7 +34,7 @@ fn subscribe_data(data: Value) -> Value {
 
 #[test]
 fn commands_beyond_the_rate_limit_are_refused_and_not_run_and_the_bucket_refills() {
-    let server = demo(&["--rate-limit-burst", "5", "--rate-limit-per-second", "5"]);
+    let server = Server::demo(&["--rate-limit-burst", "5", "--rate-limit-per-second", "5"]);
     let (mut client, mut other) = (
         Client::connect(server.address()),
         Client::connect(server.address()),
@@ -89,7 +74,7 @@ fn commands_beyond_the_rate_limit_are_refused_and_not_run_and_the_bucket_refills
 
 #[test]
 fn a_thousand_refused_commands_in_a_row_close_the_session_with_1008() {
-    let server = demo(&["--rate-limit-burst", "1", "--rate-limit-per-second", "1"]);
+    let server = Server::demo(&["--rate-limit-burst", "1", "--rate-limit-per-second", "1"]);
     let mut raw = Raw::upgraded(server.address());
     // More than enough: a slow machine's refill may let one in between.
     let frame = client_text(&ping_as(ANY_TOKEN, "x").to_string());
@@ -121,7 +106,7 @@ fn a_thousand_refused_commands_in_a_row_close_the_session_with_1008() {
 
 #[test]
 fn a_session_has_at_most_its_maximum_of_subscriptions() {
-    let server = demo(&["--max-subscriptions", "3"]);
+    let server = Server::demo(&["--max-subscriptions", "3"]);
     let mut client = Client::connect(server.address());
     let list = |names: &[&str]| {
         let bindings: Vec<String> = names
@@ -152,7 +137,7 @@ fn a_session_has_at_most_its_maximum_of_subscriptions() {
 
 #[test]
 fn metadata_fits_up_to_its_limit_and_a_bigger_one_refuses_the_command() {
-    let server = demo(&["--max-metadata-bytes", "40"]);
+    let server = Server::demo(&["--max-metadata-bytes", "40"]);
     let mut client = Client::connect(server.address());
     let with = |length: usize| {
         subscribe_data(json!({"binding": "call.*.*", "metadata": "m".repeat(length - 2)}))
@@ -175,7 +160,7 @@ fn metadata_fits_up_to_its_limit_and_a_bigger_one_refuses_the_command() {
 
 #[test]
 fn a_session_that_never_authenticates_is_closed_with_1008() {
-    let server = demo(&["--auth-timeout-ms", "500"]);
+    let server = Server::demo(&["--auth-timeout-ms", "500"]);
     let mut authenticated = Client::connect(server.address());
     success(&authenticated.ask(&ping_as(ANY_TOKEN, "1")));
     let mut bearer = Client::connect_as(server.address(), ANY_TOKEN);

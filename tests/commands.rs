@@ -10,25 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use support::client::{ANY_TOKEN, Client, errors, ping, ping_as, subscribe};
+use support::client::{ANY_TOKEN, Client, errors, ping, ping_as, subscribe, success};
 use support::events::{ACCOUNT, CALL_ID, OTHER_ACCOUNT, PARENT_ACCOUNT, call_event};
 use support::server::{Fed, Server, TokenFile, dead_address};
 use support::wire::client_text;
-
-const DEMO: [&str; 4] = ["--source", "demo", "--auth", "insecure"];
-
-fn demo(args: &[&str]) -> Server {
-    Server::start(&[&DEMO, args].concat())
-}
-
-fn success(reply: &Value) -> &Value {
-    assert_eq!(
-        (&reply["action"], &reply["status"]),
-        (&json!("reply"), &json!("success")),
-        "{reply}"
-    );
-    &reply["data"]
-}
 
 /// A subscribe to all calls with this `data` beside the account.
 fn subscribe_data(data: Value) -> Value {
@@ -42,7 +27,7 @@ fn subscribe_data(data: Value) -> Value {
 
 #[test]
 fn the_documentations_subscribes_are_answered_with_all_bindings_in_subscription_order() {
-    let server = demo(&[]);
+    let server = Server::demo(&[]);
     let mut client = Client::connect(server.address());
     let mut subscribed = Vec::new();
     for event in ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"] {
@@ -184,7 +169,7 @@ fn a_command_that_cannot_be_run_gets_its_error_text_and_the_session_lives() {
 
 #[test]
 fn five_hundred_pipelined_commands_are_answered_in_their_order() {
-    let server = demo(&["--rate-limit-burst", "2000"]);
+    let server = Server::demo(&["--rate-limit-burst", "2000"]);
     let mut client = Client::connect(server.address());
     for number in 0..500 {
         let id = number.to_string();
@@ -210,7 +195,7 @@ fn five_hundred_pipelined_commands_are_answered_in_their_order() {
 
 #[test]
 fn a_list_with_bad_bindings_is_refused_whole_with_every_error() {
-    let server = demo(&[]);
+    let server = Server::demo(&[]);
     let mut client = Client::connect(server.address());
     let bindings = [
         "call.CHANNEL_CREATE.*",
@@ -244,7 +229,7 @@ fn a_list_with_bad_bindings_is_refused_whole_with_every_error() {
 
 #[test]
 fn binding_is_picked_before_bindings() {
-    let server = demo(&[]);
+    let server = Server::demo(&[]);
     let mut client = Client::connect(server.address());
     let both = json!({"binding": "call.*.*", "bindings": ["fax.status.*", "nonsense"]});
     assert_eq!(
@@ -255,7 +240,7 @@ fn binding_is_picked_before_bindings() {
 
 #[test]
 fn unsubscribe_takes_a_binding_a_list_an_account_or_everything() {
-    let server = demo(&[]);
+    let server = Server::demo(&[]);
     let mut client = Client::connect(server.address());
     let mine = [
         "call.CHANNEL_CREATE.*",
@@ -338,7 +323,7 @@ fn subscribing_again_succeeds_and_changes_nothing() {
 
 #[test]
 fn a_reply_carries_the_request_id_or_a_fresh_one_of_32_hex_characters() {
-    let server = demo(&[]);
+    let server = Server::demo(&[]);
     let mut client = Client::connect(server.address());
     assert_eq!(
         client.ask(&ping_as(ANY_TOKEN, "Ünï \"quoted\" \u{1F4DE}"))["request_id"],
@@ -476,7 +461,7 @@ fn however_much_is_sent_behind_a_subscribe_that_waits_is_answered_in_order() {
 
 #[test]
 fn repeated_keys_and_deep_nesting_do_no_harm() {
-    let server = demo(&[]);
+    let server = Server::demo(&[]);
     let mut client = Client::connect(server.address());
     client.send_text(&format!(
         r#"{{"action":"fly","action":"subscribe","auth_token":"{ANY_TOKEN}","request_id":"a","request_id":"b",
@@ -507,7 +492,7 @@ fn repeated_keys_and_deep_nesting_do_no_harm() {
 
 #[test]
 fn name_and_metadata_are_taken_at_either_level_and_change_no_reply() {
-    let server = demo(&[]);
+    let server = Server::demo(&[]);
     let mut client = Client::connect(server.address());
     let mut command = subscribe(
         ANY_TOKEN,

@@ -16,12 +16,6 @@ use support::events::{ACCOUNT, OTHER_ACCOUNT};
 use support::server::{Server, TokenFile, dead_address, wait_for};
 use support::wire::{UPGRADE_REQUEST, client_text};
 
-const DEMO: [&str; 4] = ["--source", "demo", "--auth", "insecure"];
-
-fn demo(args: &[&str]) -> Server {
-    Server::start(&[&DEMO, args].concat())
-}
-
 /// The valid upgrade request with one more header line, or with a line replaced.
 fn upgrade_with(line: &str) -> String {
     UPGRADE_REQUEST.replacen(
@@ -39,7 +33,7 @@ fn ask(server: &Server, request: &str) -> Response {
 
 #[test]
 fn any_path_is_upgraded_with_the_accept_key_of_the_rfc() {
-    let server = demo(&[]);
+    let server = Server::demo(&[]);
     for target in [
         "/",
         "/socket/any.path?with=query&style=kazoo",
@@ -66,7 +60,7 @@ fn any_path_is_upgraded_with_the_accept_key_of_the_rfc() {
 
 #[test]
 fn every_refusal_has_its_status_its_line_and_its_headers_and_ends_the_connection() {
-    let server = demo(&[]);
+    let server = Server::demo(&[]);
     let swapped = |from: &str, to: &str| UPGRADE_REQUEST.replacen(from, to, 1);
     let long = upgrade_with(&format!("X-Long: {}", "x".repeat(8 * 1024)));
     let many =
@@ -163,7 +157,7 @@ fn every_refusal_has_its_status_its_line_and_its_headers_and_ends_the_connection
 
 #[test]
 fn the_root_tells_balancers_200_while_connections_are_taken() {
-    let server = demo(&[]);
+    let server = Server::demo(&[]);
     let get = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     wait_for("the source to be up", || {
         (ask(&server, get).status == 200).then_some(())
@@ -193,7 +187,7 @@ fn the_root_tells_balancers_503_while_the_event_source_is_down_and_upgrades_go_o
 
 #[test]
 fn a_draining_server_answers_503_to_probes_and_upgrades_alike() {
-    let mut server = demo(&["--drain-seconds", "30"]);
+    let mut server = Server::demo(&["--drain-seconds", "30"]);
     let mut held: Vec<Client> = (0..3).map(|_| Client::connect(server.address())).collect();
     server.signal(Signal::TERM);
     assert_eq!(held[0].expect_close(), (1001, "going away".to_owned()));
@@ -250,7 +244,7 @@ fn a_bearer_token_is_verified_before_the_upgrade_and_then_no_command_needs_one()
 
 #[test]
 fn only_listed_origins_and_clients_without_one_are_upgraded() {
-    let server = demo(&[
+    let server = Server::demo(&[
         "--allowed-origins",
         "https://app.example,https://two.example:8443",
     ]);
@@ -281,7 +275,8 @@ fn only_listed_origins_and_clients_without_one_are_upgraded() {
 
 #[test]
 fn one_address_gets_no_more_sessions_than_it_may_and_its_places_come_back() {
-    let server = demo(&["--max-connections-per-ip", "2"]);
+    let server = Server::demo(&["--max-connections-per-ip", "2"]);
+    server.until_ready();
     let held: Vec<Client> = (0..2).map(|_| Client::connect(server.address())).collect();
     let refused = ask(&server, UPGRADE_REQUEST);
     assert_eq!(
@@ -313,7 +308,7 @@ fn one_address_gets_no_more_sessions_than_it_may_and_its_places_come_back() {
 
 #[test]
 fn a_full_process_answers_503_with_retry_after_until_somebody_leaves() {
-    let server = demo(&["--max-connections", "3"]);
+    let server = Server::demo(&["--max-connections", "3"]);
     let mut held: Vec<Client> = (0..3).map(|_| Client::connect(server.address())).collect();
     for request in [UPGRADE_REQUEST, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"] {
         let refused = ask(&server, request);
@@ -342,7 +337,7 @@ fn a_full_process_answers_503_with_retry_after_until_somebody_leaves() {
 
 #[test]
 fn a_head_that_drips_is_cut_off_after_request_timeout() {
-    let server = demo(&["--request-timeout-ms", "400"]);
+    let server = Server::demo(&["--request-timeout-ms", "400"]);
     let mut raw = Raw::connect(server.address());
     let begun = Instant::now();
     let mut drops = UPGRADE_REQUEST.bytes();
@@ -369,7 +364,7 @@ fn a_head_that_drips_is_cut_off_after_request_timeout() {
 
 #[test]
 fn frames_behind_the_head_in_the_same_segment_are_read() {
-    let server = demo(&[]);
+    let server = Server::demo(&[]);
     let command = client_text(&ping_as(ANY_TOKEN, "right behind").to_string());
     let bytes = [UPGRADE_REQUEST.as_bytes(), &command].concat();
     // Whole, and with the cut inside the head and inside the frame.

@@ -16,15 +16,10 @@ use serde_json::{Value, json};
 use support::client::{ANY_TOKEN, Client, Peek, Raw, errors, ping, ping_as, python, subscribe};
 use support::events::{ACCOUNT, OTHER_ACCOUNT, fixtures};
 use support::server::{
-    Fed, PATIENCE, Scratch, Server, TokenFile, blackhole, dead_address, lines, run_to_end, wait_for,
+    DEMO, Fed, PATIENCE, Scratch, Server, TokenFile, blackhole, dead_address, lines, run_to_end,
+    wait_for,
 };
 use support::wire::UPGRADE_REQUEST;
-
-const DEMO: [&str; 4] = ["--source", "demo", "--auth", "insecure"];
-
-fn demo(args: &[&str]) -> Server {
-    Server::start(&[&DEMO, args].concat())
-}
 
 #[test]
 fn a_configuration_that_is_refused_ends_with_exit_code_2_and_says_where_and_what() {
@@ -90,7 +85,7 @@ fn a_port_in_use_ends_with_exit_code_1_and_names_it() {
 
 #[test]
 fn the_only_line_on_stdout_tells_the_address_that_was_taken() {
-    let mut server = demo(&[]);
+    let mut server = Server::demo(&[]);
     assert!(server.address().ip().is_loopback() && server.address().port() != 0);
     Client::connect(server.address()).must_subscribe(ANY_TOKEN, ACCOUNT, "call.*.*");
     assert_eq!(server.stop().code(), Some(0));
@@ -107,7 +102,7 @@ fn the_only_line_on_stdout_tells_the_address_that_was_taken() {
 /// Ends a server with 40 sessions by this signal: all must be closed with 1001, spread over the drain time.
 fn drains(signal: Signal) {
     const SESSIONS: usize = 40;
-    let mut server = demo(&["--drain-seconds", "2"]);
+    let mut server = Server::demo(&["--drain-seconds", "2"]);
     let clients: Vec<Client> = (0..SESSIONS)
         .map(|_| {
             let mut client = Client::connect(server.address());
@@ -152,13 +147,16 @@ fn sigint_drains_like_sigterm() {
 #[test]
 fn without_sessions_sigterm_ends_at_once() {
     let begun = Instant::now();
-    assert_eq!(demo(&["--drain-seconds", "30"]).stop().code(), Some(0));
+    assert_eq!(
+        Server::demo(&["--drain-seconds", "30"]).stop().code(),
+        Some(0)
+    );
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
 fn a_second_signal_ends_the_drain_at_once() {
-    let mut server = demo(&["--drain-seconds", "60"]);
+    let mut server = Server::demo(&["--drain-seconds", "60"]);
     let mut clients: Vec<Client> = (0..4).map(|_| Client::connect(server.address())).collect();
     server.signal(Signal::INT);
     assert_eq!(clients[0].expect_close().0, 1001);
@@ -169,7 +167,7 @@ fn a_second_signal_ends_the_drain_at_once() {
 
 #[test]
 fn peers_that_ignore_their_close_do_not_hold_up_the_end() {
-    let mut server = demo(&["--drain-seconds", "1"]);
+    let mut server = Server::demo(&["--drain-seconds", "1"]);
     let silent: Vec<Raw> = (0..5).map(|_| Raw::upgraded(server.address())).collect();
     let mut half = Raw::connect(server.address());
     half.send(b"GET / HTTP/1.1\r\nHos");
@@ -241,9 +239,9 @@ fn sighup_rereads_tokens_and_log_level_and_a_broken_file_changes_nothing() {
 
 #[test]
 fn two_processes_share_a_port_with_reuse_port() {
-    let one = demo(&["--reuse-port"]);
+    let one = Server::demo(&["--reuse-port"]);
     let port = one.address().port().to_string();
-    let two = demo(&["--reuse-port", "--port", &port]);
+    let two = Server::demo(&["--reuse-port", "--port", &port]);
     assert_eq!(one.address(), two.address());
     let mut clients = Vec::new();
     // The kernel spreads them by a hash of their ports: a hundred on one side is a bug, not bad luck.
@@ -404,7 +402,7 @@ fn no_token_ever_reaches_the_log() {
 
 #[test]
 fn the_log_names_a_session_by_its_id() {
-    let server = demo(&["--log-level", "debug"]);
+    let server = Server::demo(&["--log-level", "debug"]);
     let client = Client::connect(server.address());
     let id = client.session_id();
     client.close();
@@ -421,7 +419,7 @@ fn the_log_names_a_session_by_its_id() {
 
 #[test]
 fn the_admin_pages_tell_health_readiness_and_metrics() {
-    let server = demo(&[]);
+    let server = Server::demo(&[]);
     assert_eq!(server.page("/healthz"), (200, "ok\n".to_owned()));
     wait_for("readiness", || {
         (server.page("/readyz") == (200, "ready\n".to_owned())).then_some(())
@@ -480,7 +478,7 @@ fn the_admin_pages_tell_health_readiness_and_metrics() {
 
 #[test]
 fn the_demo_source_plays_whole_calls_to_every_account() {
-    let server = demo(&["--demo-rate", "200", "--demo-accounts", "2"]);
+    let server = Server::demo(&["--demo-rate", "200", "--demo-accounts", "2"]);
     for account in [
         "00000000000000000000000000000001",
         "00000000000000000000000000000002",

@@ -325,8 +325,14 @@ pub fn ping_as(token: &str, request_id: &str) -> Value {
     json!({"action": "ping", "auth_token": token, "request_id": request_id})
 }
 
-fn is_reply(message: &Value) -> bool {
-    message["action"] == "reply"
+/// The data of a success reply.
+pub fn success(reply: &Value) -> &Value {
+    assert_eq!(
+        (&reply["action"], &reply["status"]),
+        (&json!("reply"), &json!("success")),
+        "{reply}"
+    );
+    &reply["data"]
 }
 
 /// The errors of an error reply.
@@ -339,6 +345,10 @@ pub fn errors(reply: &Value) -> Vec<&str> {
         .iter()
         .map(|error| error.as_str().unwrap())
         .collect()
+}
+
+fn is_reply(message: &Value) -> bool {
+    message["action"] == "reply"
 }
 
 /// Python with the `websockets` package, its stdin empty and its stdout piped; panics where it was not set up.

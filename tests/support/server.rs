@@ -26,6 +26,9 @@ use tempfile::TempDir;
 
 use super::client::Client;
 
+/// Options of a server that needs no broker and takes any token.
+pub const DEMO: [&str; 4] = ["--source", "demo", "--auth", "insecure"];
+
 /// Longest wait for anything that is to happen without a broker.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -105,6 +108,11 @@ impl Server {
     /// Starts `blackhole` on `127.0.0.1`, port 0, admin port 0, with `args` behind; returns once it listens.
     pub fn start(args: &[&str]) -> Self {
         Self::start_patient(PATIENCE, args)
+    }
+
+    /// As [`Server::start`], with the options [`DEMO`].
+    pub fn demo(args: &[&str]) -> Self {
+        Self::start(&[&DEMO, args].concat())
     }
 
     /// As [`Server::start`], as a bridge from this broker that takes any token; returns once the broker is there.
