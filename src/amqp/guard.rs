@@ -217,6 +217,16 @@ impl<S: mio06::Evented> mio06::Evented for Guard<S> {
 
 impl<S: Read + Write + mio06::Evented + Send + 'static> amiquip::IoStream for Guard<S> {}
 
+/// Appends to `passed` what of a broker's bytes the AMQP client would get to see, until the stream ends or fails. No
+/// delivery is ever taken, so the bound on those that wait is that of all of them. Linear in the stream.
+///
+/// # Errors
+/// The stream's own; [`io::ErrorKind::InvalidData`] for what a broker must not send.
+pub(super) fn pass_on(broker: impl Read, passed: &mut Vec<u8>) -> io::Result<()> {
+    let mut guard = Guard::new(broker, Arc::new(Vitals::new(Instant::now())));
+    guard.read_to_end(passed).map(|_| ())
+}
+
 /// Where in the stream of frames the next byte stands.
 #[derive(Debug, Default)]
 struct Screen {

@@ -75,6 +75,17 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Faults of the connection logged before only one a minute is.
 const FAULTS_LOGGED_FREELY: u32 = 3;
 
+/// Appends to `passed` what of a broker's bytes the AMQP client would get to see (AMQP rail 1): the guard, without a
+/// connection around it, for tests from outside.
+///
+/// # Errors
+/// The stream's own; [`io::ErrorKind::InvalidData`] for what a broker must not send, after which the connection is
+/// given up.
+#[doc(hidden)]
+pub fn pass_through_guard(broker: impl io::Read, passed: &mut Vec<u8>) -> io::Result<()> {
+    guard::pass_on(broker, passed)
+}
+
 /// What the AMQP thread is told at its start.
 #[derive(Clone)]
 pub struct AmqpOptions {

@@ -1,0 +1,261 @@
+//! Client text to command (PROTOCOL 3).
+//!
+//! Input: the text of one message. Where it has the word `TOKEN`, that stands for a secret.
+//!
+//! Invariants: what is understood is what a plain reading of the JSON tree gives; every bound holds; an error's text
+//! comes whole through a reply; the text of an error that refuses the whole message, and what `Debug` shows of a
+//! command whose auth token the secret is, do not depend on the secret.
+
+use blackhole::protocol::command::{
+    ACTION_ECHO_BYTES_MAX, Action, Command, CommandError, CommandLimits, METADATA_DEPTH_MAX,
+    MissingKeys, NAME_BYTES_MAX, REQUEST_ID_BYTES_MAX, Unsubscribe, errors, parse,
+};
+use blackhole::protocol::frame::FrameBuilder;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+const LIMITS: CommandLimits = CommandLimits {
+    metadata_bytes_max: 200,
+};
+
+/// Two secrets of one length, neither of which can be a part of another JSON token.
+const SECRETS: [&str; 2] = ["s3cret-one", "q9uiet-two"];
+
+/// See the module's page.
+pub fn check(data: &[u8]) -> String {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return "not text".to_owned();
+    };
+    keeps_secrets(text);
+    match parse(text, &LIMITS) {
+        Ok(command) => {
+            check_bounds(&command);
+            check_against_the_tree(text, &command);
+            match &command.action {
+                Ok((Action::Subscribe { .. }, _)) => "subscribe".to_owned(),
+                Ok((Action::Unsubscribe(_), _)) => "unsubscribe".to_owned(),
+                Ok((Action::Ping, _)) => "ping".to_owned(),
+                Err(error) => check_error(error),
+            }
+        }
+        Err(error) => {
+            match serde_json::from_str::<Value>(text) {
+                Ok(Value::Object(tree)) => {
+                    assert_eq!(error, CommandError::InvalidRequestId, "of {tree:?}");
+                    let is_number = tree.get("request_id").is_some_and(Value::is_number);
+                    assert!(is_number || request_id(&tree).is_err());
+                }
+                Ok(_) | Err(_) => assert!(matches!(error, CommandError::InvalidJson(_))),
+            }
+            check_error(&error)
+        }
+    }
+}
+
+fn keeps_secrets(text: &str) {
+    let occurrences = text.matches("TOKEN").count();
+    if occurrences == 0 {
+        return;
+    }
+    let [one, two] = SECRETS.map(|secret| text.replace("TOKEN", secret));
+    match (parse(&one, &LIMITS), parse(&two, &LIMITS)) {
+        (Err(one), Err(two)) => {
+            assert_eq!(one.to_string(), two.to_string());
+            assert_eq!(format!("{one:?}"), format!("{two:?}"));
+        }
+        (Ok(one), Ok(two)) => {
+            let is_secret = |token: &str| occurrences == 1 && token.contains(SECRETS[0]);
+            if matches!(&one.auth_token, Ok(Some(token)) if is_secret(token)) {
+                assert_eq!(format!("{one:?}"), format!("{two:?}"));
+            }
+        }
+        (one, two) => panic!("{one:?} differs from {two:?}"),
+    }
+}
+
+fn check_bounds(command: &Command<'_>) {
+    if let Some(id) = &command.request_id {
+        assert!(!id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX);
+    }
+    if let Ok(Some(token)) = &command.auth_token {
+        assert!(!token.is_empty());
+    }
+    let Ok((action, label)) = &command.action else {
+        return;
+    };
+    if let Some(name) = &label.name {
+        assert!(!name.is_empty() && name.len() <= NAME_BYTES_MAX);
+    }
+    if let Some(metadata) = label.metadata {
+        assert!(metadata.get().len() <= LIMITS.metadata_bytes_max);
+        if let Ok(tree) = serde_json::from_str(metadata.get()) {
+            assert!(depth(&tree) <= METADATA_DEPTH_MAX);
+        }
+    }
+    if let Action::Subscribe { bindings, .. }
+    | Action::Unsubscribe(Unsubscribe::Bindings { bindings, .. }) = action
+    {
+        assert!(!bindings.is_empty() && bindings.iter().all(|binding| !binding.is_empty()));
+    }
+}
+
+fn depth(tree: &Value) -> usize {
+    match tree {
+        Value::Array(elements) => 1 + elements.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// The error comes out of a reply as it went in; returns what kind it is.
+fn check_error(error: &CommandError) -> String {
+    let text = error.to_string();
+    if let CommandError::UnknownAction(echo) = error {
+        assert!(echo.len() <= ACTION_ECHO_BYTES_MAX);
+    } else {
+        assert!(text.len() <= 128, "the text has a fixed form: {text}");
+    }
+    let frame = errors(&mut FrameBuilder::new(), "r", [error]);
+    let reply: Value =
+        serde_json::from_str(super::payload_of(frame.bytes())).expect("a reply is JSON");
+    assert_eq!(reply["status"], "error");
+    assert_eq!(reply["data"]["errors"][0], text.as_str());
+    let kind = format!("{error:?}");
+    kind.split(['(', ' ']).next().unwrap_or_default().to_owned()
+}
+
+type Members = serde_json::Map<String, Value>;
+
+/// Reads the same text as a tree and compares.
+fn check_against_the_tree(text: &str, command: &Command<'_>) {
+    let tree = match serde_json::from_str::<Value>(text) {
+        Ok(Value::Object(tree)) => tree,
+        Ok(other) => panic!("a command out of {other}"),
+        Err(_) => {
+            // Members that mean nothing may hold what a tree cannot: deeper nesting, larger numbers, half a
+            // surrogate pair.
+            assert!(serde_json::from_str::<IgnoredAny>(text).is_ok(), "not JSON");
+            return;
+        }
+    };
+    let id = request_id(&tree).expect("valid");
+    match tree.get("request_id") {
+        Some(Value::Number(_)) => assert!(command.request_id.is_some()),
+        _ => assert_eq!(command.request_id.as_deref(), id),
+    }
+    let token = match tree.get("auth_token") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(token)) => Ok(Some(token.as_str()).filter(|token| !token.is_empty())),
+        Some(_) => Err(&CommandError::AuthenticationFailed),
+    };
+    assert_eq!(command.auth_token.as_ref().map(Option::as_deref), token);
+    match (&command.action, expected_action(&tree)) {
+        (Ok((action, label)), Ok(expected)) => {
+            assert_eq!(*action, expected);
+            let (name, metadata) = (labelled(&tree, "name"), labelled(&tree, "metadata"));
+            let name = name.and_then(Value::as_str).filter(|name| !name.is_empty());
+            assert_eq!(label.name.as_deref(), name);
+            let kept = label.metadata.map(|metadata| {
+                serde_json::from_str(metadata.get()).expect("part of a valid tree")
+            });
+            assert_eq!(kept.as_ref(), metadata);
+        }
+        (Err(CommandError::InvalidName), Ok(_)) => match labelled(&tree, "name") {
+            Some(Value::String(name)) => assert!(name.len() > NAME_BYTES_MAX),
+            name => assert!(name.is_some()),
+        },
+        (Err(CommandError::MetadataTooLarge(_)), Ok(_)) => {
+            assert!(labelled(&tree, "metadata").is_some());
+        }
+        (Err(CommandError::InvalidMetadata), Ok(_)) => {
+            assert!(labelled(&tree, "metadata").map_or(0, depth) > METADATA_DEPTH_MAX);
+        }
+        (Err(error), Err(expected)) => assert_eq!(*error, expected),
+        (found, expected) => panic!("{found:?} instead of {expected:?}"),
+    }
+}
+
+/// The request id, if it can be told: of a number a tree keeps the value and not the digits.
+fn request_id(tree: &Members) -> Result<Option<&str>, ()> {
+    match tree.get("request_id") {
+        None | Some(Value::Null | Value::Number(_)) => Ok(None),
+        Some(Value::String(id)) if id.len() > REQUEST_ID_BYTES_MAX => Err(()),
+        Some(Value::String(id)) => Ok(Some(id.as_str()).filter(|id| !id.is_empty())),
+        Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => Err(()),
+    }
+}
+
+/// A label's value: that of `data` counts before that of the top level, and `null` is none.
+fn labelled<'a>(tree: &'a Members, key: &str) -> Option<&'a Value> {
+    let of_data = tree.get("data").and_then(|data| data.get(key));
+    let is_there = |value: &&Value| !value.is_null();
+    of_data.filter(is_there).or(tree.get(key).filter(is_there))
+}
+
+fn text<'a>(members: &'a Members, key: &str) -> Option<&'a str> {
+    let value = members.get(key).and_then(Value::as_str);
+    value.filter(|text| !text.is_empty())
+}
+
+fn expected_action(tree: &Members) -> Result<Action<'_>, CommandError> {
+    let action = text(tree, "action").ok_or(CommandError::MissingAction)?;
+    let empty = Members::new();
+    let data = match tree.get("data") {
+        None | Some(Value::Null) => None,
+        Some(Value::Object(data)) => Some(data).filter(|data| !data.is_empty()),
+        Some(_) if action == "ping" => None,
+        Some(_) if matches!(action, "subscribe" | "unsubscribe") => {
+            return Err(CommandError::MissingData);
+        }
+        Some(_) => None,
+    };
+    let is_absent = |key| data.unwrap_or(&empty).get(key).is_none_or(Value::is_null);
+    let account = data.and_then(|data| text(data, "account_id"));
+    let bindings = data.and_then(|data| match text(data, "binding") {
+        Some(binding) => Some(vec![binding]),
+        None => data
+            .get("bindings")?
+            .as_array()?
+            .iter()
+            .map(|binding| binding.as_str().filter(|binding| !binding.is_empty()))
+            .collect::<Option<Vec<_>>>()
+            .filter(|bindings| !bindings.is_empty()),
+    });
+    let missing = CommandError::MissingKeys(MissingKeys {
+        account_id: account.is_none(),
+        binding: bindings.is_none(),
+    });
+    let cow = |bindings: Vec<_>| {
+        bindings
+            .into_iter()
+            .map(std::borrow::Cow::Borrowed)
+            .collect()
+    };
+    match (action, account, bindings) {
+        ("subscribe", _, _) if data.is_none() => Err(CommandError::MissingData),
+        ("subscribe", Some(account), Some(bindings)) => Ok(Action::Subscribe {
+            account_id: account.into(),
+            bindings: cow(bindings),
+        }),
+        ("subscribe", _, _) => Err(missing),
+        ("unsubscribe", _, _) if data.is_none() => Ok(Action::Unsubscribe(Unsubscribe::All)),
+        ("unsubscribe", account_id, Some(bindings)) => {
+            Ok(Action::Unsubscribe(Unsubscribe::Bindings {
+                account_id: account_id.map(Into::into),
+                bindings: cow(bindings),
+            }))
+        }
+        ("unsubscribe", Some(account), None) if is_absent("binding") && is_absent("bindings") => {
+            Ok(Action::Unsubscribe(Unsubscribe::Account(account.into())))
+        }
+        ("unsubscribe", _, None) => Err(missing),
+        ("ping", _, _) => Ok(Action::Ping),
+        (unknown, _, _) => {
+            let mut end = unknown.len().min(ACTION_ECHO_BYTES_MAX);
+            while !unknown.is_char_boundary(end) {
+                end -= 1;
+            }
+            Err(CommandError::UnknownAction(unknown[..end].into()))
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! What of a broker's bytes the AMQP client gets to see (AMQP rails 1 and 3).
+//!
+//! Input: one byte that seeds the cuts; then what a broker sends.
+//!
+//! Invariants, read off the frames by a second, plain parser and by the client's own: the same verdict however the
+//! bytes are cut, and the same bytes as far as they were passed on; nothing is added or taken away, and nothing but a
+//! start's table, a tune's heartbeat, a delivery's names and a content's flags, type and encoding is changed; no frame
+//! passes that is above its bound; a whole delivery or content that passes is one that the client can parse, with no
+//! table in it.
+
+use std::io::{self, Read};
+
+use amq_protocol::frame::{AMQPFrame, parse_frame};
+use amq_protocol::protocol::{AMQPClass, basic, connection};
+use blackhole::amqp::pass_through_guard;
+
+const HEADER_BYTES: usize = 7;
+const FRAME_BYTES_MAX: usize = 131_072;
+const METHOD_BYTES_MAX: usize = 16 << 10;
+const BODY_BYTES_MAX: u64 = 64 << 20;
+const BACKLOG_BYTES_MAX: u64 = 256 << 20;
+/// What of a content may be changed: class, weight, size, flags, and two names of at most 255 bytes.
+const CONTENT_BYTES_CHANGED: usize = 14 + 2 * 256;
+const FRAME_END: u8 = 0xCE;
+/// Above it a stream is not fed byte by byte, which costs its square.
+const SINGLE_BYTES_MAX: usize = 4096;
+
+const METHOD: u8 = 1;
+const CONTENT: u8 = 2;
+const START: [u8; 4] = [0, 10, 0, 10];
+const TUNE: [u8; 4] = [0, 10, 0, 30];
+const DELIVER: [u8; 4] = [0, 60, 0, 60];
+
+/// See the module's page.
+pub fn check(data: &[u8]) -> String {
+    let Some((&seed, stream)) = data.split_first() else {
+        return "nothing".to_owned();
+    };
+    let (passed, verdict) = pass(&[stream]);
+    let mut ways = vec![super::cut(stream, seed), super::cut(stream, !seed)];
+    if stream.len() <= SINGLE_BYTES_MAX {
+        ways.push(stream.chunks(1).collect());
+    }
+    for pieces in ways {
+        let (cut, cut_verdict) = pass(&pieces);
+        assert_eq!(cut_verdict, verdict, "cut {pieces:?}");
+        // Up to a violation, what stands before it is passed on or not, as the reads fall.
+        let common = cut.len().min(passed.len());
+        assert!(verdict.is_err() || cut.len() == passed.len());
+        assert_eq!(cut[..common], passed[..common], "cut {pieces:?}");
+        judge(stream, &cut);
+    }
+    judge(stream, &passed);
+    match verdict {
+        Err(violation) => violation,
+        Ok(()) if passed.len() < stream.len() => {
+            let held = stream.len() - passed.len();
+            assert!(
+                held < HEADER_BYTES + METHOD_BYTES_MAX,
+                "{held} bytes held back"
+            );
+            "in part".to_owned()
+        }
+        Ok(()) if passed == stream => "unchanged".to_owned(),
+        Ok(()) => "defused".to_owned(),
+    }
+}
+
+/// What is passed on of a stream that is read in these pieces, and whether it was refused.
+fn pass(pieces: &[&[u8]]) -> (Vec<u8>, Result<(), String>) {
+    let mut passed = Vec::new();
+    let verdict = pass_through_guard(Pieces(pieces.to_vec().into_iter(), &[]), &mut passed);
+    let verdict = verdict.map_err(|error| {
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        error.to_string()
+    });
+    (passed, verdict)
+}
+
+/// At most one piece a read; its rest stays for the next.
+struct Pieces<'a>(std::vec::IntoIter<&'a [u8]>, &'a [u8]);
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.1.is_empty() {
+            let Some(piece) = self.0.next() else {
+                return Ok(0);
+            };
+            self.1 = piece;
+        }
+        self.1.read(into)
+    }
+}
+
+/// Walks the frames that were passed on.
+fn judge(stream: &[u8], passed: &[u8]) {
+    assert!(passed.len() <= stream.len());
+    let mut bodies = 0;
+    let mut at = 0;
+    while at < passed.len() {
+        let header = &passed[at..at + HEADER_BYTES];
+        assert_eq!(header, &stream[at..at + HEADER_BYTES]);
+        let kind = header[0];
+        let size = u32::from_be_bytes([header[3], header[4], header[5], header[6]]) as usize;
+        assert!(
+            matches!(kind, METHOD | CONTENT | 3 | 8),
+            "a frame of kind {kind}"
+        );
+        assert!(size + 8 <= FRAME_BYTES_MAX, "a frame of {size} bytes");
+        let begin = at + HEADER_BYTES;
+        let end = begin + size;
+        let looked_at = match kind {
+            METHOD => size,
+            CONTENT => size.min(CONTENT_BYTES_CHANGED),
+            _ => 0,
+        };
+        let payload = &passed[begin..begin + looked_at];
+        let original = &stream[begin..begin + looked_at];
+        match kind {
+            METHOD => judge_method(payload, original),
+            CONTENT => bodies += judge_content(payload, original),
+            _ => {}
+        }
+        at = passed.len().min(end + 1);
+        assert_eq!(passed[begin + looked_at..at], stream[begin + looked_at..at]);
+        if passed.get(end) == Some(&FRAME_END) {
+            show_to_the_client(&passed[begin - HEADER_BYTES..=end], payload);
+        }
+    }
+    assert!(bodies <= BACKLOG_BYTES_MAX);
+}
+
+fn judge_method(payload: &[u8], original: &[u8]) {
+    assert!(
+        payload.len() <= METHOD_BYTES_MAX,
+        "a method of {} bytes",
+        payload.len()
+    );
+    match payload.first_chunk() {
+        Some(&START) => {
+            let table = u32::from_be_bytes([payload[6], payload[7], payload[8], payload[9]]);
+            let end = 10 + table as usize;
+            let table = &payload[10..end];
+            // Empty, too short to nest, or one array of bytes.
+            assert!(table.len() < 6 || table[..2] == *b"\0x");
+            let length = table.len().saturating_sub(6) as u32;
+            assert!(table.len() < 6 || table[2..6] == length.to_be_bytes());
+            assert_eq!(payload[..10], original[..10]);
+            assert_eq!(payload[end..], original[end..]);
+        }
+        Some(&TUNE) => {
+            assert_ne!(payload[10..12], [0, 0], "a heartbeat that is off");
+            assert_eq!(payload[..10], original[..10]);
+            assert_eq!(payload[12..], original[12..]);
+            assert!(original[10..12] == [0, 0] || original[10..12] == payload[10..12]);
+        }
+        Some(&DELIVER) => {
+            let tag_end = 5 + usize::from(payload[4]);
+            let exchange = tag_end + 9;
+            assert_eq!(payload[..exchange], original[..exchange]);
+            let key = judge_name(payload, original, exchange);
+            let end = judge_name(payload, original, key);
+            assert_eq!(payload[end..], original[end..]);
+        }
+        Some([_, class, _, method]) => {
+            assert_eq!(payload, original);
+            // Every method of the specification that carries a table, but for the start's.
+            let with_table = [
+                (10, 11),
+                (40, 10),
+                (40, 30),
+                (40, 40),
+                (50, 10),
+                (50, 20),
+                (50, 50),
+                (60, 20),
+            ];
+            let is_wide = payload[0] != 0 || payload[2] != 0;
+            assert!(is_wide || !with_table.contains(&(*class, *method)));
+        }
+        None => panic!("a method without a name"),
+    }
+}
+
+/// Checks the short string at `at` and returns where it ends.
+fn judge_name(payload: &[u8], original: &[u8], at: usize) -> usize {
+    let end = at + 1 + usize::from(payload[at]);
+    assert_eq!(payload[at], original[at]);
+    let (name, was) = (&payload[at + 1..end], &original[at + 1..end]);
+    assert!(
+        std::str::from_utf8(name).is_ok(),
+        "a name that is not UTF-8"
+    );
+    if std::str::from_utf8(was).is_ok() {
+        assert_eq!(name, was);
+    } else {
+        assert!(name.contains(&0x1A), "a substitution that does not show");
+    }
+    end
+}
+
+/// Checks one content and returns the length of its body.
+fn judge_content(payload: &[u8], original: &[u8]) -> u64 {
+    assert_eq!(payload[..12], original[..12]);
+    let [_, _, _, _, size @ ..] = payload.first_chunk::<12>().expect("a class and a size");
+    let body = u64::from_be_bytes(*size);
+    assert!(body <= BODY_BYTES_MAX, "a body of {body} bytes");
+    let flags = payload[12];
+    assert_eq!(
+        [flags, payload[13]],
+        [original[12] & 0xC0, 0],
+        "type and encoding alone"
+    );
+    let mut at = 14;
+    for flag in [0x80, 0x40] {
+        if flags & flag != 0 {
+            at = judge_name(payload, original, at);
+        }
+    }
+    assert_eq!(payload[at..], original[at..]);
+    body
+}
+
+/// The client's own parser, which ends the connection over what it cannot read.
+fn show_to_the_client(frame: &[u8], payload: &[u8]) {
+    let parsed = parse_frame(frame);
+    match parsed {
+        Ok((rest, AMQPFrame::Header(_, _, content))) => {
+            assert!(rest.is_empty() && content.properties.headers().is_none());
+        }
+        Ok((
+            _,
+            AMQPFrame::Method(_, AMQPClass::Connection(connection::AMQPMethod::Start(start))),
+        )) => {
+            assert!(start.server_properties.len() <= 1, "no table inside");
+        }
+        Ok((_, AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Deliver(_))))) => {}
+        Ok((_, AMQPFrame::Method(..))) => assert_ne!(payload.first_chunk(), Some(&DELIVER)),
+        Ok(_) => {}
+        // What a publisher has no hand in may fail: the consumer tag is ours.
+        Err(_) if payload.first_chunk() == Some(&DELIVER) => {
+            let tag = &payload[5..5 + usize::from(payload[4])];
+            assert!(
+                std::str::from_utf8(tag).is_err(),
+                "a delivery ends the connection"
+            );
+        }
+        Err(_) => assert_eq!(frame[0], METHOD, "a content ends the connection"),
+    }
+}
