@@ -4,12 +4,14 @@
 //! Invariant: [`Event::body`] is one valid JSON object, so it can stand inside a frame as it is, and
 //! `normalise` may walk it without re-checking it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
 use serde::Deserializer as _;
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::config::Style;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
@@ -120,59 +122,64 @@ impl EventHead {
     /// Reads the head of a body and checks that the whole of it is one JSON object. Linear, no tree.
     fn read(body: &str) -> Result<Self, EventError> {
         let mut json = serde_json::Deserializer::from_str(body);
-        let mut members = Members::default();
-        json.deserialize_map(TopLevel(&mut members))
-            .and_then(|()| json.end())
+        let members = json
+            .deserialize_map(MembersVisitor)
+            .and_then(|members| json.end().map(|()| members))
             .map_err(|_| EventError::NotJsonObject)?;
-        let account = members.account.or(members.channel_account);
+        let account = members
+            .account
+            .and_then(text)
+            .or_else(|| channel_account(members.channel_vars?));
         Ok(Self {
-            name: members.name,
-            doc_type: members.doc_type,
-            event: members.event,
+            name: members.name.and_then(text),
+            doc_type: members.doc_type.and_then(text),
+            event: members.event.and_then(text),
             account: account.and_then(|text| AccountId::parse(&text)),
         })
     }
 }
 
-/// What [`TopLevel`] collects.
+/// The members of an object that a head is made of, as they stand in the body: read only once the whole is known to
+/// be JSON, so that a value that is JSON but no text (half a surrogate pair, a number beyond any range) is as good as
+/// absent and no reason to drop the event.
 #[derive(Default)]
-struct Members {
-    name: Option<Box<str>>,
-    doc_type: Option<Box<str>>,
-    event: Option<Box<str>>,
-    account: Option<Box<str>>,
-    channel_account: Option<Box<str>>,
+struct Members<'b> {
+    name: Option<&'b RawValue>,
+    doc_type: Option<&'b RawValue>,
+    event: Option<&'b RawValue>,
+    account: Option<&'b RawValue>,
+    channel_vars: Option<&'b RawValue>,
 }
 
-struct TopLevel<'m>(&'m mut Members);
+struct MembersVisitor;
 
-impl<'de> Visitor<'de> for TopLevel<'_> {
-    type Value = ();
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(KeySeed)? {
-            match key {
-                Key::EventName => self.0.name = map.next_value_seed(TextSeed)?,
-                Key::Type => self.0.doc_type = map.next_value_seed(TextSeed)?,
-                Key::Event => self.0.event = map.next_value_seed(TextSeed)?,
-                Key::AccountId => self.0.account = map.next_value_seed(TextSeed)?,
-                Key::CustomChannelVars => {
-                    self.0.channel_account = map.next_value_seed(ChannelAccountSeed)?
-                }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+        let mut members = Members::default();
+        while let Some(key) = map.next_key()? {
+            let member = match Key::of(key) {
+                Key::EventName => &mut members.name,
+                Key::Type => &mut members.doc_type,
+                Key::Event => &mut members.event,
+                Key::AccountId => &mut members.account,
+                Key::CustomChannelVars => &mut members.channel_vars,
                 Key::Other => {
                     map.next_value::<IgnoredAny>()?;
+                    continue;
                 }
-            }
+            };
+            *member = Some(map.next_value()?);
         }
-        Ok(())
+        Ok(members)
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Key {
     EventName,
     Type,
@@ -182,123 +189,39 @@ enum Key {
     Other,
 }
 
-/// Recognises a member's key without allocating, escapes included.
-struct KeySeed;
-
-impl<'de> DeserializeSeed<'de> for KeySeed {
-    type Value = Key;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Key, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for KeySeed {
-    type Value = Key;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-        Ok(match key {
-            "Event-Name" => Key::EventName,
-            "Type" => Key::Type,
-            "Event" => Key::Event,
-            "Account-ID" => Key::AccountId,
-            "Custom-Channel-Vars" => Key::CustomChannelVars,
-            _ => Key::Other,
-        })
-    }
-}
-
-/// Implements the visits of a value that is not what one looks for: it is skipped.
-macro_rules! skip_other_values {
-    ($($visit:ident: $type:ty),*) => {
-        $(fn $visit<E>(self, _: $type) -> Result<Self::Value, E> {
-            Ok(None)
-        })*
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(None)
+impl Key {
+    /// Reads a member's key as it stands in the body; it allocates only where that has escapes. One with half a
+    /// surrogate pair is JSON, no text, and none of ours.
+    fn of(key: &RawValue) -> Self {
+        let text = match key
+            .get()
+            .strip_prefix('"')
+            .and_then(|key| key.strip_suffix('"'))
+        {
+            Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain),
+            _ => Cow::Owned(serde_json::from_str(key.get()).unwrap_or_default()),
+        };
+        match &*text {
+            "Event-Name" => Self::EventName,
+            "Type" => Self::Type,
+            "Event" => Self::Event,
+            "Account-ID" => Self::AccountId,
+            "Custom-Channel-Vars" => Self::CustomChannelVars,
+            _ => Self::Other,
         }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
-            while elements.next_element::<IgnoredAny>()?.is_some() {}
-            Ok(None)
-        }
-    };
-}
-
-/// A value when it is a non-empty string.
-struct TextSeed;
-
-impl<'de> DeserializeSeed<'de> for TextSeed {
-    type Value = Option<Box<str>>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for TextSeed {
-    type Value = Option<Box<str>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok((!text.is_empty()).then(|| text.into()))
-    }
-
-    skip_other_values!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64);
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
+/// The content of a string that is text and not empty.
+fn text(value: &RawValue) -> Option<Box<str>> {
+    let text: Box<str> = serde_json::from_str(value.get()).ok()?;
+    (!text.is_empty()).then_some(text)
 }
 
-/// `Account-ID` of a value when it is an object.
-struct ChannelAccountSeed;
-
-impl<'de> DeserializeSeed<'de> for ChannelAccountSeed {
-    type Value = Option<Box<str>>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for ChannelAccountSeed {
-    type Value = Option<Box<str>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut account = None;
-        while let Some(key) = map.next_key_seed(KeySeed)? {
-            if key == Key::AccountId {
-                account = map.next_value_seed(TextSeed)?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(account)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    skip_other_values!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64);
+/// `Account-ID` of `Custom-Channel-Vars`, if that is an object.
+fn channel_account(channel_vars: &RawValue) -> Option<Box<str>> {
+    let mut json = serde_json::Deserializer::from_str(channel_vars.get());
+    text(json.deserialize_map(MembersVisitor).ok()?.account?)
 }
 
 /// What a group contributes to a frame.
