@@ -401,9 +401,7 @@ fn normalise(body: &[u8], out: &mut Vec<u8>) {
                             .get(at + 1..key_end.saturating_sub(1))
                             .unwrap_or_default();
                         let value = skip_white(body, skip_white(body, key_end) + 1);
-                        if body.get(value) == Some(&b'n')
-                            || depth == 1 && PRIVATE_HEADERS.contains(&key)
-                        {
+                        if body.get(value) == Some(&b'n') || depth == 1 && is_private_header(key) {
                             at = value_end(body, value);
                             continue;
                         }
@@ -439,9 +437,8 @@ fn write_normalised_key(key: &[u8], out: &mut Vec<u8>) {
         out.push(b'"');
         return;
     }
-    let quoted = [b"\"", key, b"\""].concat();
-    match serde_json::from_slice::<String>(&quoted) {
-        Ok(text) => {
+    match unescaped(key) {
+        Some(text) => {
             let text: String = text
                 .chars()
                 .map(|c| {
@@ -454,8 +451,23 @@ fn write_normalised_key(key: &[u8], out: &mut Vec<u8>) {
                 .collect();
             write_json_text(out, &text);
         }
-        Err(_) => out.extend_from_slice(&quoted), // a lone surrogate: valid JSON, but no text
+        None => {
+            out.push(b'"');
+            out.extend_from_slice(key);
+            out.push(b'"');
+        }
     }
+}
+
+fn is_private_header(key: &[u8]) -> bool {
+    PRIVATE_HEADERS.contains(&key)
+        || key.contains(&b'\\')
+            && unescaped(key).is_some_and(|text| PRIVATE_HEADERS.contains(&text.as_bytes()))
+}
+
+/// The text of a key that is given with its escapes, or `None` for half a surrogate pair: valid JSON, but no text.
+fn unescaped(key: &[u8]) -> Option<String> {
+    serde_json::from_slice(&[b"\"", key, b"\""].concat()).ok()
 }
 
 fn skip_white(body: &[u8], at: usize) -> usize {
