@@ -93,8 +93,13 @@ impl Event {
         if body.len() > BODY_BYTES_MAX {
             return Err(EventError::TooLarge);
         }
-        body.truncate(body.trim_ascii_end().len());
-        let leading = body.len() - body.trim_ascii_start().len();
+        let trailing = body
+            .iter()
+            .rev()
+            .take_while(|byte| is_white(**byte))
+            .count();
+        body.truncate(body.len() - trailing);
+        let leading = skip_white(&body, 0);
         body.drain(..leading);
         let text = simdutf8::basic::from_utf8(&body).map_err(|_| EventError::NotUtf8)?;
         let head = EventHead::read(text)?;
@@ -470,12 +475,14 @@ fn unescaped(key: &[u8]) -> Option<String> {
     serde_json::from_slice(&[b"\"", key, b"\""].concat()).ok()
 }
 
+/// White space between JSON tokens (RFC 8259 section 2), which has no form feed.
+fn is_white(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
 fn skip_white(body: &[u8], at: usize) -> usize {
     let rest = body.get(at..).unwrap_or_default();
-    at + rest
-        .iter()
-        .take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))
-        .count()
+    at + rest.iter().take_while(|byte| is_white(**byte)).count()
 }
 
 /// Just behind the string, number or literal that starts at `at`; always beyond `at` unless at the end.
