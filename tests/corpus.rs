@@ -13,7 +13,7 @@ mod checks;
 use checks::Check;
 
 /// Mutations of each target's corpus, a part for each of its inputs.
-const MUTATIONS: usize = 4000;
+const MUTATIONS: usize = 20_000;
 
 /// Mutants grow to this length at most.
 const MUTANT_BYTES_MAX: usize = 8 << 10;

@@ -69,7 +69,7 @@ pub fn check(data: &[u8]) -> String {
 /// What is passed on of a stream that is read in these pieces, and whether it was refused.
 fn pass(pieces: &[&[u8]]) -> (Vec<u8>, Result<(), String>) {
     let mut passed = Vec::new();
-    let verdict = pass_through_guard(Pieces(pieces.to_vec().into_iter(), &[]), &mut passed);
+    let verdict = pass_through_guard(Pieces(pieces.iter(), &[]), &mut passed);
     let verdict = verdict.map_err(|error| {
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         error.to_string()
@@ -78,9 +78,9 @@ fn pass(pieces: &[&[u8]]) -> (Vec<u8>, Result<(), String>) {
 }
 
 /// At most one piece a read; its rest stays for the next.
-struct Pieces<'a>(std::vec::IntoIter<&'a [u8]>, &'a [u8]);
+struct Pieces<'p, 'a>(std::slice::Iter<'p, &'a [u8]>, &'a [u8]);
 
-impl Read for Pieces<'_> {
+impl Read for Pieces<'_, '_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.1.is_empty() {
             let Some(piece) = self.0.next() else {
