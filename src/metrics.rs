@@ -35,6 +35,12 @@ metrics! {
     counter connections_refused_full_total "Connections refused with 503 or closed because max_connections was reached.";
     counter accept_errors_total "Accepts that failed, out of descriptors or memory included.";
     counter accept_pauses_total "Pauses in accepting because the process ran out of descriptors or memory.";
+    counter proxy_headers_total "PROXY headers taken.";
+    counter proxy_peers_refused_total "Connections closed at once because proxy_protocol is required and they came from none of trusted_proxies.";
+    counter proxy_headers_missing_total "Connections of trusted proxies closed because no PROXY header came first.";
+    counter proxy_headers_malformed_total "Connections of trusted proxies closed because their PROXY header was malformed.";
+    counter proxy_headers_untrusted_total "PROXY headers refused with 400: unasked for, or from none of trusted_proxies.";
+    counter forwarded_peers_total "Upgrade requests whose peer was told by X-Forwarded-For or Forwarded.";
     counter handshakes_refused_total "Upgrade requests answered with a refusal.";
     counter handshakes_lost_total "Connections that ended before their request was answered.";
     counter handshake_timeouts_total "Connections closed because the handshake was not finished in time.";

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blackhole::config::{
-    AuthConfig, CODE_REFUSED, Config, DESCRIPTORS_RESERVED, Exit, SlowConsumerPolicy, SourceConfig,
-    Startup, Stream, Style, from_args, keys, reread,
+    AuthConfig, CODE_REFUSED, Config, DESCRIPTORS_RESERVED, Exit, ProxyProtocol,
+    SlowConsumerPolicy, SourceConfig, Startup, Stream, Style, from_args, keys, reread,
 };
 use serde_json::{Value, json};
 
@@ -543,6 +543,65 @@ fn a_reread_sees_the_changed_file_and_reports_a_broken_one() {
         error,
         format!("{file}: log_level: expected error, warn, info or debug, found 1")
     );
+}
+
+#[test]
+fn proxies_are_networks_or_addresses_and_a_proxy_protocol_needs_some() {
+    let config = runs(&["--auth=insecure"]);
+    assert_eq!(
+        (config.proxy_protocol, config.trusted_proxies.len()),
+        (ProxyProtocol::Off, 0)
+    );
+    let config = runs(&[
+        "--auth=insecure",
+        "--proxy-protocol=accept",
+        "--trusted-proxies=10.0.0.0/8,192.0.2.1",
+        "--trusted-proxies=2001:db8::/32",
+    ]);
+    assert_eq!(config.proxy_protocol, ProxyProtocol::Accept);
+    let networks: Vec<String> = config
+        .trusted_proxies
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(networks, ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"]);
+
+    let what = "an address or network such as 10.0.0.1, 10.0.0.0/8 or 2001:db8::/32";
+    for (line, expected) in [
+        (
+            &["--proxy-protocol", "v2"][..],
+            "--proxy-protocol: expected off, accept or required, found \"v2\"".to_owned(),
+        ),
+        (
+            &["--auth=insecure", "--proxy-protocol=required"],
+            "--trusted-proxies: expected at least one address or network such as 10.0.0.1 or 10.0.0.0/8, \
+             since proxy_protocol is not off"
+                .to_owned(),
+        ),
+        (
+            &["--trusted-proxies", "proxy.example"],
+            format!("--trusted-proxies: expected {what}, found \"proxy.example\""),
+        ),
+        (
+            &["--trusted-proxies", "10.0.0.0/33"],
+            format!("--trusted-proxies: expected {what}, found \"10.0.0.0/33\""),
+        ),
+        (
+            &["--trusted-proxies", "10.0.0.1/8"],
+            format!(
+                "--trusted-proxies: the address has bits beyond the length of its network; expected {what}, \
+                 found \"10.0.0.1/8\""
+            ),
+        ),
+        (
+            &["--trusted-proxies", "::ffff:10.0.0.0/104"],
+            format!(
+                "--trusted-proxies: IPv4 is to be written as IPv4; expected {what}, found \"::ffff:10.0.0.0/104\""
+            ),
+        ),
+    ] {
+        assert_eq!(refusal(line), expected, "{line:?}");
+    }
 }
 
 #[test]

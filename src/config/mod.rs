@@ -29,11 +29,13 @@ use std::time::Duration;
 pub use cli::{Key, keys};
 pub use exit::{CODE_REFUSED, Exit, Stream};
 
+use cidr::IpCidr;
+
 use crate::auth::{AuthError, Authenticator};
 use crate::routing::families::{Families, FamilyOptions, FamilySpec};
 use cli::{CommandLine, NoCommandLine};
 use options::Options;
-use values::{AuthName, Limit, Object, Setting, SourceName, Word};
+use values::{AuthName, Limit, Network, Object, Setting, SourceName, Word};
 
 /// Descriptors that are not for sessions: the listeners, admin connections, the broker, files, and the headroom
 /// in which a connection beyond the limit can still be accepted and told so.
@@ -175,6 +177,8 @@ impl Config {
             ip,
             port,
             reuse_port,
+            proxy_protocol,
+            trusted_proxies,
             admin,
             source,
             amqp,
@@ -222,6 +226,15 @@ impl Config {
                 problem: "expected at least one broker URL".to_owned(),
             });
         }
+        if proxy_protocol.0 != ProxyProtocol::Off && trusted_proxies.is_empty() {
+            return Err(ConfigError::Value {
+                place: place("trusted_proxies"),
+                problem: format!(
+                    "expected at least one {}, since proxy_protocol is not off",
+                    Network::WHAT
+                ),
+            });
+        }
         let auth = match auth.ok_or(ConfigError::NoAuth)?.0 {
             AuthName::Tokens(file) => AuthConfig::Tokens(file),
             AuthName::Insecure => AuthConfig::Insecure {
@@ -232,6 +245,11 @@ impl Config {
             ip: ip.0,
             port: port.0,
             reuse_port: reuse_port.0,
+            proxy_protocol: proxy_protocol.0,
+            trusted_proxies: trusted_proxies
+                .into_iter()
+                .map(|network| network.0.0)
+                .collect(),
             admin: admin.map(|admin| admin.0),
             amqp: amqp.into_iter().map(|url| url.0.0).collect(),
             source,
@@ -327,6 +345,10 @@ pub struct Config {
     pub port: u16,
     /// `reuse_port`: several processes share the port.
     pub reuse_port: bool,
+    /// `proxy_protocol`. Unless off, `trusted_proxies` is not empty.
+    pub proxy_protocol: ProxyProtocol,
+    /// `trusted_proxies`: none by default. IPv4 networks are never written within IPv6.
+    pub trusted_proxies: Vec<IpCidr>,
     /// `admin`: address of the admin listener; none by default.
     pub admin: Option<SocketAddr>,
     /// `amqp`: broker URLs, tried in turn. Contain passwords: never logged.
@@ -427,6 +449,18 @@ pub enum Style {
     Piston,
     /// `data`: the body normalised as Kazoo 4 does.
     Kazoo,
+}
+
+/// Whether proxies tell by PROXY header who is behind them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// They do not: a PROXY header is a malformed request.
+    #[default]
+    Off,
+    /// A trusted proxy may; from anybody else a PROXY header is a malformed request.
+    Accept,
+    /// A trusted proxy must, and nobody else may connect.
+    Required,
 }
 
 /// What happens to a session that reads too slowly (PROTOCOL 5).

@@ -9,9 +9,10 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::values::{
-    AuthName, BrokerUrl, Limit, Object, Rate, RealmTemplate, Setting, SourceName, Word, list,
+    AuthName, BrokerUrl, Limit, Network, Object, Rate, RealmTemplate, Setting, SourceName, Word,
+    list,
 };
-use super::{REALM_PLACEHOLDER, SlowConsumerPolicy, Style};
+use super::{ProxyProtocol, REALM_PLACEHOLDER, SlowConsumerPolicy, Style};
 use crate::routing::families::FamilyOptions;
 
 const LISTENING: &str = "Listening";
@@ -49,6 +50,13 @@ pub(crate) struct Options {
     /// Let several processes share the port (SO_REUSEPORT), one a core
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = LISTENING)]
     pub(crate) reuse_port: Setting<bool>,
+    /// PROXY headers (v1, v2) from trusted_proxies: off, accept (if one comes), or required (and nobody else may connect)
+    #[arg(long, value_name = "MODE", help_heading = LISTENING)]
+    pub(crate) proxy_protocol: Setting<ProxyProtocol>,
+    /// Proxies, as addresses or CIDR networks, whose word on who the client is counts: PROXY header, X-Forwarded-For, Forwarded
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = LISTENING)]
+    #[serde(deserialize_with = "list")]
+    pub(crate) trusted_proxies: Vec<Setting<Network>>,
     /// Address for /healthz, /readyz and /metrics; not for the public
     #[arg(long, value_name = "IP:PORT", help_heading = LISTENING)]
     pub(crate) admin: Option<Setting<SocketAddr>>,
@@ -165,6 +173,8 @@ impl Default for Options {
             ip: Setting(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             port: Setting(5555),
             reuse_port: Setting(false),
+            proxy_protocol: Setting(ProxyProtocol::Off),
+            trusted_proxies: Vec::new(),
             admin: None,
             source: Setting(SourceName::Amqp),
             amqp: vec![Setting(BrokerUrl(

@@ -10,11 +10,12 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use cidr::{IpCidr, IpInet};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::{REALM_PLACEHOLDER, SlowConsumerPolicy, Style};
+use super::{ProxyProtocol, REALM_PLACEHOLDER, SlowConsumerPolicy, Style};
 
 /// Longest part of a wrong value that an error message repeats, in characters.
 const FOUND_CHARS_MAX: usize = 60;
@@ -327,6 +328,66 @@ impl Text for Style {
             Self::Kazoo => "kazoo",
         }
         .to_owned()
+    }
+}
+
+impl Text for ProxyProtocol {
+    const EXPECTED: &str = "off, accept or required";
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "off" => Some(Self::Off),
+            "accept" => Some(Self::Accept),
+            "required" => Some(Self::Required),
+            _ => None,
+        }
+    }
+
+    fn print(&self) -> String {
+        match self {
+            Self::Off => "off",
+            Self::Accept => "accept",
+            Self::Required => "required",
+        }
+        .to_owned()
+    }
+}
+
+/// An entry of `trusted_proxies`: a network, or one address. Peers' addresses are unwrapped before they are looked
+/// up, so IPv4 within IPv6, which would match nobody, is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Network(pub(crate) IpCidr);
+
+impl Network {
+    /// What one is.
+    pub(crate) const WHAT: &str = "address or network such as 10.0.0.1 or 10.0.0.0/8";
+
+    fn is_wrapped(network: &IpCidr) -> bool {
+        network.is_ipv6() && network.first_address().to_canonical().is_ipv4()
+    }
+}
+
+impl Text for Network {
+    const EXPECTED: &str = "an address or network such as 10.0.0.1, 10.0.0.0/8 or 2001:db8::/32";
+
+    fn read(text: &str) -> Option<Self> {
+        let network = text.parse().ok()?;
+        (!Self::is_wrapped(&network)).then_some(Self(network))
+    }
+
+    fn hint(text: &str) -> Option<&'static str> {
+        let network = text.parse::<IpCidr>().ok();
+        let has_host_bits = text.parse::<IpInet>().is_ok();
+        match network {
+            Some(network) => Self::is_wrapped(&network).then_some("IPv4 is to be written as IPv4"),
+            None => {
+                has_host_bits.then_some("the address has bits beyond the length of its network")
+            }
+        }
+    }
+
+    fn print(&self) -> String {
+        self.0.to_string()
     }
 }
 

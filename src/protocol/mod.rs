@@ -4,6 +4,8 @@
 //! | module | owns |
 //! |---|---|
 //! | [`handshake`] | upgrade request -> response or refusal (PROTOCOL 2, RFC 6455 section 4) |
+//! | [`proxy`] | PROXY header -> who is behind a trusted proxy (PROXY protocol 1 and 2) |
+//! | [`forwarded`] | `X-Forwarded-For` and `Forwarded` of a trusted proxy -> the same (RFC 7239) |
 //! | [`codec`] | client bytes -> messages, over the loop's shared buffer (RFC 6455 section 5) |
 //! | [`frame`] | server frames: encoded once, shared by reference |
 //! | [`command`] | client text -> command; reply -> text (PROTOCOL 3) |
@@ -12,5 +14,7 @@
 pub mod codec;
 pub mod command;
 pub mod event;
+pub mod forwarded;
 pub mod frame;
 pub mod handshake;
+pub mod proxy;

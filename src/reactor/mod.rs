@@ -51,6 +51,7 @@ use crate::handoff::{AmqpBinding, FromSource, LoopEnd, ToSource};
 use crate::limits;
 use crate::protocol::command;
 use crate::protocol::event::{Event, EventScratch, EventTail};
+use crate::protocol::proxy::Preamble;
 use crate::routing::index::Match;
 use crate::routing::month::ActiveMonths;
 use crate::session::close::CloseReason;
@@ -95,6 +96,7 @@ pub struct Reactor<S> {
     trim: Trim,
     drain: Option<Drain>,
     slow_log: LogLimit,
+    proxy_log: LogLimit,
     /// Appends what other threads count to the metrics page.
     more_metrics: Box<dyn Fn(&mut String)>,
     trim_heap: fn(),
@@ -175,6 +177,7 @@ impl<S: Socket> Reactor<S> {
             trim: Trim::default(),
             drain: None,
             slow_log: LogLimit::default(),
+            proxy_log: LogLimit::default(),
             more_metrics: parts.more_metrics,
             trim_heap: parts.trim_heap,
         }
@@ -193,10 +196,24 @@ impl<S: Socket> Reactor<S> {
             .map(|connection| &mut connection.socket)
     }
 
-    /// Takes a connection in, to be read in the coming turn. Beyond `max_connections` it is told 503 and closed;
+    /// Takes a connection in, to be read in the coming turn. One that had to come from a trusted proxy and does not
+    /// is closed without a word (`None`). Beyond `max_connections` it is told 503 and closed;
     /// beyond [`limits::REFUSALS_MAX`] of those it is closed without a word (`None`).
     pub fn accept(&mut self, socket: S, peer: Peer, door: Door, now: Now) -> Option<ConnId> {
         self.hub.metrics.connections_accepted_total += 1;
+        let preamble = match door {
+            Door::Clients => self.hub.limits.proxies.preamble(peer.address().ip()),
+            Door::Admin => Some(Preamble::Done),
+        };
+        let Some(preamble) = preamble else {
+            self.hub.metrics.proxy_peers_refused_total += 1;
+            if let Some(count) = self.proxy_log.pass(now.clock) {
+                log::warn!(
+                    "connection from {peer} closed: not one of trusted_proxies ({count} such since the last line)"
+                );
+            }
+            return None;
+        };
         let is_full = self.connections.len() >= self.connections_max;
         if is_full {
             self.hub.metrics.connections_refused_full_total += u64::from(door == Door::Clients);
@@ -204,7 +221,7 @@ impl<S: Socket> Reactor<S> {
                 return None;
             }
         }
-        let session = Session::new(door, peer, self.hub.limits.style);
+        let session = Session::new(door, preamble, peer, self.hub.limits.style);
         let id = self.connections.insert(socket, session);
         let connection = self.connections.get_mut(id)?;
         if is_full && door == Door::Clients {
@@ -946,16 +963,19 @@ impl<S: Socket> Reactor<S> {
             reason.count(was_open, &mut self.hub.metrics);
             self.hub.metrics.sessions_closed_total += u64::from(was_open);
             let peer = connection.session.peer();
-            match reason {
-                CloseReason::SlowConsumer | CloseReason::OutboxesFull => {
-                    if let Some(count) = self.slow_log.pass(now.clock) {
-                        log::warn!(
-                            "session {peer} closed: {} ({count} such since the last line)",
-                            reason.word()
-                        );
-                    }
+            let limit = match reason {
+                CloseReason::SlowConsumer | CloseReason::OutboxesFull => &mut self.slow_log,
+                CloseReason::NoProxyHeader | CloseReason::BadProxyHeader => &mut self.proxy_log,
+                _ => {
+                    log::debug!("session {peer} ended: {}", reason.word());
+                    continue;
                 }
-                _ => log::debug!("session {peer} ended: {}", reason.word()),
+            };
+            if let Some(count) = limit.pass(now.clock) {
+                log::warn!(
+                    "session {peer} closed: {} ({count} such since the last line)",
+                    reason.word()
+                );
             }
         }
     }

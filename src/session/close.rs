@@ -31,6 +31,10 @@ pub enum CloseReason {
     Http,
     /// No close frame: the handshake took too long.
     HandshakeTimeout,
+    /// No close frame: a PROXY header must come first, and something else came.
+    NoProxyHeader,
+    /// No close frame: the PROXY header was malformed.
+    BadProxyHeader,
     /// No close frame: the connection broke, or ended without one.
     Lost,
 }
@@ -49,7 +53,12 @@ impl CloseReason {
             Self::TooBig => Some((1009, "message too big")),
             Self::Expired => Some((4401, "token expired")),
             Self::SlowConsumer | Self::OutboxesFull => Some((4408, "slow consumer")),
-            Self::Peer | Self::Http | Self::HandshakeTimeout | Self::Lost => None,
+            Self::Peer
+            | Self::Http
+            | Self::HandshakeTimeout
+            | Self::NoProxyHeader
+            | Self::BadProxyHeader
+            | Self::Lost => None,
         }
     }
 
@@ -70,6 +79,8 @@ impl CloseReason {
             Self::OutboxesFull => "slow consumer, largest of all outboxes",
             Self::Http => "HTTP response sent",
             Self::HandshakeTimeout => "handshake timeout",
+            Self::NoProxyHeader => "no PROXY header",
+            Self::BadProxyHeader => "malformed PROXY header",
             Self::Lost => "connection lost",
         }
     }
@@ -88,6 +99,8 @@ impl CloseReason {
             Self::SlowConsumer => &mut metrics.closes_slow_consumer_total,
             Self::OutboxesFull => &mut metrics.closes_outboxes_full_total,
             Self::HandshakeTimeout => &mut metrics.handshake_timeouts_total,
+            Self::NoProxyHeader => &mut metrics.proxy_headers_missing_total,
+            Self::BadProxyHeader => &mut metrics.proxy_headers_malformed_total,
             Self::Lost if was_open => &mut metrics.closes_lost_total,
             Self::Lost => &mut metrics.handshakes_lost_total,
             Self::Http => return,

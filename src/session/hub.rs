@@ -17,6 +17,7 @@ use crate::limits::LINGER;
 use crate::metrics::Metrics;
 use crate::protocol::codec::CodecLimits;
 use crate::protocol::frame::FrameBuilder;
+use crate::protocol::proxy::Proxies;
 use crate::routing::broker_bindings::{Acquired, BrokerBindings};
 use crate::routing::families::Families;
 use crate::routing::index::SubscriptionIndex;
@@ -66,6 +67,8 @@ pub struct SessionLimits {
     pub style: Style,
     /// `allowed_origins`.
     pub allowed_origins: Vec<String>,
+    /// `proxy_protocol`, `trusted_proxies`.
+    pub proxies: Proxies,
 }
 
 impl SessionLimits {
@@ -91,6 +94,7 @@ impl SessionLimits {
             gap_notices: config.gap_notices,
             style: config.style,
             allowed_origins: config.allowed_origins.clone(),
+            proxies: Proxies::new(config.proxy_protocol, config.trusted_proxies.clone()),
         }
     }
 }

@@ -39,6 +39,15 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// The address; an IPv4 one is never within IPv6.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::V4(ip, port) => SocketAddr::from((*ip, *port)),
+            Self::V6(address) => SocketAddr::V6(**address),
+        }
+    }
+
     /// The IP alone, as limits count it: an IPv6 address stands for its /64.
     #[must_use]
     pub fn network(&self) -> IpAddr {
@@ -99,6 +108,7 @@ mod tests {
         ] {
             let peer = Peer::from(address.parse::<SocketAddr>().expect("an address"));
             assert_eq!(peer.to_string(), id);
+            assert_eq!(peer.address().to_string(), id);
             assert_eq!(peer.network().to_string(), network);
         }
         assert_eq!(size_of::<Peer>(), 16);

@@ -39,8 +39,10 @@ use crate::config::{SlowConsumerPolicy, Style};
 use crate::limits::{HELD_BYTES_MAX, PONGS_PER_READ, UNREAD_BEHIND_FRAMES};
 use crate::protocol::codec::{Codec, CodecError, Item};
 use crate::protocol::command;
+use crate::protocol::forwarded;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::protocol::handshake::{self, Parsed, PlainRequest, Refusal, Refused, Request, Upgrade};
+use crate::protocol::proxy::{self, Preamble};
 use crate::routing::account::Scope;
 use crate::routing::index::SubscriptionList;
 
@@ -67,7 +69,11 @@ pub struct Session {
 #[derive(Debug)]
 enum Phase {
     /// Gathering a request's head; `None` until a part of one has arrived.
-    Handshake { door: Door, head: Option<Box<Head>> },
+    Handshake {
+        door: Door,
+        preamble: Preamble,
+        head: Option<Box<Head>>,
+    },
     /// Upgraded. `extra` is there only while it holds something.
     Open {
         codec: Codec,
@@ -103,7 +109,8 @@ pub enum Door {
     Admin,
 }
 
-/// A request's head that arrived in part; at most [`handshake::HEAD_BYTES_MAX`] and one read.
+/// A request's head, or the PROXY header before it, that arrived in part; at most [`handshake::HEAD_BYTES_MAX`]
+/// and one read.
 #[derive(Debug)]
 struct Head(Vec<u8>);
 
@@ -222,11 +229,15 @@ pub enum AfterFlush {
 }
 
 impl Session {
-    /// A connection that has said nothing yet.
+    /// A connection that has said nothing yet; `preamble` is what it must say first.
     #[must_use]
-    pub fn new(door: Door, peer: Peer, style: Style) -> Self {
+    pub fn new(door: Door, preamble: Preamble, peer: Peer, style: Style) -> Self {
         Self {
-            phase: Phase::Handshake { door, head: None },
+            phase: Phase::Handshake {
+                door,
+                preamble,
+                head: None,
+            },
             identity: None,
             outbox: Outbox::Empty,
             bucket: Bucket::default(),
@@ -236,7 +247,7 @@ impl Session {
         }
     }
 
-    /// The session id (PROTOCOL 1).
+    /// The session id (PROTOCOL 1). Until the upgrade it may be that of a proxy.
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.peer
@@ -339,13 +350,17 @@ impl Session {
         now: Now,
     ) -> Option<AdminPage> {
         match &mut self.phase {
-            Phase::Handshake { door, head } => {
-                let door = *door;
+            Phase::Handshake {
+                door,
+                preamble,
+                head,
+            } => {
+                let (door, preamble) = (*door, *preamble);
                 match head.take() {
-                    None => self.on_head(door, input, id, hub, now),
+                    None => self.on_start(door, preamble, input, id, hub, now),
                     Some(mut gathered) => {
                         gathered.0.extend_from_slice(input);
-                        self.on_head(door, &mut gathered.0, id, hub, now)
+                        self.on_start(door, preamble, &mut gathered.0, id, hub, now)
                     }
                 }
             }
@@ -357,22 +372,70 @@ impl Session {
         }
     }
 
+    /// Takes the PROXY header off, if one may come, and goes on with what is behind it.
+    fn on_start(
+        &mut self,
+        door: Door,
+        preamble: Preamble,
+        mut input: &mut [u8],
+        id: ConnId,
+        hub: &mut Hub,
+        now: Now,
+    ) -> Option<AdminPage> {
+        let preamble = match preamble {
+            Preamble::Done | Preamble::Nameless => preamble,
+            Preamble::Optional | Preamble::Required => match proxy::parse(input) {
+                proxy::Header::Incomplete => {
+                    self.gather(door, preamble, input);
+                    return None;
+                }
+                proxy::Header::Absent if preamble == Preamble::Optional => Preamble::Done,
+                proxy::Header::Absent => {
+                    self.close(CloseReason::NoProxyHeader, id, hub, now);
+                    return None;
+                }
+                proxy::Header::Malformed => {
+                    self.close(CloseReason::BadProxyHeader, id, hub, now);
+                    return None;
+                }
+                proxy::Header::Complete { consumed, source } => {
+                    hub.metrics.proxy_headers_total += 1;
+                    input = input.get_mut(consumed..).unwrap_or_default();
+                    match source {
+                        Some(source) => {
+                            self.peer = Peer::from(source);
+                            Preamble::Done
+                        }
+                        None => Preamble::Nameless,
+                    }
+                }
+            },
+        };
+        self.on_head(door, preamble, input, id, hub, now)
+    }
+
+    /// Keeps what arrived in part.
+    fn gather(&mut self, door: Door, preamble: Preamble, input: &[u8]) {
+        self.phase = Phase::Handshake {
+            door,
+            preamble,
+            head: Some(Box::new(Head(input.to_vec()))),
+        };
+    }
+
     fn on_head(
         &mut self,
         door: Door,
+        preamble: Preamble,
         input: &mut [u8],
         id: ConnId,
         hub: &mut Hub,
         now: Now,
     ) -> Option<AdminPage> {
-        let incomplete = |input: &[u8]| Phase::Handshake {
-            door,
-            head: Some(Box::new(Head(input.to_vec()))),
-        };
         if door == Door::Admin {
             let page = match handshake::parse_plain(input) {
                 Parsed::Incomplete => {
-                    self.phase = incomplete(input);
+                    self.gather(door, preamble, input);
                     return None;
                 }
                 Parsed::Complete {
@@ -398,13 +461,19 @@ impl Session {
         }
         let consumed = match handshake::parse(input) {
             Parsed::Incomplete => {
-                self.phase = incomplete(input);
+                self.gather(door, preamble, input);
                 return None;
             }
             Parsed::Complete {
-                request: Request::Refuse(refused),
+                request: Request::Refuse(mut refused),
                 ..
             } => {
+                if matches!(refused.refusal, Refusal::Malformed(_)) && proxy::is_header_start(input)
+                {
+                    hub.metrics.proxy_headers_untrusted_total += 1;
+                    refused.refusal =
+                        Refusal::Malformed("no PROXY header is taken from this address");
+                }
                 self.refuse(refused, id, hub, now);
                 return None;
             }
@@ -427,7 +496,9 @@ impl Session {
                 consumed,
                 request: Request::Upgrade(upgrade),
             } => {
-                match self.admit(&upgrade, hub, now) {
+                let head = input.get(..consumed).unwrap_or_default();
+                let told = self.take_forwarded(head, preamble, hub);
+                match told.and_then(|()| self.admit(&upgrade, hub, now)) {
                     Ok(identity) => self.open(&upgrade, identity, id, hub, now),
                     Err(refusal) => {
                         self.refuse(
@@ -451,6 +522,25 @@ impl Session {
             self.on_frames(rest, id, hub, now);
         }
         None
+    }
+
+    /// Makes the peer the one that a trusted proxy names in the head of its upgrade request.
+    fn take_forwarded(
+        &mut self,
+        head: &[u8],
+        preamble: Preamble,
+        hub: &mut Hub,
+    ) -> Result<(), Refusal> {
+        let proxies = &hub.limits.proxies;
+        let proxy = self.peer.address();
+        if preamble == Preamble::Nameless || !proxies.trust(proxy.ip()) {
+            return Ok(());
+        }
+        if let Some(peer) = forwarded::peer(head, proxy, proxies).map_err(Refusal::Malformed)? {
+            hub.metrics.forwarded_peers_total += 1;
+            self.peer = Peer::from(peer);
+        }
+        Ok(())
     }
 
     /// Decides on a valid upgrade; the place of its IP is taken only when all else is well.

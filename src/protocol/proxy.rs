@@ -1,0 +1,471 @@
+//! Which proxies are believed, and the PROXY header by which they tell who is behind them (HAProxy's PROXY
+//! protocol, versions 1 and 2): bytes that come before the request's head. What a proxy says within the head is
+//! [`super::forwarded`].
+//!
+//! Owns where a header ends and what it amounts to; what is between its ends is read by `ppp`, which is given
+//! whole headers only. Keeps nothing between calls: the caller holds the bytes until a header is complete.
+//!
+//! Rules: of a header only the source counts, and only that of a TCP connection over IP. The rest is skipped
+//! unread: the destination, and the type-length-values behind the addresses (a CRC-32C among them is not
+//! verified). A header that names no such source (`UNKNOWN`, `LOCAL`, Unix sockets, datagrams) leaves the
+//! connection's own address in place, as health checks of a balancer need it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use cidr::IpCidr;
+use ppp::{v1, v2};
+
+use super::handshake::HEAD_BYTES_MAX;
+use crate::config::ProxyProtocol;
+
+/// Longest PROXY header; one that is longer, or says that it will be, is malformed. As much as the head that
+/// follows may have: far more than addresses (216 bytes at most) and the usual values behind them.
+pub const HEADER_BYTES_MAX: usize = HEAD_BYTES_MAX;
+
+/// Longest line of version 1, CR LF included (PROXY protocol, section 2.1).
+const V1_BYTES_MAX: usize = 107;
+
+/// How a line of version 1 begins.
+const V1_START: &[u8] = b"PROXY ";
+
+/// How a line of version 1 begins whose rest is to be ignored (section 2.1).
+const V1_UNKNOWN: &[u8] = b"PROXY UNKNOWN";
+
+/// The bytes of version 2 before its addresses: signature, version and command, family, length (section 2.2).
+const V2_FIXED_BYTES: usize = 16;
+
+/// Version 2, command `LOCAL`: everything behind the length is to be ignored (section 2.2).
+const V2_LOCAL: u8 = 0x20;
+
+/// So much of version 2's signature cannot begin an HTTP request, which may have empty lines before it.
+const V2_TELLTALE: &[u8] = b"\r\n\r\n\0";
+
+/// What the bytes so far amount to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// A valid beginning: call again with more. Never for [`HEADER_BYTES_MAX`] bytes or more.
+    Incomplete,
+    /// Something else than a PROXY header.
+    Absent,
+    /// The beginning of a PROXY header, and no valid one whatever follows.
+    Malformed,
+    /// A whole one.
+    Complete {
+        /// Its bytes, at the start of the input. The request's head follows.
+        consumed: usize,
+        /// Who is behind the proxy; `None`: the connection's own address stands.
+        source: Option<SocketAddr>,
+    },
+}
+
+/// Reads what a proxy sent so far. Cost: linear in a line of version 1, constant for version 2; no allocation.
+#[must_use]
+pub fn parse(input: &[u8]) -> Header {
+    let signature = v2::PROTOCOL_PREFIX;
+    if input.starts_with(V1_START) {
+        parse_v1(input)
+    } else if input.starts_with(signature) {
+        parse_v2(input)
+    } else if V1_START.starts_with(input) || signature.starts_with(input) {
+        Header::Incomplete
+    } else {
+        Header::Absent
+    }
+}
+
+/// Whether bytes that are no HTTP request are the beginning of a PROXY header, so that who sent them can be told.
+#[must_use]
+pub fn is_header_start(input: &[u8]) -> bool {
+    input.starts_with(V1_START) || input.starts_with(V2_TELLTALE)
+}
+
+fn parse_v1(input: &[u8]) -> Header {
+    let within = input.get(..V1_BYTES_MAX).unwrap_or(input);
+    let end = within.windows(2).position(|window| window == b"\r\n");
+    let Some(line) = end.and_then(|end| within.get(..end + 2)) else {
+        return if within.len() < V1_BYTES_MAX {
+            Header::Incomplete
+        } else {
+            Header::Malformed
+        };
+    };
+    let consumed = line.len();
+    if let Some(rest) = line.strip_prefix(V1_UNKNOWN)
+        && matches!(rest.first(), Some(b' ' | b'\r'))
+    {
+        return Header::Complete {
+            consumed,
+            source: None,
+        };
+    }
+    let source = match v1::Header::try_from(line).map(|header| header.addresses) {
+        Ok(v1::Addresses::Tcp4(ip)) => Some((ip.source_address, ip.source_port).into()),
+        Ok(v1::Addresses::Tcp6(ip)) => Some((ip.source_address, ip.source_port).into()),
+        Ok(v1::Addresses::Unknown) => None,
+        Err(_) => return Header::Malformed,
+    };
+    Header::Complete { consumed, source }
+}
+
+fn parse_v2(input: &[u8]) -> Header {
+    let Some(fixed) = input.first_chunk::<V2_FIXED_BYTES>() else {
+        return Header::Incomplete;
+    };
+    let [.., command, _, high, low] = *fixed;
+    let consumed = V2_FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
+    if consumed > HEADER_BYTES_MAX {
+        return Header::Malformed;
+    }
+    let Some(header) = input.get(..consumed) else {
+        return Header::Incomplete;
+    };
+    if command == V2_LOCAL {
+        return Header::Complete {
+            consumed,
+            source: None,
+        };
+    }
+    let source = match v2::Header::try_from(header) {
+        Ok(header) => match (header.protocol, header.addresses) {
+            (v2::Protocol::Stream, v2::Addresses::IPv4(ip)) => {
+                Some((ip.source_address, ip.source_port).into())
+            }
+            (v2::Protocol::Stream, v2::Addresses::IPv6(ip)) => {
+                Some((ip.source_address, ip.source_port).into())
+            }
+            _ => None,
+        },
+        Err(_) => return Header::Malformed,
+    };
+    Header::Complete { consumed, source }
+}
+
+/// Where a connection on the websocket port stands with its PROXY header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preamble {
+    /// None can come, or one came and told the peer: the request's head is next.
+    Done,
+    /// One may come before the request's head.
+    Optional,
+    /// One must come before the request's head.
+    Required,
+    /// One came and told no peer. The request's head is next, and what it says of the peer does not count: the
+    /// proxy has passed on the bytes of somebody it does not name, who may have written it.
+    Nameless,
+}
+
+/// Which proxies are believed (`trusted_proxies`), and whether they send PROXY headers (`proxy_protocol`).
+#[derive(Clone, Debug, Default)]
+pub struct Proxies {
+    protocol: ProxyProtocol,
+    trusted: Vec<IpCidr>,
+}
+
+impl Proxies {
+    /// The two keys together.
+    #[must_use]
+    pub fn new(protocol: ProxyProtocol, trusted: Vec<IpCidr>) -> Self {
+        Self { protocol, trusted }
+    }
+
+    /// Whether what `peer` says of others is believed. IPv4 within IPv6 must have been unwrapped. Cost: the number
+    /// of networks.
+    #[must_use]
+    pub fn trust(&self, peer: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(&peer))
+    }
+
+    /// How a connection from `peer` begins; `None`: it is not to be taken, since only proxies may connect.
+    #[must_use]
+    pub fn preamble(&self, peer: IpAddr) -> Option<Preamble> {
+        match self.protocol {
+            ProxyProtocol::Off => Some(Preamble::Done),
+            ProxyProtocol::Accept if self.trust(peer) => Some(Preamble::Optional),
+            ProxyProtocol::Accept => Some(Preamble::Done),
+            ProxyProtocol::Required => self.trust(peer).then_some(Preamble::Required),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn complete(consumed: usize, source: Option<&str>) -> Header {
+        Header::Complete {
+            consumed,
+            source: source.map(|source| source.parse().expect("an address")),
+        }
+    }
+
+    /// A header of version 2: command, family, what follows.
+    fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(block.len()).expect("a length");
+        let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+        header.extend([command, family]);
+        header.extend(length.to_be_bytes());
+        header.extend(block);
+        header
+    }
+
+    /// Source 203.0.113.7:4711, destination 192.0.2.1:443.
+    const IPV4: [u8; 12] = [203, 0, 113, 7, 192, 0, 2, 1, 0x12, 0x67, 1, 0xBB];
+
+    /// Source [2001:db8::7]:4711, destination [2001:db8::1]:443.
+    fn ipv6() -> Vec<u8> {
+        let mut block = Vec::new();
+        for last in [7, 1] {
+            block.extend([0x20, 1, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        }
+        block.extend([0x12, 0x67, 1, 0xBB]);
+        block
+    }
+
+    fn well_formed() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
+        let line = |line: &str| line.as_bytes().to_vec();
+        let with_tlvs = |block: &[u8], tlvs: &[u8]| [block, tlvs].concat();
+        let (v4, v6) = (Some("203.0.113.7:4711"), Some("[2001:db8::7]:4711"));
+        let longest_v1 = "PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff \
+                          ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
+        assert_eq!(longest_v1.len(), V1_BYTES_MAX);
+        vec![
+            (
+                "v1 over IPv4",
+                line("PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n"),
+                v4,
+            ),
+            (
+                "v1 over IPv6",
+                line("PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n"),
+                v6,
+            ),
+            ("v1 unknown", line("PROXY UNKNOWN\r\n"), None),
+            ("v1 unknown, longest", line(longest_v1), None),
+            (
+                "v1 unknown with whatever behind",
+                line("PROXY UNKNOWN a  b \0 c d e f g\r\n"),
+                None,
+            ),
+            ("v2 over IPv4", v2(0x21, 0x11, &IPV4), v4),
+            ("v2 over IPv6", v2(0x21, 0x21, &ipv6()), v6),
+            (
+                "v2 with values behind the addresses",
+                v2(0x21, 0x11, &with_tlvs(&IPV4, &[4, 0, 2, 1, 2])),
+                v4,
+            ),
+            (
+                "v2 with values that are none",
+                v2(0x21, 0x21, &with_tlvs(&ipv6(), &[4, 0xFF])),
+                v6,
+            ),
+            (
+                "v2, longest",
+                v2(
+                    0x21,
+                    0x11,
+                    &with_tlvs(&IPV4, &vec![0xEE; HEADER_BYTES_MAX - 28]),
+                ),
+                v4,
+            ),
+            ("v2 over a Unix socket", v2(0x21, 0x31, &[b'x'; 216]), None),
+            ("v2 datagrams over IPv4", v2(0x21, 0x12, &IPV4), None),
+            ("v2 datagrams over IPv6", v2(0x21, 0x22, &ipv6()), None),
+            ("v2 unspecified", v2(0x21, 0x00, &[]), None),
+            (
+                "v2 unspecified with something behind",
+                v2(0x21, 0x00, &IPV4),
+                None,
+            ),
+            ("v2 local", v2(0x20, 0x00, &[]), None),
+            ("v2 local with addresses", v2(0x20, 0x11, &IPV4), None),
+            (
+                "v2 local of a family without its addresses",
+                v2(0x20, 0x21, &[]),
+                None,
+            ),
+        ]
+    }
+
+    #[test]
+    fn every_kind_of_header_tells_its_source_and_its_end_wherever_it_is_cut() {
+        for (name, header, source) in well_formed() {
+            for cut in 0..header.len() {
+                assert_eq!(parse(&header[..cut]), Header::Incomplete, "{name}: {cut}");
+            }
+            for behind in [
+                "",
+                "G",
+                "GET / HTTP/1.1\r\n\r\n",
+                "\r\n",
+                "PROXY UNKNOWN\r\n",
+            ] {
+                let input = [&header, behind.as_bytes()].concat();
+                assert_eq!(parse(&input), complete(header.len(), source), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_malformed_header_is_seen_and_stays_so_with_more_bytes() {
+        let long_line = format!("PROXY UNKNOWN {}\r\n", "x".repeat(V1_BYTES_MAX - 15));
+        let long_block = [&IPV4[..], &vec![0; HEADER_BYTES_MAX - 27]].concat();
+        let mut rows: Vec<Vec<u8>> = [
+            "PROXY \r\n",
+            "PROXY TCP4\r\n",
+            "PROXY TCP5 1.2.3.4 1.2.3.4 1 2\r\n",
+            "PROXY tcp4 1.2.3.4 1.2.3.4 1 2\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 1 2 \r\n",
+            "PROXY TCP4  1.2.3.4 1.2.3.4 1 2\r\n",
+            "PROXY TCP4 1.2.3.256 1.2.3.4 1 2\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 01 2\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 -1 2\r\n",
+            "PROXY TCP4 ::1 ::1 1 2\r\n",
+            "PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\rx\r\n",
+            "PROXY TCP4 1.2.3.\u{661} 1.2.3.4 1 2\r\n",
+            "PROXY UNKNOWNS\r\n",
+            &long_line,
+        ]
+        .map(|line| line.as_bytes().to_vec())
+        .to_vec();
+        rows.extend([
+            v2(0x11, 0x11, &IPV4),
+            v2(0x31, 0x11, &IPV4),
+            v2(0x22, 0x11, &IPV4),
+            v2(0x21, 0x41, &IPV4),
+            v2(0x21, 0x13, &IPV4),
+            v2(0x21, 0x11, &IPV4[..11]),
+            v2(0x21, 0x21, &ipv6()[..35]),
+            v2(0x21, 0x31, &[0; 215]),
+            v2(0x21, 0x11, &long_block),
+            v2(0x20, 0x11, &long_block),
+        ]);
+        for row in rows {
+            let shown = row.escape_ascii().to_string();
+            let mut is_malformed = false;
+            for cut in 0..=row.len() {
+                match parse(&row[..cut]) {
+                    Header::Incomplete => assert!(!is_malformed, "{shown}: {cut}"),
+                    Header::Malformed => is_malformed = true,
+                    other => panic!("{shown}: {cut}: {other:?}"),
+                }
+            }
+            assert!(is_malformed, "{shown}");
+        }
+    }
+
+    #[test]
+    fn the_bound_of_version_2_is_seen_before_the_bytes_have_come() {
+        let header = v2(0x21, 0x11, &[0; 0xFFFF]);
+        assert_eq!(parse(&header[..15]), Header::Incomplete);
+        assert_eq!(parse(&header[..16]), Header::Malformed);
+    }
+
+    #[test]
+    fn what_is_no_proxy_header_is_left_to_others() {
+        for (input, expected) in [
+            ("", Header::Incomplete),
+            ("P", Header::Incomplete),
+            ("\r\n\r\n", Header::Incomplete),
+            ("GET / HTTP/1.1\r\n", Header::Absent),
+            ("POST / HTTP/1.1\r\n", Header::Absent),
+            ("\r\nGET / HTTP/1.1\r\n", Header::Absent),
+            ("\r\n\r\nG", Header::Absent),
+            ("\r\n\r\n\0x", Header::Absent),
+            ("proxy TCP4", Header::Absent),
+            ("PROXY\t", Header::Absent),
+            ("\x16\x03\x01", Header::Absent),
+        ] {
+            assert_eq!(parse(input.as_bytes()), expected, "{input:?}");
+        }
+        for (input, expected) in [
+            ("PROXY TCP4 1", true),
+            ("\r\n\r\n\0", true),
+            ("PROXY", false),
+            ("\r\n\r\nGET", false),
+            ("GET / HTTP/1.1", false),
+        ] {
+            assert_eq!(is_header_start(input.as_bytes()), expected, "{input:?}");
+        }
+    }
+
+    #[test]
+    fn trusted_peers_may_or_must_send_a_header_and_others_may_not() {
+        use ProxyProtocol::{Accept, Off, Required};
+        let networks = || {
+            let networks = ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"];
+            networks.map(|network| network.parse().expect("a network"))
+        };
+        for (peer, trusted) in [
+            ("10.0.0.0", true),
+            ("10.255.255.255", true),
+            ("11.0.0.0", false),
+            ("9.255.255.255", false),
+            ("192.0.2.1", true),
+            ("192.0.2.2", false),
+            ("2001:db8:ffff::", true),
+            ("2001:db9::", false),
+            ("::ffff:10.0.0.1", false),
+        ] {
+            let ip = peer.parse().expect("an address");
+            let preamble = |mode| Proxies::new(mode, networks().to_vec()).preamble(ip);
+            let (accept, required) = if trusted {
+                (Preamble::Optional, Some(Preamble::Required))
+            } else {
+                (Preamble::Done, None)
+            };
+            assert_eq!(preamble(Off), Some(Preamble::Done), "{peer}");
+            assert_eq!(preamble(Accept), Some(accept), "{peer}");
+            assert_eq!(preamble(Required), required, "{peer}");
+        }
+        assert!(!Proxies::default().trust(IpAddr::from([127, 0, 0, 1])));
+    }
+
+    /// Bytes that are likely to get past the first checks.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let noise = || prop::collection::vec(any::<u8>(), 0..300);
+        let mutated = (
+            0..well_formed().len(),
+            any::<prop::sample::Index>(),
+            1..=255u8,
+        );
+        prop_oneof![
+            noise(),
+            noise().prop_map(|tail| [V1_START, &tail].concat()),
+            noise().prop_map(|tail| [v2::PROTOCOL_PREFIX, &tail].concat()),
+            "PROXY (TCP4|TCP6|UNKNOWN) [0-9a-f.:]{0,20} [0-9.:]{0,20} [0-9]{0,6} [0-9]{0,6}\r?\n?"
+                .prop_map(String::into_bytes),
+            mutated.prop_map(|(row, at, change)| {
+                let (_, mut header, _) = well_formed().swap_remove(row);
+                let at = at.index(header.len());
+                header[at] ^= change;
+                header
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_and_what_was_decided_stays_decided(input in bytes()) {
+            let mut decided = None;
+            for cut in 0..=input.len() {
+                let found = parse(&input[..cut]);
+                if let Some(decided) = decided {
+                    prop_assert_eq!(found, decided);
+                } else if found != Header::Incomplete {
+                    decided = Some(found);
+                }
+                match found {
+                    Header::Incomplete => prop_assert!(cut < HEADER_BYTES_MAX),
+                    Header::Complete { consumed, .. } => prop_assert!(consumed <= cut),
+                    Header::Absent | Header::Malformed => {}
+                }
+            }
+        }
+    }
+}
