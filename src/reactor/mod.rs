@@ -25,6 +25,8 @@
 //! | [`connections`] | the table |
 //! | [`flush_list`] | who is to be written to, and how much may merge meanwhile |
 //! | [`drain`] | closing everything, spread over time |
+//! | `sweep` | the slow walk over all sessions: expired tokens |
+//! | `trim` | giving memory back in the quiet after a burst |
 //! | [`admin`] | the pages of the admin listener |
 //! | [`socket`] | what is needed of a socket |
 
@@ -35,6 +37,8 @@ pub mod flush_list;
 pub mod listener;
 pub mod server;
 pub mod socket;
+mod sweep;
+mod trim;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -46,6 +50,8 @@ use self::connections::{Connection, Connections};
 use self::drain::Drain;
 use self::flush_list::FlushList;
 use self::socket::Socket;
+use self::sweep::Sweep;
+use self::trim::Trim;
 use crate::config::SlowConsumerPolicy;
 use crate::handoff::{AmqpBinding, FromSource, LoopEnd, ToSource};
 use crate::limits;
@@ -100,25 +106,6 @@ pub struct Reactor<S> {
     /// Appends what other threads count to the metrics page.
     more_metrics: Box<dyn Fn(&mut String)>,
     trim_heap: fn(),
-}
-
-/// The slow walk over all sessions.
-#[derive(Debug, Default)]
-struct Sweep {
-    due: Duration,
-    next_slot: u32,
-    /// A pass has begun and is not through.
-    is_under_way: bool,
-}
-
-/// When to give memory back to the system.
-#[derive(Debug, Default)]
-struct Trim {
-    /// Outbox queues and sessions freed until the last trim.
-    freed: u64,
-    /// Writes until the last turn: a turn that writes is not quiet.
-    writes: u64,
-    due: Option<Duration>,
 }
 
 /// Lets a line through once an interval and counts the rest.
@@ -272,9 +259,9 @@ impl<S: Socket> Reactor<S> {
         {
             return Duration::ZERO;
         }
-        let sweep = self.is_sweeping().then_some(self.sweep.due);
+        let sweep = self.sweep_due();
         let drain = self.drain.as_ref().map(|drain| drain.next_due());
-        [self.hub.deadlines.next_due(), sweep, self.trim.due, drain]
+        [self.hub.deadlines.next_due(), sweep, self.trim.due(), drain]
             .into_iter()
             .flatten()
             .map(|due| due.saturating_sub(now.clock))
@@ -747,68 +734,6 @@ impl<S: Socket> Reactor<S> {
         }
         for (binding, users) in &needless {
             self.hub.release_for(binding, *users);
-        }
-    }
-
-    /// Visits a part of all sessions: closes those whose token has expired. A pass that finds no token with an
-    /// expiry is the last, until a session comes by another.
-    fn sweep(&mut self, now: Now) {
-        if !self.is_sweeping() || now.clock < self.sweep.due {
-            return;
-        }
-        if !self.sweep.is_under_way {
-            self.hub.tokens_expire = false;
-            self.sweep.is_under_way = true;
-        }
-        self.sweep.due = now.clock + limits::SWEEP_INTERVAL;
-        let slots = self.connections.slots();
-        let visits = (slots as usize / limits::SWEEP_STEPS).max(limits::SWEEP_SESSIONS_MIN);
-        for _ in 0..visits {
-            if self.sweep.next_slot >= slots {
-                let due = self.sweep.due;
-                self.sweep = Sweep {
-                    due,
-                    ..Sweep::default()
-                };
-                return;
-            }
-            let slot = self.sweep.next_slot;
-            self.sweep.next_slot += 1;
-            let Some((id, connection)) = self.connections.at_slot(slot) else {
-                continue;
-            };
-            if let Some(expires) = connection.session.expires()
-                && connection.session.is_open()
-            {
-                // There is one to look at again, in the next pass.
-                self.hub.tokens_expire = true;
-                if expires <= now.unix {
-                    self.close(id, CloseReason::Expired, now);
-                }
-            }
-        }
-    }
-
-    fn is_sweeping(&self) -> bool {
-        self.sweep.is_under_way || self.hub.tokens_expire
-    }
-
-    /// Gives memory back to the system in the quiet after a burst (DESIGN, The turn, 6).
-    fn trim(&mut self, now: Now) {
-        let freed = self.hub.totals.queues_freed + self.hub.metrics.sessions_closed_total;
-        let writes = self.hub.metrics.writes_total;
-        let is_worth_it = freed - self.trim.freed >= limits::TRIM_MIN_FREED;
-        if !is_worth_it || writes != self.trim.writes {
-            self.trim.writes = writes;
-            self.trim.due = is_worth_it.then(|| now.clock + limits::TRIM_AFTER);
-        } else if self.trim.due.is_some_and(|due| due <= now.clock) {
-            self.trim.freed = freed;
-            self.trim.due = None;
-            self.flush.shrink();
-            self.reread.shrink_to(self.reread.len());
-            self.connections.shrink_if_empty();
-            (self.trim_heap)();
-            self.hub.metrics.heap_trims_total += 1;
         }
     }
 

@@ -1,0 +1,47 @@
+//! Memory after a burst: the allocator keeps what was freed resident until it is told to give it back (DESIGN, The
+//! turn, 6), which is done once, in the quiet that follows.
+
+use std::time::Duration;
+
+use super::Reactor;
+use super::socket::Socket;
+use crate::limits;
+use crate::session::hub::Now;
+
+/// When to give memory back to the system.
+#[derive(Debug, Default)]
+pub(super) struct Trim {
+    /// Outbox queues and sessions freed until the last trim.
+    freed: u64,
+    /// Writes until the last turn: a turn that writes is not quiet.
+    writes: u64,
+    due: Option<Duration>,
+}
+
+impl Trim {
+    /// When the quiet will have lasted long enough.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.due
+    }
+}
+
+impl<S: Socket> Reactor<S> {
+    /// Gives memory back to the system in the quiet after a burst (DESIGN, The turn, 6).
+    pub(super) fn trim(&mut self, now: Now) {
+        let freed = self.hub.totals.queues_freed + self.hub.metrics.sessions_closed_total;
+        let writes = self.hub.metrics.writes_total;
+        let is_worth_it = freed - self.trim.freed >= limits::TRIM_MIN_FREED;
+        if !is_worth_it || writes != self.trim.writes {
+            self.trim.writes = writes;
+            self.trim.due = is_worth_it.then(|| now.clock + limits::TRIM_AFTER);
+        } else if self.trim.due.is_some_and(|due| due <= now.clock) {
+            self.trim.freed = freed;
+            self.trim.due = None;
+            self.flush.shrink();
+            self.reread.shrink_to(self.reread.len());
+            self.connections.shrink_if_empty();
+            (self.trim_heap)();
+            self.hub.metrics.heap_trims_total += 1;
+        }
+    }
+}
