@@ -6,25 +6,19 @@ use crate::handoff::HANDOFF_EVENTS_MAX;
 use crate::metrics::write_metric;
 use crate::protocol::handshake::{TEXT, response};
 use crate::session::AdminPage;
-use crate::session::hub::{Admission, SourceState};
+use crate::session::hub::SourceState;
 
 /// The whole response for `page`. Cost of the metrics: one pass over nothing but the counters.
 #[must_use]
 pub fn page<S: Socket>(page: AdminPage, reactor: &Reactor<S>) -> Vec<u8> {
     match page {
         AdminPage::Health => response("200 OK", TEXT, "", "ok\n", false),
-        AdminPage::Ready => match (reactor.hub.admission, reactor.hub.source) {
-            (Admission::Draining, _) => {
-                response("503 Service Unavailable", TEXT, "", "going away\n", false)
+        AdminPage::Ready => match reactor.hub.unready() {
+            None => response("200 OK", TEXT, "", "ready\n", false),
+            Some(why) => {
+                let body = format!("{}\n", why.text());
+                response("503 Service Unavailable", TEXT, "", &body, false)
             }
-            (Admission::Open, SourceState::Up) => response("200 OK", TEXT, "", "ready\n", false),
-            (Admission::Open, SourceState::Starting | SourceState::Away { .. }) => response(
-                "503 Service Unavailable",
-                TEXT,
-                "",
-                "event source unavailable\n",
-                false,
-            ),
         },
         AdminPage::Metrics => response(
             "200 OK",
@@ -141,7 +135,7 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "ready",
             "Whether sessions are taken and events come.",
-            usize::from(hub.is_ready()),
+            usize::from(hub.unready().is_none()),
         ),
         (
             "counted_ips",

@@ -112,19 +112,6 @@ impl<S> Connections<S> {
     }
 
     /// All connections in slot order.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut Connection<S>)> {
-        self.slab.iter_mut().map(|(slot, connection)| {
-            (
-                ConnId {
-                    slot: slot as u32,
-                    generation: connection.generation,
-                },
-                connection,
-            )
-        })
-    }
-
-    /// All connections in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Connection<S>)> {
         self.slab.iter().map(|(slot, connection)| {
             (

@@ -17,6 +17,7 @@ use crate::limits::LINGER;
 use crate::metrics::Metrics;
 use crate::protocol::codec::CodecLimits;
 use crate::protocol::frame::FrameBuilder;
+use crate::protocol::handshake::Refusal;
 use crate::protocol::proxy::Proxies;
 use crate::routing::broker_bindings::{Acquired, BrokerBindings};
 use crate::routing::families::Families;
@@ -197,10 +198,16 @@ impl Hub {
         }
     }
 
-    /// Whether the process takes sessions and has its events: what balancers are told.
+    /// Why balancers are to send nobody here; `None`: sessions are taken and events come.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.admission == Admission::Open && self.source == SourceState::Up
+    pub fn unready(&self) -> Option<Refusal> {
+        match (self.admission, self.source) {
+            (Admission::Draining, _) => Some(Refusal::Draining),
+            (Admission::Open, SourceState::Up) => None,
+            (Admission::Open, SourceState::Starting | SourceState::Away { .. }) => {
+                Some(Refusal::SourceDown)
+            }
+        }
     }
 
     /// Counts one more user of a binding and asks the source for it when it is the first.

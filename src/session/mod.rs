@@ -37,7 +37,7 @@ use serde_json::value::RawValue;
 use crate::auth::{Identity, Verdict};
 use crate::config::{SlowConsumerPolicy, Style};
 use crate::limits::{HELD_BYTES_MAX, PONGS_PER_READ, UNREAD_BEHIND_FRAMES};
-use crate::protocol::codec::{Codec, CodecError, Item};
+use crate::protocol::codec::{Codec, Item};
 use crate::protocol::command;
 use crate::protocol::forwarded;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
@@ -49,7 +49,7 @@ use crate::routing::index::SubscriptionList;
 use self::bucket::Bucket;
 use self::close::CloseReason;
 use self::commands::Waiting;
-use self::hub::{Admission, Hub, Now, SourceState};
+use self::hub::{Admission, Hub, Now};
 use self::id::{ConnId, Peer};
 use self::outbox::Outbox;
 
@@ -482,13 +482,7 @@ impl Session {
                 ..
             } => {
                 hub.metrics.probes_total += 1;
-                let unready = match (hub.admission, hub.source) {
-                    (Admission::Draining, _) => Some(Refusal::Draining),
-                    (Admission::Open, SourceState::Up) => None,
-                    (Admission::Open, SourceState::Starting | SourceState::Away { .. }) => {
-                        Some(Refusal::SourceDown)
-                    }
-                };
+                let unready = hub.unready();
                 self.respond(&handshake::probe_response(method, unready), id, hub, now);
                 return None;
             }
@@ -673,9 +667,9 @@ impl Session {
             let decoded = match codec.decode(input, &hub.limits.codec) {
                 Ok(decoded) => decoded,
                 Err(error) => {
-                    let reason = match error {
-                        CodecError::InvalidUtf8 => CloseReason::InvalidText,
-                        CodecError::MessageTooBig => CloseReason::TooBig,
+                    let reason = match error.close_code() {
+                        1007 => CloseReason::InvalidText,
+                        1009 => CloseReason::TooBig,
                         _ => CloseReason::Protocol,
                     };
                     return self.close(reason, id, hub, now);
