@@ -38,6 +38,9 @@ pub const EVENTS_PER_TURN: usize = 256;
 /// (DESIGN, The turn, 1: 25 to 33 % less CPU, and a ping is answered within milliseconds during a fan-out).
 pub const FLUSHES_PER_TURN: usize = 250;
 
+/// Sessions of one flush that are worth one system call for all through io_uring; fewer are written to one by one.
+pub const RING_WRITES_MIN: usize = 4;
+
 /// Slices of one vectored write. A session with more frames is listed again.
 pub const WRITE_SLICES_MAX: usize = 64;
 
