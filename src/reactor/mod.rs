@@ -843,6 +843,7 @@ impl<S: Socket> Reactor<S> {
             };
             writes.push(RingWrite { socket, slices });
         }
+        self.hub.metrics.ring_calls_total += 1;
         let mut outcomes = Vec::with_capacity(writes.len());
         if let Err(error) = ring.write(&writes, &mut outcomes) {
             log::error!("io_uring broke, each socket is written to by itself from now on: {error}");
