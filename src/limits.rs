@@ -91,7 +91,7 @@ pub const LARGEST_OUTBOXES: usize = 64;
 /// Time of quiet after a burst before its memory is given back to the system.
 pub const TRIM_AFTER: Duration = Duration::from_secs(1);
 
-/// Outbox queues and sessions freed since the last trim that make a trim worth its while.
+/// Outbox queues freed, and sessions come and gone, since the last trim that make a trim worth its while.
 pub const TRIM_MIN_FREED: u64 = 256;
 
 /// A line that could repeat is logged at most once in this time, with the number of times it stands for.
