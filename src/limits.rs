@@ -21,7 +21,7 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const POLL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Events of one poll. More wait in the kernel for the next.
-pub const POLL_EVENTS_MAX: usize = 4096;
+pub const POLL_EVENTS_MAX: usize = 1024;
 
 /// Size of the one buffer that all sockets are read through.
 pub const READ_BUFFER_BYTES: usize = 64 << 10;
