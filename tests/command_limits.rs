@@ -101,7 +101,7 @@ fn a_thousand_refused_commands_in_a_row_close_the_session_with_1008() {
         "the thousandth is answered by the close"
     );
     drop(raw);
-    server.wait_for_metric("closes_policy_total", 1);
+    server.wait_for_metric("closes_rate_limit_total", 1);
 }
 
 #[test]

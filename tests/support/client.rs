@@ -305,6 +305,13 @@ impl Client {
     }
 }
 
+/// The valid upgrade request with these header lines, too.
+pub fn upgrade_with(lines: &[&str]) -> String {
+    let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    let host = "Host: localhost\r\n";
+    UPGRADE_REQUEST.replacen(host, &format!("{host}{lines}"), 1)
+}
+
 /// A subscribe command.
 pub fn subscribe(token: &str, account: &str, binding: &str) -> Value {
     json!({"action": "subscribe", "auth_token": token, "data": {"account_id": account, "binding": binding}})
