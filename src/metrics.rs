@@ -33,7 +33,7 @@ pub fn write_metric(out: &mut String, name: &str, kind: &str, help: &str, value:
 metrics! {
     counter connections_accepted_total "Connections accepted, those of the admin listener included.";
     counter connections_refused_full_total "Connections refused with 503 or closed because max_connections was reached.";
-    counter connections_dropped_full_total "Those of them closed without a word: their requests were not whole, and too many such were being answered.";
+    counter connections_dropped_full_total "Connections closed without a word because max_connections was reached and there was no room to answer them either.";
     counter accept_errors_total "Accepts that failed, out of descriptors or memory included.";
     counter accept_pauses_total "Pauses in accepting because the process ran out of descriptors or memory.";
     counter accept_rate_pauses_total "Times that connections were left waiting because max_accept_rate was reached.";

@@ -62,21 +62,21 @@ impl<S: Socket> Reactor<S> {
         };
         match door {
             Door::Admin if beyond < limits::REFUSALS_MAX + limits::ADMIN_BEYOND_FULL_MAX => {
-                Room::Free
+                return Room::Free;
             }
-            Door::Admin => Room::Close,
+            Door::Admin => {}
             Door::Clients => {
                 self.hub.metrics.connections_refused_full_total += 1;
                 if self.answer_at_once(socket, preamble) {
-                    Room::Close
-                } else if beyond < limits::REFUSALS_MAX {
-                    Room::Refuse
-                } else {
-                    self.hub.metrics.connections_dropped_full_total += 1;
-                    Room::Close
+                    return Room::Close;
+                }
+                if beyond < limits::REFUSALS_MAX {
+                    return Room::Refuse;
                 }
             }
         }
+        self.hub.metrics.connections_dropped_full_total += 1;
+        Room::Close
     }
 
     /// Reads once, and answers if that was a whole request and nothing more. False: the peer has more to say.

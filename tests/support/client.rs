@@ -496,10 +496,15 @@ impl Raw {
         }
     }
 
+    /// What comes until the server ends the connection.
+    pub fn rest(&mut self) -> String {
+        while self.peek(PATIENCE) == Peek::Bytes {}
+        String::from_utf8(std::mem::take(&mut self.bytes)).unwrap()
+    }
+
     /// The response of a connection that the server then ends.
     pub fn last_response(&mut self) -> Response {
-        while self.peek(PATIENCE) == Peek::Bytes {}
-        let text = String::from_utf8(std::mem::take(&mut self.bytes)).unwrap();
+        let text = self.rest();
         let (head, body) = text
             .split_once("\r\n\r\n")
             .unwrap_or_else(|| panic!("no response: {text:?}"));
