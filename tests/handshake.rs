@@ -289,6 +289,7 @@ fn one_address_gets_no_more_sessions_than_it_may_and_its_places_come_back() {
         200,
         "probes take no place"
     );
+    assert_eq!(server.metric("handshakes_refused_ip_total"), 1);
     for client in held {
         client.close();
     }

@@ -716,8 +716,11 @@ impl World {
             (IpAddr::from(ip), IpAddr::from(network))
         };
         let token = (self.rng.u32(0..3) > 0).then(|| self.rng.usize(0..TOKENS));
-        let origins = [None, Some(GOOD_ORIGIN), Some(GOOD_ORIGIN), Some("null")];
-        let origin = origins[self.rng.usize(0..origins.len())];
+        let origin = match self.rng.u32(0..10) {
+            0 => Some("null"),
+            1..4 => None,
+            _ => Some(GOOD_ORIGIN),
+        };
         let is_large = self.rng.u32(0..25) == 0;
         self.next_port += 1;
         let (mut peer, mut header, mut lines) = ((ip, self.next_port), String::new(), Vec::new());
