@@ -58,12 +58,18 @@ pub const HELD_BYTES_MAX: usize = 64 << 10;
 /// Commands refused by the rate limit in a row that close a session (PROTOCOL 3).
 pub const REFUSED_COMMANDS_MAX: u16 = 1000;
 
-/// Connections beyond `max_connections` that are kept just long enough to be told so; beyond these a connection
-/// is closed without a word. They live on the descriptors that are kept back from the sessions, and must leave most
-/// of them for the broker, files and the admin listener.
+/// Connections beyond `max_connections` whose requests are not whole, kept just long enough to be told so; beyond
+/// these such a connection is closed without a word. They live on the descriptors that are kept back from the
+/// sessions, and must leave most of them for the broker, files and the admin listener.
 pub const REFUSALS_MAX: usize = 24;
 
-const _: () = assert!(REFUSALS_MAX as u64 <= crate::config::DESCRIPTORS_RESERVED / 2);
+/// Connections of the admin listener that there is room for beyond those, so that a full process can be looked at
+/// whoever knocks; beyond these one is closed without a word.
+pub const ADMIN_BEYOND_FULL_MAX: usize = 8;
+
+const _: () = assert!(
+    (REFUSALS_MAX + ADMIN_BEYOND_FULL_MAX) as u64 <= crate::config::DESCRIPTORS_RESERVED / 2
+);
 
 /// How long a peer may take to read an HTTP response and close its side.
 pub const LINGER: Duration = Duration::from_secs(1);

@@ -54,6 +54,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let server = Server::bind(Addresses {
         clients: SocketAddr::new(config.ip, config.port),
         reuse_port: config.reuse_port,
+        accept_rate: config.max_accept_rate,
         admin: config.admin,
     })
     .map_err(|error| Exit::failed(CODE_FAILED, error))?;

@@ -8,29 +8,22 @@ mod support;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::ffi::OsString;
-use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use blackhole::auth::Authenticator;
-use blackhole::config::{self, Config, SlowConsumerPolicy, Startup};
-use blackhole::handoff::{
-    AmqpBinding, FromSource, LoopWaker, SourceEnd, ToSource, handoff_bounded,
-};
+use blackhole::config::{Config, SlowConsumerPolicy};
+use blackhole::handoff::{AmqpBinding, FromSource, SourceEnd, ToSource};
 use blackhole::protocol::event::Event;
-use blackhole::reactor::socket::Socket;
-use blackhole::reactor::{Reactor, ReactorParts, Ready};
+use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::broker_bindings::BindingCounts;
-use blackhole::routing::families::{Families, FamilyOptions};
 use blackhole::routing::index::IndexCounts;
 use blackhole::session::Door;
-use blackhole::session::hub::{Hub, Now, SourceState};
+use blackhole::session::hub::{Now, SourceState};
 use blackhole::session::id::{ConnId, Peer};
 use fastrand::Rng;
 use serde_json::{Value, json};
+use support::scripted::{Scripted, Wire, config, now, reactor, under_seeds};
 use support::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
 const ACCOUNTS: [&str; 3] = [
@@ -53,99 +46,6 @@ const CALLS: [&str; 3] = ["c1", "c2", "c3"];
 const CONNECTIONS_MAX: usize = 1000;
 const STEPS: usize = 500;
 const SEEDS: u64 = 128;
-
-/// One end of a scripted connection, shared by the socket and the world. Edges are the poll's: raised once for
-/// what arrives, lowered when the loop is told.
-#[derive(Debug)]
-struct Wire {
-    to_server: VecDeque<u8>,
-    to_client: Vec<u8>,
-    /// Bytes the client's side will still take.
-    room: usize,
-    /// Largest read of one call.
-    grain: usize,
-    client_closed: bool,
-    end_was_read: bool,
-    is_reset: bool,
-    server_shut: bool,
-    edge_readable: bool,
-    edge_writable: bool,
-    write_blocked: bool,
-}
-
-#[derive(Debug)]
-struct Scripted(Rc<RefCell<Wire>>);
-
-impl Socket for Scripted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut wire = self.0.borrow_mut();
-        if wire.is_reset {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        if wire.to_server.is_empty() {
-            wire.end_was_read = wire.client_closed;
-            return if wire.client_closed {
-                Ok(0)
-            } else {
-                Err(io::ErrorKind::WouldBlock.into())
-            };
-        }
-        let count = buffer.len().min(wire.to_server.len()).min(wire.grain);
-        for (byte, taken) in buffer.iter_mut().zip(wire.to_server.drain(..count)) {
-            *byte = taken;
-        }
-        if !wire.to_server.is_empty() && count < buffer.len() {
-            // A short read that leaves bytes: they arrived just after it, which is an edge.
-            wire.edge_readable = true;
-        }
-        Ok(count)
-    }
-
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut wire = self.0.borrow_mut();
-        assert!(
-            !wire.server_shut,
-            "a write after the end of our side of the stream"
-        );
-        if wire.is_reset {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        let all: Vec<u8> = slices
-            .iter()
-            .flat_map(|slice| slice.iter().copied())
-            .collect();
-        assert!(!all.is_empty(), "an empty write");
-        let count = all.len().min(wire.room);
-        wire.write_blocked = count < all.len();
-        if count == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        wire.room -= count;
-        wire.to_client.extend_from_slice(&all[..count]);
-        Ok(count)
-    }
-
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        self.0.borrow_mut().server_shut = true;
-        Ok(())
-    }
-
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-}
-
-impl Wire {
-    fn send(&mut self, bytes: &[u8]) {
-        self.to_server.extend(bytes);
-        self.edge_readable = true;
-    }
-
-    fn make_room(&mut self, bytes: usize) {
-        self.room = self.room.saturating_add(bytes);
-        self.edge_writable |= std::mem::take(&mut self.write_blocked);
-    }
-}
 
 /// A subscription as the client knows it.
 type Key = (usize, &'static str);
@@ -221,40 +121,21 @@ impl World {
             SlowConsumerPolicy::Drop
         };
         let auth = format!("tokens:{}", tokens.display());
-        let args = ["blackhole", "--auth", &auth].map(OsString::from);
-        let Ok(Startup::Run(config)) = config::from_args(args.into_iter()) else {
-            panic!("valid options")
-        };
         let config = Config {
             slow_consumer: policy,
             max_outbox_bytes: Some(rng.usize(2_000..20_000)),
             max_outboxes_bytes: Some(if rng.bool() { 30_000 } else { 1 << 30 }),
             max_queued_messages: Some(rng.usize(2..20)),
+            max_connections: Some(CONNECTIONS_MAX),
             max_connections_per_ip: Some(1000),
             rate_limit_burst: 40,
-            ..config
+            ..config(&["--auth", &auth])
         };
-        let (source, handoff) = handoff_bounded(LoopWaker::new(|| Ok(())), rng.usize(1..50));
-        let authenticator = Authenticator::from_config(&config.auth).expect("a valid token file");
-        let families =
-            Families::new(&FamilyOptions::default()).expect("the platform's families are valid");
-        let now = Now {
-            clock: Duration::ZERO,
-            unix: 1_700_000_000,
-        };
-        let hub = Hub::new(&config, authenticator, families, now, seed);
-        let parts = ReactorParts {
-            ring: None,
-            handoff,
-            epoch: Instant::now(),
-            connections_max: CONNECTIONS_MAX,
-            more_metrics: Box::new(|_| ()),
-            trim_heap: || (),
-        };
+        let (source, reactor) = reactor(&config, rng.usize(1..50), seed);
         Self {
             rng,
             clock: Duration::ZERO,
-            reactor: Reactor::new(hub, parts),
+            reactor,
             source,
             outgoing: VecDeque::new(),
             clients: Vec::new(),
@@ -270,10 +151,7 @@ impl World {
     }
 
     fn now(&self) -> Now {
-        Now {
-            clock: self.clock,
-            unix: 1_700_000_000 + self.clock.as_secs(),
-        }
+        now(self.clock)
     }
 
     fn step(&mut self) {
@@ -301,27 +179,17 @@ impl World {
 
     fn connect(&mut self) {
         let (token, accounts) = TOKENS[self.rng.usize(0..TOKENS.len())];
-        let wire = Rc::new(RefCell::new(Wire {
-            to_server: VecDeque::new(),
-            to_client: Vec::new(),
-            room: if self.rng.u32(0..4) == 0 {
-                self.rng.usize(0..3_000)
-            } else {
-                usize::MAX / 2
-            },
-            grain: if self.rng.bool() {
-                usize::MAX
-            } else {
-                self.rng.usize(1..200)
-            },
-            client_closed: false,
-            end_was_read: false,
-            is_reset: false,
-            server_shut: false,
-            edge_readable: false,
-            edge_writable: false,
-            write_blocked: false,
-        }));
+        let room = if self.rng.u32(0..4) == 0 {
+            self.rng.usize(0..3_000)
+        } else {
+            usize::MAX / 2
+        };
+        let grain = if self.rng.bool() {
+            usize::MAX
+        } else {
+            self.rng.usize(1..200)
+        };
+        let wire = Wire::new(room, grain);
         let cut = if self.rng.u32(0..10) == 0 {
             self.rng.usize(0..UPGRADE_REQUEST.len())
         } else {
@@ -801,7 +669,7 @@ impl World {
         assert_eq!(self.reactor.connections().len(), 0);
         assert_eq!(hub.index.counts(), IndexCounts::default());
         assert_eq!(hub.broker.counts(), BindingCounts::default());
-        assert_eq!((hub.broker.waiters(), hub.counted_ips()), (0, 0));
+        assert_eq!((hub.broker.waiters(), hub.ips.kinds()), (0, 0));
         assert_eq!(
             (hub.totals.blocked_sessions, hub.totals.blocked_bytes),
             (0, 0)
@@ -1279,47 +1147,30 @@ fn a_document_subscription_follows_the_month_a_minute_early_and_a_minute_late() 
 #[test]
 fn the_loop_keeps_its_invariants_and_its_promises_under_every_seed() {
     let (_directory, tokens) = token_file();
-    let seeds: Vec<u64> = match std::env::var("BLACKHOLE_SEED") {
-        Ok(seed) => vec![seed.parse().expect("BLACKHOLE_SEED is a number")],
-        Err(_) => (0..SEEDS).collect(),
-    };
-    let (mut events, mut delivered, mut announced, mut outages) = (0, 0, 0, 0);
-    for seed in seeds {
-        let result = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed, &tokens);
-            world.source_comes_or_goes();
-            (0..4).for_each(|_| world.connect());
-            for _ in 0..STEPS {
-                world.step();
-            }
-            world.settle();
-            world.check_debts();
-            let announced: u64 = world.clients.iter().map(|client| client.announced).sum();
-            let outages: u64 = world
-                .clients
-                .iter()
-                .map(|client| client.outage_notices)
-                .sum();
-            world.end();
-            (world.next_event, world.delivered, announced, outages)
-        });
-        match result {
-            Ok(counts) => {
-                events += counts.0;
-                delivered += counts.1;
-                announced += counts.2;
-                outages += counts.3;
-            }
-            Err(panic) => {
-                eprintln!("seed {seed} failed: replay it with BLACKHOLE_SEED={seed}");
-                std::panic::resume_unwind(panic);
-            }
+    let counts = under_seeds(SEEDS, |seed| {
+        let mut world = World::new(seed, &tokens);
+        world.source_comes_or_goes();
+        (0..4).for_each(|_| world.connect());
+        for _ in 0..STEPS {
+            world.step();
         }
-    }
+        world.settle();
+        world.check_debts();
+        let announced: u64 = world.clients.iter().map(|client| client.announced).sum();
+        let outages: u64 = world
+            .clients
+            .iter()
+            .map(|client| client.outage_notices)
+            .sum();
+        world.end();
+        [world.next_event, world.delivered, announced, outages]
+    });
+    let [events, delivered, announced, outages] =
+        [0, 1, 2, 3].map(|kind| counts.iter().map(|one| one[kind]).sum::<u64>());
     println!(
         "{events} events, {delivered} frames delivered, {announced} announced as dropped, {outages} outage notices"
     );
-    if std::env::var("BLACKHOLE_SEED").is_err() {
+    if counts.len() > 1 {
         assert!(
             events > 1000 && delivered > 1000 && announced > 0 && outages > 0,
             "the simulation exercised too little"

@@ -197,6 +197,8 @@ impl Config {
             slow_consumer,
             max_connections,
             max_connections_per_ip,
+            max_connections_per_account,
+            max_accept_rate,
             max_subscriptions,
             max_message_bytes,
             max_metadata_bytes,
@@ -260,6 +262,8 @@ impl Config {
             log_level: log_level.0,
             max_connections: max_connections.and_then(limit),
             max_connections_per_ip: limit(max_connections_per_ip),
+            max_connections_per_account: limit(max_connections_per_account),
+            max_accept_rate: max_accept_rate.0.0,
             max_subscriptions: limit(max_subscriptions),
             max_message_bytes: limit(max_message_bytes),
             max_metadata_bytes: limit(max_metadata_bytes),
@@ -370,6 +374,10 @@ pub struct Config {
     pub max_connections: Option<usize>,
     /// `max_connections_per_ip`.
     pub max_connections_per_ip: Option<usize>,
+    /// `max_connections_per_account`: of the account that a session's token belongs to; none by default.
+    pub max_connections_per_account: Option<usize>,
+    /// `max_accept_rate`: connections a second on the websocket port; none by default.
+    pub max_accept_rate: Option<u32>,
     /// `max_subscriptions`: of one session, 256.
     pub max_subscriptions: Option<usize>,
     /// `max_message_bytes`: of one command, 65536; above it the session is closed with 1009.

@@ -116,6 +116,12 @@ pub(crate) struct Options {
     /// Sessions from one IP address
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_connections_per_ip: Setting<Limit<u64>>,
+    /// Sessions authenticated as one account, that of their token itself; none is counted under --auth insecure
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_connections_per_account: Setting<Limit<u64>>,
+    /// New connections a second; more wait in the kernel's queue. As many may come at once after a quiet second
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_accept_rate: Setting<Limit<u32>>,
     /// Subscriptions of one session
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_subscriptions: Setting<Limit<u64>>,
@@ -198,6 +204,8 @@ impl Default for Options {
             slow_consumer: Setting(SlowConsumerPolicy::Close),
             max_connections: None,
             max_connections_per_ip: Setting(Limit(None)),
+            max_connections_per_account: Setting(Limit(None)),
+            max_accept_rate: Setting(Limit(None)),
             max_subscriptions: Setting(Limit(Some(256))),
             max_message_bytes: Setting(Limit(Some(64 << 10))),
             max_metadata_bytes: Setting(Limit(Some(4 << 10))),

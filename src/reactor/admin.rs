@@ -140,7 +140,12 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "counted_ips",
             "IPs that sessions are counted for.",
-            hub.counted_ips(),
+            hub.ips.kinds(),
+        ),
+        (
+            "counted_accounts",
+            "Accounts that sessions are counted for.",
+            hub.accounts.kinds(),
         ),
     ] {
         write_metric(&mut out, name, "gauge", help, value as u64);

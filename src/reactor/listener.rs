@@ -1,15 +1,20 @@
 //! A listening socket: made with the backlog and options that a connect storm needs, and paused when the process
-//! is out of descriptors, so that it neither spins nor wedges.
+//! is out of descriptors or `max_accept_rate` is reached, so that it neither spins nor wedges.
+//!
+//! Who comes above the rate waits in the kernel's queue ([`LISTEN_BACKLOG`]) and is taken as the rate allows; the
+//! kernel lets connects beyond the queue be tried again by their peers. Nobody is refused for the rate.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::limits::{ACCEPT_PAUSE, DEFER_ACCEPT, LISTEN_BACKLOG};
 use crate::session::Door;
+use crate::session::bucket::{Bucket, BucketRule};
 use crate::sys;
 
 /// A listening socket and whether it is worth asking.
@@ -20,6 +25,14 @@ pub struct Listener {
     /// What its connections may ask for.
     pub door: Door,
     state: State,
+    rate: Option<AcceptRate>,
+}
+
+/// Connections that may be taken now, and how many more a second.
+#[derive(Debug)]
+struct AcceptRate {
+    rule: BucketRule,
+    bucket: Bucket,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +43,8 @@ enum State {
     Ready,
     /// The process is out of descriptors or memory; asked again then, or after a reap.
     Paused { until: Duration },
+    /// There are more than the rate allows; asked again then.
+    OverRate { until: Duration },
 }
 
 /// What an accept came to.
@@ -41,6 +56,8 @@ pub enum Accepted {
     Nothing,
     /// The process is out of descriptors or memory: paused from now on.
     Exhausted(io::Error),
+    /// Some are waiting, and `max_accept_rate` is reached: paused from now on.
+    OverRate,
     /// That connection broke before it was accepted; ask again.
     Broken(io::Error),
 }
@@ -73,7 +90,18 @@ impl Listener {
             socket,
             door,
             state: State::Ready,
+            rate: None,
         })
+    }
+
+    /// Takes at most so many connections a second, and as many at once after a second without any.
+    pub fn limit_rate(&mut self, per_second: Option<u32>) {
+        self.rate = per_second
+            .and_then(|per_second| BucketRule::new(per_second, per_second))
+            .map(|rule| AcceptRate {
+                rule,
+                bucket: Bucket::default(),
+            });
     }
 
     /// The poll says that connections may be waiting.
@@ -96,7 +124,7 @@ impl Listener {
         match self.state {
             State::Drained => None,
             State::Ready => Some(Duration::ZERO),
-            State::Paused { until } => Some(until),
+            State::Paused { until } | State::OverRate { until } => Some(until),
         }
     }
 
@@ -104,11 +132,26 @@ impl Listener {
     pub fn accept(&mut self, now: Duration) -> Accepted {
         match self.state {
             State::Drained => return Accepted::Nothing,
-            State::Paused { until } if now < until => return Accepted::Nothing,
-            State::Paused { .. } | State::Ready => self.state = State::Ready,
+            State::Paused { until } | State::OverRate { until } if now < until => {
+                return Accepted::Nothing;
+            }
+            State::Paused { .. } | State::OverRate { .. } | State::Ready => {
+                self.state = State::Ready;
+            }
+        }
+        if let Some(rate) = &self.rate {
+            let until = rate.bucket.ready_at(rate.rule);
+            if now < until {
+                return self.hold(until);
+            }
         }
         match self.socket.accept() {
-            Ok((socket, address)) => Accepted::Connection(socket, address),
+            Ok((socket, address)) => {
+                if let Some(rate) = &mut self.rate {
+                    rate.bucket.take(rate.rule, now);
+                }
+                Accepted::Connection(socket, address)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.state = State::Drained;
                 Accepted::Nothing
@@ -122,6 +165,23 @@ impl Listener {
             Err(error) => Accepted::Broken(error),
         }
     }
+
+    /// Leaves those who wait in the kernel's queue until then; without any there is nothing to wait for but the poll.
+    fn hold(&mut self, until: Duration) -> Accepted {
+        if is_readable(&self.socket) {
+            self.state = State::OverRate { until };
+            Accepted::OverRate
+        } else {
+            self.state = State::Drained;
+            Accepted::Nothing
+        }
+    }
+}
+
+/// Whether a connection waits to be accepted. A look that fails counts as yes, so that nobody is overlooked.
+fn is_readable(listener: &TcpListener) -> bool {
+    let mut one = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut one, Some(&Timespec::default())) != Ok(0)
 }
 
 fn is_exhaustion(error: &io::Error) -> bool {
@@ -129,4 +189,91 @@ fn is_exhaustion(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpStream as Client;
+    use std::time::Instant;
+
+    fn listener_with_rate(per_second: Option<u32>) -> Listener {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut listener = Listener::bind(any, Door::Clients, false).expect("a free port");
+        listener.limit_rate(per_second);
+        listener
+    }
+
+    /// Connects so many clients, and waits until all are in the kernel's queue.
+    fn connect(listener: &Listener, count: usize) -> Vec<Client> {
+        let address = listener.socket.local_addr().expect("bound");
+        let clients: Vec<Client> = (0..count)
+            .map(|_| {
+                let mut client = Client::connect(address).expect("listening");
+                client.write_all(b"GET").expect("connected");
+                client
+            })
+            .collect();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while count > 0 && !is_readable(&listener.socket) {
+            assert!(Instant::now() < deadline, "nobody is in the queue");
+            std::thread::yield_now();
+        }
+        clients
+    }
+
+    /// Takes one, which may still be on its way into the queue.
+    fn takes_one(listener: &mut Listener, now: Duration) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            listener.on_ready();
+            match listener.accept(now) {
+                Accepted::Connection(..) => return true,
+                Accepted::OverRate => return false,
+                Accepted::Nothing => assert!(Instant::now() < deadline, "nobody comes"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_takes_as_many_as_the_rate_and_the_next_waits_its_turn() {
+        let mut listener = listener_with_rate(Some(4));
+        let _clients = connect(&listener, 6);
+        let start = Duration::from_secs(100);
+        for number in 0..4 {
+            assert!(takes_one(&mut listener, start), "{number}");
+        }
+        assert!(!takes_one(&mut listener, start), "the fifth waits");
+        let due = start + Duration::from_millis(250);
+        assert_eq!(listener.next_due(), Some(due), "the poll wakes for it");
+        let early = due - Duration::from_nanos(1);
+        assert!(matches!(listener.accept(early), Accepted::Nothing));
+        listener.on_reap();
+        listener.on_ready();
+        assert_eq!(listener.next_due(), Some(due), "nothing else ends the wait");
+        assert!(takes_one(&mut listener, due));
+        assert!(!takes_one(&mut listener, due), "the sixth");
+        assert!(takes_one(&mut listener, due + Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn an_empty_bucket_with_nobody_waiting_is_no_pause() {
+        let mut listener = listener_with_rate(Some(2));
+        let _clients = connect(&listener, 2);
+        let now = Duration::from_secs(100);
+        assert!(takes_one(&mut listener, now) && takes_one(&mut listener, now));
+        assert!(matches!(listener.accept(now), Accepted::Nothing));
+        assert_eq!(listener.next_due(), None, "the poll tells of the next");
+        let _late = connect(&listener, 1);
+        assert!(!takes_one(&mut listener, now));
+    }
+
+    #[test]
+    fn without_a_rate_everybody_is_taken_at_once() {
+        let mut listener = listener_with_rate(None);
+        let _clients = connect(&listener, 50);
+        assert!((0..50).all(|_| takes_one(&mut listener, Duration::ZERO)));
+    }
 }

@@ -25,6 +25,7 @@
 //! | [`connections`] | the table |
 //! | [`flush_list`] | who is to be written to, and how much may merge meanwhile |
 //! | [`drain`] | closing everything, spread over time |
+//! | `full` | refusing who comes beyond `max_connections` |
 //! | `sweep` | the slow walk over all sessions: expired tokens |
 //! | `trim` | giving memory back in the quiet after a burst |
 //! | [`admin`] | the pages of the admin listener |
@@ -34,6 +35,7 @@ pub mod admin;
 pub mod connections;
 pub mod drain;
 pub mod flush_list;
+mod full;
 pub mod listener;
 pub mod server;
 pub mod socket;
@@ -49,6 +51,7 @@ use crossbeam_channel::TryRecvError;
 use self::connections::{Connection, Connections};
 use self::drain::Drain;
 use self::flush_list::FlushList;
+use self::full::{FullAnswer, Room};
 use self::socket::Socket;
 use self::sweep::Sweep;
 use self::trim::Trim;
@@ -89,6 +92,7 @@ pub struct Reactor<S> {
     epoch: Instant,
     connections_max: usize,
     read_buffer: Box<[u8]>,
+    full_answer: FullAnswer,
     scratch: EventScratch,
     flush: FlushList,
     reread: VecDeque<ConnId>,
@@ -157,6 +161,7 @@ impl<S: Socket> Reactor<S> {
             epoch: parts.epoch,
             connections_max: parts.connections_max,
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
+            full_answer: FullAnswer::default(),
             scratch: EventScratch::default(),
             flush: FlushList::default(),
             reread: VecDeque::new(),
@@ -190,9 +195,9 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Takes a connection in, to be read in the coming turn. One that had to come from a trusted proxy and does not
-    /// is closed without a word (`None`). Beyond `max_connections` it is told 503 and closed;
-    /// beyond [`limits::REFUSALS_MAX`] of those it is closed without a word (`None`).
-    pub fn accept(&mut self, socket: S, peer: Peer, door: Door, now: Now) -> Option<ConnId> {
+    /// is closed without a word (`None`). Beyond `max_connections` it is told 503, and is gone already (`None`) where
+    /// that needs no more than its first bytes.
+    pub fn accept(&mut self, mut socket: S, peer: Peer, door: Door, now: Now) -> Option<ConnId> {
         self.hub.metrics.connections_accepted_total += 1;
         let preamble = match door {
             Door::Clients => self.hub.limits.proxies.preamble(peer.address().ip()),
@@ -207,17 +212,14 @@ impl<S: Socket> Reactor<S> {
             }
             return None;
         };
-        let is_full = self.connections.len() >= self.connections_max;
-        if is_full {
-            self.hub.metrics.connections_refused_full_total += u64::from(door == Door::Clients);
-            if self.connections.len() >= self.connections_max.saturating_add(limits::REFUSALS_MAX) {
-                return None;
-            }
+        let room = self.room_for(&mut socket, door, preamble);
+        if room == Room::Close {
+            return None;
         }
         let session = Session::new(door, preamble, peer, self.hub.limits.style);
         let id = self.connections.insert(socket, session);
         let connection = self.connections.get_mut(id)?;
-        if is_full && door == Door::Clients {
+        if room == Room::Refuse {
             connection.session.refuse_full(id, &mut self.hub, now);
         } else {
             self.hub.deadlines.handshake.begin(now.clock, id);

@@ -33,6 +33,8 @@ pub struct Addresses {
     pub clients: SocketAddr,
     /// Whether several processes share it.
     pub reuse_port: bool,
+    /// `max_accept_rate`, of the websocket port.
+    pub accept_rate: Option<u32>,
     /// The admin listener.
     pub admin: Option<SocketAddr>,
 }
@@ -103,6 +105,9 @@ impl Server {
         for (address, door, reuse_port, token) in doors.into_iter().flatten() {
             let mut listener = Listener::bind(address, door, reuse_port)
                 .map_err(|error| StartError::Bind { address, error })?;
+            if door == Door::Clients {
+                listener.limit_rate(addresses.accept_rate);
+            }
             poll.registry()
                 .register(&mut listener.socket, token, Interest::READABLE)?;
             listeners.push(listener);
@@ -253,6 +258,10 @@ impl Server {
                         }
                     }
                     Accepted::Nothing => break,
+                    Accepted::OverRate => {
+                        reactor.hub.metrics.accept_rate_pauses_total += 1;
+                        break;
+                    }
                     Accepted::Exhausted(error) => {
                         reactor.hub.metrics.accept_errors_total += 1;
                         reactor.hub.metrics.accept_pauses_total += 1;

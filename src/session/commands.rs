@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::auth::{Identity, Verdict};
 use crate::handoff::AmqpBinding;
+use crate::metrics::Metrics;
 use crate::protocol::command::{
     self, Action, Command, CommandError, CommandLimits, Label, Unsubscribe,
 };
@@ -77,6 +78,25 @@ enum Refusals {
     Bindings(Vec<BindingError>),
 }
 
+impl Refusals {
+    /// Counts one more refusal of the limit that was met, where it was one.
+    fn count(&self, metrics: &mut Metrics) {
+        let counter = match self {
+            Self::Command(CommandError::TooManySubscriptions(_)) => {
+                &mut metrics.commands_refused_subscriptions_total
+            }
+            Self::Command(CommandError::MetadataTooLarge(_)) => {
+                &mut metrics.commands_refused_metadata_total
+            }
+            Self::Command(CommandError::TooManySessions(_)) => {
+                &mut metrics.commands_refused_account_total
+            }
+            Self::Command(_) | Self::Bindings(_) => return,
+        };
+        *counter += 1;
+    }
+}
+
 impl From<CommandError> for Refusals {
     fn from(error: CommandError) -> Self {
         Self::Command(error)
@@ -129,6 +149,7 @@ impl Session {
             }
             Err(refusals) => {
                 hub.metrics.commands_failed_total += 1;
+                refusals.count(&mut hub.metrics);
                 let reply_id = request_id.unwrap_or_else(|| reply_id(None, hub));
                 match refusals {
                     Refusals::Command(error) => {
@@ -192,6 +213,13 @@ impl Session {
         };
         match hub.authenticator.authenticate(token, now.unix) {
             Verdict::Accepted(identity) => {
+                let account = identity.account_id();
+                let is_new = account != self.identity.as_ref().and_then(|own| own.account_id());
+                if let Some(account) = account.filter(|_| is_new)
+                    && let Some(max) = hub.accounts.full(&account)
+                {
+                    return Err(CommandError::TooManySessions(max));
+                }
                 self.become_identity(identity.clone(), hub);
                 Ok(identity)
             }

@@ -6,7 +6,6 @@
 //! Invariant: every AMQP binding is acquired once for each subscription in the index and once for each lease of a
 //! waiting subscribe, so that no session's end takes away what another needs.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use crate::protocol::codec::CodecLimits;
 use crate::protocol::frame::FrameBuilder;
 use crate::protocol::handshake::Refusal;
 use crate::protocol::proxy::Proxies;
+use crate::routing::account::AccountId;
 use crate::routing::broker_bindings::{Acquired, BrokerBindings};
 use crate::routing::families::Families;
 use crate::routing::index::SubscriptionIndex;
@@ -26,8 +26,8 @@ use crate::routing::month::ActiveMonths;
 
 use super::bucket::BucketRule;
 use super::deadlines::{Deadlines, Timeouts};
-use super::id::Peer;
 use super::outbox::OutboxTotals;
+use super::places::Places;
 use super::{OnMessage, Session};
 
 /// The moment of a turn.
@@ -48,8 +48,6 @@ pub struct SessionLimits {
     pub metadata_bytes_max: usize,
     /// `max_subscriptions`.
     pub subscriptions_max: usize,
-    /// `max_connections_per_ip`.
-    pub sessions_per_ip_max: Option<u32>,
     /// `slow_consumer`.
     pub slow_consumer: SlowConsumerPolicy,
     /// `max_queued_messages`.
@@ -83,9 +81,6 @@ impl SessionLimits {
             },
             metadata_bytes_max: unlimited(config.max_metadata_bytes),
             subscriptions_max: unlimited(config.max_subscriptions),
-            sessions_per_ip_max: config
-                .max_connections_per_ip
-                .map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
             slow_consumer: config.slow_consumer,
             queued_messages_max: unlimited(config.max_queued_messages),
             outbox_bytes_max: unlimited(config.max_outbox_bytes),
@@ -156,7 +151,11 @@ pub struct Hub {
     pub tokens_expire: bool,
     /// Scratch for replies.
     pub builder: FrameBuilder,
-    sessions_per_ip: HashMap<IpAddr, u32>,
+    /// Open sessions of each IP ([`super::id::Peer::network`]; `max_connections_per_ip`).
+    pub ips: Places<IpAddr>,
+    /// Open sessions of each account, by the own account of the identity that they run as
+    /// (`max_connections_per_account`).
+    pub accounts: Places<AccountId>,
     request_ids: RequestIds,
 }
 
@@ -193,7 +192,8 @@ impl Hub {
             to_source: Vec::new(),
             tokens_expire: false,
             builder: FrameBuilder::new(),
-            sessions_per_ip: HashMap::new(),
+            ips: Places::new(config.max_connections_per_ip),
+            accounts: Places::new(config.max_connections_per_account),
             request_ids: RequestIds(seed),
         }
     }
@@ -236,36 +236,9 @@ impl Hub {
         }
     }
 
-    /// Takes a place for a session of `peer`; false when its IP has as many as it may.
-    pub fn admit(&mut self, peer: &Peer) -> bool {
-        let Some(max) = self.limits.sessions_per_ip_max else {
-            return true;
-        };
-        let count = self.sessions_per_ip.entry(peer.network()).or_insert(0);
-        let admitted = *count < max;
-        *count += u32::from(admitted);
-        admitted
-    }
-
-    /// Gives the place of a session of `peer` back.
-    pub fn discharge(&mut self, peer: &Peer) {
-        if let Some(count) = self.sessions_per_ip.get_mut(&peer.network()) {
-            *count -= 1;
-            if *count == 0 {
-                self.sessions_per_ip.remove(&peer.network());
-            }
-        }
-    }
-
     /// A fresh request id for a reply whose command had none.
     pub fn generate_request_id(&mut self) -> [u8; 16] {
         self.request_ids.generate()
-    }
-
-    /// IPs that sessions are counted for.
-    #[must_use]
-    pub fn counted_ips(&self) -> usize {
-        self.sessions_per_ip.len()
     }
 }
 

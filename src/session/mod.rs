@@ -10,7 +10,7 @@
 //!
 //! Invariants: replies leave in the order of their commands; while one command waits for the broker, later ones
 //! are held and the session is read no further than [`crate::limits::HELD_BYTES_MAX`]; a session that is not
-//! `Open` has no subscription; an idle session owns no memory beyond itself.
+//! `Open` has no subscription, no identity and no place; an idle session owns no memory beyond itself.
 //!
 //! | module | owns |
 //! |---|---|
@@ -18,6 +18,7 @@
 //! | `commands` | what a command does |
 //! | [`hub`] | what all sessions share |
 //! | [`outbox`] | frames waiting for the peer |
+//! | [`places`] | sessions counted by IP and by account |
 //! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, timeouts, close reasons, names |
 
 pub mod bucket;
@@ -27,6 +28,7 @@ pub mod deadlines;
 pub mod hub;
 pub mod id;
 pub mod outbox;
+pub mod places;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -37,6 +39,7 @@ use serde_json::value::RawValue;
 use crate::auth::{Identity, Verdict};
 use crate::config::{SlowConsumerPolicy, Style};
 use crate::limits::{HELD_BYTES_MAX, PONGS_PER_READ, UNREAD_BEHIND_FRAMES};
+use crate::metrics::Metrics;
 use crate::protocol::codec::{Codec, Item};
 use crate::protocol::command;
 use crate::protocol::forwarded;
@@ -537,7 +540,7 @@ impl Session {
         Ok(())
     }
 
-    /// Decides on a valid upgrade; the place of its IP is taken only when all else is well.
+    /// Decides on a valid upgrade; takes no place, so that nobody has to give one back who is refused.
     fn admit(
         &mut self,
         upgrade: &Upgrade<'_>,
@@ -566,8 +569,12 @@ impl Session {
                 }
             },
         };
-        if !hub.admit(&self.peer) {
+        if hub.ips.full(&self.peer.network()).is_some() {
             return Err(Refusal::TooManyFromThisIp);
+        }
+        let account = identity.as_ref().and_then(|identity| identity.account_id());
+        if account.is_some_and(|account| hub.accounts.full(&account).is_some()) {
+            return Err(Refusal::TooManyOfThisAccount);
         }
         Ok(identity)
     }
@@ -581,6 +588,7 @@ impl Session {
         now: Now,
     ) {
         hub.metrics.sessions_opened_total += 1;
+        hub.ips.take(self.peer.network());
         self.outbox
             .push(Frame::raw(&upgrade.response()), &mut hub.totals);
         self.style = upgrade.style.unwrap_or(hub.limits.style);
@@ -594,8 +602,8 @@ impl Session {
         }
     }
 
-    /// Runs as `identity` from now on. Subscriptions that only another identity may have are gone with that
-    /// (PROTOCOL 4).
+    /// Runs as `identity` from now on, and counts for its account. Subscriptions that only another identity may have
+    /// are gone with that (PROTOCOL 4).
     fn become_identity(&mut self, identity: Rc<Identity>, hub: &mut Hub) {
         hub.tokens_expire |= identity.expires().is_some();
         let had = hub
@@ -606,11 +614,27 @@ impl Session {
         for scope in forbidden {
             self.remove(Some(scope), None, hub, &mut Vec::new());
         }
+        self.give_account_back(hub);
+        if let Some(account) = identity.account_id() {
+            hub.accounts.take(account);
+        }
         self.identity = Some(identity);
     }
 
+    /// The session has no identity any more, and counts for no account.
+    fn give_account_back(&mut self, hub: &mut Hub) {
+        if let Some(account) = self
+            .identity
+            .take()
+            .and_then(|identity| identity.account_id())
+        {
+            hub.accounts.give_back(&account);
+        }
+    }
+
     /// Asks the authenticator again, after it has reread what it decides by: a token that is no longer good closes
-    /// the session with 4401.
+    /// the session with 4401. One that now belongs to another account takes the session there, be it full or not:
+    /// `max_connections_per_account` refuses those who come.
     pub fn renew_identity(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
         let Some(identity) = self.identity.as_ref().filter(|_| self.is_open()) else {
             return;
@@ -623,6 +647,9 @@ impl Session {
 
     fn refuse(&mut self, refused: Refused, id: ConnId, hub: &mut Hub, now: Now) {
         hub.metrics.handshakes_refused_total += 1;
+        if let Some(counter) = limit_counter(refused.refusal, &mut hub.metrics) {
+            *counter += 1;
+        }
         self.respond(&refused.refusal.response(refused.head_only), id, hub, now);
     }
 
@@ -963,7 +990,27 @@ impl Session {
     fn leave(&mut self, id: ConnId, hub: &mut Hub) {
         self.stop_waiting(id, hub);
         self.drop_subscriptions(hub);
-        hub.discharge(&self.peer);
+        self.give_account_back(hub);
+        hub.ips.give_back(&self.peer.network());
+    }
+}
+
+/// Counts the refusals of one limit, for a refusal that is one of a limit.
+fn limit_counter(refusal: Refusal, metrics: &mut Metrics) -> Option<&mut u64> {
+    match refusal {
+        Refusal::TooManyFromThisIp => Some(&mut metrics.handshakes_refused_ip_total),
+        Refusal::TooManyOfThisAccount => Some(&mut metrics.handshakes_refused_account_total),
+        Refusal::OriginNotAllowed => Some(&mut metrics.handshakes_refused_origin_total),
+        Refusal::InvalidToken => Some(&mut metrics.handshakes_refused_token_total),
+        Refusal::HeadTooLarge => Some(&mut metrics.handshakes_refused_head_total),
+        Refusal::Malformed(_)
+        | Refusal::SubProtocol
+        | Refusal::NotFound
+        | Refusal::MethodNotAllowed
+        | Refusal::UnsupportedVersion
+        | Refusal::Full
+        | Refusal::Draining
+        | Refusal::SourceDown => None,
     }
 }
 
