@@ -47,6 +47,13 @@ pub(crate) enum BadFrame {
     TooLong(u64),
 }
 
+/// What becomes of the bytes of events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EventsAre {
+    Skipped,
+    Told,
+}
+
 /// Where one session's byte stream stands.
 #[derive(Debug, Default)]
 pub(crate) struct FrameReader {
@@ -83,7 +90,29 @@ impl FrameReader {
     /// [`BadFrame`]: the stream cannot be read on.
     pub(crate) fn feed(
         &mut self,
+        bytes: &[u8],
+        seen: impl FnMut(Seen<'_>),
+    ) -> Result<(), BadFrame> {
+        self.read(bytes, EventsAre::Skipped, seen)
+    }
+
+    /// As [`FrameReader::feed`], but an event is told whole, as [`Seen::Text`]; the longest is [`KEPT_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// [`BadFrame`]: the stream cannot be read on.
+    #[allow(dead_code, reason = "the load generator counts events, it does not read them")]
+    pub(crate) fn feed_whole(
+        &mut self,
+        bytes: &[u8],
+        seen: impl FnMut(Seen<'_>),
+    ) -> Result<(), BadFrame> {
+        self.read(bytes, EventsAre::Told, seen)
+    }
+
+    fn read(
+        &mut self,
         mut bytes: &[u8],
+        events: EventsAre,
         mut seen: impl FnMut(Seen<'_>),
     ) -> Result<(), BadFrame> {
         loop {
@@ -108,7 +137,7 @@ impl FrameReader {
             if (prefix as u64) < length.min(PREFIX_BYTES as u64) {
                 break;
             }
-            if opcode == 0x1 && is_event(&payload[..prefix]) {
+            if events == EventsAre::Skipped && opcode == 0x1 && is_event(&payload[..prefix]) {
                 let here = payload
                     .len()
                     .min(usize::try_from(length).unwrap_or(usize::MAX));

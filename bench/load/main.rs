@@ -8,6 +8,7 @@ mod engine;
 mod frames;
 #[path = "../process.rs"]
 mod process;
+mod socket;
 mod template;
 
 use std::io::{self, BufRead, Write};
