@@ -102,7 +102,8 @@ impl Stream {
         notices: &[Notice],
         record: impl Fn(u64) -> Option<Published>,
     ) -> bool {
-        (*self).close(published, notices, record).missing.is_empty()
+        let mut at_rest = *self;
+        at_rest.close(published, notices, record).missing.is_empty()
     }
 
     /// Accounts for the numbers from `due` to before `end`.

@@ -3,7 +3,8 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | this | the cycles, what is measured, the verdict |
+//! | this | the cycles and what is measured |
+//! | `harm`, `report` | what is done to the broker; the verdict and the table |
 //! | `world` | accounts, tokens, kinds of events |
 //! | `publisher` | numbered events, and the record of what was published when |
 //! | `witness`, `ledger` | sessions that check every event they get, and those they do not get |
@@ -11,8 +12,6 @@
 //! | `client` | one websocket client, on the load generator's codec |
 //! | `gauges`, `trend` | what must come back to zero, and what must not grow |
 
-#[path = "../load/client_frame.rs"]
-mod client_frame;
 #[path = "../load/frames.rs"]
 #[allow(dead_code, reason = "the load generator skips events")]
 mod frames;
@@ -27,18 +26,20 @@ mod support;
 mod client;
 mod crowd;
 mod gauges;
+mod harm;
 mod ledger;
 mod publisher;
+mod report;
 mod trend;
 mod witness;
 mod world;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -48,11 +49,13 @@ use rustix::process::Signal;
 
 use crowd::Crowd;
 use gauges::Gauges;
+use harm::Harm;
 use process::Memory;
 use publisher::Ledger;
 use support::broker::Broker;
+// Where the support has the module of that name, which the frames ask for.
 use support::server::{Server, TokenFile};
-use trend::{Rest, Trend};
+use support::wire as client_frame;
 use witness::{Order, Tally, Witnesses};
 use world::World;
 
@@ -76,10 +79,6 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// After the broker is back, events are as quick as ever from here on.
 const CALM_AFTER: Duration = Duration::from_secs(2);
-
-/// How long the broker is frozen: so that the server must not notice, and so that it must.
-const SHORT_FREEZE: Duration = Duration::from_secs(3);
-const LONG_FREEZE: Duration = Duration::from_secs(14);
 
 /// The one ERROR line that is none: the AMQP client's, about a broker that was frozen for long.
 const FROZEN: &str = "[amiquip::io_loop] missed heartbeats from server";
@@ -162,46 +161,6 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("soak: {error}");
             ExitCode::from(1)
-        }
-    }
-}
-
-/// What is done to the broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Harm {
-    Stop,
-    Kill,
-    ShortFreeze,
-    LongFreeze,
-}
-
-impl Harm {
-    const ALL: [(Self, &'static str); 4] = [
-        (Self::Stop, "stopped and started"),
-        (Self::Kill, "killed and started"),
-        (Self::ShortFreeze, "frozen for 3 s"),
-        (Self::LongFreeze, "frozen for 14 s"),
-    ];
-
-    fn words(self) -> &'static str {
-        let row = Self::ALL.iter().find(|(harm, _)| *harm == self);
-        row.map_or("", |(_, words)| words)
-    }
-
-    /// Does it, and returns when the broker serves again.
-    fn inflict(self, broker: &Broker) {
-        match self {
-            Self::Stop => broker.stop(),
-            Self::Kill => broker.kill9(),
-            Self::ShortFreeze | Self::LongFreeze => broker.pause(),
-        }
-        match self {
-            Self::Stop | Self::Kill => broker.restart(),
-            Self::ShortFreeze => std::thread::sleep(SHORT_FREEZE),
-            Self::LongFreeze => std::thread::sleep(LONG_FREEZE),
-        }
-        if matches!(self, Self::ShortFreeze | Self::LongFreeze) {
-            broker.resume();
         }
     }
 }
@@ -582,163 +541,5 @@ impl Soak<'_> {
             metrics.get("frames_delivered_total").copied().unwrap_or(0),
         )?;
         Ok(self.faults.is_empty())
-    }
-
-    /// Adds what the sessions saw, and the trend of memory, to the faults.
-    fn judge(&mut self, tally: &Tally) {
-        let crowd = &self.crowd;
-        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        for (count, what) in [
-            (tally.missing, "events lost in silence"),
-            (tally.out_of_order, "events repeated or out of order"),
-            (
-                tally.foreign + count(&crowd.foreign),
-                "events of another account or of no subscription",
-            ),
-            (tally.broken, "things that witnesses should not have met"),
-            (
-                count(&crowd.broken),
-                "sessions of the crowd that met what they should not have",
-            ),
-        ] {
-            if count > 0 {
-                self.faults.push(format!("{count} {what}"));
-            }
-        }
-        if tally.events == 0 || count(&crowd.upgraded) == 0 {
-            self.faults
-                .push("nothing was soaked: no event came, or no session".into());
-        }
-        self.faults.extend(tally.faults.iter().cloned());
-        let faults = crowd.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        self.faults.extend(faults.iter().cloned());
-        if let Some(trend) = self.trend(|memory| memory.anonymous)
-            && trend.is_leak()
-        {
-            self.faults.push(format!(
-                "memory grew by {:.0} KiB while {:.0} sessions were opened; {:.0} KiB are allowed",
-                trend.growth / 1024.0,
-                trend.sessions,
-                trend.allowance() / 1024.0
-            ));
-        }
-    }
-
-    fn trend(&self, of: fn(&Memory) -> u64) -> Option<Trend> {
-        let rests: Vec<Rest> = self
-            .rests
-            .iter()
-            .map(|(seconds, memory, sessions)| Rest {
-                seconds: *seconds,
-                bytes: of(memory) as f64,
-                sessions: *sessions as f64,
-            })
-            .collect();
-        Trend::of(&rests)
-    }
-
-    fn print(&self, tally: &Tally, at_end: Memory, delivered: u64) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        let mut row = |name: &str, value: String| writeln!(out, "{name:<46}{value:>14}");
-        let count =
-            |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed).to_string();
-        let kib = |bytes: u64| format!("{} KiB", bytes / 1024);
-        row(
-            "minutes",
-            format!("{:.1}", self.started.elapsed().as_secs_f64() / 60.0),
-        )?;
-        row("connections of the crowd", count(&self.crowd.opened))?;
-        row("  of them upgraded", count(&self.crowd.upgraded))?;
-        let left = self
-            .crowd
-            .left
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for (way, count) in &*left {
-            row(&format!("  left {}", way.words()), count.to_string())?;
-        }
-        row("most sessions at once", self.most_sessions.to_string())?;
-        row("witnesses", tally.witnesses.to_string())?;
-        for (harm, words) in Harm::ALL {
-            let count = self.harmed.iter().filter(|other| **other == harm).count();
-            row(&format!("broker {words}"), count.to_string())?;
-        }
-        row(
-            "events published",
-            self.ledger.published_in_all().to_string(),
-        )?;
-        row("  confirmed by the broker", count(&self.ledger.confirmed))?;
-        row(
-            "event frames delivered by the server",
-            delivered.to_string(),
-        )?;
-        row("  checked by witnesses", tally.events.to_string())?;
-        row("  announced as lost", tally.announced.to_string())?;
-        row(
-            "  not got and never confirmed",
-            tally.unconfirmed.to_string(),
-        )?;
-        row("  missing", tally.missing.to_string())?;
-        row("  repeated or out of order", tally.out_of_order.to_string())?;
-        let foreign = tally.foreign + self.crowd.foreign.load(Ordering::Relaxed);
-        row("  of another account or subscription", foreign.to_string())?;
-        row("gap notices to witnesses", tally.notices.to_string())?;
-        row(
-            "longest gap announced",
-            format!("{:.1} s", tally.longest_gap as f64 / 1e6),
-        )?;
-        let unavailable = tally.unavailable + self.crowd.unavailable.load(Ordering::Relaxed);
-        row(
-            "subscribes the broker did not answer in time",
-            unavailable.to_string(),
-        )?;
-        for (name, quantile) in [
-            ("latency in calm times, p50", 0.5),
-            ("  p99", 0.99),
-            ("  max", 1.0),
-        ] {
-            let micros = tally.latency.value_at_quantile(quantile);
-            row(name, format!("{:.2} ms", micros as f64 / 1e3))?;
-        }
-        row("resident at the start", kib(self.at_start.resident))?;
-        // The first rest that counts for the trend.
-        if let Some((_, memory, _)) = self.rests.get(self.rests.len() / 3) {
-            row("  after warming up", kib(memory.resident))?;
-        }
-        row("  at most", kib(self.peak))?;
-        row("  when all had left", kib(at_end.resident))?;
-        match (
-            self.trend(|memory| memory.resident),
-            self.trend(|memory| memory.anonymous),
-        ) {
-            (Some(resident), Some(heap)) => {
-                let slope = |trend: Trend| format!("{:+.1} KiB/min", trend.slope / 1024.0);
-                row("slope of resident memory", slope(resident))?;
-                row("slope of heap and stacks", slope(heap))?;
-                let grown = format!(
-                    "{:+.0} of {:.0} KiB",
-                    heap.growth / 1024.0,
-                    heap.allowance() / 1024.0
-                );
-                row("  grown, of what is allowed", grown)?;
-                row(
-                    "  bytes a session opened",
-                    format!("{:+.2}", heap.growth / heap.sessions.max(1.0)),
-                )?;
-            }
-            _ => row("slope of memory", "too few rests".into())?,
-        }
-        for fault in &self.faults {
-            writeln!(out, "FAULT: {fault}")?;
-        }
-        writeln!(
-            out,
-            "soak: {}",
-            if self.faults.is_empty() {
-                "all is well"
-            } else {
-                "FAILED"
-            }
-        )
     }
 }
