@@ -278,6 +278,10 @@ fn thread(
     std::thread::Builder::new().name(name.into()).spawn(run)
 }
 
+fn silent() -> io::Error {
+    io::Error::other("the witnesses do not answer")
+}
+
 fn start_server(options: &Options, broker: &Broker, tokens: &TokenFile) -> io::Result<Server> {
     let program = match &options.server {
         Some(program) => program.clone(),
@@ -332,6 +336,7 @@ impl Soak<'_> {
         // Time enough for a rest.
         let length =
             Duration::from_secs_f64((self.options.cycle - 8.0).max(self.options.cycle / 2.0));
+        self.orders.send(Order::GoOn).map_err(|_| silent())?;
         self.crowd.is_leaving.store(false, Ordering::SeqCst);
         self.ledger.is_paused.store(false, Ordering::SeqCst);
         let calm = Duration::from_secs_f64(self.rng.f64() * length.as_secs_f64() / 5.0 + 1.0);
@@ -488,11 +493,9 @@ impl Soak<'_> {
     }
 
     fn ask(&self, order: Order) -> io::Result<Tally> {
-        let gone = || io::Error::other("the witnesses do not answer");
-        self.orders.send(order).map_err(|_| gone())?;
-        self.answers
-            .recv_timeout(ANSWER_PATIENCE)
-            .map_err(|_| gone())
+        self.orders.send(order).map_err(|_| silent())?;
+        let answer = self.answers.recv_timeout(ANSWER_PATIENCE);
+        answer.map_err(|_| silent())
     }
 
     /// All have left: the last looks, the table, the verdict.

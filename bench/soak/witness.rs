@@ -73,8 +73,10 @@ impl Tally {
 
 /// What the witnesses are told.
 pub(crate) enum Order {
-    /// The publisher rests: have all subscriptions, wait for what is under way, close the books, and answer.
+    /// The publisher rests: have all subscriptions, wait for what is under way, close the books, answer, and stay so.
     Rest,
+    /// Change subscriptions again.
+    GoOn,
     /// Leave, half of you without a word; answer and end.
     Leave,
 }
@@ -125,8 +127,16 @@ pub(crate) struct Witnesses {
     world: Arc<World>,
     rng: Rng,
     tally: Tally,
-    /// Since when they are to come to rest.
-    resting: Option<Instant>,
+    rest: Rest,
+}
+
+/// Whether subscriptions change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    No,
+    /// They are to come to rest, since then.
+    Wanted(Instant),
+    Reached,
 }
 
 impl Witnesses {
@@ -163,7 +173,7 @@ impl Witnesses {
                 latency,
                 faults: Vec::new(),
             },
-            resting: None,
+            rest: Rest::No,
             world: world.clone(),
         };
         let each = |kinds: &[Kind]| {
@@ -306,7 +316,8 @@ impl Witnesses {
     ) -> io::Result<()> {
         loop {
             match orders.try_recv() {
-                Ok(Order::Rest) => self.resting = Some(Instant::now()),
+                Ok(Order::Rest) => self.rest = Rest::Wanted(Instant::now()),
+                Ok(Order::GoOn) => self.rest = Rest::No,
                 Ok(Order::Leave) => {
                     self.leave();
                     let _ = answers.send(self.tally);
@@ -316,11 +327,11 @@ impl Witnesses {
                 Err(TryRecvError::Disconnected) => return Ok(()),
             }
             self.turn()?;
-            if let Some(since) = self.resting
+            if let Rest::Wanted(since) = self.rest
                 && (self.has_come_to_rest() || since.elapsed() > CATCH_UP_PATIENCE + REPLY_PATIENCE)
             {
                 self.close_books();
-                self.resting = None;
+                self.rest = Rest::Reached;
                 let _ = answers.send(self.tally.clone());
             }
         }
@@ -488,7 +499,7 @@ impl Witnesses {
             return;
         }
         let now = Instant::now();
-        let is_moving = witness.is_mover && self.resting.is_none();
+        let is_moving = witness.is_mover && self.rest == Rest::No;
         if is_moving && now < witness.next_move {
             return;
         }
@@ -548,9 +559,8 @@ impl Witnesses {
 
     /// Whether everybody has all subscriptions and all events, or has waited long enough for them.
     fn has_come_to_rest(&self) -> bool {
-        let is_late = self
-            .resting
-            .is_some_and(|since| since.elapsed() > CATCH_UP_PATIENCE);
+        let is_late =
+            matches!(self.rest, Rest::Wanted(since) if since.elapsed() > CATCH_UP_PATIENCE);
         self.witnesses
             .iter()
             .filter(|witness| !witness.has_ended)
