@@ -112,7 +112,7 @@ const NEVER: [&str; 9] = [
 /// anything but what it provoked; a gauge of /metrics is not at each rest what it was at the first, or not zero
 /// when all have left; the server logged an ERROR, panicked, dropped a delivery or did not end well; or memory grew:
 /// the line of least squares through the heap at the rests of the last two thirds rises by more than 512 KiB and 8
-/// bytes for each session opened meanwhile (from 4 such rests on, which 3 minutes have).
+/// bytes for each session opened meanwhile (from 4 such rests on, which three minutes have).
 #[derive(Parser)]
 #[command(
     name = "soak",
@@ -386,6 +386,9 @@ impl Soak<'_> {
 
     /// Everybody but the witnesses leaves, nothing is published; everything must be as at the first rest.
     fn rest(&mut self) -> io::Result<()> {
+        if self.is_over() {
+            return Ok(());
+        }
         self.crowd.is_leaving.store(true, Ordering::SeqCst);
         let until = Instant::now() + SETTLE_PATIENCE;
         while self.crowd.members.load(Ordering::SeqCst) > 0 {
@@ -442,7 +445,7 @@ impl Soak<'_> {
                 }
                 None => vec![format!("gauges do not come to rest: {gauges:?}")],
             };
-            if differing.is_empty() {
+            if differing.is_empty() || self.is_over() {
                 return Ok(());
             }
             if Instant::now() > until {
