@@ -62,6 +62,10 @@ use world::World;
 /// Time between two looks at the server.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Time between two looks at a rest: less than the silence after which the server gives memory back, which is to
+/// come once, when all is freed.
+const GLANCE: Duration = Duration::from_millis(300);
+
 /// Looks between two lines of progress.
 const LOOKS_A_LINE: u64 = 5;
 
@@ -396,12 +400,12 @@ impl Soak<'_> {
                 self.faults.push("some of the crowd did not leave".into());
                 break;
             }
-            self.look()?;
+            self.look_after(GLANCE)?;
         }
         self.ledger.is_paused.store(true, Ordering::SeqCst);
         let until = Instant::now() + SETTLE_PATIENCE;
         loop {
-            self.look()?;
+            self.look_after(GLANCE)?;
             if self.ledger.is_settled() {
                 break;
             }
@@ -456,13 +460,17 @@ impl Soak<'_> {
                 return Ok(());
             }
             last = gauges;
-            std::thread::sleep(LOOK);
+            std::thread::sleep(GLANCE);
         }
     }
 
     /// One look at memory and gauges, a second after the last.
     fn look(&mut self) -> io::Result<()> {
-        std::thread::sleep(LOOK);
+        self.look_after(LOOK)
+    }
+
+    fn look_after(&mut self, pause: Duration) -> io::Result<()> {
+        std::thread::sleep(pause);
         let memory = process::memory(self.server.pid()).map_err(|error| {
             io::Error::other(format!(
                 "the server is gone ({error}):\n{}",
@@ -517,7 +525,7 @@ impl Soak<'_> {
                 );
                 break;
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(GLANCE);
         }
         std::thread::sleep(SILENCE);
         let at_end = process::memory(self.server.pid())?;
