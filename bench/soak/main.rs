@@ -15,6 +15,8 @@
 #[path = "../load/frames.rs"]
 #[allow(dead_code, reason = "the load generator skips events")]
 mod frames;
+#[path = "../numbers.rs"]
+mod numbers;
 #[path = "../process.rs"]
 #[allow(dead_code, reason = "the suite measures CPU too")]
 mod process;
@@ -50,6 +52,7 @@ use rustix::process::Signal;
 use crowd::Crowd;
 use gauges::Gauges;
 use harm::Harm;
+use numbers::positive;
 use process::Memory;
 use publisher::Ledger;
 use support::broker::Broker;
@@ -148,13 +151,6 @@ struct Options {
     /// No progress on stderr
     #[arg(long)]
     quiet: bool,
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(number) if f64::is_finite(number) && number > 0.0 => Ok(number),
-        _ => Err("a positive number is expected".into()),
-    }
 }
 
 fn main() -> ExitCode {
