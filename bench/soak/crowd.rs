@@ -365,7 +365,13 @@ fn hear(member: &mut Member, heard: Heard, world: &World, shared: &Shared) {
         }
         Heard::Text(Message::Gap(_)) => {}
         Heard::Text(Message::Reply(errors)) => {
-            member.replies = member.replies.wrapping_sub(1);
+            match member.replies.checked_sub(1) {
+                Some(left) => member.replies = left,
+                None => {
+                    shared.broken.fetch_add(1, Ordering::Relaxed);
+                    shared.fault("a reply that was not asked for".to_owned());
+                }
+            }
             let expected = match member.way {
                 Leave::BadToken => NOT_AUTHENTICATED,
                 _ => UNAVAILABLE,

@@ -109,7 +109,7 @@ const NEVER: [&str; 9] = [
 /// each, a crowd comes, subscribes, unsubscribes and leaves by every way there is (close frame, end of stream, reset,
 /// in the middle of a frame or of the handshake, without ever reading, with garbage ...), events of eight kinds are
 /// published for all accounts, and one thing is done to the broker: it is stopped in order, killed (-9), or frozen for
-/// 3 s or 14 s, all four in turn, in random order. The server is told to reread its tokens. At the end of a cycle
+/// 3 s or 14 s, all four in turn, in random order but for a long freeze at first. The server is told to reread its tokens. At the end of a cycle
 /// crowd and publisher rest, and the server is looked at.
 ///
 /// Witnesses live as long as the soak and check every event: its account and subscription, its order, its number. A
@@ -346,6 +346,10 @@ impl Soak<'_> {
         if self.harms.is_empty() {
             self.harms = Harm::ALL.map(|(harm, _)| harm).to_vec();
             self.rng.shuffle(&mut self.harms);
+            if self.harmed.is_empty() {
+                // The greatest storm first: what memory is kept after it is no growth later.
+                self.harms.sort_by_key(|harm| *harm == Harm::LongFreeze);
+            }
         }
         let harm = self.harms.pop().unwrap_or(Harm::Kill);
         self.ledger.is_calm.store(false, Ordering::SeqCst);
