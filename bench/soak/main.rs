@@ -118,7 +118,7 @@ const NEVER: [&str; 9] = [
 /// It fails (exit status 1) when an event is missing, repeated, out of order or somebody else's; a session met
 /// anything but what it provoked; a gauge of /metrics is not at each rest what it was at the first, or not zero
 /// when all have left; the server logged an ERROR, panicked, dropped a delivery or did not end well; or memory grew:
-/// the line of least squares through the heap at the rests of the last two thirds rises by more than 512 KiB and 8
+/// the line of least squares through the heap at the rests of the last two thirds rises by more than 2 MiB and 8
 /// bytes for each session opened meanwhile (from 4 such rests on, which three minutes have).
 #[derive(Parser)]
 #[command(
