@@ -47,6 +47,13 @@ pub(crate) enum BadFrame {
     TooLong(u64),
 }
 
+/// What becomes of the bytes of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EventsAre {
+    Skipped,
+    Told,
+}
+
 /// Where one session's byte stream stands.
 #[derive(Debug, Default)]
 pub(crate) struct FrameReader {
@@ -83,7 +90,32 @@ impl FrameReader {
     /// [`BadFrame`]: the stream cannot be read on.
     pub(crate) fn feed(
         &mut self,
+        bytes: &[u8],
+        seen: impl FnMut(Seen<'_>),
+    ) -> Result<(), BadFrame> {
+        self.read(bytes, EventsAre::Skipped, seen)
+    }
+
+    /// As [`FrameReader::feed`], but an event is told whole, as [`Seen::Text`]; the longest is [`KEPT_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// [`BadFrame`]: the stream cannot be read on.
+    #[allow(
+        dead_code,
+        reason = "the load generator counts events, it does not read them"
+    )]
+    pub(crate) fn feed_whole(
+        &mut self,
+        bytes: &[u8],
+        seen: impl FnMut(Seen<'_>),
+    ) -> Result<(), BadFrame> {
+        self.read(bytes, EventsAre::Told, seen)
+    }
+
+    fn read(
+        &mut self,
         mut bytes: &[u8],
+        events: EventsAre,
         mut seen: impl FnMut(Seen<'_>),
     ) -> Result<(), BadFrame> {
         loop {
@@ -108,7 +140,7 @@ impl FrameReader {
             if (prefix as u64) < length.min(PREFIX_BYTES as u64) {
                 break;
             }
-            if opcode == 0x1 && is_event(&payload[..prefix]) {
+            if events == EventsAre::Skipped && opcode == 0x1 && is_event(&payload[..prefix]) {
                 let here = payload
                     .len()
                     .min(usize::try_from(length).unwrap_or(usize::MAX));
@@ -190,14 +222,14 @@ mod tests {
     use blackhole::protocol::frame::{Frame, Opcode};
 
     /// What a script of frames is seen as, with the bytes of `Event` left out: they depend on the cuts.
-    fn read_in_pieces(bytes: &[u8], piece: usize) -> Vec<String> {
+    fn read_in_pieces(bytes: &[u8], piece: usize, events: EventsAre) -> Vec<String> {
         let mut reader = FrameReader::default();
         let mut buffer = vec![0; KEPT_BYTES_MAX + 4096];
         let mut told = Vec::new();
         for piece in bytes.chunks(piece) {
             let kept = reader.unstash(&mut buffer);
             buffer[kept..kept + piece.len()].copy_from_slice(piece);
-            let read = reader.feed(&buffer[..kept + piece.len()], |seen| {
+            let read = reader.read(&buffer[..kept + piece.len()], events, |seen| {
                 told.push(match seen {
                     Seen::Event(_) => "event".to_owned(),
                     other => format!("{other:?}"),
@@ -245,10 +277,28 @@ mod tests {
         ];
         for piece in [1, 2, 3, 7, 25, 100, 4096, bytes.len()] {
             assert_eq!(
-                read_in_pieces(&bytes, piece.min(4000)),
+                read_in_pieces(&bytes, piece.min(4000), EventsAre::Skipped),
                 expected,
                 "cut every {piece} bytes"
             );
+        }
+    }
+
+    #[test]
+    fn an_event_is_told_whole_to_those_who_read_it() {
+        let event = br#"{"action":"event","args":{}}"#;
+        let frames = [
+            Frame::new(Opcode::Text, event),
+            Frame::new(Opcode::Text, b"{}"),
+        ];
+        let bytes: Vec<u8> = frames
+            .iter()
+            .flat_map(|frame| frame.bytes().to_vec())
+            .collect();
+        let expected = [Seen::Text(event), Seen::Text(b"{}")].map(|seen| format!("{seen:?}"));
+        for piece in [1, 5, bytes.len()] {
+            let told = read_in_pieces(&bytes, piece, EventsAre::Told);
+            assert_eq!(told, expected, "cut every {piece} bytes");
         }
     }
 

@@ -6,8 +6,11 @@
 mod client_frame;
 mod engine;
 mod frames;
+#[path = "../numbers.rs"]
+mod numbers;
 #[path = "../process.rs"]
 mod process;
+mod socket;
 mod template;
 
 use std::io::{self, BufRead, Write};
@@ -22,6 +25,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use engine::{Engine, Plan};
+use numbers::positive;
 use template::Template;
 
 /// The subscribe command when none is given.
@@ -118,13 +122,6 @@ struct Options {
     /// sleeps, and how often it does is chance. Its own CPU time then says nothing
     #[arg(long, requires = "control")]
     spin: bool,
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(number) if f64::is_finite(number) && number > 0.0 => Ok(number),
-        _ => Err("a positive number is expected".into()),
-    }
 }
 
 fn main() -> ExitCode {

@@ -63,7 +63,8 @@ fn watch<T>(patience: Duration, mut condition: impl FnMut() -> Option<T>) -> Opt
 
 /// The program under test.
 pub fn blackhole() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blackhole"));
+    let program = option_env!("CARGO_BIN_EXE_blackhole");
+    let mut command = Command::new(program.expect("cargo tells it to tests and benches"));
     command.stdin(Stdio::null());
     command
 }
@@ -148,7 +149,8 @@ impl Server {
         Self::spawn_patient(PATIENCE, command)
     }
 
-    fn spawn_patient(patience: Duration, mut command: Command) -> Self {
+    /// As [`Server::spawn`]; every wait for something of it may take this long.
+    pub fn spawn_patient(patience: Duration, mut command: Command) -> Self {
         command.stdin(Stdio::null());
         let mut child = command
             .stdout(Stdio::piped())
