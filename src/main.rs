@@ -55,6 +55,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         clients: SocketAddr::new(config.ip, config.port),
         reuse_port: config.reuse_port,
         admin: config.admin,
+        user_timeout: config.user_timeout(),
     })
     .map_err(|error| Exit::failed(CODE_FAILED, error))?;
 

@@ -16,7 +16,7 @@ use crate::handoff::{AmqpBinding, ToSource};
 use crate::limits::LINGER;
 use crate::metrics::Metrics;
 use crate::protocol::codec::CodecLimits;
-use crate::protocol::frame::FrameBuilder;
+use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::protocol::handshake::Refusal;
 use crate::protocol::proxy::Proxies;
 use crate::routing::broker_bindings::{Acquired, BrokerBindings};
@@ -27,6 +27,7 @@ use crate::routing::month::ActiveMonths;
 use super::bucket::BucketRule;
 use super::deadlines::{Deadlines, Timeouts};
 use super::id::Peer;
+use super::liveness::{LivenessRules, PING_PAYLOAD, WakingClock};
 use super::outbox::OutboxTotals;
 use super::{OnMessage, Session};
 
@@ -70,6 +71,8 @@ pub struct SessionLimits {
     pub allowed_origins: Vec<String>,
     /// `proxy_protocol`, `trusted_proxies`.
     pub proxies: Proxies,
+    /// `ping_interval_ms`, `pong_timeout_ms`, `idle_timeout_ms`, `message_timeout_ms`.
+    pub liveness: LivenessRules,
 }
 
 impl SessionLimits {
@@ -96,6 +99,12 @@ impl SessionLimits {
             style: config.style,
             allowed_origins: config.allowed_origins.clone(),
             proxies: Proxies::new(config.proxy_protocol, config.trusted_proxies.clone()),
+            liveness: LivenessRules::new(
+                config.ping_interval,
+                config.pong_timeout,
+                config.idle_timeout,
+                config.message_timeout,
+            ),
         }
     }
 }
@@ -154,6 +163,13 @@ pub struct Hub {
     pub to_source: Vec<ToSource>,
     /// A session has, or has come by since the sweep's last pass began, a token that expires.
     pub tokens_expire: bool,
+    /// The clock of silent peers and unfinished messages; the loop advances it at the beginning of each turn.
+    pub waking: WakingClock,
+    /// The ping that all sessions share.
+    pub ping: Frame,
+    /// Heap bytes of all messages and frames that have arrived in part: the sum of the sessions'
+    /// [`Session::partial_bytes`].
+    pub partial_bytes: usize,
     /// Scratch for replies.
     pub builder: FrameBuilder,
     sessions_per_ip: HashMap<IpAddr, u32>,
@@ -192,6 +208,9 @@ impl Hub {
             metrics: Metrics::default(),
             to_source: Vec::new(),
             tokens_expire: false,
+            waking: WakingClock::default(),
+            ping: Frame::new(Opcode::Ping, PING_PAYLOAD),
+            partial_bytes: 0,
             builder: FrameBuilder::new(),
             sessions_per_ip: HashMap::new(),
             request_ids: RequestIds(seed),
