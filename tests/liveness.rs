@@ -59,6 +59,8 @@ fn a_client_with_nothing_to_say_is_closed_with_1000_at_the_idle_limit() {
         "{:?}",
         begun.elapsed()
     );
+    drop(raw);
+    server.wait_for_metric("sessions", 0);
     let metrics = server.metrics();
     assert_eq!(
         (metrics["closes_idle_total"], metrics["pings_sent_total"]),
