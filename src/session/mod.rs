@@ -377,6 +377,10 @@ impl Session {
         {
             return Health::MessageLate;
         }
+        if !codec.is_idle() {
+            // It is in the middle of saying something, which has a limit of its own.
+            life.on_own_frame(now);
+        }
         life.judge(rules, is_blocked, id, now)
     }
 
