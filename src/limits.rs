@@ -90,6 +90,10 @@ pub const SWEEP_STEPS: usize = 50;
 /// Time between two steps of the sweep.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Time between two turns that counts against silent peers and unfinished messages, at most: what is beyond it, the
+/// process was stopped or its machine suspended, and nobody was listened to. Longer than the sweep lets a poll wait.
+pub const STALL_COUNTED: Duration = Duration::from_millis(200);
+
 /// Largest outboxes gathered by one pass over all sessions when `max_outboxes_bytes` is exceeded, so that a pass
 /// serves many closes.
 pub const LARGEST_OUTBOXES: usize = 64;

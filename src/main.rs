@@ -56,6 +56,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         reuse_port: config.reuse_port,
         accept_rate: config.max_accept_rate,
         admin: config.admin,
+        user_timeout: config.user_timeout(),
     })
     .map_err(|error| Exit::failed(CODE_FAILED, error))?;
 

@@ -64,7 +64,10 @@ metrics! {
     counter closes_slow_consumer_total "Sessions closed with 4408: outbox over its limit, or no progress in send_timeout_ms.";
     counter closes_outboxes_full_total "Sessions closed with 4408 because all outboxes together were over max_outboxes_bytes.";
     counter closes_expired_total "Sessions closed with 4401.";
-    counter closes_drain_total "Sessions closed with 1001.";
+    counter closes_drain_total "Sessions closed with 1001 because the process drains.";
+    counter closes_dead_total "Sessions closed with 1001: a ping was not answered in pong_timeout_ms.";
+    counter closes_idle_total "Sessions closed with 1000: no frame of the client's own for idle_timeout_ms.";
+    counter closes_message_timeout_total "Sessions closed with 1008: a message was begun and not finished in message_timeout_ms.";
     counter closes_lost_total "Sessions whose connection broke or ended without a close frame.";
     counter commands_total "Commands received.";
     counter commands_rate_limited_total "Commands refused by the rate limit.";
@@ -82,6 +85,7 @@ metrics! {
     counter frames_delivered_total "Event frames put into outboxes.";
     counter frames_dropped_total "Event frames dropped by the slow consumer policy drop.";
     counter gap_notices_total "Gap notices sent.";
+    counter pings_sent_total "Websocket pings to clients that were silent for ping_interval_ms.";
     counter source_outages_total "Times the event source was away.";
     counter writes_total "Write calls on client sockets.";
     counter ring_calls_total "io_uring calls, each of which wrote to several client sockets.";

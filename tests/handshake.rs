@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -330,12 +331,11 @@ fn a_full_process_answers_503_with_retry_after_until_somebody_leaves() {
     }
 }
 
-#[test]
-fn a_head_that_drips_is_cut_off_after_request_timeout() {
-    let server = Server::demo(&["--request-timeout-ms", "400"]);
-    let mut raw = Raw::connect(server.address());
+/// Sends `bytes`, which a request begins with, one by one; they must be cut off after 400 ms.
+fn drip(address: SocketAddr, bytes: &[u8]) {
+    let mut raw = Raw::connect(address);
     let begun = Instant::now();
-    let mut drops = UPGRADE_REQUEST.bytes();
+    let mut drops = bytes.iter().copied();
     loop {
         raw.try_send(&[drops.next().expect("cut off before the head is complete")]);
         match raw.peek(Duration::from_millis(20)) {
@@ -349,12 +349,36 @@ fn a_head_that_drips_is_cut_off_after_request_timeout() {
         "{:?}",
         begun.elapsed()
     );
-    assert_eq!(server.metric("handshake_timeouts_total"), 1);
-    assert_eq!(
-        server.metric("handshake_deadlines"),
-        1,
-        "that of the request for this page"
+}
+
+#[test]
+fn a_head_or_what_comes_before_it_that_drips_is_cut_off_after_request_timeout() {
+    let proxied = [
+        "--proxy-protocol=required",
+        "--trusted-proxies=127.0.0.0/8",
+        "--request-timeout-ms=400",
+    ];
+    let proxy_header = b"PROXY TCP4 192.0.2.1 192.0.2.2 4000 5000\r\n";
+    let page = format!(
+        "GET /metrics HTTP/1.1\r\nX-Long: {}\r\n\r\n",
+        "x".repeat(200)
     );
+    for options in [&["--request-timeout-ms", "400"][..], &proxied] {
+        let server = Server::demo(options);
+        let is_proxied = options.len() == proxied.len();
+        let first = if is_proxied { &proxy_header[..] } else { b"" };
+        drip(
+            server.address(),
+            &[first, UPGRADE_REQUEST.as_bytes()].concat(),
+        );
+        drip(server.admin(), page.as_bytes());
+        assert_eq!(server.metric("handshake_timeouts_total"), 2);
+        assert_eq!(
+            server.metric("handshake_deadlines"),
+            1,
+            "that of the request for this page"
+        );
+    }
 }
 
 #[test]

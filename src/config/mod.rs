@@ -194,6 +194,10 @@ impl Config {
             request_timeout_ms,
             auth_timeout_ms,
             send_timeout_ms,
+            message_timeout_ms,
+            ping_interval_ms,
+            pong_timeout_ms,
+            idle_timeout_ms,
             slow_consumer,
             max_connections,
             max_connections_per_ip,
@@ -275,6 +279,10 @@ impl Config {
             request_timeout: milliseconds(request_timeout_ms),
             send_timeout: milliseconds(send_timeout_ms),
             auth_timeout: milliseconds(auth_timeout_ms),
+            message_timeout: milliseconds(message_timeout_ms),
+            ping_interval: unless_off(ping_interval_ms.0.0),
+            pong_timeout: Duration::from_millis(pong_timeout_ms.0.0.into()),
+            idle_timeout: unless_off(idle_timeout_ms.0),
             rate_limit_burst: rate_limit_burst.0.get(),
             rate_limit_per_second: rate_limit_per_second.0.get(),
             drain: Duration::from_secs(drain_seconds.0.into()),
@@ -302,6 +310,11 @@ fn limit(limit: Setting<Limit<u64>>) -> Option<usize> {
 
 fn milliseconds(milliseconds: Setting<NonZeroU32>) -> Duration {
     Duration::from_millis(milliseconds.0.get().into())
+}
+
+/// A time of zero milliseconds switches off what it is the time of.
+fn unless_off(milliseconds: u32) -> Option<Duration> {
+    (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()))
 }
 
 fn words(words: Vec<Setting<Word>>) -> Vec<String> {
@@ -400,6 +413,15 @@ pub struct Config {
     pub send_timeout: Duration,
     /// `auth_timeout_ms`: until a session must have authenticated. 30,000.
     pub auth_timeout: Duration,
+    /// `message_timeout_ms`: from a message's first byte to its last. 10,000.
+    pub message_timeout: Duration,
+    /// `ping_interval_ms`: of silence before a ping, 25,000; `None`: no pings. At most
+    /// [`crate::session::liveness::PERIOD_MAX`].
+    pub ping_interval: Option<Duration>,
+    /// `pong_timeout_ms`: of silence behind a ping, 10,000. At most [`crate::session::liveness::PERIOD_MAX`].
+    pub pong_timeout: Duration,
+    /// `idle_timeout_ms`: without a frame of the client's own; `None`, the default: for ever.
+    pub idle_timeout: Option<Duration>,
     /// `rate_limit_burst`: commands a session may send at once, 100.
     pub rate_limit_burst: u32,
     /// `rate_limit_per_second`: commands a session gets back each second, 10.
@@ -414,6 +436,17 @@ pub struct Config {
     pub prefetch: u16,
     /// `max_queue_length`: `x-max-length` of our queue on the broker, 100,000.
     pub max_queue_length: Option<u32>,
+}
+
+impl Config {
+    /// TCP_USER_TIMEOUT of the clients' sockets: a peer whose kernel acknowledges nothing has as long as one that
+    /// answers no ping. The kernel would retransmit for a quarter of an hour, for a session that is still open as for
+    /// the last bytes of one that is closed. `None` without pings: the operator wants the silent kept.
+    #[must_use]
+    pub fn user_timeout(&self) -> Option<Duration> {
+        self.ping_interval
+            .map(|interval| interval + self.pong_timeout)
+    }
 }
 
 impl fmt::Debug for Config {

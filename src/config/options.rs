@@ -9,8 +9,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::values::{
-    AuthName, BrokerUrl, Limit, Network, Object, Rate, RealmTemplate, Setting, SourceName, Word,
-    list,
+    AuthName, BrokerUrl, Limit, Network, Object, Period, Rate, RealmTemplate, Setting, SourceName,
+    Word, list,
 };
 use super::{ProxyProtocol, REALM_PLACEHOLDER, SlowConsumerPolicy, Style};
 use crate::routing::families::FamilyOptions;
@@ -106,6 +106,18 @@ pub(crate) struct Options {
     /// Time without progress while frames wait for a client, in milliseconds
     #[arg(long, value_name = "MS", help_heading = CLIENTS)]
     pub(crate) send_timeout_ms: Setting<NonZeroU32>,
+    /// Time for a message from its first byte to its last, in milliseconds; beyond it the session is closed (1008)
+    #[arg(long, value_name = "MS", help_heading = CLIENTS)]
+    pub(crate) message_timeout_ms: Setting<NonZeroU32>,
+    /// Silence of a client after which it is pinged, give or take a fifth, in milliseconds; 0: no pings
+    #[arg(long, value_name = "MS", help_heading = CLIENTS)]
+    pub(crate) ping_interval_ms: Setting<Period<0>>,
+    /// Time for anything to come from a client that was pinged, in milliseconds; beyond it the session is closed (1001)
+    #[arg(long, value_name = "MS", help_heading = CLIENTS)]
+    pub(crate) pong_timeout_ms: Setting<Period<1>>,
+    /// Time without a frame of the client's own (answers to pings are not), in milliseconds, 3600000 on the platform; beyond it the session is closed (1000); 0: for ever
+    #[arg(long, value_name = "MS", help_heading = CLIENTS)]
+    pub(crate) idle_timeout_ms: Setting<u32>,
     /// A client that reads too slowly: close its session (4408), or drop new events for it
     #[arg(long, value_name = "POLICY", help_heading = CLIENTS)]
     pub(crate) slow_consumer: Setting<SlowConsumerPolicy>,
@@ -201,6 +213,10 @@ impl Default for Options {
             request_timeout_ms: const { nonzero_u32(10_000) },
             auth_timeout_ms: const { nonzero_u32(30_000) },
             send_timeout_ms: const { nonzero_u32(5_000) },
+            message_timeout_ms: const { nonzero_u32(10_000) },
+            ping_interval_ms: Setting(Period(25_000)),
+            pong_timeout_ms: Setting(Period(10_000)),
+            idle_timeout_ms: Setting(0),
             slow_consumer: Setting(SlowConsumerPolicy::Close),
             max_connections: None,
             max_connections_per_ip: Setting(Limit(None)),

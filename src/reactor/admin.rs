@@ -93,6 +93,11 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             hub.totals.blocked_bytes,
         ),
         (
+            "partial_messages_bytes",
+            "Bytes of messages and frames that have arrived in part.",
+            hub.partial_bytes,
+        ),
+        (
             "flush_list",
             "Sessions that wait for their write.",
             reactor.flush.len(),

@@ -63,11 +63,17 @@ pub enum Accepted {
 }
 
 impl Listener {
-    /// Binds and listens. `reuse_port`: several processes share the port.
+    /// Binds and listens. `reuse_port`: several processes share the port. `user_timeout`: how long the kernel waits for
+    /// a peer to acknowledge what was sent (TCP_USER_TIMEOUT, RFC 5482); `None`: as long as the system is set to.
     ///
     /// # Errors
     /// Those of the system: address in use, not allowed, not ours.
-    pub fn bind(address: SocketAddr, door: Door, reuse_port: bool) -> io::Result<Self> {
+    pub fn bind(
+        address: SocketAddr,
+        door: Door,
+        reuse_port: bool,
+        user_timeout: Option<Duration>,
+    ) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -78,8 +84,12 @@ impl Listener {
         if reuse_port {
             socket.set_reuse_port(true)?;
         }
-        // Accepted sockets inherit it, which saves a system call each.
+        // Accepted sockets inherit both, which saves two system calls each.
         socket.set_tcp_nodelay(true)?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(user_timeout)?;
+        #[cfg(not(target_os = "linux"))]
+        let _ = user_timeout;
         socket.bind(&address.into())?;
         if door == Door::Clients {
             sys::set_defer_accept(&socket, DEFER_ACCEPT)?;
@@ -198,9 +208,11 @@ mod tests {
     use std::net::TcpStream as Client;
     use std::time::Instant;
 
+    use socket2::SockRef;
+
     fn listener_with_rate(per_second: Option<u32>) -> Listener {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut listener = Listener::bind(any, Door::Clients, false).expect("a free port");
+        let mut listener = Listener::bind(any, Door::Clients, false, None).expect("a free port");
         listener.limit_rate(per_second);
         listener
     }
@@ -275,5 +287,37 @@ mod tests {
         let mut listener = listener_with_rate(None);
         let _clients = connect(&listener, 50);
         assert!((0..50).all(|_| takes_one(&mut listener, Duration::ZERO)));
+    }
+
+    /// A connection to a listener with this timeout, as accepted.
+    fn accepted(user_timeout: Option<Duration>) -> TcpStream {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut listener =
+            Listener::bind(any, Door::Clients, false, user_timeout).expect("a free port");
+        let address = listener.socket.local_addr().expect("bound");
+        let mut peer = std::net::TcpStream::connect(address).expect("listening");
+        // Silent peers are not accepted.
+        peer.write_all(b"GET").expect("connected");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            listener.on_ready();
+            match listener.accept(Duration::ZERO) {
+                Accepted::Connection(stream, _) => return stream,
+                Accepted::Nothing => std::thread::yield_now(),
+                other => panic!("{other:?}"),
+            }
+            assert!(Instant::now() < deadline, "not accepted");
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn accepted_sockets_have_the_listeners_options_without_a_system_call_of_their_own() {
+        for timeout in [None, Some(Duration::from_millis(35_000))] {
+            let stream = accepted(timeout);
+            let socket = SockRef::from(&stream);
+            assert_eq!(socket.tcp_user_timeout().expect("TCP"), timeout);
+            assert!(socket.tcp_nodelay().expect("TCP"));
+        }
     }
 }

@@ -26,7 +26,7 @@
 //! | [`flush_list`] | who is to be written to, and how much may merge meanwhile |
 //! | [`drain`] | closing everything, spread over time |
 //! | `full` | refusing who comes beyond `max_connections` |
-//! | `sweep` | the slow walk over all sessions: expired tokens |
+//! | `sweep` | the slow walk over all sessions: expired tokens, the silent, the dead, unfinished messages |
 //! | `trim` | giving memory back in the quiet after a burst |
 //! | [`admin`] | the pages of the admin listener |
 //! | [`socket`] | what is needed of a socket |
@@ -241,6 +241,7 @@ impl<S: Socket> Reactor<S> {
     /// Steps 2 to 6 of the turn. `ready`: what the poll said.
     pub fn turn(&mut self, ready: &[Ready], now: Now) {
         self.hub.metrics.turns_total += 1;
+        self.hub.waking.advance(now.clock);
         self.read_ready(ready, now);
         self.drain_handoff(now);
         self.fire_deadlines(now);

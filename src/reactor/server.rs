@@ -37,6 +37,8 @@ pub struct Addresses {
     pub accept_rate: Option<u32>,
     /// The admin listener.
     pub admin: Option<SocketAddr>,
+    /// How long the kernel waits for a peer to acknowledge what was sent; `None`: as long as the system is set to.
+    pub user_timeout: Option<Duration>,
 }
 
 /// Why the server could not start.
@@ -103,7 +105,7 @@ impl Server {
                 .map(|address| (address, Door::Admin, false, ADMIN)),
         ];
         for (address, door, reuse_port, token) in doors.into_iter().flatten() {
-            let mut listener = Listener::bind(address, door, reuse_port)
+            let mut listener = Listener::bind(address, door, reuse_port, addresses.user_timeout)
                 .map_err(|error| StartError::Bind { address, error })?;
             if door == Door::Clients {
                 listener.limit_rate(addresses.accept_rate);

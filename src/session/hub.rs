@@ -15,7 +15,7 @@ use crate::handoff::{AmqpBinding, ToSource};
 use crate::limits::LINGER;
 use crate::metrics::Metrics;
 use crate::protocol::codec::CodecLimits;
-use crate::protocol::frame::FrameBuilder;
+use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::protocol::handshake::Refusal;
 use crate::protocol::proxy::Proxies;
 use crate::routing::account::AccountId;
@@ -26,6 +26,7 @@ use crate::routing::month::ActiveMonths;
 
 use super::bucket::BucketRule;
 use super::deadlines::{Deadlines, Timeouts};
+use super::liveness::{LivenessRules, PING_PAYLOAD, WakingClock};
 use super::outbox::OutboxTotals;
 use super::places::Places;
 use super::{OnMessage, Session};
@@ -68,6 +69,8 @@ pub struct SessionLimits {
     pub allowed_origins: Vec<String>,
     /// `proxy_protocol`, `trusted_proxies`.
     pub proxies: Proxies,
+    /// `ping_interval_ms`, `pong_timeout_ms`, `idle_timeout_ms`, `message_timeout_ms`.
+    pub liveness: LivenessRules,
 }
 
 impl SessionLimits {
@@ -91,6 +94,12 @@ impl SessionLimits {
             style: config.style,
             allowed_origins: config.allowed_origins.clone(),
             proxies: Proxies::new(config.proxy_protocol, config.trusted_proxies.clone()),
+            liveness: LivenessRules::new(
+                config.ping_interval,
+                config.pong_timeout,
+                config.idle_timeout,
+                config.message_timeout,
+            ),
         }
     }
 }
@@ -149,6 +158,13 @@ pub struct Hub {
     pub to_source: Vec<ToSource>,
     /// A session has, or has come by since the sweep's last pass began, a token that expires.
     pub tokens_expire: bool,
+    /// The clock of silent peers and unfinished messages; the loop advances it at the beginning of each turn.
+    pub waking: WakingClock,
+    /// The ping that all sessions share.
+    pub ping: Frame,
+    /// Heap bytes of all messages and frames that have arrived in part: the sum of the sessions'
+    /// [`Session::partial_bytes`].
+    pub partial_bytes: usize,
     /// Scratch for replies.
     pub builder: FrameBuilder,
     /// Open sessions of each IP ([`super::id::Peer::network`]; `max_connections_per_ip`).
@@ -191,6 +207,9 @@ impl Hub {
             metrics: Metrics::default(),
             to_source: Vec::new(),
             tokens_expire: false,
+            waking: WakingClock::default(),
+            ping: Frame::new(Opcode::Ping, PING_PAYLOAD),
+            partial_bytes: 0,
             builder: FrameBuilder::new(),
             ips: Places::new(config.max_connections_per_ip),
             accounts: Places::new(config.max_connections_per_account),

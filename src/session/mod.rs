@@ -19,6 +19,7 @@
 //! | [`hub`] | what all sessions share |
 //! | [`outbox`] | frames waiting for the peer |
 //! | [`places`] | sessions counted by IP and by account |
+//! | [`liveness`] | who is silent, dead or idle |
 //! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, timeouts, close reasons, names |
 
 pub mod bucket;
@@ -27,6 +28,7 @@ mod commands;
 pub mod deadlines;
 pub mod hub;
 pub mod id;
+pub mod liveness;
 pub mod outbox;
 pub mod places;
 
@@ -54,6 +56,7 @@ use self::close::CloseReason;
 use self::commands::Waiting;
 use self::hub::{Admission, Hub, Now};
 use self::id::{ConnId, Peer};
+use self::liveness::{Health, Liveness, PING_PAYLOAD, Tick};
 use self::outbox::Outbox;
 
 /// One connection's state.
@@ -81,6 +84,7 @@ enum Phase {
     Open {
         codec: Codec,
         extra: Option<Box<Extra>>,
+        life: Liveness,
     },
     /// The outbox ends with the last thing that will be said; input is read and thrown away.
     Closing {
@@ -91,6 +95,9 @@ enum Phase {
     /// To be taken from the table.
     Gone { reason: CloseReason, was_open: bool },
 }
+
+// An idle session pays for it; the liveness lies in what would be padding.
+const _: () = assert!(size_of::<Phase>() == 24);
 
 /// What a closing session still expects of its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -340,6 +347,53 @@ impl Session {
                 extra: Some(extra), ..
             } => (extra.name.as_deref(), extra.metadata.as_deref()),
             _ => (None, None),
+        }
+    }
+
+    /// Heap bytes of its message or frame that has arrived in part.
+    #[must_use]
+    pub fn partial_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Open { codec, .. } => codec.heap_bytes(),
+            Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => 0,
+        }
+    }
+
+    /// The sweep's look at it: whether its peer is silent, dead, idle, or does not finish what it began. What is to
+    /// be done about that is the caller's to do: [`Session::ping`] or [`Session::close`]. O(1).
+    pub fn examine(&mut self, id: ConnId, hub: &Hub) -> Health {
+        let (is_deaf, is_blocked) = (!self.wants_bytes(), self.outbox.is_blocked());
+        let Phase::Open { codec, life, .. } = &mut self.phase else {
+            return Health::Fine;
+        };
+        let (rules, now) = (&hub.limits.liveness, hub.waking.tick());
+        if is_deaf {
+            // What it sends is not read: it cannot finish a message, and is not silent. But one that takes nothing
+            // either has to be found dead.
+            codec.mark_anew(now.to_mark());
+            if !is_blocked {
+                *life = Liveness::new(now);
+            }
+        }
+        if let Some(begun) = codec.mark()
+            && rules.is_message_late(Tick::from_mark(begun), now)
+        {
+            return Health::MessageLate;
+        }
+        if !codec.is_idle() {
+            // It is in the middle of saying something, which has a limit of its own.
+            life.on_own_frame(now);
+        }
+        life.judge(rules, is_blocked, id, now)
+    }
+
+    /// Asks the peer of an open session whether it is there. No allocation unless frames wait for it.
+    pub fn ping(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
+        let is_blocked = self.outbox.is_blocked();
+        if let Phase::Open { life, .. } = &mut self.phase {
+            life.on_ping(is_blocked, hub.waking.tick());
+            hub.metrics.pings_sent_total += 1;
+            self.push(hub.ping.clone(), id, hub, now);
         }
     }
 
@@ -595,6 +649,7 @@ impl Session {
         self.phase = Phase::Open {
             codec: Codec::new(),
             extra: None,
+            life: Liveness::new(hub.waking.tick()),
         };
         match identity {
             Some(identity) => self.become_identity(identity, hub),
@@ -670,12 +725,19 @@ impl Session {
     }
 
     fn on_frames(&mut self, input: &mut [u8], id: ConnId, hub: &mut Hub, now: Now) {
+        let tick = hub.waking.tick();
+        if let Phase::Open { life, .. } = &mut self.phase {
+            life.on_bytes(tick);
+        }
         let mut pings = Pings::default();
         self.decode(input, &mut pings, id, hub, now);
         if let Some(pong) = pings.newest
             && self.is_open()
         {
             self.push(pong, id, hub, now);
+        }
+        if let Phase::Open { codec, .. } = &mut self.phase {
+            codec.mark_once(tick.to_mark());
         }
     }
 
@@ -688,10 +750,13 @@ impl Session {
         now: Now,
     ) {
         loop {
-            let Phase::Open { codec, .. } = &mut self.phase else {
+            let Phase::Open { codec, life, .. } = &mut self.phase else {
                 return;
             };
-            let decoded = match codec.decode(input, &hub.limits.codec) {
+            let bytes_before = codec.heap_bytes();
+            let decoded = codec.decode(input, &hub.limits.codec);
+            hub.partial_bytes = hub.partial_bytes - bytes_before + codec.heap_bytes();
+            let decoded = match decoded {
                 Ok(decoded) => decoded,
                 Err(error) => {
                     let reason = match error.close_code() {
@@ -703,6 +768,11 @@ impl Session {
                 }
             };
             let consumed = decoded.consumed;
+            match &decoded.item {
+                None => {}
+                Some(Item::Pong(payload)) if **payload == *PING_PAYLOAD => {}
+                Some(_) => life.on_own_frame(hub.waking.tick()),
+            }
             match decoded.item {
                 None => return,
                 Some(Item::Text(text)) => {
@@ -934,10 +1004,15 @@ impl Session {
     }
 
     /// Closes an open session with the close frame of `reason`; a session in its handshake goes without a word.
-    /// What is already in the outbox goes out first, unless the peer does not read.
+    /// What is already in the outbox goes out first, unless the peer does not read. A dead peer is not waited for.
     pub fn close(&mut self, reason: CloseReason, id: ConnId, hub: &mut Hub, now: Now) {
         let frame = reason.frame().map(|(code, text)| Frame::close(code, text));
-        self.begin_closing(reason, frame, PeerSide::Open, id, hub, now);
+        let peer = if reason == CloseReason::Dead {
+            PeerSide::Done
+        } else {
+            PeerSide::Open
+        };
+        self.begin_closing(reason, frame, peer, id, hub, now);
     }
 
     fn begin_closing(
@@ -988,6 +1063,7 @@ impl Session {
 
     /// Takes the session out of all that is shared, but for the totals of its outbox. Cost: what it had.
     fn leave(&mut self, id: ConnId, hub: &mut Hub) {
+        hub.partial_bytes -= self.partial_bytes();
         self.stop_waiting(id, hub);
         self.drop_subscriptions(hub);
         self.give_account_back(hub);

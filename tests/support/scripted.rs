@@ -38,6 +38,10 @@ pub struct Wire {
     pub edge_readable: bool,
     pub edge_writable: bool,
     pub write_blocked: bool,
+    /// The server has read bytes since the world last looked.
+    pub was_read: bool,
+    /// The client has sent bytes that answer no ping since the world last looked.
+    pub was_sent: bool,
 }
 
 /// The server's end.
@@ -62,6 +66,7 @@ impl Socket for Scripted {
         for (byte, taken) in buffer.iter_mut().zip(wire.to_server.drain(..count)) {
             *byte = taken;
         }
+        wire.was_read = true;
         if !wire.to_server.is_empty() && count < buffer.len() {
             // A short read that leaves bytes: they arrived just after it, which is an edge.
             wire.edge_readable = true;
@@ -118,10 +123,18 @@ impl Wire {
             edge_readable: false,
             edge_writable: false,
             write_blocked: false,
+            was_read: false,
+            was_sent: false,
         }))
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
+        self.answer(bytes);
+        self.was_sent = true;
+    }
+
+    /// Sends what is no frame of the client's own.
+    pub fn answer(&mut self, bytes: &[u8]) {
         self.to_server.extend(bytes);
         self.edge_readable = true;
     }
