@@ -94,5 +94,12 @@ pub const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// Outbox queues freed, and sessions come and gone, since the last trim that make a trim worth its while.
 pub const TRIM_MIN_FREED: u64 = 256;
 
+/// Bytes of lines of the log that wait to be written, a line's own bookkeeping included: some 1,400 lines. Beyond it
+/// lines are lost and counted, so that a stderr that nobody reads costs the log and not the loop.
+pub const LOG_QUEUE_BYTES_MAX: usize = 256 << 10;
+
+/// How long the end of the process, or of a thread that panicked, waits for the log to be written.
+pub const LOG_FLUSH_MAX: Duration = Duration::from_millis(500);
+
 /// A line that could repeat is logged at most once in this time, with the number of times it stands for.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(60);

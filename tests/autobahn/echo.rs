@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config) -> Result<(), Exit> {
-    logging::start(config.log_level);
+    logging::start(config.log_level).map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let server = Server::bind(Addresses {
         clients: SocketAddr::new(config.ip, config.port),
         reuse_port: config.reuse_port,
