@@ -80,6 +80,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let parts = ServerParts {
         handoff: loop_end,
         connections_max: config.max_connections.unwrap_or(usize::MAX),
+        drain_delay: config.drain_delay,
         drain: config.drain - patience,
         epoch,
         io_uring: config.io_uring,

@@ -77,6 +77,7 @@ fn run(config: &Config) -> Result<(), Exit> {
     let parts = ServerParts {
         handoff: loop_end,
         connections_max: usize::MAX,
+        drain_delay: Duration::ZERO,
         drain: Duration::ZERO,
         epoch,
         io_uring: config.io_uring,
