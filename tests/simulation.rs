@@ -45,6 +45,9 @@ const EVENTS: [&str; 3] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"
 const CALLS: [&str; 3] = ["c1", "c2", "c3"];
 /// Connections that a world's loop takes.
 const CONNECTIONS_MAX: usize = 1000;
+/// Seconds.
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
 const STEPS: usize = 500;
 const SEEDS: u64 = 128;
 /// Resolution of the loop's liveness clock.
@@ -140,6 +143,8 @@ struct World {
     awake: Duration,
     last_turn: Duration,
     times: Times,
+    /// How far the wall clock was stepped, in seconds.
+    stepped: i64,
     reactor: Reactor<Scripted>,
     source: SourceEnd,
     outgoing: VecDeque<FromSource>,
@@ -192,6 +197,7 @@ impl World {
             awake: Duration::ZERO,
             last_turn: Duration::ZERO,
             times,
+            stepped: 0,
             reactor,
             source,
             outgoing: VecDeque::new(),
@@ -208,7 +214,11 @@ impl World {
     }
 
     fn now(&self) -> Now {
-        now(self.clock)
+        let now = now(self.clock);
+        Now {
+            unix: now.unix.saturating_add_signed(self.stepped),
+            ..now
+        }
     }
 
     fn step(&mut self) {
@@ -229,6 +239,7 @@ impl World {
                 let time = self.rng.u64(0..1_500);
                 self.pass(Duration::from_millis(time));
             }
+            91 if self.rng.u32(0..4) == 0 => self.stepped = self.rng.i64(-90 * DAY..90 * DAY),
             _ => {
                 let pause = if self.rng.u32(0..20) == 0 { 6_000 } else { 50 };
                 self.clock += Duration::from_millis(self.rng.u64(0..pause));
@@ -967,7 +978,8 @@ impl Client {
                 let is_fine = self.answers_pings && !self.was_narrow;
                 assert!(!is_fine, "{:?} answers", self.id);
             }
-            _ => assert!(matches!(code, 4408 | 1008), "closed with {code}"),
+            (1001, b"going away") | (4408 | 1008, _) => {}
+            _ => panic!("closed with {code} {}", String::from_utf8_lossy(reason)),
         }
     }
 
@@ -1082,6 +1094,8 @@ fn token_file() -> (tempfile::TempDir, std::path::PathBuf) {
 /// A world whose source is up and whose clients, all of the first account, are upgraded and read everything.
 fn world_of_readers(clients: usize, bindings: &[&'static str], tokens: &std::path::Path) -> World {
     let mut world = World::new(1, tokens);
+    (world.times.ping_interval, world.times.idle_timeout) = (None, None);
+    world.reactor.hub.limits.liveness = world.times.rules();
     world.reactor.hub.limits.rate = None;
     world.reactor.hub.limits.subscriptions_max = usize::MAX;
     world.source_comes_or_goes();
@@ -1256,42 +1270,30 @@ fn an_exchange_that_never_worked_is_nobodys_loss() {
     );
 }
 
+/// Asks for the documents of the first account whose database has the month in its name (PROTOCOL 6).
+fn subscribe_to_faxes(client: &mut Client) {
+    client.subscribe((0, "object.doc_created.fax"));
+}
+
+/// The AMQP binding key of that subscription in this month.
+fn fax_key(month: &str) -> String {
+    format!("doc_created.account%2Faa%2Faa%2Faaaaaaaaaaaaaaaaaaaaaaaaaaa1-{month}.fax.*")
+}
+
 #[test]
 fn a_document_subscription_follows_the_month_a_minute_early_and_a_minute_late() {
     /// 2023-12-01T00:00:00Z on the world's clock, which starts at Unix second 1,700,000,000.
     const DECEMBER: Duration = Duration::from_secs(1_701_388_800 - 1_700_000_000);
-    const DATABASE: &str = "account%2Faa%2Faa%2Faaaaaaaaaaaaaaaaaaaaaaaaaaa1";
     let (_directory, tokens) = token_file();
-    let mut world = World::new(1, &tokens);
-    world.source_comes_or_goes();
-    let is_first = |client: &Client| client.upgraded && client.token == TOKENS[0].0;
-    while !world.clients.iter().any(is_first) {
-        world.connect();
-        world.settle();
-    }
-    let client = world
-        .clients
-        .iter_mut()
-        .find(|client| is_first(client))
-        .expect("just seen");
-    let command = json!({"action": "subscribe", "auth_token": client.token, "request_id": "r1",
-        "data": {"account_id": ACCOUNTS[0], "binding": "object.doc_created.fax"}});
-    let asked = Asked::Subscribe((0, "object.doc_created.fax"));
-    client.asked.push_back(("r1".into(), asked));
-    client
-        .wire
-        .borrow_mut()
-        .send(&client_text(&command.to_string()));
+    let mut world = world_of_readers(1, &[], &tokens);
+    subscribe_to_faxes(&mut world.clients[0]);
     world.settle();
-    let client = world
-        .clients
-        .iter()
-        .find(|client| is_first(client))
-        .expect("still there");
-    assert!(client.asked.is_empty(), "the subscribe is answered");
+    assert!(
+        world.clients[0].asked.is_empty(),
+        "the subscribe is answered"
+    );
 
-    let november = format!("doc_created.{DATABASE}-202311.fax.*");
-    let december = format!("doc_created.{DATABASE}-202312.fax.*");
+    let (november, december) = (fax_key("202311"), fax_key("202312"));
     let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
     for (moment, expected) in [
         (DECEMBER - minute - second, vec![&november]),
@@ -1306,6 +1308,222 @@ fn a_document_subscription_follows_the_month_a_minute_early_and_a_minute_late() 
         keys.sort_unstable();
         assert_eq!(keys, expected, "{moment:?}");
     }
+    world.end();
+}
+
+/// Forty clients in a drain of ten seconds, ten of them with full sockets until three of them are over.
+fn drained_world(max_outboxes_bytes: usize, tokens: &std::path::Path) -> (World, u64, u64) {
+    let mut world = world_of_readers(40, &["call.*.*"], tokens);
+    world.reactor.hub.limits.outbox_bytes_max = usize::MAX;
+    world.reactor.hub.limits.queued_messages_max = usize::MAX;
+    world.reactor.hub.limits.outboxes_bytes_max = usize::MAX;
+    for client in &world.clients[..10] {
+        client.wire.borrow_mut().room = 100;
+    }
+    let before = world.delivered;
+    (0..30).for_each(|_| world.publish());
+    let due = |client: &Client| client.due.values().map(VecDeque::len).sum::<usize>();
+    let owed = world.clients.iter().map(due).sum::<usize>();
+    while !world.outgoing.is_empty() || world.reactor.patience(world.now()) == Duration::ZERO {
+        world.turn();
+    }
+    assert_eq!(world.reactor.hub.totals.blocked_sessions, 10);
+    let begun = world.clock;
+    world.reactor.announce_drain();
+    world
+        .reactor
+        .begin_drain(Duration::from_secs(10), world.now());
+    while !world.reactor.is_drained(world.now()) {
+        world.clock += Duration::from_millis(50);
+        if world.clock - begun == Duration::from_millis(2500) {
+            assert_eq!(
+                world.reactor.hub.totals.blocked_sessions, 10,
+                "all are closed"
+            );
+            world.reactor.hub.limits.outboxes_bytes_max = max_outboxes_bytes;
+        }
+        if world.clock - begun == Duration::from_secs(3) {
+            for client in &world.clients {
+                client.wire.borrow_mut().make_room(usize::MAX / 4);
+            }
+        }
+        world.turn();
+        for client in &world.clients {
+            let mut wire = client.wire.borrow_mut();
+            if wire.server_shut && !wire.client_closed {
+                (wire.client_closed, wire.edge_readable) = (true, true);
+            }
+        }
+    }
+    assert!(world.reactor.connections().is_empty(), "nobody was cut");
+    let delivered = world.delivered - before;
+    (world, owed as u64, delivered)
+}
+
+#[test]
+fn a_drain_closes_everybody_behind_the_frames_that_waited_for_them() {
+    let (_directory, tokens) = token_file();
+    let (world, owed, delivered) = drained_world(usize::MAX, &tokens);
+    assert!(owed > 40 && delivered == owed, "{delivered} of {owed} came");
+    assert_eq!(world.reactor.hub.metrics.closes_drain_total, 40);
+}
+
+#[test]
+fn what_waits_for_those_whom_a_drain_has_closed_stays_within_max_outboxes_bytes() {
+    let (_directory, tokens) = token_file();
+    let (world, owed, delivered) = drained_world(30_000, &tokens);
+    assert!(delivered < owed, "nothing was over the bound");
+    assert_eq!(world.reactor.hub.metrics.closes_drain_total, 40);
+}
+
+/// What clock steps are tried: an hour and more than a month, either way, there and back.
+const STEPPED: [i64; 8] = [
+    HOUR,
+    -HOUR,
+    40 * DAY,
+    -40 * DAY,
+    0,
+    -400 * DAY,
+    400 * DAY,
+    0,
+];
+
+#[test]
+fn a_step_of_the_wall_clock_ends_no_wait_and_no_session() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(2, &["call.CHANNEL_CREATE.*"], &tokens);
+    // One that has not finished its handshake, one that has not authenticated, one whose subscribe waits.
+    world.connect();
+    let wire = world.clients[2].wire.clone();
+    wire.borrow_mut().to_server.truncate(10);
+    world.connect();
+    let wire = world.clients[3].wire.clone();
+    wire.borrow_mut().to_server.clear();
+    wire.borrow_mut().grain = usize::MAX;
+    wire.borrow_mut().send(UPGRADE_REQUEST.as_bytes());
+    world.clients[1].subscribe((0, "call.*.c2"));
+    for stepped in STEPPED {
+        world.stepped = stepped;
+        world.clock += Duration::from_millis(500);
+        world.turn();
+        world.clients[0].ping();
+        world.turn();
+        world.turn();
+        assert!(world.clients[0].asked.is_empty(), "{stepped}: no answer");
+        assert_eq!(world.clients.len(), 4, "{stepped}: somebody was closed");
+        assert_eq!(world.clients[1].asked.len(), 1, "{stepped}: the wait ended");
+    }
+    world.settle();
+    assert!(world.clients[1].live.contains(&(0, "call.*.c2")));
+    let before = world.delivered;
+    (0..50).for_each(|_| world.publish());
+    world.settle();
+    world.check_debts();
+    assert!(world.delivered > before);
+    assert!(
+        world
+            .clients
+            .iter()
+            .all(|client| client.outage_notices == 0)
+    );
+    world.end();
+}
+
+#[test]
+fn tokens_expire_by_the_wall_clock_whichever_way_it_steps() {
+    let (_directory, tokens) = token_file();
+    let expires = 1_700_000_000 + 2 * HOUR;
+    let file = json!({TOKENS[0].0: {"account_id": ACCOUNTS[0], "expires": expires}});
+    std::fs::write(&tokens, file.to_string()).expect("a token file");
+    let mut world = world_of_readers(3, &["call.*.*"], &tokens);
+    for stepped in [HOUR, -40 * DAY, 2 * HOUR - 10, 0] {
+        world.stepped = stepped;
+        world.clock += Duration::from_secs(1);
+        world.settle();
+        assert_eq!(
+            world.reactor.hub.index.counts().subscriptions,
+            3,
+            "{stepped}"
+        );
+    }
+    world.stepped = 2 * HOUR;
+    for client in &mut world.clients {
+        // The model takes only other closes for a mistake of the server.
+        client.give_up(|_| true);
+        client.closed_with = Some(0);
+    }
+    world.clock += Duration::from_secs(1);
+    world.settle();
+    assert!(
+        world
+            .clients
+            .iter()
+            .all(|client| client.closed_with == Some(4401)),
+        "{:?}",
+        world.clients
+    );
+    world.end();
+}
+
+#[test]
+fn months_follow_a_wall_clock_that_steps_either_way_and_no_binding_is_lost_or_left() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(3, &["call.*.*"], &tokens);
+    world.clients[..2].iter_mut().for_each(subscribe_to_faxes);
+    world.settle();
+    let bindings = world.in_force.len();
+    for (stepped, month) in [
+        (HOUR, "202311"),
+        (30 * DAY, "202312"),
+        (0, "202311"),
+        (-30 * DAY, "202310"),
+        (400 * DAY, "202412"),
+        (-400 * DAY, "202210"),
+        (0, "202311"),
+    ] {
+        world.stepped = stepped;
+        world.settle();
+        let keys: Vec<&str> = world.in_force.iter().map(|binding| &*binding.key).collect();
+        assert_eq!(keys.len(), bindings, "{stepped}: {keys:?}");
+        assert!(keys.contains(&&*fax_key(month)), "{stepped}: {keys:?}");
+    }
+    // Steps that come faster than the broker answers.
+    for stepped in STEPPED {
+        world.stepped = stepped;
+        world.turn();
+    }
+    world.settle();
+    assert!(
+        world
+            .in_force
+            .iter()
+            .any(|binding| *binding.key == *fax_key("202311"))
+    );
+    world.end();
+}
+
+#[test]
+fn a_subscribe_that_waits_while_the_month_changes_succeeds_when_the_new_month_is_in_force() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(1, &[], &tokens);
+    subscribe_to_faxes(&mut world.clients[0]);
+    world.turn();
+    world.turn();
+    assert_eq!(world.clients[0].asked.len(), 1, "it waits");
+    world.stepped = 30 * DAY;
+    world.turn();
+    world.source_works();
+    world.turn();
+    world.turn();
+    assert_eq!(
+        world.clients[0].asked.len(),
+        1,
+        "what is in force now is the month before's"
+    );
+    world.settle();
+    assert!(world.clients[0].asked.is_empty());
+    let keys: Vec<&str> = world.in_force.iter().map(|binding| &*binding.key).collect();
+    assert_eq!(keys, [fax_key("202312")]);
     world.end();
 }
 

@@ -218,6 +218,7 @@ impl Config {
             io_uring,
             log_level,
             drain_seconds,
+            drain_delay_seconds,
         } = options;
         let source = match source.0 {
             SourceName::Amqp => SourceConfig::Amqp,
@@ -286,6 +287,7 @@ impl Config {
             rate_limit_burst: rate_limit_burst.0.get(),
             rate_limit_per_second: rate_limit_per_second.0.get(),
             drain: Duration::from_secs(drain_seconds.0.into()),
+            drain_delay: Duration::from_secs(drain_delay_seconds.0.into()),
             allowed_origins: words(allowed_origins),
             families: family_options(
                 families,
@@ -428,6 +430,8 @@ pub struct Config {
     pub rate_limit_per_second: u32,
     /// `drain_seconds`: over which the sessions are closed at SIGTERM, 10.
     pub drain: Duration,
+    /// `drain_delay_seconds`: from SIGTERM until connections are no longer taken, 0.
+    pub drain_delay: Duration,
     /// `allowed_origins`: `Origin` values that may connect; empty: all.
     pub allowed_origins: Vec<String>,
     /// `families` and what switches them: see [`crate::routing::families`].

@@ -185,6 +185,9 @@ pub(crate) struct Options {
     /// Time over which the sessions are closed at SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", help_heading = PROCESS)]
     pub(crate) drain_seconds: Setting<u32>,
+    /// Time from SIGTERM until connections are no longer taken, in seconds: what balancers need to see the 503
+    #[arg(long, value_name = "SECONDS", help_heading = PROCESS)]
+    pub(crate) drain_delay_seconds: Setting<u32>,
 }
 
 impl Default for Options {
@@ -237,6 +240,7 @@ impl Default for Options {
             io_uring: Setting(true),
             log_level: Setting(log::LevelFilter::Info),
             drain_seconds: Setting(10),
+            drain_delay_seconds: Setting(0),
         }
     }
 }

@@ -668,12 +668,14 @@ impl<S: Socket> Reactor<S> {
                 self.resume(id.slot, now, Session::on_command_timeout);
             }
         }
+        let patience = self.hub.limits.send_timeout;
         while let Some(id) = self.hub.deadlines.close.pop_due(now.clock) {
-            if self
-                .connections
-                .get(id)
-                .is_some_and(|connection| connection.session.is_closing())
-            {
+            let Some(connection) = self.connections.get(id) else {
+                continue;
+            };
+            if connection.session.is_taking_leave(patience, now) {
+                self.hub.deadlines.close.begin(now.clock, id);
+            } else if connection.session.is_closing() {
                 self.abandon(id);
             }
         }
@@ -746,18 +748,18 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Begins to close everything, spread evenly over `drain`.
-    pub fn begin_drain(&mut self, drain: Duration, now: Now) {
-        if self.drain.is_none() {
-            self.hub.admission = Admission::Draining;
-            self.drain = Some(Drain::new(self.connections.len(), drain, now.clock));
-        }
+    /// From now on probes and `/readyz` say that the process is going away, and nothing else changes.
+    pub fn announce_drain(&mut self) {
+        self.hub.admission = Admission::Leaving;
     }
 
-    /// Whether a drain has begun.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.drain.is_some()
+    /// Begins to close everything, spread evenly over `drain`; to be called when no more connections come. Those
+    /// that are here may still finish their handshake, and are closed in their turn.
+    pub fn begin_drain(&mut self, drain: Duration, now: Now) {
+        if self.drain.is_none() {
+            self.hub.admission = Admission::Leaving;
+            self.drain = Some(Drain::new(self.connections.len(), drain, now.clock));
+        }
     }
 
     /// Whether the drain is over: everybody is gone, or its time is.
@@ -780,6 +782,9 @@ impl<S: Socket> Reactor<S> {
                 drain.closed_one();
                 self.close(id, CloseReason::Drain, now);
             }
+        }
+        if drain.is_spread(now.clock) {
+            self.hub.admission = Admission::Draining;
         }
         self.drain = Some(drain);
     }
@@ -928,8 +933,8 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// While all full outboxes together are over `max_outboxes_bytes`, closes the largest. One pass over all
-    /// sessions serves [`limits::LARGEST_OUTBOXES`] closes.
+    /// While all full outboxes together are over `max_outboxes_bytes`, closes the largest, and one that is closed
+    /// already at once. One pass over all sessions serves [`limits::LARGEST_OUTBOXES`] closes.
     fn close_largest(&mut self, now: Now) {
         let max = self.hub.limits.outboxes_bytes_max;
         while self.hub.totals.blocked_bytes > max {
@@ -937,7 +942,8 @@ impl<S: Socket> Reactor<S> {
                 .connections
                 .iter()
                 .filter(|(_, connection)| {
-                    connection.session.is_open() && connection.session.outbox.is_blocked()
+                    let session = &connection.session;
+                    (session.is_open() || session.is_closing()) && session.outbox.is_blocked()
                 })
                 .map(|(id, connection)| (connection.session.outbox.blocked().1, id))
                 .collect();
@@ -949,7 +955,15 @@ impl<S: Socket> Reactor<S> {
                 if self.hub.totals.blocked_bytes <= max {
                     return;
                 }
-                self.close(id, CloseReason::OutboxesFull, now);
+                let Some(connection) = self.connections.get_mut(id) else {
+                    continue;
+                };
+                if connection.session.is_open() {
+                    self.close(id, CloseReason::OutboxesFull, now);
+                } else {
+                    connection.session.outbox.clear(&mut self.hub.totals);
+                    self.abandon(id);
+                }
             }
         }
     }

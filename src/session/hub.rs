@@ -123,7 +123,10 @@ pub enum SourceState {
 pub enum Admission {
     /// They are.
     Open,
-    /// The process ends.
+    /// They are, for those who come all the same, but balancers are to send nobody any more: the process is about
+    /// to end.
+    Leaving,
+    /// They are refused: every session is being closed.
     Draining,
 }
 
@@ -221,7 +224,7 @@ impl Hub {
     #[must_use]
     pub fn unready(&self) -> Option<Refusal> {
         match (self.admission, self.source) {
-            (Admission::Draining, _) => Some(Refusal::Draining),
+            (Admission::Leaving | Admission::Draining, _) => Some(Refusal::Draining),
             (Admission::Open, SourceState::Up) => None,
             (Admission::Open, SourceState::Starting | SourceState::Away { .. }) => {
                 Some(Refusal::SourceDown)

@@ -281,6 +281,19 @@ impl Session {
         matches!(self.phase, Phase::Closing { .. })
     }
 
+    /// Whether it is closed by the drain and its peer still takes what waited for it: it took some within `patience`.
+    #[must_use]
+    pub fn is_taking_leave(&self, patience: Duration, now: Now) -> bool {
+        let progress_at = self.outbox.progress_at();
+        matches!(
+            self.phase,
+            Phase::Closing {
+                reason: CloseReason::Drain,
+                ..
+            }
+        ) && progress_at.is_some_and(|at| now.clock.saturating_sub(at) < patience)
+    }
+
     /// Whether it is upgraded and has not authenticated.
     #[must_use]
     pub fn awaits_authentication(&self) -> bool {
@@ -1004,7 +1017,8 @@ impl Session {
     }
 
     /// Closes an open session with the close frame of `reason`; a session in its handshake goes without a word.
-    /// What is already in the outbox goes out first, unless the peer does not read. A dead peer is not waited for.
+    /// What is already in the outbox goes out first; of a peer that does not read it is forgotten, unless the process
+    /// drains: then it has as long as it goes on taking bytes, and the process lasts. A dead peer is not waited for.
     pub fn close(&mut self, reason: CloseReason, id: ConnId, hub: &mut Hub, now: Now) {
         let frame = reason.frame().map(|(code, text)| Frame::close(code, text));
         let peer = if reason == CloseReason::Dead {
@@ -1034,7 +1048,12 @@ impl Session {
             Phase::Closing { .. } | Phase::Gone { .. } => {}
             Phase::Open { .. } => {
                 self.leave(id, hub);
-                if self.outbox.is_blocked() {
+                if reason == CloseReason::Drain {
+                    if let Some(notice) = self.take_gap_notice(&mut hub.builder) {
+                        hub.metrics.gap_notices_total += 1;
+                        self.outbox.push(notice, &mut hub.totals);
+                    }
+                } else if self.outbox.is_blocked() {
                     self.outbox.forget_unbegun(&mut hub.totals);
                 }
                 if let Some(frame) = frame {

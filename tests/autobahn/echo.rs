@@ -50,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config) -> Result<(), Exit> {
-    logging::start(config.log_level);
+    logging::start(config.log_level).map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let server = Server::bind(Addresses {
         clients: SocketAddr::new(config.ip, config.port),
         reuse_port: config.reuse_port,
@@ -80,6 +80,7 @@ fn run(config: &Config) -> Result<(), Exit> {
     let parts = ServerParts {
         handoff: loop_end,
         connections_max: usize::MAX,
+        drain_delay: Duration::ZERO,
         drain: Duration::ZERO,
         epoch,
         io_uring: config.io_uring,
