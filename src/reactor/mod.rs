@@ -42,7 +42,7 @@ pub mod socket;
 mod sweep;
 mod trim;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
 
@@ -132,6 +132,11 @@ impl LogLimit {
         self.next = now + limits::LOG_INTERVAL;
         Some(std::mem::take(&mut self.suppressed))
     }
+}
+
+/// Whom an outage of the whole source concerns.
+fn everybody(_: &Session, _: &Hub) -> bool {
+    true
 }
 
 /// What the loop is made of, beside the hub.
@@ -444,7 +449,8 @@ impl<S: Socket> Reactor<S> {
                 }
             }
             FromSource::Overflowed { since } => {
-                self.announce(now.clock.saturating_sub(self.clock_of(since)), now)
+                let away = now.clock.saturating_sub(self.clock_of(since));
+                self.announce(away, everybody, now);
             }
         }
     }
@@ -456,7 +462,7 @@ impl<S: Socket> Reactor<S> {
     fn on_up(&mut self, now: Now) {
         let before = std::mem::replace(&mut self.hub.source, SourceState::Up);
         if let SourceState::Away { since } = before {
-            self.announce(now.clock.saturating_sub(since), now);
+            self.announce(now.clock.saturating_sub(since), everybody, now);
         }
         for slot in self.hub.broker.on_up() {
             self.resume(slot, now, Session::on_bound);
@@ -480,14 +486,13 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn on_bound(&mut self, bindings: Vec<AmqpBinding>, now: Now) {
-        let mut lost_since = None;
+        let mut lost_since = now.clock;
+        let mut healed = HashSet::new();
         for binding in bindings {
-            lost_since = self
-                .lost
-                .remove(&binding)
-                .into_iter()
-                .chain(lost_since)
-                .min();
+            if let Some(since) = self.lost.remove(&binding) {
+                lost_since = lost_since.min(since);
+                healed.insert(binding.clone());
+            }
             let bound = self.hub.broker.on_bound(&binding);
             if bound.must_unbind {
                 self.hub.to_source.push(ToSource::Unbind(binding));
@@ -496,8 +501,10 @@ impl<S: Socket> Reactor<S> {
                 self.resume(slot, now, Session::on_bound);
             }
         }
-        if let Some(since) = lost_since {
-            self.announce(now.clock.saturating_sub(since), now);
+        if !healed.is_empty() {
+            let exchanges = healed.iter().map(|it| it.exchange.clone()).collect();
+            let needs = |session: &Session, hub: &Hub| session.needs_any(&healed, &exchanges, hub);
+            self.announce(now.clock.saturating_sub(lost_since), needs, now);
         }
     }
 
@@ -521,15 +528,17 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Tells every subscribed session that events may have been lost for so long. Cost: all sessions.
-    fn announce(&mut self, away: Duration, now: Now) {
+    /// Tells every subscribed session that it concerns that events may have been lost for so long. Cost: all sessions.
+    fn announce(&mut self, away: Duration, concerns: impl Fn(&Session, &Hub) -> bool, now: Now) {
         if !self.hub.limits.gap_notices {
             return;
         }
         let notice = command::gap_event_source(&mut self.hub.builder, away);
         let ids: Vec<ConnId> = self.connections.iter().map(|(id, _)| id).collect();
         for id in ids {
-            if let Some(connection) = self.connections.get_mut(id) {
+            if let Some(connection) = self.connections.get_mut(id)
+                && concerns(&connection.session, &self.hub)
+            {
                 connection
                     .session
                     .announce_outage(&notice, id, &mut self.hub, now);
@@ -707,6 +716,12 @@ impl<S: Socket> Reactor<S> {
         {
             self.close(id, CloseReason::SlowConsumer, now);
         } else {
+            // The poll tells of a full socket only once a third of it is free, which a peer that reads a megabyte in
+            // some seconds does not reach in time; a write finds any room there is.
+            if !connection.listed.flush {
+                connection.listed.flush = true;
+                self.flush.push(id);
+            }
             connection.listed.send_timer = true;
             self.hub.deadlines.send.begin(now.clock, id);
         }
