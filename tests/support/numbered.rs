@@ -18,6 +18,9 @@ use super::server::{BROKER_PATIENCE, wait_within};
 /// Pause between two numbers: some hundred a second, so that every outage falls among many.
 const PACE: Duration = Duration::from_millis(4);
 
+/// Events that pass before they are said to flow, so that each fault has some before and some after it.
+const FLOW: u64 = 100;
+
 /// The event that ends a [`Reader`].
 const LAST: &str = "CHANNEL_HOLD";
 
@@ -112,9 +115,9 @@ impl Numbered {
         self.next.load(Ordering::SeqCst) - 1
     }
 
-    /// Waits until every reader has an event published from now on.
+    /// Waits until every reader has one of the events published from now on, but for the first [`FLOW`].
     pub fn until_flowing(&self, readers: &[Reader]) {
-        let now = self.latest();
+        let now = self.latest() + FLOW;
         for reader in readers {
             wait_within(BROKER_PATIENCE, "a new event reaches every session", || {
                 (reader.newest() > now).then_some(())
