@@ -707,6 +707,13 @@ impl<S: Socket> Reactor<S> {
             return;
         };
         connection.listed.send_timer = false;
+        // The poll tells of a full socket only once a third of it is free, which a peer that takes some seconds for a
+        // megabyte does not reach in time, although it reads.
+        if let Some(descriptor) = connection.socket.descriptor()
+            && let Ok(bytes) = crate::sys::unacknowledged_bytes(descriptor)
+        {
+            connection.session.outbox.look(bytes, now.clock);
+        }
         let Some(progress_at) = connection.session.outbox.progress_at() else {
             return;
         };
@@ -716,12 +723,6 @@ impl<S: Socket> Reactor<S> {
         {
             self.close(id, CloseReason::SlowConsumer, now);
         } else {
-            // The poll tells of a full socket only once a third of it is free, which a peer that reads a megabyte in
-            // some seconds does not reach in time; a write finds any room there is.
-            if !connection.listed.flush {
-                connection.listed.flush = true;
-                self.flush.push(id);
-            }
             connection.listed.send_timer = true;
             self.hub.deadlines.send.begin(now.clock, id);
         }

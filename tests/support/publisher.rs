@@ -8,6 +8,7 @@ use amiquip::{
     AmqpProperties, Auth, Channel, Connection, ConnectionOptions, ConnectionTuning,
     ExchangeDeclareOptions, ExchangeType, Publish,
 };
+use percent_encoding::percent_decode_str;
 
 /// Longest wait for a step of the connect.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,7 +24,7 @@ impl Publisher {
         Self::try_connect(url).expect("the broker takes connections")
     }
 
-    /// As user `guest`, virtual host `/`, to a broker that may be away.
+    /// As user `guest`, to a broker that may be away.
     pub fn try_connect(url: &str) -> Result<Self, amiquip::Error> {
         let url = url::Url::parse(url).unwrap();
         let address = (url.host_str().unwrap(), url.port().unwrap());
@@ -35,7 +36,10 @@ impl Publisher {
         // The client never sets it, and each call that is answered takes 40 ms without.
         socket.set_nodelay(true).map_err(io)?;
         let stream = mio06::net::TcpStream::from_stream(socket).map_err(io)?;
-        let options = ConnectionOptions::<Auth>::default().connection_timeout(Some(PATIENCE));
+        let vhost = percent_decode_str(url.path().trim_start_matches('/'));
+        let options = ConnectionOptions::<Auth>::default()
+            .virtual_host(vhost.decode_utf8().unwrap())
+            .connection_timeout(Some(PATIENCE));
         let mut connection =
             Connection::insecure_open_stream(stream, options, ConnectionTuning::default())?;
         let channel = connection.open_channel(None)?;
