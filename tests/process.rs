@@ -7,17 +7,15 @@
 mod support;
 
 use std::net::{SocketAddr, TcpListener};
-use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::client::{ANY_TOKEN, Client, Peek, Raw, errors, ping, ping_as, python, subscribe};
+use support::client::{ANY_TOKEN, Client, Raw, errors, ping, ping_as, python, subscribe};
 use support::events::{ACCOUNT, OTHER_ACCOUNT, fixtures};
 use support::server::{
-    DEMO, Fed, PATIENCE, Scratch, Server, TokenFile, blackhole, dead_address, lines, run_to_end,
-    wait_for,
+    DEMO, Fed, PATIENCE, Scratch, Server, TokenFile, dead_address, lines, run_to_end, wait_for,
 };
 use support::wire::UPGRADE_REQUEST;
 
