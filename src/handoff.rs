@@ -1,26 +1,31 @@
 //! All that the loop and an event source share: one channel each way, and the waker.
 //!
-//! Towards the loop the channel is bounded ([`HANDOFF_EVENTS_MAX`]): when it is full the source waits, which is
-//! the back-pressure that reaches the broker as unacknowledged deliveries. Towards the source it is unbounded: while
-//! the source is up at most one `Bind` and one `Unbind` a distinct AMQP binding are under way
-//! (`routing::broker_bindings`); while it hangs in a connect, a pair for each subscribe that comes and goes waits
-//! there, some 80 bytes each, and the gauge `handoff_commands` shows them.
+//! Towards the loop the channel is bounded, in messages ([`HANDOFF_EVENTS_MAX`]) and in bytes ([`HANDOFF_BYTES_MAX`]):
+//! when it is full the source waits, which is the back-pressure that reaches the broker as unacknowledged deliveries.
+//! Towards the source it is unbounded: while the source is up at most one `Bind` and one `Unbind` a distinct AMQP
+//! binding are under way (`routing::broker_bindings`), and a source takes its commands whatever else it waits for but
+//! one answer of a broker that has fallen silent, which is as long as two heartbeats; the gauge `handoff_commands`
+//! shows them.
 //!
-//! Invariant: the waker's pending flag is cleared *before* the channel is drained, so a message sent after the
-//! drain always wakes the loop, and a burst costs one wake.
+//! Invariants: the waker's pending flag is cleared *before* the channel is drained, so a message sent after the
+//! drain always wakes the loop, and a burst costs one wake. One thread of a source at a time hands over events, so
+//! [`HANDOFF_BYTES_MAX`] is passed by less than one event, and no wait for room is missed.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arcstr::ArcStr;
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 use crate::protocol::event::Event;
 
 /// Messages that may wait for the loop; above it the source waits.
 pub const HANDOFF_EVENTS_MAX: usize = 4096;
+
+/// Bytes of events that may wait for the loop, the last of them not counted; above it the source waits too.
+pub const HANDOFF_BYTES_MAX: usize = 64 << 20;
 
 /// One (exchange, binding key) pair on the process's own queue (PROTOCOL 1, "AMQP binding").
 ///
@@ -41,7 +46,7 @@ pub enum FromSource {
     Up,
     /// The source is away since `since`; events published from then on may be lost.
     Down {
-        /// When the broker was last heard.
+        /// Everything published before had been received.
         since: Instant,
     },
     /// These bindings are in force: an event published from now on is delivered.
@@ -58,6 +63,19 @@ pub enum FromSource {
     Event(Box<Event>),
 }
 
+impl FromSource {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Event(event) => event.bytes(),
+            Self::Up
+            | Self::Down { .. }
+            | Self::Bound(_)
+            | Self::Lost(_)
+            | Self::Overflowed { .. } => 0,
+        }
+    }
+}
+
 /// What the loop tells a source.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ToSource {
@@ -68,6 +86,9 @@ pub enum ToSource {
     /// End the thread.
     Stop,
 }
+
+/// A wait that a source repeats until there is room.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Wakes the loop; cheap when a wake is already pending.
 #[derive(Clone)]
@@ -100,10 +121,31 @@ impl LoopWaker {
 #[error("the loop is gone")]
 pub struct LoopGone;
 
+/// Bytes of the events in the channel.
+struct Load {
+    bytes: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl Load {
+    fn has_room(&self) -> bool {
+        self.bytes.load(Ordering::SeqCst) < self.bytes_max
+    }
+
+    /// Takes the bytes of an event off; true when there was no room before and is now.
+    fn lighten(&self, bytes: usize) -> bool {
+        let before = self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        before >= self.bytes_max && before - bytes < self.bytes_max
+    }
+}
+
 /// A source's end.
 #[derive(Clone)]
 pub struct SourceEnd {
     to_loop: Sender<FromSource>,
+    load: Arc<Load>,
+    /// Told when the load falls below its bound.
+    room: Receiver<()>,
     /// Commands from the loop; public so that a source can `select!` on it. Disconnected: the loop is gone.
     pub commands: Receiver<ToSource>,
     waker: LoopWaker,
@@ -115,9 +157,14 @@ impl SourceEnd {
     /// # Errors
     /// [`LoopGone`] when the loop has ended.
     pub fn send(&self, message: FromSource) -> Result<(), LoopGone> {
-        self.to_loop.send(message).map_err(|_| LoopGone)?;
-        self.waker.wake();
-        Ok(())
+        let mut message = message;
+        loop {
+            message = match self.send_timeout(message, LONG) {
+                Ok(()) => return Ok(()),
+                Err(Some(message)) => message,
+                Err(None) => return Err(LoopGone),
+            };
+        }
     }
 
     /// Hands `message` to the loop, waiting at most `patience`.
@@ -129,13 +176,27 @@ impl SourceEnd {
         message: FromSource,
         patience: Duration,
     ) -> Result<(), Option<FromSource>> {
-        match self.to_loop.send_timeout(message, patience) {
+        let deadline = Instant::now() + patience;
+        let bytes = message.bytes();
+        while bytes > 0 && !self.load.has_room() {
+            match self.room.recv_deadline(deadline) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => return Err(Some(message)),
+                Err(RecvTimeoutError::Disconnected) => return Err(None),
+            }
+        }
+        self.load.bytes.fetch_add(bytes, Ordering::SeqCst);
+        let error = match self.to_loop.send_deadline(message, deadline) {
             Ok(()) => {
                 self.waker.wake();
-                Ok(())
+                return Ok(());
             }
-            Err(crossbeam_channel::SendTimeoutError::Timeout(message)) => Err(Some(message)),
-            Err(crossbeam_channel::SendTimeoutError::Disconnected(_)) => Err(None),
+            Err(error) => error,
+        };
+        self.load.lighten(bytes);
+        match error {
+            crossbeam_channel::SendTimeoutError::Timeout(message) => Err(Some(message)),
+            crossbeam_channel::SendTimeoutError::Disconnected(_) => Err(None),
         }
     }
 }
@@ -143,6 +204,8 @@ impl SourceEnd {
 /// The loop's end.
 pub struct LoopEnd {
     from_source: Receiver<FromSource>,
+    load: Arc<Load>,
+    has_room: Sender<()>,
     to_source: Sender<ToSource>,
     waker: LoopWaker,
 }
@@ -158,13 +221,24 @@ impl LoopEnd {
     /// # Errors
     /// `Empty`; or `Disconnected` when the source's thread has ended.
     pub fn try_recv(&self) -> Result<FromSource, TryRecvError> {
-        self.from_source.try_recv()
+        let message = self.from_source.try_recv()?;
+        if self.load.lighten(message.bytes()) {
+            // Full: the source has been told already, and not looked yet.
+            let _ = self.has_room.try_send(());
+        }
+        Ok(message)
     }
 
     /// Messages waiting now (a gauge).
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.from_source.len()
+    }
+
+    /// Bytes of the events waiting now (a gauge).
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.load.bytes.load(Ordering::SeqCst)
     }
 
     /// Commands the source has not taken yet (a gauge).
@@ -188,16 +262,29 @@ pub fn handoff(waker: LoopWaker) -> (SourceEnd, LoopEnd) {
 /// A hand-off of another bound, for tests of the back-pressure.
 #[must_use]
 pub fn handoff_bounded(waker: LoopWaker, events_max: usize) -> (SourceEnd, LoopEnd) {
+    with_bounds(waker, events_max, HANDOFF_BYTES_MAX)
+}
+
+fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (SourceEnd, LoopEnd) {
     let (to_loop, from_source) = crossbeam_channel::bounded(events_max);
     let (to_source, commands) = crossbeam_channel::unbounded();
+    let (has_room, room) = crossbeam_channel::bounded(1);
+    let load = Arc::new(Load {
+        bytes: AtomicUsize::new(0),
+        bytes_max,
+    });
     (
         SourceEnd {
             to_loop,
+            load: load.clone(),
+            room,
             commands,
             waker: waker.clone(),
         },
         LoopEnd {
             from_source,
+            load,
+            has_room,
             to_source,
             waker,
         },
@@ -207,7 +294,8 @@ pub fn handoff_bounded(waker: LoopWaker, events_max: usize) -> (SourceEnd, LoopE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
+    use crate::protocol::event::EventHead;
+    use std::thread;
 
     #[test]
     fn a_burst_costs_one_wake_and_a_message_after_the_clear_wakes_again() {
@@ -225,6 +313,46 @@ mod tests {
         source.send(FromSource::Up).expect("the loop's end is held");
         assert_eq!(wakes.load(Ordering::Relaxed), 2);
         assert_eq!(std::iter::from_fn(|| end.try_recv().ok()).count(), 11);
+    }
+
+    fn event(body_bytes: usize) -> FromSource {
+        FromSource::Event(Box::new(Event {
+            exchange: "callevt".into(),
+            routing_key: "key".into(),
+            head: EventHead::default(),
+            body: "x".repeat(body_bytes).into(),
+        }))
+    }
+
+    #[test]
+    fn too_many_bytes_hold_events_back_and_nothing_else_until_the_loop_has_taken_some() {
+        let (source, end) = with_bounds(LoopWaker::new(|| Ok(())), 100, 10_000);
+        let try_event = || source.send_timeout(event(6_000), Duration::ZERO).is_ok();
+        assert!(try_event() && try_event(), "the last may go beyond");
+        assert!(!try_event());
+        assert!(source.send_timeout(FromSource::Up, Duration::ZERO).is_ok());
+        assert!((12_000..13_000).contains(&end.waiting_bytes()));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| source.send(event(1)));
+            assert!(end.try_recv().is_ok());
+            assert!(waiting.join().expect("no panic").is_ok());
+        });
+        assert!(try_event());
+        assert!(!try_event());
+        assert_eq!(std::iter::from_fn(|| end.try_recv().ok()).count(), 4);
+        assert_eq!(end.waiting_bytes(), 0);
+        assert!(try_event());
+    }
+
+    #[test]
+    fn a_source_that_waits_for_room_hears_that_the_loop_is_gone() {
+        let (source, end) = with_bounds(LoopWaker::new(|| Ok(())), 100, 1);
+        assert!(source.send(event(1)).is_ok());
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| source.send(event(1)));
+            drop(end);
+            assert!(waiting.join().expect("no panic").is_err());
+        });
     }
 
     #[test]

@@ -7,17 +7,15 @@
 mod support;
 
 use std::net::{SocketAddr, TcpListener};
-use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::client::{ANY_TOKEN, Client, Peek, Raw, errors, ping, ping_as, python, subscribe};
+use support::client::{ANY_TOKEN, Client, Raw, errors, ping, ping_as, python, subscribe};
 use support::events::{ACCOUNT, OTHER_ACCOUNT, fixtures};
 use support::server::{
-    DEMO, Fed, PATIENCE, Scratch, Server, TokenFile, blackhole, dead_address, lines, run_to_end,
-    wait_for,
+    DEMO, Fed, PATIENCE, Scratch, Server, TokenFile, dead_address, lines, run_to_end, wait_for,
 };
 use support::wire::UPGRADE_REQUEST;
 
@@ -256,78 +254,6 @@ fn two_processes_share_a_port_with_reuse_port() {
         sessions.iter().all(|sessions| *sessions > 10),
         "{sessions:?}"
     );
-}
-
-#[test]
-fn out_of_descriptors_the_server_neither_spins_nor_wedges() {
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", "ulimit -n 40; exec \"$@\"", "sh"])
-        .arg(blackhole().get_program());
-    command
-        .args([
-            "--ip",
-            "127.0.0.1",
-            "--port",
-            "0",
-            "--max-connections",
-            "1000",
-        ])
-        .args(DEMO);
-    let server = Server::spawn(command);
-    let mut knocking: Vec<Raw> = (0..60)
-        .map(|_| {
-            let mut raw = Raw::connect(server.address());
-            raw.send(UPGRADE_REQUEST.as_bytes());
-            raw
-        })
-        .collect();
-    server.wait_for_log("cannot accept");
-    let mut in_now = Vec::new();
-    while knocking[0].peek(Duration::from_millis(500)) == Peek::Bytes {
-        let mut raw = knocking.remove(0);
-        assert_eq!(raw.head().status, 101);
-        in_now.push(raw);
-    }
-    assert!(
-        in_now.len() > 10 && knocking.len() > 10,
-        "{} in, {} knock",
-        in_now.len(),
-        knocking.len()
-    );
-    let (cpu, begun) = (server.cpu_nanoseconds(), Instant::now());
-    assert_eq!(
-        knocking[0].peek(Duration::from_secs(1)),
-        Peek::Nothing,
-        "there is no room"
-    );
-    let busy = (server.cpu_nanoseconds() - cpu) as f64 / begun.elapsed().as_nanos() as f64;
-    assert!(
-        busy < 0.2,
-        "{:.0} % of a core while it can do nothing",
-        busy * 100.0
-    );
-    in_now[0].send_text(&ping_as(ANY_TOKEN, "those who are in are served").to_string());
-    assert_eq!(in_now[0].json()["status"], "success");
-    while !knocking.is_empty() {
-        assert!(!in_now.is_empty(), "{} still knock", knocking.len());
-        in_now.clear();
-        // Whoever was let in by the places that came free makes way for the next.
-        while !knocking.is_empty()
-            && knocking[0].peek(if in_now.is_empty() {
-                PATIENCE
-            } else {
-                Duration::from_millis(300)
-            }) == Peek::Bytes
-        {
-            let mut raw = knocking.remove(0);
-            assert_eq!(raw.head().status, 101);
-            in_now.push(raw);
-        }
-    }
-    let mut late = Raw::upgraded(server.address());
-    late.send_text(&ping_as(ANY_TOKEN, "1").to_string());
-    assert_eq!(late.json()["status"], "success");
 }
 
 #[test]

@@ -1281,6 +1281,25 @@ fn fax_key(month: &str) -> String {
 }
 
 #[test]
+fn a_binding_that_was_lost_is_told_to_those_who_need_it_and_to_nobody_else() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(2, &["call.CHANNEL_CREATE.*"], &tokens);
+    world.clients[1].subscribe((0, "call.CHANNEL_ANSWER.*"));
+    world.settle();
+    let lost = AmqpBinding {
+        exchange: "callevt".into(),
+        key: "call.CHANNEL_ANSWER.*".into(),
+    };
+    world
+        .outgoing
+        .push_back(FromSource::Lost(vec![lost.clone()]));
+    world.outgoing.push_back(FromSource::Bound(vec![lost]));
+    world.settle();
+    let notices = world.clients.iter().map(|client| client.outage_notices);
+    assert_eq!(notices.collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
 fn a_document_subscription_follows_the_month_a_minute_early_and_a_minute_late() {
     /// 2023-12-01T00:00:00Z on the world's clock, which starts at Unix second 1,700,000,000.
     const DECEMBER: Duration = Duration::from_secs(1_701_388_800 - 1_700_000_000);

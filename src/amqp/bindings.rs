@@ -30,6 +30,8 @@ pub(super) const LINGER: Duration = Duration::from_secs(3);
 
 /// Room that a table keeps however empty it is.
 const ROOM_KEPT: usize = 64;
+/// Places in the queue of bindings that moved on, beyond one for each binding that there is.
+const QUEUED_IN_VAIN_MAX: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -57,6 +59,8 @@ pub(super) struct Bindings {
     lingering: VecDeque<(Instant, AmqpBinding)>,
     bound: Vec<AmqpBinding>,
     lost: Vec<AmqpBinding>,
+    /// What is still to be looked at in this pass of rechecks; some may have moved on.
+    rechecks: Vec<AmqpBinding>,
     in_force: usize,
     wanted: usize,
     refused: usize,
@@ -79,6 +83,7 @@ impl Bindings {
                 self.entries.insert(binding.clone(), entry);
                 self.wanted += 1;
                 self.queue.push_back(binding);
+                self.compact_queue();
             }
             Some(State::InForce | State::Lingering { .. }) => {
                 self.set(&binding, State::InForce);
@@ -164,6 +169,26 @@ impl Bindings {
         }
     }
 
+    /// Bindings in force, at most `max`, that are to be bound again, in case their exchange was deleted and declared
+    /// anew by somebody, which the broker tells nobody: in passes over all of them. Linear in `max`, and once a pass in
+    /// all bindings.
+    pub(super) fn take_rechecks(&mut self, max: usize) -> Vec<AmqpBinding> {
+        if self.rechecks.is_empty() {
+            let in_force = |entry: &Entry| entry.state == State::InForce;
+            self.rechecks = (self.entries.iter())
+                .filter(|(_, entry)| in_force(entry))
+                .map(|(binding, _)| binding.clone())
+                .collect();
+        }
+        let from = self.rechecks.len().saturating_sub(max);
+        let mut taken = self.rechecks.split_off(from);
+        taken.retain(|binding| {
+            let entry = self.entries.get(binding);
+            entry.is_some_and(|entry| entry.state == State::InForce)
+        });
+        taken
+    }
+
     /// The exchange is not there, so neither is any of its bindings: those that were in force are told `Lost` and
     /// queued again. Linear in all bindings.
     pub(super) fn exchange_vanished(&mut self, exchange: &str) {
@@ -229,6 +254,7 @@ impl Bindings {
     pub(super) fn connection_lost(&mut self) {
         self.lingering.clear();
         self.queue.clear();
+        self.rechecks.clear();
         // In force no more, and the loop was not told that they were: it is told when they are again.
         for binding in self.bound.drain(..) {
             if let Some(entry) = self.entries.get_mut(&binding) {
@@ -269,6 +295,19 @@ impl Bindings {
     /// Bindings wanted but refused.
     pub(super) fn refused(&self) -> usize {
         self.refused
+    }
+
+    /// Drops what moved on once it is the greater part, as when bindings come and go while there is no connection.
+    /// O(1) a bind in the long run.
+    fn compact_queue(&mut self) {
+        if self.queue.len() <= 2 * self.entries.len() + QUEUED_IN_VAIN_MAX {
+            return;
+        }
+        self.queue.clear();
+        let queued = |(binding, entry): (&AmqpBinding, &Entry)| {
+            (entry.state == State::Queued).then(|| binding.clone())
+        };
+        self.queue.extend(self.entries.iter().filter_map(queued));
     }
 
     fn confirm(&mut self, binding: AmqpBinding, again: bool) {
@@ -488,6 +527,44 @@ mod tests {
         force(&mut bindings);
         assert_eq!(bindings.take_bound(), [binding("a")]);
         assert_eq!(bindings.refused(), 0);
+    }
+
+    #[test]
+    fn rechecks_come_to_every_binding_in_force_once_a_pass() {
+        let mut bindings = Bindings::default();
+        for key in ["a", "b", "c", "leaves"] {
+            bindings.bind(binding(key));
+        }
+        force(&mut bindings);
+        bindings.bind(binding("queued"));
+        let mut pass = bindings.take_rechecks(2);
+        let left = ["a", "b", "c", "leaves"]
+            .map(binding)
+            .into_iter()
+            .find(|left| !pass.contains(left));
+        let left = left.expect("two are left");
+        bindings.unbind(&left, Instant::now());
+        pass.extend(bindings.take_rechecks(2));
+        assert_eq!(pass.len(), 3);
+        pass.push(left);
+        pass.sort();
+        assert_eq!(pass, ["a", "b", "c", "leaves"].map(binding));
+        assert_eq!(bindings.take_rechecks(9).len(), 3, "the next pass");
+    }
+
+    #[test]
+    fn bindings_that_come_and_go_without_a_connection_leave_nothing_behind() {
+        let mut bindings = Bindings::default();
+        bindings.bind(binding("stays"));
+        for number in 0..20_000 {
+            let passing = binding(&number.to_string());
+            bindings.bind(passing.clone());
+            bindings.unbind(&passing, Instant::now());
+            bindings.bind(binding("returns"));
+            bindings.unbind(&binding("returns"), Instant::now());
+            assert!(bindings.queued() <= 2 * 3 + QUEUED_IN_VAIN_MAX);
+        }
+        assert_eq!(bindings.take_batch(usize::MAX), [binding("stays")]);
     }
 
     #[test]

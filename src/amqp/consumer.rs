@@ -2,8 +2,9 @@
 //! neither a burst of binds nor a slow unbind holds deliveries back.
 //!
 //! A delivery is acknowledged only after the loop's channel took its event: while that channel is full nothing is
-//! acknowledged, and the broker sends no more than the prefetch (AMQP rail 6). When the connection dies, what was
-//! already received is still handed over: it was taken off the broker's queue, and that queue is gone.
+//! acknowledged, and the broker sends no more than the prefetch (AMQP rail 6), whose bytes the guard bounds. When the
+//! connection dies, what was already received is still handed over: it was taken off the broker's queue, and that
+//! queue is gone.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

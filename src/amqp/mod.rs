@@ -2,6 +2,7 @@
 //! names the AMQP client, so that it can be replaced without touching the rest (AMQP rail 11).
 //!
 //! ```text
+//! thread "amqp-connect"  for one try: resolve, connect, log in
 //! thread "amqp"          connect -> declare queue -> bind all that is wanted -> Up -> serve commands -> Down -> wait
 //! thread "amqp-consume"                                 deliveries -> events -> hand-off -> acks
 //! thread of the client   socket <-> guard <-> frames
@@ -66,8 +67,12 @@ const BACKOFF_BASE: Duration = Duration::from_millis(100);
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// How often refused exchanges and bindings are tried again (AMQP rail 8).
 const RETRY_REFUSED: Duration = Duration::from_secs(5);
-/// How often the queue's length is looked at while the consumer is behind.
-const CHECK_QUEUE: Duration = Duration::from_secs(1);
+/// How often the queue's length is looked at and some bindings are bound again.
+const CHECK: Duration = Duration::from_secs(1);
+/// Checks in which all bindings are bound again, unless they are too many for that.
+const RECHECK_PASS: usize = 30;
+/// Bindings that one check binds again, at most: some 17 ms of a broker's work.
+const RECHECKS_MAX: usize = 64;
 /// Unbinds a turn: each is a round trip, and a bind that arrives meanwhile waits for them.
 const UNBINDS_A_TURN: usize = 8;
 /// Longest wait for a command; bounds how late a stop without a `Stop` is noticed.
@@ -109,8 +114,7 @@ pub struct AmqpThread {
 
 impl AmqpThread {
     /// Ends the thread, which should have been told [`ToSource::Stop`] already: gives it half of `patience` to say
-    /// goodbye to the broker, then cuts its socket. Blocks for `patience` at most; a thread that hangs in a name
-    /// resolution or connect beyond that is left to the end of the process.
+    /// goodbye to the broker, then cuts its socket. Blocks for `patience` at most.
     pub fn stop(self, patience: Duration) {
         self.abort.stop();
         let ended = |wait| {
@@ -168,6 +172,7 @@ pub fn spawn(
         too_long: LogGate::default(),
         overflows: LogGate::default(),
         connects: LogGate::with_credit(FAULTS_LOGGED_FREELY),
+        caught_up: Instant::now(),
     };
     let thread = thread::Builder::new().name("amqp".into()).spawn(move || {
         let _alive: Sender<()> = alive;
@@ -212,6 +217,8 @@ struct Worker {
     too_long: LogGate,
     overflows: LogGate,
     connects: LogGate,
+    /// Everything published before has left the broker's queue and was received.
+    caught_up: Instant,
 }
 
 impl Worker {
@@ -261,7 +268,7 @@ impl Worker {
             let told = up_since.is_none()
                 || self
                     .tell(FromSource::Down {
-                        since: vitals.last_heard(),
+                        since: self.caught_up.min(vitals.last_heard()),
                     })
                     .is_ok();
             if !told || self.pause(pause).is_err() {
@@ -277,13 +284,11 @@ impl Worker {
         vitals: &Arc<Vitals>,
         up_since: &mut Option<Instant>,
     ) -> Option<String> {
-        if self.take_commands().is_err() {
-            return None;
-        }
-        let mut connection = match connection::open(endpoint, &self.abort, vitals.clone()) {
+        let mut connection = match self.connect(endpoint, vitals) {
             Ok(connection) => connection,
-            Err(_) if self.abort.is_stopping() => return None,
-            Err(error) => return Some(error.to_string()),
+            Err(Trouble::Halt) => return None,
+            Err(Trouble::Told(cause)) => return Some(cause),
+            Err(Trouble::Client(error)) => return Some(error.to_string()),
         };
         let mut kept = None;
         let trouble = self.serve(&mut connection, endpoint, vitals, up_since, &mut kept);
@@ -308,6 +313,42 @@ impl Worker {
         Some(cause.unwrap_or_else(|| "closed".into()))
     }
 
+    /// Connects on a thread of its own, since nothing hurries a name resolution, and takes commands meanwhile: so they
+    /// never pile up, and a halt does not wait.
+    fn connect(
+        &mut self,
+        endpoint: &Endpoint,
+        vitals: &Arc<Vitals>,
+    ) -> Result<Connection, Trouble> {
+        self.take_commands()?;
+        let (opened, outcome) = bounded(1);
+        let (endpoint, abort, vitals) = (endpoint.clone(), self.abort.clone(), vitals.clone());
+        thread::Builder::new()
+            .name("amqp-connect".into())
+            .spawn(move || {
+                // Nobody waits for it any more: it is closed again.
+                let _ = opened.send(connection::open(&endpoint, &abort, vitals));
+            })
+            .map_err(|error| Trouble::Told(format!("cannot start a thread: {error}")))?;
+        let commands = self.source.commands.clone();
+        loop {
+            self.take_commands()?;
+            select! {
+                recv(commands) -> command => self.apply(command.map_err(|_| Halt)?)?,
+                recv(outcome) -> opened => return match opened {
+                    Ok(Ok(connection)) => Ok(connection),
+                    Ok(Err(_)) if self.abort.is_stopping() => Err(Trouble::Halt),
+                    Ok(Err(error)) => Err(Trouble::Told(error.to_string())),
+                    Err(_) => {
+                        increment(&self.counters.panics);
+                        Err(Trouble::Told("the AMQP client panicked".into()))
+                    }
+                },
+                default(IDLE) => {}
+            }
+        }
+    }
+
     fn serve(
         &mut self,
         connection: &mut Connection,
@@ -329,7 +370,8 @@ impl Worker {
                 self.bindings.refused()
             );
         }
-        *up_since = Some(Instant::now());
+        self.caught_up = Instant::now();
+        *up_since = Some(self.caught_up);
         increment(&counters.connects);
         set(&counters.up, 1);
         if self.tell(FromSource::Up).is_err() || self.report(&mut topology).is_err() {
@@ -465,11 +507,18 @@ impl Worker {
                 }
             }
             if now >= check_at {
-                check_at = now + CHECK_QUEUE;
-                if behind.try_recv().is_ok() && self.is_queue_full(topology)? {
+                check_at = now + CHECK;
+                let length = topology.queue_length()?.unwrap_or_default();
+                if length == 0 {
+                    self.caught_up = now;
+                }
+                if behind.try_recv().is_ok() && self.is_queue_full(length) {
                     self.tell(FromSource::Overflowed { since: below_at })?;
                 }
                 below_at = now;
+                let share = self.bindings.in_force().div_ceil(RECHECK_PASS);
+                let rechecks = self.bindings.take_rechecks(share.min(RECHECKS_MAX));
+                topology.rebind(&mut self.bindings, &rechecks)?;
             }
             let due = self
                 .bindings
@@ -489,14 +538,13 @@ impl Worker {
     }
 
     /// Whether the queue is at its length limit, or so near that it may have been since the last look.
-    fn is_queue_full(&mut self, topology: &mut Topology<'_>) -> Result<bool, Trouble> {
+    fn is_queue_full(&mut self, length: u32) -> bool {
         let Some(limit) = self.options.max_queue_length else {
-            return Ok(false);
+            return false;
         };
         let full = limit - u32::from(self.options.prefetch).min(limit / 4);
-        let length = topology.queue_length()?.unwrap_or_default();
         if length < full {
-            return Ok(false);
+            return false;
         }
         increment(&self.counters.overflow_suspicions);
         if let Some(unlogged) = self.overflows.pass(Instant::now()) {
@@ -505,7 +553,7 @@ impl Worker {
                  {unlogged} more not logged"
             );
         }
-        Ok(true)
+        true
     }
 
     /// Tells the loop what is newly in force or refused.

@@ -108,20 +108,7 @@ impl<'a> Topology<'a> {
         if pipelined.is_empty() {
             return Ok(());
         }
-        let queue = self.queue.clone();
-        let answer = self.attempt(|channel| {
-            for binding in &pipelined {
-                channel.queue_bind_nowait(
-                    &*queue,
-                    &*binding.exchange,
-                    &*binding.key,
-                    FieldTable::new(),
-                )?;
-            }
-            // Any call that is answered will do: the broker has then done all that came before it.
-            channel.qos(0, 0, false)
-        })?;
-        match answer {
+        match self.pipeline(&pipelined)? {
             Ok(()) => pipelined
                 .into_iter()
                 .for_each(|binding| self.bound(bindings, binding)),
@@ -156,6 +143,48 @@ impl<'a> Topology<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Binds once more what is in force: without effect where it is, and otherwise it is again. Of an exchange that
+    /// is gone, all bindings are queued anew.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub(super) fn rebind(
+        &mut self,
+        bindings: &mut Bindings,
+        batch: &[AmqpBinding],
+    ) -> amiquip::Result<()> {
+        if batch.is_empty() || self.pipeline(batch)?.is_ok() {
+            return Ok(());
+        }
+        for binding in batch {
+            if self.admitted.get(&binding.exchange) == Some(&true)
+                && let Err(refusal) = self.bind_one(binding)?
+                && refusal.code == NOT_FOUND
+            {
+                self.admitted.remove(&binding.exchange);
+                bindings.exchange_vanished(&binding.exchange);
+            }
+        }
+        Ok(())
+    }
+
+    /// Binds all of `batch`, which the broker answers once.
+    fn pipeline(&mut self, batch: &[AmqpBinding]) -> amiquip::Result<Result<(), Refusal>> {
+        let queue = self.queue.clone();
+        self.attempt(|channel| {
+            for binding in batch {
+                channel.queue_bind_nowait(
+                    &*queue,
+                    &*binding.exchange,
+                    &*binding.key,
+                    FieldTable::new(),
+                )?;
+            }
+            // Any call that is answered will do: the broker has then done all that came before it.
+            channel.qos(0, 0, false)
+        })
     }
 
     /// Refused exchanges are looked at again when next named (AMQP rail 8: every 5 s).

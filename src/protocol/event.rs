@@ -68,6 +68,12 @@ pub enum EventError {
 pub const BODY_BYTES_MAX: usize = 8 << 20;
 
 impl Event {
+    /// Memory that it holds, as good as.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.routing_key.len() + self.body.len()
+    }
+
     /// Decodes one delivery: inflates `gzip`, checks UTF-8 and JSON, reads the head without building a document
     /// tree. Cost linear in the body.
     ///

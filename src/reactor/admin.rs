@@ -118,6 +118,11 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             HANDOFF_EVENTS_MAX,
         ),
         (
+            "handoff_bytes",
+            "Bytes of the events that wait for the loop.",
+            reactor.handoff.waiting_bytes(),
+        ),
+        (
             "handoff_commands",
             "Commands to the source that it has not taken.",
             reactor.handoff.commands_waiting(),

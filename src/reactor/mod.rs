@@ -42,7 +42,7 @@ pub mod socket;
 mod sweep;
 mod trim;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
 
@@ -132,6 +132,11 @@ impl LogLimit {
         self.next = now + limits::LOG_INTERVAL;
         Some(std::mem::take(&mut self.suppressed))
     }
+}
+
+/// Whom an outage of the whole source concerns.
+fn everybody(_: &Session, _: &Hub) -> bool {
+    true
 }
 
 /// What the loop is made of, beside the hub.
@@ -445,7 +450,8 @@ impl<S: Socket> Reactor<S> {
                 }
             }
             FromSource::Overflowed { since } => {
-                self.announce(now.clock.saturating_sub(self.clock_of(since)), now)
+                let away = now.clock.saturating_sub(self.clock_of(since));
+                self.announce(away, everybody, now);
             }
         }
     }
@@ -457,7 +463,7 @@ impl<S: Socket> Reactor<S> {
     fn on_up(&mut self, now: Now) {
         let before = std::mem::replace(&mut self.hub.source, SourceState::Up);
         if let SourceState::Away { since } = before {
-            self.announce(now.clock.saturating_sub(since), now);
+            self.announce(now.clock.saturating_sub(since), everybody, now);
         }
         for slot in self.hub.broker.on_up() {
             self.resume(slot, now, Session::on_bound);
@@ -481,14 +487,13 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn on_bound(&mut self, bindings: Vec<AmqpBinding>, now: Now) {
-        let mut lost_since = None;
+        let mut lost_since = now.clock;
+        let mut healed = HashSet::new();
         for binding in bindings {
-            lost_since = self
-                .lost
-                .remove(&binding)
-                .into_iter()
-                .chain(lost_since)
-                .min();
+            if let Some(since) = self.lost.remove(&binding) {
+                lost_since = lost_since.min(since);
+                healed.insert(binding.clone());
+            }
             let bound = self.hub.broker.on_bound(&binding);
             if bound.must_unbind {
                 self.hub.to_source.push(ToSource::Unbind(binding));
@@ -497,8 +502,10 @@ impl<S: Socket> Reactor<S> {
                 self.resume(slot, now, Session::on_bound);
             }
         }
-        if let Some(since) = lost_since {
-            self.announce(now.clock.saturating_sub(since), now);
+        if !healed.is_empty() {
+            let exchanges = healed.iter().map(|it| it.exchange.clone()).collect();
+            let needs = |session: &Session, hub: &Hub| session.needs_any(&healed, &exchanges, hub);
+            self.announce(now.clock.saturating_sub(lost_since), needs, now);
         }
     }
 
@@ -522,15 +529,17 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Tells every subscribed session that events may have been lost for so long. Cost: all sessions.
-    fn announce(&mut self, away: Duration, now: Now) {
+    /// Tells every subscribed session that it concerns that events may have been lost for so long. Cost: all sessions.
+    fn announce(&mut self, away: Duration, concerns: impl Fn(&Session, &Hub) -> bool, now: Now) {
         if !self.hub.limits.gap_notices {
             return;
         }
         let notice = command::gap_event_source(&mut self.hub.builder, away);
         let ids: Vec<ConnId> = self.connections.iter().map(|(id, _)| id).collect();
         for id in ids {
-            if let Some(connection) = self.connections.get_mut(id) {
+            if let Some(connection) = self.connections.get_mut(id)
+                && concerns(&connection.session, &self.hub)
+            {
                 connection
                     .session
                     .announce_outage(&notice, id, &mut self.hub, now);
@@ -701,6 +710,13 @@ impl<S: Socket> Reactor<S> {
             return;
         };
         connection.listed.send_timer = false;
+        // The poll tells of a full socket only once a third of it is free, which a peer that takes some seconds for a
+        // megabyte does not reach in time, although it reads.
+        if let Some(descriptor) = connection.socket.descriptor()
+            && let Ok(bytes) = crate::sys::unacknowledged_bytes(descriptor)
+        {
+            connection.session.outbox.look(bytes, now.clock);
+        }
         let Some(progress_at) = connection.session.outbox.progress_at() else {
             return;
         };

@@ -279,6 +279,12 @@ impl Families {
         }
     }
 
+    /// The exchange of a subscription's AMQP bindings.
+    #[must_use]
+    pub fn exchange(&self, resolved: &Resolved<'_>) -> &str {
+        &self.exchanges[self.rule(resolved.rule).exchange].name
+    }
+
     /// Appends the AMQP bindings of a subscription, each once: for each month in force where its keys hold one.
     pub fn amqp_bindings(
         &self,

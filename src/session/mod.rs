@@ -32,14 +32,16 @@ pub mod liveness;
 pub mod outbox;
 pub mod places;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 
 use crate::auth::{Identity, Verdict};
 use crate::config::{SlowConsumerPolicy, Style};
+use crate::handoff::AmqpBinding;
 use crate::limits::{HELD_BYTES_MAX, PONGS_PER_READ, UNREAD_BEHIND_FRAMES};
 use crate::metrics::Metrics;
 use crate::protocol::codec::{Codec, Item};
@@ -942,6 +944,26 @@ impl Session {
             0 => None,
             dropped => Some(command::gap_slow_consumer(builder, dropped)),
         }
+    }
+
+    /// Whether a subscription of it needs one of `bindings`, which are of these exchanges. Linear in its subscriptions.
+    #[must_use]
+    pub fn needs_any(
+        &self,
+        bindings: &HashSet<AmqpBinding>,
+        exchanges: &HashSet<Arc<str>>,
+        hub: &Hub,
+    ) -> bool {
+        let mut needed = Vec::new();
+        hub.index
+            .subscriptions(&self.subscriptions)
+            .any(|subscription| {
+                if exchanges.contains(hub.families.exchange(&subscription)) {
+                    hub.families
+                        .amqp_bindings(&subscription, hub.months, &mut needed);
+                }
+                needed.drain(..).any(|binding| bindings.contains(&binding))
+            })
     }
 
     /// Tells the session that events may have been lost while the source was away, unless it has no subscription.

@@ -45,8 +45,12 @@ enum QueueState {
     /// Not known to be full: a write is due.
     #[default]
     Ready,
-    /// The last write would have blocked. `progress_at`: when the socket last took a byte, or refused the first.
-    Blocked { progress_at: Duration },
+    /// The last write would have blocked. `progress_at`: when the socket last took a byte, or refused the first, or
+    /// fewer bytes than before were seen to be `unacknowledged` by the peer (`usize::MAX`: not looked yet).
+    Blocked {
+        progress_at: Duration,
+        unacknowledged: usize,
+    },
 }
 
 /// What waits in all outboxes whose sockets are full.
@@ -146,10 +150,26 @@ impl Outbox {
     pub fn progress_at(&self) -> Option<Duration> {
         match self {
             Self::Many(queue) => match queue.state {
-                QueueState::Blocked { progress_at } => Some(progress_at),
+                QueueState::Blocked { progress_at, .. } => Some(progress_at),
                 QueueState::Ready => None,
             },
             _ => None,
+        }
+    }
+
+    /// So many bytes that the full socket took were not acknowledged by the peer at `now`: fewer than at the last look
+    /// are progress, though the socket takes no more yet.
+    pub fn look(&mut self, bytes: usize, now: Duration) {
+        if let Self::Many(queue) = self
+            && let QueueState::Blocked {
+                progress_at,
+                unacknowledged,
+            } = &mut queue.state
+        {
+            let before = std::mem::replace(unacknowledged, bytes);
+            if bytes < before && before != usize::MAX {
+                *progress_at = now;
+            }
         }
     }
 
@@ -301,10 +321,11 @@ impl Outbox {
             Err(_) => (0, Flushed::Broken),
         };
         queue.state = match (outcome, queue.state) {
-            (Flushed::Blocked, QueueState::Blocked { progress_at }) if written == 0 => {
-                QueueState::Blocked { progress_at }
-            }
-            (Flushed::Blocked, _) => QueueState::Blocked { progress_at: now },
+            (Flushed::Blocked, blocked @ QueueState::Blocked { .. }) if written == 0 => blocked,
+            (Flushed::Blocked, _) => QueueState::Blocked {
+                progress_at: now,
+                unacknowledged: usize::MAX,
+            },
             _ => QueueState::Ready,
         };
         if outcome == Flushed::Drained {
@@ -384,6 +405,33 @@ mod tests {
     }
 
     const T0: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_full_socket_makes_progress_when_its_peer_acknowledges_bytes() {
+        let (mut outbox, mut totals) = (Outbox::default(), OutboxTotals::default());
+        outbox.look(9, T0);
+        assert_eq!(outbox.progress_at(), None);
+        outbox.push(frame("waits"), &mut totals);
+        outbox.flush(takes(0, &mut Vec::new()), T0, &mut totals);
+        for (bytes, seconds, expected) in [
+            (500, 1, 0), // The first look has nothing to compare with.
+            (500, 2, 0),
+            (499, 3, 3),
+            (499, 4, 3),
+            (700, 5, 3), // A retransmission split in two, or so.
+            (0, 6, 6),
+        ] {
+            outbox.look(bytes, T0 + Duration::from_secs(seconds));
+            let expected = T0 + Duration::from_secs(expected);
+            assert_eq!(
+                outbox.progress_at(),
+                Some(expected),
+                "{bytes} bytes at {seconds} s"
+            );
+        }
+        outbox.flush(takes(0, &mut Vec::new()), 9 * T0, &mut totals);
+        assert_eq!(outbox.progress_at(), Some(7 * T0), "it took nothing");
+    }
 
     #[test]
     fn frames_go_out_whole_and_in_order_through_any_partial_writes() {

@@ -48,6 +48,21 @@ pub fn trim_heap() {
     }
 }
 
+/// Bytes written to a TCP socket that its peer has not acknowledged, those not sent yet included.
+///
+/// # Errors
+/// The kernel cannot say, for example because it is no such socket.
+pub fn unacknowledged_bytes(socket: impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    #[allow(unsafe_code, reason = "neither socket2 nor rustix offers SIOCOUTQ")]
+    // SAFETY: the descriptor is borrowed, so open, for the whole call; the kernel writes exactly one c_int to `bytes`.
+    let status = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(bytes).unwrap_or_default())
+}
+
 /// Sets TCP_DEFER_ACCEPT on a listening socket: a connection is accepted once its first bytes are there, so the
 /// read right after the accept finds the request and a silent peer costs no descriptor (DESIGN, The turn, 5).
 /// `patience` is rounded up to whole seconds, and by the kernel to its retransmission steps; zero turns the option

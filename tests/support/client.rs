@@ -80,10 +80,7 @@ impl Client {
     /// Connects with a receive buffer of a few KiB, so that the server soon finds the socket full once this client
     /// does not read.
     pub fn connect_narrow(address: SocketAddr) -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        socket.connect_timeout(&address.into(), PATIENCE).unwrap();
-        Self::open(socket.into(), "/", &[])
+        Self::open(narrow(address), "/", &[])
     }
 
     fn open(stream: TcpStream, path: &str, headers: &[(&str, &str)]) -> Self {
@@ -201,6 +198,12 @@ impl Client {
         message
     }
 
+    /// The next message of those that came up to now, or the answer to a ping when none did.
+    pub fn next_or_pong(&mut self) -> Value {
+        let reply = self.ask(&ping("nothing else came"));
+        self.held.pop_front().unwrap_or(reply)
+    }
+
     /// Asserts that nothing came up to now that nobody asked for: the server is asked, and its answer is the next
     /// message.
     pub fn assert_nothing_came(&mut self, token: &str) {
@@ -247,6 +250,26 @@ impl Client {
             close.code.into(),
             close.reason.as_str().to_owned(),
         )
+    }
+
+    /// Reads the rest of a connection that may have been given up in the middle of a frame: messages, and the code
+    /// of the close if one came.
+    pub fn read_what_is_left(&mut self) -> (Vec<Value>, Option<u16>) {
+        let mut messages: Vec<Value> = self.held.drain(..).collect();
+        loop {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => messages.push(serde_json::from_str(&text).unwrap()),
+                Ok(Message::Close(frame)) => {
+                    return (messages, frame.map(|frame| frame.code.into()));
+                }
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Ok(other) => panic!("{other:?}"),
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    panic!("no end within {:?}", self.patience)
+                }
+                Err(_) => return (messages, None),
+            }
+        }
     }
 
     /// As [`Client::read_to_close`], without messages before it.
@@ -371,6 +394,14 @@ pub fn python() -> Command {
     command
 }
 
+/// A connection whose receive buffer has a few KiB.
+fn narrow(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect_timeout(&address.into(), PATIENCE).unwrap();
+    socket.into()
+}
+
 /// A connection that sends any bytes.
 pub struct Raw {
     stream: Steady,
@@ -452,10 +483,18 @@ impl Raw {
 
     /// Connects and upgrades.
     pub fn upgraded(address: SocketAddr) -> Self {
-        let mut raw = Self::connect(address);
-        raw.send(UPGRADE_REQUEST.as_bytes());
-        assert_eq!(raw.head().status, 101);
-        raw
+        Self::connect(address).upgrade()
+    }
+
+    /// As [`Raw::upgraded`], with the receive buffer of [`Client::connect_narrow`].
+    pub fn upgraded_narrow(address: SocketAddr) -> Self {
+        Self::over(narrow(address)).upgrade()
+    }
+
+    fn upgrade(mut self) -> Self {
+        self.send(UPGRADE_REQUEST.as_bytes());
+        assert_eq!(self.head().status, 101);
+        self
     }
 
     pub fn send(&mut self, bytes: &[u8]) {

@@ -9,7 +9,9 @@
 pub mod broker;
 pub mod client;
 pub mod events;
+pub mod numbered;
 pub mod publisher;
 pub mod scripted;
 pub mod server;
+pub mod tcp_proxy;
 pub mod wire;

@@ -4,7 +4,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use amiquip::{AmqpProperties, Channel, Connection, ExchangeDeclareOptions, ExchangeType, Publish};
+use amiquip::{
+    AmqpProperties, Auth, Channel, Connection, ConnectionOptions, ConnectionTuning,
+    ExchangeDeclareOptions, ExchangeType, Publish,
+};
+use percent_encoding::percent_decode_str;
+
+/// Longest wait for a step of the connect.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Publishes through the AMQP client.
 pub struct Publisher {
@@ -14,12 +21,32 @@ pub struct Publisher {
 
 impl Publisher {
     pub fn connect(url: &str) -> Self {
-        let mut connection = Connection::insecure_open(url).expect("the broker takes connections");
-        let channel = connection.open_channel(None).unwrap();
-        Self {
+        Self::try_connect(url).expect("the broker takes connections")
+    }
+
+    /// As user `guest`, to a broker that may be away.
+    pub fn try_connect(url: &str) -> Result<Self, amiquip::Error> {
+        let url = url::Url::parse(url).unwrap();
+        let address = (url.host_str().unwrap(), url.port().unwrap());
+        let io = |source| amiquip::Error::FailedToConnect {
+            url: url.clone(),
+            source,
+        };
+        let socket = TcpStream::connect(address).map_err(io)?;
+        // The client never sets it, and each call that is answered takes 40 ms without.
+        socket.set_nodelay(true).map_err(io)?;
+        let stream = mio06::net::TcpStream::from_stream(socket).map_err(io)?;
+        let vhost = percent_decode_str(url.path().trim_start_matches('/'));
+        let options = ConnectionOptions::<Auth>::default()
+            .virtual_host(vhost.decode_utf8().unwrap())
+            .connection_timeout(Some(PATIENCE));
+        let mut connection =
+            Connection::insecure_open_stream(stream, options, ConnectionTuning::default())?;
+        let channel = connection.open_channel(None)?;
+        Ok(Self {
             channel,
             _connection: connection,
-        }
+        })
     }
 
     /// Declares a non-durable exchange, as the platform's publishers do.
@@ -38,18 +65,42 @@ impl Publisher {
     }
 
     pub fn publish_encoded(&self, exchange: &str, key: &str, body: &[u8], encoding: Option<&str>) {
+        self.publish_as(exchange, key, body, encoding).unwrap();
+    }
+
+    /// To a broker that may be away.
+    pub fn try_publish(
+        &self,
+        exchange: &str,
+        key: &str,
+        body: &[u8],
+    ) -> Result<(), amiquip::Error> {
+        self.publish_as(exchange, key, body, None)
+    }
+
+    fn publish_as(
+        &self,
+        exchange: &str,
+        key: &str,
+        body: &[u8],
+        encoding: Option<&str>,
+    ) -> Result<(), amiquip::Error> {
         let mut properties = AmqpProperties::default().with_content_type("application/json".into());
         if let Some(encoding) = encoding {
             properties = properties.with_content_encoding(encoding.into());
         }
         self.channel
             .basic_publish(exchange, Publish::with_properties(body, key, properties))
-            .unwrap();
     }
 
     /// Returns when the broker has done everything published so far.
     pub fn settle(&self) {
-        self.channel.qos(0, 0, false).unwrap();
+        self.try_settle().unwrap();
+    }
+
+    /// As [`Publisher::settle`], with a broker that may be away.
+    pub fn try_settle(&self) -> Result<(), amiquip::Error> {
+        self.channel.qos(0, 0, false)
     }
 }
 
@@ -61,9 +112,7 @@ pub struct RawPublisher {
 impl RawPublisher {
     pub fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("the broker listens");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut raw = Self { stream };
         raw.stream.write_all(b"AMQP\x00\x00\x09\x01").unwrap();
         raw.expect(10, 10);

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use super::client::Client;
+use super::client::{Client, Raw};
 
 /// Options of a server that needs no broker and takes any token.
 pub const DEMO: [&str; 4] = ["--source", "demo", "--auth", "insecure"];
@@ -322,6 +322,13 @@ impl Server {
     /// Waits until the event source is missed.
     pub fn until_not_ready(&self) {
         self.until("not ready", |server| server.page("/readyz").0 == 503);
+    }
+
+    /// What a balancer that asks the websocket port is told: the status of `GET /`.
+    pub fn probe(&self) -> u16 {
+        let mut raw = Raw::connect(self.address);
+        raw.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        raw.last_response().status
     }
 
     /// Nanoseconds of CPU that all threads have used.

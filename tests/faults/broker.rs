@@ -1,0 +1,201 @@
+//! Faults of the broker under live sessions, each with a RabbitMQ of its own, because it is killed, frozen or
+//! stopped. Whatever happens, sessions stay connected, are told of the gap, and get events again without doing
+//! anything; what they miss lies in the gap.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::scene::{Scene, new_account};
+use crate::support::broker::Broker;
+use crate::support::client::subscribe;
+use crate::support::events::{ACCOUNT, call_event};
+use crate::support::publisher::Publisher;
+use crate::support::server::{BROKER_PATIENCE, Server, wait_within};
+
+/// How long a broker is frozen: longer than a silent one is waited for.
+const FROZEN: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_broker_killed_and_started_again_costs_a_gap_notice_and_nothing_else() {
+    let broker = Broker::start();
+    let mut scene = Scene::open(&broker, &broker.url(), &[]);
+    broker.kill9();
+    scene.until_away();
+    broker.restart();
+    scene.until_back(1);
+    // And again, in order this time.
+    broker.stop();
+    scene.until_away();
+    broker.restart();
+    scene.until_back(2);
+    let (server, _) = scene.close("killed, then stopped", 2);
+    assert_eq!(server.metric("source_outages_total"), 2);
+}
+
+#[test]
+fn a_broker_frozen_for_20_seconds_is_noticed_before_it_thaws_and_costs_a_gap_notice() {
+    let broker = Broker::start();
+    let mut scene = Scene::open(&broker, &broker.url(), &[]);
+    let frozen = Instant::now();
+    broker.pause();
+    scene.until_away();
+    wait_within(BROKER_PATIENCE, "20 s", || {
+        (frozen.elapsed() >= FROZEN).then_some(())
+    });
+    broker.resume();
+    scene.until_back(1);
+    let (_, books) = scene.close("frozen for 20 s", 1);
+    assert!(
+        books.iter().all(|books| books.gaps[0] >= 19.0),
+        "{books:?}: the whole of it"
+    );
+}
+
+#[test]
+fn a_broker_short_of_memory_drops_no_session_and_hangs_neither_reconnect_nor_end() {
+    let broker = Broker::start();
+    let scene = Scene::open(&broker, &broker.url(), &[]);
+    broker.ctl(&["set_vm_memory_high_watermark", "0.000001"]);
+    wait_within(BROKER_PATIENCE, "the publisher is blocked", || {
+        let states = broker.ctl(&["list_connections", "state"]);
+        states.contains("block").then_some(())
+    });
+    // Binding goes on, and nobody is told of a gap: nothing is lost.
+    let mut session = scene.server.client();
+    session.must_subscribe("any", ACCOUNT, "fax.status.one");
+    assert_eq!(
+        scene.server.metric("gap_notices_total"),
+        0,
+        "{}",
+        scene.server.log()
+    );
+    assert_eq!(scene.server.probe(), 200);
+    close_our_connection(&broker);
+    scene.server.wait_for_metric("amqp_connects_total", 2);
+    scene.server.until_ready();
+    session.must_subscribe("any", ACCOUNT, "fax.status.two");
+    assert_eq!(session.notice()["data"]["reason"], "event_source");
+    let mut other = Server::bridge(&broker.url(), &["--drain-seconds", "1"]);
+    other
+        .client()
+        .must_subscribe("any", ACCOUNT, "fax.status.three");
+    assert!(other.stop().success());
+    let blocked = scene.numbered.latest();
+    assert!(broker.ctl(&["list_connections", "state"]).contains("block"));
+    broker.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    scene.until_back(1);
+    assert!(scene.numbered.latest() > blocked);
+    scene.close("short of memory, and closed meanwhile", 1);
+}
+
+/// As an operator would.
+fn close_our_connection(broker: &Broker) {
+    let connections = broker.ctl(&["list_connections", "pid", "client_properties"]);
+    let ours = connections
+        .lines()
+        .find(|line| line.contains("blackhole"))
+        .unwrap_or_else(|| panic!("none is ours: {connections}"));
+    let pid = ours.split_whitespace().next().unwrap();
+    broker.ctl(&["close_connection", pid, "the operator wants it so"]);
+}
+
+#[test]
+fn what_an_operator_ends_is_back_with_all_its_bindings_at_the_price_of_a_gap_notice() {
+    let broker = Broker::start();
+    let scene = Scene::open(&broker, &broker.url(), &[]);
+    let ends: [&dyn Fn(); 3] = [
+        &|| close_our_connection(&broker),
+        &|| drop(broker.ctl(&["close_all_connections", "everybody out"])),
+        &|| {
+            broker.ctl(&[
+                "eval",
+                "[rabbit_amqqueue:delete(Queue, false, false, <<\"operator\">>) || Queue <- rabbit_amqqueue:list()].",
+            ]);
+        },
+    ];
+    for (gaps, end) in (1..).zip(ends) {
+        end();
+        scene
+            .server
+            .wait_for_metric("amqp_connects_total", gaps + 1);
+        scene.until_back(gaps);
+    }
+    let log = scene.server.log();
+    for cause in [
+        "the operator wants it so",
+        "everybody out",
+        "the queue was deleted",
+    ] {
+        assert!(log.contains(cause), "{cause}: {log}");
+    }
+    scene.close("ended by an operator", 3);
+}
+
+#[test]
+fn a_subscribe_while_the_broker_is_away_succeeds_when_it_comes_back_in_time() {
+    let broker = Broker::start();
+    broker.kill9();
+    let patient = Server::unready(
+        &broker.url(),
+        &["--auth", "insecure", "--request-timeout-ms", "60000"],
+    );
+    let mut session = patient.client();
+    session.send(&subscribe("any", ACCOUNT, "call.CHANNEL_CREATE.*"));
+    broker.restart();
+    assert_eq!(session.reply()["status"], "success");
+    publish_call(&broker, 1);
+    assert_eq!(session.event()["args"]["Number"], 1);
+}
+
+#[test]
+fn an_exchange_that_was_deleted_is_back_for_all_its_sessions_and_no_others_hear_of_it() {
+    let broker = Broker::shared();
+    let server = Server::bridge(&broker.url(), &["--rate-limit-burst", "100000"]);
+    let mut fax = server.client();
+    fax.must_subscribe("any", ACCOUNT, "fax.status.one");
+    Publisher::connect(&broker.url()).delete("faxes");
+    // The broker tells nobody that the binding went with it; the next binding to that exchange finds out.
+    server
+        .client()
+        .must_subscribe("any", ACCOUNT, "fax.status.two");
+    assert_eq!(fax.notice()["data"]["reason"], "event_source");
+    let publisher = Publisher::connect(&broker.url());
+    for (number, fax_id) in [(1, "one"), (2, "two")] {
+        let key = format!("fax.status.{ACCOUNT}.{fax_id}");
+        let body: Value =
+            json!({"Event-Name": "fax_status", "Account-ID": ACCOUNT, "Number": number});
+        publisher.publish("faxes", &key, body.to_string().as_bytes());
+    }
+    assert_eq!(fax.event()["args"]["Number"], 1);
+    // Nobody subscribes, and nobody but those who need it hears of it.
+    let mut call = server.client();
+    call.must_subscribe("any", &new_account(), "call.*.*");
+    Publisher::connect(&broker.url()).delete("faxes");
+    assert_eq!(fax.notice()["data"]["reason"], "event_source");
+    // Somebody else declares it at once: the broker tells nobody, and nobody can know, but the binding is back.
+    let publisher = Publisher::connect(&broker.url());
+    publisher.delete("faxes");
+    publisher.declare(amiquip::ExchangeType::Topic, "faxes");
+    let key = format!("fax.status.{ACCOUNT}.one");
+    let body = json!({"Event-Name": "fax_status", "Account-ID": ACCOUNT, "Number": 2});
+    let came = wait_within(BROKER_PATIENCE, "events of the new exchange", || {
+        publisher.publish("faxes", &key, body.to_string().as_bytes());
+        publisher.settle();
+        let message = fax.next_or_pong();
+        (message["action"] == "event").then_some(message)
+    });
+    assert_eq!(came["args"]["Number"], 2);
+    call.assert_nothing_came("any");
+    assert_eq!(server.metric("amqp_disconnects_total"), 0);
+    assert_eq!(server.metric("amqp_bindings_lost"), 0);
+}
+
+fn publish_call(broker: &Broker, number: usize) {
+    let event = call_event(ACCOUNT, "CHANNEL_CREATE", number);
+    Publisher::connect(&broker.url()).publish(
+        "callevt",
+        "call.CHANNEL_CREATE.call",
+        event.to_string().as_bytes(),
+    );
+}

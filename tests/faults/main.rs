@@ -1,0 +1,22 @@
+//! What fails around the server, and what its sessions notice of it: the real binary, real websocket clients, a
+//! private RabbitMQ, a network that a proxy breaks, and limits of the system.
+//!
+//! | module | what fails |
+//! |---|---|
+//! | `broker` | RabbitMQ: killed, frozen, short of memory, its operator ends what is ours |
+//! | `network` | the way to the broker, and the way to a client |
+//! | `clients` | those that die in the middle of a fan-out |
+//! | `resources` | descriptors and memory |
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test whose peer answers otherwise must fail"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod broker;
+mod clients;
+mod network;
+mod resources;
+mod scene;

@@ -1,0 +1,153 @@
+//! Faults of the network, by a proxy: between the server and the broker, and between a client and the server.
+
+use std::time::{Duration, Instant};
+
+use crate::scene::Scene;
+use crate::support::broker::Broker;
+use crate::support::client::{ANY_TOKEN, Client};
+use crate::support::events::{ACCOUNT, large_call_event};
+use crate::support::server::{BROKER_PATIENCE, Fed, wait_within};
+use crate::support::tcp_proxy::{Mode, TcpProxy};
+
+/// Longer than a silent broker is waited for.
+const LONG: Duration = Duration::from_secs(12);
+
+/// A few hundred bytes a tick: 60 KB/s, less than is published.
+const TRICKLE: Mode = Mode::Trickle {
+    bytes: 600,
+    tick: Duration::from_millis(10),
+};
+
+#[test]
+fn a_network_that_is_cut_costs_a_gap_notice_and_nothing_else() {
+    let broker = Broker::shared();
+    let proxy = TcpProxy::to_port(broker.port());
+    let mut scene = Scene::open(&broker, &proxy.amqp_url(), &[]);
+    proxy.set(Mode::Refuse);
+    proxy.cut();
+    scene.until_away();
+    proxy.set(Mode::Pass);
+    scene.until_back(1);
+    // Cut, and at once there again.
+    proxy.cut();
+    scene.until_back(2);
+    scene.close("cut", 2);
+}
+
+#[test]
+fn a_network_that_falls_silent_is_noticed_and_costs_a_gap_notice_and_does_not_hold_up_the_end() {
+    let broker = Broker::shared();
+    let proxy = TcpProxy::to_port(broker.port());
+    let mut scene = Scene::open(&broker, &proxy.amqp_url(), &["--drain-seconds", "1"]);
+    proxy.set(Mode::BlackHole);
+    scene.until_away();
+    proxy.set(Mode::Pass);
+    scene.until_back(1);
+    let (mut server, _) = scene.close("silent", 1);
+    proxy.set(Mode::BlackHole);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_broker_whose_bytes_trickle_is_kept_and_loses_nothing_until_it_is_cut() {
+    let broker = Broker::shared();
+    let proxy = TcpProxy::to_port(broker.port());
+    let scene = Scene::open(&broker, &proxy.amqp_url(), &[]);
+    proxy.set(TRICKLE);
+    let (begun, before) = (Instant::now(), proxy.passed());
+    wait_within(BROKER_PATIENCE, "12 s", || {
+        (begun.elapsed() >= LONG).then_some(())
+    });
+    assert!(proxy.passed() - before > 100_000, "it trickled");
+    assert_eq!(scene.server.metric("amqp_disconnects_total"), 0);
+    proxy.set(Mode::Pass);
+    scene.numbered.until_flowing(&scene.readers);
+    scene.until_back(0);
+    // Cut while what comes is old already: the gap is as long as what it took was old.
+    proxy.set(TRICKLE);
+    let begun = Instant::now();
+    wait_within(BROKER_PATIENCE, "6 s", || {
+        (begun.elapsed() >= LONG / 2).then_some(())
+    });
+    proxy.set(Mode::Refuse);
+    proxy.cut();
+    scene.server.until_not_ready();
+    proxy.set(Mode::Pass);
+    scene.until_back(1);
+    scene.close("trickling, then cut", 1);
+}
+
+/// A client behind a proxy and one beside it, both subscribed.
+fn two_clients(fed: &Fed) -> (TcpProxy, Client, Client) {
+    let proxy = TcpProxy::start(fed.server.address());
+    let mut behind = Client::connect(proxy.address());
+    behind.set_patience(BROKER_PATIENCE);
+    let mut beside = fed.server.client();
+    for client in [&mut behind, &mut beside] {
+        client.must_subscribe(ANY_TOKEN, ACCOUNT, "call.*.*");
+    }
+    (proxy, behind, beside)
+}
+
+/// Publishes events of about 32 KiB from `from` on until a metric has this value; `beside` gets each of them.
+fn flood(fed: &mut Fed, beside: &mut Client, from: usize, metric: &str, value: u64) -> usize {
+    for number in (from..from + 4096).step_by(8) {
+        let next = flood_more(fed, beside, number, 8);
+        if fed.server.metric(metric) == value {
+            return next;
+        }
+    }
+    panic!("{metric} did not become {value}");
+}
+
+fn flood_more(fed: &mut Fed, beside: &mut Client, from: usize, count: usize) -> usize {
+    for number in from..from + count {
+        let event = large_call_event(ACCOUNT, number, 32 << 10);
+        fed.publish("callevt", "call.CHANNEL_CREATE.x", &event);
+        assert_eq!(beside.event()["args"]["Number"], number);
+    }
+    from + count
+}
+
+#[test]
+fn a_client_behind_a_network_that_falls_silent_is_closed_as_a_slow_consumer_and_its_neighbour_gets_everything()
+ {
+    let mut fed = Fed::insecure(&["--send-timeout-ms", "2000"]);
+    let (proxy, mut behind, mut beside) = two_clients(&fed);
+    proxy.set(Mode::BlackHole);
+    let published = flood(&mut fed, &mut beside, 0, "subscriptions", 1);
+    // Its close frame is given up too, and its place with it.
+    fed.server.wait_for_metric("closes_slow_consumer_total", 1);
+    fed.server.wait_for_metric("sessions", 1);
+    proxy.set(Mode::Pass);
+    let (messages, code) = behind.read_what_is_left();
+    assert!(matches!(code, None | Some(4408)), "{code:?}");
+    assert!(messages.len() < published);
+    for (number, message) in messages.iter().enumerate() {
+        assert_eq!(message["args"]["Number"], number);
+    }
+    beside.assert_nothing_came(ANY_TOKEN);
+}
+
+#[test]
+fn a_client_that_is_reached_in_a_trickle_is_kept_and_gets_everything_in_order() {
+    let mut fed = Fed::insecure(&["--send-timeout-ms", "1000", "--max-outbox-bytes", "0"]);
+    let (proxy, mut behind, mut beside) = two_clients(&fed);
+    proxy.set(Mode::Trickle {
+        bytes: 600,
+        tick: Duration::from_millis(1),
+    });
+    let published = flood(&mut fed, &mut beside, 0, "outboxes_blocked", 1);
+    // Much more than the kernel takes: something waits all the while.
+    let published = flood_more(&mut fed, &mut beside, published, 256);
+    let begun = Instant::now();
+    wait_within(BROKER_PATIENCE, "three times send_timeout_ms", || {
+        (begun.elapsed() >= Duration::from_secs(3)).then_some(())
+    });
+    assert_eq!(fed.server.metric("outboxes_blocked"), 1);
+    proxy.set(Mode::Pass);
+    for number in 0..published {
+        assert_eq!(behind.event()["args"]["Number"], number);
+    }
+    behind.assert_nothing_came(ANY_TOKEN);
+}
