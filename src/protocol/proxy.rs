@@ -99,12 +99,16 @@ fn parse_v1(input: &[u8]) -> Header {
     };
     let consumed = line.len();
     if let Some(rest) = line.strip_prefix(V1_UNKNOWN)
-        && matches!(rest.first(), Some(b' ' | b'\r'))
+        && (rest == b"\r\n" || rest.starts_with(b" "))
     {
         return Header::Complete {
             consumed,
             source: None,
         };
+    }
+    // `ppp` takes a port with a sign.
+    if line.contains(&b'+') {
+        return Header::Malformed;
     }
     let source = match v1::Header::try_from(line).map(|header| header.addresses) {
         Ok(v1::Addresses::Tcp4(ip)) => Some((ip.source_address, ip.source_port).into()),
@@ -384,11 +388,14 @@ mod tests {
             "PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n",
             "PROXY TCP4 1.2.3.4 1.2.3.4 01 2\r\n",
             "PROXY TCP4 1.2.3.4 1.2.3.4 -1 2\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 +1 2\r\n",
+            "PROXY TCP6 ::1 ::1 1 +2\r\n",
             "PROXY TCP4 ::1 ::1 1 2\r\n",
             "PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n",
             "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\rx\r\n",
             "PROXY TCP4 1.2.3.\u{661} 1.2.3.4 1 2\r\n",
             "PROXY UNKNOWNS\r\n",
+            "PROXY UNKNOWN\rx\r\n",
             &long_line,
         ]
         .map(|line| line.as_bytes().to_vec())
