@@ -6,21 +6,15 @@
 
 mod support;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use support::client::{ANY_TOKEN, Client, Raw, errors, ping, ping_as, subscribe, success};
-use support::events::ACCOUNT;
-use support::server::{Server, TokenFile, wait_for};
+use support::events::{ACCOUNT, OTHER_ACCOUNT};
+use support::server::{Server, TokenFile, unix_now, wait_for};
 use support::wire::client_text;
-
-fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
-}
 
 /// A subscribe to all calls with this `data` beside the account.
 fn subscribe_data(data: Value) -> Value {
@@ -205,4 +199,118 @@ fn a_session_whose_token_expires_is_closed_with_4401_and_one_that_was_refreshed_
     assert_eq!(errors(&reply), ["failed to authenticate token"]);
     drop(client);
     server.wait_for_metric("closes_expired_total", 1);
+}
+
+#[test]
+fn a_session_that_was_refreshed_in_time_keeps_its_subscriptions_past_the_old_expiry() {
+    let expires = unix_now() + 3;
+    let tokens = TokenFile::new(&json!({
+        "short": {"account_id": ACCOUNT, "expires": expires}, "long": {"account_id": ACCOUNT},
+    }));
+    let server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
+    let mut witness = Client::connect_as(server.address(), "short");
+    let mut client = Client::connect(server.address());
+    client.must_subscribe("short", ACCOUNT, "call.CHANNEL_CREATE.*");
+    success(&client.ask(&ping_as("long", "refresh")));
+    assert_eq!(witness.expect_close(), (4401, "token expired".to_owned()));
+    let reply = client.subscribe("long", ACCOUNT, "call.CHANNEL_DESTROY.*");
+    assert_eq!(
+        success(&reply)["subscribed"],
+        json!(["call.CHANNEL_CREATE.*", "call.CHANNEL_DESTROY.*"])
+    );
+    assert_eq!(
+        errors(&client.ask(&ping_as("short", "back"))),
+        ["failed to authenticate token"],
+        "and that changes nothing"
+    );
+    success(&client.ask(&ping("1")));
+}
+
+#[test]
+fn after_its_close_for_an_expired_token_a_session_runs_no_command_with_whatever_token() {
+    let tokens = TokenFile::new(&json!({
+        "short": {"account_id": ACCOUNT, "expires": unix_now() + 2}, "long": {"account_id": ACCOUNT},
+    }));
+    let server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
+    let mut raw = Raw::upgraded(server.address());
+    raw.send_text(&subscribe("short", ACCOUNT, "call.*.*").to_string());
+    success(&raw.json());
+    let (opcode, payload) = raw.frame();
+    assert_eq!((opcode, &payload[..2]), (8, &4401_u16.to_be_bytes()[..]));
+    assert_eq!(server.metric("subscriptions"), 0);
+    let commands = server.metric("commands_total");
+    raw.try_send(&client_text(
+        &subscribe("long", ACCOUNT, "call.*.*").to_string(),
+    ));
+    assert!(raw.rest().is_empty(), "no answer");
+    drop(raw);
+    server.wait_for_metric("closes_expired_total", 1);
+    // The one that asks.
+    server.wait_for_metric("connections", 1);
+    assert_eq!(
+        (
+            server.metric("commands_total"),
+            server.metric("subscriptions")
+        ),
+        (commands, 0)
+    );
+}
+
+#[test]
+fn sighup_closes_whose_token_is_gone_and_renews_what_the_others_may() {
+    let expires = unix_now() + 4;
+    let tokens = TokenFile::new(&json!({
+        "kept": {"account_id": ACCOUNT},
+        "revoked": {"account_id": ACCOUNT},
+        "shortened": {"account_id": ACCOUNT},
+        "extended": {"account_id": ACCOUNT, "expires": expires},
+        "narrowed": {"account_id": ACCOUNT, "descendants": [OTHER_ACCOUNT]},
+    }));
+    let server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
+    let session = |token| {
+        let mut client = Client::connect(server.address());
+        client.must_subscribe(token, ACCOUNT, "call.*.*");
+        client
+    };
+    let (mut kept, mut revoked) = (session("kept"), session("revoked"));
+    let (mut shortened, mut extended) = (session("shortened"), session("extended"));
+    let mut narrowed = session("narrowed");
+    narrowed.must_subscribe("narrowed", OTHER_ACCOUNT, "call.PARK_PARKED.*");
+    let mut bearer = Client::connect_as(server.address(), "revoked");
+    let mut stranger = Client::connect(server.address());
+    assert_eq!(server.metric("subscriptions"), 6);
+
+    let text = json!({
+        "kept": {"account_id": ACCOUNT},
+        "shortened": {"account_id": ACCOUNT, "expires": 1},
+        "extended": {"account_id": ACCOUNT},
+        "narrowed": {"account_id": ACCOUNT},
+    });
+    tokens.write(&text.to_string());
+    server.signal(Signal::HUP);
+    for closed in [&mut revoked, &mut shortened, &mut bearer] {
+        assert_eq!(closed.expect_close(), (4401, "token expired".to_owned()));
+    }
+    server.wait_for_metric("closes_expired_total", 3);
+    assert_eq!(
+        server.metric("subscriptions"),
+        3,
+        "of the kept, the extended, and one of the narrowed"
+    );
+    success(&kept.ask(&ping("1")));
+    let reply = narrowed.ask(&json!({"action": "unsubscribe"}));
+    assert_eq!(success(&reply)["unsubscribed"], json!(["call.*.*"]));
+    assert_eq!(
+        errors(&narrowed.subscribe("narrowed", OTHER_ACCOUNT, "call.*.*")),
+        ["unauthorized account id"]
+    );
+    assert_eq!(
+        errors(&stranger.ask(&ping_as("revoked", "1"))),
+        ["failed to authenticate token"]
+    );
+    wait_for("a second after the old expiry", || {
+        (unix_now() > expires + 1).then_some(())
+    });
+    success(&extended.ask(&ping("1")));
+    assert_eq!(server.metric("closes_expired_total"), 3);
 }

@@ -210,6 +210,35 @@ fn any_body_is_dropped_or_comes_out_of_both_styles_as_the_protocol_says() {
 }
 
 #[test]
+fn any_row_of_an_operator_is_refused_with_its_place_or_keeps_accounts_apart() {
+    replay(
+        "family",
+        &[
+            "nothing",
+            "not text",
+            "no row",
+            "refused",
+            "a binding",
+            "a binding for every account",
+            "no binding",
+        ],
+    );
+}
+
+#[test]
+fn any_forwarding_headers_tell_the_peer_that_the_last_trusted_proxy_saw() {
+    replay(
+        "forwarded",
+        &[
+            "nobody",
+            "somebody",
+            "Forwarded is malformed",
+            "Forwarded and X-Forwarded-For disagree",
+        ],
+    );
+}
+
+#[test]
 fn any_broker_bytes_are_refused_or_safe_for_the_amqp_client() {
     replay("guard", &["unchanged", "defused", "in part"]);
 }
@@ -231,6 +260,24 @@ fn any_request_head_is_judged_alike_however_cut_and_as_another_server() {
             "405",
             "426",
             "431",
+        ],
+    );
+}
+
+#[test]
+fn any_proxy_header_tells_the_peer_and_only_from_a_trusted_proxy() {
+    replay(
+        "proxy",
+        &[
+            "incomplete",
+            "absent",
+            "malformed",
+            "no source",
+            "source",
+            "session of its own, absent",
+            "session of its own, no source",
+            "session of another, absent",
+            "session of another, source",
         ],
     );
 }

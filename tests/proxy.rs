@@ -28,6 +28,12 @@ const V1_IPV6: &[u8] = b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n";
 /// 203.0.113.7:4711, with a value behind the addresses.
 const V2: &[u8] =
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x11\xCB\0\x71\x07\xC0\0\x02\x01\x12\x67\x01\xBB\x04\0\x02xx";
+/// The same with a checksum.
+const V2_SUMMED: &[u8] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x13\xCB\0\x71\x07\xC0\0\x02\x01\x12\x67\x01\xBB\x03\0\x04\xE6\x4B\x5E\x87";
+/// The same with another source and that checksum.
+const V2_BADLY_SUMMED: &[u8] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x13\xCB\0\x71\x08\xC0\0\x02\x01\x12\x67\x01\xBB\x03\0\x04\xE6\x4B\x5E\x87";
 const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 const MALFORMED: &[u8] = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711\r\n";
 
@@ -81,6 +87,7 @@ fn a_proxy_header_makes_its_source_the_session_id() {
             (V1, "203.0.113.7:4711"),
             (V1_IPV6, "[2001:db8::7]:4711"),
             (V2, "203.0.113.7:4711"),
+            (V2_SUMMED, "203.0.113.7:4711"),
         ] {
             let server = start(&["--proxy-protocol", mode]);
             let raw = Raw::connect(server.address());
@@ -112,7 +119,8 @@ fn a_proxy_header_that_drips_is_gathered_and_one_that_never_ends_is_cut_off() {
 #[test]
 fn a_header_without_an_address_leaves_the_connections_own() {
     let server = start(&["--proxy-protocol", "required"]);
-    for header in [V2_LOCAL, b"PROXY UNKNOWN\r\n"] {
+    let unix = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xD8"[..], &[b'/'; 216]].concat();
+    for header in [V2_LOCAL, b"PROXY UNKNOWN\r\n", &unix] {
         server.wait_for_metric("source_up", 1);
         let answer = refused(Raw::connect(server.address()), &[header, PROBE]);
         assert_eq!(answer.status, 200, "a balancer's health check");
@@ -143,10 +151,11 @@ fn required_refuses_strangers_and_proxies_that_do_not_say_for_whom() {
     let connect = || Raw::connect(server.address());
     is_closed_without_a_word(connect(), &[UPGRADE_REQUEST.as_bytes()]);
     is_closed_without_a_word(connect(), &[MALFORMED, UPGRADE_REQUEST.as_bytes()]);
+    is_closed_without_a_word(connect(), &[V2_BADLY_SUMMED, UPGRADE_REQUEST.as_bytes()]);
     let too_long = [&V2[..14], b"\xFF\xFF"].concat();
     is_closed_without_a_word(connect(), &[&too_long]);
     assert_eq!(server.metric("proxy_headers_missing_total"), 1);
-    assert_eq!(server.metric("proxy_headers_malformed_total"), 2);
+    assert_eq!(server.metric("proxy_headers_malformed_total"), 3);
     assert_eq!(server.metric("sessions_opened_total"), 0);
     assert_eq!(server.metric("proxy_headers_total"), 0);
     assert_eq!(server.page("/healthz").0, 200, "admin pages need no header");
@@ -173,6 +182,9 @@ fn accept_takes_proxies_without_a_header_and_strangers_without_one_only() {
     is_closed_without_a_word(Raw::connect(server.address()), &[MALFORMED]);
     assert_eq!(server.metric("proxy_headers_untrusted_total"), 5);
     assert_eq!(server.metric("proxy_headers_malformed_total"), 1);
+    // Nobody else is known yet than the proxy, which has to be set right.
+    let told = server.wait_for_log("closed: malformed PROXY header");
+    assert!(told.contains("session 127.0.0.1:"), "{told}");
     assert!(!server.log().contains("203.0.113.7"), "{}", server.log());
 }
 

@@ -3,7 +3,6 @@
 //! Invariant: neither an error nor the `Display` of an [`Endpoint`] contains the password, or any other piece of
 //! the text that was given: where the text is malformed, any piece may be the password's.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
@@ -11,6 +10,9 @@ use percent_encoding::percent_decode_str;
 /// Longest user name, password and virtual host; AMQP's short strings end there, and 4 octets are plenty for the
 /// rest of a login.
 const PART_BYTES_MAX: usize = 255;
+
+/// User and password of a broker fresh from its package.
+const DEFAULT_LOGIN: &str = "guest";
 
 /// Longest piece of a broker's text that reaches a log.
 const LOGGED_BYTES_MAX: usize = 300;
@@ -32,6 +34,12 @@ pub enum AmqpUrlError {
     /// No host.
     #[error("the host is missing, expected amqp://USER:PASSWORD@HOST:PORT/VHOST")]
     NoHost,
+    /// A `@` behind the host: most likely the end of a password with a `/` in it, which must not be taken for the
+    /// virtual host and logged.
+    #[error(
+        "a `@` after the host; in user and password `/` is written %2F, in a virtual host `@` is written %40"
+    )]
+    LateAt,
     /// More than one path segment.
     #[error("more than one `/` after the host, a virtual host's own `/` is written %2f")]
     ExtraPath,
@@ -87,6 +95,9 @@ impl Endpoint {
             Some(url::Host::Domain(_)) | None => return Err(AmqpUrlError::NoHost),
         };
         let vhost = url.path().strip_prefix('/').unwrap_or_default();
+        if vhost.contains('@') {
+            return Err(AmqpUrlError::LateAt);
+        }
         if vhost.contains('/') {
             return Err(AmqpUrlError::ExtraPath);
         }
@@ -94,21 +105,19 @@ impl Endpoint {
         Ok(Self {
             host,
             port: url.port().unwrap_or(5672),
-            user: or(url.username(), "guest")?,
-            password: or(url.password().unwrap_or_default(), "guest")?,
+            user: or(url.username(), DEFAULT_LOGIN)?,
+            password: or(url.password().unwrap_or_default(), DEFAULT_LOGIN)?,
             vhost: or(vhost, "/")?,
         })
     }
 
-    /// `text`, which came from the broker or its client library, made fit for a log: without the password, without
-    /// control characters, at most 300 bytes.
+    /// `text`, which came from the broker or its client library, made fit for a log: without the password
+    /// unless that is every broker's, without control characters, at most 300 bytes.
     pub(super) fn redact(&self, text: &str) -> String {
-        let shown: Cow<'_, str> = if self.password == self.user || !text.contains(&self.password) {
-            text.into()
-        } else {
-            text.replace(&self.password, "[password]").into()
-        };
-        bounded(&shown)
+        if self.password == DEFAULT_LOGIN {
+            return bounded(text);
+        }
+        bounded(&text.replace(&self.password, "[password]"))
     }
 }
 
@@ -206,6 +215,7 @@ mod tests {
             ("http://u:s3cret@h", AmqpUrlError::WrongScheme),
             ("amqp:///s3cret", AmqpUrlError::NoHost),
             ("amqp://u:p@h/a/s3cret", AmqpUrlError::ExtraPath),
+            ("amqp://u:47/s3cret@h", AmqpUrlError::LateAt),
             ("amqp://h/v?s3cret=1", AmqpUrlError::Parameters),
             ("amqp://h/v#s3cret", AmqpUrlError::Parameters),
             ("amqp://u:s3cret%ff@h", AmqpUrlError::NotUtf8),
@@ -230,5 +240,9 @@ mod tests {
             "refused u:[password]\\r\\nnext"
         );
         assert!(endpoint.redact(&"x".repeat(1000)).len() < 310);
+        let same = Endpoint::parse("amqp://s3cret:s3cret@h").expect("a good URL");
+        assert_eq!(same.redact("user 's3cret'"), "user '[password]'");
+        let default = Endpoint::parse("amqp://h").expect("a good URL");
+        assert_eq!(default.redact("user 'guest'"), "user 'guest'");
     }
 }

@@ -169,8 +169,10 @@ fn wrong(error: &clap::Error) -> ConfigError {
         _ => String::new(),
     };
     let name = |argument: String| {
+        let is_of_a_name =
+            |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_');
         argument
-            .split(['=', '[', ' '])
+            .split(|character| !is_of_a_name(character))
             .next()
             .unwrap_or_default()
             .to_owned()
@@ -197,6 +199,10 @@ fn wrong(error: &clap::Error) -> ConfigError {
         }
         (ErrorKind::ArgumentConflict, _) => ConfigError::CommandLine(format!(
             "{} was given twice",
+            name(text(ContextKind::InvalidArg))
+        )),
+        (ErrorKind::TooManyValues, _) => ConfigError::CommandLine(format!(
+            "{} takes no value",
             name(text(ContextKind::InvalidArg))
         )),
         (ErrorKind::InvalidValue | ErrorKind::NoEquals, _) => {

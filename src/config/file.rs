@@ -31,17 +31,20 @@ fn parse(file: &Path, text: &str) -> Result<Options, ConfigError> {
         place: place(file, key),
         problem,
     };
-    if let Some((key, _)) = members.repeated().and_then(|index| members.0.get(index)) {
-        return Err(wrong(key, "given twice".to_owned()));
-    }
     let known = cli::defaults();
-    for (key, value) in &members.0 {
+    for (index, (key, value)) in members.0.iter().enumerate() {
         if !known.contains_key(key) {
-            return Err(wrong(key, unknown(key, known.keys())));
+            return Err(match shown(key, value) {
+                Some(key) => wrong(key, unknown(key, known.keys())),
+                None => wrong(&format!("key {}", index + 1), UNKNOWN.to_owned()),
+            });
         }
         let alone = Map::from_iter([(key.clone(), value.clone())]);
         serde_json::from_value::<Options>(Value::Object(alone))
             .map_err(|error| wrong(key, error.to_string()))?;
+    }
+    if let Some((key, _)) = members.repeated().and_then(|index| members.0.get(index)) {
+        return Err(wrong(key, "given twice".to_owned()));
     }
     // Each key fits by itself, and no rule spans two of them here.
     serde_json::from_value(Value::Object(members.0.into_iter().collect())).map_err(|error| {
@@ -57,6 +60,15 @@ pub(super) fn place(file: &Path, key: &str) -> String {
     format!("{}: {key}", file.display())
 }
 
+const UNKNOWN: &str = "unknown key; blackhole --help lists them, with dashes for underscores";
+
+/// An unknown key as a message may repeat it. In a file that was never meant for us, such as the token file, keys may
+/// be secrets: only what is written as our keys are, and is no entry of such a file, is shown.
+fn shown<'k>(key: &'k str, value: &Value) -> Option<&'k str> {
+    let is_plain = |byte| matches!(byte, b'a'..=b'z' | b'_' | b'-');
+    (key.bytes().all(is_plain) && !value.is_object()).then_some(key)
+}
+
 /// Says what is likely meant by a key that nobody knows: dashes for underscores, or a slip of the keyboard.
 fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {
     let meant = key.replace('-', "_").to_ascii_lowercase();
@@ -65,7 +77,7 @@ fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {
         Some((steps, name)) if steps <= 2.max(name.len() / 4) => {
             format!("unknown key; did you mean {name}?")
         }
-        _ => "unknown key; blackhole --help lists them, with dashes for underscores".to_owned(),
+        _ => UNKNOWN.to_owned(),
     }
 }
 
@@ -124,6 +136,18 @@ mod tests {
             (
                 r#"{"config": "x"}"#,
                 "config.json: config: unknown key; blackhole --help lists them, with dashes for underscores",
+            ),
+            (
+                r#"{"port": 1, "Hunter2": 1}"#,
+                "config.json: key 2: unknown key; blackhole --help lists them, with dashes for underscores",
+            ),
+            (
+                r#"{"hunter": {"account_id": "x"}}"#,
+                "config.json: key 1: unknown key; blackhole --help lists them, with dashes for underscores",
+            ),
+            (
+                r#"{"source": "amqp://user:hunter2@broker"}"#,
+                "config.json: source: expected amqp, demo or replay:FILE",
             ),
             (
                 r#"{"port": 1, "ip": "::", "port": 1}"#,

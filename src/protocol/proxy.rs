@@ -5,14 +5,15 @@
 //! Owns where a header ends and what it amounts to; what is between its ends is read by `ppp`, which is given
 //! whole headers only. Keeps nothing between calls: the caller holds the bytes until a header is complete.
 //!
-//! Rules: of a header only the source counts, and only that of a TCP connection over IP. The rest is skipped
-//! unread: the destination, and the type-length-values behind the addresses (a CRC-32C among them is not
-//! verified). A header that names no such source (`UNKNOWN`, `LOCAL`, Unix sockets, datagrams) leaves the
+//! Rules: of a header only the source counts, and only that of a TCP connection over IP. The destination is skipped
+//! unread. Of the type-length-values behind the addresses only a CRC-32C is read, and a header that does not have it
+//! is malformed. A header that names no such source (`UNKNOWN`, `LOCAL`, Unix sockets, datagrams) leaves the
 //! connection's own address in place, as health checks of a balancer need it.
 
 use std::net::{IpAddr, SocketAddr};
 
 use cidr::IpCidr;
+use crc::{CRC_32_ISCSI, Crc};
 use ppp::{v1, v2};
 
 use super::handshake::HEAD_BYTES_MAX;
@@ -37,6 +38,12 @@ const V2_FIXED_BYTES: usize = 16;
 /// Version 2, command `LOCAL`: everything behind the length is to be ignored (section 2.2).
 const V2_LOCAL: u8 = 0x20;
 
+/// Of the checksum that a header of version 2 may have (section 2.2.3).
+const CRC_32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+
+/// Type and length of a type-length-value (section 2.2).
+const V2_VALUE_AT: usize = 3;
+
 /// So much of version 2's signature cannot begin an HTTP request, which may have empty lines before it.
 const V2_TELLTALE: &[u8] = b"\r\n\r\n\0";
 
@@ -58,7 +65,8 @@ pub enum Header {
     },
 }
 
-/// Reads what a proxy sent so far. Cost: linear in a line of version 1, constant for version 2; no allocation.
+/// Reads what a proxy sent so far. Cost: linear in a line of version 1 and in the values of a whole header of
+/// version 2, constant for a part of one; no allocation.
 #[must_use]
 pub fn parse(input: &[u8]) -> Header {
     let signature = v2::PROTOCOL_PREFIX;
@@ -91,12 +99,16 @@ fn parse_v1(input: &[u8]) -> Header {
     };
     let consumed = line.len();
     if let Some(rest) = line.strip_prefix(V1_UNKNOWN)
-        && matches!(rest.first(), Some(b' ' | b'\r'))
+        && (rest == b"\r\n" || rest.starts_with(b" "))
     {
         return Header::Complete {
             consumed,
             source: None,
         };
+    }
+    // `ppp` takes a port with a sign.
+    if line.contains(&b'+') {
+        return Header::Malformed;
     }
     let source = match v1::Header::try_from(line).map(|header| header.addresses) {
         Ok(v1::Addresses::Tcp4(ip)) => Some((ip.source_address, ip.source_port).into()),
@@ -126,6 +138,7 @@ fn parse_v2(input: &[u8]) -> Header {
         };
     }
     let source = match v2::Header::try_from(header) {
+        Ok(header) if !is_intact(&header) => return Header::Malformed,
         Ok(header) => match (header.protocol, header.addresses) {
             (v2::Protocol::Stream, v2::Addresses::IPv4(ip)) => {
                 Some((ip.source_address, ip.source_port).into())
@@ -138,6 +151,35 @@ fn parse_v2(input: &[u8]) -> Header {
         Err(_) => return Header::Malformed,
     };
     Header::Complete { consumed, source }
+}
+
+/// Whether the values behind the addresses fill the header exactly, and it has the checksum that it says (section
+/// 2.2.3: that of the whole header with zeros in the checksum's place). A second checksum is refused, so that the
+/// header is summed up once. Where no addresses are known to end (family `UNSPEC`) there are no values.
+fn is_intact(header: &v2::Header<'_>) -> bool {
+    let mut at = V2_FIXED_BYTES + header.address_bytes().len();
+    let mut checksum = None;
+    for value in header.tlvs() {
+        let Ok(value) = value else { return false };
+        if value.kind == u8::from(v2::Type::CRC32C) {
+            let Ok(told) = <[u8; 4]>::try_from(&*value.value) else {
+                return false;
+            };
+            if checksum.replace((at + V2_VALUE_AT, told)).is_some() {
+                return false;
+            }
+        }
+        at += V2_VALUE_AT + value.len();
+    }
+    let Some((at, told)) = checksum else {
+        return true;
+    };
+    let (before, behind) = header.as_bytes().split_at(at);
+    let mut digest = CRC_32C.digest();
+    digest.update(before);
+    digest.update(&[0; 4]);
+    digest.update(behind.get(told.len()..).unwrap_or_default());
+    digest.finalize() == u32::from_be_bytes(told)
 }
 
 /// Where a connection on the websocket port stands with its PROXY header.
@@ -223,6 +265,18 @@ mod tests {
         block
     }
 
+    /// Values behind [`IPV4`]: a checksum between two others.
+    const CHECKED: [u8; 15] = *b"\x04\0\x01x\x03\0\x04\x17\x5E\xA3\x19\x04\0\x01y";
+
+    /// One value that fills so many bytes.
+    fn padding(bytes: usize) -> Vec<u8> {
+        let length = u16::try_from(bytes - V2_VALUE_AT).expect("a length");
+        let mut value = vec![4];
+        value.extend(length.to_be_bytes());
+        value.resize(bytes, 0xEE);
+        value
+    }
+
     fn well_formed() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
         let line = |line: &str| line.as_bytes().to_vec();
         let with_tlvs = |block: &[u8], tlvs: &[u8]| [block, tlvs].concat();
@@ -256,18 +310,28 @@ mod tests {
                 v4,
             ),
             (
-                "v2 with values that are none",
-                v2(0x21, 0x21, &with_tlvs(&ipv6(), &[4, 0xFF])),
-                v6,
+                "v2 with a checksum",
+                v2(0x21, 0x11, &with_tlvs(&IPV4, &CHECKED)),
+                v4,
             ),
             (
                 "v2, longest",
                 v2(
                     0x21,
                     0x11,
-                    &with_tlvs(&IPV4, &vec![0xEE; HEADER_BYTES_MAX - 28]),
+                    &with_tlvs(&IPV4, &padding(HEADER_BYTES_MAX - 28)),
                 ),
                 v4,
+            ),
+            (
+                "v2 unspecified with something like half a value behind",
+                v2(0x21, 0x00, &[3, 0, 9]),
+                None,
+            ),
+            (
+                "v2 local with something like a wrong checksum behind",
+                v2(0x20, 0x11, &with_tlvs(&IPV4, &[3, 0, 4, 1, 2, 3, 4])),
+                None,
             ),
             ("v2 over a Unix socket", v2(0x21, 0x31, &[b'x'; 216]), None),
             ("v2 datagrams over IPv4", v2(0x21, 0x12, &IPV4), None),
@@ -324,11 +388,14 @@ mod tests {
             "PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n",
             "PROXY TCP4 1.2.3.4 1.2.3.4 01 2\r\n",
             "PROXY TCP4 1.2.3.4 1.2.3.4 -1 2\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 +1 2\r\n",
+            "PROXY TCP6 ::1 ::1 1 +2\r\n",
             "PROXY TCP4 ::1 ::1 1 2\r\n",
             "PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n",
             "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\rx\r\n",
             "PROXY TCP4 1.2.3.\u{661} 1.2.3.4 1 2\r\n",
             "PROXY UNKNOWNS\r\n",
+            "PROXY UNKNOWN\rx\r\n",
             &long_line,
         ]
         .map(|line| line.as_bytes().to_vec())
@@ -344,7 +411,25 @@ mod tests {
             v2(0x21, 0x31, &[0; 215]),
             v2(0x21, 0x11, &long_block),
             v2(0x20, 0x11, &long_block),
+            v2(0x21, 0x11, &[&IPV4[..], &[4]].concat()),
+            v2(0x21, 0x21, &[&ipv6()[..], &[4, 0xFF]].concat()),
+            v2(0x21, 0x31, &[&[b'x'; 216][..], &[4, 0, 1]].concat()),
+            v2(0x21, 0x11, &[&IPV4[..], &[3, 0, 3, 1, 2, 3]].concat()),
+            v2(0x21, 0x12, &[&IPV4[..], &[3, 0, 4, 0, 0, 0, 0]].concat()),
+            v2(
+                0x21,
+                0x11,
+                &[&IPV4[..], &CHECKED, &[3, 0, 4, 0, 0, 0, 0]].concat(),
+            ),
         ]);
+        // A checksum tells of any one bit that flipped behind the length, but for those of its own type.
+        let checked = v2(0x21, 0x11, &[&IPV4[..], &CHECKED].concat());
+        let type_at = V2_FIXED_BYTES + IPV4.len() + 4;
+        for bit in (8 * V2_FIXED_BYTES..8 * checked.len()).filter(|bit| bit / 8 != type_at) {
+            let mut flipped = checked.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            rows.push(flipped);
+        }
         for row in rows {
             let shown = row.escape_ascii().to_string();
             let mut is_malformed = false;

@@ -537,8 +537,13 @@ impl Raw {
 
     /// What comes until the server ends the connection.
     pub fn rest(&mut self) -> String {
+        String::from_utf8(self.rest_as_bytes()).unwrap()
+    }
+
+    /// As [`Raw::rest`], of what need be no text.
+    pub fn rest_as_bytes(&mut self) -> Vec<u8> {
         while self.peek(PATIENCE) == Peek::Bytes {}
-        String::from_utf8(std::mem::take(&mut self.bytes)).unwrap()
+        std::mem::take(&mut self.bytes)
     }
 
     /// The response of a connection that the server then ends.

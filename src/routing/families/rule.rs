@@ -571,8 +571,17 @@ impl Rule {
         if spec.account == AccountSource::None && self.qualification != Qualification::None {
             return fail("account", FamilyProblem::AccountIsThere);
         }
-        if self.monthly.is_some() && !self.follows_the_month() {
-            return fail("keys", FamilyProblem::Lacks("modb".to_owned()));
+        if let Some(monthly) = &self.monthly {
+            if !self.follows_the_month() {
+                return fail("keys", FamilyProblem::Lacks("modb".to_owned()));
+            }
+            let is_always_monthly = self.variables[monthly.variable]
+                .words
+                .as_ref()
+                .is_some_and(|list| list.words.iter().all(|word| monthly.has(word)));
+            if !is_always_monthly && self.forms.iter().all(Form::is_monthly) {
+                return fail("keys", FamilyProblem::OnlyMonthly);
+            }
         }
         let expanded = self
             .variables

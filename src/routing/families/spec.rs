@@ -221,6 +221,9 @@ pub enum FamilyProblem {
         "every key has at most one of {{account}}, {{db}}, {{modb}}; or every key has {{realm}}"
     )]
     Qualifiers,
+    /// A client binding that would have no key at all.
+    #[error("a word that is not in `monthly` has no key without {{modb}}")]
+    OnlyMonthly,
     /// `account: none` beside a key that holds it.
     #[error("`none` beside keys that hold the account")]
     AccountIsThere,

@@ -638,6 +638,12 @@ fn an_operators_mistake_is_named_with_its_place() {
         operators(&format!("[{row}]"))
     };
     assert!(row("{}").is_ok());
+    assert!(
+        row(
+            r#"{"keys": ["{event}.{modb}.{id}"], "monthly": {"event": ["fax"]}, "words": {"event": ["fax"]}}"#
+        )
+        .is_ok()
+    );
     for (changes, place) in [
         (r#"{"name": ""}"#, "families[0].name: must not be empty"),
         (
@@ -749,6 +755,14 @@ fn an_operators_mistake_is_named_with_its_place() {
         (
             r#"{"monthly": {"id": ["a"]}}"#,
             "families[0].keys: lacks {modb}",
+        ),
+        (
+            r#"{"keys": ["{event}.{modb}.{id}"], "monthly": {"event": ["fax"]}}"#,
+            "families[0].keys: a word that is not in `monthly` has no key without {modb}",
+        ),
+        (
+            r#"{"keys": ["{event}.{modb}.{id}"], "monthly": {"event": ["fax"]}, "words": {"event": ["fax", "a"]}}"#,
+            "families[0].keys: a word that is not in `monthly`",
         ),
         (
             r#"{"exchange_type": "headers"}"#,

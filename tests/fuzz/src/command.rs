@@ -45,7 +45,13 @@ pub fn check(data: &[u8]) -> String {
                     let is_number = tree.get("request_id").is_some_and(Value::is_number);
                     assert!(is_number || request_id(&tree).is_err());
                 }
-                Ok(_) | Err(_) => assert!(matches!(error, CommandError::InvalidJson(_))),
+                Ok(_) => assert!(matches!(error, CommandError::InvalidJson(_))),
+                // A request id may be a number that is valid and too large for a tree.
+                Err(_) => assert!(
+                    matches!(error, CommandError::InvalidJson(_))
+                        || error == CommandError::InvalidRequestId
+                            && serde_json::from_str::<IgnoredAny>(text).is_ok()
+                ),
             }
             check_error(&error)
         }
@@ -54,7 +60,7 @@ pub fn check(data: &[u8]) -> String {
 
 fn keeps_secrets(text: &str) {
     let occurrences = text.matches("TOKEN").count();
-    if occurrences == 0 {
+    if occurrences == 0 || text.contains(SECRETS[0]) {
         return;
     }
     let [one, two] = SECRETS.map(|secret| text.replace("TOKEN", secret));

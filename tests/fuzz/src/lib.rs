@@ -10,8 +10,11 @@ pub mod binding;
 pub mod codec;
 pub mod command;
 pub mod event;
+pub mod family;
+pub mod forwarded;
 pub mod guard;
 pub mod handshake;
+pub mod proxy;
 
 use std::io::Cursor;
 
@@ -22,13 +25,16 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 pub type Check = fn(&[u8]) -> String;
 
 /// Every target, by the name of its folder in `corpus/`.
-pub const TARGETS: [(&str, Check); 6] = [
+pub const TARGETS: [(&str, Check); 9] = [
     ("binding", binding::check),
     ("codec", codec::check),
     ("command", command::check),
     ("event", event::check),
+    ("family", family::check),
+    ("forwarded", forwarded::check),
     ("guard", guard::check),
     ("handshake", handshake::check),
+    ("proxy", proxy::check),
 ];
 
 /// Cuts `bytes` into pieces of 1 to 64 bytes whose lengths follow from `seed`.
