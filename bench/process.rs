@@ -58,6 +58,8 @@ pub(crate) struct Memory {
     pub(crate) resident: u64,
     /// `RssAnon`: heap and stacks only.
     pub(crate) anonymous: u64,
+    /// `VmHWM`: the most that was ever resident, or since [`forget_peak`].
+    pub(crate) peak: u64,
 }
 
 /// Resident memory of `pid`.
@@ -78,7 +80,16 @@ pub(crate) fn memory(pid: u32) -> io::Result<Memory> {
     Ok(Memory {
         resident: bytes("VmRSS")?,
         anonymous: bytes("RssAnon")?,
+        peak: bytes("VmHWM")?,
     })
+}
+
+/// Lets [`Memory::peak`] of `pid` begin anew.
+///
+/// # Errors
+/// The process is gone, or another user's.
+pub(crate) fn forget_peak(pid: u32) -> io::Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")
 }
 
 /// Raises the soft limit of open files to the hard one, and returns it; `u64::MAX` where there is none. Children

@@ -53,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) msg_id_latency: bool,
     /// Sessions that may be connecting, upgrading or subscribing at once.
     pub(crate) under_way_max: usize,
+    /// Every live session sends a ping this often.
+    pub(crate) ping_interval: Option<Duration>,
     /// To a server on a loopback address the first [`SESSIONS_PER_SOURCE`] sessions come from here, and so on.
     pub(crate) first_source: Ipv4Addr,
 }
@@ -109,6 +111,11 @@ pub(crate) struct Engine {
     pub(crate) ready_latency: Histogram<u64>,
     /// From the promise (or the `Msg-ID`) to the receipt, microseconds.
     pub(crate) event_latency: Histogram<u64>,
+    /// From a ping to its pong, microseconds.
+    pub(crate) ping_latency: Histogram<u64>,
+    /// Whether [`Plan::ping_interval`] is heeded now.
+    pub(crate) is_pinging: bool,
+    next_ping: Instant,
     /// What went wrong, and how often.
     pub(crate) complaints: BTreeMap<String, u64>,
     /// Events promised to each session so far.
@@ -138,6 +145,9 @@ impl Engine {
             totals: Totals::default(),
             ready_latency: latencies(),
             event_latency: latencies(),
+            ping_latency: latencies(),
+            is_pinging: true,
+            next_ping: now,
             complaints: BTreeMap::new(),
             promised: 0,
             behind: 0,
@@ -214,6 +224,7 @@ impl Engine {
         } else {
             patience
         };
+        let patience = self.ping_due().map_or(patience, |due| patience.min(due));
         if self.totals.opened > opened {
             self.busy += began.elapsed();
         }
@@ -261,6 +272,24 @@ impl Engine {
             }
         }
         self.totals.opened < self.plan.sessions
+    }
+
+    /// Sends the pings that are due; says how long it is until the next ones are, when there will be any. A ping
+    /// carries its own time, so late pongs cost no further ping its turn.
+    fn ping_due(&mut self) -> Option<Duration> {
+        let interval = self.plan.ping_interval.filter(|_| self.is_pinging)?;
+        let now = Instant::now();
+        if now >= self.next_ping {
+            self.next_ping = now + interval;
+            let sent = micros(now.duration_since(self.started));
+            let ping = masked(0x9, &sent.to_be_bytes());
+            for index in 0..self.sessions.len() {
+                if self.sessions[index].phase == Phase::Live {
+                    self.write(index, &ping);
+                }
+            }
+        }
+        Some(self.next_ping.saturating_duration_since(now))
     }
 
     fn connect(&self, index: usize) -> io::Result<TcpStream> {
@@ -412,7 +441,7 @@ impl Engine {
         let session = &mut self.sessions[index];
         let mut reader = std::mem::take(&mut session.reader);
         let (mut events, mut event_bytes, mut published) = (0_u32, 0, None);
-        let mut told = Vec::new();
+        let (mut told, mut pongs) = (Vec::new(), Vec::new());
         let wants_msg_id = self.plan.msg_id_latency;
         let fed = reader.feed(bytes, |seen| match seen {
             Seen::Event(payload) => {
@@ -427,7 +456,7 @@ impl Engine {
             Seen::Text(payload) => told.push(Told::Text(payload.into())),
             Seen::Ping(payload) => told.push(Told::Ping(payload.into())),
             Seen::Close(payload) => told.push(Told::Close(payload.into())),
-            Seen::Pong => {}
+            Seen::Pong(payload) => pongs.extend(payload.first_chunk().copied()),
         });
         session.reader = reader;
         if events > 0 {
@@ -450,6 +479,11 @@ impl Engine {
                 .map_or(0, micros);
             self.event_latency
                 .saturating_record(now.saturating_sub(published));
+        }
+        for sent in pongs {
+            let now = micros(self.started.elapsed());
+            self.ping_latency
+                .saturating_record(now.saturating_sub(u64::from_be_bytes(sent)));
         }
         for told in told {
             match told {
@@ -678,6 +712,7 @@ mod tests {
             bearer: None,
             msg_id_latency: false,
             under_way_max: 512,
+            ping_interval: None,
             first_source: Ipv4Addr::new(127, 0, 1, 1),
         })
         .expect("a poll")

@@ -27,8 +27,8 @@ pub(crate) enum Seen<'a> {
     Text(&'a [u8]),
     /// A ping to be answered.
     Ping(&'a [u8]),
-    /// A pong.
-    Pong,
+    /// The answer to a ping, with its payload.
+    Pong(&'a [u8]),
     /// The server says goodbye.
     Close(&'a [u8]),
 }
@@ -132,7 +132,7 @@ impl FrameReader {
                 0x1 => Seen::Text(payload),
                 0x8 => Seen::Close(payload),
                 0x9 => Seen::Ping(payload),
-                _ => Seen::Pong,
+                _ => Seen::Pong(payload),
             });
             bytes = rest;
         }
@@ -240,7 +240,7 @@ mod tests {
                     bytes: frames[4].len() as u64
                 }
             ),
-            "Pong".to_owned(),
+            format!("{:?}", Seen::Pong(b"")),
             format!("{:?}", Seen::Close(&frames[6].bytes()[2..])),
         ];
         for piece in [1, 2, 3, 7, 25, 100, 4096, bytes.len()] {

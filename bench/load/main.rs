@@ -58,7 +58,7 @@ const TURN_PATIENCE: Duration = Duration::from_millis(200);
         blackhole-load --sessions 1000 --hold 10 --msg-id-latency\n\n  \
         Each session on an account of its own, until each has received 3 events, result as JSON too:\n  \
         blackhole-load --sessions 5000 --accounts 5000 --events-expected 3 --json result.json\n\n\
-        Control (--control): once all sessions are settled one line `{\"ready\": ...}` is printed; then each line `expect N` on stdin is answered by `{\"armed\": ...}` at once and by one JSON line when every session has received N more events, or 60 s have passed. The end of stdin ends the run.\n\n\
+        Control (--control): once all sessions are settled one line `{\"ready\": ...}` is printed; then each line on stdin is answered by one line. `expect N`: `{\"armed\": N}` at once, and `{\"round\": ...}` when every session has received N more events, or 60 s have passed. `pings on`, `pings off`: whether --ping-interval is heeded; off at first. `report`: the result so far. The end of stdin ends the run.\n\n\
         Exit status: 0 all that was promised came (every connect upgraded, every subscribe granted, every expected event received, no gap notice, nobody closed); 1 not so; 2 wrong options."
 )]
 struct Options {
@@ -111,6 +111,9 @@ struct Options {
     /// the moment when all sessions were subscribed
     #[arg(long)]
     msg_id_latency: bool,
+    /// Let every session ping that often, and tell the round trips
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    ping_interval: Option<u32>,
     /// Write the result to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -169,6 +172,9 @@ fn run(options: &Options) -> io::Result<bool> {
         bearer: options.bearer.then(|| options.token.clone()),
         msg_id_latency: options.msg_id_latency,
         under_way_max: options.under_way as usize,
+        ping_interval: options
+            .ping_interval
+            .map(|interval| Duration::from_millis(interval.into())),
         first_source: options.first_source,
     })?;
     let mut progress = Progress {
@@ -227,6 +233,7 @@ fn hold(engine: &mut Engine, options: &Options, progress: &mut Progress) -> io::
 /// Serves `expect N` lines until stdin ends; whether every round was complete and none had an event too many.
 fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Result<bool> {
     let commands = stdin_lines(engine)?;
+    engine.is_pinging = false;
     say(&summary(engine, settled)?, "ready")?;
     let mut is_good = true;
     loop {
@@ -238,10 +245,20 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
             }
             Err(TryRecvError::Disconnected) => return Ok(is_good),
         };
-        let Some(each) = line
-            .strip_prefix("expect ")
-            .and_then(|each| each.trim().parse().ok())
-        else {
+        let each = match line.trim().split_once(' ') {
+            Some(("expect", each)) => each.parse().ok(),
+            Some(("pings", switch @ ("on" | "off"))) => {
+                engine.is_pinging = switch == "on";
+                say(&json!(switch), "pings")?;
+                continue;
+            }
+            None if line.trim() == "report" => {
+                say(&summary(engine, settled)?, "report")?;
+                continue;
+            }
+            _ => None,
+        };
+        let Some(each) = each else {
             return Err(io::Error::other(format!(
                 "--control: unknown command {line:?}"
             )));
@@ -344,6 +361,7 @@ fn summary(engine: &Engine, settled: Duration) -> io::Result<Value> {
         "gap_events": totals.gap_events,
         "ready_latency_us": percentiles(&engine.ready_latency),
         "event_latency_us": percentiles(&engine.event_latency),
+        "ping_latency_us": percentiles(&engine.ping_latency),
         "busy_seconds": engine.busy.as_secs_f64(),
         "load_cpu_seconds": cpu()?.as_secs_f64(),
         "load_resident_bytes": process::memory(std::process::id())?.resident,
@@ -405,6 +423,7 @@ fn print_table(summary: &Value) -> io::Result<()> {
     )?;
     for (title, name) in [
         ("connect to subscribed", "ready_latency_us"),
+        ("ping to pong", "ping_latency_us"),
         ("event", "event_latency_us"),
     ] {
         write!(stdout, "{title:<34}")?;

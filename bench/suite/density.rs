@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::machine::slab_bytes;
-use crate::running::{Load, micros_each};
-use crate::subject::{Batch, Candidate, Cpu, Kind, Scenario, Setup, Subject, memory_of};
+use crate::running::{Load, Waiting, micros_each};
+use crate::subject::{Batch, Candidate, Cpu, Scenario, Setup, Subject, memory_of};
 use crate::table::{Table, number, percent, ratio};
 
 /// Until a server that has nothing to do has given back what it will.
@@ -51,6 +51,7 @@ impl Fleet {
         load: &Path,
         scenario: Scenario,
         processes: u32,
+        waiting: Waiting,
     ) -> io::Result<Self> {
         let subjects = (0..processes).map(|_| (candidate.start)(setup));
         let subjects: Vec<_> = subjects.collect::<io::Result<_>>()?;
@@ -67,7 +68,7 @@ impl Fleet {
             let before = Cpu::settled(&subject.pids())?;
             let mut more = subject.load_arguments(scenario, setup.sessions);
             more.extend(CONNECT_RATE.map(str::to_owned));
-            let clients = Load::start(load, &subject.address(), setup.sessions, &more)?;
+            let clients = Load::start(load, &subject.address(), setup.sessions, &more, waiting)?;
             let used = Cpu::settled(&subject.pids())?.since(before);
             connect.all += used.all;
             connect.main += used.main;
@@ -141,7 +142,12 @@ pub(crate) fn measure(
     processes: u32,
     body_bytes: usize,
 ) -> io::Result<Value> {
-    let mut fleet = Fleet::start(candidate, setup, load, scenario, processes)?;
+    let waiting = if processes == 1 {
+        Waiting::Spin
+    } else {
+        Waiting::Sleep
+    };
+    let mut fleet = Fleet::start(candidate, setup, load, scenario, processes, waiting)?;
     let mut result = fleet.figures()?;
     result["name"] = candidate.name.into();
     if scenario == Scenario::Shared {
@@ -160,29 +166,6 @@ pub(crate) fn measure(
         result["after_burst_ratio"] = (after.anonymous as f64 / idle.anonymous as f64).into();
     }
     Ok(result)
-}
-
-/// Whether `candidate` has idle sessions that cost something worth knowing.
-pub(crate) fn is_measured(candidate: &Candidate) -> bool {
-    candidate.kind != Kind::Limit
-}
-
-/// Adds to each row the ratio of ours to it, of the same scenario.
-pub(crate) fn compare(rows: &mut [Value]) {
-    for at in 0..rows.len() {
-        let ours = rows
-            .iter()
-            .find(|row| row["name"] == "ours" && row["scenario"] == rows[at]["scenario"]);
-        let Some(ours) = ours.cloned() else { continue };
-        for (figure, name) in [
-            ("resident_bytes_per_session", "ours_to_it_bytes"),
-            ("connect_cpu_us", "ours_to_it_connect"),
-        ] {
-            if let (Some(ours), Some(its)) = (ours[figure].as_f64(), rows[at][figure].as_f64()) {
-                rows[at][name] = (ours / its).into();
-            }
-        }
-    }
 }
 
 /// Prints the rows.

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::running::{Load, micros_each};
+use crate::running::{Load, Waiting, micros_each};
+use crate::statistics::median;
 use crate::subject::{Batch, Candidate, Cpu, Kind, Scenario, Setup, Subject};
 use crate::table::{Table, number, percent, ratio};
 
@@ -109,7 +110,8 @@ impl Runner {
         };
         let subject = (candidate.start)(&setup)?;
         let more = subject.load_arguments(Scenario::Shared, sessions);
-        let clients = Load::start(fanout.load, &subject.address(), sessions, &more)?;
+        let address = subject.address();
+        let clients = Load::start(fanout.load, &address, sessions, &more, Waiting::Spin)?;
         Ok(Self {
             candidate: *candidate,
             subject,
@@ -254,17 +256,6 @@ fn bytes_of_a_frame(round: &Value) -> usize {
     (number("bytes") / number("frames").max(1))
         .try_into()
         .unwrap_or(usize::MAX)
-}
-
-/// The middle value, of an even number the mean of both; 0 of none.
-pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match (sorted.len(), sorted.len() / 2) {
-        (0, _) => 0.0,
-        (length, middle) if length % 2 == 1 => sorted[middle],
-        (_, middle) => f64::midpoint(sorted[middle - 1], sorted[middle]),
-    }
 }
 
 /// Prints the rows.

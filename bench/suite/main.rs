@@ -10,14 +10,21 @@
 )]
 
 mod bare;
+mod bridge;
 mod density;
+mod fairness;
 mod fanout;
 mod machine;
+mod matching;
 mod ours;
 #[path = "../process.rs"]
 mod process;
 mod running;
+mod scale;
+mod statistics;
+mod storm;
 mod subject;
+mod support;
 mod table;
 
 use std::io;
@@ -29,7 +36,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::Value;
 
 use fanout::{Fanout, leave_out};
-use subject::{CANDIDATES, Candidate, Scenario, Setup};
+use subject::{CANDIDATES, Candidate, Kind, Scenario, Setup, compare};
 
 /// Measure Blackhole beside other servers and bare send loops: bytes a session, CPU a connect, CPU and latency a frame.
 #[derive(Parser)]
@@ -78,6 +85,16 @@ enum What {
     Density,
     /// CPU and latency of a frame, by sessions, size and events in flight
     Fanout,
+    /// The subscription index: time and bytes up to a million subscriptions
+    Match,
+    /// RabbitMQ to sessions: events a second, CPU of the loop and of the AMQP threads
+    Bridge,
+    /// Ping round trip of a session that gets nothing while all others do
+    Fairness,
+    /// All sessions reconnect at once: time until all are live, peak memory
+    Storm,
+    /// Cost as sessions grow, up to 190,000 in ten processes; only when named, or with --full
+    Scale,
 }
 
 fn main() -> ExitCode {
@@ -106,12 +123,21 @@ struct Extent {
     fanout: &'static [(u32, &'static [usize], &'static [(u32, u32)])],
     /// Time of one subject for one series of rounds.
     time_max: Duration,
+    /// (in flight, rounds) of `fairness`.
+    fairness: &'static [(u32, u32)],
+    /// Rounds of `bridge` and of each series of `scale`.
+    rounds: u32,
 }
+
+/// Sessions of `fairness` and `storm`.
+const MOST_SESSIONS: u32 = 19_000;
 
 const QUICK: Extent = Extent {
     shrink: 10,
     fanout: &[(10_000, &[1024], &[(1, 3), (8, 3), (32, 3)])],
     time_max: Duration::from_secs(1),
+    fairness: &[(1, 3), (8, 2)],
+    rounds: 2,
 };
 
 const USUAL: Extent = Extent {
@@ -122,6 +148,8 @@ const USUAL: Extent = Extent {
         (19_000, &[1024], &[(1, 7), (8, 5)]),
     ],
     time_max: Duration::from_secs(4),
+    fairness: &[(1, 5), (8, 3)],
+    rounds: 3,
 };
 
 const EVERY: &[(u32, u32)] = &[(1, 15), (8, 9), (32, 7)];
@@ -135,6 +163,8 @@ const FULL: Extent = Extent {
         (19_000, SIZES, EVERY),
     ],
     time_max: Duration::from_secs(6),
+    fairness: &[(1, 15), (8, 7)],
+    rounds: 5,
 };
 
 fn run(options: &Options) -> io::Result<()> {
@@ -162,13 +192,31 @@ fn run(options: &Options) -> io::Result<()> {
         files,
         options,
     };
-    let asked = |what| options.what.is_empty() || options.what.contains(&what);
+    let asked = |what| {
+        let is_usual = what != What::Scale || options.full;
+        (options.what.is_empty() && is_usual) || options.what.contains(&what)
+    };
     let mut report = machine::stamp();
     if asked(What::Density) {
         report["density"] = bench.density()?;
     }
     if asked(What::Fanout) {
         report["fanout"] = bench.fanout()?;
+    }
+    if asked(What::Match) {
+        report["match"] = bench.matching();
+    }
+    if asked(What::Bridge) {
+        report["bridge"] = bench.bridge()?;
+    }
+    if asked(What::Fairness) {
+        report["fairness"] = bench.fairness()?;
+    }
+    if asked(What::Storm) {
+        report["storm"] = bench.storm()?;
+    }
+    if asked(What::Scale) {
+        report["scale"] = bench.scale()?;
     }
     println!("\n{}", machine::stamp_line(&report));
     if let Some(file) = &options.json {
@@ -198,31 +246,46 @@ impl Bench<'_> {
         Err(io::Error::other(obstacles.join("\n       ")))
     }
 
+    /// What `measure` says of every candidate but the limits; a peer that is not there or fails is left out.
+    fn each(
+        &self,
+        sessions: u32,
+        measure: impl Fn(&Candidate, &Setup<'_>) -> io::Result<Vec<Value>>,
+    ) -> io::Result<Vec<Value>> {
+        let mut rows = Vec::new();
+        for candidate in &self.candidates {
+            if candidate.kind == Kind::Limit {
+                continue;
+            }
+            let setup = Setup {
+                server: self.server,
+                sessions: sessions.min(candidate.sessions_max.unwrap_or(u32::MAX)),
+            };
+            match measure(candidate, &setup) {
+                Ok(told) => rows.extend(told),
+                Err(error) => leave_out(candidate, &error)?,
+            }
+        }
+        Ok(rows)
+    }
+
     fn density(&self) -> io::Result<Value> {
         let processes = self.options.processes;
-        let sessions = self.options.density_sessions.div_ceil(self.extent.shrink);
+        let sessions = self.shrunk(self.options.density_sessions);
         self.check(processes, sessions)?;
         let mut rows = Vec::new();
         for scenario in [Scenario::Shared, Scenario::Own] {
-            for candidate in &self.candidates {
-                if !density::is_measured(candidate) {
-                    continue;
-                }
-                let setup = Setup {
-                    server: self.server,
-                    sessions: sessions.min(candidate.sessions_max.unwrap_or(u32::MAX)),
-                };
+            rows.extend(self.each(sessions, |candidate, setup| {
                 eprintln!("density: {}, {}", candidate.name, scenario.title());
-                let row = density::measure(
-                    candidate, &setup, self.load, scenario, processes, BODY_BYTES,
-                );
-                match row {
-                    Ok(row) => rows.push(row),
-                    Err(error) => leave_out(candidate, &error)?,
-                }
-            }
+                density::measure(candidate, setup, self.load, scenario, processes, BODY_BYTES)
+                    .map(|row| vec![row])
+            })?);
         }
-        density::compare(&mut rows);
+        let figures = [
+            ("resident_bytes_per_session", "ours_to_it_bytes"),
+            ("connect_cpu_us", "ours_to_it_connect"),
+        ];
+        compare(&mut rows, &["scenario"], &figures);
         density::print(&rows);
         Ok(rows.into())
     }
@@ -230,7 +293,7 @@ impl Bench<'_> {
     fn fanout(&self) -> io::Result<Value> {
         let mut rows = Vec::new();
         for &(sessions, body_bytes, series) in self.extent.fanout {
-            let sessions = sessions.div_ceil(self.extent.shrink);
+            let sessions = self.shrunk(sessions);
             self.check(self.candidates.len() as u32, sessions)?;
             eprintln!("fanout: {sessions} sessions");
             rows.extend(
@@ -248,5 +311,94 @@ impl Bench<'_> {
         }
         fanout::print(&rows);
         Ok(rows.into())
+    }
+
+    fn matching(&self) -> Value {
+        let sizes: Vec<u32> = [1_000, 10_000, 100_000, 1_000_000]
+            .into_iter()
+            .filter(|&size| size <= 1_000_000 / self.extent.shrink)
+            .collect();
+        eprintln!("match: up to {} subscriptions", sizes[sizes.len() - 1]);
+        let rows = matching::measure(&sizes);
+        matching::print(&rows);
+        rows.into()
+    }
+
+    fn bridge(&self) -> io::Result<Value> {
+        let Extent { shrink, rounds, .. } = *self.extent;
+        match bridge::measure(self.server, self.load, BODY_BYTES, rounds, shrink) {
+            Ok(rows) => {
+                bridge::print(&rows);
+                Ok(rows.into())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                eprintln!("bridge: skipped, not installed: {error}");
+                Ok(Value::Null)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fairness(&self) -> io::Result<Value> {
+        let sessions = self.shrunk(MOST_SESSIONS);
+        self.check(1, sessions)?;
+        let mut rows = self.each(sessions, |candidate, setup| {
+            eprintln!("fairness: {}", candidate.name);
+            fairness::measure(
+                candidate,
+                setup,
+                self.load,
+                BODY_BYTES,
+                self.extent.fairness,
+            )
+        })?;
+        compare(&mut rows, &["in_flight"], &[("p99_ms", "ours_to_it_p99")]);
+        fairness::print(&rows);
+        Ok(rows.into())
+    }
+
+    fn storm(&self) -> io::Result<Value> {
+        let sessions = self.shrunk(MOST_SESSIONS);
+        self.check(1, sessions)?;
+        let mut rows = self.each(sessions, |candidate, setup| {
+            eprintln!("storm: {}", candidate.name);
+            storm::measure(candidate, setup, self.load)
+        })?;
+        let figures = [
+            ("seconds", "ours_to_it_seconds"),
+            ("cpu_us", "ours_to_it_cpu"),
+            ("peak_resident_bytes", "ours_to_it_peak"),
+        ];
+        compare(&mut rows, &["at_once"], &figures);
+        storm::print(&rows);
+        Ok(rows.into())
+    }
+
+    fn scale(&self) -> io::Result<Value> {
+        let mut rows = Vec::new();
+        for (processes, sessions) in scale::SIZES {
+            let sessions = self.shrunk(sessions);
+            self.check(processes, sessions)?;
+            eprintln!("scale: {processes} × {sessions} sessions");
+            let setup = Setup {
+                server: self.server,
+                sessions,
+            };
+            rows.push(scale::measure(
+                &ours::CANDIDATE,
+                &setup,
+                self.load,
+                processes,
+                BODY_BYTES,
+                self.extent.rounds,
+            )?);
+        }
+        scale::print(&rows);
+        Ok(rows.into())
+    }
+
+    /// This many sessions, or a part of them in a quick run.
+    fn shrunk(&self, sessions: u32) -> u32 {
+        sessions.div_ceil(self.extent.shrink)
     }
 }

@@ -28,7 +28,7 @@ pub(crate) const ARGUMENTS: [&str; 8] = [
     "--auth",
     "insecure",
     "--log-level",
-    "warn",
+    "error",
 ];
 
 /// Blackhole under measurement.

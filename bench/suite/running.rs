@@ -133,6 +133,15 @@ impl Drop for Running {
     }
 }
 
+/// How a load generator waits for events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Without sleep: no server pays for waking it. For one at a time.
+    Spin,
+    /// Asleep: for several on one core.
+    Sleep,
+}
+
 /// A load generator under `--control`, on source addresses that no other one has.
 pub(crate) struct Load {
     running: Running,
@@ -150,28 +159,33 @@ impl Load {
         address: &str,
         sessions: u32,
         more: &[String],
+        waiting: Waiting,
     ) -> io::Result<Self> {
-        let mut load = Self::begin(program, address, sessions, more)?;
-        load.settle(sessions)?;
-        Ok(load)
+        let mut arguments = Self::arguments(address, sessions, more);
+        if waiting == Waiting::Spin {
+            arguments.push("--spin".into());
+        }
+        Self::settled(Running::start(LOAD_CORE, program, &arguments)?, sessions)
     }
 
-    /// As [`Load::start`], without waiting: for several at once. [`Load::settle`] is to follow.
+    /// Opens one session that takes the core from every other program when it has something to do, and pings every
+    /// millisecond between `pings on` and `pings off`. Without the right to that it only pings.
     ///
     /// # Errors
-    /// It cannot be started.
-    pub(crate) fn begin(
-        program: &Path,
-        address: &str,
-        sessions: u32,
-        more: &[String],
-    ) -> io::Result<Self> {
+    /// It does not become live.
+    pub(crate) fn start_pinger(program: &Path, address: &str, more: &[String]) -> io::Result<Self> {
+        let mut arguments: Vec<String> = ["-n", "-20"].map(str::to_owned).into();
+        arguments.push(program.display().to_string());
+        arguments.extend(Self::arguments(address, 1, more));
+        arguments.extend(["--ping-interval", "1"].map(str::to_owned));
+        Self::settled(Running::start(LOAD_CORE, Path::new("nice"), &arguments)?, 1)
+    }
+
+    fn arguments(address: &str, sessions: u32, more: &[String]) -> Vec<String> {
         static BLOCKS: AtomicU32 = AtomicU32::new(0);
         let source =
             u32::from(FIRST_SOURCE) + SOURCES * BLOCKS.fetch_add(1, Ordering::Relaxed) % (1 << 20);
-        let mut arguments: Vec<String> = ["--control", "--spin", "--quiet"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut arguments: Vec<String> = ["--control", "--quiet"].map(str::to_owned).into();
         for (option, value) in [
             ("--address", address.to_owned()),
             ("--sessions", sessions.to_string()),
@@ -180,28 +194,21 @@ impl Load {
             arguments.extend([option.to_owned(), value]);
         }
         arguments.extend_from_slice(more);
-        Ok(Self {
-            running: Running::start(LOAD_CORE, program, &arguments)?,
+        arguments
+    }
+
+    /// Waits until all `sessions` are live.
+    fn settled(running: Running, sessions: u32) -> io::Result<Self> {
+        let mut load = Self {
+            running,
             ready: Value::Null,
-        })
-    }
-
-    /// Waits until all `sessions` are live, and keeps its summary as [`Load::ready`].
-    ///
-    /// # Errors
-    /// Not all became live.
-    pub(crate) fn settle(&mut self, sessions: u32) -> io::Result<()> {
-        self.ready = self.answer("ready")?;
-        if self.ready["live"] == sessions {
-            return Ok(());
+        };
+        load.ready = load.answer("ready")?;
+        if load.ready["live"] == sessions {
+            return Ok(load);
         }
-        let message = format!("not all sessions became live: {}", self.ready);
+        let message = format!("not all sessions became live: {}", load.ready);
         Err(io::Error::other(message))
-    }
-
-    /// The load generator's process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.running.pid()
     }
 
     /// Expects `each` more events a session; their latency counts from now. [`Load::finish`] is to follow.

@@ -7,6 +7,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::process::{Memory, cpu, memory};
 use crate::{bare, ours};
 
@@ -96,6 +98,24 @@ pub(crate) trait Subject {
     fn publish(&mut self, batch: Batch) -> io::Result<()>;
 }
 
+/// Adds to each row of a suite the ratio of ours to it: `figures` are (figure, name of its ratio), and rows with the
+/// same `keys` belong together. Quadratic in the rows, which are few.
+pub(crate) fn compare(rows: &mut [Value], keys: &[&str], figures: &[(&str, &str)]) {
+    for at in 0..rows.len() {
+        let row = &rows[at];
+        let belongs = |other: &&Value| keys.iter().all(|&key| other[key] == row[key]);
+        let ours = rows.iter().filter(belongs);
+        let Some(ours) = ours.into_iter().find(|row| row["name"] == "ours").cloned() else {
+            continue;
+        };
+        for &(figure, name) in figures {
+            if let (Some(ours), Some(its)) = (ours[figure].as_f64(), rows[at][figure].as_f64()) {
+                rows[at][name] = (ours / its).into();
+            }
+        }
+    }
+}
+
 /// Longest wait for a server's CPU time to stand still after a round.
 const QUIET_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -163,6 +183,7 @@ pub(crate) fn memory_of(pids: &[u32]) -> io::Result<Memory> {
         Ok(Memory {
             resident: total.resident + one.resident,
             anonymous: total.anonymous + one.anonymous,
+            peak: total.peak + one.peak,
         })
     })
 }
