@@ -21,14 +21,8 @@ use crate::frames::{PONG, masked};
 use crate::reader::KEPT_BYTES_MAX;
 use crate::template::Template;
 
-/// Sessions that may be connecting, upgrading or subscribing at once: well below any backlog of the server.
-pub(crate) const UNDER_WAY_MAX: usize = 512;
-
 /// Sessions of one source address: far from the end of its ports, where finding a free one is slow.
 pub(crate) const SESSIONS_PER_SOURCE: usize = 5_000;
-
-/// The first source address; session after session moves on to the next.
-pub(crate) const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
 
 /// Read at once from one socket. Above [`KEPT_BYTES_MAX`], because what was kept of a frame is put before it.
 const BUFFER_BYTES: usize = KEPT_BYTES_MAX + (256 << 10);
@@ -61,6 +55,10 @@ pub(crate) struct Plan {
     /// Take an event's latency from its `Msg-ID`, microseconds since 1970 at the publisher (one a read is sampled),
     /// instead of from [`Engine::promise`].
     pub(crate) msg_id_latency: bool,
+    /// Sessions that may be connecting, upgrading or subscribing at once.
+    pub(crate) under_way_max: usize,
+    /// To a server on a loopback address the first [`SESSIONS_PER_SOURCE`] sessions come from here, and so on.
+    pub(crate) first_source: Ipv4Addr,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +125,8 @@ pub(crate) struct Engine {
     /// Sessions opened that are neither live nor lost.
     under_way: usize,
     promised_at: Instant,
+    /// Time spent with work, not with waiting for some.
+    pub(crate) busy: Duration,
 }
 
 impl Engine {
@@ -151,6 +151,7 @@ impl Engine {
             behind: 0,
             under_way: 0,
             promised_at: now,
+            busy: Duration::ZERO,
         })
     }
 
@@ -214,30 +215,39 @@ impl Engine {
     /// # Errors
     /// The poll failed. What goes wrong with a session is a complaint, not an error.
     pub(crate) fn turn(&mut self, patience: Duration) -> io::Result<()> {
+        let began = Instant::now();
+        let opened = self.totals.opened;
         let patience = if self.open_due() {
             patience.min(Duration::from_millis(1))
         } else {
             patience
         };
+        if self.totals.opened > opened {
+            self.busy += began.elapsed();
+        }
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         match self.poll.poll(&mut events, Some(patience)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
         }
+        let began = Instant::now();
         for event in &events {
             if event.token() != WAKE {
                 self.handle(event.token().0, event.is_writable());
             }
         }
+        if !events.is_empty() {
+            self.busy += began.elapsed();
+        }
         self.events = events;
         Ok(())
     }
 
-    /// Opens what is due and fits under [`UNDER_WAY_MAX`]; says whether more is to be opened later.
+    /// Opens what is due and fits under [`Plan::under_way_max`]; says whether more is to be opened later.
     fn open_due(&mut self) -> bool {
         let due = (self.started.elapsed().as_secs_f64() * self.plan.connect_rate) as usize + 1;
         let due = due.min(self.plan.sessions);
-        while self.totals.opened < due && self.under_way < UNDER_WAY_MAX {
+        while self.totals.opened < due && self.under_way < self.plan.under_way_max {
             let index = self.sessions.len();
             let opened = micros(self.started.elapsed())
                 .try_into()
@@ -274,7 +284,7 @@ impl Engine {
         if let IpAddr::V4(ip) = self.plan.address.ip()
             && ip.is_loopback()
         {
-            let source = u32::from(FIRST_SOURCE) + (index / SESSIONS_PER_SOURCE) as u32;
+            let source = u32::from(self.plan.first_source) + (index / SESSIONS_PER_SOURCE) as u32;
             socket.bind(&SockAddr::from(SocketAddr::from((
                 Ipv4Addr::from(source),
                 0,
@@ -652,6 +662,8 @@ mod tests {
             subscribe: Some(Template::new("{n}", 1, "")),
             bearer: None,
             msg_id_latency: false,
+            under_way_max: 512,
+            first_source: Ipv4Addr::new(127, 0, 1, 1),
         })
         .expect("a poll")
     }

@@ -13,7 +13,7 @@ mod reader;
 mod template;
 
 use std::io::{self, BufRead, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -46,7 +46,7 @@ const TURN_PATIENCE: Duration = Duration::from_millis(200);
 ///
 /// Opens the sessions at the connect rate, waits for every subscribe's reply, then holds the sessions for the given
 /// time or until each has received the expected number of events. To a server on a loopback address the sessions
-/// come from 127.0.1.1 and up, 5,000 from each, so one machine can open more than it has ports.
+/// come from --first-source and up, 5,000 from each, so one machine can open more than it has ports.
 ///
 /// Templates (--subscribe, --binding, --path) have places that differ by session: {account} becomes an account id, the
 /// number (n - 1) % ACCOUNTS + 1 as 32 hex digits (those of `blackhole --source demo`); {token} the auth token; and
@@ -71,12 +71,18 @@ struct Options {
     /// Sessions to open
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     sessions: u32,
-    /// New connections a second, at most; 512 are under way at once
+    /// New connections a second, at most
     #[arg(long, default_value_t = 5000.0, value_name = "PER_SECOND", value_parser = positive)]
     connect_rate: f64,
     /// What the server speaks, to measure another one with the same clients
     #[arg(long, value_enum, default_value_t = Dialect::Blackhole)]
     dialect: Dialect,
+    /// Sessions that may be connecting, upgrading or subscribing at once
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    under_way: u32,
+    /// First source address to a server on a loopback address: give each program of several its own
+    #[arg(long, default_value_t = Ipv4Addr::new(127, 0, 1, 1), value_name = "IP")]
+    first_source: Ipv4Addr,
     /// Command sent after the upgrade; empty: none. Default: {"action":"subscribe","auth_token":"{token}",
     /// "data":{"account_id":"{account}","binding":"BINDING"}}
     #[arg(long, default_value = SUBSCRIBE, value_name = "TEMPLATE", hide_default_value = true)]
@@ -173,6 +179,8 @@ fn run(options: &Options) -> io::Result<bool> {
         subscribe: (!subscribe.is_empty()).then(|| template(&subscribe)),
         bearer: options.bearer.then(|| options.token.clone()),
         msg_id_latency: options.msg_id_latency,
+        under_way_max: options.under_way as usize,
+        first_source: options.first_source,
     })?;
     let mut progress = Progress {
         is_quiet: options.quiet,
@@ -249,7 +257,7 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
                 "--control: unknown command {line:?}"
             )));
         };
-        let (cpu, before) = (cpu()?, engine.totals);
+        let (cpu, busy, before) = (cpu()?, engine.busy, engine.totals);
         engine.event_latency.reset();
         engine.promise(each);
         say(&json!(each), "armed")?;
@@ -275,6 +283,7 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
             "lost": totals.lost,
             "elapsed_us": elapsed.as_micros() as u64,
             "latency_us": percentiles(&engine.event_latency),
+            "busy_ns": (engine.busy - busy).as_nanos() as u64,
             "cpu_ns": (crate::cpu()? - cpu).as_nanos() as u64,
         });
         say(&round, "round")?;
@@ -346,6 +355,7 @@ fn summary(engine: &Engine, settled: Duration) -> io::Result<Value> {
         "gap_events": totals.gap_events,
         "ready_latency_us": percentiles(&engine.ready_latency),
         "event_latency_us": percentiles(&engine.event_latency),
+        "busy_seconds": engine.busy.as_secs_f64(),
         "load_cpu_seconds": cpu()?.as_secs_f64(),
         "load_resident_bytes": process::memory(std::process::id())?.resident,
         "complaints": engine.complaints,

@@ -3,48 +3,59 @@
 //! Every figure is one process's user and kernel time or resident memory, read from /proc, while the server has core
 //! 0 and the load generator core 1. A frame that does not come fails the run (exit 1). Absolute times drift with the
 //! machine: compare the ratios, which are from one run.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command talks on its own streams"
+)]
 
+mod bare;
 mod density;
 mod fanout;
+mod machine;
+mod ours;
 #[path = "../process.rs"]
 mod process;
-mod server;
+mod running;
+mod subject;
+mod table;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use density::Scenario;
-use fanout::Fanout;
+use fanout::{Fanout, leave_out};
+use subject::{CANDIDATES, Candidate, Scenario, Setup};
 
-/// Measure Blackhole: bytes per idle session, CPU per connect and per delivered frame, beside a bare send loop.
+/// Measure Blackhole beside other servers and bare send loops: bytes a session, CPU a connect, CPU and latency a frame.
 #[derive(Parser)]
-#[command(name = "suite", max_term_width = 100)]
+#[command(name = "scripts/bench", max_term_width = 100)]
 struct Options {
-    /// What to measure; all when none is given
+    /// What to measure; all but `scale` when none is given
     #[arg(value_enum)]
     what: Vec<What>,
     /// A tenth of the sessions, fewer rounds: shows that everything runs, not what it costs
     #[arg(long)]
     quick: bool,
-    /// Idle sessions of `density`
+    /// Every number of sessions, every size of events, every number in flight, and `scale`: takes an hour
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
+    /// Whom to measure, by name, separated by commas; all when none is given
+    #[arg(long, value_delimiter = ',', value_name = "NAME", value_parser = candidate_names())]
+    subjects: Vec<String>,
+    /// Idle sessions of a process in `density`
     #[arg(long, default_value_t = 19_000)]
     density_sessions: u32,
-    /// Sessions of `fanout`
-    #[arg(long, default_value_t = 10_000)]
-    fanout_sessions: u32,
-    /// Bytes of an event's body
-    #[arg(long, default_value_t = 1024)]
-    event_bytes: usize,
+    /// Servers of each kind in `density`, each with that many sessions
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    processes: u32,
     /// The server's program, instead of the one built with this bench
     #[arg(long, value_name = "PROGRAM")]
     server: Option<PathBuf>,
-    /// The bare loops alone, without our server
-    #[arg(long)]
-    bare_only: bool,
     /// Write the figures to this file as JSON, with machine, commit and date
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -53,11 +64,19 @@ struct Options {
     bench: bool,
 }
 
+fn candidate_names() -> clap::builder::PossibleValuesParser {
+    CANDIDATES
+        .iter()
+        .map(|candidate| candidate.name)
+        .collect::<Vec<_>>()
+        .into()
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum What {
     /// Bytes per idle session, CPU per connect, resident memory after a burst
     Density,
-    /// CPU and latency of a frame with 1, 8 and 32 events in flight
+    /// CPU and latency of a frame, by sessions, size and events in flight
     Fanout,
 }
 
@@ -70,207 +89,164 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("suite: {error}");
+            eprintln!("bench: {error}");
             ExitCode::from(1)
         }
     }
 }
 
+/// Body size of an event where no other is asked for.
+const BODY_BYTES: usize = 1024;
+
+/// How much is measured.
+struct Extent {
+    /// Divides every number of sessions.
+    shrink: u32,
+    /// (sessions, body sizes, (in flight, rounds)) of `fanout`.
+    fanout: &'static [(u32, &'static [usize], &'static [(u32, u32)])],
+    /// Time of one subject for one series of rounds.
+    time_max: Duration,
+}
+
+const QUICK: Extent = Extent {
+    shrink: 10,
+    fanout: &[(10_000, &[1024], &[(1, 3), (8, 3), (32, 3)])],
+    time_max: Duration::from_secs(1),
+};
+
+const USUAL: Extent = Extent {
+    shrink: 1,
+    fanout: &[
+        (10_000, &[1024], &[(1, 15), (8, 9), (32, 7)]),
+        (1_000, &[1024], &[(8, 9)]),
+        (19_000, &[1024], &[(1, 7), (8, 5)]),
+    ],
+    time_max: Duration::from_secs(4),
+};
+
+const EVERY: &[(u32, u32)] = &[(1, 15), (8, 9), (32, 7)];
+const SIZES: &[usize] = &[256, 1024, 4096];
+
+const FULL: Extent = Extent {
+    shrink: 1,
+    fanout: &[
+        (1_000, SIZES, EVERY),
+        (10_000, SIZES, EVERY),
+        (19_000, SIZES, EVERY),
+    ],
+    time_max: Duration::from_secs(6),
+};
+
 fn run(options: &Options) -> io::Result<()> {
     let files = process::raise_open_files()?;
-    let shrink = |sessions: u32| {
-        if options.quick {
-            sessions.div_ceil(10)
-        } else {
-            sessions
-        }
+    let extent = match options {
+        Options { quick: true, .. } => &QUICK,
+        Options { full: true, .. } => &FULL,
+        _ => &USUAL,
     };
-    let (idle, busy) = (
-        shrink(options.density_sessions),
-        shrink(options.fanout_sessions),
-    );
-    if u64::from(idle.max(busy)) + 64 > files {
-        let message = format!(
-            "{} sessions need as many open files, and the hard limit is {files}",
-            idle.max(busy)
-        );
-        return Err(io::Error::other(message));
-    }
-    let server = options
-        .server
-        .as_deref()
-        .unwrap_or(Path::new(env!("CARGO_BIN_EXE_blackhole")));
-    let load = Path::new(env!("CARGO_BIN_EXE_blackhole-load"));
+    let bench = Bench {
+        extent,
+        candidates: CANDIDATES
+            .iter()
+            .filter(|candidate| {
+                options.subjects.is_empty()
+                    || options.subjects.iter().any(|name| name == candidate.name)
+            })
+            .copied()
+            .collect(),
+        server: options
+            .server
+            .as_deref()
+            .unwrap_or(Path::new(env!("CARGO_BIN_EXE_blackhole"))),
+        load: Path::new(env!("CARGO_BIN_EXE_blackhole-load")),
+        files,
+        options,
+    };
     let asked = |what| options.what.is_empty() || options.what.contains(&what);
-    let mut report = machine();
-    if asked(What::Density) && !options.bare_only {
-        let mut rows = Vec::new();
-        for scenario in [Scenario::Shared, Scenario::Own] {
-            eprintln!("density: {idle} sessions, {scenario:?}");
-            rows.push(density::measure(
-                server,
-                load,
-                scenario,
-                idle,
-                options.event_bytes,
-            )?);
-        }
-        print_density(&rows)?;
-        report["density"] = rows.into();
+    let mut report = machine::stamp();
+    if asked(What::Density) {
+        report["density"] = bench.density()?;
     }
     if asked(What::Fanout) {
-        eprintln!("fanout: {busy} sessions");
-        let series: &[(u32, u32)] = if options.quick {
-            &[(1, 3), (8, 3), (32, 3)]
-        } else {
-            &[(1, 15), (8, 9), (32, 7)]
-        };
-        let rows = Fanout {
-            server: (!options.bare_only).then_some(server),
-            bare: Path::new(env!("CARGO_BIN_EXE_bare_send")),
-            load,
-            sessions: busy,
-            body_bytes: options.event_bytes,
-            series,
-        }
-        .measure()?;
-        print_fanout(&rows)?;
-        report["fanout"] = rows.into();
+        report["fanout"] = bench.fanout()?;
     }
-    println!("{}", stamp(&report));
+    println!("\n{}", machine::stamp_line(&report));
     if let Some(file) = &options.json {
         std::fs::write(file, format!("{report:#}\n"))?;
     }
     Ok(())
 }
 
-/// What a figure needs to mean something later.
-fn machine() -> Value {
-    let first_line = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program)
-            .args(arguments)
-            .output()
-            .ok()
-            .filter(|output| output.status.success());
-        output.map_or_else(
-            || "unknown".to_owned(),
-            |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        )
-    };
-    let information = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = information
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let changed = first_line("git", &["status", "--porcelain", "--untracked-files=no"]);
-    json!({
-        "machine": model.map_or("unknown", |(_, model)| model.trim()),
-        "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
-        "kernel": first_line("uname", &["-r"]),
-        "commit": first_line("git", &["rev-parse", "--short=12", "HEAD"]),
-        "changed_since": !changed.is_empty(),
-        "date": first_line("date", &["--utc", "+%Y-%m-%dT%H:%M:%SZ"]),
-    })
+/// One run of the suites.
+struct Bench<'a> {
+    extent: &'static Extent,
+    candidates: Vec<Candidate>,
+    server: &'a Path,
+    load: &'a Path,
+    /// Limit of open files of one process.
+    files: u64,
+    options: &'a Options,
 }
 
-fn stamp(report: &Value) -> String {
-    let text = |name: &str| report[name].as_str().unwrap_or("unknown").to_owned();
-    let changed = if report["changed_since"] == true {
-        " with changes"
-    } else {
-        ""
-    };
-    format!(
-        "\n{}, {} cores, Linux {}, commit {}{changed}, {}",
-        text("machine"),
-        report["cores"],
-        text("kernel"),
-        text("commit"),
-        text("date"),
-    )
-}
-
-fn print_density(rows: &[Value]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "\n{:<26}{:>9}{:>14}{:>14}{:>14}{:>14}{:>12}",
-        "density",
-        "sessions",
-        "heap B/sess.",
-        "RSS B/sess.",
-        "connect µs",
-        "connects/s",
-        "after burst"
-    )?;
-    for row in rows {
-        let number = |name: &str| row[name].as_f64().unwrap_or(f64::NAN);
-        write!(
-            out,
-            "{:<26}{:>9}",
-            row["scenario"].as_str().unwrap_or(""),
-            row["sessions"].as_u64().unwrap_or(0)
-        )?;
-        write!(out, "{:>14.0}", number("anonymous_bytes_per_session"))?;
-        write!(out, "{:>14.0}", number("resident_bytes_per_session"))?;
-        write!(
-            out,
-            "{:>14.1}{:>14.0}",
-            number("connect_cpu_us"),
-            number("connects_per_second")
-        )?;
-        match row["after_burst_ratio"].as_f64() {
-            Some(ratio) => writeln!(out, "{ratio:>10.2} ×")?,
-            None => writeln!(out, "{:>12}", "-")?,
+impl Bench<'_> {
+    /// Fails, saying why, when this machine cannot hold `processes` times `sessions`.
+    fn check(&self, processes: u32, sessions: u32) -> io::Result<()> {
+        let obstacles = machine::obstacles(processes, sessions, self.files);
+        if obstacles.is_empty() {
+            return Ok(());
         }
+        Err(io::Error::other(obstacles.join("\n       ")))
     }
-    Ok(())
-}
 
-fn print_fanout(rows: &[Value]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "\n{:<14}{:>10}{:>12}{:>10}{:>12}{:>10}{:>10}{:>10}{:>12}{:>14}",
-        "fanout",
-        "in flight",
-        "CPU µs/fr.",
-        "loop",
-        "load µs/fr.",
-        "p50 ms",
-        "p99 ms",
-        "last ms",
-        "frames",
-        "ours to it"
-    )?;
-    for row in rows {
-        for name in ["ours"].into_iter().chain(fanout::BARE_KINDS) {
-            let series = &row[name];
-            if series.is_null() {
-                continue;
-            }
-            let number = |name: &str| series[name].as_f64().unwrap_or(f64::NAN);
-            let title = if name == "ours" {
-                name.to_owned()
-            } else {
-                format!("bare {name}")
-            };
-            write!(
-                out,
-                "{title:<14}{:>10}",
-                row["in_flight"].as_u64().unwrap_or(0)
-            )?;
-            write!(out, "{:>12.3}", number("cpu_us_per_frame"))?;
-            write!(out, "{:>10.3}", number("cpu_main_thread_us_per_frame"))?;
-            write!(out, "{:>12.3}", number("load_cpu_us_per_frame"))?;
-            for latency in ["latency_p50_ms", "latency_p99_ms", "latency_last_ms"] {
-                write!(out, "{:>10.1}", number(latency))?;
-            }
-            write!(out, "{:>12}", series["frames"].as_u64().unwrap_or(0))?;
-            match series["ours_to_it_cpu"].as_f64() {
-                Some(ratio) => writeln!(out, "{ratio:>14.3}")?,
-                None => writeln!(out)?,
+    fn density(&self) -> io::Result<Value> {
+        let processes = self.options.processes;
+        let sessions = self.options.density_sessions.div_ceil(self.extent.shrink);
+        self.check(processes, sessions)?;
+        let mut rows = Vec::new();
+        for scenario in [Scenario::Shared, Scenario::Own] {
+            for candidate in &self.candidates {
+                if !density::is_measured(candidate) {
+                    continue;
+                }
+                let setup = Setup {
+                    server: self.server,
+                    sessions: sessions.min(candidate.sessions_max.unwrap_or(u32::MAX)),
+                };
+                eprintln!("density: {}, {}", candidate.name, scenario.title());
+                let row = density::measure(
+                    candidate, &setup, self.load, scenario, processes, BODY_BYTES,
+                );
+                match row {
+                    Ok(row) => rows.push(row),
+                    Err(error) => leave_out(candidate, &error)?,
+                }
             }
         }
+        density::compare(&mut rows);
+        density::print(&rows);
+        Ok(rows.into())
     }
-    Ok(())
+
+    fn fanout(&self) -> io::Result<Value> {
+        let mut rows = Vec::new();
+        for &(sessions, body_bytes, series) in self.extent.fanout {
+            let sessions = sessions.div_ceil(self.extent.shrink);
+            self.check(self.candidates.len() as u32, sessions)?;
+            eprintln!("fanout: {sessions} sessions");
+            rows.extend(
+                Fanout {
+                    candidates: &self.candidates,
+                    server: self.server,
+                    load: self.load,
+                    sessions,
+                    body_bytes,
+                    series,
+                    time_max: self.extent.time_max,
+                }
+                .measure()?,
+            );
+        }
+        fanout::print(&rows);
+        Ok(rows.into())
+    }
 }
