@@ -14,10 +14,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
-use serde::Deserialize;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::frames::{FrameReader, KEPT_BYTES_MAX, Seen, masked};
+use crate::dialect::{Dialect, Heard, Meaning, Stream};
+use crate::frames::{PING, PONG, masked};
+use crate::reader::KEPT_BYTES_MAX;
 use crate::template::Template;
 
 /// Sessions of one source address: far from the end of its ports, where finding a free one is slow.
@@ -44,7 +45,10 @@ pub(crate) struct Plan {
     pub(crate) connect_rate: f64,
     /// Path and query of the upgrade request.
     pub(crate) path: Template,
-    /// The command sent after the upgrade; `None`: the session is live once it is upgraded.
+    /// What the server speaks.
+    pub(crate) dialect: Dialect,
+    /// The command, topic filter or subject of the subscribe after the upgrade; `None`: the session is live once it
+    /// is upgraded.
     pub(crate) subscribe: Option<Template>,
     /// Sent as `Authorization: Bearer` with the upgrade request.
     pub(crate) bearer: Option<String>,
@@ -70,13 +74,17 @@ enum Phase {
 
 struct Session {
     stream: Option<TcpStream>,
-    reader: FrameReader,
+    received: Stream,
     phase: Phase,
     /// Events received whole.
     events: u32,
     /// Microseconds from the engine's start to the session's `connect`.
     opened: u32,
 }
+
+// With debug assertions mio's streams are longer.
+#[cfg(not(debug_assertions))]
+const _: () = assert!(size_of::<Session>() <= 64);
 
 /// What all sessions together have seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -255,10 +263,10 @@ impl Engine {
             let opened = micros(self.started.elapsed())
                 .try_into()
                 .unwrap_or(u32::MAX);
-            let (reader, events) = (FrameReader::default(), 0);
+            let (received, events) = (Stream::default(), 0);
             self.sessions.push(Session {
                 stream: None,
-                reader,
+                received,
                 phase: Phase::Connecting,
                 events,
                 opened,
@@ -282,7 +290,7 @@ impl Engine {
         if now >= self.next_ping {
             self.next_ping = now + interval;
             let sent = micros(now.duration_since(self.started));
-            let ping = masked(0x9, &sent.to_be_bytes());
+            let ping = masked(PING, &sent.to_be_bytes());
             for index in 0..self.sessions.len() {
                 if self.sessions[index].phase == Phase::Live {
                     self.write(index, &ping);
@@ -349,14 +357,18 @@ impl Engine {
             address,
             path,
             bearer,
+            dialect,
             ..
         } = &self.plan;
+        let sub_protocol = dialect.sub_protocol().map_or(String::new(), |name| {
+            format!("Sec-WebSocket-Protocol: {name}\r\n")
+        });
         let bearer = bearer.as_ref().map_or(String::new(), |token| {
             format!("Authorization: Bearer {token}\r\n")
         });
         format!(
             "GET {} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{bearer}\r\n",
+             Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{sub_protocol}{bearer}\r\n",
             path.fill(n),
         )
     }
@@ -369,7 +381,7 @@ impl Engine {
             let Some(stream) = session.stream.as_mut() else {
                 break;
             };
-            let kept = session.reader.unstash(&mut buffer);
+            let kept = session.received.unstash(&mut buffer);
             let read = match stream.read(&mut buffer[kept..]) {
                 Ok(0) => {
                     self.lose(index, "closed by the server".into());
@@ -377,7 +389,7 @@ impl Engine {
                 }
                 Ok(read) => read,
                 Err(error) => {
-                    session.reader.stash(&buffer[..kept]);
+                    session.received.stash(&buffer[..kept]);
                     match error.kind() {
                         io::ErrorKind::WouldBlock => break,
                         io::ErrorKind::Interrupted => continue,
@@ -396,7 +408,7 @@ impl Engine {
                         self.upgraded(index);
                     }
                     Ok(None) => {
-                        session.reader.stash(bytes);
+                        session.received.stash(bytes);
                         bytes = &[];
                     }
                     Err(complaint) => {
@@ -420,9 +432,10 @@ impl Engine {
         match &self.plan.subscribe {
             None => self.live_now(index),
             Some(command) => {
-                let command = masked(0x1, command.fill(index + 1).as_bytes());
+                let n = index + 1;
+                let opening = self.plan.dialect.opening(n, &command.fill(n));
                 self.sessions[index].phase = Phase::Subscribing;
-                self.write(index, &command);
+                self.write(index, &opening);
             }
         }
     }
@@ -439,26 +452,26 @@ impl Engine {
     /// Counts the frames in `bytes` and answers those that want an answer.
     fn count(&mut self, index: usize, bytes: &[u8]) {
         let session = &mut self.sessions[index];
-        let mut reader = std::mem::take(&mut session.reader);
+        let mut received = std::mem::take(&mut session.received);
         let (mut events, mut event_bytes, mut published) = (0_u32, 0, None);
         let (mut told, mut pongs) = (Vec::new(), Vec::new());
         let wants_msg_id = self.plan.msg_id_latency;
-        let fed = reader.feed(bytes, |seen| match seen {
-            Seen::Event(payload) => {
+        let fed = received.feed(self.plan.dialect, bytes, |heard| match heard {
+            Heard::EventBegins(payload) => {
                 if wants_msg_id && published.is_none() {
                     published = msg_id(payload);
                 }
             }
-            Seen::EventEnd { bytes } => {
+            Heard::Event { bytes } => {
                 events += 1;
                 event_bytes += bytes;
             }
-            Seen::Text(payload) => told.push(Told::Text(payload.into())),
-            Seen::Ping(payload) => told.push(Told::Ping(payload.into())),
-            Seen::Close(payload) => told.push(Told::Close(payload.into())),
-            Seen::Pong(payload) => pongs.extend(payload.first_chunk().copied()),
+            Heard::Message { kind, payload } => told.push(Told::Message(kind, payload.into())),
+            Heard::Ping(payload) => told.push(Told::Ping(payload.into())),
+            Heard::Close(payload) => told.push(Told::Close(payload.into())),
+            Heard::Pong(payload) => pongs.extend(payload.first_chunk().copied()),
         });
-        session.reader = reader;
+        session.received = received;
         if events > 0 {
             let was_behind = session.events < self.promised;
             session.events += events;
@@ -487,8 +500,8 @@ impl Engine {
         }
         for told in told {
             match told {
-                Told::Text(text) => self.hear(index, &text),
-                Told::Ping(payload) => self.write(index, &masked(0xA, &payload)),
+                Told::Message(kind, payload) => self.obey(index, kind, &payload),
+                Told::Ping(payload) => self.write(index, &masked(PONG, &payload)),
                 Told::Close(payload) => {
                     let code = payload
                         .first_chunk()
@@ -502,25 +515,21 @@ impl Engine {
         }
     }
 
-    /// A reply or a notice.
-    fn hear(&mut self, index: usize, text: &[u8]) {
-        let phase = self.sessions[index].phase;
-        match serde_json::from_slice(text) {
-            Ok(Message::Notice { name, data }) if name == "gap" => {
-                self.totals.gaps += 1;
-                self.totals.gap_events += data.and_then(|data| data.dropped).unwrap_or(0);
-            }
-            Ok(Message::Notice { .. }) => {}
-            Ok(Message::Reply { status, .. }) if status == "success" => {
-                if phase == Phase::Subscribing {
+    /// A message that is no event.
+    fn obey(&mut self, index: usize, kind: u8, payload: &[u8]) {
+        match self.plan.dialect.meaning(kind, payload) {
+            Meaning::Nothing => {}
+            Meaning::Granted => {
+                if self.sessions[index].phase == Phase::Subscribing {
                     self.live_now(index);
                 }
             }
-            Ok(Message::Reply { data, .. }) => {
-                let errors = data.and_then(|data| data.errors).unwrap_or_default();
-                self.lose(index, format!("refused: {}", errors.join(", ")));
+            Meaning::Gap { dropped } => {
+                self.totals.gaps += 1;
+                self.totals.gap_events += dropped;
             }
-            Err(_) => self.lose(index, "a text that is no reply, notice or event".into()),
+            Meaning::Answer(bytes) => self.write(index, &bytes),
+            Meaning::Refused(complaint) => self.lose(index, complaint),
         }
     }
 
@@ -545,7 +554,7 @@ impl Engine {
         }
         session.phase = Phase::Lost;
         session.stream = None;
-        session.reader = FrameReader::default();
+        session.received = Stream::default();
         self.totals.lost += 1;
         let has_room =
             self.complaints.len() < COMPLAINT_KINDS_MAX || self.complaints.contains_key(&complaint);
@@ -556,33 +565,9 @@ impl Engine {
 
 /// A frame that is acted upon once the bytes are read.
 enum Told {
-    Text(Box<[u8]>),
+    Message(u8, Box<[u8]>),
     Ping(Box<[u8]>),
     Close(Box<[u8]>),
-}
-
-/// What of a reply or a notice is of interest.
-#[derive(Deserialize)]
-#[serde(tag = "action", rename_all = "lowercase")]
-enum Message {
-    Reply {
-        status: String,
-        data: Option<ReplyData>,
-    },
-    Notice {
-        name: String,
-        data: Option<NoticeData>,
-    },
-}
-
-#[derive(Deserialize)]
-struct ReplyData {
-    errors: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-struct NoticeData {
-    dropped: Option<u64>,
 }
 
 /// The example key of RFC 6455 section 1.3 and its answer: one for all, so that the answer can be compared.
@@ -708,6 +693,7 @@ mod tests {
             sessions,
             connect_rate: 1000.0,
             path: Template::new("/", 1, ""),
+            dialect: Dialect::Blackhole,
             subscribe: Some(Template::new("{n}", 1, "")),
             bearer: None,
             msg_id_latency: false,

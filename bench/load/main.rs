@@ -4,10 +4,12 @@
 //! status: 0 all that was promised came, 1 something was missing, 2 wrong options.
 
 mod client_frame;
+mod dialect;
 mod engine;
 mod frames;
 #[path = "../process.rs"]
 mod process;
+mod reader;
 mod template;
 
 use std::io::{self, BufRead, Write};
@@ -21,6 +23,7 @@ use clap::Parser;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use dialect::Dialect;
 use engine::{Engine, Plan};
 use template::Template;
 
@@ -71,6 +74,9 @@ struct Options {
     /// New connections a second, at most
     #[arg(long, default_value_t = 5000.0, value_name = "PER_SECOND", value_parser = positive)]
     connect_rate: f64,
+    /// What the server speaks, to measure another one with the same clients
+    #[arg(long, value_enum, default_value_t = Dialect::Blackhole)]
+    dialect: Dialect,
     /// Sessions that may be connecting, upgrading or subscribing at once
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     under_way: u32,
@@ -81,7 +87,7 @@ struct Options {
     /// "data":{"account_id":"{account}","binding":"BINDING"}}
     #[arg(long, default_value = SUBSCRIBE, value_name = "TEMPLATE", hide_default_value = true)]
     subscribe: String,
-    /// Binding of the default command: events of the account's calls
+    /// Binding of the default command: events of the account's calls; topic filter of mqtt, subject of nats
     #[arg(
         long,
         default_value = "call.CHANNEL_CREATE.*",
@@ -160,14 +166,19 @@ fn run(options: &Options) -> io::Result<bool> {
     }
     let address = resolve(&options.address)?;
     let template = |text: &str| Template::new(text, options.accounts, &options.token);
-    let subscribe = options
-        .subscribe
-        .replace("call.CHANNEL_CREATE.*", &options.binding);
+    let subscribe = match options.dialect {
+        Dialect::Blackhole => options
+            .subscribe
+            .replace("call.CHANNEL_CREATE.*", &options.binding),
+        Dialect::Mqtt | Dialect::Nats => options.binding.clone(),
+        Dialect::Plain => String::new(),
+    };
     let mut engine = Engine::new(Plan {
         address,
         sessions: options.sessions as usize,
         connect_rate: options.connect_rate,
         path: template(&options.path),
+        dialect: options.dialect,
         subscribe: (!subscribe.is_empty()).then(|| template(&subscribe)),
         bearer: options.bearer.then(|| options.token.clone()),
         msg_id_latency: options.msg_id_latency,
