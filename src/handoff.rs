@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use arcstr::ArcStr;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
 use crate::protocol::event::Event;
@@ -29,7 +30,7 @@ pub struct AmqpBinding {
     /// Exchange name, at most 255 bytes.
     pub exchange: Arc<str>,
     /// Binding key, at most 255 bytes (AMQP rail 2).
-    pub key: Arc<str>,
+    pub key: ArcStr,
 }
 
 /// What a source tells the loop.

@@ -21,7 +21,7 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const POLL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Events of one poll. More wait in the kernel for the next.
-pub const POLL_EVENTS_MAX: usize = 4096;
+pub const POLL_EVENTS_MAX: usize = 1024;
 
 /// Size of the one buffer that all sockets are read through.
 pub const READ_BUFFER_BYTES: usize = 64 << 10;
@@ -37,6 +37,9 @@ pub const EVENTS_PER_TURN: usize = 256;
 /// Sessions flushed in one turn. Events that arrive meanwhile merge into the outboxes not yet flushed
 /// (DESIGN, The turn, 1: 25 to 33 % less CPU, and a ping is answered within milliseconds during a fan-out).
 pub const FLUSHES_PER_TURN: usize = 250;
+
+/// Sessions of one flush that are worth one system call for all through io_uring; fewer are written to one by one.
+pub const RING_WRITES_MIN: usize = 4;
 
 /// Slices of one vectored write. A session with more frames is listed again.
 pub const WRITE_SLICES_MAX: usize = 64;
@@ -88,7 +91,7 @@ pub const LARGEST_OUTBOXES: usize = 64;
 /// Time of quiet after a burst before its memory is given back to the system.
 pub const TRIM_AFTER: Duration = Duration::from_secs(1);
 
-/// Outbox queues and sessions freed since the last trim that make a trim worth its while.
+/// Outbox queues freed, and sessions come and gone, since the last trim that make a trim worth its while.
 pub const TRIM_MIN_FREED: u64 = 256;
 
 /// A line that could repeat is logged at most once in this time, with the number of times it stands for.

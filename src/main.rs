@@ -79,6 +79,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         connections_max: config.max_connections.unwrap_or(usize::MAX),
         drain: config.drain - patience,
         epoch,
+        io_uring: config.io_uring,
         more_metrics: Box::new(move |out| counters.write(out)),
         reload: Box::new(move |hub| reload(hub, &args)),
     };

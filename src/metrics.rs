@@ -73,6 +73,7 @@ metrics! {
     counter gap_notices_total "Gap notices sent.";
     counter source_outages_total "Times the event source was away.";
     counter writes_total "Write calls on client sockets.";
+    counter ring_calls_total "io_uring calls, each of which wrote to several client sockets.";
     counter written_bytes_total "Bytes written to client sockets.";
     counter reads_total "Read calls on client sockets.";
     counter read_bytes_total "Bytes read from client sockets.";

@@ -107,6 +107,7 @@ fn defaults_are_the_platforms() {
         (config.style, config.log_level),
         (Style::Piston, log::LevelFilter::Info)
     );
+    assert!(config.io_uring);
     assert_eq!(
         (config.max_connections_per_ip, config.max_subscriptions),
         (None, Some(256))

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -128,6 +129,10 @@ impl Socket for Scripted {
         self.0.borrow_mut().server_shut = true;
         Ok(())
     }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 impl Wire {
@@ -239,6 +244,7 @@ impl World {
         };
         let hub = Hub::new(&config, authenticator, families, now, seed);
         let parts = ReactorParts {
+            ring: None,
             handoff,
             epoch: Instant::now(),
             connections_max: CONNECTIONS_MAX,

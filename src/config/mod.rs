@@ -209,6 +209,7 @@ impl Config {
             channel_events,
             extra_doc_types,
             families,
+            io_uring,
             log_level,
             drain_seconds,
         } = options;
@@ -255,6 +256,7 @@ impl Config {
             source,
             auth,
             style: style.0,
+            io_uring: io_uring.0,
             log_level: log_level.0,
             max_connections: max_connections.and_then(limit),
             max_connections_per_ip: limit(max_connections_per_ip),
@@ -360,6 +362,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// `style`: event style of sessions that do not choose one.
     pub style: Style,
+    /// `io_uring`: whether to try it.
+    pub io_uring: bool,
     /// `log_level`: error, warn, info, debug. Can change while running ([`reread`]).
     pub log_level: log::LevelFilter,
     /// `max_connections`: sessions in all. Default: RLIMIT_NOFILE less [`DESCRIPTORS_RESERVED`].

@@ -158,6 +158,9 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "list")]
     pub(crate) families: Vec<Setting<Object>>,
 
+    /// Write to many clients with one system call (io_uring), where the kernel allows it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = PROCESS)]
+    pub(crate) io_uring: Setting<bool>,
     /// Lines to log on stderr: error, warn, info or debug
     #[arg(long, value_name = "LEVEL", help_heading = PROCESS)]
     pub(crate) log_level: Setting<log::LevelFilter>,
@@ -207,6 +210,7 @@ impl Default for Options {
             channel_events: words(&families.channel_events),
             extra_doc_types: Vec::new(),
             families: Vec::new(),
+            io_uring: Setting(true),
             log_level: Setting(log::LevelFilter::Info),
             drain_seconds: Setting(10),
         }

@@ -41,7 +41,7 @@ mod sweep;
 mod trim;
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::TryRecvError;
@@ -63,8 +63,9 @@ use crate::routing::month::ActiveMonths;
 use crate::session::close::CloseReason;
 use crate::session::hub::{Admission, Hub, Now, SourceState};
 use crate::session::id::{ConnId, Peer};
-use crate::session::outbox::Flushed;
+use crate::session::outbox::{FlushReport, Flushed};
 use crate::session::{AdminPage, AfterFlush, Delivered, DeliveryShared, Door, Session};
+use crate::sys::ring::{Ring, RingWrite};
 
 /// What the poll said of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,8 @@ pub struct Reactor<S> {
     /// Appends what other threads count to the metrics page.
     more_metrics: Box<dyn Fn(&mut String)>,
     trim_heap: fn(),
+    /// `None`: each socket is written to by itself.
+    ring: Option<Ring>,
 }
 
 /// Lets a line through once an interval and counts the rest.
@@ -139,6 +142,8 @@ pub struct ReactorParts {
     pub more_metrics: Box<dyn Fn(&mut String)>,
     /// Gives freed memory back to the system.
     pub trim_heap: fn(),
+    /// Writes to many sockets with one system call, where the kernel lets us.
+    pub ring: Option<Ring>,
 }
 
 impl<S: Socket> Reactor<S> {
@@ -167,6 +172,7 @@ impl<S: Socket> Reactor<S> {
             proxy_log: LogLimit::default(),
             more_metrics: parts.more_metrics,
             trim_heap: parts.trim_heap,
+            ring: parts.ring,
         }
     }
 
@@ -778,9 +784,19 @@ impl<S: Socket> Reactor<S> {
     // Step 5: flush.
 
     fn flush_some(&mut self, now: Now) {
-        for _ in 0..limits::FLUSHES_PER_TURN {
-            let Some(id) = self.flush.pop() else { return };
-            self.flush_one(id, now);
+        let mut listed = Vec::with_capacity(self.flush.len().min(limits::FLUSHES_PER_TURN));
+        while listed.len() < limits::FLUSHES_PER_TURN
+            && let Some(id) = self.flush.pop()
+        {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.listed.flush = false;
+                listed.push(id);
+            }
+        }
+        if listed.len() < limits::RING_WRITES_MIN || !self.flush_through_ring(&listed, now) {
+            for id in listed {
+                self.flush_one(id, now);
+            }
         }
     }
 
@@ -788,7 +804,72 @@ impl<S: Socket> Reactor<S> {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        connection.listed.flush = false;
+        let (socket, outbox) = (&mut connection.socket, &mut connection.session.outbox);
+        let report = (!outbox.is_empty()).then(|| {
+            let write = |slices: &[IoSlice<'_>]| socket.write(slices);
+            outbox.flush(write, now.clock, &mut self.hub.totals)
+        });
+        self.after_flush(id, report, now);
+    }
+
+    /// As [`Reactor::flush_one`] for all of `listed`, with one system call; false, and nothing done: that cannot be.
+    fn flush_through_ring(&mut self, listed: &[ConnId], now: Now) -> bool {
+        let Some(ring) = &mut self.ring else {
+            return false;
+        };
+        let mut slices = Vec::with_capacity(listed.len());
+        // Where the slices of each of `listed` end among all.
+        let mut ends = Vec::with_capacity(listed.len());
+        for &id in listed {
+            let connection = self.connections.get(id);
+            slices.extend(
+                connection
+                    .into_iter()
+                    .flat_map(|one| one.session.outbox.slices()),
+            );
+            ends.push(slices.len());
+        }
+        let mut writes = Vec::with_capacity(listed.len());
+        let mut begin = 0;
+        for (&id, &end) in listed.iter().zip(&ends) {
+            let slices = slices.get(begin..end).unwrap_or_default();
+            begin = end;
+            let connection = self.connections.get(id).filter(|_| !slices.is_empty());
+            let Some(connection) = connection else {
+                continue;
+            };
+            let Some(socket) = connection.socket.descriptor() else {
+                return false;
+            };
+            writes.push(RingWrite { socket, slices });
+        }
+        self.hub.metrics.ring_calls_total += 1;
+        let mut outcomes = Vec::with_capacity(writes.len());
+        if let Err(error) = ring.write(&writes, &mut outcomes) {
+            log::error!("io_uring broke, each socket is written to by itself from now on: {error}");
+            self.ring = None;
+        }
+        let mut outcomes = outcomes.into_iter();
+        let mut begin = 0;
+        for (&id, end) in listed.iter().zip(ends) {
+            let outcome = (begin < end).then(|| outcomes.next()).flatten();
+            begin = end;
+            let Some(connection) = self.connections.get_mut(id) else {
+                continue;
+            };
+            let outbox = &mut connection.session.outbox;
+            let report =
+                outcome.map(|outcome| outbox.after_write(outcome, now.clock, &mut self.hub.totals));
+            self.after_flush(id, report, now);
+        }
+        true
+    }
+
+    /// Goes on after a session's flush; `report`: what became of it, if it had anything to write.
+    fn after_flush(&mut self, id: ConnId, report: Option<FlushReport>, now: Now) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
         let Connection {
             socket,
             session,
@@ -796,11 +877,7 @@ impl<S: Socket> Reactor<S> {
             ..
         } = connection;
         let hub = &mut self.hub;
-        if !session.outbox.is_empty() {
-            let report =
-                session
-                    .outbox
-                    .flush(|slices| socket.write(slices), now.clock, &mut hub.totals);
+        if let Some(report) = report {
             hub.metrics.writes_total += 1;
             hub.metrics.written_bytes_total += report.written as u64;
             match report.outcome {

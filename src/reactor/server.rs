@@ -17,6 +17,7 @@ use crate::limits;
 use crate::session::Door;
 use crate::session::hub::{Hub, Now};
 use crate::session::id::{ConnId, Peer};
+use crate::sys::ring::Ring;
 
 /// Names of what is not a connection: no [`ConnId`] has these words, for generations have 31 bits.
 const CLIENTS: Token = Token(usize::MAX);
@@ -73,6 +74,8 @@ pub struct ServerParts {
     pub epoch: Instant,
     /// Appends what other threads count to the metrics page.
     pub more_metrics: Box<dyn Fn(&mut String)>,
+    /// `io_uring`: whether to try it.
+    pub io_uring: bool,
     /// Called at SIGHUP with the hub.
     pub reload: Box<dyn FnMut(&mut Hub)>,
 }
@@ -151,6 +154,7 @@ impl Server {
                 connections_max: parts.connections_max,
                 more_metrics: parts.more_metrics,
                 trim_heap: crate::sys::trim_heap,
+                ring: parts.io_uring.then(ring).flatten(),
             },
         );
         let mut events = Events::with_capacity(limits::POLL_EVENTS_MAX);
@@ -279,6 +283,17 @@ pub fn now_since(epoch: Instant) -> Now {
     Now {
         clock: epoch.elapsed(),
         unix,
+    }
+}
+
+/// The ring for this thread, if the kernel gives us one; without it each socket is written to by itself.
+fn ring() -> Option<Ring> {
+    match Ring::new() {
+        Ok(ring) => Some(ring),
+        Err(error) => {
+            log::info!("no io_uring here, which costs some CPU: {error}");
+            None
+        }
     }
 }
 

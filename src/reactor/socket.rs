@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use mio::net::TcpStream;
 
@@ -24,6 +25,9 @@ pub trait Socket {
     /// # Errors
     /// The connection is broken.
     fn shutdown_write(&mut self) -> io::Result<()>;
+
+    /// What the kernel knows it by, if it does.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 }
 
 impl Socket for TcpStream {
@@ -40,5 +44,9 @@ impl Socket for TcpStream {
 
     fn shutdown_write(&mut self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 }

@@ -1,5 +1,6 @@
 //! Memory after a burst: the allocator keeps what was freed resident until it is told to give it back (DESIGN, The
-//! turn, 6), which is done once, in the quiet that follows.
+//! turn, 6), which is done once, in the quiet that follows. Sessions that come are a burst too: the tables grow, and
+//! what they grow out of is freed.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::session::hub::Now;
 /// When to give memory back to the system.
 #[derive(Debug, Default)]
 pub(super) struct Trim {
-    /// Outbox queues and sessions freed until the last trim.
+    /// [`Reactor::freed`] at the last trim.
     freed: u64,
     /// Writes until the last turn: a turn that writes is not quiet.
     writes: u64,
@@ -28,7 +29,7 @@ impl Trim {
 impl<S: Socket> Reactor<S> {
     /// Gives memory back to the system in the quiet after a burst (DESIGN, The turn, 6).
     pub(super) fn trim(&mut self, now: Now) {
-        let freed = self.hub.totals.queues_freed + self.hub.metrics.sessions_closed_total;
+        let freed = self.freed();
         let writes = self.hub.metrics.writes_total;
         let is_worth_it = freed - self.trim.freed >= limits::TRIM_MIN_FREED;
         if !is_worth_it || writes != self.trim.writes {
@@ -43,5 +44,11 @@ impl<S: Socket> Reactor<S> {
             (self.trim_heap)();
             self.hub.metrics.heap_trims_total += 1;
         }
+    }
+
+    /// How often memory was freed, about: outbox queues, and sessions that came or went.
+    fn freed(&self) -> u64 {
+        let metrics = &self.hub.metrics;
+        self.hub.totals.queues_freed + metrics.sessions_opened_total + metrics.sessions_closed_total
     }
 }

@@ -22,6 +22,8 @@ pub use spec::{
 
 pub(crate) use rule::{FormedEvent, KeyValues, Qualification, Qualifier, Rule, Variables};
 
+use arcstr::ArcStr;
+
 use rule::{WordError, check_words};
 use spec::{family_error, platform_families};
 
@@ -77,7 +79,7 @@ pub struct Resolved<'a> {
     /// Only where the rule needs it: never for scope `*`.
     pub(crate) realm: Option<&'a str>,
     /// `binding` where somebody keeps it already.
-    pub(crate) shared: Option<&'a Arc<str>>,
+    pub(crate) shared: Option<&'a ArcStr>,
 }
 
 impl<'a> Resolved<'a> {
@@ -87,7 +89,7 @@ impl<'a> Resolved<'a> {
     pub fn sharing(self, bindings: impl IntoIterator<Item = &'a AmqpBinding>) -> Self {
         let mut keys = bindings.into_iter().map(|binding| &binding.key);
         Self {
-            shared: keys.find(|key| ***key == *self.binding),
+            shared: keys.find(|key| key.as_str() == self.binding),
             ..self
         }
     }

@@ -27,8 +27,8 @@ use super::arena::{Arena, NONE, Place};
 use super::families::{Families, FormedEvent, Qualification, Qualifier, Resolved, Rule, RuleId};
 use super::interner::Interner;
 use super::month::ActiveMonths;
-use super::shrink_table;
 use super::words::{self, WORDS_MAX};
+use super::{shrink_table, spread};
 use crate::config::Style;
 use crate::protocol::event::EventHead;
 
@@ -90,6 +90,9 @@ pub struct Match<'m> {
 /// The slots of a group's sessions.
 #[derive(Clone, Debug)]
 pub struct Members<'m> {
+    /// A lone member.
+    one: Option<u32>,
+    /// The members, if there are more.
     places: slice::Iter<'m, u32>,
     subscriptions: &'m Arena<Subscription>,
     left: usize,
@@ -99,9 +102,10 @@ impl Iterator for Members<'_> {
     type Item = u32;
 
     fn next(&mut self) -> Option<u32> {
-        let id = self.places.by_ref().find(|id| **id != NONE)?;
+        let next = || self.places.by_ref().copied().find(|id| *id != NONE);
+        let id = self.one.take().or_else(next)?;
         self.left -= 1;
-        Some(self.subscriptions[*id].slot)
+        Some(self.subscriptions[id].slot)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -152,8 +156,8 @@ impl Place for Subscription {
 
 #[derive(Clone, Copy, Debug)]
 struct Group {
-    /// Of the pattern.
-    hash: u64,
+    /// Of the pattern; [`spread`] over 64 bits where a table asks.
+    hash: u32,
     /// Zero for scope `*`.
     account: [u8; 16],
     /// Interned, as are `realm` and `request`, which may be [`NONE`].
@@ -170,12 +174,39 @@ struct Group {
     style: Style,
 }
 
+/// [`MembersOf`] in 4 bytes: the lowest bit tells which, the others the id.
 #[derive(Clone, Copy, Debug)]
-enum GroupMembers {
+struct GroupMembers(u32);
+
+enum MembersOf {
     /// One subscription.
     One(u32),
     /// A member list.
     Many(u32),
+}
+
+impl GroupMembers {
+    const NOBODY: Self = Self(NONE);
+
+    fn one(subscription: u32) -> Self {
+        Self(doubled(subscription))
+    }
+
+    fn many(list: u32) -> Self {
+        Self(doubled(list) | 1)
+    }
+
+    fn get(self) -> MembersOf {
+        match self.0 & 1 {
+            0 => MembersOf::One(self.0 >> 1),
+            _ => MembersOf::Many(self.0 >> 1),
+        }
+    }
+}
+
+fn doubled(id: u32) -> u32 {
+    id.checked_mul(2)
+        .expect("memory ends before 2^31 subscriptions do")
 }
 
 impl Group {
@@ -193,7 +224,7 @@ impl Group {
     fn full_hash(&self) -> u64 {
         let [low, high] = halves(&self.account);
         let own = u64::from(self.request) << 1 | u64::from(self.style == Style::Kazoo);
-        [low, high, own].into_iter().fold(self.hash, mix)
+        [low, high, own].into_iter().fold(spread(self.hash), mix)
     }
 
     /// Whether `other` has the same frame for every event. Bindings of one rule have one text for one pattern.
@@ -224,7 +255,7 @@ impl Place for Group {
             request: NONE,
             next,
             previous: NONE,
-            members: GroupMembers::One(NONE),
+            members: GroupMembers::NOBODY,
             rule: Self::VACANT,
             shape: 0,
             style: Style::Piston,
@@ -495,7 +526,7 @@ impl SubscriptionIndex {
                             && group.shape == *bits
                             && self.wants(group, rule, &event)
                     };
-                    let Some(ring) = self.patterns.find(hash, is_it).copied() else {
+                    let Some(ring) = self.patterns.find(spread(hash), is_it).copied() else {
                         continue;
                     };
                     if scratch.found.contains(&ring) {
@@ -569,14 +600,15 @@ impl SubscriptionIndex {
     }
 
     fn members<'m>(&'m self, group: &'m Group) -> Members<'m> {
-        let (places, left) = match &group.members {
-            GroupMembers::One(id) => (slice::from_ref(id), 1),
-            GroupMembers::Many(list) => {
-                let list = &self.member_lists[*list];
-                (&*list.places, list.live as usize)
+        let (one, places, left) = match group.members.get() {
+            MembersOf::One(id) => (Some(id), &[][..], 1),
+            MembersOf::Many(list) => {
+                let list = &self.member_lists[list];
+                (None, &*list.places, list.live as usize)
             }
         };
         Members {
+            one,
             places: places.iter(),
             subscriptions: &self.subscriptions,
             left,
@@ -670,7 +702,7 @@ impl SubscriptionIndex {
             binding: self.texts.intern(resolved.binding, resolved.shared),
             next: NONE,
             previous: NONE,
-            members: GroupMembers::One(id),
+            members: GroupMembers::one(id),
             rule: resolved.rule.0,
             shape: hash_and_shape.1,
             style,
@@ -681,7 +713,7 @@ impl SubscriptionIndex {
             let group = &groups[*id];
             group.has_pattern_of(&wanted) && (!has_account || group.account == wanted.account)
         };
-        let ring = self.patterns.find(wanted.hash, is_pattern).copied();
+        let ring = self.patterns.find(spread(wanted.hash), is_pattern).copied();
         let found = ring.and_then(|head| {
             if groups[head].is_same(&wanted) {
                 return Some(head);
@@ -701,7 +733,7 @@ impl SubscriptionIndex {
         self.subscriptions[id].group = group;
     }
 
-    fn pattern_of(&self, families: &Families, resolved: &Resolved<'_>) -> (u64, u8) {
+    fn pattern_of(&self, families: &Families, resolved: &Resolved<'_>) -> (u32, u8) {
         let rule = families.rule(resolved.rule);
         let variables = families.variables(resolved);
         let escaped_hash = |word: &str| {
@@ -738,7 +770,7 @@ impl SubscriptionIndex {
             None => {
                 (groups[id].next, groups[id].previous) = (id, id);
                 self.patterns
-                    .insert_unique(group.hash, id, |id| groups[*id].hash);
+                    .insert_unique(spread(group.hash), id, |id| spread(groups[*id].hash));
                 self.count_shape(&group);
             }
             Some(head) => {
@@ -767,10 +799,10 @@ impl SubscriptionIndex {
             groups[group.previous].next = group.next;
             groups[group.next].previous = group.previous;
         }
-        match patterns.find_entry(group.hash, |head| *head == id) {
+        match patterns.find_entry(spread(group.hash), |head| *head == id) {
             Ok(entry) if is_alone => {
                 entry.remove();
-                shrink_table(patterns, |id| groups[*id].hash);
+                shrink_table(patterns, |id| spread(groups[*id].hash));
                 self.uncount_shape(&group);
             }
             Ok(mut entry) => {
@@ -822,14 +854,14 @@ impl SubscriptionIndex {
     }
 
     fn push_member(&mut self, group: u32, id: u32) {
-        let list = match self.groups[group].members {
-            GroupMembers::Many(list) => list,
-            GroupMembers::One(first) => {
+        let list = match self.groups[group].members.get() {
+            MembersOf::Many(list) => list,
+            MembersOf::One(first) => {
                 let list = self.member_lists.insert(MemberList {
                     places: vec![first],
                     live: 1,
                 });
-                self.groups[group].members = GroupMembers::Many(list);
+                self.groups[group].members = GroupMembers::many(list);
                 list
             }
         };
@@ -845,9 +877,9 @@ impl SubscriptionIndex {
             position: at,
             ..
         } = self.subscriptions[id];
-        let list_id = match self.groups[group].members {
-            GroupMembers::One(_) => return self.remove_group(group),
-            GroupMembers::Many(list) => list,
+        let list_id = match self.groups[group].members.get() {
+            MembersOf::One(_) => return self.remove_group(group),
+            MembersOf::Many(list) => list,
         };
         let list = &mut self.member_lists[list_id];
         list.places[at as usize] = NONE;
@@ -860,7 +892,7 @@ impl SubscriptionIndex {
                 .find(|id| *id != NONE)
                 .expect("one is live");
             self.member_lists.remove(list_id);
-            self.groups[group].members = GroupMembers::One(last);
+            self.groups[group].members = GroupMembers::one(last);
             self.subscriptions[last].position = 0;
         } else if (list.live as usize) * 2 < list.places.len() {
             list.places.retain(|id| *id != NONE);
@@ -901,11 +933,11 @@ fn pattern_hash(
     shape: u8,
     qualifier_hash: Option<u64>,
     words: impl Iterator<Item = u64>,
-) -> u64 {
+) -> u32 {
     let start = mix(u64::from(rule.0) << 8 | u64::from(shape), 0);
     let qualifier = qualifier_hash.filter(|_| shape & ANY_SCOPE == 0);
     let hash = qualifier.into_iter().chain(words).fold(start, mix);
-    hash ^ hash >> 32
+    (hash ^ hash >> 32) as u32
 }
 
 /// What is mixed in is a keyed hash already where a client chooses it; this only has to keep the order.
@@ -931,7 +963,7 @@ fn to_u32(number: usize) -> u32 {
         .expect("fewer than twice as many places as subscriptions, which have ids of 32 bits")
 }
 
-const _: () = assert!(size_of::<Subscription>() == 16 && size_of::<Group>() <= 56);
+const _: () = assert!(size_of::<Subscription>() == 16 && size_of::<Group>() == 48);
 
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,12 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::Arc;
 
+use arcstr::ArcStr;
 use hashbrown::HashTable;
 
 use super::arena::{Arena, Place};
-use super::shrink_table;
+use super::{shrink_table, spread};
 
 #[derive(Debug)]
 pub(super) struct Interner {
@@ -21,7 +21,7 @@ pub(super) struct Interner {
 
 #[derive(Debug)]
 struct Interned {
-    text: Arc<str>,
+    text: ArcStr,
     /// 0: the place is vacant, and `hash` is the next one.
     users: u32,
     hash: u32,
@@ -30,7 +30,7 @@ struct Interned {
 impl Place for Interned {
     fn vacant(next: u32) -> Self {
         Self {
-            text: Arc::default(),
+            text: ArcStr::new(),
             users: 0,
             hash: next,
         }
@@ -39,11 +39,6 @@ impl Place for Interned {
     fn next_vacant(&self) -> Option<u32> {
         (self.users == 0).then_some(self.hash)
     }
-}
-
-/// A table wants its entropy at both ends of 64 bits.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 impl Interner {
@@ -63,14 +58,14 @@ impl Interner {
     }
 
     /// The id of `text`, with one more user. `shared`: the same text where somebody else keeps it already.
-    pub(super) fn intern(&mut self, text: &str, shared: Option<&Arc<str>>) -> u32 {
+    pub(super) fn intern(&mut self, text: &str, shared: Option<&ArcStr>) -> u32 {
         if let Some(id) = self.find(text) {
             self.texts[id].users += 1;
             return id;
         }
         let hash = self.hash(text);
         let id = self.texts.insert(Interned {
-            text: shared.map_or_else(|| text.into(), Arc::clone),
+            text: shared.map_or_else(|| text.into(), ArcStr::clone),
             users: 1,
             hash,
         });

@@ -24,6 +24,11 @@ use hashbrown::HashTable;
 /// Below this many entries a hash table gives nothing back.
 const KEPT_TABLE_ENTRIES: usize = 64;
 
+/// A stored hash of 32 bits as a table wants it, with entropy at both ends of 64.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
 /// Gives a table's memory back after a storm: amortised O(1) a removal.
 fn shrink_table(table: &mut HashTable<u32>, hash: impl Fn(&u32) -> u64) {
     if table.capacity() > KEPT_TABLE_ENTRIES && table.len() < table.capacity() / 8 {

@@ -203,37 +203,10 @@ impl Outbox {
         now: Duration,
         totals: &mut OutboxTotals,
     ) -> FlushReport {
-        if let Self::One(frame) = self {
-            let length = frame.len();
-            match write(&[IoSlice::new(frame.bytes())]) {
-                Ok(written) if written == length => {
-                    *self = Self::Empty;
-                    return FlushReport {
-                        outcome: Flushed::Drained,
-                        written,
-                    };
-                }
-                result => {
-                    let mut queue = Box::<Queue>::default();
-                    if let Self::One(frame) = std::mem::take(self) {
-                        queue.push(frame);
-                    }
-                    *self = Self::Many(queue);
-                    return self.after_write(result, now, totals);
-                }
-            }
-        }
-        let Self::Many(queue) = self else {
-            return FlushReport {
-                outcome: Flushed::Drained,
-                written: 0,
-            };
-        };
         let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
         let mut used = 0;
-        for (slice, frame) in slices.iter_mut().zip(&queue.frames) {
-            let begun = if used == 0 { queue.begun } else { 0 };
-            *slice = IoSlice::new(frame.bytes().get(begun..).unwrap_or_default());
+        for (place, slice) in slices.iter_mut().zip(self.slices()) {
+            *place = slice;
             used += 1;
         }
         if used == 0 {
@@ -246,12 +219,43 @@ impl Outbox {
         self.after_write(result, now, totals)
     }
 
-    fn after_write(
+    /// What one write takes: at most [`WRITE_SLICES_MAX`] frames, the first without what is written of it.
+    pub fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
+        let (one, many, mut begun) = match self {
+            Self::Empty => (None, None, 0),
+            Self::One(frame) => (Some(frame), None, 0),
+            Self::Many(queue) => (None, Some(&queue.frames), queue.begun),
+        };
+        let frames = one.into_iter().chain(many.into_iter().flatten());
+        frames.take(WRITE_SLICES_MAX).map(move |frame| {
+            let from = std::mem::take(&mut begun);
+            IoSlice::new(frame.bytes().get(from..).unwrap_or_default())
+        })
+    }
+
+    /// Takes note of what one write of all of [`Outbox::slices`] came to. `now`: the time since the loop's start.
+    pub fn after_write(
         &mut self,
         result: io::Result<usize>,
         now: Duration,
         totals: &mut OutboxTotals,
     ) -> FlushReport {
+        if let Self::One(frame) = self {
+            if let Ok(written) = result
+                && written == frame.len()
+            {
+                *self = Self::Empty;
+                return FlushReport {
+                    outcome: Flushed::Drained,
+                    written,
+                };
+            }
+            let mut queue = Box::<Queue>::default();
+            if let Self::One(frame) = std::mem::take(self) {
+                queue.push(frame);
+            }
+            *self = Self::Many(queue);
+        }
         self.leave_totals(totals);
         let Self::Many(queue) = self else {
             return FlushReport {

@@ -208,7 +208,7 @@ mod testing {
         pub(super) fn bind(&self, key: &str) -> AmqpBinding {
             let binding = AmqpBinding {
                 exchange: Arc::from("callevt"),
-                key: Arc::from(key),
+                key: key.into(),
             };
             self.end.tell(ToSource::Bind(binding.clone()));
             binding

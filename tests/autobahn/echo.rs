@@ -79,6 +79,7 @@ fn run(config: &Config) -> Result<(), Exit> {
         connections_max: usize::MAX,
         drain: Duration::ZERO,
         epoch,
+        io_uring: config.io_uring,
         more_metrics: Box::new(|_| {}),
         reload: Box::new(|_| {}),
     };

@@ -1,5 +1,7 @@
 //! The few system calls that the standard library, mio and socket2 do not offer. The only place with `unsafe`:
-//! one block a function, each with its reason.
+//! one block a function, each with its reason. [`ring`] writes to many sockets with one system call.
+
+pub mod ring;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
