@@ -656,7 +656,7 @@ mod tests {
         br#"{"action":"notice","name":"gap","data":{"reason":"slow_consumer","dropped":12}}"#;
 
     /// A server that upgrades `sessions` sessions, answers the command of each, a digit, with `script`'s frames byte
-    /// by byte, and holds them until their client goes.
+    /// by byte, and answers their pings until their client goes.
     fn serve(sessions: usize, script: fn(u8) -> Vec<Frame>) -> (SocketAddr, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -694,7 +694,21 @@ mod tests {
                 }
             }
         }
-        while matches!(stream.read(&mut byte), Ok(1)) {}
+        let mut ping = [0; 14];
+        while stream.read_exact(&mut ping).is_ok() {
+            let (mask, payload) = (&ping[2..6], &ping[6..]);
+            let payload: Vec<u8> = payload
+                .iter()
+                .zip(mask.iter().cycle())
+                .map(|(b, k)| b ^ k)
+                .collect();
+            if stream
+                .write_all(Frame::new(Opcode::Pong, &payload).bytes())
+                .is_err()
+            {
+                return;
+            }
+        }
     }
 
     fn text(payload: &[u8]) -> Frame {
@@ -758,6 +772,25 @@ mod tests {
         engine.promise(1);
         assert!(!engine.is_fulfilled());
         assert_eq!(engine.missing_and_extra(), (3, 0));
+        drop(engine);
+        server.join().expect("no panic");
+    }
+
+    #[test]
+    fn round_trips_of_pings_are_told_while_they_are_asked_for() {
+        let (address, server) = serve(2, |_| vec![text(SUCCESS)]);
+        let mut engine = engine(address, 2);
+        engine.plan.ping_interval = Some(Duration::from_millis(1));
+        engine.is_pinging = false;
+        turn_until(&mut engine, Engine::is_settled);
+        assert_eq!(engine.ping_latency.len(), 0);
+        engine.is_pinging = true;
+        turn_until(&mut engine, |engine| engine.ping_latency.len() >= 6);
+        let longest = engine.ping_latency.json()["max"].as_u64();
+        assert!(
+            longest <= Some(micros(engine.started.elapsed())),
+            "{longest:?}"
+        );
         drop(engine);
         server.join().expect("no panic");
     }
