@@ -16,7 +16,10 @@ mod fairness;
 mod fanout;
 mod machine;
 mod matching;
+#[path = "../mqtt.rs"]
+mod mqtt;
 mod ours;
+mod peers;
 #[path = "../process.rs"]
 mod process;
 mod running;

@@ -10,11 +10,21 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::process::{Memory, cpu, memory};
-use crate::{bare, ours};
+use crate::{bare, ours, peers};
 
 /// Everything that can be measured, ours first.
-pub(crate) const CANDIDATES: &[Candidate] =
-    &[ours::CANDIDATE, bare::SEND, bare::WRITEV, bare::MERGED];
+pub(crate) const CANDIDATES: &[Candidate] = &[
+    ours::CANDIDATE,
+    bare::SEND,
+    bare::WRITEV,
+    bare::MERGED,
+    peers::NCHAN,
+    peers::TOKIO,
+    peers::TOKIO_DEFAULTS,
+    peers::MOSQUITTO,
+    peers::NATS,
+    peers::WEB_MQTT,
+];
 
 /// One that could be measured.
 #[derive(Clone, Copy)]

@@ -163,7 +163,7 @@ fn hear_frame(seen: Seen<'_>, hear: &mut impl FnMut(Heard<'_>)) {
         Seen::Whole { kind, payload } => match WholeFrame::of(kind) {
             WholeFrame::Text => hear(Heard::Message { kind, payload }),
             WholeFrame::Ping => hear(Heard::Ping(payload)),
-            WholeFrame::Pong => hear(Heard::Pong(payload))
+            WholeFrame::Pong => hear(Heard::Pong(payload)),
             WholeFrame::Close => hear(Heard::Close(payload)),
         },
         Seen::Begin(_) | Seen::More(_) | Seen::End { .. } => hear_packet(seen, hear),
