@@ -35,6 +35,8 @@ pub(crate) struct Candidate {
     pub(crate) kind: Kind,
     /// Sessions that it can stand here; it is measured with fewer than the others where they have more.
     pub(crate) sessions_max: Option<u32>,
+    /// Whether sessions can have a binding (topic, channel, subject) each.
+    pub(crate) has_bindings: bool,
     /// Starts it. `Err` with [`io::ErrorKind::NotFound`]: it is not installed, with how to install it as the text;
     /// then it is skipped with a line saying so.
     pub(crate) start: fn(&Setup<'_>) -> io::Result<Box<dyn Subject>>,

@@ -43,7 +43,8 @@ pub(super) fn opening(n: usize, filter: &str) -> Vec<u8> {
     let mut subscribe = PACKET_ID.to_vec();
     text(&mut subscribe, filter);
     subscribe.push(0);
-    let connect = connect(&format!("blackhole-load-{n}"));
+    // A second session of a client would end the first, so no two programs may have the same.
+    let connect = connect(&format!("load{:x}n{n}", std::process::id()));
     [connect, packet(0x82, &subscribe)].concat()
 }
 
@@ -65,8 +66,14 @@ mod tests {
     #[test]
     fn a_session_connects_and_subscribes_at_once() {
         let filter = "a".repeat(125);
+        let client = format!("load{:x}n7", std::process::id());
+        let length = client.len() as u8;
         let expected = [
-            &b"\x10\x1c\0\x04MQTT\x04\x02\0\0\0\x10blackhole-load-7\x82\x82\x01\0\x01\0\x7d"[..],
+            &[0x10, 12 + length],
+            &b"\0\x04MQTT\x04\x02\0\0\0"[..],
+            &[length],
+            client.as_bytes(),
+            b"\x82\x82\x01\0\x01\0\x7d",
             filter.as_bytes(),
             &[0],
         ]

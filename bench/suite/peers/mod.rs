@@ -49,6 +49,7 @@ const fn peer(
         name,
         kind: Kind::Peer,
         sessions_max: None,
+        has_bindings: true,
         start,
     }
 }

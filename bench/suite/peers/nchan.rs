@@ -38,7 +38,8 @@ impl Nchan {
         }
         let (publishers, websockets) = (free_address()?, free_address()?);
         let dir = tempfile::tempdir()?;
-        let connections = setup.sessions + 64;
+        // With less than a sixteenth of them free it would close the publisher's, which is idle.
+        let connections = setup.sessions + setup.sessions / 8 + 64;
         // Started by root its worker would become another user, who cannot enter the directory.
         let configuration = format!(
             "load_module {MODULE};

@@ -1,5 +1,5 @@
 //! A plain broadcast server on tokio-tungstenite, `bench/tokio_broadcast`: every line on its stdin goes to every
-//! session. It has no topics, so sessions with one each cost the same.
+//! session.
 
 use std::io;
 use std::path::Path;
@@ -9,14 +9,20 @@ use crate::running::{Running, SERVER_CORE};
 use crate::subject::{Batch, Candidate, Scenario, Subject};
 
 /// With read buffers of 1 KiB, the smallest that its users would take for density.
-pub(crate) const TOKIO: Candidate = peer("tokio-tungstenite", |_| {
-    Ok(Box::new(Tokio::start(&["--read-buffer", "1024"])?))
-});
+pub(crate) const TOKIO: Candidate = Candidate {
+    has_bindings: false,
+    ..peer("tokio-tungstenite", |_| {
+        Ok(Box::new(Tokio::start(&["--read-buffer", "1024"])?))
+    })
+};
 
 /// With its library's defaults.
-pub(crate) const TOKIO_DEFAULTS: Candidate = peer("tokio-tungstenite-defaults", |_| {
-    Ok(Box::new(Tokio::start(&[])?))
-});
+pub(crate) const TOKIO_DEFAULTS: Candidate = Candidate {
+    has_bindings: false,
+    ..peer("tokio-tungstenite-defaults", |_| {
+        Ok(Box::new(Tokio::start(&[])?))
+    })
+};
 
 struct Tokio {
     running: Running,

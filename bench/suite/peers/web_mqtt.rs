@@ -11,7 +11,7 @@ use crate::support::broker::{self, Broker};
 
 /// A session costs it hundreds of KB and milliseconds of CPU.
 pub(crate) const WEB_MQTT: Candidate = Candidate {
-    sessions_max: Some(2_000),
+    sessions_max: Some(1_000),
     ..peer("rabbitmq-web-mqtt", |_| Ok(Box::new(WebMqtt::start()?)))
 };
 
