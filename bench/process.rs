@@ -2,6 +2,7 @@
 //!
 //! CPU comes from `schedstat` (nanoseconds that a thread ran), because the ticks of `/proc/PID/stat` are too coarse
 //! for one fan-out. A running thread's figure lags by up to one scheduler tick; an idle one's is exact.
+#![allow(dead_code, reason = "each program uses its own part")]
 
 use std::fs;
 use std::io;
@@ -41,6 +42,15 @@ pub(crate) fn cpu(pid: u32) -> io::Result<Vec<ThreadCpu>> {
         }
     }
     Ok(threads)
+}
+
+/// CPU time of this process so far.
+///
+/// # Errors
+/// As [`cpu`].
+pub(crate) fn own_cpu() -> io::Result<Duration> {
+    let threads = cpu(std::process::id())?;
+    Ok(threads.iter().map(|thread| thread.ran).sum())
 }
 
 fn ran(schedstat: &str) -> io::Result<Duration> {

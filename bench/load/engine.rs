@@ -9,15 +9,17 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::AddAssign;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::dialect::{Dialect, Heard, Meaning, Stream};
 use crate::frames::{PING, PONG, masked};
+use crate::outcome::Latencies;
 use crate::reader::KEPT_BYTES_MAX;
 use crate::template::Template;
 
@@ -41,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
     /// Sessions to open.
     pub(crate) sessions: usize,
+    /// Sessions of other processes that have the numbers before.
+    pub(crate) sessions_before: usize,
     /// New connections a second.
     pub(crate) connect_rate: f64,
     /// Path and query of the upgrade request.
@@ -87,7 +91,7 @@ struct Session {
 const _: () = assert!(size_of::<Session>() <= 64);
 
 /// What all sessions together have seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Totals {
     /// Sessions whose `connect` was called.
     pub(crate) opened: usize,
@@ -105,6 +109,18 @@ pub(crate) struct Totals {
     pub(crate) gap_events: u64,
 }
 
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.opened += other.opened;
+        self.became_live += other.became_live;
+        self.lost += other.lost;
+        self.events += other.events;
+        self.event_bytes += other.event_bytes;
+        self.gaps += other.gaps;
+        self.gap_events += other.gap_events;
+    }
+}
+
 /// Clients, their poll and their counts.
 pub(crate) struct Engine {
     plan: Plan,
@@ -116,11 +132,11 @@ pub(crate) struct Engine {
     /// Counts so far.
     pub(crate) totals: Totals,
     /// From `connect` to the reply of the subscribe, microseconds.
-    pub(crate) ready_latency: Histogram<u64>,
+    pub(crate) ready_latency: Latencies,
     /// From the promise (or the `Msg-ID`) to the receipt, microseconds.
-    pub(crate) event_latency: Histogram<u64>,
+    pub(crate) event_latency: Latencies,
     /// From a ping to its pong, microseconds.
-    pub(crate) ping_latency: Histogram<u64>,
+    pub(crate) ping_latency: Latencies,
     /// Whether [`Plan::ping_interval`] is heeded now.
     pub(crate) is_pinging: bool,
     next_ping: Instant,
@@ -151,9 +167,9 @@ impl Engine {
             buffer: vec![0; BUFFER_BYTES].into(),
             started: now,
             totals: Totals::default(),
-            ready_latency: latencies(),
-            event_latency: latencies(),
-            ping_latency: latencies(),
+            ready_latency: Latencies::default(),
+            event_latency: Latencies::default(),
+            ping_latency: Latencies::default(),
             is_pinging: true,
             next_ping: now,
             complaints: BTreeMap::new(),
@@ -343,13 +359,18 @@ impl Engine {
                     return self.lose(index, format!("connect: {error}"));
                 }
                 None => {
-                    let request = self.upgrade_request(index + 1);
+                    let request = self.upgrade_request(self.number(index));
                     self.sessions[index].phase = Phase::Upgrading;
                     self.write(index, request.as_bytes());
                 }
             }
         }
         self.read(index);
+    }
+
+    /// The number of a session in the templates.
+    fn number(&self, index: usize) -> usize {
+        self.plan.sessions_before + index + 1
     }
 
     fn upgrade_request(&self, n: usize) -> String {
@@ -432,7 +453,7 @@ impl Engine {
         match &self.plan.subscribe {
             None => self.live_now(index),
             Some(command) => {
-                let n = index + 1;
+                let n = self.number(index);
                 let opening = self.plan.dialect.opening(n, &command.fill(n));
                 self.sessions[index].phase = Phase::Subscribing;
                 self.write(index, &opening);
@@ -446,7 +467,7 @@ impl Engine {
         self.under_way -= 1;
         self.totals.became_live += 1;
         let since = micros(self.started.elapsed()).saturating_sub(session.opened.into());
-        self.ready_latency.saturating_record(since);
+        self.ready_latency.record(since, 1);
     }
 
     /// Counts the frames in `bytes` and answers those that want an answer.
@@ -482,21 +503,19 @@ impl Engine {
             self.totals.event_bytes += event_bytes;
             if !wants_msg_id {
                 let latency = micros(self.promised_at.elapsed());
-                self.event_latency
-                    .saturating_record_n(latency, events.into());
+                self.event_latency.record(latency, events.into());
             }
         }
         if let Some(published) = published {
             let now = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, micros);
-            self.event_latency
-                .saturating_record(now.saturating_sub(published));
+            self.event_latency.record(now.saturating_sub(published), 1);
         }
         for sent in pongs {
             let now = micros(self.started.elapsed());
             self.ping_latency
-                .saturating_record(now.saturating_sub(u64::from_be_bytes(sent)));
+                .record(now.saturating_sub(u64::from_be_bytes(sent)), 1);
         }
         for told in told {
             match told {
@@ -613,11 +632,6 @@ fn msg_id(payload: &[u8]) -> Option<u64> {
     std::str::from_utf8(&digits).ok()?.parse().ok()
 }
 
-/// Microseconds up to a minute, to three digits; what is longer counts as a minute.
-fn latencies() -> Histogram<u64> {
-    Histogram::new_with_max(60_000_000, 3).expect("the bounds are valid")
-}
-
 fn micros(duration: Duration) -> u64 {
     duration.as_micros().try_into().unwrap_or(u64::MAX)
 }
@@ -691,6 +705,7 @@ mod tests {
         Engine::new(Plan {
             address,
             sessions,
+            sessions_before: 0,
             connect_rate: 1000.0,
             path: Template::new("/", 1, ""),
             dialect: Dialect::Blackhole,

@@ -9,6 +9,8 @@ mod engine;
 mod frames;
 #[path = "../mqtt.rs"]
 mod mqtt;
+mod outcome;
+mod parts;
 #[path = "../process.rs"]
 mod process;
 mod reader;
@@ -22,11 +24,12 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use dialect::Dialect;
-use engine::{Engine, Plan};
+use engine::{Engine, Plan, Totals};
+use outcome::Outcome;
+use parts::FromPart;
 use template::Template;
 
 /// The subscribe command when none is given.
@@ -53,7 +56,7 @@ const TURN_PATIENCE: Duration = Duration::from_millis(200);
 /// Templates (--subscribe, --binding, --path) have places that differ by session: {account} becomes an account id, the
 /// number (n - 1) % ACCOUNTS + 1 as 32 hex digits (those of `blackhole --source demo`); {token} the auth token; and
 /// the letter n in braces the session's number n, from 1.
-#[derive(Parser)]
+#[derive(Clone, Parser)]
 #[command(
     name = "blackhole-load",
     version,
@@ -73,6 +76,10 @@ struct Options {
     /// Sessions to open
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     sessions: u32,
+    /// Processes that share them: one can have no more than its open files (ulimit -Hn)
+    #[arg(long, default_value_t = 1, conflicts_with = "control",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    processes: u32,
     /// New connections a second, at most
     #[arg(long, default_value_t = 5000.0, value_name = "PER_SECOND", value_parser = positive)]
     connect_rate: f64,
@@ -135,6 +142,12 @@ struct Options {
     /// sleeps, and how often it does is chance. Its own CPU time then says nothing
     #[arg(long, requires = "control")]
     spin: bool,
+    /// This is one of several processes, the one of this number from 0
+    #[arg(long, hide = true)]
+    part: Option<u32>,
+    /// Sessions of the parts before this one
+    #[arg(skip)]
+    sessions_before: u32,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -158,15 +171,62 @@ fn main() -> ExitCode {
 
 /// Whether all that was promised came.
 fn run(options: &Options) -> io::Result<bool> {
+    if let Some(part) = options.part {
+        parts::end_with_parent()?;
+        let outcome = run_here(&parts::share(options, part))?.0;
+        FromPart::Outcome(Box::new(outcome)).tell()?;
+        return Ok(true);
+    }
+    let (outcome, is_good) = match options.processes {
+        1 => run_here(options)?,
+        _ => (parts::run(options, &mut Progress::new(options))?, true),
+    };
+    if let Some(file) = &options.json {
+        std::fs::write(file, format!("{:#}\n", outcome.json()))?;
+    }
+    if !options.control {
+        outcome.print()?;
+    }
+    for (complaint, count) in &outcome.complaints {
+        eprintln!("{count} sessions: {complaint}");
+    }
+    Ok(is_good && outcome.is_good())
+}
+
+/// Runs the sessions of this process; says also whether every round was complete.
+fn run_here(options: &Options) -> io::Result<(Outcome, bool)> {
     let files = process::raise_open_files()?;
     if u64::from(options.sessions) + 16 > files {
         let message = format!(
-            "{} sessions need as many open files, and the hard limit is {files}",
+            "{} sessions of one process need as many open files, and the hard limit is {files}: use --processes",
             options.sessions
         );
         return Err(io::Error::other(message));
     }
-    let address = resolve(&options.address)?;
+    let mut engine = Engine::new(plan(options)?)?;
+    let mut progress = Progress::new(options);
+    let started = Instant::now();
+    while !engine.is_settled() {
+        engine.turn(TURN_PATIENCE)?;
+        progress.tell(engine.totals)?;
+    }
+    let settled = started.elapsed();
+    let is_good = if options.control {
+        control(&mut engine, options, settled)?
+    } else {
+        if options.part.is_some() {
+            FromPart::Settled(engine.totals).tell()?;
+            let lines = stdin_lines(&engine)?;
+            while lines.try_recv() == Err(TryRecvError::Empty) {
+                engine.turn(TURN_PATIENCE)?;
+            }
+        }
+        hold(&mut engine, options, &mut progress)?
+    };
+    Ok((Outcome::of(&engine, settled)?, is_good))
+}
+
+fn plan(options: &Options) -> io::Result<Plan> {
     let template = |text: &str| Template::new(text, options.accounts, &options.token);
     let subscribe = match options.dialect {
         Dialect::Blackhole => options
@@ -175,9 +235,10 @@ fn run(options: &Options) -> io::Result<bool> {
         Dialect::Mqtt | Dialect::Nats => options.binding.clone(),
         Dialect::Plain => String::new(),
     };
-    let mut engine = Engine::new(Plan {
-        address,
+    Ok(Plan {
+        address: resolve(&options.address)?,
         sessions: options.sessions as usize,
+        sessions_before: options.sessions_before as usize,
         connect_rate: options.connect_rate,
         path: template(&options.path),
         dialect: options.dialect,
@@ -189,34 +250,7 @@ fn run(options: &Options) -> io::Result<bool> {
             .ping_interval
             .map(|interval| Duration::from_millis(interval.into())),
         first_source: options.first_source,
-    })?;
-    let mut progress = Progress {
-        is_quiet: options.quiet,
-        last: Instant::now(),
-        events: 0,
-    };
-    let started = Instant::now();
-    while !engine.is_settled() {
-        engine.turn(TURN_PATIENCE)?;
-        progress.tell(&engine);
-    }
-    let settled = started.elapsed();
-    let is_good = if options.control {
-        control(&mut engine, options, settled)?
-    } else {
-        hold(&mut engine, options, &mut progress)?
-    };
-    let summary = summary(&engine, settled)?;
-    if let Some(file) = &options.json {
-        std::fs::write(file, format!("{summary:#}\n"))?;
-    }
-    if !options.control {
-        print_table(&summary)?;
-    }
-    for (complaint, count) in &engine.complaints {
-        eprintln!("{count} sessions: {complaint}");
-    }
-    Ok(is_good && engine.totals.lost == 0 && engine.totals.gaps == 0)
+    })
 }
 
 fn resolve(address: &str) -> io::Result<SocketAddr> {
@@ -239,7 +273,7 @@ fn hold(engine: &mut Engine, options: &Options, progress: &mut Progress) -> io::
             return Ok(engine.is_fulfilled());
         }
         engine.turn(left.min(TURN_PATIENCE))?;
-        progress.tell(engine);
+        progress.tell(engine.totals)?;
     }
 }
 
@@ -247,7 +281,7 @@ fn hold(engine: &mut Engine, options: &Options, progress: &mut Progress) -> io::
 fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Result<bool> {
     let commands = stdin_lines(engine)?;
     engine.is_pinging = false;
-    say(&summary(engine, settled)?, "ready")?;
+    say(&Outcome::of(engine, settled)?.json(), "ready")?;
     let mut is_good = true;
     loop {
         let line = match commands.try_recv() {
@@ -266,7 +300,7 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
                 continue;
             }
             None if line.trim() == "report" => {
-                say(&summary(engine, settled)?, "report")?;
+                say(&Outcome::of(engine, settled)?.json(), "report")?;
                 continue;
             }
             _ => None,
@@ -276,7 +310,7 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
                 "--control: unknown command {line:?}"
             )));
         };
-        let (cpu, busy, before) = (cpu()?, engine.busy, engine.totals);
+        let (cpu, busy, before) = (process::own_cpu()?, engine.busy, engine.totals);
         engine.event_latency.reset();
         engine.promise(each);
         say(&json!(each), "armed")?;
@@ -301,9 +335,9 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
             "gaps": totals.gaps - before.gaps,
             "lost": totals.lost,
             "elapsed_us": elapsed.as_micros() as u64,
-            "latency_us": percentiles(&engine.event_latency),
+            "latency_us": engine.event_latency.json(),
             "busy_ns": (engine.busy - busy).as_nanos() as u64,
-            "cpu_ns": (crate::cpu()? - cpu).as_nanos() as u64,
+            "cpu_ns": (process::own_cpu()? - cpu).as_nanos() as u64,
         });
         say(&round, "round")?;
     }
@@ -338,139 +372,59 @@ fn say(value: &Value, name: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// CPU time of this process so far.
-fn cpu() -> io::Result<Duration> {
-    Ok(process::cpu(std::process::id())?
-        .iter()
-        .map(|thread| thread.ran)
-        .sum())
-}
-
-fn percentiles(latencies: &Histogram<u64>) -> Value {
-    json!({
-        "p50": latencies.value_at_quantile(0.5),
-        "p90": latencies.value_at_quantile(0.9),
-        "p99": latencies.value_at_quantile(0.99),
-        "max": latencies.max(),
-        "count": latencies.len(),
-    })
-}
-
-fn summary(engine: &Engine, settled: Duration) -> io::Result<Value> {
-    let totals = engine.totals;
-    let (missing, extra) = engine.missing_and_extra();
-    Ok(json!({
-        "sessions": totals.opened,
-        "became_live": totals.became_live,
-        "live": engine.live(),
-        "lost": totals.lost,
-        "settled_seconds": settled.as_secs_f64(),
-        "connects_per_second": totals.became_live as f64 / settled.as_secs_f64(),
-        "events": totals.events,
-        "event_bytes": totals.event_bytes,
-        "missing": missing,
-        "beyond_expected": extra,
-        "gap_notices": totals.gaps,
-        "gap_events": totals.gap_events,
-        "ready_latency_us": percentiles(&engine.ready_latency),
-        "event_latency_us": percentiles(&engine.event_latency),
-        "ping_latency_us": percentiles(&engine.ping_latency),
-        "busy_seconds": engine.busy.as_secs_f64(),
-        "load_cpu_seconds": cpu()?.as_secs_f64(),
-        "load_resident_bytes": process::memory(std::process::id())?.resident,
-        "complaints": engine.complaints,
-    }))
-}
-
-fn print_table(summary: &Value) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    let number = |name: &str| summary[name].as_u64().unwrap_or(0);
-    writeln!(
-        stdout,
-        "{:<34}{:>12}",
-        "sessions opened",
-        number("sessions")
-    )?;
-    writeln!(
-        stdout,
-        "{:<34}{:>12}",
-        "upgraded and subscribed",
-        number("became_live")
-    )?;
-    writeln!(
-        stdout,
-        "{:<34}{:>12}",
-        "refused, reset or closed",
-        number("lost")
-    )?;
-    let per_second = summary["connects_per_second"].as_f64().unwrap_or(0.0);
-    writeln!(
-        stdout,
-        "{:<34}{per_second:>12.0}",
-        "sessions subscribed a second"
-    )?;
-    writeln!(stdout, "{:<34}{:>12}", "event frames", number("events"))?;
-    writeln!(
-        stdout,
-        "{:<34}{:>12}",
-        "event frames missing",
-        number("missing")
-    )?;
-    writeln!(stdout, "{:<34}{:>12}", "gap notices", number("gap_notices"))?;
-    writeln!(
-        stdout,
-        "{:<34}{:>12}",
-        "events lost, told by the notices",
-        number("gap_events")
-    )?;
-    let seconds = summary["load_cpu_seconds"].as_f64().unwrap_or(0.0);
-    writeln!(
-        stdout,
-        "{:<34}{seconds:>12.2}",
-        "CPU seconds of this program"
-    )?;
-    writeln!(
-        stdout,
-        "\n{:<34}{:>12}{:>12}{:>12}{:>12}",
-        "latency, ms", "p50", "p90", "p99", "max"
-    )?;
-    for (title, name) in [
-        ("connect to subscribed", "ready_latency_us"),
-        ("ping to pong", "ping_latency_us"),
-        ("event", "event_latency_us"),
-    ] {
-        write!(stdout, "{title:<34}")?;
-        for quantile in ["p50", "p90", "p99", "max"] {
-            let milliseconds = summary[name][quantile].as_u64().unwrap_or(0) as f64 / 1000.0;
-            write!(stdout, "{milliseconds:>12.2}")?;
-        }
-        writeln!(stdout)?;
-    }
-    Ok(())
-}
-
-/// One line a second on stderr.
+/// Counts so far, once a second.
 struct Progress {
-    is_quiet: bool,
+    to: ProgressTo,
     last: Instant,
     /// Events at the last line.
     events: u64,
 }
 
+/// Who wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ProgressTo {
+    Nobody,
+    /// In words, on stderr.
+    User,
+    /// The process that this one is a part of.
+    Parent,
+}
+
 impl Progress {
-    fn tell(&mut self, engine: &Engine) {
-        let since = self.last.elapsed();
-        if self.is_quiet || since < PROGRESS_INTERVAL {
-            return;
+    fn new(options: &Options) -> Self {
+        Self {
+            to: match options {
+                Options { part: Some(_), .. } => ProgressTo::Parent,
+                Options { quiet: true, .. } => ProgressTo::Nobody,
+                _ => ProgressTo::User,
+            },
+            last: Instant::now(),
+            events: 0,
         }
-        let totals = engine.totals;
-        let rate = (totals.events - self.events) as f64 / since.as_secs_f64();
-        eprintln!(
-            "{} opened, {} subscribed, {} lost, {} events ({rate:.0}/s), {} gap notices",
-            totals.opened, totals.became_live, totals.lost, totals.events, totals.gaps,
-        );
+    }
+
+    /// Tells `totals` when a second has passed since the last time.
+    fn tell(&mut self, totals: Totals) -> io::Result<()> {
+        let since = self.last.elapsed();
+        if self.to == ProgressTo::Nobody || since < PROGRESS_INTERVAL {
+            return Ok(());
+        }
         self.last = Instant::now();
+        let new = totals.events - self.events;
         self.events = totals.events;
+        if self.to == ProgressTo::Parent {
+            return FromPart::Progress(totals).tell();
+        }
+        eprintln!(
+            "{} opened, {} subscribed, {} lost, {} events ({:.0}/s), {} gap notices",
+            totals.opened,
+            totals.became_live,
+            totals.lost,
+            totals.events,
+            new as f64 / since.as_secs_f64(),
+            totals.gaps,
+        );
+        Ok(())
     }
 }
 

@@ -20,6 +20,7 @@ mod matching;
 mod mqtt;
 mod ours;
 mod peers;
+mod picture;
 #[path = "../process.rs"]
 mod process;
 mod running;
@@ -69,6 +70,12 @@ struct Options {
     /// Write the figures to this file as JSON, with machine, commit and date
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw bytes a session and CPU a frame into this file, as an SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Measure nothing: print and draw the figures of this file, which --json wrote
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["what", "json", "quick", "full"])]
+    from: Option<PathBuf>,
     /// Given by `cargo bench`; without it nothing is measured, so that `cargo test --all-targets` stays quick
     #[arg(long, hide = true)]
     bench: bool,
@@ -98,6 +105,34 @@ enum What {
     Storm,
     /// Cost as sessions grow, up to 190,000 in ten processes; only when named, or with --full
     Scale,
+}
+
+impl What {
+    /// In JSON.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Density => "density",
+            Self::Fanout => "fanout",
+            Self::Match => "match",
+            Self::Bridge => "bridge",
+            Self::Fairness => "fairness",
+            Self::Storm => "storm",
+            Self::Scale => "scale",
+        }
+    }
+
+    fn print(self, rows: &[Value]) {
+        match self {
+            _ if rows.is_empty() => {}
+            Self::Density => density::print(rows),
+            Self::Fanout => fanout::print(rows),
+            Self::Match => matching::print(rows),
+            Self::Bridge => bridge::print(rows),
+            Self::Fairness => fairness::print(rows),
+            Self::Storm => storm::print(rows),
+            Self::Scale => scale::print(rows),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -171,6 +206,33 @@ const FULL: Extent = Extent {
 };
 
 fn run(options: &Options) -> io::Result<()> {
+    let report = match &options.from {
+        Some(file) => read(file)?,
+        None => measure(options)?,
+    };
+    println!("\n{}", machine::stamp_line(&report));
+    if let Some(file) = &options.json {
+        std::fs::write(file, format!("{report:#}\n"))?;
+    }
+    match &options.plot {
+        None => Ok(()),
+        Some(file) => picture::draw(&report, file)
+            .map_err(|error| io::Error::other(format!("{}: {error}", file.display()))),
+    }
+}
+
+/// The figures of a run before, printed.
+fn read(file: &Path) -> io::Result<Value> {
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(file)?)?;
+    for suite in What::value_variants() {
+        if let Some(rows) = report[suite.name()].as_array() {
+            suite.print(rows);
+        }
+    }
+    Ok(report)
+}
+
+fn measure(options: &Options) -> io::Result<Value> {
     let files = process::raise_open_files()?;
     let extent = match options {
         Options { quick: true, .. } => &QUICK,
@@ -195,37 +257,16 @@ fn run(options: &Options) -> io::Result<()> {
         files,
         options,
     };
-    let asked = |what| {
-        let is_usual = what != What::Scale || options.full;
-        (options.what.is_empty() && is_usual) || options.what.contains(&what)
-    };
     let mut report = machine::stamp();
-    if asked(What::Density) {
-        report["density"] = bench.density()?;
+    for suite in What::value_variants() {
+        let is_usual = *suite != What::Scale || options.full;
+        if options.what.contains(suite) || (options.what.is_empty() && is_usual) {
+            let rows = bench.measure(*suite)?;
+            suite.print(&rows);
+            report[suite.name()] = rows.into();
+        }
     }
-    if asked(What::Fanout) {
-        report["fanout"] = bench.fanout()?;
-    }
-    if asked(What::Match) {
-        report["match"] = bench.matching();
-    }
-    if asked(What::Bridge) {
-        report["bridge"] = bench.bridge()?;
-    }
-    if asked(What::Fairness) {
-        report["fairness"] = bench.fairness()?;
-    }
-    if asked(What::Storm) {
-        report["storm"] = bench.storm()?;
-    }
-    if asked(What::Scale) {
-        report["scale"] = bench.scale()?;
-    }
-    println!("\n{}", machine::stamp_line(&report));
-    if let Some(file) = &options.json {
-        std::fs::write(file, format!("{report:#}\n"))?;
-    }
-    Ok(())
+    Ok(report)
 }
 
 /// One run of the suites.
@@ -240,6 +281,18 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    fn measure(&self, suite: What) -> io::Result<Vec<Value>> {
+        match suite {
+            What::Density => self.density(),
+            What::Fanout => self.fanout(),
+            What::Match => Ok(self.matching()),
+            What::Bridge => self.bridge(),
+            What::Fairness => self.fairness(),
+            What::Storm => self.storm(),
+            What::Scale => self.scale(),
+        }
+    }
+
     /// Fails, saying why, when this machine cannot hold `processes` times `sessions`.
     fn check(&self, processes: u32, sessions: u32) -> io::Result<()> {
         let obstacles = machine::obstacles(processes, sessions, self.files);
@@ -272,7 +325,7 @@ impl Bench<'_> {
         Ok(rows)
     }
 
-    fn density(&self) -> io::Result<Value> {
+    fn density(&self) -> io::Result<Vec<Value>> {
         let processes = self.options.processes;
         let sessions = self.shrunk(self.options.density_sessions);
         self.check(processes, sessions)?;
@@ -292,11 +345,10 @@ impl Bench<'_> {
             ("connect_cpu_us", "ours_to_it_connect"),
         ];
         compare(&mut rows, &["scenario"], &figures);
-        density::print(&rows);
-        Ok(rows.into())
+        Ok(rows)
     }
 
-    fn fanout(&self) -> io::Result<Value> {
+    fn fanout(&self) -> io::Result<Vec<Value>> {
         let mut rows = Vec::new();
         for &(sessions, body_bytes, series) in self.extent.fanout {
             let sessions = self.shrunk(sessions);
@@ -315,37 +367,30 @@ impl Bench<'_> {
                 .measure()?,
             );
         }
-        fanout::print(&rows);
-        Ok(rows.into())
+        Ok(rows)
     }
 
-    fn matching(&self) -> Value {
+    fn matching(&self) -> Vec<Value> {
         let sizes: Vec<u32> = [1_000, 10_000, 100_000, 1_000_000]
             .into_iter()
             .filter(|&size| size <= 1_000_000 / self.extent.shrink)
             .collect();
         eprintln!("match: up to {} subscriptions", sizes[sizes.len() - 1]);
-        let rows = matching::measure(&sizes);
-        matching::print(&rows);
-        rows.into()
+        matching::measure(&sizes)
     }
 
-    fn bridge(&self) -> io::Result<Value> {
+    fn bridge(&self) -> io::Result<Vec<Value>> {
         let Extent { shrink, rounds, .. } = *self.extent;
         match bridge::measure(self.server, self.load, BODY_BYTES, rounds, shrink) {
-            Ok(rows) => {
-                bridge::print(&rows);
-                Ok(rows.into())
-            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 eprintln!("bridge: skipped, not installed: {error}");
-                Ok(Value::Null)
+                Ok(Vec::new())
             }
-            Err(error) => Err(error),
+            rows => rows,
         }
     }
 
-    fn fairness(&self) -> io::Result<Value> {
+    fn fairness(&self) -> io::Result<Vec<Value>> {
         let sessions = self.shrunk(MOST_SESSIONS);
         self.check(1, sessions)?;
         let mut rows = self.each(sessions, |candidate, setup| {
@@ -359,11 +404,10 @@ impl Bench<'_> {
             )
         })?;
         compare(&mut rows, &["in_flight"], &[("p99_ms", "ours_to_it_p99")]);
-        fairness::print(&rows);
-        Ok(rows.into())
+        Ok(rows)
     }
 
-    fn storm(&self) -> io::Result<Value> {
+    fn storm(&self) -> io::Result<Vec<Value>> {
         let sessions = self.shrunk(MOST_SESSIONS);
         self.check(1, sessions)?;
         let mut rows = self.each(sessions, |candidate, setup| {
@@ -376,11 +420,10 @@ impl Bench<'_> {
             ("peak_resident_bytes", "ours_to_it_peak"),
         ];
         compare(&mut rows, &["at_once"], &figures);
-        storm::print(&rows);
-        Ok(rows.into())
+        Ok(rows)
     }
 
-    fn scale(&self) -> io::Result<Value> {
+    fn scale(&self) -> io::Result<Vec<Value>> {
         let mut rows = Vec::new();
         for (processes, sessions) in scale::SIZES {
             let sessions = self.shrunk(sessions);
@@ -399,8 +442,7 @@ impl Bench<'_> {
                 self.extent.rounds,
             )?);
         }
-        scale::print(&rows);
-        Ok(rows.into())
+        Ok(rows)
     }
 
     /// This many sessions, or a part of them in a quick run.
