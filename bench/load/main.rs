@@ -7,6 +7,8 @@ mod client_frame;
 mod dialect;
 mod engine;
 mod frames;
+#[path = "../mqtt.rs"]
+mod mqtt;
 mod outcome;
 mod parts;
 #[path = "../process.rs"]

@@ -22,6 +22,7 @@ const fn limit(
         name,
         kind: Kind::Limit,
         sessions_max: None,
+        has_bindings: false,
         start,
     }
 }

@@ -15,7 +15,7 @@ use crate::ours::{ARGUMENTS, Call, EXCHANGE};
 use crate::running::{LOAD_CORE, Load, Running, SERVER_CORE, Waiting, micros_each};
 use crate::statistics::median;
 use crate::subject::Cpu;
-use crate::support::broker::Broker;
+use crate::support::broker::{self, Broker};
 use crate::support::publisher::Publisher;
 use crate::table::{Table, number, percent};
 
@@ -42,12 +42,7 @@ pub(crate) fn measure(
     rounds: u32,
     shrink: u32,
 ) -> io::Result<Vec<Value>> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/broker");
-    let found = Command::new(script).arg("url").output()?;
-    if !found.status.success() {
-        let text = String::from_utf8_lossy(&found.stderr).trim().to_owned();
-        return Err(io::Error::new(io::ErrorKind::NotFound, text));
-    }
+    broker::installed()?;
     let broker = Broker::start();
     let pid = broker.ctl(&["eval", "os:getpid()."]);
     let pin = ["--all-tasks", "--cpu-list", "--pid", LOAD_CORE];

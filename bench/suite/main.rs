@@ -16,7 +16,10 @@ mod fairness;
 mod fanout;
 mod machine;
 mod matching;
+#[path = "../mqtt.rs"]
+mod mqtt;
 mod ours;
+mod peers;
 mod picture;
 #[path = "../process.rs"]
 mod process;
@@ -329,6 +332,9 @@ impl Bench<'_> {
         let mut rows = Vec::new();
         for scenario in [Scenario::Shared, Scenario::Own] {
             rows.extend(self.each(sessions, |candidate, setup| {
+                if scenario == Scenario::Own && !candidate.has_bindings {
+                    return Ok(Vec::new());
+                }
                 eprintln!("density: {}, {}", candidate.name, scenario.title());
                 density::measure(candidate, setup, self.load, scenario, processes, BODY_BYTES)
                     .map(|row| vec![row])

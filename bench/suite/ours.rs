@@ -13,6 +13,7 @@ pub(crate) const CANDIDATE: Candidate = Candidate {
     name: "ours",
     kind: Kind::Ours,
     sessions_max: None,
+    has_bindings: true,
     start: |setup| Ok(Box::new(Ours::start(setup)?)),
 };
 

@@ -10,11 +10,21 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::process::{Memory, cpu, memory};
-use crate::{bare, ours};
+use crate::{bare, ours, peers};
 
 /// Everything that can be measured, ours first.
-pub(crate) const CANDIDATES: &[Candidate] =
-    &[ours::CANDIDATE, bare::SEND, bare::WRITEV, bare::MERGED];
+pub(crate) const CANDIDATES: &[Candidate] = &[
+    ours::CANDIDATE,
+    bare::SEND,
+    bare::WRITEV,
+    bare::MERGED,
+    peers::NCHAN,
+    peers::TOKIO,
+    peers::TOKIO_DEFAULTS,
+    peers::MOSQUITTO,
+    peers::NATS,
+    peers::WEB_MQTT,
+];
 
 /// One that could be measured.
 #[derive(Clone, Copy)]
@@ -25,6 +35,8 @@ pub(crate) struct Candidate {
     pub(crate) kind: Kind,
     /// Sessions that it can stand here; it is measured with fewer than the others where they have more.
     pub(crate) sessions_max: Option<u32>,
+    /// Whether sessions can have a binding (topic, channel, subject) each.
+    pub(crate) has_bindings: bool,
     /// Starts it. `Err` with [`io::ErrorKind::NotFound`]: it is not installed, with how to install it as the text;
     /// then it is skipped with a line saying so.
     pub(crate) start: fn(&Setup<'_>) -> io::Result<Box<dyn Subject>>,

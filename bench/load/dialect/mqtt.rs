@@ -2,6 +2,7 @@
 //! (section 6.0: a packet need not begin or end with a frame).
 
 use super::Meaning;
+use crate::mqtt::{connect, packet, text};
 use crate::reader::{BadUnit, Format, Front};
 
 const CONNACK: u8 = 0x20;
@@ -36,15 +37,15 @@ impl Format for Packets {
     }
 }
 
-/// CONNECT with a clean session and no keep-alive, and SUBSCRIBE to `filter`, of session number `n`. No answer need
+/// CONNECT and SUBSCRIBE to `filter`, of session number `n`. No answer need
 /// be awaited between the two (section 3.1.4).
 pub(super) fn opening(n: usize, filter: &str) -> Vec<u8> {
-    let mut connect = vec![0, 4, b'M', b'Q', b'T', b'T', 4, 0x02, 0, 0];
-    text(&mut connect, &format!("blackhole-load-{n}"));
     let mut subscribe = PACKET_ID.to_vec();
     text(&mut subscribe, filter);
     subscribe.push(0);
-    [packet(0x10, &connect), packet(0x82, &subscribe)].concat()
+    // A second session of a client would end the first, so no two programs may have the same.
+    let connect = connect(&format!("load{:x}n{n}", std::process::id()));
+    [connect, packet(0x82, &subscribe)].concat()
 }
 
 /// What a packet that is no PUBLISH means.
@@ -58,24 +59,6 @@ pub(super) fn meaning(kind: u8, payload: &[u8]) -> Meaning {
     }
 }
 
-fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
-    let mut packet = vec![kind];
-    let mut left = payload.len();
-    while left >= 0x80 {
-        packet.push(0x80 | (left & 0x7F) as u8);
-        left >>= 7;
-    }
-    packet.push(left as u8);
-    packet.extend_from_slice(payload);
-    packet
-}
-
-/// A string with its length before it (section 1.5.3).
-fn text(packet: &mut Vec<u8>, text: &str) {
-    packet.extend_from_slice(&(text.len() as u16).to_be_bytes());
-    packet.extend_from_slice(text.as_bytes());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,8 +66,14 @@ mod tests {
     #[test]
     fn a_session_connects_and_subscribes_at_once() {
         let filter = "a".repeat(125);
+        let client = format!("load{:x}n7", std::process::id());
+        let length = client.len() as u8;
         let expected = [
-            &b"\x10\x1c\0\x04MQTT\x04\x02\0\0\0\x10blackhole-load-7\x82\x82\x01\0\x01\0\x7d"[..],
+            &[0x10, 12 + length],
+            &b"\0\x04MQTT\x04\x02\0\0\0"[..],
+            &[length],
+            client.as_bytes(),
+            b"\x82\x82\x01\0\x01\0\x7d",
             filter.as_bytes(),
             &[0],
         ]
