@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::machine::slab_bytes;
 use crate::running::{Load, Waiting, micros_each};
 use crate::subject::{Batch, Candidate, Cpu, Scenario, Setup, Subject, memory_of};
-use crate::table::{Table, number, percent, ratio};
+use crate::table::{Table, is_held_back_by_load, number, percent, ratio};
 
 /// Until a server that has nothing to do has given back what it will.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -187,6 +187,12 @@ pub(crate) fn print(rows: &[Value]) {
     ]);
     for row in rows {
         let figure = |name: &str| row[name].as_f64();
+        let mark = if is_held_back_by_load(row) {
+            table.note("!: the load generator's core was saturated and the server's was not: it could take more a second.");
+            " !"
+        } else {
+            ""
+        };
         table.row(vec![
             row["scenario"].as_str().unwrap_or("").to_owned(),
             row["name"].as_str().unwrap_or("").to_owned(),
@@ -197,7 +203,7 @@ pub(crate) fn print(rows: &[Value]) {
             number(figure("kernel_bytes_per_socket"), 0),
             number(figure("connect_cpu_us"), 1),
             ratio(figure("ours_to_it_connect")),
-            number(figure("connects_per_second"), 0),
+            number(figure("connects_per_second"), 0) + mark,
             percent(figure("server_busy_share")),
             percent(figure("load_busy_share")),
             match figure("after_burst_ratio") {

@@ -13,16 +13,13 @@ use serde_json::{Value, json};
 use crate::running::{Load, Waiting, micros_each};
 use crate::statistics::median;
 use crate::subject::{Batch, Candidate, Cpu, Kind, Scenario, Setup, Subject};
-use crate::table::{Table, number, percent, ratio};
+use crate::table::{Table, is_held_back_by_load, number, percent, ratio};
 
 /// Events before the first figure: pages, caches and socket buffers find their size.
 const WARM_UP: u32 = 8;
 
 /// A frame is about this much longer than its event's body; only for limits that are measured without ours.
 const FRAME_OVERHEAD: usize = 220;
-
-/// A core that is busy for this share of the time is saturated.
-const SATURATED: f64 = 0.95;
 
 /// What one series of rounds tells.
 #[derive(Default)]
@@ -280,8 +277,7 @@ pub(crate) fn print(rows: &[Value]) {
     for row in rows {
         for subject in row["subjects"].as_array().into_iter().flatten() {
             let figure = |name: &str| subject[name].as_f64();
-            let is_held_back = figure("load_busy_share") > Some(SATURATED)
-                && figure("server_busy_share") < Some(SATURATED);
+            let is_held_back = is_held_back_by_load(subject);
             let mark = if is_held_back { " !" } else { "" };
             table.row(vec![
                 subject["name"].as_str().unwrap_or("").to_owned(),

@@ -80,6 +80,10 @@ fn meminfo(name: &str) -> io::Result<u64> {
 /// Kernel memory of one idle socket, for the reckoning of [`obstacles`]; what is measured is in the table of `density`.
 const SOCKET_BYTES: u64 = 4 << 10;
 
+/// Kernel memory of one 1 KB event on its way to one session, and of a page.
+const EVENT_BYTES: u64 = 2304;
+const PAGE_BYTES: u64 = 4096;
+
 /// Descriptors of a process beside its sessions.
 const OTHER_FILES: u64 = 64;
 
@@ -111,6 +115,18 @@ pub(crate) fn obstacles(processes: u32, sessions: u32, files: u64) -> Vec<String
             "tracked connections",
             sockets / 2 + 1024,
         );
+    }
+    // Pages of data on their way, in all sockets together; the last figure is where the kernel refuses.
+    let pages = words("net/ipv4/tcp_mem");
+    let need = sockets / 2 * EVENT_BYTES / PAGE_BYTES;
+    if let [_, _, most] = pages[..]
+        && most < need
+    {
+        found.push(format!(
+            "net/ipv4/tcp_mem allows {most} pages, and one event on its way to every session needs {need}: \
+             sysctl -w net.ipv4.tcp_mem=\"{0} {0} {need}\"",
+            need / 2
+        ));
     }
     // A load generator takes ports of one address for at most 5,000 sessions.
     let ports = words("net/ipv4/ip_local_port_range");

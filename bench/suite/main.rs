@@ -153,12 +153,31 @@ fn main() -> ExitCode {
 /// Body size of an event where no other is asked for.
 const BODY_BYTES: usize = 1024;
 
+/// What `fanout` measures with one number of sessions: every body size with every series.
+struct Cells {
+    sessions: u32,
+    body_bytes: &'static [usize],
+    /// (in flight, rounds)
+    series: &'static [(u32, u32)],
+}
+
+const fn cells(
+    sessions: u32,
+    body_bytes: &'static [usize],
+    series: &'static [(u32, u32)],
+) -> Cells {
+    Cells {
+        sessions,
+        body_bytes,
+        series,
+    }
+}
+
 /// How much is measured.
 struct Extent {
     /// Divides every number of sessions.
     shrink: u32,
-    /// (sessions, body sizes, (in flight, rounds)) of `fanout`.
-    fanout: &'static [(u32, &'static [usize], &'static [(u32, u32)])],
+    fanout: &'static [Cells],
     /// Time of one subject for one series of rounds.
     time_max: Duration,
     /// (in flight, rounds) of `fairness`.
@@ -172,7 +191,7 @@ const MOST_SESSIONS: u32 = 19_000;
 
 const QUICK: Extent = Extent {
     shrink: 10,
-    fanout: &[(10_000, &[1024], &[(1, 3), (8, 3), (32, 3)])],
+    fanout: &[cells(10_000, &[1024], &[(1, 3), (8, 3), (32, 3)])],
     time_max: Duration::from_secs(1),
     fairness: &[(1, 3), (8, 2)],
     rounds: 2,
@@ -181,9 +200,9 @@ const QUICK: Extent = Extent {
 const USUAL: Extent = Extent {
     shrink: 1,
     fanout: &[
-        (10_000, &[1024], &[(1, 15), (8, 9), (32, 7)]),
-        (1_000, &[1024], &[(8, 9)]),
-        (19_000, &[1024], &[(1, 7), (8, 5)]),
+        cells(10_000, &[1024], &[(1, 15), (8, 9), (32, 7)]),
+        cells(1_000, &[1024], &[(8, 9)]),
+        cells(19_000, &[1024], &[(1, 7), (8, 5)]),
     ],
     time_max: Duration::from_secs(4),
     fairness: &[(1, 5), (8, 3)],
@@ -196,9 +215,9 @@ const SIZES: &[usize] = &[256, 1024, 4096];
 const FULL: Extent = Extent {
     shrink: 1,
     fanout: &[
-        (1_000, SIZES, EVERY),
-        (10_000, SIZES, EVERY),
-        (19_000, SIZES, EVERY),
+        cells(1_000, SIZES, EVERY),
+        cells(10_000, SIZES, EVERY),
+        cells(19_000, SIZES, EVERY),
     ],
     time_max: Duration::from_secs(6),
     fairness: &[(1, 15), (8, 7)],
@@ -350,8 +369,8 @@ impl Bench<'_> {
 
     fn fanout(&self) -> io::Result<Vec<Value>> {
         let mut rows = Vec::new();
-        for &(sessions, body_bytes, series) in self.extent.fanout {
-            let sessions = self.shrunk(sessions);
+        for cells in self.extent.fanout {
+            let sessions = self.shrunk(cells.sessions);
             self.check(self.candidates.len() as u32, sessions)?;
             eprintln!("fanout: {sessions} sessions");
             rows.extend(
@@ -360,8 +379,8 @@ impl Bench<'_> {
                     server: self.server,
                     load: self.load,
                     sessions,
-                    body_bytes,
-                    series,
+                    body_bytes: cells.body_bytes,
+                    series: cells.series,
                     time_max: self.extent.time_max,
                 }
                 .measure()?,

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 /// Rows of text under one title; the first column is left-aligned, the others are numbers.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -57,6 +59,16 @@ impl Table {
         }
         text
     }
+}
+
+/// A core that is busy for this share of the time is saturated.
+const SATURATED: f64 = 0.95;
+
+/// Whether a row's load generator had its core saturated while the server had time left: then the times are the
+/// generator's, and the CPU of the server is still its own.
+pub(crate) fn is_held_back_by_load(row: &Value) -> bool {
+    let share = |name: &str| row[name].as_f64();
+    share("load_busy_share") > Some(SATURATED) && share("server_busy_share") < Some(SATURATED)
 }
 
 /// `value` with `digits` behind the point; a dash when there is none.
