@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::machine::slab_bytes;
+use crate::machine::{settled_slab_bytes, slab_bytes};
 use crate::running::{Load, Waiting, micros_each};
 use crate::subject::{Batch, Candidate, Cpu, Scenario, Setup, Subject, memory_of};
 use crate::table::{Table, is_held_back_by_load, number, percent, ratio};
@@ -60,7 +60,7 @@ impl Fleet {
         let before = Before {
             anonymous: memory.anonymous,
             resident: memory.resident,
-            slab: slab_bytes()?,
+            slab: settled_slab_bytes()?,
         };
         let mut connect = Cpu::default();
         let mut servers = Vec::new();

@@ -4,6 +4,8 @@
 use std::fs;
 use std::io;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -64,6 +66,24 @@ pub(crate) fn stamp_line(report: &Value) -> String {
 /// No such line.
 pub(crate) fn slab_bytes() -> io::Result<u64> {
     meminfo("Slab")
+}
+
+/// [`slab_bytes`] once it stands still: the kernel frees the sockets of what ran before in its own time. Waits for
+/// 5 s at most.
+///
+/// # Errors
+/// As [`slab_bytes`].
+pub(crate) fn settled_slab_bytes() -> io::Result<u64> {
+    let mut last = slab_bytes()?;
+    for _ in 0..10 {
+        sleep(Duration::from_millis(500));
+        let now = slab_bytes()?;
+        if now.abs_diff(last) < 1 << 20 {
+            return Ok(now);
+        }
+        last = now;
+    }
+    Ok(last)
 }
 
 fn meminfo(name: &str) -> io::Result<u64> {
