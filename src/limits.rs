@@ -13,6 +13,18 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long the kernel keeps a silent connection to itself before we see it (`TCP_DEFER_ACCEPT`).
 pub const DEFER_ACCEPT: Duration = Duration::from_secs(10);
 
+/// Time between the moment when a shared port's listener takes no new handshake and its close: those under way are
+/// finished and accepted meanwhile. Less than the second after which TCP sends a dropped SYN again, so that it
+/// finds the listener of another process.
+pub const LISTENER_GRACE: Duration = Duration::from_millis(900);
+
+/// How much longer a listener is kept at most because its queue is not empty; what is left in it then is reset.
+pub const LISTENER_EMPTYING_MAX: Duration = Duration::from_secs(2);
+
+/// Pause between two walks over all sessions in which the drain found nobody to close: those left are in their
+/// handshake.
+pub const DRAIN_ROUND_PAUSE: Duration = Duration::from_millis(100);
+
 /// Pause in accepting after the process ran out of descriptors or memory; a reap ends it sooner.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -58,12 +70,18 @@ pub const HELD_BYTES_MAX: usize = 64 << 10;
 /// Commands refused by the rate limit in a row that close a session (PROTOCOL 3).
 pub const REFUSED_COMMANDS_MAX: u16 = 1000;
 
-/// Connections beyond `max_connections` that are kept just long enough to be told so; beyond these a connection
-/// is closed without a word. They live on the descriptors that are kept back from the sessions, and must leave most
-/// of them for the broker, files and the admin listener.
+/// Connections beyond `max_connections` whose requests are not whole, kept just long enough to be told so; beyond
+/// these such a connection is closed without a word. They live on the descriptors that are kept back from the
+/// sessions, and must leave most of them for the broker, files and the admin listener.
 pub const REFUSALS_MAX: usize = 24;
 
-const _: () = assert!(REFUSALS_MAX as u64 <= crate::config::DESCRIPTORS_RESERVED / 2);
+/// Connections of the admin listener that there is room for beyond those, so that a full process can be looked at
+/// whoever knocks; beyond these one is closed without a word.
+pub const ADMIN_BEYOND_FULL_MAX: usize = 8;
+
+const _: () = assert!(
+    (REFUSALS_MAX + ADMIN_BEYOND_FULL_MAX) as u64 <= crate::config::DESCRIPTORS_RESERVED / 2
+);
 
 /// How long a peer may take to read an HTTP response and close its side.
 pub const LINGER: Duration = Duration::from_secs(1);
@@ -84,6 +102,10 @@ pub const SWEEP_STEPS: usize = 50;
 /// Time between two steps of the sweep.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Time between two turns that counts against silent peers and unfinished messages, at most: what is beyond it, the
+/// process was stopped or its machine suspended, and nobody was listened to. Longer than the sweep lets a poll wait.
+pub const STALL_COUNTED: Duration = Duration::from_millis(200);
+
 /// Largest outboxes gathered by one pass over all sessions when `max_outboxes_bytes` is exceeded, so that a pass
 /// serves many closes.
 pub const LARGEST_OUTBOXES: usize = 64;
@@ -93,6 +115,13 @@ pub const TRIM_AFTER: Duration = Duration::from_secs(1);
 
 /// Outbox queues freed, and sessions come and gone, since the last trim that make a trim worth its while.
 pub const TRIM_MIN_FREED: u64 = 256;
+
+/// Bytes of lines of the log that wait to be written, a line's own bookkeeping included: some 1,400 lines. Beyond it
+/// lines are lost and counted, so that a stderr that nobody reads costs the log and not the loop.
+pub const LOG_QUEUE_BYTES_MAX: usize = 256 << 10;
+
+/// How long the end of the process, or of a thread that panicked, waits for the log to be written.
+pub const LOG_FLUSH_MAX: Duration = Duration::from_millis(500);
 
 /// A line that could repeat is logged at most once in this time, with the number of times it stands for.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(60);

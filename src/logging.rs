@@ -1,25 +1,74 @@
 //! The log: one line an event, in UTC, on stderr; the level can change while running.
 //!
-//! Invariants: libraries are held to their errors, because the AMQP client logs its login below that level (AMQP
-//! rail 9); all that they would say is said by us. A log that cannot be written, its disk full or its reader gone,
-//! costs the line and nothing else.
+//! Whoever logs makes the line's text and queues it; the thread "log" writes it, for a pipe that nobody reads stops
+//! the one who writes to it.
+//!
+//! Invariants: whoever logs never waits; what waits to be written is at most [`LOG_QUEUE_BYTES_MAX`], and a line
+//! beyond it is lost, counted, and told of where it is missing; so is one that cannot be written, because the disk is
+//! full or the reader gone; lines keep their order and the time at which they were logged. Libraries are held to
+//! their errors, because the AMQP client logs its login below that level (AMQP rail 9); all that they would say is
+//! said by us.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::SystemTime;
 
-use log::{LevelFilter, Log, Metadata, Record};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
+use time::OffsetDateTime;
+use time::format_description::StaticFormatDescription;
+use time::macros::format_description;
 
-/// Starts the log at `level`. To be called once, before anything is logged.
-pub fn start(level: LevelFilter) {
+use crate::limits::{LOG_FLUSH_MAX, LOG_QUEUE_BYTES_MAX};
+use crate::metrics::write_metric;
+
+/// As [`SimpleLogger`] writes it; that would write the time of the writing.
+const TIMESTAMP: StaticFormatDescription =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z ");
+
+static TALLY: Tally = Tally {
+    queued_bytes: AtomicUsize::new(0),
+    lost: AtomicU64::new(0),
+    lost_untold: AtomicU64::new(0),
+};
+
+thread_local! {
+    /// A panic of the thread "log" is a line that cannot be written, and must not become another line.
+    static WRITES_THE_LOG: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Starts the log at `level`, and makes panics lines of it. To be called once, before anything is logged.
+///
+/// # Errors
+/// The system refused the thread.
+pub fn start(level: LevelFilter) -> io::Result<()> {
     let (client, client_level) = crate::amqp::CLIENT_LOG;
-    let logger = SimpleLogger::new()
+    let printer = SimpleLogger::new()
         .with_level(LevelFilter::Error)
         .with_module_level("blackhole", LevelFilter::Debug)
         .with_module_level(client, client_level)
-        .with_utc_timestamps();
+        .without_timestamps();
+    let printer = Arc::new(printer);
+    let (queue, entries) = unbounded();
+    let logger = QueueingLogger {
+        printer: printer.clone(),
+        queue,
+    };
     // A second call, as in a test that starts twice in one process, leaves the first logger in place.
-    let _already_started = log::set_boxed_logger(Box::new(Unfailing(logger)));
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        thread::Builder::new()
+            .name("log".into())
+            .spawn(move || write_all(&entries, &printer))?;
+        panic::set_hook(Box::new(log_panic));
+    }
     set_level(level);
+    Ok(())
 }
 
 /// Logs from now on what is at least as grave as `level`.
@@ -27,19 +76,186 @@ pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// A logger whose stderr may be gone: the macro that it prints with panics then.
-struct Unfailing(SimpleLogger);
+/// Waits until all that was logged before is written, for [`LOG_FLUSH_MAX`] at most; false when it was not, so that
+/// writing to stderr would wait too.
+#[must_use]
+pub fn flush() -> bool {
+    log::logger().flush();
+    TALLY.queued_bytes.load(Ordering::Relaxed) == 0
+}
 
-impl Log for Unfailing {
+/// Appends what the log counts to `out`, in Prometheus' text format.
+pub fn write_metrics(out: &mut String) {
+    write_metric(
+        out,
+        "log_lines_dropped_total",
+        "counter",
+        "Lines of the log that were lost: stderr was not read fast enough, or could not be written.",
+        TALLY.lost.load(Ordering::Relaxed),
+    );
+}
+
+/// What the threads that log and the one that writes count together.
+struct Tally {
+    /// Of lines that wait or are being written; at most [`LOG_QUEUE_BYTES_MAX`].
+    queued_bytes: AtomicUsize,
+    /// Lines, ever.
+    lost: AtomicU64,
+    /// Those of them that the log does not tell of yet.
+    lost_untold: AtomicU64,
+}
+
+impl Tally {
+    /// Takes room for a line in the queue; false when there is none.
+    fn take_room(&self, bytes: usize) -> bool {
+        let more = |queued: usize| Some(queued + bytes).filter(|sum| *sum <= LOG_QUEUE_BYTES_MAX);
+        self.queued_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    fn give_room_back(&self, bytes: usize) {
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn lose_one(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+        self.lost_untold.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+enum Entry {
+    Line(Line),
+    /// Somebody waits for all before it to be written.
+    Flush(Sender<()>),
+}
+
+struct Line {
+    at: SystemTime,
+    level: Level,
+    target: Box<str>,
+    text: Box<str>,
+    /// Lines that were lost between the one before and this.
+    lost_before: u64,
+}
+
+impl Line {
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.target.len() + self.text.len()
+    }
+
+    /// Whether it could be written.
+    fn print(&self, printer: &SimpleLogger) -> bool {
+        let Ok(timestamp) = OffsetDateTime::from(self.at).format(TIMESTAMP) else {
+            return false;
+        };
+        // The macro that the printer prints with panics when stderr cannot be written.
+        io::stderr().write_all(timestamp.as_bytes()).is_ok()
+            && catch_unwind(AssertUnwindSafe(|| {
+                printer.log(
+                    &Record::builder()
+                        .level(self.level)
+                        .target(&self.target)
+                        .args(format_args!("{}", self.text))
+                        .build(),
+                );
+            }))
+            .is_ok()
+    }
+}
+
+struct QueueingLogger {
+    printer: Arc<SimpleLogger>,
+    /// Bounded by [`Tally::take_room`].
+    queue: Sender<Entry>,
+}
+
+impl Log for QueueingLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.0.enabled(metadata)
+        self.printer.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        let _lost_line = catch_unwind(AssertUnwindSafe(|| self.0.log(record)));
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let mut line = Line {
+            at: SystemTime::now(),
+            level: record.level(),
+            target: record.target().into(),
+            text: record.args().to_string().into(),
+            lost_before: 0,
+        };
+        if !TALLY.take_room(line.bytes()) {
+            return TALLY.lose_one();
+        }
+        line.lost_before = TALLY.lost_untold.swap(0, Ordering::Relaxed);
+        // The writing thread never ends before the process.
+        let _written = self.queue.send(Entry::Line(line));
     }
 
     fn flush(&self) {
-        self.0.flush();
+        let (done, written) = bounded(1);
+        if self.queue.send(Entry::Flush(done)).is_ok() {
+            let _in_time = written.recv_timeout(LOG_FLUSH_MAX);
+        }
     }
+}
+
+/// The thread "log".
+fn write_all(entries: &Receiver<Entry>, printer: &SimpleLogger) {
+    WRITES_THE_LOG.set(true);
+    for entry in entries {
+        match entry {
+            Entry::Line(line) => {
+                tell_lost(line.lost_before, line.at, printer);
+                if !line.print(printer) {
+                    TALLY.lose_one();
+                }
+                TALLY.give_room_back(line.bytes());
+            }
+            Entry::Flush(done) => {
+                let lost = TALLY.lost_untold.swap(0, Ordering::Relaxed);
+                tell_lost(lost, SystemTime::now(), printer);
+                let _still_waiting = done.send(());
+            }
+        }
+    }
+}
+
+fn tell_lost(lost: u64, at: SystemTime, printer: &SimpleLogger) {
+    let line = Line {
+        at,
+        level: Level::Warn,
+        target: module_path!().into(),
+        text: format!("{lost} lines of the log are missing here: stderr did not take them").into(),
+        lost_before: 0,
+    };
+    if lost > 0 && !line.print(printer) {
+        TALLY.lost_untold.fetch_add(lost, Ordering::Relaxed);
+    }
+}
+
+/// Logs a panic, with what RUST_BACKTRACE asks for, and waits for the line: the process may be about to end.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    if WRITES_THE_LOG.get() {
+        return;
+    }
+    let payload = panic.payload();
+    let why = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    let place = panic.location().map(ToString::to_string);
+    let place = place.as_deref().unwrap_or("an unknown place");
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        log::error!("the thread {name} panicked at {place}: {why}\n{backtrace}");
+    } else {
+        log::error!("the thread {name} panicked at {place}: {why}");
+    }
+    log::logger().flush();
 }

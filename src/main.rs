@@ -31,9 +31,12 @@ fn main() -> ExitCode {
         let Startup::Run(config) = startup;
         run(config, args)
     });
+    // Before the log is started there is nothing to wait for.
+    let is_stderr_taken = logging::flush();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(exit) => exit.print(),
+        Err(exit) if is_stderr_taken => exit.print(),
+        Err(exit) => ExitCode::from(exit.code),
     }
 }
 
@@ -44,7 +47,7 @@ enum Source {
 }
 
 fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
-    logging::start(config.log_level);
+    logging::start(config.log_level).map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let authenticator = Authenticator::from_config(&config.auth).map_err(Exit::refused)?;
     if authenticator.is_insecure() {
         log::warn!("--auth insecure: ANY token is taken for ANY account; for development only");
@@ -54,7 +57,9 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let server = Server::bind(Addresses {
         clients: SocketAddr::new(config.ip, config.port),
         reuse_port: config.reuse_port,
+        accept_rate: config.max_accept_rate,
         admin: config.admin,
+        user_timeout: config.user_timeout(),
     })
     .map_err(|error| Exit::failed(CODE_FAILED, error))?;
 
@@ -77,10 +82,14 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let parts = ServerParts {
         handoff: loop_end,
         connections_max: config.max_connections.unwrap_or(usize::MAX),
+        drain_delay: config.drain_delay,
         drain: config.drain - patience,
         epoch,
         io_uring: config.io_uring,
-        more_metrics: Box::new(move |out| counters.write(out)),
+        more_metrics: Box::new(move |out| {
+            counters.write(out);
+            logging::write_metrics(out);
+        }),
         reload: Box::new(move |hub| reload(hub, &args)),
     };
     let ended = server.run(hub, parts);

@@ -33,8 +33,10 @@ pub fn write_metric(out: &mut String, name: &str, kind: &str, help: &str, value:
 metrics! {
     counter connections_accepted_total "Connections accepted, those of the admin listener included.";
     counter connections_refused_full_total "Connections refused with 503 or closed because max_connections was reached.";
+    counter connections_dropped_full_total "Connections closed without a word because max_connections was reached and there was no room to answer them either.";
     counter accept_errors_total "Accepts that failed, out of descriptors or memory included.";
     counter accept_pauses_total "Pauses in accepting because the process ran out of descriptors or memory.";
+    counter accept_rate_pauses_total "Times that connections were left waiting because max_accept_rate was reached.";
     counter proxy_headers_total "PROXY headers taken.";
     counter proxy_peers_refused_total "Connections closed at once because proxy_protocol is required and they came from none of trusted_proxies.";
     counter proxy_headers_missing_total "Connections of trusted proxies closed because no PROXY header came first.";
@@ -42,6 +44,11 @@ metrics! {
     counter proxy_headers_untrusted_total "PROXY headers refused with 400: unasked for, or from none of trusted_proxies.";
     counter forwarded_peers_total "Upgrade requests whose peer was told by X-Forwarded-For or Forwarded.";
     counter handshakes_refused_total "Upgrade requests answered with a refusal.";
+    counter handshakes_refused_ip_total "Those of them refused with 429 because of max_connections_per_ip.";
+    counter handshakes_refused_account_total "Those of them refused with 429 because of max_connections_per_account.";
+    counter handshakes_refused_origin_total "Those of them refused with 403 because of allowed_origins.";
+    counter handshakes_refused_token_total "Those of them refused with 403 because their bearer token did not verify.";
+    counter handshakes_refused_head_total "Those of them refused with 431 because their head was too large.";
     counter handshakes_lost_total "Connections that ended before their request was answered.";
     counter handshake_timeouts_total "Connections closed because the handshake was not finished in time.";
     counter probes_total "Balancer checks (GET or HEAD / without upgrade) answered.";
@@ -52,15 +59,22 @@ metrics! {
     counter closes_binary_total "Sessions closed with 1003.";
     counter closes_invalid_text_total "Sessions closed with 1007.";
     counter closes_too_big_total "Sessions closed with 1009.";
-    counter closes_policy_total "Sessions closed with 1008: rate limit or never authenticated.";
+    counter closes_rate_limit_total "Sessions closed with 1008 because too many commands in a row were over the rate limit.";
+    counter closes_never_authenticated_total "Sessions closed with 1008 because they had not authenticated in auth_timeout_ms.";
     counter closes_slow_consumer_total "Sessions closed with 4408: outbox over its limit, or no progress in send_timeout_ms.";
     counter closes_outboxes_full_total "Sessions closed with 4408 because all outboxes together were over max_outboxes_bytes.";
     counter closes_expired_total "Sessions closed with 4401.";
-    counter closes_drain_total "Sessions closed with 1001.";
+    counter closes_drain_total "Sessions closed with 1001 because the process drains.";
+    counter closes_dead_total "Sessions closed with 1001: a ping was not answered in pong_timeout_ms.";
+    counter closes_idle_total "Sessions closed with 1000: no frame of the client's own for idle_timeout_ms.";
+    counter closes_message_timeout_total "Sessions closed with 1008: a message was begun and not finished in message_timeout_ms.";
     counter closes_lost_total "Sessions whose connection broke or ended without a close frame.";
     counter commands_total "Commands received.";
     counter commands_rate_limited_total "Commands refused by the rate limit.";
     counter commands_failed_total "Commands answered with an error.";
+    counter commands_refused_account_total "Those of them refused because of max_connections_per_account.";
+    counter commands_refused_subscriptions_total "Those of them refused because of max_subscriptions.";
+    counter commands_refused_metadata_total "Those of them refused because of max_metadata_bytes.";
     counter commands_held_total "Commands held back behind one that waits for the broker.";
     counter reads_paused_total "Times a session was not read because its held commands were over their bound.";
     counter subscribes_waited_total "Subscribes that waited for the broker.";
@@ -71,6 +85,7 @@ metrics! {
     counter frames_delivered_total "Event frames put into outboxes.";
     counter frames_dropped_total "Event frames dropped by the slow consumer policy drop.";
     counter gap_notices_total "Gap notices sent.";
+    counter pings_sent_total "Websocket pings to clients that were silent for ping_interval_ms.";
     counter source_outages_total "Times the event source was away.";
     counter writes_total "Write calls on client sockets.";
     counter ring_calls_total "io_uring calls, each of which wrote to several client sockets.";

@@ -101,7 +101,7 @@ fn a_thousand_refused_commands_in_a_row_close_the_session_with_1008() {
         "the thousandth is answered by the close"
     );
     drop(raw);
-    server.wait_for_metric("closes_policy_total", 1);
+    server.wait_for_metric("closes_rate_limit_total", 1);
 }
 
 #[test]
@@ -146,16 +146,19 @@ fn metadata_fits_up_to_its_limit_and_a_bigger_one_refuses_the_command() {
         errors(&client.ask(&with(41))),
         ["metadata too large (max 40 bytes)"]
     );
-    assert_eq!(
-        success(&client.ask(&with(40)))["subscribed"],
-        json!(["call.*.*"])
-    );
+    for fits in [39, 40] {
+        assert_eq!(
+            success(&client.ask(&with(fits)))["subscribed"],
+            json!(["call.*.*"])
+        );
+    }
     let mut at_top = ping("top level");
     at_top["metadata"] = json!("m".repeat(39));
     assert_eq!(
         errors(&client.ask(&at_top)),
         ["metadata too large (max 40 bytes)"]
     );
+    assert_eq!(server.metric("commands_refused_metadata_total"), 2);
 }
 
 #[test]

@@ -6,24 +6,18 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use support::client::{ANY_TOKEN, Client, Peek, Raw, Response, errors, ping, ping_as};
+use support::client::{
+    ANY_TOKEN, Client, Peek, Raw, Response, errors, ping, ping_as, upgrade_with,
+};
 use support::events::{ACCOUNT, OTHER_ACCOUNT};
 use support::server::{Server, TokenFile, dead_address, wait_for};
 use support::wire::{UPGRADE_REQUEST, client_text};
-
-/// The valid upgrade request with one more header line, or with a line replaced.
-fn upgrade_with(line: &str) -> String {
-    UPGRADE_REQUEST.replacen(
-        "Host: localhost\r\n",
-        &format!("Host: localhost\r\n{line}\r\n"),
-        1,
-    )
-}
 
 fn ask(server: &Server, request: &str) -> Response {
     let mut raw = Raw::connect(server.address());
@@ -62,9 +56,8 @@ fn any_path_is_upgraded_with_the_accept_key_of_the_rfc() {
 fn every_refusal_has_its_status_its_line_and_its_headers_and_ends_the_connection() {
     let server = Server::demo(&[]);
     let swapped = |from: &str, to: &str| UPGRADE_REQUEST.replacen(from, to, 1);
-    let long = upgrade_with(&format!("X-Long: {}", "x".repeat(8 * 1024)));
-    let many =
-        upgrade_with(&"X-Many: 1\r\n".repeat(80)).replacen("\r\n\r\nUpgrade", "\r\nUpgrade", 1);
+    let long = upgrade_with(&[&format!("X-Long: {}", "x".repeat(8 * 1024))]);
+    let many = upgrade_with(&["X-Many: 1"; 80]);
     for (request, status, line, header) in [
         (
             "no HTTP at all\r\n\r\n".to_owned(),
@@ -103,7 +96,7 @@ fn every_refusal_has_its_status_its_line_and_its_headers_and_ends_the_connection
             None,
         ),
         (
-            upgrade_with("Sec-WebSocket-Protocol: chat"),
+            upgrade_with(&["Sec-WebSocket-Protocol: chat"]),
             400,
             "no sub-protocol is supported",
             None,
@@ -217,7 +210,7 @@ fn a_bearer_token_is_verified_before_the_upgrade_and_then_no_command_needs_one()
         "Authorization: Bearer old",
         "authorization: bearer",
     ] {
-        let response = ask(&server, &upgrade_with(line));
+        let response = ask(&server, &upgrade_with(&[line]));
         assert_eq!(
             (response.status, &*response.body),
             (403, "failed to authenticate token\n"),
@@ -233,13 +226,14 @@ fn a_bearer_token_is_verified_before_the_upgrade_and_then_no_command_needs_one()
         ["unauthorized account id"]
     );
     let mut other_scheme = Raw::connect(server.address());
-    other_scheme.send(upgrade_with("Authorization: Basic Z29vZDo=").as_bytes());
+    other_scheme.send(upgrade_with(&["Authorization: Basic Z29vZDo="]).as_bytes());
     assert_eq!(
         other_scheme.head().status,
         101,
         "other schemes are not ours"
     );
     assert_eq!(server.metric("authentications_failed_total"), 2);
+    assert_eq!(server.metric("handshakes_refused_token_total"), 3);
 }
 
 #[test]
@@ -258,7 +252,7 @@ fn only_listed_origins_and_clients_without_one_are_upgraded() {
         ("null", 403),
     ] {
         let mut raw = Raw::connect(server.address());
-        raw.send(upgrade_with(&format!("Origin: {origin}")).as_bytes());
+        raw.send(upgrade_with(&[&format!("Origin: {origin}")]).as_bytes());
         let response = if status == 101 {
             raw.head()
         } else {
@@ -271,6 +265,7 @@ fn only_listed_origins_and_clients_without_one_are_upgraded() {
         );
     }
     drop(Raw::upgraded(server.address()));
+    assert_eq!(server.metric("handshakes_refused_origin_total"), 4);
 }
 
 #[test]
@@ -295,6 +290,7 @@ fn one_address_gets_no_more_sessions_than_it_may_and_its_places_come_back() {
         200,
         "probes take no place"
     );
+    assert_eq!(server.metric("handshakes_refused_ip_total"), 1);
     for client in held {
         client.close();
     }
@@ -335,12 +331,11 @@ fn a_full_process_answers_503_with_retry_after_until_somebody_leaves() {
     }
 }
 
-#[test]
-fn a_head_that_drips_is_cut_off_after_request_timeout() {
-    let server = Server::demo(&["--request-timeout-ms", "400"]);
-    let mut raw = Raw::connect(server.address());
+/// Sends `bytes`, which a request begins with, one by one; they must be cut off after 400 ms.
+fn drip(address: SocketAddr, bytes: &[u8]) {
+    let mut raw = Raw::connect(address);
     let begun = Instant::now();
-    let mut drops = UPGRADE_REQUEST.bytes();
+    let mut drops = bytes.iter().copied();
     loop {
         raw.try_send(&[drops.next().expect("cut off before the head is complete")]);
         match raw.peek(Duration::from_millis(20)) {
@@ -354,12 +349,36 @@ fn a_head_that_drips_is_cut_off_after_request_timeout() {
         "{:?}",
         begun.elapsed()
     );
-    assert_eq!(server.metric("handshake_timeouts_total"), 1);
-    assert_eq!(
-        server.metric("handshake_deadlines"),
-        1,
-        "that of the request for this page"
+}
+
+#[test]
+fn a_head_or_what_comes_before_it_that_drips_is_cut_off_after_request_timeout() {
+    let proxied = [
+        "--proxy-protocol=required",
+        "--trusted-proxies=127.0.0.0/8",
+        "--request-timeout-ms=400",
+    ];
+    let proxy_header = b"PROXY TCP4 192.0.2.1 192.0.2.2 4000 5000\r\n";
+    let page = format!(
+        "GET /metrics HTTP/1.1\r\nX-Long: {}\r\n\r\n",
+        "x".repeat(200)
     );
+    for options in [&["--request-timeout-ms", "400"][..], &proxied] {
+        let server = Server::demo(options);
+        let is_proxied = options.len() == proxied.len();
+        let first = if is_proxied { &proxy_header[..] } else { b"" };
+        drip(
+            server.address(),
+            &[first, UPGRADE_REQUEST.as_bytes()].concat(),
+        );
+        drip(server.admin(), page.as_bytes());
+        assert_eq!(server.metric("handshake_timeouts_total"), 2);
+        assert_eq!(
+            server.metric("handshake_deadlines"),
+            1,
+            "that of the request for this page"
+        );
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use blackhole::session::hub::{Hub, Now};
 use blackhole::session::id::{ConnId, Peer};
 use blackhole::session::{Door, Session};
 
-use support::client::{ANY_TOKEN, Peek, Raw, Response, ping_as};
+use support::client::{ANY_TOKEN, Peek, Raw, Response, ping_as, upgrade_with};
 use support::server::{PATIENCE, Server, wait_for};
 use support::wire::{UPGRADE_REQUEST, client_text};
 
@@ -47,17 +47,6 @@ fn start(args: &[&str]) -> Server {
         "127.0.0.1",
     ];
     Server::start(&[&fixed, args].concat())
-}
-
-fn upgrade_with(lines: &[&str]) -> Vec<u8> {
-    let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
-    UPGRADE_REQUEST
-        .replacen(
-            "Host: localhost\r\n",
-            &format!("Host: localhost\r\n{lines}"),
-            1,
-        )
-        .into_bytes()
 }
 
 /// Sends `bytes` and expects to be upgraded.
@@ -129,7 +118,7 @@ fn a_header_without_an_address_leaves_the_connections_own() {
         assert_eq!(answer.status, 200, "a balancer's health check");
         // Whose bytes these are the header does not tell, so what they say of themselves does not count.
         let claim = upgrade_with(&["X-Forwarded-For: 198.51.100.1"]);
-        let raw = upgraded(Raw::connect(server.address()), &[header, &claim]);
+        let raw = upgraded(Raw::connect(server.address()), &[header, claim.as_bytes()]);
         drop(raw);
     }
     server.wait_for_metric("sessions", 0);
@@ -227,10 +216,10 @@ fn the_limit_of_one_address_counts_whom_the_proxy_names() {
     let other_port = b"PROXY TCP4 203.0.113.7 192.0.2.1 4712 443\r\n";
     assert_eq!(refused(connect(), &[other_port, request]).status, 429);
     let forwarded = upgrade_with(&["X-Forwarded-For: 203.0.113.7"]);
-    assert_eq!(refused(connect(), &[&forwarded]).status, 429);
+    assert_eq!(refused(connect(), &[forwarded.as_bytes()]).status, 429);
     let same_network = upgrade_with(&["X-Forwarded-For: 2001:db8::8"]);
     let six = upgraded(connect(), &[V1_IPV6, request]);
-    assert_eq!(refused(connect(), &[&same_network]).status, 429);
+    assert_eq!(refused(connect(), &[same_network.as_bytes()]).status, 429);
     let proxy = upgraded(connect(), &[request]);
     assert_eq!(server.metric("counted_ips"), 3);
     drop((one, six, proxy));
@@ -246,10 +235,10 @@ fn forwarding_headers_count_from_trusted_proxies_only() {
         &["Forwarded: for=6.6.6.6, for=\"198.51.100.1:99\""],
     ] {
         let request = upgrade_with(lines);
-        let raw = upgraded(Raw::connect(server.address()), &[&request]);
+        let raw = upgraded(Raw::connect(server.address()), &[request.as_bytes()]);
         is_session(&server, raw, "198.51.100.1:99");
         let raw = Raw::connect_from(ELSEWHERE, server.address());
-        drop(upgraded(raw, &[&request]));
+        drop(upgraded(raw, &[request.as_bytes()]));
     }
     wait_for("both strangers in the log", || {
         (server.log().matches("session 127.0.0.9:").count() == 2).then_some(())
@@ -258,7 +247,7 @@ fn forwarding_headers_count_from_trusted_proxies_only() {
     assert!(!server.log().contains("6.6.6.6"), "{}", server.log());
 
     let clash = upgrade_with(&["X-Forwarded-For: 6.6.6.6", "Forwarded: for=198.51.100.1"]);
-    let answer = refused(Raw::connect(server.address()), &[&clash]);
+    let answer = refused(Raw::connect(server.address()), &[clash.as_bytes()]);
     assert_eq!(
         (answer.status, &*answer.body),
         (400, "Forwarded and X-Forwarded-For disagree\n")
@@ -274,11 +263,11 @@ fn behind_a_balancer_the_forwarding_headers_of_the_client_it_names_do_not_count(
         "10.0.0.0/8",
     ]);
     let request = upgrade_with(&["X-Forwarded-For: 198.51.100.1"]);
-    let raw = upgraded(Raw::connect(server.address()), &[V1, &request]);
+    let raw = upgraded(Raw::connect(server.address()), &[V1, request.as_bytes()]);
     is_session(&server, raw, "203.0.113.7:4711");
     // But those of a trusted proxy that it names do, with the port of that proxy's connection.
     let inner = b"PROXY TCP4 10.1.1.1 192.0.2.1 5000 443\r\n";
-    let raw = upgraded(Raw::connect(server.address()), &[inner, &request]);
+    let raw = upgraded(Raw::connect(server.address()), &[inner, request.as_bytes()]);
     is_session(&server, raw, "198.51.100.1:5000");
 }
 
@@ -314,7 +303,7 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
         (Preamble::Optional, b"\r\n\r\n", "198.51.100.1:9"),
         (Preamble::Done, b"", "198.51.100.1:9"),
     ] {
-        let bytes = [header, &claim, &command].concat();
+        let bytes = [header, claim.as_bytes(), &command].concat();
         let mut feed = |pieces: Vec<&[u8]>| {
             let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 9)));
             let mut session = Session::new(Door::Clients, preamble, peer, Style::Piston);

@@ -7,7 +7,7 @@
 //! exactly one of live, lost or still under way; an event counts when its last byte has been read.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::AddAssign;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,12 +15,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::SockRef;
 
 use crate::dialect::{Dialect, Heard, Meaning, Stream};
 use crate::frames::{PING, PONG, masked};
 use crate::outcome::Latencies;
 use crate::reader::KEPT_BYTES_MAX;
+use crate::socket;
 use crate::template::Template;
 
 /// Sessions of one source address: far from the end of its ports, where finding a free one is slow.
@@ -28,9 +29,6 @@ pub(crate) const SESSIONS_PER_SOURCE: usize = 5_000;
 
 /// Read at once from one socket. Above [`KEPT_BYTES_MAX`], because what was kept of a frame is put before it.
 const BUFFER_BYTES: usize = KEPT_BYTES_MAX + (256 << 10);
-
-/// Longest head of an upgrade response.
-const HEAD_BYTES_MAX: usize = 8 << 10;
 
 /// Complaints of sessions that are told in words; the others are only counted.
 const COMPLAINT_KINDS_MAX: usize = 16;
@@ -317,29 +315,13 @@ impl Engine {
     }
 
     fn connect(&self, index: usize) -> io::Result<TcpStream> {
-        let socket = Socket::new(
-            Domain::for_address(self.plan.address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
+        let address = self.plan.address;
+        let source = matches!(address.ip(), IpAddr::V4(ip) if ip.is_loopback()).then(|| {
+            Ipv4Addr::from(u32::from(self.plan.first_source) + (index / SESSIONS_PER_SOURCE) as u32)
+        });
+        let mut stream = socket::connect(address, source, None)?;
         // A session that ends resets its connection, so no port is held for a minute after a run.
-        socket.set_linger(Some(Duration::ZERO))?;
-        if let IpAddr::V4(ip) = self.plan.address.ip()
-            && ip.is_loopback()
-        {
-            let source = u32::from(self.plan.first_source) + (index / SESSIONS_PER_SOURCE) as u32;
-            socket.bind(&SockAddr::from(SocketAddr::from((
-                Ipv4Addr::from(source),
-                0,
-            ))))?;
-        }
-        match socket.connect(&SockAddr::from(self.plan.address)) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
-            _ => {}
-        }
-        let mut stream = TcpStream::from_std(socket.into());
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         self.poll.registry().register(
             &mut stream,
             Token(index),
@@ -381,17 +363,8 @@ impl Engine {
             dialect,
             ..
         } = &self.plan;
-        let sub_protocol = dialect.sub_protocol().map_or(String::new(), |name| {
-            format!("Sec-WebSocket-Protocol: {name}\r\n")
-        });
-        let bearer = bearer.as_ref().map_or(String::new(), |token| {
-            format!("Authorization: Bearer {token}\r\n")
-        });
-        format!(
-            "GET {} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{sub_protocol}{bearer}\r\n",
-            path.fill(n),
-        )
+        let sub_protocol = dialect.sub_protocol();
+        socket::upgrade_request(*address, &path.fill(n), bearer.as_deref(), sub_protocol)
     }
 
     /// Reads `index` until it would block, and counts.
@@ -402,34 +375,27 @@ impl Engine {
             let Some(stream) = session.stream.as_mut() else {
                 break;
             };
-            let kept = session.received.unstash(&mut buffer);
-            let read = match stream.read(&mut buffer[kept..]) {
-                Ok(0) => {
-                    self.lose(index, "closed by the server".into());
-                    break;
-                }
-                Ok(read) => read,
+            let filled = match socket::fill(stream, session.received.frames(), &mut buffer) {
+                Ok(Some(filled)) => filled,
+                Ok(None) => break,
                 Err(error) => {
-                    session.received.stash(&buffer[..kept]);
-                    match error.kind() {
-                        io::ErrorKind::WouldBlock => break,
-                        io::ErrorKind::Interrupted => continue,
-                        _ => {}
-                    }
-                    self.lose(index, format!("read: {error}"));
+                    let complaint = match error.kind() {
+                        io::ErrorKind::UnexpectedEof => "closed by the server".into(),
+                        _ => format!("read: {error}"),
+                    };
+                    self.lose(index, complaint);
                     break;
                 }
             };
-            let filled = kept + read;
             let mut bytes = &buffer[..filled];
             if session.phase == Phase::Upgrading {
-                match head_length(bytes) {
+                match socket::head_length(bytes) {
                     Ok(Some(head)) => {
                         bytes = &bytes[head..];
                         self.upgraded(index);
                     }
                     Ok(None) => {
-                        session.received.stash(bytes);
+                        session.received.frames().stash(bytes);
                         bytes = &[];
                     }
                     Err(complaint) => {
@@ -589,36 +555,6 @@ enum Told {
     Close(Box<[u8]>),
 }
 
-/// The example key of RFC 6455 section 1.3 and its answer: one for all, so that the answer can be compared.
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-
-/// Length of a complete upgrade response's head; `Ok(None)` while it is incomplete; what is wrong with it.
-fn head_length(bytes: &[u8]) -> Result<Option<usize>, String> {
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut response = httparse::Response::new(&mut headers);
-    match response.parse(bytes) {
-        Err(error) => Err(format!("upgrade: {error}")),
-        Ok(httparse::Status::Partial) if bytes.len() > HEAD_BYTES_MAX => {
-            Err("upgrade: the head does not end".into())
-        }
-        Ok(httparse::Status::Partial) => Ok(None),
-        Ok(httparse::Status::Complete(length)) => match response.code {
-            Some(101) => {
-                let mut accepts = response
-                    .headers
-                    .iter()
-                    .filter(|h| h.name.eq_ignore_ascii_case("sec-websocket-accept"));
-                match accepts.next() {
-                    Some(accept) if accept.value == ACCEPT.as_bytes() => Ok(Some(length)),
-                    _ => Err("upgrade: wrong Sec-WebSocket-Accept".into()),
-                }
-            }
-            code => Err(format!("upgrade: status {}", code.unwrap_or(0))),
-        },
-    }
-}
-
 /// The number in `"Msg-ID":"1443672757935421"`, wherever it stands.
 fn msg_id(payload: &[u8]) -> Option<u64> {
     const NAME: &[u8] = b"\"Msg-ID\"";
@@ -641,6 +577,7 @@ mod tests {
     use super::*;
 
     use blackhole::protocol::frame::{Frame, Opcode};
+    use std::io::Read;
     use std::net::{TcpListener, TcpStream as StdStream};
     use std::thread::JoinHandle;
 
@@ -683,7 +620,10 @@ mod tests {
             stream.read_exact(&mut byte).expect("the request");
             head.push(byte[0]);
         }
-        let response = format!("HTTP/1.1 101 X\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n");
+        let response = format!(
+            "HTTP/1.1 101 X\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+            socket::ACCEPT
+        );
         stream.write_all(response.as_bytes()).expect("written");
         let mut command = [0; 7];
         stream.read_exact(&mut command).expect("the command");
@@ -850,31 +790,6 @@ mod tests {
                 .all(|text| text.starts_with("connect: ")),
             "{:?}",
             engine.complaints
-        );
-    }
-
-    #[test]
-    fn only_the_right_upgrade_response_is_taken() {
-        let good =
-            format!("HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: {ACCEPT}\r\n\r\n");
-        assert_eq!(
-            head_length(format!("{good}rest").as_bytes()),
-            Ok(Some(good.len()))
-        );
-        assert_eq!(head_length(&good.as_bytes()[..good.len() - 1]), Ok(None));
-        let wrong = good.replace(ACCEPT, "x");
-        assert_eq!(
-            head_length(wrong.as_bytes()),
-            Err("upgrade: wrong Sec-WebSocket-Accept".into())
-        );
-        assert_eq!(
-            head_length(b"HTTP/1.1 503 Full\r\n\r\n"),
-            Err("upgrade: status 503".into())
-        );
-        let endless = format!("HTTP/1.1 101 X\r\nx: {}", "y".repeat(HEAD_BYTES_MAX));
-        assert_eq!(
-            head_length(endless.as_bytes()),
-            Err("upgrade: the head does not end".into())
         );
     }
 

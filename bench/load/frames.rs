@@ -20,6 +20,12 @@ pub(crate) enum Frames {
     Tagged,
     /// Texts or binary frames, all of which pass.
     Passing,
+    /// Texts, all of which are kept whole: for those who read events. No binary frame.
+    #[allow(
+        dead_code,
+        reason = "the load generator counts events, it does not read them"
+    )]
+    Whole,
 }
 
 /// Kinds of frames that are kept whole.
@@ -180,6 +186,26 @@ mod tests {
                     "cut every {piece} bytes"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn an_event_is_told_whole_to_those_who_read_it() {
+        let event = br#"{"action":"event","args":{}}"#;
+        let frames = [
+            Frame::new(Opcode::Text, event),
+            Frame::new(Opcode::Text, b"{}"),
+        ];
+        let bytes: Vec<u8> = frames
+            .iter()
+            .flat_map(|frame| frame.bytes().to_vec())
+            .collect();
+        for piece in CUTS {
+            assert_eq!(
+                read_in_pieces(&Frames::Whole, &bytes, piece).expect("good frames"),
+                [whole(0x81, event), whole(0x81, b"{}")],
+                "cut every {piece} bytes"
+            );
         }
     }
 

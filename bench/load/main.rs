@@ -9,11 +9,14 @@ mod engine;
 mod frames;
 #[path = "../mqtt.rs"]
 mod mqtt;
+#[path = "../numbers.rs"]
+mod numbers;
 mod outcome;
 mod parts;
 #[path = "../process.rs"]
 mod process;
 mod reader;
+mod socket;
 mod template;
 
 use std::io::{self, BufRead, Write};
@@ -28,6 +31,7 @@ use serde_json::{Value, json};
 
 use dialect::Dialect;
 use engine::{Engine, Plan, Totals};
+use numbers::positive;
 use outcome::Outcome;
 use parts::FromPart;
 use template::Template;
@@ -148,13 +152,6 @@ struct Options {
     /// Sessions of the parts before this one
     #[arg(skip)]
     sessions_before: u32,
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(number) if f64::is_finite(number) && number > 0.0 => Ok(number),
-        _ => Err("a positive number is expected".into()),
-    }
 }
 
 fn main() -> ExitCode {

@@ -14,7 +14,8 @@
 //!
 //! Invariants: every `Queued` binding is in `queue` (which may also hold ones that moved on); every `Lingering` one
 //! is in `lingering` with its own deadline; `in_force` counts `InForce` and `Lingering`, `wanted` all but
-//! `Lingering`, `refused` the `Refused`.
+//! `Lingering`, `refused` the `Refused`. Tables that a storm of bindings made large give their memory back as they
+//! empty.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -26,6 +27,9 @@ use crate::handoff::AmqpBinding;
 pub(super) const NAME_BYTES_MAX: usize = 255;
 /// How long a binding that is no longer wanted is kept: unbinding is slow, and page reloads ask for the same again.
 pub(super) const LINGER: Duration = Duration::from_secs(3);
+
+/// Room that a table keeps however empty it is.
+const ROOM_KEPT: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -120,6 +124,7 @@ impl Bindings {
                 batch.push(binding);
             }
         }
+        shrink_queue(&mut self.queue);
         batch
     }
 
@@ -204,6 +209,7 @@ impl Bindings {
             .is_some_and(|(until, _)| *until <= now)
         {
             let (due, binding) = self.lingering.pop_front()?;
+            shrink_queue(&mut self.lingering);
             let is_unwanted =
                 |entry: &Entry| matches!(entry.state, State::Lingering { until } if until == due);
             if self.entries.get(&binding).is_some_and(is_unwanted) {
@@ -293,6 +299,10 @@ impl Bindings {
     fn remove(&mut self, binding: &AmqpBinding) {
         let from = self.entries.remove(binding).map(|entry| entry.state);
         self.count(from, None);
+        let (length, room) = (self.entries.len(), self.entries.capacity());
+        if is_roomy(length, room) {
+            self.entries.shrink_to(length * 2);
+        }
     }
 
     fn count(&mut self, from: Option<State>, to: Option<State>) {
@@ -312,6 +322,17 @@ impl Bindings {
     }
 }
 
+/// Whether a table of this length has so much room that it is worth giving back: amortised O(1) a removal.
+fn is_roomy(length: usize, room: usize) -> bool {
+    room > ROOM_KEPT && length < room / 8
+}
+
+fn shrink_queue<T>(queue: &mut VecDeque<T>) {
+    if is_roomy(queue.len(), queue.capacity()) {
+        queue.shrink_to(queue.len() * 2);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,6 +343,27 @@ mod tests {
             exchange: "callevt".into(),
             key: key.into(),
         }
+    }
+
+    #[test]
+    fn a_storm_of_bindings_leaves_no_room_behind() {
+        let (mut bindings, now) = (Bindings::default(), Instant::now());
+        for number in 0..10_000 {
+            bindings.bind(binding(&number.to_string()));
+        }
+        force(&mut bindings);
+        bindings.take_bound();
+        for number in 10..10_000 {
+            bindings.unbind(&binding(&number.to_string()), now);
+        }
+        while bindings.take_unwanted(now + LINGER).is_some() {}
+        let rooms = [
+            bindings.entries.capacity(),
+            bindings.queue.capacity(),
+            bindings.lingering.capacity(),
+        ];
+        assert!(rooms.iter().all(|room| *room <= 2 * ROOM_KEPT), "{rooms:?}");
+        assert_eq!((bindings.wanted(), bindings.in_force()), (10, 10));
     }
 
     fn force(bindings: &mut Bindings) {

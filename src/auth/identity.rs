@@ -111,7 +111,9 @@ impl Identity {
         self.expires().is_some_and(|expires| expires <= unix_now)
     }
 
-    /// The account that the token belongs to; `None` under `--auth insecure`.
+    /// The account that the token belongs to, and that its sessions count for (`max_connections_per_account`), those
+    /// of a superduper admin too. `None` under `--auth insecure`, where no token belongs to anybody: such sessions
+    /// count for none.
     #[must_use]
     pub fn account_id(&self) -> Option<AccountId> {
         match &self.0 {

@@ -194,9 +194,15 @@ impl Config {
             request_timeout_ms,
             auth_timeout_ms,
             send_timeout_ms,
+            message_timeout_ms,
+            ping_interval_ms,
+            pong_timeout_ms,
+            idle_timeout_ms,
             slow_consumer,
             max_connections,
             max_connections_per_ip,
+            max_connections_per_account,
+            max_accept_rate,
             max_subscriptions,
             max_message_bytes,
             max_metadata_bytes,
@@ -212,6 +218,7 @@ impl Config {
             io_uring,
             log_level,
             drain_seconds,
+            drain_delay_seconds,
         } = options;
         let source = match source.0 {
             SourceName::Amqp => SourceConfig::Amqp,
@@ -260,6 +267,8 @@ impl Config {
             log_level: log_level.0,
             max_connections: max_connections.and_then(limit),
             max_connections_per_ip: limit(max_connections_per_ip),
+            max_connections_per_account: limit(max_connections_per_account),
+            max_accept_rate: max_accept_rate.0.0,
             max_subscriptions: limit(max_subscriptions),
             max_message_bytes: limit(max_message_bytes),
             max_metadata_bytes: limit(max_metadata_bytes),
@@ -271,9 +280,14 @@ impl Config {
             request_timeout: milliseconds(request_timeout_ms),
             send_timeout: milliseconds(send_timeout_ms),
             auth_timeout: milliseconds(auth_timeout_ms),
+            message_timeout: milliseconds(message_timeout_ms),
+            ping_interval: unless_off(ping_interval_ms.0.0),
+            pong_timeout: Duration::from_millis(pong_timeout_ms.0.0.into()),
+            idle_timeout: unless_off(idle_timeout_ms.0),
             rate_limit_burst: rate_limit_burst.0.get(),
             rate_limit_per_second: rate_limit_per_second.0.get(),
             drain: Duration::from_secs(drain_seconds.0.into()),
+            drain_delay: Duration::from_secs(drain_delay_seconds.0.into()),
             allowed_origins: words(allowed_origins),
             families: family_options(
                 families,
@@ -298,6 +312,11 @@ fn limit(limit: Setting<Limit<u64>>) -> Option<usize> {
 
 fn milliseconds(milliseconds: Setting<NonZeroU32>) -> Duration {
     Duration::from_millis(milliseconds.0.get().into())
+}
+
+/// A time of zero milliseconds switches off what it is the time of.
+fn unless_off(milliseconds: u32) -> Option<Duration> {
+    (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()))
 }
 
 fn words(words: Vec<Setting<Word>>) -> Vec<String> {
@@ -370,6 +389,10 @@ pub struct Config {
     pub max_connections: Option<usize>,
     /// `max_connections_per_ip`.
     pub max_connections_per_ip: Option<usize>,
+    /// `max_connections_per_account`: of the account that a session's token belongs to; none by default.
+    pub max_connections_per_account: Option<usize>,
+    /// `max_accept_rate`: connections a second on the websocket port; none by default.
+    pub max_accept_rate: Option<u32>,
     /// `max_subscriptions`: of one session, 256.
     pub max_subscriptions: Option<usize>,
     /// `max_message_bytes`: of one command, 65536; above it the session is closed with 1009.
@@ -392,12 +415,23 @@ pub struct Config {
     pub send_timeout: Duration,
     /// `auth_timeout_ms`: until a session must have authenticated. 30,000.
     pub auth_timeout: Duration,
+    /// `message_timeout_ms`: from a message's first byte to its last. 10,000.
+    pub message_timeout: Duration,
+    /// `ping_interval_ms`: of silence before a ping, 25,000; `None`: no pings. At most
+    /// [`crate::session::liveness::PERIOD_MAX`].
+    pub ping_interval: Option<Duration>,
+    /// `pong_timeout_ms`: of silence behind a ping, 10,000. At most [`crate::session::liveness::PERIOD_MAX`].
+    pub pong_timeout: Duration,
+    /// `idle_timeout_ms`: without a frame of the client's own; `None`, the default: for ever.
+    pub idle_timeout: Option<Duration>,
     /// `rate_limit_burst`: commands a session may send at once, 100.
     pub rate_limit_burst: u32,
     /// `rate_limit_per_second`: commands a session gets back each second, 10.
     pub rate_limit_per_second: u32,
     /// `drain_seconds`: over which the sessions are closed at SIGTERM, 10.
     pub drain: Duration,
+    /// `drain_delay_seconds`: from SIGTERM until connections are no longer taken, 0.
+    pub drain_delay: Duration,
     /// `allowed_origins`: `Origin` values that may connect; empty: all.
     pub allowed_origins: Vec<String>,
     /// `families` and what switches them: see [`crate::routing::families`].
@@ -406,6 +440,17 @@ pub struct Config {
     pub prefetch: u16,
     /// `max_queue_length`: `x-max-length` of our queue on the broker, 100,000.
     pub max_queue_length: Option<u32>,
+}
+
+impl Config {
+    /// TCP_USER_TIMEOUT of the clients' sockets: a peer whose kernel acknowledges nothing has as long as one that
+    /// answers no ping. The kernel would retransmit for a quarter of an hour, for a session that is still open as for
+    /// the last bytes of one that is closed. `None` without pings: the operator wants the silent kept.
+    #[must_use]
+    pub fn user_timeout(&self) -> Option<Duration> {
+        self.ping_interval
+            .map(|interval| interval + self.pong_timeout)
+    }
 }
 
 impl fmt::Debug for Config {

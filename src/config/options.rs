@@ -9,8 +9,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::values::{
-    AuthName, BrokerUrl, Limit, Network, Object, Rate, RealmTemplate, Setting, SourceName, Word,
-    list,
+    AuthName, BrokerUrl, Limit, Network, Object, Period, Rate, RealmTemplate, Setting, SourceName,
+    Word, list,
 };
 use super::{ProxyProtocol, REALM_PLACEHOLDER, SlowConsumerPolicy, Style};
 use crate::routing::families::FamilyOptions;
@@ -106,6 +106,18 @@ pub(crate) struct Options {
     /// Time without progress while frames wait for a client, in milliseconds
     #[arg(long, value_name = "MS", help_heading = CLIENTS)]
     pub(crate) send_timeout_ms: Setting<NonZeroU32>,
+    /// Time for a message from its first byte to its last, in milliseconds; beyond it the session is closed (1008)
+    #[arg(long, value_name = "MS", help_heading = CLIENTS)]
+    pub(crate) message_timeout_ms: Setting<NonZeroU32>,
+    /// Silence of a client after which it is pinged, give or take a fifth, in milliseconds; 0: no pings
+    #[arg(long, value_name = "MS", help_heading = CLIENTS)]
+    pub(crate) ping_interval_ms: Setting<Period<0>>,
+    /// Time for anything to come from a client that was pinged, in milliseconds; beyond it the session is closed (1001)
+    #[arg(long, value_name = "MS", help_heading = CLIENTS)]
+    pub(crate) pong_timeout_ms: Setting<Period<1>>,
+    /// Time without a frame of the client's own (answers to pings are not), in milliseconds, 3600000 on the platform; beyond it the session is closed (1000); 0: for ever
+    #[arg(long, value_name = "MS", help_heading = CLIENTS)]
+    pub(crate) idle_timeout_ms: Setting<u32>,
     /// A client that reads too slowly: close its session (4408), or drop new events for it
     #[arg(long, value_name = "POLICY", help_heading = CLIENTS)]
     pub(crate) slow_consumer: Setting<SlowConsumerPolicy>,
@@ -116,6 +128,12 @@ pub(crate) struct Options {
     /// Sessions from one IP address
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_connections_per_ip: Setting<Limit<u64>>,
+    /// Sessions authenticated as one account, that of their token itself; none is counted under --auth insecure
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_connections_per_account: Setting<Limit<u64>>,
+    /// New connections a second; more wait in the kernel's queue. As many may come at once after a quiet second
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_accept_rate: Setting<Limit<u32>>,
     /// Subscriptions of one session
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_subscriptions: Setting<Limit<u64>>,
@@ -167,6 +185,9 @@ pub(crate) struct Options {
     /// Time over which the sessions are closed at SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", help_heading = PROCESS)]
     pub(crate) drain_seconds: Setting<u32>,
+    /// Time from SIGTERM until connections are no longer taken, in seconds: what balancers need to see the 503
+    #[arg(long, value_name = "SECONDS", help_heading = PROCESS)]
+    pub(crate) drain_delay_seconds: Setting<u32>,
 }
 
 impl Default for Options {
@@ -195,9 +216,15 @@ impl Default for Options {
             request_timeout_ms: const { nonzero_u32(10_000) },
             auth_timeout_ms: const { nonzero_u32(30_000) },
             send_timeout_ms: const { nonzero_u32(5_000) },
+            message_timeout_ms: const { nonzero_u32(10_000) },
+            ping_interval_ms: Setting(Period(25_000)),
+            pong_timeout_ms: Setting(Period(10_000)),
+            idle_timeout_ms: Setting(0),
             slow_consumer: Setting(SlowConsumerPolicy::Close),
             max_connections: None,
             max_connections_per_ip: Setting(Limit(None)),
+            max_connections_per_account: Setting(Limit(None)),
+            max_accept_rate: Setting(Limit(None)),
             max_subscriptions: Setting(Limit(Some(256))),
             max_message_bytes: Setting(Limit(Some(64 << 10))),
             max_metadata_bytes: Setting(Limit(Some(4 << 10))),
@@ -213,6 +240,7 @@ impl Default for Options {
             io_uring: Setting(true),
             log_level: Setting(log::LevelFilter::Info),
             drain_seconds: Setting(10),
+            drain_delay_seconds: Setting(0),
         }
     }
 }

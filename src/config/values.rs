@@ -16,6 +16,7 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::{ProxyProtocol, REALM_PLACEHOLDER, SlowConsumerPolicy, Style};
+use crate::session::liveness::PERIOD_MAX;
 
 /// Longest part of a wrong value that an error message repeats, in characters.
 const FOUND_CHARS_MAX: usize = 60;
@@ -129,6 +130,44 @@ macro_rules! whole {
 }
 
 whole!(u16, u32, NonZeroU16, NonZeroU32);
+
+/// Milliseconds of a keep-alive period: from `MIN` to [`PERIOD_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Period<const MIN: u32>(pub(crate) u32);
+
+impl<const MIN: u32> Period<MIN> {
+    const MAX: u32 = PERIOD_MAX.as_millis() as u32;
+
+    fn new(milliseconds: u32) -> Option<Self> {
+        (MIN..=Self::MAX)
+            .contains(&milliseconds)
+            .then_some(Self(milliseconds))
+    }
+}
+
+impl<const MIN: u32> Written for Period<MIN> {
+    fn expected() -> String {
+        format!("a whole number from {MIN} to {}", Self::MAX)
+    }
+
+    fn from_text(text: &str) -> Result<Self, Problem> {
+        let period = text.parse().ok().and_then(Self::new);
+        period.ok_or_else(|| Problem::new(&Self::expected(), format_args!("{text:?}")))
+    }
+
+    fn from_json(value: &Value) -> Result<Self, Problem> {
+        let number = value
+            .as_number()
+            .and_then(|number| number.to_string().parse().ok());
+        number
+            .and_then(Self::new)
+            .ok_or_else(|| Problem::new(&Self::expected(), value))
+    }
+
+    fn to_json(&self) -> Value {
+        Value::from(self.0)
+    }
+}
 
 /// A bound; `None`, written `0`, is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

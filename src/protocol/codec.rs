@@ -21,7 +21,7 @@
 //!   once, growth of the buffer (amortised) aside.
 //!
 //! Deliberately absent: extensions (so every RSV bit is a violation), writing (see [`super::frame`]), timing of
-//! half-sent messages ([`Codec::is_idle`] tells the session, which has the deadlines).
+//! half-sent messages ([`Codec::mark_once`] keeps for the session, which has the deadlines, when one began).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -153,6 +153,8 @@ const _: () = assert!(
 /// What arrived in part. Invariant: never kept in its default state.
 #[derive(Default)]
 struct Partial {
+    /// See [`Codec::mark_once`].
+    mark: Option<u32>,
     stage: Stage,
     /// The message under way, from its first frame to its last.
     message: Option<Message>,
@@ -282,11 +284,32 @@ impl Codec {
         })
     }
 
-    /// Whether nothing is incomplete: no frame in part, no message under way. A session that is not idle for too
-    /// long is being drip-fed.
+    /// Whether nothing is incomplete: no frame in part, no message under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// Keeps `mark` with what is incomplete, unless that has a mark. It goes with the last frame of the message, or
+    /// with the frame where no message is under way: control frames between the fragments of a message do not touch
+    /// it. Nothing is kept when nothing is incomplete.
+    pub fn mark_once(&mut self, mark: u32) {
+        if let Some(partial) = &mut self.0 {
+            partial.mark.get_or_insert(mark);
+        }
+    }
+
+    /// As [`Codec::mark_once`], in the place of the mark that is there.
+    pub fn mark_anew(&mut self, mark: u32) {
+        if let Some(partial) = &mut self.0 {
+            partial.mark = Some(mark);
+        }
+    }
+
+    /// The mark of what is incomplete.
+    #[must_use]
+    pub fn mark(&self) -> Option<u32> {
+        self.0.as_ref()?.mark
     }
 
     /// Heap bytes held for what arrived in part; 0 when idle.

@@ -139,6 +139,9 @@ pub enum CommandError {
     /// The session would have more subscriptions than this.
     #[error("too many subscriptions (max {0})")]
     TooManySubscriptions(usize),
+    /// The token's account has so many sessions already. The session stays what it was.
+    #[error("too many sessions of this account (max {0})")]
+    TooManySessions(usize),
     /// The event source did not confirm in time, or is away.
     #[error("event source unavailable")]
     EventSourceUnavailable,
@@ -1136,6 +1139,10 @@ mod tests {
             (
                 CommandError::TooManySubscriptions(256),
                 "too many subscriptions (max 256)",
+            ),
+            (
+                CommandError::TooManySessions(5),
+                "too many sessions of this account (max 5)",
             ),
             (
                 CommandError::EventSourceUnavailable,

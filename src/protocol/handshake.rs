@@ -129,6 +129,8 @@ pub enum Refusal {
     UnsupportedVersion,
     /// 429: too many sessions from this IP.
     TooManyFromThisIp,
+    /// 429: too many sessions of this token's account.
+    TooManyOfThisAccount,
     /// 431: above [`HEAD_BYTES_MAX`] or [`HEADERS_MAX`].
     HeadTooLarge,
     /// 503: the process has as many sessions as it may.
@@ -236,7 +238,7 @@ impl Refusal {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::UnsupportedVersion => 426,
-            Self::TooManyFromThisIp => 429,
+            Self::TooManyFromThisIp | Self::TooManyOfThisAccount => 429,
             Self::HeadTooLarge => 431,
             Self::Full | Self::Draining | Self::SourceDown => 503,
         }
@@ -254,6 +256,7 @@ impl Refusal {
             Self::MethodNotAllowed => "method is not allowed",
             Self::UnsupportedVersion => "websocket version 13 is required",
             Self::TooManyFromThisIp => "too many connections from this address",
+            Self::TooManyOfThisAccount => "too many sessions of this account",
             Self::HeadTooLarge => "request head is too large",
             Self::Full => "no more connections can be taken",
             Self::Draining => "going away",
@@ -288,6 +291,7 @@ impl Refusal {
             | Self::OriginNotAllowed
             | Self::NotFound
             | Self::TooManyFromThisIp
+            | Self::TooManyOfThisAccount
             | Self::HeadTooLarge => String::new(),
         };
         response(
@@ -1012,6 +1016,7 @@ mod tests {
                 "Sec-WebSocket-Version: 13\r\n",
             ),
             (Refusal::TooManyFromThisIp, "429 Too Many Requests", ""),
+            (Refusal::TooManyOfThisAccount, "429 Too Many Requests", ""),
             (
                 Refusal::HeadTooLarge,
                 "431 Request Header Fields Too Large",

@@ -93,6 +93,11 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             hub.totals.blocked_bytes,
         ),
         (
+            "partial_messages_bytes",
+            "Bytes of messages and frames that have arrived in part.",
+            hub.partial_bytes,
+        ),
+        (
             "flush_list",
             "Sessions that wait for their write.",
             reactor.flush.len(),
@@ -140,7 +145,12 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "counted_ips",
             "IPs that sessions are counted for.",
-            hub.counted_ips(),
+            hub.ips.kinds(),
+        ),
+        (
+            "counted_accounts",
+            "Accounts that sessions are counted for.",
+            hub.accounts.kinds(),
         ),
     ] {
         write_metric(&mut out, name, "gauge", help, value as u64);

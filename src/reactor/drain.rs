@@ -1,6 +1,11 @@
 //! Closing every session, spread evenly over time, so that their reconnects are spread too (PROTOCOL 3, 1001).
+//!
+//! The slots are gone through again and again until the time is over, for a session that was in its handshake when
+//! its slot was looked at becomes one to close.
 
 use std::time::Duration;
+
+use crate::limits::DRAIN_ROUND_PAUSE;
 
 /// A drain under way.
 #[derive(Debug)]
@@ -10,12 +15,14 @@ pub struct Drain {
     spread: Duration,
     /// When the process ends whatever is left.
     over: Duration,
-    /// Sessions there were.
+    /// Connections there were.
     total: usize,
     closed: usize,
     next_slot: u32,
-    /// Every slot was looked at.
-    is_complete: bool,
+    /// Slots looked at since the last that held a session to close.
+    in_vain: u32,
+    /// When the slots are gone through again after a round in vain.
+    next_round: Duration,
 }
 
 /// Part of the drain time that is kept for the last session's goodbye: a fifth, at most a second.
@@ -33,38 +40,49 @@ impl Drain {
             total,
             closed: 0,
             next_slot: 0,
-            is_complete: false,
+            in_vain: 0,
+            next_round: now,
         }
     }
 
-    /// The next slot to look at, of `slots`, unless enough are closed for now.
+    /// The next slot to look at, of `slots`, unless enough are closed for now or there is nobody to close.
     pub fn next_slot(&mut self, slots: u32, now: Duration) -> Option<u32> {
-        self.is_complete |= self.next_slot >= slots;
-        if self.is_complete || now < self.due_of_next() {
+        if now < self.due_of_next() {
             return None;
         }
-        self.next_slot += 1;
-        Some(self.next_slot - 1)
+        if self.in_vain >= slots {
+            self.in_vain = 0;
+            self.next_round = now + DRAIN_ROUND_PAUSE;
+            return None;
+        }
+        self.in_vain += 1;
+        let slot = self.next_slot % slots;
+        self.next_slot = slot + 1;
+        Some(slot)
     }
 
-    /// Counts one more closed.
+    /// Counts one more closed: the one in the slot that was looked at last.
     pub fn closed_one(&mut self) {
         self.closed += 1;
+        self.in_vain = 0;
     }
 
     fn due_of_next(&self) -> Duration {
         let share = self.closed as f64 / self.total.max(1) as f64;
-        self.started + self.spread.mul_f64(share.min(1.0))
+        let due = self.started + self.spread.mul_f64(share.min(1.0));
+        due.max(self.next_round)
     }
 
     /// When there is something to do next.
     #[must_use]
     pub fn next_due(&self) -> Duration {
-        if self.is_complete {
-            self.over
-        } else {
-            self.due_of_next().min(self.over)
-        }
+        self.due_of_next().min(self.over)
+    }
+
+    /// Whether the time of the closes is over, and only the goodbyes are left.
+    #[must_use]
+    pub fn is_spread(&self, now: Duration) -> bool {
+        now >= self.started + self.spread
     }
 
     /// Whether its time is over.
@@ -78,26 +96,64 @@ impl Drain {
 mod tests {
     use super::*;
 
-    #[test]
-    fn closes_are_spread_evenly_and_end_before_the_time_does() {
-        let second = Duration::from_secs(1);
-        let mut drain = Drain::new(90, 10 * second, second);
-        let mut closed_by = Vec::new();
-        for tenth in 0..=100 {
-            let now = second + second * tenth / 10;
-            while drain.next_slot(200, now).is_some_and(|slot| slot < 90) {
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Closes what is due of 200 slots; `open` tells, slot by slot, whether there is a session to close.
+    fn step(drain: &mut Drain, open: &mut [bool], now: Duration) {
+        while let Some(slot) = drain.next_slot(200, now) {
+            if let Some(open) = open.get_mut(slot as usize)
+                && std::mem::take(open)
+            {
                 drain.closed_one();
             }
-            closed_by.push(drain.closed);
+        }
+    }
+
+    #[test]
+    fn closes_are_spread_evenly_and_end_before_the_time_does() {
+        let mut drain = Drain::new(90, 10 * SECOND, SECOND);
+        let mut open = [true; 90];
+        for tenth in 0..=100_u32 {
+            let now = SECOND + SECOND * tenth / 10;
+            step(&mut drain, &mut open, now);
+            let expected = (tenth as usize + 1).min(90);
+            assert!(
+                drain.closed.abs_diff(expected) <= 1,
+                "{tenth}: {}",
+                drain.closed
+            );
+            assert_eq!(drain.is_spread(now), tenth >= 90);
             assert_eq!(drain.is_over(now), tenth == 100);
         }
-        for tenth in 0..90 {
-            let expected = tenth + 1;
-            assert!(
-                closed_by[tenth].abs_diff(expected) <= 1,
-                "{tenth}: {closed_by:?}"
-            );
+        assert_eq!(drain.closed, 90);
+    }
+
+    #[test]
+    fn a_session_that_opens_behind_the_walk_is_closed_before_the_time_is_over() {
+        let mut drain = Drain::new(90, 10 * SECOND, SECOND);
+        let mut open = [true; 90];
+        open[3] = false;
+        for tenth in 0..=100_u32 {
+            step(&mut drain, &mut open, SECOND + SECOND * tenth / 10);
+            if tenth == 50 {
+                open[3] = true;
+            }
         }
-        assert_eq!(closed_by[90], 90);
+        assert_eq!(open, [false; 90]);
+    }
+
+    #[test]
+    fn with_nobody_to_close_the_slots_are_not_gone_through_without_a_pause() {
+        let mut drain = Drain::new(1, 10 * SECOND, SECOND);
+        let mut looks = 0;
+        let mut now = SECOND;
+        while !drain.is_over(now) {
+            while drain.next_slot(200, now).is_some() {
+                looks += 1;
+            }
+            assert!(drain.next_due() > now);
+            now = drain.next_due();
+        }
+        assert_eq!(looks, 100 * 200);
     }
 }

@@ -1,15 +1,29 @@
-//! A listening socket: made with the backlog and options that a connect storm needs, and paused when the process
-//! is out of descriptors, so that it neither spins nor wedges.
+//! A listening socket: made with the backlog and options that a connect storm needs, paused when the process is out of
+//! descriptors or `max_accept_rate` is reached, so that it neither spins nor wedges, and taken away so that nobody is
+//! reset by it.
+//!
+//! Who comes above the rate waits in the kernel's queue ([`LISTEN_BACKLOG`]) and is taken as the rate allows; the
+//! kernel lets connects beyond the queue be tried again by their peers. Nobody is refused for the rate.
+//!
+//! The kernel resets every connection whose handshake is under way at a listener, or that waits in its queue, when
+//! the listener closes. With `net.ipv4.tcp_migrate_req` (Linux 5.14) it moves them to another listener of the same
+//! port instead. Without it the listener is left in three steps: silent connections are no longer held back in the
+//! kernel ([`Listener::stop_deferring`]); no new handshake is begun, which the peer's TCP tries again a second later
+//! ([`Listener::stop_taking`]), at another listener if there is one by then; when those under way have had their
+//! time, and the queue is empty, it is closed.
 
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
-use crate::limits::{ACCEPT_PAUSE, DEFER_ACCEPT, LISTEN_BACKLOG};
+use crate::limits::{ACCEPT_PAUSE, DEFER_ACCEPT, LISTEN_BACKLOG, LISTENER_GRACE};
 use crate::session::Door;
+use crate::session::bucket::{Bucket, BucketRule};
 use crate::sys;
 
 /// A listening socket and whether it is worth asking.
@@ -19,7 +33,17 @@ pub struct Listener {
     pub socket: TcpListener,
     /// What its connections may ask for.
     pub door: Door,
+    /// Other processes may listen on its port.
+    is_shared: bool,
     state: State,
+    rate: Option<AcceptRate>,
+}
+
+/// Connections that may be taken now, and how many more a second.
+#[derive(Debug)]
+struct AcceptRate {
+    rule: BucketRule,
+    bucket: Bucket,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +54,8 @@ enum State {
     Ready,
     /// The process is out of descriptors or memory; asked again then, or after a reap.
     Paused { until: Duration },
+    /// There are more than the rate allows; asked again then.
+    OverRate { until: Duration },
 }
 
 /// What an accept came to.
@@ -41,16 +67,24 @@ pub enum Accepted {
     Nothing,
     /// The process is out of descriptors or memory: paused from now on.
     Exhausted(io::Error),
+    /// Some are waiting, and `max_accept_rate` is reached: paused from now on.
+    OverRate,
     /// That connection broke before it was accepted; ask again.
     Broken(io::Error),
 }
 
 impl Listener {
-    /// Binds and listens. `reuse_port`: several processes share the port.
+    /// Binds and listens. `reuse_port`: several processes share the port. `user_timeout`: how long the kernel waits for
+    /// a peer to acknowledge what was sent (TCP_USER_TIMEOUT, RFC 5482); `None`: as long as the system is set to.
     ///
     /// # Errors
     /// Those of the system: address in use, not allowed, not ours.
-    pub fn bind(address: SocketAddr, door: Door, reuse_port: bool) -> io::Result<Self> {
+    pub fn bind(
+        address: SocketAddr,
+        door: Door,
+        reuse_port: bool,
+        user_timeout: Option<Duration>,
+    ) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -61,8 +95,12 @@ impl Listener {
         if reuse_port {
             socket.set_reuse_port(true)?;
         }
-        // Accepted sockets inherit it, which saves a system call each.
+        // Accepted sockets inherit both, which saves two system calls each.
         socket.set_tcp_nodelay(true)?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(user_timeout)?;
+        #[cfg(not(target_os = "linux"))]
+        let _ = user_timeout;
         socket.bind(&address.into())?;
         if door == Door::Clients {
             sys::set_defer_accept(&socket, DEFER_ACCEPT)?;
@@ -72,11 +110,57 @@ impl Listener {
         Ok(Self {
             socket,
             door,
+            is_shared: reuse_port,
             state: State::Ready,
+            rate: None,
         })
     }
 
-    /// The poll says that connections may be waiting.
+    /// Takes at most so many connections a second, and as many at once after a second without any.
+    pub fn limit_rate(&mut self, per_second: Option<u32>) {
+        self.rate = per_second
+            .and_then(|per_second| BucketRule::new(per_second, per_second))
+            .map(|rule| AcceptRate {
+                rule,
+                bucket: Bucket::default(),
+            });
+    }
+
+    /// The first step of leaving: connections that have sent nothing yet are accepted too from now on.
+    ///
+    /// # Errors
+    /// The kernel refused: they stay in the kernel, and are reset if they are still silent at the close.
+    pub fn stop_deferring(&self) -> io::Result<()> {
+        sys::set_defer_accept(&self.socket, Duration::ZERO)
+    }
+
+    /// The second step of leaving: no new handshake is begun, unless the kernel moves those under way to another
+    /// listener. Returns for how long the ones under way are still to be accepted; no time at all where nobody else
+    /// can be listening.
+    ///
+    /// # Errors
+    /// The kernel refused: connections go on coming until the close, which resets some.
+    pub fn stop_taking(&mut self) -> io::Result<Duration> {
+        // Those who wait must not outlast the drain for the rate.
+        self.limit_rate(None);
+        if self.is_shared && moves_queues() {
+            return Ok(Duration::ZERO);
+        }
+        refuse_handshakes(&self.socket)?;
+        Ok(if self.is_shared {
+            LISTENER_GRACE
+        } else {
+            Duration::ZERO
+        })
+    }
+
+    /// Whether the last accept found nobody.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.state == State::Drained
+    }
+
+    /// The poll says that connections may be waiting, or somebody wants to know for certain.
     pub fn on_ready(&mut self) {
         if self.state == State::Drained {
             self.state = State::Ready;
@@ -96,7 +180,7 @@ impl Listener {
         match self.state {
             State::Drained => None,
             State::Ready => Some(Duration::ZERO),
-            State::Paused { until } => Some(until),
+            State::Paused { until } | State::OverRate { until } => Some(until),
         }
     }
 
@@ -104,11 +188,26 @@ impl Listener {
     pub fn accept(&mut self, now: Duration) -> Accepted {
         match self.state {
             State::Drained => return Accepted::Nothing,
-            State::Paused { until } if now < until => return Accepted::Nothing,
-            State::Paused { .. } | State::Ready => self.state = State::Ready,
+            State::Paused { until } | State::OverRate { until } if now < until => {
+                return Accepted::Nothing;
+            }
+            State::Paused { .. } | State::OverRate { .. } | State::Ready => {
+                self.state = State::Ready;
+            }
+        }
+        if let Some(rate) = &self.rate {
+            let until = rate.bucket.ready_at(rate.rule);
+            if now < until {
+                return self.hold(until);
+            }
         }
         match self.socket.accept() {
-            Ok((socket, address)) => Accepted::Connection(socket, address),
+            Ok((socket, address)) => {
+                if let Some(rate) = &mut self.rate {
+                    rate.bucket.take(rate.rule, now);
+                }
+                Accepted::Connection(socket, address)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.state = State::Drained;
                 Accepted::Nothing
@@ -122,6 +221,51 @@ impl Listener {
             Err(error) => Accepted::Broken(error),
         }
     }
+
+    /// Leaves those who wait in the kernel's queue until then; without any there is nothing to wait for but the poll.
+    fn hold(&mut self, until: Duration) -> Accepted {
+        if is_readable(&self.socket) {
+            self.state = State::OverRate { until };
+            Accepted::OverRate
+        } else {
+            self.state = State::Drained;
+            Accepted::Nothing
+        }
+    }
+}
+
+/// Whether a connection waits to be accepted. A look that fails counts as yes, so that nobody is overlooked.
+fn is_readable(listener: &TcpListener) -> bool {
+    let mut one = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut one, Some(&Timespec::default())) != Ok(0)
+}
+
+/// Whether the kernel moves what a closing listener has to another one of the same port.
+fn moves_queues() -> bool {
+    fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").is_ok_and(|text| text.trim() == "1")
+}
+
+/// Makes the kernel drop every SYN that comes to `listener`, and nothing else. Accepted connections inherit it, which
+/// does them no harm: no SYN belongs to them. Nothing is done where the kernel is not Linux.
+fn refuse_handshakes(listener: &TcpListener) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        const FLAGS_OFFSET: u32 = 13;
+        const SYN: u32 = 0x02;
+        // Opcodes of a classic BPF program have 16 bits, and what it returns is how much of the segment is kept.
+        const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+        const NEXT_IF_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+        const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+        SockRef::from(listener).attach_filter(&[
+            SockFilter::new(LOAD_BYTE, 0, 0, FLAGS_OFFSET),
+            SockFilter::new(NEXT_IF_ANY_BIT, 0, 1, SYN),
+            SockFilter::new(RETURN, 0, 0, 0),
+            SockFilter::new(RETURN, 0, 0, u32::MAX),
+        ])?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = listener;
+    Ok(())
 }
 
 fn is_exhaustion(error: &io::Error) -> bool {
@@ -129,4 +273,125 @@ fn is_exhaustion(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpStream as Client;
+    use std::time::Instant;
+
+    use socket2::SockRef;
+
+    fn listener_with_rate(per_second: Option<u32>) -> Listener {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut listener = Listener::bind(any, Door::Clients, false, None).expect("a free port");
+        listener.limit_rate(per_second);
+        listener
+    }
+
+    /// Connects so many clients, and waits until all are in the kernel's queue.
+    fn connect(listener: &Listener, count: usize) -> Vec<Client> {
+        let address = listener.socket.local_addr().expect("bound");
+        let clients: Vec<Client> = (0..count)
+            .map(|_| {
+                let mut client = Client::connect(address).expect("listening");
+                client.write_all(b"GET").expect("connected");
+                client
+            })
+            .collect();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while count > 0 && !is_readable(&listener.socket) {
+            assert!(Instant::now() < deadline, "nobody is in the queue");
+            std::thread::yield_now();
+        }
+        clients
+    }
+
+    /// Takes one, which may still be on its way into the queue.
+    fn takes_one(listener: &mut Listener, now: Duration) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            listener.on_ready();
+            match listener.accept(now) {
+                Accepted::Connection(..) => return true,
+                Accepted::OverRate => return false,
+                Accepted::Nothing => assert!(Instant::now() < deadline, "nobody comes"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_takes_as_many_as_the_rate_and_the_next_waits_its_turn() {
+        let mut listener = listener_with_rate(Some(4));
+        let _clients = connect(&listener, 6);
+        let start = Duration::from_secs(100);
+        for number in 0..4 {
+            assert!(takes_one(&mut listener, start), "{number}");
+        }
+        assert!(!takes_one(&mut listener, start), "the fifth waits");
+        let due = start + Duration::from_millis(250);
+        assert_eq!(listener.next_due(), Some(due), "the poll wakes for it");
+        let early = due - Duration::from_nanos(1);
+        assert!(matches!(listener.accept(early), Accepted::Nothing));
+        listener.on_reap();
+        listener.on_ready();
+        assert_eq!(listener.next_due(), Some(due), "nothing else ends the wait");
+        assert!(takes_one(&mut listener, due));
+        assert!(!takes_one(&mut listener, due), "the sixth");
+        assert!(takes_one(&mut listener, due + Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn an_empty_bucket_with_nobody_waiting_is_no_pause() {
+        let mut listener = listener_with_rate(Some(2));
+        let _clients = connect(&listener, 2);
+        let now = Duration::from_secs(100);
+        assert!(takes_one(&mut listener, now) && takes_one(&mut listener, now));
+        assert!(matches!(listener.accept(now), Accepted::Nothing));
+        assert_eq!(listener.next_due(), None, "the poll tells of the next");
+        let _late = connect(&listener, 1);
+        assert!(!takes_one(&mut listener, now));
+    }
+
+    #[test]
+    fn without_a_rate_everybody_is_taken_at_once() {
+        let mut listener = listener_with_rate(None);
+        let _clients = connect(&listener, 50);
+        assert!((0..50).all(|_| takes_one(&mut listener, Duration::ZERO)));
+    }
+
+    /// A connection to a listener with this timeout, as accepted.
+    fn accepted(user_timeout: Option<Duration>) -> TcpStream {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut listener =
+            Listener::bind(any, Door::Clients, false, user_timeout).expect("a free port");
+        let address = listener.socket.local_addr().expect("bound");
+        let mut peer = std::net::TcpStream::connect(address).expect("listening");
+        // Silent peers are not accepted.
+        peer.write_all(b"GET").expect("connected");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            listener.on_ready();
+            match listener.accept(Duration::ZERO) {
+                Accepted::Connection(stream, _) => return stream,
+                Accepted::Nothing => std::thread::yield_now(),
+                other => panic!("{other:?}"),
+            }
+            assert!(Instant::now() < deadline, "not accepted");
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn accepted_sockets_have_the_listeners_options_without_a_system_call_of_their_own() {
+        for timeout in [None, Some(Duration::from_millis(35_000))] {
+            let stream = accepted(timeout);
+            let socket = SockRef::from(&stream);
+            assert_eq!(socket.tcp_user_timeout().expect("TCP"), timeout);
+            assert!(socket.tcp_nodelay().expect("TCP"));
+        }
+    }
 }

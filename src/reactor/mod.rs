@@ -25,7 +25,8 @@
 //! | [`connections`] | the table |
 //! | [`flush_list`] | who is to be written to, and how much may merge meanwhile |
 //! | [`drain`] | closing everything, spread over time |
-//! | `sweep` | the slow walk over all sessions: expired tokens |
+//! | `full` | refusing who comes beyond `max_connections` |
+//! | `sweep` | the slow walk over all sessions: expired tokens, the silent, the dead, unfinished messages |
 //! | `trim` | giving memory back in the quiet after a burst |
 //! | [`admin`] | the pages of the admin listener |
 //! | [`socket`] | what is needed of a socket |
@@ -34,6 +35,7 @@ pub mod admin;
 pub mod connections;
 pub mod drain;
 pub mod flush_list;
+mod full;
 pub mod listener;
 pub mod server;
 pub mod socket;
@@ -49,6 +51,7 @@ use crossbeam_channel::TryRecvError;
 use self::connections::{Connection, Connections};
 use self::drain::Drain;
 use self::flush_list::FlushList;
+use self::full::{FullAnswer, Room};
 use self::socket::Socket;
 use self::sweep::Sweep;
 use self::trim::Trim;
@@ -89,6 +92,7 @@ pub struct Reactor<S> {
     epoch: Instant,
     connections_max: usize,
     read_buffer: Box<[u8]>,
+    full_answer: FullAnswer,
     scratch: EventScratch,
     flush: FlushList,
     reread: VecDeque<ConnId>,
@@ -157,6 +161,7 @@ impl<S: Socket> Reactor<S> {
             epoch: parts.epoch,
             connections_max: parts.connections_max,
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
+            full_answer: FullAnswer::default(),
             scratch: EventScratch::default(),
             flush: FlushList::default(),
             reread: VecDeque::new(),
@@ -190,9 +195,9 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Takes a connection in, to be read in the coming turn. One that had to come from a trusted proxy and does not
-    /// is closed without a word (`None`). Beyond `max_connections` it is told 503 and closed;
-    /// beyond [`limits::REFUSALS_MAX`] of those it is closed without a word (`None`).
-    pub fn accept(&mut self, socket: S, peer: Peer, door: Door, now: Now) -> Option<ConnId> {
+    /// is closed without a word (`None`). Beyond `max_connections` it is told 503, and is gone already (`None`) where
+    /// that needs no more than its first bytes.
+    pub fn accept(&mut self, mut socket: S, peer: Peer, door: Door, now: Now) -> Option<ConnId> {
         self.hub.metrics.connections_accepted_total += 1;
         let preamble = match door {
             Door::Clients => self.hub.limits.proxies.preamble(peer.address().ip()),
@@ -207,17 +212,14 @@ impl<S: Socket> Reactor<S> {
             }
             return None;
         };
-        let is_full = self.connections.len() >= self.connections_max;
-        if is_full {
-            self.hub.metrics.connections_refused_full_total += u64::from(door == Door::Clients);
-            if self.connections.len() >= self.connections_max.saturating_add(limits::REFUSALS_MAX) {
-                return None;
-            }
+        let room = self.room_for(&mut socket, door, preamble);
+        if room == Room::Close {
+            return None;
         }
         let session = Session::new(door, preamble, peer, self.hub.limits.style);
         let id = self.connections.insert(socket, session);
         let connection = self.connections.get_mut(id)?;
-        if is_full && door == Door::Clients {
+        if room == Room::Refuse {
             connection.session.refuse_full(id, &mut self.hub, now);
         } else {
             self.hub.deadlines.handshake.begin(now.clock, id);
@@ -239,6 +241,7 @@ impl<S: Socket> Reactor<S> {
     /// Steps 2 to 6 of the turn. `ready`: what the poll said.
     pub fn turn(&mut self, ready: &[Ready], now: Now) {
         self.hub.metrics.turns_total += 1;
+        self.hub.waking.advance(now.clock);
         self.read_ready(ready, now);
         self.drain_handoff(now);
         self.fire_deadlines(now);
@@ -665,12 +668,14 @@ impl<S: Socket> Reactor<S> {
                 self.resume(id.slot, now, Session::on_command_timeout);
             }
         }
+        let patience = self.hub.limits.send_timeout;
         while let Some(id) = self.hub.deadlines.close.pop_due(now.clock) {
-            if self
-                .connections
-                .get(id)
-                .is_some_and(|connection| connection.session.is_closing())
-            {
+            let Some(connection) = self.connections.get(id) else {
+                continue;
+            };
+            if connection.session.is_taking_leave(patience, now) {
+                self.hub.deadlines.close.begin(now.clock, id);
+            } else if connection.session.is_closing() {
                 self.abandon(id);
             }
         }
@@ -743,18 +748,18 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Begins to close everything, spread evenly over `drain`.
-    pub fn begin_drain(&mut self, drain: Duration, now: Now) {
-        if self.drain.is_none() {
-            self.hub.admission = Admission::Draining;
-            self.drain = Some(Drain::new(self.connections.len(), drain, now.clock));
-        }
+    /// From now on probes and `/readyz` say that the process is going away, and nothing else changes.
+    pub fn announce_drain(&mut self) {
+        self.hub.admission = Admission::Leaving;
     }
 
-    /// Whether a drain has begun.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.drain.is_some()
+    /// Begins to close everything, spread evenly over `drain`; to be called when no more connections come. Those
+    /// that are here may still finish their handshake, and are closed in their turn.
+    pub fn begin_drain(&mut self, drain: Duration, now: Now) {
+        if self.drain.is_none() {
+            self.hub.admission = Admission::Leaving;
+            self.drain = Some(Drain::new(self.connections.len(), drain, now.clock));
+        }
     }
 
     /// Whether the drain is over: everybody is gone, or its time is.
@@ -777,6 +782,9 @@ impl<S: Socket> Reactor<S> {
                 drain.closed_one();
                 self.close(id, CloseReason::Drain, now);
             }
+        }
+        if drain.is_spread(now.clock) {
+            self.hub.admission = Admission::Draining;
         }
         self.drain = Some(drain);
     }
@@ -925,8 +933,8 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// While all full outboxes together are over `max_outboxes_bytes`, closes the largest. One pass over all
-    /// sessions serves [`limits::LARGEST_OUTBOXES`] closes.
+    /// While all full outboxes together are over `max_outboxes_bytes`, closes the largest, and one that is closed
+    /// already at once. One pass over all sessions serves [`limits::LARGEST_OUTBOXES`] closes.
     fn close_largest(&mut self, now: Now) {
         let max = self.hub.limits.outboxes_bytes_max;
         while self.hub.totals.blocked_bytes > max {
@@ -934,7 +942,8 @@ impl<S: Socket> Reactor<S> {
                 .connections
                 .iter()
                 .filter(|(_, connection)| {
-                    connection.session.is_open() && connection.session.outbox.is_blocked()
+                    let session = &connection.session;
+                    (session.is_open() || session.is_closing()) && session.outbox.is_blocked()
                 })
                 .map(|(id, connection)| (connection.session.outbox.blocked().1, id))
                 .collect();
@@ -946,7 +955,15 @@ impl<S: Socket> Reactor<S> {
                 if self.hub.totals.blocked_bytes <= max {
                     return;
                 }
-                self.close(id, CloseReason::OutboxesFull, now);
+                let Some(connection) = self.connections.get_mut(id) else {
+                    continue;
+                };
+                if connection.session.is_open() {
+                    self.close(id, CloseReason::OutboxesFull, now);
+                } else {
+                    connection.session.outbox.clear(&mut self.hub.totals);
+                    self.abandon(id);
+                }
             }
         }
     }

@@ -33,8 +33,12 @@ pub struct Addresses {
     pub clients: SocketAddr,
     /// Whether several processes share it.
     pub reuse_port: bool,
+    /// `max_accept_rate`, of the websocket port.
+    pub accept_rate: Option<u32>,
     /// The admin listener.
     pub admin: Option<SocketAddr>,
+    /// How long the kernel waits for a peer to acknowledge what was sent; `None`: as long as the system is set to.
+    pub user_timeout: Option<Duration>,
 }
 
 /// Why the server could not start.
@@ -53,6 +57,28 @@ pub enum StartError {
     Io(#[from] io::Error),
 }
 
+/// How far a loop is on its way out.
+///
+/// ```text
+/// Serving --signal--> Announced --drain_delay--> Emptying --queue empty--> Draining --nobody left, or time over--> end
+/// ```
+///
+/// A signal in any other state than `Serving` is the end at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    Serving,
+    /// Probes say 503; connections are taken.
+    Announced {
+        until: Duration,
+    },
+    /// The clients' listener begins no new handshake; those under way are waited for.
+    Emptying {
+        until: Duration,
+    },
+    /// It is closed, and the sessions are being closed.
+    Draining,
+}
+
 /// A loop that listens and does not turn yet.
 pub struct Server {
     poll: Poll,
@@ -60,6 +86,7 @@ pub struct Server {
     listeners: Vec<Listener>,
     terminations: SignalPipe,
     reloads: SignalPipe,
+    course: Course,
 }
 
 /// What a running loop needs beside the hub.
@@ -68,7 +95,9 @@ pub struct ServerParts {
     pub handoff: LoopEnd,
     /// `max_connections`.
     pub connections_max: usize,
-    /// Over which sessions are closed at SIGTERM.
+    /// From SIGTERM until connections are no longer taken.
+    pub drain_delay: Duration,
+    /// Over which sessions are closed then.
     pub drain: Duration,
     /// The loop's clock counts from here.
     pub epoch: Instant,
@@ -101,8 +130,11 @@ impl Server {
                 .map(|address| (address, Door::Admin, false, ADMIN)),
         ];
         for (address, door, reuse_port, token) in doors.into_iter().flatten() {
-            let mut listener = Listener::bind(address, door, reuse_port)
+            let mut listener = Listener::bind(address, door, reuse_port, addresses.user_timeout)
                 .map_err(|error| StartError::Bind { address, error })?;
+            if door == Door::Clients {
+                listener.limit_rate(addresses.accept_rate);
+            }
             poll.registry()
                 .register(&mut listener.socket, token, Interest::READABLE)?;
             listeners.push(listener);
@@ -119,6 +151,7 @@ impl Server {
             listeners,
             terminations,
             reloads,
+            course: Course::Serving,
         })
     }
 
@@ -140,7 +173,9 @@ impl Server {
         LoopWaker::new(move || waker.wake())
     }
 
-    /// Turns until a SIGTERM or SIGINT, and then until the drain is over; a second signal ends it at once.
+    /// Turns until a SIGTERM or SIGINT, and then until the drain is over; a second signal ends it at once. On the way
+    /// out every connection that the clients' listener has is taken before it closes, and served like any other until
+    /// its turn to be closed; the admin listener stays to the end.
     ///
     /// # Errors
     /// The poll broke: nothing can be done any more.
@@ -169,7 +204,8 @@ impl Server {
                 .map(|due| due.saturating_sub(now.clock))
                 .min()
                 .unwrap_or(Duration::MAX)
-                .min(reactor.patience(now));
+                .min(reactor.patience(now))
+                .min(self.course_patience(now));
             if let Err(error) = self.poll.poll(&mut events, Some(patience))
                 && error.kind() != io::ErrorKind::Interrupted
             {
@@ -182,13 +218,12 @@ impl Server {
                     WAKER => {}
                     TERMINATIONS => {
                         for _ in 0..self.terminations.take() {
-                            if reactor.is_draining() {
+                            if self.course != Course::Serving {
                                 log::warn!("told again to end: closing at once");
                                 return Ok(());
                             }
-                            let sessions = reactor.connections().len();
-                            log::info!("draining: {sessions} connections over {:?}", parts.drain);
-                            reactor.begin_drain(parts.drain, now);
+                            reactor.announce_drain();
+                            self.announce_end(parts.drain_delay, now);
                         }
                     }
                     RELOADS => {
@@ -208,7 +243,14 @@ impl Server {
                     }),
                 }
             }
+            self.stop_taking(now);
             self.accept(&mut reactor, &mut accept_log, now);
+            if self.stop_listening(now) {
+                let connections = reactor.connections().len();
+                let drain = parts.drain;
+                log::info!("draining: {connections} connections over {drain:?}");
+                reactor.begin_drain(drain, now);
+            }
             let connections = reactor.connections().len();
             reactor.turn(&ready, now);
             if reactor.connections().len() < connections {
@@ -220,6 +262,84 @@ impl Server {
                 return Ok(());
             }
         }
+    }
+
+    /// How long the next poll may wait for the sake of the way out.
+    fn course_patience(&self, now: Now) -> Duration {
+        match self.course {
+            Course::Announced { until } => until.saturating_sub(now.clock),
+            Course::Emptying { until } if now.clock < until => until - now.clock,
+            // From then on the listener tells when to ask it again.
+            Course::Serving | Course::Emptying { .. } | Course::Draining => Duration::MAX,
+        }
+    }
+
+    fn clients_listener(&mut self) -> Option<&mut Listener> {
+        self.listeners
+            .iter_mut()
+            .find(|listener| listener.door == Door::Clients)
+    }
+
+    /// The first signal.
+    fn announce_end(&mut self, delay: Duration, now: Now) {
+        log::info!("told to end: no more connections are taken in {delay:?}");
+        if let Some(listener) = self.clients_listener()
+            && let Err(error) = listener.stop_deferring()
+        {
+            log::warn!("silent connections may be reset: {error}");
+        }
+        self.course = Course::Announced {
+            until: now.clock + delay,
+        };
+    }
+
+    /// After the delay: no new handshakes; after the time of those under way, the last look into the queue.
+    fn stop_taking(&mut self, now: Now) {
+        if let Course::Announced { until } = self.course
+            && now.clock >= until
+        {
+            let grace = match self.clients_listener().map(|one| one.stop_taking()) {
+                Some(Ok(grace)) => grace,
+                Some(Err(error)) => {
+                    log::warn!("connections may be reset: {error}");
+                    Duration::ZERO
+                }
+                None => Duration::ZERO,
+            };
+            self.course = Course::Emptying {
+                until: now.clock + grace,
+            };
+        }
+        if let Course::Emptying { until } = self.course
+            && now.clock >= until
+            && let Some(listener) = self.clients_listener()
+        {
+            listener.on_ready();
+        }
+    }
+
+    /// Closes the clients' listener once the handshakes under way have had their time and this turn's accept has
+    /// found nobody; whether it is closed now.
+    fn stop_listening(&mut self, now: Now) -> bool {
+        let Course::Emptying { until } = self.course else {
+            return false;
+        };
+        if now.clock < until {
+            return false;
+        }
+        let is_late = now.clock >= until + limits::LISTENER_EMPTYING_MAX;
+        if let Some(listener) = self.clients_listener() {
+            if !listener.is_empty() && !is_late {
+                return false;
+            }
+            if !listener.is_empty() {
+                log::warn!("connections that could not be accepted in time are reset");
+            }
+        }
+        self.listeners
+            .retain(|listener| listener.door != Door::Clients);
+        self.course = Course::Draining;
+        true
     }
 
     fn on_listener_ready(&mut self, door: Door) {
@@ -253,6 +373,10 @@ impl Server {
                         }
                     }
                     Accepted::Nothing => break,
+                    Accepted::OverRate => {
+                        reactor.hub.metrics.accept_rate_pauses_total += 1;
+                        break;
+                    }
                     Accepted::Exhausted(error) => {
                         reactor.hub.metrics.accept_errors_total += 1;
                         reactor.hub.metrics.accept_pauses_total += 1;

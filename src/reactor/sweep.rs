@@ -1,7 +1,10 @@
 //! The slow walk over all sessions, a part of them each tenth of a second: what has no deadline of its own is found
-//! here, so that an idle session needs no timer.
+//! here, so that an idle session needs no timer. Found are tokens that have expired, peers that are silent, dead or
+//! idle, and messages that were begun and are not finished.
 //!
-//! Invariant: while any session has a token that expires, a pass is under way or the next is due; else nobody walks.
+//! Invariants: while there is anything that only a walk can find, a pass is under way or the next is due; else nobody
+//! walks. One step looks at [`limits::SWEEP_SESSIONS_MIN`] sessions or a fiftieth of them and so sends no more pings
+//! than that. Nobody is closed for what has not arrived before one more read has found that it has not.
 
 use std::time::Duration;
 
@@ -10,6 +13,8 @@ use super::socket::Socket;
 use crate::limits;
 use crate::session::close::CloseReason;
 use crate::session::hub::Now;
+use crate::session::id::ConnId;
+use crate::session::liveness::Health;
 
 /// The slow walk over all sessions.
 #[derive(Debug, Default)]
@@ -21,8 +26,7 @@ pub(super) struct Sweep {
 }
 
 impl<S: Socket> Reactor<S> {
-    /// Visits a part of all sessions: closes those whose token has expired. A pass that finds no token with an
-    /// expiry is the last, until a session comes by another.
+    /// Visits a part of all sessions. A pass that finds nothing to be looked at again is the last, until there is.
     pub(super) fn sweep(&mut self, now: Now) {
         if !self.is_sweeping() || now.clock < self.sweep.due {
             return;
@@ -45,27 +49,63 @@ impl<S: Socket> Reactor<S> {
             }
             let slot = self.sweep.next_slot;
             self.sweep.next_slot += 1;
-            let Some((id, connection)) = self.connections.at_slot(slot) else {
-                continue;
-            };
-            if let Some(expires) = connection.session.expires()
-                && connection.session.is_open()
-            {
-                // There is one to look at again, in the next pass.
-                self.hub.tokens_expire = true;
-                if expires <= now.unix {
-                    self.close(id, CloseReason::Expired, now);
-                }
-            }
+            self.visit(slot, now);
         }
     }
 
-    /// When the sweep has to go on; `None`: no session has a token that expires.
+    fn visit(&mut self, slot: u32, now: Now) {
+        let Some((id, connection)) = self.connections.at_slot(slot) else {
+            return;
+        };
+        let session = &mut connection.session;
+        if let Some(expires) = session.expires()
+            && session.is_open()
+        {
+            // There is one to look at again, in the next pass.
+            self.hub.tokens_expire = true;
+            if expires <= now.unix {
+                return self.close(id, CloseReason::Expired, now);
+            }
+        }
+        let mut health = session.examine(id, &self.hub);
+        if health.is_fatal() {
+            // What would have saved it may be in the kernel: the last polls and the reads of this turn are bounded.
+            let mut budget = limits::READ_BUFFER_BYTES;
+            self.read(id, &mut budget, now);
+            health = self.examine(id);
+        }
+        match health {
+            Health::Fine => {}
+            Health::Silent => self.ping(id, now),
+            Health::Dead => self.close(id, CloseReason::Dead, now),
+            Health::Idle => self.close(id, CloseReason::Idle, now),
+            Health::MessageLate => self.close(id, CloseReason::MessageTimeout, now),
+        }
+    }
+
+    fn examine(&mut self, id: ConnId) -> Health {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return Health::Fine;
+        };
+        connection.session.examine(id, &self.hub)
+    }
+
+    fn ping(&mut self, id: ConnId, now: Now) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.session.ping(id, &mut self.hub, now);
+            self.settle(id);
+        }
+    }
+
+    /// When the sweep has to go on; `None`: there is nothing that it could find.
     pub(super) fn sweep_due(&self) -> Option<Duration> {
         self.is_sweeping().then_some(self.sweep.due)
     }
 
     fn is_sweeping(&self) -> bool {
-        self.sweep.is_under_way || self.hub.tokens_expire
+        self.sweep.is_under_way
+            || self.hub.tokens_expire
+            || self.hub.partial_bytes > 0
+            || (self.hub.limits.liveness.concern_every_session() && !self.connections.is_empty())
     }
 }

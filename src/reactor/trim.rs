@@ -14,8 +14,9 @@ use crate::session::hub::Now;
 pub(super) struct Trim {
     /// [`Reactor::freed`] at the last trim.
     freed: u64,
-    /// Writes until the last turn: a turn that writes is not quiet.
-    writes: u64,
+    /// What was done until the last turn: a turn that does more of it is not quiet. Pings and their answers, which
+    /// never end and leave nothing behind, are not in it.
+    done: u64,
     due: Option<Duration>,
 }
 
@@ -30,10 +31,11 @@ impl<S: Socket> Reactor<S> {
     /// Gives memory back to the system in the quiet after a burst (DESIGN, The turn, 6).
     pub(super) fn trim(&mut self, now: Now) {
         let freed = self.freed();
-        let writes = self.hub.metrics.writes_total;
+        let metrics = &self.hub.metrics;
+        let done = freed + metrics.frames_delivered_total + metrics.commands_total;
         let is_worth_it = freed - self.trim.freed >= limits::TRIM_MIN_FREED;
-        if !is_worth_it || writes != self.trim.writes {
-            self.trim.writes = writes;
+        if !is_worth_it || done != self.trim.done || !self.flush.is_empty() {
+            self.trim.done = done;
             self.trim.due = is_worth_it.then(|| now.clock + limits::TRIM_AFTER);
         } else if self.trim.due.is_some_and(|due| due <= now.clock) {
             self.trim.freed = freed;

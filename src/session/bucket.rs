@@ -1,4 +1,5 @@
-//! The rate limit of a session's commands (PROTOCOL 3): a bucket that refills steadily, kept as one moment.
+//! A bucket that refills steadily, kept as one moment: the rate limit of a session's commands (PROTOCOL 3), and of a
+//! listener's connections.
 //!
 //! Invariant: `full_at` is when the bucket will be full again if nothing more is taken; a bucket that is full
 //! needs no upkeep, so an idle session costs no work.
@@ -6,17 +7,17 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// Size and refill of every session's bucket.
+/// Size and refill of a bucket.
 #[derive(Clone, Copy, Debug)]
 pub struct BucketRule {
-    /// Nanoseconds that one command costs.
+    /// Nanoseconds that one command, or connection, costs.
     cost: u64,
     /// Nanoseconds that a full bucket is worth.
     size: u64,
 }
 
 impl BucketRule {
-    /// `burst` commands at once, `per_second` more each second. `None`: a limit of 0 means no limit.
+    /// `burst` at once, `per_second` more each second. `None`: a limit of 0 means no limit.
     #[must_use]
     pub fn new(burst: u32, per_second: u32) -> Option<Self> {
         let burst = NonZeroU32::new(burst)?;
@@ -29,7 +30,7 @@ impl BucketRule {
     }
 }
 
-/// One session's bucket: 8 bytes. The default is full.
+/// A bucket: 8 bytes. The default is full.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bucket {
     /// Nanoseconds of the loop's clock.
@@ -37,7 +38,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Takes one command out at `now`, the time since the loop's start; false when the bucket is empty.
+    /// Takes one out at `now`, the time since the loop's start; false when the bucket is empty.
     pub fn take(&mut self, rule: BucketRule, now: Duration) -> bool {
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let full_at = self.full_at.max(now).saturating_add(rule.cost);
@@ -46,6 +47,16 @@ impl Bucket {
             self.full_at = full_at;
         }
         fits
+    }
+
+    /// The first moment at which [`Bucket::take`] gives something; it may be past.
+    #[must_use]
+    pub fn ready_at(&self, rule: BucketRule) -> Duration {
+        Duration::from_nanos(
+            self.full_at
+                .saturating_add(rule.cost)
+                .saturating_sub(rule.size),
+        )
     }
 }
 
@@ -69,6 +80,25 @@ mod tests {
                 .count(),
             100
         );
+    }
+
+    #[test]
+    fn an_empty_bucket_gives_again_at_the_moment_that_it_tells() {
+        for (burst, per_second) in [(1, 1), (3, 3), (100, 10), (7, 999_999_999)] {
+            let rule = BucketRule::new(burst, per_second).expect("not zero");
+            let mut bucket = Bucket::default();
+            let mut now = Duration::from_secs(5);
+            for _ in 0..burst {
+                assert!(bucket.ready_at(rule) <= now && bucket.take(rule, now));
+            }
+            for _ in 0..3 {
+                let ready_at = bucket.ready_at(rule);
+                assert!(ready_at > now && !bucket.take(rule, now));
+                assert!(!bucket.take(rule, ready_at - Duration::from_nanos(1)));
+                assert!(bucket.take(rule, ready_at));
+                now = ready_at;
+            }
+        }
     }
 
     #[test]

@@ -7,8 +7,13 @@ use crate::metrics::Metrics;
 pub enum CloseReason {
     /// The peer closed; it is answered with its own code, or with none when it sent none.
     Peer,
+    /// 1000, as the platform's own server does: no frame of the client's own for `idle_timeout_ms`.
+    Idle,
     /// 1001: the process drains.
     Drain,
+    /// 1001: a ping was not answered in `pong_timeout_ms`. The frame is for a client that lives and does not answer, so
+    /// that it connects again and its author learns why; the connection is ended without waiting for it.
+    Dead,
     /// 1002: RFC 6455 was broken.
     Protocol,
     /// 1003: a binary message.
@@ -19,6 +24,8 @@ pub enum CloseReason {
     RateLimit,
     /// 1008: never authenticated.
     NeverAuthenticated,
+    /// 1008: a message was begun and not finished in `message_timeout_ms`.
+    MessageTimeout,
     /// 1009: a message over the size limit.
     TooBig,
     /// 4401: the token expired.
@@ -44,12 +51,15 @@ impl CloseReason {
     #[must_use]
     pub fn frame(self) -> Option<(u16, &'static str)> {
         match self {
+            Self::Idle => Some((1000, "idle timeout")),
             Self::Drain => Some((1001, "going away")),
+            Self::Dead => Some((1001, "ping timeout")),
             Self::Protocol => Some((1002, "protocol violation")),
             Self::Binary => Some((1003, "binary messages are not supported")),
             Self::InvalidText => Some((1007, "invalid UTF-8")),
             Self::RateLimit => Some((1008, "rate limit exceeded")),
             Self::NeverAuthenticated => Some((1008, "authentication timeout")),
+            Self::MessageTimeout => Some((1008, "message timeout")),
             Self::TooBig => Some((1009, "message too big")),
             Self::Expired => Some((4401, "token expired")),
             Self::SlowConsumer | Self::OutboxesFull => Some((4408, "slow consumer")),
@@ -67,12 +77,15 @@ impl CloseReason {
     pub fn word(self) -> &'static str {
         match self {
             Self::Peer => "closed by the peer",
+            Self::Idle => "idle timeout",
             Self::Drain => "drain",
+            Self::Dead => "ping timeout",
             Self::Protocol => "protocol violation",
             Self::Binary => "binary message",
             Self::InvalidText => "invalid UTF-8",
             Self::RateLimit => "rate limit",
             Self::NeverAuthenticated => "never authenticated",
+            Self::MessageTimeout => "message timeout",
             Self::TooBig => "message too big",
             Self::Expired => "token expired",
             Self::SlowConsumer => "slow consumer",
@@ -89,11 +102,15 @@ impl CloseReason {
     pub fn count(self, was_open: bool, metrics: &mut Metrics) {
         let counter = match self {
             Self::Peer => &mut metrics.closes_normal_total,
+            Self::Idle => &mut metrics.closes_idle_total,
             Self::Drain => &mut metrics.closes_drain_total,
+            Self::Dead => &mut metrics.closes_dead_total,
             Self::Protocol => &mut metrics.closes_protocol_total,
             Self::Binary => &mut metrics.closes_binary_total,
             Self::InvalidText => &mut metrics.closes_invalid_text_total,
-            Self::RateLimit | Self::NeverAuthenticated => &mut metrics.closes_policy_total,
+            Self::RateLimit => &mut metrics.closes_rate_limit_total,
+            Self::NeverAuthenticated => &mut metrics.closes_never_authenticated_total,
+            Self::MessageTimeout => &mut metrics.closes_message_timeout_total,
             Self::TooBig => &mut metrics.closes_too_big_total,
             Self::Expired => &mut metrics.closes_expired_total,
             Self::SlowConsumer => &mut metrics.closes_slow_consumer_total,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::auth::{Identity, Verdict};
 use crate::handoff::AmqpBinding;
+use crate::metrics::Metrics;
 use crate::protocol::command::{
     self, Action, Command, CommandError, CommandLimits, Label, Unsubscribe,
 };
@@ -18,6 +19,7 @@ use crate::routing::account::{AccountId, Scope};
 use crate::routing::broker_bindings::BindingId;
 use crate::routing::families::{BindingError, Families, Resolved, Rights};
 use crate::routing::index::Subscribed;
+use crate::routing::month::ActiveMonths;
 
 use super::hub::{Hub, Now};
 use super::id::ConnId;
@@ -31,6 +33,8 @@ pub(super) struct Waiting {
     /// That of the events: only when the client gave one.
     request_id: Option<Box<str>>,
     wanted: Wanted,
+    /// Those that the leases are for; `None`: there is no lease yet.
+    months: Option<ActiveMonths>,
     /// AMQP bindings acquired on its behalf, so that they stay wanted.
     leases: Vec<Lease>,
     /// Leases that were not in force when last looked at.
@@ -75,6 +79,25 @@ impl Wanted {
 enum Refusals {
     Command(CommandError),
     Bindings(Vec<BindingError>),
+}
+
+impl Refusals {
+    /// Counts one more refusal of the limit that was met, where it was one.
+    fn count(&self, metrics: &mut Metrics) {
+        let counter = match self {
+            Self::Command(CommandError::TooManySubscriptions(_)) => {
+                &mut metrics.commands_refused_subscriptions_total
+            }
+            Self::Command(CommandError::MetadataTooLarge(_)) => {
+                &mut metrics.commands_refused_metadata_total
+            }
+            Self::Command(CommandError::TooManySessions(_)) => {
+                &mut metrics.commands_refused_account_total
+            }
+            Self::Command(_) | Self::Bindings(_) => return,
+        };
+        *counter += 1;
+    }
 }
 
 impl From<CommandError> for Refusals {
@@ -129,6 +152,7 @@ impl Session {
             }
             Err(refusals) => {
                 hub.metrics.commands_failed_total += 1;
+                refusals.count(&mut hub.metrics);
                 let reply_id = request_id.unwrap_or_else(|| reply_id(None, hub));
                 match refusals {
                     Refusals::Command(error) => {
@@ -192,6 +216,13 @@ impl Session {
         };
         match hub.authenticator.authenticate(token, now.unix) {
             Verdict::Accepted(identity) => {
+                let account = identity.account_id();
+                let is_new = account != self.identity.as_ref().and_then(|own| own.account_id());
+                if let Some(account) = account.filter(|_| is_new)
+                    && let Some(max) = hub.accounts.full(&account)
+                {
+                    return Err(CommandError::TooManySessions(max));
+                }
                 self.become_identity(identity.clone(), hub);
                 Ok(identity)
             }
@@ -279,30 +310,20 @@ impl Session {
         hub: &mut Hub,
         now: Now,
     ) -> Outcome {
-        let mut bindings = Vec::new();
-        for resolved in wanted.resolved(&hub.families) {
-            hub.families
-                .amqp_bindings(&resolved, hub.months, &mut bindings);
-        }
-        let leases: Vec<Lease> = bindings
-            .into_iter()
-            .map(|binding| Lease {
-                id: hub.acquire(&binding).id,
-                binding,
-            })
-            .collect();
-        let outstanding = wait_for_missing(&leases, id, hub);
         let due = hub.deadlines.command.due(now.clock);
         let request_id = request_id.map(Box::from);
-        let waiting = Waiting {
+        let mut waiting = Waiting {
             reply_id: reply_id.into(),
             request_id,
             wanted,
-            leases,
-            outstanding,
+            months: None,
+            leases: Vec::new(),
+            outstanding: 0,
             due,
         };
-        if outstanding == 0 {
+        lease_months(&mut waiting, hub);
+        waiting.outstanding = wait_for_missing(&waiting.leases, id, hub);
+        if waiting.outstanding == 0 {
             Outcome::Reply(self.finish_subscribe(waiting, id, hub))
         } else {
             Outcome::Waits(waiting)
@@ -448,7 +469,8 @@ impl Session {
         if waiting.outstanding > 0 {
             return;
         }
-        // One that was in force when the wait began may have been lost since.
+        // The months may have changed since the wait began, and what was in force may have been lost.
+        lease_months(waiting, hub);
         waiting.outstanding = wait_for_missing(&waiting.leases, id, hub);
         if waiting.outstanding > 0 {
             return;
@@ -503,6 +525,26 @@ impl Session {
             };
             extra.held_bytes -= held.bytes();
             self.run(&held.text, held.is_allowed, id, hub, now);
+        }
+    }
+}
+
+/// Leases what `waiting` needs in the months of now and has no lease of.
+fn lease_months(waiting: &mut Waiting, hub: &mut Hub) {
+    if waiting.months.replace(hub.months) == Some(hub.months) {
+        return;
+    }
+    let mut bindings = Vec::new();
+    for resolved in waiting.wanted.resolved(&hub.families) {
+        hub.families
+            .amqp_bindings(&resolved, hub.months, &mut bindings);
+    }
+    let before = waiting.leases.len();
+    for binding in bindings {
+        let leased = waiting.leases.get(..before).unwrap_or_default();
+        if !leased.iter().any(|lease| lease.binding == binding) {
+            let id = hub.acquire(&binding).id;
+            waiting.leases.push(Lease { id, binding });
         }
     }
 }

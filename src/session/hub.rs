@@ -6,7 +6,6 @@
 //! Invariant: every AMQP binding is acquired once for each subscription in the index and once for each lease of a
 //! waiting subscribe, so that no session's end takes away what another needs.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -16,9 +15,10 @@ use crate::handoff::{AmqpBinding, ToSource};
 use crate::limits::LINGER;
 use crate::metrics::Metrics;
 use crate::protocol::codec::CodecLimits;
-use crate::protocol::frame::FrameBuilder;
+use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::protocol::handshake::Refusal;
 use crate::protocol::proxy::Proxies;
+use crate::routing::account::AccountId;
 use crate::routing::broker_bindings::{Acquired, BrokerBindings};
 use crate::routing::families::Families;
 use crate::routing::index::SubscriptionIndex;
@@ -26,8 +26,9 @@ use crate::routing::month::ActiveMonths;
 
 use super::bucket::BucketRule;
 use super::deadlines::{Deadlines, Timeouts};
-use super::id::Peer;
+use super::liveness::{LivenessRules, PING_PAYLOAD, WakingClock};
 use super::outbox::OutboxTotals;
+use super::places::Places;
 use super::{OnMessage, Session};
 
 /// The moment of a turn.
@@ -48,8 +49,6 @@ pub struct SessionLimits {
     pub metadata_bytes_max: usize,
     /// `max_subscriptions`.
     pub subscriptions_max: usize,
-    /// `max_connections_per_ip`.
-    pub sessions_per_ip_max: Option<u32>,
     /// `slow_consumer`.
     pub slow_consumer: SlowConsumerPolicy,
     /// `max_queued_messages`.
@@ -70,6 +69,8 @@ pub struct SessionLimits {
     pub allowed_origins: Vec<String>,
     /// `proxy_protocol`, `trusted_proxies`.
     pub proxies: Proxies,
+    /// `ping_interval_ms`, `pong_timeout_ms`, `idle_timeout_ms`, `message_timeout_ms`.
+    pub liveness: LivenessRules,
 }
 
 impl SessionLimits {
@@ -83,9 +84,6 @@ impl SessionLimits {
             },
             metadata_bytes_max: unlimited(config.max_metadata_bytes),
             subscriptions_max: unlimited(config.max_subscriptions),
-            sessions_per_ip_max: config
-                .max_connections_per_ip
-                .map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
             slow_consumer: config.slow_consumer,
             queued_messages_max: unlimited(config.max_queued_messages),
             outbox_bytes_max: unlimited(config.max_outbox_bytes),
@@ -96,6 +94,12 @@ impl SessionLimits {
             style: config.style,
             allowed_origins: config.allowed_origins.clone(),
             proxies: Proxies::new(config.proxy_protocol, config.trusted_proxies.clone()),
+            liveness: LivenessRules::new(
+                config.ping_interval,
+                config.pong_timeout,
+                config.idle_timeout,
+                config.message_timeout,
+            ),
         }
     }
 }
@@ -119,7 +123,10 @@ pub enum SourceState {
 pub enum Admission {
     /// They are.
     Open,
-    /// The process ends.
+    /// They are, for those who come all the same, but balancers are to send nobody any more: the process is about
+    /// to end.
+    Leaving,
+    /// They are refused: every session is being closed.
     Draining,
 }
 
@@ -154,9 +161,20 @@ pub struct Hub {
     pub to_source: Vec<ToSource>,
     /// A session has, or has come by since the sweep's last pass began, a token that expires.
     pub tokens_expire: bool,
+    /// The clock of silent peers and unfinished messages; the loop advances it at the beginning of each turn.
+    pub waking: WakingClock,
+    /// The ping that all sessions share.
+    pub ping: Frame,
+    /// Heap bytes of all messages and frames that have arrived in part: the sum of the sessions'
+    /// [`Session::partial_bytes`].
+    pub partial_bytes: usize,
     /// Scratch for replies.
     pub builder: FrameBuilder,
-    sessions_per_ip: HashMap<IpAddr, u32>,
+    /// Open sessions of each IP ([`super::id::Peer::network`]; `max_connections_per_ip`).
+    pub ips: Places<IpAddr>,
+    /// Open sessions of each account, by the own account of the identity that they run as
+    /// (`max_connections_per_account`).
+    pub accounts: Places<AccountId>,
     request_ids: RequestIds,
 }
 
@@ -192,8 +210,12 @@ impl Hub {
             metrics: Metrics::default(),
             to_source: Vec::new(),
             tokens_expire: false,
+            waking: WakingClock::default(),
+            ping: Frame::new(Opcode::Ping, PING_PAYLOAD),
+            partial_bytes: 0,
             builder: FrameBuilder::new(),
-            sessions_per_ip: HashMap::new(),
+            ips: Places::new(config.max_connections_per_ip),
+            accounts: Places::new(config.max_connections_per_account),
             request_ids: RequestIds(seed),
         }
     }
@@ -202,7 +224,7 @@ impl Hub {
     #[must_use]
     pub fn unready(&self) -> Option<Refusal> {
         match (self.admission, self.source) {
-            (Admission::Draining, _) => Some(Refusal::Draining),
+            (Admission::Leaving | Admission::Draining, _) => Some(Refusal::Draining),
             (Admission::Open, SourceState::Up) => None,
             (Admission::Open, SourceState::Starting | SourceState::Away { .. }) => {
                 Some(Refusal::SourceDown)
@@ -236,36 +258,9 @@ impl Hub {
         }
     }
 
-    /// Takes a place for a session of `peer`; false when its IP has as many as it may.
-    pub fn admit(&mut self, peer: &Peer) -> bool {
-        let Some(max) = self.limits.sessions_per_ip_max else {
-            return true;
-        };
-        let count = self.sessions_per_ip.entry(peer.network()).or_insert(0);
-        let admitted = *count < max;
-        *count += u32::from(admitted);
-        admitted
-    }
-
-    /// Gives the place of a session of `peer` back.
-    pub fn discharge(&mut self, peer: &Peer) {
-        if let Some(count) = self.sessions_per_ip.get_mut(&peer.network()) {
-            *count -= 1;
-            if *count == 0 {
-                self.sessions_per_ip.remove(&peer.network());
-            }
-        }
-    }
-
     /// A fresh request id for a reply whose command had none.
     pub fn generate_request_id(&mut self) -> [u8; 16] {
         self.request_ids.generate()
-    }
-
-    /// IPs that sessions are counted for.
-    #[must_use]
-    pub fn counted_ips(&self) -> usize {
-        self.sessions_per_ip.len()
     }
 }
 

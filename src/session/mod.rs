@@ -10,7 +10,7 @@
 //!
 //! Invariants: replies leave in the order of their commands; while one command waits for the broker, later ones
 //! are held and the session is read no further than [`crate::limits::HELD_BYTES_MAX`]; a session that is not
-//! `Open` has no subscription; an idle session owns no memory beyond itself.
+//! `Open` has no subscription, no identity and no place; an idle session owns no memory beyond itself.
 //!
 //! | module | owns |
 //! |---|---|
@@ -18,6 +18,8 @@
 //! | `commands` | what a command does |
 //! | [`hub`] | what all sessions share |
 //! | [`outbox`] | frames waiting for the peer |
+//! | [`places`] | sessions counted by IP and by account |
+//! | [`liveness`] | who is silent, dead or idle |
 //! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, timeouts, close reasons, names |
 
 pub mod bucket;
@@ -26,7 +28,9 @@ mod commands;
 pub mod deadlines;
 pub mod hub;
 pub mod id;
+pub mod liveness;
 pub mod outbox;
+pub mod places;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -37,6 +41,7 @@ use serde_json::value::RawValue;
 use crate::auth::{Identity, Verdict};
 use crate::config::{SlowConsumerPolicy, Style};
 use crate::limits::{HELD_BYTES_MAX, PONGS_PER_READ, UNREAD_BEHIND_FRAMES};
+use crate::metrics::Metrics;
 use crate::protocol::codec::{Codec, Item};
 use crate::protocol::command;
 use crate::protocol::forwarded;
@@ -51,6 +56,7 @@ use self::close::CloseReason;
 use self::commands::Waiting;
 use self::hub::{Admission, Hub, Now};
 use self::id::{ConnId, Peer};
+use self::liveness::{Health, Liveness, PING_PAYLOAD, Tick};
 use self::outbox::Outbox;
 
 /// One connection's state.
@@ -78,6 +84,7 @@ enum Phase {
     Open {
         codec: Codec,
         extra: Option<Box<Extra>>,
+        life: Liveness,
     },
     /// The outbox ends with the last thing that will be said; input is read and thrown away.
     Closing {
@@ -88,6 +95,9 @@ enum Phase {
     /// To be taken from the table.
     Gone { reason: CloseReason, was_open: bool },
 }
+
+// An idle session pays for it; the liveness lies in what would be padding.
+const _: () = assert!(size_of::<Phase>() == 24);
 
 /// What a closing session still expects of its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,6 +281,19 @@ impl Session {
         matches!(self.phase, Phase::Closing { .. })
     }
 
+    /// Whether it is closed by the drain and its peer still takes what waited for it: it took some within `patience`.
+    #[must_use]
+    pub fn is_taking_leave(&self, patience: Duration, now: Now) -> bool {
+        let progress_at = self.outbox.progress_at();
+        matches!(
+            self.phase,
+            Phase::Closing {
+                reason: CloseReason::Drain,
+                ..
+            }
+        ) && progress_at.is_some_and(|at| now.clock.saturating_sub(at) < patience)
+    }
+
     /// Whether it is upgraded and has not authenticated.
     #[must_use]
     pub fn awaits_authentication(&self) -> bool {
@@ -337,6 +360,53 @@ impl Session {
                 extra: Some(extra), ..
             } => (extra.name.as_deref(), extra.metadata.as_deref()),
             _ => (None, None),
+        }
+    }
+
+    /// Heap bytes of its message or frame that has arrived in part.
+    #[must_use]
+    pub fn partial_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Open { codec, .. } => codec.heap_bytes(),
+            Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => 0,
+        }
+    }
+
+    /// The sweep's look at it: whether its peer is silent, dead, idle, or does not finish what it began. What is to
+    /// be done about that is the caller's to do: [`Session::ping`] or [`Session::close`]. O(1).
+    pub fn examine(&mut self, id: ConnId, hub: &Hub) -> Health {
+        let (is_deaf, is_blocked) = (!self.wants_bytes(), self.outbox.is_blocked());
+        let Phase::Open { codec, life, .. } = &mut self.phase else {
+            return Health::Fine;
+        };
+        let (rules, now) = (&hub.limits.liveness, hub.waking.tick());
+        if is_deaf {
+            // What it sends is not read: it cannot finish a message, and is not silent. But one that takes nothing
+            // either has to be found dead.
+            codec.mark_anew(now.to_mark());
+            if !is_blocked {
+                *life = Liveness::new(now);
+            }
+        }
+        if let Some(begun) = codec.mark()
+            && rules.is_message_late(Tick::from_mark(begun), now)
+        {
+            return Health::MessageLate;
+        }
+        if !codec.is_idle() {
+            // It is in the middle of saying something, which has a limit of its own.
+            life.on_own_frame(now);
+        }
+        life.judge(rules, is_blocked, id, now)
+    }
+
+    /// Asks the peer of an open session whether it is there. No allocation unless frames wait for it.
+    pub fn ping(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
+        let is_blocked = self.outbox.is_blocked();
+        if let Phase::Open { life, .. } = &mut self.phase {
+            life.on_ping(is_blocked, hub.waking.tick());
+            hub.metrics.pings_sent_total += 1;
+            self.push(hub.ping.clone(), id, hub, now);
         }
     }
 
@@ -537,7 +607,7 @@ impl Session {
         Ok(())
     }
 
-    /// Decides on a valid upgrade; the place of its IP is taken only when all else is well.
+    /// Decides on a valid upgrade; takes no place, so that nobody has to give one back who is refused.
     fn admit(
         &mut self,
         upgrade: &Upgrade<'_>,
@@ -566,8 +636,12 @@ impl Session {
                 }
             },
         };
-        if !hub.admit(&self.peer) {
+        if hub.ips.full(&self.peer.network()).is_some() {
             return Err(Refusal::TooManyFromThisIp);
+        }
+        let account = identity.as_ref().and_then(|identity| identity.account_id());
+        if account.is_some_and(|account| hub.accounts.full(&account).is_some()) {
+            return Err(Refusal::TooManyOfThisAccount);
         }
         Ok(identity)
     }
@@ -581,12 +655,14 @@ impl Session {
         now: Now,
     ) {
         hub.metrics.sessions_opened_total += 1;
+        hub.ips.take(self.peer.network());
         self.outbox
             .push(Frame::raw(&upgrade.response()), &mut hub.totals);
         self.style = upgrade.style.unwrap_or(hub.limits.style);
         self.phase = Phase::Open {
             codec: Codec::new(),
             extra: None,
+            life: Liveness::new(hub.waking.tick()),
         };
         match identity {
             Some(identity) => self.become_identity(identity, hub),
@@ -594,8 +670,8 @@ impl Session {
         }
     }
 
-    /// Runs as `identity` from now on. Subscriptions that only another identity may have are gone with that
-    /// (PROTOCOL 4).
+    /// Runs as `identity` from now on, and counts for its account. Subscriptions that only another identity may have
+    /// are gone with that (PROTOCOL 4).
     fn become_identity(&mut self, identity: Rc<Identity>, hub: &mut Hub) {
         hub.tokens_expire |= identity.expires().is_some();
         let had = hub
@@ -606,11 +682,27 @@ impl Session {
         for scope in forbidden {
             self.remove(Some(scope), None, hub, &mut Vec::new());
         }
+        self.give_account_back(hub);
+        if let Some(account) = identity.account_id() {
+            hub.accounts.take(account);
+        }
         self.identity = Some(identity);
     }
 
+    /// The session has no identity any more, and counts for no account.
+    fn give_account_back(&mut self, hub: &mut Hub) {
+        if let Some(account) = self
+            .identity
+            .take()
+            .and_then(|identity| identity.account_id())
+        {
+            hub.accounts.give_back(&account);
+        }
+    }
+
     /// Asks the authenticator again, after it has reread what it decides by: a token that is no longer good closes
-    /// the session with 4401.
+    /// the session with 4401. One that now belongs to another account takes the session there, be it full or not:
+    /// `max_connections_per_account` refuses those who come.
     pub fn renew_identity(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
         let Some(identity) = self.identity.as_ref().filter(|_| self.is_open()) else {
             return;
@@ -623,6 +715,9 @@ impl Session {
 
     fn refuse(&mut self, refused: Refused, id: ConnId, hub: &mut Hub, now: Now) {
         hub.metrics.handshakes_refused_total += 1;
+        if let Some(counter) = limit_counter(refused.refusal, &mut hub.metrics) {
+            *counter += 1;
+        }
         self.respond(&refused.refusal.response(refused.head_only), id, hub, now);
     }
 
@@ -643,12 +738,19 @@ impl Session {
     }
 
     fn on_frames(&mut self, input: &mut [u8], id: ConnId, hub: &mut Hub, now: Now) {
+        let tick = hub.waking.tick();
+        if let Phase::Open { life, .. } = &mut self.phase {
+            life.on_bytes(tick);
+        }
         let mut pings = Pings::default();
         self.decode(input, &mut pings, id, hub, now);
         if let Some(pong) = pings.newest
             && self.is_open()
         {
             self.push(pong, id, hub, now);
+        }
+        if let Phase::Open { codec, .. } = &mut self.phase {
+            codec.mark_once(tick.to_mark());
         }
     }
 
@@ -661,10 +763,13 @@ impl Session {
         now: Now,
     ) {
         loop {
-            let Phase::Open { codec, .. } = &mut self.phase else {
+            let Phase::Open { codec, life, .. } = &mut self.phase else {
                 return;
             };
-            let decoded = match codec.decode(input, &hub.limits.codec) {
+            let bytes_before = codec.heap_bytes();
+            let decoded = codec.decode(input, &hub.limits.codec);
+            hub.partial_bytes = hub.partial_bytes - bytes_before + codec.heap_bytes();
+            let decoded = match decoded {
                 Ok(decoded) => decoded,
                 Err(error) => {
                     let reason = match error.close_code() {
@@ -676,6 +781,11 @@ impl Session {
                 }
             };
             let consumed = decoded.consumed;
+            match &decoded.item {
+                None => {}
+                Some(Item::Pong(payload)) if **payload == *PING_PAYLOAD => {}
+                Some(_) => life.on_own_frame(hub.waking.tick()),
+            }
             match decoded.item {
                 None => return,
                 Some(Item::Text(text)) => {
@@ -907,10 +1017,16 @@ impl Session {
     }
 
     /// Closes an open session with the close frame of `reason`; a session in its handshake goes without a word.
-    /// What is already in the outbox goes out first, unless the peer does not read.
+    /// What is already in the outbox goes out first; of a peer that does not read it is forgotten, unless the process
+    /// drains: then it has as long as it goes on taking bytes, and the process lasts. A dead peer is not waited for.
     pub fn close(&mut self, reason: CloseReason, id: ConnId, hub: &mut Hub, now: Now) {
         let frame = reason.frame().map(|(code, text)| Frame::close(code, text));
-        self.begin_closing(reason, frame, PeerSide::Open, id, hub, now);
+        let peer = if reason == CloseReason::Dead {
+            PeerSide::Done
+        } else {
+            PeerSide::Open
+        };
+        self.begin_closing(reason, frame, peer, id, hub, now);
     }
 
     fn begin_closing(
@@ -932,7 +1048,12 @@ impl Session {
             Phase::Closing { .. } | Phase::Gone { .. } => {}
             Phase::Open { .. } => {
                 self.leave(id, hub);
-                if self.outbox.is_blocked() {
+                if reason == CloseReason::Drain {
+                    if let Some(notice) = self.take_gap_notice(&mut hub.builder) {
+                        hub.metrics.gap_notices_total += 1;
+                        self.outbox.push(notice, &mut hub.totals);
+                    }
+                } else if self.outbox.is_blocked() {
                     self.outbox.forget_unbegun(&mut hub.totals);
                 }
                 if let Some(frame) = frame {
@@ -961,9 +1082,30 @@ impl Session {
 
     /// Takes the session out of all that is shared, but for the totals of its outbox. Cost: what it had.
     fn leave(&mut self, id: ConnId, hub: &mut Hub) {
+        hub.partial_bytes -= self.partial_bytes();
         self.stop_waiting(id, hub);
         self.drop_subscriptions(hub);
-        hub.discharge(&self.peer);
+        self.give_account_back(hub);
+        hub.ips.give_back(&self.peer.network());
+    }
+}
+
+/// Counts the refusals of one limit, for a refusal that is one of a limit.
+fn limit_counter(refusal: Refusal, metrics: &mut Metrics) -> Option<&mut u64> {
+    match refusal {
+        Refusal::TooManyFromThisIp => Some(&mut metrics.handshakes_refused_ip_total),
+        Refusal::TooManyOfThisAccount => Some(&mut metrics.handshakes_refused_account_total),
+        Refusal::OriginNotAllowed => Some(&mut metrics.handshakes_refused_origin_total),
+        Refusal::InvalidToken => Some(&mut metrics.handshakes_refused_token_total),
+        Refusal::HeadTooLarge => Some(&mut metrics.handshakes_refused_head_total),
+        Refusal::Malformed(_)
+        | Refusal::SubProtocol
+        | Refusal::NotFound
+        | Refusal::MethodNotAllowed
+        | Refusal::UnsupportedVersion
+        | Refusal::Full
+        | Refusal::Draining
+        | Refusal::SourceDown => None,
     }
 }
 

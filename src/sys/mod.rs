@@ -50,8 +50,9 @@ pub fn trim_heap() {
 
 /// Sets TCP_DEFER_ACCEPT on a listening socket: a connection is accepted once its first bytes are there, so the
 /// read right after the accept finds the request and a silent peer costs no descriptor (DESIGN, The turn, 5).
-/// `patience` is rounded up to whole seconds, at least one, and by the kernel to its retransmission steps. Nothing
-/// is done where the option does not exist: it only saves work.
+/// `patience` is rounded up to whole seconds, and by the kernel to its retransmission steps; zero turns the option
+/// off, also for the silent peers that wait already, at their next retransmission. Nothing is done where the option
+/// does not exist: it only saves work.
 ///
 /// # Errors
 /// The kernel refused, for example because `listener` is not a TCP socket.
@@ -61,7 +62,7 @@ pub fn set_defer_accept(listener: &impl AsFd, patience: Duration) -> io::Result<
         let seconds = patience
             .as_secs_f64()
             .ceil()
-            .clamp(1.0, f64::from(libc::c_int::MAX)) as libc::c_int;
+            .clamp(0.0, f64::from(libc::c_int::MAX)) as libc::c_int;
         #[allow(
             unsafe_code,
             reason = "neither socket2 nor rustix offers TCP_DEFER_ACCEPT"
@@ -120,6 +121,16 @@ mod tests {
             assert!(
                 std::time::Instant::now() < deadline,
                 "not accepted although it spoke"
+            );
+            std::thread::yield_now();
+        }
+        set_defer_accept(&listener, Duration::ZERO).expect("a TCP listener takes it");
+        let _silent =
+            std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
+        while listener.accept().is_err() {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "not accepted although nobody is held back any more"
             );
             std::thread::yield_now();
         }

@@ -28,9 +28,10 @@ const OPTIONS: &[&str] = &[
     "--ip=127.0.0.1",
     "--port=0",
     "--log-level=error",
-    // The suite does not authenticate; an hour is longer than any of its cases.
+    // The suite does not authenticate, and sends some messages slowly; an hour is longer than any of its cases.
     "--auth=insecure",
     "--auth-timeout-ms=3600000",
+    "--message-timeout-ms=3600000",
     // The largest messages of group 9, and room for one to wait behind another.
     "--max-message-bytes=16777216",
     "--max-outbox-bytes=67108864",
@@ -49,11 +50,13 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config) -> Result<(), Exit> {
-    logging::start(config.log_level);
+    logging::start(config.log_level).map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let server = Server::bind(Addresses {
         clients: SocketAddr::new(config.ip, config.port),
         reuse_port: config.reuse_port,
+        accept_rate: config.max_accept_rate,
         admin: None,
+        user_timeout: config.user_timeout(),
     })
     .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let epoch = Instant::now();
@@ -77,6 +80,7 @@ fn run(config: &Config) -> Result<(), Exit> {
     let parts = ServerParts {
         handoff: loop_end,
         connections_max: usize::MAX,
+        drain_delay: Duration::ZERO,
         drain: Duration::ZERO,
         epoch,
         io_uring: config.io_uring,

@@ -305,6 +305,13 @@ impl Client {
     }
 }
 
+/// The valid upgrade request with these header lines, too.
+pub fn upgrade_with(lines: &[&str]) -> String {
+    let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    let host = "Host: localhost\r\n";
+    UPGRADE_REQUEST.replacen(host, &format!("{host}{lines}"), 1)
+}
+
 /// A subscribe command.
 pub fn subscribe(token: &str, account: &str, binding: &str) -> Value {
     json!({"action": "subscribe", "auth_token": token, "data": {"account_id": account, "binding": binding}})
@@ -489,10 +496,15 @@ impl Raw {
         }
     }
 
+    /// What comes until the server ends the connection.
+    pub fn rest(&mut self) -> String {
+        while self.peek(PATIENCE) == Peek::Bytes {}
+        String::from_utf8(std::mem::take(&mut self.bytes)).unwrap()
+    }
+
     /// The response of a connection that the server then ends.
     pub fn last_response(&mut self) -> Response {
-        while self.peek(PATIENCE) == Peek::Bytes {}
-        let text = String::from_utf8(std::mem::take(&mut self.bytes)).unwrap();
+        let text = self.rest();
         let (head, body) = text
             .split_once("\r\n\r\n")
             .unwrap_or_else(|| panic!("no response: {text:?}"));

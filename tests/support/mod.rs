@@ -10,5 +10,6 @@ pub mod broker;
 pub mod client;
 pub mod events;
 pub mod publisher;
+pub mod scripted;
 pub mod server;
 pub mod wire;

@@ -7,12 +7,13 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -63,7 +64,8 @@ fn watch<T>(patience: Duration, mut condition: impl FnMut() -> Option<T>) -> Opt
 
 /// The program under test.
 pub fn blackhole() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blackhole"));
+    let program = option_env!("CARGO_BIN_EXE_blackhole");
+    let mut command = Command::new(program.expect("cargo tells it to tests and benches"));
     command.stdin(Stdio::null());
     command
 }
@@ -81,6 +83,15 @@ pub fn run_to_end(args: &[&str]) -> Output {
         panic!("{args:?} did not end within {PATIENCE:?}");
     }
     child.wait_with_output().unwrap()
+}
+
+/// An address that stays free until it is taken: its IP is the test's own among those of the loopback interface.
+pub fn own_address() -> SocketAddr {
+    static USED: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let ip = [127, high | 0x80, low, USED.fetch_add(1, Ordering::Relaxed)];
+    let listener = TcpListener::bind(SocketAddr::from((ip, 0))).unwrap();
+    listener.local_addr().unwrap()
 }
 
 /// An address that refuses every connection for as long as the socket lives: bound, never listening.
@@ -148,22 +159,46 @@ impl Server {
         Self::spawn_patient(PATIENCE, command)
     }
 
-    fn spawn_patient(patience: Duration, mut command: Command) -> Self {
-        command.stdin(Stdio::null());
+    /// As [`Server::spawn`]; every wait for something of it may take this long.
+    pub fn spawn_patient(patience: Duration, command: Command) -> Self {
+        Self::spawn_with(patience, command, Stdio::piped(), OnceCell::new())
+    }
+
+    /// As [`Server::start`], with a stderr of the test's own, which [`Server::log`] does not read, and the admin
+    /// listener at `admin`, which that stderr need not tell. `args` tell the source.
+    pub fn start_logging_to(stderr: impl Into<Stdio>, admin: SocketAddr, args: &[&str]) -> Self {
+        let mut command = blackhole();
+        command.args(["--ip", "127.0.0.1", "--port", "0"]);
+        command.args(["--admin", &admin.to_string()]).args(args);
+        Self::spawn_with(PATIENCE, command, stderr.into(), OnceCell::from(admin))
+    }
+
+    fn spawn_with(
+        patience: Duration,
+        mut command: Command,
+        stderr: Stdio,
+        admin: OnceCell<SocketAddr>,
+    ) -> Self {
         let mut child = command
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .expect("the program can be started");
+        // It holds the write end of a test's own stderr, whose reader waits for the end of all of them.
+        drop(command);
         let log = Arc::new(Mutex::new(String::new()));
-        let log_reader = gather(child.stderr.take().unwrap(), log.clone());
+        let log_reader = child
+            .stderr
+            .take()
+            .map(|stderr| gather(stderr, log.clone()));
         let stdout = lines(child.stdout.take().unwrap());
         let mut server = Self {
             child,
             address: ([0, 0, 0, 0], 0).into(),
-            admin: OnceCell::new(),
+            admin,
             log,
-            log_reader: Some(log_reader),
+            log_reader,
             stdout,
             patience,
         };

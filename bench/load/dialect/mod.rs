@@ -101,14 +101,9 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// [`Reader::unstash`] of the frames.
-    pub(crate) fn unstash(&mut self, buffer: &mut [u8]) -> usize {
-        self.frames.unstash(buffer)
-    }
-
-    /// [`Reader::stash`] of the frames.
-    pub(crate) fn stash(&mut self, bytes: &[u8]) {
-        self.frames.stash(bytes);
+    /// The reader of the frames, which keeps what a read has cut.
+    pub(crate) fn frames(&mut self) -> &mut Reader {
+        &mut self.frames
     }
 
     /// Reads the frames in `bytes` and tells `hear` what they are. Linear in frames and packets, not in the bytes
@@ -189,7 +184,7 @@ mod tests {
         let mut buffer = vec![0; crate::reader::KEPT_BYTES_MAX + 4096];
         let mut told = Vec::new();
         for piece in bytes.chunks(piece.min(4000)) {
-            let kept = stream.unstash(&mut buffer);
+            let kept = stream.frames().unstash(&mut buffer);
             buffer[kept..kept + piece.len()].copy_from_slice(piece);
             let fed = stream.feed(dialect, &buffer[..kept + piece.len()], |heard| {
                 if !matches!(heard, Heard::EventBegins(_)) {

@@ -1,0 +1,174 @@
+//! The verdict and the table.
+
+use std::io::{self, Write};
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::Soak;
+use crate::harm::Harm;
+use crate::process::Memory;
+use crate::trend::{Rest, Trend};
+use crate::witness::Tally;
+
+impl Soak<'_> {
+    /// Adds what the sessions saw, and the trend of memory, to the faults.
+    pub(crate) fn judge(&mut self, tally: &Tally) {
+        let crowd = &self.crowd;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        for (count, what) in [
+            (tally.missing, "events lost in silence"),
+            (tally.out_of_order, "events repeated or out of order"),
+            (
+                tally.foreign + count(&crowd.foreign),
+                "events of another account or of no subscription",
+            ),
+            (tally.broken, "things that witnesses should not have met"),
+            (
+                count(&crowd.broken),
+                "sessions of the crowd that met what they should not have",
+            ),
+        ] {
+            if count > 0 {
+                self.faults.push(format!("{count} {what}"));
+            }
+        }
+        if tally.events == 0 || count(&crowd.upgraded) == 0 {
+            self.faults
+                .push("nothing was soaked: no event came, or no session".into());
+        }
+        self.faults.extend(tally.faults.iter().cloned());
+        let faults = crowd.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        self.faults.extend(faults.iter().cloned());
+        if let Some(trend) = self.trend(|memory| memory.anonymous)
+            && trend.is_leak()
+        {
+            self.faults.push(format!(
+                "memory grew by {:.0} KiB while {:.0} sessions were opened; {:.0} KiB are allowed",
+                trend.growth / 1024.0,
+                trend.sessions,
+                trend.allowance() / 1024.0
+            ));
+        }
+    }
+
+    fn trend(&self, of: fn(&Memory) -> u64) -> Option<Trend> {
+        let rests: Vec<Rest> = self
+            .rests
+            .iter()
+            .map(|(seconds, memory, sessions)| Rest {
+                seconds: *seconds,
+                bytes: of(memory) as f64,
+                sessions: *sessions as f64,
+            })
+            .collect();
+        Trend::of(&rests)
+    }
+
+    /// Prints the table and the faults.
+    ///
+    /// # Errors
+    /// Stdout is closed.
+    pub(crate) fn print(&self, tally: &Tally, at_end: Memory, delivered: u64) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        let mut row = |name: &str, value: String| writeln!(out, "{name:<46}{value:>14}");
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
+        let kib = |bytes: u64| format!("{} KiB", bytes / 1024);
+        row(
+            "minutes",
+            format!("{:.1}", self.started.elapsed().as_secs_f64() / 60.0),
+        )?;
+        row("connections of the crowd", count(&self.crowd.opened))?;
+        row("  of them upgraded", count(&self.crowd.upgraded))?;
+        let left = self
+            .crowd
+            .left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (way, count) in &*left {
+            row(&format!("  left {}", way.words()), count.to_string())?;
+        }
+        row("most sessions at once", self.most_sessions.to_string())?;
+        row("witnesses", tally.witnesses.to_string())?;
+        for (harm, words) in Harm::ALL {
+            let count = self.harmed.iter().filter(|other| **other == harm).count();
+            row(&format!("broker {words}"), count.to_string())?;
+        }
+        row(
+            "events published",
+            self.ledger.published_in_all().to_string(),
+        )?;
+        row("  confirmed by the broker", count(&self.ledger.confirmed))?;
+        row(
+            "event frames delivered by the server",
+            delivered.to_string(),
+        )?;
+        row("  checked by witnesses", tally.events.to_string())?;
+        row("  announced as lost", tally.announced.to_string())?;
+        row(
+            "  not got and never confirmed",
+            tally.unconfirmed.to_string(),
+        )?;
+        row("  missing", tally.missing.to_string())?;
+        row("  repeated or out of order", tally.out_of_order.to_string())?;
+        let foreign = tally.foreign + self.crowd.foreign.load(Ordering::Relaxed);
+        row("  of another account or subscription", foreign.to_string())?;
+        row("gap notices to witnesses", tally.notices.to_string())?;
+        row(
+            "longest gap announced",
+            format!("{:.1} s", tally.longest_gap as f64 / 1e6),
+        )?;
+        let unavailable = tally.unavailable + self.crowd.unavailable.load(Ordering::Relaxed);
+        row(
+            "subscribes the broker did not answer in time",
+            unavailable.to_string(),
+        )?;
+        for (name, quantile) in [
+            ("latency in calm times, p50", 0.5),
+            ("  p99", 0.99),
+            ("  max", 1.0),
+        ] {
+            let micros = tally.latency.value_at_quantile(quantile);
+            row(name, format!("{:.2} ms", micros as f64 / 1e3))?;
+        }
+        row("resident at the start", kib(self.at_start.resident))?;
+        // The first rest that counts for the trend.
+        if let Some((_, memory, _)) = self.rests.get(self.rests.len() / 3) {
+            row("  after warming up", kib(memory.resident))?;
+        }
+        row("  at most", kib(self.peak))?;
+        row("  when all had left", kib(at_end.resident))?;
+        match (
+            self.trend(|memory| memory.resident),
+            self.trend(|memory| memory.anonymous),
+        ) {
+            (Some(resident), Some(heap)) => {
+                let slope = |trend: Trend| format!("{:+.1} KiB/min", trend.slope / 1024.0);
+                row("slope of resident memory", slope(resident))?;
+                row("slope of heap and stacks", slope(heap))?;
+                let grown = format!(
+                    "{:+.0} of {:.0} KiB",
+                    heap.growth / 1024.0,
+                    heap.allowance() / 1024.0
+                );
+                row("  grown, of what is allowed", grown)?;
+                row(
+                    "  bytes a session opened",
+                    format!("{:+.2}", heap.growth / heap.sessions.max(1.0)),
+                )?;
+            }
+            _ => row("slope of memory", "too few rests".into())?,
+        }
+        for fault in &self.faults {
+            writeln!(out, "FAULT: {fault}")?;
+        }
+        writeln!(
+            out,
+            "soak: {}",
+            if self.faults.is_empty() {
+                "all is well"
+            } else {
+                "FAILED"
+            }
+        )
+    }
+}

@@ -1,0 +1,132 @@
+//! The process is full: who comes beyond `max_connections` is told so (503) and goes.
+//!
+//! One whose whole request is there, as `TCP_DEFER_ACCEPT` makes usual, is answered and closed on the spot: nothing
+//! is allocated, kept or registered for it, so however many come, each gets its answer. Its request has been read to
+//! its end, so the close is in good order: one with bytes unread is a reset, which may take the answer back.
+//!
+//! One that has more to say is kept just long enough to be read to its end; of these there are at most
+//! [`limits::REFUSALS_MAX`], and more are closed without a word. The admin listener has room beyond them.
+
+use std::io::{self, IoSlice};
+
+use super::Reactor;
+use super::socket::Socket;
+use crate::limits;
+use crate::protocol::handshake::{self, Method, Parsed, Refusal, Request};
+use crate::protocol::proxy::{self, Preamble};
+use crate::session::Door;
+
+/// What is to become of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It is taken.
+    Free,
+    /// It is taken in, to be told 503 and read to its end.
+    Refuse,
+    /// It has been told, or there is no room even for that.
+    Close,
+}
+
+/// The 503, made once.
+#[derive(Debug)]
+pub(super) struct FullAnswer {
+    whole: Vec<u8>,
+    /// Without the body, for a `HEAD`.
+    head_bytes: usize,
+}
+
+impl Default for FullAnswer {
+    fn default() -> Self {
+        Self {
+            whole: Refusal::Full.response(false),
+            head_bytes: Refusal::Full.response(true).len(),
+        }
+    }
+}
+
+impl FullAnswer {
+    fn to(&self, method: Method) -> &[u8] {
+        match method {
+            Method::Get => &self.whole,
+            Method::Head => self.whole.get(..self.head_bytes).unwrap_or_default(),
+        }
+    }
+}
+
+impl<S: Socket> Reactor<S> {
+    /// Decides on a connection just accepted.
+    pub(super) fn room_for(&mut self, socket: &mut S, door: Door, preamble: Preamble) -> Room {
+        let beyond = match self.connections.len().checked_sub(self.connections_max) {
+            None => return Room::Free,
+            Some(beyond) => beyond,
+        };
+        match door {
+            Door::Admin if beyond < limits::REFUSALS_MAX + limits::ADMIN_BEYOND_FULL_MAX => {
+                return Room::Free;
+            }
+            Door::Admin => {}
+            Door::Clients => {
+                self.hub.metrics.connections_refused_full_total += 1;
+                if self.answer_at_once(socket, preamble) {
+                    return Room::Close;
+                }
+                if beyond < limits::REFUSALS_MAX {
+                    return Room::Refuse;
+                }
+            }
+        }
+        self.hub.metrics.connections_dropped_full_total += 1;
+        Room::Close
+    }
+
+    /// Reads once, and answers if that was a whole request and nothing more. False: the peer has more to say.
+    fn answer_at_once(&mut self, socket: &mut S, preamble: Preamble) -> bool {
+        let metrics = &mut self.hub.metrics;
+        metrics.reads_total += 1;
+        let count = match socket.read(&mut self.read_buffer) {
+            Ok(count) => count,
+            Err(error) => {
+                use io::ErrorKind::{Interrupted, WouldBlock};
+                return !matches!(error.kind(), WouldBlock | Interrupted);
+            }
+        };
+        metrics.read_bytes_total += count as u64;
+        if count == 0 {
+            return true;
+        }
+        let input = self.read_buffer.get(..count).unwrap_or_default();
+        let Some(method) = whole_request(input, preamble) else {
+            return false;
+        };
+        let answer = self.full_answer.to(method);
+        metrics.writes_total += 1;
+        // A new socket has room for it; a peer that is gone needs none.
+        if let Ok(written) = socket.write(&[IoSlice::new(answer)]) {
+            metrics.written_bytes_total += written as u64;
+        }
+        true
+    }
+}
+
+/// The method of the request that `input` is, if it is one, with its PROXY header and to its last byte, for which 503
+/// is an answer. What is malformed, or has a body, is not.
+fn whole_request(input: &[u8], preamble: Preamble) -> Option<Method> {
+    let behind = match preamble {
+        Preamble::Done | Preamble::Nameless => 0,
+        Preamble::Optional | Preamble::Required => match proxy::parse(input) {
+            proxy::Header::Complete { consumed, .. } => consumed,
+            proxy::Header::Absent => 0,
+            proxy::Header::Incomplete | proxy::Header::Malformed => return None,
+        },
+    };
+    let head = input.get(behind..)?;
+    let Parsed::Complete { consumed, request } = handshake::parse(head) else {
+        return None;
+    };
+    let method = match request {
+        Request::Upgrade(_) => Method::Get,
+        Request::Probe(method) => method,
+        Request::Refuse(_) => return None,
+    };
+    (consumed == head.len()).then_some(method)
+}
