@@ -38,8 +38,9 @@ impl Nchan {
         }
         let (publishers, websockets) = (free_address()?, free_address()?);
         let dir = tempfile::tempdir()?;
-        // With less than a sixteenth of them free it would close the publisher's, which is idle.
-        let connections = setup.sessions + setup.sessions / 8 + 64;
+        // Those of a storm come before the old ones have been found to be gone. With less than a sixteenth of them
+        // free it would close the publisher's, which is idle.
+        let connections = 2 * setup.sessions + 1024;
         // Started by root its worker would become another user, who cannot enter the directory.
         let configuration = format!(
             "load_module {MODULE};
