@@ -1,4 +1,5 @@
-//! nginx with the nchan module: one worker, published to by HTTP POST.
+//! nginx with the nchan module: one worker, published to by HTTP POST. Its listener is not `deferred`: with that, nchan
+//! neither answers a ping nor sees that a client has gone.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -57,7 +58,7 @@ impl Nchan {
                connection_pool_size 256; request_pool_size 1k; client_header_buffer_size 512;
                nchan_message_buffer_length 64; nchan_message_timeout 10s;
                server {{
-                 listen {websockets} backlog={BACKLOG} deferred;
+                 listen {websockets} backlog={BACKLOG};
                  location ~ ^/subscribe/(.+)$ {{
                    nchan_subscriber websocket; nchan_channel_id $1; nchan_subscriber_first_message newest;
                  }}
