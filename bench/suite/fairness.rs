@@ -47,6 +47,9 @@ pub(crate) fn measure(
         Cpu::settled(&subject.pids())?;
         let report = pinger.order("report", "report")?;
         let pings = &report["ping_latency_us"];
+        if pings["count"] == 0 {
+            return Err(io::Error::other("it answers no ping"));
+        }
         let milliseconds = |name: &str| pings[name].as_f64().map(|micros| micros / 1e3);
         rows.push(json!({
             "name": candidate.name,

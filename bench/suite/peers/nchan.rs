@@ -1,4 +1,5 @@
-//! nginx with the nchan module: one worker, published to by HTTP POST.
+//! nginx with the nchan module: one worker, published to by HTTP POST. Its listener is not `deferred`: with that, nchan
+//! neither answers a ping nor sees that a client has gone.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -38,8 +39,9 @@ impl Nchan {
         }
         let (publishers, websockets) = (free_address()?, free_address()?);
         let dir = tempfile::tempdir()?;
-        // With less than a sixteenth of them free it would close the publisher's, which is idle.
-        let connections = setup.sessions + setup.sessions / 8 + 64;
+        // Those of a storm come before the old ones have been found to be gone. With less than a sixteenth of them
+        // free it would close the publisher's, which is idle.
+        let connections = 2 * setup.sessions + 1024;
         // Started by root its worker would become another user, who cannot enter the directory.
         let configuration = format!(
             "load_module {MODULE};
@@ -56,7 +58,7 @@ impl Nchan {
                connection_pool_size 256; request_pool_size 1k; client_header_buffer_size 512;
                nchan_message_buffer_length 64; nchan_message_timeout 10s;
                server {{
-                 listen {websockets} backlog={BACKLOG} deferred;
+                 listen {websockets} backlog={BACKLOG};
                  location ~ ^/subscribe/(.+)$ {{
                    nchan_subscriber websocket; nchan_channel_id $1; nchan_subscriber_first_message newest;
                  }}
