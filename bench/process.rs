@@ -2,6 +2,7 @@
 //!
 //! CPU comes from `schedstat` (nanoseconds that a thread ran), because the ticks of `/proc/PID/stat` are too coarse
 //! for one fan-out. A running thread's figure lags by up to one scheduler tick; an idle one's is exact.
+#![allow(dead_code, reason = "each program uses its own part")]
 
 use std::fs;
 use std::io;
@@ -43,6 +44,15 @@ pub(crate) fn cpu(pid: u32) -> io::Result<Vec<ThreadCpu>> {
     Ok(threads)
 }
 
+/// CPU time of this process so far.
+///
+/// # Errors
+/// As [`cpu`].
+pub(crate) fn own_cpu() -> io::Result<Duration> {
+    let threads = cpu(std::process::id())?;
+    Ok(threads.iter().map(|thread| thread.ran).sum())
+}
+
 fn ran(schedstat: &str) -> io::Result<Duration> {
     let first = schedstat.split_ascii_whitespace().next();
     let nanoseconds = first.and_then(|text| text.parse().ok());
@@ -58,6 +68,8 @@ pub(crate) struct Memory {
     pub(crate) resident: u64,
     /// `RssAnon`: heap and stacks only.
     pub(crate) anonymous: u64,
+    /// `VmHWM`: the most that was ever resident, or since [`forget_peak`].
+    pub(crate) peak: u64,
 }
 
 /// Resident memory of `pid`.
@@ -78,7 +90,16 @@ pub(crate) fn memory(pid: u32) -> io::Result<Memory> {
     Ok(Memory {
         resident: bytes("VmRSS")?,
         anonymous: bytes("RssAnon")?,
+        peak: bytes("VmHWM")?,
     })
+}
+
+/// Lets [`Memory::peak`] of `pid` begin anew.
+///
+/// # Errors
+/// The process is gone, or another user's.
+pub(crate) fn forget_peak(pid: u32) -> io::Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")
 }
 
 /// Raises the soft limit of open files to the hard one, and returns it; `u64::MAX` where there is none. Children

@@ -9,26 +9,23 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::AddAssign;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
-use crate::frames::{FrameReader, KEPT_BYTES_MAX, Seen, masked};
+use crate::dialect::{Dialect, Heard, Meaning, Stream};
+use crate::frames::{PING, PONG, masked};
+use crate::outcome::Latencies;
+use crate::reader::KEPT_BYTES_MAX;
 use crate::socket;
 use crate::template::Template;
 
-/// Sessions that may be connecting, upgrading or subscribing at once: well below any backlog of the server.
-pub(crate) const UNDER_WAY_MAX: usize = 512;
-
 /// Sessions of one source address: far from the end of its ports, where finding a free one is slow.
 pub(crate) const SESSIONS_PER_SOURCE: usize = 5_000;
-
-/// The first source address; session after session moves on to the next.
-pub(crate) const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
 
 /// Read at once from one socket. Above [`KEPT_BYTES_MAX`], because what was kept of a frame is put before it.
 const BUFFER_BYTES: usize = KEPT_BYTES_MAX + (256 << 10);
@@ -44,17 +41,28 @@ pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
     /// Sessions to open.
     pub(crate) sessions: usize,
+    /// Sessions of other processes that have the numbers before.
+    pub(crate) sessions_before: usize,
     /// New connections a second.
     pub(crate) connect_rate: f64,
     /// Path and query of the upgrade request.
     pub(crate) path: Template,
-    /// The command sent after the upgrade; `None`: the session is live once it is upgraded.
+    /// What the server speaks.
+    pub(crate) dialect: Dialect,
+    /// The command, topic filter or subject of the subscribe after the upgrade; `None`: the session is live once it
+    /// is upgraded.
     pub(crate) subscribe: Option<Template>,
     /// Sent as `Authorization: Bearer` with the upgrade request.
     pub(crate) bearer: Option<String>,
     /// Take an event's latency from its `Msg-ID`, microseconds since 1970 at the publisher (one a read is sampled),
     /// instead of from [`Engine::promise`].
     pub(crate) msg_id_latency: bool,
+    /// Sessions that may be connecting, upgrading or subscribing at once.
+    pub(crate) under_way_max: usize,
+    /// Every live session sends a ping this often.
+    pub(crate) ping_interval: Option<Duration>,
+    /// To a server on a loopback address the first [`SESSIONS_PER_SOURCE`] sessions come from here, and so on.
+    pub(crate) first_source: Ipv4Addr,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +76,7 @@ enum Phase {
 
 struct Session {
     stream: Option<TcpStream>,
-    reader: FrameReader,
+    received: Stream,
     phase: Phase,
     /// Events received whole.
     events: u32,
@@ -76,8 +84,12 @@ struct Session {
     opened: u32,
 }
 
+// With debug assertions mio's streams are longer.
+#[cfg(not(debug_assertions))]
+const _: () = assert!(size_of::<Session>() <= 64);
+
 /// What all sessions together have seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Totals {
     /// Sessions whose `connect` was called.
     pub(crate) opened: usize,
@@ -95,6 +107,18 @@ pub(crate) struct Totals {
     pub(crate) gap_events: u64,
 }
 
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.opened += other.opened;
+        self.became_live += other.became_live;
+        self.lost += other.lost;
+        self.events += other.events;
+        self.event_bytes += other.event_bytes;
+        self.gaps += other.gaps;
+        self.gap_events += other.gap_events;
+    }
+}
+
 /// Clients, their poll and their counts.
 pub(crate) struct Engine {
     plan: Plan,
@@ -106,9 +130,14 @@ pub(crate) struct Engine {
     /// Counts so far.
     pub(crate) totals: Totals,
     /// From `connect` to the reply of the subscribe, microseconds.
-    pub(crate) ready_latency: Histogram<u64>,
+    pub(crate) ready_latency: Latencies,
     /// From the promise (or the `Msg-ID`) to the receipt, microseconds.
-    pub(crate) event_latency: Histogram<u64>,
+    pub(crate) event_latency: Latencies,
+    /// From a ping to its pong, microseconds.
+    pub(crate) ping_latency: Latencies,
+    /// Whether [`Plan::ping_interval`] is heeded now.
+    pub(crate) is_pinging: bool,
+    next_ping: Instant,
     /// What went wrong, and how often.
     pub(crate) complaints: BTreeMap<String, u64>,
     /// Events promised to each session so far.
@@ -117,6 +146,8 @@ pub(crate) struct Engine {
     /// Sessions opened that are neither live nor lost.
     under_way: usize,
     promised_at: Instant,
+    /// Time spent with work, not with waiting for some.
+    pub(crate) busy: Duration,
 }
 
 impl Engine {
@@ -134,13 +165,17 @@ impl Engine {
             buffer: vec![0; BUFFER_BYTES].into(),
             started: now,
             totals: Totals::default(),
-            ready_latency: latencies(),
-            event_latency: latencies(),
+            ready_latency: Latencies::default(),
+            event_latency: Latencies::default(),
+            ping_latency: Latencies::default(),
+            is_pinging: true,
+            next_ping: now,
             complaints: BTreeMap::new(),
             promised: 0,
             behind: 0,
             under_way: 0,
             promised_at: now,
+            busy: Duration::ZERO,
         })
     }
 
@@ -204,38 +239,48 @@ impl Engine {
     /// # Errors
     /// The poll failed. What goes wrong with a session is a complaint, not an error.
     pub(crate) fn turn(&mut self, patience: Duration) -> io::Result<()> {
+        let began = Instant::now();
+        let opened = self.totals.opened;
         let patience = if self.open_due() {
             patience.min(Duration::from_millis(1))
         } else {
             patience
         };
+        let patience = self.ping_due().map_or(patience, |due| patience.min(due));
+        if self.totals.opened > opened {
+            self.busy += began.elapsed();
+        }
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         match self.poll.poll(&mut events, Some(patience)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
         }
+        let began = Instant::now();
         for event in &events {
             if event.token() != WAKE {
                 self.handle(event.token().0, event.is_writable());
             }
         }
+        if !events.is_empty() {
+            self.busy += began.elapsed();
+        }
         self.events = events;
         Ok(())
     }
 
-    /// Opens what is due and fits under [`UNDER_WAY_MAX`]; says whether more is to be opened later.
+    /// Opens what is due and fits under [`Plan::under_way_max`]; says whether more is to be opened later.
     fn open_due(&mut self) -> bool {
         let due = (self.started.elapsed().as_secs_f64() * self.plan.connect_rate) as usize + 1;
         let due = due.min(self.plan.sessions);
-        while self.totals.opened < due && self.under_way < UNDER_WAY_MAX {
+        while self.totals.opened < due && self.under_way < self.plan.under_way_max {
             let index = self.sessions.len();
             let opened = micros(self.started.elapsed())
                 .try_into()
                 .unwrap_or(u32::MAX);
-            let (reader, events) = (FrameReader::default(), 0);
+            let (received, events) = (Stream::default(), 0);
             self.sessions.push(Session {
                 stream: None,
-                reader,
+                received,
                 phase: Phase::Connecting,
                 events,
                 opened,
@@ -251,10 +296,28 @@ impl Engine {
         self.totals.opened < self.plan.sessions
     }
 
+    /// Sends the pings that are due; says how long it is until the next ones are, when there will be any. A ping
+    /// carries its own time, so late pongs cost no further ping its turn.
+    fn ping_due(&mut self) -> Option<Duration> {
+        let interval = self.plan.ping_interval.filter(|_| self.is_pinging)?;
+        let now = Instant::now();
+        if now >= self.next_ping {
+            self.next_ping = now + interval;
+            let sent = micros(now.duration_since(self.started));
+            let ping = masked(PING, &sent.to_be_bytes());
+            for index in 0..self.sessions.len() {
+                if self.sessions[index].phase == Phase::Live {
+                    self.write(index, &ping);
+                }
+            }
+        }
+        Some(self.next_ping.saturating_duration_since(now))
+    }
+
     fn connect(&self, index: usize) -> io::Result<TcpStream> {
         let address = self.plan.address;
         let source = matches!(address.ip(), IpAddr::V4(ip) if ip.is_loopback()).then(|| {
-            Ipv4Addr::from(u32::from(FIRST_SOURCE) + (index / SESSIONS_PER_SOURCE) as u32)
+            Ipv4Addr::from(u32::from(self.plan.first_source) + (index / SESSIONS_PER_SOURCE) as u32)
         });
         let mut stream = socket::connect(address, source, None)?;
         // A session that ends resets its connection, so no port is held for a minute after a run.
@@ -278,7 +341,7 @@ impl Engine {
                     return self.lose(index, format!("connect: {error}"));
                 }
                 None => {
-                    let request = self.upgrade_request(index + 1);
+                    let request = self.upgrade_request(self.number(index));
                     self.sessions[index].phase = Phase::Upgrading;
                     self.write(index, request.as_bytes());
                 }
@@ -287,14 +350,21 @@ impl Engine {
         self.read(index);
     }
 
+    /// The number of a session in the templates.
+    fn number(&self, index: usize) -> usize {
+        self.plan.sessions_before + index + 1
+    }
+
     fn upgrade_request(&self, n: usize) -> String {
         let Plan {
             address,
             path,
             bearer,
+            dialect,
             ..
         } = &self.plan;
-        socket::upgrade_request(*address, &path.fill(n), bearer.as_deref())
+        let sub_protocol = dialect.sub_protocol();
+        socket::upgrade_request(*address, &path.fill(n), bearer.as_deref(), sub_protocol)
     }
 
     /// Reads `index` until it would block, and counts.
@@ -305,7 +375,7 @@ impl Engine {
             let Some(stream) = session.stream.as_mut() else {
                 break;
             };
-            let filled = match socket::fill(stream, &mut session.reader, &mut buffer) {
+            let filled = match socket::fill(stream, session.received.frames(), &mut buffer) {
                 Ok(Some(filled)) => filled,
                 Ok(None) => break,
                 Err(error) => {
@@ -325,7 +395,7 @@ impl Engine {
                         self.upgraded(index);
                     }
                     Ok(None) => {
-                        session.reader.stash(bytes);
+                        session.received.frames().stash(bytes);
                         bytes = &[];
                     }
                     Err(complaint) => {
@@ -349,9 +419,10 @@ impl Engine {
         match &self.plan.subscribe {
             None => self.live_now(index),
             Some(command) => {
-                let command = masked(0x1, command.fill(index + 1).as_bytes());
+                let n = self.number(index);
+                let opening = self.plan.dialect.opening(n, &command.fill(n));
                 self.sessions[index].phase = Phase::Subscribing;
-                self.write(index, &command);
+                self.write(index, &opening);
             }
         }
     }
@@ -362,32 +433,32 @@ impl Engine {
         self.under_way -= 1;
         self.totals.became_live += 1;
         let since = micros(self.started.elapsed()).saturating_sub(session.opened.into());
-        self.ready_latency.saturating_record(since);
+        self.ready_latency.record(since, 1);
     }
 
     /// Counts the frames in `bytes` and answers those that want an answer.
     fn count(&mut self, index: usize, bytes: &[u8]) {
         let session = &mut self.sessions[index];
-        let mut reader = std::mem::take(&mut session.reader);
+        let mut received = std::mem::take(&mut session.received);
         let (mut events, mut event_bytes, mut published) = (0_u32, 0, None);
-        let mut told = Vec::new();
+        let (mut told, mut pongs) = (Vec::new(), Vec::new());
         let wants_msg_id = self.plan.msg_id_latency;
-        let fed = reader.feed(bytes, |seen| match seen {
-            Seen::Event(payload) => {
+        let fed = received.feed(self.plan.dialect, bytes, |heard| match heard {
+            Heard::EventBegins(payload) => {
                 if wants_msg_id && published.is_none() {
                     published = msg_id(payload);
                 }
             }
-            Seen::EventEnd { bytes } => {
+            Heard::Event { bytes } => {
                 events += 1;
                 event_bytes += bytes;
             }
-            Seen::Text(payload) => told.push(Told::Text(payload.into())),
-            Seen::Ping(payload) => told.push(Told::Ping(payload.into())),
-            Seen::Close(payload) => told.push(Told::Close(payload.into())),
-            Seen::Pong => {}
+            Heard::Message { kind, payload } => told.push(Told::Message(kind, payload.into())),
+            Heard::Ping(payload) => told.push(Told::Ping(payload.into())),
+            Heard::Close(payload) => told.push(Told::Close(payload.into())),
+            Heard::Pong(payload) => pongs.extend(payload.first_chunk().copied()),
         });
-        session.reader = reader;
+        session.received = received;
         if events > 0 {
             let was_behind = session.events < self.promised;
             session.events += events;
@@ -398,21 +469,24 @@ impl Engine {
             self.totals.event_bytes += event_bytes;
             if !wants_msg_id {
                 let latency = micros(self.promised_at.elapsed());
-                self.event_latency
-                    .saturating_record_n(latency, events.into());
+                self.event_latency.record(latency, events.into());
             }
         }
         if let Some(published) = published {
             let now = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, micros);
-            self.event_latency
-                .saturating_record(now.saturating_sub(published));
+            self.event_latency.record(now.saturating_sub(published), 1);
+        }
+        for sent in pongs {
+            let now = micros(self.started.elapsed());
+            self.ping_latency
+                .record(now.saturating_sub(u64::from_be_bytes(sent)), 1);
         }
         for told in told {
             match told {
-                Told::Text(text) => self.hear(index, &text),
-                Told::Ping(payload) => self.write(index, &masked(0xA, &payload)),
+                Told::Message(kind, payload) => self.obey(index, kind, &payload),
+                Told::Ping(payload) => self.write(index, &masked(PONG, &payload)),
                 Told::Close(payload) => {
                     let code = payload
                         .first_chunk()
@@ -426,25 +500,21 @@ impl Engine {
         }
     }
 
-    /// A reply or a notice.
-    fn hear(&mut self, index: usize, text: &[u8]) {
-        let phase = self.sessions[index].phase;
-        match serde_json::from_slice(text) {
-            Ok(Message::Notice { name, data }) if name == "gap" => {
-                self.totals.gaps += 1;
-                self.totals.gap_events += data.and_then(|data| data.dropped).unwrap_or(0);
-            }
-            Ok(Message::Notice { .. }) => {}
-            Ok(Message::Reply { status, .. }) if status == "success" => {
-                if phase == Phase::Subscribing {
+    /// A message that is no event.
+    fn obey(&mut self, index: usize, kind: u8, payload: &[u8]) {
+        match self.plan.dialect.meaning(kind, payload) {
+            Meaning::Nothing => {}
+            Meaning::Granted => {
+                if self.sessions[index].phase == Phase::Subscribing {
                     self.live_now(index);
                 }
             }
-            Ok(Message::Reply { data, .. }) => {
-                let errors = data.and_then(|data| data.errors).unwrap_or_default();
-                self.lose(index, format!("refused: {}", errors.join(", ")));
+            Meaning::Gap { dropped } => {
+                self.totals.gaps += 1;
+                self.totals.gap_events += dropped;
             }
-            Err(_) => self.lose(index, "a text that is no reply, notice or event".into()),
+            Meaning::Answer(bytes) => self.write(index, &bytes),
+            Meaning::Refused(complaint) => self.lose(index, complaint),
         }
     }
 
@@ -469,7 +539,7 @@ impl Engine {
         }
         session.phase = Phase::Lost;
         session.stream = None;
-        session.reader = FrameReader::default();
+        session.received = Stream::default();
         self.totals.lost += 1;
         let has_room =
             self.complaints.len() < COMPLAINT_KINDS_MAX || self.complaints.contains_key(&complaint);
@@ -480,33 +550,9 @@ impl Engine {
 
 /// A frame that is acted upon once the bytes are read.
 enum Told {
-    Text(Box<[u8]>),
+    Message(u8, Box<[u8]>),
     Ping(Box<[u8]>),
     Close(Box<[u8]>),
-}
-
-/// What of a reply or a notice is of interest.
-#[derive(Deserialize)]
-#[serde(tag = "action", rename_all = "lowercase")]
-enum Message {
-    Reply {
-        status: String,
-        data: Option<ReplyData>,
-    },
-    Notice {
-        name: String,
-        data: Option<NoticeData>,
-    },
-}
-
-#[derive(Deserialize)]
-struct ReplyData {
-    errors: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-struct NoticeData {
-    dropped: Option<u64>,
 }
 
 /// The number in `"Msg-ID":"1443672757935421"`, wherever it stands.
@@ -520,11 +566,6 @@ fn msg_id(payload: &[u8]) -> Option<u64> {
         .skip_while(|byte| matches!(byte, b':' | b'"' | b' '));
     let digits: Vec<u8> = digits.copied().take_while(u8::is_ascii_digit).collect();
     std::str::from_utf8(&digits).ok()?.parse().ok()
-}
-
-/// Microseconds up to a minute, to three digits; what is longer counts as a minute.
-fn latencies() -> Histogram<u64> {
-    Histogram::new_with_max(60_000_000, 3).expect("the bounds are valid")
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -552,7 +593,7 @@ mod tests {
         br#"{"action":"notice","name":"gap","data":{"reason":"slow_consumer","dropped":12}}"#;
 
     /// A server that upgrades `sessions` sessions, answers the command of each, a digit, with `script`'s frames byte
-    /// by byte, and holds them until their client goes.
+    /// by byte, and answers their pings until their client goes.
     fn serve(sessions: usize, script: fn(u8) -> Vec<Frame>) -> (SocketAddr, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -593,7 +634,21 @@ mod tests {
                 }
             }
         }
-        while matches!(stream.read(&mut byte), Ok(1)) {}
+        let mut ping = [0; 14];
+        while stream.read_exact(&mut ping).is_ok() {
+            let (mask, payload) = (&ping[2..6], &ping[6..]);
+            let payload: Vec<u8> = payload
+                .iter()
+                .zip(mask.iter().cycle())
+                .map(|(b, k)| b ^ k)
+                .collect();
+            if stream
+                .write_all(Frame::new(Opcode::Pong, &payload).bytes())
+                .is_err()
+            {
+                return;
+            }
+        }
     }
 
     fn text(payload: &[u8]) -> Frame {
@@ -604,11 +659,16 @@ mod tests {
         Engine::new(Plan {
             address,
             sessions,
+            sessions_before: 0,
             connect_rate: 1000.0,
             path: Template::new("/", 1, ""),
+            dialect: Dialect::Blackhole,
             subscribe: Some(Template::new("{n}", 1, "")),
             bearer: None,
             msg_id_latency: false,
+            under_way_max: 512,
+            ping_interval: None,
+            first_source: Ipv4Addr::new(127, 0, 1, 1),
         })
         .expect("a poll")
     }
@@ -652,6 +712,25 @@ mod tests {
         engine.promise(1);
         assert!(!engine.is_fulfilled());
         assert_eq!(engine.missing_and_extra(), (3, 0));
+        drop(engine);
+        server.join().expect("no panic");
+    }
+
+    #[test]
+    fn round_trips_of_pings_are_told_while_they_are_asked_for() {
+        let (address, server) = serve(2, |_| vec![text(SUCCESS)]);
+        let mut engine = engine(address, 2);
+        engine.plan.ping_interval = Some(Duration::from_millis(1));
+        engine.is_pinging = false;
+        turn_until(&mut engine, Engine::is_settled);
+        assert_eq!(engine.ping_latency.len(), 0);
+        engine.is_pinging = true;
+        turn_until(&mut engine, |engine| engine.ping_latency.len() >= 6);
+        let longest = engine.ping_latency.json()["max"].as_u64();
+        assert!(
+            longest <= Some(micros(engine.started.elapsed())),
+            "{longest:?}"
+        );
         drop(engine);
         server.join().expect("no panic");
     }

@@ -1,175 +1,92 @@
-//! A server's websocket frames (RFC 6455 section 5.2), read with as little work as counting them needs: of an event
-//! only the header and the first [`PREFIX_BYTES`] are looked at, and its other bytes are skipped where they lie.
-//!
-//! The server sends whole unmasked messages; a fragment or a masked frame is an error. Invariant: between two reads
-//! a session keeps nothing but how many bytes of an event are still to come, or the few bytes of a frame whose kind
-//! is not known yet.
+//! A server's websocket frames (RFC 6455 section 5.2). The server sends whole unmasked messages; a fragment or a
+//! masked frame is an error.
 
 use crate::client_frame::client_frame;
+use crate::reader::{BadUnit, Format, Front};
 
 /// Bytes of a payload that tell an event from a reply: `{"action": "event"` and a margin.
 pub(crate) const PREFIX_BYTES: usize = 24;
 
-/// Longest frame that is kept whole: replies, notices, pings, closes.
-pub(crate) const KEPT_BYTES_MAX: usize = 64 << 10;
+pub(crate) const TEXT: u8 = 0x1;
+pub(crate) const BINARY: u8 = 0x2;
+const CLOSE: u8 = 0x8;
+pub(crate) const PING: u8 = 0x9;
+pub(crate) const PONG: u8 = 0xA;
 
-/// One frame of the server.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Seen<'a> {
-    /// An event frame begins; these bytes of its payload are here. Its end is told by [`Seen::EventEnd`].
-    Event(&'a [u8]),
-    /// The last byte of an event frame has been read; `bytes` with its header.
-    EventEnd {
-        /// Length of header and payload.
-        bytes: u64,
-    },
-    /// Any other text: a reply or a notice.
-    Text(&'a [u8]),
-    /// A ping to be answered.
-    Ping(&'a [u8]),
-    /// A pong.
-    Pong,
-    /// The server says goodbye.
-    Close(&'a [u8]),
-}
-
-/// Bytes that no server of ours sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadFrame {
-    /// A server must not mask.
-    #[error("masked frame")]
-    Masked,
-    /// A fragment, a reserved bit, or an opcode that does not exist.
-    #[error("unexpected first byte {0:#04x}")]
-    Opcode(u8),
-    /// Longer than [`KEPT_BYTES_MAX`], and no event.
-    #[error("frame of {0} bytes that is no event")]
-    TooLong(u64),
-}
-
-/// What becomes of the bytes of events.
+/// What the server's frames carry; control frames are always kept whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum EventsAre {
-    Skipped,
-    Told,
-}
-
-/// Where one session's byte stream stands.
-#[derive(Debug, Default)]
-pub(crate) struct FrameReader {
-    /// Bytes of the event under way that are still to come.
-    skip: u64,
-    /// Length of the event under way.
-    event_bytes: u64,
-    /// The beginning of a frame whose end or kind is not known yet.
-    kept: Option<Box<[u8]>>,
-}
-
-impl FrameReader {
-    /// Moves what was kept of an unfinished frame to the front of `buffer`, and returns its length: the next bytes
-    /// are to be read behind it, and all of them given to [`FrameReader::feed`].
-    ///
-    /// `buffer` is longer than [`KEPT_BYTES_MAX`] + 10.
-    pub(crate) fn unstash(&mut self, buffer: &mut [u8]) -> usize {
-        let Some(kept) = self.kept.take() else {
-            return 0;
-        };
-        buffer[..kept.len()].copy_from_slice(&kept);
-        kept.len()
-    }
-
-    /// Keeps `bytes` for the next [`FrameReader::unstash`].
-    pub(crate) fn stash(&mut self, bytes: &[u8]) {
-        self.kept = (!bytes.is_empty()).then(|| bytes.into());
-    }
-
-    /// Reads the frames in `bytes` and tells `seen` of each; what is incomplete is kept. Linear in the frames, not in
-    /// the bytes of events.
-    ///
-    /// # Errors
-    /// [`BadFrame`]: the stream cannot be read on.
-    pub(crate) fn feed(
-        &mut self,
-        bytes: &[u8],
-        seen: impl FnMut(Seen<'_>),
-    ) -> Result<(), BadFrame> {
-        self.read(bytes, EventsAre::Skipped, seen)
-    }
-
-    /// As [`FrameReader::feed`], but an event is told whole, as [`Seen::Text`]; the longest is [`KEPT_BYTES_MAX`].
-    ///
-    /// # Errors
-    /// [`BadFrame`]: the stream cannot be read on.
+pub(crate) enum Frames {
+    /// Texts; those that begin like an event of ours pass, the others are kept whole. No binary frame.
+    Tagged,
+    /// Texts or binary frames, all of which pass.
+    Passing,
+    /// Texts, all of which are kept whole: for those who read events. No binary frame.
     #[allow(
         dead_code,
         reason = "the load generator counts events, it does not read them"
     )]
-    pub(crate) fn feed_whole(
-        &mut self,
-        bytes: &[u8],
-        seen: impl FnMut(Seen<'_>),
-    ) -> Result<(), BadFrame> {
-        self.read(bytes, EventsAre::Told, seen)
-    }
+    Whole,
+}
 
-    fn read(
-        &mut self,
-        mut bytes: &[u8],
-        events: EventsAre,
-        mut seen: impl FnMut(Seen<'_>),
-    ) -> Result<(), BadFrame> {
-        loop {
-            if self.skip > 0 {
-                let here = bytes
-                    .len()
-                    .min(usize::try_from(self.skip).unwrap_or(usize::MAX));
-                bytes = &bytes[here..];
-                self.skip -= here as u64;
-                if self.skip > 0 {
-                    return Ok(());
-                }
-                seen(Seen::EventEnd {
-                    bytes: self.event_bytes,
-                });
-            }
-            let Some((opcode, header, length)) = header(bytes)? else {
-                break;
-            };
-            let payload = &bytes[header..];
-            let prefix = payload.len().min(PREFIX_BYTES);
-            if (prefix as u64) < length.min(PREFIX_BYTES as u64) {
-                break;
-            }
-            if events == EventsAre::Skipped && opcode == 0x1 && is_event(&payload[..prefix]) {
-                let here = payload
-                    .len()
-                    .min(usize::try_from(length).unwrap_or(usize::MAX));
-                seen(Seen::Event(&payload[..here]));
-                self.skip = length;
-                self.event_bytes = header as u64 + length;
-                bytes = payload;
-                continue;
-            }
-            let length = usize::try_from(length)
-                .ok()
-                .filter(|length| *length <= KEPT_BYTES_MAX);
-            let Some(length) = length else {
-                return Err(BadFrame::TooLong(self::length(bytes)));
-            };
-            if payload.len() < length {
-                break;
-            }
-            let (payload, rest) = payload.split_at(length);
-            seen(match opcode {
-                0x1 => Seen::Text(payload),
-                0x8 => Seen::Close(payload),
-                0x9 => Seen::Ping(payload),
-                _ => Seen::Pong,
-            });
-            bytes = rest;
+/// Kinds of frames that are kept whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WholeFrame {
+    Text,
+    Ping,
+    Pong,
+    Close,
+}
+
+impl WholeFrame {
+    /// The kind of a frame by the first byte of its header.
+    pub(crate) fn of(first: u8) -> Self {
+        match first & 0xF {
+            CLOSE => Self::Close,
+            PING => Self::Ping,
+            PONG => Self::Pong,
+            _ => Self::Text,
         }
-        self.stash(bytes);
-        Ok(())
+    }
+}
+
+impl Format for Frames {
+    fn front(&self, bytes: &[u8]) -> Result<Front, BadUnit> {
+        let [first, second, ..] = *bytes else {
+            return Ok(Front::Unclear);
+        };
+        let is_good = match first {
+            0x88..=0x8A | 0x81 => true,
+            0x82 => *self == Self::Passing,
+            _ => false,
+        };
+        if !is_good {
+            return Err(BadUnit::Opcode(first));
+        }
+        let header = match second {
+            0x80.. => return Err(BadUnit::Masked),
+            127 => 10,
+            126 => 4,
+            _ => 2,
+        };
+        if bytes.len() < header {
+            return Ok(Front::Unclear);
+        }
+        let length = length(bytes);
+        Ok(match (first & 0xF, self) {
+            (TEXT | BINARY, Self::Passing) => Front::Passing { header, length },
+            (TEXT, Self::Tagged) => {
+                let payload = &bytes[header..];
+                let prefix = &payload[..payload.len().min(PREFIX_BYTES)];
+                if (prefix.len() as u64) < length.min(PREFIX_BYTES as u64) {
+                    Front::Unclear
+                } else if is_event(prefix) {
+                    Front::Passing { header, length }
+                } else {
+                    Front::Whole { header, length }
+                }
+            }
+            _ => Front::Whole { header, length },
+        })
     }
 }
 
@@ -179,23 +96,6 @@ fn is_event(prefix: &[u8]) -> bool {
     br#"{"action":"event""#
         .iter()
         .all(|byte| tokens.next() == Some(byte))
-}
-
-/// Opcode, header length and payload length, when the header is complete.
-fn header(bytes: &[u8]) -> Result<Option<(u8, usize, u64)>, BadFrame> {
-    let [first, second, ..] = *bytes else {
-        return Ok(None);
-    };
-    if !matches!(first, 0x81 | 0x88 | 0x89 | 0x8A) {
-        return Err(BadFrame::Opcode(first));
-    }
-    let size = match second {
-        0x80.. => return Err(BadFrame::Masked),
-        127 => 10,
-        126 => 4,
-        _ => 2,
-    };
-    Ok((bytes.len() >= size).then(|| (first & 0xF, size, length(bytes))))
 }
 
 /// The payload length of a complete header.
@@ -219,26 +119,18 @@ pub(crate) fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reader::tests::read_in_pieces;
+    use crate::reader::{Reader, Seen};
     use blackhole::protocol::frame::{Frame, Opcode};
 
-    /// What a script of frames is seen as, with the bytes of `Event` left out: they depend on the cuts.
-    fn read_in_pieces(bytes: &[u8], piece: usize, events: EventsAre) -> Vec<String> {
-        let mut reader = FrameReader::default();
-        let mut buffer = vec![0; KEPT_BYTES_MAX + 4096];
-        let mut told = Vec::new();
-        for piece in bytes.chunks(piece) {
-            let kept = reader.unstash(&mut buffer);
-            buffer[kept..kept + piece.len()].copy_from_slice(piece);
-            let read = reader.read(&buffer[..kept + piece.len()], events, |seen| {
-                told.push(match seen {
-                    Seen::Event(_) => "event".to_owned(),
-                    other => format!("{other:?}"),
-                });
-            });
-            read.expect("good frames");
-        }
-        assert!(reader.kept.is_none() && reader.skip == 0, "all is read");
-        told
+    const CUTS: [usize; 7] = [1, 2, 3, 7, 25, 100, 4000];
+
+    fn whole(kind: u8, payload: &[u8]) -> String {
+        format!("{:?}", Seen::Whole { kind, payload })
+    }
+
+    fn end(bytes: u64) -> String {
+        format!("{:?}", Seen::End { bytes })
     }
 
     #[test]
@@ -259,28 +151,41 @@ mod tests {
             .iter()
             .flat_map(|frame| frame.bytes().to_vec())
             .collect();
-        let expected = [
-            "event".to_owned(),
-            format!("{:?}", Seen::EventEnd { bytes: 20 }),
-            format!("{:?}", Seen::Text(reply)),
-            format!("{:?}", Seen::Text(b"{}")),
-            format!("{:?}", Seen::Ping(b"p")),
-            "event".to_owned(),
-            format!(
-                "{:?}",
-                Seen::EventEnd {
-                    bytes: frames[4].len() as u64
-                }
-            ),
-            "Pong".to_owned(),
-            format!("{:?}", Seen::Close(&frames[6].bytes()[2..])),
+        let long = end(frames[4].len() as u64);
+        let control = |frame: &Frame| whole(frame.bytes()[0], &frame.bytes()[2..]);
+        let event = || "event".to_owned();
+        let tagged = [
+            event(),
+            end(20),
+            whole(0x81, reply),
+            whole(0x81, b"{}"),
+            control(&frames[3]),
+            event(),
+            long.clone(),
+            control(&frames[5]),
+            control(&frames[6]),
         ];
-        for piece in [1, 2, 3, 7, 25, 100, 4096, bytes.len()] {
-            assert_eq!(
-                read_in_pieces(&bytes, piece.min(4000), EventsAre::Skipped),
-                expected,
-                "cut every {piece} bytes"
-            );
+        let passing = [
+            event(),
+            end(20),
+            event(),
+            end(reply.len() as u64 + 2),
+            event(),
+            end(4),
+            control(&frames[3]),
+            event(),
+            long,
+            control(&frames[5]),
+            control(&frames[6]),
+        ];
+        for (frames, expected) in [(Frames::Tagged, &tagged[..]), (Frames::Passing, &passing)] {
+            for piece in CUTS {
+                assert_eq!(
+                    read_in_pieces(&frames, &bytes, piece).expect("good frames"),
+                    expected,
+                    "cut every {piece} bytes"
+                );
+            }
         }
     }
 
@@ -295,23 +200,37 @@ mod tests {
             .iter()
             .flat_map(|frame| frame.bytes().to_vec())
             .collect();
-        let expected = [Seen::Text(event), Seen::Text(b"{}")].map(|seen| format!("{seen:?}"));
-        for piece in [1, 5, bytes.len()] {
-            let told = read_in_pieces(&bytes, piece, EventsAre::Told);
-            assert_eq!(told, expected, "cut every {piece} bytes");
+        for piece in CUTS {
+            assert_eq!(
+                read_in_pieces(&Frames::Whole, &bytes, piece).expect("good frames"),
+                [whole(0x81, event), whole(0x81, b"{}")],
+                "cut every {piece} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn an_empty_frame_is_an_event_like_any_other_where_all_pass() {
+        let bytes = [0x81, 0, 0x82, 0, 0x81, 1, b'x'];
+        let expected = ["event", &end(2), "event", &end(2), "event", &end(3)];
+        for piece in CUTS {
+            assert_eq!(
+                read_in_pieces(&Frames::Passing, &bytes, piece).expect("good frames"),
+                expected
+            );
         }
     }
 
     #[test]
     fn frames_that_no_server_sends_are_refused() {
         for (bytes, expected) in [
-            (&[0x81, 0x80, 0, 0, 0, 0][..], BadFrame::Masked),
-            (&[0x01, 0x02], BadFrame::Opcode(0x01)),
-            (&[0xC1, 0x02], BadFrame::Opcode(0xC1)),
-            (&[0x82, 0x02], BadFrame::Opcode(0x82)),
+            (&[0x81, 0x80, 0, 0, 0, 0][..], BadUnit::Masked),
+            (&[0x01, 0x02], BadUnit::Opcode(0x01)),
+            (&[0xC1, 0x02], BadUnit::Opcode(0xC1)),
+            (&[0x82, 0x02], BadUnit::Opcode(0x82)),
         ] {
             assert_eq!(
-                FrameReader::default().feed(bytes, |_| {}),
+                Reader::default().feed(&Frames::Tagged, bytes, |_| {}),
                 Err(expected),
                 "{bytes:?}"
             );
@@ -319,8 +238,13 @@ mod tests {
         let mut long = vec![0x81, 127, 0, 0, 0, 0, 0, 1, 0, 1];
         long.extend_from_slice(&[b'{'; PREFIX_BYTES]);
         assert_eq!(
-            FrameReader::default().feed(&long, |_| {}),
-            Err(BadFrame::TooLong(65_537))
+            Reader::default().feed(&Frames::Tagged, &long, |_| {}),
+            Err(BadUnit::TooLong(65_537))
+        );
+        let huge = [0x82, 127, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF];
+        assert_eq!(
+            Reader::default().feed(&Frames::Passing, &huge, |_| {}),
+            Err(BadUnit::TooLong(0xFFFF_FFFF))
         );
     }
 
@@ -330,7 +254,7 @@ mod tests {
         use tungstenite::protocol::frame::FrameHeader;
         for length in [0, 1, 125, 126, 65_535, 65_536] {
             let payload = vec![b'a'; length];
-            let bytes = masked(0x1, &payload);
+            let bytes = masked(TEXT, &payload);
             let mut cursor = Cursor::new(&bytes);
             let (header, size) = FrameHeader::parse(&mut cursor)
                 .expect("valid")

@@ -4,28 +4,36 @@
 //! status: 0 all that was promised came, 1 something was missing, 2 wrong options.
 
 mod client_frame;
+mod dialect;
 mod engine;
 mod frames;
+#[path = "../mqtt.rs"]
+mod mqtt;
 #[path = "../numbers.rs"]
 mod numbers;
+mod outcome;
+mod parts;
 #[path = "../process.rs"]
 mod process;
+mod reader;
 mod socket;
 mod template;
 
 use std::io::{self, BufRead, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use engine::{Engine, Plan};
+use dialect::Dialect;
+use engine::{Engine, Plan, Totals};
 use numbers::positive;
+use outcome::Outcome;
+use parts::FromPart;
 use template::Template;
 
 /// The subscribe command when none is given.
@@ -47,12 +55,12 @@ const TURN_PATIENCE: Duration = Duration::from_millis(200);
 ///
 /// Opens the sessions at the connect rate, waits for every subscribe's reply, then holds the sessions for the given
 /// time or until each has received the expected number of events. To a server on a loopback address the sessions
-/// come from 127.0.1.1 and up, 5,000 from each, so one machine can open more than it has ports.
+/// come from --first-source and up, 5,000 from each, so one machine can open more than it has ports.
 ///
 /// Templates (--subscribe, --binding, --path) have places that differ by session: {account} becomes an account id, the
 /// number (n - 1) % ACCOUNTS + 1 as 32 hex digits (those of `blackhole --source demo`); {token} the auth token; and
 /// the letter n in braces the session's number n, from 1.
-#[derive(Parser)]
+#[derive(Clone, Parser)]
 #[command(
     name = "blackhole-load",
     version,
@@ -62,7 +70,7 @@ const TURN_PATIENCE: Duration = Duration::from_millis(200);
         blackhole-load --sessions 1000 --hold 10 --msg-id-latency\n\n  \
         Each session on an account of its own, until each has received 3 events, result as JSON too:\n  \
         blackhole-load --sessions 5000 --accounts 5000 --events-expected 3 --json result.json\n\n\
-        Control (--control): once all sessions are settled one line `{\"ready\": ...}` is printed; then each line `expect N` on stdin is answered by `{\"armed\": ...}` at once and by one JSON line when every session has received N more events, or 60 s have passed. The end of stdin ends the run.\n\n\
+        Control (--control): once all sessions are settled one line `{\"ready\": ...}` is printed; then each line on stdin is answered by one line. `expect N`: `{\"armed\": N}` at once, and `{\"round\": ...}` when every session has received N more events, or 60 s have passed. `pings on`, `pings off`: whether --ping-interval is heeded; off at first. `report`: the result so far. The end of stdin ends the run.\n\n\
         Exit status: 0 all that was promised came (every connect upgraded, every subscribe granted, every expected event received, no gap notice, nobody closed); 1 not so; 2 wrong options."
 )]
 struct Options {
@@ -72,14 +80,27 @@ struct Options {
     /// Sessions to open
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     sessions: u32,
-    /// New connections a second, at most; 512 are under way at once
+    /// Processes that share them: one can have no more than its open files (ulimit -Hn)
+    #[arg(long, default_value_t = 1, conflicts_with = "control",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    processes: u32,
+    /// New connections a second, at most
     #[arg(long, default_value_t = 5000.0, value_name = "PER_SECOND", value_parser = positive)]
     connect_rate: f64,
+    /// What the server speaks, to measure another one with the same clients
+    #[arg(long, value_enum, default_value_t = Dialect::Blackhole)]
+    dialect: Dialect,
+    /// Sessions that may be connecting, upgrading or subscribing at once
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    under_way: u32,
+    /// First source address to a server on a loopback address: give each program of several its own
+    #[arg(long, default_value_t = Ipv4Addr::new(127, 0, 1, 1), value_name = "IP")]
+    first_source: Ipv4Addr,
     /// Command sent after the upgrade; empty: none. Default: {"action":"subscribe","auth_token":"{token}",
     /// "data":{"account_id":"{account}","binding":"BINDING"}}
     #[arg(long, default_value = SUBSCRIBE, value_name = "TEMPLATE", hide_default_value = true)]
     subscribe: String,
-    /// Binding of the default command: events of the account's calls
+    /// Binding of the default command: events of the account's calls; topic filter of mqtt, subject of nats
     #[arg(
         long,
         default_value = "call.CHANNEL_CREATE.*",
@@ -109,6 +130,9 @@ struct Options {
     /// the moment when all sessions were subscribed
     #[arg(long)]
     msg_id_latency: bool,
+    /// Let every session ping that often, and tell the round trips
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    ping_interval: Option<u32>,
     /// Write the result to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -122,6 +146,12 @@ struct Options {
     /// sleeps, and how often it does is chance. Its own CPU time then says nothing
     #[arg(long, requires = "control")]
     spin: bool,
+    /// This is one of several processes, the one of this number from 0
+    #[arg(long, hide = true)]
+    part: Option<u32>,
+    /// Sessions of the parts before this one
+    #[arg(skip)]
+    sessions_before: u32,
 }
 
 fn main() -> ExitCode {
@@ -138,55 +168,86 @@ fn main() -> ExitCode {
 
 /// Whether all that was promised came.
 fn run(options: &Options) -> io::Result<bool> {
+    if let Some(part) = options.part {
+        parts::end_with_parent()?;
+        let outcome = run_here(&parts::share(options, part))?.0;
+        FromPart::Outcome(Box::new(outcome)).tell()?;
+        return Ok(true);
+    }
+    let (outcome, is_good) = match options.processes {
+        1 => run_here(options)?,
+        _ => (parts::run(options, &mut Progress::new(options))?, true),
+    };
+    if let Some(file) = &options.json {
+        std::fs::write(file, format!("{:#}\n", outcome.json()))?;
+    }
+    if !options.control {
+        outcome.print()?;
+    }
+    for (complaint, count) in &outcome.complaints {
+        eprintln!("{count} sessions: {complaint}");
+    }
+    Ok(is_good && outcome.is_good())
+}
+
+/// Runs the sessions of this process; says also whether every round was complete.
+fn run_here(options: &Options) -> io::Result<(Outcome, bool)> {
     let files = process::raise_open_files()?;
     if u64::from(options.sessions) + 16 > files {
         let message = format!(
-            "{} sessions need as many open files, and the hard limit is {files}",
+            "{} sessions of one process need as many open files, and the hard limit is {files}: use --processes",
             options.sessions
         );
         return Err(io::Error::other(message));
     }
-    let address = resolve(&options.address)?;
-    let template = |text: &str| Template::new(text, options.accounts, &options.token);
-    let subscribe = options
-        .subscribe
-        .replace("call.CHANNEL_CREATE.*", &options.binding);
-    let mut engine = Engine::new(Plan {
-        address,
-        sessions: options.sessions as usize,
-        connect_rate: options.connect_rate,
-        path: template(&options.path),
-        subscribe: (!subscribe.is_empty()).then(|| template(&subscribe)),
-        bearer: options.bearer.then(|| options.token.clone()),
-        msg_id_latency: options.msg_id_latency,
-    })?;
-    let mut progress = Progress {
-        is_quiet: options.quiet,
-        last: Instant::now(),
-        events: 0,
-    };
+    let mut engine = Engine::new(plan(options)?)?;
+    let mut progress = Progress::new(options);
     let started = Instant::now();
     while !engine.is_settled() {
         engine.turn(TURN_PATIENCE)?;
-        progress.tell(&engine);
+        progress.tell(engine.totals)?;
     }
     let settled = started.elapsed();
     let is_good = if options.control {
         control(&mut engine, options, settled)?
     } else {
+        if options.part.is_some() {
+            FromPart::Settled(engine.totals).tell()?;
+            let lines = stdin_lines(&engine)?;
+            while lines.try_recv() == Err(TryRecvError::Empty) {
+                engine.turn(TURN_PATIENCE)?;
+            }
+        }
         hold(&mut engine, options, &mut progress)?
     };
-    let summary = summary(&engine, settled)?;
-    if let Some(file) = &options.json {
-        std::fs::write(file, format!("{summary:#}\n"))?;
-    }
-    if !options.control {
-        print_table(&summary)?;
-    }
-    for (complaint, count) in &engine.complaints {
-        eprintln!("{count} sessions: {complaint}");
-    }
-    Ok(is_good && engine.totals.lost == 0 && engine.totals.gaps == 0)
+    Ok((Outcome::of(&engine, settled)?, is_good))
+}
+
+fn plan(options: &Options) -> io::Result<Plan> {
+    let template = |text: &str| Template::new(text, options.accounts, &options.token);
+    let subscribe = match options.dialect {
+        Dialect::Blackhole => options
+            .subscribe
+            .replace("call.CHANNEL_CREATE.*", &options.binding),
+        Dialect::Mqtt | Dialect::Nats => options.binding.clone(),
+        Dialect::Plain => String::new(),
+    };
+    Ok(Plan {
+        address: resolve(&options.address)?,
+        sessions: options.sessions as usize,
+        sessions_before: options.sessions_before as usize,
+        connect_rate: options.connect_rate,
+        path: template(&options.path),
+        dialect: options.dialect,
+        subscribe: (!subscribe.is_empty()).then(|| template(&subscribe)),
+        bearer: options.bearer.then(|| options.token.clone()),
+        msg_id_latency: options.msg_id_latency,
+        under_way_max: options.under_way as usize,
+        ping_interval: options
+            .ping_interval
+            .map(|interval| Duration::from_millis(interval.into())),
+        first_source: options.first_source,
+    })
 }
 
 fn resolve(address: &str) -> io::Result<SocketAddr> {
@@ -209,14 +270,15 @@ fn hold(engine: &mut Engine, options: &Options, progress: &mut Progress) -> io::
             return Ok(engine.is_fulfilled());
         }
         engine.turn(left.min(TURN_PATIENCE))?;
-        progress.tell(engine);
+        progress.tell(engine.totals)?;
     }
 }
 
 /// Serves `expect N` lines until stdin ends; whether every round was complete and none had an event too many.
 fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Result<bool> {
     let commands = stdin_lines(engine)?;
-    say(&summary(engine, settled)?, "ready")?;
+    engine.is_pinging = false;
+    say(&Outcome::of(engine, settled)?.json(), "ready")?;
     let mut is_good = true;
     loop {
         let line = match commands.try_recv() {
@@ -227,15 +289,25 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
             }
             Err(TryRecvError::Disconnected) => return Ok(is_good),
         };
-        let Some(each) = line
-            .strip_prefix("expect ")
-            .and_then(|each| each.trim().parse().ok())
-        else {
+        let each = match line.trim().split_once(' ') {
+            Some(("expect", each)) => each.parse().ok(),
+            Some(("pings", switch @ ("on" | "off"))) => {
+                engine.is_pinging = switch == "on";
+                say(&json!(switch), "pings")?;
+                continue;
+            }
+            None if line.trim() == "report" => {
+                say(&Outcome::of(engine, settled)?.json(), "report")?;
+                continue;
+            }
+            _ => None,
+        };
+        let Some(each) = each else {
             return Err(io::Error::other(format!(
                 "--control: unknown command {line:?}"
             )));
         };
-        let (cpu, before) = (cpu()?, engine.totals);
+        let (cpu, busy, before) = (process::own_cpu()?, engine.busy, engine.totals);
         engine.event_latency.reset();
         engine.promise(each);
         say(&json!(each), "armed")?;
@@ -260,8 +332,9 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
             "gaps": totals.gaps - before.gaps,
             "lost": totals.lost,
             "elapsed_us": elapsed.as_micros() as u64,
-            "latency_us": percentiles(&engine.event_latency),
-            "cpu_ns": (crate::cpu()? - cpu).as_nanos() as u64,
+            "latency_us": engine.event_latency.json(),
+            "busy_ns": (engine.busy - busy).as_nanos() as u64,
+            "cpu_ns": (process::own_cpu()? - cpu).as_nanos() as u64,
         });
         say(&round, "round")?;
     }
@@ -296,136 +369,59 @@ fn say(value: &Value, name: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// CPU time of this process so far.
-fn cpu() -> io::Result<Duration> {
-    Ok(process::cpu(std::process::id())?
-        .iter()
-        .map(|thread| thread.ran)
-        .sum())
-}
-
-fn percentiles(latencies: &Histogram<u64>) -> Value {
-    json!({
-        "p50": latencies.value_at_quantile(0.5),
-        "p90": latencies.value_at_quantile(0.9),
-        "p99": latencies.value_at_quantile(0.99),
-        "max": latencies.max(),
-        "count": latencies.len(),
-    })
-}
-
-fn summary(engine: &Engine, settled: Duration) -> io::Result<Value> {
-    let totals = engine.totals;
-    let (missing, extra) = engine.missing_and_extra();
-    Ok(json!({
-        "sessions": totals.opened,
-        "became_live": totals.became_live,
-        "live": engine.live(),
-        "lost": totals.lost,
-        "settled_seconds": settled.as_secs_f64(),
-        "connects_per_second": totals.became_live as f64 / settled.as_secs_f64(),
-        "events": totals.events,
-        "event_bytes": totals.event_bytes,
-        "missing": missing,
-        "beyond_expected": extra,
-        "gap_notices": totals.gaps,
-        "gap_events": totals.gap_events,
-        "ready_latency_us": percentiles(&engine.ready_latency),
-        "event_latency_us": percentiles(&engine.event_latency),
-        "load_cpu_seconds": cpu()?.as_secs_f64(),
-        "load_resident_bytes": process::memory(std::process::id())?.resident,
-        "complaints": engine.complaints,
-    }))
-}
-
-fn print_table(summary: &Value) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    let number = |name: &str| summary[name].as_u64().unwrap_or(0);
-    writeln!(
-        stdout,
-        "{:<34}{:>12}",
-        "sessions opened",
-        number("sessions")
-    )?;
-    writeln!(
-        stdout,
-        "{:<34}{:>12}",
-        "upgraded and subscribed",
-        number("became_live")
-    )?;
-    writeln!(
-        stdout,
-        "{:<34}{:>12}",
-        "refused, reset or closed",
-        number("lost")
-    )?;
-    let per_second = summary["connects_per_second"].as_f64().unwrap_or(0.0);
-    writeln!(
-        stdout,
-        "{:<34}{per_second:>12.0}",
-        "sessions subscribed a second"
-    )?;
-    writeln!(stdout, "{:<34}{:>12}", "event frames", number("events"))?;
-    writeln!(
-        stdout,
-        "{:<34}{:>12}",
-        "event frames missing",
-        number("missing")
-    )?;
-    writeln!(stdout, "{:<34}{:>12}", "gap notices", number("gap_notices"))?;
-    writeln!(
-        stdout,
-        "{:<34}{:>12}",
-        "events lost, told by the notices",
-        number("gap_events")
-    )?;
-    let seconds = summary["load_cpu_seconds"].as_f64().unwrap_or(0.0);
-    writeln!(
-        stdout,
-        "{:<34}{seconds:>12.2}",
-        "CPU seconds of this program"
-    )?;
-    writeln!(
-        stdout,
-        "\n{:<34}{:>12}{:>12}{:>12}{:>12}",
-        "latency, ms", "p50", "p90", "p99", "max"
-    )?;
-    for (title, name) in [
-        ("connect to subscribed", "ready_latency_us"),
-        ("event", "event_latency_us"),
-    ] {
-        write!(stdout, "{title:<34}")?;
-        for quantile in ["p50", "p90", "p99", "max"] {
-            let milliseconds = summary[name][quantile].as_u64().unwrap_or(0) as f64 / 1000.0;
-            write!(stdout, "{milliseconds:>12.2}")?;
-        }
-        writeln!(stdout)?;
-    }
-    Ok(())
-}
-
-/// One line a second on stderr.
+/// Counts so far, once a second.
 struct Progress {
-    is_quiet: bool,
+    to: ProgressTo,
     last: Instant,
     /// Events at the last line.
     events: u64,
 }
 
+/// Who wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ProgressTo {
+    Nobody,
+    /// In words, on stderr.
+    User,
+    /// The process that this one is a part of.
+    Parent,
+}
+
 impl Progress {
-    fn tell(&mut self, engine: &Engine) {
-        let since = self.last.elapsed();
-        if self.is_quiet || since < PROGRESS_INTERVAL {
-            return;
+    fn new(options: &Options) -> Self {
+        Self {
+            to: match options {
+                Options { part: Some(_), .. } => ProgressTo::Parent,
+                Options { quiet: true, .. } => ProgressTo::Nobody,
+                _ => ProgressTo::User,
+            },
+            last: Instant::now(),
+            events: 0,
         }
-        let totals = engine.totals;
-        let rate = (totals.events - self.events) as f64 / since.as_secs_f64();
-        eprintln!(
-            "{} opened, {} subscribed, {} lost, {} events ({rate:.0}/s), {} gap notices",
-            totals.opened, totals.became_live, totals.lost, totals.events, totals.gaps,
-        );
+    }
+
+    /// Tells `totals` when a second has passed since the last time.
+    fn tell(&mut self, totals: Totals) -> io::Result<()> {
+        let since = self.last.elapsed();
+        if self.to == ProgressTo::Nobody || since < PROGRESS_INTERVAL {
+            return Ok(());
+        }
         self.last = Instant::now();
+        let new = totals.events - self.events;
         self.events = totals.events;
+        if self.to == ProgressTo::Parent {
+            return FromPart::Progress(totals).tell();
+        }
+        eprintln!(
+            "{} opened, {} subscribed, {} lost, {} events ({:.0}/s), {} gap notices",
+            totals.opened,
+            totals.became_live,
+            totals.lost,
+            totals.events,
+            new as f64 / since.as_secs_f64(),
+            totals.gaps,
+        );
+        Ok(())
     }
 }
 

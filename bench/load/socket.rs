@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::frames::FrameReader;
+use crate::reader::Reader;
 
 /// The example key of RFC 6455 section 1.3 and its answer: one for all, so that the answer can be compared.
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -45,15 +45,23 @@ pub(crate) fn connect(
     Ok(TcpStream::from_std(socket.into()))
 }
 
-/// The upgrade request, with this path and query, and this auth token if there is one.
+/// The upgrade request, with this path and query, and this auth token and sub-protocol if there is one.
 #[must_use]
-pub(crate) fn upgrade_request(address: SocketAddr, path: &str, bearer: Option<&str>) -> String {
+pub(crate) fn upgrade_request(
+    address: SocketAddr,
+    path: &str,
+    bearer: Option<&str>,
+    sub_protocol: Option<&str>,
+) -> String {
+    let sub_protocol = sub_protocol.map_or(String::new(), |name| {
+        format!("Sec-WebSocket-Protocol: {name}\r\n")
+    });
     let bearer = bearer.map_or(String::new(), |token| {
         format!("Authorization: Bearer {token}\r\n")
     });
     format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{bearer}\r\n"
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{sub_protocol}{bearer}\r\n"
     )
 }
 
@@ -84,13 +92,13 @@ pub(crate) fn head_length(bytes: &[u8]) -> Result<Option<usize>, String> {
 }
 
 /// Reads `stream` once, behind what `reader` has kept: how much of `buffer` is filled then; `None` when nothing has
-/// arrived. `buffer` is as long as [`FrameReader::unstash`] wants it.
+/// arrived. `buffer` is as long as [`Reader::unstash`] wants it.
 ///
 /// # Errors
 /// The connection broke, or the server has closed it (`UnexpectedEof`).
 pub(crate) fn fill(
     stream: &mut TcpStream,
-    reader: &mut FrameReader,
+    reader: &mut Reader,
     buffer: &mut [u8],
 ) -> io::Result<Option<usize>> {
     let kept = reader.unstash(buffer);

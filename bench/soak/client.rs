@@ -7,7 +7,8 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use serde::Deserialize;
 
-use crate::frames::{FrameReader, KEPT_BYTES_MAX, Seen, masked};
+use crate::frames::{Frames, PONG, TEXT, WholeFrame, masked};
+use crate::reader::{KEPT_BYTES_MAX, Reader, Seen};
 use crate::socket;
 use crate::world::Numbered;
 
@@ -109,7 +110,7 @@ impl Message {
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
-    reader: FrameReader,
+    reader: Reader,
     is_connected: bool,
     is_upgraded: bool,
     unsent: Vec<u8>,
@@ -131,7 +132,7 @@ impl Client {
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self {
             stream,
-            reader: FrameReader::default(),
+            reader: Reader::default(),
             is_connected: false,
             is_upgraded: false,
             unsent: Vec::new(),
@@ -148,7 +149,7 @@ impl Client {
 
     /// Sends a text message.
     pub(crate) fn send_text(&mut self, text: &str) {
-        self.send(&masked(0x1, text.as_bytes()));
+        self.send(&masked(TEXT, text.as_bytes()));
     }
 
     fn flush(&mut self) {
@@ -216,17 +217,22 @@ impl Client {
                 }
             }
             let mut pongs = Vec::new();
-            let fed = self.reader.feed_whole(bytes, |seen| match seen {
-                Seen::Text(text) => heard.push(match Message::parse(text) {
-                    Ok(message) => Heard::Text(message),
-                    Err(complaint) => Heard::Nonsense(complaint),
-                }),
-                Seen::Ping(payload) => pongs.extend(masked(0xA, payload)),
-                Seen::Close(payload) => {
-                    let code = payload.first_chunk().copied().map(u16::from_be_bytes);
-                    heard.push(Heard::Close(code.unwrap_or(1005)));
+            let fed = self.reader.feed(&Frames::Whole, bytes, |seen| {
+                let Seen::Whole { kind, payload } = seen else {
+                    return;
+                };
+                match WholeFrame::of(kind) {
+                    WholeFrame::Text => heard.push(match Message::parse(payload) {
+                        Ok(message) => Heard::Text(message),
+                        Err(complaint) => Heard::Nonsense(complaint),
+                    }),
+                    WholeFrame::Ping => pongs.extend(masked(PONG, payload)),
+                    WholeFrame::Close => {
+                        let code = payload.first_chunk().copied().map(u16::from_be_bytes);
+                        heard.push(Heard::Close(code.unwrap_or(1005)));
+                    }
+                    WholeFrame::Pong => {}
                 }
-                Seen::Pong | Seen::Event(_) | Seen::EventEnd { .. } => {}
             });
             if let Err(error) = fed {
                 return heard.push(Heard::Nonsense(error.to_string()));

@@ -18,8 +18,10 @@ mod frames;
 #[path = "../numbers.rs"]
 mod numbers;
 #[path = "../process.rs"]
-#[allow(dead_code, reason = "the suite measures CPU too")]
 mod process;
+#[path = "../load/reader.rs"]
+#[allow(dead_code, reason = "the load generator skips events")]
+mod reader;
 #[path = "../load/socket.rs"]
 mod socket;
 #[path = "../../tests/support/mod.rs"]

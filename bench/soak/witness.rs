@@ -373,7 +373,7 @@ impl Witnesses {
                 let bearer = witness.is_bearer.then_some(&*witness.token);
                 let address = witness.client.stream.peer_addr();
                 let address = address.unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 0)));
-                let request = upgrade_request(address, witness.path, bearer);
+                let request = upgrade_request(address, witness.path, bearer, None);
                 witness.client.send(request.as_bytes());
             }
             Heard::Upgraded => witness.is_open = true,

@@ -1,24 +1,25 @@
-//! CPU of a delivered frame, ours beside the bare loops, in rounds that take turns.
+//! CPU and latency of a delivered frame, every subject beside ours, in rounds that take turns.
 //!
-//! Both servers hold the same number of sessions all the time and run on the same core. A round publishes K events
-//! at once and ends when every session has received all K frames; the bare loops send frames of the very length that
-//! ours sent. Taking turns makes a machine that drifts drift for all; the medians leave out what disturbed one round.
+//! All subjects hold their sessions all the time and run on the same core. A round publishes K events at once and
+//! ends when every session has received all K frames; the limits send frames of the very length that ours sent.
+//! Taking turns makes a machine that drifts drift for all; the medians leave out what disturbed one round.
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::density::micros_each;
-use crate::server::{Cpu, Load, Ours, Server};
+use crate::running::{Load, Waiting, micros_each};
+use crate::statistics::median;
+use crate::subject::{Batch, Candidate, Cpu, Kind, Scenario, Setup, Subject};
+use crate::table::{Table, is_held_back_by_load, number, percent, ratio};
 
 /// Events before the first figure: pages, caches and socket buffers find their size.
 const WARM_UP: u32 = 8;
 
-/// The bare server's ways: one `send` a frame, one `writev` of the K frames, one `send` of the K frames put together
-/// beforehand. The first is the limit of one event in flight, the second that of several.
-pub(crate) const BARE_KINDS: [&str; 3] = ["send", "writev", "merged"];
+/// A frame is about this much longer than its event's body; only for limits that are measured without ours.
+const FRAME_OVERHEAD: usize = 220;
 
 /// What one series of rounds tells.
 #[derive(Default)]
@@ -26,13 +27,17 @@ struct Series {
     /// Microseconds a frame: all threads, and the main thread alone.
     cpu: Vec<f64>,
     cpu_main: Vec<f64>,
-    /// Microseconds a frame of the load generator.
+    /// Microseconds a frame that the load generator worked.
     load: Vec<f64>,
+    /// Shares of the round that the server and the load generator were busy.
+    server_busy: Vec<f64>,
+    load_busy: Vec<f64>,
     /// Milliseconds from the promise to the receipt.
     p50: Vec<f64>,
     p99: Vec<f64>,
     last: Vec<f64>,
     frames: u64,
+    spent: Duration,
 }
 
 impl Series {
@@ -42,10 +47,11 @@ impl Series {
         let each = frames as f64;
         self.cpu.push(micros_each(cpu.all, each));
         self.cpu_main.push(micros_each(cpu.main, each));
-        self.load.push(micros_each(
-            Duration::from_nanos(number(&round["cpu_ns"])),
-            each,
-        ));
+        let busy = Duration::from_nanos(number(&round["busy_ns"]));
+        self.load.push(micros_each(busy, each));
+        let elapsed = Duration::from_micros(number(&round["elapsed_us"]).max(1));
+        self.server_busy.push(cpu.all.div_duration_f64(elapsed));
+        self.load_busy.push(busy.div_duration_f64(elapsed));
         let latency = &round["latency_us"];
         self.p50.push(number(&latency["p50"]) as f64 / 1e3);
         self.p99.push(number(&latency["p99"]) as f64 / 1e3);
@@ -57,11 +63,14 @@ impl Series {
         json!({
             "cpu_us_per_frame": median(&self.cpu),
             "cpu_main_thread_us_per_frame": median(&self.cpu_main),
-            "load_cpu_us_per_frame": median(&self.load),
+            "load_us_per_frame": median(&self.load),
+            "server_busy_share": median(&self.server_busy),
+            "load_busy_share": median(&self.load_busy),
             "latency_p50_ms": median(&self.p50),
             "latency_p99_ms": median(&self.p99),
             "latency_last_ms": median(&self.last),
             "frames": self.frames,
+            "rounds": self.cpu.len(),
             "rounds_cpu_us_per_frame": self.cpu,
         })
     }
@@ -69,103 +78,234 @@ impl Series {
 
 /// What to run.
 pub(crate) struct Fanout<'a> {
-    /// Our server; `None`: the bare loops only.
-    pub(crate) server: Option<&'a Path>,
-    pub(crate) bare: &'a Path,
+    pub(crate) candidates: &'a [Candidate],
+    pub(crate) server: &'a Path,
     pub(crate) load: &'a Path,
     pub(crate) sessions: u32,
-    pub(crate) body_bytes: usize,
-    /// (events in flight, rounds)
+    pub(crate) body_bytes: &'a [usize],
+    /// (events in flight, rounds at most)
     pub(crate) series: &'a [(u32, u32)],
+    /// A subject that has used this much time for one series has no further round in it.
+    pub(crate) time_max: Duration,
 }
 
-impl Fanout<'_> {
-    /// One JSON object for each number of events in flight.
-    pub(crate) fn measure(&self) -> io::Result<Vec<Value>> {
-        let mut bare = Server::start(self.bare, &[])?;
-        let mut bare_clients = Load::start(self.load, &bare.address, self.sessions, &[])?;
-        let mut ours = match self.server {
-            None => None,
-            Some(server) => {
-                let mut ours = Ours::start(server, self.body_bytes)?;
-                let mut clients = Load::start(self.load, &ours.server.address, self.sessions, &[])?;
-                let round = clients.round(WARM_UP, || ours.publish(WARM_UP))?;
-                Some((ours, clients, frame_bytes(&round)))
-            }
+/// One subject with its sessions.
+struct Runner {
+    candidate: Candidate,
+    subject: Box<dyn Subject>,
+    clients: Load,
+    sessions: u32,
+}
+
+impl Runner {
+    fn start(candidate: &Candidate, fanout: &Fanout<'_>) -> io::Result<Self> {
+        let most = candidate.sessions_max.unwrap_or(u32::MAX);
+        let sessions = fanout.sessions.min(most);
+        let setup = Setup {
+            server: fanout.server,
+            sessions,
         };
-        let frame_bytes = ours
-            .as_ref()
-            .map_or(self.body_bytes, |(_, _, frame_bytes)| *frame_bytes);
-        for kind in BARE_KINDS {
-            bare_round(&mut bare, &mut bare_clients, kind, WARM_UP, frame_bytes)?;
-        }
-        let mut results = Vec::new();
-        for &(in_flight, rounds) in self.series {
-            let mut our_series = Series::default();
-            let mut bare_series = BARE_KINDS.map(|_| Series::default());
-            for _ in 0..rounds {
-                if let Some((ours, clients, _)) = &mut ours {
-                    let before = ours.server.cpu()?;
-                    let round = clients.round(in_flight, || ours.publish(in_flight))?;
-                    our_series.add(&round, ours.server.cpu()?.since(before));
-                }
-                for (series, kind) in bare_series.iter_mut().zip(BARE_KINDS) {
-                    let (round, cpu) =
-                        bare_round(&mut bare, &mut bare_clients, kind, in_flight, frame_bytes)?;
-                    series.add(&round, cpu);
-                }
-            }
-            let mut result = json!({
-                "sessions": self.sessions,
-                "in_flight": in_flight,
-                "rounds": rounds,
-                "frame_bytes": frame_bytes,
-            });
-            if ours.is_some() {
-                result["ours"] = our_series.json();
-            }
-            for (series, kind) in bare_series.iter().zip(BARE_KINDS) {
-                let mut bare = series.json();
-                if ours.is_some() {
-                    bare["ours_to_it_cpu"] = (median(&our_series.cpu) / median(&series.cpu)).into();
-                    bare["ours_to_it_latency_last"] =
-                        (median(&our_series.last) / median(&series.last)).into();
-                }
-                result[kind] = bare;
-            }
-            results.push(result);
-        }
-        Ok(results)
+        let subject = (candidate.start)(&setup)?;
+        let more = subject.load_arguments(Scenario::Shared, sessions);
+        let address = subject.address();
+        let clients = Load::start(fanout.load, &address, sessions, &more, Waiting::Spin)?;
+        Ok(Self {
+            candidate: *candidate,
+            subject,
+            clients,
+            sessions,
+        })
+    }
+
+    fn round(&mut self, batch: Batch) -> io::Result<(Value, Cpu)> {
+        let before = Cpu::settled(&self.subject.pids())?;
+        let (subject, clients) = (&mut self.subject, &mut self.clients);
+        let round = clients.round(batch.events, || subject.publish(batch))?;
+        Ok((round, Cpu::settled(&self.subject.pids())?.since(before)))
     }
 }
 
-fn bare_round(
-    server: &mut Server,
-    clients: &mut Load,
-    kind: &str,
-    in_flight: u32,
-    frame_bytes: usize,
-) -> io::Result<(Value, Cpu)> {
-    let before = server.cpu()?;
-    let order = format!("{kind} {in_flight} {frame_bytes}");
-    let round = clients.round(in_flight, || server.order(&order).map(drop))?;
-    Ok((round, server.cpu()?.since(before)))
+impl Fanout<'_> {
+    /// One JSON object for each body size and number of events in flight. A peer that is not installed or fails is
+    /// told on stderr and left out.
+    ///
+    /// # Errors
+    /// Ours or a limit fails.
+    pub(crate) fn measure(&self) -> io::Result<Vec<Value>> {
+        let mut runners = Vec::new();
+        for candidate in self.candidates {
+            match Runner::start(candidate, self) {
+                Ok(runner) => runners.push(runner),
+                Err(error) => leave_out(candidate, &error)?,
+            }
+        }
+        let mut results = Vec::new();
+        for &body_bytes in self.body_bytes {
+            let mut frame_bytes = body_bytes + FRAME_OVERHEAD;
+            retain(&mut runners, |runner| {
+                let batch = Batch {
+                    events: WARM_UP,
+                    body_bytes,
+                    frame_bytes,
+                };
+                let (round, _) = runner.round(batch)?;
+                if runner.candidate.kind == Kind::Ours {
+                    frame_bytes = bytes_of_a_frame(&round);
+                }
+                Ok(())
+            })?;
+            for &(events, rounds) in self.series {
+                let batch = Batch {
+                    events,
+                    body_bytes,
+                    frame_bytes,
+                };
+                results.push(self.series(&mut runners, batch, rounds)?);
+            }
+        }
+        Ok(results)
+    }
+
+    fn series(&self, runners: &mut Vec<Runner>, batch: Batch, rounds: u32) -> io::Result<Value> {
+        let mut all: Vec<Series> = Vec::new();
+        all.resize_with(runners.len(), Series::default);
+        for _ in 0..rounds {
+            let mut at = 0;
+            let mut failed = Vec::new();
+            retain(runners, |runner| {
+                let series = &mut all[at];
+                at += 1;
+                if series.spent > self.time_max {
+                    return Ok(());
+                }
+                let started = Instant::now();
+                let (round, cpu) = runner.round(batch).inspect_err(|_| failed.push(at - 1))?;
+                series.add(&round, cpu);
+                series.spent += started.elapsed();
+                Ok(())
+            })?;
+            for at in failed.into_iter().rev() {
+                all.remove(at);
+            }
+        }
+        let mut subjects = Vec::new();
+        let ours = runners
+            .iter()
+            .position(|runner| runner.candidate.kind == Kind::Ours);
+        for (runner, series) in runners.iter().zip(&all) {
+            let mut subject = series.json();
+            subject["name"] = runner.candidate.name.into();
+            subject["sessions"] = runner.sessions.into();
+            if let Some(ours) = ours.map(|ours| &all[ours]) {
+                subject["ours_to_it_cpu"] = (median(&ours.cpu) / median(&series.cpu)).into();
+                // Of fewer sessions the last is served sooner.
+                if runner.sessions == self.sessions {
+                    let last = median(&ours.last) / median(&series.last);
+                    subject["ours_to_it_latency_last"] = last.into();
+                }
+            }
+            subjects.push(subject);
+        }
+        Ok(json!({
+            "sessions": self.sessions,
+            "body_bytes": batch.body_bytes,
+            "frame_bytes": batch.frame_bytes,
+            "in_flight": batch.events,
+            "subjects": subjects,
+        }))
+    }
 }
 
-fn frame_bytes(round: &Value) -> usize {
+/// Tells on stderr that `candidate` is left out, when that may be.
+///
+/// # Errors
+/// It may not: it is ours, or a limit.
+pub(crate) fn leave_out(candidate: &Candidate, error: &io::Error) -> io::Result<()> {
+    if candidate.kind != Kind::Peer {
+        return Err(io::Error::other(format!("{}: {error}", candidate.name)));
+    }
+    let what = match error.kind() {
+        io::ErrorKind::NotFound => "skipped, not installed",
+        _ => "left out, failed",
+    };
+    eprintln!("  {}: {what}: {error}", candidate.name);
+    Ok(())
+}
+
+/// Keeps the runners for which `step` succeeds, as [`leave_out`] allows.
+fn retain(
+    runners: &mut Vec<Runner>,
+    mut step: impl FnMut(&mut Runner) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut at = 0;
+    while at < runners.len() {
+        match step(&mut runners[at]) {
+            Ok(()) => at += 1,
+            Err(error) => leave_out(&runners.remove(at).candidate, &error)?,
+        }
+    }
+    Ok(())
+}
+
+/// Length of the frames of a round, header included.
+fn bytes_of_a_frame(round: &Value) -> usize {
     let number = |name: &str| round[name].as_u64().unwrap_or(0);
     (number("bytes") / number("frames").max(1))
         .try_into()
         .unwrap_or(usize::MAX)
 }
 
-/// The middle value, of an even number the mean of both; 0 of none.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match (sorted.len(), sorted.len() / 2) {
-        (0, _) => 0.0,
-        (length, middle) if length % 2 == 1 => sorted[middle],
-        (_, middle) => f64::midpoint(sorted[middle - 1], sorted[middle]),
+/// Prints the rows.
+pub(crate) fn print(rows: &[Value]) {
+    let mut table = Table::new(&[
+        "fanout",
+        "sessions",
+        "body B",
+        "in flight",
+        "CPU µs/frame",
+        "ours to it",
+        "its loop",
+        "p50 ms",
+        "p99 ms",
+        "last ms",
+        "ours to it",
+        "frames",
+        "server busy",
+        "load busy",
+        "load µs/frame",
+    ]);
+    for row in rows {
+        for subject in row["subjects"].as_array().into_iter().flatten() {
+            let figure = |name: &str| subject[name].as_f64();
+            let is_held_back = is_held_back_by_load(subject);
+            let mark = if is_held_back { " !" } else { "" };
+            table.row(vec![
+                subject["name"].as_str().unwrap_or("").to_owned(),
+                subject["sessions"].to_string(),
+                row["body_bytes"].to_string(),
+                row["in_flight"].to_string(),
+                number(figure("cpu_us_per_frame"), 3),
+                ratio(figure("ours_to_it_cpu")),
+                number(figure("cpu_main_thread_us_per_frame"), 3),
+                number(figure("latency_p50_ms"), 1),
+                number(figure("latency_p99_ms"), 1),
+                number(figure("latency_last_ms"), 1) + mark,
+                ratio(figure("ours_to_it_latency_last")),
+                subject["frames"].to_string(),
+                percent(figure("server_busy_share")),
+                percent(figure("load_busy_share")),
+                number(figure("load_us_per_frame"), 3),
+            ]);
+            if is_held_back {
+                table.note(
+                    "!: the load generator's core was saturated and the server's was not: the latency is the \
+                     generator's, the CPU a frame is still the server's.",
+                );
+            }
+        }
     }
+    table.note(
+        "CPU µs/frame = CPU seconds of the server a million frames, all its threads and processes.",
+    );
+    table.print();
 }

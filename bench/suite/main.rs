@@ -3,62 +3,136 @@
 //! Every figure is one process's user and kernel time or resident memory, read from /proc, while the server has core
 //! 0 and the load generator core 1. A frame that does not come fails the run (exit 1). Absolute times drift with the
 //! machine: compare the ratios, which are from one run.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command talks on its own streams"
+)]
 
+mod bare;
+mod bridge;
 mod density;
+mod fairness;
 mod fanout;
+mod machine;
+mod matching;
+#[path = "../mqtt.rs"]
+mod mqtt;
+mod ours;
+mod peers;
+mod picture;
 #[path = "../process.rs"]
 mod process;
-mod server;
+mod running;
+mod scale;
+mod statistics;
+mod storm;
+mod subject;
+mod support;
+mod table;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use density::Scenario;
-use fanout::Fanout;
+use fanout::{Fanout, leave_out};
+use subject::{CANDIDATES, Candidate, Kind, Scenario, Setup, compare};
 
-/// Measure Blackhole: bytes per idle session, CPU per connect and per delivered frame, beside a bare send loop.
+/// Measure Blackhole beside other servers and bare send loops: bytes a session, CPU a connect, CPU and latency a frame.
 #[derive(Parser)]
-#[command(name = "suite", max_term_width = 100)]
+#[command(name = "scripts/bench", max_term_width = 100)]
 struct Options {
-    /// What to measure; all when none is given
+    /// What to measure; all but `scale` when none is given
     #[arg(value_enum)]
     what: Vec<What>,
     /// A tenth of the sessions, fewer rounds: shows that everything runs, not what it costs
     #[arg(long)]
     quick: bool,
-    /// Idle sessions of `density`
+    /// Every number of sessions, every size of events, every number in flight, and `scale`: takes an hour
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
+    /// Whom to measure, by name, separated by commas; all when none is given
+    #[arg(long, value_delimiter = ',', value_name = "NAME", value_parser = candidate_names())]
+    subjects: Vec<String>,
+    /// Idle sessions of a process in `density`
     #[arg(long, default_value_t = 19_000)]
     density_sessions: u32,
-    /// Sessions of `fanout`
-    #[arg(long, default_value_t = 10_000)]
-    fanout_sessions: u32,
-    /// Bytes of an event's body
-    #[arg(long, default_value_t = 1024)]
-    event_bytes: usize,
+    /// Servers of each kind in `density`, each with that many sessions
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    processes: u32,
     /// The server's program, instead of the one built with this bench
     #[arg(long, value_name = "PROGRAM")]
     server: Option<PathBuf>,
-    /// The bare loops alone, without our server
-    #[arg(long)]
-    bare_only: bool,
     /// Write the figures to this file as JSON, with machine, commit and date
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw bytes a session and CPU a frame into this file, as an SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Measure nothing: print and draw the figures of this file, which --json wrote
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["what", "json", "quick", "full"])]
+    from: Option<PathBuf>,
     /// Given by `cargo bench`; without it nothing is measured, so that `cargo test --all-targets` stays quick
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+fn candidate_names() -> clap::builder::PossibleValuesParser {
+    CANDIDATES
+        .iter()
+        .map(|candidate| candidate.name)
+        .collect::<Vec<_>>()
+        .into()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum What {
     /// Bytes per idle session, CPU per connect, resident memory after a burst
     Density,
-    /// CPU and latency of a frame with 1, 8 and 32 events in flight
+    /// CPU and latency of a frame, by sessions, size and events in flight
     Fanout,
+    /// The subscription index: time and bytes up to a million subscriptions
+    Match,
+    /// RabbitMQ to sessions: events a second, CPU of the loop and of the AMQP threads
+    Bridge,
+    /// Ping round trip of a session that gets nothing while all others do
+    Fairness,
+    /// All sessions reconnect at once: time until all are live, peak memory
+    Storm,
+    /// Cost as sessions grow, up to 190,000 in ten processes; only when named, or with --full
+    Scale,
+}
+
+impl What {
+    /// In JSON.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Density => "density",
+            Self::Fanout => "fanout",
+            Self::Match => "match",
+            Self::Bridge => "bridge",
+            Self::Fairness => "fairness",
+            Self::Storm => "storm",
+            Self::Scale => "scale",
+        }
+    }
+
+    fn print(self, rows: &[Value]) {
+        match self {
+            _ if rows.is_empty() => {}
+            Self::Density => density::print(rows),
+            Self::Fanout => fanout::print(rows),
+            Self::Match => matching::print(rows),
+            Self::Bridge => bridge::print(rows),
+            Self::Fairness => fairness::print(rows),
+            Self::Storm => storm::print(rows),
+            Self::Scale => scale::print(rows),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -70,207 +144,328 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("suite: {error}");
+            eprintln!("bench: {error}");
             ExitCode::from(1)
         }
     }
 }
 
+/// Body size of an event where no other is asked for.
+const BODY_BYTES: usize = 1024;
+
+/// What `fanout` measures with one number of sessions: every body size with every series.
+struct Cells {
+    sessions: u32,
+    body_bytes: &'static [usize],
+    /// (in flight, rounds)
+    series: &'static [(u32, u32)],
+}
+
+const fn cells(
+    sessions: u32,
+    body_bytes: &'static [usize],
+    series: &'static [(u32, u32)],
+) -> Cells {
+    Cells {
+        sessions,
+        body_bytes,
+        series,
+    }
+}
+
+/// How much is measured.
+struct Extent {
+    /// Divides every number of sessions.
+    shrink: u32,
+    fanout: &'static [Cells],
+    /// Time of one subject for one series of rounds.
+    time_max: Duration,
+    /// (in flight, rounds) of `fairness`.
+    fairness: &'static [(u32, u32)],
+    /// Rounds of `bridge` and of each series of `scale`.
+    rounds: u32,
+}
+
+/// Sessions of `fairness` and `storm`.
+const MOST_SESSIONS: u32 = 19_000;
+
+const QUICK: Extent = Extent {
+    shrink: 10,
+    fanout: &[cells(10_000, &[1024], &[(1, 3), (8, 3), (32, 3)])],
+    time_max: Duration::from_secs(1),
+    fairness: &[(1, 3), (8, 2)],
+    rounds: 2,
+};
+
+const USUAL: Extent = Extent {
+    shrink: 1,
+    fanout: &[
+        cells(10_000, &[1024], &[(1, 15), (8, 9), (32, 7)]),
+        cells(1_000, &[1024], &[(8, 9)]),
+        cells(19_000, &[1024], &[(1, 7), (8, 5)]),
+    ],
+    time_max: Duration::from_secs(4),
+    fairness: &[(1, 5), (8, 3)],
+    rounds: 3,
+};
+
+const EVERY: &[(u32, u32)] = &[(1, 15), (8, 9), (32, 7)];
+const SIZES: &[usize] = &[256, 1024, 4096];
+
+const FULL: Extent = Extent {
+    shrink: 1,
+    fanout: &[
+        cells(1_000, SIZES, EVERY),
+        cells(10_000, SIZES, EVERY),
+        cells(19_000, SIZES, EVERY),
+    ],
+    time_max: Duration::from_secs(6),
+    fairness: &[(1, 15), (8, 7)],
+    rounds: 5,
+};
+
 fn run(options: &Options) -> io::Result<()> {
-    let files = process::raise_open_files()?;
-    let shrink = |sessions: u32| {
-        if options.quick {
-            sessions.div_ceil(10)
-        } else {
-            sessions
-        }
+    let report = match &options.from {
+        Some(file) => read(file)?,
+        None => measure(options)?,
     };
-    let (idle, busy) = (
-        shrink(options.density_sessions),
-        shrink(options.fanout_sessions),
-    );
-    if u64::from(idle.max(busy)) + 64 > files {
-        let message = format!(
-            "{} sessions need as many open files, and the hard limit is {files}",
-            idle.max(busy)
-        );
-        return Err(io::Error::other(message));
-    }
-    let server = options
-        .server
-        .as_deref()
-        .unwrap_or(Path::new(env!("CARGO_BIN_EXE_blackhole")));
-    let load = Path::new(env!("CARGO_BIN_EXE_blackhole-load"));
-    let asked = |what| options.what.is_empty() || options.what.contains(&what);
-    let mut report = machine();
-    if asked(What::Density) && !options.bare_only {
-        let mut rows = Vec::new();
-        for scenario in [Scenario::Shared, Scenario::Own] {
-            eprintln!("density: {idle} sessions, {scenario:?}");
-            rows.push(density::measure(
-                server,
-                load,
-                scenario,
-                idle,
-                options.event_bytes,
-            )?);
-        }
-        print_density(&rows)?;
-        report["density"] = rows.into();
-    }
-    if asked(What::Fanout) {
-        eprintln!("fanout: {busy} sessions");
-        let series: &[(u32, u32)] = if options.quick {
-            &[(1, 3), (8, 3), (32, 3)]
-        } else {
-            &[(1, 15), (8, 9), (32, 7)]
-        };
-        let rows = Fanout {
-            server: (!options.bare_only).then_some(server),
-            bare: Path::new(env!("CARGO_BIN_EXE_bare_send")),
-            load,
-            sessions: busy,
-            body_bytes: options.event_bytes,
-            series,
-        }
-        .measure()?;
-        print_fanout(&rows)?;
-        report["fanout"] = rows.into();
-    }
-    println!("{}", stamp(&report));
+    println!("\n{}", machine::stamp_line(&report));
     if let Some(file) = &options.json {
         std::fs::write(file, format!("{report:#}\n"))?;
     }
-    Ok(())
+    match &options.plot {
+        None => Ok(()),
+        Some(file) => picture::draw(&report, file)
+            .map_err(|error| io::Error::other(format!("{}: {error}", file.display()))),
+    }
 }
 
-/// What a figure needs to mean something later.
-fn machine() -> Value {
-    let first_line = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program)
-            .args(arguments)
-            .output()
-            .ok()
-            .filter(|output| output.status.success());
-        output.map_or_else(
-            || "unknown".to_owned(),
-            |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        )
-    };
-    let information = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = information
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let changed = first_line("git", &["status", "--porcelain", "--untracked-files=no"]);
-    json!({
-        "machine": model.map_or("unknown", |(_, model)| model.trim()),
-        "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
-        "kernel": first_line("uname", &["-r"]),
-        "commit": first_line("git", &["rev-parse", "--short=12", "HEAD"]),
-        "changed_since": !changed.is_empty(),
-        "date": first_line("date", &["--utc", "+%Y-%m-%dT%H:%M:%SZ"]),
-    })
-}
-
-fn stamp(report: &Value) -> String {
-    let text = |name: &str| report[name].as_str().unwrap_or("unknown").to_owned();
-    let changed = if report["changed_since"] == true {
-        " with changes"
-    } else {
-        ""
-    };
-    format!(
-        "\n{}, {} cores, Linux {}, commit {}{changed}, {}",
-        text("machine"),
-        report["cores"],
-        text("kernel"),
-        text("commit"),
-        text("date"),
-    )
-}
-
-fn print_density(rows: &[Value]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "\n{:<26}{:>9}{:>14}{:>14}{:>14}{:>14}{:>12}",
-        "density",
-        "sessions",
-        "heap B/sess.",
-        "RSS B/sess.",
-        "connect µs",
-        "connects/s",
-        "after burst"
-    )?;
-    for row in rows {
-        let number = |name: &str| row[name].as_f64().unwrap_or(f64::NAN);
-        write!(
-            out,
-            "{:<26}{:>9}",
-            row["scenario"].as_str().unwrap_or(""),
-            row["sessions"].as_u64().unwrap_or(0)
-        )?;
-        write!(out, "{:>14.0}", number("anonymous_bytes_per_session"))?;
-        write!(out, "{:>14.0}", number("resident_bytes_per_session"))?;
-        write!(
-            out,
-            "{:>14.1}{:>14.0}",
-            number("connect_cpu_us"),
-            number("connects_per_second")
-        )?;
-        match row["after_burst_ratio"].as_f64() {
-            Some(ratio) => writeln!(out, "{ratio:>10.2} ×")?,
-            None => writeln!(out, "{:>12}", "-")?,
+/// The figures of a run before, printed.
+fn read(file: &Path) -> io::Result<Value> {
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(file)?)?;
+    for suite in What::value_variants() {
+        if let Some(rows) = report[suite.name()].as_array() {
+            suite.print(rows);
         }
     }
-    Ok(())
+    Ok(report)
 }
 
-fn print_fanout(rows: &[Value]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "\n{:<14}{:>10}{:>12}{:>10}{:>12}{:>10}{:>10}{:>10}{:>12}{:>14}",
-        "fanout",
-        "in flight",
-        "CPU µs/fr.",
-        "loop",
-        "load µs/fr.",
-        "p50 ms",
-        "p99 ms",
-        "last ms",
-        "frames",
-        "ours to it"
-    )?;
-    for row in rows {
-        for name in ["ours"].into_iter().chain(fanout::BARE_KINDS) {
-            let series = &row[name];
-            if series.is_null() {
+fn measure(options: &Options) -> io::Result<Value> {
+    let files = process::raise_open_files()?;
+    let extent = match options {
+        Options { quick: true, .. } => &QUICK,
+        Options { full: true, .. } => &FULL,
+        _ => &USUAL,
+    };
+    let bench = Bench {
+        extent,
+        candidates: CANDIDATES
+            .iter()
+            .filter(|candidate| {
+                options.subjects.is_empty()
+                    || options.subjects.iter().any(|name| name == candidate.name)
+            })
+            .copied()
+            .collect(),
+        server: options
+            .server
+            .as_deref()
+            .unwrap_or(Path::new(env!("CARGO_BIN_EXE_blackhole"))),
+        load: Path::new(env!("CARGO_BIN_EXE_blackhole-load")),
+        files,
+        options,
+    };
+    let mut report = machine::stamp();
+    for suite in What::value_variants() {
+        let is_usual = *suite != What::Scale || options.full;
+        if options.what.contains(suite) || (options.what.is_empty() && is_usual) {
+            let rows = bench.measure(*suite)?;
+            suite.print(&rows);
+            report[suite.name()] = rows.into();
+        }
+    }
+    Ok(report)
+}
+
+/// One run of the suites.
+struct Bench<'a> {
+    extent: &'static Extent,
+    candidates: Vec<Candidate>,
+    server: &'a Path,
+    load: &'a Path,
+    /// Limit of open files of one process.
+    files: u64,
+    options: &'a Options,
+}
+
+impl Bench<'_> {
+    fn measure(&self, suite: What) -> io::Result<Vec<Value>> {
+        match suite {
+            What::Density => self.density(),
+            What::Fanout => self.fanout(),
+            What::Match => Ok(self.matching()),
+            What::Bridge => self.bridge(),
+            What::Fairness => self.fairness(),
+            What::Storm => self.storm(),
+            What::Scale => self.scale(),
+        }
+    }
+
+    /// Fails, saying why, when this machine cannot hold `processes` times `sessions`.
+    fn check(&self, processes: u32, sessions: u32) -> io::Result<()> {
+        let obstacles = machine::obstacles(processes, sessions, self.files);
+        if obstacles.is_empty() {
+            return Ok(());
+        }
+        Err(io::Error::other(obstacles.join("\n       ")))
+    }
+
+    /// What `measure` says of every candidate but the limits; a peer that is not there or fails is left out.
+    fn each(
+        &self,
+        sessions: u32,
+        measure: impl Fn(&Candidate, &Setup<'_>) -> io::Result<Vec<Value>>,
+    ) -> io::Result<Vec<Value>> {
+        let mut rows = Vec::new();
+        for candidate in &self.candidates {
+            if candidate.kind == Kind::Limit {
                 continue;
             }
-            let number = |name: &str| series[name].as_f64().unwrap_or(f64::NAN);
-            let title = if name == "ours" {
-                name.to_owned()
-            } else {
-                format!("bare {name}")
+            let setup = Setup {
+                server: self.server,
+                sessions: sessions.min(candidate.sessions_max.unwrap_or(u32::MAX)),
             };
-            write!(
-                out,
-                "{title:<14}{:>10}",
-                row["in_flight"].as_u64().unwrap_or(0)
-            )?;
-            write!(out, "{:>12.3}", number("cpu_us_per_frame"))?;
-            write!(out, "{:>10.3}", number("cpu_main_thread_us_per_frame"))?;
-            write!(out, "{:>12.3}", number("load_cpu_us_per_frame"))?;
-            for latency in ["latency_p50_ms", "latency_p99_ms", "latency_last_ms"] {
-                write!(out, "{:>10.1}", number(latency))?;
-            }
-            write!(out, "{:>12}", series["frames"].as_u64().unwrap_or(0))?;
-            match series["ours_to_it_cpu"].as_f64() {
-                Some(ratio) => writeln!(out, "{ratio:>14.3}")?,
-                None => writeln!(out)?,
+            match measure(candidate, &setup) {
+                Ok(told) => rows.extend(told),
+                Err(error) => leave_out(candidate, &error)?,
             }
         }
+        Ok(rows)
     }
-    Ok(())
+
+    fn density(&self) -> io::Result<Vec<Value>> {
+        let processes = self.options.processes;
+        let sessions = self.shrunk(self.options.density_sessions);
+        self.check(processes, sessions)?;
+        let mut rows = Vec::new();
+        for scenario in [Scenario::Shared, Scenario::Own] {
+            rows.extend(self.each(sessions, |candidate, setup| {
+                if scenario == Scenario::Own && !candidate.has_bindings {
+                    return Ok(Vec::new());
+                }
+                eprintln!("density: {}, {}", candidate.name, scenario.title());
+                density::measure(candidate, setup, self.load, scenario, processes, BODY_BYTES)
+                    .map(|row| vec![row])
+            })?);
+        }
+        let figures = [
+            ("resident_bytes_per_session", "ours_to_it_bytes"),
+            ("connect_cpu_us", "ours_to_it_connect"),
+        ];
+        compare(&mut rows, &["scenario"], &figures);
+        Ok(rows)
+    }
+
+    fn fanout(&self) -> io::Result<Vec<Value>> {
+        let mut rows = Vec::new();
+        for cells in self.extent.fanout {
+            let sessions = self.shrunk(cells.sessions);
+            self.check(self.candidates.len() as u32, sessions)?;
+            eprintln!("fanout: {sessions} sessions");
+            rows.extend(
+                Fanout {
+                    candidates: &self.candidates,
+                    server: self.server,
+                    load: self.load,
+                    sessions,
+                    body_bytes: cells.body_bytes,
+                    series: cells.series,
+                    time_max: self.extent.time_max,
+                }
+                .measure()?,
+            );
+        }
+        Ok(rows)
+    }
+
+    fn matching(&self) -> Vec<Value> {
+        let sizes: Vec<u32> = [1_000, 10_000, 100_000, 1_000_000]
+            .into_iter()
+            .filter(|&size| size <= 1_000_000 / self.extent.shrink)
+            .collect();
+        eprintln!("match: up to {} subscriptions", sizes[sizes.len() - 1]);
+        matching::measure(&sizes)
+    }
+
+    fn bridge(&self) -> io::Result<Vec<Value>> {
+        let Extent { shrink, rounds, .. } = *self.extent;
+        match bridge::measure(self.server, self.load, BODY_BYTES, rounds, shrink) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                eprintln!("bridge: skipped, not installed: {error}");
+                Ok(Vec::new())
+            }
+            rows => rows,
+        }
+    }
+
+    fn fairness(&self) -> io::Result<Vec<Value>> {
+        let sessions = self.shrunk(MOST_SESSIONS);
+        self.check(1, sessions)?;
+        let mut rows = self.each(sessions, |candidate, setup| {
+            eprintln!("fairness: {}", candidate.name);
+            fairness::measure(
+                candidate,
+                setup,
+                self.load,
+                BODY_BYTES,
+                self.extent.fairness,
+            )
+        })?;
+        compare(&mut rows, &["in_flight"], &[("p99_ms", "ours_to_it_p99")]);
+        Ok(rows)
+    }
+
+    fn storm(&self) -> io::Result<Vec<Value>> {
+        let sessions = self.shrunk(MOST_SESSIONS);
+        self.check(1, sessions)?;
+        let mut rows = self.each(sessions, |candidate, setup| {
+            eprintln!("storm: {}", candidate.name);
+            storm::measure(candidate, setup, self.load)
+        })?;
+        let figures = [
+            ("seconds", "ours_to_it_seconds"),
+            ("cpu_us", "ours_to_it_cpu"),
+            ("peak_resident_bytes", "ours_to_it_peak"),
+        ];
+        compare(&mut rows, &["at_once"], &figures);
+        Ok(rows)
+    }
+
+    fn scale(&self) -> io::Result<Vec<Value>> {
+        let mut rows = Vec::new();
+        for (processes, sessions) in scale::SIZES {
+            let sessions = self.shrunk(sessions);
+            self.check(processes, sessions)?;
+            eprintln!("scale: {processes} × {sessions} sessions");
+            let setup = Setup {
+                server: self.server,
+                sessions,
+            };
+            rows.push(scale::measure(
+                &ours::CANDIDATE,
+                &setup,
+                self.load,
+                processes,
+                BODY_BYTES,
+                self.extent.rounds,
+            )?);
+        }
+        Ok(rows)
+    }
+
+    /// This many sessions, or a part of them in a quick run.
+    fn shrunk(&self, sessions: u32) -> u32 {
+        sessions.div_ceil(self.extent.shrink)
+    }
 }

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::{env, fs, process};
+use std::{env, fs, io, process};
 
 /// Ports a broker takes from its first one on; see `scripts/broker`.
 const PORTS: u16 = 30;
@@ -15,15 +15,39 @@ const FIRST_PORTS: std::ops::Range<u16> = 20_000..32_600;
 pub struct Broker {
     dir: PathBuf,
     port: u16,
+    options: Vec<String>,
+}
+
+/// Whether RabbitMQ is there to be started.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`], with what to do about it as the text.
+pub fn installed() -> io::Result<()> {
+    let output = Command::new(script()).arg("url").output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(io::Error::new(io::ErrorKind::NotFound, text))
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/broker")
 }
 
 impl Broker {
     /// Starts one on free ports and waits until it serves. Panics, saying so, when RabbitMQ is not installed.
     pub fn start() -> Self {
+        Self::start_with(&[]).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`Broker::start`], with options of `scripts/broker`. `Err` says why it did not start.
+    pub fn start_with(options: &[&str]) -> Result<Self, String> {
         let (dir, port) = claim();
-        let broker = Self { dir, port };
-        broker.restart();
-        broker
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        let broker = Self { dir, port, options };
+        broker.try_run(&["start"])?;
+        Ok(broker)
     }
 
     /// The broker that the tests of this binary share: started by the first, stopped by the last that holds it.
@@ -76,28 +100,50 @@ impl Broker {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Where websocket clients connect when it was started with `--web-mqtt`.
+    pub fn websocket_port(&self) -> u16 {
+        self.port + 3
+    }
+
+    /// Where MQTT clients connect when it was started with `--web-mqtt`.
+    pub fn mqtt_port(&self) -> u16 {
+        self.port + 4
+    }
+
+    /// The node's process.
+    pub fn pid(&self) -> u32 {
+        let pid = fs::read_to_string(self.dir.join("pid")).expect("a broker writes its process id");
+        pid.trim().parse().expect("a process id is a number")
+    }
+
     fn run(&self, arguments: &[&str]) -> Output {
+        self.try_run(arguments)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn try_run(&self, arguments: &[&str]) -> Result<Output, String> {
         let output = self
             .command(arguments)
             .output()
-            .expect("scripts/broker can be run");
-        assert!(
-            output.status.success(),
+            .map_err(|error| format!("scripts/broker: {error}"))?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        Err(format!(
             "scripts/broker {arguments:?} failed:\n{}{}",
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
-        );
-        output
+        ))
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/broker");
-        let mut command = Command::new(script);
+        let mut command = Command::new(script());
         command
             .arg("--dir")
             .arg(&self.dir)
             .arg("--port")
             .arg(self.port.to_string())
+            .args(&self.options)
             .args(arguments);
         command.stdin(Stdio::null());
         command
@@ -123,7 +169,7 @@ fn claim() -> (PathBuf, u16) {
         let port = FIRST_PORTS.start + (begin + turn * 7) % ranges * PORTS;
         let is_free = |offset| TcpListener::bind(("127.0.0.1", port + offset)).is_ok();
         let dir = env::temp_dir().join(format!("blackhole-test-broker-{port}"));
-        if [0, 1, 2].into_iter().all(is_free) && fs::create_dir(&dir).is_ok() {
+        if (0..=4).all(is_free) && fs::create_dir(&dir).is_ok() {
             return (dir, port);
         }
     }

@@ -1,0 +1,67 @@
+//! `bare_send`, the limits: one `send` a frame, one `writev` of all frames in flight, one `send` of them put together
+//! beforehand. The first is the limit of one event in flight, the others that of several.
+
+use std::io;
+use std::path::Path;
+
+use crate::running::{Running, SERVER_CORE};
+use crate::subject::{Batch, Candidate, Kind, Scenario, Subject};
+
+/// One `send` a frame.
+pub(crate) const SEND: Candidate = limit("bare-send", |_| Bare::start("send"));
+/// One `writev` of the frames in flight.
+pub(crate) const WRITEV: Candidate = limit("bare-writev", |_| Bare::start("writev"));
+/// One `send` of the frames in flight, put together beforehand.
+pub(crate) const MERGED: Candidate = limit("bare-merged", |_| Bare::start("merged"));
+
+const fn limit(
+    name: &'static str,
+    start: fn(&crate::subject::Setup<'_>) -> io::Result<Box<dyn Subject>>,
+) -> Candidate {
+    Candidate {
+        name,
+        kind: Kind::Limit,
+        sessions_max: None,
+        has_bindings: false,
+        start,
+    }
+}
+
+struct Bare {
+    running: Running,
+    address: String,
+    order: &'static str,
+}
+
+impl Bare {
+    fn start(order: &'static str) -> io::Result<Box<dyn Subject>> {
+        let program = Path::new(env!("CARGO_BIN_EXE_bare_send"));
+        let mut running = Running::start(SERVER_CORE, program, &[])?;
+        let address = running.listening()?;
+        Ok(Box::new(Self {
+            running,
+            address,
+            order,
+        }))
+    }
+}
+
+impl Subject for Bare {
+    fn pids(&self) -> Vec<u32> {
+        vec![self.running.pid()]
+    }
+
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    fn load_arguments(&self, _: Scenario, _: u32) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn publish(&mut self, batch: Batch) -> io::Result<()> {
+        let order = format!("{} {} {}", self.order, batch.events, batch.frame_bytes);
+        self.running.tell(&order)?;
+        self.running.line().map(drop)
+    }
+}

@@ -1,0 +1,148 @@
+//! Blackhole with its events coming through a named pipe: what is written at once is in flight at once.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::running::{Running, SERVER_CORE};
+use crate::subject::{Batch, Candidate, Kind, Scenario, Setup, Subject};
+
+/// The subject that all others are compared with.
+pub(crate) const CANDIDATE: Candidate = Candidate {
+    name: "ours",
+    kind: Kind::Ours,
+    sessions_max: None,
+    has_bindings: true,
+    start: |setup| Ok(Box::new(Ours::start(setup)?)),
+};
+
+/// Room in the pipe: 32 events of 4 KB are written at once without a wait.
+const PIPE_BYTES: usize = 1 << 20;
+
+/// Settings of every server that is measured, whatever its source.
+pub(crate) const ARGUMENTS: [&str; 8] = [
+    "--ip",
+    "127.0.0.1",
+    "--port",
+    "0",
+    "--auth",
+    "insecure",
+    "--log-level",
+    "error",
+];
+
+/// Blackhole under measurement.
+pub(crate) struct Ours {
+    running: Running,
+    address: String,
+    events: File,
+    _pipe: Pipe,
+    published: u64,
+}
+
+impl Ours {
+    fn start(setup: &Setup<'_>) -> io::Result<Self> {
+        let pipe = Pipe::make()?;
+        let source = format!("replay:{}", pipe.path.display());
+        let mut arguments: Vec<String> = ARGUMENTS.map(str::to_owned).into();
+        arguments.extend(["--source".to_owned(), source]);
+        let mut running = Running::start(SERVER_CORE, setup.server, &arguments)?;
+        let address = running.listening()?;
+        let events = OpenOptions::new().write(true).open(&pipe.path)?;
+        rustix::pipe::fcntl_setpipe_size(&events, PIPE_BYTES)?;
+        Ok(Self {
+            running,
+            address,
+            events,
+            _pipe: pipe,
+            published: 0,
+        })
+    }
+}
+
+impl Subject for Ours {
+    fn pids(&self) -> Vec<u32> {
+        vec![self.running.pid()]
+    }
+
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    fn load_arguments(&self, scenario: Scenario, sessions: u32) -> Vec<String> {
+        match scenario {
+            Scenario::Shared => Vec::new(),
+            Scenario::Own => vec![
+                "--accounts".into(),
+                sessions.to_string(),
+                "--binding".into(),
+                "call.CHANNEL_CREATE.call-{n}".into(),
+            ],
+        }
+    }
+
+    /// Events of account 1; each matches `call.CHANNEL_CREATE.*` of that account.
+    fn publish(&mut self, batch: Batch) -> io::Result<()> {
+        let mut lines = String::new();
+        for _ in 0..batch.events {
+            self.published += 1;
+            let Call { key, body } = Call::new(self.published, 1, batch.body_bytes);
+            lines.push_str(&format!(
+                r#"{{"exchange":"{EXCHANGE}","routing_key":"{key}","body":{body}}}"#
+            ));
+            lines.push('\n');
+        }
+        self.events.write_all(lines.as_bytes())
+    }
+}
+
+/// The exchange of call events.
+pub(crate) const EXCHANGE: &str = "callevt";
+
+/// A call event as the platform publishes it.
+pub(crate) struct Call {
+    /// Its routing key, matched by `call.CHANNEL_CREATE.*` of its account.
+    pub(crate) key: String,
+    /// A JSON object.
+    pub(crate) body: String,
+}
+
+impl Call {
+    /// Event number `n` of the account numbered `account`, with a body of `body_bytes` (at least the 200 that its
+    /// keys take).
+    pub(crate) fn new(n: u64, account: u32, body_bytes: usize) -> Self {
+        let body = |filler: &str| {
+            format!(
+                r#"{{"Call-ID":"bench-{n}","Custom-Channel-Vars":{{"Account-ID":"{account:032x}"}},"Event-Category":"call_event","Event-Name":"CHANNEL_CREATE","Filler":"{filler}"}}"#
+            )
+        };
+        let filler = "x".repeat(body_bytes.saturating_sub(body("").len()));
+        Self {
+            key: format!("call.CHANNEL_CREATE.bench-{n}"),
+            body: body(&filler),
+        }
+    }
+}
+
+/// A named pipe that is removed, with its directory, when dropped.
+struct Pipe {
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Pipe {
+    fn make() -> io::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("events");
+        mkfifo(&path)?;
+        Ok(Self { path, _dir: dir })
+    }
+}
+
+fn mkfifo(path: &Path) -> io::Result<()> {
+    if Command::new("mkfifo").arg(path).status()?.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("mkfifo {}", path.display())))
+}

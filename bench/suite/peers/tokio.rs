@@ -1,0 +1,65 @@
+//! A plain broadcast server on tokio-tungstenite, `bench/tokio_broadcast`: every line on its stdin goes to every
+//! session.
+
+use std::io;
+use std::path::Path;
+
+use super::{bodies, peer};
+use crate::running::{Running, SERVER_CORE};
+use crate::subject::{Batch, Candidate, Scenario, Subject};
+
+/// With read buffers of 1 KiB, the smallest that its users would take for density.
+pub(crate) const TOKIO: Candidate = Candidate {
+    has_bindings: false,
+    ..peer("tokio-tungstenite", |_| {
+        Ok(Box::new(Tokio::start(&["--read-buffer", "1024"])?))
+    })
+};
+
+/// With its library's defaults.
+pub(crate) const TOKIO_DEFAULTS: Candidate = Candidate {
+    has_bindings: false,
+    ..peer("tokio-tungstenite-defaults", |_| {
+        Ok(Box::new(Tokio::start(&[])?))
+    })
+};
+
+struct Tokio {
+    running: Running,
+    address: String,
+}
+
+impl Tokio {
+    fn start(arguments: &[&str]) -> io::Result<Self> {
+        let program = Path::new(env!("CARGO_BIN_EXE_blackhole"))
+            .with_file_name("examples")
+            .join("tokio_broadcast");
+        if !program.exists() {
+            let text = "scripts/bench builds it, cargo build --release --example tokio_broadcast";
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
+        let arguments: Vec<_> = arguments.iter().map(|&text| text.to_owned()).collect();
+        let mut running = Running::start(SERVER_CORE, &program, &arguments)?;
+        let address = running.listening()?;
+        Ok(Self { running, address })
+    }
+}
+
+impl Subject for Tokio {
+    fn pids(&self) -> Vec<u32> {
+        vec![self.running.pid()]
+    }
+
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    fn load_arguments(&self, _: Scenario, _: u32) -> Vec<String> {
+        ["--dialect", "plain"].map(str::to_owned).into()
+    }
+
+    fn publish(&mut self, batch: Batch) -> io::Result<()> {
+        self.running
+            .tell(&bodies(batch).collect::<Vec<_>>().join("\n"))
+    }
+}

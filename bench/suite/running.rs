@@ -1,0 +1,276 @@
+//! The processes of a measurement: servers pinned to one core, their load generators pinned to another.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// The core of the servers. The load generators are on [`LOAD_CORE`]; so is this program, which sleeps.
+pub(crate) const SERVER_CORE: &str = "0";
+/// The core of the load generators.
+pub(crate) const LOAD_CORE: &str = "1";
+
+/// The first source address of the first load generator.
+const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
+
+/// Source addresses of one load generator: more than the descriptors of one process can use.
+const SOURCES: u32 = 8;
+
+/// Something that runs until it is dropped, with its stdin and stdout in our hands. Its stderr is ours.
+pub(crate) struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Option<BufReader<ChildStdout>>,
+    name: String,
+}
+
+impl Running {
+    /// Starts `program` on `core`; its lines on stdout are to be read with [`Running::line`].
+    ///
+    /// # Errors
+    /// There is no such program, or no `taskset`.
+    pub(crate) fn start(core: &str, program: &Path, arguments: &[String]) -> io::Result<Self> {
+        Self::spawn(core, program, arguments, Stdio::piped(), Stdio::inherit())
+    }
+
+    /// Starts `program` on `core`, and throws away what it says.
+    ///
+    /// # Errors
+    /// As [`Running::start`].
+    pub(crate) fn start_silent(
+        core: &str,
+        program: &Path,
+        arguments: &[String],
+    ) -> io::Result<Self> {
+        Self::spawn(core, program, arguments, Stdio::null(), Stdio::null())
+    }
+
+    fn spawn(
+        core: &str,
+        program: &Path,
+        arguments: &[String],
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> io::Result<Self> {
+        let name = program.display().to_string();
+        // taskset becomes the program, so the child's id is the program's.
+        let mut child = Command::new("taskset")
+            .args(["--cpu-list", core])
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("taskset {name}: {error}")))?;
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().map(BufReader::new);
+        Ok(Self {
+            child,
+            stdin,
+            stdout,
+            name,
+        })
+    }
+
+    /// The process's id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its next line, returned without the line end.
+    ///
+    /// # Errors
+    /// It has ended, or was started silent.
+    pub(crate) fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        let stdout = self.stdout.as_mut();
+        let stdout = stdout.ok_or_else(|| io::Error::other("started silent"))?;
+        if stdout.read_line(&mut line)? == 0 {
+            return Err(io::Error::other(format!("{} has ended", self.name)));
+        }
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Writes `line` to its stdin.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn tell(&mut self, line: &str) -> io::Result<()> {
+        let stdin = self
+            .stdin
+            .as_mut()
+            .ok_or_else(|| io::Error::other("stdin is closed"))?;
+        stdin.write_all(format!("{line}\n").as_bytes())?;
+        stdin.flush()
+    }
+
+    /// Waits for the line `listening on IP:PORT` and returns the address.
+    ///
+    /// # Errors
+    /// Its next line is another one.
+    pub(crate) fn listening(&mut self) -> io::Result<String> {
+        let line = self.line()?;
+        let address = line.strip_prefix("listening on ").map(str::to_owned);
+        address.ok_or_else(|| io::Error::other(format!("{}: first line {line:?}", self.name)))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is gone afterwards.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How a load generator waits for events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Without sleep: no server pays for waking it. For one at a time.
+    Spin,
+    /// Asleep: for several on one core.
+    Sleep,
+}
+
+/// A load generator under `--control`, on source addresses that no other one has.
+pub(crate) struct Load {
+    running: Running,
+    /// Its summary when all sessions were settled.
+    pub(crate) ready: Value,
+}
+
+impl Load {
+    /// Opens and subscribes `sessions` sessions at `address`, with `more` arguments of the load generator.
+    ///
+    /// # Errors
+    /// Not all became live.
+    pub(crate) fn start(
+        program: &Path,
+        address: &str,
+        sessions: u32,
+        more: &[String],
+        waiting: Waiting,
+    ) -> io::Result<Self> {
+        let mut arguments = Self::arguments(address, sessions, more);
+        if waiting == Waiting::Spin {
+            arguments.push("--spin".into());
+        }
+        Self::settled(Running::start(LOAD_CORE, program, &arguments)?, sessions)
+    }
+
+    /// Opens one session that takes the core from every other program when it has something to do, and pings every
+    /// millisecond between `pings on` and `pings off`. Without the right to that it only pings.
+    ///
+    /// # Errors
+    /// It does not become live.
+    pub(crate) fn start_pinger(program: &Path, address: &str, more: &[String]) -> io::Result<Self> {
+        let mut arguments: Vec<String> = ["-n", "-20"].map(str::to_owned).into();
+        arguments.push(program.display().to_string());
+        arguments.extend(Self::arguments(address, 1, more));
+        arguments.extend(["--ping-interval", "1"].map(str::to_owned));
+        Self::settled(Running::start(LOAD_CORE, Path::new("nice"), &arguments)?, 1)
+    }
+
+    fn arguments(address: &str, sessions: u32, more: &[String]) -> Vec<String> {
+        static BLOCKS: AtomicU32 = AtomicU32::new(0);
+        let source =
+            u32::from(FIRST_SOURCE) + SOURCES * BLOCKS.fetch_add(1, Ordering::Relaxed) % (1 << 20);
+        let mut arguments: Vec<String> = ["--control", "--quiet"].map(str::to_owned).into();
+        for (option, value) in [
+            ("--address", address.to_owned()),
+            ("--sessions", sessions.to_string()),
+            ("--first-source", Ipv4Addr::from(source).to_string()),
+        ] {
+            arguments.extend([option.to_owned(), value]);
+        }
+        arguments.extend_from_slice(more);
+        arguments
+    }
+
+    /// Waits until all `sessions` are live.
+    fn settled(running: Running, sessions: u32) -> io::Result<Self> {
+        let mut load = Self {
+            running,
+            ready: Value::Null,
+        };
+        load.ready = load.answer("ready")?;
+        if load.ready["live"] == sessions {
+            return Ok(load);
+        }
+        let message = format!("not all sessions became live: {}", load.ready);
+        Err(io::Error::other(message))
+    }
+
+    /// Expects `each` more events a session; their latency counts from now. [`Load::finish`] is to follow.
+    ///
+    /// # Errors
+    /// The load generator has ended.
+    pub(crate) fn arm(&mut self, each: u32) -> io::Result<()> {
+        self.running.tell(&format!("expect {each}"))?;
+        self.answer("armed").map(drop)
+    }
+
+    /// Waits for the end of the round, and returns the load generator's account of it.
+    ///
+    /// # Errors
+    /// An event is missing or came twice, or a session was lost.
+    pub(crate) fn finish(&mut self) -> io::Result<Value> {
+        let round = self.answer("round")?;
+        for promise in ["missing", "extra", "gaps", "lost"] {
+            if round[promise] != 0 {
+                return Err(io::Error::other(format!(
+                    "a round with {} {promise}: {round}",
+                    round[promise]
+                )));
+            }
+        }
+        Ok(round)
+    }
+
+    /// Expects `each` events a session, calls `publish`, and waits for all of them.
+    ///
+    /// # Errors
+    /// As [`Load::finish`].
+    pub(crate) fn round(
+        &mut self,
+        each: u32,
+        publish: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<Value> {
+        self.arm(each)?;
+        publish()?;
+        self.finish()
+    }
+
+    /// Says `line` and waits for the answer `{name: ...}`.
+    ///
+    /// # Errors
+    /// The answer is another one.
+    pub(crate) fn order(&mut self, line: &str, name: &str) -> io::Result<Value> {
+        self.running.tell(line)?;
+        self.answer(name)
+    }
+
+    fn answer(&mut self, name: &str) -> io::Result<Value> {
+        let line = self.running.line()?;
+        let mut value: Value = serde_json::from_str(&line)?;
+        match value.get_mut(name) {
+            Some(value) => Ok(value.take()),
+            None => Err(io::Error::other(format!("{line:?} instead of {name}"))),
+        }
+    }
+}
+
+/// Microseconds of `time` for each of `count`.
+pub(crate) fn micros_each(time: Duration, count: impl Into<f64>) -> f64 {
+    time.as_secs_f64() * 1e6 / count.into()
+}
