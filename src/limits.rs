@@ -50,6 +50,9 @@ pub const EVENTS_PER_TURN: usize = 256;
 /// (DESIGN, The turn, 1: 25 to 33 % less CPU, and a ping is answered within milliseconds during a fan-out).
 pub const FLUSHES_PER_TURN: usize = 250;
 
+/// Of these, for sessions that have just spoken: they go before a fan-out, and a flood of them does not stop it.
+pub const SPOKE_FLUSHES_PER_TURN: usize = FLUSHES_PER_TURN / 2;
+
 /// Sessions of one flush that are worth one system call for all through io_uring; fewer are written to one by one.
 pub const RING_WRITES_MIN: usize = 4;
 

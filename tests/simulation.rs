@@ -1330,6 +1330,33 @@ fn a_document_subscription_follows_the_month_a_minute_early_and_a_minute_late() 
     world.end();
 }
 
+#[test]
+fn who_speaks_during_a_fan_out_is_answered_before_the_fan_out_is_over() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(901, &[], &tokens);
+    for client in &mut world.clients[..900] {
+        client.subscribe((0, "call.*.*"));
+    }
+    world.settle();
+    let before = world.delivered;
+    while world.delivered == before {
+        world.publish();
+        world.turn();
+    }
+    let fanned_out = world.reactor.hub.metrics.frames_delivered_total;
+    world.clients[900].ping();
+    for _ in 0..2 {
+        world.turn();
+    }
+    assert!(world.clients[900].asked.is_empty(), "no answer");
+    let written = world.delivered - before;
+    assert!(
+        written < fanned_out,
+        "{written} of {fanned_out} were written"
+    );
+    world.end();
+}
+
 /// Forty clients in a drain of ten seconds, ten of them with full sockets until three of them are over.
 fn drained_world(max_outboxes_bytes: usize, tokens: &std::path::Path) -> (World, u64, u64) {
     let mut world = world_of_readers(40, &["call.*.*"], tokens);

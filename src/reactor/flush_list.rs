@@ -1,7 +1,8 @@
-//! Sessions with frames that their sockets may take, in the order in which they got the first of them.
+//! Sessions with frames that their sockets may take, in the order in which they got the first of them; before them those
+//! who have just spoken, so that an answer waits for no fan-out.
 //!
 //! Invariant: a session is named at most once (`Listed::flush`). The window holds what was fanned out since the
-//! first session on the list was put there, and nothing is fanned out while a session has more than one write takes;
+//! oldest session on the list was put there, and nothing is fanned out while a session has more than one write takes;
 //! so bounding the window bounds what frames the unflushed hold.
 
 use std::collections::VecDeque;
@@ -12,10 +13,12 @@ use crate::session::id::ConnId;
 /// The list, and the window of events that merge into it.
 #[derive(Debug, Default)]
 pub struct FlushList {
+    /// Those who have just spoken: what waits for them is an answer, most likely.
+    spoke: VecDeque<Entry>,
     queue: VecDeque<Entry>,
     /// Number of the event that is fanned out next; wraps.
     event: u32,
-    /// Bytes encoded for each event since the first entry's.
+    /// Bytes encoded for each event since the oldest entry's.
     window: VecDeque<u64>,
     window_bytes: u64,
     /// Entries that had more than one write takes.
@@ -33,31 +36,48 @@ struct Entry {
 impl FlushList {
     /// Puts a session on the list; the caller has seen that it is not there.
     pub fn push(&mut self, id: ConnId) {
-        self.queue.push_back(Entry {
-            id,
-            has_more: false,
-            event: self.event,
-        });
+        let entry = self.entry(id, false);
+        self.queue.push_back(entry);
+    }
+
+    /// Puts a session that has just spoken before those that have not; the caller has seen that it is not on the list.
+    pub fn push_spoke(&mut self, id: ConnId) {
+        let entry = self.entry(id, false);
+        self.spoke.push_back(entry);
     }
 
     /// Puts a session back that has more than one write took.
     pub fn push_again(&mut self, id: ConnId) {
         self.again += 1;
-        self.queue.push_back(Entry {
-            id,
-            has_more: true,
-            event: self.event,
-        });
+        let entry = self.entry(id, true);
+        self.queue.push_back(entry);
     }
 
-    /// Takes the first session off the list.
-    pub fn pop(&mut self) -> Option<ConnId> {
-        let entry = self.queue.pop_front()?;
+    fn entry(&self, id: ConnId, has_more: bool) -> Entry {
+        Entry {
+            id,
+            has_more,
+            event: self.event,
+        }
+    }
+
+    /// Takes the first session off the list, of those who have just spoken as long as `spoke_first`, and of them last
+    /// otherwise.
+    pub fn pop(&mut self, spoke_first: bool) -> Option<ConnId> {
+        let (first, then) = if spoke_first {
+            (&mut self.spoke, &mut self.queue)
+        } else {
+            (&mut self.queue, &mut self.spoke)
+        };
+        let entry = first.pop_front().or_else(|| then.pop_front())?;
         self.again -= usize::from(entry.has_more);
-        let kept = self
-            .queue
-            .front()
-            .map_or(0, |first| self.event.wrapping_sub(first.event) as usize);
+        let fronts = [self.spoke.front(), self.queue.front()];
+        let kept = fronts
+            .into_iter()
+            .flatten()
+            .map(|first| self.event.wrapping_sub(first.event) as usize)
+            .max()
+            .unwrap_or(0);
         while self.window.len() > kept {
             self.window_bytes -= self.window.pop_front().unwrap_or_default();
         }
@@ -67,7 +87,7 @@ impl FlushList {
     /// Ends the fan-out of one event, for which `encoded` bytes of frames were made.
     pub fn event_done(&mut self, encoded: u64) {
         self.event = self.event.wrapping_add(1);
-        if !self.queue.is_empty() {
+        if !self.is_empty() {
             self.window.push_back(encoded);
             self.window_bytes += encoded;
         }
@@ -84,17 +104,18 @@ impl FlushList {
     /// Sessions listed.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.queue.len()
+        self.spoke.len() + self.queue.len()
     }
 
     /// Whether none is listed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.spoke.is_empty() && self.queue.is_empty()
     }
 
     /// Gives memory back.
     pub fn shrink(&mut self) {
+        self.spoke.shrink_to(self.spoke.len());
         self.queue.shrink_to(self.queue.len());
         self.window.shrink_to(self.window.len());
     }
@@ -124,14 +145,14 @@ mod tests {
         list.push(id(2));
         list.event_done(MERGED_BYTES_MAX - 10);
         assert!(!list.takes_another_event());
-        assert_eq!(list.pop(), Some(id(1)));
+        assert_eq!(list.pop(true), Some(id(1)));
         assert!(list.takes_another_event());
         for _ in 1..MERGED_EVENTS_MAX {
             assert!(list.takes_another_event());
             list.event_done(0);
         }
         assert!(!list.takes_another_event());
-        assert_eq!(list.pop(), Some(id(2)));
+        assert_eq!(list.pop(true), Some(id(2)));
         assert!(list.takes_another_event());
         assert_eq!(list.window_bytes, 0);
     }
@@ -142,7 +163,29 @@ mod tests {
         list.push_again(id(1));
         list.push(id(2));
         assert!(!list.takes_another_event());
-        assert_eq!(list.pop(), Some(id(1)));
+        assert_eq!(list.pop(true), Some(id(1)));
         assert!(list.takes_another_event());
+    }
+
+    #[test]
+    fn who_has_just_spoken_comes_first_for_a_share_of_the_flushes_and_holds_the_window_open() {
+        let mut list = FlushList::default();
+        list.push(id(1));
+        list.push(id(2));
+        list.push_spoke(id(3));
+        list.push_spoke(id(4));
+        assert_eq!(list.len(), 4);
+        assert_eq!(list.pop(true), Some(id(3)));
+        assert_eq!(list.pop(false), Some(id(1)));
+        assert_eq!(list.pop(false), Some(id(2)));
+        list.event_done(MERGED_BYTES_MAX);
+        assert!(!list.takes_another_event(), "the fourth got that event too");
+        list.push(id(5));
+        assert_eq!(list.pop(true), Some(id(4)));
+        assert!(list.takes_another_event());
+        list.push_spoke(id(6));
+        assert_eq!(list.pop(false), Some(id(5)));
+        assert_eq!(list.pop(false), Some(id(6)), "rather than nobody");
+        assert!(list.is_empty());
     }
 }

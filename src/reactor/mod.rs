@@ -286,6 +286,11 @@ impl<S: Socket> Reactor<S> {
 
     /// Brings a connection onto the lists that its state calls for.
     fn settle(&mut self, id: ConnId) {
+        self.settle_listing(id, FlushList::push);
+    }
+
+    /// As [`Reactor::settle`], with `list` to put it on the flush list.
+    fn settle_listing(&mut self, id: ConnId, list: fn(&mut FlushList, ConnId)) {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
@@ -304,7 +309,7 @@ impl<S: Socket> Reactor<S> {
             && (!session.outbox.is_empty() || session.is_closing())
         {
             listed.flush = true;
-            self.flush.push(id);
+            list(&mut self.flush, id);
         }
         self.unpark(id);
     }
@@ -396,7 +401,7 @@ impl<S: Socket> Reactor<S> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.list_reread(id),
             Err(_) => connection.session.on_end(true, &mut self.hub, id),
         }
-        self.settle(id);
+        self.settle_listing(id, FlushList::push_spoke);
     }
 
     fn show(&mut self, page: AdminPage, id: ConnId, now: Now) {
@@ -810,7 +815,9 @@ impl<S: Socket> Reactor<S> {
     fn flush_some(&mut self, now: Now) {
         let mut listed = Vec::with_capacity(self.flush.len().min(limits::FLUSHES_PER_TURN));
         while listed.len() < limits::FLUSHES_PER_TURN
-            && let Some(id) = self.flush.pop()
+            && let Some(id) = self
+                .flush
+                .pop(listed.len() < limits::SPOKE_FLUSHES_PER_TURN)
         {
             if let Some(connection) = self.connections.get_mut(id) {
                 connection.listed.flush = false;
