@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::running::{Load, Waiting, micros_each};
 use crate::statistics::median;
-use crate::subject::{Batch, Candidate, Cpu, Kind, Scenario, Setup, Subject};
+use crate::subject::{Batch, Candidate, Cpu, Kind, QUICK_ACKS, Scenario, Setup, Subject};
 use crate::table::{Table, is_held_back_by_load, number, percent, ratio};
 
-/// Events before the first figure: pages, caches and socket buffers find their size.
+/// Events at once before the first figure: pages, caches and socket buffers find their size.
 const WARM_UP: u32 = 8;
 
 /// A frame is about this much longer than its event's body; only for limits that are measured without ours.
@@ -151,6 +151,10 @@ impl Fanout<'_> {
                 let (round, _) = runner.round(batch)?;
                 if runner.candidate.kind == Kind::Ours {
                     frame_bytes = bytes_of_a_frame(&round);
+                }
+                for _ in 0..QUICK_ACKS {
+                    let events = 1;
+                    runner.round(Batch { events, ..batch })?;
                 }
                 Ok(())
             })?;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::density::Fleet;
 use crate::running::{Waiting, micros_each};
 use crate::statistics::median;
-use crate::subject::{Batch, Candidate, Cpu, Scenario, Setup};
+use crate::subject::{Batch, Candidate, Cpu, QUICK_ACKS, Scenario, Setup};
 use crate::table::{Table, number};
 
 /// (Processes, sessions of each).
@@ -48,16 +48,15 @@ pub(crate) fn measure(
     )?;
     let mut result = fleet.figures()?;
     result["name"] = candidate.name.into();
+    let one = Batch {
+        events: 1,
+        body_bytes,
+        frame_bytes: body_bytes,
+    };
+    series(&mut fleet, one, QUICK_ACKS)?;
     result["fanout"] = IN_FLIGHT
         .into_iter()
-        .map(|events| {
-            let batch = Batch {
-                events,
-                body_bytes,
-                frame_bytes: body_bytes,
-            };
-            series(&mut fleet, batch, rounds)
-        })
+        .map(|events| series(&mut fleet, Batch { events, ..one }, rounds))
         .collect::<io::Result<_>>()?;
     Ok(result)
 }

@@ -128,6 +128,11 @@ pub(crate) fn compare(rows: &mut [Value], keys: &[&str], figures: &[(&str, &str)
     }
 }
 
+/// Events, one by one, that a socket must have had before its figures stand still: the kernel acknowledges the first 16
+/// segments of a connection at once, at the sender's cost, which makes a lone event 15 to 25 % dearer. A subject that
+/// sends eight events as one segment would pay for that long after one that sends eight.
+pub(crate) const QUICK_ACKS: u32 = 20;
+
 /// Longest wait for a server's CPU time to stand still after a round.
 const QUIET_PATIENCE: Duration = Duration::from_secs(1);
 
