@@ -50,6 +50,9 @@ pub const EVENTS_PER_TURN: usize = 256;
 /// (DESIGN, The turn, 1: 25 to 33 % less CPU, and a ping is answered within milliseconds during a fan-out).
 pub const FLUSHES_PER_TURN: usize = 250;
 
+/// Sessions on the flush list that make it worth a look, after a fan-out, whether more events of the burst are to come.
+pub const YIELD_FLUSHES_MIN: usize = 64;
+
 /// Of these, for sessions that have just spoken: they go before a fan-out, and a flood of them does not stop it.
 pub const SPOKE_FLUSHES_PER_TURN: usize = FLUSHES_PER_TURN / 2;
 
