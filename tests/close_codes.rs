@@ -113,14 +113,16 @@ fn what_may_not_be_sent_closes_the_session_with_its_code() {
 }
 
 #[test]
-fn a_command_of_exactly_the_size_limit_is_run_whole_and_in_fragments() {
+fn a_command_up_to_the_size_limit_is_run_whole_and_in_fragments() {
     for (args, limit) in [(&["--max-message-bytes", "300"][..], 300), (&[], 64 << 10)] {
         let server = Server::demo(args);
         let mut raw = Raw::upgraded(server.address());
         let mut text = ping_text();
         text.push_str(&" ".repeat(limit - text.len()));
-        raw.send_text(&text);
-        assert_eq!(raw.json()["data"]["response"], "pong", "{limit}");
+        for text in [&text[..limit - 1], &text] {
+            raw.send_text(text);
+            assert_eq!(raw.json()["data"]["response"], "pong", "{limit}");
+        }
         let (head, tail) = text.split_at(limit / 3);
         raw.send_frame(0x01, head.as_bytes());
         raw.send_frame(0x80, tail.as_bytes());
