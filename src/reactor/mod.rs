@@ -4,9 +4,11 @@
 //!
 //! 1. poll, until the next deadline at most ([`server`])
 //! 2. accept, a bounded number ([`server`]); read ready sockets, each within a budget, and run their commands
-//! 3. drain events from the hand-off, a bounded number; match; put shared frames into outboxes
+//! 3. drain events from the hand-off, a bounded number, and once more after a fan-out; match; put shared frames into
+//!    outboxes
 //! 4. fire deadlines
-//! 5. flush at most [`limits::FLUSHES_PER_TURN`] sessions of the flush list, each with one vectored write
+//! 5. flush at most [`limits::FLUSHES_PER_TURN`] sessions of the flush list, each with one vectored write; through
+//!    io_uring, where there is one, all of these are one system call
 //! 6. reap the closed; in the quiet after a burst, give memory back
 //!
 //! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames
