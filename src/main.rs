@@ -16,7 +16,7 @@ use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::{Exchange, Families};
 use blackhole::session::Door;
 use blackhole::session::hub::Hub;
-use blackhole::{logging, source};
+use blackhole::{logging, source, sys};
 
 /// Exit code when the system refused something: an address in use, a thread that cannot be started.
 const CODE_FAILED: u8 = 1;
@@ -26,6 +26,7 @@ const CODE_FAILED: u8 = 1;
 const AMQP_STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    sys::share_heaps();
     let args: Vec<OsString> = std::env::args_os().collect();
     let ended = config::from_args(args.iter().cloned()).and_then(|startup| {
         let Startup::Run(config) = startup;
