@@ -43,7 +43,8 @@ pub const READ_BUFFER_BYTES: usize = 64 << 10;
 /// more, so neither one that sends without pause nor a thousand of them keep events from the others.
 pub const READ_BYTES_PER_TURN: usize = 2 << 20;
 
-/// Events taken from the hand-off in one turn; the rest in the next, which does not wait.
+/// Events taken from the hand-off by one look at it; the rest in the next turn, which does not wait. A turn looks twice
+/// at most, and the second time only if the first has emptied it.
 pub const EVENTS_PER_TURN: usize = 256;
 
 /// Sessions flushed in one turn. Events that arrive meanwhile merge into the outboxes not yet flushed

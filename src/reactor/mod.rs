@@ -252,7 +252,8 @@ impl<S: Socket> Reactor<S> {
         self.read_ready(ready, now);
         let events = self.hub.metrics.events_total;
         self.drain_handoff(now);
-        if self.hub.metrics.events_total > events && self.flush.len() >= limits::YIELD_FLUSHES_MIN {
+        let was_emptied = !self.more_messages && self.hub.metrics.events_total > events;
+        if was_emptied && self.flush.len() >= limits::YIELD_FLUSHES_MIN {
             // On a core of its own nothing happens; on one that it shares, the source hands over the rest of a burst,
             // which then costs one write a session instead of two.
             std::thread::yield_now();
