@@ -70,6 +70,16 @@ pub const MERGED_EVENTS_MAX: u64 = 64;
 /// Bytes of frames encoded while the oldest session on the flush list still waits; as [`MERGED_EVENTS_MAX`].
 pub const MERGED_BYTES_MAX: u64 = 64 << 20;
 
+/// Bytes of the frames of one run (`reactor::fan_out`) that end it: as much again is held in one piece until all its
+/// members have been written to.
+pub const RUN_BYTES_MAX: u64 = 256 << 10;
+
+/// Members of a group that make it worth putting the frames of a run together; fewer get them one by one.
+pub const MERGE_MEMBERS_MIN: usize = 4;
+
+/// Groups of one event that room is kept for until the next.
+pub const MATCHED_KEPT: usize = 64;
+
 /// Bytes of commands held back while an earlier command of the session waits for the broker; above it the
 /// session is not read until that command is answered.
 pub const HELD_BYTES_MAX: usize = 64 << 10;

@@ -83,6 +83,7 @@ metrics! {
     counter events_total "Events taken from the source.";
     counter events_unmatched_total "Events that no subscription wanted.";
     counter frames_delivered_total "Event frames put into outboxes.";
+    counter runs_merged_total "Runs of events that one group alone wanted whose frames were put together, once for all its members.";
     counter frames_dropped_total "Event frames dropped by the slow consumer policy drop.";
     counter gap_notices_total "Gap notices sent.";
     counter pings_sent_total "Websocket pings to clients that were silent for ping_interval_ms.";

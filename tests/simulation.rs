@@ -83,6 +83,7 @@ struct Client {
     /// Events that must come, of each live subscription.
     due: HashMap<Key, VecDeque<u64>>,
     last: HashMap<Key, u64>,
+    last_of_all: u64,
     missed: u64,
     announced: u64,
     outage_notices: u64,
@@ -292,6 +293,7 @@ impl World {
             ever: HashSet::new(),
             due: HashMap::new(),
             last: HashMap::new(),
+            last_of_all: 0,
             missed: 0,
             announced: 0,
             outage_notices: 0,
@@ -405,39 +407,35 @@ impl World {
             return;
         }
         for _ in 0..self.rng.u32(1..6) {
-            let (event, call) = (
-                EVENTS[self.rng.usize(0..EVENTS.len())],
-                CALLS[self.rng.usize(0..CALLS.len())],
-            );
+            let event = EVENTS[self.rng.usize(0..EVENTS.len())];
+            let call = CALLS[self.rng.usize(0..CALLS.len())];
             let account = self.rng.usize(0..ACCOUNTS.len());
-            let routing_key = format!("call.{event}.{call}");
-            if !self
-                .in_force
-                .iter()
-                .any(|binding| routes(&binding.key, &routing_key))
-            {
-                self.assert_nobody_is_owed(event, call, account);
-                continue;
-            }
-            self.next_event += 1;
-            let body = json!({"Event-Name": event, "Call-ID": call, "Number": self.next_event, "Account": account,
-                "Custom-Channel-Vars": {"Account-ID": ACCOUNTS[account]}, "Padding": "x".repeat(self.rng.usize(0..1500))});
-            let body = body.to_string().into_bytes();
-            let event_value =
-                Event::decode("callevt".into(), routing_key.clone().into(), body, None)
-                    .expect("a valid body");
-            self.outgoing
-                .push_back(FromSource::Event(Box::new(event_value)));
-            for client in &mut self.clients {
-                for key in &client.live {
-                    let canonical = format!("call.{event}.{call}");
-                    if key.0 == account && routes(key.1, &canonical) {
-                        client
-                            .due
-                            .entry(*key)
-                            .or_default()
-                            .push_back(self.next_event);
-                    }
+            self.publish_one(event, call, account);
+        }
+    }
+
+    fn publish_one(&mut self, event: &str, call: &str, account: usize) {
+        let routing_key = format!("call.{event}.{call}");
+        if !self
+            .in_force
+            .iter()
+            .any(|binding| routes(&binding.key, &routing_key))
+        {
+            return self.assert_nobody_is_owed(event, call, account);
+        }
+        self.next_event += 1;
+        let body = json!({"Event-Name": event, "Call-ID": call, "Number": self.next_event, "Account": account,
+            "Custom-Channel-Vars": {"Account-ID": ACCOUNTS[account]}, "Padding": "x".repeat(self.rng.usize(0..1500))});
+        let body = body.to_string().into_bytes();
+        let decoded = Event::decode("callevt".into(), routing_key.clone().into(), body, None)
+            .expect("a valid body");
+        self.outgoing
+            .push_back(FromSource::Event(Box::new(decoded)));
+        for client in &mut self.clients {
+            for key in &client.live {
+                if key.0 == account && routes(key.1, &routing_key) {
+                    let due = client.due.entry(*key).or_default();
+                    due.push_back(self.next_event);
                 }
             }
         }
@@ -1016,6 +1014,12 @@ impl Client {
             number > last,
             "event {number} after {last} of {key:?}: twice, or out of order"
         );
+        assert!(
+            number >= self.last_of_all,
+            "event {number} of {key:?} after {} of another subscription",
+            self.last_of_all
+        );
+        self.last_of_all = number;
         if let Some(due) = self.due.get_mut(&key) {
             while due.front().is_some_and(|first| *first < number) {
                 due.pop_front();
@@ -1093,7 +1097,10 @@ fn token_file() -> (tempfile::TempDir, std::path::PathBuf) {
 
 /// A world whose source is up and whose clients, all of the first account, are upgraded and read everything.
 fn world_of_readers(clients: usize, bindings: &[&'static str], tokens: &std::path::Path) -> World {
-    let mut world = World::new(1, tokens);
+    readers_in(World::new(1, tokens), clients, bindings)
+}
+
+fn readers_in(mut world: World, clients: usize, bindings: &[&'static str]) -> World {
     (world.times.ping_interval, world.times.idle_timeout) = (None, None);
     world.reactor.hub.limits.liveness = world.times.rules();
     world.reactor.hub.limits.rate = None;
@@ -1187,6 +1194,52 @@ fn events_that_match_several_subscriptions_wait_in_the_handoff_not_in_the_outbox
         }
     }
     panic!("{} of {} frames came", world.delivered, 600 * 3 * 300);
+}
+
+#[test]
+fn events_in_a_row_leave_as_one_frame_and_none_is_lost_doubled_or_out_of_order() {
+    let (_directory, tokens) = token_file();
+    let counts = under_seeds(SEEDS / 4, |seed| {
+        let world = World::new(seed, &tokens);
+        let mut world = readers_in(world, 12, &["call.CHANNEL_CREATE.*", "call.*.c2"]);
+        let limits = &mut world.reactor.hub.limits;
+        (limits.outbox_bytes_max, limits.outboxes_bytes_max) = (usize::MAX, usize::MAX);
+        for _ in 0..60 {
+            for index in 0..world.clients.len() {
+                if world.rng.u32(0..3) == 0 {
+                    let room = world.rng.usize(1..6_000);
+                    let mut wire = world.clients[index].wire.borrow_mut();
+                    wire.room = 0;
+                    wire.make_room(room);
+                }
+            }
+            // Of the first subscription, of the second, of both, and of nobody.
+            for _ in 0..world.rng.u32(1..6) {
+                let event = EVENTS[world.rng.usize(0..2)];
+                let call = CALLS[world.rng.usize(0..2)];
+                for _ in 0..world.rng.u32(1..6) {
+                    world.publish_one(event, call, 0);
+                }
+            }
+            world.turn();
+        }
+        world.settle();
+        world.check_debts();
+        let announced: u64 = world.clients.iter().map(|client| client.announced).sum();
+        let missed = |client: &Client| {
+            client.missed + client.due.values().map(VecDeque::len).sum::<usize>() as u64
+        };
+        let missed: u64 = world.clients.iter().map(missed).sum();
+        assert_eq!(missed, announced, "as many as were dropped");
+        let merged = world.reactor.hub.metrics.runs_merged_total;
+        world.end();
+        [merged, announced]
+    });
+    let [merged, announced] = [0, 1].map(|kind| counts.iter().map(|one| one[kind]).sum::<u64>());
+    println!("{merged} runs merged, {announced} frames announced as dropped");
+    if counts.len() > 1 {
+        assert!(merged > 1000 && announced > 1000);
+    }
 }
 
 #[test]

@@ -5,13 +5,18 @@
 
 use std::rc::Rc;
 
-/// A complete server frame. Cloning costs one reference count. `Rc`, not `Arc`: no frame leaves the loop's thread.
+/// A complete server frame, or several in a row that were [merged](Frame::merged). Cloning costs one reference count.
+/// `Rc`, not `Arc`: no frame leaves the loop's thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame(Rc<FrameBytes>);
 
 /// Boxed a second time so that a frame, and with it an idle outbox, is one word instead of two.
 #[derive(Debug, PartialEq, Eq)]
-struct FrameBytes(Box<[u8]>);
+struct FrameBytes {
+    bytes: Box<[u8]>,
+    /// What was merged; empty for a frame that is one.
+    parts: Box<[Frame]>,
+}
 
 /// The opcodes of whole frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +67,34 @@ impl Frame {
     /// Bytes that are no websocket frame (an HTTP response), to be sent in the same order as frames.
     #[must_use]
     pub fn raw(bytes: &[u8]) -> Self {
-        Self(Rc::new(FrameBytes(Box::from(bytes))))
+        Self(Rc::new(FrameBytes {
+            bytes: Box::from(bytes),
+            parts: Box::default(),
+        }))
     }
 
-    /// Header and payload.
+    /// Frames that many peers get one behind the other, as one piece of memory: the kernel takes a piece at once that it
+    /// would take slice by slice. One copy of them all; they stay in memory beside it, to be had back as
+    /// [`Frame::parts`].
+    #[must_use]
+    pub fn merged(frames: &[Self]) -> Self {
+        let bytes = frames.iter().map(Self::bytes).collect::<Vec<_>>().concat();
+        Self(Rc::new(FrameBytes {
+            bytes: bytes.into(),
+            parts: frames.into(),
+        }))
+    }
+
+    /// The frames that it was merged of; empty for a frame that is one.
+    #[must_use]
+    pub fn parts(&self) -> &[Self] {
+        &self.0.parts
+    }
+
+    /// Headers and payloads.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.0.0
+        &self.0.bytes
     }
 
     /// Length of header and payload.
@@ -78,7 +104,7 @@ impl Frame {
         reason = "a frame has a header, so it is never empty"
     )]
     pub fn len(&self) -> usize {
-        self.0.0.len()
+        self.0.bytes.len()
     }
 }
 
@@ -208,6 +234,18 @@ mod tests {
         let two = builder.frame(Opcode::Text);
         assert_eq!(&one.bytes()[2..], b"body-one");
         assert_eq!(&two.bytes()[2..], b"body-two");
+    }
+
+    #[test]
+    fn merged_frames_are_their_bytes_in_a_row_and_can_be_had_back() {
+        let frames: Vec<Frame> = (0..3)
+            .map(|n| Frame::new(Opcode::Text, &vec![b'x'; n * 100]))
+            .collect();
+        let merged = Frame::merged(&frames);
+        let bytes: Vec<u8> = frames.iter().flat_map(Frame::bytes).copied().collect();
+        assert_eq!(merged.bytes(), bytes);
+        assert_eq!(merged.parts(), frames);
+        assert!(frames[0].parts().is_empty());
     }
 
     #[test]

@@ -93,12 +93,13 @@ impl FlushList {
         }
     }
 
-    /// Whether another event may be fanned out before the list has moved.
+    /// Whether another event may be fanned out before the list has moved, beyond those `held`: so many events, of so
+    /// many bytes of frames, of which nobody is on the list yet.
     #[must_use]
-    pub fn takes_another_event(&self) -> bool {
+    pub fn takes_another_event(&self, held: (u64, u64)) -> bool {
         self.again == 0
-            && (self.window.len() as u64) < MERGED_EVENTS_MAX
-            && self.window_bytes < MERGED_BYTES_MAX
+            && (self.window.len() as u64) + held.0 < MERGED_EVENTS_MAX
+            && self.window_bytes + held.1 < MERGED_BYTES_MAX
     }
 
     /// Sessions listed.
@@ -137,23 +138,23 @@ mod tests {
         let mut list = FlushList::default();
         list.event_done(1 << 40);
         assert!(
-            list.takes_another_event(),
+            list.takes_another_event((0, 0)),
             "nobody waits for what nobody got"
         );
         list.push(id(1));
         list.event_done(10);
         list.push(id(2));
         list.event_done(MERGED_BYTES_MAX - 10);
-        assert!(!list.takes_another_event());
+        assert!(!list.takes_another_event((0, 0)));
         assert_eq!(list.pop(true), Some(id(1)));
-        assert!(list.takes_another_event());
+        assert!(list.takes_another_event((0, 0)));
         for _ in 1..MERGED_EVENTS_MAX {
-            assert!(list.takes_another_event());
+            assert!(list.takes_another_event((0, 0)));
             list.event_done(0);
         }
-        assert!(!list.takes_another_event());
+        assert!(!list.takes_another_event((0, 0)));
         assert_eq!(list.pop(true), Some(id(2)));
-        assert!(list.takes_another_event());
+        assert!(list.takes_another_event((0, 0)));
         assert_eq!(list.window_bytes, 0);
     }
 
@@ -162,9 +163,9 @@ mod tests {
         let mut list = FlushList::default();
         list.push_again(id(1));
         list.push(id(2));
-        assert!(!list.takes_another_event());
+        assert!(!list.takes_another_event((0, 0)));
         assert_eq!(list.pop(true), Some(id(1)));
-        assert!(list.takes_another_event());
+        assert!(list.takes_another_event((0, 0)));
     }
 
     #[test]
@@ -179,10 +180,13 @@ mod tests {
         assert_eq!(list.pop(false), Some(id(1)));
         assert_eq!(list.pop(false), Some(id(2)));
         list.event_done(MERGED_BYTES_MAX);
-        assert!(!list.takes_another_event(), "the fourth got that event too");
+        assert!(
+            !list.takes_another_event((0, 0)),
+            "the fourth got that event too"
+        );
         list.push(id(5));
         assert_eq!(list.pop(true), Some(id(4)));
-        assert!(list.takes_another_event());
+        assert!(list.takes_another_event((0, 0)));
         list.push_spoke(id(6));
         assert_eq!(list.pop(false), Some(id(5)));
         assert_eq!(list.pop(false), Some(id(6)), "rather than nobody");

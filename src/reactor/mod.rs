@@ -25,6 +25,7 @@
 //! | [`server`] | poll, waker, signals, clock; the thread's entry |
 //! | [`listener`] | the listening sockets, accepting, running out of descriptors |
 //! | [`connections`] | the table |
+//! | `fan_out` | an event's frames into the outboxes of all who want it |
 //! | [`flush_list`] | who is to be written to, and how much may merge meanwhile |
 //! | [`drain`] | closing everything, spread over time |
 //! | `full` | refusing who comes beyond `max_connections` |
@@ -36,6 +37,7 @@
 pub mod admin;
 pub mod connections;
 pub mod drain;
+mod fan_out;
 pub mod flush_list;
 mod full;
 pub mod listener;
@@ -52,6 +54,7 @@ use crossbeam_channel::TryRecvError;
 
 use self::connections::{Connection, Connections};
 use self::drain::Drain;
+use self::fan_out::FanOut;
 use self::flush_list::FlushList;
 use self::full::{FullAnswer, Room};
 use self::socket::Socket;
@@ -61,15 +64,13 @@ use crate::config::SlowConsumerPolicy;
 use crate::handoff::{AmqpBinding, FromSource, LoopEnd, ToSource};
 use crate::limits;
 use crate::protocol::command;
-use crate::protocol::event::{Event, EventScratch, EventTail};
 use crate::protocol::proxy::Preamble;
-use crate::routing::index::Match;
 use crate::routing::month::ActiveMonths;
 use crate::session::close::CloseReason;
 use crate::session::hub::{Admission, Hub, Now, SourceState};
 use crate::session::id::{ConnId, Peer};
 use crate::session::outbox::{FlushReport, Flushed};
-use crate::session::{AdminPage, AfterFlush, Delivered, DeliveryShared, Door, Session};
+use crate::session::{AdminPage, AfterFlush, Door, Session};
 use crate::sys::ring::{Ring, RingWrite};
 
 /// What the poll said of one socket.
@@ -95,11 +96,10 @@ pub struct Reactor<S> {
     connections_max: usize,
     read_buffer: Box<[u8]>,
     full_answer: FullAnswer,
-    scratch: EventScratch,
+    fan_out: FanOut,
     flush: FlushList,
     reread: VecDeque<ConnId>,
     reap: Vec<ConnId>,
-    too_slow: Vec<ConnId>,
     /// The hand-off was left with messages in it.
     more_messages: bool,
     /// Bindings that were in force and are lost while the source is up, and since when.
@@ -169,11 +169,10 @@ impl<S: Socket> Reactor<S> {
             connections_max: parts.connections_max,
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
             full_answer: FullAnswer::default(),
-            scratch: EventScratch::default(),
+            fan_out: FanOut::default(),
             flush: FlushList::default(),
             reread: VecDeque::new(),
             reap: Vec::new(),
-            too_slow: Vec::new(),
             more_messages: false,
             lost: HashMap::new(),
             source_gone: false,
@@ -253,12 +252,14 @@ impl<S: Socket> Reactor<S> {
         let events = self.hub.metrics.events_total;
         self.drain_handoff(now);
         let was_emptied = !self.more_messages && self.hub.metrics.events_total > events;
-        if was_emptied && self.flush.len() >= limits::YIELD_FLUSHES_MIN {
+        let waiting = self.flush.len().max(self.fan_out.waiting());
+        if was_emptied && waiting >= limits::YIELD_FLUSHES_MIN {
             // On a core of its own nothing happens; on one that it shares, the source hands over the rest of a burst,
             // which then costs one write a session instead of two.
             std::thread::yield_now();
             self.drain_handoff(now);
         }
+        self.end_run(now);
         self.fire_deadlines(now);
         self.flush_some(now);
         self.close_largest(now);
@@ -429,7 +430,7 @@ impl<S: Socket> Reactor<S> {
         self.handoff.clear_wake();
         self.more_messages = true;
         for _ in 0..limits::EVENTS_PER_TURN {
-            if !self.flush.takes_another_event() {
+            if !self.flush.takes_another_event(self.fan_out.held()) {
                 self.hub.metrics.handoff_held_total += 1;
                 return;
             }
@@ -449,6 +450,9 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn on_message(&mut self, message: FromSource, now: Now) {
+        if !matches!(message, FromSource::Event(_)) {
+            self.end_run(now);
+        }
         match message {
             FromSource::Event(event) => self.fan_out(&event, now),
             FromSource::Bound(bindings) => self.on_bound(bindings, now),
@@ -560,79 +564,6 @@ impl<S: Socket> Reactor<S> {
                     .announce_outage(&notice, id, &mut self.hub, now);
                 self.settle(id);
             }
-        }
-    }
-
-    /// Matches one event and queues its frames. Cost: its groups and their members.
-    fn fan_out(&mut self, event: &Event, now: Now) {
-        let Self {
-            hub,
-            connections,
-            scratch,
-            flush,
-            too_slow,
-            ..
-        } = self;
-        let Hub {
-            index,
-            families,
-            months,
-            limits,
-            totals,
-            metrics,
-            builder,
-            ..
-        } = hub;
-        let (mut encoded, mut delivered, mut dropped) = (0, 0, 0);
-        let mut shared = DeliveryShared {
-            limits,
-            totals,
-            builder,
-            gap_notices_total: &mut metrics.gap_notices_total,
-        };
-        scratch.begin();
-        index.match_event(
-            families,
-            &event.exchange,
-            &event.routing_key,
-            &event.head,
-            *months,
-            &mut |matched: Match<'_>| {
-                let tail = EventTail {
-                    routing_key: matched.routing_key,
-                    name_suffixed_by_type: matched.name_suffixed_by_type,
-                    subscribed_key: matched.subscribed_key,
-                    subscription_key: matched.subscription_key,
-                    request_id: matched.request_id,
-                };
-                let frame = scratch.frame(event, matched.style, tail);
-                encoded += frame.len() as u64;
-                for slot in matched.members {
-                    let Some((id, connection)) = connections.at_slot(slot) else {
-                        continue;
-                    };
-                    match connection.session.deliver(&frame, &mut shared) {
-                        Delivered::Queued => {
-                            delivered += 1;
-                            if !connection.listed.flush && !connection.session.outbox.is_blocked() {
-                                connection.listed.flush = true;
-                                flush.push(id);
-                            }
-                        }
-                        Delivered::Dropped => dropped += 1,
-                        Delivered::TooSlow => too_slow.push(id),
-                        Delivered::NotOpen => {}
-                    }
-                }
-            },
-        );
-        flush.event_done(encoded);
-        metrics.events_total += 1;
-        metrics.events_unmatched_total += u64::from(encoded == 0);
-        metrics.frames_delivered_total += delivered;
-        metrics.frames_dropped_total += dropped;
-        for id in std::mem::take(&mut self.too_slow) {
-            self.close(id, CloseReason::SlowConsumer, now);
         }
     }
 

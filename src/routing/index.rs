@@ -64,9 +64,15 @@ pub enum Subscribed {
     AlreadySubscribed,
 }
 
+/// Names a group, until the next change of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupId(u32);
+
 /// One group that wants an event.
 #[derive(Clone, Debug)]
 pub struct Match<'m> {
+    /// Which, for [`SubscriptionIndex::members`].
+    pub group: GroupId,
     /// The family's row.
     pub rule: RuleId,
     /// The account it was subscribed for.
@@ -552,7 +558,7 @@ impl SubscriptionIndex {
         for group in self.groups.iter() {
             let resolved = self.resolved(group);
             if families.follows_the_month(&resolved) {
-                let members = self.members(group).len();
+                let members = self.members_of(group).len();
                 visit(resolved, to_u32(members));
             }
         }
@@ -599,7 +605,13 @@ impl SubscriptionIndex {
         (id != NONE).then(|| self.texts.text(id))
     }
 
-    fn members<'m>(&'m self, group: &'m Group) -> Members<'m> {
+    /// The members of a group that a match has just named.
+    #[must_use]
+    pub fn members(&self, group: GroupId) -> Members<'_> {
+        self.members_of(&self.groups[group.0])
+    }
+
+    fn members_of<'m>(&'m self, group: &'m Group) -> Members<'m> {
         let (one, places, left) = match group.members.get() {
             MembersOf::One(id) => (Some(id), &[][..], 1),
             MembersOf::Many(list) => {
@@ -626,6 +638,7 @@ impl SubscriptionIndex {
         loop {
             let group = &self.groups[id];
             visit(Match {
+                group: GroupId(id),
                 rule: RuleId(group.rule),
                 scope: group.scope(),
                 style: group.style,
@@ -634,7 +647,7 @@ impl SubscriptionIndex {
                 routing_key: &scratch.routing_key,
                 request_id: self.text(group.request),
                 name_suffixed_by_type: rule.name_with_type,
-                members: self.members(group),
+                members: self.members_of(group),
             });
             id = group.next;
             if id == ring {

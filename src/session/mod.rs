@@ -216,17 +216,24 @@ pub enum AdminPage {
     Metrics,
 }
 
-/// What became of an event frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivered {
-    /// It is in the outbox.
-    Queued,
-    /// Dropped and counted (policy `drop`).
-    Dropped,
+/// Frames of events in a row, one each, for the members of one group.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// In the order of the events.
+    pub frames: &'a [Frame],
+    /// All of them as one, if that has been made.
+    pub merged: Option<&'a Frame>,
+}
+
+/// What became of a [`Batch`]. The rest, if any, found the session closed, or too slow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Frames that are in the outbox.
+    pub queued: u64,
+    /// Frames dropped and counted (policy `drop`).
+    pub dropped: u64,
     /// The outbox is over its limit: the session is to be closed as a slow consumer.
-    TooSlow,
-    /// The session takes no events any more.
-    NotOpen,
+    pub is_too_slow: bool,
 }
 
 /// What the loop does after a flush that left nothing in the outbox.
@@ -902,40 +909,57 @@ impl Session {
         }
     }
 
-    /// Queues an event frame, by the slow consumer policy (PROTOCOL 5). O(1).
+    /// Queues event frames, by the slow consumer policy (PROTOCOL 5). O(1) for a merged batch that the socket is believed
+    /// to take; otherwise by the number of frames.
     #[inline]
-    pub fn deliver(&mut self, frame: &Frame, shared: &mut DeliveryShared<'_>) -> Delivered {
+    pub fn deliver(&mut self, batch: Batch<'_>, shared: &mut DeliveryShared<'_>) -> Delivered {
         if !self.is_open() {
-            return Delivered::NotOpen;
+            return Delivered::default();
         }
         if self.outbox.is_blocked() || self.outbox.dropped() > 0 {
-            return self.deliver_late(frame, shared);
+            return self.deliver_late(batch.frames, shared);
         }
-        self.outbox.push(frame.clone(), shared.totals);
-        Delivered::Queued
+        match batch.merged {
+            Some(merged) => self.outbox.push(merged.clone(), shared.totals),
+            None => {
+                for frame in batch.frames {
+                    self.outbox.push(frame.clone(), shared.totals);
+                }
+            }
+        }
+        Delivered {
+            queued: batch.frames.len() as u64,
+            ..Delivered::default()
+        }
     }
 
-    fn deliver_late(&mut self, frame: &Frame, shared: &mut DeliveryShared<'_>) -> Delivered {
-        let (frames, bytes) = self.outbox.blocked();
+    fn deliver_late(&mut self, batch: &[Frame], shared: &mut DeliveryShared<'_>) -> Delivered {
         let limits = shared.limits;
-        match limits.slow_consumer {
-            SlowConsumerPolicy::Close if bytes + frame.len() > limits.outbox_bytes_max => {
-                return Delivered::TooSlow;
-            }
-            SlowConsumerPolicy::Drop if frames >= limits.queued_messages_max => {
-                if limits.gap_notices {
-                    self.outbox.count_dropped();
+        let mut delivered = Delivered::default();
+        for frame in batch {
+            let (frames, bytes) = self.outbox.blocked();
+            match limits.slow_consumer {
+                SlowConsumerPolicy::Close if bytes + frame.len() > limits.outbox_bytes_max => {
+                    delivered.is_too_slow = true;
+                    break;
                 }
-                return Delivered::Dropped;
+                SlowConsumerPolicy::Drop if frames >= limits.queued_messages_max => {
+                    if limits.gap_notices {
+                        self.outbox.count_dropped();
+                    }
+                    delivered.dropped += 1;
+                    continue;
+                }
+                SlowConsumerPolicy::Close | SlowConsumerPolicy::Drop => {}
             }
-            SlowConsumerPolicy::Close | SlowConsumerPolicy::Drop => {}
+            if let Some(notice) = self.take_gap_notice(shared.builder) {
+                self.outbox.push(notice, shared.totals);
+                *shared.gap_notices_total += 1;
+            }
+            self.outbox.push(frame.clone(), shared.totals);
+            delivered.queued += 1;
         }
-        if let Some(notice) = self.take_gap_notice(shared.builder) {
-            self.outbox.push(notice, shared.totals);
-            *shared.gap_notices_total += 1;
-        }
-        self.outbox.push(frame.clone(), shared.totals);
-        Delivered::Queued
+        delivered
     }
 
     /// The notice of events that policy `drop` dropped, if there were any.

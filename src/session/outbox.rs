@@ -2,7 +2,9 @@
 //!
 //! Invariants: an empty outbox owns no memory; frames are shared, never copied; only a prefix of the first frame
 //! may have been written already; `bytes` is the sum of the frames' lengths minus that prefix; the totals of
-//! [`OutboxTotals`] are the sums over all outboxes whose last write would have blocked.
+//! [`OutboxTotals`] are the sums over all outboxes whose last write would have blocked; in such an outbox every frame is
+//! one, for what was merged is taken apart when the socket does not take it, so that frames are messages where limits
+//! count them.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -320,6 +322,9 @@ impl Outbox {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => (0, Flushed::More),
             Err(_) => (0, Flushed::Broken),
         };
+        if outcome == Flushed::Blocked {
+            queue.take_apart();
+        }
         queue.state = match (outcome, queue.state) {
             (Flushed::Blocked, blocked @ QueueState::Blocked { .. }) if written == 0 => blocked,
             (Flushed::Blocked, _) => QueueState::Blocked {
@@ -369,9 +374,28 @@ impl Queue {
         matches!(self.state, QueueState::Blocked { .. })
     }
 
+    /// Replaces merged frames by their parts.
+    fn take_apart(&mut self) {
+        if self.frames.iter().all(|frame| frame.parts().is_empty()) {
+            return;
+        }
+        let merged = std::mem::take(&mut self.frames);
+        for frame in merged {
+            match frame.parts() {
+                [] => self.frames.push_back(frame),
+                parts => self.frames.extend(parts.iter().cloned()),
+            }
+        }
+        self.forget_written();
+    }
+
     fn advance(&mut self, written: usize) {
         self.bytes -= written;
         self.begun += written;
+        self.forget_written();
+    }
+
+    fn forget_written(&mut self) {
         while let Some(first) = self.frames.front()
             && self.begun >= first.len()
         {
@@ -458,6 +482,42 @@ mod tests {
                 matches!(outbox, Outbox::Empty),
                 "a drained outbox owns no memory"
             );
+        }
+    }
+
+    #[test]
+    fn merged_frames_that_a_socket_does_not_take_are_single_frames_again() {
+        let parts: Vec<Frame> = (0..4).map(|n| frame(&"x".repeat(n * 3))).collect();
+        let merged = Frame::merged(&parts);
+        let single = frame("single");
+        let expected = [merged.bytes(), single.bytes(), merged.bytes()].concat();
+        for pushes in [1, 3] {
+            let expected = &expected[..if pushes == 1 {
+                merged.len()
+            } else {
+                expected.len()
+            }];
+            for room in 0..expected.len() {
+                let (mut outbox, mut totals, mut sink) =
+                    (Outbox::default(), OutboxTotals::default(), Vec::new());
+                for frame in [&merged, &single, &merged].into_iter().take(pushes) {
+                    outbox.push(frame.clone(), &mut totals);
+                }
+                outbox.flush(takes(room, &mut sink), T0, &mut totals);
+                assert!(outbox.is_blocked());
+                let mut whole = 0;
+                let ends = parts.iter().chain([&single]).chain(&parts).map(|part| {
+                    whole += part.len();
+                    whole
+                });
+                let left = ends.take_while(|end| *end <= expected.len());
+                let left = left.filter(|end| *end > room).count();
+                assert_eq!(outbox.blocked(), (left, expected.len() - room));
+                assert_eq!(totals.blocked_bytes, expected.len() - room);
+                outbox.flush(takes(usize::MAX, &mut sink), T0, &mut totals);
+                assert_eq!(sink, expected);
+                assert_eq!((totals.blocked_bytes, totals.blocked_sessions), (0, 0));
+            }
         }
     }
 

@@ -1,0 +1,200 @@
+//! The fan-out: one event's frames into the outboxes of all who want it.
+//!
+//! Events in a row that the same one group wants, and nobody else, are a *run*. Its frames are handed out together, as
+//! one [merged](Frame::merged) frame where that pays: each session is touched once for all of them, and the kernel
+//! takes one piece instead of as many slices (15 % less CPU at 32 events in flight).
+//!
+//! Invariants: while a run holds frames nothing else is put into an outbox, so frames leave in the order of the events,
+//! and the index does not change; a run ends within the turn in which it began.
+
+use super::Reactor;
+use super::socket::Socket;
+use crate::limits::{MATCHED_KEPT, MERGE_MEMBERS_MIN, MERGED_EVENTS_MAX, RUN_BYTES_MAX};
+use crate::protocol::event::{Event, EventScratch, EventTail};
+use crate::protocol::frame::Frame;
+use crate::routing::index::{GroupId, Match};
+use crate::session::close::CloseReason;
+use crate::session::hub::Now;
+use crate::session::id::ConnId;
+use crate::session::{Batch, DeliveryShared};
+
+/// What fanning out keeps between events.
+#[derive(Debug, Default)]
+pub(super) struct FanOut {
+    scratch: EventScratch,
+    /// The frames of the event at hand, empty between two.
+    matched: Vec<(GroupId, Frame)>,
+    run: Option<Run>,
+    too_slow: Vec<ConnId>,
+}
+
+/// Frames that wait to be handed out to one group; at least one.
+#[derive(Debug)]
+struct Run {
+    group: GroupId,
+    members: usize,
+    frames: Vec<Frame>,
+    bytes: u64,
+}
+
+impl Run {
+    fn takes(&self, group: GroupId) -> bool {
+        self.group == group
+            && (self.frames.len() as u64) < MERGED_EVENTS_MAX
+            && self.bytes < RUN_BYTES_MAX
+    }
+}
+
+impl FanOut {
+    /// Sessions that wait for the run to be handed out.
+    pub(super) fn waiting(&self) -> usize {
+        self.run.as_ref().map_or(0, |run| run.members)
+    }
+
+    /// Events, and bytes of frames, that the run holds.
+    pub(super) fn held(&self) -> (u64, u64) {
+        let held = |run: &Run| (run.frames.len() as u64, run.bytes);
+        self.run.as_ref().map_or((0, 0), held)
+    }
+}
+
+impl<S: Socket> Reactor<S> {
+    /// Matches one event, and hands its frames out now or with those that follow. Cost: its groups and their members.
+    pub(super) fn fan_out(&mut self, event: &Event, now: Now) {
+        self.hub.metrics.events_total += 1;
+        let mut matched = std::mem::take(&mut self.fan_out.matched);
+        self.match_event(event, &mut matched);
+        let run = self.fan_out.run.as_ref();
+        let goes_on = match &*matched {
+            [] => true,
+            [(group, _)] => run.is_some_and(|run| run.takes(*group)),
+            _ => false,
+        };
+        if !goes_on && self.end_run(now) {
+            // Whoever was closed has left its groups.
+            matched.clear();
+            self.match_event(event, &mut matched);
+        }
+        match &*matched {
+            [] => {
+                self.hub.metrics.events_unmatched_total += 1;
+                self.flush.event_done(0);
+            }
+            [(group, frame)] => self.extend_run(*group, frame.clone()),
+            _ => {
+                let mut encoded = 0;
+                for (group, frame) in &matched {
+                    encoded += frame.len() as u64;
+                    self.hand_out(*group, std::slice::from_ref(frame));
+                }
+                self.flush.event_done(encoded);
+                self.close_too_slow(now);
+            }
+        }
+        matched.clear();
+        matched.shrink_to(MATCHED_KEPT);
+        self.fan_out.matched = matched;
+    }
+
+    fn match_event(&mut self, event: &Event, matched: &mut Vec<(GroupId, Frame)>) {
+        let scratch = &mut self.fan_out.scratch;
+        scratch.begin();
+        self.hub.index.match_event(
+            &self.hub.families,
+            &event.exchange,
+            &event.routing_key,
+            &event.head,
+            self.hub.months,
+            &mut |found: Match<'_>| {
+                let tail = EventTail {
+                    routing_key: found.routing_key,
+                    name_suffixed_by_type: found.name_suffixed_by_type,
+                    subscribed_key: found.subscribed_key,
+                    subscription_key: found.subscription_key,
+                    request_id: found.request_id,
+                };
+                matched.push((found.group, scratch.frame(event, found.style, tail)));
+            },
+        );
+    }
+
+    fn extend_run(&mut self, group: GroupId, frame: Frame) {
+        let index = &self.hub.index;
+        let run = self.fan_out.run.get_or_insert_with(|| Run {
+            group,
+            members: index.members(group).len(),
+            frames: Vec::new(),
+            bytes: 0,
+        });
+        run.bytes += frame.len() as u64;
+        run.frames.push(frame);
+    }
+
+    /// Hands the run's frames out. To be called before anything else is put into an outbox or changes the index, and
+    /// before the flush. True: sessions were closed over it.
+    pub(super) fn end_run(&mut self, now: Now) -> bool {
+        let Some(run) = self.fan_out.run.take() else {
+            return false;
+        };
+        self.hand_out(run.group, &run.frames);
+        for frame in &run.frames {
+            self.flush.event_done(frame.len() as u64);
+        }
+        self.close_too_slow(now)
+    }
+
+    /// Puts `frames`, one of each event, into the outboxes of all members of `group`.
+    fn hand_out(&mut self, group: GroupId, frames: &[Frame]) {
+        let Self {
+            hub,
+            connections,
+            flush,
+            fan_out,
+            ..
+        } = self;
+        let members = hub.index.members(group);
+        let merged =
+            (frames.len() > 1 && members.len() >= MERGE_MEMBERS_MIN).then(|| Frame::merged(frames));
+        let batch = Batch {
+            frames,
+            merged: merged.as_ref(),
+        };
+        let mut shared = DeliveryShared {
+            limits: &hub.limits,
+            totals: &mut hub.totals,
+            builder: &mut hub.builder,
+            gap_notices_total: &mut hub.metrics.gap_notices_total,
+        };
+        let (mut queued, mut dropped) = (0, 0);
+        for slot in members {
+            let Some((id, connection)) = connections.at_slot(slot) else {
+                continue;
+            };
+            let delivered = connection.session.deliver(batch, &mut shared);
+            queued += delivered.queued;
+            dropped += delivered.dropped;
+            if delivered.is_too_slow {
+                fan_out.too_slow.push(id);
+            }
+            if delivered.queued > 0
+                && !connection.listed.flush
+                && !connection.session.outbox.is_blocked()
+            {
+                connection.listed.flush = true;
+                flush.push(id);
+            }
+        }
+        hub.metrics.runs_merged_total += u64::from(merged.is_some());
+        hub.metrics.frames_delivered_total += queued;
+        hub.metrics.frames_dropped_total += dropped;
+    }
+
+    /// True: there were some.
+    fn close_too_slow(&mut self, now: Now) -> bool {
+        let too_slow = std::mem::take(&mut self.fan_out.too_slow);
+        for id in &too_slow {
+            self.close(*id, CloseReason::SlowConsumer, now);
+        }
+        !too_slow.is_empty()
+    }
+}
