@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use blackhole::auth::Authenticator;
-use blackhole::config::{Startup, Style, from_args};
+use blackhole::config::{Startup, from_args};
 use blackhole::protocol::proxy::Preamble;
 use blackhole::routing::families::{Families, FamilyOptions};
 use blackhole::session::hub::{Hub, Now};
@@ -318,7 +318,7 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
         let bytes = [header, claim.as_bytes(), &command].concat();
         let mut feed = |pieces: Vec<&[u8]>| {
             let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 9)));
-            let mut session = Session::new(Door::Clients, preamble, peer, Style::Piston);
+            let mut session = Session::new(Door::Clients, preamble, peer, &mut hub);
             let before = hub.metrics.commands_total;
             for piece in &pieces {
                 assert_eq!(
@@ -328,9 +328,11 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
             }
             let cut = pieces[0].len();
             assert!(session.is_open(), "{}: cut at {cut}", header.escape_ascii());
-            assert_eq!(session.peer().to_string(), expected, "cut at {cut}");
+            assert_eq!(session.peer(&hub).to_string(), expected, "cut at {cut}");
             assert_eq!(hub.metrics.commands_total, before + 1, "cut at {cut}");
             session.on_end(true, &mut hub, id);
+            session.dissolve(&mut hub);
+            assert!(hub.peers.is_empty());
         };
         for cut in 0..=bytes.len() {
             let (one, other) = bytes.split_at(cut);

@@ -8,13 +8,14 @@ mod support;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use blackhole::config::{Config, SlowConsumerPolicy};
 use blackhole::handoff::{AmqpBinding, FromSource, SourceEnd, ToSource};
 use blackhole::protocol::event::Event;
+use blackhole::reactor::connections::Listed;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::broker_bindings::BindingCounts;
 use blackhole::routing::index::IndexCounts;
@@ -271,7 +272,12 @@ impl World {
         };
         wire.borrow_mut().send(&UPGRADE_REQUEST.as_bytes()[..cut]);
         self.next_port += 1;
-        let peer = Peer::from(SocketAddr::from((Ipv4Addr::LOCALHOST, self.next_port)));
+        let ip = if self.rng.bool() {
+            IpAddr::from(Ipv4Addr::LOCALHOST)
+        } else {
+            IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, self.next_port % 7])
+        };
+        let peer = Peer::from(SocketAddr::from((ip, self.next_port)));
         let now = self.now();
         let Some(id) = self
             .reactor
@@ -675,11 +681,12 @@ impl World {
                     wire.write_blocked || wire.edge_writable,
                     "{id:?} waits for an edge that will not come"
                 );
-                let is_watched = connection.listed.send_timer || session.is_closing();
+                let is_watched =
+                    connection.listed.contains(Listed::SEND_TIMER) || session.is_closing();
                 assert!(is_watched, "{id:?} is blocked and nobody looks");
             } else if !session.outbox.is_empty() {
                 assert!(
-                    connection.listed.flush,
+                    connection.listed.contains(Listed::FLUSH),
                     "{id:?} has frames and is not on the flush list"
                 );
             }
@@ -687,11 +694,13 @@ impl World {
             let has_unread = !wire.to_server.is_empty() || has_end;
             if has_unread && !wire.edge_readable && session.wants_bytes() {
                 assert!(
-                    connection.listed.reread,
+                    connection.listed.contains(Listed::REREAD),
                     "{id:?} has unread bytes and is not on the reread list"
                 );
             }
-            if connection.listed.flush || connection.listed.reread {
+            if connection.listed.contains(Listed::FLUSH)
+                || connection.listed.contains(Listed::REREAD)
+            {
                 assert_eq!(self.reactor.patience(now), Duration::ZERO);
             }
             let had = self.reactor.hub.index.len(session.subscriptions());
@@ -809,6 +818,7 @@ impl World {
         assert_eq!(hub.index.counts(), IndexCounts::default());
         assert_eq!(hub.broker.counts(), BindingCounts::default());
         assert_eq!((hub.broker.waiters(), hub.ips.kinds()), (0, 0));
+        assert!(hub.peers.is_empty());
         assert_eq!(
             (hub.totals.blocked_sessions, hub.totals.blocked_bytes),
             (0, 0)

@@ -13,47 +13,65 @@ use crate::session::id::ConnId;
 pub struct Connection<S> {
     /// The only way to its peer.
     pub socket: S,
-    generation: u32,
+    generation: Generation,
     /// Which lists of the loop name it.
     pub listed: Listed,
     /// Everything else.
     pub session: Session,
 }
 
-/// Which of the loop's lists name a connection; each list names it at most once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Listed {
-    /// Frames wait and the socket is not known to be full.
-    pub flush: bool,
-    /// Bytes may wait that this turn's budget did not cover.
-    pub reread: bool,
-    /// It was not read although it may have bytes, because it did not want them: to be listed again when it does.
-    pub parked: bool,
-    /// The peer closed its side: no list, but what makes a read go on to the end.
-    pub has_ended: bool,
-    /// A look at its full socket is due within a quarter of `send_timeout_ms`.
-    pub send_timer: bool,
-    /// It is to be taken from the table at the end of the turn.
-    pub reap: bool,
+bitflags::bitflags! {
+    /// Which of the loop's lists name a connection; each list names it at most once.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Listed: u8 {
+        /// Frames wait and the socket is not known to be full.
+        const FLUSH = 1;
+        /// Bytes may wait that this turn's budget did not cover.
+        const REREAD = 1 << 1;
+        /// It was not read although it may have bytes, because it did not want them: to be listed again when it does.
+        const PARKED = 1 << 2;
+        /// The peer closed its side: no list, but what makes a read go on to the end.
+        const HAS_ENDED = 1 << 3;
+        /// A look at its full socket is due within a quarter of `send_timeout_ms`.
+        const SEND_TIMER = 1 << 4;
+        /// It is to be taken from the table at the end of the turn.
+        const REAP = 1 << 5;
+    }
+}
+
+/// [`ConnId::generation`], in 3 bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Generation([u8; 3]);
+
+impl Generation {
+    fn next(self) -> Self {
+        let [low, middle, high, _] = self.get().wrapping_add(1).to_le_bytes();
+        Self([low, middle, high])
+    }
+
+    fn get(self) -> u32 {
+        let Self([low, middle, high]) = self;
+        u32::from_le_bytes([low, middle, high, 0])
+    }
 }
 
 // An idle session is the product: this is the largest part of what it costs. A debug build's mio keeps the name of
 // its poll in each socket.
 #[cfg(not(debug_assertions))]
-const _: () = assert!(size_of::<Connection<mio::net::TcpStream>>() <= 96);
+const _: () = assert!(size_of::<Connection<mio::net::TcpStream>>() <= 64);
 
 /// All connections.
 #[derive(Debug)]
 pub struct Connections<S> {
     slab: Slab<Connection<S>>,
-    next_generation: u32,
+    next_generation: Generation,
 }
 
 impl<S> Default for Connections<S> {
     fn default() -> Self {
         Self {
             slab: Slab::new(),
-            next_generation: 0,
+            next_generation: Generation::default(),
         }
     }
 }
@@ -65,7 +83,7 @@ impl<S> Connections<S> {
     /// Beyond 2^32 connections, which no process has descriptors for.
     pub fn insert(&mut self, socket: S, session: Session) -> ConnId {
         let generation = self.next_generation;
-        self.next_generation = self.next_generation.wrapping_add(1) & 0x7FFF_FFFF;
+        self.next_generation = generation.next();
         let slot = self.slab.insert(Connection {
             socket,
             generation,
@@ -74,7 +92,7 @@ impl<S> Connections<S> {
         });
         ConnId {
             slot: u32::try_from(slot).expect("fewer than 2^32 descriptors"),
-            generation,
+            generation: generation.get(),
         }
     }
 
@@ -82,7 +100,7 @@ impl<S> Connections<S> {
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection<S>> {
         self.slab
             .get_mut(id.slot as usize)
-            .filter(|connection| connection.generation == id.generation)
+            .filter(|connection| connection.generation.get() == id.generation)
     }
 
     /// The connection of that name, unless it is gone.
@@ -90,7 +108,7 @@ impl<S> Connections<S> {
     pub fn get(&self, id: ConnId) -> Option<&Connection<S>> {
         self.slab
             .get(id.slot as usize)
-            .filter(|connection| connection.generation == id.generation)
+            .filter(|connection| connection.generation.get() == id.generation)
     }
 
     /// The connection in that slot, with its name.
@@ -99,7 +117,7 @@ impl<S> Connections<S> {
         Some((
             ConnId {
                 slot,
-                generation: connection.generation,
+                generation: connection.generation.get(),
             },
             connection,
         ))
@@ -117,7 +135,7 @@ impl<S> Connections<S> {
             (
                 ConnId {
                     slot: slot as u32,
-                    generation: connection.generation,
+                    generation: connection.generation.get(),
                 },
                 connection,
             )

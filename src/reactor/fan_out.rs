@@ -8,6 +8,7 @@
 //! and the index does not change; a run ends within the turn in which it began.
 
 use super::Reactor;
+use super::connections::Listed;
 use super::socket::Socket;
 use crate::limits::{MATCHED_KEPT, MERGE_MEMBERS_MIN, MERGED_EVENTS_MAX, RUN_BYTES_MAX};
 use crate::protocol::event::{Event, EventScratch, EventTail};
@@ -16,6 +17,7 @@ use crate::routing::index::{GroupId, Match};
 use crate::session::close::CloseReason;
 use crate::session::hub::Now;
 use crate::session::id::ConnId;
+use crate::session::outbox::Parcel;
 use crate::session::{Batch, DeliveryShared};
 
 /// What fanning out keeps between events.
@@ -153,11 +155,17 @@ impl<S: Socket> Reactor<S> {
             ..
         } = self;
         let members = hub.index.members(group);
-        let merged =
-            (frames.len() > 1 && members.len() >= MERGE_MEMBERS_MIN).then(|| Frame::merged(frames));
+        let parcel = match frames {
+            [frame] => Some(Parcel::from(frame.clone())),
+            _ if members.len() < MERGE_MEMBERS_MIN => None,
+            _ => {
+                hub.metrics.runs_merged_total += 1;
+                Some(Parcel::from(Frame::merged(frames)))
+            }
+        };
         let batch = Batch {
             frames,
-            merged: merged.as_ref(),
+            parcel: parcel.as_ref(),
         };
         let mut shared = DeliveryShared {
             limits: &hub.limits,
@@ -177,14 +185,13 @@ impl<S: Socket> Reactor<S> {
                 fan_out.too_slow.push(id);
             }
             if delivered.queued > 0
-                && !connection.listed.flush
+                && !connection.listed.contains(Listed::FLUSH)
                 && !connection.session.outbox.is_blocked()
             {
-                connection.listed.flush = true;
+                connection.listed.insert(Listed::FLUSH);
                 flush.push(id);
             }
         }
-        hub.metrics.runs_merged_total += u64::from(merged.is_some());
         hub.metrics.frames_delivered_total += queued;
         hub.metrics.frames_dropped_total += dropped;
     }

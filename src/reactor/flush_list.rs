@@ -1,7 +1,7 @@
 //! Sessions with frames that their sockets may take, in the order in which they got the first of them; before them those
 //! who have just spoken, so that an answer waits for no fan-out.
 //!
-//! Invariant: a session is named at most once (`Listed::flush`). The window holds what was fanned out since the
+//! Invariant: a session is named at most once (`Listed::FLUSH`). The window holds what was fanned out since the
 //! oldest session on the list was put there, and nothing is fanned out while a session has more than one write takes;
 //! so bounding the window bounds what frames the unflushed hold.
 

@@ -52,7 +52,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::TryRecvError;
 
-use self::connections::{Connection, Connections};
+use self::connections::{Connection, Connections, Listed};
 use self::drain::Drain;
 use self::fan_out::FanOut;
 use self::flush_list::FlushList;
@@ -222,7 +222,7 @@ impl<S: Socket> Reactor<S> {
         if room == Room::Close {
             return None;
         }
-        let session = Session::new(door, preamble, peer, self.hub.limits.style);
+        let session = Session::new(door, preamble, peer, &mut self.hub);
         let id = self.connections.insert(socket, session);
         let connection = self.connections.get_mut(id)?;
         if room == Room::Refuse {
@@ -230,7 +230,7 @@ impl<S: Socket> Reactor<S> {
         } else {
             self.hub.deadlines.handshake.begin(now.clock, id);
         }
-        connection.listed.reread = true;
+        connection.listed.insert(Listed::REREAD);
         self.reread.push_back(id);
         self.settle(id);
         Some(id)
@@ -309,17 +309,17 @@ impl<S: Socket> Reactor<S> {
             session, listed, ..
         } = connection;
         if session.is_gone().is_some() {
-            if !listed.reap {
-                listed.reap = true;
+            if !listed.contains(Listed::REAP) {
+                listed.insert(Listed::REAP);
                 self.reap.push(id);
             }
             return;
         }
-        if !listed.flush
+        if !listed.contains(Listed::FLUSH)
             && !session.outbox.is_blocked()
             && (!session.outbox.is_empty() || session.is_closing())
         {
-            listed.flush = true;
+            listed.insert(Listed::FLUSH);
             list(&mut self.flush, id);
         }
         self.unpark(id);
@@ -328,19 +328,19 @@ impl<S: Socket> Reactor<S> {
     /// Lists a parked session to be read again once it wants its bytes.
     fn unpark(&mut self, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(id)
-            && connection.listed.parked
+            && connection.listed.contains(Listed::PARKED)
             && connection.session.wants_bytes()
         {
-            connection.listed.parked = false;
+            connection.listed.remove(Listed::PARKED);
             self.list_reread(id);
         }
     }
 
     fn list_reread(&mut self, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(id)
-            && !connection.listed.reread
+            && !connection.listed.contains(Listed::REREAD)
         {
-            connection.listed.reread = true;
+            connection.listed.insert(Listed::REREAD);
             self.reread.push_back(id);
         }
     }
@@ -359,7 +359,7 @@ impl<S: Socket> Reactor<S> {
                 break;
             };
             if let Some(connection) = self.connections.get_mut(id) {
-                connection.listed.reread = false;
+                connection.listed.remove(Listed::REREAD);
                 self.read(id, &mut budget, now);
             }
         }
@@ -367,13 +367,18 @@ impl<S: Socket> Reactor<S> {
             let Some(connection) = self.connections.get_mut(ready.id) else {
                 continue;
             };
-            if ready.writable && connection.session.outbox.is_blocked() && !connection.listed.flush
+            if ready.writable
+                && connection.session.outbox.is_blocked()
+                && !connection.listed.contains(Listed::FLUSH)
             {
-                connection.listed.flush = true;
+                connection.listed.insert(Listed::FLUSH);
                 self.flush.push(ready.id);
             }
-            connection.listed.has_ended |= ready.read_closed;
-            if (ready.readable || ready.read_closed) && !connection.listed.reread {
+            if ready.read_closed {
+                connection.listed.insert(Listed::HAS_ENDED);
+            }
+            if (ready.readable || ready.read_closed) && !connection.listed.contains(Listed::REREAD)
+            {
                 self.read(ready.id, &mut budget, now);
             }
         }
@@ -386,7 +391,7 @@ impl<S: Socket> Reactor<S> {
             return;
         };
         if !connection.session.wants_bytes() {
-            connection.listed.parked = true;
+            connection.listed.insert(Listed::PARKED);
             return;
         }
         if *budget == 0 {
@@ -398,7 +403,8 @@ impl<S: Socket> Reactor<S> {
             Ok(count) => {
                 *budget = budget.saturating_sub(count);
                 self.hub.metrics.read_bytes_total += count as u64;
-                let has_more = count == self.read_buffer.len() || connection.listed.has_ended;
+                let has_more = count == self.read_buffer.len()
+                    || connection.listed.contains(Listed::HAS_ENDED);
                 let input = self.read_buffer.get_mut(..count).unwrap_or_default();
                 let page = connection.session.on_bytes(input, id, &mut self.hub, now);
                 if let Some(page) = page {
@@ -655,7 +661,7 @@ impl<S: Socket> Reactor<S> {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        connection.listed.send_timer = false;
+        connection.listed.remove(Listed::SEND_TIMER);
         // The poll tells of a full socket only once a third of it is free, which a peer that takes some seconds for a
         // megabyte does not reach in time, although it reads.
         if let Some(descriptor) = connection.socket.descriptor()
@@ -672,7 +678,7 @@ impl<S: Socket> Reactor<S> {
         {
             self.close(id, CloseReason::SlowConsumer, now);
         } else {
-            connection.listed.send_timer = true;
+            connection.listed.insert(Listed::SEND_TIMER);
             self.hub.deadlines.send.begin(now.clock, id);
         }
     }
@@ -761,7 +767,7 @@ impl<S: Socket> Reactor<S> {
                 .pop(listed.len() < limits::SPOKE_FLUSHES_PER_TURN)
         {
             if let Some(connection) = self.connections.get_mut(id) {
-                connection.listed.flush = false;
+                connection.listed.remove(Listed::FLUSH);
                 listed.push(id);
             }
         }
@@ -855,13 +861,13 @@ impl<S: Socket> Reactor<S> {
             match report.outcome {
                 Flushed::Drained => {}
                 Flushed::More => {
-                    listed.flush = true;
+                    listed.insert(Listed::FLUSH);
                     self.flush.push_again(id);
                     return self.unpark(id);
                 }
                 Flushed::Blocked => {
-                    if !listed.send_timer {
-                        listed.send_timer = true;
+                    if !listed.contains(Listed::SEND_TIMER) {
+                        listed.insert(Listed::SEND_TIMER);
                         hub.deadlines.send.begin(now.clock, id);
                     }
                     return self.unpark(id);
@@ -936,16 +942,19 @@ impl<S: Socket> Reactor<S> {
 
     fn reap_closed(&mut self, now: Now) {
         for id in std::mem::take(&mut self.reap) {
-            let Some(mut connection) = self.connections.remove(id) else {
+            let Some(connection) = self.connections.remove(id) else {
                 continue;
             };
-            connection.session.outbox.clear(&mut self.hub.totals);
-            let Some((reason, was_open)) = connection.session.is_gone() else {
+            let (peer, gone) = (
+                connection.session.peer(&self.hub),
+                connection.session.is_gone(),
+            );
+            connection.session.dissolve(&mut self.hub);
+            let Some((reason, was_open)) = gone else {
                 continue;
             };
             reason.count(was_open, &mut self.hub.metrics);
             self.hub.metrics.sessions_closed_total += u64::from(was_open);
-            let peer = connection.session.peer();
             let limit = match reason {
                 CloseReason::SlowConsumer | CloseReason::OutboxesFull => &mut self.slow_log,
                 CloseReason::NoProxyHeader | CloseReason::BadProxyHeader => &mut self.proxy_log,

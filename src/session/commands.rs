@@ -125,9 +125,8 @@ impl Session {
         let limits = CommandLimits {
             metadata_bytes_max: hub.limits.metadata_bytes_max,
         };
-        let refused = || CommandError::RateLimited(self.peer.to_string().into()).into();
         let (request_id, result) = match command::parse(text, &limits) {
-            Err(_) if !is_allowed => (None, Err(refused())),
+            Err(_) if !is_allowed => (None, Err(self.rate_limited(hub))),
             Err(error) => (None, Err(error.into())),
             Ok(command) => {
                 let request_id = command.request_id.as_deref().map(Box::<str>::from);
@@ -135,7 +134,7 @@ impl Session {
                 let result = if is_allowed {
                     self.execute(command, &reply_id, id, hub, now)
                 } else {
-                    Err(refused())
+                    Err(self.rate_limited(hub))
                 };
                 (Some(reply_id), result)
             }
@@ -165,6 +164,10 @@ impl Session {
             }
         };
         self.push(reply, id, hub, now);
+    }
+
+    fn rate_limited(&self, hub: &Hub) -> Refusals {
+        CommandError::RateLimited(self.peer(hub).to_string().into()).into()
     }
 
     fn execute(

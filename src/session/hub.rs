@@ -26,6 +26,7 @@ use crate::routing::month::ActiveMonths;
 
 use super::bucket::BucketRule;
 use super::deadlines::{Deadlines, Timeouts};
+use super::id::Peers;
 use super::liveness::{LivenessRules, PING_PAYLOAD, WakingClock};
 use super::outbox::OutboxTotals;
 use super::places::Places;
@@ -170,6 +171,8 @@ pub struct Hub {
     pub partial_bytes: usize,
     /// Scratch for replies.
     pub builder: FrameBuilder,
+    /// The peers of all sessions.
+    pub peers: Peers,
     /// Open sessions of each IP ([`super::id::Peer::network`]; `max_connections_per_ip`).
     pub ips: Places<IpAddr>,
     /// Open sessions of each account, by the own account of the identity that they run as
@@ -214,6 +217,7 @@ impl Hub {
             ping: Frame::new(Opcode::Ping, PING_PAYLOAD),
             partial_bytes: 0,
             builder: FrameBuilder::new(),
+            peers: Peers::default(),
             ips: Places::new(config.max_connections_per_ip),
             accounts: Places::new(config.max_connections_per_account),
             request_ids: RequestIds(seed),

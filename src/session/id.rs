@@ -3,12 +3,14 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
+use slab::Slab;
+
 /// Names one connection for the life of the process. Slots are reused; `generation` makes a stale name miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
     /// Place in the table of connections.
     pub slot: u32,
-    /// Which user of the slot.
+    /// Which user of the slot; 24 bits.
     pub generation: u32,
 }
 
@@ -29,13 +31,13 @@ impl ConnId {
     }
 }
 
-/// Address of the peer, printed as the session id `IP:PORT`. 16 bytes; an IPv4 peer owns no memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Address of the peer, printed as the session id `IP:PORT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// IPv4, also when it arrived mapped into IPv6.
     V4(Ipv4Addr, u16),
     /// IPv6.
-    V6(Box<SocketAddrV6>),
+    V6(SocketAddrV6),
 }
 
 impl Peer {
@@ -44,7 +46,7 @@ impl Peer {
     pub fn address(&self) -> SocketAddr {
         match self {
             Self::V4(ip, port) => SocketAddr::from((*ip, *port)),
-            Self::V6(address) => SocketAddr::V6(**address),
+            Self::V6(address) => SocketAddr::V6(*address),
         }
     }
 
@@ -67,7 +69,7 @@ impl From<SocketAddr> for Peer {
             SocketAddr::V4(address) => Self::V4(*address.ip(), address.port()),
             SocketAddr::V6(address) => match address.ip().to_ipv4_mapped() {
                 Some(ip) => Self::V4(ip, address.port()),
-                None => Self::V6(Box::new(address)),
+                None => Self::V6(address),
             },
         }
     }
@@ -78,6 +80,72 @@ impl fmt::Display for Peer {
         match self {
             Self::V4(ip, port) => write!(f, "{ip}:{port}"),
             Self::V6(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// A [`Peer`] as a session keeps it, in 8 bytes: of an IPv6 address the place in [`Peers`], which it must be given back
+/// to before it is dropped.
+#[derive(Debug)]
+pub struct KeptPeer(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    V4([u8; 4], [u8; 2]),
+    V6(u32),
+}
+
+/// The IPv6 addresses of all sessions' peers.
+#[derive(Debug, Default)]
+pub struct Peers(Slab<SocketAddrV6>);
+
+impl Peers {
+    /// Keeps a peer until [`Peers::forget`]. O(1) amortised.
+    ///
+    /// # Panics
+    /// Beyond 2^32 IPv6 peers, which no process has descriptors for.
+    pub fn keep(&mut self, peer: Peer) -> KeptPeer {
+        KeptPeer(match peer {
+            Peer::V4(ip, port) => Kept::V4(ip.octets(), port.to_be_bytes()),
+            Peer::V6(address) => {
+                let place = self.0.insert(address);
+                Kept::V6(u32::try_from(place).expect("fewer than 2^32 descriptors"))
+            }
+        })
+    }
+
+    /// The peer. O(1).
+    #[must_use]
+    pub fn get(&self, kept: &KeptPeer) -> Peer {
+        match kept.0 {
+            Kept::V4(ip, port) => Peer::V4(ip.into(), u16::from_be_bytes(port)),
+            Kept::V6(place) => Peer::V6(self.0[place as usize]),
+        }
+    }
+
+    /// Takes a kept peer back. O(1).
+    pub fn forget(&mut self, kept: KeptPeer) {
+        if let Kept::V6(place) = kept.0 {
+            self.0.remove(place as usize);
+        }
+    }
+
+    /// IPv6 peers kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no IPv6 peer is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Gives memory back once none is kept.
+    pub fn shrink_if_empty(&mut self) {
+        if self.0.is_empty() && self.0.capacity() > 0 {
+            self.0 = Slab::new();
         }
     }
 }
@@ -110,7 +178,13 @@ mod tests {
             assert_eq!(peer.to_string(), id);
             assert_eq!(peer.address().to_string(), id);
             assert_eq!(peer.network().to_string(), network);
+            let mut peers = Peers::default();
+            let kept = peers.keep(peer);
+            assert_eq!(peers.get(&kept), peer);
+            assert_eq!(peers.is_empty(), matches!(peer, Peer::V4(..)));
+            peers.forget(kept);
+            assert!(peers.is_empty());
         }
-        assert_eq!(size_of::<Peer>(), 16);
+        assert_eq!(size_of::<KeptPeer>(), 8);
     }
 }

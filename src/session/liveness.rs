@@ -1,4 +1,4 @@
-//! Whether a session's peer is still there, and still has something to say: what the sweep goes by, in 8 bytes a
+//! Whether a session's peer is still there, and still has something to say: what the sweep goes by, in 7 bytes a
 //! session and without a timer for any.
 //!
 //! ```text
@@ -152,14 +152,18 @@ impl PingRule {
 }
 
 /// Since when a session's peer says nothing. The default is not a live session's.
+///
+/// Of bytes alone, so that it fits beside the tag of a session's phase.
 #[derive(Clone, Copy, Debug)]
 pub struct Liveness {
     silence: Silence,
-    /// When [`Liveness::silence`] became what it is.
-    since: u16,
-    /// When the peer last completed a frame that was no answer to a ping of ours.
-    spoke: Tick,
+    /// When [`Liveness::silence`] became what it is: [`Tick::short`].
+    since: [u8; 2],
+    /// When the peer last completed a frame that was no answer to a ping of ours: a [`Tick::to_mark`].
+    spoke: [u8; 4],
 }
+
+const _: () = assert!(size_of::<Liveness>() == 7 && align_of::<Liveness>() == 1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Silence {
@@ -203,20 +207,20 @@ impl Liveness {
     pub fn new(now: Tick) -> Self {
         Self {
             silence: Silence::Heard,
-            since: now.short(),
-            spoke: now,
+            since: now.short().to_ne_bytes(),
+            spoke: now.to_mark().to_ne_bytes(),
         }
     }
 
     /// The peer sent bytes, of whatever kind.
     pub fn on_bytes(&mut self, now: Tick) {
         self.silence = Silence::Heard;
-        self.since = now.short();
+        self.since = now.short().to_ne_bytes();
     }
 
     /// The peer completed a frame that was no answer to a ping of ours.
     pub fn on_own_frame(&mut self, now: Tick) {
-        self.spoke = now;
+        self.spoke = now.to_mark().to_ne_bytes();
     }
 
     /// A ping was put into the outbox. `waits`: the outbox is full.
@@ -226,7 +230,7 @@ impl Liveness {
         } else {
             Silence::Pinged
         };
-        self.since = now.short();
+        self.since = now.short().to_ne_bytes();
     }
 
     /// Judges the session `id`. `is_blocked`: its outbox is full.
@@ -237,13 +241,14 @@ impl Liveness {
         id: ConnId,
         now: Tick,
     ) -> Health {
-        if rules.idle.is_some_and(|idle| now.since(self.spoke) > idle) {
+        let spoke = Tick::from_mark(u32::from_ne_bytes(self.spoke));
+        if rules.idle.is_some_and(|idle| now.since(spoke) > idle) {
             return Health::Idle;
         }
         let Some(rule) = rules.ping else {
             return Health::Fine;
         };
-        let silent_for = now.short().wrapping_sub(self.since);
+        let silent_for = now.short().wrapping_sub(u16::from_ne_bytes(self.since));
         match self.silence {
             Silence::Heard if silent_for >= rule.due_after(id) => Health::Silent,
             Silence::Pinged if silent_for >= rule.pong => Health::Dead,

@@ -57,9 +57,9 @@ use self::bucket::Bucket;
 use self::close::CloseReason;
 use self::commands::Waiting;
 use self::hub::{Admission, Hub, Now};
-use self::id::{ConnId, Peer};
+use self::id::{ConnId, KeptPeer, Peer};
 use self::liveness::{Health, Liveness, PING_PAYLOAD, Tick};
-use self::outbox::Outbox;
+use self::outbox::{Outbox, Parcel};
 
 /// One connection's state.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub struct Session {
     /// What waits for the peer; the loop flushes it.
     pub outbox: Outbox,
     bucket: Bucket,
-    peer: Peer,
+    peer: KeptPeer,
     subscriptions: SubscriptionList,
     style: Style,
 }
@@ -84,7 +84,6 @@ enum Phase {
     },
     /// Upgraded. `extra` is there only while it holds something.
     Open {
-        codec: Codec,
         extra: Option<Box<Extra>>,
         life: Liveness,
     },
@@ -99,7 +98,7 @@ enum Phase {
 }
 
 // An idle session pays for it; the liveness lies in what would be padding.
-const _: () = assert!(size_of::<Phase>() == 24);
+const _: () = assert!(size_of::<Phase>() == 16);
 
 /// What a closing session still expects of its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +128,8 @@ struct Head(Vec<u8>);
 /// What only some sessions have.
 #[derive(Debug, Default)]
 struct Extra {
+    /// What of a message or frame has arrived in part; idle when nothing has.
+    codec: Codec,
     /// `data.name`.
     name: Option<Box<str>>,
     /// `data.metadata`, as sent.
@@ -147,7 +148,8 @@ struct Extra {
 
 impl Extra {
     fn is_needless(&self) -> bool {
-        self.name.is_none()
+        self.codec.is_idle()
+            && self.name.is_none()
             && self.metadata.is_none()
             && self.waiting.is_none()
             && self.held.is_empty()
@@ -222,7 +224,7 @@ pub struct Batch<'a> {
     /// In the order of the events.
     pub frames: &'a [Frame],
     /// All of them as one, if that has been made.
-    pub merged: Option<&'a Frame>,
+    pub parcel: Option<&'a Parcel>,
 }
 
 /// What became of a [`Batch`]. The rest, if any, found the session closed, or too slow.
@@ -250,7 +252,7 @@ pub enum AfterFlush {
 impl Session {
     /// A connection that has said nothing yet; `preamble` is what it must say first.
     #[must_use]
-    pub fn new(door: Door, preamble: Preamble, peer: Peer, style: Style) -> Self {
+    pub fn new(door: Door, preamble: Preamble, peer: Peer, hub: &mut Hub) -> Self {
         Self {
             phase: Phase::Handshake {
                 door,
@@ -258,18 +260,29 @@ impl Session {
                 head: None,
             },
             identity: None,
-            outbox: Outbox::Empty,
+            outbox: Outbox::default(),
             bucket: Bucket::default(),
-            peer,
+            peer: hub.peers.keep(peer),
             subscriptions: SubscriptionList::default(),
-            style,
+            style: hub.limits.style,
         }
+    }
+
+    /// Gives back what a session that has ended still has of what is shared.
+    pub fn dissolve(mut self, hub: &mut Hub) {
+        self.outbox.clear(&mut hub.totals);
+        hub.peers.forget(self.peer);
     }
 
     /// The session id (PROTOCOL 1). Until the upgrade it may be that of a proxy.
     #[must_use]
-    pub fn peer(&self) -> &Peer {
-        &self.peer
+    pub fn peer(&self, hub: &Hub) -> Peer {
+        hub.peers.get(&self.peer)
+    }
+
+    fn set_peer(&mut self, peer: Peer, hub: &mut Hub) {
+        let before = std::mem::replace(&mut self.peer, hub.peers.keep(peer));
+        hub.peers.forget(before);
     }
 
     /// Whether it still has to finish its handshake.
@@ -376,8 +389,10 @@ impl Session {
     #[must_use]
     pub fn partial_bytes(&self) -> usize {
         match &self.phase {
-            Phase::Open { codec, .. } => codec.heap_bytes(),
-            Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => 0,
+            Phase::Open {
+                extra: Some(extra), ..
+            } => extra.codec.heap_bytes(),
+            _ => 0,
         }
     }
 
@@ -385,24 +400,28 @@ impl Session {
     /// be done about that is the caller's to do: [`Session::ping`] or [`Session::close`]. O(1).
     pub fn examine(&mut self, id: ConnId, hub: &Hub) -> Health {
         let (is_deaf, is_blocked) = (!self.wants_bytes(), self.outbox.is_blocked());
-        let Phase::Open { codec, life, .. } = &mut self.phase else {
+        let Phase::Open { extra, life } = &mut self.phase else {
             return Health::Fine;
         };
         let (rules, now) = (&hub.limits.liveness, hub.waking.tick());
+        let codec = extra.as_mut().map(|extra| &mut extra.codec);
+        let mut codec = codec.filter(|codec| !codec.is_idle());
         if is_deaf {
             // What it sends is not read: it cannot finish a message, and is not silent. But one that takes nothing
             // either has to be found dead.
-            codec.mark_anew(now.to_mark());
+            if let Some(codec) = &mut codec {
+                codec.mark_anew(now.to_mark());
+            }
             if !is_blocked {
                 *life = Liveness::new(now);
             }
         }
-        if let Some(begun) = codec.mark()
-            && rules.is_message_late(Tick::from_mark(begun), now)
-        {
-            return Health::MessageLate;
-        }
-        if !codec.is_idle() {
+        if let Some(codec) = codec {
+            if let Some(begun) = codec.mark()
+                && rules.is_message_late(Tick::from_mark(begun), now)
+            {
+                return Health::MessageLate;
+            }
             // It is in the middle of saying something, which has a limit of its own.
             life.on_own_frame(now);
         }
@@ -482,7 +501,7 @@ impl Session {
                     input = input.get_mut(consumed..).unwrap_or_default();
                     match source {
                         Some(source) => {
-                            self.peer = Peer::from(source);
+                            self.set_peer(Peer::from(source), hub);
                             Preamble::Done
                         }
                         None => Preamble::Nameless,
@@ -605,13 +624,13 @@ impl Session {
         hub: &mut Hub,
     ) -> Result<(), Refusal> {
         let proxies = &hub.limits.proxies;
-        let proxy = self.peer.address();
+        let proxy = self.peer(hub).address();
         if preamble == Preamble::Nameless || !proxies.trust(proxy.ip()) {
             return Ok(());
         }
         if let Some(peer) = forwarded::peer(head, proxy, proxies).map_err(Refusal::Malformed)? {
             hub.metrics.forwarded_peers_total += 1;
-            self.peer = Peer::from(peer);
+            self.set_peer(Peer::from(peer), hub);
         }
         Ok(())
     }
@@ -645,7 +664,7 @@ impl Session {
                 }
             },
         };
-        if hub.ips.full(&self.peer.network()).is_some() {
+        if hub.ips.full(&self.peer(hub).network()).is_some() {
             return Err(Refusal::TooManyFromThisIp);
         }
         let account = identity.as_ref().and_then(|identity| identity.account_id());
@@ -664,12 +683,11 @@ impl Session {
         now: Now,
     ) {
         hub.metrics.sessions_opened_total += 1;
-        hub.ips.take(self.peer.network());
+        hub.ips.take(self.peer(hub).network());
         self.outbox
             .push(Frame::raw(&upgrade.response()), &mut hub.totals);
         self.style = upgrade.style.unwrap_or(hub.limits.style);
         self.phase = Phase::Open {
-            codec: Codec::new(),
             extra: None,
             life: Liveness::new(hub.waking.tick()),
         };
@@ -758,8 +776,12 @@ impl Session {
         {
             self.push(pong, id, hub, now);
         }
-        if let Phase::Open { codec, .. } = &mut self.phase {
-            codec.mark_once(tick.to_mark());
+        if let Phase::Open {
+            extra: Some(extra), ..
+        } = &mut self.phase
+        {
+            extra.codec.mark_once(tick.to_mark());
+            self.drop_needless_extra();
         }
     }
 
@@ -772,12 +794,17 @@ impl Session {
         now: Now,
     ) {
         loop {
-            let Phase::Open { codec, life, .. } = &mut self.phase else {
+            let Phase::Open { extra, life } = &mut self.phase else {
                 return;
             };
+            let kept = extra.as_mut().map(|extra| std::mem::take(&mut extra.codec));
+            let mut codec = kept.unwrap_or_default();
             let bytes_before = codec.heap_bytes();
             let decoded = codec.decode(input, &hub.limits.codec);
             hub.partial_bytes = hub.partial_bytes - bytes_before + codec.heap_bytes();
+            if !codec.is_idle() {
+                extra.get_or_insert_default().codec = codec;
+            }
             let decoded = match decoded {
                 Ok(decoded) => decoded,
                 Err(error) => {
@@ -909,8 +936,8 @@ impl Session {
         }
     }
 
-    /// Queues event frames, by the slow consumer policy (PROTOCOL 5). O(1) for a merged batch that the socket is believed
-    /// to take; otherwise by the number of frames.
+    /// Queues event frames, by the slow consumer policy (PROTOCOL 5). O(1) for a parcel that the socket is believed to
+    /// take; otherwise by the number of frames.
     #[inline]
     pub fn deliver(&mut self, batch: Batch<'_>, shared: &mut DeliveryShared<'_>) -> Delivered {
         if !self.is_open() {
@@ -919,8 +946,8 @@ impl Session {
         if self.outbox.is_blocked() || self.outbox.dropped() > 0 {
             return self.deliver_late(batch.frames, shared);
         }
-        match batch.merged {
-            Some(merged) => self.outbox.push(merged.clone(), shared.totals),
+        match batch.parcel {
+            Some(parcel) => self.outbox.push_parcel(parcel, shared.totals),
             None => {
                 for frame in batch.frames {
                     self.outbox.push(frame.clone(), shared.totals);
@@ -1132,7 +1159,8 @@ impl Session {
         self.stop_waiting(id, hub);
         self.drop_subscriptions(hub);
         self.give_account_back(hub);
-        hub.ips.give_back(&self.peer.network());
+        let network = self.peer(hub).network();
+        hub.ips.give_back(&network);
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::limits::WRITE_SLICES_MAX;
@@ -16,21 +17,32 @@ use crate::protocol::frame::Frame;
 /// Frames that a queue has room for at first: a burst of as many costs one allocation a session.
 const MERGED_FRAMES_USUAL: usize = 8;
 
-/// Frames waiting for one peer: two words.
+/// Frames waiting for one peer: one word.
+///
+/// Nothing, an idle session's state; or one frame, not begun, of a socket that is believed to take it, in a node that all
+/// sessions share which were handed it together: the way of a lone event; or a queue, whose node is this session's alone.
 #[derive(Debug, Default)]
-pub enum Outbox {
-    /// Nothing waits; an idle session's state.
-    #[default]
-    Empty,
-    /// One frame, not begun, of a socket that is believed to take it: the way of a lone event.
+pub struct Outbox(Option<Rc<Node>>);
+
+/// A frame as it is handed to many outboxes. Cloning costs one reference count.
+#[derive(Clone, Debug)]
+pub struct Parcel(Rc<Node>);
+
+#[derive(Debug)]
+enum Node {
     One(Frame),
-    /// Anything else.
-    Many(Box<Queue>),
+    Many(Queue),
+}
+
+impl From<Frame> for Parcel {
+    fn from(frame: Frame) -> Self {
+        Self(Rc::new(Node::One(frame)))
+    }
 }
 
 /// Frames that merged, or that a socket did not take.
 #[derive(Debug, Default)]
-pub struct Queue {
+struct Queue {
     frames: VecDeque<Frame>,
     /// Bytes of the first frame that were written.
     begun: usize,
@@ -88,81 +100,117 @@ pub struct FlushReport {
     pub written: usize,
 }
 
+impl FlushReport {
+    const NOTHING: Self = Self {
+        outcome: Flushed::Drained,
+        written: 0,
+    };
+}
+
 impl Outbox {
     /// Appends a frame. O(1).
     pub fn push(&mut self, frame: Frame, totals: &mut OutboxTotals) {
-        match self {
-            Self::Empty => *self = Self::One(frame),
-            Self::One(_) => {
-                let Self::One(first) = std::mem::take(self) else {
-                    return;
-                };
-                let mut queue = Box::<Queue>::default();
-                queue.frames.reserve_exact(MERGED_FRAMES_USUAL);
-                queue.push(first);
-                queue.push(frame);
-                *self = Self::Many(queue);
-            }
-            Self::Many(queue) => {
-                if queue.is_blocked() {
-                    totals.blocked_bytes += frame.len();
+        match &self.0 {
+            None => *self = Self(Some(Parcel::from(frame).0)),
+            Some(_) => self.push_behind(frame, totals),
+        }
+    }
+
+    /// Appends the frame of a parcel. O(1), without an allocation if nothing waits.
+    #[inline]
+    pub fn push_parcel(&mut self, parcel: &Parcel, totals: &mut OutboxTotals) {
+        match &self.0 {
+            None => *self = Self(Some(parcel.0.clone())),
+            Some(_) => {
+                if let Node::One(frame) = &*parcel.0 {
+                    self.push_behind(frame.clone(), totals);
                 }
-                queue.push(frame);
             }
         }
+    }
+
+    fn push_behind(&mut self, frame: Frame, totals: &mut OutboxTotals) {
+        if let Some(queue) = self.queue_of_all() {
+            if queue.is_blocked() {
+                totals.blocked_bytes += frame.len();
+            }
+            queue.push(frame);
+        }
+    }
+
+    fn node(&self) -> Option<&Node> {
+        self.0.as_deref()
+    }
+
+    fn queue(&self) -> Option<&Queue> {
+        match self.node() {
+            Some(Node::Many(queue)) => Some(queue),
+            Some(Node::One(_)) | None => None,
+        }
+    }
+
+    fn queue_mut(&mut self) -> Option<&mut Queue> {
+        match self.0.as_mut().and_then(Rc::get_mut) {
+            Some(Node::Many(queue)) => Some(queue),
+            Some(Node::One(_)) | None => None,
+        }
+    }
+
+    /// The queue, which is made of what waits if that is a lone frame. `None`: nothing waits.
+    fn queue_of_all(&mut self) -> Option<&mut Queue> {
+        if let Some(Node::One(frame)) = self.node() {
+            let mut queue = Queue::default();
+            queue.frames.reserve_exact(MERGED_FRAMES_USUAL);
+            queue.push(frame.clone());
+            self.0 = Some(Rc::new(Node::Many(queue)));
+        }
+        self.queue_mut()
     }
 
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::One(_) => false,
-            Self::Many(queue) => queue.frames.is_empty(),
-        }
+        self.frames() == 0
     }
 
     /// Frames that wait, whether the socket is full or not.
     #[must_use]
     pub fn frames(&self) -> usize {
-        match self {
-            Self::Empty => 0,
-            Self::One(_) => 1,
-            Self::Many(queue) => queue.frames.len(),
+        match self.node() {
+            None => 0,
+            Some(Node::One(_)) => 1,
+            Some(Node::Many(queue)) => queue.frames.len(),
         }
     }
 
     /// Whether the last write would have blocked.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
-        matches!(self, Self::Many(queue) if queue.is_blocked())
+        self.queue().is_some_and(Queue::is_blocked)
     }
 
     /// Frames and bytes that wait because the socket is full; zeros when it is not known to be full.
     #[must_use]
     pub fn blocked(&self) -> (usize, usize) {
-        match self {
-            Self::Many(queue) if queue.is_blocked() => (queue.frames.len(), queue.bytes),
-            _ => (0, 0),
+        match self.queue() {
+            Some(queue) if queue.is_blocked() => (queue.frames.len(), queue.bytes),
+            Some(_) | None => (0, 0),
         }
     }
 
     /// When the full socket last took a byte; `None` when it is not known to be full.
     #[must_use]
     pub fn progress_at(&self) -> Option<Duration> {
-        match self {
-            Self::Many(queue) => match queue.state {
-                QueueState::Blocked { progress_at, .. } => Some(progress_at),
-                QueueState::Ready => None,
-            },
-            _ => None,
+        match self.queue()?.state {
+            QueueState::Blocked { progress_at, .. } => Some(progress_at),
+            QueueState::Ready => None,
         }
     }
 
     /// So many bytes that the full socket took were not acknowledged by the peer at `now`: fewer than at the last look
     /// are progress, though the socket takes no more yet.
     pub fn look(&mut self, bytes: usize, now: Duration) {
-        if let Self::Many(queue) = self
+        if let Some(queue) = self.queue_mut()
             && let QueueState::Blocked {
                 progress_at,
                 unacknowledged,
@@ -177,39 +225,34 @@ impl Outbox {
 
     /// Counts an event that policy `drop` did not queue. Only for a blocked outbox.
     pub fn count_dropped(&mut self) {
-        if let Self::Many(queue) = self {
+        if let Some(queue) = self.queue_mut() {
             queue.dropped += 1;
         }
     }
 
     /// Events dropped since the last call, to be announced before the next event.
     pub fn take_dropped(&mut self) -> u64 {
-        match self {
-            Self::Many(queue) => std::mem::take(&mut queue.dropped),
-            _ => 0,
-        }
+        let dropped = self.queue_mut().map(|queue| &mut queue.dropped);
+        dropped.map_or(0, std::mem::take)
     }
 
     /// Events dropped and not announced yet.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        match self {
-            Self::Many(queue) => queue.dropped,
-            _ => 0,
-        }
+        self.queue().map_or(0, |queue| queue.dropped)
     }
 
     /// Forgets every frame but one that was begun, whose rest must go out for the stream to stay whole.
     pub fn forget_unbegun(&mut self, totals: &mut OutboxTotals) {
         self.leave_totals(totals);
-        match self {
-            Self::Many(queue) if queue.begun > 0 => {
+        match self.queue_mut() {
+            Some(queue) if queue.begun > 0 => {
                 queue.frames.truncate(1);
                 queue.frames.shrink_to_fit();
                 queue.bytes = queue.frames.front().map_or(0, Frame::len) - queue.begun;
                 queue.dropped = 0;
             }
-            _ => *self = Self::Empty,
+            _ => *self = Self::default(),
         }
         self.join_totals(totals);
     }
@@ -217,7 +260,7 @@ impl Outbox {
     /// Takes the outbox of a session that ends out of the totals, and frees it.
     pub fn clear(&mut self, totals: &mut OutboxTotals) {
         self.leave_totals(totals);
-        *self = Self::Empty;
+        *self = Self::default();
     }
 
     /// Writes with ONE call of `write` what one call takes (at most [`WRITE_SLICES_MAX`] frames).
@@ -228,28 +271,31 @@ impl Outbox {
         now: Duration,
         totals: &mut OutboxTotals,
     ) -> FlushReport {
-        let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
-        let mut used = 0;
-        for (place, slice) in slices.iter_mut().zip(self.slices()) {
-            *place = slice;
-            used += 1;
-        }
-        if used == 0 {
-            return FlushReport {
-                outcome: Flushed::Drained,
-                written: 0,
-            };
-        }
-        let result = write(slices.get(..used).unwrap_or_default());
+        let result = match self.node() {
+            None => return FlushReport::NOTHING,
+            Some(Node::One(frame)) => write(&[IoSlice::new(frame.bytes())]),
+            Some(Node::Many(_)) => {
+                let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+                let mut used = 0;
+                for (place, slice) in slices.iter_mut().zip(self.slices()) {
+                    *place = slice;
+                    used += 1;
+                }
+                match used {
+                    0 => return FlushReport::NOTHING,
+                    used => write(slices.get(..used).unwrap_or_default()),
+                }
+            }
+        };
         self.after_write(result, now, totals)
     }
 
     /// What one write takes: at most [`WRITE_SLICES_MAX`] frames, the first without what is written of it.
     pub fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
-        let (one, many, mut begun) = match self {
-            Self::Empty => (None, None, 0),
-            Self::One(frame) => (Some(frame), None, 0),
-            Self::Many(queue) => (None, Some(&queue.frames), queue.begun),
+        let (one, many, mut begun) = match self.node() {
+            None => (None, None, 0),
+            Some(Node::One(frame)) => (Some(frame), None, 0),
+            Some(Node::Many(queue)) => (None, Some(&queue.frames), queue.begun),
         };
         let frames = one.into_iter().chain(many.into_iter().flatten());
         frames.take(WRITE_SLICES_MAX).map(move |frame| {
@@ -265,28 +311,19 @@ impl Outbox {
         now: Duration,
         totals: &mut OutboxTotals,
     ) -> FlushReport {
-        if let Self::One(frame) = self {
-            if let Ok(written) = result
-                && written == frame.len()
-            {
-                *self = Self::Empty;
-                return FlushReport {
-                    outcome: Flushed::Drained,
-                    written,
-                };
-            }
-            let mut queue = Box::<Queue>::default();
-            if let Self::One(frame) = std::mem::take(self) {
-                queue.push(frame);
-            }
-            *self = Self::Many(queue);
-        }
-        self.leave_totals(totals);
-        let Self::Many(queue) = self else {
+        if let Some(Node::One(frame)) = self.node()
+            && let Ok(written) = result
+            && written == frame.len()
+        {
+            *self = Self::default();
             return FlushReport {
                 outcome: Flushed::Drained,
-                written: 0,
+                written,
             };
+        }
+        self.leave_totals(totals);
+        let Some(queue) = self.queue_of_all() else {
+            return FlushReport::NOTHING;
         };
         // The usual outcome, without a look at each frame.
         if let Ok(written @ 1..) = result
@@ -294,49 +331,17 @@ impl Outbox {
             && queue.dropped == 0
         {
             totals.queues_freed += 1;
-            *self = Self::Empty;
+            *self = Self::default();
             return FlushReport {
                 outcome: Flushed::Drained,
                 written,
             };
         }
-        let offered: usize = queue
-            .frames
-            .iter()
-            .take(WRITE_SLICES_MAX)
-            .map(Frame::len)
-            .sum::<usize>()
-            - queue.begun;
-        let (written, outcome) = match result {
-            Ok(0) => (0, Flushed::Broken),
-            Ok(written) => {
-                queue.advance(written);
-                let outcome = match (queue.frames.is_empty(), written < offered) {
-                    (true, _) => Flushed::Drained,
-                    (false, true) => Flushed::Blocked,
-                    (false, false) => Flushed::More,
-                };
-                (written, outcome)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, Flushed::Blocked),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (0, Flushed::More),
-            Err(_) => (0, Flushed::Broken),
-        };
-        if outcome == Flushed::Blocked {
-            queue.take_apart();
-        }
-        queue.state = match (outcome, queue.state) {
-            (Flushed::Blocked, blocked @ QueueState::Blocked { .. }) if written == 0 => blocked,
-            (Flushed::Blocked, _) => QueueState::Blocked {
-                progress_at: now,
-                unacknowledged: usize::MAX,
-            },
-            _ => QueueState::Ready,
-        };
+        let (written, outcome) = queue.after_write(result, now);
         if outcome == Flushed::Drained {
             totals.queues_freed += 1;
             if queue.dropped == 0 {
-                *self = Self::Empty;
+                *self = Self::default();
             } else {
                 queue.frames = VecDeque::new();
             }
@@ -346,7 +351,7 @@ impl Outbox {
     }
 
     fn leave_totals(&self, totals: &mut OutboxTotals) {
-        if let Self::Many(queue) = self
+        if let Some(queue) = self.queue()
             && queue.is_blocked()
         {
             totals.blocked_bytes -= queue.bytes;
@@ -355,7 +360,7 @@ impl Outbox {
     }
 
     fn join_totals(&self, totals: &mut OutboxTotals) {
-        if let Self::Many(queue) = self
+        if let Some(queue) = self.queue()
             && queue.is_blocked()
         {
             totals.blocked_bytes += queue.bytes;
@@ -372,6 +377,39 @@ impl Queue {
 
     fn is_blocked(&self) -> bool {
         matches!(self.state, QueueState::Blocked { .. })
+    }
+
+    /// Takes note of a write; returns what was written and what it came to.
+    fn after_write(&mut self, result: io::Result<usize>, now: Duration) -> (usize, Flushed) {
+        let offered = self.frames.iter().take(WRITE_SLICES_MAX);
+        let offered = offered.map(Frame::len).sum::<usize>() - self.begun;
+        let (written, outcome) = match result {
+            Ok(0) => (0, Flushed::Broken),
+            Ok(written) => {
+                self.advance(written);
+                let outcome = match (self.frames.is_empty(), written < offered) {
+                    (true, _) => Flushed::Drained,
+                    (false, true) => Flushed::Blocked,
+                    (false, false) => Flushed::More,
+                };
+                (written, outcome)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, Flushed::Blocked),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (0, Flushed::More),
+            Err(_) => (0, Flushed::Broken),
+        };
+        if outcome == Flushed::Blocked {
+            self.take_apart();
+        }
+        self.state = match (outcome, self.state) {
+            (Flushed::Blocked, blocked @ QueueState::Blocked { .. }) if written == 0 => blocked,
+            (Flushed::Blocked, _) => QueueState::Blocked {
+                progress_at: now,
+                unacknowledged: usize::MAX,
+            },
+            _ => QueueState::Ready,
+        };
+        (written, outcome)
     }
 
     /// Replaces merged frames by their parts.
@@ -478,10 +516,7 @@ mod tests {
                 assert!(writes < 10_000);
             }
             assert_eq!(sink, expected);
-            assert!(
-                matches!(outbox, Outbox::Empty),
-                "a drained outbox owns no memory"
-            );
+            assert!(outbox.0.is_none(), "a drained outbox owns no memory");
         }
     }
 
@@ -596,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outbox_is_two_words() {
-        assert_eq!(size_of::<Outbox>(), 16);
+    fn an_outbox_is_one_word() {
+        assert_eq!(size_of::<Outbox>(), 8);
     }
 }

@@ -47,7 +47,7 @@ fn hub() -> Hub {
 /// An open session, its upgrade response written.
 fn open(hub: &mut Hub) -> Session {
     let peer = Peer::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-    let mut session = Session::new(Door::Clients, Preamble::Done, peer, hub.limits.style);
+    let mut session = Session::new(Door::Clients, Preamble::Done, peer, hub);
     session.on_bytes(&mut UPGRADE_REQUEST.as_bytes().to_vec(), ID, hub, NOW);
     assert!(written(&mut session, hub).starts_with(b"HTTP/1.1 101"));
     session

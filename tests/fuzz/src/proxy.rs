@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use blackhole::auth::Authenticator;
-use blackhole::config::{Startup, Style, from_args};
+use blackhole::config::{Startup, from_args};
 use blackhole::protocol::forwarded;
 use blackhole::protocol::handshake::{self, Parsed, Request};
 use blackhole::protocol::proxy::{HEADER_BYTES_MAX, Header, Preamble, parse};
@@ -301,17 +301,18 @@ fn feed(
     hub: &mut Hub,
 ) -> Option<SocketAddr> {
     let opened = hub.metrics.sessions_opened_total;
-    let mut session = Session::new(Door::Clients, preamble, Peer::from(own), Style::Piston);
+    let mut session = Session::new(Door::Clients, preamble, Peer::from(own), hub);
     for piece in pieces {
         session.on_bytes(&mut piece.to_vec(), ID, hub, NOW);
         if session.is_open() {
-            let counted = session.peer().network();
+            let counted = session.peer(hub).network();
             assert_eq!((hub.ips.kinds(), hub.ips.taken(&counted)), (1, 1));
         }
     }
     session.on_end(true, hub, ID);
-    session.outbox.clear(&mut hub.totals);
-    assert_eq!(hub.ips.kinds(), 0);
+    let ended_as = session.peer(hub).address();
+    session.dissolve(hub);
+    assert_eq!((hub.ips.kinds(), hub.peers.len()), (0, 0));
     let deadlines = &mut hub.deadlines;
     for queue in [
         &mut deadlines.auth,
@@ -323,7 +324,7 @@ fn feed(
     }
     hub.to_source.clear();
     let was_opened = hub.metrics.sessions_opened_total > opened;
-    was_opened.then(|| session.peer().address())
+    was_opened.then_some(ended_as)
 }
 
 /// Who the peer of an upgraded session is, by the rule: each is believed for the one before it if it is trusted.
