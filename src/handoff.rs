@@ -87,6 +87,24 @@ pub enum ToSource {
     Stop,
 }
 
+/// Commands of one turn of the loop, in order; at least one. A source is told of them at once, lest it be woken for each:
+/// on a core that both share that costs as much again as the rest of a connect.
+#[derive(Debug)]
+pub struct Commands {
+    list: Vec<ToSource>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl IntoIterator for Commands {
+    type Item = ToSource;
+    type IntoIter = std::vec::IntoIter<ToSource>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.waiting.fetch_sub(self.list.len(), Ordering::Relaxed);
+        self.list.into_iter()
+    }
+}
+
 /// A wait that a source repeats until there is room.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -147,7 +165,7 @@ pub struct SourceEnd {
     /// Told when the load falls below its bound.
     room: Receiver<()>,
     /// Commands from the loop; public so that a source can `select!` on it. Disconnected: the loop is gone.
-    pub commands: Receiver<ToSource>,
+    pub commands: Receiver<Commands>,
     waker: LoopWaker,
 }
 
@@ -206,7 +224,8 @@ pub struct LoopEnd {
     from_source: Receiver<FromSource>,
     load: Arc<Load>,
     has_room: Sender<()>,
-    to_source: Sender<ToSource>,
+    to_source: Sender<Commands>,
+    commands_waiting: Arc<AtomicUsize>,
     waker: LoopWaker,
 }
 
@@ -244,12 +263,26 @@ impl LoopEnd {
     /// Commands the source has not taken yet (a gauge).
     #[must_use]
     pub fn commands_waiting(&self) -> usize {
-        self.to_source.len()
+        self.commands_waiting.load(Ordering::Relaxed)
     }
 
-    /// Tells the source; a source that has ended hears nothing, and the loop learns of that from `try_recv`.
+    /// Tells the source one thing; as [`LoopEnd::tell_all`].
     pub fn tell(&self, command: ToSource) {
-        let _ = self.to_source.send(command);
+        self.tell_all(vec![command]);
+    }
+
+    /// Tells the source all of `commands`, in order; a source that has ended hears nothing, and the loop learns of that
+    /// from `try_recv`.
+    pub fn tell_all(&self, commands: Vec<ToSource>) {
+        if commands.is_empty() {
+            return;
+        }
+        let waiting = &self.commands_waiting;
+        waiting.fetch_add(commands.len(), Ordering::Relaxed);
+        let _ = self.to_source.send(Commands {
+            list: commands,
+            waiting: waiting.clone(),
+        });
     }
 }
 
@@ -286,6 +319,7 @@ fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (Source
             load,
             has_room,
             to_source,
+            commands_waiting: Arc::default(),
             waker,
         },
     )
@@ -342,6 +376,20 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| end.try_recv().ok()).count(), 4);
         assert_eq!(end.waiting_bytes(), 0);
         assert!(try_event());
+    }
+
+    #[test]
+    fn commands_of_a_turn_come_at_once_and_wait_until_they_are_taken() {
+        let (source, end) = handoff(LoopWaker::new(|| Ok(())));
+        end.tell_all(Vec::new());
+        end.tell_all(vec![ToSource::Stop, ToSource::Stop]);
+        end.tell(ToSource::Stop);
+        assert_eq!((source.commands.len(), end.commands_waiting()), (2, 3));
+        for (length, left) in [(2, 1), (1, 0)] {
+            let commands = source.commands.try_recv().expect("they were told");
+            assert_eq!(commands.into_iter().count(), length);
+            assert_eq!(end.commands_waiting(), left);
+        }
     }
 
     #[test]

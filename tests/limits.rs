@@ -358,7 +358,7 @@ impl Loop {
         self.reactor.turn(ready, now);
         for _ in 0..1000 {
             let mut bound = Vec::new();
-            while let Ok(command) = self.source.commands.try_recv() {
+            for command in self.source.commands.try_iter().flatten() {
                 if let ToSource::Bind(binding) = command {
                     bound.push(binding);
                 }

@@ -472,7 +472,7 @@ impl World {
     /// The source takes the loop's commands and confirms what it bound.
     fn source_works(&mut self) {
         let mut bound = Vec::new();
-        while let Ok(command) = self.source.commands.try_recv() {
+        for command in self.source.commands.try_iter().flatten() {
             match command {
                 ToSource::Bind(binding) => {
                     assert!(!self.wanted.contains(&binding), "bound twice: {binding:?}");

@@ -52,7 +52,7 @@ use self::log_gate::LogGate;
 use self::topology::Topology;
 pub use self::url::{AmqpUrlError, validate_url};
 use self::url::{Endpoint, bounded as bounded_text};
-use crate::handoff::{FromSource, SourceEnd, ToSource};
+use crate::handoff::{AmqpBinding, Commands, FromSource, SourceEnd, ToSource};
 use crate::routing::families::Exchange;
 
 /// The log target of the AMQP client, and the level it is to be held to whatever the operator's level is: below it
@@ -334,7 +334,7 @@ impl Worker {
         loop {
             self.take_commands()?;
             select! {
-                recv(commands) -> command => self.apply(command.map_err(|_| Halt)?)?,
+                recv(commands) -> told => self.apply(told.map_err(|_| Halt)?)?,
                 recv(outcome) -> opened => return match opened {
                     Ok(Ok(connection)) => Ok(connection),
                     Ok(Err(_)) if self.abort.is_stopping() => Err(Trouble::Halt),
@@ -530,7 +530,7 @@ impl Worker {
                 due.min(IDLE)
             };
             select! {
-                recv(commands) -> command => self.apply(command.map_err(|_| Halt)?)?,
+                recv(commands) -> told => self.apply(told.map_err(|_| Halt)?)?,
                 recv(ended) -> _ => return Ok(()),
                 default(wait) => {}
             }
@@ -602,7 +602,7 @@ impl Worker {
                 .commands
                 .recv_deadline(until.min(Instant::now() + IDLE))
             {
-                Ok(command) => self.apply(command)?,
+                Ok(commands) => self.apply(commands)?,
                 Err(RecvTimeoutError::Disconnected) => return Err(Halt),
                 Err(RecvTimeoutError::Timeout) if Instant::now() >= until => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -616,31 +616,35 @@ impl Worker {
                 return Err(Halt);
             }
             match self.source.commands.try_recv() {
-                Ok(command) => self.apply(command)?,
+                Ok(commands) => self.apply(commands)?,
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(Halt),
             }
         }
     }
 
-    fn apply(&mut self, command: ToSource) -> Result<(), Halt> {
-        match command {
-            ToSource::Bind(binding) => {
-                let bytes = binding.key.len();
-                if !self.bindings.bind(binding) {
-                    increment(&self.counters.binds_too_long);
-                    if let Some(unlogged) = self.too_long.pass(Instant::now()) {
-                        log::warn!(
-                            "amqp: a binding of {bytes} bytes is above {NAME_BYTES_MAX}, not bound; \
-                             {unlogged} more not logged"
-                        );
-                    }
-                }
+    fn apply(&mut self, commands: Commands) -> Result<(), Halt> {
+        for command in commands {
+            match command {
+                ToSource::Bind(binding) => self.bind(binding),
+                ToSource::Unbind(binding) => self.bindings.unbind(&binding, Instant::now()),
+                ToSource::Stop => return Err(Halt),
             }
-            ToSource::Unbind(binding) => self.bindings.unbind(&binding, Instant::now()),
-            ToSource::Stop => return Err(Halt),
         }
         Ok(())
+    }
+
+    fn bind(&mut self, binding: AmqpBinding) {
+        let bytes = binding.key.len();
+        if self.bindings.bind(binding) {
+            return;
+        }
+        increment(&self.counters.binds_too_long);
+        if let Some(unlogged) = self.too_long.pass(Instant::now()) {
+            log::warn!(
+                "amqp: a binding of {bytes} bytes is above {NAME_BYTES_MAX}, not bound; {unlogged} more not logged"
+            );
+        }
     }
 
     fn update_gauges(&self) {

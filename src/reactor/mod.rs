@@ -4,8 +4,8 @@
 //!
 //! 1. poll, until the next deadline at most ([`server`])
 //! 2. accept, a bounded number ([`server`]); read ready sockets, each within a budget, and run their commands
-//! 3. drain events from the hand-off, a bounded number, and once more after a fan-out; match; put shared frames into
-//!    outboxes
+//! 3. drain events from the hand-off, a bounded number, and again after a fan-out as long as more come; match; put
+//!    shared frames into outboxes
 //! 4. fire deadlines
 //! 5. flush at most [`limits::FLUSHES_PER_TURN`] sessions of the flush list, each with one vectored write; through
 //!    io_uring, where there is one, all of these are one system call
@@ -249,15 +249,19 @@ impl<S: Socket> Reactor<S> {
         self.hub.metrics.turns_total += 1;
         self.hub.waking.advance(now.clock);
         self.read_ready(ready, now);
-        let events = self.hub.metrics.events_total;
-        self.drain_handoff(now);
-        let was_emptied = !self.more_messages && self.hub.metrics.events_total > events;
-        let waiting = self.flush.len().max(self.fan_out.waiting());
-        if was_emptied && waiting >= limits::YIELD_FLUSHES_MIN {
-            // On a core of its own nothing happens; on one that it shares, the source hands over the rest of a burst,
-            // which then costs one write a session instead of two.
-            std::thread::yield_now();
+        for look in 0..limits::LOOKS_PER_TURN {
+            if look > 0 {
+                // On a core of its own nothing happens; on one that it shares, the source hands over the rest of a
+                // burst, which then costs one write a session instead of two.
+                std::thread::yield_now();
+            }
+            let events = self.hub.metrics.events_total;
             self.drain_handoff(now);
+            let is_emptied = !self.more_messages && self.hub.metrics.events_total > events;
+            let waiting = self.flush.len().max(self.fan_out.waiting());
+            if !is_emptied || waiting < limits::YIELD_FLUSHES_MIN {
+                break;
+            }
         }
         self.end_run(now);
         self.fire_deadlines(now);
@@ -265,13 +269,14 @@ impl<S: Socket> Reactor<S> {
         self.close_largest(now);
         self.reap_closed(now);
         self.trim(now);
-        for command in self.hub.to_source.drain(..) {
-            if let ToSource::Unbind(binding) = &command {
+        let commands = std::mem::take(&mut self.hub.to_source);
+        for command in &commands {
+            if let ToSource::Unbind(binding) = command {
                 // Nobody is left who could have missed anything.
                 self.lost.remove(binding);
             }
-            self.handoff.tell(command);
         }
+        self.handoff.tell_all(commands);
     }
 
     /// How long the next poll may wait.
@@ -435,7 +440,7 @@ impl<S: Socket> Reactor<S> {
     fn drain_handoff(&mut self, now: Now) {
         self.handoff.clear_wake();
         self.more_messages = true;
-        for _ in 0..limits::EVENTS_PER_TURN {
+        for _ in 0..limits::EVENTS_PER_LOOK {
             if !self.flush.takes_another_event(self.fan_out.held()) {
                 self.hub.metrics.handoff_held_total += 1;
                 return;

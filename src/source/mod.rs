@@ -24,7 +24,7 @@ use std::time::Instant;
 use crossbeam_channel::{RecvTimeoutError, TryRecvError};
 
 use crate::config::SourceConfig;
-use crate::handoff::{FromSource, LoopGone, SourceEnd, ToSource};
+use crate::handoff::{Commands, FromSource, LoopGone, SourceEnd, ToSource};
 
 /// Why an embedded source cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -130,9 +130,10 @@ fn answer_until(source: &SourceEnd, deadline: Instant) -> Result<Heard, Ended> {
 }
 
 /// Answers `first` and whatever waits behind it, all `Bind`s in one [`FromSource::Bound`].
-fn answer(source: &SourceEnd, first: ToSource) -> Result<Heard, Ended> {
+fn answer(source: &SourceEnd, first: Commands) -> Result<Heard, Ended> {
     let mut bound = Vec::new();
-    for command in std::iter::once(first).chain(source.commands.try_iter()) {
+    let all = std::iter::once(first).chain(source.commands.try_iter());
+    for command in all.flatten() {
         match command {
             ToSource::Bind(binding) => bound.push(binding),
             ToSource::Unbind(_) => {}
