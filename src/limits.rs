@@ -130,6 +130,9 @@ pub const STALL_COUNTED: Duration = Duration::from_millis(200);
 /// serves many closes.
 pub const LARGEST_OUTBOXES: usize = 64;
 
+/// Places of the flush list that are kept in the quiet after a burst: 64 KiB.
+pub const FLUSH_LIST_KEPT: usize = 4096;
+
 /// Time of quiet after a burst before its memory is given back to the system.
 pub const TRIM_AFTER: Duration = Duration::from_secs(1);
 

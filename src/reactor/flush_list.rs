@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::limits::{MERGED_BYTES_MAX, MERGED_EVENTS_MAX};
+use crate::limits::{FLUSH_LIST_KEPT, MERGED_BYTES_MAX, MERGED_EVENTS_MAX};
 use crate::session::id::ConnId;
 
 /// The list, and the window of events that merge into it.
@@ -114,6 +114,12 @@ impl FlushList {
         self.spoke.is_empty() && self.queue.is_empty()
     }
 
+    /// Whether there is memory that is worth giving back.
+    #[must_use]
+    pub fn has_grown(&self) -> bool {
+        self.spoke.capacity().max(self.queue.capacity()) > FLUSH_LIST_KEPT
+    }
+
     /// Gives memory back.
     pub fn shrink(&mut self) {
         self.spoke.shrink_to(self.spoke.len());
@@ -156,6 +162,16 @@ mod tests {
         assert_eq!(list.pop(true), Some(id(2)));
         assert!(list.takes_another_event((0, 0)));
         assert_eq!(list.window_bytes, 0);
+    }
+
+    #[test]
+    fn a_list_that_was_long_is_worth_shrinking() {
+        let mut list = FlushList::default();
+        (0..=FLUSH_LIST_KEPT as u32).for_each(|slot| list.push(id(slot)));
+        while list.pop(true).is_some() {}
+        assert!(list.has_grown());
+        list.shrink();
+        assert!(!list.has_grown());
     }
 
     #[test]

@@ -33,7 +33,8 @@ impl<S: Socket> Reactor<S> {
         let freed = self.freed();
         let metrics = &self.hub.metrics;
         let done = freed + metrics.frames_delivered_total + metrics.commands_total;
-        let is_worth_it = freed - self.trim.freed >= limits::TRIM_MIN_FREED;
+        let is_worth_it =
+            freed - self.trim.freed >= limits::TRIM_MIN_FREED || self.flush.has_grown();
         if !is_worth_it || done != self.trim.done || !self.flush.is_empty() {
             self.trim.done = done;
             self.trim.due = is_worth_it.then(|| now.clock + limits::TRIM_AFTER);
