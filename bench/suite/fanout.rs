@@ -36,6 +36,7 @@ struct Series {
     p50: Vec<f64>,
     p99: Vec<f64>,
     last: Vec<f64>,
+    frame_bytes: usize,
     frames: u64,
     spent: Duration,
 }
@@ -56,6 +57,7 @@ impl Series {
         self.p50.push(number(&latency["p50"]) as f64 / 1e3);
         self.p99.push(number(&latency["p99"]) as f64 / 1e3);
         self.last.push(number(&latency["max"]) as f64 / 1e3);
+        self.frame_bytes = bytes_of_a_frame(round);
         self.frames += frames;
     }
 
@@ -69,6 +71,7 @@ impl Series {
             "latency_p50_ms": median(&self.p50),
             "latency_p99_ms": median(&self.p99),
             "latency_last_ms": median(&self.last),
+            "frame_bytes": self.frame_bytes,
             "frames": self.frames,
             "rounds": self.cpu.len(),
             "rounds_cpu_us_per_frame": self.cpu,
@@ -273,6 +276,7 @@ pub(crate) fn print(rows: &[Value]) {
         "p99 ms",
         "last ms",
         "ours to it",
+        "frame B",
         "frames",
         "server busy",
         "load busy",
@@ -295,6 +299,7 @@ pub(crate) fn print(rows: &[Value]) {
                 number(figure("latency_p99_ms"), 1),
                 number(figure("latency_last_ms"), 1) + mark,
                 ratio(figure("ours_to_it_latency_last")),
+                subject["frame_bytes"].to_string(),
                 subject["frames"].to_string(),
                 percent(figure("server_busy_share")),
                 percent(figure("load_busy_share")),

@@ -230,9 +230,6 @@ fn run(options: &Options) -> io::Result<()> {
         None => measure(options)?,
     };
     println!("\n{}", machine::stamp_line(&report));
-    if let Some(file) = &options.json {
-        std::fs::write(file, format!("{report:#}\n"))?;
-    }
     match &options.plot {
         None => Ok(()),
         Some(file) => picture::draw(&report, file)
@@ -283,6 +280,10 @@ fn measure(options: &Options) -> io::Result<Value> {
             let rows = bench.measure(*suite)?;
             suite.print(&rows);
             report[suite.name()] = rows.into();
+            // After each, so that what fails later does not take with it what was measured.
+            if let Some(file) = &options.json {
+                std::fs::write(file, format!("{report:#}\n"))?;
+            }
         }
     }
     Ok(report)
