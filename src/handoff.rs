@@ -88,7 +88,7 @@ pub enum ToSource {
 }
 
 /// Commands of one turn of the loop, in order; at least one. A source is told of them at once, lest it be woken for each:
-/// on a core that both share that costs as much again as the rest of a connect.
+/// on a core that both share that was a quarter of what a connect with a binding of its own costs.
 #[derive(Debug)]
 pub struct Commands {
     list: Vec<ToSource>,

@@ -73,8 +73,8 @@ pub const MERGED_EVENTS_MAX: u64 = 64;
 /// Bytes of frames encoded while the oldest session on the flush list still waits; as [`MERGED_EVENTS_MAX`].
 pub const MERGED_BYTES_MAX: u64 = 64 << 20;
 
-/// Bytes of the frames of one run (`reactor::fan_out`) that end it: as much again is held in one piece until all its
-/// members have been written to.
+/// Bytes of the frames of one run (`reactor::fan_out`); what would go beyond begins another. As much again is held in
+/// one piece until all its members have been written to.
 pub const RUN_BYTES_MAX: u64 = 256 << 10;
 
 /// Members of a group that make it worth putting the frames of a run together; fewer get them one by one.

@@ -2,7 +2,7 @@
 //!
 //! Events in a row that the same one group wants, and nobody else, are a *run*. Its frames are handed out together, as
 //! one [merged](Frame::merged) frame where that pays: each session is touched once for all of them, and the kernel
-//! takes one piece instead of as many slices (15 % less CPU at 32 events in flight).
+//! takes one piece instead of as many slices (13 % less CPU at 32 events in flight).
 //!
 //! Invariants: while a run holds frames nothing else is put into an outbox, so frames leave in the order of the events,
 //! and the index does not change; a run ends within the turn in which it began.
@@ -40,10 +40,10 @@ struct Run {
 }
 
 impl Run {
-    fn takes(&self, group: GroupId) -> bool {
+    fn takes(&self, group: GroupId, frame: &Frame) -> bool {
         self.group == group
             && (self.frames.len() as u64) < MERGED_EVENTS_MAX
-            && self.bytes < RUN_BYTES_MAX
+            && self.bytes + frame.len() as u64 <= RUN_BYTES_MAX
     }
 }
 
@@ -69,7 +69,7 @@ impl<S: Socket> Reactor<S> {
         let run = self.fan_out.run.as_ref();
         let goes_on = match &*matched {
             [] => true,
-            [(group, _)] => run.is_some_and(|run| run.takes(*group)),
+            [(group, frame)] => run.is_some_and(|run| run.takes(*group, frame)),
             _ => false,
         };
         if !goes_on && self.end_run(now) {
