@@ -6,13 +6,14 @@
 
 use std::io;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::running::{Load, Waiting, micros_each};
 use crate::statistics::median;
-use crate::subject::{Batch, Candidate, Cpu, Kind, QUICK_ACKS, Scenario, Setup, Subject};
+use crate::subject::{Batch, Candidate, Cpu, Kind, ROUND_GAP, Scenario, Setup, Subject};
 use crate::table::{Table, is_held_back_by_load, number, percent, ratio};
 
 /// Events at once before the first figure: pages, caches and socket buffers find their size.
@@ -98,6 +99,7 @@ struct Runner {
     subject: Box<dyn Subject>,
     clients: Load,
     sessions: u32,
+    last_round: Instant,
 }
 
 impl Runner {
@@ -117,13 +119,16 @@ impl Runner {
             subject,
             clients,
             sessions,
+            last_round: Instant::now(),
         })
     }
 
     fn round(&mut self, batch: Batch) -> io::Result<(Value, Cpu)> {
+        thread::sleep(ROUND_GAP.saturating_sub(self.last_round.elapsed()));
         let before = Cpu::settled(&self.subject.pids())?;
         let (subject, clients) = (&mut self.subject, &mut self.clients);
         let round = clients.round(batch.events, || subject.publish(batch))?;
+        self.last_round = Instant::now();
         Ok((round, Cpu::settled(&self.subject.pids())?.since(before)))
     }
 }
@@ -155,11 +160,8 @@ impl Fanout<'_> {
                 if runner.candidate.kind == Kind::Ours {
                     frame_bytes = bytes_of_a_frame(&round);
                 }
-                for _ in 0..QUICK_ACKS {
-                    let events = 1;
-                    runner.round(Batch { events, ..batch })?;
-                }
-                Ok(())
+                let events = 1;
+                runner.round(Batch { events, ..batch }).map(drop)
             })?;
             for &(events, rounds) in self.series {
                 let batch = Batch {

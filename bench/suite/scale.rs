@@ -5,13 +5,14 @@
 
 use std::io;
 use std::path::Path;
+use std::thread;
 
 use serde_json::{Value, json};
 
 use crate::density::Fleet;
 use crate::running::{Waiting, micros_each};
 use crate::statistics::median;
-use crate::subject::{Batch, Candidate, Cpu, QUICK_ACKS, Scenario, Setup};
+use crate::subject::{Batch, Candidate, Cpu, ROUND_GAP, Scenario, Setup};
 use crate::table::{Table, number};
 
 /// (Processes, sessions of each).
@@ -53,7 +54,6 @@ pub(crate) fn measure(
         body_bytes,
         frame_bytes: body_bytes,
     };
-    series(&mut fleet, one, QUICK_ACKS)?;
     result["fanout"] = IN_FLIGHT
         .into_iter()
         .map(|events| series(&mut fleet, Batch { events, ..one }, rounds))
@@ -67,6 +67,7 @@ fn series(fleet: &mut Fleet, batch: Batch, rounds: u32) -> io::Result<Value> {
     let frames = f64::from(fleet.sessions()) * f64::from(batch.events);
     let (mut cpu, mut last) = (Vec::new(), Vec::new());
     for round in 0..=rounds {
+        thread::sleep(ROUND_GAP);
         for (_, clients) in &mut fleet.servers {
             clients.arm(batch.events)?;
         }

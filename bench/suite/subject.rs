@@ -128,10 +128,10 @@ pub(crate) fn compare(rows: &mut [Value], keys: &[&str], figures: &[(&str, &str)
     }
 }
 
-/// Events, one by one, that a socket must have had before its figures stand still: the kernel acknowledges the first 16
-/// segments of a connection at once, at the sender's cost, which makes a lone event 15 to 25 % dearer. A subject that
-/// sends eight events as one segment would pay for that long after one that sends eight.
-pub(crate) const QUICK_ACKS: u32 = 20;
+/// Least time between two rounds of a subject: longer than TCP's retransmission timeout. After such a gap the kernel
+/// acknowledges a connection's next 16 segments at once, at the sender's cost, which makes a lone event 15 to 40 %
+/// dearer; so it does for all subjects in all rounds, and not for those alone that others kept waiting.
+pub(crate) const ROUND_GAP: Duration = Duration::from_millis(400);
 
 /// Longest wait for a server's CPU time to stand still after a round.
 const QUIET_PATIENCE: Duration = Duration::from_secs(1);
