@@ -249,17 +249,21 @@ impl<S: Socket> Reactor<S> {
         self.hub.metrics.turns_total += 1;
         self.hub.waking.advance(now.clock);
         self.read_ready(ready, now);
-        for look in 0..limits::LOOKS_PER_TURN {
-            if look > 0 {
+        let (mut looks, mut in_vain) = (0, 0);
+        while looks < limits::LOOKS_PER_TURN && in_vain < limits::LOOKS_IN_VAIN {
+            if looks > 0 {
                 // On a core of its own nothing happens; on one that it shares, the source hands over the rest of a
                 // burst, which then costs one write a session instead of two.
                 std::thread::yield_now();
             }
             let events = self.hub.metrics.events_total;
             self.drain_handoff(now);
-            let is_emptied = !self.more_messages && self.hub.metrics.events_total > events;
             let waiting = self.flush.len().max(self.fan_out.waiting());
-            if !is_emptied || waiting < limits::YIELD_FLUSHES_MIN {
+            let brought = self.hub.metrics.events_total > events;
+            in_vain = if brought { 0 } else { in_vain + 1 };
+            looks += 1;
+            if self.more_messages || waiting < limits::YIELD_FLUSHES_MIN || (looks == 1 && !brought)
+            {
                 break;
             }
         }
