@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use blackhole::config::{Config, SlowConsumerPolicy};
 use blackhole::handoff::{AmqpBinding, FromSource, SourceEnd, ToSource};
+use blackhole::limits::LOOKS_IN_VAIN;
 use blackhole::protocol::event::Event;
 use blackhole::reactor::connections::Listed;
 use blackhole::reactor::{Reactor, Ready};
@@ -1249,6 +1250,22 @@ fn events_in_a_row_leave_as_one_frame_and_none_is_lost_doubled_or_out_of_order()
     println!("{merged} runs merged, {announced} frames announced as dropped");
     if counts.len() > 1 {
         assert!(merged > 1000 && announced > 1000);
+    }
+}
+
+#[test]
+fn the_rest_of_a_burst_is_looked_for_when_it_is_for_many() {
+    let (_directory, tokens) = token_file();
+    for (clients, expected) in [(63, 0), (64, LOOKS_IN_VAIN as u64)] {
+        let mut world = world_of_readers(clients, &["call.CHANNEL_CREATE.*"], &tokens);
+        let looks = |world: &World| world.reactor.hub.metrics.handoff_looks_again_total;
+        let before = looks(&world);
+        world.publish_one("CHANNEL_CREATE", "c1", 0);
+        world.turn();
+        assert_eq!(looks(&world) - before, expected, "{clients} clients");
+        world.turn();
+        assert_eq!(looks(&world) - before, expected, "nothing came");
+        world.end();
     }
 }
 

@@ -96,7 +96,7 @@ fn density(report: &Value) -> Option<Panel> {
         .filter(|row| row["scenario"] == rows[0]["scenario"])
         .collect();
     let groups = shared.iter().map(|row| Group {
-        name: label(row),
+        name: label(row, &rows[0]["sessions"]),
         values: vec![row["resident_bytes_per_session"].as_f64().unwrap_or(0.0)],
     });
     Some(Panel {
@@ -125,7 +125,7 @@ fn fanout(report: &Value) -> Option<Panel> {
         .collect();
     let names = rows[0]["subjects"].as_array()?.iter();
     let groups = names.map(|subject| Group {
-        name: label(subject),
+        name: label(subject, &sessions.into()),
         values: rows
             .iter()
             .filter_map(|row| {
@@ -147,11 +147,16 @@ fn fanout(report: &Value) -> Option<Panel> {
     })
 }
 
-fn label(row: &Value) -> String {
-    let name = row["name"].as_str().unwrap_or("");
-    match name {
-        "ours" => "Blackhole".into(),
-        _ => name.into(),
+/// Its name, with its number of sessions where that is not the panel's.
+fn label(row: &Value, sessions: &Value) -> String {
+    let name = match row["name"].as_str().unwrap_or("") {
+        "ours" => "Blackhole",
+        other => other,
+    };
+    if row["sessions"] == *sessions {
+        name.into()
+    } else {
+        format!("{name} ({})", row["sessions"])
     }
 }
 
@@ -167,7 +172,8 @@ fn draw_panel(root: &Area<'_>, panel: &Panel, top: i32) -> Result<(), Box<dyn Er
     text(root, &panel.title, (20, top + 22), 17, HPos::Left)?;
     let values = || panel.groups.iter().flat_map(|group| &group.values).copied();
     let positive = || values().filter(|value| *value > 0.0);
-    let low = positive().fold(f64::MAX, f64::min).log10().floor();
+    // The shortest bar is to be seen too.
+    let low = (positive().fold(f64::MAX, f64::min).log10() - 0.3).floor();
     let high = positive()
         .fold(f64::MIN, f64::max)
         .log10()

@@ -249,25 +249,7 @@ impl<S: Socket> Reactor<S> {
         self.hub.metrics.turns_total += 1;
         self.hub.waking.advance(now.clock);
         self.read_ready(ready, now);
-        let (mut looks, mut in_vain) = (0, 0);
-        while looks < limits::LOOKS_PER_TURN && in_vain < limits::LOOKS_IN_VAIN {
-            if looks > 0 {
-                // On a core of its own nothing happens; on one that it shares, the source hands over the rest of a
-                // burst, which then costs one write a session instead of two.
-                std::thread::yield_now();
-            }
-            let events = self.hub.metrics.events_total;
-            self.drain_handoff(now);
-            let waiting = self.flush.len().max(self.fan_out.waiting());
-            let brought = self.hub.metrics.events_total > events;
-            in_vain = if brought { 0 } else { in_vain + 1 };
-            looks += 1;
-            if self.more_messages || waiting < limits::YIELD_FLUSHES_MIN || (looks == 1 && !brought)
-            {
-                break;
-            }
-        }
-        self.end_run(now);
+        self.take_events(now);
         self.fire_deadlines(now);
         self.flush_some(now);
         self.close_largest(now);
@@ -440,6 +422,30 @@ impl<S: Socket> Reactor<S> {
     }
 
     // Step 3: events.
+
+    /// Empties the hand-off as far as the bounds allow. After a fan-out to many it looks again until nothing more comes:
+    /// on a core of its own that is no wait; on one that it shares, the source hands over the rest of a burst, which
+    /// then costs one write a session instead of several.
+    fn take_events(&mut self, now: Now) {
+        let mut in_vain = 0;
+        for look in 0..limits::LOOKS_PER_TURN {
+            if look > 0 {
+                std::thread::yield_now();
+                self.hub.metrics.handoff_looks_again_total += 1;
+            }
+            let events = self.hub.metrics.events_total;
+            self.drain_handoff(now);
+            let is_in_vain = self.hub.metrics.events_total == events;
+            in_vain = if is_in_vain { in_vain + 1 } else { 0 };
+            let waiting = self.flush.len().max(self.fan_out.waiting());
+            let is_worth_it =
+                waiting >= limits::YIELD_FLUSHES_MIN && in_vain < limits::LOOKS_IN_VAIN;
+            if self.more_messages || !is_worth_it || (look == 0 && is_in_vain) {
+                break;
+            }
+        }
+        self.end_run(now);
+    }
 
     fn drain_handoff(&mut self, now: Now) {
         self.handoff.clear_wake();
