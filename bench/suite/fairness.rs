@@ -26,7 +26,8 @@ pub(crate) fn measure(
     let mut subject = (candidate.start)(setup)?;
     let address = subject.address();
     let more = subject.load_arguments(Scenario::Shared, setup.sessions);
-    let mut clients = Load::start(load, &address, setup.sessions, &more, Waiting::Spin)?;
+    // Asleep while it waits: a spinning one would keep the pinger, which shares its core, from its answers.
+    let mut clients = Load::start(load, &address, setup.sessions, &more, Waiting::Sleep)?;
     let mut rows = Vec::new();
     for &(events, rounds) in series {
         let batch = Batch {
