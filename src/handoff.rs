@@ -266,14 +266,9 @@ impl LoopEnd {
         self.commands_waiting.load(Ordering::Relaxed)
     }
 
-    /// Tells the source one thing; as [`LoopEnd::tell_all`].
-    pub fn tell(&self, command: ToSource) {
-        self.tell_all(vec![command]);
-    }
-
     /// Tells the source all of `commands`, in order; a source that has ended hears nothing, and the loop learns of that
     /// from `try_recv`.
-    pub fn tell_all(&self, commands: Vec<ToSource>) {
+    pub fn tell(&self, commands: Vec<ToSource>) {
         if commands.is_empty() {
             return;
         }
@@ -381,9 +376,9 @@ mod tests {
     #[test]
     fn commands_of_a_turn_come_at_once_and_wait_until_they_are_taken() {
         let (source, end) = handoff(LoopWaker::new(|| Ok(())));
-        end.tell_all(Vec::new());
-        end.tell_all(vec![ToSource::Stop, ToSource::Stop]);
-        end.tell(ToSource::Stop);
+        end.tell(Vec::new());
+        end.tell(vec![ToSource::Stop, ToSource::Stop]);
+        end.tell(vec![ToSource::Stop]);
         assert_eq!((source.commands.len(), end.commands_waiting()), (2, 3));
         for (length, left) in [(2, 1), (1, 0)] {
             let commands = source.commands.try_recv().expect("they were told");

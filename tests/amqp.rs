@@ -70,12 +70,12 @@ impl Loop {
             exchange: exchange.into(),
             key: key.into(),
         };
-        self.end().tell(ToSource::Bind(binding.clone()));
+        self.end().tell(vec![ToSource::Bind(binding.clone())]);
         binding
     }
 
     fn unbind(&self, binding: &AmqpBinding) {
-        self.end().tell(ToSource::Unbind(binding.clone()));
+        self.end().tell(vec![ToSource::Unbind(binding.clone())]);
     }
 
     /// The first message that `wanted` takes; those before it are dropped, but they are shown when it never comes.
@@ -164,7 +164,7 @@ impl Loop {
 
     fn stop(&mut self) {
         if let Some(end) = &self.end {
-            end.tell(ToSource::Stop);
+            end.tell(vec![ToSource::Stop]);
         }
         if let Some(thread) = self.thread.take() {
             thread.stop(Duration::from_secs(10));
@@ -396,7 +396,7 @@ fn rail_4_stopping_does_not_wait_for_a_silent_broker() {
     bridge.up();
     broker.pause();
     let begun = Instant::now();
-    bridge.end().tell(ToSource::Stop);
+    bridge.end().tell(vec![ToSource::Stop]);
     bridge.thread.take().unwrap().stop(Duration::from_secs(2));
     assert!(
         begun.elapsed() < Duration::from_secs(4),

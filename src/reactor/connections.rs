@@ -39,6 +39,15 @@ bitflags::bitflags! {
     }
 }
 
+impl Listed {
+    /// Marks it as named by `list`; true: it was not, and is to be put there.
+    pub fn enter(&mut self, list: Self) -> bool {
+        let is_new = !self.contains(list);
+        self.insert(list);
+        is_new
+    }
+}
+
 /// [`ConnId::generation`], in 3 bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Generation([u8; 3]);

@@ -34,7 +34,6 @@ pub(super) struct FanOut {
 #[derive(Debug)]
 struct Run {
     group: GroupId,
-    members: usize,
     frames: Vec<Frame>,
     bytes: u64,
 }
@@ -48,11 +47,6 @@ impl Run {
 }
 
 impl FanOut {
-    /// Sessions that wait for the run to be handed out.
-    pub(super) fn waiting(&self) -> usize {
-        self.run.as_ref().map_or(0, |run| run.members)
-    }
-
     /// Events, and bytes of frames, that the run holds.
     pub(super) fn held(&self) -> (u64, u64) {
         let held = |run: &Run| (run.frames.len() as u64, run.bytes);
@@ -121,15 +115,19 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn extend_run(&mut self, group: GroupId, frame: Frame) {
-        let index = &self.hub.index;
         let run = self.fan_out.run.get_or_insert_with(|| Run {
             group,
-            members: index.members(group).len(),
             frames: Vec::new(),
             bytes: 0,
         });
         run.bytes += frame.len() as u64;
         run.frames.push(frame);
+    }
+
+    /// Sessions that wait for the run to be handed out.
+    pub(super) fn waiting_for_run(&self) -> usize {
+        let members = |run: &Run| self.hub.index.members(run.group).len();
+        self.fan_out.run.as_ref().map_or(0, members)
     }
 
     /// Hands the run's frames out. To be called before anything else is put into an outbox or changes the index, and
@@ -185,10 +183,9 @@ impl<S: Socket> Reactor<S> {
                 fan_out.too_slow.push(id);
             }
             if delivered.queued > 0
-                && !connection.listed.contains(Listed::FLUSH)
                 && !connection.session.outbox.is_blocked()
+                && connection.listed.enter(Listed::FLUSH)
             {
-                connection.listed.insert(Listed::FLUSH);
                 flush.push(id);
             }
         }

@@ -262,7 +262,7 @@ impl<S: Socket> Reactor<S> {
                 self.lost.remove(binding);
             }
         }
-        self.handoff.tell_all(commands);
+        self.handoff.tell(commands);
     }
 
     /// How long the next poll may wait.
@@ -300,17 +300,15 @@ impl<S: Socket> Reactor<S> {
             session, listed, ..
         } = connection;
         if session.is_gone().is_some() {
-            if !listed.contains(Listed::REAP) {
-                listed.insert(Listed::REAP);
+            if listed.enter(Listed::REAP) {
                 self.reap.push(id);
             }
             return;
         }
-        if !listed.contains(Listed::FLUSH)
-            && !session.outbox.is_blocked()
+        if !session.outbox.is_blocked()
             && (!session.outbox.is_empty() || session.is_closing())
+            && listed.enter(Listed::FLUSH)
         {
-            listed.insert(Listed::FLUSH);
             list(&mut self.flush, id);
         }
         self.unpark(id);
@@ -329,9 +327,8 @@ impl<S: Socket> Reactor<S> {
 
     fn list_reread(&mut self, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(id)
-            && !connection.listed.contains(Listed::REREAD)
+            && connection.listed.enter(Listed::REREAD)
         {
-            connection.listed.insert(Listed::REREAD);
             self.reread.push_back(id);
         }
     }
@@ -360,9 +357,8 @@ impl<S: Socket> Reactor<S> {
             };
             if ready.writable
                 && connection.session.outbox.is_blocked()
-                && !connection.listed.contains(Listed::FLUSH)
+                && connection.listed.enter(Listed::FLUSH)
             {
-                connection.listed.insert(Listed::FLUSH);
                 self.flush.push(ready.id);
             }
             if ready.read_closed {
@@ -437,7 +433,7 @@ impl<S: Socket> Reactor<S> {
             self.drain_handoff(now);
             let is_in_vain = self.hub.metrics.events_total == events;
             in_vain = if is_in_vain { in_vain + 1 } else { 0 };
-            let waiting = self.flush.len().max(self.fan_out.waiting());
+            let waiting = self.flush.len().max(self.waiting_for_run());
             let is_worth_it =
                 waiting >= limits::YIELD_FLUSHES_MIN && in_vain < limits::LOOKS_IN_VAIN;
             if self.more_messages || !is_worth_it || (look == 0 && is_in_vain) {
@@ -881,8 +877,7 @@ impl<S: Socket> Reactor<S> {
                     return self.unpark(id);
                 }
                 Flushed::Blocked => {
-                    if !listed.contains(Listed::SEND_TIMER) {
-                        listed.insert(Listed::SEND_TIMER);
+                    if listed.enter(Listed::SEND_TIMER) {
                         hub.deadlines.send.begin(now.clock, id);
                     }
                     return self.unpark(id);

@@ -142,11 +142,9 @@ impl Peers {
         self.0.is_empty()
     }
 
-    /// Gives memory back once none is kept.
-    pub fn shrink_if_empty(&mut self) {
-        if self.0.is_empty() && self.0.capacity() > 0 {
-            self.0 = Slab::new();
-        }
+    /// Gives memory back that no kept peer is in the way of.
+    pub fn shrink(&mut self) {
+        self.0.shrink_to_fit();
     }
 }
 

@@ -211,7 +211,7 @@ mod testing {
                 exchange: Arc::from("callevt"),
                 key: key.into(),
             };
-            self.end.tell(ToSource::Bind(binding.clone()));
+            self.end.tell(vec![ToSource::Bind(binding.clone())]);
             binding
         }
 
@@ -221,7 +221,7 @@ mod testing {
 
         /// Says `Stop` and waits for the thread, draining so that it is not held back.
         pub(super) fn stop(self) {
-            self.end.tell(ToSource::Stop);
+            self.end.tell(vec![ToSource::Stop]);
             self.wait_for_the_end();
         }
 
