@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use support::client::{ANY_TOKEN, Client, errors, ping, ping_as, subscribe, success};
 use support::events::{ACCOUNT, CALL_ID, OTHER_ACCOUNT, PARENT_ACCOUNT, call_event};
-use support::server::{Fed, Server, TokenFile, dead_address};
+use support::server::{Fed, Server, TokenFile, dead_address, wait_for};
 use support::wire::client_text;
 
 /// A subscribe to all calls with this `data` beside the account.
@@ -488,6 +488,53 @@ fn repeated_keys_and_deep_nesting_do_no_harm() {
     }
     success(&client.ask(&ping("alive")));
     assert_eq!(server.metric("sessions"), 1);
+}
+
+#[test]
+fn a_field_that_cannot_be_read_is_told_under_the_clients_own_request_id() {
+    let server = Server::demo(&["--rate-limit-burst", "20", "--rate-limit-per-second", "1"]);
+    let mut client = Client::connect(server.address());
+    success(&client.ask(&ping_as(ANY_TOKEN, "authenticated")));
+    let deep = "[".repeat(200) + &"]".repeat(200);
+    for (fields, error) in [
+        (
+            r#""action":"ping","name":"\ud83d""#.to_owned(),
+            "invalid name",
+        ),
+        (
+            r#""action":"subscribe","data":1e400"#.to_owned(),
+            "missing required keys in data object",
+        ),
+        (
+            format!(r#""action":"subscribe","data":{{"account_id":"{ACCOUNT}","binding":{deep}}}"#),
+            "invalid binding",
+        ),
+        (
+            format!(r#""action":"ping","metadata":["{}"]"#, r"\udc00"),
+            "invalid metadata",
+        ),
+    ] {
+        client.send_text(&format!(r#"{{{fields},"request_id":"mine"}}"#));
+        let reply = client.recv();
+        assert_eq!(
+            (errors(&reply), &reply["request_id"]),
+            (vec![error], &json!("mine"))
+        );
+    }
+    client.send_text(r#"{"action":"ping","\ud83d":1e400,"request_id":"mine"}"#);
+    let reply = client.recv();
+    success(&reply);
+    assert_eq!(reply["request_id"], "mine");
+    let refused = wait_for("the rate limit", || {
+        client.send_text(r#"{"action":"ping","name":"\ud83d","request_id":"mine"}"#);
+        let reply = client.recv();
+        assert_eq!(reply["request_id"], "mine");
+        (errors(&reply) != ["invalid name"]).then(|| errors(&reply).join(""))
+    });
+    assert!(
+        refused.starts_with("rate limiting threshold hit"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -185,10 +185,14 @@ fn any_text_is_the_command_that_its_json_says_or_an_error_without_its_token() {
             "InvalidJson",
             "MissingAction",
             "UnknownAction",
-            "InvalidRequestId",
-            "InvalidName",
+            "Invalid(Action)",
+            "Invalid(AccountId)",
+            "Invalid(Binding)",
+            "Invalid(Bindings)",
+            "Invalid(RequestId)",
+            "Invalid(Name)",
             "MetadataTooLarge",
-            "InvalidMetadata",
+            "Invalid(Metadata)",
         ],
     );
 }

@@ -5,30 +5,30 @@
 //! still a [`Command`], with the error in place of the action, and the session can answer
 //! `failed to authenticate token` first, as the platform does.
 //!
-//! The text is read once, without a document tree; strings without escapes are borrowed from it. Of duplicate
-//! keys the last counts, unknown keys are skipped, `null` is as good as absent. What is skipped costs no stack,
-//! however deep it nests; lists where a text belongs may nest as deep as serde_json allows (127). Memory is
-//! bounded by the message: at most one [`Cow`] for four bytes of text.
+//! Any text that is one JSON object is a command, and its fields are judged one by one ([`super::envelope`]): of
+//! duplicate keys the last counts, unknown keys are skipped, `null` is as good as absent. *Of the wrong kind* is in
+//! this table also what is no text (half a surrogate pair), a number that no float holds and what nests deeper than
+//! 127, wherever a text or a list of texts belongs.
 //!
 //! | wrong | what happens |
 //! |---|---|
 //! | not JSON, not an object | `invalid JSON: …` with line and column, never with what stands there: it may be a token |
-//! | `request_id` | a number counts as its text, an empty string as absent; other types, or more than [`REQUEST_ID_BYTES_MAX`]: `invalid request_id` |
-//! | `auth_token` is no string | `failed to authenticate token`; an empty one is absent |
-//! | `action` | absent, empty or no string: `missing action`; `unknown action X` echoes at most [`ACTION_ECHO_BYTES_MAX`] |
+//! | `request_id` | a number counts as its text, an empty string as absent; of the wrong kind, or more than [`REQUEST_ID_BYTES_MAX`]: `invalid request_id` |
+//! | `auth_token` of the wrong kind | `failed to authenticate token`; an empty one is absent |
+//! | `action` | absent or empty: `missing action`; of the wrong kind: `invalid action`; `unknown action X` echoes at most [`ACTION_ECHO_BYTES_MAX`] |
 //! | `data` | subscribe: absent, empty or no object: `missing required keys in data object`; unsubscribe: absent or empty means all |
-//! | `account_id`, `binding`, `bindings` | empty, or of the wrong type: as if absent; `bindings` also when one of its elements is |
-//! | `name` | no string, or more than [`NAME_BYTES_MAX`]: `invalid name` |
-//! | `metadata` | too long: `metadata too large (max N bytes)`; nested deeper than [`METADATA_DEPTH_MAX`]: `invalid metadata` |
+//! | `account_id`, `binding`, `bindings` | empty: as if absent; of the wrong kind: `invalid account_id` and so on; `bindings` also when one of its elements is empty or no text |
+//! | `name` | of the wrong kind, or more than [`NAME_BYTES_MAX`]: `invalid name` |
+//! | `metadata` | too long: `metadata too large (max N bytes)`; nested deeper than [`METADATA_DEPTH_MAX`], or with a string or number in it that cannot be read: `invalid metadata` |
 
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use super::envelope::{self, Data, Envelope, RawLabel, Value};
 use super::frame::{Frame, FrameBuilder, Opcode};
 
 /// Longest `request_id`, in bytes of its text: every event of the subscription carries it.
@@ -145,18 +145,31 @@ pub enum CommandError {
     /// The event source did not confirm in time, or is away.
     #[error("event source unavailable")]
     EventSourceUnavailable,
-    /// A `request_id` that is neither string nor number, or too long.
-    #[error("invalid request_id")]
-    InvalidRequestId,
-    /// A `name` that is no string, or too long.
-    #[error("invalid name")]
-    InvalidName,
+    /// A field of the wrong kind, or beyond its bound.
+    #[error("invalid {0}")]
+    Invalid(Field),
     /// `metadata` above this limit.
     #[error("metadata too large (max {0} bytes)")]
     MetadataTooLarge(usize),
-    /// `metadata` nested deeper than [`METADATA_DEPTH_MAX`].
-    #[error("invalid metadata")]
-    InvalidMetadata,
+}
+
+/// A field that can be invalid; `Display` is its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// No string.
+    Action,
+    /// No string.
+    AccountId,
+    /// No string.
+    Binding,
+    /// No list, or an element is no string, or an empty one.
+    Bindings,
+    /// Nested deeper than [`METADATA_DEPTH_MAX`], or some readers could not read it.
+    Metadata,
+    /// No string, or longer than [`NAME_BYTES_MAX`].
+    Name,
+    /// Neither string nor number, or longer than [`REQUEST_ID_BYTES_MAX`].
+    RequestId,
 }
 
 /// Which keys of `data` are missing. At least one of them.
@@ -171,11 +184,10 @@ pub struct MissingKeys {
 /// Reads one command. Cost linear in `text`.
 ///
 /// # Errors
-/// [`CommandError::InvalidJson`] and [`CommandError::InvalidRequestId`]: there is nothing to run and the reply
+/// [`CommandError::InvalidJson`] and [`Field::RequestId`]: there is nothing to run and the reply
 /// gets a generated request id. All other errors are inside the [`Command`].
 pub fn parse<'a>(text: &'a str, limits: &CommandLimits) -> Result<Command<'a>, CommandError> {
-    let envelope: Envelope<'a> =
-        serde_json::from_str(text).map_err(|error| invalid_json(&error))?;
+    let envelope = Envelope::read(text).map_err(|error| invalid_json(&error))?;
     let request_id = match envelope.request_id {
         Some(raw) => request_id(raw)?,
         None => None,
@@ -192,6 +204,13 @@ pub fn parse<'a>(text: &'a str, limits: &CommandLimits) -> Result<Command<'a>, C
         auth_token,
         action,
     })
+}
+
+/// The request id of a command that is refused unread: the first in `text`, where the whole of it has the last, if it
+/// is usable. What is behind it is not looked at, not even whether it is JSON. Cost: linear in what stands before it.
+#[must_use]
+pub fn first_request_id(text: &str) -> Option<Cow<'_, str>> {
+    envelope::first_request_id(text).and_then(|raw| request_id(raw).ok().flatten())
 }
 
 /// A request id for a command that had none: 32 hex characters of these random bytes.
@@ -284,6 +303,20 @@ impl fmt::Debug for Command<'_> {
     }
 }
 
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Action => "action",
+            Self::AccountId => "account_id",
+            Self::Binding => "binding",
+            Self::Bindings => "bindings",
+            Self::Metadata => "metadata",
+            Self::Name => "name",
+            Self::RequestId => "request_id",
+        })
+    }
+}
+
 impl fmt::Display for MissingKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (self.account_id, self.binding) {
@@ -293,55 +326,6 @@ impl fmt::Display for MissingKeys {
         })
     }
 }
-
-/// The top level of a command.
-#[derive(Default)]
-struct Envelope<'a> {
-    action: Value<'a>,
-    auth_token: Value<'a>,
-    request_id: Option<&'a RawValue>,
-    label: RawLabel<'a>,
-    data: Data<'a>,
-}
-
-/// `data`.
-#[derive(Default)]
-enum Data<'a> {
-    /// Absent, `null` or without a key.
-    #[default]
-    Empty,
-    NotAnObject,
-    Object(Box<DataFields<'a>>),
-}
-
-#[derive(Default)]
-struct DataFields<'a> {
-    account_id: Value<'a>,
-    binding: Value<'a>,
-    bindings: Value<'a>,
-    label: RawLabel<'a>,
-}
-
-#[derive(Default)]
-struct RawLabel<'a> {
-    name: Value<'a>,
-    metadata: Option<&'a RawValue>,
-}
-
-/// A value of any type, of which only texts are of interest.
-#[derive(Default)]
-enum Value<'a> {
-    /// `null` or absent.
-    #[default]
-    Null,
-    Text(Cow<'a, str>),
-    /// A list of texts, none of them empty.
-    Texts(Vec<Cow<'a, str>>),
-    Other,
-}
-
-/// A string, borrowed when it has no escapes: `Cow`'s own deserializer always copies.
-struct Text<'a>(Cow<'a, str>);
 
 fn invalid_json(error: &serde_json::Error) -> CommandError {
     let (line, column) = (error.line(), error.column());
@@ -354,18 +338,15 @@ fn invalid_json(error: &serde_json::Error) -> CommandError {
 }
 
 fn request_id(raw: &RawValue) -> Result<Option<Cow<'_, str>>, CommandError> {
+    let invalid = CommandError::Invalid(Field::RequestId);
     let id = match raw.get().as_bytes() {
         [b'n', ..] => return Ok(None),
-        [b'"', ..] => {
-            serde_json::from_str::<Text<'_>>(raw.get())
-                .map_err(|_| CommandError::InvalidRequestId)?
-                .0
-        }
+        [b'"', ..] => envelope::text_of(raw).ok_or(invalid)?,
         [b'-' | b'0'..=b'9', ..] => Cow::Borrowed(raw.get()),
-        _ => return Err(CommandError::InvalidRequestId),
+        _ => return Err(invalid),
     };
     if id.len() > REQUEST_ID_BYTES_MAX {
-        return Err(CommandError::InvalidRequestId);
+        return Err(CommandError::Invalid(Field::RequestId));
     }
     Ok((!id.is_empty()).then_some(id))
 }
@@ -376,7 +357,7 @@ fn action<'a>(
     label: RawLabel<'a>,
     limits: &CommandLimits,
 ) -> Result<(Action<'a>, Label<'a>), CommandError> {
-    let name = name.into_text().ok_or(CommandError::MissingAction)?;
+    let name = text(name, Field::Action)?.ok_or(CommandError::MissingAction)?;
     let data_label = match &mut data {
         Data::Object(fields) => std::mem::take(&mut fields.label),
         Data::Empty | Data::NotAnObject => RawLabel::default(),
@@ -401,16 +382,16 @@ fn subscribe(data: Data<'_>) -> Result<Action<'_>, CommandError> {
         return Err(CommandError::MissingData);
     };
     match (
-        fields.account_id.into_text(),
-        Bindings::of(fields.binding, fields.bindings),
+        text(fields.account_id, Field::AccountId)?,
+        bindings(fields.binding, fields.bindings)?,
     ) {
-        (Some(account_id), Bindings::Given(bindings)) => Ok(Action::Subscribe {
+        (Some(account_id), Some(bindings)) => Ok(Action::Subscribe {
             account_id,
             bindings,
         }),
         (account_id, bindings) => Err(CommandError::MissingKeys(MissingKeys {
             account_id: account_id.is_none(),
-            binding: !matches!(bindings, Bindings::Given(_)),
+            binding: bindings.is_none(),
         })),
     }
 }
@@ -421,38 +402,48 @@ fn unsubscribe(data: Data<'_>) -> Result<Unsubscribe<'_>, CommandError> {
         Data::NotAnObject => return Err(CommandError::MissingData),
         Data::Object(fields) => fields,
     };
+    // An empty binding must not end every subscription of the account.
+    let names_bindings = !matches!(
+        (&fields.binding, &fields.bindings),
+        (Value::Null, Value::Null)
+    );
     match (
-        fields.account_id.into_text(),
-        Bindings::of(fields.binding, fields.bindings),
+        text(fields.account_id, Field::AccountId)?,
+        bindings(fields.binding, fields.bindings)?,
     ) {
-        (account_id, Bindings::Given(bindings)) => Ok(Unsubscribe::Bindings {
+        (account_id, Some(bindings)) => Ok(Unsubscribe::Bindings {
             account_id,
             bindings,
         }),
-        (Some(account_id), Bindings::Absent) => Ok(Unsubscribe::Account(account_id)),
-        (account_id, bindings) => Err(CommandError::MissingKeys(MissingKeys {
+        (Some(account_id), None) if !names_bindings => Ok(Unsubscribe::Account(account_id)),
+        (account_id, None) => Err(CommandError::MissingKeys(MissingKeys {
             account_id: account_id.is_none(),
-            binding: !matches!(bindings, Bindings::Given(_)),
+            binding: true,
         })),
     }
 }
 
-/// `binding` and `bindings` together.
-enum Bindings<'a> {
-    Absent,
-    Invalid,
-    /// Not empty, nor is one of them.
-    Given(Vec<Cow<'a, str>>),
+/// The text of `field`; `None` when it is absent or empty.
+fn text<'a>(value: Value<'a>, field: Field) -> Result<Option<Cow<'a, str>>, CommandError> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Text(text) => Ok((!text.is_empty()).then_some(text)),
+        Value::Texts(_) | Value::Other => Err(CommandError::Invalid(field)),
+    }
 }
 
-impl<'a> Bindings<'a> {
-    fn of(binding: Value<'a>, bindings: Value<'a>) -> Self {
-        match (binding, bindings) {
-            (Value::Text(binding), _) if !binding.is_empty() => Self::Given(vec![binding]),
-            (_, Value::Texts(bindings)) if !bindings.is_empty() => Self::Given(bindings),
-            (Value::Null, Value::Null) => Self::Absent,
-            _ => Self::Invalid,
-        }
+/// `binding`, else `bindings`: `None` when both are absent or empty; else at least one, and none of them is empty.
+fn bindings<'a>(
+    binding: Value<'a>,
+    bindings: Value<'a>,
+) -> Result<Option<Vec<Cow<'a, str>>>, CommandError> {
+    if let Some(binding) = text(binding, Field::Binding)? {
+        return Ok(Some(vec![binding]));
+    }
+    match bindings {
+        Value::Null => Ok(None),
+        Value::Texts(bindings) => Ok((!bindings.is_empty()).then_some(bindings)),
+        Value::Text(_) | Value::Other => Err(CommandError::Invalid(Field::Bindings)),
     }
 }
 
@@ -470,219 +461,25 @@ impl<'a> RawLabel<'a> {
     }
 
     fn checked(self, limits: &CommandLimits) -> Result<Label<'a>, CommandError> {
-        let name = match self.name {
-            Value::Null => None,
-            Value::Text(name) if name.len() <= NAME_BYTES_MAX => (!name.is_empty()).then_some(name),
-            Value::Text(_) | Value::Texts(_) | Value::Other => {
-                return Err(CommandError::InvalidName);
-            }
-        };
+        let name = text(self.name, Field::Name)?;
+        if name
+            .as_ref()
+            .is_some_and(|name| name.len() > NAME_BYTES_MAX)
+        {
+            return Err(CommandError::Invalid(Field::Name));
+        }
         if let Some(metadata) = self.metadata {
             if metadata.get().len() > limits.metadata_bytes_max {
                 return Err(CommandError::MetadataTooLarge(limits.metadata_bytes_max));
             }
-            if nesting(metadata.get()) > METADATA_DEPTH_MAX {
-                return Err(CommandError::InvalidMetadata);
+            if !envelope::is_readable(metadata, METADATA_DEPTH_MAX) {
+                return Err(CommandError::Invalid(Field::Metadata));
             }
         }
         Ok(Label {
             name,
             metadata: self.metadata,
         })
-    }
-}
-
-/// How deep arrays and objects nest in valid JSON.
-fn nesting(json: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut in_string, mut is_escaped) = (false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' => is_escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
-impl<'a> Value<'a> {
-    /// The text, unless it is empty or there is none.
-    fn into_text(self) -> Option<Cow<'a, str>> {
-        match self {
-            Self::Text(text) if !text.is_empty() => Some(text),
-            Self::Null | Self::Text(_) | Self::Texts(_) | Self::Other => None,
-        }
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(TextVisitor)
-    }
-}
-
-/// The visitor's methods for scalars that are neither text nor `null`.
-macro_rules! other_scalars_are {
-    ($other:expr) => {
-        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-    };
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ValueVisitor;
-        impl<'de> Visitor<'de> for ValueVisitor {
-            type Value = Value<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any value")
-            }
-            other_scalars_are!(Value::Other);
-            fn visit_unit<E>(self) -> Result<Value<'de>, E> {
-                Ok(Value::Null)
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
-                Ok(Value::Text(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
-                Ok(Value::Text(Cow::Owned(text.to_owned())))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value<'de>, A::Error> {
-                let mut texts = Vec::new();
-                while let Some(element) = elements.next_element::<Value<'de>>()? {
-                    let Some(text) = element.into_text() else {
-                        while elements.next_element::<IgnoredAny>()?.is_some() {}
-                        return Ok(Value::Other);
-                    };
-                    texts.push(text);
-                }
-                Ok(Value::Texts(texts))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value<'de>, A::Error> {
-                while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Value::Other)
-            }
-        }
-        deserializer.deserialize_any(ValueVisitor)
-    }
-}
-
-/// The value of a `metadata` key; `null` is as good as absent.
-fn metadata<'de, A: MapAccess<'de>>(entries: &mut A) -> Result<Option<&'de RawValue>, A::Error> {
-    let raw: &'de RawValue = entries.next_value()?;
-    Ok((raw.get() != "null").then_some(raw))
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Data<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct DataVisitor;
-        impl<'de> Visitor<'de> for DataVisitor {
-            type Value = Data<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any value")
-            }
-            other_scalars_are!(Data::NotAnObject);
-            fn visit_unit<E>(self) -> Result<Data<'de>, E> {
-                Ok(Data::Empty)
-            }
-            fn visit_str<E>(self, _: &str) -> Result<Data<'de>, E> {
-                Ok(Data::NotAnObject)
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Data<'de>, A::Error> {
-                while elements.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Data::NotAnObject)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Data<'de>, A::Error> {
-                let mut fields = DataFields::default();
-                let mut is_empty = true;
-                while let Some(Text(key)) = entries.next_key()? {
-                    is_empty = false;
-                    match &*key {
-                        "account_id" => fields.account_id = entries.next_value()?,
-                        "binding" => fields.binding = entries.next_value()?,
-                        "bindings" => fields.bindings = entries.next_value()?,
-                        "name" => fields.label.name = entries.next_value()?,
-                        "metadata" => fields.label.metadata = metadata(&mut entries)?,
-                        _ => {
-                            entries.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                }
-                Ok(if is_empty {
-                    Data::Empty
-                } else {
-                    Data::Object(Box::new(fields))
-                })
-            }
-        }
-        deserializer.deserialize_any(DataVisitor)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Envelope<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EnvelopeVisitor;
-        impl<'de> Visitor<'de> for EnvelopeVisitor {
-            type Value = Envelope<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut entries: A,
-            ) -> Result<Envelope<'de>, A::Error> {
-                let mut envelope = Envelope::default();
-                while let Some(Text(key)) = entries.next_key()? {
-                    match &*key {
-                        "action" => envelope.action = entries.next_value()?,
-                        "auth_token" => envelope.auth_token = entries.next_value()?,
-                        "request_id" => envelope.request_id = Some(entries.next_value()?),
-                        "data" => envelope.data = entries.next_value()?,
-                        "name" => envelope.label.name = entries.next_value()?,
-                        "metadata" => envelope.label.metadata = metadata(&mut entries)?,
-                        _ => {
-                            entries.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                }
-                Ok(envelope)
-            }
-        }
-        deserializer.deserialize_map(EnvelopeVisitor)
     }
 }
 
@@ -741,6 +538,9 @@ mod tests {
             Ok(command) => command,
             Err(error) => return error.to_string(),
         };
+        if let Err(error) = command.auth_token {
+            return error.to_string();
+        }
         let (action, label) = match command.action {
             Ok(understood) => understood,
             Err(error) => return error.to_string(),
@@ -810,7 +610,7 @@ mod tests {
             (r#"{"action":"subscribe","data":{"x":1}}"#, missing_both),
             (
                 r#"{"action":"subscribe","data":{"account_id":7,"binding":{"a":1}}}"#,
-                missing_both,
+                "invalid account_id",
             ),
             (
                 r#"{"action":"subscribe","data":{"account_id":"","binding":""}}"#,
@@ -830,23 +630,23 @@ mod tests {
             ),
             (
                 r#"{"action":"subscribe","data":{"account_id":"a","bindings":["x",1,"y"]}}"#,
-                missing_binding,
+                "invalid bindings",
             ),
             (
                 r#"{"action":"subscribe","data":{"account_id":"a","bindings":["x",""]}}"#,
-                missing_binding,
+                "invalid bindings",
             ),
             (
                 r#"{"action":"subscribe","data":{"account_id":"a","bindings":[["x"]]}}"#,
-                missing_binding,
+                "invalid bindings",
             ),
             (
                 r#"{"action":"subscribe","data":{"account_id":"a","bindings":"x"}}"#,
-                missing_binding,
+                "invalid bindings",
             ),
             (
                 r#"{"action":"subscribe","data":{"account_id":"a","binding":["x"]}}"#,
-                missing_binding,
+                "invalid binding",
             ),
             // unsubscribe
             (r#"{"action":"unsubscribe"}"#, "unsubscribe all"),
@@ -871,11 +671,11 @@ mod tests {
             ),
             (
                 r#"{"action":"unsubscribe","data":{"account_id":"a","binding":5}}"#,
-                missing_binding,
+                "invalid binding",
             ),
             (
                 r#"{"action":"unsubscribe","data":{"account_id":5}}"#,
-                missing_both,
+                "invalid account_id",
             ),
             (
                 r#"{"action":"unsubscribe","data":{"bindngs":["typo"]}}"#,
@@ -906,8 +706,8 @@ mod tests {
             ("{}", "missing action"),
             (r#"{"action":null}"#, "missing action"),
             (r#"{"action":""}"#, "missing action"),
-            (r#"{"action":1}"#, "missing action"),
-            (r#"{"action":["ping"]}"#, "missing action"),
+            (r#"{"action":1}"#, "invalid action"),
+            (r#"{"action":["ping"]}"#, "invalid action"),
             (r#"{"action":"Ping"}"#, "unknown action Ping"),
             // duplicate and unknown keys
             (
@@ -977,7 +777,7 @@ mod tests {
         );
         assert_eq!(understood(&skipped), "ping");
         let known = format!(r#"{{"action":"ping","auth_token":{}}}"#, deep(30_000));
-        assert!(understood(&known).starts_with("invalid JSON: recursion limit exceeded"));
+        assert_eq!(understood(&known), "failed to authenticate token");
         let metadata = |depth| format!(r#"{{"action":"ping","metadata":{}}}"#, deep(depth));
         assert!(understood(&metadata(METADATA_DEPTH_MAX)).starts_with("ping metadata=[["));
         assert_eq!(
@@ -986,6 +786,159 @@ mod tests {
         );
         let text_is_flat = format!(r#"{{"action":"ping","metadata":"\"{}"}}"#, "[{".repeat(100));
         assert!(understood(&text_is_flat).starts_with("ping metadata="));
+    }
+
+    /// Values that a strict reader of JSON cannot read, though they are JSON.
+    fn unreadable() -> Vec<String> {
+        let deep = |open: &str, close: &str| open.repeat(200) + "1" + &close.repeat(200);
+        vec![
+            r#""\ud800""#.to_owned(),
+            r#""x\udc00y""#.to_owned(),
+            "1e400".to_owned(),
+            "-1e400".to_owned(),
+            deep("[", "]"),
+            deep(r#"{"x":"#, "}"),
+            r#"["x","\ud800"]"#.to_owned(),
+            "[1e400]".to_owned(),
+        ]
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_read_is_its_own_fault_and_of_no_other() {
+        let missing_data = "missing required keys in data object";
+        for (with_field, fault) in [
+            (r#""action":V"#, "invalid action"),
+            (
+                r#""action":"ping","auth_token":V"#,
+                "failed to authenticate token",
+            ),
+            (r#""action":"ping","name":V"#, "invalid name"),
+            (r#""action":"ping","metadata":V"#, "invalid metadata"),
+            (r#""action":"ping","data":{"name":V}"#, "invalid name"),
+            (
+                r#""action":"ping","data":{"metadata":V}"#,
+                "invalid metadata",
+            ),
+            (r#""action":"ping","data":V"#, "ping"),
+            (r#""action":"ping","unknown":V"#, "ping"),
+            (r#""action":"ping","data":{"unknown":V}"#, "ping"),
+            (r#""action":"ping","name":V,"name":"n""#, "ping name=n"),
+            (
+                r#""action":"ping","data":V,"data":{"name":V},"data":{"name":"n"}"#,
+                "ping name=n",
+            ),
+            (
+                r#""action":"subscribe","data":{"account_id":V,"binding":"x"}"#,
+                "invalid account_id",
+            ),
+            (
+                r#""action":"subscribe","data":{"account_id":"a","binding":V}"#,
+                "invalid binding",
+            ),
+            (
+                r#""action":"subscribe","data":{"account_id":"a","bindings":V}"#,
+                "invalid bindings",
+            ),
+            (
+                r#""action":"subscribe","data":{"account_id":"a","bindings":["x",V]}"#,
+                "invalid bindings",
+            ),
+            (
+                r#""action":"subscribe","data":{"account_id":"a","binding":"b","bindings":V,"x":V}"#,
+                r#"subscribe a ["b"]"#,
+            ),
+            (
+                r#""action":"unsubscribe","data":{"account_id":V}"#,
+                "invalid account_id",
+            ),
+        ] {
+            for value in unreadable() {
+                let fields = with_field.replace('V', &value);
+                for text in [
+                    format!(r#"{{"request_id":"mine",{fields}}}"#),
+                    format!(r#"{{{fields},"request_id":"mine"}}"#),
+                ] {
+                    assert_eq!(understood(&text), fault, "{text}");
+                    let id = parse(&text, &LIMITS).map(|command| command.request_id);
+                    assert_eq!(id, Ok(Some(Cow::Borrowed("mine"))), "{text}");
+                }
+            }
+        }
+        for value in ["1e400", r#""\ud800""#] {
+            for action in ["subscribe", "unsubscribe"] {
+                let text = format!(r#"{{"action":"{action}","data":{value}}}"#);
+                assert_eq!(understood(&text), missing_data, "{text}");
+            }
+        }
+        for text in [
+            r#"{"action":"ping","\ud800":1}"#,
+            r#"{"action":"ping","data":{"\ud800":1}}"#,
+        ] {
+            assert_eq!(understood(text), "ping", "a key that is no text: {text}");
+        }
+    }
+
+    #[test]
+    fn a_request_id_that_cannot_be_read_is_invalid_and_a_number_is_its_digits() {
+        for value in unreadable() {
+            let text = format!(r#"{{"action":"ping","request_id":{value}}}"#);
+            let id = parse(&text, &LIMITS).map(|command| command.request_id);
+            let expected = if value.ends_with("1e400") {
+                Ok(Some(Cow::Borrowed(&*value)))
+            } else {
+                Err(CommandError::Invalid(Field::RequestId))
+            };
+            assert_eq!(id, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn metadata_that_is_kept_can_be_read_by_whoever_reads_the_listings() {
+        for metadata in [
+            r#""\ud83d\ude00""#,
+            r#"{"a":[1.5e300,-0,null,true,"\u0000"]}"#,
+            r#"{"":{}}"#,
+        ] {
+            let text = format!(r#"{{"action":"ping","metadata":{metadata}}}"#);
+            assert_eq!(understood(&text), format!("ping metadata={metadata}"));
+        }
+        for metadata in [
+            r#"{"a":["\ud800"]}"#,
+            r#"{"\ud800":1}"#,
+            r#"[[{"a":1e999}]]"#,
+        ] {
+            let text = format!(r#"{{"action":"ping","metadata":{metadata}}}"#);
+            assert_eq!(understood(&text), "invalid metadata", "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_refused_command_the_first_usable_request_id_is_found_without_reading_what_is_behind() {
+        let deep = "[".repeat(30_000) + &"]".repeat(30_000);
+        let behind_deep = format!(r#"{{"x":{deep},"request_id":"r"}}"#);
+        for (text, expected) in [
+            (r#"{"action":"ping","request_id":"r"}"#, Some("r")),
+            (r#"{"request\u005fid":"\u0072"}"#, Some("r")),
+            (r#"{"request_id":-1.5e3,"x":1}"#, Some("-1.5e3")),
+            (
+                r#"{"data":{"request_id":"not this","x":"\ud800"},"\ud800":1e400,"request_id":"r"}"#,
+                Some("r"),
+            ),
+            (behind_deep.as_str(), Some("r")),
+            (r#"{"request_id":"r","request_id":"s"}"#, Some("r")),
+            (r#"{"request_id":"r" no JSON"#, Some("r")),
+            (r#"{"request_id":""}"#, None),
+            (r#"{"request_id":null}"#, None),
+            (r#"{"request_id":["r"]}"#, None),
+            (r#"{"request_id":"\ud800"}"#, None),
+            (r#"{"request_id":"r"#, None),
+            (r#"["request_id","r"]"#, None),
+            (r#""request_id""#, None),
+            (r#"{}"#, None),
+            ("", None),
+        ] {
+            assert_eq!(first_request_id(text).as_deref(), expected, "{text}");
+        }
     }
 
     #[test]
@@ -1035,7 +988,7 @@ mod tests {
 
     #[test]
     fn a_request_id_is_a_text_or_a_number_within_its_limit() {
-        let invalid = Err(CommandError::InvalidRequestId);
+        let invalid = Err(CommandError::Invalid(Field::RequestId));
         let longest = "é".repeat(REQUEST_ID_BYTES_MAX / 2);
         for (value, expected) in [
             (r#""r-1""#.to_owned(), Ok(Some("r-1"))),

@@ -9,10 +9,12 @@
 //! | [`codec`] | client bytes -> messages, over the loop's shared buffer (RFC 6455 section 5) |
 //! | [`frame`] | server frames: encoded once, shared by reference |
 //! | [`command`] | client text -> command; reply -> text (PROTOCOL 3) |
+//! | `envelope` | the JSON of a command, field by field |
 //! | [`event`] | delivery -> event; event -> frames of either style (PROTOCOL 5) |
 
 pub mod codec;
 pub mod command;
+mod envelope;
 pub mod event;
 pub mod forwarded;
 pub mod frame;

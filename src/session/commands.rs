@@ -125,19 +125,20 @@ impl Session {
         let limits = CommandLimits {
             metadata_bytes_max: hub.limits.metadata_bytes_max,
         };
-        let (request_id, result) = match command::parse(text, &limits) {
-            Err(_) if !is_allowed => (None, Err(self.rate_limited(hub))),
-            Err(error) => (None, Err(error.into())),
-            Ok(command) => {
-                let request_id = command.request_id.as_deref().map(Box::<str>::from);
-                let reply_id = reply_id(request_id.as_deref(), hub);
-                let result = if is_allowed {
-                    self.execute(command, &reply_id, id, hub, now)
-                } else {
-                    Err(self.rate_limited(hub))
-                };
-                (Some(reply_id), result)
+        let (request_id, result) = if is_allowed {
+            match command::parse(text, &limits) {
+                Err(error) => (None, Err(error.into())),
+                Ok(command) => {
+                    let request_id = command.request_id.as_deref();
+                    let reply_id = reply_id(request_id, hub);
+                    let result = self.execute(command, &reply_id, id, hub, now);
+                    (Some(reply_id), result)
+                }
             }
+        } else {
+            let request_id = command::first_request_id(text);
+            let refused = self.rate_limited(hub);
+            (request_id.as_deref().map(Box::from), Err(refused))
         };
         let reply = match result {
             Ok(Outcome::Reply(reply)) => reply,

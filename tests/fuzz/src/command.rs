@@ -2,13 +2,15 @@
 //!
 //! Input: the text of one message. Where it has the word `TOKEN`, that stands for a secret.
 //!
-//! Invariants: what is understood is what a plain reading of the JSON tree gives; every bound holds; an error's text
+//! Invariants: every JSON object is a command, whatever its fields hold; what is understood is what a plain reading of
+//! the JSON tree gives; every bound holds; an error's text
 //! comes whole through a reply; the text of an error that refuses the whole message, and what `Debug` shows of a
 //! command whose auth token the secret is, do not depend on the secret.
 
 use blackhole::protocol::command::{
-    ACTION_ECHO_BYTES_MAX, Action, Command, CommandError, CommandLimits, METADATA_DEPTH_MAX,
-    MissingKeys, NAME_BYTES_MAX, REQUEST_ID_BYTES_MAX, Unsubscribe, errors, parse,
+    ACTION_ECHO_BYTES_MAX, Action, Command, CommandError, CommandLimits, Field, METADATA_DEPTH_MAX,
+    MissingKeys, NAME_BYTES_MAX, REQUEST_ID_BYTES_MAX, Unsubscribe, errors, first_request_id,
+    parse,
 };
 use blackhole::protocol::frame::FrameBuilder;
 use serde::de::IgnoredAny;
@@ -27,6 +29,7 @@ pub fn check(data: &[u8]) -> String {
         return "not text".to_owned();
     };
     keeps_secrets(text);
+    check_first_request_id(text);
     match parse(text, &LIMITS) {
         Ok(command) => {
             check_bounds(&command);
@@ -41,20 +44,36 @@ pub fn check(data: &[u8]) -> String {
         Err(error) => {
             match serde_json::from_str::<Value>(text) {
                 Ok(Value::Object(tree)) => {
-                    assert_eq!(error, CommandError::InvalidRequestId, "of {tree:?}");
+                    let invalid = CommandError::Invalid(Field::RequestId);
+                    assert_eq!(error, invalid, "of {tree:?}");
                     let is_number = tree.get("request_id").is_some_and(Value::is_number);
                     assert!(is_number || request_id(&tree).is_err());
                 }
                 Ok(_) => assert!(matches!(error, CommandError::InvalidJson(_))),
-                // A request id may be a number that is valid and too large for a tree.
-                Err(_) => assert!(
-                    matches!(error, CommandError::InvalidJson(_))
-                        || error == CommandError::InvalidRequestId
-                            && serde_json::from_str::<IgnoredAny>(text).is_ok()
-                ),
+                // A tree cannot hold all that is JSON: deep nesting, large numbers, half a surrogate pair.
+                Err(_) if is_object(text) => {
+                    assert_eq!(error, CommandError::Invalid(Field::RequestId));
+                }
+                Err(_) => assert!(matches!(error, CommandError::InvalidJson(_))),
             }
             check_error(&error)
         }
+    }
+}
+
+/// Whether it is JSON by its grammar, and an object.
+fn is_object(text: &str) -> bool {
+    text.trim_start().starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+/// Unless there are several, the one that is found early is the one that the whole has.
+fn check_first_request_id(text: &str) {
+    let found = first_request_id(text);
+    if let Ok(command) = parse(text, &LIMITS)
+        && text.matches("request").count() < 2
+        && !text.contains("\\u")
+    {
+        assert_eq!(found, command.request_id);
     }
 }
 
@@ -127,6 +146,9 @@ fn check_error(error: &CommandError) -> String {
     assert_eq!(reply["status"], "error");
     assert_eq!(reply["data"]["errors"][0], text.as_str());
     let kind = format!("{error:?}");
+    if let CommandError::Invalid(_) = error {
+        return kind;
+    }
     kind.split(['(', ' ']).next().unwrap_or_default().to_owned()
 }
 
@@ -138,9 +160,7 @@ fn check_against_the_tree(text: &str, command: &Command<'_>) {
         Ok(Value::Object(tree)) => tree,
         Ok(other) => panic!("a command out of {other}"),
         Err(_) => {
-            // Members that mean nothing may hold what a tree cannot: deeper nesting, larger numbers, half a
-            // surrogate pair.
-            assert!(serde_json::from_str::<IgnoredAny>(text).is_ok(), "not JSON");
+            assert!(is_object(text), "a command out of what is no object");
             return;
         }
     };
@@ -166,14 +186,14 @@ fn check_against_the_tree(text: &str, command: &Command<'_>) {
             });
             assert_eq!(kept.as_ref(), metadata);
         }
-        (Err(CommandError::InvalidName), Ok(_)) => match labelled(&tree, "name") {
+        (Err(CommandError::Invalid(Field::Name)), Ok(_)) => match labelled(&tree, "name") {
             Some(Value::String(name)) => assert!(name.len() > NAME_BYTES_MAX),
             name => assert!(name.is_some()),
         },
         (Err(CommandError::MetadataTooLarge(_)), Ok(_)) => {
             assert!(labelled(&tree, "metadata").is_some());
         }
-        (Err(CommandError::InvalidMetadata), Ok(_)) => {
+        (Err(CommandError::Invalid(Field::Metadata)), Ok(_)) => {
             assert!(labelled(&tree, "metadata").map_or(0, depth) > METADATA_DEPTH_MAX);
         }
         (Err(error), Err(expected)) => assert_eq!(*error, expected),
@@ -198,35 +218,58 @@ fn labelled<'a>(tree: &'a Members, key: &str) -> Option<&'a Value> {
     of_data.filter(is_there).or(tree.get(key).filter(is_there))
 }
 
-fn text<'a>(members: &'a Members, key: &str) -> Option<&'a str> {
-    let value = members.get(key).and_then(Value::as_str);
-    value.filter(|text| !text.is_empty())
+/// A text that is not empty; `None` when it is empty, `null` or absent.
+fn text<'a>(
+    members: &'a Members,
+    key: &str,
+    field: Field,
+) -> Result<Option<&'a str>, CommandError> {
+    match members.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+        Some(_) => Err(CommandError::Invalid(field)),
+    }
+}
+
+/// `binding`, else `bindings`.
+fn bindings(data: &Members) -> Result<Option<Vec<&str>>, CommandError> {
+    if let Some(binding) = text(data, "binding", Field::Binding)? {
+        return Ok(Some(vec![binding]));
+    }
+    let invalid = || CommandError::Invalid(Field::Bindings);
+    match data.get("bindings") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(bindings)) => {
+            let bindings = bindings
+                .iter()
+                .map(|binding| binding.as_str().filter(|binding| !binding.is_empty()))
+                .collect::<Option<Vec<_>>>()
+                .ok_or_else(invalid)?;
+            Ok(Some(bindings).filter(|bindings| !bindings.is_empty()))
+        }
+        Some(_) => Err(invalid()),
+    }
 }
 
 fn expected_action(tree: &Members) -> Result<Action<'_>, CommandError> {
-    let action = text(tree, "action").ok_or(CommandError::MissingAction)?;
+    let action = text(tree, "action", Field::Action)?.ok_or(CommandError::MissingAction)?;
     let empty = Members::new();
     let data = match tree.get("data") {
         None | Some(Value::Null) => None,
         Some(Value::Object(data)) => Some(data).filter(|data| !data.is_empty()),
-        Some(_) if action == "ping" => None,
         Some(_) if matches!(action, "subscribe" | "unsubscribe") => {
             return Err(CommandError::MissingData);
         }
         Some(_) => None,
     };
     let is_absent = |key| data.unwrap_or(&empty).get(key).is_none_or(Value::is_null);
-    let account = data.and_then(|data| text(data, "account_id"));
-    let bindings = data.and_then(|data| match text(data, "binding") {
-        Some(binding) => Some(vec![binding]),
-        None => data
-            .get("bindings")?
-            .as_array()?
-            .iter()
-            .map(|binding| binding.as_str().filter(|binding| !binding.is_empty()))
-            .collect::<Option<Vec<_>>>()
-            .filter(|bindings| !bindings.is_empty()),
-    });
+    let (account, bindings) = match (action, data) {
+        ("subscribe" | "unsubscribe", Some(data)) => {
+            let account = text(data, "account_id", Field::AccountId)?;
+            (account, bindings(data)?)
+        }
+        _ => (None, None),
+    };
     let missing = CommandError::MissingKeys(MissingKeys {
         account_id: account.is_none(),
         binding: bindings.is_none(),

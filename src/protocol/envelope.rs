@@ -1,0 +1,406 @@
+//! The JSON of a command, field by field (PROTOCOL 3): which types the fields have, and nothing of what they mean.
+//!
+//! A text is read once, without a document tree, and strings without escapes are borrowed from it. serde_json ends
+//! such a reading at the first string that is no text (half a surrogate pair), number that no float holds (`1e400`)
+//! or list that nests deeper than 127. Then the text is read once more, with each field kept apart
+//! ([`Reading::Apart`]): the value of each is skipped, which decodes nothing and costs no stack, and then read by
+//! itself, so that what is wrong with one field is the fault of that field ([`Value::Other`]) and of no other.
+//! Only a text that is not JSON, or no object, fails both readings.
+//!
+//! Of duplicate keys the last counts; unknown keys are skipped. Cost: linear, at most some four times that of the
+//! first reading. Memory is bounded by the text: at most one [`Cow`] for four bytes of it.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+use serde_json::value::RawValue;
+
+/// The top level of a command.
+#[derive(Default)]
+pub(super) struct Envelope<'a> {
+    pub(super) action: Value<'a>,
+    pub(super) auth_token: Value<'a>,
+    pub(super) request_id: Option<&'a RawValue>,
+    pub(super) label: RawLabel<'a>,
+    pub(super) data: Data<'a>,
+}
+
+/// `data`.
+#[derive(Default)]
+pub(super) enum Data<'a> {
+    /// Absent, `null` or without a key.
+    #[default]
+    Empty,
+    NotAnObject,
+    Object(Box<DataFields<'a>>),
+}
+
+#[derive(Default)]
+pub(super) struct DataFields<'a> {
+    pub(super) account_id: Value<'a>,
+    pub(super) binding: Value<'a>,
+    pub(super) bindings: Value<'a>,
+    pub(super) label: RawLabel<'a>,
+}
+
+#[derive(Default)]
+pub(super) struct RawLabel<'a> {
+    pub(super) name: Value<'a>,
+    /// Not `null`. Its strings and numbers were skipped and not read: see [`is_readable`].
+    pub(super) metadata: Option<&'a RawValue>,
+}
+
+/// A value of any type, of which only texts are of interest.
+#[derive(Default)]
+pub(super) enum Value<'a> {
+    /// `null` or absent.
+    #[default]
+    Null,
+    Text(Cow<'a, str>),
+    /// A list of texts, none of them empty.
+    Texts(Vec<Cow<'a, str>>),
+    /// Of another type, or not to be read.
+    Other,
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads the text of a command.
+    ///
+    /// # Errors
+    /// It is not one JSON object. Of its content the error shows nothing unless it is of category `Data`.
+    pub(super) fn read(text: &'a str) -> Result<Self, serde_json::Error> {
+        read_as(text, EnvelopeSeed(Reading::Whole))
+            .or_else(|_| read_as(text, EnvelopeSeed(Reading::Apart)))
+    }
+}
+
+/// The first `request_id` of a command that is not run, and so is not read: what is behind it is not looked at. Cost:
+/// linear in what stands before it, without an allocation.
+pub(super) fn first_request_id(text: &str) -> Option<&RawValue> {
+    let mut found = None;
+    // What follows the request id is an error here, and it is of no interest.
+    let _ = read_as(text, FirstRequestId(&mut found));
+    found
+}
+
+/// The text of a JSON string; `None` when it is none, or holds half a surrogate pair.
+pub(super) fn text_of(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let text: Text<'_> = serde_json::from_str(raw.get()).ok()?;
+    Some(text.0)
+}
+
+/// Whether every string in `json` is a text, every number a finite float, and lists and objects nest no deeper than
+/// `depth`: whether any reader can read it. Uses `depth` calls of stack.
+pub(super) fn is_readable(json: &RawValue, depth: usize) -> bool {
+    read_as(json.get(), Readable { depth }).is_ok()
+}
+
+/// How the fields of an object are read.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// As they come: one that cannot be read ends it all.
+    Whole,
+    /// Each is skipped first, then read by itself.
+    Apart,
+}
+
+impl Reading {
+    fn key<'de, A: MapAccess<'de>>(
+        self,
+        entries: &mut A,
+    ) -> Result<Option<Cow<'de, str>>, A::Error> {
+        match self {
+            Self::Whole => Ok(entries.next_key::<Text<'de>>()?.map(|key| key.0)),
+            // A key that is no text is that of no field, as the empty one is.
+            Self::Apart => Ok(entries
+                .next_key::<&'de RawValue>()?
+                .map(|key| text_of(key).unwrap_or_default())),
+        }
+    }
+
+    fn value<'de, A: MapAccess<'de>>(self, entries: &mut A) -> Result<Value<'de>, A::Error> {
+        match self {
+            Self::Whole => entries.next_value(),
+            Self::Apart => {
+                let raw: &'de RawValue = entries.next_value()?;
+                Ok(serde_json::from_str(raw.get()).unwrap_or(Value::Other))
+            }
+        }
+    }
+
+    fn data<'de, A: MapAccess<'de>>(self, entries: &mut A) -> Result<Data<'de>, A::Error> {
+        match self {
+            Self::Whole => entries.next_value_seed(DataSeed(self)),
+            Self::Apart => {
+                let raw: &'de RawValue = entries.next_value()?;
+                Ok(read_as(raw.get(), DataSeed(self)).unwrap_or(Data::NotAnObject))
+            }
+        }
+    }
+}
+
+/// The value of a `metadata` key; `null` is as good as absent.
+fn metadata<'de, A: MapAccess<'de>>(entries: &mut A) -> Result<Option<&'de RawValue>, A::Error> {
+    let raw: &'de RawValue = entries.next_value()?;
+    Ok((raw.get() != "null").then_some(raw))
+}
+
+fn read_as<'a, S: DeserializeSeed<'a>>(
+    json: &'a str,
+    seed: S,
+) -> Result<S::Value, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let value = seed.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+/// A string, borrowed when it has no escapes: `Cow`'s own deserializer always copies.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// The visitor's methods for scalars that are neither text nor `null`.
+macro_rules! other_scalars_are {
+    ($other:expr) => {
+        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+            Ok($other)
+        }
+        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+            Ok($other)
+        }
+        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+            Ok($other)
+        }
+        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+            Ok($other)
+        }
+    };
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ValueVisitor;
+        impl<'de> Visitor<'de> for ValueVisitor {
+            type Value = Value<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any value")
+            }
+            other_scalars_are!(Value::Other);
+            fn visit_unit<E>(self) -> Result<Value<'de>, E> {
+                Ok(Value::Null)
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
+                Ok(Value::Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
+                Ok(Value::Text(Cow::Owned(text.to_owned())))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value<'de>, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(element) = elements.next_element::<Value<'de>>()? {
+                    match element {
+                        Value::Text(text) if !text.is_empty() => texts.push(text),
+                        Value::Null | Value::Text(_) | Value::Texts(_) | Value::Other => {
+                            while elements.next_element::<IgnoredAny>()?.is_some() {}
+                            return Ok(Value::Other);
+                        }
+                    }
+                }
+                Ok(Value::Texts(texts))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value<'de>, A::Error> {
+                while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Value::Other)
+            }
+        }
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+struct DataSeed(Reading);
+
+impl<'de> DeserializeSeed<'de> for DataSeed {
+    type Value = Data<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Data<'de>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for DataSeed {
+    type Value = Data<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+    other_scalars_are!(Data::NotAnObject);
+    fn visit_unit<E>(self) -> Result<Data<'de>, E> {
+        Ok(Data::Empty)
+    }
+    fn visit_str<E>(self, _: &str) -> Result<Data<'de>, E> {
+        Ok(Data::NotAnObject)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Data<'de>, A::Error> {
+        while elements.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Data::NotAnObject)
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Data<'de>, A::Error> {
+        let reading = self.0;
+        let mut fields = DataFields::default();
+        let mut is_empty = true;
+        while let Some(key) = reading.key(&mut entries)? {
+            is_empty = false;
+            match &*key {
+                "account_id" => fields.account_id = reading.value(&mut entries)?,
+                "binding" => fields.binding = reading.value(&mut entries)?,
+                "bindings" => fields.bindings = reading.value(&mut entries)?,
+                "name" => fields.label.name = reading.value(&mut entries)?,
+                "metadata" => fields.label.metadata = metadata(&mut entries)?,
+                _ => {
+                    entries.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(if is_empty {
+            Data::Empty
+        } else {
+            Data::Object(Box::new(fields))
+        })
+    }
+}
+
+struct EnvelopeSeed(Reading);
+
+impl<'de> DeserializeSeed<'de> for EnvelopeSeed {
+    type Value = Envelope<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Envelope<'de>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for EnvelopeSeed {
+    type Value = Envelope<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Envelope<'de>, A::Error> {
+        let reading = self.0;
+        let mut envelope = Envelope::default();
+        while let Some(key) = reading.key(&mut entries)? {
+            match &*key {
+                "action" => envelope.action = reading.value(&mut entries)?,
+                "auth_token" => envelope.auth_token = reading.value(&mut entries)?,
+                "request_id" => envelope.request_id = Some(entries.next_value()?),
+                "data" => envelope.data = reading.data(&mut entries)?,
+                "name" => envelope.label.name = reading.value(&mut entries)?,
+                "metadata" => envelope.label.metadata = metadata(&mut entries)?,
+                _ => {
+                    entries.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(envelope)
+    }
+}
+
+/// Puts the first `request_id` here.
+struct FirstRequestId<'f, 'a>(&'f mut Option<&'a RawValue>);
+
+impl<'de> DeserializeSeed<'de> for FirstRequestId<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FirstRequestId<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        while let Some(key) = Reading::Apart.key(&mut entries)? {
+            if &*key == "request_id" {
+                *self.0 = Some(entries.next_value()?);
+                return Ok(());
+            }
+            entries.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}
+
+/// A value in which everything can be read; lists and objects may nest `depth` deep.
+struct Readable {
+    depth: usize,
+}
+
+impl Readable {
+    fn inner<E: Error>(&self) -> Result<Self, E> {
+        let depth = self.depth.checked_sub(1);
+        let depth = depth.ok_or_else(|| E::custom("too deep"))?;
+        Ok(Self { depth })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Readable {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Readable {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+    other_scalars_are!(());
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        let depth = self.inner()?.depth;
+        while elements.next_element_seed(Self { depth })?.is_some() {}
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let depth = self.inner()?.depth;
+        while entries.next_key::<Text<'de>>()?.is_some() {
+            entries.next_value_seed(Self { depth })?;
+        }
+        Ok(())
+    }
+}
