@@ -28,9 +28,21 @@ pub const DRAIN_ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// Pause in accepting after the process ran out of descriptors or memory; a reap ends it sooner.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Longest wait of one poll, so that a change of month, which is no deadline of anybody, is seen well within the
-/// minute that both months' bindings overlap.
+/// Longest wait of one poll, so that a change of month, which is no deadline of anybody, is seen early in the hour
+/// that both months' bindings overlap.
 pub const POLL_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Places of groups of subscriptions looked at in one turn of a roll-over of the months, each of which may need some
+/// AMQP bindings rendered, acquired and released: some 0.1 ms.
+pub const ROLL_OVER_GROUPS_PER_TURN: usize = 64;
+
+/// Within this a process begins to move its subscriptions on to other months: at a moment of its own, so that the
+/// processes of a cluster do not all begin at once.
+pub const ROLL_OVER_START_WITHIN: Duration = Duration::from_secs(10 * 60);
+
+/// Over this time a process spreads the binds (or unbinds) of a roll-over. Together with
+/// [`ROLL_OVER_START_WITHIN`] half of the hour that there is.
+pub const ROLL_OVER_SPREAD: Duration = Duration::from_secs(20 * 60);
 
 /// Events of one poll. More wait in the kernel for the next.
 pub const POLL_EVENTS_MAX: usize = 1024;

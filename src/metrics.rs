@@ -97,7 +97,8 @@ metrics! {
     counter handoff_held_total "Turns that left events in the hand-off because sessions still waited for their first write.";
     counter handoff_looks_again_total "Looks at the hand-off beyond the first of a turn, for the rest of a burst.";
     counter heap_trims_total "Times memory was given back to the system after a burst.";
-    counter months_rolled_total "Month roll-overs of document bindings.";
+    counter months_rolled_total "Month roll-overs of document bindings begun: two a month, one to bind and one to release.";
+    counter months_groups_total "Groups of document subscriptions that a roll-over brought to other months.";
     counter config_reloads_total "Rereads of what can change while running (SIGHUP).";
 }
 

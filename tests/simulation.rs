@@ -630,6 +630,29 @@ impl World {
         self.read_streams();
     }
 
+    /// A turn, and the source's work, of which no model is kept.
+    fn turn_without_judge(&mut self) {
+        while let Some(message) = self.outgoing.pop_front() {
+            if let Err(back) = self.source.send_timeout(message, Duration::ZERO) {
+                self.outgoing.push_front(back.expect("the loop is there"));
+                break;
+            }
+        }
+        let ready: Vec<Ready> = self
+            .clients
+            .iter()
+            .filter(|client| std::mem::take(&mut client.wire.borrow_mut().edge_readable))
+            .map(|client| Ready {
+                id: client.id,
+                readable: true,
+                writable: true,
+                read_closed: false,
+            })
+            .collect();
+        self.reactor.turn(&ready, self.now());
+        self.source_works();
+    }
+
     /// Checks that nobody is kept who has been silent for too long.
     fn note_who_spoke(&mut self) {
         for client in &mut self.clients {
@@ -1379,12 +1402,14 @@ fn a_binding_that_was_lost_is_told_to_those_who_need_it_and_to_nobody_else() {
     assert_eq!(notices.collect::<Vec<_>>(), [0, 1]);
 }
 
+/// 2023-12-01T00:00:00Z on the world's clock, which starts at Unix second 1,700,000,000.
+const DECEMBER: Duration = Duration::from_secs(1_701_388_800 - 1_700_000_000);
+const MINUTE: Duration = Duration::from_secs(60);
+
 #[test]
-fn a_document_subscription_follows_the_month_a_minute_early_and_a_minute_late() {
-    /// 2023-12-01T00:00:00Z on the world's clock, which starts at Unix second 1,700,000,000.
-    const DECEMBER: Duration = Duration::from_secs(1_701_388_800 - 1_700_000_000);
+fn a_document_subscription_follows_the_month_half_an_hour_early_and_an_hour_late() {
     let (_directory, tokens) = token_file();
-    let mut world = world_of_readers(1, &[], &tokens);
+    let mut world = world_of_readers(2, &[], &tokens);
     subscribe_to_faxes(&mut world.clients[0]);
     world.settle();
     assert!(
@@ -1393,13 +1418,15 @@ fn a_document_subscription_follows_the_month_a_minute_early_and_a_minute_late() 
     );
 
     let (november, december) = (fax_key("202311"), fax_key("202312"));
-    let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
+    let second = Duration::from_secs(1);
     for (moment, expected) in [
-        (DECEMBER - minute - second, vec![&november]),
-        (DECEMBER - minute, vec![&november, &december]),
+        (DECEMBER - 60 * MINUTE - second, vec![&november]),
+        (DECEMBER - 60 * MINUTE, vec![&november]),
+        (DECEMBER - 50 * MINUTE, vec![&november, &december]),
         (DECEMBER, vec![&november, &december]),
-        (DECEMBER + minute - second, vec![&november, &december]),
-        (DECEMBER + minute, vec![&december]),
+        (DECEMBER + 60 * MINUTE - second, vec![&november, &december]),
+        (DECEMBER + 60 * MINUTE, vec![&november, &december]),
+        (DECEMBER + 70 * MINUTE, vec![&december]),
     ] {
         world.clock = moment;
         world.settle();
@@ -1408,6 +1435,89 @@ fn a_document_subscription_follows_the_month_a_minute_early_and_a_minute_late() 
         assert_eq!(keys, expected, "{moment:?}");
     }
     world.end();
+}
+
+#[test]
+fn who_subscribes_in_the_overlap_has_both_months_at_once_and_so_have_those_of_its_group() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(3, &[], &tokens);
+    let subscribe = json!({"action": "subscribe", "auth_token": TOKENS[0].0, "data":
+        {"account_id": ACCOUNTS[0], "binding": "object.doc_created.fax"}});
+    let send = |world: &mut World, client: usize, command: &Value| {
+        let text = client_text(&command.to_string());
+        world.clients[client].wire.borrow_mut().send(&text);
+        for _ in 0..8 {
+            world.turn_without_judge();
+        }
+    };
+    send(&mut world, 0, &subscribe);
+    let ping = json!({"action": "ping", "auth_token": TOKENS[0].0});
+    send(&mut world, 1, &ping);
+    world.clock = DECEMBER - 60 * MINUTE;
+    world.turn_without_judge();
+    send(&mut world, 1, &subscribe);
+    let groups = world.reactor.hub.index.counts().groups;
+    assert_eq!((groups, world.in_force.len()), (1, 2));
+    for client in [0, 1] {
+        send(&mut world, client, &json!({"action": "unsubscribe"}));
+    }
+    assert_eq!(world.in_force.len(), 0, "each has released what it held");
+}
+
+/// When each AMQP binding of December was asked for, by so many document subscriptions, in a world of this seed.
+fn december_binds(seed: u64, subscriptions: u32) -> Vec<Duration> {
+    let (_directory, tokens) = token_file();
+    let mut world = readers_in(World::new(seed, &tokens), 1, &[]);
+    for number in 0..subscriptions {
+        let command = json!({"action": "subscribe", "auth_token": TOKENS[0].0, "data":
+            {"account_id": ACCOUNTS[0], "binding": format!("doc_created.*.fax.{number}")}});
+        let text = client_text(&command.to_string());
+        world.clients[0].wire.borrow_mut().send(&text);
+    }
+    let all = usize::try_from(subscriptions).expect("few");
+    while world.reactor.hub.index.counts().subscriptions < all {
+        world.turn_without_judge();
+    }
+    let mut binds = Vec::new();
+    world.clock = DECEMBER - 61 * MINUTE;
+    while world.clock < DECEMBER {
+        let before = world.reactor.hub.broker.counts().wanted;
+        let now = world.now();
+        world.reactor.turn(&[], now);
+        let bound = world.reactor.hub.broker.counts().wanted - before;
+        let of_a_turn = blackhole::limits::ROLL_OVER_GROUPS_PER_TURN;
+        assert!(bound <= of_a_turn, "{bound} in one turn");
+        binds.extend(std::iter::repeat_n(world.clock, bound));
+        world.source_works();
+        let patience = world.reactor.patience(world.now());
+        world.clock += patience.clamp(Duration::from_millis(1), Duration::from_secs(30));
+    }
+    assert_eq!(binds.len(), all, "all before the month begins");
+    binds
+}
+
+#[test]
+fn the_binds_of_a_month_are_spread_over_half_an_hour_and_begin_at_another_moment_in_every_process()
+{
+    const SUBSCRIPTIONS: u32 = 3000;
+    let mut beginnings = HashSet::new();
+    for seed in 0..4 {
+        let binds = december_binds(seed, SUBSCRIPTIONS);
+        let (first, last) = (binds[0], binds[binds.len() - 1]);
+        beginnings.insert(first);
+        assert!(first >= DECEMBER - 60 * MINUTE, "{first:?}");
+        assert!(last <= DECEMBER - 29 * MINUTE, "{last:?}");
+        for minute in 0..60 {
+            let from = DECEMBER - (60 - minute) * MINUTE;
+            let within = binds
+                .iter()
+                .filter(|at| (from..from + MINUTE).contains(*at));
+            // A twentieth each minute, and a step more where one falls into it.
+            let count = within.count();
+            assert!(count <= 3000 / 20 + 2 * 64, "{count} in minute {minute}");
+        }
+    }
+    assert!(beginnings.len() > 1, "{beginnings:?}");
 }
 
 #[test]

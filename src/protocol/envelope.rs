@@ -66,6 +66,16 @@ pub(super) enum Value<'a> {
     Other,
 }
 
+impl<'a> Value<'a> {
+    /// The text, unless it is empty or there is none.
+    fn into_text(self) -> Option<Cow<'a, str>> {
+        match self {
+            Self::Text(text) if !text.is_empty() => Some(text),
+            Self::Null | Self::Text(_) | Self::Texts(_) | Self::Other => None,
+        }
+    }
+}
+
 impl<'a> Envelope<'a> {
     /// Reads the text of a command.
     ///
@@ -221,13 +231,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value<'de>, A::Error> {
                 let mut texts = Vec::new();
                 while let Some(element) = elements.next_element::<Value<'de>>()? {
-                    match element {
-                        Value::Text(text) if !text.is_empty() => texts.push(text),
-                        Value::Null | Value::Text(_) | Value::Texts(_) | Value::Other => {
-                            while elements.next_element::<IgnoredAny>()?.is_some() {}
-                            return Ok(Value::Other);
-                        }
-                    }
+                    let Some(text) = element.into_text() else {
+                        while elements.next_element::<IgnoredAny>()?.is_some() {}
+                        return Ok(Value::Other);
+                    };
+                    texts.push(text);
                 }
                 Ok(Value::Texts(texts))
             }

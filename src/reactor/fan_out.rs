@@ -100,7 +100,7 @@ impl<S: Socket> Reactor<S> {
             &event.exchange,
             &event.routing_key,
             &event.head,
-            self.hub.months,
+            self.hub.months.now(),
             &mut |found: Match<'_>| {
                 let tail = EventTail {
                     routing_key: found.routing_key,

@@ -65,7 +65,6 @@ use crate::handoff::{AmqpBinding, FromSource, LoopEnd, ToSource};
 use crate::limits;
 use crate::protocol::command;
 use crate::protocol::proxy::Preamble;
-use crate::routing::month::ActiveMonths;
 use crate::session::close::CloseReason;
 use crate::session::hub::{Admission, Hub, Now, SourceState};
 use crate::session::id::{ConnId, Peer};
@@ -277,7 +276,8 @@ impl<S: Socket> Reactor<S> {
         }
         let sweep = self.sweep_due();
         let drain = self.drain.as_ref().map(|drain| drain.next_due());
-        [self.hub.deadlines.next_due(), sweep, self.trim.due(), drain]
+        let (deadline, months) = (self.hub.deadlines.next_due(), self.hub.months_due());
+        [deadline, months, sweep, self.trim.due(), drain]
             .into_iter()
             .flatten()
             .map(|due| due.saturating_sub(now.clock))
@@ -663,7 +663,7 @@ impl<S: Socket> Reactor<S> {
         while let Some(id) = self.hub.deadlines.send.pop_due(now.clock) {
             self.look_at_full_socket(id, now);
         }
-        self.roll_months(now);
+        self.hub.roll_months(now);
         self.sweep(now);
         self.drain_step(now);
     }
@@ -691,39 +691,6 @@ impl<S: Socket> Reactor<S> {
         } else {
             connection.listed.insert(Listed::SEND_TIMER);
             self.hub.deadlines.send.begin(now.clock, id);
-        }
-    }
-
-    /// Follows the months: the AMQP bindings of document subscriptions are asked for and released (PROTOCOL 6).
-    fn roll_months(&mut self, now: Now) {
-        let months = ActiveMonths::at(now.unix);
-        if months == self.hub.months {
-            return;
-        }
-        let Hub {
-            index,
-            families,
-            months: before,
-            ..
-        } = &self.hub;
-        let (mut wanted, mut needless) = (Vec::new(), Vec::new());
-        index.month_dependent(families, &mut |resolved, users| {
-            for (months, bindings) in [
-                (months.without(*before), &mut wanted),
-                (before.without(months), &mut needless),
-            ] {
-                let mut one = Vec::new();
-                families.monthly_bindings(&resolved, months, &mut one);
-                bindings.extend(one.into_iter().map(|binding| (binding, users)));
-            }
-        });
-        self.hub.months = months;
-        self.hub.metrics.months_rolled_total += 1;
-        for (binding, users) in &wanted {
-            self.hub.acquire_for(binding, *users);
-        }
-        for (binding, users) in &needless {
-            self.hub.release_for(binding, *users);
         }
     }
 

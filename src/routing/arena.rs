@@ -84,6 +84,11 @@ impl<T: Place> Arena<T> {
         self.live
     }
 
+    /// Places, those in use and the vacant ones: no id is as high.
+    pub(super) fn places(&self) -> usize {
+        self.places.len()
+    }
+
     /// Places in use, by id.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.places

@@ -28,7 +28,7 @@ use rule::{WordError, check_words};
 use spec::{family_error, platform_families};
 
 use super::account::Scope;
-use super::month::{ActiveMonths, Month};
+use super::month::{ActiveMonths, FollowedMonths, Month};
 use super::words::{WILDCARD, WILDCARD_REST};
 use crate::handoff::AmqpBinding;
 
@@ -80,6 +80,8 @@ pub struct Resolved<'a> {
     pub(crate) realm: Option<&'a str>,
     /// `binding` where somebody keeps it already.
     pub(crate) shared: Option<&'a ArcStr>,
+    /// Its group's AMQP bindings are those of the months before.
+    pub(crate) is_behind: bool,
 }
 
 impl<'a> Resolved<'a> {
@@ -91,6 +93,16 @@ impl<'a> Resolved<'a> {
         Self {
             shared: keys.find(|key| key.as_str() == self.binding),
             ..self
+        }
+    }
+
+    /// The months that its AMQP bindings are for.
+    #[must_use]
+    pub fn held(&self, months: FollowedMonths) -> ActiveMonths {
+        if self.is_behind {
+            months.before()
+        } else {
+            months.now()
         }
     }
 
@@ -261,6 +273,7 @@ impl Families {
             binding,
             realm,
             shared: None,
+            is_behind: false,
         };
         let mut is_too_long = false;
         let values = KeyValues {

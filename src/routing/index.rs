@@ -60,6 +60,9 @@ impl SubscriptionList {
 pub enum Subscribed {
     /// It is there now: its AMQP bindings are to be acquired.
     New,
+    /// As [`Subscribed::New`]; and its group, which was behind the months of now and had so many subscriptions, is so
+    /// no longer: for these, too, the bindings of a roll-over are to be acquired and released.
+    Overtook(u32),
     /// The session had it, under whatever request id: nothing has changed.
     AlreadySubscribed,
 }
@@ -177,7 +180,41 @@ struct Group {
     /// [`Group::VACANT`] for a vacant place.
     rule: u16,
     shape: u8,
-    style: Style,
+    traits: Traits,
+}
+
+/// A group's event style, and which side of a roll-over of the months it is on, in one byte.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traits(u8);
+
+impl Traits {
+    const KAZOO: u8 = 1;
+    const SIDE: u8 = 2;
+
+    fn new(style: Style, side: bool) -> Self {
+        let kazoo = if style == Style::Kazoo {
+            Self::KAZOO
+        } else {
+            0
+        };
+        Self(kazoo).on(side)
+    }
+
+    fn on(self, side: bool) -> Self {
+        Self(self.0 & !Self::SIDE | if side { Self::SIDE } else { 0 })
+    }
+
+    fn style(self) -> Style {
+        if self.0 & Self::KAZOO == 0 {
+            Style::Piston
+        } else {
+            Style::Kazoo
+        }
+    }
+
+    fn side(self) -> bool {
+        self.0 & Self::SIDE != 0
+    }
 }
 
 /// [`MembersOf`] in 4 bytes: the lowest bit tells which, the others the id.
@@ -229,7 +266,7 @@ impl Group {
     /// Hash of all that makes the group.
     fn full_hash(&self) -> u64 {
         let [low, high] = halves(&self.account);
-        let own = u64::from(self.request) << 1 | u64::from(self.style == Style::Kazoo);
+        let own = u64::from(self.request) << 1 | u64::from(self.traits.style() == Style::Kazoo);
         [low, high, own].into_iter().fold(spread(self.hash), mix)
     }
 
@@ -238,7 +275,7 @@ impl Group {
         self.has_pattern_of(other)
             && self.account == other.account
             && self.request == other.request
-            && self.style == other.style
+            && self.traits.style() == other.traits.style()
     }
 
     /// Whether both groups have one pattern, but for an account that may tell them apart.
@@ -264,7 +301,7 @@ impl Place for Group {
             members: GroupMembers::NOBODY,
             rule: Self::VACANT,
             shape: 0,
-            style: Style::Piston,
+            traits: Traits::default(),
         }
     }
 
@@ -324,6 +361,8 @@ pub struct SubscriptionIndex {
     others: HashTable<u32>,
     /// Shapes in use, by rule, sorted: named words before wildcards.
     shapes: Vec<Vec<Shape>>,
+    /// The side of the groups that follow the months of now; those of the other are behind.
+    side: bool,
     seed: RandomState,
     scratch: Scratch,
 }
@@ -347,6 +386,7 @@ impl SubscriptionIndex {
             patterns: HashTable::new(),
             others: HashTable::new(),
             shapes: Vec::new(),
+            side: false,
             seed,
             scratch: Scratch::default(),
         }
@@ -379,12 +419,12 @@ impl SubscriptionIndex {
             slot,
             next: NONE,
         });
-        self.join_group(families, id, resolved, style, request_id);
+        let overtaken = self.join_group(families, id, resolved, style, request_id);
         match last {
             NONE => list.0 = id,
             last => self.subscriptions[last].next = id,
         }
-        Subscribed::New
+        overtaken.map_or(Subscribed::New, Subscribed::Overtook)
     }
 
     /// Removes a session's subscriptions to `binding` (all when `None`) for `scope` (every account when `None`),
@@ -551,17 +591,44 @@ impl SubscriptionIndex {
         self.scratch = scratch;
     }
 
-    /// Calls `visit` with every distinct subscription whose AMQP bindings change with the month, and how many
-    /// subscriptions there are of it: at a change of [`ActiveMonths`] these acquire and release their
-    /// [`Families::monthly_bindings`]. Linear in the groups.
-    pub fn month_dependent(&self, families: &Families, visit: &mut impl FnMut(Resolved<'_>, u32)) {
-        for group in self.groups.iter() {
-            let resolved = self.resolved(group);
-            if families.follows_the_month(&resolved) {
-                let members = self.members_of(group).len();
-                visit(resolved, to_u32(members));
+    /// Begins a roll-over of the months: every group there is is behind now. None may be behind already: the walk of
+    /// the roll-over before must be over.
+    pub fn begin_roll_over(&mut self) {
+        self.side = !self.side;
+    }
+
+    /// Brings the groups in the next `count` places from place `from` on to the months of now: `visit` sees one
+    /// subscription of each whose AMQP bindings change with the month and that was behind, and how many there are of
+    /// it; these acquire and release their [`Families::monthly_bindings`]. Returns the place to go on at, or `None`
+    /// when nobody is behind any more. The walk begins at place 0; subscriptions may come and go between its steps.
+    /// Linear in `count`.
+    pub fn roll_over(
+        &mut self,
+        families: &Families,
+        from: usize,
+        count: usize,
+        visit: &mut impl FnMut(Resolved<'_>, u32),
+    ) -> Option<usize> {
+        let to = from.saturating_add(count).min(self.groups.places());
+        for id in from..to {
+            let id = to_u32(id);
+            let group = self.groups[id];
+            if group.next_vacant().is_some() || group.traits.side() == self.side {
+                continue;
             }
+            let resolved = self.resolved(&group);
+            if families.follows_the_month(&resolved) {
+                visit(resolved, to_u32(self.members_of(&group).len()));
+            }
+            self.groups[id].traits = group.traits.on(self.side);
         }
+        (to < self.groups.places()).then_some(to)
+    }
+
+    /// Places that a walk over all groups goes through: at most what there once were of them.
+    #[must_use]
+    pub fn group_places(&self) -> usize {
+        self.groups.places()
     }
 
     /// Gauges.
@@ -598,6 +665,7 @@ impl SubscriptionIndex {
             binding: self.texts.text(group.binding),
             realm: self.text(group.realm),
             shared: None,
+            is_behind: group.traits.side() != self.side,
         }
     }
 
@@ -641,7 +709,7 @@ impl SubscriptionIndex {
                 group: GroupId(id),
                 rule: RuleId(group.rule),
                 scope: group.scope(),
-                style: group.style,
+                style: group.traits.style(),
                 subscribed_key: self.texts.text(group.binding),
                 subscription_key: &scratch.subscription_key,
                 routing_key: &scratch.routing_key,
@@ -691,7 +759,8 @@ impl SubscriptionIndex {
         }
     }
 
-    /// Makes the subscription `id` the last member of its group, which is made when it is not there.
+    /// Makes the subscription `id` the last member of its group, which is made when it is not there. Returns how many
+    /// others a group has that was behind; it is so no longer.
     fn join_group(
         &mut self,
         families: &Families,
@@ -699,7 +768,7 @@ impl SubscriptionIndex {
         resolved: Resolved<'_>,
         style: Style,
         request_id: Option<&str>,
-    ) {
+    ) -> Option<u32> {
         let rule = families.rule(resolved.rule);
         let hash_and_shape = self.pattern_of(families, &resolved);
         let mut intern =
@@ -718,7 +787,7 @@ impl SubscriptionIndex {
             members: GroupMembers::one(id),
             rule: resolved.rule.0,
             shape: hash_and_shape.1,
-            style,
+            traits: Traits::new(style, self.side),
         };
         let has_account = rule.qualification == Qualification::Account;
         let groups = &self.groups;
@@ -735,15 +804,22 @@ impl SubscriptionIndex {
                 .find(wanted.full_hash(), |id| groups[*id].is_same(&wanted))
                 .copied()
         });
+        let mut overtaken = None;
         let group = match found {
             Some(group) => {
                 self.release_texts(&wanted);
+                let is_behind = self.groups[group].traits.side() != self.side;
+                if is_behind && families.follows_the_month(&resolved) {
+                    overtaken = Some(to_u32(self.members_of(&self.groups[group]).len()));
+                    self.groups[group].traits = wanted.traits;
+                }
                 self.push_member(group, id);
                 group
             }
             None => self.add_group(wanted, ring),
         };
         self.subscriptions[id].group = group;
+        overtaken
     }
 
     fn pattern_of(&self, families: &Families, resolved: &Resolved<'_>) -> (u32, u8) {

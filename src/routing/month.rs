@@ -1,12 +1,14 @@
 //! The months whose databases a subscription follows (PROTOCOL 6, `MODB`). Pure: the time is a parameter.
 //!
-//! Invariant: for [`OVERLAP_SECONDS`] on either side of midnight UTC at a month's end both months are in force,
-//! so the next month's AMQP bindings stand before its first event, and the old month's events in flight arrive.
+//! For [`OVERLAP_SECONDS`] on either side of midnight UTC at a month's end both months are in force. Before, because
+//! every process binds everything of the next month by then, and the broker takes that in its stride only when it is
+//! spread over time (`session::roll_over`). After, because what began in the old month may end in its database: the
+//! recording of a call that was up at midnight.
 
 use std::fmt;
 
 /// How long before its beginning and after its end a month is in force.
-pub const OVERLAP_SECONDS: u64 = 60;
+pub const OVERLAP_SECONDS: u64 = 3600;
 
 const SECONDS_A_DAY: u64 = 86_400;
 
@@ -136,6 +138,49 @@ impl ActiveMonths {
     }
 }
 
+/// The months that subscriptions follow while they move on from some months to others, a few at a time.
+///
+/// Each subscription's AMQP bindings are those of one of the two: of `before` while its group is behind
+/// ([`super::families::Resolved::held`]), else of `now`. Where nobody is behind both are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowedMonths {
+    before: ActiveMonths,
+    now: ActiveMonths,
+}
+
+impl FollowedMonths {
+    /// Everybody follows `months`.
+    #[must_use]
+    pub fn new(months: ActiveMonths) -> Self {
+        Self {
+            before: months,
+            now: months,
+        }
+    }
+
+    /// Those of who is not behind, and of whoever subscribes.
+    #[must_use]
+    pub fn now(self) -> ActiveMonths {
+        self.now
+    }
+
+    /// Those of who is behind.
+    #[must_use]
+    pub fn before(self) -> ActiveMonths {
+        self.before
+    }
+
+    /// From here on everybody is behind `months`. Nobody may be behind already.
+    #[must_use]
+    pub fn moving_to(self, months: ActiveMonths) -> Self {
+        debug_assert_eq!(self.before, self.now, "somebody is behind");
+        Self {
+            before: self.now,
+            now: months,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,16 +248,16 @@ mod tests {
     }
 
     #[test]
-    fn both_months_are_in_force_for_a_minute_on_either_side_of_the_years_end() {
+    fn both_months_are_in_force_for_an_hour_on_either_side_of_the_years_end() {
         let midnight = 1_767_225_600; // 2026-01-01T00:00:00Z
         for (at, expected) in [
-            (midnight - 3600, vec!["202512"]),
-            (midnight - 61, vec!["202512"]),
-            (midnight - 60, vec!["202512", "202601"]),
+            (midnight - 7200, vec!["202512"]),
+            (midnight - 3601, vec!["202512"]),
+            (midnight - 3600, vec!["202512", "202601"]),
             (midnight, vec!["202512", "202601"]),
-            (midnight + 59, vec!["202512", "202601"]),
-            (midnight + 60, vec!["202601"]),
-            (midnight + 61, vec!["202601"]),
+            (midnight + 3599, vec!["202512", "202601"]),
+            (midnight + 3600, vec!["202601"]),
+            (midnight + 3601, vec!["202601"]),
         ] {
             assert_eq!(months(at), expected, "{}", at as i64 - midnight as i64);
         }
@@ -222,9 +267,9 @@ mod tests {
     fn a_roll_over_names_what_to_bind_and_what_to_release() {
         let midnight = 1_767_225_600;
         let (before, during, after) = (
-            ActiveMonths::at(midnight - 100),
+            ActiveMonths::at(midnight - 4000),
             ActiveMonths::at(midnight),
-            ActiveMonths::at(midnight + 100),
+            ActiveMonths::at(midnight + 4000),
         );
         let names = |months: &mut dyn Iterator<Item = Month>| {
             months.map(|month| month.to_string()).collect::<Vec<_>>()

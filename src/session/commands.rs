@@ -23,6 +23,7 @@ use crate::routing::month::ActiveMonths;
 
 use super::hub::{Hub, Now};
 use super::id::ConnId;
+use super::roll_over::Moves;
 use super::{Phase, Session};
 
 /// A subscribe that waits for the broker.
@@ -336,7 +337,7 @@ impl Session {
 
     /// Makes the subscriptions, each with its own hold on its AMQP bindings, and gives the leases back.
     fn finish_subscribe(&mut self, waiting: Waiting, id: ConnId, hub: &mut Hub) -> Frame {
-        let mut held = Vec::new();
+        let (mut held, mut moves) = (Vec::new(), Moves::default());
         let Hub {
             families,
             index,
@@ -354,10 +355,15 @@ impl Session {
                 self.style,
                 request_id,
             ) {
-                Subscribed::New => families.amqp_bindings(&resolved, *months, &mut held),
+                Subscribed::New => families.amqp_bindings(&resolved, months.now(), &mut held),
+                Subscribed::Overtook(others) => {
+                    families.amqp_bindings(&resolved, months.now(), &mut held);
+                    moves.note(families, *months, &resolved, others);
+                }
                 Subscribed::AlreadySubscribed => {}
             }
         }
+        hub.carry_out(&moves);
         for binding in &held {
             hub.acquire(binding);
         }
@@ -425,7 +431,7 @@ impl Session {
             scope,
             binding,
             &mut |subscription| {
-                families.amqp_bindings(&subscription, *months, &mut freed);
+                families.amqp_bindings(&subscription, subscription.held(*months), &mut freed);
                 removed.push(subscription.binding().into());
             },
         );
@@ -535,13 +541,13 @@ impl Session {
 
 /// Leases what `waiting` needs in the months of now and has no lease of.
 fn lease_months(waiting: &mut Waiting, hub: &mut Hub) {
-    if waiting.months.replace(hub.months) == Some(hub.months) {
+    let months = hub.months.now();
+    if waiting.months.replace(months) == Some(months) {
         return;
     }
     let mut bindings = Vec::new();
     for resolved in waiting.wanted.resolved(&hub.families) {
-        hub.families
-            .amqp_bindings(&resolved, hub.months, &mut bindings);
+        hub.families.amqp_bindings(&resolved, months, &mut bindings);
     }
     let before = waiting.leases.len();
     for binding in bindings {

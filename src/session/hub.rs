@@ -22,7 +22,7 @@ use crate::routing::account::AccountId;
 use crate::routing::broker_bindings::{Acquired, BrokerBindings};
 use crate::routing::families::Families;
 use crate::routing::index::SubscriptionIndex;
-use crate::routing::month::ActiveMonths;
+use crate::routing::month::{ActiveMonths, FollowedMonths};
 
 use super::bucket::BucketRule;
 use super::deadlines::{Deadlines, Timeouts};
@@ -30,6 +30,7 @@ use super::id::Peers;
 use super::liveness::{LivenessRules, PING_PAYLOAD, WakingClock};
 use super::outbox::OutboxTotals;
 use super::places::Places;
+use super::roll_over::RollOver;
 use super::{OnMessage, Session};
 
 /// The moment of a turn.
@@ -146,8 +147,10 @@ pub struct Hub {
     pub index: SubscriptionIndex,
     /// What the broker has been asked for.
     pub broker: BrokerBindings,
-    /// The months whose databases are followed now.
-    pub months: ActiveMonths,
+    /// The months whose databases are followed.
+    pub months: FollowedMonths,
+    /// The way from the months before to those of now; `None`: nobody is behind.
+    pub(super) roll_over: Option<RollOver>,
     /// Whether events come.
     pub source: SourceState,
     /// Whether sessions are taken.
@@ -198,7 +201,8 @@ impl Hub {
             families,
             index: SubscriptionIndex::new(),
             broker: BrokerBindings::new(),
-            months: ActiveMonths::at(now.unix),
+            months: FollowedMonths::new(ActiveMonths::at(now.unix)),
+            roll_over: None,
             source: SourceState::Starting,
             admission: Admission::Open,
             deadlines: Deadlines {

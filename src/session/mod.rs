@@ -17,6 +17,7 @@
 //! | this | phases, bytes in, events out, closing |
 //! | `commands` | what a command does |
 //! | [`hub`] | what all sessions share |
+//! | `roll_over` | subscriptions moving on to other months |
 //! | [`outbox`] | frames waiting for the peer |
 //! | [`places`] | sessions counted by IP and by account |
 //! | [`liveness`] | who is silent, dead or idle |
@@ -31,6 +32,7 @@ pub mod id;
 pub mod liveness;
 pub mod outbox;
 pub mod places;
+mod roll_over;
 
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
@@ -1010,8 +1012,11 @@ impl Session {
             .subscriptions(&self.subscriptions)
             .any(|subscription| {
                 if exchanges.contains(hub.families.exchange(&subscription)) {
-                    hub.families
-                        .amqp_bindings(&subscription, hub.months, &mut needed);
+                    hub.families.amqp_bindings(
+                        &subscription,
+                        subscription.held(hub.months),
+                        &mut needed,
+                    );
                 }
                 needed.drain(..).any(|binding| bindings.contains(&binding))
             })

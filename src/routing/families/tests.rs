@@ -562,11 +562,14 @@ fn around_midnight_both_months_are_bound_and_a_roll_over_names_the_difference() 
         format!("doc_created.{DB}-202612.*.*"),
         format!("doc_created.{DB}-202701.*.*"),
     );
-    assert_eq!(at(midnight - 61), [db.clone(), old.clone()]);
-    assert_eq!(at(midnight - 60), [db.clone(), old.clone(), new.clone()]);
-    assert_eq!(at(midnight + 60), [db, new.clone()]);
+    assert_eq!(at(midnight - 3601), [db.clone(), old.clone()]);
+    assert_eq!(at(midnight - 3600), [db.clone(), old.clone(), new.clone()]);
+    assert_eq!(at(midnight + 3600), [db, new.clone()]);
 
-    let (before, during) = (ActiveMonths::at(midnight - 61), ActiveMonths::at(midnight));
+    let (before, during) = (
+        ActiveMonths::at(midnight - 3601),
+        ActiveMonths::at(midnight),
+    );
     let mut bound = Vec::new();
     families.monthly_bindings(&resolved, during.without(before), &mut bound);
     assert_eq!(

@@ -592,17 +592,84 @@ fn a_roll_over_sees_every_group_that_follows_the_month_once() {
     bench.subscribe(&mut lists[1], 1, Scope::One(account(2)), "call.*.*");
     bench.subscribe(&mut lists[1], 1, Scope::Any, "fax.object.*");
     bench.index.remove_all(&mut lists[5], &mut |_| {});
-    let mut seen = Vec::new();
-    bench
-        .index
-        .month_dependent(&bench.families, &mut |it, users| {
-            seen.push((it.binding().to_owned(), users))
-        });
-    seen.sort();
     assert_eq!(
-        seen,
-        [("fax.object.*".to_owned(), 1), ("object.*.*".to_owned(), 5)]
+        rolled(&mut bench, 0, 100),
+        (vec![], None),
+        "nobody is behind"
     );
+    bench.index.begin_roll_over();
+    let expected = [("fax.object.*".to_owned(), 1), ("object.*.*".to_owned(), 5)];
+    assert_eq!(rolled(&mut bench, 0, 100), (expected.to_vec(), None));
+    assert_eq!(
+        rolled(&mut bench, 0, 100),
+        (vec![], None),
+        "nobody is behind"
+    );
+}
+
+fn rolled(bench: &mut Bench, from: usize, count: usize) -> (Vec<(String, u32)>, Option<usize>) {
+    let mut seen = Vec::new();
+    let Bench {
+        index, families, ..
+    } = bench;
+    let next = index.roll_over(families, from, count, &mut |it, users| {
+        assert!(it.is_behind);
+        seen.push((it.binding().to_owned(), users));
+    });
+    seen.sort();
+    (seen, next)
+}
+
+#[test]
+fn a_roll_over_walks_in_steps_and_who_subscribes_takes_its_group_along() {
+    let mut bench = Bench::new();
+    let mut lists: Vec<SubscriptionList> = (0..10).map(|_| SubscriptionList::default()).collect();
+    for (slot, list) in (0..9).zip(&mut lists) {
+        let binding = format!(
+            "object.doc_created.{}",
+            ["user", "fax"][usize::from(slot < 5)]
+        );
+        bench.subscribe(
+            list,
+            slot,
+            Scope::One(account(u128::from(slot % 5))),
+            &binding,
+        );
+    }
+    bench.index.begin_roll_over();
+    let (first, next) = rolled(&mut bench, 0, 2);
+    assert_eq!((first.len(), next), (2, Some(2)));
+    let of = |bench: &Bench, list: &SubscriptionList| {
+        let behind = bench.index.subscriptions(list).map(|one| one.is_behind);
+        behind.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (of(&bench, &lists[1]), of(&bench, &lists[2])),
+        (vec![false], vec![true])
+    );
+    let join = |bench: &mut Bench, list: &mut SubscriptionList, number| {
+        let scope = Scope::One(account(number));
+        bench.subscribe(list, 9, scope, "object.doc_created.fax")
+    };
+    assert_eq!(
+        join(&mut bench, &mut lists[9], 1),
+        Subscribed::New,
+        "not behind"
+    );
+    assert_eq!(join(&mut bench, &mut lists[9], 2), Subscribed::Overtook(1));
+    assert_eq!(
+        join(&mut bench, &mut lists[9], 2),
+        Subscribed::AlreadySubscribed
+    );
+    assert_eq!(
+        join(&mut bench, &mut lists[9], 7),
+        Subscribed::New,
+        "a group of its own"
+    );
+    assert_eq!(of(&bench, &lists[2]), [false]);
+    assert_eq!(of(&bench, &lists[9]), [false; 3]);
+    let (rest, next) = rolled(&mut bench, 2, 100);
+    assert_eq!((rest.len(), next), (6, None), "{rest:?}");
 }
 
 #[test]
