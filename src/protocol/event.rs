@@ -56,16 +56,22 @@ pub enum EventError {
     /// The gzip stream is broken.
     #[error("the gzip stream is broken")]
     BrokenGzip,
-    /// More than [`BODY_BYTES_MAX`], after inflation where there is one.
-    #[error("the body has more than {BODY_BYTES_MAX} bytes")]
+    /// More than [`BODY_BYTES_MAX`], before or after inflation, or than [`GZIP_MEMBERS_MAX`].
+    #[error(
+        "the body has more than {BODY_BYTES_MAX} bytes, or more than {GZIP_MEMBERS_MAX} gzip members"
+    )]
     TooLarge,
-    /// `content_encoding` is neither absent, `identity`, `utf-8` nor `gzip`.
+    /// `content_encoding` names what is neither gzip, nor nothing, nor UTF-8 or a part of it.
     #[error("the content encoding is not supported")]
     UnknownEncoding,
 }
 
 /// Largest body, after gzip inflation (PROTOCOL 5). A larger one is dropped and counted.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// Members of a gzip body, each of which costs a decompressor of its own, however little is in it. A body of more is
+/// dropped and counted as one that is too large.
+pub const GZIP_MEMBERS_MAX: usize = 1024;
 
 impl Event {
     /// Memory that it holds, as good as.
@@ -85,16 +91,9 @@ impl Event {
         body: Vec<u8>,
         content_encoding: Option<&str>,
     ) -> Result<Self, EventError> {
-        let mut body = match content_encoding.unwrap_or_default() {
-            "" => body,
-            gzip if gzip.eq_ignore_ascii_case("gzip") => inflate(&body)?,
-            plain
-                if plain.eq_ignore_ascii_case("identity")
-                    || plain.eq_ignore_ascii_case("utf-8") =>
-            {
-                body
-            }
-            _ => return Err(EventError::UnknownEncoding),
+        let mut body = match Encoding::of(content_encoding.unwrap_or_default())? {
+            Encoding::Plain => body,
+            Encoding::Gzip => inflate(&body)?,
         };
         if body.len() > BODY_BYTES_MAX {
             return Err(EventError::TooLarge);
@@ -119,14 +118,53 @@ impl Event {
     }
 }
 
-fn inflate(body: &[u8]) -> Result<Vec<u8>, EventError> {
+/// What a `content_encoding` says of a body (PROTOCOL 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    Plain,
+    Gzip,
+}
+
+impl Encoding {
+    /// Reads names that `,` or `:` separates, whatever their case, spaces around them and order. Each is that of a
+    /// compression, once at most, or of a character set that is UTF-8 or a part of it.
+    fn of(names: &str) -> Result<Self, EventError> {
+        const PLAIN: [&str; 6] = ["", "identity", "utf-8", "utf8", "us-ascii", "ascii"];
+        const GZIP: [&str; 2] = ["gzip", "x-gzip"];
+        let mut encoding = Self::Plain;
+        for name in names.split([',', ':']) {
+            let is_one_of = |known: &[&str]| {
+                let name = name.trim_ascii();
+                known.iter().any(|known| name.eq_ignore_ascii_case(known))
+            };
+            if is_one_of(&GZIP) && encoding == Self::Plain {
+                encoding = Self::Gzip;
+            } else if !is_one_of(&PLAIN) {
+                return Err(EventError::UnknownEncoding);
+            }
+        }
+        Ok(encoding)
+    }
+}
+
+/// Inflates all members of a gzip body (RFC 1952 section 2.2), up to one byte more than [`BODY_BYTES_MAX`].
+fn inflate(mut body: &[u8]) -> Result<Vec<u8>, EventError> {
+    // What is larger than its content may be costs more to inflate than it is worth: members without content.
+    if body.len() > BODY_BYTES_MAX {
+        return Err(EventError::TooLarge);
+    }
     let mut inflated = Vec::new();
-    let limit = BODY_BYTES_MAX as u64 + 1;
-    flate2::read::GzDecoder::new(body)
-        .take(limit)
-        .read_to_end(&mut inflated)
-        .map_err(|_| EventError::BrokenGzip)?;
-    Ok(inflated)
+    for _ in 0..GZIP_MEMBERS_MAX {
+        let limit = (BODY_BYTES_MAX + 1 - inflated.len()) as u64;
+        flate2::bufread::GzDecoder::new(&mut body)
+            .take(limit)
+            .read_to_end(&mut inflated)
+            .map_err(|_| EventError::BrokenGzip)?;
+        if body.is_empty() || inflated.len() > BODY_BYTES_MAX {
+            return Ok(inflated);
+        }
+    }
+    Err(EventError::TooLarge)
 }
 
 impl EventHead {
@@ -664,6 +702,84 @@ mod tests {
         );
         assert_eq!(decode(b"{}", Some("gzip")), Some(EventError::BrokenGzip));
         assert_eq!(decode(b"{}", Some("UTF-8")), None);
+    }
+
+    #[test]
+    fn content_encodings_are_understood_in_any_case_and_as_lists() {
+        const BODY: &[u8] = b"{}";
+        let decode = |body: &[u8], encoding| {
+            Event::decode("x".into(), "y".into(), body.to_vec(), Some(encoding)).err()
+        };
+        for (encoding, is_gzip) in [
+            ("", false),
+            ("identity", false),
+            ("UTF-8", false),
+            ("utf8", false),
+            ("US-ASCII", false),
+            (" utf-8 , identity", false),
+            ("GZip", true),
+            ("x-gzip", true),
+            ("X-GZIP", true),
+            ("gzip,utf-8", true),
+            ("gzip:UTF-8", true),
+            ("utf-8, gzip", true),
+            ("gzip ,, utf-8", true),
+        ] {
+            let body = if is_gzip { gzip(BODY) } else { BODY.to_vec() };
+            assert_eq!(decode(&body, encoding), None, "{encoding}");
+        }
+        for encoding in [
+            "deflate",
+            "br",
+            "gzip;q=1",
+            "gzip utf-8",
+            "gzip,gzip",
+            "gzip,deflate",
+            "utf-16",
+            "latin1",
+            "utf-8gzip",
+        ] {
+            for body in [BODY.to_vec(), gzip(BODY)] {
+                assert_eq!(
+                    decode(&body, encoding),
+                    Some(EventError::UnknownEncoding),
+                    "{encoding}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_members_of_a_gzip_body_are_one_text_under_one_limit() {
+        let decode = |body: Vec<u8>| Event::decode("x".into(), "y".into(), body, Some("gzip"));
+        let members =
+            |texts: &[&[u8]]| texts.iter().flat_map(|text| gzip(text)).collect::<Vec<_>>();
+        let body = members(&[b"{\"Event-", b"", b"Name\":\"X\"", b"}"]);
+        assert_eq!(
+            &*decode(body.clone()).expect("valid").body,
+            "{\"Event-Name\":\"X\"}"
+        );
+        let half = vec![b' '; BODY_BYTES_MAX / 2];
+        let fits = members(&[&half, &half[4..], b"{}"]);
+        assert!(decode(fits).is_ok());
+        let too_much = members(&[&half, &half, b"{}"]);
+        assert_eq!(decode(too_much).err(), Some(EventError::TooLarge));
+        for broken in [
+            [&*body, b"x"].concat(),
+            [&*body, &gzip(b"")[..10]].concat(),
+            body[..body.len() - 1].to_vec(),
+        ] {
+            assert_eq!(decode(broken).err(), Some(EventError::BrokenGzip));
+        }
+        let empty = gzip(b"");
+        let many = |count: usize| [empty.repeat(count), gzip(b"{}")].concat();
+        assert!(decode(many(GZIP_MEMBERS_MAX - 1)).is_ok());
+        assert_eq!(
+            decode(many(GZIP_MEMBERS_MAX)).err(),
+            Some(EventError::TooLarge)
+        );
+        let large = empty.repeat(BODY_BYTES_MAX / empty.len() + 1);
+        assert_eq!(decode(large).err(), Some(EventError::TooLarge));
     }
 
     #[test]
