@@ -135,6 +135,7 @@ fn conference_events_come_in_their_new_and_their_old_form_and_commands_by_their_
     client.must_subscribe(ANY_TOKEN, ACCOUNT, "conference.event.room.*");
     client.must_subscribe(ANY_TOKEN, ACCOUNT, "conference.event.add-member.room.*");
     client.must_subscribe(ANY_TOKEN, ACCOUNT, "conference.command.room");
+    client.must_subscribe(ANY_TOKEN, ACCOUNT, "conference.command.the room");
     subscribe_to_marker(&mut client, ANY_TOKEN, ACCOUNT);
     let event = |account: &str, number: usize| json!({"Event-Name": "event", "Event": "add-member", "Account-ID": account, "Number": number});
     for (key, account, number) in [
@@ -162,6 +163,8 @@ fn conference_events_come_in_their_new_and_their_old_form_and_commands_by_their_
         ),
         ("conference.command.room".to_owned(), OTHER_ACCOUNT, 6),
         ("conference.command.elsewhere".to_owned(), ACCOUNT, 7),
+        ("conference.command.the+room".to_owned(), ACCOUNT, 8),
+        ("conference.command.the room".to_owned(), ACCOUNT, 9),
     ] {
         fed.publish("conference", &key, &event(account, number));
     }
@@ -190,6 +193,11 @@ fn conference_events_come_in_their_new_and_their_old_form_and_commands_by_their_
         (1, by_room, &*any),
         (2, by_room, &*any),
         (6, "conference.command.room", "conference.command.room"),
+        (
+            9,
+            "conference.command.the room",
+            "conference.command.the room",
+        ),
     ];
     assert_eq!(seen, expected);
 }

@@ -95,7 +95,8 @@ fn client_binding() -> impl Strategy<Value = String> {
         (conference_event(), conference(), call_id()).prop_map(|(event, conference, id)| format!(
             "conference.event.{event}.{conference}.{id}"
         )),
-        conference().prop_map(|conference| format!("conference.command.{conference}")),
+        select(vec!["C1", "C2", "x y", "50%", "a*"])
+            .prop_map(|conference| format!("conference.command.{conference}")),
         select(vec!["*", "f1", "f 2"]).prop_map(|id| format!("fax.status.{id}")),
         action().prop_map(|action| format!("fax.object.{action}")),
         (action(), doc_type()).prop_map(|(action, kind)| format!("object.{action}.{kind}")),
@@ -159,7 +160,7 @@ fn event_key() -> impl Strategy<Value = (String, String)> {
             "conference",
             format!("conference.event.{conference}.{id}")
         )),
-        select(vec!["C1", "C2"])
+        select(vec!["C1", "C2", "x y", "x+y", "50%", "50%25", "a*", "a%2A"])
             .prop_map(|conference| ("conference", format!("conference.command.{conference}"))),
         (owner(), select(vec!["f1", "f+2"]))
             .prop_map(|(owner, id)| ("faxes", format!("fax.status.{owner}.{id}"))),

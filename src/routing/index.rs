@@ -744,7 +744,8 @@ impl SubscriptionIndex {
             .variables(self.texts.text(group.binding))
             .expect("it was resolved under this rule");
         named.all(|variable| {
-            words::is_escaped_form(
+            rule.is_key_word(
+                variable,
                 variables[variable],
                 event.words[event.form.variable_position(variable)],
             )
@@ -844,7 +845,11 @@ impl SubscriptionIndex {
             (Qualification::Realm, Scope::One(_)) => resolved.realm.map(escaped_hash),
             (Qualification::None, Scope::One(_)) => Some(self.qualifier_hash(&Qualifier::None)),
         };
-        let words = named_variables(rule, shape).map(|variable| escaped_hash(variables[variable]));
+        let words = named_variables(rule, shape).map(|variable| {
+            let mut word = String::with_capacity(variables[variable].len());
+            rule.push_key_word(variable, variables[variable], &mut word);
+            self.seed.hash_one(&*word)
+        });
         (
             pattern_hash(resolved.rule, shape, qualifier_hash, words),
             shape,

@@ -100,6 +100,8 @@ enum Part {
 struct Variable {
     words: Option<WordList>,
     required: Option<Required>,
+    /// Publishers escape its word.
+    is_escaped: bool,
 }
 
 #[derive(Debug)]
@@ -198,6 +200,24 @@ impl Rule {
         (0..self.variables.len()).fold(0, |bits, index| bits | is_wild(index))
     }
 
+    /// Appends the word of a key that stands for this word of a client binding.
+    pub(crate) fn push_key_word(&self, variable: usize, word: &str, out: &mut String) {
+        if self.variables[variable].is_escaped {
+            words::escape_into(word, out);
+        } else {
+            out.push_str(word);
+        }
+    }
+
+    /// Whether that is `key_word`. No allocation.
+    pub(crate) fn is_key_word(&self, variable: usize, word: &str, key_word: &str) -> bool {
+        if self.variables[variable].is_escaped {
+            words::is_escaped_form(word, key_word)
+        } else {
+            word == key_word
+        }
+    }
+
     pub(crate) fn variable_count(&self) -> usize {
         self.variables.len()
     }
@@ -247,9 +267,11 @@ impl Rule {
     /// Renders the subscription key of one subscription: that of its first key form, unless the row gives one.
     pub(crate) fn subscription_key(&self, values: &KeyValues<'_>, out: &mut String) {
         if let Some(parts) = &self.subscription {
-            join(parts, out, |part, out| push_value(part, values, out));
+            join(parts, out, |part, out| self.push_value(part, values, out));
         } else if let Some(form) = self.forms_for(&values.variables).next() {
-            join(&form.parts, out, |part, out| push_value(part, values, out));
+            join(&form.parts, out, |part, out| {
+                self.push_value(part, values, out)
+            });
         }
     }
 
@@ -297,6 +319,29 @@ impl Rule {
             .filter(move |form| prescribed.is_none_or(|monthly| form.is_monthly() == monthly))
     }
 
+    fn push_value(&self, part: &Part, values: &KeyValues<'_>, out: &mut String) {
+        match (part, values.scope) {
+            (Part::Literal(literal), _) => out.push_str(literal),
+            (Part::Variable(variable), _) => {
+                self.push_key_word(*variable, values.variables[*variable], out)
+            }
+            (Part::Account, Scope::One(account)) => account.push_hex(out),
+            (Part::Db, Scope::One(account)) => account.push_db(out),
+            (Part::Modb, Scope::One(account)) => {
+                account.push_db(out);
+                out.push('-');
+                out.push_str(&values.month.to_string());
+            }
+            (Part::Realm, Scope::One(_)) => {
+                words::escape_into(values.realm.unwrap_or_default(), out)
+            }
+            (Part::Account | Part::Db | Part::Modb | Part::Realm, Scope::Any)
+            | (Part::Free(_), _) => {
+                out.push_str(WILDCARD);
+            }
+        }
+    }
+
     /// Renders `form` once for each word that a `*` with an exact list stands for.
     fn expand(
         &self,
@@ -320,7 +365,9 @@ impl Rule {
             }
         }
         key.clear();
-        join(&form.parts, key, |part, out| push_value(part, &values, out));
+        join(&form.parts, key, |part, out| {
+            self.push_value(part, &values, out)
+        });
         each(key);
     }
 }
@@ -414,24 +461,6 @@ fn join(parts: &[Part], out: &mut String, mut push: impl FnMut(&Part, &mut Strin
     }
 }
 
-fn push_value(part: &Part, values: &KeyValues<'_>, out: &mut String) {
-    match (part, values.scope) {
-        (Part::Literal(literal), _) => out.push_str(literal),
-        (Part::Variable(variable), _) => words::escape_into(values.variables[*variable], out),
-        (Part::Account, Scope::One(account)) => account.push_hex(out),
-        (Part::Db, Scope::One(account)) => account.push_db(out),
-        (Part::Modb, Scope::One(account)) => {
-            account.push_db(out);
-            out.push('-');
-            out.push_str(&values.month.to_string());
-        }
-        (Part::Realm, Scope::One(_)) => words::escape_into(values.realm.unwrap_or_default(), out),
-        (Part::Account | Part::Db | Part::Modb | Part::Realm, Scope::Any) | (Part::Free(_), _) => {
-            out.push_str(WILDCARD);
-        }
-    }
-}
-
 fn push_event_word(part: &Part, event: &FormedEvent<'_>, out: &mut String) {
     match part {
         Part::Literal(literal) => out.push_str(literal),
@@ -476,11 +505,16 @@ impl Rule {
                 error: error.as_str().into(),
                 superduper_may: spec.superduper_wildcard,
             });
-            variables.push(Variable { words, required });
+            variables.push(Variable {
+                words,
+                required,
+                is_escaped: !spec.unescaped.contains(name),
+            });
         }
         for (key, name) in (spec.words.keys().map(|name| ("words", name)))
             .chain(spec.required.keys().map(|name| ("required", name)))
             .chain(spec.monthly.keys().map(|name| ("monthly", name)))
+            .chain(spec.unescaped.iter().map(|name| ("unescaped", name)))
         {
             if !names.contains(name) {
                 return Err(family_error(
@@ -488,6 +522,13 @@ impl Rule {
                     FamilyProblem::NoSuchVariable(name.clone()),
                 ));
             }
+        }
+        if let Some(ClientWord::Variable(last)) = client.last()
+            && takes_rest
+            && !variables[*last].is_escaped
+        {
+            let problem = FamilyProblem::RestUnescaped(names[*last].clone());
+            return Err(family_error(at("unescaped"), problem));
         }
         if let Some(ClientWord::Variable(first)) = client.first()
             && variables[*first].words.is_none()

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `text` | that word | that word |
 //! | `*` | the client must send `*` | not allowed: name it |
-//! | `{name}` | any word, called `name` | the escaped word of that name; a name that `binding` does not have is a free word: `*` in a key that is bound, whatever the publisher wrote in one that is matched |
+//! | `{name}` | any word, called `name` | the word of that name, escaped unless `unescaped` lists it; a name that `binding` does not have is a free word: `*` in a key that is bound, whatever the publisher wrote in one that is matched |
 //! | `{name...}`, last | the rest, dots included | |
 //! | `{account}` | | the account id |
 //! | `{db}`, `{modb}` | | the account's database, its database of the current month |
@@ -123,6 +123,11 @@ pub struct FamilySpec {
     /// Variables that must not be `*`, and the error text that the client then gets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub required: BTreeMap<String, String>,
+    /// Variables whose word publishers write as it is, where they escape the others. It is one word all the same: a
+    /// client's word holds no dot, and only alone is `*` (which `required` may refuse) or `#` (which is refused) a
+    /// wildcard of AMQP. Not for a `{name...}`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unescaped: Vec<String>,
     /// A superduper admin may use `*` for the variables in `required`.
     #[serde(default)]
     pub superduper_wildcard: bool,
@@ -210,6 +215,9 @@ pub enum FamilyProblem {
     /// A key that would deliver more than was asked for.
     #[error("lacks {{{0}}}")]
     Lacks(String),
+    /// `unescaped` names what takes the rest of the words, dots included.
+    #[error("{{{0}...}} may hold dots, which are escaped")]
+    RestUnescaped(String),
     /// A name that no variable of the binding has.
     #[error("the binding has no variable {{{0}}}")]
     NoSuchVariable(String),
@@ -296,6 +304,7 @@ pub(crate) fn platform_families(options: &FamilyOptions) -> Vec<FamilySpec> {
         FamilySpec {
             account: AccountSource::None,
             required: conference_id(),
+            unescaped: strings(["conference"]),
             ..row(
                 "bh_conference",
                 "conference.command.{conference}",
@@ -381,6 +390,7 @@ fn row(module: &str, binding: &str, exchange: &str, keys: &[&str]) -> FamilySpec
         account: AccountSource::Payload,
         words: BTreeMap::new(),
         required: BTreeMap::new(),
+        unescaped: Vec::new(),
         superduper_wildcard: false,
         monthly: BTreeMap::new(),
         name_with_type: false,

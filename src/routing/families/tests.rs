@@ -135,8 +135,14 @@ fn every_row_of_the_protocol_has_its_exchange_and_keys() {
         (
             "conference.command.C 1",
             "conference",
-            &["conference.command.C+1"],
-            "conference.command.C+1",
+            &["conference.command.C 1"],
+            "conference.command.C 1",
+        ),
+        (
+            "conference.command.Räume+%2E*#@~",
+            "conference",
+            &["conference.command.Räume+%2E*#@~"],
+            "conference.command.Räume+%2E*#@~",
         ),
         (
             "fax.status.*",
@@ -340,6 +346,18 @@ fn refused_bindings_get_the_protocols_texts() {
         ("conference.event.*.*", "ConferenceId required"),
         ("conference.event.add-member.*.*", "ConferenceId required"),
         ("conference.command.*", "ConferenceId required"),
+        (
+            "conference.command.#",
+            "invalid format for conference subscription : command.#",
+        ),
+        (
+            "conference.command.a.b",
+            "invalid format for conference subscription : command.a.b",
+        ),
+        (
+            "conference.command.a.#",
+            "invalid format for conference subscription : command.a.#",
+        ),
         (
             "conference.event.C1",
             "invalid format for conference subscription : event.C1",
@@ -649,6 +667,14 @@ fn an_operators_mistake_is_named_with_its_place() {
     );
     for (changes, place) in [
         (r#"{"name": ""}"#, "families[0].name: must not be empty"),
+        (
+            r#"{"unescaped": ["x"]}"#,
+            "families[0].unescaped: the binding has no variable {x}",
+        ),
+        (
+            r#"{"unescaped": ["id"], "binding": "q.{event}.{id...}"}"#,
+            "families[0].unescaped: {id...} may hold dots",
+        ),
         (
             r#"{"binding": ""}"#,
             "families[0].binding: must not be empty",
