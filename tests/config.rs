@@ -248,10 +248,13 @@ fn sources_and_authenticators_take_their_details_from_their_own_keys() {
         "--auth=insecure",
         "--amqp=amqp://a,b:c@one",
         "--amqp=amqp://two",
-        "--allowed-origins=https://a,https://b",
+        "--allowed-origins=https://A:443,http://b:8080,null",
     ]);
     assert_eq!(config.amqp, ["amqp://a,b:c@one", "amqp://two"]);
-    assert_eq!(config.allowed_origins, ["https://a", "https://b"]);
+    assert_eq!(
+        config.allowed_origins,
+        ["https://a", "http://b:8080", "null"]
+    );
 }
 
 #[test]
@@ -303,6 +306,18 @@ fn a_command_line_that_does_not_fit_is_refused_with_option_and_expectation() {
         (
             &["--style", "xml"],
             "--style: expected piston or kazoo, found \"xml\"",
+        ),
+        (
+            &["--allowed-origins", "https://ui.example.com/"],
+            "--allowed-origins: expected an origin as browsers send it, scheme://host or scheme://host:port and nothing behind it, or null, found \"https://ui.example.com/\"",
+        ),
+        (
+            &["--allowed-origins", "https://a.example,ui.example.com"],
+            "--allowed-origins: expected an origin as browsers send it, scheme://host or scheme://host:port and nothing behind it, or null, found \"ui.example.com\"",
+        ),
+        (
+            &["--allowed-origins", "*"],
+            "--allowed-origins: an empty list allows every page; expected an origin as browsers send it, scheme://host or scheme://host:port and nothing behind it, or null, found \"*\"",
         ),
         (
             &["--slow-consumer", "wait"],

@@ -10,13 +10,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use support::client::{
-    ANY_TOKEN, Client, Peek, Raw, Response, errors, ping, ping_as, upgrade_with,
+    ANY_TOKEN, Client, Peek, Raw, Response, errors, ping, ping_as, subscribe, upgrade_with,
 };
 use support::events::{ACCOUNT, OTHER_ACCOUNT};
-use support::server::{Server, TokenFile, dead_address, wait_for};
+use support::server::{Fed, Server, TokenFile, dead_address, wait_for};
 use support::wire::{UPGRADE_REQUEST, client_text};
 
 fn ask(server: &Server, request: &str) -> Response {
@@ -232,15 +232,64 @@ fn a_bearer_token_is_verified_before_the_upgrade_and_then_no_command_needs_one()
 }
 
 #[test]
+fn an_absolute_target_without_a_path_picks_the_style_by_its_query() {
+    let mut fed = Fed::insecure(&[]);
+    let mut raw = Raw::connect(fed.server.address());
+    let request = upgrade_with(&["Sec-WebSocket-Protocol: "]);
+    raw.send(
+        request
+            .replace("GET / ", "GET ws://host:5555?style=kazoo ")
+            .as_bytes(),
+    );
+    assert_eq!(raw.head().status, 101);
+    raw.send_text(&subscribe(ANY_TOKEN, ACCOUNT, "call.*.*").to_string());
+    let mut message = || -> Value { serde_json::from_slice(&raw.frame().1).unwrap() };
+    assert_eq!(message()["status"], "success");
+    fed.publish(
+        "callevt",
+        "call.CHANNEL_CREATE.x",
+        &json!({"Event-Name": "CHANNEL_CREATE", "Account-ID": ACCOUNT}),
+    );
+    let event = message();
+    assert!(event["data"].is_object(), "style kazoo: {event}");
+}
+
+#[test]
+fn a_head_request_of_an_admin_page_is_answered_as_a_get_without_the_body() {
+    let server = Server::demo(&[]);
+    server.until_ready();
+    for path in ["/healthz", "/readyz", "/metrics", "/nothing"] {
+        let [get, head] = ["GET", "HEAD"].map(|method| {
+            let mut raw = Raw::connect(server.admin());
+            raw.send(format!("{method} {path} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+            raw.last_response()
+        });
+        assert_eq!(head.status, get.status, "{path}");
+        assert_eq!(
+            head.header("content-type"),
+            get.header("content-type"),
+            "{path}"
+        );
+        assert!(!get.body.is_empty());
+        assert_eq!(head.body, "", "{path}");
+        let length: usize = head.header("content-length").unwrap().parse().unwrap();
+        // The figures of two pages are not of one length.
+        let is_near = length.abs_diff(get.body.len()) < 100;
+        assert!(is_near && length > 0, "{path}: {length}");
+    }
+}
+
+#[test]
 fn only_listed_origins_and_clients_without_one_are_upgraded() {
     let server = Server::demo(&[
         "--allowed-origins",
-        "https://app.example,https://two.example:8443",
+        "HTTPS://App.Example:443,https://two.example:8443,http://[::1]:80",
     ]);
     for (origin, status) in [
         ("https://app.example", 101),
         ("HTTPS://APP.EXAMPLE", 101),
         ("https://two.example:8443", 101),
+        ("http://[::1]", 101),
         ("http://app.example", 403),
         ("https://app.example.evil.example", 403),
         ("https://two.example", 403),

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `options` | the one list of keys, with types, defaults and help |
 //! | `values` | what a value of each type may be, in both spellings |
+//! | `origin` | an entry of `allowed_origins` |
 //! | `file`, `cli` | the two places that keys come from, and the wording of what is wrong there |
 //! | `exit` | how a start ends that does not become a running server |
 //!
@@ -16,6 +17,7 @@ mod exit;
 mod file;
 pub(crate) mod json;
 mod options;
+mod origin;
 mod values;
 
 use std::ffi::OsString;
@@ -288,7 +290,10 @@ impl Config {
             rate_limit_per_second: rate_limit_per_second.0.get(),
             drain: Duration::from_secs(drain_seconds.0.into()),
             drain_delay: Duration::from_secs(drain_delay_seconds.0.into()),
-            allowed_origins: words(allowed_origins),
+            allowed_origins: allowed_origins
+                .into_iter()
+                .map(|origin| origin.0.0)
+                .collect(),
             families: family_options(
                 families,
                 words(autoload_modules),
@@ -432,7 +437,7 @@ pub struct Config {
     pub drain: Duration,
     /// `drain_delay_seconds`: from SIGTERM until connections are no longer taken, 0.
     pub drain_delay: Duration,
-    /// `allowed_origins`: `Origin` values that may connect; empty: all.
+    /// `allowed_origins`: `Origin` values that may connect, as browsers write them; empty: all.
     pub allowed_origins: Vec<String>,
     /// `families` and what switches them: see [`crate::routing::families`].
     pub families: FamilyOptions,

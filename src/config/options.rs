@@ -8,6 +8,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use super::origin::Origin;
 use super::values::{
     AuthName, BrokerUrl, Limit, Network, Object, Period, Rate, RealmTemplate, Setting, SourceName,
     Word, list,
@@ -93,10 +94,10 @@ pub(crate) struct Options {
     /// SIP realm of an account under --auth insecure
     #[arg(long, value_name = "TEMPLATE", help_heading = CLIENTS)]
     pub(crate) insecure_realm: Setting<RealmTemplate>,
-    /// Web pages that may connect, by their Origin header, scheme included; none listed: all
+    /// Web pages that may connect, by their Origin header: scheme://host[:port], or null; none listed: all
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', help_heading = CLIENTS)]
     #[serde(deserialize_with = "list")]
-    pub(crate) allowed_origins: Vec<Setting<Word>>,
+    pub(crate) allowed_origins: Vec<Setting<Origin>>,
     /// Time for a handshake, and for the broker's answer to a subscribe, in milliseconds
     #[arg(long, value_name = "MS", help_heading = CLIENTS)]
     pub(crate) request_timeout_ms: Setting<NonZeroU32>,

@@ -288,7 +288,9 @@ impl Written for Object {
 }
 
 /// Values that are text in both spellings.
-trait Text: Sized {
+/// A value that is a text in both spellings.
+pub(super) trait Text: Sized {
+    /// Completes the sentence "expected …".
     const EXPECTED: &str;
     /// Whether an error message may repeat a wrong value.
     const REPEATABLE: bool = true;
@@ -298,6 +300,7 @@ trait Text: Sized {
     fn hint(_text: &str) -> Option<&'static str> {
         None
     }
+    /// The text as it is shown, with secrets masked.
     fn print(&self) -> String;
 }
 
@@ -561,7 +564,7 @@ impl Text for RealmTemplate {
     }
 }
 
-/// A word of a list: an event name, a document type, a module, an origin.
+/// A word of a list: an event name, a document type, a module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Word(pub(crate) String);
 

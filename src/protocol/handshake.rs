@@ -390,8 +390,7 @@ fn parse_head(input: &[u8]) -> Parsed<Result<Head<'_>, Refused>> {
         Some("HEAD") => Method::Head,
         _ => return refuse(Refusal::MethodNotAllowed, false),
     };
-    let target = origin_form(request.path.unwrap_or("/"));
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let (path, query) = path_and_query(request.path.unwrap_or("/"));
     let is_http_1_1 = request.version == Some(1);
     let fields = read_fields(request.headers);
     Parsed::Complete {
@@ -421,7 +420,7 @@ fn read_fields<'a>(headers: &[httparse::Header<'a>]) -> Fields<'a> {
         } else if is("sec-websocket-version") {
             fields.version.add(value);
         } else if is("sec-websocket-protocol") {
-            fields.has_sub_protocol = true;
+            fields.has_sub_protocol |= !is_empty_list(value);
         } else if is("origin") {
             fields.origin.add(value);
         } else if is("authorization") {
@@ -510,18 +509,28 @@ fn judge_upgrade<'a>(head: &Head<'a>) -> Result<Upgrade<'a>, Refusal> {
     })
 }
 
-/// The target without scheme and authority, which proxies send and servers must take (RFC 9112 section 3.2.2).
-fn origin_form(target: &str) -> &str {
-    if target.starts_with('/') {
-        return target;
-    }
-    let Some((_scheme, behind)) = target.split_once("://") else {
-        return target;
+/// Path and query of a target. In its absolute form, which proxies send and servers must take (RFC 9112 section
+/// 3.2.2), what stands before the path is passed over, and an empty path is `/`.
+fn path_and_query(target: &str) -> (&str, &str) {
+    let (before, query) = target.split_once('?').unwrap_or((target, ""));
+    let is_scheme = |scheme: &str| {
+        let is_of_it =
+            |byte| matches!(byte, b'+' | b'-' | b'.') || u8::is_ascii_alphanumeric(&byte);
+        !scheme.is_empty() && scheme.bytes().all(is_of_it)
     };
-    match behind.find(['/', '?']) {
-        Some(at) if behind[at..].starts_with('/') => &behind[at..],
-        _ => "/",
-    }
+    let path = match before.split_once("://") {
+        Some((scheme, behind)) if is_scheme(scheme) => {
+            behind.find('/').map_or("/", |at| &behind[at..])
+        }
+        Some(_) | None => before,
+    };
+    (path, query)
+}
+
+/// Whether a comma-separated list (RFC 9110 section 5.6.1) has no element.
+fn is_empty_list(list: &[u8]) -> bool {
+    list.split(|byte| *byte == b',')
+        .all(|element| element.trim_ascii().is_empty())
 }
 
 /// Whether a comma-separated list (RFC 9110 section 5.6.1) has `token`, whatever its case.
@@ -650,6 +659,11 @@ mod tests {
             ("GET / HTTP/1.1", &[][..]),
             ("GET http://bridge.example/socket HTTP/1.1", &[]),
             ("GET * HTTP/1.1", &[]),
+            ("GET / HTTP/1.1", &["Sec-WebSocket-Protocol:"]),
+            (
+                "GET / HTTP/1.1",
+                &["Sec-WebSocket-Protocol: ,", "Sec-WebSocket-Protocol:  , "],
+            ),
             ("GET /?x=1&y HTTP/1.1", &["connection: keep-alive, uPgRaDe"]),
             (
                 "GET / HTTP/1.1",
@@ -680,6 +694,50 @@ mod tests {
                 "{head}"
             );
         }
+    }
+
+    #[test]
+    fn an_absolute_target_is_taken_like_its_origin_form() {
+        for (target, expected) in [
+            ("/a?b", ("/a", "b")),
+            ("/?a?b", ("/", "a?b")),
+            ("/a?x=http://b/c", ("/a", "x=http://b/c")),
+            ("http://host/a?b", ("/a", "b")),
+            ("http://host", ("/", "")),
+            ("http://host/", ("/", "")),
+            ("http://host?style=kazoo", ("/", "style=kazoo")),
+            ("ws://host:5555?style=kazoo", ("/", "style=kazoo")),
+            (
+                "WSS://host:5555?style=kazoo&x=/y",
+                ("/", "style=kazoo&x=/y"),
+            ),
+            ("http://host?", ("/", "")),
+            ("http://[::1]:5555/a//b", ("/a//b", "")),
+            ("*", ("*", "")),
+            ("host:5555", ("host:5555", "")),
+            ("://host/a", ("://host/a", "")),
+            ("/x://host/a", ("/x://host/a", "")),
+        ] {
+            assert_eq!(path_and_query(target), expected, "{target}");
+        }
+        let head = upgrade_with("GET ws://bridge.example:5555?style=kazoo HTTP/1.1", &[]);
+        let Parsed::Complete {
+            request: Request::Upgrade(upgrade),
+            ..
+        } = parse(head.as_bytes())
+        else {
+            panic!("{head}")
+        };
+        assert_eq!(upgrade.style, Some(Style::Kazoo));
+        let head = "HEAD http://bridge.example:5559/readyz?now HTTP/1.1\r\n\r\n";
+        let Parsed::Complete {
+            request: PlainRequest::Plain { path, .. },
+            ..
+        } = parse_plain(head.as_bytes())
+        else {
+            panic!("{head}")
+        };
+        assert_eq!(path, "/readyz");
     }
 
     #[test]
@@ -793,6 +851,11 @@ mod tests {
                 "16 bytes",
             ),
             (&["Sec-WebSocket-Protocol: mqtt"], malformed, "sub-protocol"),
+            (
+                &["Sec-WebSocket-Protocol:", "Sec-WebSocket-Protocol: ,a"],
+                malformed,
+                "sub-protocol",
+            ),
             (&["Content-Length: 1"], malformed, "no body"),
             (&["Content-Length: 0, 5"], malformed, "no body"),
             (&["Transfer-Encoding: chunked"], malformed, "no body"),

@@ -5,29 +5,29 @@ use super::socket::Socket;
 use crate::handoff::HANDOFF_EVENTS_MAX;
 use crate::metrics::write_metric;
 use crate::protocol::handshake::{TEXT, response};
-use crate::session::AdminPage;
 use crate::session::hub::SourceState;
+use crate::session::{AdminPage, AdminRequest};
 
-/// The whole response for `page`. Cost of the metrics: one pass over nothing but the counters.
+/// The whole response to `request`; its `Content-Length` is that of a `GET` in any case. Cost of the metrics: one
+/// pass over nothing but the counters.
 #[must_use]
-pub fn page<S: Socket>(page: AdminPage, reactor: &Reactor<S>) -> Vec<u8> {
-    match page {
-        AdminPage::Health => response("200 OK", TEXT, "", "ok\n", false),
+pub fn page<S: Socket>(request: AdminRequest, reactor: &Reactor<S>) -> Vec<u8> {
+    let (status, content_type, body) = match request.page {
+        AdminPage::Health => ("200 OK", TEXT, "ok\n".to_owned()),
         AdminPage::Ready => match reactor.hub.unready() {
-            None => response("200 OK", TEXT, "", "ready\n", false),
+            None => ("200 OK", TEXT, "ready\n".to_owned()),
             Some(why) => {
                 let body = format!("{}\n", why.text());
-                response("503 Service Unavailable", TEXT, "", &body, false)
+                ("503 Service Unavailable", TEXT, body)
             }
         },
-        AdminPage::Metrics => response(
+        AdminPage::Metrics => (
             "200 OK",
             "text/plain; version=0.0.4; charset=utf-8",
-            "",
-            &metrics(reactor),
-            false,
+            metrics(reactor),
         ),
-    }
+    };
+    response(status, content_type, "", &body, request.head_only)
 }
 
 fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {

@@ -69,7 +69,7 @@ use crate::session::close::CloseReason;
 use crate::session::hub::{Admission, Hub, Now, SourceState};
 use crate::session::id::{ConnId, Peer};
 use crate::session::outbox::{FlushReport, Flushed};
-use crate::session::{AdminPage, AfterFlush, Door, Session};
+use crate::session::{AdminRequest, AfterFlush, Door, Session};
 use crate::sys::ring::{Ring, RingWrite};
 
 /// What the poll said of one socket.
@@ -408,8 +408,8 @@ impl<S: Socket> Reactor<S> {
         self.settle_listing(id, FlushList::push_spoke);
     }
 
-    fn show(&mut self, page: AdminPage, id: ConnId, now: Now) {
-        let response = admin::page(page, self);
+    fn show(&mut self, request: AdminRequest, id: ConnId, now: Now) {
+        let response = admin::page(request, self);
         if let Some(connection) = self.connections.get_mut(id) {
             connection
                 .session

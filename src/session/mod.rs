@@ -209,6 +209,15 @@ pub enum Message<'a> {
 /// server of the conformance suite (`tests/autobahn`) brings its own, and all else there is the server's.
 pub type OnMessage = fn(&mut Session, Message<'_>, ConnId, &mut Hub, Now);
 
+/// What a client of the admin listener asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdminRequest {
+    /// The page.
+    pub page: AdminPage,
+    /// By `HEAD`: the answer is that of a `GET` without the body.
+    pub head_only: bool,
+}
+
 /// A page of the admin listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminPage {
@@ -448,7 +457,7 @@ impl Session {
         id: ConnId,
         hub: &mut Hub,
         now: Now,
-    ) -> Option<AdminPage> {
+    ) -> Option<AdminRequest> {
         match &mut self.phase {
             Phase::Handshake {
                 door,
@@ -481,7 +490,7 @@ impl Session {
         id: ConnId,
         hub: &mut Hub,
         now: Now,
-    ) -> Option<AdminPage> {
+    ) -> Option<AdminRequest> {
         let preamble = match preamble {
             Preamble::Done | Preamble::Nameless => preamble,
             Preamble::Optional | Preamble::Required => match proxy::parse(input) {
@@ -531,7 +540,7 @@ impl Session {
         id: ConnId,
         hub: &mut Hub,
         now: Now,
-    ) -> Option<AdminPage> {
+    ) -> Option<AdminRequest> {
         if door == Door::Admin {
             let page = match handshake::parse_plain(input) {
                 Parsed::Incomplete => {
@@ -545,15 +554,20 @@ impl Session {
                 Parsed::Complete {
                     request: PlainRequest::Plain { method, path },
                     ..
-                } => match path {
-                    "/healthz" => Ok(AdminPage::Health),
-                    "/readyz" => Ok(AdminPage::Ready),
-                    "/metrics" => Ok(AdminPage::Metrics),
-                    _ => Err(Refused {
-                        refusal: Refusal::NotFound,
-                        head_only: method == handshake::Method::Head,
-                    }),
-                },
+                } => {
+                    let head_only = method == handshake::Method::Head;
+                    let page = match path {
+                        "/healthz" => Some(AdminPage::Health),
+                        "/readyz" => Some(AdminPage::Ready),
+                        "/metrics" => Some(AdminPage::Metrics),
+                        _ => None,
+                    };
+                    page.map(|page| AdminRequest { page, head_only })
+                        .ok_or(Refused {
+                            refusal: Refusal::NotFound,
+                            head_only,
+                        })
+                }
             };
             return page
                 .map_err(|refused| self.refuse(refused, id, hub, now))
