@@ -121,6 +121,13 @@ const _: () = assert!(
 /// How long a peer may take to read an HTTP response and close its side.
 pub const LINGER: Duration = Duration::from_secs(1);
 
+/// Bytes of names and metadata that are kept of the sessions of one account: 4,000 of the largest.
+pub const LABELS_OF_ACCOUNT_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of names and metadata that are kept of all sessions. Beyond this bound or that of its account a label is left
+/// out of the listings, and counted; its command runs.
+pub const LABELS_BYTES_MAX: usize = 128 << 20;
+
 /// Pings of one read that are answered one by one; of the rest only the newest is.
 pub const PONGS_PER_READ: usize = 32;
 
@@ -150,6 +157,10 @@ pub const FLUSH_LIST_KEPT: usize = 4096;
 
 /// Time of quiet after a burst before its memory is given back to the system.
 pub const TRIM_AFTER: Duration = Duration::from_secs(1);
+
+/// Longest time that freed memory is kept when there is no quiet. A trim takes up to some milliseconds, so it costs no
+/// more than a thousandth of the loop's time.
+pub const TRIM_WITHIN: Duration = Duration::from_secs(10);
 
 /// Outbox queues freed, and sessions come and gone, since the last trim that make a trim worth its while.
 pub const TRIM_MIN_FREED: u64 = 256;

@@ -75,6 +75,7 @@ metrics! {
     counter commands_refused_account_total "Those of them refused because of max_connections_per_account.";
     counter commands_refused_subscriptions_total "Those of them refused because of max_subscriptions.";
     counter commands_refused_metadata_total "Those of them refused because of max_metadata_bytes.";
+    counter labels_left_out_total "Names and metadata of clients that were not kept, because those of their account or of all were over their bound.";
     counter commands_held_total "Commands held back behind one that waits for the broker.";
     counter reads_paused_total "Times a session was not read because its held commands were over their bound.";
     counter subscribes_waited_total "Subscribes that waited for the broker.";
@@ -86,6 +87,7 @@ metrics! {
     counter runs_merged_total "Runs of events that one group alone wanted whose frames were put together, once for all its members.";
     counter frames_dropped_total "Event frames dropped by the slow consumer policy drop.";
     counter gap_notices_total "Gap notices sent.";
+    counter silent_spared_total "Times a silent client whose outbox is full was kept (policy drop) because its system still answers.";
     counter pings_sent_total "Websocket pings to clients that were silent for ping_interval_ms.";
     counter source_outages_total "Times the event source was away.";
     counter writes_total "Write calls on client sockets.";
@@ -96,7 +98,7 @@ metrics! {
     counter turns_total "Turns of the loop.";
     counter handoff_held_total "Turns that left events in the hand-off because sessions still waited for their first write.";
     counter handoff_looks_again_total "Looks at the hand-off beyond the first of a turn, for the rest of a burst.";
-    counter heap_trims_total "Times memory was given back to the system after a burst.";
+    counter heap_trims_total "Times memory was given back to the system, in the quiet after a burst or under lasting traffic.";
     counter months_rolled_total "Month roll-overs of document bindings begun: two a month, one to bind and one to release.";
     counter months_groups_total "Groups of document subscriptions that a roll-over brought to other months.";
     counter config_reloads_total "Rereads of what can change while running (SIGHUP).";
