@@ -144,10 +144,14 @@ fn a_client_whose_socket_stays_full_but_moves_is_kept() {
     assert_eq!(slow.ask(&ping_as(ANY_TOKEN, "1"))["status"], "success");
 }
 
-/// Lets one client not read until at least `dropped` events were dropped for it; then it reads everything.
+/// Lets one client not read while `meanwhile` publishes, which is given the number of the next event and returns the same;
+/// then it reads everything.
 /// Returns its messages up to a last event that nobody can have dropped, the number of events published (that one
 /// included) and the number that the server counts as dropped.
-fn let_drop(args: &[&str]) -> (Vec<Value>, usize, u64) {
+fn let_drop(
+    args: &[&str],
+    meanwhile: impl FnOnce(&mut Fed, &mut Client, usize) -> usize,
+) -> (Vec<Value>, usize, u64) {
     let mut fed = Fed::insecure(
         &[
             &["--slow-consumer", "drop", "--max-queued-messages", "5"],
@@ -159,7 +163,7 @@ fn let_drop(args: &[&str]) -> (Vec<Value>, usize, u64) {
     let mut slow = subscribed(Client::connect_narrow(address));
     let mut healthy = subscribed(Client::connect(address));
     let blocked = flood(&mut fed, &mut healthy, 0, "outboxes_blocked", 1);
-    let published = flood_more(&mut fed, &mut healthy, blocked, 40);
+    let published = meanwhile(&mut fed, &mut healthy, blocked);
     let dropped = fed.server.metric("frames_dropped_total");
     assert!(dropped >= 30, "{dropped}");
     // A reply is never dropped, however full the outbox is; and it comes behind what waits.
@@ -193,7 +197,36 @@ fn let_drop(args: &[&str]) -> (Vec<Value>, usize, u64) {
 
 #[test]
 fn under_policy_drop_a_notice_tells_before_the_next_event_how_many_were_dropped() {
-    let (messages, published, dropped) = let_drop(&[]);
+    assert_all_is_told(let_drop(&[], forty_more));
+}
+
+/// A peer whose receive buffer is full answers no ping, and its kernel takes nothing: neither makes it a dead one.
+#[test]
+fn under_policy_drop_a_client_that_stopped_reading_is_kept_and_told_however_long_it_takes() {
+    let args = [
+        "--ping-interval-ms",
+        "400",
+        "--pong-timeout-ms",
+        "400",
+        // Less than one event: the server's own ping is beyond it.
+        "--max-outbox-bytes",
+        "1000",
+    ];
+    assert_all_is_told(let_drop(&args, |fed, healthy, mut published| {
+        published = forty_more(fed, healthy, published);
+        while fed.server.metric("silent_spared_total") < 4 {
+            published = flood_more(fed, healthy, published, 1);
+        }
+        assert_eq!(fed.server.metric("sessions_closed_total"), 0);
+        published
+    }));
+}
+
+fn forty_more(fed: &mut Fed, healthy: &mut Client, from: usize) -> usize {
+    flood_more(fed, healthy, from, 40)
+}
+
+fn assert_all_is_told((messages, published, dropped): (Vec<Value>, usize, u64)) {
     let (mut next, mut told) = (0, 0);
     for message in &messages {
         if message["action"] == "notice" {
@@ -220,7 +253,7 @@ fn under_policy_drop_a_notice_tells_before_the_next_event_how_many_were_dropped(
 
 #[test]
 fn gap_notices_can_be_turned_off() {
-    let (messages, published, dropped) = let_drop(&["--gap-notices=false"]);
+    let (messages, published, dropped) = let_drop(&["--gap-notices=false"], forty_more);
     assert!(messages.iter().all(|message| message["action"] == "event"));
     assert_eq!(
         messages.len() + usize::try_from(dropped).unwrap(),

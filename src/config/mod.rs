@@ -450,10 +450,13 @@ pub struct Config {
 impl Config {
     /// TCP_USER_TIMEOUT of the clients' sockets: a peer whose kernel acknowledges nothing has as long as one that
     /// answers no ping. The kernel would retransmit for a quarter of an hour, for a session that is still open as for
-    /// the last bytes of one that is closed. `None` without pings: the operator wants the silent kept.
+    /// the last bytes of one that is closed. `None` without pings: the operator wants the silent kept. `None` under the
+    /// policy `drop` too, for the kernel ends a peer that acknowledges everything and has no room as well; there the
+    /// sweep asks the kernel before it takes such a peer for dead.
     #[must_use]
     pub fn user_timeout(&self) -> Option<Duration> {
         self.ping_interval
+            .filter(|_| self.slow_consumer == SlowConsumerPolicy::Close)
             .map(|interval| interval + self.pong_timeout)
     }
 }

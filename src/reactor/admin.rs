@@ -98,6 +98,11 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             hub.partial_bytes,
         ),
         (
+            "labels_bytes",
+            "Bytes of names and metadata kept of all sessions.",
+            hub.labels.bytes(),
+        ),
+        (
             "flush_list",
             "Sessions that wait for their write.",
             reactor.flush.len(),

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use mio::net::TcpStream;
 
+use crate::sys;
+
 /// A nonblocking stream socket.
 pub trait Socket {
     /// Reads into `buffer`. 0: the peer closed its side.
@@ -28,6 +30,9 @@ pub trait Socket {
 
     /// What the kernel knows it by, if it does.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Whether the peer's kernel still answers, even for a program that reads nothing.
+    fn is_peer_answering(&self) -> bool;
 }
 
 impl Socket for TcpStream {
@@ -48,5 +53,9 @@ impl Socket for TcpStream {
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.as_fd())
+    }
+
+    fn is_peer_answering(&self) -> bool {
+        sys::is_peer_answering(self).unwrap_or(false)
     }
 }

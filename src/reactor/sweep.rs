@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Reactor;
 use super::socket::Socket;
+use crate::config::SlowConsumerPolicy;
 use crate::limits;
 use crate::session::close::CloseReason;
 use crate::session::hub::Now;
@@ -77,6 +78,7 @@ impl<S: Socket> Reactor<S> {
         match health {
             Health::Fine => {}
             Health::Silent => self.ping(id, now),
+            Health::Dead if self.spare(id) => {}
             Health::Dead => self.close(id, CloseReason::Dead, now),
             Health::Idle => self.close(id, CloseReason::Idle, now),
             Health::MessageLate => self.close(id, CloseReason::MessageTimeout, now),
@@ -88,6 +90,22 @@ impl<S: Socket> Reactor<S> {
             return Health::Fine;
         };
         connection.session.examine(id, &self.hub)
+    }
+
+    /// Under the policy `drop` a peer that takes nothing is no dead one as long as its kernel answers (PROTOCOL 5): it is
+    /// kept until the next look. True: that was so.
+    fn spare(&mut self, id: ConnId) -> bool {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return false;
+        };
+        let is_spared = self.hub.limits.slow_consumer == SlowConsumerPolicy::Drop
+            && connection.session.outbox.is_blocked()
+            && connection.socket.is_peer_answering();
+        if is_spared {
+            self.hub.metrics.silent_spared_total += 1;
+            connection.session.spare(&self.hub);
+        }
+        is_spared
     }
 
     fn ping(&mut self, id: ConnId, now: Now) {

@@ -182,7 +182,7 @@ impl Session {
     ) -> Result<Outcome, Refusals> {
         let identity = self.authenticate(command.auth_token?.as_deref(), hub, now)?;
         let (action, label) = command.action?;
-        self.keep_label(&label);
+        self.keep_label(&label, identity.account_id(), hub);
         match action {
             Action::Ping => Ok(Outcome::Reply(command::pong(&mut hub.builder, reply_id))),
             Action::Unsubscribe(what) => Ok(Outcome::Reply(self.unsubscribe(&what, reply_id, hub))),
@@ -238,17 +238,14 @@ impl Session {
         }
     }
 
-    fn keep_label(&mut self, label: &Label<'_>) {
+    fn keep_label(&mut self, label: &Label<'_>, account: Option<AccountId>, hub: &mut Hub) {
         if label.name.is_none() && label.metadata.is_none() {
             return;
         }
-        if let Some(extra) = self.extra_mut() {
-            if let Some(name) = &label.name {
-                extra.name = Some(name.as_ref().into());
-            }
-            if let Some(metadata) = label.metadata {
-                extra.metadata = Some(metadata.to_owned());
-            }
+        if let Some(extra) = self.extra_mut()
+            && !hub.labels.keep(&mut extra.label, label, account)
+        {
+            hub.metrics.labels_left_out_total += 1;
         }
     }
 

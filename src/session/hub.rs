@@ -27,6 +27,7 @@ use crate::routing::month::{ActiveMonths, FollowedMonths};
 use super::bucket::BucketRule;
 use super::deadlines::{Deadlines, Timeouts};
 use super::id::Peers;
+use super::labels::Labels;
 use super::liveness::{LivenessRules, PING_PAYLOAD, WakingClock};
 use super::outbox::OutboxTotals;
 use super::places::Places;
@@ -181,6 +182,8 @@ pub struct Hub {
     /// Open sessions of each account, by the own account of the identity that they run as
     /// (`max_connections_per_account`).
     pub accounts: Places<AccountId>,
+    /// Names and metadata of all sessions.
+    pub labels: Labels,
     request_ids: RequestIds,
 }
 
@@ -224,6 +227,7 @@ impl Hub {
             peers: Peers::default(),
             ips: Places::new(config.max_connections_per_ip),
             accounts: Places::new(config.max_connections_per_account),
+            labels: Labels::default(),
             request_ids: RequestIds(seed),
         }
     }

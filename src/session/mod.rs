@@ -20,6 +20,7 @@
 //! | `roll_over` | subscriptions moving on to other months |
 //! | [`outbox`] | frames waiting for the peer |
 //! | [`places`] | sessions counted by IP and by account |
+//! | [`labels`] | what clients call themselves |
 //! | [`liveness`] | who is silent, dead or idle |
 //! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, timeouts, close reasons, names |
 
@@ -29,6 +30,7 @@ mod commands;
 pub mod deadlines;
 pub mod hub;
 pub mod id;
+pub mod labels;
 pub mod liveness;
 pub mod outbox;
 pub mod places;
@@ -60,6 +62,7 @@ use self::close::CloseReason;
 use self::commands::Waiting;
 use self::hub::{Admission, Hub, Now};
 use self::id::{ConnId, KeptPeer, Peer};
+use self::labels::Label;
 use self::liveness::{Health, Liveness, PING_PAYLOAD, Tick};
 use self::outbox::{Outbox, Parcel};
 
@@ -132,10 +135,8 @@ struct Head(Vec<u8>);
 struct Extra {
     /// What of a message or frame has arrived in part; idle when nothing has.
     codec: Codec,
-    /// `data.name`.
-    name: Option<Box<str>>,
-    /// `data.metadata`, as sent.
-    metadata: Option<Box<RawValue>>,
+    /// `data.name` and `data.metadata`.
+    label: Option<Box<Label>>,
     /// The subscribe that waits for the broker.
     waiting: Option<Waiting>,
     /// Commands behind it, in order.
@@ -151,8 +152,7 @@ struct Extra {
 impl Extra {
     fn is_needless(&self) -> bool {
         self.codec.is_idle()
-            && self.name.is_none()
-            && self.metadata.is_none()
+            && self.label.is_none()
             && self.waiting.is_none()
             && self.held.is_empty()
             && self.refused_in_a_row == 0
@@ -391,7 +391,10 @@ impl Session {
         match &self.phase {
             Phase::Open {
                 extra: Some(extra), ..
-            } => (extra.name.as_deref(), extra.metadata.as_deref()),
+            } => match &extra.label {
+                Some(label) => (label.name.as_deref(), label.metadata.as_deref()),
+                None => (None, None),
+            },
             _ => (None, None),
         }
     }
@@ -446,6 +449,14 @@ impl Session {
             life.on_ping(is_blocked, hub.waking.tick());
             hub.metrics.pings_sent_total += 1;
             self.push(hub.ping.clone(), id, hub, now);
+        }
+    }
+
+    /// Keeps an open session that takes nothing and says nothing until the next look, as if its ping had just been put
+    /// into its full outbox, where one waits already.
+    pub fn spare(&mut self, hub: &Hub) {
+        if let Phase::Open { life, .. } = &mut self.phase {
+            life.on_ping(true, hub.waking.tick());
         }
     }
 
@@ -941,11 +952,15 @@ impl Session {
         }
     }
 
-    /// Queues a frame that is not an event: never dropped, but a peer that takes none of them is closed. The session
-    /// must be open.
+    /// Queues a frame that is not an event: never dropped. Under the policy `close` a peer that takes none of them is
+    /// closed; under `drop` it is not read any further ([`Session::wants_bytes`]), so there is a bound to what it can
+    /// ask for. The session must be open.
     pub fn push(&mut self, frame: Frame, id: ConnId, hub: &mut Hub, now: Now) {
         let (_, blocked_bytes) = self.outbox.blocked();
-        if blocked_bytes > 0 && blocked_bytes + frame.len() > hub.limits.outbox_bytes_max {
+        if hub.limits.slow_consumer == SlowConsumerPolicy::Close
+            && blocked_bytes > 0
+            && blocked_bytes + frame.len() > hub.limits.outbox_bytes_max
+        {
             self.close(CloseReason::SlowConsumer, id, hub, now);
         } else {
             self.outbox.push(frame, &mut hub.totals);
@@ -986,7 +1001,10 @@ impl Session {
                     delivered.is_too_slow = true;
                     break;
                 }
-                SlowConsumerPolicy::Drop if frames >= limits.queued_messages_max => {
+                SlowConsumerPolicy::Drop
+                    if frames >= limits.queued_messages_max
+                        || (bytes > 0 && bytes + frame.len() > limits.outbox_bytes_max) =>
+                {
                     if limits.gap_notices {
                         self.outbox.count_dropped();
                     }
@@ -1036,9 +1054,17 @@ impl Session {
             })
     }
 
-    /// Tells the session that events may have been lost while the source was away, unless it has no subscription.
+    /// Tells the session that events may have been lost while the source was away, unless it has no subscription. Where
+    /// policy `drop` has no room for an event, the notice of what was dropped stands for this one too: it counts as one
+    /// more.
     pub fn announce_outage(&mut self, notice: &Frame, id: ConnId, hub: &mut Hub, now: Now) {
+        let (frames, _) = self.outbox.blocked();
+        let is_dropped = hub.limits.slow_consumer == SlowConsumerPolicy::Drop
+            && frames >= hub.limits.queued_messages_max;
         if self.is_open() && !self.subscriptions.is_empty() {
+            if is_dropped {
+                return self.outbox.count_dropped();
+            }
             hub.metrics.gap_notices_total += 1;
             self.push(notice.clone(), id, hub, now);
         }
@@ -1175,6 +1201,12 @@ impl Session {
     /// Takes the session out of all that is shared, but for the totals of its outbox. Cost: what it had.
     fn leave(&mut self, id: ConnId, hub: &mut Hub) {
         hub.partial_bytes -= self.partial_bytes();
+        if let Phase::Open {
+            extra: Some(extra), ..
+        } = &mut self.phase
+        {
+            hub.labels.drop_label(&mut extra.label);
+        }
         self.stop_waiting(id, hub);
         self.drop_subscriptions(hub);
         self.give_account_back(hub);

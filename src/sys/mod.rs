@@ -78,6 +78,41 @@ pub fn unacknowledged_bytes(socket: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or_default())
 }
 
+/// Segments in a row that a peer leaves unacknowledged before it counts as gone: the kernel waits 0.2 s for the first
+/// and twice as long each time, so 25 s in all.
+const RETRANSMITS_MAX: u8 = 7;
+
+/// Questions in a row for room in its receive buffer that a peer leaves unanswered before it counts as gone. One may be
+/// under way, and one may be lost.
+const PROBES_MAX: u8 = 3;
+
+/// Whether the kernel of a TCP socket's peer still answers ours. It does so on behalf of a program that does not read,
+/// too: a peer whose receive buffer is full is asked for room again and again, and answers that it has none.
+///
+/// # Errors
+/// The kernel cannot say, for example because it is no such socket.
+pub fn is_peer_answering(socket: impl AsFd) -> io::Result<bool> {
+    #[allow(unsafe_code, reason = "neither socket2 nor rustix offers TCP_INFO")]
+    // SAFETY: all fields are integers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut bytes = size_of::<libc::tcp_info>() as libc::socklen_t;
+    #[allow(unsafe_code, reason = "as above")]
+    // SAFETY: the descriptor is borrowed, so open, for the whole call; the kernel writes at most `bytes` to `info`.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut bytes,
+        )
+    };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(info.tcpi_retransmits < RETRANSMITS_MAX && info.tcpi_probes < PROBES_MAX)
+}
+
 /// Sets TCP_DEFER_ACCEPT on a listening socket: a connection is accepted once its first bytes are there, so the
 /// read right after the accept finds the request and a silent peer costs no descriptor (DESIGN, The turn, 5).
 /// `patience` is rounded up to whole seconds, and by the kernel to its retransmission steps; zero turns the option

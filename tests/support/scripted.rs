@@ -106,6 +106,10 @@ impl Socket for Scripted {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    fn is_peer_answering(&self) -> bool {
+        !self.0.borrow().is_reset
+    }
 }
 
 impl Wire {
