@@ -286,19 +286,30 @@ fn rail_1_nested_headers_and_large_headers_cost_nothing() {
 }
 
 #[test]
-fn rail_1_a_body_beyond_the_guards_limit_is_a_reconnect_and_is_counted() {
+fn rail_1_a_body_beyond_the_guards_limit_costs_nobody_else_anything() {
     let (broker, exchange) = (Broker::shared(), unique("huge"));
     let mut bridge = Loop::start(&broker.url());
     bridge.up();
     let binding = bridge.bind(&exchange, "#");
     bridge.bound(&binding);
     let publisher = Publisher::connect(&broker.url());
-    publisher.publish(&exchange, "huge", &vec![b' '; (64 << 20) + 1]);
-    bridge.down();
-    assert_eq!(bridge.count(|counters| &counters.guard_violations), 1);
-    bridge.up();
-    publisher.publish(&exchange, "after", b"{}");
-    bridge.event("after");
+    let huge = vec![b' '; 65 << 20];
+    for round in 1..=3 {
+        publisher.publish(&exchange, "huge", &huge);
+        publisher.publish(&exchange, "empty", b"");
+        publisher.publish(&exchange, "after", b"{}");
+        bridge.event("after");
+        let swallowed = bridge.count(|counters| &counters.undecodable_swallowed);
+        let empty = bridge.count(|counters| &counters.undecodable_not_json_object);
+        assert_eq!((swallowed, empty), (round, round));
+    }
+    bridge.until("acks", |counters| &counters.acks, |acks| acks == 9);
+    assert_eq!(bridge.count(|counters| &counters.disconnects), 0);
+    assert_eq!(bridge.count(|counters| &counters.guard_violations), 0);
+    assert_eq!(
+        logged("the body is too large to be taken; routing key \"huge\", 68157440 bytes"),
+        1
+    );
 }
 
 #[test]

@@ -93,7 +93,7 @@ const CALM_AFTER: Duration = Duration::from_secs(2);
 const FROZEN: &str = "[amiquip::io_loop] missed heartbeats from server";
 
 /// Counters that stay at zero.
-const NEVER: [&str; 9] = [
+const NEVER: [&str; 10] = [
     "amqp_panics_total",
     "amqp_guard_violations_total",
     "amqp_binds_refused_total",
@@ -101,6 +101,7 @@ const NEVER: [&str; 9] = [
     "amqp_undecodable_not_json_object_total",
     "amqp_undecodable_broken_gzip_total",
     "amqp_undecodable_too_large_total",
+    "amqp_undecodable_swallowed_total",
     "amqp_undecodable_unknown_encoding_total",
     "amqp_undecodable_routing_key_total",
 ];

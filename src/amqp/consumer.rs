@@ -174,8 +174,17 @@ impl Consumer<'_> {
         let exchange = std::mem::take(&mut delivery.exchange);
         let key = std::mem::take(&mut delivery.routing_key);
         let body = std::mem::take(&mut delivery.body);
-        let bytes = body.len();
-        let (complaint, shown) = if exchange.contains(SUBSTITUTE) || key.contains(SUBSTITUTE) {
+        let mut bytes = body.len() as u64;
+        let swallowed = if body.is_empty() {
+            self.vitals.swallowed(delivery.delivery_tag())
+        } else {
+            None
+        };
+        let (complaint, shown) = if let Some(announced) = swallowed {
+            increment(&self.counters.undecodable_swallowed);
+            bytes = announced;
+            ("the body is too large to be taken".to_owned(), key)
+        } else if exchange.contains(SUBSTITUTE) || key.contains(SUBSTITUTE) {
             increment(&self.counters.undecodable_routing_key);
             ("exchange or routing key is not UTF-8".to_owned(), key)
         } else {

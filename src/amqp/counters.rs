@@ -32,6 +32,7 @@ counters! {
     counter undecodable_not_json_object "amqp_undecodable_not_json_object_total" "Deliveries dropped: the body is not a JSON object.";
     counter undecodable_broken_gzip "amqp_undecodable_broken_gzip_total" "Deliveries dropped: the gzip stream is broken.";
     counter undecodable_too_large "amqp_undecodable_too_large_total" "Deliveries dropped: the body is too large, after inflation where there is one.";
+    counter undecodable_swallowed "amqp_undecodable_swallowed_total" "Deliveries dropped: the body is above 64 MiB, or above 8 MiB while 256 MiB wait to be taken, and was never kept (AMQP rail 1).";
     counter undecodable_unknown_encoding "amqp_undecodable_unknown_encoding_total" "Deliveries dropped: the content encoding is not supported.";
     counter undecodable_routing_key "amqp_undecodable_routing_key_total" "Deliveries dropped: the exchange or routing key is not UTF-8 (AMQP rail 3).";
     counter connects "amqp_connects_total" "Connections that reached the point where everything wanted was bound.";
@@ -59,6 +60,7 @@ impl AmqpCounters {
             &self.undecodable_not_json_object,
             &self.undecodable_broken_gzip,
             &self.undecodable_too_large,
+            &self.undecodable_swallowed,
             &self.undecodable_unknown_encoding,
             &self.undecodable_routing_key,
         ]

@@ -11,26 +11,41 @@
 //!   Hence no table is ever parsed, at any depth, and no publisher can end the connection with one;
 //! - bytes that are not UTF-8 in a delivery's exchange, routing key, type or encoding become [`SUBSTITUTE`], and
 //!   the consumer drops such a delivery;
-//! - a frame of a wrong type or above the negotiated size, a body above [`BODY_BYTES_MAX`], and deliveries read but
-//!   not yet taken above [`BACKLOG_BYTES_MAX`] are [`Violation`]s: the read fails, and with it the connection.
+//! - a delivery that is too large ([`BODY_BYTES_MAX`]) is passed on as one with an empty body. Its body is swallowed as
+//!   it comes, never kept, and the consumer asks [`Vitals::swallowed`] which empty bodies are such. Each swallowed frame
+//!   leaves a heartbeat in its place, since the client ends a connection on which it hears nothing, and a broker sends
+//!   no heartbeat while it sends a body;
+//! - a frame of a wrong type or above the negotiated size, and deliveries read but not yet taken above
+//!   [`BACKLOG_BYTES_MAX`], are [`Violation`]s: the read fails, and with it the connection.
 //!
-//! Invariant of [`Guard`]: `begin <= cleared <= end <= buffer.len()`; bytes before `cleared` may be passed on, those
-//! after it are the beginning of a frame that is still incomplete. What is cleared is passed on before the socket is
-//! read again, so the edge-triggered poll of the client never waits for bytes that lie here.
+//! Invariant of [`Guard`]: `begin <= cleared <= resume <= end <= buffer.len()`. Bytes before `cleared` may be passed on,
+//! those from there to `resume` are swallowed, those behind were not screened or are the beginning of a piece that is
+//! still incomplete. What can be passed on is passed on before the socket is read again, so the edge-triggered poll of
+//! the client never waits for bytes that lie here.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::protocol::event;
 
 /// What we ask of the broker, and hold it to: its own default.
 pub(super) const FRAME_BYTES_MAX: u32 = 131_072;
 /// Largest method frame; the longest a broker sends a consumer is some 800 bytes, and `connection.start` about 600.
 const METHOD_BYTES_MAX: usize = 16 << 10;
-/// Largest body of one delivery; above it the connection is given up, and the delivery dies with its queue.
+/// Largest body of one delivery; a larger one is swallowed, and its delivery dropped by the consumer.
 pub(super) const BODY_BYTES_MAX: u64 = 64 << 20;
-/// Bodies read but not yet taken by the consumer. The prefetch bounds their number, not their size.
+/// Bodies read but not yet taken by the consumer. The prefetch bounds their number, not their size. A body that would go
+/// beyond is swallowed if it is too large for an event anyway ([`event::BODY_BYTES_MAX`]); else the connection is given
+/// up, which tells every session of a gap.
 pub(super) const BACKLOG_BYTES_MAX: u64 = 256 << 20;
+/// Channels in the middle of a delivery, at most: one of ours consumes. Beyond it the connection is given up.
+const CONTENTS_MAX: usize = 16;
+/// Deliveries with a swallowed body that the consumer has not taken yet: the largest prefetch. Beyond it the connection
+/// is given up.
+const SWALLOWED_MAX: usize = u16::MAX as usize;
 /// Stands for what was not UTF-8: ASCII's own character for that, which no escaped routing key contains (PROTOCOL 6).
 pub(super) const SUBSTITUTE: char = '\u{1a}';
 /// Seconds between heartbeats; a peer silent for twice as long is gone.
@@ -45,6 +60,13 @@ const CONTENT_ENCODING: u16 = 1 << 14;
 /// Room for the longest piece that must be seen whole, and for a good read beside it.
 const BUFFER_BYTES: usize = 64 << 10;
 const _: () = assert!(METHOD_BYTES_MAX + FRAME_HEADER_BYTES + FRAME_END_BYTES <= BUFFER_BYTES);
+
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
+const HEARTBEAT: u8 = 8;
+/// Of a heartbeat, which has no payload.
+const HEARTBEAT_HEADER: [u8; FRAME_HEADER_BYTES] = [HEARTBEAT, 0, 0, 0, 0, 0, 0];
 
 const CONNECTION_START: (u16, u16) = (10, 10);
 const CONNECTION_TUNE: (u16, u16) = (10, 30);
@@ -70,8 +92,14 @@ pub(super) enum Violation {
     FrameTooLarge(u32),
     #[error("a method frame of {0} bytes, above {METHOD_BYTES_MAX}")]
     MethodTooLarge(usize),
-    #[error("a body of {0} bytes, above {BODY_BYTES_MAX}")]
+    #[error("a body of {0} bytes that belongs to no delivery")]
     BodyTooLarge(u64),
+    #[error("a swallowed body that goes on for {0} bytes beyond its announced size")]
+    BodyTooLong(u64),
+    #[error("deliveries on more than {CONTENTS_MAX} channels at once")]
+    TooManyContents,
+    #[error("more than {SWALLOWED_MAX} deliveries with a swallowed body wait to be taken")]
+    TooManySwallowed,
     #[error("{0} bytes of deliveries wait to be taken, above {BACKLOG_BYTES_MAX}")]
     BacklogTooLarge(u64),
     #[error("method {0}.{1}, which only clients send")]
@@ -87,6 +115,8 @@ pub(super) struct Vitals {
     heard_micros: AtomicU64,
     backlog_bytes: AtomicU64,
     violations: AtomicU64,
+    /// Tag and announced bytes of deliveries whose body was swallowed, in the order of their coming.
+    swallowed: Mutex<VecDeque<(u64, u64)>>,
 }
 
 impl Vitals {
@@ -96,6 +126,7 @@ impl Vitals {
             heard_micros: AtomicU64::new(0),
             backlog_bytes: AtomicU64::new(0),
             violations: AtomicU64::new(0),
+            swallowed: Mutex::default(),
         }
     }
 
@@ -108,6 +139,34 @@ impl Vitals {
     pub(super) fn taken(&self, body_bytes: usize) {
         self.backlog_bytes
             .fetch_sub(body_bytes as u64, Ordering::Relaxed);
+    }
+
+    /// The announced size of a body that was swallowed, asked once for each delivery that came with an empty one, in the
+    /// order of their coming; `None`: it was empty. `tag`: the delivery's, on the one channel that consumes.
+    pub(super) fn swallowed(&self, tag: u64) -> Option<u64> {
+        let mut swallowed = self
+            .swallowed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match swallowed.front() {
+            Some(&(its_tag, bytes)) if its_tag == tag => {
+                swallowed.pop_front();
+                Some(bytes)
+            }
+            _ => None,
+        }
+    }
+
+    fn swallow(&self, tag: u64, bytes: u64) -> Result<(), Violation> {
+        let mut swallowed = self
+            .swallowed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if swallowed.len() >= SWALLOWED_MAX {
+            return Err(Violation::TooManySwallowed);
+        }
+        swallowed.push_back((tag, bytes));
+        Ok(())
     }
 
     /// Violations on this connection: 0 or 1.
@@ -129,6 +188,7 @@ pub(super) struct Guard<S> {
     buffer: Box<[u8]>,
     begin: usize,
     cleared: usize,
+    resume: usize,
     end: usize,
 }
 
@@ -142,6 +202,7 @@ impl<S> Guard<S> {
             buffer,
             begin: 0,
             cleared: 0,
+            resume: 0,
             end: 0,
         }
     }
@@ -150,23 +211,28 @@ impl<S> Guard<S> {
 impl<S: Read> Read for Guard<S> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.begin == self.cleared {
-            self.buffer.copy_within(self.cleared..self.end, 0);
-            (self.begin, self.end, self.cleared) = (0, self.end - self.cleared, 0);
-            let read = match self.stream.read(&mut self.buffer[self.end..]) {
-                Ok(0) => return Ok(0),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            self.end += read;
-            self.vitals.hear();
-            self.cleared = self
+            let has_more = self.resume > self.cleared;
+            self.buffer.copy_within(self.resume..self.end, 0);
+            self.end -= self.resume;
+            (self.begin, self.cleared, self.resume) = (0, 0, 0);
+            if !has_more {
+                match self.stream.read(&mut self.buffer[self.end..]) {
+                    Ok(0) => return Ok(0),
+                    Ok(read) => self.end += read,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error),
+                }
+                self.vitals.hear();
+            }
+            let screened = self
                 .screen
                 .clear(&mut self.buffer[..self.end], &self.vitals)
                 .map_err(|violation| {
                     self.vitals.violations.fetch_add(1, Ordering::Relaxed);
                     io::Error::new(io::ErrorKind::InvalidData, violation)
                 })?;
+            self.cleared = screened.passed;
+            self.resume = screened.passed + screened.swallowed;
         }
         let passed = into.len().min(self.cleared - self.begin);
         into[..passed].copy_from_slice(&self.buffer[self.begin..self.begin + passed]);
@@ -230,67 +296,180 @@ pub(super) fn pass_on(broker: impl Read, passed: &mut Vec<u8>) -> io::Result<()>
 /// Where in the stream of frames the next byte stands.
 #[derive(Debug, Default)]
 struct Screen {
-    /// Bytes of the present frame that need no look and are still to come, its end octet included.
-    passing: usize,
+    rest: Rest,
+    /// What is under way on channels in the middle of a delivery; at most [`CONTENTS_MAX`].
+    contents: Vec<(u16, Content)>,
+}
+
+/// Bytes of the present frame that are still to come and need no look.
+#[derive(Clone, Copy, Debug)]
+enum Rest {
+    /// To be passed on, the end octet included.
+    Passing(usize),
+    /// The payload of a heartbeat that was a body; the end octet comes behind it.
+    Swallowing(usize),
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self::Passing(0)
+    }
+}
+
+/// A delivery whose frames have not all come.
+#[derive(Clone, Copy, Debug)]
+enum Content {
+    /// Its content header is to come.
+    Announced { tag: u64 },
+    /// So many bytes of its body are to come, and are swallowed.
+    Swallowed { left: u64 },
+}
+
+/// What [`Screen::clear`] did with the bytes from the front on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Screened {
+    /// These may be passed on.
+    passed: usize,
+    /// These, behind them, are to be thrown away, and what follows is to be shown again at once; none when the screen
+    /// has seen all that it can.
+    swallowed: usize,
 }
 
 impl Screen {
-    /// Screens `bytes`, which begin where the last call's answer ended, and answers how many at their front may be
-    /// passed on; the rest is to be shown again, with more behind it. Linear in what it passes.
-    fn clear(&mut self, bytes: &mut [u8], vitals: &Vitals) -> Result<usize, Violation> {
+    /// Screens `bytes`, which begin where the last call's answer ended. What it neither passes nor swallows is to be shown
+    /// again, with more behind it. Linear in what it passes and swallows.
+    fn clear(&mut self, bytes: &mut [u8], vitals: &Vitals) -> Result<Screened, Violation> {
         let mut cleared = 0;
+        let passed = |passed| Screened {
+            passed,
+            swallowed: 0,
+        };
         loop {
             let rest = bytes.get_mut(cleared..).unwrap_or_default();
-            if self.passing > 0 {
-                let pass = self.passing.min(rest.len());
-                self.passing -= pass;
-                cleared += pass;
-                if self.passing > 0 {
-                    return Ok(cleared);
+            match self.rest {
+                Rest::Passing(0) => {}
+                Rest::Passing(left) => {
+                    let pass = left.min(rest.len());
+                    self.rest = Rest::Passing(left - pass);
+                    cleared += pass;
+                    if pass < left {
+                        return Ok(passed(cleared));
+                    }
+                    continue;
                 }
-                continue;
+                Rest::Swallowing(0) => {
+                    self.rest = Rest::Passing(FRAME_END_BYTES);
+                    continue;
+                }
+                Rest::Swallowing(left) => {
+                    let swallowed = left.min(rest.len());
+                    self.rest = Rest::Swallowing(left - swallowed);
+                    return Ok(Screened {
+                        passed: cleared,
+                        swallowed,
+                    });
+                }
             }
-            let Some(&[kind, _, _, size @ ..]) = rest.first_chunk::<FRAME_HEADER_BYTES>() else {
+            let Some(&[kind, channel_high, channel_low, size @ ..]) =
+                rest.first_chunk::<FRAME_HEADER_BYTES>()
+            else {
                 // A peer that talks something else may stop after a few bytes: complain about the first of them.
                 return match rest.first() {
-                    Some(&kind) if !matches!(kind, 1 | 2 | 3 | 8) => {
-                        Err(Violation::NotAFrame(kind))
-                    }
-                    _ => Ok(cleared),
+                    Some(&kind) if !is_frame(kind) => Err(Violation::NotAFrame(kind)),
+                    _ => Ok(passed(cleared)),
                 };
             };
             let size = u32::from_be_bytes(size);
             if size > FRAME_BYTES_MAX - 8 {
-                return Err(if matches!(kind, 1 | 2 | 3 | 8) {
+                return Err(if is_frame(kind) {
                     Violation::FrameTooLarge(size)
                 } else {
                     Violation::NotAFrame(kind)
                 });
             }
+            let channel = u16::from_be_bytes([channel_high, channel_low]);
             let size = size as usize;
             let looked_at = match kind {
-                1 if size > METHOD_BYTES_MAX => return Err(Violation::MethodTooLarge(size)),
-                1 => size,
-                2 => size.min(CONTENT_BYTES_LOOKED_AT),
-                3 | 8 => 0,
+                METHOD if size > METHOD_BYTES_MAX => return Err(Violation::MethodTooLarge(size)),
+                METHOD => size,
+                HEADER => size.min(CONTENT_BYTES_LOOKED_AT),
+                BODY | HEARTBEAT => 0,
                 other => return Err(Violation::NotAFrame(other)),
             };
-            let Some(payload) = rest.get_mut(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + looked_at)
+            let Some((header, payload)) = rest
+                .get_mut(..FRAME_HEADER_BYTES + looked_at)
+                .and_then(|piece| piece.split_at_mut_checked(FRAME_HEADER_BYTES))
             else {
-                return Ok(cleared);
+                return Ok(passed(cleared));
             };
+            cleared += FRAME_HEADER_BYTES + looked_at;
+            self.rest = Rest::Passing(size - looked_at + FRAME_END_BYTES);
             match kind {
-                1 => screen_method(payload)?,
-                2 => screen_content(payload, vitals)?,
+                METHOD => {
+                    let tag = screen_method(payload)?;
+                    self.begin(channel, tag.map(|tag| Content::Announced { tag }))?;
+                }
+                HEADER => {
+                    let announced = self.end(channel);
+                    let left = screen_content(payload, announced, vitals)?;
+                    self.begin(channel, left.map(|left| Content::Swallowed { left }))?;
+                }
+                BODY if self.swallows(channel, size as u64)? => {
+                    header.copy_from_slice(&HEARTBEAT_HEADER);
+                    self.rest = Rest::Swallowing(size);
+                }
                 _ => {}
             }
-            cleared += FRAME_HEADER_BYTES + looked_at;
-            self.passing = size - looked_at + FRAME_END_BYTES;
         }
+    }
+
+    /// What was under way on `channel` is over: "any non-content frame explicitly marks the end of the content" (AMQP
+    /// 0-9-1, 4.2.6). Now this is, if anything.
+    fn begin(&mut self, channel: u16, content: Option<Content>) -> Result<(), Violation> {
+        self.end(channel);
+        if let Some(content) = content {
+            if self.contents.len() >= CONTENTS_MAX {
+                return Err(Violation::TooManyContents);
+            }
+            self.contents.push((channel, content));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, channel: u16) -> Option<Content> {
+        let at = self
+            .contents
+            .iter()
+            .position(|(its_channel, _)| *its_channel == channel)?;
+        Some(self.contents.swap_remove(at).1)
+    }
+
+    /// Whether a body frame of this size is part of a body that is swallowed.
+    fn swallows(&mut self, channel: u16, bytes: u64) -> Result<bool, Violation> {
+        let content = self
+            .contents
+            .iter_mut()
+            .find(|(its_channel, _)| *its_channel == channel);
+        let Some((_, Content::Swallowed { left })) = content else {
+            return Ok(false);
+        };
+        if bytes > *left {
+            return Err(Violation::BodyTooLong(bytes - *left));
+        }
+        *left -= bytes;
+        if *left == 0 {
+            self.end(channel);
+        }
+        Ok(true)
     }
 }
 
-fn screen_method(payload: &mut [u8]) -> Result<(), Violation> {
+fn is_frame(kind: u8) -> bool {
+    matches!(kind, METHOD | HEADER | BODY | HEARTBEAT)
+}
+
+/// Returns the tag of a delivery that the method announces.
+fn screen_method(payload: &mut [u8]) -> Result<Option<u64>, Violation> {
     let mut fields = Fields(payload);
     let method = (fields.u16()?, fields.u16()?);
     match method {
@@ -308,28 +487,50 @@ fn screen_method(payload: &mut [u8]) -> Result<(), Violation> {
         }
         BASIC_DELIVER => {
             fields.short_string()?;
-            fields.skip(9)?;
+            let tag = fields.u64()?;
+            fields.skip(1)?;
             substitute(fields.short_string()?);
             substitute(fields.short_string()?);
+            return Ok(Some(tag));
         }
         (class, method) if CLIENT_TABLES.contains(&(class, method)) => {
             return Err(Violation::ClientMethod(class, method));
         }
         _ => {}
     }
-    Ok(())
+    Ok(None)
 }
 
-fn screen_content(payload: &mut [u8], vitals: &Vitals) -> Result<(), Violation> {
+/// Returns the bytes of a body that is to be swallowed. `announced`: the delivery that the content belongs to.
+fn screen_content(
+    payload: &mut [u8],
+    announced: Option<Content>,
+    vitals: &Vitals,
+) -> Result<Option<u64>, Violation> {
     let mut fields = Fields(payload);
     fields.skip(4)?;
-    let body = fields.u64()?;
-    if body > BODY_BYTES_MAX {
-        return Err(Violation::BodyTooLarge(body));
-    }
-    let backlog = vitals.backlog_bytes.fetch_add(body, Ordering::Relaxed) + body;
-    if backlog > BACKLOG_BYTES_MAX {
+    let size = fields.take(8)?;
+    let body = size
+        .first_chunk()
+        .map_or(0, |size| u64::from_be_bytes(*size));
+    // Only this thread adds to the backlog.
+    let backlog = vitals
+        .backlog_bytes
+        .load(Ordering::Relaxed)
+        .saturating_add(body);
+    let is_no_event = body > event::BODY_BYTES_MAX as u64;
+    let mut swallowed = None;
+    if body > BODY_BYTES_MAX || (backlog > BACKLOG_BYTES_MAX && is_no_event) {
+        let Some(Content::Announced { tag }) = announced else {
+            return Err(Violation::BodyTooLarge(body));
+        };
+        size.fill(0);
+        vitals.swallow(tag, body)?;
+        swallowed = Some(body);
+    } else if backlog > BACKLOG_BYTES_MAX {
         return Err(Violation::BacklogTooLarge(backlog));
+    } else {
+        vitals.backlog_bytes.fetch_add(body, Ordering::Relaxed);
     }
     let flags_bytes = fields.take(2)?;
     let flags =
@@ -340,7 +541,7 @@ fn screen_content(payload: &mut [u8], vitals: &Vitals) -> Result<(), Violation> 
             substitute(fields.short_string()?);
         }
     }
-    Ok(())
+    Ok(swallowed)
 }
 
 /// Makes `table`'s content one byte array, which does not nest. Below 6 bytes nothing nests anyway.
@@ -485,9 +686,19 @@ mod tests {
         [&[kind, 0, 1][..], &size, payload, &[0xce]].concat()
     }
 
+    /// The same frames, on another channel.
+    fn on(channel: u8, mut frame: Vec<u8>) -> Vec<u8> {
+        frame[2] = channel;
+        frame
+    }
+
     fn deliver(exchange: &[u8], key: &[u8]) -> Vec<u8> {
+        deliver_as(7, exchange, key)
+    }
+
+    fn deliver_as(tag: u8, exchange: &[u8], key: &[u8]) -> Vec<u8> {
         let short = |text: &[u8]| [&[u8::try_from(text.len()).expect("short")][..], text].concat();
-        let tag_and_flag = [0, 0, 0, 0, 0, 0, 0, 7, 0];
+        let tag_and_flag = [0, 0, 0, 0, 0, 0, 0, tag, 0];
         frame(
             1,
             &[
@@ -573,8 +784,12 @@ mod tests {
     fn each_breach_of_a_bound_is_refused() {
         let too_large = [&[3, 0, 1][..], &(FRAME_BYTES_MAX - 7).to_be_bytes()].concat();
         let method = frame(1, &vec![0; METHOD_BYTES_MAX + 1]);
-        let bodies: Vec<u8> = (0..5)
-            .flat_map(|_| content(BODY_BYTES_MAX, 0, b""))
+        let event = event::BODY_BYTES_MAX as u64;
+        let events: Vec<u8> = (0..33)
+            .flat_map(|_| [deliver(b"e", b"k"), content(event, 0, b"")].concat())
+            .collect();
+        let channels: Vec<u8> = (0..=CONTENTS_MAX as u8)
+            .flat_map(|channel| on(channel, deliver(b"e", b"k")))
             .collect();
         let rows = [
             (b"AMQP\x00\x00\x09\x01".to_vec(), Violation::NotAFrame(b'A')),
@@ -585,7 +800,17 @@ mod tests {
                 content(BODY_BYTES_MAX + 1, 0, b""),
                 Violation::BodyTooLarge(BODY_BYTES_MAX + 1),
             ),
-            (bodies, Violation::BacklogTooLarge(5 * BODY_BYTES_MAX)),
+            (
+                [
+                    deliver(b"e", b"k"),
+                    frame(1, &[0, 60, 0, 21, 1, b't']),
+                    content(BODY_BYTES_MAX + 1, 0, b""),
+                ]
+                .concat(),
+                Violation::BodyTooLarge(BODY_BYTES_MAX + 1),
+            ),
+            (events, Violation::BacklogTooLarge(33 * event)),
+            (channels, Violation::TooManyContents),
             (
                 frame(1, &[0, 50, 0, 10, 0]),
                 Violation::ClientMethod(50, 10),
@@ -608,6 +833,164 @@ mod tests {
         assert_eq!(screened(&stream), Ok(stream));
         let largest = frame(3, &vec![b'x'; FRAME_BYTES_MAX as usize - 8]);
         assert_eq!(through(&largest, 4096), Ok(largest));
+    }
+
+    #[test]
+    fn a_body_that_is_too_large_is_swallowed_and_nothing_else_is() {
+        let nothing = frame(8, b"");
+        let too_large = || content(BODY_BYTES_MAX + 1, CONTENT_ENCODING, b"\x04gzip");
+        let emptied = || content(0, CONTENT_ENCODING, b"\x04gzip");
+        let honest = || [deliver(b"e", b"k"), content(3, 0, b""), frame(3, b"abc")].concat();
+        let cancel = || frame(1, &[0, 60, 0, 21, 1, b't']);
+        let heartbeat = || on(0, nothing.clone());
+        // What comes behind `deliver` and a content header that is too large, and what is passed on of it.
+        let rows = [
+            ("nothing yet", vec![], vec![]),
+            (
+                "frames of its body, one of them empty",
+                vec![frame(3, b"abc"), frame(3, b""), frame(3, &[7; 5000])],
+                vec![heartbeat(), heartbeat(), heartbeat()],
+            ),
+            (
+                "heartbeats between them",
+                vec![frame(3, b"abc"), heartbeat(), frame(3, b"d")],
+                vec![heartbeat(), heartbeat(), heartbeat()],
+            ),
+            (
+                "a delivery of another channel between them, and methods of yet others",
+                vec![
+                    on(2, deliver(b"e", b"k")),
+                    frame(3, b"abc"),
+                    on(2, content(4, 0, b"")),
+                    on(3, cancel()),
+                    frame(3, b"d"),
+                    on(2, frame(3, b"mine")),
+                    on(0, cancel()),
+                    frame(3, b"d"),
+                ],
+                vec![
+                    on(2, deliver(b"e", b"k")),
+                    heartbeat(),
+                    on(2, content(4, 0, b"")),
+                    on(3, cancel()),
+                    heartbeat(),
+                    on(2, frame(3, b"mine")),
+                    on(0, cancel()),
+                    heartbeat(),
+                ],
+            ),
+            (
+                "a body that is too large on another channel too",
+                vec![
+                    on(2, deliver(b"e", b"k")),
+                    on(2, too_large()),
+                    frame(3, b"abc"),
+                    on(2, frame(3, b"def")),
+                    honest_on(2),
+                    frame(3, b"abc"),
+                ],
+                vec![
+                    on(2, deliver(b"e", b"k")),
+                    on(2, emptied()),
+                    heartbeat(),
+                    heartbeat(),
+                    honest_on(2),
+                    heartbeat(),
+                ],
+            ),
+            (
+                "less than was announced: a method ends it",
+                vec![frame(3, b"abc"), cancel(), honest()],
+                vec![heartbeat(), cancel(), honest()],
+            ),
+            (
+                "nothing of what was announced: the next delivery ends it",
+                vec![honest(), honest()],
+                vec![honest(), honest()],
+            ),
+        ];
+        for (what, behind, expected) in rows {
+            let stream = [deliver(b"e", b"k"), too_large(), behind.concat()].concat();
+            let expected = [deliver(b"e", b"k"), emptied(), expected.concat()].concat();
+            assert_eq!(screened(&stream), Ok(expected), "{what}");
+        }
+    }
+
+    fn honest_on(channel: u8) -> Vec<u8> {
+        [
+            on(channel, deliver(b"e", b"k")),
+            on(channel, content(3, 0, b"")),
+            on(channel, frame(3, b"abc")),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn a_swallowed_body_ends_with_its_announced_size() {
+        let largest = FRAME_BYTES_MAX as usize - 8;
+        let announced = BODY_BYTES_MAX + 1;
+        let mut frames: Vec<Vec<u8>> = Vec::new();
+        let mut left = usize::try_from(announced).expect("64 bits");
+        while left > 0 {
+            frames.push(frame(3, &vec![b'x'; largest.min(left)]));
+            left = left.saturating_sub(largest);
+        }
+        let heartbeats = on(0, frame(8, b"")).repeat(frames.len());
+        let head = |size| [deliver(b"e", b"k"), content(size, 0, b"")].concat();
+        let next = [deliver(b"e", b"next"), content(1, 0, b""), frame(3, b"y")].concat();
+        let whole = [head(announced), frames.concat(), next.clone()].concat();
+        let mut passed = Vec::new();
+        pass_on(&*whole, &mut passed).expect("nothing to refuse");
+        assert!(passed == [head(0), heartbeats, next].concat());
+
+        frames.pop();
+        frames.push(frame(3, &vec![b'x'; largest]));
+        let longer = [head(announced), frames.concat()].concat();
+        let error = pass_on(&*longer, &mut Vec::new()).expect_err("too long");
+        let beyond = frames.len() as u64 * largest as u64 - announced;
+        let violation = error.into_inner().expect("a violation inside");
+        assert_eq!(
+            violation.downcast_ref(),
+            Some(&Violation::BodyTooLong(beyond))
+        );
+    }
+
+    #[test]
+    fn what_would_break_the_backlog_is_swallowed_when_it_is_no_event() {
+        let (event, more) = (event::BODY_BYTES_MAX as u64, 64 << 20);
+        let announce = |sizes: &[u64]| -> Vec<u8> {
+            let frames = sizes
+                .iter()
+                .flat_map(|size| [deliver(b"e", b"k"), content(*size, 0, b"")]);
+            frames.collect::<Vec<_>>().concat()
+        };
+        for (announced, expected) in [
+            (vec![more; 4], vec![more; 4]),
+            (vec![more; 5], vec![more, more, more, more, 0]),
+            (
+                vec![more, more, more, more - event, event + 1, event],
+                vec![more, more, more, more - event, 0, event],
+            ),
+        ] {
+            assert_eq!(screened(&announce(&announced)), Ok(announce(&expected)));
+        }
+    }
+
+    #[test]
+    fn the_consumer_tells_a_swallowed_body_from_an_empty_one() {
+        let (large, larger) = (BODY_BYTES_MAX + 1, u64::MAX);
+        let stream: Vec<u8> = [(1, 0), (2, large), (3, 0), (4, larger), (5, large), (6, 0)]
+            .into_iter()
+            .flat_map(|(tag, size)| [deliver_as(tag, b"e", b"k"), content(size, 0, b"")].concat())
+            .collect();
+        let vitals = Arc::new(Vitals::new(Instant::now()));
+        Guard::new(&*stream, vitals.clone())
+            .read_to_end(&mut Vec::new())
+            .expect("nothing to refuse");
+        let told: Vec<_> = (1..=6).map(|tag| vitals.swallowed(tag)).collect();
+        let expected = [None, Some(large), None, Some(larger), Some(large), None];
+        assert_eq!(told, expected);
+        assert_eq!(vitals.backlog_bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -3,11 +3,12 @@
 //! Input: one byte that seeds the cuts; then what a broker sends.
 //!
 //! Invariants, read off the frames by a second, plain parser and by the client's own: the same verdict however the
-//! bytes are cut, and the same bytes as far as they were passed on; nothing is added or taken away, and nothing but a
-//! start's table, a tune's heartbeat, a delivery's names and a content's flags, type and encoding is changed; no frame
-//! passes that is above its bound; a whole delivery or content that passes is one that the client can parse, with no
-//! table in it.
+//! bytes are cut, and the same bytes as far as they were passed on; nothing is added, nothing is taken away but the body
+//! of a delivery that is too large, whose size is then none and whose frames are heartbeats; nothing else is changed but
+//! a start's table, a tune's heartbeat, a delivery's names and a content's flags, type and encoding; no frame passes that
+//! is above its bound; a whole delivery or content that passes is one that the client can parse, with no table in it.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 
 use amq_protocol::frame::{AMQPFrame, parse_frame};
@@ -19,6 +20,8 @@ const FRAME_BYTES_MAX: usize = 131_072;
 const METHOD_BYTES_MAX: usize = 16 << 10;
 const BODY_BYTES_MAX: u64 = 64 << 20;
 const BACKLOG_BYTES_MAX: u64 = 256 << 20;
+/// A larger body is no event: it is swallowed rather than that the backlog grows beyond its bound.
+const EVENT_BYTES_MAX: u64 = 8 << 20;
 /// What of a content may be changed: class, weight, size, flags, and two names of at most 255 bytes.
 const CONTENT_BYTES_CHANGED: usize = 14 + 2 * 256;
 const FRAME_END: u8 = 0xCE;
@@ -27,6 +30,8 @@ const SINGLE_BYTES_MAX: usize = 4096;
 
 const METHOD: u8 = 1;
 const CONTENT: u8 = 2;
+const BODY: u8 = 3;
+const HEARTBEAT_HEADER: [u8; HEADER_BYTES] = [8, 0, 0, 0, 0, 0, 0];
 const START: [u8; 4] = [0, 10, 0, 10];
 const TUNE: [u8; 4] = [0, 10, 0, 30];
 const DELIVER: [u8; 4] = [0, 60, 0, 60];
@@ -50,17 +55,18 @@ pub fn check(data: &[u8]) -> String {
         assert_eq!(cut[..common], passed[..common], "cut {pieces:?}");
         judge(stream, &cut);
     }
-    judge(stream, &passed);
+    let walk = judge(stream, &passed);
     match verdict {
         Err(violation) => violation,
-        Ok(()) if passed.len() < stream.len() => {
-            let held = stream.len() - passed.len();
+        Ok(()) if walk.at < stream.len() => {
+            let held = stream.len() - walk.at;
             assert!(
                 held < HEADER_BYTES + METHOD_BYTES_MAX,
                 "{held} bytes held back"
             );
             "in part".to_owned()
         }
+        Ok(()) if walk.swallowed > 0 => "swallowed".to_owned(),
         Ok(()) if passed == stream => "unchanged".to_owned(),
         Ok(()) => "defused".to_owned(),
     }
@@ -92,42 +98,130 @@ impl Read for Pieces<'_, '_> {
     }
 }
 
+/// A walk over a stream and what was passed on of it.
+#[derive(Default)]
+struct Walk {
+    /// Where in the stream.
+    at: usize,
+    /// Bytes of the bodies that were announced to the client.
+    bodies: u64,
+    /// Frames swallowed.
+    swallowed: usize,
+    /// What is under way on a channel: nothing told yet of a delivery, or so many bytes to be swallowed.
+    contents: HashMap<[u8; 2], Option<u64>>,
+}
+
 /// Walks the frames that were passed on.
-fn judge(stream: &[u8], passed: &[u8]) {
+fn judge(stream: &[u8], passed: &[u8]) -> Walk {
     assert!(passed.len() <= stream.len());
-    let mut bodies = 0;
+    let mut walk = Walk::default();
     let mut at = 0;
     while at < passed.len() {
-        let header = &passed[at..at + HEADER_BYTES];
-        assert_eq!(header, &stream[at..at + HEADER_BYTES]);
+        at += walk.judge_frame(&stream[walk.at..], &passed[at..]);
+    }
+    assert!(walk.bodies <= BACKLOG_BYTES_MAX);
+    walk
+}
+
+impl Walk {
+    /// Judges the frame that both begin with, and returns the length of what was passed on of it.
+    fn judge_frame(&mut self, stream: &[u8], passed: &[u8]) -> usize {
+        let header = &stream[..HEADER_BYTES];
         let kind = header[0];
+        let channel = [header[1], header[2]];
         let size = u32::from_be_bytes([header[3], header[4], header[5], header[6]]) as usize;
         assert!(
-            matches!(kind, METHOD | CONTENT | 3 | 8),
+            matches!(kind, METHOD | CONTENT | BODY | 8),
             "a frame of kind {kind}"
         );
         assert!(size + 8 <= FRAME_BYTES_MAX, "a frame of {size} bytes");
-        let begin = at + HEADER_BYTES;
-        let end = begin + size;
-        let looked_at = match kind {
-            METHOD => size,
-            CONTENT => size.min(CONTENT_BYTES_CHANGED),
-            _ => 0,
-        };
-        let payload = &passed[begin..begin + looked_at];
-        let original = &stream[begin..begin + looked_at];
+        if kind == BODY
+            && let Some(Some(left)) = self.contents.get_mut(&channel)
+        {
+            assert_eq!(passed[..HEADER_BYTES], HEARTBEAT_HEADER);
+            *left = left
+                .checked_sub(size as u64)
+                .expect("no more than announced");
+            if *left == 0 {
+                self.contents.remove(&channel);
+            }
+            self.swallowed += 1;
+            let end = HEADER_BYTES + size;
+            self.at += stream.len().min(end);
+            let Some(&last) = passed.get(HEADER_BYTES) else {
+                return HEADER_BYTES;
+            };
+            assert_eq!(last, stream[end]);
+            self.at += 1;
+            if last == FRAME_END {
+                show_to_the_client(&passed[..=HEADER_BYTES], &[]);
+            }
+            return HEADER_BYTES + 1;
+        }
+        assert_eq!(header, &passed[..HEADER_BYTES]);
+        let end = HEADER_BYTES + size;
+        let looked_at = HEADER_BYTES
+            + match kind {
+                METHOD => size,
+                CONTENT => size.min(CONTENT_BYTES_CHANGED),
+                _ => 0,
+            };
+        let payload = &passed[HEADER_BYTES..looked_at];
+        let original = &stream[HEADER_BYTES..looked_at];
         match kind {
-            METHOD => judge_method(payload, original),
-            CONTENT => bodies += judge_content(payload, original),
+            METHOD => {
+                judge_method(payload, original);
+                self.contents.remove(&channel);
+                if payload.first_chunk() == Some(&DELIVER) {
+                    self.contents.insert(channel, None);
+                }
+            }
+            CONTENT => {
+                let is_delivery = self.contents.remove(&channel) == Some(None);
+                if let Some(left) = self.judge_content(payload, original, is_delivery) {
+                    self.contents.insert(channel, Some(left));
+                }
+            }
             _ => {}
         }
-        at = passed.len().min(end + 1);
-        assert_eq!(passed[begin + looked_at..at], stream[begin + looked_at..at]);
+        let length = passed.len().min(end + 1);
+        assert_eq!(passed[looked_at..length], stream[looked_at..length]);
         if passed.get(end) == Some(&FRAME_END) {
-            show_to_the_client(&passed[begin - HEADER_BYTES..=end], payload);
+            show_to_the_client(&passed[..=end], payload);
         }
+        self.at += length;
+        length
     }
-    assert!(bodies <= BACKLOG_BYTES_MAX);
+
+    /// Checks one content and returns the length of its body when that is to be swallowed.
+    fn judge_content(&mut self, payload: &[u8], original: &[u8], is_delivery: bool) -> Option<u64> {
+        let [_, _, _, _, size @ ..] = original.first_chunk::<12>().expect("a class and a size");
+        let body = u64::from_be_bytes(*size);
+        let is_swallowed = body > BODY_BYTES_MAX
+            || body > EVENT_BYTES_MAX && self.bodies + body > BACKLOG_BYTES_MAX;
+        assert_eq!(payload[..4], original[..4]);
+        if is_swallowed {
+            assert!(is_delivery, "a body of {body} bytes of nothing");
+            assert_eq!(payload[4..12], [0; 8]);
+        } else {
+            assert_eq!(payload[4..12], original[4..12]);
+            self.bodies += body;
+        }
+        let flags = payload[12];
+        assert_eq!(
+            [flags, payload[13]],
+            [original[12] & 0xC0, 0],
+            "type and encoding alone"
+        );
+        let mut at = 14;
+        for flag in [0x80, 0x40] {
+            if flags & flag != 0 {
+                at = judge_name(payload, original, at);
+            }
+        }
+        assert_eq!(payload[at..], original[at..]);
+        is_swallowed.then_some(body)
+    }
 }
 
 fn judge_method(payload: &[u8], original: &[u8]) {
@@ -197,28 +291,6 @@ fn judge_name(payload: &[u8], original: &[u8], at: usize) -> usize {
         assert!(name.contains(&0x1A), "a substitution that does not show");
     }
     end
-}
-
-/// Checks one content and returns the length of its body.
-fn judge_content(payload: &[u8], original: &[u8]) -> u64 {
-    assert_eq!(payload[..12], original[..12]);
-    let [_, _, _, _, size @ ..] = payload.first_chunk::<12>().expect("a class and a size");
-    let body = u64::from_be_bytes(*size);
-    assert!(body <= BODY_BYTES_MAX, "a body of {body} bytes");
-    let flags = payload[12];
-    assert_eq!(
-        [flags, payload[13]],
-        [original[12] & 0xC0, 0],
-        "type and encoding alone"
-    );
-    let mut at = 14;
-    for flag in [0x80, 0x40] {
-        if flags & flag != 0 {
-            at = judge_name(payload, original, at);
-        }
-    }
-    assert_eq!(payload[at..], original[at..]);
-    body
 }
 
 /// The client's own parser, which ends the connection over what it cannot read.
