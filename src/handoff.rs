@@ -8,17 +8,20 @@
 //! shows them.
 //!
 //! Invariants: the waker's pending flag is cleared *before* the channel is drained, so a message sent after the
-//! drain always wakes the loop, and a burst costs one wake. One thread of a source at a time hands over events, so
+//! drain always wakes the loop, and a burst costs one wake; the end of a source wakes it too. One thread of a source at a time hands over events, so
 //! [`HANDOFF_BYTES_MAX`] is passed by less than one event, and no wait for room is missed.
 
-use std::io;
+mod wake;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arcstr::ArcStr;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
+pub use self::wake::LoopWaker;
+use self::wake::SourceWaker;
 use crate::protocol::event::Event;
 
 /// Messages that may wait for the loop; above it the source waits.
@@ -108,32 +111,6 @@ impl IntoIterator for Commands {
 /// A wait that a source repeats until there is room.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Wakes the loop; cheap when a wake is already pending.
-#[derive(Clone)]
-pub struct LoopWaker {
-    pending: Arc<AtomicBool>,
-    waker: Arc<dyn Fn() -> io::Result<()> + Send + Sync>,
-}
-
-impl LoopWaker {
-    /// A waker around `wake`, which makes the loop's poll return.
-    pub fn new(wake: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
-        Self {
-            pending: Arc::default(),
-            waker: Arc::new(wake),
-        }
-    }
-
-    fn wake(&self) {
-        if !self.pending.swap(true, Ordering::AcqRel)
-            && let Err(error) = (self.waker)()
-        {
-            self.pending.store(false, Ordering::Release);
-            log::error!("cannot wake the loop: {error}");
-        }
-    }
-}
-
 /// The loop is gone; the source should end.
 #[derive(Debug, thiserror::Error)]
 #[error("the loop is gone")]
@@ -166,7 +143,8 @@ pub struct SourceEnd {
     room: Receiver<()>,
     /// Commands from the loop; public so that a source can `select!` on it. Disconnected: the loop is gone.
     pub commands: Receiver<Commands>,
-    waker: LoopWaker,
+    /// Behind the channels: its drop wakes the loop, which then finds them closed.
+    waker: SourceWaker,
 }
 
 impl SourceEnd {
@@ -206,7 +184,7 @@ impl SourceEnd {
         self.load.bytes.fetch_add(bytes, Ordering::SeqCst);
         let error = match self.to_loop.send_deadline(message, deadline) {
             Ok(()) => {
-                self.waker.wake();
+                self.waker.0.wake();
                 return Ok(());
             }
             Err(error) => error,
@@ -232,7 +210,7 @@ pub struct LoopEnd {
 impl LoopEnd {
     /// Must be called before draining: a message sent afterwards wakes the loop again.
     pub fn clear_wake(&self) {
-        self.waker.pending.store(false, Ordering::Release);
+        self.waker.clear();
     }
 
     /// The next message, when there is one.
@@ -307,7 +285,7 @@ fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (Source
             load: load.clone(),
             room,
             commands,
-            waker: waker.clone(),
+            waker: SourceWaker(waker.clone()),
         },
         LoopEnd {
             from_source,
@@ -342,6 +320,23 @@ mod tests {
         source.send(FromSource::Up).expect("the loop's end is held");
         assert_eq!(wakes.load(Ordering::Relaxed), 2);
         assert_eq!(std::iter::from_fn(|| end.try_recv().ok()).count(), 11);
+    }
+
+    #[test]
+    fn the_end_of_a_source_wakes_the_loop_which_finds_it_gone() {
+        let (wake, woken) = crossbeam_channel::unbounded();
+        let waker = LoopWaker::new(move || wake.send(()).map_err(std::io::Error::other));
+        let (source, end) = handoff(waker);
+        let other = source.clone();
+        for (dropped, expected) in [
+            (source, TryRecvError::Empty),
+            (other, TryRecvError::Disconnected),
+        ] {
+            end.clear_wake();
+            drop(dropped);
+            assert_eq!(woken.try_iter().count(), 1);
+            assert_eq!(end.try_recv().map(|_| ()), Err(expected));
+        }
     }
 
     fn event(body_bytes: usize) -> FromSource {
