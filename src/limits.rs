@@ -25,8 +25,12 @@ pub const LISTENER_EMPTYING_MAX: Duration = Duration::from_secs(2);
 /// handshake.
 pub const DRAIN_ROUND_PAUSE: Duration = Duration::from_millis(100);
 
-/// Pause in accepting after the process ran out of descriptors or memory; a reap ends it sooner.
+/// Pause in accepting after it failed: the process is out of descriptors or memory, or something else may last. A reap
+/// ends it sooner.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections in a row that may break before they are accepted; one more, and it is taken for an error that lasts.
+pub const BROKEN_IN_A_ROW_MAX: usize = 64;
 
 /// Longest wait of one poll, so that a change of month, which is no deadline of anybody, is seen early in the hour
 /// that both months' bindings overlap.

@@ -35,7 +35,7 @@ metrics! {
     counter connections_refused_full_total "Connections refused with 503 or closed because max_connections was reached.";
     counter connections_dropped_full_total "Connections closed without a word because max_connections was reached and there was no room to answer them either.";
     counter accept_errors_total "Accepts that failed, out of descriptors or memory included.";
-    counter accept_pauses_total "Pauses in accepting because the process ran out of descriptors or memory.";
+    counter accept_pauses_total "Pauses in accepting because it failed: out of descriptors or memory, or another error that may last.";
     counter accept_rate_pauses_total "Times that connections were left waiting because max_accept_rate was reached.";
     counter proxy_headers_total "PROXY headers taken.";
     counter proxy_peers_refused_total "Connections closed at once because proxy_protocol is required and they came from none of trusted_proxies.";

@@ -1,6 +1,6 @@
-//! A listening socket: made with the backlog and options that a connect storm needs, paused when the process is out of
-//! descriptors or `max_accept_rate` is reached, so that it neither spins nor wedges, and taken away so that nobody is
-//! reset by it.
+//! A listening socket: made with the backlog and options that a connect storm needs, paused when accepting fails (out of
+//! descriptors, or any error that may last) or `max_accept_rate` is reached, so that it neither spins nor wedges, and
+//! taken away so that nobody is reset by it.
 //!
 //! Who comes above the rate waits in the kernel's queue ([`LISTEN_BACKLOG`]) and is taken as the rate allows; the
 //! kernel lets connects beyond the queue be tried again by their peers. Nobody is refused for the rate.
@@ -21,7 +21,9 @@ use mio::net::{TcpListener, TcpStream};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
-use crate::limits::{ACCEPT_PAUSE, DEFER_ACCEPT, LISTEN_BACKLOG, LISTENER_GRACE};
+use crate::limits::{
+    ACCEPT_PAUSE, BROKEN_IN_A_ROW_MAX, DEFER_ACCEPT, LISTEN_BACKLOG, LISTENER_GRACE,
+};
 use crate::session::Door;
 use crate::session::bucket::{Bucket, BucketRule};
 use crate::sys;
@@ -37,6 +39,8 @@ pub struct Listener {
     is_shared: bool,
     state: State,
     rate: Option<AcceptRate>,
+    /// Connections in a row that broke before they were accepted.
+    broken: usize,
 }
 
 /// Connections that may be taken now, and how many more a second.
@@ -52,7 +56,7 @@ enum State {
     Drained,
     /// There may be more.
     Ready,
-    /// The process is out of descriptors or memory; asked again then, or after a reap.
+    /// Accepting failed, for want of descriptors or for another reason that may last; asked again then, or after a reap.
     Paused { until: Duration },
     /// There are more than the rate allows; asked again then.
     OverRate { until: Duration },
@@ -65,8 +69,9 @@ pub enum Accepted {
     Connection(TcpStream, SocketAddr),
     /// None is waiting, or accepting is paused.
     Nothing,
-    /// The process is out of descriptors or memory: paused from now on.
-    Exhausted(io::Error),
+    /// Accepting fails: the process is out of descriptors or memory, the system forbids it, or it says something else
+    /// that asking again would not mend. Paused from now on.
+    Failed(io::Error),
     /// Some are waiting, and `max_accept_rate` is reached: paused from now on.
     OverRate,
     /// That connection broke before it was accepted; ask again.
@@ -113,6 +118,7 @@ impl Listener {
             is_shared: reuse_port,
             state: State::Ready,
             rate: None,
+            broken: 0,
         })
     }
 
@@ -203,22 +209,28 @@ impl Listener {
         }
         match self.socket.accept() {
             Ok((socket, address)) => {
+                self.broken = 0;
                 if let Some(rate) = &mut self.rate {
                     rate.bucket.take(rate.rule, now);
                 }
                 Accepted::Connection(socket, address)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.broken = 0;
                 self.state = State::Drained;
                 Accepted::Nothing
             }
-            Err(error) if is_exhaustion(&error) => {
+            Err(error) if is_of_one_connection(&error) && self.broken < BROKEN_IN_A_ROW_MAX => {
+                self.broken += 1;
+                Accepted::Broken(error)
+            }
+            Err(error) => {
+                self.broken = 0;
                 self.state = State::Paused {
                     until: now + ACCEPT_PAUSE,
                 };
-                Accepted::Exhausted(error)
+                Accepted::Failed(error)
             }
-            Err(error) => Accepted::Broken(error),
         }
     }
 
@@ -268,10 +280,23 @@ fn refuse_handshakes(listener: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
-fn is_exhaustion(error: &io::Error) -> bool {
+/// Whether accept(2) tells of a connection that broke while it waited, so that the next one may be good. Anything else is
+/// about the process or the listener, errors yet unknown included.
+fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::ETIMEDOUT
+        )
     )
 }
 
@@ -283,6 +308,82 @@ mod tests {
     use std::time::Instant;
 
     use socket2::SockRef;
+
+    /// A listener of whose accepts the kernel says `errno`, on a thread of its own, for the kernel does so to all accepts
+    /// of a thread; what `look` makes of it.
+    #[cfg(target_os = "linux")]
+    fn with_accepts_refused<T: Send + 'static>(
+        errno: i32,
+        look: impl FnOnce(&mut Listener) -> T + Send + 'static,
+    ) -> T {
+        use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+
+        let look = move || {
+            let mut listener = listener_with_rate(None);
+            let accepts = [libc::SYS_accept, libc::SYS_accept4].map(|call| (call, Vec::new()));
+            let arch = TargetArch::try_from(std::env::consts::ARCH).expect("a known processor");
+            let refusal = SeccompAction::Errno(errno.unsigned_abs());
+            let filter = SeccompFilter::new(accepts.into(), SeccompAction::Allow, refusal, arch)
+                .expect("a filter");
+            let filter: BpfProgram = filter.try_into().expect("a program");
+            apply_filter(&filter).expect("a thread may bind itself");
+            look(&mut listener)
+        };
+        std::thread::spawn(look).join().expect("no panic")
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn an_accept_error_that_lasts_is_a_pause_and_not_a_spin() {
+        // How many accepts fail before the pause.
+        for (errno, expected) in [
+            (libc::EMFILE, 1),
+            (libc::ENFILE, 1),
+            (libc::ENOBUFS, 1),
+            (libc::ENOMEM, 1),
+            (libc::EPERM, 1),
+            (libc::EACCES, 1),
+            (libc::EINVAL, 1),
+            (libc::EBADF, 1),
+            (libc::ENOTSOCK, 1),
+            (libc::EOPNOTSUPP, 1),
+            (libc::ENOSYS, 1),
+            (libc::ECONNABORTED, BROKEN_IN_A_ROW_MAX + 1),
+            (libc::EPROTO, BROKEN_IN_A_ROW_MAX + 1),
+            (libc::EHOSTUNREACH, BROKEN_IN_A_ROW_MAX + 1),
+        ] {
+            with_accepts_refused(errno, move |listener| {
+                let start = Duration::from_secs(100);
+                for round in 0..3 {
+                    let now = start + ACCEPT_PAUSE * round;
+                    let mut count = 0;
+                    loop {
+                        count += 1;
+                        assert!(count < 1000, "{errno} spins");
+                        match listener.accept(now) {
+                            Accepted::Broken(error) => {
+                                assert_eq!(error.raw_os_error(), Some(errno));
+                            }
+                            Accepted::Failed(error) => {
+                                assert_eq!(error.raw_os_error(), Some(errno));
+                                break;
+                            }
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                    assert_eq!(listener.next_due(), Some(now + ACCEPT_PAUSE));
+                    listener.on_ready();
+                    assert!(matches!(listener.accept(now), Accepted::Nothing), "{errno}");
+                    assert_eq!(count, expected, "{errno}, round {round}");
+                }
+                listener.on_reap();
+                assert!(matches!(
+                    listener.accept(start + ACCEPT_PAUSE * 2),
+                    Accepted::Broken(_) | Accepted::Failed(_)
+                ));
+            });
+        }
+    }
 
     fn listener_with_rate(per_second: Option<u32>) -> Listener {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));

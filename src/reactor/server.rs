@@ -377,7 +377,7 @@ impl Server {
                         reactor.hub.metrics.accept_rate_pauses_total += 1;
                         break;
                     }
-                    Accepted::Exhausted(error) => {
+                    Accepted::Failed(error) => {
                         reactor.hub.metrics.accept_errors_total += 1;
                         reactor.hub.metrics.accept_pauses_total += 1;
                         if let Some(count) = log_limit.pass(now.clock) {
