@@ -3,9 +3,12 @@
 //!
 //! Invariant: [`Ring::write`] returns only when the kernel is through with every write that it was given, so nothing
 //! that the writes borrow is touched by the kernel later. The writes never wait (`MSG_DONTWAIT`): each is over, done or
-//! refused, by the time that the call that submits it returns.
+//! refused, by the time that the call that submits it returns. Those that were never submitted lie in the memory that the
+//! kernel reads at the next call, with addresses that are borrowed no more; so a call that does not come to its end, by
+//! an error or a panic, takes the `io_uring` with it, and there is no next.
 
 use std::io::{self, IoSlice};
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::{IoUring, opcode, types};
@@ -14,6 +17,10 @@ use io_uring::{IoUring, opcode, types};
 pub const WRITES_MAX: usize = 256;
 
 const _: () = assert!(crate::limits::FLUSHES_PER_TURN <= WRITES_MAX);
+
+/// Calls in a row that carry nothing out, because the kernel has no memory for it or too much is under way; then the
+/// ring is given up.
+const CALLS_IN_VAIN_MAX: usize = 64;
 
 /// One vectored write.
 #[derive(Clone, Copy, Debug)]
@@ -25,10 +32,17 @@ pub struct RingWrite<'a> {
 }
 
 /// An io_uring of the thread that made it.
+///
+/// Not `Send`: the kernel was told that one thread alone submits (`IORING_SETUP_SINGLE_ISSUER`, for which it takes fewer
+/// locks), and refuses all others, so a ring that moved would break at its first write.
 pub struct Ring {
-    ring: IoUring,
+    /// `None`: broken. Taken out for as long as it holds addresses that are borrowed from a call of [`Ring::write`].
+    ring: Option<IoUring>,
     /// One for each write of several slices; the kernel reads them during the call.
     headers: Vec<libc::msghdr>,
+    /// The system call: submits what is queued and waits until so many writes are over.
+    enter: fn(&IoUring, usize) -> io::Result<usize>,
+    not_send: PhantomData<*const ()>,
 }
 
 impl std::fmt::Debug for Ring {
@@ -49,17 +63,20 @@ impl Ring {
             .setup_submit_all()
             .build(WRITES_MAX as u32)?;
         Ok(Self {
-            ring,
+            ring: Some(ring),
             headers: Vec::with_capacity(WRITES_MAX),
+            enter: |ring, count| ring.submit_and_wait(count),
+            not_send: PhantomData,
         })
     }
 
     /// Carries all of `writes`, at most [`WRITES_MAX`], out in order, and puts the outcome of each into `outcomes`,
     /// which it empties first: the number of bytes taken, or an error as of `sendmsg(2)`; `Interrupted` for a write
-    /// that was not begun. One system call.
+    /// that was not begun. One system call, unless it is interrupted or the kernel is short of something.
     ///
     /// # Errors
-    /// The ring is of no use any more. `outcomes` holds then too; what was not begun can be written otherwise.
+    /// The ring broke, in this call or an earlier one ([`io::ErrorKind::NotConnected`]), and writes nothing from now on.
+    /// `outcomes` holds then too; what was not begun can be written otherwise.
     pub fn write(
         &mut self,
         writes: &[RingWrite<'_>],
@@ -71,6 +88,7 @@ impl Ring {
                 .iter()
                 .map(|_| Err(io::ErrorKind::Interrupted.into())),
         );
+        let mut ring = self.ring.take().ok_or(io::ErrorKind::NotConnected)?;
         self.headers.clear();
         self.headers.reserve(writes.len());
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -95,19 +113,21 @@ impl Ring {
                 reason = "the kernel takes the slices as addresses, which carry no lifetime"
             )]
             // SAFETY: the slices and their bytes are borrowed until this function returns; the headers are not moved,
-            // for their memory was reserved, and are not emptied before the next call. The writes are over before the
-            // wait below ends (see the module), and one that was never submitted goes with its ring: the caller is
-            // told that the ring is of no use.
-            let pushed = unsafe { self.ring.submission().push(&entry) };
+            // for their memory was reserved, and are not emptied before the next call. What was submitted is over before
+            // this function returns (see the module). What was not goes with the ring, which is owned here, by a local
+            // variable, and is given back only when all of it is over.
+            let pushed = unsafe { ring.submission().push(&entry) };
             if pushed.is_err() {
                 break;
             }
             begun += 1;
         }
         let mut over = 0;
+        let mut calls_in_vain = 0;
         loop {
-            let submitted = self.ring.submit_and_wait(begun - over);
-            for entry in self.ring.completion() {
+            let entered = (self.enter)(&ring, begun - over);
+            let before = over;
+            for entry in ring.completion() {
                 over += 1;
                 let outcome = match entry.result() {
                     error @ ..0 => Err(io::Error::from_raw_os_error(-error)),
@@ -120,14 +140,27 @@ impl Ring {
                     *place = outcome;
                 }
             }
-            match submitted {
-                _ if over >= begun => return Ok(()),
+            if over >= begun {
+                self.ring = Some(ring);
+                return Ok(());
+            }
+            calls_in_vain = if over > before { 0 } else { calls_in_vain + 1 };
+            match entered {
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if goes_on(&error) && calls_in_vain < CALLS_IN_VAIN_MAX => {}
                 Err(error) => return Err(error),
             }
         }
     }
+}
+
+/// Whether another call may get on where this one did not.
+fn goes_on(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        // A signal; no memory for a write; results that must be taken first.
+        Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
+    )
 }
 
 fn header(slices: &[IoSlice<'_>]) -> libc::msghdr {
@@ -146,9 +179,22 @@ fn header(slices: &[IoSlice<'_>]) -> libc::msghdr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
     use std::io::{Read, Write};
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// If [`Ring`] were `Send`, this would be ambiguous.
+    const _: fn() = || {
+        trait NotSend<Why> {
+            fn check() {}
+        }
+        struct IsSend;
+        impl<T> NotSend<()> for T {}
+        impl<T: Send> NotSend<IsSend> for T {}
+        <Ring as NotSend<_>>::check();
+    };
 
     /// The machine that the tests run on must have io_uring, or nothing here is shown.
     fn ring() -> Ring {
@@ -246,5 +292,95 @@ mod tests {
         }
         assert!(ring.write(&[], &mut outcomes).is_ok());
         assert!(outcomes.is_empty());
+    }
+
+    thread_local! {
+        /// Errors that the next system calls come back with, the last first; nothing is carried out by those.
+        static FAULTS: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// The system call, if there is no fault left.
+    fn enter_with_faults(ring: &IoUring, count: usize) -> io::Result<usize> {
+        match FAULTS.with_borrow_mut(Vec::pop) {
+            Some(error) => Err(io::Error::from_raw_os_error(error)),
+            None => ring.submit_and_wait(count),
+        }
+    }
+
+    #[test]
+    fn a_call_that_may_be_repeated_is_and_another_error_ends_the_ring_and_whatever_is_queued_in_it()
+    {
+        let (passing, lasting) = (CALLS_IN_VAIN_MAX - 1, CALLS_IN_VAIN_MAX);
+        let rows = [
+            (vec![], true),
+            (vec![libc::EINTR; passing], true),
+            (vec![libc::EAGAIN; passing], true),
+            (vec![libc::EBUSY; passing], true),
+            (vec![libc::EBUSY, libc::EINTR, libc::EAGAIN], true),
+            (vec![libc::EAGAIN; lasting], false),
+            (vec![libc::EBADF], false),
+            (vec![libc::ENOMEM], false),
+            (vec![libc::EEXIST], false),
+            (vec![libc::EFAULT, libc::EINTR], false),
+        ];
+        for (faults, lives) in rows {
+            let mut ring = Ring {
+                enter: enter_with_faults,
+                ..ring()
+            };
+            let what = format!("{faults:?}");
+            let (ours, mut theirs) = pair();
+            let mut outcomes = Vec::new();
+            FAULTS.set(faults);
+            let first = {
+                let (one, two) = (b"on".to_vec(), b"e".to_vec());
+                let slices = [IoSlice::new(&one), IoSlice::new(&two)];
+                let write = RingWrite {
+                    socket: ours.as_fd(),
+                    slices: &slices,
+                };
+                ring.write(&[write], &mut outcomes)
+            };
+            assert_eq!(first.is_ok(), lives, "{what}: {first:?}");
+            assert!(FAULTS.take().is_empty(), "{what}");
+            let first: Vec<_> = outcomes.iter().map(|one| one.as_ref().ok()).collect();
+            assert_eq!(first, [lives.then_some(&3)], "{what}");
+            let slices = [IoSlice::new(b"two")];
+            let write = RingWrite {
+                socket: ours.as_fd(),
+                slices: &slices,
+            };
+            let second = ring.write(&[write], &mut outcomes);
+            let expected: &[u8] = if lives { b"onetwo" } else { b"" };
+            assert_eq!(received(&mut theirs), expected, "{what}");
+            match second {
+                Ok(()) => assert!(lives, "{what}"),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotConnected, "{what}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_in_the_call_ends_the_ring_too() {
+        let mut ring = Ring {
+            enter: |_, _| panic!("in the middle"),
+            ..ring()
+        };
+        let (ours, mut theirs) = pair();
+        let slices = [IoSlice::new(b"x")];
+        let writes = [RingWrite {
+            socket: ours.as_fd(),
+            slices: &slices,
+        }];
+        let mut outcomes = Vec::new();
+        let panicked = catch_unwind(AssertUnwindSafe(|| ring.write(&writes, &mut outcomes)));
+        assert!(panicked.is_err());
+        ring.enter = enter_with_faults;
+        let second = ring.write(&writes, &mut outcomes);
+        assert_eq!(
+            second.map_err(|error| error.kind()),
+            Err(io::ErrorKind::NotConnected)
+        );
+        assert_eq!(received(&mut theirs), b"");
     }
 }
