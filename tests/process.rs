@@ -68,6 +68,14 @@ fn a_configuration_that_is_refused_ends_with_exit_code_2_and_says_where_and_what
 }
 
 #[test]
+fn whoever_connects_straight_after_the_listening_line_finds_an_embedded_source_up() {
+    for round in 0..50 {
+        let server = Server::demo(&["--drain-seconds", "0"]);
+        assert_eq!(server.probe(), 200, "round {round}");
+    }
+}
+
+#[test]
 fn a_port_in_use_ends_with_exit_code_1_and_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();

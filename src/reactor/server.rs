@@ -195,6 +195,8 @@ impl Server {
         let mut events = Events::with_capacity(limits::POLL_EVENTS_MAX);
         let mut ready: Vec<Ready> = Vec::with_capacity(limits::POLL_EVENTS_MAX);
         let mut accept_log = LogLimit::default();
+        // What the source has said before counts for the first who comes.
+        reactor.turn(&[], now_since(epoch));
         loop {
             let now = now_since(epoch);
             let patience = self

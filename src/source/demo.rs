@@ -117,7 +117,6 @@ impl Demo {
 
     fn play(&self, source: &SourceEnd) -> Result<Infallible, Ended> {
         let exchange: Arc<str> = Arc::from("callevt");
-        source.send(FromSource::Up)?;
         let mut pace = Pace::new(Instant::now(), self.rate);
         loop {
             for index in pace.due(Instant::now()) {

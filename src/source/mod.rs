@@ -1,6 +1,6 @@
 //! The embedded event sources: events without a broker, for the first minute, demos and load tests.
 //!
-//! They go through the very same hand-off as RabbitMQ's: [`FromSource::Up`] at once, every [`ToSource::Bind`]
+//! They go through the very same hand-off as RabbitMQ's: [`FromSource::Up`] before they start, every [`ToSource::Bind`]
 //! answered with [`FromSource::Bound`], events while the hand-off has room. They are no broker: bindings do not
 //! filter, so the loop hears every event and drops what nobody subscribed to, and [`ToSource::Unbind`] means
 //! nothing.
@@ -51,7 +51,8 @@ pub enum SourceError {
     Thread(io::Error),
 }
 
-/// Starts the embedded source that `config` names, on a thread named `source`.
+/// Starts the embedded source that `config` names, on a thread named `source`. When this returns, the hand-off holds
+/// [`FromSource::Up`], so that a loop which looks at it before it takes connections has a source from the first one on.
 ///
 /// The thread ends at [`ToSource::Stop`] and when the loop's end is dropped. It may be waiting for room in the
 /// hand-off, so whoever joins it after a `Stop` drains or drops the loop's end first.
@@ -63,23 +64,28 @@ pub fn spawn(config: &SourceConfig, source: SourceEnd) -> Result<JoinHandle<()>,
         SourceConfig::Amqp => Err(SourceError::NotEmbedded),
         SourceConfig::Demo { rate, accounts } => {
             let demo = demo::Demo::new(*rate, *accounts)?;
-            start(move || demo.run(&source))
+            start(source, move |source| demo.run(source))
         }
         SourceConfig::Replay { file } => {
             let replay = replay::Replay::open(file).map_err(|error| SourceError::Open {
                 file: file.clone(),
                 error,
             })?;
-            start(move || replay.run(&source))
+            start(source, move |source| replay.run(source))
         }
     }
 }
 
-fn start(run: impl FnOnce() -> Ended + Send + 'static) -> Result<JoinHandle<()>, SourceError> {
+fn start(
+    source: SourceEnd,
+    run: impl FnOnce(&SourceEnd) -> Ended + Send + 'static,
+) -> Result<JoinHandle<()>, SourceError> {
+    // A loop that is gone already is noticed by the thread.
+    let _gone = source.send(FromSource::Up);
     thread::Builder::new()
         .name("source".into())
         .spawn(move || {
-            let Ended = run();
+            let Ended = run(&source);
             log::debug!("the source has ended");
         })
         .map_err(SourceError::Thread)

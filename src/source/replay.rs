@@ -136,7 +136,6 @@ impl Replay {
 /// Plays `steps` from the first `Bind` on; afterwards answers commands. Takes the channel, so that the reader learns
 /// of the end.
 fn play(source: &SourceEnd, steps: Receiver<Option<Step>>) -> Result<Infallible, Ended> {
-    source.send(FromSource::Up)?;
     while answer(source, source.commands.recv().map_err(|_| Ended)?)? == Heard::Nothing {}
     let mut played = 0_u64;
     let mut last = Instant::now();
