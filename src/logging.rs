@@ -7,7 +7,10 @@
 //! beyond it is lost, counted, and told of where it is missing; so is one that cannot be written, because the disk is
 //! full or the reader gone; lines keep their order and the time at which they were logged. Libraries are held to
 //! their errors, because the AMQP client logs its login below that level (AMQP rail 9); all that they would say is
-//! said by us.
+//! said by us. The errors of that client are what a broker chooses: they pass through [`crate::amqp::client_line`].
+//!
+//! What is logged is one line and looks as it is: whatever is not printable (control characters, line ends of any
+//! kind, marks of direction, combining marks) is escaped in the one place where all lines are made.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::Cell;
@@ -179,11 +182,18 @@ impl Log for QueueingLogger {
         if !self.enabled(record.metadata()) {
             return;
         }
+        let mut text = record.args().to_string();
+        if is_of_the_amqp_client(record.target()) {
+            match crate::amqp::client_line(&text) {
+                Some(line) => text = line,
+                None => return,
+            }
+        }
         let mut line = Line {
             at: SystemTime::now(),
             level: record.level(),
             target: record.target().into(),
-            text: record.args().to_string().into(),
+            text: escaped(text).into(),
             lost_before: 0,
         };
         if !TALLY.take_room(line.bytes()) {
@@ -200,6 +210,30 @@ impl Log for QueueingLogger {
             let _in_time = written.recv_timeout(LOG_FLUSH_MAX);
         }
     }
+}
+
+fn is_of_the_amqp_client(target: &str) -> bool {
+    let (client, _) = crate::amqp::CLIENT_LOG;
+    target
+        .strip_prefix(client)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// `text` with what is not printable escaped as in a string literal; quotes and backslashes stay. Linear, and without a
+/// copy where there is nothing to escape.
+fn escaped(text: String) -> String {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~');
+    if text.bytes().all(is_plain) {
+        return text;
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        match character {
+            ' '..='~' => escaped.push(character),
+            _ => escaped.extend(character.escape_debug()),
+        }
+    }
+    escaped
 }
 
 /// The thread "log".
@@ -247,15 +281,17 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
+    let why = crate::amqp::without_passwords(why);
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");
     let place = panic.location().map(ToString::to_string);
     let place = place.as_deref().unwrap_or("an unknown place");
+    log::error!("the thread {name} panicked at {place}: {why}");
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
-        log::error!("the thread {name} panicked at {place}: {why}\n{backtrace}");
-    } else {
-        log::error!("the thread {name} panicked at {place}: {why}");
+        for line in backtrace.to_string().lines() {
+            log::error!("{line}");
+        }
     }
     log::logger().flush();
 }

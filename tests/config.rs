@@ -337,7 +337,11 @@ fn a_command_line_that_does_not_fit_is_refused_with_option_and_expectation() {
         ),
         (
             &["--amqp", "amqps://broker"],
-            "--amqp: amqps (TLS to the broker) is not supported yet; expected a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
+            "--amqp: the scheme amqps (TLS to the broker) is not supported yet; expected a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
+        ),
+        (
+            &["--amqp", "amqp://user:hunter2@broker:99999"],
+            "--amqp: the port is not a number from 1 to 65535; in user and password `/`, `?`, `#` and `@` are written %2F, %3F, %23 and %40; expected a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
         ),
         (
             &["--families", "[]"],

@@ -117,25 +117,42 @@ fn a_log_that_is_read_again_goes_on_in_order_and_tells_where_how_many_lines_are_
     assert!(told.sum::<u64>() >= lost, "{lost} lost: {log:?}");
 }
 
-#[test]
-fn a_panic_is_a_line_of_the_log_behind_those_before_it() {
+/// The log of the test of this name, which is run in a process of its own, and whether that ended well.
+fn log_of(test: &str, environment: &[(&str, &str)]) -> (Vec<String>, bool) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--nocapture", "--exact"])
-        .arg("panics_with_the_log_started")
+        .args(["--ignored", "--nocapture", "--exact", test])
         .env_remove("RUST_BACKTRACE")
+        .envs(environment.iter().copied())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let log = lines(child.stderr.take().unwrap());
     let log: Vec<String> = std::iter::from_fn(|| log.recv_timeout(PATIENCE).ok()).collect();
-    assert!(!child.wait().unwrap().success());
+    (log, child.wait().unwrap().success())
+}
+
+#[test]
+fn a_panic_is_a_line_of_the_log_behind_those_before_it() {
+    let (log, is_well) = log_of("panics_with_the_log_started", &[]);
+    assert!(!is_well);
     let said: Vec<&str> = log.iter().map(|line| &line[24..]).collect();
     assert_eq!(said[..2], [" ERROR [log] first", " ERROR [log] second"]);
     assert!(said[2].starts_with(
         " ERROR [blackhole::logging] the thread panics_with_the_log_started panicked at tests/log.rs:"
     ));
-    assert!(said[2].ends_with(": the reason"), "{said:?}");
+    assert!(said[2].ends_with(": the reason\\nof it"), "{said:?}");
+    assert_eq!(said.len(), 3);
+
+    let (log, _) = log_of("panics_with_the_log_started", &[("RUST_BACKTRACE", "1")]);
+    assert!(log.len() > 4, "{log:?}");
+    for line in &log {
+        assert_eq!(
+            &line[23..31],
+            "Z ERROR ",
+            "a line of the backtrace is a line of the log"
+        );
+    }
 }
 
 #[test]
@@ -144,7 +161,64 @@ fn panics_with_the_log_started() {
     blackhole::logging::start(log::LevelFilter::Info).unwrap();
     log::error!("first");
     log::error!("second");
-    panic!("the reason");
+    panic!("the reason\nof it");
+}
+
+/// What is logged, and what of it is in the line.
+const ODD_TEXTS: [(&str, &str); 19] = [
+    ("plain \"quoted\" \\ text", "plain \"quoted\" \\ text"),
+    ("ü é ß 漢 👍 Ω", "ü é ß 漢 👍 Ω"),
+    ("a\nb", "a\\nb"),
+    ("a\r\nb", "a\\r\\nb"),
+    ("a\tb\0c", "a\\tb\\0c"),
+    ("\x1b[31mred", "\\u{1b}[31mred"),
+    ("\x07\x08\x7f", "\\u{7}\\u{8}\\u{7f}"),
+    (
+        "next line \u{85} of C1 \u{9b}",
+        "next line \\u{85} of C1 \\u{9b}",
+    ),
+    (
+        "line\u{2028}paragraph\u{2029}",
+        "line\\u{2028}paragraph\\u{2029}",
+    ),
+    (
+        "\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}",
+        "\\u{202a}\\u{202b}\\u{202c}\\u{202d}\\u{202e}",
+    ),
+    (
+        "\u{2066}\u{2067}\u{2068}\u{2069}",
+        "\\u{2066}\\u{2067}\\u{2068}\\u{2069}",
+    ),
+    ("\u{200e}\u{200f}\u{61c}", "\\u{200e}\\u{200f}\\u{61c}"),
+    (
+        "\u{200b}\u{200d}\u{2060}\u{feff}",
+        "\\u{200b}\\u{200d}\\u{2060}\\u{feff}",
+    ),
+    ("soft\u{ad}hyphen", "soft\\u{ad}hyphen"),
+    ("\u{e0041}\u{fff9}", "\\u{e0041}\\u{fff9}"),
+    ("a\u{a0}b\u{3000}c", "a\\u{a0}b\\u{3000}c"),
+    ("private \u{e000}", "private \\u{e000}"),
+    ("o\u{336}\u{301}", "o\\u{336}\\u{301}"),
+    ("\u{1a}", "\\u{1a}"),
+];
+
+#[test]
+fn what_is_not_printable_is_escaped_and_nothing_else_is() {
+    let (log, is_well) = log_of("logs_odd_texts", &[]);
+    assert!(is_well);
+    let said: Vec<&str> = log.iter().map(|line| &line[24..]).collect();
+    let expected = ODD_TEXTS.map(|(_, line)| format!(" ERROR [log] {line}"));
+    assert_eq!(said, expected);
+}
+
+#[test]
+#[ignore = "the other half of the test above, in a process of its own"]
+fn logs_odd_texts() {
+    blackhole::logging::start(log::LevelFilter::Info).unwrap();
+    for (text, _) in ODD_TEXTS {
+        log::error!("{text}");
+    }
+    assert!(blackhole::logging::flush());
 }
 
 #[test]

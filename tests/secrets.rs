@@ -9,7 +9,10 @@ mod support;
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::process::Output;
+use std::thread;
 
 use amiquip::ExchangeType;
 use rustix::process::Signal;
@@ -718,6 +721,69 @@ fn no_password_of_a_broker_and_no_body_that_came_from_one_is_in_the_log() {
     let log = server.log();
     assert!(log.contains("cannot connect"), "{log}");
     secrets.are_not_in("the log", log.as_bytes());
+}
+
+/// A broker that asks back, with the password that it was given, which the AMQP client knows nothing to answer: it says so
+/// in the log, with what it was asked.
+fn parrot(password: &str) -> SocketAddr {
+    let method = |arguments: &[u8]| {
+        let size = u32::try_from(arguments.len()).unwrap().to_be_bytes();
+        [&[1, 0, 0][..], &size, arguments, &[0xCE]].concat()
+    };
+    let long = |text: &[u8]| {
+        let size = u32::try_from(text.len()).unwrap().to_be_bytes();
+        [&size[..], text].concat()
+    };
+    let versions_and_table = [0, 9, 0, 0, 0, 0];
+    let ways = [long(b"PLAIN"), long(b"en_US")].concat();
+    let start = method(&[&[0, 10, 0, 10][..], &versions_and_table, &ways].concat());
+    let asked = format!("{password} \u{202e}{}", password.repeat(20));
+    let secure = method(&[&[0, 10, 0, 20][..], &long(asked.as_bytes())].concat());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            let mut heard = [0; 4096];
+            for said in [&start, &secure] {
+                // The client may leave at any time, and comes again.
+                let _ = socket.read(&mut heard);
+                let _ = socket.write_all(said);
+            }
+            let _ = socket.read(&mut heard);
+        }
+    });
+    address
+}
+
+#[test]
+fn the_amqp_clients_own_lines_are_redacted_and_few() {
+    let mut secrets = Secrets::new();
+    let plain = secrets.new_one("a password");
+    let odd = secrets.around("a password, with odd characters", "\"\\é");
+    let encoded = odd
+        .replace('"', "%22")
+        .replace('\\', "%5C")
+        .replace('é', "%C3%A9");
+    let urls = [(&plain, &plain), (&odd, &encoded)]
+        .map(|(password, written)| format!("amqp://user:{written}@{}", parrot(password)));
+    let args = ["--auth", "insecure", "--amqp", &urls[1]];
+    let mut server = Server::unready(&urls[0], &args);
+    server.until("refused often", |server| {
+        server.metric("amqp_connect_failures_total") >= 8
+    });
+    assert!(server.stop().success());
+    let log = server.log();
+    secrets.are_not_in("the log", log.as_bytes());
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("[amiquip"))
+        .collect();
+    assert_eq!(lines.len(), 3, "{log}");
+    for line in lines {
+        assert!(line.contains("[password]") && line.is_ascii(), "{line}");
+        assert!(line.len() < 1000, "{line}");
+    }
 }
 
 #[test]

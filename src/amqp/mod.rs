@@ -18,6 +18,7 @@
 //! | `consumer` | deliveries |
 //! | `counters` | figures for the metrics page |
 //! | `abort`, `log_gate` | ending what hangs; lines a minute |
+//! | `client_log` | the client's own lines of the log |
 //!
 //! Invariants: `Up` is said only after everything wanted is in force or was said to be `Lost`; `Down` follows every
 //! `Up`, after the last event that came before it; a panic anywhere here is a reconnect (rail 10); nothing is ever
@@ -25,6 +26,7 @@
 
 mod abort;
 mod bindings;
+mod client_log;
 mod connection;
 mod consumer;
 mod counters;
@@ -44,13 +46,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounde
 
 use self::abort::Abort;
 use self::bindings::{Bindings, NAME_BYTES_MAX};
+pub use self::client_log::{client_line, without_passwords};
 use self::consumer::{ConsumeEnd, Consumer, HANDOVER_SLICE};
 pub use self::counters::AmqpCounters;
 use self::counters::{increment, set};
 use self::guard::Vitals;
 use self::log_gate::LogGate;
 use self::topology::Topology;
-pub use self::url::{AmqpUrlError, validate_url};
+pub use self::url::{AmqpUrlError, EncodedPart, validate_url};
 use self::url::{Endpoint, bounded as bounded_text};
 use crate::handoff::{AmqpBinding, Commands, FromSource, SourceEnd, ToSource};
 use crate::routing::families::Exchange;
@@ -156,6 +159,7 @@ pub fn spawn(
     if endpoints.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no broker URL"));
     }
+    client_log::keep_secret(&endpoints);
     let abort = Arc::new(Abort::default());
     let (alive, ended) = bounded(0);
     let mut worker = Worker {

@@ -17,41 +17,116 @@ const DEFAULT_LOGIN: &str = "guest";
 /// Longest piece of a broker's text that reaches a log.
 const LOGGED_BYTES_MAX: usize = 300;
 
-/// Why a broker URL is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// A part of a broker URL that is written percent-encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncodedPart {
+    /// Between `amqp://` or `@`, and `:` or `/`.
+    Host,
+    /// Before the first `:`.
+    User,
+    /// From there to the `@`.
+    Password,
+    /// Behind the `/` after the host.
+    VirtualHost,
+}
+
+/// Why a broker URL is refused. Each text names the part that is wrong, and none shows what is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AmqpUrlError {
-    /// Not a URL at all.
-    #[error(
-        "not a URL, expected amqp://USER:PASSWORD@HOST:PORT/VHOST with special characters percent-encoded"
-    )]
+    /// Not a URL, and no part of one can be blamed.
     Malformed,
+    /// Nothing that could be a scheme before a `:`.
+    NoScheme,
     /// `amqps`.
-    #[error("amqps (TLS to the broker) is not supported yet, expected amqp://")]
     TlsNotSupported,
     /// Another scheme.
-    #[error("expected a URL that begins with amqp://")]
     WrongScheme,
     /// No host.
-    #[error("the host is missing, expected amqp://USER:PASSWORD@HOST:PORT/VHOST")]
     NoHost,
+    /// Neither a name nor an address.
+    WrongHost,
+    /// No number from 1 to 65535. What stands there may be the beginning of a password with a `/` in it.
+    WrongPort,
     /// A `@` behind the host: most likely the end of a password with a `/` in it, which must not be taken for the
     /// virtual host and logged.
-    #[error(
-        "a `@` after the host; in user and password `/` is written %2F, in a virtual host `@` is written %40"
-    )]
     LateAt,
     /// More than one path segment.
-    #[error("more than one `/` after the host, a virtual host's own `/` is written %2f")]
     ExtraPath,
-    /// `?…` or `#…`.
-    #[error("parameters after `?` or `#` are not supported")]
-    Parameters,
-    /// User, password or virtual host do not decode to UTF-8.
-    #[error("user, password or virtual host do not percent-decode to UTF-8")]
-    NotUtf8,
-    /// User, password or virtual host longer than 255 bytes.
-    #[error("user, password or virtual host are longer than {PART_BYTES_MAX} bytes")]
-    TooLong,
+    /// `?…`.
+    Query,
+    /// `#…`.
+    Fragment,
+    /// It does not decode.
+    NotUtf8(EncodedPart),
+    /// It is longer than 255 bytes.
+    TooLong(EncodedPart),
+}
+
+const _: () = assert!(PART_BYTES_MAX == 255, "said in the texts");
+
+impl AmqpUrlError {
+    /// What is wrong, for an operator.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        use EncodedPart::{Host, Password, User, VirtualHost};
+        match self {
+            Self::Malformed => "not a URL",
+            Self::NoScheme => "the scheme is missing",
+            Self::TlsNotSupported => "the scheme amqps (TLS to the broker) is not supported yet",
+            Self::WrongScheme => "the scheme is not amqp",
+            Self::NoHost => "the host is missing",
+            Self::WrongHost => {
+                "the host is neither a name nor an address; IPv6 is written in brackets"
+            }
+            Self::WrongPort => {
+                "the port is not a number from 1 to 65535; in user and password `/`, `?`, `#` and `@` are written %2F, \
+                 %3F, %23 and %40"
+            }
+            Self::LateAt => {
+                "the virtual host has a `@`; in user and password `/` is written %2F, in a virtual host `@` is written \
+                 %40"
+            }
+            Self::ExtraPath => "the virtual host has a `/`, which is written %2f",
+            Self::Query => "a query (behind `?`) is not supported; elsewhere `?` is written %3F",
+            Self::Fragment => {
+                "a fragment (behind `#`) is not supported; elsewhere `#` is written %23"
+            }
+            Self::NotUtf8(Host) => "the host does not percent-decode to UTF-8",
+            Self::NotUtf8(User) => "the user does not percent-decode to UTF-8",
+            Self::NotUtf8(Password) => "the password does not percent-decode to UTF-8",
+            Self::NotUtf8(VirtualHost) => "the virtual host does not percent-decode to UTF-8",
+            Self::TooLong(Host) => "the host is longer than 255 bytes",
+            Self::TooLong(User) => "the user is longer than 255 bytes",
+            Self::TooLong(Password) => "the password is longer than 255 bytes",
+            Self::TooLong(VirtualHost) => "the virtual host is longer than 255 bytes",
+        }
+    }
+}
+
+impl fmt::Display for AmqpUrlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl std::error::Error for AmqpUrlError {}
+
+impl From<url::ParseError> for AmqpUrlError {
+    fn from(error: url::ParseError) -> Self {
+        use url::ParseError::{
+            EmptyHost, IdnaError, InvalidDomainCharacter, InvalidIpv4Address, InvalidIpv6Address,
+            InvalidPort, RelativeUrlWithoutBase,
+        };
+        match error {
+            RelativeUrlWithoutBase => Self::NoScheme,
+            EmptyHost => Self::NoHost,
+            IdnaError | InvalidDomainCharacter | InvalidIpv4Address | InvalidIpv6Address => {
+                Self::WrongHost
+            }
+            InvalidPort => Self::WrongPort,
+            _ => Self::Malformed,
+        }
+    }
 }
 
 /// Checks one broker URL, for the configuration (PROTOCOL 9: an impossible value ends the process with 2).
@@ -79,21 +154,28 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn parse(text: &str) -> Result<Self, AmqpUrlError> {
-        let url = url::Url::parse(text).map_err(|_| AmqpUrlError::Malformed)?;
+        let url = url::Url::parse(text)?;
         match url.scheme() {
             "amqp" => {}
             "amqps" => return Err(AmqpUrlError::TlsNotSupported),
             _ => return Err(AmqpUrlError::WrongScheme),
         }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(AmqpUrlError::Parameters);
+        if url.query().is_some() {
+            return Err(AmqpUrlError::Query);
+        }
+        if url.fragment().is_some() {
+            return Err(AmqpUrlError::Fragment);
         }
         let host = match url.host() {
-            Some(url::Host::Domain(name)) if !name.is_empty() => decode(name)?,
+            Some(url::Host::Domain(name)) if !name.is_empty() => decode(name, EncodedPart::Host)?,
             Some(url::Host::Ipv4(address)) => address.to_string(),
             Some(url::Host::Ipv6(address)) => address.to_string(),
             Some(url::Host::Domain(_)) | None => return Err(AmqpUrlError::NoHost),
         };
+        let port = url.port().unwrap_or(5672);
+        if port == 0 {
+            return Err(AmqpUrlError::WrongPort);
+        }
         let vhost = url.path().strip_prefix('/').unwrap_or_default();
         if vhost.contains('@') {
             return Err(AmqpUrlError::LateAt);
@@ -101,49 +183,57 @@ impl Endpoint {
         if vhost.contains('/') {
             return Err(AmqpUrlError::ExtraPath);
         }
-        let or = |part: &str, default: &str| decode(if part.is_empty() { default } else { part });
+        let or = |text: &str, default: &str, part| {
+            decode(if text.is_empty() { default } else { text }, part)
+        };
+        let password = url.password().unwrap_or_default();
         Ok(Self {
             host,
-            port: url.port().unwrap_or(5672),
-            user: or(url.username(), DEFAULT_LOGIN)?,
-            password: or(url.password().unwrap_or_default(), DEFAULT_LOGIN)?,
-            vhost: or(vhost, "/")?,
+            port,
+            user: or(url.username(), DEFAULT_LOGIN, EncodedPart::User)?,
+            password: or(password, DEFAULT_LOGIN, EncodedPart::Password)?,
+            vhost: or(vhost, "/", EncodedPart::VirtualHost)?,
         })
     }
 
+    /// The password, unless it is every broker's.
+    pub(super) fn secret(&self) -> Option<&str> {
+        Some(&*self.password).filter(|password| *password != DEFAULT_LOGIN)
+    }
+
     /// `text`, which came from the broker or its client library, made fit for a log: without the password
-    /// unless that is every broker's, without control characters, at most 300 bytes.
+    /// unless that is every broker's, and at most 300 bytes.
     pub(super) fn redact(&self, text: &str) -> String {
-        if self.password == DEFAULT_LOGIN {
-            return bounded(text);
+        match self.secret() {
+            Some(password) => bounded(&without(text, password)),
+            None => bounded(text),
         }
-        bounded(&text.replace(&self.password, "[password]"))
     }
 }
 
-/// `text` with control characters escaped and cut to 300 bytes.
+/// `text` with `[password]` in place of this password, also where it is quoted as a string literal.
+pub(super) fn without(text: &str, password: &str) -> String {
+    let quoted = password.escape_debug().to_string();
+    let text = text.replace(&quoted, "[password]");
+    text.replace(password, "[password]")
+}
+
+/// `text` cut to 300 bytes. The log escapes what is not printable.
 pub(super) fn bounded(text: &str) -> String {
-    let mut shown = String::new();
-    for character in text.chars() {
-        if shown.len() >= LOGGED_BYTES_MAX {
-            shown.push('…');
-            break;
-        }
-        if character.is_control() {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
+    let mut ends = text.char_indices().map(|(at, _)| at);
+    let end = ends
+        .find(|at| *at >= LOGGED_BYTES_MAX)
+        .unwrap_or(text.len());
+    let mark = if end < text.len() { "…" } else { "" };
+    format!("{}{mark}", &text[..end])
 }
 
-fn decode(part: &str) -> Result<String, AmqpUrlError> {
-    let decoded = percent_decode_str(part)
+fn decode(text: &str, part: EncodedPart) -> Result<String, AmqpUrlError> {
+    let decoded = percent_decode_str(text)
         .decode_utf8()
-        .map_err(|_| AmqpUrlError::NotUtf8)?;
+        .map_err(|_| AmqpUrlError::NotUtf8(part))?;
     if decoded.len() > PART_BYTES_MAX {
-        return Err(AmqpUrlError::TooLong);
+        return Err(AmqpUrlError::TooLong(part));
     }
     Ok(decoded.into_owned())
 }
@@ -206,25 +296,87 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_url_says_what_was_expected_and_shows_nothing_of_itself() {
-        let long = format!("amqp://u:{}@h", "s3cret".repeat(50));
+    fn a_refused_url_says_which_part_is_wrong_and_shows_nothing_of_itself() {
+        use AmqpUrlError as E;
+        use EncodedPart as Part;
+        let long = "s3cret".repeat(50);
         let rows = [
-            ("s3cret", AmqpUrlError::Malformed),
-            ("amqp://u:s3cret/x@h", AmqpUrlError::Malformed),
-            ("amqps://u:s3cret@h", AmqpUrlError::TlsNotSupported),
-            ("http://u:s3cret@h", AmqpUrlError::WrongScheme),
-            ("amqp:///s3cret", AmqpUrlError::NoHost),
-            ("amqp://u:p@h/a/s3cret", AmqpUrlError::ExtraPath),
-            ("amqp://u:47/s3cret@h", AmqpUrlError::LateAt),
-            ("amqp://h/v?s3cret=1", AmqpUrlError::Parameters),
-            ("amqp://h/v#s3cret", AmqpUrlError::Parameters),
-            ("amqp://u:s3cret%ff@h", AmqpUrlError::NotUtf8),
-            (&long, AmqpUrlError::TooLong),
+            // Text, error, and the part that its text names.
+            ("s3cret".to_owned(), E::NoScheme, "scheme"),
+            ("//u:s3cret@h".to_owned(), E::NoScheme, "scheme"),
+            ("amqp//u:s3cret@h".to_owned(), E::NoScheme, "scheme"),
+            (
+                "amqps://u:s3cret@h".to_owned(),
+                E::TlsNotSupported,
+                "scheme",
+            ),
+            ("http://u:s3cret@h".to_owned(), E::WrongScheme, "scheme"),
+            ("u:s3cret@h".to_owned(), E::WrongScheme, "scheme"),
+            ("amqp:///s3cret".to_owned(), E::NoHost, "host"),
+            ("amqp:s3cret".to_owned(), E::NoHost, "host"),
+            ("amqp://u:s3cret@".to_owned(), E::NoHost, "host"),
+            ("amqp://u:s3cret@/v".to_owned(), E::NoHost, "host"),
+            ("amqp://u:s3cret@a b/v".to_owned(), E::WrongHost, "host"),
+            (
+                "amqp://u:s3cret@[::s3cret]".to_owned(),
+                E::WrongHost,
+                "host",
+            ),
+            (
+                "amqp://u:s3cret@h%ff".to_owned(),
+                E::NotUtf8(Part::Host),
+                "host",
+            ),
+            (format!("amqp://{long}"), E::TooLong(Part::Host), "host"),
+            ("amqp://u:s3cret@h:x".to_owned(), E::WrongPort, "port"),
+            ("amqp://u:s3cret@h:0".to_owned(), E::WrongPort, "port"),
+            ("amqp://u:s3cret@h:65536".to_owned(), E::WrongPort, "port"),
+            ("amqp://u:s3cret/x@h".to_owned(), E::WrongPort, "port"),
+            ("amqp://u:s3cret?x@h".to_owned(), E::WrongPort, "port"),
+            ("amqp://u:s3cret#x@h".to_owned(), E::WrongPort, "port"),
+            (
+                "amqp://s3cret%ff:p@h".to_owned(),
+                E::NotUtf8(Part::User),
+                "user",
+            ),
+            (format!("amqp://{long}:p@h"), E::TooLong(Part::User), "user"),
+            (
+                "amqp://u:s3cret%ff@h".to_owned(),
+                E::NotUtf8(Part::Password),
+                "password",
+            ),
+            (
+                format!("amqp://u:{long}@h"),
+                E::TooLong(Part::Password),
+                "password",
+            ),
+            ("amqp://u:47/s3cret@h".to_owned(), E::LateAt, "virtual host"),
+            (
+                "amqp://u:p@h/a/s3cret".to_owned(),
+                E::ExtraPath,
+                "virtual host",
+            ),
+            (
+                "amqp://u:p@h/s3cret%ff".to_owned(),
+                E::NotUtf8(Part::VirtualHost),
+                "virtual host",
+            ),
+            (
+                format!("amqp://u:p@h/{long}"),
+                E::TooLong(Part::VirtualHost),
+                "virtual host",
+            ),
+            ("amqp://h/v?s3cret=1".to_owned(), E::Query, "query"),
+            ("amqp://u:47?s3cret@h".to_owned(), E::Query, "query"),
+            ("amqp://h/v#s3cret".to_owned(), E::Fragment, "fragment"),
         ];
-        for (text, expected) in rows {
-            let error = validate_url(text).expect_err(text);
+        for (text, expected, part) in rows {
+            let error = validate_url(&text).expect_err(&text);
             assert_eq!(error, expected, "{text}");
-            assert!(!error.to_string().contains("s3cret"), "{error}");
+            let said = error.to_string();
+            let named = said.split([',', ';']).next().unwrap_or_default();
+            assert!(named.contains(part), "{text}: {said}");
+            assert!(!said.contains("s3cret"), "{said}");
         }
     }
 
@@ -237,7 +389,7 @@ mod tests {
         );
         assert_eq!(
             endpoint.redact("refused u:s3cret\r\nnext"),
-            "refused u:[password]\\r\\nnext"
+            "refused u:[password]\r\nnext"
         );
         assert!(endpoint.redact(&"x".repeat(1000)).len() < 310);
         let same = Endpoint::parse("amqp://s3cret:s3cret@h").expect("a good URL");

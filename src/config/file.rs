@@ -159,7 +159,7 @@ mod tests {
             ),
             (
                 r#"{"amqp": ["amqp://a", "amqps://b"]}"#,
-                "config.json: amqp: item 2: amqps (TLS to the broker) is not supported yet; expected a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
+                "config.json: amqp: item 2: the scheme amqps (TLS to the broker) is not supported yet; expected a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
             ),
             (
                 r#"{"families": [1]}"#,

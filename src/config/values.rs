@@ -601,9 +601,9 @@ impl Text for BrokerUrl {
     }
 
     fn hint(text: &str) -> Option<&'static str> {
-        text.to_ascii_lowercase()
-            .starts_with("amqps:")
-            .then_some("amqps (TLS to the broker) is not supported yet")
+        crate::amqp::validate_url(text)
+            .err()
+            .map(crate::amqp::AmqpUrlError::text)
     }
 
     fn print(&self) -> String {
@@ -756,7 +756,7 @@ mod tests {
         assert!(
             problems::<BrokerUrl>("amqps://broker", &json!(1))
                 .0
-                .starts_with("amqps (TLS to the broker) is not")
+                .starts_with("the scheme amqps (TLS to the broker) is not")
         );
         let (problem, json) = problems::<AuthName>("hunter2", &json!({"tokens": "hunter2"}));
         assert_eq!(
