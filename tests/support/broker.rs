@@ -1,17 +1,13 @@
 //! A private RabbitMQ for one test or for all tests of a binary, by way of `scripts/broker`.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::{env, fs, io, process};
+use std::{fs, io, process};
 
-/// Ports a broker takes from its first one on; see `scripts/broker`.
-const PORTS: u16 = 30;
-/// First ports tried: below the ephemeral range.
-const FIRST_PORTS: std::ops::Range<u16> = 20_000..32_600;
-
-/// A running broker in a directory of its own; stopped and removed on drop, also when its test panics.
+/// A running broker in a directory of its own, on ports that the script found free; stopped and removed on drop, also
+/// when its test panics.
 pub struct Broker {
     dir: PathBuf,
     port: u16,
@@ -23,7 +19,7 @@ pub struct Broker {
 /// # Errors
 /// [`io::ErrorKind::NotFound`], with what to do about it as the text.
 pub fn installed() -> io::Result<()> {
-    let output = Command::new(script()).arg("url").output()?;
+    let output = Command::new(script()).arg("info").output()?;
     if output.status.success() {
         return Ok(());
     }
@@ -43,10 +39,18 @@ impl Broker {
 
     /// As [`Broker::start`], with options of `scripts/broker`. `Err` says why it did not start.
     pub fn start_with(options: &[&str]) -> Result<Self, String> {
-        let (dir, port) = claim();
-        let options = options.iter().map(|&option| option.to_owned()).collect();
-        let broker = Self { dir, port, options };
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let mut broker = Self {
+            dir: Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join(format!("target/brokers/{}-{number}", process::id())),
+            port: 0,
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+        };
         broker.try_run(&["start"])?;
+        let port =
+            fs::read_to_string(broker.dir.join("port")).map_err(|error| error.to_string())?;
+        broker.port = port.trim().parse().expect("a port is a number");
         Ok(broker)
     }
 
@@ -82,7 +86,7 @@ impl Broker {
 
     /// An orderly stop.
     pub fn stop(&self) {
-        self.run(&["stop"]);
+        self.run(&["stop-node"]);
     }
 
     /// Freezes it: its sockets stay open and say nothing.
@@ -141,8 +145,7 @@ impl Broker {
         command
             .arg("--dir")
             .arg(&self.dir)
-            .arg("--port")
-            .arg(self.port.to_string())
+            .env_remove("BROKER_PORT")
             .args(&self.options)
             .args(arguments);
         command.stdin(Stdio::null());
@@ -158,20 +161,4 @@ impl Drop for Broker {
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
-}
-
-/// A directory named after its port, which is the claim on that port against other test processes, and a port whose
-/// whole range is free.
-fn claim() -> (PathBuf, u16) {
-    let ranges = (FIRST_PORTS.end - FIRST_PORTS.start) / PORTS;
-    let begin = u16::try_from(process::id() % u32::from(ranges)).expect("below `ranges`");
-    for turn in 0..ranges {
-        let port = FIRST_PORTS.start + (begin + turn * 7) % ranges * PORTS;
-        let is_free = |offset| TcpListener::bind(("127.0.0.1", port + offset)).is_ok();
-        let dir = env::temp_dir().join(format!("blackhole-test-broker-{port}"));
-        if (0..=4).all(is_free) && fs::create_dir(&dir).is_ok() {
-            return (dir, port);
-        }
-    }
-    panic!("no free ports for a broker below {}", FIRST_PORTS.end);
 }
