@@ -94,7 +94,7 @@ pub(crate) struct Options {
     /// SIP realm of an account under --auth insecure
     #[arg(long, value_name = "TEMPLATE", help_heading = CLIENTS)]
     pub(crate) insecure_realm: Setting<RealmTemplate>,
-    /// Web pages that may connect, by their Origin header: scheme://host[:port], or null; none listed: all
+    /// Web pages that may connect, by their Origin header: scheme://host or scheme://host:port, or null; none listed: all
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', help_heading = CLIENTS)]
     #[serde(deserialize_with = "list")]
     pub(crate) allowed_origins: Vec<Setting<Origin>>,

@@ -5,7 +5,7 @@
 //! still a [`Command`], with the error in place of the action, and the session can answer
 //! `failed to authenticate token` first, as the platform does.
 //!
-//! Any text that is one JSON object is a command, and its fields are judged one by one ([`super::envelope`]): of
+//! Any text that is one JSON object is a command, and its fields are judged one by one (`envelope`): of
 //! duplicate keys the last counts, unknown keys are skipped, `null` is as good as absent. *Of the wrong kind* is in
 //! this table also what is no text (half a surrogate pair), a number that no float holds and what nests deeper than
 //! 127, wherever a text or a list of texts belongs.

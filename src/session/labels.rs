@@ -6,7 +6,7 @@
 //! the room of another's.
 //!
 //! Invariants: [`Labels::bytes`] is the sum over all labels that are kept; an account without labels is not in the
-//! table. A label that was [kept](Labels::keep) is [dropped](Labels::drop_label) exactly once.
+//! table. A label that was kept is dropped exactly once.
 
 use std::collections::HashMap;
 
