@@ -37,4 +37,6 @@ pub mod reactor;
 pub mod routing;
 pub mod session;
 pub mod source;
+#[cfg(test)]
+mod steps;
 pub mod sys;

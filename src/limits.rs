@@ -102,9 +102,25 @@ pub const MERGE_MEMBERS_MIN: usize = 4;
 /// Groups of one event that room is kept for until the next.
 pub const MATCHED_KEPT: usize = 64;
 
-/// Bytes of commands held back while an earlier command of the session waits for the broker; above it the
-/// session is not read until that command is answered.
-pub const HELD_BYTES_MAX: usize = 64 << 10;
+/// Heap bytes of a session's subscribes that wait for the broker and of the replies behind them; one subscribe of 256
+/// bindings to all call events takes some 150 KB. Above it the one that has waited longest is given up (`event source
+/// unavailable`), so that the session is read on, its pings are answered, and it grows no further.
+pub const HELD_BYTES_MAX: usize = 256 << 10;
+
+/// Such subscribes and replies of one session; as [`HELD_BYTES_MAX`].
+pub const HELD_REPLIES_MAX: usize = 1024;
+
+/// Heap bytes of all sessions' such subscribes and replies. Above it a subscribe that would have to wait is refused at
+/// once (`event source unavailable`).
+pub const HELD_TOTAL_BYTES_MAX: usize = 64 << 20;
+
+/// Work that renewing sessions may do in one turn after a reread, counted in sessions and
+/// [`RENEWAL_SUBSCRIPTION_COST`]; a session is renewed whole. Until all are renewed no event is taken from the
+/// hand-off, so that nobody sees one by a right that has gone.
+pub const RENEWALS_PER_TURN: usize = 16 << 10;
+
+/// What resolving one subscription again counts, beside 1 for looking at a session whose rights stayed.
+pub const RENEWAL_SUBSCRIPTION_COST: usize = 16;
 
 /// Commands refused by the rate limit in a row that close a session (PROTOCOL 3).
 pub const REFUSED_COMMANDS_MAX: u16 = 1000;

@@ -9,9 +9,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread};
-use blackhole::auth::Authenticator;
-use blackhole::config::{self, Config, Exit, SourceConfig, Startup};
+use blackhole::auth::{AuthError, Authenticator, Fresh, SharedRealm};
+use blackhole::config::{self, Config, ConfigError, Exit, SourceConfig, Startup};
 use blackhole::handoff::{SourceEnd, handoff};
+use blackhole::reactor::reread::{Reread, RereadJob};
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::{Exchange, Families};
 use blackhole::session::Door;
@@ -53,7 +54,9 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     if authenticator.is_insecure() {
         log::warn!("--auth insecure: ANY token is taken for ANY account; for development only");
     }
+    warn_of_shared_realms(&authenticator);
     let families = Families::new(&config.families).map_err(Exit::refused)?;
+    warn_of_open_families(&families);
     let exchanges = families.exchanges().cloned().collect();
     let server = Server::bind(Addresses {
         clients: SocketAddr::new(config.ip, config.port),
@@ -91,7 +94,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
             counters.write(out);
             logging::write_metrics(out);
         }),
-        reload: Box::new(move |hub| reload(hub, &args)),
+        reread: Box::new(move |hub| reread(hub, args.clone())),
     };
     let ended = server.run(hub, parts);
     // The loop's end of the hand-off is gone, so the source ends; one that hangs on its broker is aborted.
@@ -137,13 +140,63 @@ fn announce(server: &Server) {
 }
 
 /// SIGHUP: what can change while running is read again; what is wrong is reported and changes nothing.
-fn reload(hub: &mut Hub, args: &[OsString]) {
-    match config::reread(args.iter().cloned()) {
+fn reread(hub: &Hub, args: Vec<OsString>) -> RereadJob {
+    let authenticator = hub.authenticator.reread();
+    Box::new(move || {
+        let config = config::reread(args.into_iter());
+        let tokens = authenticator.read();
+        Box::new(move |hub| put_in_force(hub, config, tokens))
+    })
+}
+
+fn put_in_force(
+    hub: &mut Hub,
+    config: Result<Config, ConfigError>,
+    tokens: Result<Fresh, AuthError>,
+) -> Reread {
+    match config {
         Ok(config) => logging::set_level(config.log_level),
         Err(error) => log::error!("SIGHUP: configuration not reread: {error}"),
     }
-    match hub.authenticator.reload() {
-        Ok(()) => log::info!("SIGHUP: tokens on file: {}", hub.authenticator.tokens()),
-        Err(error) => log::error!("SIGHUP: tokens not reread: {error}"),
+    match tokens {
+        Ok(fresh) => {
+            let before = hub.authenticator.take(fresh);
+            log::info!("SIGHUP: tokens on file: {}", hub.authenticator.tokens());
+            warn_of_shared_realms(&hub.authenticator);
+            Reread {
+                has_changed_identities: true,
+                leftover: Box::new(before),
+            }
+        }
+        Err(error) => {
+            log::error!("SIGHUP: tokens not reread: {error}");
+            Reread {
+                has_changed_identities: false,
+                leftover: Box::new(()),
+            }
+        }
+    }
+}
+
+/// Accounts with one realm that are named; of more only the number is told.
+const SHARED_REALMS_LOGGED: usize = 8;
+
+fn warn_of_shared_realms(authenticator: &Authenticator) {
+    let shared = authenticator.shared_realms();
+    for SharedRealm { one, other } in shared.iter().take(SHARED_REALMS_LOGGED) {
+        log::warn!(
+            "tokens: accounts {one} and {other} have one realm: each sees the other's presence and registration events"
+        );
+    }
+    if let Some(more @ 1..) = shared.len().checked_sub(SHARED_REALMS_LOGGED) {
+        log::warn!("tokens: {more} more accounts share a realm with another");
+    }
+}
+
+fn warn_of_open_families(families: &Families) {
+    for family in families.open_to_all() {
+        log::warn!(
+            "{family}: with account `none`, and no id that must be named (`required`), every account sees all its events"
+        );
     }
 }

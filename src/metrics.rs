@@ -76,10 +76,13 @@ metrics! {
     counter commands_refused_subscriptions_total "Those of them refused because of max_subscriptions.";
     counter commands_refused_metadata_total "Those of them refused because of max_metadata_bytes.";
     counter labels_left_out_total "Names and metadata of clients that were not kept, because those of their account or of all were over their bound.";
-    counter commands_held_total "Commands held back behind one that waits for the broker.";
-    counter reads_paused_total "Times a session was not read because its held commands were over their bound.";
+    counter replies_held_total "Replies held back behind that of a subscribe that waits for the broker.";
     counter subscribes_waited_total "Subscribes that waited for the broker.";
     counter subscribes_timed_out_total "Subscribes that the broker did not confirm in request_timeout_ms.";
+    counter subscribes_refused_total "Subscribes that needed a binding that the broker refuses.";
+    counter subscribes_given_up_total "Subscribes that could not wait, or wait on, because too much was held back.";
+    counter subscriptions_ended_total "Subscriptions ended because the session's identity or rights changed.";
+    counter subscriptions_moved_total "Subscriptions that follow another realm because their account's changed.";
     counter authentications_failed_total "Tokens that did not verify.";
     counter events_total "Events taken from the source.";
     counter events_unmatched_total "Events that no subscription wanted.";

@@ -6,6 +6,8 @@
 
 mod support;
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -13,7 +15,7 @@ use serde_json::{Value, json};
 
 use support::client::{ANY_TOKEN, Client, Raw, errors, ping, ping_as, subscribe, success};
 use support::events::{ACCOUNT, OTHER_ACCOUNT};
-use support::server::{Server, TokenFile, unix_now, wait_for};
+use support::server::{Scratch, Server, TokenFile, unix_now, wait_for};
 use support::wire::client_text;
 
 /// A subscribe to all calls with this `data` beside the account.
@@ -313,4 +315,89 @@ fn sighup_closes_whose_token_is_gone_and_renews_what_the_others_may() {
     });
     success(&extended.ask(&ping("1")));
     assert_eq!(server.metric("closes_expired_total"), 3);
+}
+
+#[test]
+fn a_reread_that_takes_its_time_holds_up_nobody_and_the_last_state_of_the_file_counts() {
+    let tokens = TokenFile::new(&json!({"old": {"account_id": ACCOUNT}}));
+    let server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
+    let mut client = Client::connect(server.address());
+    success(&client.ask(&ping_as("old", "1")));
+    // Whoever reads the file now waits until somebody writes it.
+    let path = tokens.path();
+    std::fs::remove_file(&path).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    server.signal(Signal::HUP);
+    let mut pipe = wait_for("the reader at the pipe", || {
+        let mut options = std::fs::OpenOptions::new();
+        let options = options.write(true).custom_flags(libc::O_NONBLOCK);
+        options.open(&path).ok()
+    });
+    for number in 0..20 {
+        success(&client.ask(&ping(&number.to_string())));
+    }
+    assert_eq!(server.metric("config_reloads_total"), 0);
+    // Told again meanwhile: what is there when the first reading is through is read, too.
+    server.signal(Signal::HUP);
+    success(&client.ask(&ping("2")));
+    std::fs::remove_file(&path).unwrap();
+    let content = |token: &str| {
+        json!({"old": {"account_id": ACCOUNT}, token: {"account_id": ACCOUNT}}).to_string()
+    };
+    tokens.write(&content("last"));
+    pipe.write_all(content("first").as_bytes()).unwrap();
+    drop(pipe);
+    server.wait_for_metric("config_reloads_total", 2);
+    let mut late = Client::connect(server.address());
+    assert_eq!(
+        errors(&late.ask(&ping_as("first", "1"))),
+        ["failed to authenticate token"]
+    );
+    success(&late.ask(&ping_as("last", "2")));
+    success(&client.ask(&ping("3")));
+}
+
+#[test]
+fn accounts_with_one_realm_and_families_open_to_all_are_warned_of_by_name() {
+    let tokens = TokenFile::new(&json!({
+        "secret-1": {"account_id": ACCOUNT, "realm": "one.example"},
+        "secret-2": {"account_id": OTHER_ACCOUNT, "realm": "two.example"},
+    }));
+    let family = |binding: &str, key: &str, required: Value| {
+        json!({"name": "queue", "binding": binding, "exchange": "queues", "keys": [key],
+            "account": "none", "required": required})
+    };
+    let document = json!({"families": [
+        family("queue.{id}", "queue.{id}", json!({"id": "QueueId required"})),
+        family("member.{event}.{id}", "member.{event}.{id}", json!({"event": "Event required"})),
+        family("status", "status", json!({})),
+    ]});
+    let file = Scratch::file("blackhole.json", &document.to_string());
+    let server = Server::start(&[
+        "--source",
+        "demo",
+        "--auth",
+        &tokens.option(),
+        "--config",
+        file.path().to_str().unwrap(),
+    ]);
+    let log = server.log();
+    assert!(!log.contains("have one realm"), "{log}");
+    for (family, is_warned_of) in [(0, false), (1, true), (2, true)] {
+        let line = format!("families[{family}]: with account `none`");
+        assert_eq!(log.contains(&line), is_warned_of, "{family}: {log}");
+    }
+    let both = json!({
+        "secret-1": {"account_id": ACCOUNT, "realm": "one.example"},
+        "secret-2": {"account_id": OTHER_ACCOUNT, "realm": "one.example"},
+    });
+    tokens.write(&both.to_string());
+    server.signal(Signal::HUP);
+    server.wait_for_metric("config_reloads_total", 1);
+    let warning = format!("accounts {OTHER_ACCOUNT} and {ACCOUNT} have one realm");
+    let log = wait_for("the warning", || {
+        Some(server.log()).filter(|log| log.contains(&warning))
+    });
+    assert!(!log.contains("secret"), "{log}");
 }

@@ -620,6 +620,8 @@ struct World {
     next_port: u16,
     /// What clients were told, by the counter that must say the same.
     told: HashMap<&'static str, u64>,
+    /// Bindings of the subscriptions that the last judged command ended before it ran.
+    ended: Vec<&'static str>,
 }
 
 impl World {
@@ -651,6 +653,7 @@ impl World {
             clients: Vec::new(),
             next_port: 1000,
             told: HashMap::new(),
+            ended: Vec::new(),
         };
         world.renew();
         world
@@ -878,7 +881,12 @@ impl World {
             .send(&client_text(&command.to_string()));
         let id = one.id;
         self.the.hear([id]);
-        let frames = frames(&self.clients[index].wire);
+        let mut frames = frames(&self.clients[index].wire);
+        let ended = std::mem::take(&mut self.ended);
+        if !ended.is_empty() {
+            let (_, notice) = frames.remove(0);
+            assert_eq!(notice, ended_notice("identity", &ended), "{command}");
+        }
         let [(1, reply)] = &frames[..] else {
             panic!("{frames:?} instead of one reply to {command}")
         };
@@ -915,7 +923,7 @@ impl World {
                     "too many sessions of this account (max {PER_ACCOUNT_MAX})"
                 ));
             }
-            self.clients[index].become_owner(token, owner);
+            self.ended = self.clients[index].become_owner(token, owner);
         } else if identity.is_none() {
             return Err("authentication token required".to_owned());
         }
@@ -1020,7 +1028,7 @@ impl World {
         }
         self.file.write(&Value::Object(file).to_string());
         self.the.reactor.hub.authenticator.reload().unwrap();
-        self.the.reactor.renew_identities(now(self.the.clock));
+        self.the.reactor.renew_identities();
         self.the.turn(&[]);
         for index in 0..self.clients.len() {
             let one = &mut self.clients[index];
@@ -1032,7 +1040,12 @@ impl World {
                 continue;
             };
             match self.owners[token] {
-                Some(owner) => one.become_owner(token, owner),
+                Some(owner) => {
+                    let ended = one.become_owner(token, owner);
+                    let told = frames(&one.wire);
+                    let expected = (!ended.is_empty()).then(|| (1, ended_notice("rights", &ended)));
+                    assert_eq!(told, expected.into_iter().collect::<Vec<_>>());
+                }
                 None => {
                     assert_eq!(close_code(&one.wire), 4401);
                     one.life = Life::Ended;
@@ -1170,18 +1183,32 @@ impl One {
         }
     }
 
-    /// It speaks for `owner` from now on, and keeps only what that may see.
-    fn become_owner(&mut self, token: usize, owner: Owner) {
-        if let Life::Open {
+    /// It speaks for `owner` from now on, and keeps only what that may see. Returns what it does not keep.
+    fn become_owner(&mut self, token: usize, owner: Owner) -> Vec<&'static str> {
+        let Life::Open {
             identity,
             subscriptions,
             ..
         } = &mut self.life
-        {
-            *identity = Some((token, owner));
-            subscriptions.retain(|(account, _)| owner.is_superduper || *account == owner.account);
-        }
+        else {
+            return Vec::new();
+        };
+        *identity = Some((token, owner));
+        let stays = |account: usize| owner.is_superduper || account == owner.account;
+        let ended = subscriptions.iter().filter(|(account, _)| !stays(*account));
+        let ended = ended.map(|(_, binding)| *binding).collect();
+        subscriptions.retain(|(account, _)| stays(*account));
+        ended
     }
+}
+
+/// The notice of these subscriptions' end.
+fn ended_notice(reason: &str, bindings: &[&str]) -> Vec<u8> {
+    let bindings = json!(bindings);
+    format!(
+        r#"{{"action":"notice","name":"subscriptions_ended","data":{{"reason":"{reason}","bindings":{bindings}}}}}"#
+    )
+    .into_bytes()
 }
 
 #[test]

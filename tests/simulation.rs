@@ -24,6 +24,7 @@ use blackhole::session::Door;
 use blackhole::session::hub::{Now, SourceState};
 use blackhole::session::id::{ConnId, Peer};
 use blackhole::session::liveness::{LivenessRules, PING_PAYLOAD};
+use blackhole::session::replies::HeldTotals;
 use fastrand::Rng;
 use serde_json::{Value, json};
 use support::scripted::{Scripted, Wire, config, now, reactor, under_seeds};
@@ -89,6 +90,8 @@ struct Client {
     missed: u64,
     announced: u64,
     outage_notices: u64,
+    /// `data` of each notice of subscriptions' end.
+    ended: Vec<Value>,
     /// Outages that it must have been told of when all is at rest.
     owed_outages: u64,
     closed_with: Option<u16>,
@@ -304,6 +307,7 @@ impl World {
             missed: 0,
             announced: 0,
             outage_notices: 0,
+            ended: Vec::new(),
             owed_outages: 0,
             closed_with: None,
             answers_pings: self.rng.u32(0..5) > 0,
@@ -842,6 +846,7 @@ impl World {
         assert_eq!(hub.broker.counts(), BindingCounts::default());
         assert_eq!((hub.broker.waiters(), hub.ips.kinds()), (0, 0));
         assert!(hub.peers.is_empty());
+        assert_eq!(hub.held, HeldTotals::default());
         assert_eq!(
             (hub.totals.blocked_sessions, hub.totals.blocked_bytes),
             (0, 0)
@@ -1068,13 +1073,19 @@ impl Client {
         if self.closed_with.is_some() {
             return;
         }
-        let (request_id, asked) = self.asked.pop_front().expect("a reply to something");
+        let is_success = frame["status"] == "success";
+        // A ping overtakes what waits for the broker; nothing else overtakes anything.
+        let is_it = |(id, asked): &(String, Asked)| {
+            matches!(asked, Asked::Ping) && frame["request_id"] == id.as_str()
+        };
+        let place = self.asked.iter().position(is_it).filter(|_| is_success);
+        let asked = self.asked.remove(place.unwrap_or_default());
+        let (request_id, asked) = asked.expect("a reply to something");
         assert_eq!(
             frame["request_id"],
             Value::from(request_id),
             "replies keep the order of the commands"
         );
-        let is_success = frame["status"] == "success";
         let error = frame["data"]["errors"][0].as_str().unwrap_or_default();
         if !is_success
             && (error.starts_with("rate limiting") || error == "event source unavailable")
@@ -1102,6 +1113,9 @@ impl Client {
     }
 
     fn on_notice(&mut self, frame: &Value) {
+        if frame["name"] == "subscriptions_ended" {
+            return self.ended.push(frame["data"].clone());
+        }
         assert_eq!(frame["name"], "gap");
         match frame["data"]["reason"].as_str() {
             Some("slow_consumer") => {
@@ -1323,6 +1337,10 @@ fn another_identity_does_not_keep_what_only_the_first_may_see() {
     client.token = TOKENS[2].0;
     client.ping();
     world.settle();
+    assert_eq!(
+        world.clients[0].ended,
+        [json!({"reason": "identity", "bindings": ["call.*.*"]})]
+    );
     assert_eq!(world.reactor.hub.index.counts(), IndexCounts::default());
     world.source_works();
     assert!(
@@ -2096,7 +2114,7 @@ fn a_client_that_takes_nothing_is_found_dead_under_the_policy_that_never_closes_
 }
 
 #[test]
-fn a_client_that_is_not_read_because_its_commands_are_held_is_not_silent() {
+fn a_client_whose_subscribes_wait_is_read_on_and_its_pings_of_either_kind_are_answered() {
     let (_directory, tokens) = token_file();
     let times = Times {
         ping_interval: Some(SECOND),
@@ -2104,17 +2122,33 @@ fn a_client_that_is_not_read_because_its_commands_are_held_is_not_silent() {
         ..DEFAULTS
     };
     let mut world = world_of_times(1, times, &tokens);
-    // The broker does not confirm it, and behind it more commands come than are held.
+    // The broker does not confirm them.
+    for binding in BINDINGS {
+        world.clients[0].subscribe((0, binding));
+    }
+    world.clients[0].command(json!({"action": "unsubscribe"}), Asked::Unsubscribe);
+    world.clients[0].give_up(|_| true);
     world.clients[0].subscribe((0, "call.*.*"));
     for _ in 0..2000 {
         world.clients[0].ping();
     }
-    world.pass(5 * SECOND);
+    world.clients[0]
+        .wire
+        .borrow_mut()
+        .send(&client_frame(0x89, b"are you there"));
+    world.clients[0].pings.push_back(b"are you there".to_vec());
+    for _ in 0..100 {
+        world.turn();
+    }
+    let client = &world.clients[0];
+    assert_eq!(client.last_pong.as_deref(), Some(&b"are you there"[..]));
+    // What was unsubscribed does not wait any more, so neither does the unsubscribe.
+    assert_eq!(client.asked.len(), 1, "{:?}", client.asked);
+    world.pass(9 * SECOND);
     let connection = world.reactor.connections().iter().next();
     let (_, connection) = connection.expect("still there");
-    assert!(connection.session.is_waiting() && !connection.session.wants_bytes());
-    world.pass(4 * SECOND);
-    assert_eq!(world.liveness_counts(), [0; 4]);
+    assert!(connection.session.is_waiting() && connection.session.wants_bytes());
+    assert_eq!(world.liveness_counts()[1..], [0; 3]);
     world.settle();
     assert!(world.clients[0].asked.is_empty());
     world.end();
@@ -2343,7 +2377,7 @@ fn sessions_come_and_go_with_their_tokens(seed: u64) {
                 write_tokens(&path, &on_file);
                 let reloaded = world.reactor.hub.authenticator.reload();
                 reloaded.expect("a valid token file");
-                world.reactor.renew_identities(now);
+                world.reactor.renew_identities();
             }
             world.clock += Duration::from_millis(90);
         }

@@ -91,7 +91,7 @@ fn run(config: &Config, started: &Sender<Loop>) {
         epoch,
         io_uring: false,
         more_metrics: Box::new(|_| {}),
-        reload: Box::new(|_| {}),
+        reread: Box::new(|_| blackhole::reactor::reread::nothing()),
     };
     server.run(hub, parts).unwrap();
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 
@@ -10,7 +10,7 @@ use crate::config::REALM_PLACEHOLDER;
 use crate::routing::account::{AccountId, Scope};
 
 /// The SIP realms of accounts; one table, shared by all identities of one token file.
-pub(super) type Realms = HashMap<AccountId, Rc<str>>;
+pub(super) type Realms = HashMap<AccountId, Arc<str>>;
 
 /// Who a session speaks for, and what that may see. `Debug` shows everything but the token.
 #[derive(PartialEq, Eq)]
@@ -26,21 +26,24 @@ enum Rights {
         descendants: Box<[AccountId]>,
         superduper: bool,
         expires: Option<u64>,
-        realms: Rc<Realms>,
+        realms: Arc<Realms>,
+        /// The reading of the file that gave it what it may see; see [`Identity::has_rights_of`].
+        reading: u64,
     },
     /// Anything at all.
     Insecure { realm_template: Box<str> },
 }
 
 impl Identity {
-    /// The identity of `token`.
+    /// The identity of `token`, as the file says at the reading of this number.
     pub(super) fn new(
         token: &str,
         account: AccountId,
         mut descendants: Vec<AccountId>,
         superduper: bool,
         expires: Option<u64>,
-        realms: Rc<Realms>,
+        realms: Arc<Realms>,
+        reading: u64,
     ) -> Self {
         descendants.retain(|descendant| *descendant != account);
         descendants.sort_unstable();
@@ -53,7 +56,56 @@ impl Identity {
             superduper,
             expires,
             realms,
+            reading,
         })
+    }
+
+    /// Says that what it may see is what `old`, the same token's identity at an earlier reading, may see, if that is
+    /// so. `is_realms_same`: both readings have the same realms. Linear in its descendants.
+    pub(super) fn join_rights_of(&mut self, old: &Self, is_realms_same: bool) {
+        if let Rights::Token {
+            account,
+            descendants,
+            superduper,
+            realms,
+            reading,
+            ..
+        } = &mut self.0
+            && let Rights::Token {
+                account: old_account,
+                descendants: old_descendants,
+                superduper: old_superduper,
+                realms: old_realms,
+                reading: old_reading,
+                ..
+            } = &old.0
+            && (account == old_account && descendants == old_descendants)
+            && superduper == old_superduper
+        {
+            let mut seen = descendants.iter().chain([&*account]);
+            let is_same = |account| realms.get(account) == old_realms.get(account);
+            if is_realms_same || (!*superduper && seen.all(is_same)) {
+                *reading = *old_reading;
+            }
+        }
+    }
+
+    /// Whether it is known to see exactly what `other` sees, so that nothing has to be resolved again. O(1).
+    #[must_use]
+    pub fn has_rights_of(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (
+                Rights::Token { token, reading, .. },
+                Rights::Token {
+                    token: other_token,
+                    reading: other_reading,
+                    ..
+                },
+            ) => reading == other_reading && token == other_token,
+            (Rights::Insecure { .. }, Rights::Insecure { .. }) => true,
+            (Rights::Token { .. }, Rights::Insecure { .. })
+            | (Rights::Insecure { .. }, Rights::Token { .. }) => false,
+        }
     }
 
     /// The one identity of `--auth insecure`.
@@ -135,7 +187,7 @@ impl Identity {
     /// The SIP realm of `account` (PROTOCOL 6, REALM), unescaped. `None` when the account may not be
     /// [seen](Self::may_see) or no realm is known for it.
     #[must_use]
-    pub fn realm_of(&self, account: AccountId) -> Option<Rc<str>> {
+    pub fn realm_of(&self, account: AccountId) -> Option<Arc<str>> {
         match &self.0 {
             Rights::Token { realms, .. } => {
                 if self.may_see(account) {
@@ -192,7 +244,7 @@ mod tests {
 
     fn identity(descendants: &[u8], superduper: bool, expires: Option<u64>) -> Identity {
         let realms = (1..=9)
-            .map(|number| (account(number), Rc::from(format!("realm{number}"))))
+            .map(|number| (account(number), Arc::from(format!("realm{number}"))))
             .collect();
         let descendants = descendants.iter().map(|number| account(*number)).collect();
         Identity::new(
@@ -201,7 +253,8 @@ mod tests {
             descendants,
             superduper,
             expires,
-            Rc::new(realms),
+            Arc::new(realms),
+            1,
         )
     }
 

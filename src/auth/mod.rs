@@ -5,7 +5,10 @@
 //! | `identity` | what a token gives the right to; pure |
 //! | `tokens` | the token file: reading, checking, reloading |
 //!
-//! Sessions hold an `Rc<Identity>`: one allocation a token however many sessions use it, and none a session.
+//! Sessions hold an `Arc<Identity>`: one allocation a token however many sessions use it, and none a session.
+//!
+//! A reload has three steps, so that the loop neither reads nor parses a file: [`Authenticator::reread`] says what is
+//! to be read, [`Reread::read`] reads it on a thread of its own, [`Authenticator::take`] puts it in force.
 //!
 //! The seam for authenticators to come. `jwt` is one more `Kind`: it decides from the token and the time, as
 //! `tokens` does. `crossbar` must ask over the network, so it never decides here: [`Verdict`] gets a third
@@ -17,13 +20,14 @@
 mod identity;
 mod tokens;
 
-use std::rc::Rc;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use identity::Identity;
-pub use tokens::AuthError;
+pub use tokens::{AuthError, SharedRealm};
 
 use crate::config::AuthConfig;
-use tokens::TokenFile;
+use tokens::{Table, TokenFile};
 
 /// Decides who a token belongs to.
 #[derive(Debug)]
@@ -32,7 +36,7 @@ pub struct Authenticator(Kind);
 #[derive(Debug)]
 enum Kind {
     Tokens(TokenFile),
-    Insecure(Rc<Identity>),
+    Insecure(Arc<Identity>),
 }
 
 /// What an authenticator says of a token. An authenticator that must ask elsewhere will add a variant that
@@ -40,9 +44,30 @@ enum Kind {
 #[derive(Clone, Debug)]
 pub enum Verdict {
     /// The token is good now; it may still [expire](Identity::expires).
-    Accepted(Rc<Identity>),
+    Accepted(Arc<Identity>),
     /// Unknown or expired; the two are not told apart, for the client would learn which tokens once existed.
     Refused,
+}
+
+/// What can change while running, to be read again; where to, and what was known before.
+#[derive(Debug)]
+pub struct Reread(Option<(PathBuf, Arc<Table>)>);
+
+/// What was read again and is not in force yet.
+#[derive(Debug)]
+pub struct Fresh(Option<Arc<Table>>);
+
+impl Reread {
+    /// Reads and parses: on a thread that may wait. Linear in the file.
+    ///
+    /// # Errors
+    /// [`AuthError`]: the file cannot be read or holds something else than it should.
+    pub fn read(self) -> Result<Fresh, AuthError> {
+        match self.0 {
+            Some((file, old)) => Ok(Fresh(Some(Arc::new(Table::read(&file, &old)?)))),
+            None => Ok(Fresh(None)),
+        }
+    }
 }
 
 impl Authenticator {
@@ -54,7 +79,7 @@ impl Authenticator {
         Ok(Self(match config {
             AuthConfig::Tokens(file) => Kind::Tokens(TokenFile::read(file.clone())?),
             AuthConfig::Insecure { realm_template } => {
-                Kind::Insecure(Rc::new(Identity::insecure(realm_template)))
+                Kind::Insecure(Arc::new(Identity::insecure(realm_template)))
             }
         }))
     }
@@ -75,23 +100,50 @@ impl Authenticator {
     }
 
     /// Decides anew on a session's identity, for the loop to ask after a [reload](Self::reload): refused when its
-    /// token was taken out of the file, the same `Rc` when nothing changed for it.
-    pub fn renew(&mut self, identity: &Rc<Identity>, unix_now: u64) -> Verdict {
+    /// token was taken out of the file, the same `Arc` when nothing changed for it.
+    pub fn renew(&mut self, identity: &Arc<Identity>, unix_now: u64) -> Verdict {
         match identity.token() {
             Some(token) => self.authenticate(token, unix_now),
             None => Verdict::Accepted(identity.clone()),
         }
     }
 
-    /// Reads again what can change while running (SIGHUP). Sessions keep the identities they hold until they are
-    /// [renewed](Self::renew).
+    /// What is to be read again (SIGHUP). O(1).
+    #[must_use]
+    pub fn reread(&self) -> Reread {
+        Reread(match &self.0 {
+            Kind::Tokens(file) => Some(file.reread()),
+            Kind::Insecure(_) => None,
+        })
+    }
+
+    /// Puts in force what was read again. Sessions keep the identities they hold until they are
+    /// [renewed](Self::renew), which is to be done before any of them sees another event. O(1). What it returns is
+    /// what was in force before, and takes time to be dropped.
+    pub fn take(&mut self, fresh: Fresh) -> Fresh {
+        match (&mut self.0, fresh.0) {
+            (Kind::Tokens(file), Some(table)) => Fresh(Some(file.replace(table))),
+            (Kind::Tokens(_) | Kind::Insecure(_), fresh) => Fresh(fresh),
+        }
+    }
+
+    /// All steps of a reload at once, on the calling thread.
     ///
     /// # Errors
     /// [`AuthError`], and the old table stays in force.
     pub fn reload(&mut self) -> Result<(), AuthError> {
-        match &mut self.0 {
-            Kind::Tokens(file) => file.reload(),
-            Kind::Insecure(_) => Ok(()),
+        let fresh = self.reread().read()?;
+        self.take(fresh);
+        Ok(())
+    }
+
+    /// Accounts that share a realm, and so see each other's events where only the realm tells accounts apart: to be
+    /// warned of.
+    #[must_use]
+    pub fn shared_realms(&self) -> &[SharedRealm] {
+        match &self.0 {
+            Kind::Tokens(file) => file.shared_realms(),
+            Kind::Insecure(_) => &[],
         }
     }
 
@@ -137,7 +189,7 @@ mod tests {
         );
         assert!(authenticator.is_insecure());
         assert!(
-            matches!(authenticator.renew(&identity, 0), Verdict::Accepted(same) if Rc::ptr_eq(&same, &identity))
+            matches!(authenticator.renew(&identity, 0), Verdict::Accepted(same) if Arc::ptr_eq(&same, &identity))
         );
     }
 }

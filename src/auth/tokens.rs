@@ -5,11 +5,11 @@
 //! a misplaced brace makes any text of the file a token; a table is complete or not made.
 
 use std::borrow::Borrow;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -56,19 +56,33 @@ pub enum AuthError {
 #[derive(Debug)]
 pub(super) struct TokenFile {
     file: PathBuf,
-    table: Table,
+    table: Arc<Table>,
 }
 
+/// What a token file said at one reading.
 #[derive(Debug, Default)]
-struct Table {
+pub(super) struct Table {
     identities: HashSet<ByToken>,
-    realms: Rc<Realms>,
+    realms: Arc<Realms>,
+    shared_realms: Vec<SharedRealm>,
+    /// Readings are numbered from 1.
+    reading: u64,
+}
+
+/// Two accounts that the file gives the same realm, so that each sees the other's events where only the realm tells
+/// accounts apart (PROTOCOL 6). Never a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedRealm {
+    /// One of them.
+    pub one: AccountId,
+    /// The other.
+    pub other: AccountId,
 }
 
 /// An identity that is found by its token, which it holds: the table does not store tokens a second time. A wrong
 /// token is compared with another only when their keyed hashes collide, so timing tells nothing.
 #[derive(Debug)]
-struct ByToken(Rc<Identity>);
+struct ByToken(Arc<Identity>);
 
 impl Borrow<str> for ByToken {
     fn borrow(&self) -> &str {
@@ -93,28 +107,27 @@ impl Hash for ByToken {
 impl TokenFile {
     /// Reads `file`. Linear in its size.
     pub(super) fn read(file: PathBuf) -> Result<Self, AuthError> {
-        let table = Table::read(&file, &Rc::default())?;
+        let table = Arc::new(Table::read(&file, &Table::default())?);
         Ok(Self { file, table })
     }
 
-    /// Reads the file again. Identities that did not change stay the same `Rc`, so that sessions and table go on
-    /// sharing them.
-    pub(super) fn reload(&mut self) -> Result<(), AuthError> {
-        let mut table = Table::read(&self.file, &self.table.realms)?;
-        if Rc::ptr_eq(&table.realms, &self.table.realms) {
-            let keep = |new: ByToken| match self.table.identities.take(Borrow::<str>::borrow(&new))
-            {
-                Some(old) if old.0 == new.0 => old,
-                _ => new,
-            };
-            table.identities = table.identities.into_iter().map(keep).collect();
-        }
-        self.table = table;
-        Ok(())
+    /// What reading the file again takes, to be done on any thread.
+    pub(super) fn reread(&self) -> (PathBuf, Arc<Table>) {
+        (self.file.clone(), self.table.clone())
+    }
+
+    /// Makes `table` the one in force and returns the one before, which takes time to be dropped.
+    pub(super) fn replace(&mut self, table: Arc<Table>) -> Arc<Table> {
+        std::mem::replace(&mut self.table, table)
+    }
+
+    /// Accounts that share a realm.
+    pub(super) fn shared_realms(&self) -> &[SharedRealm] {
+        &self.table.shared_realms
     }
 
     /// The identity of `token`, expired or not.
-    pub(super) fn find(&self, token: &str) -> Option<&Rc<Identity>> {
+    pub(super) fn find(&self, token: &str) -> Option<&Arc<Identity>> {
         self.table.identities.get(token).map(|by_token| &by_token.0)
     }
 
@@ -125,16 +138,17 @@ impl TokenFile {
 }
 
 impl Table {
-    /// `realms` are shared on when the file still says the same.
-    fn read(file: &Path, realms: &Rc<Realms>) -> Result<Self, AuthError> {
+    /// Reads `file`, which said `old` before. Identities that did not change stay the same `Arc`, so that sessions and
+    /// table go on sharing them; those that see what they saw [say so](Identity::has_rights_of). Linear in the file.
+    pub(super) fn read(file: &Path, old: &Self) -> Result<Self, AuthError> {
         let text = fs::read_to_string(file).map_err(|error| AuthError::Unreadable {
             file: file.to_owned(),
             error,
         })?;
-        Self::parse(file, &text, realms)
+        Self::parse(file, &text, old)
     }
 
-    fn parse(file: &Path, text: &str, old_realms: &Rc<Realms>) -> Result<Self, AuthError> {
+    fn parse(file: &Path, text: &str, old: &Self) -> Result<Self, AuthError> {
         let members: Members<&RawValue> =
             serde_json::from_str(text).map_err(|error| AuthError::NotTokens {
                 file: file.to_owned(),
@@ -174,40 +188,67 @@ impl Table {
                 ));
             }
         }
-        let realms = if realms == **old_realms {
-            old_realms.clone()
+        let shared_realms = shared_realms(&realms);
+        let is_realms_same = realms == *old.realms;
+        let realms = if is_realms_same {
+            old.realms.clone()
         } else {
-            Rc::new(realms)
+            Arc::new(realms)
         };
-        let identity = |(
-            token,
-            Entry {
-                account,
-                descendants,
-                superduper,
-                expires,
-                realm: _,
-            },
-        ): (&String, Entry)| {
-            ByToken(Rc::new(Identity::new(
+        let reading = old.reading + 1;
+        let identity = |(token, entry): (&String, Entry)| {
+            let mut new = Identity::new(
                 token,
-                account,
-                descendants,
-                superduper,
-                expires,
+                entry.account,
+                entry.descendants,
+                entry.superduper,
+                entry.expires,
                 realms.clone(),
-            )))
+                reading,
+            );
+            let Some(ByToken(old)) = old.identities.get(token.as_str()) else {
+                return ByToken(Arc::new(new));
+            };
+            new.join_rights_of(old, is_realms_same);
+            if is_realms_same && new == **old {
+                ByToken(old.clone())
+            } else {
+                ByToken(Arc::new(new))
+            }
         };
         let identities = entries.into_iter().map(identity).collect();
-        Ok(Self { identities, realms })
+        Ok(Self {
+            identities,
+            realms,
+            shared_realms,
+            reading,
+        })
     }
+}
+
+/// Accounts that have one realm: for each realm its first account beside each of the others. O(n log n).
+fn shared_realms(realms: &Realms) -> Vec<SharedRealm> {
+    let mut first: BTreeMap<&str, AccountId> = BTreeMap::new();
+    let mut accounts: Vec<_> = realms.iter().collect();
+    accounts.sort_unstable();
+    let mut shared = Vec::new();
+    for (account, realm) in accounts {
+        let one = *first.entry(realm).or_insert(*account);
+        if one != *account {
+            shared.push(SharedRealm {
+                one,
+                other: *account,
+            });
+        }
+    }
+    shared
 }
 
 /// What the file says of one token.
 struct Entry {
     account: AccountId,
     descendants: Vec<AccountId>,
-    realm: Option<Rc<str>>,
+    realm: Option<Arc<str>>,
     superduper: bool,
     expires: Option<u64>,
 }
@@ -293,7 +334,7 @@ mod tests {
         authenticator: &mut Authenticator,
         token: &str,
         unix_now: u64,
-    ) -> Option<Rc<Identity>> {
+    ) -> Option<Arc<Identity>> {
         match authenticator.authenticate(token, unix_now) {
             Verdict::Accepted(identity) => Some(identity),
             Verdict::Refused => None,
@@ -346,7 +387,7 @@ mod tests {
         }
         assert!(
             accepted(&mut authenticator, "alpha", 0)
-                .is_some_and(|again| Rc::ptr_eq(&again, &alpha)),
+                .is_some_and(|again| Arc::ptr_eq(&again, &alpha)),
             "shared"
         );
     }
@@ -428,7 +469,7 @@ mod tests {
                 "entry 2: realm: another than an earlier entry of the same account has".to_owned(),
             ),
         ] {
-            let error = Table::parse(Path::new("tokens.json"), &text, &Rc::default())
+            let error = Table::parse(Path::new("tokens.json"), &text, &Table::default())
                 .err()
                 .map(|error| error.to_string());
             let error = error.unwrap_or_default();
@@ -470,7 +511,7 @@ mod tests {
         .expect("writable");
         authenticator.reload().expect("a good file");
         assert!(
-            matches!(authenticator.renew(&stays, 0), Verdict::Accepted(same) if Rc::ptr_eq(&same, &stays))
+            matches!(authenticator.renew(&stays, 0), Verdict::Accepted(same) if Arc::ptr_eq(&same, &stays))
         );
         assert!(matches!(authenticator.renew(&goes, 0), Verdict::Refused));
         assert!(

@@ -112,7 +112,7 @@ pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Startup, Exit> 
 }
 
 /// Reads the same command line and its file again, for SIGHUP. What may take effect in a running process:
-/// `log_level` from the result, and the content of the token file by [`Authenticator::reload`]; everything else is
+/// `log_level` from the result, and the content of the token file by [`Authenticator::reread`]; everything else is
 /// read at start only.
 ///
 /// # Errors

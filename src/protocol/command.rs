@@ -286,6 +286,35 @@ pub fn gap_event_source(builder: &mut FrameBuilder, away: Duration) -> Frame {
     )
 }
 
+/// Why subscriptions ended that the client had not given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// A command's token made the session another identity.
+    Identity,
+    /// What the session's identity may see was reread, and is less.
+    Rights,
+}
+
+/// Notice of these subscriptions' end (PROTOCOL 3).
+pub fn subscriptions_ended<'a>(
+    builder: &mut FrameBuilder,
+    reason: EndReason,
+    bindings: impl IntoIterator<Item = &'a str>,
+) -> Frame {
+    builder.clear();
+    let out = builder.payload_mut();
+    out.extend_from_slice(br#"{"action":"notice","name":"subscriptions_ended","data":{"reason":"#);
+    let reason = match reason {
+        EndReason::Identity => "identity",
+        EndReason::Rights => "rights",
+    };
+    write_text(out, reason);
+    out.extend_from_slice(br#","bindings":"#);
+    write_list(out, bindings);
+    out.extend_from_slice(b"}}");
+    builder.frame(Opcode::Text)
+}
+
 impl fmt::Debug for Command<'_> {
     /// All but the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -1136,6 +1165,14 @@ mod tests {
             (
                 errors(builder, "r", ["unauthorized account id", "two"]),
                 r#"{"action":"reply","request_id":"r","status":"error","data":{"errors":["unauthorized account id","two"]}}"#,
+            ),
+            (
+                subscriptions_ended(builder, EndReason::Identity, ["a\\b", "c"]),
+                r#"{"action":"notice","name":"subscriptions_ended","data":{"reason":"identity","bindings":["a\\b","c"]}}"#,
+            ),
+            (
+                subscriptions_ended(builder, EndReason::Rights, ["x"]),
+                r#"{"action":"notice","name":"subscriptions_ended","data":{"reason":"rights","bindings":["x"]}}"#,
             ),
             (
                 gap_slow_consumer(builder, 12),

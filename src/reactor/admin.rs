@@ -83,6 +83,12 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             hub.broker.waiters(),
         ),
         (
+            "replies_held",
+            "Subscribes that wait for the broker, and replies behind them.",
+            hub.held.replies,
+        ),
+        ("replies_held_bytes", "Bytes of them.", hub.held.bytes),
+        (
             "outboxes_blocked",
             "Sessions whose sockets are full.",
             hub.totals.blocked_sessions,

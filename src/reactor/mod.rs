@@ -4,7 +4,7 @@
 //!
 //! 1. poll, until the next deadline at most ([`server`])
 //! 2. accept, a bounded number ([`server`]); read ready sockets, each within a budget, and run their commands
-//! 3. drain events from the hand-off, a bounded number, and again after a fan-out as long as more come; match; put
+//! 3. after a reread, renew some of the sessions, and until that is through take no event; drain events from the hand-off, a bounded number, and again after a fan-out as long as more come; match; put
 //!    shared frames into outboxes
 //! 4. fire deadlines
 //! 5. flush at most [`limits::FLUSHES_PER_TURN`] sessions of the flush list, each with one vectored write; through
@@ -13,8 +13,8 @@
 //!
 //! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames
 //! waiting is on the flush list, or its last write would have blocked; one with unread bytes is on the reread
-//! list, or its last read would have blocked, or it is parked: its held commands or its outbox are over their bound,
-//! and it is listed again when they no longer are.* A budget that runs out
+//! list, or its last read would have blocked, or it is parked: its outbox is over its bound, and it is listed again when
+//! it no longer is.* A budget that runs out
 //! leaves its list non-empty, and then the next poll does not wait. Nothing leaves the table before step 6.
 //!
 //! [`Reactor::turn`] is steps 2 to 6 without a poll and without a clock: what a simulation drives.
@@ -29,6 +29,8 @@
 //! | [`flush_list`] | who is to be written to, and how much may merge meanwhile |
 //! | [`drain`] | closing everything, spread over time |
 //! | `full` | refusing who comes beyond `max_connections` |
+//! | `renewal` | every session anew, after what decides on their rights was reread |
+//! | `reread` | the thread that rereads it |
 //! | `sweep` | the slow walk over all sessions: expired tokens, the silent, the dead, unfinished messages |
 //! | `trim` | giving memory back in the quiet after a burst |
 //! | [`admin`] | the pages of the admin listener |
@@ -41,6 +43,8 @@ mod fan_out;
 pub mod flush_list;
 mod full;
 pub mod listener;
+mod renewal;
+pub mod reread;
 pub mod server;
 pub mod socket;
 mod sweep;
@@ -57,6 +61,7 @@ use self::drain::Drain;
 use self::fan_out::FanOut;
 use self::flush_list::FlushList;
 use self::full::{FullAnswer, Room};
+use self::renewal::Renewal;
 use self::socket::Socket;
 use self::sweep::Sweep;
 use self::trim::Trim;
@@ -65,10 +70,12 @@ use crate::handoff::{AmqpBinding, FromSource, LoopEnd, ToSource};
 use crate::limits;
 use crate::protocol::command;
 use crate::protocol::proxy::Preamble;
+use crate::routing::broker_bindings::WaiterToken;
 use crate::session::close::CloseReason;
 use crate::session::hub::{Admission, Hub, Now, SourceState};
 use crate::session::id::{ConnId, Peer};
 use crate::session::outbox::{FlushReport, Flushed};
+use crate::session::replies;
 use crate::session::{AdminRequest, AfterFlush, Door, Session};
 use crate::sys::ring::{Ring, RingWrite};
 
@@ -104,6 +111,7 @@ pub struct Reactor<S> {
     /// Bindings that were in force and are lost while the source is up, and since when.
     lost: HashMap<AmqpBinding, Duration>,
     source_gone: bool,
+    renewal: Renewal,
     sweep: Sweep,
     trim: Trim,
     drain: Option<Drain>,
@@ -175,6 +183,7 @@ impl<S: Socket> Reactor<S> {
             more_messages: false,
             lost: HashMap::new(),
             source_gone: false,
+            renewal: Renewal::default(),
             sweep: Sweep::default(),
             trim: Trim::default(),
             drain: None,
@@ -248,6 +257,7 @@ impl<S: Socket> Reactor<S> {
         self.hub.metrics.turns_total += 1;
         self.hub.waking.advance(now.clock);
         self.read_ready(ready, now);
+        self.renew_some(now);
         self.take_events(now);
         self.fire_deadlines(now);
         self.flush_some(now);
@@ -261,6 +271,7 @@ impl<S: Socket> Reactor<S> {
                 self.lost.remove(binding);
             }
         }
+        self.take_dark(now);
         self.handoff.tell(commands);
     }
 
@@ -271,6 +282,7 @@ impl<S: Socket> Reactor<S> {
             || !self.flush.is_empty()
             || !self.reread.is_empty()
             || !self.reap.is_empty()
+            || self.renewal.is_under_way()
         {
             return Duration::ZERO;
         }
@@ -423,6 +435,9 @@ impl<S: Socket> Reactor<S> {
     /// on a core of its own that is no wait; on one that it shares, the source hands over the rest of a burst, which
     /// then costs one write a session instead of several.
     fn take_events(&mut self, now: Now) {
+        if self.renewal.is_under_way() {
+            return;
+        }
         let mut in_vain = 0;
         for look in 0..limits::LOOKS_PER_TURN {
             if look > 0 {
@@ -480,6 +495,9 @@ impl<S: Socket> Reactor<S> {
                     if self.hub.broker.is_confirmed(&binding) {
                         self.lost.entry(binding.clone()).or_insert(now.clock);
                     }
+                    for waiter in self.hub.broker.take_refused(&binding) {
+                        self.resume(waiter, now, Session::on_refused);
+                    }
                     if self.hub.broker.on_lost(&binding) {
                         self.hub.to_source.push(ToSource::Unbind(binding));
                     }
@@ -501,8 +519,8 @@ impl<S: Socket> Reactor<S> {
         if let SourceState::Away { since } = before {
             self.announce(now.clock.saturating_sub(since), everybody, now);
         }
-        for slot in self.hub.broker.on_up() {
-            self.resume(slot, now, Session::on_bound);
+        for waiter in self.hub.broker.on_up() {
+            self.resume(waiter, now, Session::on_bound);
         }
     }
 
@@ -523,6 +541,7 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn on_bound(&mut self, bindings: Vec<AmqpBinding>, now: Now) {
+        self.take_dark(now);
         let mut lost_since = now.clock;
         let mut healed = HashSet::new();
         for binding in bindings {
@@ -534,8 +553,8 @@ impl<S: Socket> Reactor<S> {
             if bound.must_unbind {
                 self.hub.to_source.push(ToSource::Unbind(binding));
             }
-            for slot in bound.waiters {
-                self.resume(slot, now, Session::on_bound);
+            for waiter in bound.waiters {
+                self.resume(waiter, now, Session::on_bound);
             }
         }
         if !healed.is_empty() {
@@ -545,22 +564,27 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Goes on with the session in `slot`, whose subscribe waits.
-    fn resume(&mut self, slot: u32, now: Now, how: fn(&mut Session, ConnId, &mut Hub, Now)) {
+    /// Goes on with the subscribe that waits under this token.
+    fn resume(
+        &mut self,
+        waiter: WaiterToken,
+        now: Now,
+        how: fn(&mut Session, u32, ConnId, &mut Hub, Now),
+    ) {
+        let (slot, number) = replies::slot_and_number(waiter);
         let Some((id, connection)) = self.connections.at_slot(slot) else {
             return;
         };
-        how(&mut connection.session, id, &mut self.hub, now);
+        how(&mut connection.session, number, id, &mut self.hub, now);
         self.settle(id);
     }
 
-    /// Asks the authenticator again for every session, after it has reread what it decides by. Cost: all sessions.
-    pub fn renew_identities(&mut self, now: Now) {
-        let ids: Vec<ConnId> = self.connections.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            if let Some(connection) = self.connections.get_mut(id) {
-                connection.session.renew_identity(id, &mut self.hub, now);
-                self.settle(id);
+    /// From now on the bindings of subscriptions that have moved are lost ones, whose return is told.
+    fn take_dark(&mut self, now: Now) {
+        for binding in std::mem::take(&mut self.hub.dark) {
+            // It may have been released again, or confirmed, meanwhile.
+            if self.hub.broker.is_awaited(&binding) {
+                self.lost.entry(binding).or_insert(now.clock);
             }
         }
     }
@@ -636,8 +660,12 @@ impl<S: Socket> Reactor<S> {
                 .connections
                 .get(id)
                 .and_then(|connection| connection.session.waits_until());
-            if due.is_some_and(|due| due <= now.clock) {
-                self.resume(id.slot, now, Session::on_command_timeout);
+            if due.is_some_and(|due| due <= now.clock)
+                && let Some(connection) = self.connections.get_mut(id)
+            {
+                let session = &mut connection.session;
+                session.on_command_timeout(id, &mut self.hub, now);
+                self.settle(id);
             }
         }
         let patience = self.hub.limits.send_timeout;

@@ -11,6 +11,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::listener::{Accepted, Listener};
+use super::reread::{RereadJob, Rereading};
 use super::{LogLimit, Reactor, ReactorParts, Ready};
 use crate::handoff::{LoopEnd, LoopWaker};
 use crate::limits;
@@ -86,6 +87,7 @@ pub struct Server {
     listeners: Vec<Listener>,
     terminations: SignalPipe,
     reloads: SignalPipe,
+    rereading: Rereading,
     course: Course,
 }
 
@@ -105,8 +107,8 @@ pub struct ServerParts {
     pub more_metrics: Box<dyn Fn(&mut String)>,
     /// `io_uring`: whether to try it.
     pub io_uring: bool,
-    /// Called at SIGHUP with the hub.
-    pub reload: Box<dyn FnMut(&mut Hub)>,
+    /// Called at SIGHUP, in no time: what is to be read again.
+    pub reread: Box<dyn Fn(&Hub) -> RereadJob>,
 }
 
 impl Server {
@@ -151,6 +153,7 @@ impl Server {
             listeners,
             terminations,
             reloads,
+            rereading: Rereading::default(),
             course: Course::Serving,
         })
     }
@@ -179,7 +182,7 @@ impl Server {
     ///
     /// # Errors
     /// The poll broke: nothing can be done any more.
-    pub fn run(mut self, hub: Hub, mut parts: ServerParts) -> io::Result<()> {
+    pub fn run(mut self, hub: Hub, parts: ServerParts) -> io::Result<()> {
         let epoch = parts.epoch;
         let mut reactor: Reactor<TcpStream> = Reactor::new(
             hub,
@@ -230,9 +233,7 @@ impl Server {
                     }
                     RELOADS => {
                         if self.reloads.take() > 0 {
-                            reactor.hub.metrics.config_reloads_total += 1;
-                            (parts.reload)(&mut reactor.hub);
-                            reactor.renew_identities(now);
+                            self.reread(&parts.reread, &reactor.hub);
                         }
                     }
                     CLIENTS => self.on_listener_ready(Door::Clients),
@@ -245,6 +246,7 @@ impl Server {
                     }),
                 }
             }
+            self.finish_reread(&parts.reread, &mut reactor);
             self.stop_taking(now);
             self.accept(&mut reactor, &mut accept_log, now);
             if self.stop_listening(now) {
@@ -263,6 +265,31 @@ impl Server {
                 log::info!("drained");
                 return Ok(());
             }
+        }
+    }
+
+    /// Begins to read again what can change while running.
+    fn reread(&mut self, make_job: &dyn Fn(&Hub) -> RereadJob, hub: &Hub) {
+        let waker = self.waker.clone();
+        self.rereading.begin(|| make_job(hub), move || waker.wake());
+    }
+
+    /// Puts in force what has been read meanwhile.
+    fn finish_reread(
+        &mut self,
+        make_job: &dyn Fn(&Hub) -> RereadJob,
+        reactor: &mut Reactor<TcpStream>,
+    ) {
+        let Some(finished) = self.rereading.finish(&mut reactor.hub) else {
+            return;
+        };
+        if finished.has_changed_identities {
+            reactor.renew_identities();
+        } else {
+            reactor.hub.metrics.config_reloads_total += 1;
+        }
+        if finished.begin_again {
+            self.reread(make_job, &reactor.hub);
         }
     }
 

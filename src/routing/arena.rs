@@ -89,6 +89,11 @@ impl<T: Place> Arena<T> {
         self.places.len()
     }
 
+    /// What is at a place, vacant or not; `None`: there is no such place any more.
+    pub(super) fn get(&self, id: u32) -> Option<&T> {
+        self.places.get(id as usize)
+    }
+
     /// Places in use, by id.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.places
@@ -127,12 +132,16 @@ impl<T> Index<u32> for Arena<T> {
     type Output = T;
 
     fn index(&self, id: u32) -> &T {
+        #[cfg(test)]
+        crate::steps::step();
         &self.places[id as usize]
     }
 }
 
 impl<T> IndexMut<u32> for Arena<T> {
     fn index_mut(&mut self, id: u32) -> &mut T {
+        #[cfg(test)]
+        crate::steps::step();
         &mut self.places[id as usize]
     }
 }

@@ -13,7 +13,6 @@
 //! are under way and no answer can be taken for a later one's. Waiting tokens exist while a binding is not in
 //! force, and never without a user.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -23,6 +22,7 @@ use hashbrown::HashTable;
 
 use super::arena::{Arena, NONE, Place};
 use super::shrink_table;
+use super::waiters::{WaitId, Waiters};
 use crate::handoff::AmqpBinding;
 
 /// Room for bindings waited for that is kept when none is.
@@ -33,7 +33,7 @@ const KEPT_WAITING: usize = 64;
 pub struct BindingId(u32);
 
 /// Names one that waits until a binding is in force; the caller's own number.
-pub type WaiterToken = u32;
+pub type WaiterToken = u64;
 
 /// What acquiring a binding comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub struct BrokerBindings {
     seed: RandomState,
     /// As many as the families name; never freed.
     exchanges: Vec<Arc<str>>,
-    waiting: HashMap<u32, Vec<WaiterToken>>,
+    waiting: Waiters,
     is_source_up: bool,
     counts: BindingCounts,
 }
@@ -127,7 +127,7 @@ impl BrokerBindings {
             by_key: HashTable::new(),
             seed: RandomState::new(),
             exchanges: Vec::new(),
-            waiting: HashMap::new(),
+            waiting: Waiters::new(),
             is_source_up: false,
             counts: BindingCounts::default(),
         }
@@ -218,22 +218,39 @@ impl BrokerBindings {
             .is_some_and(|id| self.entries[id].state == Some(State::Confirmed))
     }
 
-    /// Remembers `token` until the binding, which the caller has acquired, is in force.
-    pub fn wait(&mut self, id: BindingId, token: WaiterToken) {
-        debug_assert!(!self.is_in_force(id));
-        self.waiting.entry(id.0).or_default().push(token);
+    /// Whether the source is up and has said that the broker refuses a binding that the caller has acquired.
+    #[must_use]
+    pub fn is_refused(&self, id: BindingId) -> bool {
+        self.is_source_up && self.entries[id.0].state == Some(State::Lost)
     }
 
-    /// Forgets one that gave up, before it releases the binding. Linear in those that wait for the same binding.
-    pub fn stop_waiting(&mut self, id: BindingId, token: WaiterToken) {
-        if let Some(tokens) = self.waiting.get_mut(&id.0) {
-            if let Some(at) = tokens.iter().position(|waiting| *waiting == token) {
-                tokens.remove(at);
-            }
-            if tokens.is_empty() {
-                self.waiting.remove(&id.0);
-            }
-        }
+    /// Whether some subscription needs `binding` and the source has yet to say that it is in force.
+    #[must_use]
+    pub fn is_awaited(&self, binding: &AmqpBinding) -> bool {
+        self.find(binding).is_some_and(|id| {
+            let entry = &self.entries[id];
+            entry.users > 0 && entry.state != Some(State::Confirmed)
+        })
+    }
+
+    /// Remembers `token` until the binding, which the caller has acquired, is in force.
+    pub fn wait(&mut self, id: BindingId, token: WaiterToken) -> WaitId {
+        debug_assert!(!self.is_in_force(id));
+        self.waiting.push(id.0, token)
+    }
+
+    /// Forgets one that gave up, before it releases the binding; nothing when the wait is over. `token` is the one
+    /// that [`BrokerBindings::wait`] was given. O(1), however many wait.
+    pub fn stop_waiting(&mut self, id: BindingId, wait: WaitId, token: WaiterToken) {
+        self.waiting.stop(wait, id.0, token);
+    }
+
+    /// The source says that the broker refuses `binding`: takes out those that waited for it, in the order in which
+    /// they began to. To be called before [`BrokerBindings::on_lost`]. Linear in them.
+    pub fn take_refused(&mut self, binding: &AmqpBinding) -> Vec<WaiterToken> {
+        let id = self.find(binding);
+        id.and_then(|id| self.waiting.remove(&id))
+            .unwrap_or_default()
     }
 
     /// The source says that `binding` is in force. One that is not here (its `Unbind` is under way) is ignored.
@@ -297,17 +314,12 @@ impl BrokerBindings {
     /// own answer. Returns those that waited for confirmed bindings. Linear in the bindings waited for.
     pub fn on_up(&mut self) -> Vec<WaiterToken> {
         self.is_source_up = true;
-        let Self {
-            waiting, entries, ..
-        } = self;
         let mut ready = Vec::new();
-        waiting.retain(|id, tokens| {
-            let is_confirmed = entries[*id].state == Some(State::Confirmed);
-            if is_confirmed {
-                ready.append(tokens);
+        for id in self.waiting.bindings() {
+            if self.entries[id].state == Some(State::Confirmed) {
+                ready.append(&mut self.waiting.remove(&id).unwrap_or_default());
             }
-            !is_confirmed
-        });
+        }
         ready
     }
 
@@ -332,10 +344,10 @@ impl BrokerBindings {
         }
     }
 
-    /// Gauge: tokens that wait. Linear in the bindings waited for.
+    /// Gauge: tokens that wait, once for each binding.
     #[must_use]
     pub fn waiters(&self) -> usize {
-        self.waiting.values().map(Vec::len).sum()
+        self.waiting.len()
     }
 
     fn exchange_number(&mut self, name: &Arc<str>) -> u16 {
@@ -477,10 +489,8 @@ mod tests {
     fn waiters_are_told_once_in_their_order_and_not_after_giving_up() {
         let (mut bindings, key) = (up(), binding("call.*.*"));
         let id = bindings.acquire(&key, 4).id;
-        for token in [3, 1, 2, 9] {
-            bindings.wait(id, token);
-        }
-        bindings.stop_waiting(id, 1);
+        let waits = [3, 1, 2, 9].map(|token| bindings.wait(id, token));
+        bindings.stop_waiting(id, waits[1], 1);
         assert!(!bindings.release(&key, 1));
         assert_eq!(bindings.on_bound(&key).waiters, [3, 2, 9]);
         assert_eq!(bindings.on_bound(&key).waiters, Vec::<WaiterToken>::new());

@@ -85,13 +85,12 @@ pub struct Resolved<'a> {
 }
 
 impl<'a> Resolved<'a> {
-    /// The same, its client binding kept together with that of `bindings` whose key is the same text: a call's AMQP
-    /// key often is what the client wrote, and then a subscription needs no text of its own.
+    /// The same, its client binding kept together with `key` if that is the same text: a call's AMQP key often is
+    /// what the client wrote, and then a subscription needs no text of its own.
     #[must_use]
-    pub fn sharing(self, bindings: impl IntoIterator<Item = &'a AmqpBinding>) -> Self {
-        let mut keys = bindings.into_iter().map(|binding| &binding.key);
+    pub fn sharing(self, key: Option<&'a ArcStr>) -> Self {
         Self {
-            shared: keys.find(|key| key.as_str() == self.binding),
+            shared: key.filter(|key| key.as_str() == self.binding),
             ..self
         }
     }
@@ -122,6 +121,12 @@ impl<'a> Resolved<'a> {
     #[must_use]
     pub fn binding(&self) -> &'a str {
         self.binding
+    }
+
+    /// The SIP realm whose events it gets, unescaped; `None` where the realm does not tell accounts apart.
+    #[must_use]
+    pub fn realm(&self) -> Option<&'a str> {
+        self.realm
     }
 }
 
@@ -154,6 +159,7 @@ pub struct Families {
     exchanges: Vec<Exchange>,
     /// Rules that are on, by exchange.
     rules_of: Vec<Vec<RuleId>>,
+    open_to_all: Vec<String>,
 }
 
 impl Families {
@@ -167,12 +173,17 @@ impl Families {
             rules: Vec::new(),
             exchanges: Vec::new(),
             rules_of: Vec::new(),
+            open_to_all: Vec::new(),
         };
         for spec in platform_families(options) {
             families.add(&spec, &format!("(family {})", spec.name))?;
         }
         for (index, spec) in options.families.iter().enumerate() {
-            families.add(spec, &format!("families[{index}]"))?;
+            let path = format!("families[{index}]");
+            families.add(spec, &path)?;
+            if families.rules.last().is_some_and(Rule::is_open_to_all) {
+                families.open_to_all.push(path);
+            }
         }
         for (index, module) in options.autoload_modules.iter().enumerate() {
             if !families.rules.iter().any(|rule| *rule.module == **module) {
@@ -202,6 +213,13 @@ impl Families {
             families.rules_of[rule.exchange].push(id);
         }
         Ok(families)
+    }
+
+    /// The operator's families, as paths in the configuration, whose events need no account and of which every account
+    /// can have all, because a wildcard is allowed where the unguessable id belongs: to be warned of.
+    #[must_use]
+    pub fn open_to_all(&self) -> &[String] {
+        &self.open_to_all
     }
 
     /// The exchanges of the families that are on, each once.
@@ -257,6 +275,11 @@ impl Families {
                 }
                 WordError::Required(error) => BindingError::Required(error),
             })?;
+        // Every key holds each of these words, escaped, which makes none shorter: most keys that are too long are
+        // never rendered.
+        if variables.iter().map(|word| word.len()).sum::<usize>() > KEY_BYTES_MAX {
+            return Err(invalid_format());
+        }
         let realm = match (rule.qualification, scope) {
             // A realm that reads as a wildcard would see the events of others.
             (Qualification::Realm, Scope::One(_)) => Some(

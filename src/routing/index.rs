@@ -16,10 +16,13 @@
 //! account; a hash is seeded, as clients choose the words; members stay in the order in which they subscribed;
 //! fewer than half of a member list's places are vacant, and a group has a member or is not there.
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::slice;
+use std::sync::Arc;
 
+use arcstr::ArcStr;
 use hashbrown::HashTable;
 
 use super::account::{AccountId, Scope};
@@ -65,6 +68,28 @@ pub enum Subscribed {
     Overtook(u32),
     /// The session had it, under whatever request id: nothing has changed.
     AlreadySubscribed,
+}
+
+/// What becomes of a subscription whose session's rights have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revision {
+    /// It stays as it is.
+    Keep,
+    /// It stays, with the events of this realm instead of its own.
+    Move(Arc<str>),
+    /// It ends.
+    End,
+}
+
+/// What a revision did to a subscription.
+#[derive(Clone, Copy, Debug)]
+pub enum Revised<'a> {
+    /// It ends: its AMQP bindings are to be released.
+    Ended(Resolved<'a>),
+    /// It was this until now: these AMQP bindings are to be released.
+    Left(Resolved<'a>),
+    /// It is this now: these AMQP bindings are to be acquired.
+    Joined(Resolved<'a>),
 }
 
 /// Names a group, until the next change of the index.
@@ -413,6 +438,61 @@ impl SubscriptionIndex {
             }
             (last, id) = (id, next);
         }
+        let (_, subscribed) = self.append(families, list, last, slot, resolved, style, request_id);
+        subscribed
+    }
+
+    /// Adds subscriptions at the end of a session's `list`, in their order; `added` sees each that the session had
+    /// not: its AMQP bindings are to be acquired; and how many others it [overtook](Subscribed::Overtook). Linear in the session's own subscriptions and in `wanted` together.
+    #[expect(clippy::too_many_arguments, reason = "what a subscription is made of")]
+    pub fn subscribe_all<'a>(
+        &mut self,
+        families: &Families,
+        list: &mut SubscriptionList,
+        slot: u32,
+        wanted: impl IntoIterator<Item = Resolved<'a>>,
+        style: Style,
+        request_id: Option<&str>,
+        added: &mut impl FnMut(Resolved<'a>, Option<u32>),
+    ) {
+        let mut known = HashSet::new();
+        let (mut last, mut id) = (NONE, list.0);
+        while id != NONE {
+            let Subscription { group, next, .. } = self.subscriptions[id];
+            let group = &self.groups[group];
+            known.insert((group.binding, group.scope()));
+            (last, id) = (id, next);
+        }
+        for resolved in wanted {
+            let binding = self.texts.find(resolved.binding);
+            if binding.is_some_and(|binding| known.contains(&(binding, resolved.scope))) {
+                continue;
+            }
+            let (id, subscribed) =
+                self.append(families, list, last, slot, resolved, style, request_id);
+            last = id;
+            let group = self.subscriptions[id].group;
+            known.insert((self.groups[group].binding, resolved.scope));
+            let overtaken = match subscribed {
+                Subscribed::Overtook(others) => Some(others),
+                Subscribed::New | Subscribed::AlreadySubscribed => None,
+            };
+            added(resolved, overtaken);
+        }
+    }
+
+    /// Adds a subscription behind `last`, the last of `list`; returns it, and what that comes to.
+    #[expect(clippy::too_many_arguments, reason = "what a subscription is made of")]
+    fn append(
+        &mut self,
+        families: &Families,
+        list: &mut SubscriptionList,
+        last: u32,
+        slot: u32,
+        resolved: Resolved<'_>,
+        style: Style,
+        request_id: Option<&str>,
+    ) -> (u32, Subscribed) {
         let id = self.subscriptions.insert(Subscription {
             group: 0,
             position: 0,
@@ -424,7 +504,8 @@ impl SubscriptionIndex {
             NONE => list.0 = id,
             last => self.subscriptions[last].next = id,
         }
-        overtaken.map_or(Subscribed::New, Subscribed::Overtook)
+        let subscribed = overtaken.map_or(Subscribed::New, Subscribed::Overtook);
+        (id, subscribed)
     }
 
     /// Removes a session's subscriptions to `binding` (all when `None`) for `scope` (every account when `None`),
@@ -442,6 +523,36 @@ impl SubscriptionIndex {
             Some(found) => found,
             None => None,
         };
+        let is_meant = |group: &Group| {
+            binding.is_none_or(|binding| group.binding == binding)
+                && scope.is_none_or(|scope| group.scope() == scope)
+        };
+        self.remove_where(list, is_meant, removed)
+    }
+
+    /// As [`SubscriptionIndex::unsubscribe`] for each of `bindings`, in one walk: linear in the session's own
+    /// subscriptions and in `bindings` together.
+    pub fn unsubscribe_all<'a>(
+        &mut self,
+        list: &mut SubscriptionList,
+        scope: Option<Scope>,
+        bindings: impl IntoIterator<Item = &'a str>,
+        removed: &mut impl FnMut(Resolved<'_>),
+    ) -> usize {
+        let bindings = bindings.into_iter();
+        let bindings: HashSet<u32> = bindings.filter_map(|text| self.texts.find(text)).collect();
+        let is_meant = |group: &Group| {
+            bindings.contains(&group.binding) && scope.is_none_or(|scope| group.scope() == scope)
+        };
+        self.remove_where(list, is_meant, removed)
+    }
+
+    fn remove_where(
+        &mut self,
+        list: &mut SubscriptionList,
+        is_meant: impl Fn(&Group) -> bool,
+        removed: &mut impl FnMut(Resolved<'_>),
+    ) -> usize {
         let mut count = 0;
         let mut kept = NONE;
         let mut id = list.0;
@@ -452,16 +563,9 @@ impl SubscriptionIndex {
                 ..
             } = self.subscriptions[id];
             let group = &self.groups[group_id];
-            let is_meant = binding.is_none_or(|binding| group.binding == binding)
-                && scope.is_none_or(|scope| group.scope() == scope);
-            if is_meant {
+            if is_meant(group) {
                 removed(self.resolved(group));
-                match kept {
-                    NONE => list.0 = next,
-                    kept => self.subscriptions[kept].next = next,
-                }
-                self.leave_group(id);
-                self.subscriptions.remove(id);
+                self.unlink(list, kept, id);
                 count += 1;
             } else {
                 kept = id;
@@ -469,6 +573,65 @@ impl SubscriptionIndex {
             id = next;
         }
         count
+    }
+
+    /// Ends the subscription `id`, which comes after `kept` in `list` ([`NONE`]: it is the first).
+    fn unlink(&mut self, list: &mut SubscriptionList, kept: u32, id: u32) {
+        let next = self.subscriptions[id].next;
+        match kept {
+            NONE => list.0 = next,
+            kept => self.subscriptions[kept].next = next,
+        }
+        self.leave_group(id);
+        self.subscriptions.remove(id);
+    }
+
+    /// Asks `judge` what becomes of each of a session's subscriptions, does that, and tells `revised` of all that was
+    /// not kept. One that moves keeps its place in the session's list and its request id, and is the youngest member
+    /// of its new group. Linear in the session's own subscriptions.
+    pub fn revise(
+        &mut self,
+        families: &Families,
+        list: &mut SubscriptionList,
+        judge: impl Fn(Resolved<'_>) -> Revision,
+        revised: &mut impl FnMut(Revised<'_>),
+    ) {
+        let mut kept = NONE;
+        let mut id = list.0;
+        while id != NONE {
+            let next = self.subscriptions[id].next;
+            let group = self.groups[self.subscriptions[id].group];
+            let resolved = self.resolved(&group);
+            match judge(resolved) {
+                Revision::Keep => kept = id,
+                Revision::End => {
+                    revised(Revised::Ended(resolved));
+                    self.unlink(list, kept, id);
+                }
+                Revision::Move(realm) => {
+                    revised(Revised::Left(resolved));
+                    let binding = self.texts.share(group.binding);
+                    let request = (group.request != NONE).then(|| self.texts.share(group.request));
+                    let moved = Resolved {
+                        rule: RuleId(group.rule),
+                        scope: group.scope(),
+                        binding: &binding,
+                        realm: Some(&realm),
+                        shared: Some(&binding),
+                        is_behind: false,
+                    };
+                    self.leave_group(id);
+                    self.subscriptions[id].position = 0;
+                    let request = request.as_ref().map(ArcStr::as_str);
+                    let style = group.traits.style();
+                    let overtaken = self.join_group(families, id, moved, style, request);
+                    debug_assert_eq!(overtaken, None, "no key holds a realm and a month");
+                    revised(Revised::Joined(moved));
+                    kept = id;
+                }
+            }
+            id = next;
+        }
     }
 
     /// Removes all of a session's subscriptions; `removed` as in [`SubscriptionIndex::unsubscribe`].

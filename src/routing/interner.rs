@@ -97,6 +97,11 @@ impl Interner {
         &self.texts[id].text
     }
 
+    /// The text, to be kept beyond its last user here.
+    pub(super) fn share(&self, id: u32) -> ArcStr {
+        self.texts[id].text.clone()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.texts.len()
     }

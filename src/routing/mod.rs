@@ -8,7 +8,8 @@
 //! | [`families`] | the one table of binding families, and what a client binding means under it |
 //! | [`index`] | subscriptions, grouped; event to groups to members |
 //! | [`broker_bindings`] | how many subscriptions need each AMQP binding, and whether it is in force |
-//! | `arena`, `interner` | the dense storage under the last two |
+//! | [`waiters`] | who waits until a binding is in force |
+//! | `arena`, `interner` | the dense storage under the last three |
 
 pub mod account;
 mod arena;
@@ -17,6 +18,7 @@ pub mod families;
 pub mod index;
 mod interner;
 pub mod month;
+pub mod waiters;
 pub mod words;
 
 use hashbrown::HashTable;

@@ -2,29 +2,36 @@
 //!
 //! Order of the checks, as on the platform: rate limit, JSON, token, the command's own keys, account, bindings.
 //! A subscribe whose AMQP bindings are not all in force waits, holding a lease on each of them; it is answered
-//! when they are, or when `request_timeout_ms` is over, and then nothing of it is kept.
+//! when they are, or refused when the broker refuses one, or when `request_timeout_ms` is over, and then nothing of
+//! it is kept. Commands behind it run when they arrive: subscribes wait beside it, an unsubscribe takes from it what
+//! it had asked for, another identity changes its rights. Only their replies wait, but for a ping's.
 
 use std::borrow::Cow;
-use std::rc::Rc;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
+
+use arcstr::ArcStr;
 
 use crate::auth::{Identity, Verdict};
 use crate::handoff::AmqpBinding;
+use crate::limits::HELD_TOTAL_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::protocol::command::{
-    self, Action, Command, CommandError, CommandLimits, Label, Unsubscribe,
+    self, Action, Command, CommandError, CommandLimits, EndReason, Label, Unsubscribe,
 };
-use crate::protocol::frame::Frame;
+use crate::protocol::frame::{Frame, FrameBuilder};
 use crate::routing::account::{AccountId, Scope};
 use crate::routing::broker_bindings::BindingId;
 use crate::routing::families::{BindingError, Families, Resolved, Rights};
-use crate::routing::index::Subscribed;
 use crate::routing::month::ActiveMonths;
+use crate::routing::waiters::WaitId;
 
+use super::Session;
 use super::hub::{Hub, Now};
 use super::id::ConnId;
+use super::replies::{self, Reply};
 use super::roll_over::Moves;
-use super::{Phase, Session};
 
 /// A subscribe that waits for the broker.
 #[derive(Debug)]
@@ -33,10 +40,10 @@ pub(super) struct Waiting {
     reply_id: Box<str>,
     /// That of the events: only when the client gave one.
     request_id: Option<Box<str>>,
-    wanted: Wanted,
+    pub(super) wanted: Wanted,
     /// Those that the leases are for; `None`: there is no lease yet.
     months: Option<ActiveMonths>,
-    /// AMQP bindings acquired on its behalf, so that they stay wanted.
+    /// AMQP bindings acquired on its behalf, so that they stay wanted: each once, sorted.
     leases: Vec<Lease>,
     /// Leases that were not in force when last looked at.
     outstanding: usize,
@@ -48,20 +55,22 @@ pub(super) struct Waiting {
 struct Lease {
     binding: AmqpBinding,
     id: BindingId,
+    /// Its wait, over or not.
+    wait: Option<WaitId>,
 }
 
 /// Client bindings that an identity may have for an account.
 #[derive(Debug)]
-struct Wanted {
-    scope: Scope,
-    superduper: bool,
-    realm: Option<Rc<str>>,
+pub(super) struct Wanted {
+    pub(super) scope: Scope,
+    pub(super) superduper: bool,
+    pub(super) realm: Option<Arc<str>>,
     /// Each once; each resolves.
-    bindings: Vec<Box<str>>,
+    pub(super) bindings: Vec<Box<str>>,
 }
 
 impl Wanted {
-    fn rights(&self) -> Rights<'_> {
+    pub(super) fn rights(&self) -> Rights<'_> {
         Rights {
             superduper: self.superduper,
             realm: self.realm.as_deref(),
@@ -76,13 +85,62 @@ impl Wanted {
     }
 }
 
+impl Waiting {
+    /// Heap bytes of it, but for what the table of AMQP bindings has all the same. Linear in what it asks for.
+    pub(super) fn bytes(&self) -> usize {
+        let request_id = self.request_id.as_ref().map_or(0, |id| id.len());
+        let texts = self.wanted.bindings.iter().map(|text| text.len());
+        size_of::<Self>()
+            + self.reply_id.len()
+            + request_id
+            + texts.sum::<usize>()
+            + self.wanted.bindings.capacity() * size_of::<Box<str>>()
+            + self.leases.capacity() * size_of::<Lease>()
+    }
+
+    /// Client bindings it asks for.
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted.bindings.len()
+    }
+
+    /// Text of the lease on this AMQP binding. O(log leases).
+    fn key(&self, exchange: &str, key: &str) -> Option<&ArcStr> {
+        let place = |lease: &Lease| lease_order(&lease.binding).cmp(&(exchange, key));
+        let at = self.leases.binary_search_by(place).ok()?;
+        Some(&self.leases.get(at)?.binding.key)
+    }
+}
+
+fn lease_order(binding: &AmqpBinding) -> (&str, &str) {
+    #[cfg(test)]
+    crate::steps::step();
+    (&binding.exchange, binding.key.as_str())
+}
+
+/// How far the broker is with what a subscribe needs.
+enum Progress {
+    InForce,
+    /// Some bindings are not in force yet.
+    Waits,
+    /// It refuses one.
+    Refused,
+}
+
 /// Everything that refuses a command.
-enum Refusals {
+pub(super) enum Refusals {
     Command(CommandError),
     Bindings(Vec<BindingError>),
 }
 
 impl Refusals {
+    /// The error reply.
+    pub(super) fn reply(self, builder: &mut FrameBuilder, reply_id: &str) -> Reply {
+        Reply::Frame(match self {
+            Self::Command(error) => command::errors(builder, reply_id, [error]),
+            Self::Bindings(errors) => command::errors(builder, reply_id, errors),
+        })
+    }
+
     /// Counts one more refusal of the limit that was met, where it was one.
     fn count(&self, metrics: &mut Metrics) {
         let counter = match self {
@@ -109,12 +167,17 @@ impl From<CommandError> for Refusals {
 
 /// The result of a command: a reply, or none yet.
 enum Outcome {
-    Reply(Frame),
+    /// To be sent in its turn.
+    Reply(Reply),
+    /// To be sent at once, whatever waits.
+    Pong(Frame),
     Waits(Waiting),
+    /// The session was closed meanwhile.
+    Closed,
 }
 
 impl Session {
-    /// Runs one command and queues its reply, unless it has to wait.
+    /// Runs one command and sends its reply, unless that has to wait.
     pub(super) fn run(
         &mut self,
         text: &str,
@@ -141,31 +204,79 @@ impl Session {
             let refused = self.rate_limited(hub);
             (request_id.as_deref().map(Box::from), Err(refused))
         };
-        let reply = match result {
-            Ok(Outcome::Reply(reply)) => reply,
+        match result {
+            Ok(Outcome::Reply(reply)) => self.answer(reply, id, hub, now),
+            Ok(Outcome::Pong(frame)) => self.push(frame, id, hub, now),
             Ok(Outcome::Waits(waiting)) => {
                 hub.metrics.subscribes_waited_total += 1;
                 hub.deadlines.command.begin(now.clock, id);
                 if let Some(extra) = self.extra_mut() {
-                    extra.waiting = Some(waiting);
+                    extra.replies.push_waiting(waiting, &mut hub.held);
                 }
-                return;
+                self.shorten_replies(id, hub, now);
             }
+            Ok(Outcome::Closed) => {}
             Err(refusals) => {
-                hub.metrics.commands_failed_total += 1;
                 refusals.count(&mut hub.metrics);
+                hub.metrics.commands_failed_total += 1;
                 let reply_id = request_id.unwrap_or_else(|| reply_id(None, hub));
-                match refusals {
-                    Refusals::Command(error) => {
-                        command::errors(&mut hub.builder, &reply_id, [error])
-                    }
-                    Refusals::Bindings(errors) => {
-                        command::errors(&mut hub.builder, &reply_id, errors)
-                    }
+                let reply = refusals.reply(&mut hub.builder, &reply_id);
+                self.answer(reply, id, hub, now);
+            }
+        }
+    }
+
+    /// Sends a reply in its turn.
+    fn answer(&mut self, reply: Reply, id: ConnId, hub: &mut Hub, now: Now) {
+        if !self.is_open() {
+            return;
+        }
+        match self.replies_mut().filter(|replies| !replies.is_empty()) {
+            Some(replies) => {
+                hub.metrics.replies_held_total += 1;
+                replies.push_ready(reply, &mut hub.held);
+                self.send_ready(id, hub, now);
+                self.shorten_replies(id, hub, now);
+            }
+            None => self.send(reply, id, hub, now),
+        }
+    }
+
+    fn send(&mut self, reply: Reply, id: ConnId, hub: &mut Hub, now: Now) {
+        let frame = {
+            let Hub { builder, index, .. } = &mut *hub;
+            let subscribed = index
+                .subscriptions(&self.subscriptions)
+                .map(|one| one.binding());
+            match reply {
+                Reply::Subscribed { id } => command::subscribed(builder, &id, subscribed),
+                Reply::Unsubscribed { id, removed } => {
+                    let removed = removed.iter().map(AsRef::as_ref);
+                    command::unsubscribed(builder, &id, removed, subscribed)
                 }
+                Reply::Frame(frame) => frame,
             }
         };
-        self.push(reply, id, hub, now);
+        self.push(frame, id, hub, now);
+    }
+
+    /// Sends the replies that wait for nobody any more.
+    pub(super) fn send_ready(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
+        while let Some(replies) = self.replies_mut()
+            && let Some(reply) = replies.pop_ready(&mut hub.held)
+        {
+            self.send(reply, id, hub, now);
+        }
+    }
+
+    /// Gives up the subscribes that have waited longest while the session holds more than it may.
+    fn shorten_replies(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
+        while let Some(replies) = self.replies().filter(|replies| replies.is_over())
+            && let Some((number, _)) = replies.first_due()
+        {
+            hub.metrics.subscribes_given_up_total += 1;
+            self.give_up(number, CommandError::EventSourceUnavailable, id, hub, now);
+        }
     }
 
     fn rate_limited(&self, hub: &Hub) -> Refusals {
@@ -180,19 +291,25 @@ impl Session {
         hub: &mut Hub,
         now: Now,
     ) -> Result<Outcome, Refusals> {
-        let identity = self.authenticate(command.auth_token?.as_deref(), hub, now)?;
+        let identity = self.authenticate(command.auth_token?.as_deref(), id, hub, now)?;
+        if !self.is_open() {
+            return Ok(Outcome::Closed);
+        }
         let (action, label) = command.action?;
         self.keep_label(&label, identity.account_id(), hub);
         match action {
-            Action::Ping => Ok(Outcome::Reply(command::pong(&mut hub.builder, reply_id))),
-            Action::Unsubscribe(what) => Ok(Outcome::Reply(self.unsubscribe(&what, reply_id, hub))),
+            Action::Ping => Ok(Outcome::Pong(command::pong(&mut hub.builder, reply_id))),
+            Action::Unsubscribe(what) => Ok(Outcome::Reply(Reply::Unsubscribed {
+                id: reply_id.into(),
+                removed: self.unsubscribe(&what, id, hub),
+            })),
             Action::Subscribe {
                 account_id,
                 bindings,
             } => {
                 let wanted = self.authorise(&account_id, &bindings, &identity, hub)?;
                 let request_id = command.request_id.as_deref();
-                Ok(self.subscribe(wanted, request_id, reply_id, id, hub, now))
+                Ok(self.subscribe(wanted, request_id, reply_id, id, hub, now)?)
             }
         }
     }
@@ -201,9 +318,10 @@ impl Session {
     fn authenticate(
         &mut self,
         auth_token: Option<&str>,
+        id: ConnId,
         hub: &mut Hub,
         now: Now,
-    ) -> Result<Rc<Identity>, CommandError> {
+    ) -> Result<Arc<Identity>, CommandError> {
         let current = self
             .identity
             .as_ref()
@@ -228,7 +346,7 @@ impl Session {
                 {
                     return Err(CommandError::TooManySessions(max));
                 }
-                self.become_identity(identity.clone(), hub);
+                self.become_identity(identity.clone(), EndReason::Identity, id, hub, now);
                 Ok(identity)
             }
             Verdict::Refused => {
@@ -258,18 +376,8 @@ impl Session {
         hub: &Hub,
     ) -> Result<Wanted, Refusals> {
         let superduper = identity.is_superduper();
-        let scope = match account_id {
-            "*" if superduper => Scope::Any,
-            "*" => return Err(CommandError::UnauthorizedWildcard.into()),
-            account_id => match AccountId::parse(account_id) {
-                Some(account) if identity.may_see(account) => Scope::One(account),
-                _ => return Err(CommandError::UnauthorizedAccount.into()),
-            },
-        };
-        let realm = match scope {
-            Scope::One(account) => identity.realm_of(account),
-            Scope::Any => None,
-        };
+        let scope = scope_of(account_id).ok_or(CommandError::UnauthorizedAccount)?;
+        let realm = authorised(scope, identity)?;
         let mut wanted = Wanted {
             scope,
             superduper,
@@ -277,28 +385,46 @@ impl Session {
             bindings: Vec::new(),
         };
         let max = hub.limits.subscriptions_max;
-        let (mut errors, mut new) = (Vec::new(), 0);
+        let mut errors = Vec::new();
+        let mut known = HashSet::new();
         for binding in bindings {
-            if wanted.bindings.iter().any(|known| **known == **binding) {
+            if bindings.len() > 1 && !known.insert(&**binding) {
                 continue;
             }
-            // The bound ends a long list early: each entry costs a look at those before it.
             if wanted.bindings.len() >= max {
                 return Err(CommandError::TooManySubscriptions(max).into());
             }
             if let Err(error) = hub.families.resolve(binding, scope, wanted.rights()) {
                 errors.push(error);
             }
-            new += usize::from(!hub.index.contains(&self.subscriptions, scope, binding));
             wanted.bindings.push(binding.as_ref().into());
         }
         if !errors.is_empty() {
             return Err(Refusals::Bindings(errors));
         }
-        if hub.index.len(&self.subscriptions) + new > max {
+        if self.would_have_more_than(max, &wanted, hub) {
             return Err(CommandError::TooManySubscriptions(max).into());
         }
         Ok(wanted)
+    }
+
+    /// Whether the session would have more subscriptions than `max` with those that it waits for and these. Linear in
+    /// the session's own subscriptions, and near the limit in all that it waits for.
+    fn would_have_more_than(&self, max: usize, wanted: &Wanted, hub: &Hub) -> bool {
+        let live = || hub.index.subscriptions(&self.subscriptions);
+        let waited_for = self.replies().map_or(0, |replies| replies.wanted());
+        let at_most = waited_for + wanted.bindings.len();
+        if max == usize::MAX || live().count() + at_most <= max {
+            return false;
+        }
+        let live = live().map(|one| (one.scope(), one.binding()));
+        let waiting = self.replies().into_iter().flat_map(|all| all.waiting());
+        let waiting = waiting.map(|(_, waiting)| &waiting.wanted).chain([wanted]);
+        let waiting = waiting.flat_map(|wanted| {
+            let bindings = wanted.bindings.iter();
+            bindings.map(|binding| (wanted.scope, &**binding))
+        });
+        live.chain(waiting).collect::<HashSet<_>>().len() > max
     }
 
     /// Subscribes at once when every AMQP binding is in force; else waits. What the session has already is asked
@@ -311,7 +437,7 @@ impl Session {
         id: ConnId,
         hub: &mut Hub,
         now: Now,
-    ) -> Outcome {
+    ) -> Result<Outcome, CommandError> {
         let due = hub.deadlines.command.due(now.clock);
         let request_id = request_id.map(Box::from);
         let mut waiting = Waiting {
@@ -324,16 +450,29 @@ impl Session {
             due,
         };
         lease_months(&mut waiting, hub);
-        waiting.outstanding = wait_for_missing(&waiting.leases, id, hub);
-        if waiting.outstanding == 0 {
-            Outcome::Reply(self.finish_subscribe(waiting, id, hub))
-        } else {
-            Outcome::Waits(waiting)
+        let number = self.replies().map_or(0, |replies| replies.next_number());
+        let token = replies::token(id.slot, number);
+        match look_at_leases(&mut waiting, token, hub) {
+            Progress::InForce => Ok(Outcome::Reply(self.finish_subscribe(waiting, id, hub))),
+            Progress::Waits if hub.held.bytes <= HELD_TOTAL_BYTES_MAX => {
+                Ok(Outcome::Waits(waiting))
+            }
+            Progress::Waits => {
+                hub.metrics.subscribes_given_up_total += 1;
+                release_leases(&mut waiting, token, hub);
+                Err(CommandError::EventSourceUnavailable)
+            }
+            Progress::Refused => {
+                hub.metrics.subscribes_refused_total += 1;
+                release_leases(&mut waiting, token, hub);
+                Err(CommandError::EventSourceUnavailable)
+            }
         }
     }
 
-    /// Makes the subscriptions, each with its own hold on its AMQP bindings, and gives the leases back.
-    fn finish_subscribe(&mut self, waiting: Waiting, id: ConnId, hub: &mut Hub) -> Frame {
+    /// Makes the subscriptions, each with its own hold on its AMQP bindings, and gives the leases back. Linear in what
+    /// the session has and asks for, but for looking leases up.
+    fn finish_subscribe(&mut self, mut waiting: Waiting, id: ConnId, hub: &mut Hub) -> Reply {
         let (mut held, mut moves) = (Vec::new(), Moves::default());
         let Hub {
             families,
@@ -341,80 +480,82 @@ impl Session {
             months,
             ..
         } = hub;
-        for resolved in waiting.wanted.resolved(families) {
-            let resolved = resolved.sharing(waiting.leases.iter().map(|lease| &lease.binding));
-            let request_id = waiting.request_id.as_deref();
-            match index.subscribe(
-                families,
-                &mut self.subscriptions,
-                id.slot,
-                resolved,
-                self.style,
-                request_id,
-            ) {
-                Subscribed::New => families.amqp_bindings(&resolved, months.now(), &mut held),
-                Subscribed::Overtook(others) => {
-                    families.amqp_bindings(&resolved, months.now(), &mut held);
-                    moves.note(families, *months, &resolved, others);
+        let wanted = waiting.wanted.resolved(families).map(|resolved| {
+            let key = waiting.key(families.exchange(&resolved), resolved.binding());
+            resolved.sharing(key)
+        });
+        index.subscribe_all(
+            families,
+            &mut self.subscriptions,
+            id.slot,
+            wanted,
+            self.style,
+            waiting.request_id.as_deref(),
+            &mut |added, overtaken| {
+                families.amqp_bindings(&added, months.now(), &mut held);
+                if let Some(others) = overtaken {
+                    moves.note(families, *months, &added, others);
                 }
-                Subscribed::AlreadySubscribed => {}
-            }
-        }
+            },
+        );
         hub.carry_out(&moves);
         for binding in &held {
             hub.acquire(binding);
         }
-        for lease in &waiting.leases {
+        for lease in waiting.leases.drain(..) {
             hub.release(&lease.binding);
         }
-        let Hub { builder, index, .. } = hub;
-        command::subscribed(
-            builder,
-            &waiting.reply_id,
-            index
-                .subscriptions(&self.subscriptions)
-                .map(|one| one.binding()),
-        )
+        Reply::Subscribed {
+            id: waiting.reply_id,
+        }
     }
 
-    fn unsubscribe(&mut self, what: &Unsubscribe<'_>, reply_id: &str, hub: &mut Hub) -> Frame {
-        let mut removed = Vec::new();
-        match what {
-            Unsubscribe::All => self.remove(None, None, hub, &mut removed),
-            Unsubscribe::Account(account_id) => {
-                if let Some(scope) = scope_of(account_id) {
-                    self.remove(Some(scope), None, hub, &mut removed);
-                }
-            }
+    /// Ends subscriptions, live ones and those that are waited for, and returns the client bindings removed. Linear in
+    /// what the session has, waits for and names.
+    fn unsubscribe(&mut self, what: &Unsubscribe<'_>, id: ConnId, hub: &mut Hub) -> Vec<Box<str>> {
+        let (account_id, bindings) = match what {
+            Unsubscribe::All => (None, None),
+            Unsubscribe::Account(account_id) => (Some(account_id), None),
             Unsubscribe::Bindings {
                 account_id,
                 bindings,
-            } => {
-                let scope = match account_id {
-                    None => Some(None),
-                    Some(account_id) => scope_of(account_id).map(Some),
-                };
-                if let Some(scope) = scope {
-                    for binding in bindings {
-                        self.remove(scope, Some(binding), hub, &mut removed);
-                    }
-                }
-            }
+            } => (account_id.as_ref(), Some(bindings)),
+        };
+        let scope = match account_id.map(|account_id| scope_of(account_id)) {
+            // It names no account that there could be subscriptions for.
+            Some(None) => return Vec::new(),
+            Some(scope) => scope,
+            None => None,
+        };
+        let mut removed = Vec::new();
+        let Some(bindings) = bindings else {
+            self.remove(scope, None, hub, &mut removed);
+            let is_meant = |one: Scope, _: &str| scope.is_none_or(|scope| one == scope);
+            self.withdraw(is_meant, id, hub, &mut removed);
+            return removed.into_iter().map(|(_, binding)| binding).collect();
+        };
+        // As they are named, not as they were made.
+        let mut order: HashMap<&str, usize> = HashMap::new();
+        for binding in bindings {
+            let next = order.len();
+            order.entry(binding).or_insert(next);
         }
-        let Hub { builder, index, .. } = hub;
-        let left = index
-            .subscriptions(&self.subscriptions)
-            .map(|one| one.binding());
-        command::unsubscribed(builder, reply_id, removed.iter().map(AsRef::as_ref), left)
+        self.remove(scope, Some(bindings), hub, &mut removed);
+        let is_meant = |one: Scope, binding: &str| {
+            scope.is_none_or(|scope| one == scope) && order.contains_key(binding)
+        };
+        self.withdraw(is_meant, id, hub, &mut removed);
+        removed.sort_by_key(|(_, binding)| order.get(&**binding));
+        removed.into_iter().map(|(_, binding)| binding).collect()
     }
 
-    /// Removes the subscriptions of this scope and binding (`None`: any) and notes their client bindings.
-    pub(super) fn remove(
+    /// Removes the subscriptions of this scope (`None`: any) and these bindings (`None`: all) and notes them.
+    fn remove(
         &mut self,
         scope: Option<Scope>,
-        binding: Option<&str>,
+        bindings: Option<&Vec<Cow<'_, str>>>,
         hub: &mut Hub,
-        removed: &mut Vec<Box<str>>,
+        removed: &mut Vec<(Scope, Box<str>)>,
     ) {
         let mut freed = Vec::new();
         let Hub {
@@ -423,17 +564,66 @@ impl Session {
             months,
             ..
         } = hub;
-        index.unsubscribe(
-            &mut self.subscriptions,
-            scope,
-            binding,
-            &mut |subscription| {
-                families.amqp_bindings(&subscription, subscription.held(*months), &mut freed);
-                removed.push(subscription.binding().into());
-            },
-        );
+        let list = &mut self.subscriptions;
+        let mut note = |subscription: Resolved<'_>| {
+            families.amqp_bindings(&subscription, subscription.held(*months), &mut freed);
+            removed.push((subscription.scope(), subscription.binding().into()));
+        };
+        match bindings.map(Vec::as_slice) {
+            None => index.unsubscribe(list, scope, None, &mut note),
+            Some([binding]) => index.unsubscribe(list, scope, Some(binding), &mut note),
+            Some(bindings) => {
+                let bindings = bindings.iter().map(AsRef::as_ref);
+                index.unsubscribe_all(list, scope, bindings, &mut note)
+            }
+        };
         for binding in &freed {
             hub.release(binding);
+        }
+    }
+
+    /// Takes from the subscribes that wait what an unsubscribe means, and notes what is not noted yet. One that is
+    /// left with nothing to wait for has done what it was to do.
+    fn withdraw(
+        &mut self,
+        is_meant: impl Fn(Scope, &str) -> bool,
+        id: ConnId,
+        hub: &mut Hub,
+        removed: &mut Vec<(Scope, Box<str>)>,
+    ) {
+        let Some(replies) = self.replies().filter(|replies| !replies.is_empty()) else {
+            return;
+        };
+        let mut noted: HashSet<(Scope, Box<str>)> = removed.iter().cloned().collect();
+        let concerned = replies.waiting().filter_map(|(number, waiting)| {
+            let Wanted {
+                scope, bindings, ..
+            } = &waiting.wanted;
+            let mut bindings = bindings.iter();
+            let is_concerned = bindings.any(|binding| is_meant(*scope, binding));
+            is_concerned.then_some(number)
+        });
+        for number in concerned.collect::<Vec<u32>>() {
+            let Some(mut waiting) = self.take_waiting(number, hub) else {
+                continue;
+            };
+            let scope = waiting.wanted.scope;
+            waiting.wanted.bindings.retain(|binding| {
+                let stays = !is_meant(scope, binding);
+                if !stays && noted.insert((scope, binding.clone())) {
+                    removed.push((scope, binding.clone()));
+                }
+                stays
+            });
+            if waiting.wanted.bindings.is_empty() {
+                release_leases(&mut waiting, replies::token(id.slot, number), hub);
+                let reply = Reply::Subscribed {
+                    id: waiting.reply_id,
+                };
+                self.settle(number, reply, hub);
+            } else {
+                self.put_back(number, waiting, hub);
+            }
         }
     }
 
@@ -444,99 +634,165 @@ impl Session {
         }
     }
 
-    /// Takes the waiting subscribe back, its leases included. Its reply is not sent here.
-    pub(super) fn stop_waiting(&mut self, id: ConnId, hub: &mut Hub) -> Option<Waiting> {
-        let Phase::Open {
-            extra: Some(extra), ..
-        } = &mut self.phase
-        else {
-            return None;
-        };
-        let waiting = extra.waiting.take()?;
-        for lease in &waiting.leases {
-            hub.broker.stop_waiting(lease.id, id.slot);
-            hub.release(&lease.binding);
-        }
-        Some(waiting)
-    }
-
-    /// One AMQP binding that the session waits for is in force: answers when it was the last, and goes on with
-    /// the held commands.
-    pub fn on_bound(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
-        let Phase::Open {
-            extra: Some(extra), ..
-        } = &mut self.phase
-        else {
+    /// Takes the subscribes that wait back, their leases included. No reply is sent.
+    pub(super) fn stop_waiting(&mut self, id: ConnId, hub: &mut Hub) {
+        let Some(replies) = self.replies_mut() else {
             return;
         };
-        let Some(waiting) = &mut extra.waiting else {
+        for (number, mut waiting) in replies.clear(&mut hub.held) {
+            release_leases(&mut waiting, replies::token(id.slot, number), hub);
+        }
+    }
+
+    fn take_waiting(&mut self, number: u32, hub: &mut Hub) -> Option<Box<Waiting>> {
+        self.replies_mut()?.take(number, &mut hub.held)
+    }
+
+    fn put_back(&mut self, number: u32, waiting: Box<Waiting>, hub: &mut Hub) {
+        if let Some(replies) = self.replies_mut() {
+            replies.put_back(number, waiting, &mut hub.held);
+        }
+    }
+
+    fn settle(&mut self, number: u32, reply: Reply, hub: &mut Hub) {
+        if let Some(replies) = self.replies_mut() {
+            replies.settle(number, reply, &mut hub.held);
+        }
+    }
+
+    /// One AMQP binding that the subscribe of this number waits for is in force: answers when it was the last.
+    pub fn on_bound(&mut self, number: u32, id: ConnId, hub: &mut Hub, now: Now) {
+        let Some(waiting) = self
+            .replies_mut()
+            .and_then(|replies| replies.waiting_mut(number))
+        else {
             return;
         };
         waiting.outstanding = waiting.outstanding.saturating_sub(1);
-        if waiting.outstanding > 0 {
-            return;
-        }
-        // The months may have changed since the wait began, and what was in force may have been lost.
-        lease_months(waiting, hub);
-        waiting.outstanding = wait_for_missing(&waiting.leases, id, hub);
-        if waiting.outstanding > 0 {
-            return;
-        }
-        let scope = waiting.wanted.scope;
-        if !self
-            .identity
-            .as_ref()
-            .is_some_and(|identity| identity.may_have(scope))
-        {
-            // Its rights were reread and are less than when it asked.
-            return self.give_up_waiting(CommandError::UnauthorizedAccount, id, hub, now);
-        }
-        if let Some(waiting) = extra.waiting.take() {
-            let reply = self.finish_subscribe(waiting, id, hub);
-            self.push(reply, id, hub, now);
-            self.run_held(id, hub, now);
+        if waiting.outstanding == 0 {
+            self.go_on_waiting(number, id, hub);
+            self.send_ready(id, hub, now);
+            self.drop_needless_extra();
         }
     }
 
-    /// The broker did not confirm in time.
+    /// The broker refuses an AMQP binding that the subscribe of this number waits for.
+    pub fn on_refused(&mut self, number: u32, id: ConnId, hub: &mut Hub, now: Now) {
+        let is_waiting =
+            |session: &mut Self| session.replies_mut()?.waiting_mut(number).map(|_| ());
+        if is_waiting(self).is_some() {
+            hub.metrics.subscribes_refused_total += 1;
+            self.give_up(number, CommandError::EventSourceUnavailable, id, hub, now);
+            self.drop_needless_extra();
+        }
+    }
+
+    /// The broker did not confirm in time what one subscribe, or several, waited for.
     pub fn on_command_timeout(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
-        hub.metrics.subscribes_timed_out_total += 1;
-        self.give_up_waiting(CommandError::EventSourceUnavailable, id, hub, now);
+        while let Some((number, due)) = self.replies().and_then(|replies| replies.first_due())
+            && due <= now.clock
+        {
+            hub.metrics.subscribes_timed_out_total += 1;
+            self.give_up(number, CommandError::EventSourceUnavailable, id, hub, now);
+        }
+        self.drop_needless_extra();
     }
 
-    /// Answers the waiting subscribe with an error, keeps nothing of it, and goes on with the held commands.
-    fn give_up_waiting(&mut self, error: CommandError, id: ConnId, hub: &mut Hub, now: Now) {
-        if let Some(waiting) = self.stop_waiting(id, hub) {
-            hub.metrics.commands_failed_total += 1;
-            let reply = command::errors(&mut hub.builder, &waiting.reply_id, [error]);
-            self.push(reply, id, hub, now);
-            self.run_held(id, hub, now);
+    /// Looks again at a subscribe for which nothing is outstanding as far as it knows, and finishes it if that is so:
+    /// the months may have changed since the wait began, and what was in force may have been lost.
+    fn go_on_waiting(&mut self, number: u32, id: ConnId, hub: &mut Hub) {
+        if let Some(mut waiting) = self.take_waiting(number, hub) {
+            lease_months(&mut waiting, hub);
+            self.look_at(number, waiting, id, hub);
         }
     }
 
-    /// Runs held commands until one waits.
-    fn run_held(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
-        loop {
-            let Phase::Open {
-                extra: Some(extra), ..
-            } = &mut self.phase
-            else {
-                return;
-            };
-            if extra.waiting.is_some() {
-                return;
+    /// Settles a subscribe that was taken out, or puts it back.
+    fn look_at(&mut self, number: u32, mut waiting: Box<Waiting>, id: ConnId, hub: &mut Hub) {
+        match look_at_leases(&mut waiting, replies::token(id.slot, number), hub) {
+            Progress::InForce => {
+                let reply = self.finish_subscribe(*waiting, id, hub);
+                self.settle(number, reply, hub);
             }
-            let Some(held) = extra.held.pop_front() else {
-                extra.is_paused = false;
-                return self.drop_needless_extra();
+            Progress::Waits => self.put_back(number, waiting, hub),
+            Progress::Refused => {
+                hub.metrics.subscribes_refused_total += 1;
+                let error = CommandError::EventSourceUnavailable.into();
+                self.refuse_waiting(number, waiting, error, id, hub);
+            }
+        }
+    }
+
+    /// Answers a subscribe that was taken out with errors, and keeps nothing of it.
+    fn refuse_waiting(
+        &mut self,
+        number: u32,
+        mut waiting: Box<Waiting>,
+        refusals: Refusals,
+        id: ConnId,
+        hub: &mut Hub,
+    ) {
+        hub.metrics.commands_failed_total += 1;
+        release_leases(&mut waiting, replies::token(id.slot, number), hub);
+        let reply = refusals.reply(&mut hub.builder, &waiting.reply_id);
+        self.settle(number, reply, hub);
+    }
+
+    /// As [`Session::refuse_waiting`] for one that is in its place, and sends what now can be.
+    fn give_up(&mut self, number: u32, error: CommandError, id: ConnId, hub: &mut Hub, now: Now) {
+        if let Some(waiting) = self.take_waiting(number, hub) {
+            self.refuse_waiting(number, waiting, error.into(), id, hub);
+        }
+        self.send_ready(id, hub, now);
+    }
+
+    /// Decides anew on the subscribes that wait, by the rights of `identity`: one that it may not have is refused, one
+    /// whose realm is another waits for that realm's AMQP bindings. Each keeps its time. Linear in what they ask for.
+    pub(super) fn revise_waiting(&mut self, identity: &Identity, id: ConnId, hub: &mut Hub) {
+        let numbers = self.replies().into_iter().flat_map(|all| all.waiting());
+        for number in numbers.map(|(number, _)| number).collect::<Vec<u32>>() {
+            let Some(mut waiting) = self.take_waiting(number, hub) else {
+                continue;
             };
-            extra.held_bytes -= held.bytes();
-            self.run(&held.text, held.is_allowed, id, hub, now);
+            let wanted = &mut waiting.wanted;
+            let refusals = match authorised(wanted.scope, identity) {
+                Err(error) => Some(error.into()),
+                Ok(realm) => {
+                    wanted.superduper = identity.is_superduper();
+                    let is_moved = wanted.realm != realm;
+                    wanted.realm = realm;
+                    let errors = wanted.bindings.iter().filter_map(|binding| {
+                        let rights = wanted.rights();
+                        hub.families.resolve(binding, wanted.scope, rights).err()
+                    });
+                    let errors: Vec<_> = errors.collect();
+                    if is_moved && errors.is_empty() {
+                        lease_anew(&mut waiting, replies::token(id.slot, number), hub);
+                        self.look_at(number, waiting, id, hub);
+                        continue;
+                    }
+                    (!errors.is_empty()).then_some(Refusals::Bindings(errors))
+                }
+            };
+            match refusals {
+                Some(refusals) => self.refuse_waiting(number, waiting, refusals, id, hub),
+                None => self.put_back(number, waiting, hub),
+            }
         }
     }
 }
 
-/// Leases what `waiting` needs in the months of now and has no lease of.
+/// The realm by which `identity` has subscriptions for `scope`, if it may have them.
+fn authorised(scope: Scope, identity: &Identity) -> Result<Option<Arc<str>>, CommandError> {
+    match scope {
+        Scope::Any if identity.is_superduper() => Ok(None),
+        Scope::Any => Err(CommandError::UnauthorizedWildcard),
+        Scope::One(account) if identity.may_see(account) => Ok(identity.realm_of(account)),
+        Scope::One(_) => Err(CommandError::UnauthorizedAccount),
+    }
+}
+
+/// Leases what `waiting` needs in the months of now and has no lease of. O(n log n).
 fn lease_months(waiting: &mut Waiting, hub: &mut Hub) {
     let months = hub.months.now();
     if waiting.months.replace(months) == Some(months) {
@@ -546,26 +802,62 @@ fn lease_months(waiting: &mut Waiting, hub: &mut Hub) {
     for resolved in waiting.wanted.resolved(&hub.families) {
         hub.families.amqp_bindings(&resolved, months, &mut bindings);
     }
-    let before = waiting.leases.len();
+    bindings.sort_unstable_by(|one, other| lease_order(one).cmp(&lease_order(other)));
+    bindings.dedup();
+    bindings.retain(|binding| waiting.key(&binding.exchange, &binding.key).is_none());
+    waiting.leases.reserve_exact(bindings.len());
     for binding in bindings {
-        let leased = waiting.leases.get(..before).unwrap_or_default();
-        if !leased.iter().any(|lease| lease.binding == binding) {
-            let id = hub.acquire(&binding).id;
-            waiting.leases.push(Lease { id, binding });
+        let id = hub.acquire(&binding).id;
+        waiting.leases.push(Lease {
+            binding,
+            id,
+            wait: None,
+        });
+    }
+    waiting
+        .leases
+        .sort_unstable_by(|one, other| lease_order(&one.binding).cmp(&lease_order(&other.binding)));
+}
+
+/// Leases what `waiting` needs now in place of what it has. What it needs still stays wanted throughout.
+fn lease_anew(waiting: &mut Waiting, token: u64, hub: &mut Hub) {
+    let before = std::mem::take(&mut waiting.leases);
+    waiting.months = None;
+    lease_months(waiting, hub);
+    release(before, token, hub);
+}
+
+fn release_leases(waiting: &mut Waiting, token: u64, hub: &mut Hub) {
+    release(std::mem::take(&mut waiting.leases), token, hub);
+}
+
+fn release(leases: Vec<Lease>, token: u64, hub: &mut Hub) {
+    for lease in leases {
+        if let Some(wait) = lease.wait {
+            hub.broker.stop_waiting(lease.id, wait, token);
         }
+        hub.release(&lease.binding);
     }
 }
 
-/// Makes the session wait for those of `leases` that are not in force; returns how many.
-fn wait_for_missing(leases: &[Lease], id: ConnId, hub: &mut Hub) -> usize {
-    let mut missing = 0;
-    for lease in leases {
+/// Makes the subscribe named by `token` wait for those of its leases that are not in force. None of them has a wait
+/// that is not over.
+fn look_at_leases(waiting: &mut Waiting, token: u64, hub: &mut Hub) -> Progress {
+    let is_refused = |lease: &Lease| hub.broker.is_refused(lease.id);
+    if waiting.leases.iter().any(is_refused) {
+        return Progress::Refused;
+    }
+    waiting.outstanding = 0;
+    for lease in &mut waiting.leases {
         if !hub.broker.is_in_force(lease.id) {
-            hub.broker.wait(lease.id, id.slot);
-            missing += 1;
+            lease.wait = Some(hub.broker.wait(lease.id, token));
+            waiting.outstanding += 1;
         }
     }
-    missing
+    match waiting.outstanding {
+        0 => Progress::InForce,
+        _ => Progress::Waits,
+    }
 }
 
 fn reply_id(request_id: Option<&str>, hub: &mut Hub) -> Box<str> {

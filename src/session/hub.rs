@@ -4,7 +4,7 @@
 //! in [`Hub::deadlines`]; the loop carries both out.
 //!
 //! Invariant: every AMQP binding is acquired once for each subscription in the index and once for each lease of a
-//! waiting subscribe, so that no session's end takes away what another needs.
+//! subscribe that waits, so that no session's end takes away what another needs.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -31,6 +31,7 @@ use super::labels::Labels;
 use super::liveness::{LivenessRules, PING_PAYLOAD, WakingClock};
 use super::outbox::OutboxTotals;
 use super::places::Places;
+use super::replies::HeldTotals;
 use super::roll_over::RollOver;
 use super::{OnMessage, Session};
 
@@ -164,6 +165,13 @@ pub struct Hub {
     pub metrics: Metrics,
     /// Commands for the source, in order; the loop hands them over and empties this each turn.
     pub to_source: Vec<ToSource>,
+    /// Bindings of subscriptions that go on under another realm and are not in force yet: their events may be missed
+    /// until they are. The loop takes them, and tells the sessions once they are.
+    pub dark: Vec<AmqpBinding>,
+    /// Sessions are being renewed after a reread: one that has not been yet is, before it runs a command.
+    pub is_renewing: bool,
+    /// What is held back behind subscribes that wait.
+    pub held: HeldTotals,
     /// A session has, or has come by since the sweep's last pass began, a token that expires.
     pub tokens_expire: bool,
     /// The clock of silent peers and unfinished messages; the loop advances it at the beginning of each turn.
@@ -219,6 +227,9 @@ impl Hub {
             totals: OutboxTotals::default(),
             metrics: Metrics::default(),
             to_source: Vec::new(),
+            dark: Vec::new(),
+            is_renewing: false,
+            held: HeldTotals::default(),
             tokens_expire: false,
             waking: WakingClock::default(),
             ping: Frame::new(Opcode::Ping, PING_PAYLOAD),

@@ -8,14 +8,16 @@
 //!     +--peer gone, or too slow--> Gone
 //! ```
 //!
-//! Invariants: replies leave in the order of their commands; while one command waits for the broker, later ones
-//! are held and the session is read no further than [`crate::limits::HELD_BYTES_MAX`]; a session that is not
-//! `Open` has no subscription, no identity and no place; an idle session owns no memory beyond itself.
+//! Invariants: commands run when they arrive; their replies leave in the same order, but for a ping's, and those
+//! behind a subscribe that waits for the broker are held ([`replies`]); a session that is not `Open` has no
+//! subscription, no identity and no place; an idle session owns no memory beyond itself.
 //!
 //! | module | owns |
 //! |---|---|
 //! | this | phases, bytes in, events out, closing |
 //! | `commands` | what a command does |
+//! | `rights` | what another identity, or other rights, change |
+//! | [`replies`] | replies that wait for those before them |
 //! | [`hub`] | what all sessions share |
 //! | `roll_over` | subscriptions moving on to other months |
 //! | [`outbox`] | frames waiting for the peer |
@@ -31,13 +33,16 @@ pub mod deadlines;
 pub mod hub;
 pub mod id;
 pub mod labels;
+#[cfg(test)]
+mod linear;
 pub mod liveness;
 pub mod outbox;
 pub mod places;
+pub mod replies;
+mod rights;
 mod roll_over;
 
-use std::collections::{HashSet, VecDeque};
-use std::rc::Rc;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +51,7 @@ use serde_json::value::RawValue;
 use crate::auth::{Identity, Verdict};
 use crate::config::{SlowConsumerPolicy, Style};
 use crate::handoff::AmqpBinding;
-use crate::limits::{HELD_BYTES_MAX, PONGS_PER_READ, UNREAD_BEHIND_FRAMES};
+use crate::limits::{PONGS_PER_READ, UNREAD_BEHIND_FRAMES};
 use crate::metrics::Metrics;
 use crate::protocol::codec::{Codec, Item};
 use crate::protocol::command;
@@ -54,23 +59,22 @@ use crate::protocol::forwarded;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::protocol::handshake::{self, Parsed, PlainRequest, Refusal, Refused, Request, Upgrade};
 use crate::protocol::proxy::{self, Preamble};
-use crate::routing::account::Scope;
 use crate::routing::index::SubscriptionList;
 
 use self::bucket::Bucket;
 use self::close::CloseReason;
-use self::commands::Waiting;
 use self::hub::{Admission, Hub, Now};
 use self::id::{ConnId, KeptPeer, Peer};
 use self::labels::Label;
 use self::liveness::{Health, Liveness, PING_PAYLOAD, Tick};
 use self::outbox::{Outbox, Parcel};
+use self::replies::Replies;
 
 /// One connection's state.
 #[derive(Debug)]
 pub struct Session {
     phase: Phase,
-    identity: Option<Rc<Identity>>,
+    identity: Option<Arc<Identity>>,
     /// What waits for the peer; the loop flushes it.
     pub outbox: Outbox,
     bucket: Bucket,
@@ -137,26 +141,18 @@ struct Extra {
     codec: Codec,
     /// `data.name` and `data.metadata`.
     label: Option<Box<Label>>,
-    /// The subscribe that waits for the broker.
-    waiting: Option<Waiting>,
-    /// Commands behind it, in order.
-    held: VecDeque<Held>,
-    /// Bytes of them.
-    held_bytes: usize,
+    /// Subscribes that wait for the broker, and replies behind them.
+    replies: Replies,
     /// Commands refused by the rate limit since the last that was not.
     refused_in_a_row: u16,
-    /// Not read until the held commands are fewer.
-    is_paused: bool,
 }
 
 impl Extra {
     fn is_needless(&self) -> bool {
         self.codec.is_idle()
             && self.label.is_none()
-            && self.waiting.is_none()
-            && self.held.is_empty()
+            && self.replies.is_empty()
             && self.refused_in_a_row == 0
-            && !self.is_paused
     }
 }
 
@@ -178,20 +174,6 @@ impl Pings {
         }
         self.answered += 1;
         Some(pong)
-    }
-}
-
-/// A command held back.
-#[derive(Debug)]
-struct Held {
-    text: Box<str>,
-    /// The rate limit's verdict when it arrived.
-    is_allowed: bool,
-}
-
-impl Held {
-    fn bytes(&self) -> usize {
-        self.text.len() + size_of::<Self>()
     }
 }
 
@@ -342,15 +324,12 @@ impl Session {
         }
     }
 
-    /// Whether the loop should read it: false while its held commands are over their bound, or more frames wait for
-    /// it than one write takes, for what it sends may be answered with more.
+    /// Whether the loop should read it: false while more frames wait for it than one write takes, for what it sends
+    /// may be answered with more.
     #[must_use]
     pub fn wants_bytes(&self) -> bool {
         match &self.phase {
-            Phase::Open { extra, .. } => {
-                self.outbox.frames() <= UNREAD_BEHIND_FRAMES
-                    && !extra.as_ref().is_some_and(|extra| extra.is_paused)
-            }
+            Phase::Open { .. } => self.outbox.frames() <= UNREAD_BEHIND_FRAMES,
             Phase::Handshake { .. } | Phase::Closing { .. } => true,
             Phase::Gone { .. } => false,
         }
@@ -359,16 +338,30 @@ impl Session {
     /// Whether a subscribe of it waits for the broker.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        matches!(&self.phase, Phase::Open { extra: Some(extra), .. } if extra.waiting.is_some())
+        self.waits_until().is_some()
     }
 
-    /// When the wait of its subscribe is over.
+    /// When the wait of its oldest subscribe that waits is over.
     #[must_use]
     pub fn waits_until(&self) -> Option<Duration> {
+        let (_, due) = self.replies()?.first_due()?;
+        Some(due)
+    }
+
+    fn replies(&self) -> Option<&Replies> {
         match &self.phase {
             Phase::Open {
                 extra: Some(extra), ..
-            } => extra.waiting.as_ref().map(|waiting| waiting.due),
+            } => Some(&extra.replies),
+            _ => None,
+        }
+    }
+
+    fn replies_mut(&mut self) -> Option<&mut Replies> {
+        match &mut self.phase {
+            Phase::Open {
+                extra: Some(extra), ..
+            } => Some(&mut extra.replies),
             _ => None,
         }
     }
@@ -668,7 +661,7 @@ impl Session {
         upgrade: &Upgrade<'_>,
         hub: &mut Hub,
         now: Now,
-    ) -> Result<Option<Rc<Identity>>, Refusal> {
+    ) -> Result<Option<Arc<Identity>>, Refusal> {
         if hub.admission == Admission::Draining {
             return Err(Refusal::Draining);
         }
@@ -704,7 +697,7 @@ impl Session {
     fn open(
         &mut self,
         upgrade: &Upgrade<'_>,
-        identity: Option<Rc<Identity>>,
+        identity: Option<Arc<Identity>>,
         id: ConnId,
         hub: &mut Hub,
         now: Now,
@@ -719,28 +712,9 @@ impl Session {
             life: Liveness::new(hub.waking.tick()),
         };
         match identity {
-            Some(identity) => self.become_identity(identity, hub),
+            Some(identity) => self.take_identity(identity, hub),
             None => hub.deadlines.auth.begin(now.clock, id),
         }
-    }
-
-    /// Runs as `identity` from now on, and counts for its account. Subscriptions that only another identity may have
-    /// are gone with that (PROTOCOL 4).
-    fn become_identity(&mut self, identity: Rc<Identity>, hub: &mut Hub) {
-        hub.tokens_expire |= identity.expires().is_some();
-        let had = hub
-            .index
-            .subscriptions(&self.subscriptions)
-            .map(|one| one.scope());
-        let forbidden: Vec<Scope> = had.filter(|scope| !identity.may_have(*scope)).collect();
-        for scope in forbidden {
-            self.remove(Some(scope), None, hub, &mut Vec::new());
-        }
-        self.give_account_back(hub);
-        if let Some(account) = identity.account_id() {
-            hub.accounts.take(account);
-        }
-        self.identity = Some(identity);
     }
 
     /// The session has no identity any more, and counts for no account.
@@ -751,19 +725,6 @@ impl Session {
             .and_then(|identity| identity.account_id())
         {
             hub.accounts.give_back(&account);
-        }
-    }
-
-    /// Asks the authenticator again, after it has reread what it decides by: a token that is no longer good closes
-    /// the session with 4401. One that now belongs to another account takes the session there, be it full or not:
-    /// `max_connections_per_account` refuses those who come.
-    pub fn renew_identity(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
-        let Some(identity) = self.identity.as_ref().filter(|_| self.is_open()) else {
-            return;
-        };
-        match hub.authenticator.renew(identity, now.unix) {
-            Verdict::Accepted(renewed) => self.become_identity(renewed, hub),
-            Verdict::Refused => self.close(CloseReason::Expired, id, hub, now),
         }
     }
 
@@ -917,21 +878,11 @@ impl Session {
                 return self.close(CloseReason::RateLimit, id, hub, now);
             }
         }
-        if self.is_waiting() {
-            if let Some(extra) = self.extra_mut() {
-                hub.metrics.commands_held_total += 1;
-                let held = Held {
-                    text: text.into(),
-                    is_allowed,
-                };
-                extra.held_bytes += held.bytes();
-                extra.held.push_back(held);
-                if extra.held_bytes > HELD_BYTES_MAX && !extra.is_paused {
-                    extra.is_paused = true;
-                    hub.metrics.reads_paused_total += 1;
-                }
+        if hub.is_renewing {
+            self.renew_identity(id, hub, now);
+            if !self.is_open() {
+                return;
             }
-            return;
         }
         self.run(text, is_allowed, id, hub, now);
         self.drop_needless_extra();

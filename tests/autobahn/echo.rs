@@ -17,6 +17,7 @@ use blackhole::config::{self, Config, Exit, Startup};
 use blackhole::handoff::{FromSource, handoff};
 use blackhole::logging;
 use blackhole::protocol::frame::{Frame, Opcode};
+use blackhole::reactor::reread;
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::Families;
 use blackhole::session::hub::{Hub, Now};
@@ -85,7 +86,7 @@ fn run(config: &Config) -> Result<(), Exit> {
         epoch,
         io_uring: config.io_uring,
         more_metrics: Box::new(|_| {}),
-        reload: Box::new(|_| {}),
+        reread: Box::new(|_| reread::nothing()),
     };
     server
         .run(hub, parts)

@@ -218,6 +218,16 @@ impl Rule {
         }
     }
 
+    /// Whether nothing tells the accounts' events apart and a client need not name anything that it could not guess:
+    /// a word that no list holds may be `*`, or there is no such word.
+    pub(crate) fn is_open_to_all(&self) -> bool {
+        let mut ids = (self.variables.iter())
+            .filter(|variable| variable.words.is_none())
+            .peekable();
+        self.qualification == Qualification::None
+            && (ids.peek().is_none() || ids.any(|id| id.required.is_none()))
+    }
+
     pub(crate) fn variable_count(&self) -> usize {
         self.variables.len()
     }
@@ -364,6 +374,8 @@ impl Rule {
                 return;
             }
         }
+        #[cfg(test)]
+        crate::steps::step();
         key.clear();
         join(&form.parts, key, |part, out| {
             self.push_value(part, &values, out)

@@ -1,0 +1,141 @@
+//! Rereading what can change while running (SIGHUP), on a thread of its own: the loop neither reads nor parses a file.
+//!
+//! The loop makes a [`RereadJob`], a thread runs it and wakes the loop, the loop carries out what it came to
+//! ([`PutInForce`]) and gives the thread what that left over, to be dropped where nobody waits. One thread at a time:
+//! asked again meanwhile, the loop begins once more when the first is through, so that the last state of the files
+//! counts.
+
+use std::any::Any;
+use std::{io, thread};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+
+use crate::session::hub::Hub;
+
+/// What is to be read and parsed. It runs on a thread that may wait.
+pub type RereadJob = Box<dyn FnOnce() -> PutInForce + Send>;
+
+/// What puts in force what was read; to be run by the loop, in no time.
+pub type PutInForce = Box<dyn FnOnce(&mut Hub) -> Reread + Send>;
+
+/// What putting it in force came to.
+pub struct Reread {
+    /// Whether identities may have changed, so that every session is to be renewed.
+    pub has_changed_identities: bool,
+    /// What was in force before, to be dropped by the thread.
+    pub leftover: Box<dyn Any + Send>,
+}
+
+/// The job of a server that has nothing to read again.
+#[must_use]
+pub fn nothing() -> RereadJob {
+    let nothing = || Reread {
+        has_changed_identities: false,
+        leftover: Box::new(()),
+    };
+    Box::new(move || Box::new(move |_| nothing()))
+}
+
+/// Whether files are being read.
+#[derive(Default)]
+pub(super) enum Rereading {
+    /// They are not.
+    #[default]
+    Idle,
+    /// A thread reads them.
+    UnderWay {
+        results: Receiver<PutInForce>,
+        leftovers: Sender<Box<dyn Any + Send>>,
+        /// They are to be read once more after this.
+        again: bool,
+    },
+}
+
+/// Wakes the loop when the job is done, or has panicked.
+struct WakeOnDrop<W: Fn()>(W);
+
+impl<W: Fn()> Drop for WakeOnDrop<W> {
+    fn drop(&mut self) {
+        self.0();
+    }
+}
+
+fn read(job: RereadJob, to_loop: Sender<PutInForce>) {
+    // It never blocks, as the only message; the loop may have ended.
+    let _ended = to_loop.try_send(job());
+}
+
+impl Rereading {
+    /// Begins to read, or notes that it is to be done again. `wake` makes the loop's poll return.
+    pub(super) fn begin(
+        &mut self,
+        make_job: impl FnOnce() -> RereadJob,
+        wake: impl Fn() -> io::Result<()> + Send + 'static,
+    ) {
+        if let Self::UnderWay { again, .. } = self {
+            *again = true;
+            return;
+        }
+        let job = make_job();
+        let (to_loop, results) = bounded(1);
+        let (leftovers, from_loop) = bounded::<Box<dyn Any + Send>>(1);
+        let work = move || {
+            let waking = WakeOnDrop(move || {
+                if let Err(error) = wake() {
+                    log::error!("cannot wake the loop: {error}");
+                }
+            });
+            // In this order, whether the job ends well or not: hand over, close the channel, wake.
+            read(job, to_loop);
+            drop(waking);
+            drop(from_loop.recv());
+        };
+        match thread::Builder::new().name("reread".to_owned()).spawn(work) {
+            Ok(_thread) => {
+                *self = Self::UnderWay {
+                    results,
+                    leftovers,
+                    again: false,
+                }
+            }
+            Err(error) => log::error!("SIGHUP: nothing reread: cannot start a thread: {error}"),
+        }
+    }
+
+    /// Puts in force what a thread has read, if one is done. Returns what that came to, and whether it is to be begun
+    /// again. O(1).
+    pub(super) fn finish(&mut self, hub: &mut Hub) -> Option<Finished> {
+        let Self::UnderWay {
+            results,
+            leftovers,
+            again,
+        } = self
+        else {
+            return None;
+        };
+        let has_changed_identities = match results.try_recv() {
+            Ok(put_in_force) => {
+                let reread = put_in_force(hub);
+                let _gone = leftovers.try_send(reread.leftover);
+                reread.has_changed_identities
+            }
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => {
+                log::error!("SIGHUP: nothing reread: its thread has ended");
+                false
+            }
+        };
+        let begin_again = *again;
+        *self = Self::Idle;
+        Some(Finished {
+            has_changed_identities,
+            begin_again,
+        })
+    }
+}
+
+/// What [`Rereading::finish`] came to.
+pub(super) struct Finished {
+    pub(super) has_changed_identities: bool,
+    pub(super) begin_again: bool,
+}

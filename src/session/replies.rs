@@ -1,0 +1,239 @@
+//! Replies that wait for an earlier command's: replies keep the order of their commands (PROTOCOL 3), and a subscribe
+//! that waits for the broker has none yet. Commands themselves never wait: each runs when it arrives.
+//!
+//! Invariants: the first entry is a subscribe that waits, or there is none; the times by which subscribes that wait
+//! are given up never run backwards; `bytes` is the sum of the entries', and [`HeldTotals`] the sum over all sessions.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::commands::Waiting;
+use crate::limits::{HELD_BYTES_MAX, HELD_REPLIES_MAX};
+use crate::protocol::frame::Frame;
+use crate::routing::broker_bindings::WaiterToken;
+
+/// What is held in all sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeldTotals {
+    /// Subscribes that wait and replies behind them.
+    pub replies: usize,
+    /// Heap bytes of them.
+    pub bytes: usize,
+}
+
+/// Names a subscribe that waits among all sessions': the session's slot, and the number of its entry.
+pub(super) fn token(slot: u32, number: u32) -> WaiterToken {
+    WaiterToken::from(slot) << 32 | WaiterToken::from(number)
+}
+
+/// The slot and the number that a token was made of.
+#[must_use]
+pub fn slot_and_number(token: WaiterToken) -> (u32, u32) {
+    ((token >> 32) as u32, (token & 0xFFFF_FFFF) as u32)
+}
+
+/// A reply that is known. What a session is subscribed to is told as it is when the reply leaves.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// To a subscribe.
+    Subscribed { id: Box<str> },
+    /// To an unsubscribe, with what it removed.
+    Unsubscribed {
+        id: Box<str>,
+        removed: Vec<Box<str>>,
+    },
+    /// Any other.
+    Frame(Frame),
+}
+
+impl Reply {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Subscribed { id } => id.len(),
+            Self::Unsubscribed { id, removed } => {
+                let texts = removed
+                    .iter()
+                    .map(|text| text.len() + size_of::<Box<str>>());
+                id.len() + texts.sum::<usize>()
+            }
+            Self::Frame(frame) => frame.len(),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Entry {
+    Waiting(Box<Waiting>),
+    Ready(Reply),
+    /// Somebody has taken the subscribe out and is about to put something in its place.
+    Taken,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Waiting(waiting) => waiting.bytes(),
+                Self::Ready(reply) => reply.bytes(),
+                Self::Taken => 0,
+            }
+    }
+
+    fn wanted(&self) -> usize {
+        match self {
+            Self::Waiting(waiting) => waiting.wanted(),
+            Self::Ready(_) | Self::Taken => 0,
+        }
+    }
+}
+
+/// The replies of one session, in the order of their commands. All operations cost O(1) but where they say otherwise.
+#[derive(Debug, Default)]
+pub(super) struct Replies {
+    entries: VecDeque<Entry>,
+    /// Number of the first entry; numbers wrap.
+    first: u32,
+    bytes: usize,
+    /// Client bindings that the subscribes that wait ask for, each as often as it is asked for.
+    wanted: usize,
+}
+
+impl Replies {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The number that the next entry will have.
+    pub(super) fn next_number(&self) -> u32 {
+        self.first.wrapping_add(self.entries.len() as u32)
+    }
+
+    /// Client bindings asked for by those that wait.
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// Whether there is more than one session may have. One alone is never too much: other limits bound it.
+    pub(super) fn is_over(&self) -> bool {
+        let is_over = self.bytes > HELD_BYTES_MAX || self.entries.len() > HELD_REPLIES_MAX;
+        is_over && self.entries.len() > 1
+    }
+
+    pub(super) fn push_waiting(&mut self, waiting: Waiting, totals: &mut HeldTotals) {
+        self.push(Entry::Waiting(Box::new(waiting)), totals);
+    }
+
+    /// Puts a reply behind the others, of which there must be one.
+    pub(super) fn push_ready(&mut self, reply: Reply, totals: &mut HeldTotals) {
+        debug_assert!(!self.entries.is_empty());
+        self.push(Entry::Ready(reply), totals);
+    }
+
+    fn push(&mut self, entry: Entry, totals: &mut HeldTotals) {
+        totals.replies += 1;
+        self.count(&entry, totals);
+        self.entries.push_back(entry);
+    }
+
+    /// The subscribe of this number, if it still waits.
+    pub(super) fn waiting_mut(&mut self, number: u32) -> Option<&mut Waiting> {
+        match self.entry_mut(number)? {
+            Entry::Waiting(waiting) => Some(waiting),
+            Entry::Ready(_) | Entry::Taken => None,
+        }
+    }
+
+    /// Takes out the subscribe of this number, if it still waits. [`Replies::put_back`] or [`Replies::settle`] must
+    /// follow before anything else is asked.
+    pub(super) fn take(&mut self, number: u32, totals: &mut HeldTotals) -> Option<Box<Waiting>> {
+        self.waiting_mut(number)?;
+        match self.replace(number, Entry::Taken, totals)? {
+            Entry::Waiting(waiting) => Some(waiting),
+            Entry::Ready(_) | Entry::Taken => None,
+        }
+    }
+
+    /// It goes on waiting.
+    pub(super) fn put_back(&mut self, number: u32, waiting: Box<Waiting>, totals: &mut HeldTotals) {
+        self.replace(number, Entry::Waiting(waiting), totals);
+    }
+
+    /// Its reply is known.
+    pub(super) fn settle(&mut self, number: u32, reply: Reply, totals: &mut HeldTotals) {
+        self.replace(number, Entry::Ready(reply), totals);
+    }
+
+    /// The oldest reply, if it is known.
+    pub(super) fn pop_ready(&mut self, totals: &mut HeldTotals) -> Option<Reply> {
+        if !matches!(self.entries.front(), Some(Entry::Ready(_))) {
+            return None;
+        }
+        match self.pop(totals)? {
+            Entry::Ready(reply) => Some(reply),
+            Entry::Waiting(_) | Entry::Taken => None,
+        }
+    }
+
+    /// Takes everything out, and returns the subscribes that wait, with their numbers. Linear in all entries.
+    pub(super) fn clear(&mut self, totals: &mut HeldTotals) -> Vec<(u32, Waiting)> {
+        let mut waiting = Vec::new();
+        let mut number = self.first;
+        while let Some(entry) = self.pop(totals) {
+            if let Entry::Waiting(one) = entry {
+                waiting.push((number, *one));
+            }
+            number = number.wrapping_add(1);
+        }
+        waiting
+    }
+
+    /// Number of the subscribe that has waited longest, and the time by which it is given up.
+    pub(super) fn first_due(&self) -> Option<(u32, Duration)> {
+        match self.entries.front()? {
+            Entry::Waiting(waiting) => Some((self.first, waiting.due)),
+            Entry::Ready(_) | Entry::Taken => None,
+        }
+    }
+
+    /// The subscribes that wait, oldest first. Linear in all entries.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (u32, &Waiting)> {
+        let entries = self.entries.iter().enumerate();
+        entries.filter_map(|(at, entry)| match entry {
+            Entry::Waiting(waiting) => Some((self.first.wrapping_add(at as u32), &**waiting)),
+            Entry::Ready(_) | Entry::Taken => None,
+        })
+    }
+
+    fn entry_mut(&mut self, number: u32) -> Option<&mut Entry> {
+        let at = number.wrapping_sub(self.first);
+        self.entries.get_mut(at as usize)
+    }
+
+    fn replace(&mut self, number: u32, entry: Entry, totals: &mut HeldTotals) -> Option<Entry> {
+        self.entry_mut(number)?;
+        self.count(&entry, totals);
+        let before = std::mem::replace(self.entry_mut(number)?, entry);
+        self.uncount(&before, totals);
+        Some(before)
+    }
+
+    fn pop(&mut self, totals: &mut HeldTotals) -> Option<Entry> {
+        let entry = self.entries.pop_front()?;
+        self.first = self.first.wrapping_add(1);
+        totals.replies -= 1;
+        self.uncount(&entry, totals);
+        Some(entry)
+    }
+
+    fn count(&mut self, entry: &Entry, totals: &mut HeldTotals) {
+        self.bytes += entry.bytes();
+        totals.bytes += entry.bytes();
+        self.wanted += entry.wanted();
+    }
+
+    fn uncount(&mut self, entry: &Entry, totals: &mut HeldTotals) {
+        self.bytes -= entry.bytes();
+        totals.bytes -= entry.bytes();
+        self.wanted -= entry.wanted();
+    }
+}

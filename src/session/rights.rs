@@ -1,0 +1,155 @@
+//! What another identity, or other rights of the same, change (PROTOCOL 3 and 4): what the session has and waits for
+//! is resolved again, and what it may no longer have ends, which it is told.
+//!
+//! A subscription whose account has another realm now goes on with that realm's events: at once in the index, so that
+//! nothing of the old realm comes any more; and as soon as the broker confirms the new AMQP binding, until when events
+//! may be missed, which the session is told as of any lost binding (notice `gap`, reason `event_source`).
+
+use std::sync::Arc;
+
+use crate::auth::{Identity, Verdict};
+use crate::protocol::command::{self, EndReason};
+use crate::routing::account::Scope;
+use crate::routing::families::Rights;
+use crate::routing::index::{Revised, Revision};
+
+use super::Session;
+use super::close::CloseReason;
+use super::hub::{Hub, Now, SourceState};
+use super::id::ConnId;
+
+impl Session {
+    /// Runs as `identity` from now on, and counts for its account.
+    pub(super) fn take_identity(&mut self, identity: Arc<Identity>, hub: &mut Hub) {
+        hub.tokens_expire |= identity.expires().is_some();
+        self.give_account_back(hub);
+        if let Some(account) = identity.account_id() {
+            hub.accounts.take(account);
+        }
+        self.identity = Some(identity);
+    }
+
+    /// As [`Session::take_identity`], for a session that may have subscriptions; it may be closed after this. Returns
+    /// how many subscriptions were looked at: none where the two are known to see the same.
+    pub(super) fn become_identity(
+        &mut self,
+        identity: Arc<Identity>,
+        reason: EndReason,
+        id: ConnId,
+        hub: &mut Hub,
+        now: Now,
+    ) -> usize {
+        let before = self.identity.clone();
+        self.take_identity(identity.clone(), hub);
+        let Some(before) = before.filter(|before| !identity.has_rights_of(before)) else {
+            return 0;
+        };
+        let waits_for = self.replies().map_or(0, |replies| replies.wanted());
+        let looked_at = hub.index.len(&self.subscriptions) + waits_for;
+        if looked_at == 0 {
+            return 0;
+        }
+        let ended = self.revise_subscriptions(&before, &identity, hub);
+        self.revise_waiting(&identity, id, hub);
+        if !ended.is_empty() {
+            hub.metrics.subscriptions_ended_total += ended.len() as u64;
+            let ended = ended.iter().map(AsRef::as_ref);
+            let notice = command::subscriptions_ended(&mut hub.builder, reason, ended);
+            self.push(notice, id, hub, now);
+        }
+        self.send_ready(id, hub, now);
+        looked_at
+    }
+
+    /// Ends or moves what `identity` may not have as it is, and returns the client bindings of what ended. Linear in
+    /// the session's own subscriptions.
+    fn revise_subscriptions(
+        &mut self,
+        before: &Identity,
+        identity: &Identity,
+        hub: &mut Hub,
+    ) -> Vec<Box<str>> {
+        let Hub {
+            index,
+            families,
+            months,
+            ..
+        } = hub;
+        let is_less = before.is_superduper() && !identity.is_superduper();
+        let (mut wanted, mut needless) = (Vec::new(), Vec::new());
+        let (mut ended, mut moved) = (Vec::new(), 0);
+        index.revise(
+            families,
+            &mut self.subscriptions,
+            |resolved| {
+                if !identity.may_have(resolved.scope()) {
+                    return Revision::End;
+                }
+                let realm = match resolved.scope() {
+                    Scope::One(account) if resolved.realm().is_some() => identity.realm_of(account),
+                    Scope::One(_) | Scope::Any => None,
+                };
+                if !is_less && realm.as_deref() == resolved.realm() {
+                    return Revision::Keep;
+                }
+                let rights = Rights {
+                    superduper: identity.is_superduper(),
+                    realm: realm.as_deref(),
+                };
+                let again = families.resolve(resolved.binding(), resolved.scope(), rights);
+                match again.map(|again| again.realm() == resolved.realm()) {
+                    Err(_) => Revision::End,
+                    Ok(true) => Revision::Keep,
+                    Ok(false) => realm.map_or(Revision::End, Revision::Move),
+                }
+            },
+            &mut |revised| match revised {
+                Revised::Ended(resolved) => {
+                    families.amqp_bindings(&resolved, resolved.held(*months), &mut needless);
+                    ended.push(resolved.binding().into());
+                }
+                Revised::Left(resolved) => {
+                    families.amqp_bindings(&resolved, resolved.held(*months), &mut needless);
+                    moved += 1;
+                }
+                Revised::Joined(resolved) => {
+                    families.amqp_bindings(&resolved, months.now(), &mut wanted);
+                }
+            },
+        );
+        hub.metrics.subscriptions_moved_total += moved;
+        for binding in wanted {
+            let acquired = hub.acquire(&binding);
+            // While the source is away, its return speaks for all that is missed until then.
+            if !acquired.is_in_force && hub.source == SourceState::Up {
+                hub.dark.push(binding);
+            }
+        }
+        for binding in &needless {
+            hub.release(binding);
+        }
+        ended
+    }
+
+    /// Asks the authenticator again, after it has reread what it decides by: a token that is no longer good closes
+    /// the session with 4401. One that now belongs to another account takes the session there, be it full or not:
+    /// `max_connections_per_account` refuses those who come. Returns how many subscriptions were looked at.
+    pub fn renew_identity(&mut self, id: ConnId, hub: &mut Hub, now: Now) -> usize {
+        let Some(identity) = self.identity.as_ref().filter(|_| self.is_open()) else {
+            return 0;
+        };
+        match hub.authenticator.renew(identity, now.unix) {
+            Verdict::Accepted(renewed) if Arc::ptr_eq(&renewed, identity) => 0,
+            Verdict::Accepted(renewed) => {
+                let looked_at = self.become_identity(renewed, EndReason::Rights, id, hub, now);
+                self.drop_needless_extra();
+                looked_at
+            }
+            Verdict::Refused => {
+                let had = hub.index.len(&self.subscriptions);
+                self.close(CloseReason::Expired, id, hub, now);
+                had
+            }
+        }
+    }
+}
