@@ -382,7 +382,9 @@ fn accounts_with_one_realm_and_families_open_to_all_are_warned_of_by_name() {
         "--config",
         file.path().to_str().unwrap(),
     ]);
-    let log = server.log();
+    let log = wait_for("the last family's warning", || {
+        Some(server.log()).filter(|log| log.contains("families[2]: "))
+    });
     assert!(!log.contains("have one realm"), "{log}");
     for (family, is_warned_of) in [(0, false), (1, true), (2, true)] {
         let line = format!("families[{family}]: with account `none`");
