@@ -15,9 +15,12 @@ use std::time::{Duration, Instant};
 use amiquip::ExchangeType;
 use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread};
 use blackhole::handoff::{
-    AmqpBinding, FromSource, HANDOFF_EVENTS_MAX, LoopEnd, LoopWaker, ToSource, handoff_bounded,
+    AmqpBinding, Asked, FromSource, HANDOFF_EVENTS_MAX, LoopEnd, LoopWaker, Ticket, ToSource,
+    handoff_bounded,
 };
+use blackhole::limits::BROKER_ANSWER_MAX;
 use blackhole::protocol::event::Event;
+use blackhole::routing::account_load::AccountTag;
 use blackhole::routing::families::{Exchange, ExchangeKind};
 use crossbeam_channel::Receiver;
 
@@ -35,6 +38,7 @@ struct Loop {
     counters: Arc<AmqpCounters>,
     /// Taken off the hand-off and not asked for yet.
     waiting: VecDeque<FromSource>,
+    ticket: Ticket,
 }
 
 impl Loop {
@@ -58,6 +62,7 @@ impl Loop {
             thread: Some(thread),
             counters,
             waiting: VecDeque::new(),
+            ticket: Ticket::default(),
         }
     }
 
@@ -65,17 +70,30 @@ impl Loop {
         self.end.as_ref().unwrap()
     }
 
-    fn bind(&self, exchange: &str, key: &str) -> AmqpBinding {
+    fn bind(&mut self, exchange: &str, key: &str) -> AmqpBinding {
+        self.bind_for(AccountTag::NOBODY, exchange, key)
+    }
+
+    fn bind_for(&mut self, account: AccountTag, exchange: &str, key: &str) -> AmqpBinding {
         let binding = AmqpBinding {
             exchange: exchange.into(),
             key: key.into(),
         };
-        self.end().tell(vec![ToSource::Bind(binding.clone())]);
+        self.ticket = self.ticket.next();
+        self.tell(vec![ToSource::Bind {
+            binding: binding.clone(),
+            ticket: self.ticket,
+            account,
+        }]);
         binding
     }
 
-    fn unbind(&self, binding: &AmqpBinding) {
-        self.end().tell(vec![ToSource::Unbind(binding.clone())]);
+    fn unbind(&mut self, binding: &AmqpBinding) {
+        self.tell(vec![ToSource::Unbind(binding.clone())]);
+    }
+
+    fn tell(&mut self, commands: Vec<ToSource>) {
+        self.end.as_mut().unwrap().tell(commands);
     }
 
     /// The first message that `wanted` takes; those before it are dropped, but they are shown when it never comes.
@@ -84,6 +102,7 @@ impl Loop {
         let mut seen = Vec::new();
         loop {
             self.end().clear_wake();
+            self.tell(Vec::new());
             while let Ok(message) = self.end.as_ref().unwrap().try_recv() {
                 self.waiting.push_back(message);
             }
@@ -117,14 +136,14 @@ impl Loop {
 
     fn bound(&mut self, binding: &AmqpBinding) {
         self.wait("Bound", |message| match message {
-            FromSource::Bound(bound) if bound.contains(binding) => Some(()),
+            FromSource::Bound(bound) if names(bound, binding) => Some(()),
             _ => None,
         });
     }
 
     fn lost(&mut self, binding: &AmqpBinding) {
         self.wait("Lost", |message| match message {
-            FromSource::Lost(lost) if lost.contains(binding) => Some(()),
+            FromSource::Lost(lost) if names(lost, binding) => Some(()),
             _ => None,
         });
     }
@@ -142,7 +161,7 @@ impl Loop {
 
     /// Waits until a counter satisfies `is`.
     fn until(
-        &self,
+        &mut self,
         what: &str,
         counter: impl Fn(&AmqpCounters) -> &AtomicU64,
         is: impl Fn(u64) -> bool,
@@ -154,6 +173,8 @@ impl Loop {
                 "{what} never: {:?}",
                 self.counters
             );
+            self.end().clear_wake();
+            self.tell(Vec::new());
             let _ = self.woken.recv_timeout(Duration::from_millis(20));
         }
     }
@@ -163,7 +184,7 @@ impl Loop {
     }
 
     fn stop(&mut self) {
-        if let Some(end) = &self.end {
+        if let Some(end) = &mut self.end {
             end.tell(vec![ToSource::Stop]);
         }
         if let Some(thread) = self.thread.take() {
@@ -178,6 +199,10 @@ impl Drop for Loop {
     }
 }
 
+fn names(asked: &[Asked], binding: &AmqpBinding) -> bool {
+    asked.iter().any(|asked| asked.binding == *binding)
+}
+
 fn body(event: &Event) -> String {
     event.body.to_string()
 }
@@ -188,6 +213,7 @@ fn options(urls: &[&str]) -> AmqpOptions {
         prefetch: 2048,
         max_queue_length: Some(100_000),
         exchanges: Vec::new(),
+        answer_max: BROKER_ANSWER_MAX,
     }
 }
 
@@ -407,7 +433,7 @@ fn rail_4_stopping_does_not_wait_for_a_silent_broker() {
     bridge.up();
     broker.pause();
     let begun = Instant::now();
-    bridge.end().tell(vec![ToSource::Stop]);
+    bridge.tell(vec![ToSource::Stop]);
     bridge.thread.take().unwrap().stop(Duration::from_secs(2));
     assert!(
         begun.elapsed() < Duration::from_secs(4),
@@ -549,8 +575,8 @@ fn rail_7_and_8_a_clashing_exchange_takes_nobody_down_and_heals() {
     let mut healed = [false; 2];
     bridge.wait("both Bound", |message| {
         if let FromSource::Bound(bound) = message {
-            healed[0] |= bound.contains(&lost);
-            healed[1] |= bound.contains(&also_lost);
+            healed[0] |= names(bound, &lost);
+            healed[1] |= names(bound, &also_lost);
         }
         healed.iter().all(|&healed| healed).then_some(())
     });

@@ -21,6 +21,7 @@ use crate::routing::families::{BindingError, Families, Resolved, Rights};
 use crate::routing::index::Subscribed;
 use crate::routing::month::ActiveMonths;
 
+use super::binding_quota;
 use super::hub::{Hub, Now};
 use super::id::ConnId;
 use super::roll_over::Moves;
@@ -56,6 +57,8 @@ struct Wanted {
     scope: Scope,
     superduper: bool,
     realm: Option<Rc<str>>,
+    /// Whom the AMQP bindings count for.
+    account: Option<AccountId>,
     /// Each once; each resolves.
     bindings: Vec<Box<str>>,
 }
@@ -69,7 +72,10 @@ impl Wanted {
     }
 
     /// What the bindings mean. They resolved before, and the families do not change, so none is left out.
-    fn resolved<'a>(&'a self, families: &'a Families) -> impl Iterator<Item = Resolved<'a>> {
+    fn resolved<'a>(
+        &'a self,
+        families: &'a Families,
+    ) -> impl Iterator<Item = Resolved<'a>> + Clone {
         self.bindings
             .iter()
             .filter_map(|binding| families.resolve(binding, self.scope, self.rights()).ok())
@@ -94,6 +100,12 @@ impl Refusals {
             }
             Self::Command(CommandError::TooManySessions(_)) => {
                 &mut metrics.commands_refused_account_total
+            }
+            Self::Command(CommandError::TooManyBindings(_)) => {
+                &mut metrics.commands_refused_bindings_total
+            }
+            Self::Command(CommandError::TooManyBindingsOfAccount(_)) => {
+                &mut metrics.commands_refused_account_bindings_total
             }
             Self::Command(_) | Self::Bindings(_) => return,
         };
@@ -192,7 +204,7 @@ impl Session {
             } => {
                 let wanted = self.authorise(&account_id, &bindings, &identity, hub)?;
                 let request_id = command.request_id.as_deref();
-                Ok(self.subscribe(wanted, request_id, reply_id, id, hub, now))
+                self.subscribe(wanted, request_id, reply_id, id, hub, now)
             }
         }
     }
@@ -274,6 +286,7 @@ impl Session {
             scope,
             superduper,
             realm,
+            account: binding_quota::account_of(identity, scope),
             bindings: Vec::new(),
         };
         let max = hub.limits.subscriptions_max;
@@ -311,7 +324,10 @@ impl Session {
         id: ConnId,
         hub: &mut Hub,
         now: Now,
-    ) -> Outcome {
+    ) -> Result<Outcome, Refusals> {
+        let quota = hub.limits.bindings;
+        let new = wanted.resolved(&hub.families);
+        quota.check(&self.subscriptions, new, wanted.account, hub)?;
         let due = hub.deadlines.command.due(now.clock);
         let request_id = request_id.map(Box::from);
         let mut waiting = Waiting {
@@ -325,11 +341,11 @@ impl Session {
         };
         lease_months(&mut waiting, hub);
         waiting.outstanding = wait_for_missing(&waiting.leases, id, hub);
-        if waiting.outstanding == 0 {
+        Ok(if waiting.outstanding == 0 {
             Outcome::Reply(self.finish_subscribe(waiting, id, hub))
         } else {
             Outcome::Waits(waiting)
-        }
+        })
     }
 
     /// Makes the subscriptions, each with its own hold on its AMQP bindings, and gives the leases back.
@@ -362,7 +378,7 @@ impl Session {
         }
         hub.carry_out(&moves);
         for binding in &held {
-            hub.acquire(binding);
+            hub.acquire(binding, waiting.wanted.account);
         }
         for lease in &waiting.leases {
             hub.release(&lease.binding);
@@ -550,7 +566,7 @@ fn lease_months(waiting: &mut Waiting, hub: &mut Hub) {
     for binding in bindings {
         let leased = waiting.leases.get(..before).unwrap_or_default();
         if !leased.iter().any(|lease| lease.binding == binding) {
-            let id = hub.acquire(&binding).id;
+            let id = hub.acquire(&binding, waiting.wanted.account).id;
             waiting.leases.push(Lease { id, binding });
         }
     }
