@@ -25,6 +25,7 @@ use blackhole::routing::families::{Exchange, ExchangeKind};
 use crossbeam_channel::Receiver;
 
 use support::broker::Broker;
+use support::mute_broker::MuteBroker;
 use support::publisher::{Publisher, RawPublisher, nested_headers};
 
 /// Longest wait for anything that must happen; generous, because test machines are slow.
@@ -804,6 +805,92 @@ fn an_unbind_is_lazy_and_a_bind_takes_it_back_at_once() {
     bridge.bound(&binding);
     Publisher::connect(&broker.url()).publish(&exchange, "again", b"{}");
     bridge.event("again");
+}
+
+/// What a connection asks before `Up`, with nothing wanted: its two channels, their limits, the queue.
+const QUESTIONS_BEFORE_UP: usize = 4;
+
+#[test]
+fn a_broker_that_only_beats_its_heart_is_left_wherever_it_falls_silent() {
+    // In the login's wake, before `Up`, while the consumer is declared, at the first look at the queue, later.
+    for answers in [
+        0,
+        1,
+        QUESTIONS_BEFORE_UP - 1,
+        QUESTIONS_BEFORE_UP,
+        QUESTIONS_BEFORE_UP + 1,
+        QUESTIONS_BEFORE_UP + 3,
+    ] {
+        let (mute, good) = (MuteBroker::start(answers), MuteBroker::start(usize::MAX));
+        let options = AmqpOptions {
+            answer_max: Duration::from_secs(2),
+            ..options(&[&mute.url(), &good.url()])
+        };
+        let begun = Instant::now();
+        let mut bridge = Loop::start_with(options, HANDOFF_EVENTS_MAX);
+        if answers >= QUESTIONS_BEFORE_UP {
+            bridge.up();
+            bridge.down();
+        }
+        bridge.up();
+        let overdue = bridge.count(|counters| &counters.answers_overdue);
+        assert_eq!(overdue, 1, "after {answers} answers");
+        assert!(begun.elapsed() >= Duration::from_secs(2));
+        assert!(mute.questions() > answers && good.questions() >= QUESTIONS_BEFORE_UP);
+        // It goes on with the good one: a bind is answered.
+        let binding = bridge.bind("callevt", "key");
+        bridge.bound(&binding);
+    }
+}
+
+#[test]
+fn a_broker_that_takes_connections_and_says_nothing_is_left() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("amqp://127.0.0.1:{}/", silent.local_addr().unwrap().port());
+    let good = MuteBroker::start(usize::MAX);
+    let options = AmqpOptions {
+        answer_max: Duration::from_secs(1),
+        ..options(&[&url, &good.url()])
+    };
+    let mut bridge = Loop::start_with(options, HANDOFF_EVENTS_MAX);
+    bridge.up();
+    assert_eq!(bridge.count(|counters| &counters.answers_overdue), 1);
+}
+
+#[test]
+fn what_comes_and_goes_leaves_nothing_on_the_broker_and_another_account_waits_for_one_turn() {
+    const BINDS: usize = 20_000;
+    let (broker, exchange) = (Broker::shared(), unique("turns"));
+    let mut bridge = Loop::start(&broker.url());
+    bridge.up();
+    let (many, one) = (AccountTag::from_number(1), AccountTag::from_number(2));
+    let bindings: Vec<_> = (0..BINDS)
+        .map(|number| bridge.bind_for(many, &exchange, &format!("many.{number}")))
+        .collect();
+    let honest = bridge.bind_for(one, &exchange, "one");
+    let mut bound_before = 0;
+    bridge.wait("Bound of the one", |message| match message {
+        FromSource::Bound(bound) if names(bound, &honest) => Some(()),
+        FromSource::Bound(bound) => {
+            bound_before += bound.len();
+            None
+        }
+        _ => None,
+    });
+    assert!(bound_before < BINDS / 10, "{bound_before} went first");
+    bridge.tell(bindings.into_iter().map(ToSource::Unbind).collect());
+    let is_one = |in_force| in_force == 1;
+    bridge.until("in force", |counters| &counters.bindings_in_force, is_one);
+    let binds = bridge.count(|counters| &counters.binds);
+    let unbinds = bridge.count(|counters| &counters.unbinds);
+    assert_eq!(unbinds, binds - 1);
+    let left = broker.ctl(&["list_bindings", "source_name", "routing_key"]);
+    let left: Vec<_> = left
+        .lines()
+        .filter(|line| line.starts_with(&exchange))
+        .collect();
+    assert_eq!(left, [format!("{exchange}\tone")]);
+    println!("{binds} of {BINDS} were bound");
 }
 
 #[test]
