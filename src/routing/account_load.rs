@@ -90,7 +90,9 @@ impl AccountLoads {
     /// It has one more.
     pub(super) fn add(&mut self, tag: AccountTag) {
         if tag != AccountTag::NOBODY {
-            self.counters.resize(ROWS << ROW_BITS, 0);
+            if self.counters.is_empty() {
+                self.counters = vec![0; ROWS << ROW_BITS];
+            }
             for place in places(tag) {
                 self.counters[place] += 1;
             }
