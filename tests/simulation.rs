@@ -1554,6 +1554,9 @@ fn documents_around_the_months_end(seed: u64, tokens: &std::path::Path) -> u64 {
         }
         if rng.u32(..3) > 0 {
             world.source_works();
+            // What the loop kept while the source did not listen comes with its next turn.
+            world.turn_without_judge();
+            world.source_works();
             check_months(&world);
         }
     }
