@@ -2,15 +2,14 @@
 //!
 //! Towards the loop the channel is bounded, in messages ([`HANDOFF_EVENTS_MAX`]) and in bytes ([`HANDOFF_BYTES_MAX`]):
 //! when it is full the source waits, which is the back-pressure that reaches the broker as unacknowledged deliveries.
-//! Towards the source it is unbounded: while the source is up at most one `Bind` and one `Unbind` a distinct AMQP
-//! binding are under way (`routing::broker_bindings`), and a source takes its commands whatever else it waits for but
-//! one answer of a broker that has fallen silent, which is as long as two heartbeats; the gauge `handoff_commands`
-//! shows them.
+//! Towards the source one list of commands is on its way at a time; what is said behind it is kept on the loop's side,
+//! where the commands of one binding cancel out (`commands`). The gauge `handoff_commands` shows both.
 //!
 //! Invariants: the waker's pending flag is cleared *before* the channel is drained, so a message sent after the
 //! drain always wakes the loop, and a burst costs one wake; the end of a source wakes it too. One thread of a source at a time hands over events, so
 //! [`HANDOFF_BYTES_MAX`] is passed by less than one event, and no wait for room is missed.
 
+mod commands;
 mod wake;
 
 use std::sync::Arc;
@@ -20,9 +19,12 @@ use std::time::{Duration, Instant};
 use arcstr::ArcStr;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
+use self::commands::CommandQueue;
+pub use self::commands::Commands;
 pub use self::wake::LoopWaker;
 use self::wake::SourceWaker;
 use crate::protocol::event::Event;
+use crate::routing::account_load::AccountTag;
 
 /// Messages that may wait for the loop; above it the source waits.
 pub const HANDOFF_EVENTS_MAX: usize = 4096;
@@ -41,6 +43,27 @@ pub struct AmqpBinding {
     pub key: ArcStr,
 }
 
+/// Which [`ToSource::Bind`] an answer is to: each has one of its own, but for the wrap after 2^32 of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ticket(u32);
+
+impl Ticket {
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}
+
+/// A binding, and the latest `Bind` of it that the source has heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Which.
+    pub binding: AmqpBinding,
+    /// As in [`ToSource::Bind`].
+    pub ticket: Ticket,
+}
+
 /// What a source tells the loop.
 #[derive(Debug)]
 pub enum FromSource {
@@ -53,10 +76,10 @@ pub enum FromSource {
         since: Instant,
     },
     /// These bindings are in force: an event published from now on is delivered.
-    Bound(Vec<AmqpBinding>),
+    Bound(Vec<Asked>),
     /// These bindings are wanted but not in force (their exchange clashes, AMQP rail 8); the source keeps trying
     /// and says [`FromSource::Bound`] when it succeeds. Events for them may be lost meanwhile.
-    Lost(Vec<AmqpBinding>),
+    Lost(Vec<Asked>),
     /// Events may have been dropped on the broker's side (queue at its length limit) since this moment.
     Overflowed {
         /// When the queue was last seen below its limit.
@@ -80,32 +103,30 @@ impl FromSource {
 }
 
 /// What the loop tells a source.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToSource {
-    /// Put this binding in force and say [`FromSource::Bound`]. Said once while the loop wants it.
-    Bind(AmqpBinding),
-    /// The loop no longer wants it. A source may delay it; a later `Bind` of the same takes it back.
+    /// Put this binding in force and say [`FromSource::Bound`] with the same ticket. Said once while the loop wants it;
+    /// of a binding that the source knows already, it is as if an `Unbind` had come before.
+    Bind {
+        /// Which.
+        binding: AmqpBinding,
+        /// For the answer.
+        ticket: Ticket,
+        /// Who asked: accounts take turns.
+        account: AccountTag,
+    },
+    /// Another account waits for a binding that was asked for: it is bound at the first of their turns.
+    Join {
+        /// Which.
+        binding: AmqpBinding,
+        /// Who.
+        account: AccountTag,
+    },
+    /// The loop no longer wants it, and no answer to an earlier `Bind`. A source may delay it; a later `Bind` of the
+    /// same takes it back.
     Unbind(AmqpBinding),
     /// End the thread.
     Stop,
-}
-
-/// Commands of one turn of the loop, in order; at least one. A source is told of them at once, lest it be woken for each:
-/// on a core that both share that was a quarter of what a connect with a binding of its own costs.
-#[derive(Debug)]
-pub struct Commands {
-    list: Vec<ToSource>,
-    waiting: Arc<AtomicUsize>,
-}
-
-impl IntoIterator for Commands {
-    type Item = ToSource;
-    type IntoIter = std::vec::IntoIter<ToSource>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.waiting.fetch_sub(self.list.len(), Ordering::Relaxed);
-        self.list.into_iter()
-    }
 }
 
 /// A wait that a source repeats until there is room.
@@ -202,8 +223,7 @@ pub struct LoopEnd {
     from_source: Receiver<FromSource>,
     load: Arc<Load>,
     has_room: Sender<()>,
-    to_source: Sender<Commands>,
-    commands_waiting: Arc<AtomicUsize>,
+    to_source: CommandQueue,
     waker: LoopWaker,
 }
 
@@ -241,21 +261,14 @@ impl LoopEnd {
     /// Commands the source has not taken yet (a gauge).
     #[must_use]
     pub fn commands_waiting(&self) -> usize {
-        self.commands_waiting.load(Ordering::Relaxed)
+        self.to_source.waiting()
     }
 
-    /// Tells the source all of `commands`, in order; a source that has ended hears nothing, and the loop learns of that
-    /// from `try_recv`.
-    pub fn tell(&self, commands: Vec<ToSource>) {
-        if commands.is_empty() {
-            return;
-        }
-        let waiting = &self.commands_waiting;
-        waiting.fetch_add(commands.len(), Ordering::Relaxed);
-        let _ = self.to_source.send(Commands {
-            list: commands,
-            waiting: waiting.clone(),
-        });
+    /// Tells the source all of `commands`, in order, or keeps them while it has not taken the last ones; then it wakes the
+    /// loop when it does, and this is to be called again, with none or more. A source that has ended hears nothing, and
+    /// the loop learns of that from `try_recv`.
+    pub fn tell(&mut self, commands: Vec<ToSource>) {
+        self.to_source.tell(commands);
     }
 }
 
@@ -273,7 +286,7 @@ pub fn handoff_bounded(waker: LoopWaker, events_max: usize) -> (SourceEnd, LoopE
 
 fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (SourceEnd, LoopEnd) {
     let (to_loop, from_source) = crossbeam_channel::bounded(events_max);
-    let (to_source, commands) = crossbeam_channel::unbounded();
+    let (to_source, commands) = CommandQueue::new(waker.clone());
     let (has_room, room) = crossbeam_channel::bounded(1);
     let load = Arc::new(Load {
         bytes: AtomicUsize::new(0),
@@ -292,7 +305,6 @@ fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (Source
             load,
             has_room,
             to_source,
-            commands_waiting: Arc::default(),
             waker,
         },
     )
@@ -366,20 +378,6 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| end.try_recv().ok()).count(), 4);
         assert_eq!(end.waiting_bytes(), 0);
         assert!(try_event());
-    }
-
-    #[test]
-    fn commands_of_a_turn_come_at_once_and_wait_until_they_are_taken() {
-        let (source, end) = handoff(LoopWaker::new(|| Ok(())));
-        end.tell(Vec::new());
-        end.tell(vec![ToSource::Stop, ToSource::Stop]);
-        end.tell(vec![ToSource::Stop]);
-        assert_eq!((source.commands.len(), end.commands_waiting()), (2, 3));
-        for (length, left) in [(2, 1), (1, 0)] {
-            let commands = source.commands.try_recv().expect("they were told");
-            assert_eq!(commands.into_iter().count(), length);
-            assert_eq!(end.commands_waiting(), left);
-        }
     }
 
     #[test]

@@ -164,6 +164,10 @@ pub const SWEEP_STEPS: usize = 50;
 /// Time between two steps of the sweep.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Longest wait for one answer of the broker, which else is left; heartbeats are no answer. A batch of binds takes some
+/// 70 ms of an idle broker.
+pub const BROKER_ANSWER_MAX: Duration = Duration::from_secs(20);
+
 /// Time between two turns that counts against silent peers and unfinished messages, at most: what is beyond it, the
 /// process was stopped or its machine suspended, and nobody was listened to. Longer than the sweep lets a poll wait.
 pub const STALL_COUNTED: Duration = Duration::from_millis(200);

@@ -17,7 +17,7 @@ use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::{Exchange, Families};
 use blackhole::session::Door;
 use blackhole::session::hub::Hub;
-use blackhole::{logging, source, sys};
+use blackhole::{limits, logging, source, sys};
 
 /// Exit code when the system refused something: an address in use, a thread that cannot be started.
 const CODE_FAILED: u8 = 1;
@@ -121,6 +121,7 @@ fn start_source(
         prefetch: config.prefetch,
         max_queue_length: config.max_queue_length,
         exchanges,
+        answer_max: limits::BROKER_ANSWER_MAX,
     };
     amqp::spawn(options, source_end, counters.clone())
         .map(Source::Amqp)

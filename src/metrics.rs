@@ -74,6 +74,8 @@ metrics! {
     counter commands_failed_total "Commands answered with an error.";
     counter commands_refused_account_total "Those of them refused because of max_connections_per_account.";
     counter commands_refused_subscriptions_total "Those of them refused because of max_subscriptions.";
+    counter commands_refused_bindings_total "Those of them refused because of max_bindings_per_session or max_bindings.";
+    counter commands_refused_account_bindings_total "Those of them refused because of max_bindings_per_account.";
     counter commands_refused_metadata_total "Those of them refused because of max_metadata_bytes.";
     counter labels_left_out_total "Names and metadata of clients that were not kept, because those of their account or of all were over their bound.";
     counter replies_held_total "Replies held back behind that of a subscribe that waits for the broker.";

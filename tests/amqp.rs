@@ -15,13 +15,17 @@ use std::time::{Duration, Instant};
 use amiquip::ExchangeType;
 use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread};
 use blackhole::handoff::{
-    AmqpBinding, FromSource, HANDOFF_EVENTS_MAX, LoopEnd, LoopWaker, ToSource, handoff_bounded,
+    AmqpBinding, Asked, FromSource, HANDOFF_EVENTS_MAX, LoopEnd, LoopWaker, Ticket, ToSource,
+    handoff_bounded,
 };
+use blackhole::limits::BROKER_ANSWER_MAX;
 use blackhole::protocol::event::Event;
+use blackhole::routing::account_load::AccountTag;
 use blackhole::routing::families::{Exchange, ExchangeKind};
 use crossbeam_channel::Receiver;
 
 use support::broker::Broker;
+use support::mute_broker::MuteBroker;
 use support::publisher::{Publisher, RawPublisher, nested_headers};
 
 /// Longest wait for anything that must happen; generous, because test machines are slow.
@@ -35,6 +39,7 @@ struct Loop {
     counters: Arc<AmqpCounters>,
     /// Taken off the hand-off and not asked for yet.
     waiting: VecDeque<FromSource>,
+    ticket: Ticket,
 }
 
 impl Loop {
@@ -58,6 +63,7 @@ impl Loop {
             thread: Some(thread),
             counters,
             waiting: VecDeque::new(),
+            ticket: Ticket::default(),
         }
     }
 
@@ -65,17 +71,30 @@ impl Loop {
         self.end.as_ref().unwrap()
     }
 
-    fn bind(&self, exchange: &str, key: &str) -> AmqpBinding {
+    fn bind(&mut self, exchange: &str, key: &str) -> AmqpBinding {
+        self.bind_for(AccountTag::NOBODY, exchange, key)
+    }
+
+    fn bind_for(&mut self, account: AccountTag, exchange: &str, key: &str) -> AmqpBinding {
         let binding = AmqpBinding {
             exchange: exchange.into(),
             key: key.into(),
         };
-        self.end().tell(vec![ToSource::Bind(binding.clone())]);
+        self.ticket = self.ticket.next();
+        self.tell(vec![ToSource::Bind {
+            binding: binding.clone(),
+            ticket: self.ticket,
+            account,
+        }]);
         binding
     }
 
-    fn unbind(&self, binding: &AmqpBinding) {
-        self.end().tell(vec![ToSource::Unbind(binding.clone())]);
+    fn unbind(&mut self, binding: &AmqpBinding) {
+        self.tell(vec![ToSource::Unbind(binding.clone())]);
+    }
+
+    fn tell(&mut self, commands: Vec<ToSource>) {
+        self.end.as_mut().unwrap().tell(commands);
     }
 
     /// The first message that `wanted` takes; those before it are dropped, but they are shown when it never comes.
@@ -84,6 +103,7 @@ impl Loop {
         let mut seen = Vec::new();
         loop {
             self.end().clear_wake();
+            self.tell(Vec::new());
             while let Ok(message) = self.end.as_ref().unwrap().try_recv() {
                 self.waiting.push_back(message);
             }
@@ -117,14 +137,14 @@ impl Loop {
 
     fn bound(&mut self, binding: &AmqpBinding) {
         self.wait("Bound", |message| match message {
-            FromSource::Bound(bound) if bound.contains(binding) => Some(()),
+            FromSource::Bound(bound) if names(bound, binding) => Some(()),
             _ => None,
         });
     }
 
     fn lost(&mut self, binding: &AmqpBinding) {
         self.wait("Lost", |message| match message {
-            FromSource::Lost(lost) if lost.contains(binding) => Some(()),
+            FromSource::Lost(lost) if names(lost, binding) => Some(()),
             _ => None,
         });
     }
@@ -142,7 +162,7 @@ impl Loop {
 
     /// Waits until a counter satisfies `is`.
     fn until(
-        &self,
+        &mut self,
         what: &str,
         counter: impl Fn(&AmqpCounters) -> &AtomicU64,
         is: impl Fn(u64) -> bool,
@@ -154,6 +174,8 @@ impl Loop {
                 "{what} never: {:?}",
                 self.counters
             );
+            self.end().clear_wake();
+            self.tell(Vec::new());
             let _ = self.woken.recv_timeout(Duration::from_millis(20));
         }
     }
@@ -163,7 +185,7 @@ impl Loop {
     }
 
     fn stop(&mut self) {
-        if let Some(end) = &self.end {
+        if let Some(end) = &mut self.end {
             end.tell(vec![ToSource::Stop]);
         }
         if let Some(thread) = self.thread.take() {
@@ -178,6 +200,10 @@ impl Drop for Loop {
     }
 }
 
+fn names(asked: &[Asked], binding: &AmqpBinding) -> bool {
+    asked.iter().any(|asked| asked.binding == *binding)
+}
+
 fn body(event: &Event) -> String {
     event.body.to_string()
 }
@@ -188,6 +214,7 @@ fn options(urls: &[&str]) -> AmqpOptions {
         prefetch: 2048,
         max_queue_length: Some(100_000),
         exchanges: Vec::new(),
+        answer_max: BROKER_ANSWER_MAX,
     }
 }
 
@@ -407,7 +434,7 @@ fn rail_4_stopping_does_not_wait_for_a_silent_broker() {
     bridge.up();
     broker.pause();
     let begun = Instant::now();
-    bridge.end().tell(vec![ToSource::Stop]);
+    bridge.tell(vec![ToSource::Stop]);
     bridge.thread.take().unwrap().stop(Duration::from_secs(2));
     assert!(
         begun.elapsed() < Duration::from_secs(4),
@@ -549,8 +576,8 @@ fn rail_7_and_8_a_clashing_exchange_takes_nobody_down_and_heals() {
     let mut healed = [false; 2];
     bridge.wait("both Bound", |message| {
         if let FromSource::Bound(bound) = message {
-            healed[0] |= bound.contains(&lost);
-            healed[1] |= bound.contains(&also_lost);
+            healed[0] |= names(bound, &lost);
+            healed[1] |= names(bound, &also_lost);
         }
         healed.iter().all(|&healed| healed).then_some(())
     });
@@ -778,6 +805,92 @@ fn an_unbind_is_lazy_and_a_bind_takes_it_back_at_once() {
     bridge.bound(&binding);
     Publisher::connect(&broker.url()).publish(&exchange, "again", b"{}");
     bridge.event("again");
+}
+
+/// What a connection asks before `Up`, with nothing wanted: its two channels, their limits, the queue.
+const QUESTIONS_BEFORE_UP: usize = 4;
+
+#[test]
+fn a_broker_that_only_beats_its_heart_is_left_wherever_it_falls_silent() {
+    // In the login's wake, before `Up`, while the consumer is declared, at the first look at the queue, later.
+    for answers in [
+        0,
+        1,
+        QUESTIONS_BEFORE_UP - 1,
+        QUESTIONS_BEFORE_UP,
+        QUESTIONS_BEFORE_UP + 1,
+        QUESTIONS_BEFORE_UP + 3,
+    ] {
+        let (mute, good) = (MuteBroker::start(answers), MuteBroker::start(usize::MAX));
+        let options = AmqpOptions {
+            answer_max: Duration::from_secs(2),
+            ..options(&[&mute.url(), &good.url()])
+        };
+        let begun = Instant::now();
+        let mut bridge = Loop::start_with(options, HANDOFF_EVENTS_MAX);
+        if answers >= QUESTIONS_BEFORE_UP {
+            bridge.up();
+            bridge.down();
+        }
+        bridge.up();
+        let overdue = bridge.count(|counters| &counters.answers_overdue);
+        assert_eq!(overdue, 1, "after {answers} answers");
+        assert!(begun.elapsed() >= Duration::from_secs(2));
+        assert!(mute.questions() > answers && good.questions() >= QUESTIONS_BEFORE_UP);
+        // It goes on with the good one: a bind is answered.
+        let binding = bridge.bind("callevt", "key");
+        bridge.bound(&binding);
+    }
+}
+
+#[test]
+fn a_broker_that_takes_connections_and_says_nothing_is_left() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("amqp://127.0.0.1:{}/", silent.local_addr().unwrap().port());
+    let good = MuteBroker::start(usize::MAX);
+    let options = AmqpOptions {
+        answer_max: Duration::from_secs(1),
+        ..options(&[&url, &good.url()])
+    };
+    let mut bridge = Loop::start_with(options, HANDOFF_EVENTS_MAX);
+    bridge.up();
+    assert_eq!(bridge.count(|counters| &counters.answers_overdue), 1);
+}
+
+#[test]
+fn what_comes_and_goes_leaves_nothing_on_the_broker_and_another_account_waits_for_one_turn() {
+    const BINDS: usize = 20_000;
+    let (broker, exchange) = (Broker::shared(), unique("turns"));
+    let mut bridge = Loop::start(&broker.url());
+    bridge.up();
+    let (many, one) = (AccountTag::from_number(1), AccountTag::from_number(2));
+    let bindings: Vec<_> = (0..BINDS)
+        .map(|number| bridge.bind_for(many, &exchange, &format!("many.{number}")))
+        .collect();
+    let honest = bridge.bind_for(one, &exchange, "one");
+    let mut bound_before = 0;
+    bridge.wait("Bound of the one", |message| match message {
+        FromSource::Bound(bound) if names(bound, &honest) => Some(()),
+        FromSource::Bound(bound) => {
+            bound_before += bound.len();
+            None
+        }
+        _ => None,
+    });
+    assert!(bound_before < BINDS / 10, "{bound_before} went first");
+    bridge.tell(bindings.into_iter().map(ToSource::Unbind).collect());
+    let is_one = |in_force| in_force == 1;
+    bridge.until("in force", |counters| &counters.bindings_in_force, is_one);
+    let binds = bridge.count(|counters| &counters.binds);
+    let unbinds = bridge.count(|counters| &counters.unbinds);
+    assert_eq!(unbinds, binds - 1);
+    let left = broker.ctl(&["list_bindings", "source_name", "routing_key"]);
+    let left: Vec<_> = left
+        .lines()
+        .filter(|line| line.starts_with(&exchange))
+        .collect();
+    assert_eq!(left, [format!("{exchange}\tone")]);
+    println!("{binds} of {BINDS} were bound");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use blackhole::config::Config;
-use blackhole::handoff::{FromSource, SourceEnd, ToSource};
+use blackhole::handoff::{Asked, FromSource, SourceEnd, ToSource};
 use blackhole::limits::{ADMIN_BEYOND_FULL_MAX, LINGER, REFUSALS_MAX};
 use blackhole::protocol::handshake::HEAD_BYTES_MAX;
 use blackhole::reactor::{Reactor, Ready};
@@ -359,8 +359,11 @@ impl Loop {
         for _ in 0..1000 {
             let mut bound = Vec::new();
             for command in self.source.commands.try_iter().flatten() {
-                if let ToSource::Bind(binding) = command {
-                    bound.push(binding);
+                if let ToSource::Bind {
+                    binding, ticket, ..
+                } = command
+                {
+                    bound.push(Asked { binding, ticket });
                 }
             }
             let is_asked = !bound.is_empty();

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use blackhole::config::Config;
-use blackhole::handoff::{AmqpBinding, FromSource, SourceEnd, ToSource};
+use blackhole::handoff::{AmqpBinding, Asked, FromSource, SourceEnd, Ticket, ToSource};
 use blackhole::limits::{HELD_BYTES_MAX, HELD_TOTAL_BYTES_MAX};
 use blackhole::protocol::event::Event;
 use blackhole::reactor::{Reactor, Ready};
@@ -41,6 +41,7 @@ struct World {
     clock: Duration,
     /// Bindings that the loop asks for; whether they were confirmed.
     bindings: BTreeMap<AmqpBinding, bool>,
+    tickets: HashMap<AmqpBinding, Ticket>,
 }
 
 struct Client {
@@ -65,6 +66,7 @@ impl World {
             clients: Vec::new(),
             clock: Duration::ZERO,
             bindings: BTreeMap::new(),
+            tickets: HashMap::new(),
         }
     }
 
@@ -112,9 +114,14 @@ impl World {
     fn look(&mut self) {
         for command in self.source.commands.try_iter().flatten() {
             match command {
-                ToSource::Bind(binding) => drop(self.bindings.insert(binding, false)),
+                ToSource::Bind {
+                    binding, ticket, ..
+                } => {
+                    self.bindings.insert(binding.clone(), false);
+                    self.tickets.insert(binding, ticket);
+                }
                 ToSource::Unbind(binding) => drop(self.bindings.remove(&binding)),
-                ToSource::Stop => {}
+                ToSource::Join { .. } | ToSource::Stop => {}
             }
         }
         for client in &mut self.clients {
@@ -168,17 +175,21 @@ impl World {
         unanswered.map(|(binding, _)| &*binding.key).collect()
     }
 
-    fn known(&self, is: impl Fn(&str) -> bool) -> Vec<AmqpBinding> {
+    fn known(&self, is: impl Fn(&str) -> bool) -> Vec<Asked> {
         let known = self.bindings.keys().filter(|binding| is(&binding.key));
-        known.cloned().collect()
+        let asked = known.cloned().map(|binding| Asked {
+            ticket: self.tickets[&binding],
+            binding,
+        });
+        asked.collect()
     }
 
     /// The broker confirms the bindings of these keys.
     fn bind(&mut self, is: impl Fn(&str) -> bool) {
         let bound = self.known(is);
         assert!(!bound.is_empty());
-        for binding in &bound {
-            self.bindings.insert(binding.clone(), true);
+        for bound in &bound {
+            self.bindings.insert(bound.binding.clone(), true);
         }
         self.source.send(FromSource::Bound(bound)).unwrap();
         self.turn();
@@ -497,6 +508,7 @@ fn what_is_held_is_bounded_for_a_session_and_in_all() {
     let mut world = World::new(&realms(None, None), |config| {
         config.rate_limit_burst = 0;
         config.max_subscriptions = None;
+        config.max_bindings_per_session = None;
         config.max_message_bytes = None;
         config.max_connections_per_ip = None;
     });

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blackhole::config::Style;
-use blackhole::handoff::AmqpBinding;
+use blackhole::handoff::{AmqpBinding, Asked, Ticket};
 use blackhole::protocol::event::EventHead;
 use blackhole::routing::account::{AccountId, Scope};
-use blackhole::routing::broker_bindings::{BindingCounts, BrokerBindings};
+use blackhole::routing::broker_bindings::{Ask, BindingCounts, BrokerBindings};
 use blackhole::routing::families::{Families, FamilyOptions, Resolved, Rights};
 use blackhole::routing::index::{Subscribed, SubscriptionIndex, SubscriptionList};
 use blackhole::routing::month::{ActiveMonths, FollowedMonths};
@@ -742,6 +742,7 @@ proptest! {
             let mut amqp = Vec::new();
             families.amqp_bindings(&resolved, ActiveMonths::at(NEW_YEAR), &mut amqp);
             prop_assert!(!amqp.is_empty());
+            prop_assert!(families.amqp_binding_count(&resolved, ActiveMonths::at(NEW_YEAR)) >= amqp.len());
             for binding in amqp {
                 prop_assert!(binding.key.len() <= 255 && !binding.key.contains('#'), "{}", binding.key);
             }
@@ -749,25 +750,32 @@ proptest! {
     }
 
     #[test]
-    fn broker_bindings_count_as_a_map_does(steps in prop::collection::vec((0..6u8, 0..4usize), 1..200)) {
+    fn broker_bindings_count_as_a_map_does(steps in prop::collection::vec((0..7u8, 0..4usize, 0..3u8), 1..200)) {
         let keys: Vec<AmqpBinding> = (0..4).map(|number| AmqpBinding {
             exchange: ["a", "b"][number % 2].into(),
             key: format!("key.{}", number / 2).into(),
         }).collect();
         let mut bindings = BrokerBindings::new();
         let mut users = [0u32; 4];
-        let mut told = [false; 4];
+        let mut owner = [0; 4];
         let mut state = [' '; 4]; // what the source last said: confirmed, lost
-        let mut answered = [true; 4];
+        let mut tickets: [Vec<Ticket>; 4] = Default::default();
         let mut is_up = false;
-        for (step, at) in steps {
+        for (step, at, by) in steps {
             let key = &keys[at];
+            let asked = |ticket: Option<&Ticket>| ticket.map(|ticket| Asked { binding: key.clone(), ticket: *ticket });
             match step {
                 0 | 1 => {
-                    let acquired = bindings.acquire(key, 1);
-                    prop_assert_eq!(acquired.must_bind, !told[at]);
-                    if acquired.must_bind {
-                        (told[at], state[at], answered[at]) = (true, ' ', false);
+                    let acquired = bindings.acquire(key, 1, Some(account(by)));
+                    match acquired.ask {
+                        Some(Ask::Bind(ticket, _)) => {
+                            prop_assert_eq!(users[at], 0);
+                            prop_assert!(!tickets.iter().flatten().any(|old| *old == ticket));
+                            tickets[at].push(ticket);
+                            (state[at], owner[at]) = (' ', by);
+                        }
+                        Some(Ask::Join(_)) => prop_assert!(users[at] > 0 && state[at] == ' ' && owner[at] != by),
+                        None => prop_assert!(users[at] > 0 && (state[at] != ' ' || owner[at] == by)),
                     }
                     users[at] += 1;
                     prop_assert_eq!(acquired.is_in_force, is_up && state[at] == 'c');
@@ -775,23 +783,25 @@ proptest! {
                 }
                 2 if users[at] > 0 => {
                     users[at] -= 1;
-                    let must_unbind = bindings.release(key, 1);
-                    prop_assert_eq!(must_unbind, users[at] == 0 && (answered[at] || !is_up));
-                    if must_unbind {
-                        (told[at], state[at]) = (false, ' ');
+                    prop_assert_eq!(bindings.release(key, 1), users[at] == 0);
+                    if users[at] == 0 {
+                        state[at] = ' ';
                     }
                 }
-                3 if told[at] => {
-                    let must_unbind = bindings.on_bound(key).must_unbind;
-                    prop_assert_eq!(must_unbind, users[at] == 0);
-                    (told[at], state[at], answered[at]) = (!must_unbind, if must_unbind { ' ' } else { 'c' }, true);
-                }
-                4 if told[at] => {
-                    let must_unbind = bindings.on_lost(key);
-                    prop_assert_eq!(must_unbind, users[at] == 0);
-                    (told[at], state[at], answered[at]) = (!must_unbind, if must_unbind { ' ' } else { 'l' }, true);
-                }
-                5 => {
+                3 => if let Some(bound) = asked(tickets[at].last()) {
+                    bindings.on_bound(&bound);
+                    if users[at] > 0 { state[at] = 'c'; }
+                },
+                4 => if let Some(lost) = asked(tickets[at].last()) {
+                    bindings.on_lost(&lost);
+                    if users[at] > 0 { state[at] = 'l'; }
+                },
+                // An answer of an older ticket comes only before the one that is waited for.
+                5 if state[at] == ' ' => if let Some(old) = asked(tickets[at].iter().rev().nth(1)) {
+                    bindings.on_bound(&old);
+                    bindings.on_lost(&old);
+                },
+                6 => {
                     is_up = !is_up;
                     if is_up { bindings.on_up(); } else { bindings.on_down(); }
                 }
@@ -805,6 +815,10 @@ proptest! {
             };
             prop_assert_eq!(bindings.counts(), expected);
             prop_assert_eq!(bindings.in_force(), if is_up { expected.confirmed } else { 0 });
+            for by in 0..3 {
+                let owned = (0..4).filter(|at| users[*at] > 0 && owner[*at] == by).count();
+                prop_assert_eq!(bindings.load(account(by)), owned);
+            }
         }
     }
 }

@@ -4,23 +4,45 @@
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Shared by the AMQP threads and whoever ends them.
 #[derive(Debug, Default)]
 pub(super) struct Abort {
     stopping: AtomicBool,
-    socket: Mutex<Option<TcpStream>>,
+    armed: Mutex<Armed>,
 }
 
+#[derive(Debug, Default)]
+struct Armed {
+    attempt: Attempt,
+    socket: Option<TcpStream>,
+}
+
+/// One try to connect; a later one makes it void.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Attempt(u64);
+
 impl Abort {
+    /// A new try to connect begins; one before it, whose thread may still hang in a name resolution, is void.
+    pub(super) fn begin(&self) -> Attempt {
+        let mut armed = self.lock();
+        armed.attempt.0 += 1;
+        armed.attempt
+    }
+
     /// Keeps a clone of the socket now in use.
     ///
     /// # Errors
-    /// The socket cannot be cloned, or the process is stopping.
-    pub(super) fn arm(&self, socket: &TcpStream) -> io::Result<()> {
+    /// The socket cannot be cloned, the process is stopping, or the attempt is void.
+    pub(super) fn arm(&self, attempt: Attempt, socket: &TcpStream) -> io::Result<()> {
         let clone = socket.try_clone()?;
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(clone);
+        let mut armed = self.lock();
+        if armed.attempt != attempt {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        armed.socket = Some(clone);
+        drop(armed);
         // Read after the clone is in place: whoever set it earlier may have found nothing to cut.
         if self.is_stopping() {
             Err(io::ErrorKind::Interrupted.into())
@@ -31,12 +53,7 @@ impl Abort {
 
     /// Shuts the socket now in use down, both ways: every call on it fails soon after.
     pub(super) fn cut(&self) {
-        if let Some(socket) = self
-            .socket
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
+        if let Some(socket) = self.lock().socket.take() {
             // Not connected any more: then nothing hangs on it.
             let _ = socket.shutdown(Shutdown::Both);
         }
@@ -45,6 +62,10 @@ impl Abort {
     /// Whatever waits for the loop, or is about to connect, gives up.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Armed> {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_stopping(&self) -> bool {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use amiquip::{Auth, Connection, ConnectionOptions, ConnectionTuning};
 
-use super::abort::Abort;
+use super::abort::{Abort, Attempt};
 use super::guard::{FRAME_BYTES_MAX, Guard, HEARTBEAT_SECONDS, Vitals};
 use super::url::Endpoint;
 
@@ -40,6 +40,7 @@ pub(super) enum OpenError {
 pub(super) fn open(
     endpoint: &Endpoint,
     abort: &Abort,
+    attempt: Attempt,
     vitals: Arc<Vitals>,
 ) -> Result<Connection, OpenError> {
     let addresses = (&*endpoint.host, endpoint.port)
@@ -49,7 +50,7 @@ pub(super) fn open(
     for address in addresses {
         match TcpStream::connect_timeout(&address, TCP_CONNECT_TIMEOUT) {
             Ok(socket) => {
-                let stream = prepare(socket, abort).map_err(OpenError::Connect)?;
+                let stream = prepare(socket, abort, attempt).map_err(OpenError::Connect)?;
                 return Ok(log_in(endpoint, Guard::new(stream, vitals))?);
             }
             Err(error) => failure = OpenError::Connect(error),
@@ -59,9 +60,13 @@ pub(super) fn open(
 }
 
 /// The client never sets `TCP_NODELAY` itself, and stalls 40 ms at a time without.
-fn prepare(socket: TcpStream, abort: &Abort) -> io::Result<mio06::net::TcpStream> {
+fn prepare(
+    socket: TcpStream,
+    abort: &Abort,
+    attempt: Attempt,
+) -> io::Result<mio06::net::TcpStream> {
     socket.set_nodelay(true)?;
-    abort.arm(&socket)?;
+    abort.arm(attempt, &socket)?;
     mio06::net::TcpStream::from_stream(socket)
 }
 

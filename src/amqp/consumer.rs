@@ -17,6 +17,7 @@ use super::counters::{AmqpCounters, add, increment};
 use super::guard::{SUBSTITUTE, Vitals};
 use super::log_gate::LogGate;
 use super::url::bounded;
+use super::watchdog::Watchdog;
 use crate::handoff::{FromSource, SourceEnd};
 use crate::protocol::event::Event;
 
@@ -51,6 +52,7 @@ pub(super) struct Consumer<'a> {
     pub(super) counters: &'a AmqpCounters,
     pub(super) vitals: &'a Vitals,
     pub(super) abort: &'a Abort,
+    pub(super) watchdog: &'a Watchdog,
     /// Disconnected when the session wants the consumer to end.
     pub(super) stop: Receiver<()>,
     /// Told (without waiting) when the backlog suggests that the broker's queue fills.
@@ -81,10 +83,17 @@ impl Consumer<'_> {
             exclusive: true,
             ..ConsumerOptions::default()
         };
+        let question = self.watchdog.question();
         match self.channel.basic_consume(&*self.queue, options) {
             Ok(consumer) => {
+                drop(question);
                 let receiver = consumer.receiver().clone();
-                (Ok(self.pump(&receiver)), Some(receiver))
+                let end = self.pump(&receiver);
+                // Which cancels it, and waits for the answer.
+                let question = self.watchdog.question();
+                drop(consumer);
+                drop(question);
+                (Ok(end), Some(receiver))
             }
             Err(error) => (Err(error), None),
         }

@@ -39,6 +39,7 @@ counters! {
     counter connect_failures "amqp_connect_failures_total" "Tries to connect that did not get that far.";
     counter disconnects "amqp_disconnects_total" "Connections lost after they had got that far. Each is a gap for every session.";
     counter panics "amqp_panics_total" "Panics of the AMQP client or of our own code around it that were turned into a reconnect (rail 10).";
+    counter answers_overdue "amqp_answers_overdue_total" "Connections cut because the broker did not answer in 20 s, heartbeats or not.";
     counter guard_violations "amqp_guard_violations_total" "Connections ended because the broker's bytes broke a bound of the guard (rail 1).";
     counter binds "amqp_binds_total" "AMQP bindings put in force, those after a reconnect included.";
     counter unbinds "amqp_unbinds_total" "AMQP bindings taken back.";
@@ -49,6 +50,8 @@ counters! {
     gauge bindings_wanted "amqp_thread_bindings_wanted" "Bindings the loop wants, as far as the AMQP thread has heard.";
     gauge bindings_in_force "amqp_thread_bindings_in_force" "Bindings in force on the queue, those awaiting their unbind included.";
     gauge bindings_refused "amqp_thread_bindings_refused" "Bindings wanted but refused (rail 8), tried again every 5 s.";
+    gauge binds_queued "amqp_thread_binds_queued" "Bindings that wait for their turn to be bound.";
+    gauge unbinds_queued "amqp_thread_unbinds_queued" "Bindings that wait for their turn to be unbound.";
 }
 
 impl AmqpCounters {

@@ -5,19 +5,27 @@
 //! thread "amqp-connect"  for one try: resolve, connect, log in
 //! thread "amqp"          connect -> declare queue -> bind all that is wanted -> Up -> serve commands -> Down -> wait
 //! thread "amqp-consume"                                 deliveries -> events -> hand-off -> acks
+//! thread "amqp-watch"    cuts the connection when an answer is overdue
+//! threads "amqp-unbind"  for one batch of unbinds
 //! thread of the client   socket <-> guard <-> frames
 //! ```
 //!
 //! | module | owns |
 //! |---|---|
 //! | `url` | broker URLs, and keeping passwords out of texts |
+//! | this | the threads, and one connection from its beginning to its end |
+//! | `backoff` | pauses between tries |
 //! | `connection` | socket, login, why it ended |
 //! | `guard` | what of the broker's bytes the client's parser gets to see |
+//! | `worker` | what is asked of a broker, and what the loop is told |
 //! | `bindings` | which bindings are wanted, and where each stands |
+//! | `bind_queue` | those that wait to be bound, in turns between accounts |
+//! | `lingering` | those that nobody wants any more and the broker still has |
 //! | `topology` | queue, exchanges, bindings on the broker |
 //! | `consumer` | deliveries |
 //! | `counters` | figures for the metrics page |
-//! | `abort`, `log_gate` | ending what hangs; lines a minute |
+//! | `watchdog`, `abort` | how long an answer may take; ending what hangs |
+//! | `log_gate` | lines a minute |
 //! | `client_log` | the client's own lines of the log |
 //!
 //! Invariants: `Up` is said only after everything wanted is in force or was said to be `Lost`; `Down` follows every
@@ -25,15 +33,20 @@
 //! published on this connection, because a broker that blocks publishers would then hang the consumer too (rail 7).
 
 mod abort;
+mod backoff;
+mod bind_queue;
 mod bindings;
 mod client_log;
 mod connection;
 mod consumer;
 mod counters;
 mod guard;
+mod lingering;
 mod log_gate;
 mod topology;
 mod url;
+mod watchdog;
+mod worker;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,12 +55,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use amiquip::{Channel, Connection, ConsumerMessage};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use self::abort::Abort;
-use self::bindings::{Bindings, NAME_BYTES_MAX};
+use self::backoff::Backoff;
 pub use self::client_log::{client_line, without_passwords};
-use self::consumer::{ConsumeEnd, Consumer, HANDOVER_SLICE};
+use self::consumer::{ConsumeEnd, Consumer};
 pub use self::counters::AmqpCounters;
 use self::counters::{increment, set};
 use self::guard::Vitals;
@@ -55,33 +68,17 @@ use self::log_gate::LogGate;
 use self::topology::Topology;
 pub use self::url::{AmqpUrlError, EncodedPart, validate_url};
 use self::url::{Endpoint, bounded as bounded_text};
-use crate::handoff::{AmqpBinding, Commands, FromSource, SourceEnd, ToSource};
+use self::watchdog::Watchdog;
+use self::worker::{FAULTS_LOGGED_FREELY, Halt, IDLE, Trouble, Worker};
+use crate::handoff::{FromSource, SourceEnd};
 use crate::routing::families::Exchange;
 
 /// The log target of the AMQP client, and the level it is to be held to whatever the operator's level is: below it
 /// the client logs its login, password included (AMQP rail 9), and all it would say we say ourselves.
 pub const CLIENT_LOG: (&str, log::LevelFilter) = ("amiquip", log::LevelFilter::Error);
 
-/// Longest pause between tries to connect (AMQP rail 9).
-const BACKOFF_MAX: Duration = Duration::from_secs(3);
-/// The pause before the second try; it doubles from there.
-const BACKOFF_BASE: Duration = Duration::from_millis(100);
 /// A connection that lasted this long was a good one: the back-off starts again.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// How often refused exchanges and bindings are tried again (AMQP rail 8).
-const RETRY_REFUSED: Duration = Duration::from_secs(5);
-/// How often the queue's length is looked at and some bindings are bound again.
-const CHECK: Duration = Duration::from_secs(1);
-/// Checks in which all bindings are bound again, unless they are too many for that.
-const RECHECK_PASS: usize = 30;
-/// Bindings that one check binds again, at most: some 17 ms of a broker's work.
-const RECHECKS_MAX: usize = 64;
-/// Unbinds a turn: each is a round trip, and a bind that arrives meanwhile waits for them.
-const UNBINDS_A_TURN: usize = 8;
-/// Longest wait for a command; bounds how late a stop without a `Stop` is noticed.
-const IDLE: Duration = Duration::from_secs(1);
-/// Faults of the connection logged before only one a minute is.
-const FAULTS_LOGGED_FREELY: u32 = 3;
 
 /// Appends to `passed` what of a broker's bytes the AMQP client would get to see (AMQP rail 1): the guard, without a
 /// connection around it, for tests from outside.
@@ -105,6 +102,8 @@ pub struct AmqpOptions {
     pub max_queue_length: Option<u32>,
     /// Exchanges that are not topic and non-durable, or simply all; declared when a binding first names them.
     pub exchanges: Vec<Exchange>,
+    /// Longest wait for one answer of a broker, heartbeats or not; then the next one is tried.
+    pub answer_max: Duration,
 }
 
 /// The running thread.
@@ -162,25 +161,23 @@ pub fn spawn(
     client_log::keep_secret(&endpoints);
     let abort = Arc::new(Abort::default());
     let (alive, ended) = bounded(0);
-    let mut worker = Worker {
-        options: AmqpOptions {
-            prefetch: options.prefetch.max(1),
-            urls: Vec::new(),
-            ..options
-        },
-        source,
-        counters,
-        abort: abort.clone(),
-        bindings: Bindings::default(),
-        refusals: LogGate::with_credit(FAULTS_LOGGED_FREELY),
-        too_long: LogGate::default(),
-        overflows: LogGate::default(),
-        connects: LogGate::with_credit(FAULTS_LOGGED_FREELY),
-        caught_up: Instant::now(),
+    let options = AmqpOptions {
+        prefetch: options.prefetch.max(1),
+        urls: Vec::new(),
+        ..options
     };
+    let mut connector = Connector {
+        worker: Worker::new(&options, source, counters, abort.clone()),
+        options,
+        connects: LogGate::with_credit(FAULTS_LOGGED_FREELY),
+    };
+    connector
+        .worker
+        .watchdog
+        .start(abort.clone(), ended.clone())?;
     let thread = thread::Builder::new().name("amqp".into()).spawn(move || {
         let _alive: Sender<()> = alive;
-        worker.run(&endpoints);
+        connector.run(&endpoints);
     })?;
     Ok(AmqpThread {
         thread,
@@ -189,48 +186,16 @@ pub fn spawn(
     })
 }
 
-/// The thread is to end: told so, or the loop is gone.
-struct Halt;
-
-/// Why serving one connection ended.
-enum Trouble {
-    Halt,
-    Client(amiquip::Error),
-    Told(String),
-}
-
-impl From<Halt> for Trouble {
-    fn from(_: Halt) -> Self {
-        Self::Halt
-    }
-}
-
-impl From<amiquip::Error> for Trouble {
-    fn from(error: amiquip::Error) -> Self {
-        Self::Client(error)
-    }
-}
-
-struct Worker {
+/// The worker, and what connects it to one broker after another.
+struct Connector {
     options: AmqpOptions,
-    source: SourceEnd,
-    counters: Arc<AmqpCounters>,
-    abort: Arc<Abort>,
-    bindings: Bindings,
-    refusals: LogGate,
-    too_long: LogGate,
-    overflows: LogGate,
+    worker: Worker,
     connects: LogGate,
-    /// Everything published before has left the broker's queue and was received.
-    caught_up: Instant,
 }
 
-impl Worker {
+impl Connector {
     fn run(&mut self, endpoints: &[Endpoint]) {
-        let mut backoff = Backoff {
-            endpoints: endpoints.len(),
-            failures: 0,
-        };
+        let mut backoff = Backoff::new(endpoints.len());
         let mut faults = LogGate::with_credit(FAULTS_LOGGED_FREELY);
         for endpoint in endpoints.iter().cycle() {
             let vitals = Arc::new(Vitals::new(Instant::now()));
@@ -239,22 +204,22 @@ impl Worker {
                 self.connect_and_serve(endpoint, &vitals, &mut up_since)
             }));
             let cause = served.unwrap_or_else(|_| {
-                increment(&self.counters.panics);
+                increment(&self.worker.counters.panics);
                 Some("the AMQP side panicked, which is a bug".into())
             });
-            self.abort.cut();
-            set(&self.counters.up, 0);
-            self.bindings.connection_lost();
-            self.update_gauges();
+            self.worker.abort.cut();
+            set(&self.worker.counters.up, 0);
+            self.worker.bindings.connection_lost();
+            self.worker.update_gauges();
             let Some(cause) = cause else { return };
             if let Some(since) = up_since {
-                increment(&self.counters.disconnects);
+                increment(&self.worker.counters.disconnects);
                 if since.elapsed() >= STABLE_AFTER {
-                    backoff.failures = 0;
+                    backoff.reset();
                     faults = LogGate::with_credit(FAULTS_LOGGED_FREELY);
                 }
             } else {
-                increment(&self.counters.connect_failures);
+                increment(&self.worker.counters.connect_failures);
             }
             let pause = backoff.next(getrandom::u32().unwrap_or_default());
             if let Some(unlogged) = faults.pass(Instant::now()) {
@@ -271,11 +236,12 @@ impl Worker {
             }
             let told = up_since.is_none()
                 || self
+                    .worker
                     .tell(FromSource::Down {
-                        since: self.caught_up.min(vitals.last_heard()),
+                        since: self.worker.caught_up.min(vitals.last_heard()),
                     })
                     .is_ok();
-            if !told || self.pause(pause).is_err() {
+            if !told || self.worker.pause(pause).is_err() {
                 return;
             }
         }
@@ -301,20 +267,31 @@ impl Worker {
             Trouble::Told(cause) => (false, Some(cause), None),
             Trouble::Client(error) => (false, None, Some(error)),
         };
+        let question = self.worker.watchdog.question();
         let close = connection.close();
-        drop(kept);
+        drop((question, kept));
         if vitals.violations() > 0 {
-            increment(&self.counters.guard_violations);
+            increment(&self.worker.counters.guard_violations);
         }
         if matches!(close, Err(amiquip::Error::IoThreadPanic)) {
-            increment(&self.counters.panics);
+            increment(&self.worker.counters.panics);
         }
+        let has_bitten = self.worker.watchdog.has_bitten();
         if halt {
             return None;
+        }
+        if has_bitten {
+            increment(&self.worker.counters.answers_overdue);
+            return Some(self.overdue());
         }
         let cause =
             told.or_else(|| connection::true_cause(call, close).map(|error| error.to_string()));
         Some(cause.unwrap_or_else(|| "closed".into()))
+    }
+
+    fn overdue(&self) -> String {
+        let patience = self.worker.watchdog.answer_max();
+        format!("no answer for {} s", patience.as_secs())
     }
 
     /// Connects on a thread of its own, since nothing hurries a name resolution, and takes commands meanwhile: so they
@@ -324,31 +301,41 @@ impl Worker {
         endpoint: &Endpoint,
         vitals: &Arc<Vitals>,
     ) -> Result<Connection, Trouble> {
-        self.take_commands()?;
+        self.worker.take_commands()?;
         let (opened, outcome) = bounded(1);
-        let (endpoint, abort, vitals) = (endpoint.clone(), self.abort.clone(), vitals.clone());
+        let (endpoint, abort, vitals) =
+            (endpoint.clone(), self.worker.abort.clone(), vitals.clone());
+        let attempt = abort.begin();
+        let overdue_at = Instant::now() + self.worker.watchdog.answer_max();
         thread::Builder::new()
             .name("amqp-connect".into())
             .spawn(move || {
                 // Nobody waits for it any more: it is closed again.
-                let _ = opened.send(connection::open(&endpoint, &abort, vitals));
+                let _ = opened.send(connection::open(&endpoint, &abort, attempt, vitals));
             })
             .map_err(|error| Trouble::Told(format!("cannot start a thread: {error}")))?;
-        let commands = self.source.commands.clone();
+        let commands = self.worker.source.commands.clone();
         loop {
-            self.take_commands()?;
+            self.worker.take_commands()?;
             select! {
-                recv(commands) -> told => self.apply(told.map_err(|_| Halt)?)?,
+                recv(commands) -> told => self.worker.apply(told.map_err(|_| Halt)?)?,
                 recv(outcome) -> opened => return match opened {
                     Ok(Ok(connection)) => Ok(connection),
-                    Ok(Err(_)) if self.abort.is_stopping() => Err(Trouble::Halt),
+                    Ok(Err(_)) if self.worker.abort.is_stopping() => Err(Trouble::Halt),
                     Ok(Err(error)) => Err(Trouble::Told(error.to_string())),
                     Err(_) => {
-                        increment(&self.counters.panics);
+                        increment(&self.worker.counters.panics);
                         Err(Trouble::Told("the AMQP client panicked".into()))
                     }
                 },
                 default(IDLE) => {}
+            }
+            if Instant::now() >= overdue_at {
+                // Its thread ends by itself, whenever what it waits for does, and opens nothing any more.
+                self.worker.abort.begin();
+                self.worker.abort.cut();
+                increment(&self.worker.counters.answers_overdue);
+                return Err(Trouble::Told(self.overdue()));
             }
         }
     }
@@ -361,8 +348,10 @@ impl Worker {
         up_since: &mut Option<Instant>,
         kept: &mut Option<Receiver<ConsumerMessage>>,
     ) -> Trouble {
-        let (counters, specs) = (self.counters.clone(), self.options.exchanges.clone());
-        let (channel, queue, mut topology) = match self.prepare(connection, &specs, &counters) {
+        let (counters, specs) = (self.worker.counters.clone(), self.options.exchanges.clone());
+        let watchdog = self.worker.watchdog.clone();
+        let prepared = self.prepare(connection, &specs, &watchdog, &counters);
+        let (channel, queue, mut topology) = match prepared {
             Ok(prepared) => prepared,
             Err(trouble) => return trouble,
         };
@@ -370,27 +359,28 @@ impl Worker {
             log::info!(
                 "amqp: connected to {endpoint}, queue {}, {} bindings in force, {} refused; {unlogged} more not logged",
                 bounded_text(&queue),
-                self.bindings.in_force(),
-                self.bindings.refused()
+                self.worker.bindings.in_force(),
+                self.worker.bindings.refused()
             );
         }
-        self.caught_up = Instant::now();
-        *up_since = Some(self.caught_up);
+        self.worker.caught_up = Instant::now();
+        *up_since = Some(self.worker.caught_up);
         increment(&counters.connects);
         set(&counters.up, 1);
-        if self.tell(FromSource::Up).is_err() || self.report(&mut topology).is_err() {
+        if self.worker.tell(FromSource::Up).is_err() || self.worker.report(&mut topology).is_err() {
             return Trouble::Halt;
         }
         let (abort, source, prefetch) = (
-            self.abort.clone(),
-            self.source.clone(),
+            self.worker.abort.clone(),
+            self.worker.source.clone(),
             self.options.prefetch,
         );
-        thread::scope(|scope| {
+        let trouble = thread::scope(|scope| {
             let (stop, stopped) = bounded(0);
             let (alive, ended) = bounded(0);
             let (behind, is_behind) = bounded(1);
             let (consumer_counters, consumer_abort) = (&*counters, &*abort);
+            let consumer_watchdog = &*watchdog;
             let started = thread::Builder::new()
                 .name("amqp-consume".into())
                 .spawn_scoped(scope, move || {
@@ -403,6 +393,7 @@ impl Worker {
                         counters: consumer_counters,
                         vitals,
                         abort: consumer_abort,
+                        watchdog: consumer_watchdog,
                         stop: stopped,
                         behind,
                     };
@@ -412,7 +403,7 @@ impl Worker {
                 Ok(consuming) => consuming,
                 Err(error) => return Trouble::Told(format!("cannot start a thread: {error}")),
             };
-            let trouble = self.command(&mut topology, &ended, &is_behind);
+            let trouble = self.worker.serve(&mut topology, &ended, &is_behind);
             match trouble {
                 Err(Trouble::Halt) => drop(stop),
                 // What was received before the connection died is still to be handed over: cut it, and the consumer
@@ -443,7 +434,12 @@ impl Worker {
                     Trouble::Told("the consumer panicked, which is a bug".into())
                 }
             }
-        })
+        });
+        // Which closes its channels, and waits for the answers.
+        let question = watchdog.question();
+        drop(topology);
+        drop(question);
+        trouble
     }
 
     /// The consumer's channel, the queue, and everything wanted bound to it.
@@ -451,261 +447,23 @@ impl Worker {
         &mut self,
         connection: &'a mut Connection,
         specs: &'a [Exchange],
+        watchdog: &'a Watchdog,
         counters: &'a AmqpCounters,
     ) -> Result<(Channel, String, Topology<'a>), Trouble> {
+        let question = watchdog.question();
         let channel = connection.open_channel(None)?;
         channel.qos(0, self.options.prefetch, false)?;
         let queue = topology::declare_queue(&channel, self.options.max_queue_length)?;
-        let mut topology = Topology::new(connection, queue.clone(), specs, counters)?;
-        self.restore(&mut topology)?;
+        let mut topology = Topology::new(connection, queue.clone(), specs, watchdog, counters)?;
+        drop(question);
+        self.worker.restore(&mut topology)?;
         Ok((channel, queue, topology))
-    }
-
-    /// Binds what was wanted when the connection began; what the loop asks for meanwhile may come after.
-    fn restore(&mut self, topology: &mut Topology<'_>) -> Result<(), Trouble> {
-        let mut left = self.bindings.queued();
-        while left > 0 {
-            let before = self.bindings.queued();
-            topology.bind_batch(&mut self.bindings)?;
-            left = left.saturating_sub(before.saturating_sub(self.bindings.queued()));
-            self.update_gauges();
-            self.take_commands()?;
-        }
-        let lost = self.bindings.take_lost();
-        if !lost.is_empty() {
-            self.tell(FromSource::Lost(lost))?;
-        }
-        Ok(())
-    }
-
-    /// Serves the loop's commands until the consumer has ended (`Ok`) or there is trouble.
-    fn command(
-        &mut self,
-        topology: &mut Topology<'_>,
-        ended: &Receiver<()>,
-        behind: &Receiver<()>,
-    ) -> Result<(), Trouble> {
-        let started = Instant::now();
-        let (mut retry_at, mut check_at, mut below_at) =
-            (started + RETRY_REFUSED, started, started);
-        let commands = self.source.commands.clone();
-        loop {
-            self.take_commands()?;
-            let now = Instant::now();
-            if self.bindings.queued() > 0 {
-                topology.bind_batch(&mut self.bindings)?;
-            } else {
-                for _ in 0..UNBINDS_A_TURN {
-                    let Some(unwanted) = self.bindings.take_unwanted(now) else {
-                        break;
-                    };
-                    topology.unbind(&unwanted)?;
-                }
-            }
-            self.report(topology)?;
-            if now >= retry_at {
-                retry_at = now + RETRY_REFUSED;
-                if self.bindings.refused() > 0 {
-                    topology.forget_refused();
-                    self.bindings.retry_refused();
-                }
-            }
-            if now >= check_at {
-                check_at = now + CHECK;
-                let length = topology.queue_length()?.unwrap_or_default();
-                if length == 0 {
-                    self.caught_up = now;
-                }
-                if behind.try_recv().is_ok() && self.is_queue_full(length) {
-                    self.tell(FromSource::Overflowed { since: below_at })?;
-                }
-                below_at = now;
-                let share = self.bindings.in_force().div_ceil(RECHECK_PASS);
-                let rechecks = self.bindings.take_rechecks(share.min(RECHECKS_MAX));
-                topology.rebind(&mut self.bindings, &rechecks)?;
-            }
-            let due = self
-                .bindings
-                .next_unwanted()
-                .map_or(IDLE, |at| at.saturating_duration_since(now));
-            let wait = if self.bindings.queued() > 0 {
-                Duration::ZERO
-            } else {
-                due.min(IDLE)
-            };
-            select! {
-                recv(commands) -> told => self.apply(told.map_err(|_| Halt)?)?,
-                recv(ended) -> _ => return Ok(()),
-                default(wait) => {}
-            }
-        }
-    }
-
-    /// Whether the queue is at its length limit, or so near that it may have been since the last look.
-    fn is_queue_full(&mut self, length: u32) -> bool {
-        let Some(limit) = self.options.max_queue_length else {
-            return false;
-        };
-        let full = limit - u32::from(self.options.prefetch).min(limit / 4);
-        if length < full {
-            return false;
-        }
-        increment(&self.counters.overflow_suspicions);
-        if let Some(unlogged) = self.overflows.pass(Instant::now()) {
-            log::warn!(
-                "amqp: the queue is at its limit ({length} of {limit}), the broker drops the oldest events; \
-                 {unlogged} more not logged"
-            );
-        }
-        true
-    }
-
-    /// Tells the loop what is newly in force or refused.
-    fn report(&mut self, topology: &mut Topology<'_>) -> Result<(), Halt> {
-        for refusal in topology.take_refusals() {
-            if let Some(unlogged) = self.refusals.pass(Instant::now()) {
-                log::warn!(
-                    "amqp: refused: {}; {unlogged} more not logged",
-                    bounded_text(&refusal)
-                );
-            }
-        }
-        self.update_gauges();
-        let (lost, bound) = (self.bindings.take_lost(), self.bindings.take_bound());
-        if !lost.is_empty() {
-            self.tell(FromSource::Lost(lost))?;
-        }
-        if !bound.is_empty() {
-            self.tell(FromSource::Bound(bound))?;
-        }
-        Ok(())
-    }
-
-    /// Hands `message` to the loop; while the loop is behind, commands are still taken.
-    fn tell(&mut self, mut message: FromSource) -> Result<(), Halt> {
-        loop {
-            message = match self.source.send_timeout(message, HANDOVER_SLICE) {
-                Ok(()) => return Ok(()),
-                Err(None) => return Err(Halt),
-                Err(Some(message)) => message,
-            };
-            increment(&self.counters.handover_waits);
-            self.take_commands()?;
-        }
-    }
-
-    /// Waits before the next try; commands are taken meanwhile.
-    fn pause(&mut self, pause: Duration) -> Result<(), Halt> {
-        let until = Instant::now() + pause;
-        loop {
-            if self.abort.is_stopping() {
-                return Err(Halt);
-            }
-            match self
-                .source
-                .commands
-                .recv_deadline(until.min(Instant::now() + IDLE))
-            {
-                Ok(commands) => self.apply(commands)?,
-                Err(RecvTimeoutError::Disconnected) => return Err(Halt),
-                Err(RecvTimeoutError::Timeout) if Instant::now() >= until => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-    }
-
-    fn take_commands(&mut self) -> Result<(), Halt> {
-        loop {
-            if self.abort.is_stopping() {
-                return Err(Halt);
-            }
-            match self.source.commands.try_recv() {
-                Ok(commands) => self.apply(commands)?,
-                Err(TryRecvError::Empty) => return Ok(()),
-                Err(TryRecvError::Disconnected) => return Err(Halt),
-            }
-        }
-    }
-
-    fn apply(&mut self, commands: Commands) -> Result<(), Halt> {
-        for command in commands {
-            match command {
-                ToSource::Bind(binding) => self.bind(binding),
-                ToSource::Unbind(binding) => self.bindings.unbind(&binding, Instant::now()),
-                ToSource::Stop => return Err(Halt),
-            }
-        }
-        Ok(())
-    }
-
-    fn bind(&mut self, binding: AmqpBinding) {
-        let bytes = binding.key.len();
-        if self.bindings.bind(binding) {
-            return;
-        }
-        increment(&self.counters.binds_too_long);
-        if let Some(unlogged) = self.too_long.pass(Instant::now()) {
-            log::warn!(
-                "amqp: a binding of {bytes} bytes is above {NAME_BYTES_MAX}, not bound; {unlogged} more not logged"
-            );
-        }
-    }
-
-    fn update_gauges(&self) {
-        set(&self.counters.bindings_wanted, self.bindings.wanted());
-        set(&self.counters.bindings_in_force, self.bindings.in_force());
-        set(&self.counters.bindings_refused, self.bindings.refused());
-    }
-}
-
-/// Pauses between tries: the next broker of the list soon, and after each round of the list twice as long as
-/// before, with jitter, so that the processes that lost one broker do not come back as one.
-struct Backoff {
-    endpoints: usize,
-    failures: usize,
-}
-
-impl Backoff {
-    /// The pause after one more failure: 50 to 100 % of its step, by `random`.
-    fn next(&mut self, random: u32) -> Duration {
-        self.failures = self.failures.saturating_add(1);
-        let rounds = if self.failures.is_multiple_of(self.endpoints) {
-            self.failures / self.endpoints
-        } else {
-            0
-        };
-        let step = BACKOFF_BASE
-            .saturating_mul(1 << rounds.min(16))
-            .min(BACKOFF_MAX);
-        step / 2 + (step / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pauses_double_each_round_of_the_brokers_up_to_three_seconds() {
-        let mut backoff = Backoff {
-            endpoints: 2,
-            failures: 0,
-        };
-        let pauses: Vec<_> = (0..14)
-            .map(|_| backoff.next(u32::MAX).as_millis())
-            .collect();
-        assert_eq!(
-            pauses,
-            [
-                100, 200, 100, 400, 100, 800, 100, 1600, 100, 3000, 100, 3000, 100, 3000
-            ]
-        );
-        let mut least = Backoff {
-            endpoints: 1,
-            failures: 9,
-        };
-        assert_eq!(least.next(0), BACKOFF_MAX / 2);
-    }
 
     #[test]
     fn a_refused_url_keeps_the_thread_from_starting_and_shows_nothing() {
@@ -716,6 +474,7 @@ mod tests {
                 prefetch: 1,
                 max_queue_length: None,
                 exchanges: Vec::new(),
+                answer_max: Duration::from_secs(1),
             };
             let error = spawn(options, source, Arc::default()).expect_err("a refused URL");
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);

@@ -206,6 +206,9 @@ impl Config {
             max_connections_per_account,
             max_accept_rate,
             max_subscriptions,
+            max_bindings_per_session,
+            max_bindings_per_account,
+            max_bindings,
             max_message_bytes,
             max_metadata_bytes,
             max_queued_messages,
@@ -272,6 +275,9 @@ impl Config {
             max_connections_per_account: limit(max_connections_per_account),
             max_accept_rate: max_accept_rate.0.0,
             max_subscriptions: limit(max_subscriptions),
+            max_bindings_per_session: limit(max_bindings_per_session),
+            max_bindings_per_account: limit(max_bindings_per_account),
+            max_bindings: limit(max_bindings),
             max_message_bytes: limit(max_message_bytes),
             max_metadata_bytes: limit(max_metadata_bytes),
             max_queued_messages: limit(max_queued_messages),
@@ -400,6 +406,12 @@ pub struct Config {
     pub max_accept_rate: Option<u32>,
     /// `max_subscriptions`: of one session, 256.
     pub max_subscriptions: Option<usize>,
+    /// `max_bindings_per_session`: AMQP bindings of one session, counted for each subscription, 4096.
+    pub max_bindings_per_session: Option<usize>,
+    /// `max_bindings_per_account`: AMQP bindings that one account has asked for first, 16384.
+    pub max_bindings_per_account: Option<usize>,
+    /// `max_bindings`: AMQP bindings of all sessions, 200000.
+    pub max_bindings: Option<usize>,
     /// `max_message_bytes`: of one command, 65536; above it the session is closed with 1009.
     pub max_message_bytes: Option<usize>,
     /// `max_metadata_bytes`: of `data.metadata`, 4096.

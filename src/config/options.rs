@@ -138,6 +138,15 @@ pub(crate) struct Options {
     /// Subscriptions of one session
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_subscriptions: Setting<Limit<u64>>,
+    /// AMQP bindings of one session, counted for each subscription; call.*.ID alone is nine
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_bindings_per_session: Setting<Limit<u64>>,
+    /// AMQP bindings that the subscribes of one account, that of their token itself, have made
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_bindings_per_account: Setting<Limit<u64>>,
+    /// AMQP bindings in all; a broker comes to its limits at some 200,000 of all its queues together
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_bindings: Setting<Limit<u64>>,
     /// Bytes of one command; beyond it the session is closed (1009)
     #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
     pub(crate) max_message_bytes: Setting<Limit<u64>>,
@@ -227,6 +236,9 @@ impl Default for Options {
             max_connections_per_account: Setting(Limit(None)),
             max_accept_rate: Setting(Limit(None)),
             max_subscriptions: Setting(Limit(Some(256))),
+            max_bindings_per_session: Setting(Limit(Some(4096))),
+            max_bindings_per_account: Setting(Limit(Some(16_384))),
+            max_bindings: Setting(Limit(Some(200_000))),
             max_message_bytes: Setting(Limit(Some(64 << 10))),
             max_metadata_bytes: Setting(Limit(Some(4 << 10))),
             max_queued_messages: Setting(Limit(Some(50))),

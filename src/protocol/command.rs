@@ -139,6 +139,12 @@ pub enum CommandError {
     /// The session would have more subscriptions than this.
     #[error("too many subscriptions (max {0})")]
     TooManySubscriptions(usize),
+    /// The session, or the process, would have more AMQP bindings than this.
+    #[error("too many bindings (max {0})")]
+    TooManyBindings(usize),
+    /// The account would have more AMQP bindings than this.
+    #[error("too many bindings of this account (max {0})")]
+    TooManyBindingsOfAccount(usize),
     /// The token's account has so many sessions already. The session stays what it was.
     #[error("too many sessions of this account (max {0})")]
     TooManySessions(usize),

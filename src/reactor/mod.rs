@@ -66,7 +66,7 @@ use self::socket::Socket;
 use self::sweep::Sweep;
 use self::trim::Trim;
 use crate::config::SlowConsumerPolicy;
-use crate::handoff::{AmqpBinding, FromSource, LoopEnd, ToSource};
+use crate::handoff::{AmqpBinding, Asked, FromSource, LoopEnd, ToSource};
 use crate::limits;
 use crate::protocol::command;
 use crate::protocol::proxy::Preamble;
@@ -491,15 +491,12 @@ impl<S: Socket> Reactor<S> {
             FromSource::Up => self.on_up(now),
             FromSource::Down { since } => self.on_down(self.clock_of(since)),
             FromSource::Lost(bindings) => {
-                for binding in bindings {
-                    if self.hub.broker.is_confirmed(&binding) {
-                        self.lost.entry(binding.clone()).or_insert(now.clock);
+                for lost in bindings {
+                    if self.hub.broker.is_confirmed(&lost.binding) {
+                        self.lost.entry(lost.binding.clone()).or_insert(now.clock);
                     }
-                    for waiter in self.hub.broker.take_refused(&binding) {
+                    for waiter in self.hub.broker.on_lost(&lost) {
                         self.resume(waiter, now, Session::on_refused);
-                    }
-                    if self.hub.broker.on_lost(&binding) {
-                        self.hub.to_source.push(ToSource::Unbind(binding));
                     }
                 }
             }
@@ -540,20 +537,17 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    fn on_bound(&mut self, bindings: Vec<AmqpBinding>, now: Now) {
+    fn on_bound(&mut self, bindings: Vec<Asked>, now: Now) {
         self.take_dark(now);
         let mut lost_since = now.clock;
         let mut healed = HashSet::new();
-        for binding in bindings {
-            if let Some(since) = self.lost.remove(&binding) {
+        for bound in bindings {
+            let waiters = self.hub.broker.on_bound(&bound);
+            if let Some(since) = self.lost.remove(&bound.binding) {
                 lost_since = lost_since.min(since);
-                healed.insert(binding.clone());
+                healed.insert(bound.binding);
             }
-            let bound = self.hub.broker.on_bound(&binding);
-            if bound.must_unbind {
-                self.hub.to_source.push(ToSource::Unbind(binding));
-            }
-            for waiter in bound.waiters {
+            for waiter in waiters {
                 self.resume(waiter, now, Session::on_bound);
             }
         }

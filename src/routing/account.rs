@@ -118,6 +118,17 @@ pub enum Scope {
     Any,
 }
 
+impl Scope {
+    /// The account, when it is one.
+    #[must_use]
+    pub fn account(self) -> Option<AccountId> {
+        match self {
+            Self::One(account) => Some(account),
+            Self::Any => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

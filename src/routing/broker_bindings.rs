@@ -3,16 +3,19 @@
 //! ```text
 //!            acquire (first): tell Bind        bound                 lost
 //! (not here) ------------------------> Pending -----> Confirmed <---------> Lost
-//!            <------------------------                   |           bound    |
-//!              release (last): tell Unbind <-------------+--------------------+
+//!            <---------------------------|---------------+----------bound-----|
+//!              release (last): tell Unbind, whatever the state
 //! ```
 //!
-//! A binding is *in force* when it is confirmed and the source is up. Invariants: `Bind` is told exactly when a
-//! binding enters, `Unbind` exactly when it leaves; while the source is up, a binding whose `Bind` is not answered
-//! does not leave (it waits, without users, for its answer), so at most one `Bind` and one `Unbind` of a binding
-//! are under way and no answer can be taken for a later one's. Waiting tokens exist while a binding is not in
-//! force, and never without a user.
+//! A binding is *in force* when it is confirmed and the source is up. Invariants: `Bind` is told when a binding
+//! enters, `Unbind` when it leaves, which is at once when its last user does, answered or not. Each time that a binding
+//! enters it gets a [ticket](Ticket), which its `Bind` carries and the answer brings back: while a binding waits for
+//! its answer, answers of older tickets are passed over, so none can be taken for a later one's. After the answer there
+//! is nothing older to come, because a source answers in its order. Waiting tokens exist while a binding is not in
+//! force, and never without a user. Each binding counts for the account that it first entered for, as long as it is
+//! here.
 
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -20,10 +23,12 @@ use std::sync::Arc;
 use arcstr::ArcStr;
 use hashbrown::HashTable;
 
-use super::arena::{Arena, NONE, Place};
+use super::account::AccountId;
+use super::account_load::{AccountLoads, AccountTag};
+use super::arena::{Arena, Place};
 use super::shrink_table;
 use super::waiters::{WaitId, Waiters};
-use crate::handoff::AmqpBinding;
+use crate::handoff::{AmqpBinding, Asked, Ticket};
 
 /// Room for bindings waited for that is kept when none is.
 const KEPT_WAITING: usize = 64;
@@ -42,17 +47,17 @@ pub struct Acquired {
     pub id: BindingId,
     /// Whether events for it are delivered already.
     pub is_in_force: bool,
-    /// It is new: the source must be told to bind it.
-    pub must_bind: bool,
+    /// What the source must be told.
+    pub ask: Option<Ask>,
 }
 
-/// What the source's answer comes to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Bound {
-    /// Those that waited for it, in the order in which they began to.
-    pub waiters: Vec<WaiterToken>,
-    /// Nobody needs it any more: the source must be told to unbind it.
-    pub must_unbind: bool,
+/// What the source must be told of a binding that was acquired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// It is new: to bind it, for this account.
+    Bind(Ticket, AccountTag),
+    /// It waits for its answer, and this account is another than the one it entered for.
+    Join(AccountTag),
 }
 
 /// Gauges.
@@ -79,7 +84,8 @@ struct Entry {
     key: ArcStr,
     /// Subscriptions that need it; the next vacant place when this one is.
     users: u32,
-    exchange: u16,
+    /// Whom it counts for.
+    owner: AccountTag,
     /// `None`: a vacant place.
     state: Option<State>,
 }
@@ -89,7 +95,7 @@ impl Place for Entry {
         Self {
             key: ArcStr::new(),
             users: next,
-            exchange: 0,
+            owner: AccountTag::NOBODY,
             state: None,
         }
     }
@@ -99,14 +105,24 @@ impl Place for Entry {
     }
 }
 
+/// The bindings of one exchange.
+#[derive(Debug)]
+struct Exchange {
+    name: Arc<str>,
+    by_key: HashTable<u32>,
+}
+
 /// The AMQP bindings of all subscriptions. All operations cost O(1) but where they say otherwise.
 #[derive(Debug)]
 pub struct BrokerBindings {
     entries: Arena<Entry>,
-    by_key: HashTable<u32>,
     seed: RandomState,
     /// As many as the families name; never freed.
-    exchanges: Vec<Arc<str>>,
+    exchanges: Vec<Exchange>,
+    /// The tickets of those that wait for their answer.
+    tickets: HashMap<u32, Ticket>,
+    next_ticket: Ticket,
+    loads: AccountLoads,
     waiting: Waiters,
     is_source_up: bool,
     counts: BindingCounts,
@@ -124,55 +140,59 @@ impl BrokerBindings {
     pub fn new() -> Self {
         Self {
             entries: Arena::new(),
-            by_key: HashTable::new(),
             seed: RandomState::new(),
             exchanges: Vec::new(),
+            tickets: HashMap::new(),
+            next_ticket: Ticket::default(),
+            loads: AccountLoads::new(),
             waiting: Waiters::new(),
             is_source_up: false,
             counts: BindingCounts::default(),
         }
     }
 
-    /// Adds `users` subscriptions that need `binding`. Linear in the number of exchanges.
-    pub fn acquire(&mut self, binding: &AmqpBinding, users: u32) -> Acquired {
+    /// Adds `users` subscriptions of `account` that need `binding`; `None`: of nobody, whose bindings count for no
+    /// account and take their turns as if of one. Linear in the number of exchanges.
+    pub fn acquire(
+        &mut self,
+        binding: &AmqpBinding,
+        users: u32,
+        account: Option<AccountId>,
+    ) -> Acquired {
         debug_assert!(users > 0);
+        let tag = self.loads.tag(account);
         if let Some(id) = self.find(binding) {
             let entry = &mut self.entries[id];
-            let state = entry.state;
-            if entry.users == 0 {
-                self.counts.wanted += 1;
-            }
             entry.users += users;
-            let is_in_force = self.is_source_up && state == Some(State::Confirmed);
+            let joins = entry.owner != tag && self.tickets.contains_key(&id);
             return Acquired {
                 id: BindingId(id),
-                is_in_force,
-                must_bind: false,
+                is_in_force: self.is_source_up && entry.state == Some(State::Confirmed),
+                ask: joins.then_some(Ask::Join(tag)),
             };
         }
         let exchange = self.exchange_number(&binding.exchange);
-        let hash = self.hash(exchange, &binding.key);
+        let hash = self.seed.hash_one(&*binding.key);
         let entry = Entry {
             key: binding.key.clone(),
             users,
-            exchange,
+            owner: tag,
             state: Some(State::Pending),
         };
         let id = self.entries.insert(entry);
-        let Self {
-            by_key,
-            entries,
-            seed,
-            ..
-        } = self;
-        by_key.insert_unique(hash, id, |id| {
-            seed.hash_one((entries[*id].exchange, &*entries[*id].key))
-        });
+        let ticket = self.next_ticket;
+        self.next_ticket = ticket.next();
+        self.tickets.insert(id, ticket);
+        self.loads.add(tag);
+        let (entries, seed) = (&self.entries, &self.seed);
+        self.exchanges[exchange]
+            .by_key
+            .insert_unique(hash, id, |id| seed.hash_one(&*entries[*id].key));
         self.counts.wanted += 1;
         Acquired {
             id: BindingId(id),
             is_in_force: false,
-            must_bind: true,
+            ask: Some(Ask::Bind(ticket, tag)),
         }
     }
 
@@ -188,21 +208,32 @@ impl BrokerBindings {
             entry.users >= users,
             "{binding:?} was released more often than acquired"
         );
-        let was_wanted = entry.users > 0;
         entry.users = entry.users.saturating_sub(users);
-        if entry.users > 0 || !was_wanted {
+        if entry.users > 0 {
             return false;
         }
         self.counts.wanted -= 1;
         self.waiting.remove(&id);
-        match self.entries[id].state {
-            Some(State::Pending) if self.is_source_up => return false,
+        match entry.state {
             Some(State::Confirmed) => self.counts.confirmed -= 1,
             Some(State::Lost) => self.counts.lost -= 1,
-            Some(State::Pending) | None => {}
+            Some(State::Pending) | None => self.answered(id),
         }
-        self.remove(id);
+        self.remove(&binding.exchange, id);
         true
+    }
+
+    /// How many of `bindings`, each named once, nobody needs yet. Linear in them.
+    #[must_use]
+    pub fn new_among<'b>(&self, bindings: impl IntoIterator<Item = &'b AmqpBinding>) -> usize {
+        let is_new = |binding: &&AmqpBinding| self.find(binding).is_none();
+        bindings.into_iter().filter(is_new).count()
+    }
+
+    /// How many bindings count for `account`, or a little more ([`AccountLoads`]).
+    #[must_use]
+    pub fn load(&self, account: AccountId) -> usize {
+        self.loads.of(self.loads.tag(Some(account)))
     }
 
     /// Whether events for a binding that the caller has acquired are delivered.
@@ -245,34 +276,22 @@ impl BrokerBindings {
         self.waiting.stop(wait, id.0, token);
     }
 
-    /// The source says that the broker refuses `binding`: takes out those that waited for it, in the order in which
-    /// they began to. To be called before [`BrokerBindings::on_lost`]. Linear in them.
-    pub fn take_refused(&mut self, binding: &AmqpBinding) -> Vec<WaiterToken> {
-        let id = self.find(binding);
-        id.and_then(|id| self.waiting.remove(&id))
-            .unwrap_or_default()
-    }
-
-    /// The source says that `binding` is in force. One that is not here (its `Unbind` is under way) is ignored.
-    pub fn on_bound(&mut self, binding: &AmqpBinding) -> Bound {
-        let Some(id) = self.find(binding) else {
-            return Bound::default();
+    /// The source says that a binding is in force: those that waited for it, in the order in which they began to. An
+    /// answer that is not the one waited for is passed over.
+    pub fn on_bound(&mut self, bound: &Asked) -> Vec<WaiterToken> {
+        let Some(id) = self.find_asked(bound) else {
+            return Vec::new();
         };
-        let entry = &mut self.entries[id];
-        if entry.users == 0 {
-            self.remove(id);
-            return Bound {
-                waiters: Vec::new(),
-                must_unbind: true,
-            };
-        }
-        match entry.state.replace(State::Confirmed) {
+        match self.entries[id].state.replace(State::Confirmed) {
             Some(State::Confirmed) => {}
             Some(State::Lost) => {
                 self.counts.lost -= 1;
                 self.counts.confirmed += 1;
             }
-            Some(State::Pending) | None => self.counts.confirmed += 1,
+            Some(State::Pending) | None => {
+                self.answered(id);
+                self.counts.confirmed += 1;
+            }
         }
         let waiters = if self.is_source_up {
             self.waiting.remove(&id).unwrap_or_default()
@@ -282,32 +301,27 @@ impl BrokerBindings {
         if self.waiting.is_empty() {
             self.waiting.shrink_to(KEPT_WAITING);
         }
-        Bound {
-            waiters,
-            must_unbind: false,
-        }
+        waiters
     }
 
-    /// The source says that `binding` is wanted and not in force; true: nobody needs it any more, and the source
-    /// must be told to unbind it.
-    pub fn on_lost(&mut self, binding: &AmqpBinding) -> bool {
-        let Some(id) = self.find(binding) else {
-            return false;
+    /// The source says that a binding is wanted and not in force: takes out those that waited for it, in the order in
+    /// which they began to. An answer that is not the one waited for is passed over. Linear in those that waited.
+    pub fn on_lost(&mut self, lost: &Asked) -> Vec<WaiterToken> {
+        let Some(id) = self.find_asked(lost) else {
+            return Vec::new();
         };
-        let entry = &mut self.entries[id];
-        if entry.users == 0 {
-            self.remove(id);
-            return true;
-        }
-        match entry.state.replace(State::Lost) {
+        match self.entries[id].state.replace(State::Lost) {
             Some(State::Lost) => {}
             Some(State::Confirmed) => {
                 self.counts.confirmed -= 1;
                 self.counts.lost += 1;
             }
-            Some(State::Pending) | None => self.counts.lost += 1,
+            Some(State::Pending) | None => {
+                self.answered(id);
+                self.counts.lost += 1;
+            }
         }
-        false
+        self.waiting.remove(&id).unwrap_or_default()
     }
 
     /// The source is connected, and what was confirmed before is in force again; what was not still waits for its
@@ -350,49 +364,55 @@ impl BrokerBindings {
         self.waiting.len()
     }
 
-    fn exchange_number(&mut self, name: &Arc<str>) -> u16 {
-        let known = self.exchanges.iter().position(|known| known == name);
-        let number = known.unwrap_or_else(|| {
-            self.exchanges.push(name.clone());
+    fn exchange_number(&mut self, name: &Arc<str>) -> usize {
+        self.known_exchange(name).unwrap_or_else(|| {
+            self.exchanges.push(Exchange {
+                name: name.clone(),
+                by_key: HashTable::new(),
+            });
             self.exchanges.len() - 1
-        });
-        u16::try_from(number).expect("families name few exchanges")
+        })
+    }
+
+    fn known_exchange(&self, name: &str) -> Option<usize> {
+        self.exchanges.iter().position(|known| *known.name == *name)
     }
 
     fn find(&self, binding: &AmqpBinding) -> Option<u32> {
-        let exchange = self
-            .exchanges
-            .iter()
-            .position(|known| *known == binding.exchange)?;
-        let exchange = u16::try_from(exchange).ok()?;
-        let is_it = |id: &u32| {
-            let entry = &self.entries[*id];
-            entry.exchange == exchange && entry.key == binding.key
-        };
-        self.by_key
-            .find(self.hash(exchange, &binding.key), is_it)
+        let exchange = &self.exchanges[self.known_exchange(&binding.exchange)?];
+        let is_it = |id: &u32| self.entries[*id].key == binding.key;
+        exchange
+            .by_key
+            .find(self.seed.hash_one(&*binding.key), is_it)
             .copied()
     }
 
-    fn remove(&mut self, id: u32) {
-        debug_assert_ne!(id, NONE);
-        let hash = self.hash(self.entries[id].exchange, &self.entries[id].key);
-        let entry = self.by_key.find_entry(hash, |other| *other == id);
-        entry.expect("every entry is in the table").remove();
-        self.entries.remove(id);
-        let Self {
-            by_key,
-            entries,
-            seed,
-            ..
-        } = self;
-        shrink_table(by_key, |id| {
-            seed.hash_one((entries[*id].exchange, &*entries[*id].key))
-        });
+    /// The binding that an answer is about, unless it waits for another answer.
+    fn find_asked(&self, asked: &Asked) -> Option<u32> {
+        let id = self.find(&asked.binding)?;
+        let ticket = self.tickets.get(&id);
+        ticket
+            .is_none_or(|ticket| *ticket == asked.ticket)
+            .then_some(id)
     }
 
-    fn hash(&self, exchange: u16, key: &str) -> u64 {
-        self.seed.hash_one((exchange, key))
+    /// It does not wait for its answer any more.
+    fn answered(&mut self, id: u32) {
+        self.tickets.remove(&id);
+        if self.tickets.is_empty() {
+            self.tickets.shrink_to(KEPT_WAITING);
+        }
+    }
+
+    fn remove(&mut self, exchange: &str, id: u32) {
+        let number = self.known_exchange(exchange);
+        let Exchange { by_key, .. } = &mut self.exchanges[number.expect("it has a binding")];
+        let hash = self.seed.hash_one(&*self.entries[id].key);
+        let entry = by_key.find_entry(hash, |other| *other == id);
+        entry.expect("every entry is in the table").remove();
+        self.loads.take(self.entries.remove(id).owner);
+        let (entries, seed) = (&self.entries, &self.seed);
+        shrink_table(by_key, |id| seed.hash_one(&*entries[*id].key));
     }
 }
 
@@ -407,6 +427,29 @@ mod tests {
         }
     }
 
+    /// The answer to the latest `Bind` of a binding that is here; to any, when it is answered already.
+    fn asked(bindings: &BrokerBindings, binding: &AmqpBinding) -> Asked {
+        let id = bindings.find(binding).expect("it was acquired");
+        Asked {
+            binding: binding.clone(),
+            ticket: bindings.tickets.get(&id).copied().unwrap_or_default(),
+        }
+    }
+
+    fn bound(bindings: &mut BrokerBindings, binding: &AmqpBinding) -> Vec<WaiterToken> {
+        let asked = asked(bindings, binding);
+        bindings.on_bound(&asked)
+    }
+
+    fn lost(bindings: &mut BrokerBindings, binding: &AmqpBinding) {
+        let asked = asked(bindings, binding);
+        bindings.on_lost(&asked);
+    }
+
+    fn account(number: u32) -> Option<AccountId> {
+        AccountId::parse(&format!("{number:032x}"))
+    }
+
     fn up() -> BrokerBindings {
         let mut bindings = BrokerBindings::new();
         assert!(bindings.on_up().is_empty());
@@ -416,30 +459,30 @@ mod tests {
     #[test]
     fn the_source_is_told_at_the_first_user_and_at_the_last() {
         let (mut bindings, key) = (up(), binding("call.*.*"));
-        let first = bindings.acquire(&key, 1);
-        assert!(first.must_bind && !first.is_in_force);
+        let first = bindings.acquire(&key, 1, None);
+        assert!(first.ask.is_some() && !first.is_in_force);
         assert_eq!(
-            bindings.acquire(&key, 1),
+            bindings.acquire(&key, 1, None),
             Acquired {
                 id: first.id,
                 is_in_force: false,
-                must_bind: false
+                ask: None
             }
         );
-        assert_eq!(bindings.on_bound(&key), Bound::default());
+        assert!(bound(&mut bindings, &key).is_empty());
         assert_eq!(
-            bindings.acquire(&key, 3),
+            bindings.acquire(&key, 3, None),
             Acquired {
                 id: first.id,
                 is_in_force: true,
-                must_bind: false
+                ask: None
             }
         );
         assert!(!bindings.release(&key, 4));
         assert!(bindings.is_in_force(first.id));
         assert!(bindings.release(&key, 1));
         assert_eq!(bindings.counts(), BindingCounts::default());
-        assert!(bindings.acquire(&key, 1).must_bind);
+        assert!(bindings.acquire(&key, 1, None).ask.is_some());
     }
 
     #[test]
@@ -449,97 +492,122 @@ mod tests {
             exchange: "other".into(),
             key: "a.b".into(),
         };
-        assert!(bindings.acquire(&binding("a.b"), 1).must_bind);
-        assert!(bindings.acquire(&other, 1).must_bind);
-        bindings.on_bound(&other);
-        assert!(!bindings.acquire(&binding("a.b"), 1).is_in_force);
+        assert!(bindings.acquire(&binding("a.b"), 1, None).ask.is_some());
+        assert!(bindings.acquire(&other, 1, None).ask.is_some());
+        bound(&mut bindings, &other);
+        assert!(!bindings.acquire(&binding("a.b"), 1, None).is_in_force);
     }
 
     #[test]
-    fn a_binding_without_an_answer_leaves_only_when_the_answer_is_there() {
+    fn a_binding_without_an_answer_leaves_at_once_and_the_answer_is_for_nobody() {
         let (mut bindings, key) = (up(), binding("call.*.*"));
-        bindings.acquire(&key, 1);
-        assert!(!bindings.release(&key, 1), "its Bind is under way");
-        assert!(
-            !bindings.acquire(&key, 1).must_bind,
-            "its Bind is under way"
-        );
-        assert!(!bindings.release(&key, 1));
-        assert_eq!(
-            bindings.on_bound(&key),
-            Bound {
-                waiters: vec![],
-                must_unbind: true
-            }
-        );
-        assert_eq!(bindings.on_bound(&key), Bound::default());
-        assert!(bindings.acquire(&key, 1).must_bind);
+        bindings.acquire(&key, 1, None);
+        let first = asked(&bindings, &key);
+        assert!(bindings.release(&key, 1));
+        bindings.on_lost(&first);
+        assert!(bindings.on_bound(&first).is_empty());
+        assert_eq!(bindings.counts(), BindingCounts::default());
+        let id = bindings.acquire(&key, 1, None).id;
+        bindings.wait(id, 7);
+        let second = asked(&bindings, &key);
+        assert!(bindings.on_bound(&first).is_empty() && !bindings.is_in_force(id));
+        bindings.on_lost(&first);
+        assert_eq!(bindings.counts().lost, 0);
+        assert_eq!(bindings.on_bound(&second), [7]);
+        assert!(bindings.is_in_force(id) && bindings.tickets.is_empty());
+    }
 
-        assert!(!bindings.release(&key, 1));
-        assert!(bindings.on_lost(&key), "refused, and not needed");
-        bindings.on_down();
-        bindings.acquire(&key, 1);
-        assert!(
-            bindings.release(&key, 1),
-            "nothing is kept for a source that is away"
-        );
+    #[test]
+    fn another_account_joins_what_waits_and_nothing_else() {
+        let (mut bindings, key) = (up(), binding("call.*.*"));
+        let tags = [1, 2].map(|number| bindings.loads.tag(account(number)));
+        let mut ask = |number| bindings.acquire(&key, 1, account(number)).ask;
+        assert!(matches!(ask(1), Some(Ask::Bind(_, tag)) if tag == tags[0]));
+        assert_eq!(ask(1), None);
+        assert_eq!(ask(2), Some(Ask::Join(tags[1])));
+        assert_eq!(ask(2), Some(Ask::Join(tags[1])));
+        bound(&mut bindings, &key);
+        assert_eq!(bindings.acquire(&key, 1, account(2)).ask, None);
+    }
+
+    #[test]
+    fn each_binding_counts_for_the_account_that_it_entered_for_until_it_leaves() {
+        let mut bindings = up();
+        let load = |bindings: &BrokerBindings| {
+            [1, 2].map(|number| bindings.load(account(number).expect("an id")))
+        };
+        for key in ["a", "b"] {
+            bindings.acquire(&binding(key), 1, account(1));
+            bindings.acquire(&binding(key), 2, account(2));
+        }
+        bindings.acquire(&binding("c"), 1, account(2));
+        bindings.acquire(&binding("d"), 1, None);
+        assert_eq!(load(&bindings), [2, 1]);
+        let keys = ["a", "b", "c", "d", "e"].map(binding);
+        assert_eq!(bindings.new_among(&keys), 1);
+        bindings.release(&binding("a"), 1);
+        assert_eq!(load(&bindings), [2, 1]);
+        bindings.release(&binding("a"), 2);
+        bindings.release(&binding("c"), 1);
+        bindings.release(&binding("d"), 1);
+        assert_eq!(load(&bindings), [1, 0]);
     }
 
     #[test]
     fn waiters_are_told_once_in_their_order_and_not_after_giving_up() {
         let (mut bindings, key) = (up(), binding("call.*.*"));
-        let id = bindings.acquire(&key, 4).id;
+        let id = bindings.acquire(&key, 4, None).id;
         let waits = [3, 1, 2, 9].map(|token| bindings.wait(id, token));
         bindings.stop_waiting(id, waits[1], 1);
         assert!(!bindings.release(&key, 1));
-        assert_eq!(bindings.on_bound(&key).waiters, [3, 2, 9]);
-        assert_eq!(bindings.on_bound(&key).waiters, Vec::<WaiterToken>::new());
+        assert_eq!(bound(&mut bindings, &key), [3, 2, 9]);
+        assert_eq!(bound(&mut bindings, &key), Vec::<WaiterToken>::new());
         assert_eq!(bindings.waiters(), 0);
     }
 
     #[test]
     fn waiters_go_with_the_last_user() {
         let (mut bindings, key) = (up(), binding("call.*.*"));
-        let id = bindings.acquire(&key, 1).id;
+        let id = bindings.acquire(&key, 1, None).id;
         bindings.wait(id, 1);
         bindings.release(&key, 1);
         assert_eq!(bindings.waiters(), 0);
-        let id = bindings.acquire(&key, 1).id;
+        let id = bindings.acquire(&key, 1, None).id;
         bindings.wait(id, 2);
-        assert_eq!(bindings.on_bound(&key).waiters, [2]);
+        assert_eq!(bound(&mut bindings, &key), [2]);
     }
 
     #[test]
     fn nothing_is_in_force_while_the_source_is_away_and_what_was_confirmed_returns_with_it() {
         let (mut bindings, old, new) = (up(), binding("old"), binding("new"));
-        let id = bindings.acquire(&old, 1).id;
-        bindings.on_bound(&old);
+        let id = bindings.acquire(&old, 1, None).id;
+        bound(&mut bindings, &old);
         bindings.on_down();
         assert_eq!((bindings.in_force(), bindings.is_in_force(id)), (0, false));
-        assert!(!bindings.acquire(&old, 1).is_in_force);
+        assert!(!bindings.acquire(&old, 1, None).is_in_force);
         bindings.wait(id, 1);
-        let new_id = bindings.acquire(&new, 1).id;
+        let new_id = bindings.acquire(&new, 1, None).id;
         bindings.wait(new_id, 2);
         assert_eq!(bindings.on_up(), [1]);
         assert!(bindings.is_in_force(id) && !bindings.is_in_force(new_id));
-        assert_eq!(bindings.on_bound(&new).waiters, [2]);
+        assert_eq!(bound(&mut bindings, &new), [2]);
     }
 
     #[test]
     fn an_answer_before_up_leaves_its_waiters_to_up() {
         let (mut bindings, key) = (BrokerBindings::new(), binding("call.*.*"));
-        let id = bindings.acquire(&key, 1).id;
+        let id = bindings.acquire(&key, 1, None).id;
         bindings.wait(id, 5);
-        assert_eq!(bindings.on_bound(&key).waiters, Vec::<WaiterToken>::new());
+        assert_eq!(bound(&mut bindings, &key), Vec::<WaiterToken>::new());
         assert_eq!(bindings.on_up(), [5]);
     }
 
     #[test]
     fn a_lost_binding_is_not_in_force_until_it_is_bound_again() {
         let (mut bindings, key) = (up(), binding("call.*.*"));
-        let id = bindings.acquire(&key, 1).id;
-        bindings.on_bound(&key);
-        assert!(!bindings.on_lost(&key));
+        let id = bindings.acquire(&key, 1, None).id;
+        bound(&mut bindings, &key);
+        lost(&mut bindings, &key);
         assert_eq!(
             bindings.counts(),
             BindingCounts {
@@ -552,7 +620,7 @@ mod tests {
         bindings.on_down();
         bindings.on_up();
         assert!(!bindings.is_in_force(id), "Up does not speak for the lost");
-        bindings.on_bound(&key);
+        bound(&mut bindings, &key);
         assert_eq!(
             bindings.counts(),
             BindingCounts {

@@ -331,6 +331,14 @@ impl Families {
         self.append_bindings(resolved, months.iter(), true, out);
     }
 
+    /// How many AMQP bindings a subscription has, or more when some are equal; renders none.
+    #[must_use]
+    pub fn amqp_binding_count(&self, resolved: &Resolved<'_>, months: ActiveMonths) -> usize {
+        let rule = self.rule(resolved.rule);
+        let words = self.variables(resolved);
+        rule.amqp_key_count(&words, resolved.scope, months.iter().count())
+    }
+
     /// Appends those AMQP bindings of a subscription that hold a month, for these months: what a roll-over binds
     /// ([`ActiveMonths::without`]) and releases. None for scope `*`, whose keys hold no month.
     pub fn monthly_bindings(

@@ -3,6 +3,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`account`] | account ids and what a subscription's account may be |
+//! | [`account_load`] | how many AMQP bindings each account has |
 //! | [`words`] | escaping and splitting the words of keys |
 //! | [`month`] | the months whose databases a subscription follows |
 //! | [`families`] | the one table of binding families, and what a client binding means under it |
@@ -12,6 +13,7 @@
 //! | `arena`, `interner` | the dense storage under the last three |
 
 pub mod account;
+pub mod account_load;
 mod arena;
 pub mod broker_bindings;
 pub mod families;

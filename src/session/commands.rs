@@ -28,6 +28,7 @@ use crate::routing::month::ActiveMonths;
 use crate::routing::waiters::WaitId;
 
 use super::Session;
+use super::binding_quota;
 use super::hub::{Hub, Now};
 use super::id::ConnId;
 use super::replies::{self, Reply};
@@ -65,6 +66,8 @@ pub(super) struct Wanted {
     pub(super) scope: Scope,
     pub(super) superduper: bool,
     pub(super) realm: Option<Arc<str>>,
+    /// Whom the AMQP bindings count for.
+    pub(super) account: Option<AccountId>,
     /// Each once; each resolves.
     pub(super) bindings: Vec<Box<str>>,
 }
@@ -78,7 +81,10 @@ impl Wanted {
     }
 
     /// What the bindings mean. They resolved before, and the families do not change, so none is left out.
-    fn resolved<'a>(&'a self, families: &'a Families) -> impl Iterator<Item = Resolved<'a>> {
+    fn resolved<'a>(
+        &'a self,
+        families: &'a Families,
+    ) -> impl Iterator<Item = Resolved<'a>> + Clone {
         self.bindings
             .iter()
             .filter_map(|binding| families.resolve(binding, self.scope, self.rights()).ok())
@@ -152,6 +158,12 @@ impl Refusals {
             }
             Self::Command(CommandError::TooManySessions(_)) => {
                 &mut metrics.commands_refused_account_total
+            }
+            Self::Command(CommandError::TooManyBindings(_)) => {
+                &mut metrics.commands_refused_bindings_total
+            }
+            Self::Command(CommandError::TooManyBindingsOfAccount(_)) => {
+                &mut metrics.commands_refused_account_bindings_total
             }
             Self::Command(_) | Self::Bindings(_) => return,
         };
@@ -309,7 +321,7 @@ impl Session {
             } => {
                 let wanted = self.authorise(&account_id, &bindings, &identity, hub)?;
                 let request_id = command.request_id.as_deref();
-                Ok(self.subscribe(wanted, request_id, reply_id, id, hub, now)?)
+                self.subscribe(wanted, request_id, reply_id, id, hub, now)
             }
         }
     }
@@ -382,6 +394,7 @@ impl Session {
             scope,
             superduper,
             realm,
+            account: binding_quota::account_of(identity, scope),
             bindings: Vec::new(),
         };
         let max = hub.limits.subscriptions_max;
@@ -437,7 +450,16 @@ impl Session {
         id: ConnId,
         hub: &mut Hub,
         now: Now,
-    ) -> Result<Outcome, CommandError> {
+    ) -> Result<Outcome, Refusals> {
+        let quota = hub.limits.bindings;
+        let mine = || {
+            let live = hub.index.subscriptions(&self.subscriptions);
+            let waiting = self.replies().into_iter().flat_map(|all| all.waiting());
+            let waiting = waiting.flat_map(|(_, one)| one.wanted.resolved(&hub.families));
+            live.chain(waiting)
+        };
+        let new = wanted.resolved(&hub.families);
+        quota.check(mine, new, wanted.account, hub)?;
         let due = hub.deadlines.command.due(now.clock);
         let request_id = request_id.map(Box::from);
         let mut waiting = Waiting {
@@ -460,12 +482,12 @@ impl Session {
             Progress::Waits => {
                 hub.metrics.subscribes_given_up_total += 1;
                 release_leases(&mut waiting, token, hub);
-                Err(CommandError::EventSourceUnavailable)
+                Err(CommandError::EventSourceUnavailable.into())
             }
             Progress::Refused => {
                 hub.metrics.subscribes_refused_total += 1;
                 release_leases(&mut waiting, token, hub);
-                Err(CommandError::EventSourceUnavailable)
+                Err(CommandError::EventSourceUnavailable.into())
             }
         }
     }
@@ -500,7 +522,7 @@ impl Session {
         );
         hub.carry_out(&moves);
         for binding in &held {
-            hub.acquire(binding);
+            hub.acquire(binding, waiting.wanted.account);
         }
         for lease in waiting.leases.drain(..) {
             hub.release(&lease.binding);
@@ -807,7 +829,7 @@ fn lease_months(waiting: &mut Waiting, hub: &mut Hub) {
     bindings.retain(|binding| waiting.key(&binding.exchange, &binding.key).is_none());
     waiting.leases.reserve_exact(bindings.len());
     for binding in bindings {
-        let id = hub.acquire(&binding).id;
+        let id = hub.acquire(&binding, waiting.wanted.account).id;
         waiting.leases.push(Lease {
             binding,
             id,

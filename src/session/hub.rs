@@ -19,11 +19,12 @@ use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::protocol::handshake::Refusal;
 use crate::protocol::proxy::Proxies;
 use crate::routing::account::AccountId;
-use crate::routing::broker_bindings::{Acquired, BrokerBindings};
+use crate::routing::broker_bindings::{Acquired, Ask, BrokerBindings};
 use crate::routing::families::Families;
 use crate::routing::index::SubscriptionIndex;
 use crate::routing::month::{ActiveMonths, FollowedMonths};
 
+use super::binding_quota::BindingQuota;
 use super::bucket::BucketRule;
 use super::deadlines::{Deadlines, Timeouts};
 use super::id::Peers;
@@ -53,6 +54,8 @@ pub struct SessionLimits {
     pub metadata_bytes_max: usize,
     /// `max_subscriptions`.
     pub subscriptions_max: usize,
+    /// `max_bindings_per_session`, `max_bindings_per_account`, `max_bindings`.
+    pub bindings: BindingQuota,
     /// `slow_consumer`.
     pub slow_consumer: SlowConsumerPolicy,
     /// `max_queued_messages`.
@@ -88,6 +91,7 @@ impl SessionLimits {
             },
             metadata_bytes_max: unlimited(config.max_metadata_bytes),
             subscriptions_max: unlimited(config.max_subscriptions),
+            bindings: BindingQuota::new(config),
             slow_consumer: config.slow_consumer,
             queued_messages_max: unlimited(config.max_queued_messages),
             outbox_bytes_max: unlimited(config.max_outbox_bytes),
@@ -255,17 +259,31 @@ impl Hub {
         }
     }
 
-    /// Counts one more user of a binding and asks the source for it when it is the first.
-    pub fn acquire(&mut self, binding: &AmqpBinding) -> Acquired {
-        self.acquire_for(binding, 1)
+    /// Counts one more user of a binding, of `account`, and asks the source for it when it is the first.
+    pub fn acquire(&mut self, binding: &AmqpBinding, account: Option<AccountId>) -> Acquired {
+        self.acquire_for(binding, 1, account)
     }
 
     /// As [`Hub::acquire`], for so many users.
-    pub fn acquire_for(&mut self, binding: &AmqpBinding, users: u32) -> Acquired {
-        let acquired = self.broker.acquire(binding, users);
-        if acquired.must_bind {
-            self.to_source.push(ToSource::Bind(binding.clone()));
-        }
+    pub fn acquire_for(
+        &mut self,
+        binding: &AmqpBinding,
+        users: u32,
+        account: Option<AccountId>,
+    ) -> Acquired {
+        let acquired = self.broker.acquire(binding, users, account);
+        let binding = || binding.clone();
+        self.to_source.extend(acquired.ask.map(|ask| match ask {
+            Ask::Bind(ticket, account) => ToSource::Bind {
+                binding: binding(),
+                ticket,
+                account,
+            },
+            Ask::Join(account) => ToSource::Join {
+                binding: binding(),
+                account,
+            },
+        }));
         acquired
     }
 

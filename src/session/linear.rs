@@ -11,7 +11,7 @@ use super::replies::slot_and_number;
 use super::{Door, Message, Session};
 use crate::auth::Authenticator;
 use crate::config::{self, Startup};
-use crate::handoff::ToSource;
+use crate::handoff::{Asked, ToSource};
 use crate::protocol::proxy::Preamble;
 use crate::routing::families::Families;
 use crate::routing::month::{ActiveMonths, FollowedMonths};
@@ -87,10 +87,13 @@ impl World {
     /// The source confirms all that it is asked for.
     fn bind_all(&mut self) {
         for command in std::mem::take(&mut self.hub.to_source) {
-            let ToSource::Bind(binding) = command else {
+            let ToSource::Bind {
+                binding, ticket, ..
+            } = command
+            else {
                 continue;
             };
-            for waiter in self.hub.broker.on_bound(&binding).waiters {
+            for waiter in self.hub.broker.on_bound(&Asked { binding, ticket }) {
                 let (slot, number) = slot_and_number(waiter);
                 let session = &mut self.sessions[slot as usize];
                 session.on_bound(number, id(slot), &mut self.hub, NOW);

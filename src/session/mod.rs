@@ -26,6 +26,7 @@
 //! | [`liveness`] | who is silent, dead or idle |
 //! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, timeouts, close reasons, names |
 
+pub mod binding_quota;
 pub mod bucket;
 pub mod close;
 mod commands;

@@ -14,6 +14,7 @@ use crate::routing::families::Rights;
 use crate::routing::index::{Revised, Revision};
 
 use super::Session;
+use super::binding_quota;
 use super::close::CloseReason;
 use super::hub::{Hub, Now, SourceState};
 use super::id::ConnId;
@@ -113,13 +114,16 @@ impl Session {
                     moved += 1;
                 }
                 Revised::Joined(resolved) => {
-                    families.amqp_bindings(&resolved, months.now(), &mut wanted);
+                    let account = binding_quota::account_of(identity, resolved.scope());
+                    let mut bindings = Vec::new();
+                    families.amqp_bindings(&resolved, months.now(), &mut bindings);
+                    wanted.extend(bindings.into_iter().map(|binding| (binding, account)));
                 }
             },
         );
         hub.metrics.subscriptions_moved_total += moved;
-        for binding in wanted {
-            let acquired = hub.acquire(&binding);
+        for (binding, account) in wanted {
+            let acquired = hub.acquire(&binding, account);
             // While the source is away, its return speaks for all that is missed until then.
             if !acquired.is_in_force && hub.source == SourceState::Up {
                 hub.dark.push(binding);

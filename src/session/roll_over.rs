@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use crate::handoff::AmqpBinding;
 use crate::limits;
+use crate::routing::account::AccountId;
 use crate::routing::families::{Families, Resolved};
 use crate::routing::month::{ActiveMonths, FollowedMonths, Month};
 
@@ -42,8 +43,8 @@ pub(super) struct RollOver {
 /// The AMQP bindings that groups acquire and release as they are brought on.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    acquired: Vec<(AmqpBinding, u32)>,
-    released: Vec<(AmqpBinding, u32)>,
+    acquired: Vec<(AmqpBinding, u32, Option<AccountId>)>,
+    released: Vec<(AmqpBinding, u32, Option<AccountId>)>,
 }
 
 impl Moves {
@@ -56,13 +57,19 @@ impl Moves {
         users: u32,
     ) {
         let (before, now) = (months.before(), months.now());
+        // Who asked is not known here: they count for the account that they are for.
+        let account = resolved.scope().account();
         for (months, moved) in [
             (now.without(before), &mut self.acquired),
             (before.without(now), &mut self.released),
         ] {
             let mut bindings = Vec::new();
             families.monthly_bindings(resolved, months, &mut bindings);
-            moved.extend(bindings.into_iter().map(|binding| (binding, users)));
+            moved.extend(
+                bindings
+                    .into_iter()
+                    .map(|binding| (binding, users, account)),
+            );
         }
     }
 }
@@ -70,10 +77,10 @@ impl Moves {
 impl Hub {
     /// Acquires, then releases.
     pub(super) fn carry_out(&mut self, moves: &Moves) {
-        for (binding, users) in &moves.acquired {
-            self.acquire_for(binding, *users);
+        for (binding, users, account) in &moves.acquired {
+            self.acquire_for(binding, *users, *account);
         }
-        for (binding, users) in &moves.released {
+        for (binding, users, _) in &moves.released {
             self.release_for(binding, *users);
         }
     }

@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_hundred_thousand_events_a_second_are_handed_over_in_order_under_back_pressure() {
-        let the_loop = Loop::start(
+        let mut the_loop = Loop::start(
             &SourceConfig::Demo {
                 rate: 100_000.0,
                 accounts: 7,

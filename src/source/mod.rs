@@ -24,7 +24,7 @@ use std::time::Instant;
 use crossbeam_channel::{RecvTimeoutError, TryRecvError};
 
 use crate::config::SourceConfig;
-use crate::handoff::{Commands, FromSource, LoopGone, SourceEnd, ToSource};
+use crate::handoff::{Asked, Commands, FromSource, LoopGone, SourceEnd, ToSource};
 
 /// Why an embedded source cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -141,8 +141,10 @@ fn answer(source: &SourceEnd, first: Commands) -> Result<Heard, Ended> {
     let all = std::iter::once(first).chain(source.commands.try_iter());
     for command in all.flatten() {
         match command {
-            ToSource::Bind(binding) => bound.push(binding),
-            ToSource::Unbind(_) => {}
+            ToSource::Bind {
+                binding, ticket, ..
+            } => bound.push(Asked { binding, ticket }),
+            ToSource::Join { .. } | ToSource::Unbind(_) => {}
             ToSource::Stop => return Err(Ended),
         }
     }
@@ -165,8 +167,11 @@ mod testing {
 
     use super::spawn;
     use crate::config::SourceConfig;
-    use crate::handoff::{AmqpBinding, FromSource, LoopEnd, LoopWaker, ToSource, handoff_bounded};
+    use crate::handoff::{
+        AmqpBinding, Asked, FromSource, LoopEnd, LoopWaker, Ticket, ToSource, handoff_bounded,
+    };
     use crate::protocol::event::Event;
+    use crate::routing::account_load::AccountTag;
 
     /// Longest wait of a test for something that is to happen.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -189,9 +194,10 @@ mod testing {
             }
         }
 
-        pub(super) fn next(&self) -> FromSource {
+        pub(super) fn next(&mut self) -> FromSource {
             let deadline = Instant::now() + PATIENCE;
             loop {
+                self.end.tell(Vec::new());
                 self.end.clear_wake();
                 match self.end.try_recv() {
                     Ok(message) => return message,
@@ -205,20 +211,25 @@ mod testing {
             }
         }
 
-        pub(super) fn next_event(&self) -> Box<Event> {
+        pub(super) fn next_event(&mut self) -> Box<Event> {
             match self.next() {
                 FromSource::Event(event) => event,
                 other => panic!("{other:?} instead of an event"),
             }
         }
 
-        pub(super) fn bind(&self, key: &str) -> AmqpBinding {
+        pub(super) fn bind(&mut self, key: &str) -> Asked {
             let binding = AmqpBinding {
                 exchange: Arc::from("callevt"),
                 key: key.into(),
             };
-            self.end.tell(vec![ToSource::Bind(binding.clone())]);
-            binding
+            let ticket = Ticket::default();
+            self.end.tell(vec![ToSource::Bind {
+                binding: binding.clone(),
+                ticket,
+                account: AccountTag::NOBODY,
+            }]);
+            Asked { binding, ticket }
         }
 
         pub(super) fn waiting(&self) -> usize {
@@ -226,7 +237,7 @@ mod testing {
         }
 
         /// Says `Stop` and waits for the thread, draining so that it is not held back.
-        pub(super) fn stop(self) {
+        pub(super) fn stop(mut self) {
             self.end.tell(vec![ToSource::Stop]);
             self.wait_for_the_end();
         }
@@ -238,9 +249,10 @@ mod testing {
             thread.join().expect("the source does not panic");
         }
 
-        fn wait_for_the_end(self) {
+        fn wait_for_the_end(mut self) {
             let deadline = Instant::now() + PATIENCE;
             loop {
+                self.end.tell(Vec::new());
                 match self.end.try_recv() {
                     Ok(_) => {}
                     Err(TryRecvError::Empty) => {
@@ -268,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_source_is_up_at_once_and_every_bind_is_answered() {
-        let the_loop = Loop::start(&SLOW_DEMO, 64);
+        let mut the_loop = Loop::start(&SLOW_DEMO, 64);
         assert!(matches!(the_loop.next(), FromSource::Up));
         assert!(
             matches!(the_loop.next(), FromSource::Event(_)),

@@ -305,7 +305,7 @@ mod tests {
         }
 
         fn play(&self, events_max: usize) -> Loop {
-            let the_loop = Loop::start(
+            let mut the_loop = Loop::start(
                 &SourceConfig::Replay {
                     file: self.0.clone(),
                 },
@@ -335,12 +335,12 @@ mod tests {
         ) + "\n"
     }
 
-    fn bound(the_loop: &Loop) {
+    fn bound(the_loop: &mut Loop) {
         the_loop.bind("call.CHANNEL_CREATE.*");
         assert!(matches!(the_loop.next(), FromSource::Bound(_)));
     }
 
-    fn expect_line(the_loop: &Loop, n: usize) {
+    fn expect_line(the_loop: &mut Loop, n: usize) {
         let event = the_loop.next_event();
         assert_eq!(*event.routing_key, *format!("call.CHANNEL_CREATE.{n}"));
         assert_eq!(*event.body, *format!(r#"{{"n": {n}}}"#), "as published");
@@ -351,12 +351,12 @@ mod tests {
     fn a_file_is_played_in_order_once_the_first_binding_is_in_force() {
         let count = 3 * READ_AHEAD_MAX;
         let scratch = Scratch::file("order", (0..count).map(line).collect::<String>());
-        let the_loop = scratch.play(4);
-        bound(&the_loop);
+        let mut the_loop = scratch.play(4);
+        bound(&mut the_loop);
         for n in 0..count {
-            expect_line(&the_loop, n);
+            expect_line(&mut the_loop, n);
         }
-        bound(&the_loop);
+        bound(&mut the_loop);
         assert_eq!(the_loop.waiting(), 0, "played once");
         the_loop.stop();
     }
@@ -379,10 +379,10 @@ mod tests {
         bytes.extend_from_slice(b"\n\xff\xfe\n");
         bytes.extend_from_slice(line(2).as_bytes());
         let scratch = Scratch::file("malformed", bytes);
-        let the_loop = scratch.play(64);
-        bound(&the_loop);
+        let mut the_loop = scratch.play(64);
+        bound(&mut the_loop);
         for n in 0..3 {
-            expect_line(&the_loop, n);
+            expect_line(&mut the_loop, n);
         }
         the_loop.stop();
     }
@@ -424,12 +424,12 @@ mod tests {
     fn a_delay_holds_its_event_back_and_binds_are_answered_meanwhile() {
         let delayed = line(1).replacen("\"exchange\"", "\"delay_ms\":300,\"exchange\"", 1);
         let scratch = Scratch::file("delay", line(0) + &delayed);
-        let the_loop = scratch.play(64);
+        let mut the_loop = scratch.play(64);
         let before = Instant::now();
-        bound(&the_loop);
-        expect_line(&the_loop, 0);
-        bound(&the_loop);
-        expect_line(&the_loop, 1);
+        bound(&mut the_loop);
+        expect_line(&mut the_loop, 0);
+        bound(&mut the_loop);
+        expect_line(&mut the_loop, 1);
         assert!(
             before.elapsed() >= Duration::from_millis(300),
             "{:?}",
@@ -441,13 +441,13 @@ mod tests {
     #[test]
     fn a_named_pipe_is_played_as_it_is_written_by_one_writer_after_the_other() {
         let scratch = Scratch::pipe("writers");
-        let the_loop = scratch.play(64);
+        let mut the_loop = scratch.play(64);
         scratch
             .writer()
             .write_all(line(0).as_bytes())
             .expect("written before anyone has subscribed");
-        bound(&the_loop);
-        expect_line(&the_loop, 0);
+        bound(&mut the_loop);
+        expect_line(&mut the_loop, 0);
         for round in 0..3 {
             let burst: String = (0..32).map(|n| line(round * 32 + n)).collect();
             scratch
@@ -455,7 +455,7 @@ mod tests {
                 .write_all(burst.as_bytes())
                 .expect("written");
             for n in 0..32 {
-                expect_line(&the_loop, round * 32 + n);
+                expect_line(&mut the_loop, round * 32 + n);
             }
         }
         the_loop.stop();
@@ -470,13 +470,13 @@ mod tests {
             (&*line(0).repeat(500), true),
         ] {
             let scratch = Scratch::pipe("ends");
-            let the_loop = scratch.play(1);
+            let mut the_loop = scratch.play(1);
             scratch
                 .writer()
                 .write_all(written.as_bytes())
                 .expect("fits the pipe");
             if subscribed {
-                bound(&the_loop);
+                bound(&mut the_loop);
             }
             the_loop.stop();
         }

@@ -9,6 +9,7 @@
 pub mod broker;
 pub mod client;
 pub mod events;
+pub mod mute_broker;
 pub mod numbered;
 pub mod publisher;
 pub mod scripted;

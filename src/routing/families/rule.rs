@@ -256,6 +256,27 @@ impl Rule {
         }
     }
 
+    /// How many AMQP binding keys a subscription with these words has in so many months, equal ones included.
+    pub(crate) fn amqp_key_count(
+        &self,
+        words: &Variables<'_>,
+        scope: Scope,
+        months: usize,
+    ) -> usize {
+        let expanded = self.variables.iter().zip(words).map(|(variable, word)| {
+            let list = variable.words.as_ref().filter(|_| *word == WILDCARD);
+            list.filter(|list| !list.wildcard_is_any)
+                .map_or(1, |list| list.words.len())
+        });
+        let of_form: usize = expanded.product();
+        self.forms_for(words)
+            .map(|form| {
+                let is_monthly = form.is_monthly() && scope != Scope::Any;
+                of_form * if is_monthly { months } else { 1 }
+            })
+            .sum()
+    }
+
     /// Whether an event's words fit the form: its literals, and its lists where `*` means exactly the list.
     pub(crate) fn fits(&self, form: &Form, event: &[&str]) -> bool {
         form.parts.len() == event.len()

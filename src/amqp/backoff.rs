@@ -1,0 +1,66 @@
+//! Pauses between tries to connect (AMQP rail 9). Pure: the random number is a parameter.
+
+use std::time::Duration;
+
+/// Longest pause between tries to connect.
+const MAX: Duration = Duration::from_secs(3);
+/// The pause before the second try; it doubles from there.
+const BASE: Duration = Duration::from_millis(100);
+
+/// The next broker of the list is tried soon, and after each round of the list twice as long as before is waited,
+/// with jitter, so that the processes that lost one broker do not come back as one.
+pub(super) struct Backoff {
+    endpoints: usize,
+    failures: usize,
+}
+
+impl Backoff {
+    /// No failure yet, with so many brokers to try; at least one.
+    pub(super) fn new(endpoints: usize) -> Self {
+        Self {
+            endpoints,
+            failures: 0,
+        }
+    }
+
+    /// The last connection was a good one.
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The pause after one more failure: 50 to 100 % of its step, by `random`.
+    pub(super) fn next(&mut self, random: u32) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let rounds = if self.failures.is_multiple_of(self.endpoints) {
+            self.failures / self.endpoints
+        } else {
+            0
+        };
+        let step = BASE.saturating_mul(1 << rounds.min(16)).min(MAX);
+        step / 2 + (step / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_each_round_of_the_brokers_up_to_three_seconds() {
+        let mut backoff = Backoff::new(2);
+        let pauses: Vec<_> = (0..14)
+            .map(|_| backoff.next(u32::MAX).as_millis())
+            .collect();
+        assert_eq!(
+            pauses,
+            [
+                100, 200, 100, 400, 100, 800, 100, 1600, 100, 3000, 100, 3000, 100, 3000
+            ]
+        );
+        let mut least = Backoff {
+            endpoints: 1,
+            failures: 9,
+        };
+        assert_eq!(least.next(0), MAX / 2);
+    }
+}

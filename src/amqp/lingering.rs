@@ -1,0 +1,170 @@
+//! Bindings that nobody wants any more and that the broker still has: kept for a while, because page reloads ask for the
+//! same again, and then to be unbound. Pure: the time is a parameter.
+//!
+//! Invariants: at most [`LINGERING_MAX`] are kept, and of one account [`LINGERING_OF_ACCOUNT_MAX`]; the oldest beyond
+//! that are due at once, so nobody fills the broker by coming and going. One that is wanted again is gone at once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use super::bindings::give_back_room;
+use crate::handoff::AmqpBinding;
+use crate::routing::account_load::AccountTag;
+
+/// How long a binding that is no longer wanted is kept.
+pub(super) const LINGER: Duration = Duration::from_secs(3);
+/// Bindings kept so, at most.
+pub(super) const LINGERING_MAX: usize = 4096;
+/// Of these, of one account.
+pub(super) const LINGERING_OF_ACCOUNT_MAX: usize = 256;
+
+/// One of those kept: lower numbers came earlier.
+pub(super) type Place = u64;
+
+#[derive(Debug)]
+struct Kept {
+    until: Instant,
+    account: AccountTag,
+    binding: AmqpBinding,
+}
+
+/// Those kept, and those due. All methods cost O(log n) a binding.
+#[derive(Debug, Default)]
+pub(super) struct Lingering {
+    kept: BTreeMap<Place, Kept>,
+    of_account: HashMap<AccountTag, BTreeSet<Place>>,
+    due: BTreeMap<Place, AmqpBinding>,
+    next_place: Place,
+}
+
+impl Lingering {
+    /// `binding`, which counts for `account`, is unwanted from `now` on.
+    pub(super) fn push(
+        &mut self,
+        account: AccountTag,
+        binding: AmqpBinding,
+        now: Instant,
+    ) -> Place {
+        let place = self.next_place;
+        self.next_place += 1;
+        let kept = Kept {
+            until: now + LINGER,
+            account,
+            binding,
+        };
+        self.kept.insert(place, kept);
+        let places = self.of_account.entry(account).or_default();
+        places.insert(place);
+        if places.len() > LINGERING_OF_ACCOUNT_MAX
+            && let Some(oldest) = places.first().copied()
+        {
+            self.expire(oldest);
+        }
+        if self.kept.len() > LINGERING_MAX
+            && let Some((oldest, _)) = self.kept.first_key_value()
+        {
+            self.expire(*oldest);
+        }
+        place
+    }
+
+    /// It is wanted again.
+    pub(super) fn remove(&mut self, place: Place) {
+        if self.due.remove(&place).is_none() {
+            self.take_kept(place);
+        }
+    }
+
+    /// The first that is due, which is forgotten.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<AmqpBinding> {
+        while let Some((place, kept)) = self.kept.first_key_value()
+            && kept.until <= now
+        {
+            self.expire(*place);
+        }
+        self.due.pop_first().map(|(_, binding)| binding)
+    }
+
+    /// When [`Lingering::take_due`] may next have an answer: at once (`None` within), or then.
+    pub(super) fn next_due(&self) -> Option<Option<Instant>> {
+        if self.due.is_empty() {
+            let (_, first) = self.kept.first_key_value()?;
+            Some(Some(first.until))
+        } else {
+            Some(None)
+        }
+    }
+
+    /// Those due.
+    pub(super) fn due(&self) -> usize {
+        self.due.len()
+    }
+
+    fn expire(&mut self, place: Place) {
+        if let Some(kept) = self.take_kept(place) {
+            self.due.insert(place, kept.binding);
+        }
+    }
+
+    fn take_kept(&mut self, place: Place) -> Option<Kept> {
+        let kept = self.kept.remove(&place)?;
+        if let Some(places) = self.of_account.get_mut(&kept.account) {
+            places.remove(&place);
+            if places.is_empty() {
+                self.of_account.remove(&kept.account);
+                give_back_room(&mut self.of_account);
+            }
+        }
+        Some(kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binding(number: usize) -> AmqpBinding {
+        AmqpBinding {
+            exchange: "callevt".into(),
+            key: number.to_string().into(),
+        }
+    }
+
+    #[test]
+    fn no_account_keeps_more_than_its_share_nor_all_together_more_than_theirs() {
+        let (mut lingering, now) = (Lingering::default(), Instant::now());
+        for number in 0..1000 {
+            lingering.push(AccountTag::from_number(1), binding(number), now);
+        }
+        assert_eq!(lingering.kept.len(), LINGERING_OF_ACCOUNT_MAX);
+        assert_eq!(
+            lingering.take_due(now),
+            Some(binding(0)),
+            "the oldest first"
+        );
+        for number in 0..20_000 {
+            let account =
+                AccountTag::from_number(u32::try_from(number).expect("a small number") / 100 + 2);
+            lingering.push(account, binding(1000 + number), now);
+        }
+        assert_eq!(lingering.kept.len(), LINGERING_MAX);
+        let due = std::iter::from_fn(|| lingering.take_due(now)).count();
+        assert_eq!(due + 1 + LINGERING_MAX, 21_000);
+        assert_eq!(lingering.next_due(), Some(Some(now + LINGER)));
+        let rest = std::iter::from_fn(|| lingering.take_due(now + LINGER)).count();
+        assert_eq!((rest, lingering.due()), (LINGERING_MAX, 0));
+        assert!(lingering.of_account.is_empty());
+    }
+
+    #[test]
+    fn what_is_wanted_again_is_not_due_kept_or_not() {
+        let (mut lingering, now) = (Lingering::default(), Instant::now());
+        let places: Vec<_> = (0..=LINGERING_OF_ACCOUNT_MAX)
+            .map(|number| lingering.push(AccountTag::NOBODY, binding(number), now))
+            .collect();
+        assert_eq!((lingering.due(), lingering.next_due()), (1, Some(None)));
+        places.into_iter().for_each(|place| lingering.remove(place));
+        assert_eq!((lingering.due(), lingering.next_due()), (0, None));
+        assert_eq!(lingering.take_due(now + LINGER), None);
+    }
+}

@@ -1,0 +1,101 @@
+//! How many AMQP bindings a session, an account and the process may have (PROTOCOL 3): the broker's dearest resource, and
+//! one client binding may stand for nine of them.
+//!
+//! A session's are counted once for each subscription that needs them; an account's and the process's are distinct ones.
+//! Invariant: what is refused here has acquired nothing. A roll-over of months asks nobody, so around a month's end there
+//! may be more.
+
+use std::collections::HashSet;
+
+use crate::auth::Identity;
+use crate::config::Config;
+use crate::protocol::command::CommandError;
+use crate::routing::account::{AccountId, Scope};
+use crate::routing::families::Resolved;
+
+use super::hub::Hub;
+
+/// The bounds; `usize::MAX`: none.
+#[derive(Clone, Copy, Debug)]
+pub struct BindingQuota {
+    /// `max_bindings_per_session`.
+    pub session_max: usize,
+    /// `max_bindings_per_account`.
+    pub account_max: usize,
+    /// `max_bindings`.
+    pub process_max: usize,
+}
+
+impl BindingQuota {
+    /// What `config` says.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let unlimited = |bound: Option<usize>| bound.unwrap_or(usize::MAX);
+        Self {
+            session_max: unlimited(config.max_bindings_per_session),
+            account_max: unlimited(config.max_bindings_per_account),
+            process_max: unlimited(config.max_bindings),
+        }
+    }
+
+    /// Whether a session that has `mine`, or waits for it, may have `wanted` for `account` too.
+    ///
+    /// Cost: linear in both; it renders the AMQP bindings of `wanted` only when a bound may be met.
+    ///
+    /// # Errors
+    /// The bound that would be passed.
+    pub(super) fn check<'h, 'w, I: Iterator<Item = Resolved<'h>>>(
+        &self,
+        mine: impl Fn() -> I,
+        wanted: impl Iterator<Item = Resolved<'w>> + Clone,
+        account: Option<AccountId>,
+        hub: &Hub,
+    ) -> Result<(), CommandError> {
+        let Hub {
+            families,
+            broker,
+            months,
+            ..
+        } = hub;
+        let months = months.now();
+        let count = |resolved: Resolved<'_>| families.amqp_binding_count(&resolved, months);
+        let has: usize = mine().map(count).sum();
+        let asks: usize = wanted.clone().map(count).sum();
+        if has.saturating_add(asks) > self.session_max {
+            let known: HashSet<_> = mine()
+                .map(|resolved| (resolved.scope(), resolved.binding()))
+                .collect();
+            let is_new = |one: &Resolved<'_>| !known.contains(&(one.scope(), one.binding()));
+            let new: usize = wanted.clone().filter(is_new).map(count).sum();
+            if new > 0 && has.saturating_add(new) > self.session_max {
+                return Err(CommandError::TooManyBindings(self.session_max));
+            }
+        }
+        let of_account = account.map_or(0, |account| broker.load(account));
+        let of_process = broker.counts().wanted;
+        let may_pass =
+            |has: usize, asks: usize, max: usize| asks > 0 && has.saturating_add(asks) > max;
+        if !may_pass(of_account, asks, self.account_max)
+            && !may_pass(of_process, asks, self.process_max)
+        {
+            return Ok(());
+        }
+        let mut bindings = Vec::new();
+        wanted.for_each(|resolved| families.amqp_bindings(&resolved, months, &mut bindings));
+        let distinct: HashSet<_> = bindings.iter().collect();
+        let new = broker.new_among(distinct);
+        if account.is_some() && may_pass(of_account, new, self.account_max) {
+            return Err(CommandError::TooManyBindingsOfAccount(self.account_max));
+        }
+        if may_pass(of_process, new, self.process_max) {
+            return Err(CommandError::TooManyBindings(self.process_max));
+        }
+        Ok(())
+    }
+}
+
+/// The account that AMQP bindings count for and take their turns with: the identity's own, so that a token counts for one
+/// account whatever accounts it may see; else (no token belongs to anybody) the one they are for.
+pub(super) fn account_of(identity: &Identity, scope: Scope) -> Option<AccountId> {
+    identity.account_id().or(scope.account())
+}
