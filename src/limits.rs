@@ -55,12 +55,27 @@ pub const POLL_EVENTS_MAX: usize = 1024;
 pub const READ_BUFFER_BYTES: usize = 64 << 10;
 
 /// Bytes read from all sockets in one turn, give or take one read; what is ready beyond that goes to the reread
-/// list. A single socket is read once a turn (at most [`READ_BUFFER_BYTES`]) and goes there too if it may have
-/// more, so neither one that sends without pause nor a thousand of them keep events from the others.
+/// list. A single socket is read once a turn and goes there too if it may have more, so neither one that sends without
+/// pause nor a thousand of them keep events from the others.
 pub const READ_BYTES_PER_TURN: usize = 2 << 20;
+
+/// Frames of clients taken in one turn, give or take those of one read; the rest waits as beyond
+/// [`READ_BYTES_PER_TURN`]. At about a microsecond for one that is refused, flooders cost an event that waits a quarter of
+/// a millisecond, and each of them a turn.
+pub const FRAMES_READ_PER_TURN: usize = 256;
+
+/// Bytes of one read of an open session, unless more than that is missing of a frame: several usual commands, or as many
+/// of the smallest as a turn takes.
+pub const SESSION_READ_BYTES: usize = 2 << 10;
+
+/// Bytes of one read of a connection in its handshake: a usual request, head and all, and some commands behind it.
+pub const HANDSHAKE_READ_BYTES: usize = 4 << 10;
 
 /// Events taken from the hand-off by one look at it; the rest in the next turn, which does not wait.
 pub const EVENTS_PER_LOOK: usize = 256;
+
+/// Messages of control taken from the hand-off by one look at it, before the events; the rest in the next.
+pub const CONTROLS_PER_LOOK: usize = 64;
 
 /// Looks at the hand-off in one turn, at most: another follows only one that took events and emptied it, when they are
 /// for many sessions.

@@ -96,7 +96,7 @@ metrics! {
     counter reads_total "Read calls on client sockets.";
     counter read_bytes_total "Bytes read from client sockets.";
     counter turns_total "Turns of the loop.";
-    counter handoff_held_total "Turns that left events in the hand-off because sessions still waited for their first write.";
+    counter handoff_held_total "Looks at the hand-off that left events there because sessions still had to be written what was fanned out before.";
     counter handoff_looks_again_total "Looks at the hand-off beyond the first of a turn, for the rest of a burst.";
     counter heap_trims_total "Times memory was given back to the system, in the quiet after a burst or under lasting traffic.";
     counter months_rolled_total "Month roll-overs of document bindings begun: two a month, one to bind and one to release.";

@@ -312,6 +312,16 @@ impl Codec {
         self.0.as_ref()?.mark
     }
 
+    /// Payload bytes of the frame under way that have not arrived; 0 between frames, and within a header.
+    #[must_use]
+    pub fn awaited_bytes(&self) -> usize {
+        let stage = self.0.as_ref().map(|partial| &partial.stage);
+        match stage {
+            Some(Stage::Payload(frame)) => usize::try_from(frame.remaining).unwrap_or(usize::MAX),
+            Some(Stage::Header { .. }) | None => 0,
+        }
+    }
+
     /// Heap bytes held for what arrived in part; 0 when idle.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {

@@ -114,18 +114,28 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ),
         (
             "handoff_events",
-            "Messages of the source that the loop has not taken.",
+            "Events of the source that the loop has not taken.",
             reactor.handoff.waiting(),
         ),
         (
             "handoff_events_max",
-            "Bound of these messages.",
+            "Bound of these events.",
             HANDOFF_EVENTS_MAX,
         ),
         (
             "handoff_bytes",
             "Bytes of the events that wait for the loop.",
             reactor.handoff.waiting_bytes(),
+        ),
+        (
+            "handoff_held_milliseconds",
+            "How long events had waited there, at the last look, for what was fanned out before to be written.",
+            usize::try_from(reactor.held_for.as_millis()).unwrap_or(usize::MAX),
+        ),
+        (
+            "handoff_controls",
+            "Messages of the source about itself that the loop has not taken.",
+            reactor.handoff.controls_waiting(),
         ),
         (
             "handoff_commands",

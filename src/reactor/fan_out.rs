@@ -72,10 +72,8 @@ impl<S: Socket> Reactor<S> {
             self.match_event(event, &mut matched);
         }
         match &*matched {
-            [] => {
-                self.hub.metrics.events_unmatched_total += 1;
-                self.flush.event_done(0);
-            }
+            // It has nothing to be written, so it counts for nothing in the window.
+            [] => self.hub.metrics.events_unmatched_total += 1,
             [(group, frame)] => self.extend_run(*group, frame.clone()),
             _ => {
                 let mut encoded = 0;

@@ -3,9 +3,10 @@
 //! The turn has one fixed order (DESIGN, The turn):
 //!
 //! 1. poll, until the next deadline at most ([`server`])
-//! 2. accept, a bounded number ([`server`]); read ready sockets, each within a budget, and run their commands
-//! 3. drain events from the hand-off, a bounded number, and again after a fan-out as long as more come; match; put
-//!    shared frames into outboxes
+//! 2. accept, a bounded number ([`server`]); read ready sockets, each within a budget and all within another, and run
+//!    their commands
+//! 3. hear what the source tells of itself; drain events from the hand-off, a bounded number, and again after a fan-out
+//!    as long as more come; match; put shared frames into outboxes
 //! 4. fire deadlines
 //! 5. flush at most [`limits::FLUSHES_PER_TURN`] sessions of the flush list, each with one vectored write; through
 //!    io_uring, where there is one, all of these are one system call
@@ -16,6 +17,9 @@
 //! list, or its last read would have blocked, or it is parked: its held commands or its outbox are over their bound,
 //! and it is listed again when they no longer are.* A budget that runs out
 //! leaves its list non-empty, and then the next poll does not wait. Nothing leaves the table before step 6.
+//!
+//! Nobody's replies hold events: step 2 is bounded by what it makes for step 5 to do, and only what a fan-out itself has
+//! left to be written holds the next one ([`flush_list`]).
 //!
 //! [`Reactor::turn`] is steps 2 to 6 without a poll and without a clock: what a simulation drives.
 //!
@@ -55,7 +59,7 @@ use crossbeam_channel::TryRecvError;
 use self::connections::{Connection, Connections, Listed};
 use self::drain::Drain;
 use self::fan_out::FanOut;
-use self::flush_list::FlushList;
+use self::flush_list::{FlushList, Hold};
 use self::full::{FullAnswer, Room};
 use self::socket::Socket;
 use self::sweep::Sweep;
@@ -101,6 +105,9 @@ pub struct Reactor<S> {
     reap: Vec<ConnId>,
     /// The hand-off was left with messages in it.
     more_messages: bool,
+    /// Since when events wait there for the flush list to move, and how long that was when last looked at.
+    held_since: Option<Duration>,
+    held_for: Duration,
     /// Bindings that were in force and are lost while the source is up, and since when.
     lost: HashMap<AmqpBinding, Duration>,
     source_gone: bool,
@@ -132,6 +139,35 @@ impl LogLimit {
         }
         self.next = now + limits::LOG_INTERVAL;
         Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+/// What may still be read in a turn, or by one read.
+#[derive(Clone, Copy, Debug)]
+struct ReadBudget {
+    bytes: usize,
+    /// [`Hub::frames_read`] at which it is spent.
+    frames_max: usize,
+    /// Sessions that have spoken and wait for their flush, at which it is spent.
+    spoke_max: usize,
+}
+
+impl ReadBudget {
+    fn of_a_turn() -> Self {
+        Self {
+            bytes: limits::READ_BYTES_PER_TURN,
+            frames_max: limits::FRAMES_READ_PER_TURN,
+            spoke_max: limits::FLUSHES_PER_TURN,
+        }
+    }
+
+    /// Of a read that has to be, whatever was read in the turn.
+    fn of_one_read() -> Self {
+        Self {
+            bytes: limits::READ_BUFFER_BYTES,
+            frames_max: usize::MAX,
+            spoke_max: usize::MAX,
+        }
     }
 }
 
@@ -173,6 +209,8 @@ impl<S: Socket> Reactor<S> {
             reread: VecDeque::new(),
             reap: Vec::new(),
             more_messages: false,
+            held_since: None,
+            held_for: Duration::ZERO,
             lost: HashMap::new(),
             source_gone: false,
             sweep: Sweep::default(),
@@ -336,11 +374,12 @@ impl<S: Socket> Reactor<S> {
     // Step 2: read.
 
     fn read_ready(&mut self, ready: &[Ready], now: Now) {
-        let mut budget = limits::READ_BYTES_PER_TURN;
+        self.hub.frames_read = 0;
+        let mut budget = ReadBudget::of_a_turn();
         // First those whom an earlier turn owed a read, lest those with news keep them waiting for ever; and only
         // those listed before this turn: one that is listed again has had its share.
         for _ in 0..self.reread.len() {
-            if budget == 0 {
+            if self.is_spent(&budget) {
                 break;
             }
             let Some(id) = self.reread.pop_front() else {
@@ -373,7 +412,8 @@ impl<S: Socket> Reactor<S> {
 
     /// Reads one socket once, and lists it again if it may have more: after a full read, or when its peer has closed,
     /// which the poll does not tell twice.
-    fn read(&mut self, id: ConnId, budget: &mut usize, now: Now) {
+    fn read(&mut self, id: ConnId, budget: &mut ReadBudget, now: Now) {
+        let is_spent = self.is_spent(budget);
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
@@ -381,17 +421,19 @@ impl<S: Socket> Reactor<S> {
             connection.listed.insert(Listed::PARKED);
             return;
         }
-        if *budget == 0 {
+        if is_spent {
             return self.list_reread(id);
         }
         self.hub.metrics.reads_total += 1;
-        match connection.socket.read(&mut self.read_buffer) {
+        let most = connection.session.read_bytes_max();
+        let most = most.min(self.read_buffer.len());
+        let buffer = self.read_buffer.get_mut(..most).unwrap_or_default();
+        match connection.socket.read(buffer) {
             Ok(0) => connection.session.on_end(false, &mut self.hub, id),
             Ok(count) => {
-                *budget = budget.saturating_sub(count);
+                budget.bytes = budget.bytes.saturating_sub(count);
                 self.hub.metrics.read_bytes_total += count as u64;
-                let has_more = count == self.read_buffer.len()
-                    || connection.listed.contains(Listed::HAS_ENDED);
+                let has_more = count == most || connection.listed.contains(Listed::HAS_ENDED);
                 let input = self.read_buffer.get_mut(..count).unwrap_or_default();
                 let page = connection.session.on_bytes(input, id, &mut self.hub, now);
                 if let Some(page) = page {
@@ -406,6 +448,13 @@ impl<S: Socket> Reactor<S> {
             Err(_) => connection.session.on_end(true, &mut self.hub, id),
         }
         self.settle_listing(id, FlushList::push_spoke);
+    }
+
+    /// Whether the rest is to be read in the next turn.
+    fn is_spent(&self, budget: &ReadBudget) -> bool {
+        budget.bytes == 0
+            || self.hub.frames_read >= budget.frames_max
+            || self.flush.spoke_len() >= budget.spoke_max
     }
 
     fn show(&mut self, request: AdminRequest, id: ConnId, now: Now) {
@@ -441,28 +490,55 @@ impl<S: Socket> Reactor<S> {
             }
         }
         self.end_run(now);
+        let held_for = |since| now.clock.saturating_sub(since);
+        self.held_for = self.held_since.map_or(Duration::ZERO, held_for);
     }
 
     fn drain_handoff(&mut self, now: Now) {
         self.handoff.clear_wake();
         self.more_messages = true;
+        let are_all_heard = self.hear_source(now);
         for _ in 0..limits::EVENTS_PER_LOOK {
             if !self.flush.takes_another_event(self.fan_out.held()) {
-                self.hub.metrics.handoff_held_total += 1;
-                return;
+                self.more_messages = !are_all_heard || self.handoff.waiting() > 0;
+                return self.note_held(now);
             }
-            match self.handoff.try_recv() {
-                Ok(message) => self.on_message(message, now),
+            match self.handoff.try_event() {
+                Ok(message) => {
+                    self.held_since = None;
+                    self.on_message(message, now);
+                }
                 Err(TryRecvError::Empty) => {
-                    self.more_messages = false;
+                    self.more_messages = !are_all_heard;
+                    self.held_since = None;
                     return;
                 }
                 Err(TryRecvError::Disconnected) => {
                     self.more_messages = false;
+                    self.held_since = None;
                     self.on_source_gone(now);
                     return;
                 }
             }
+        }
+    }
+
+    /// Takes what the source tells of itself, whatever is fanned out. False: there may be more.
+    fn hear_source(&mut self, now: Now) -> bool {
+        for _ in 0..limits::CONTROLS_PER_LOOK {
+            match self.handoff.try_control() {
+                Ok(message) => self.on_message(message, now),
+                // The end of the source is told by the channel of the events, which come first.
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
+            }
+        }
+        false
+    }
+
+    fn note_held(&mut self, now: Now) {
+        if self.handoff.waiting() > 0 {
+            self.hub.metrics.handoff_held_total += 1;
+            self.held_since.get_or_insert(now.clock);
         }
     }
 
@@ -740,44 +816,49 @@ impl<S: Socket> Reactor<S> {
     fn flush_some(&mut self, now: Now) {
         let mut listed = Vec::with_capacity(self.flush.len().min(limits::FLUSHES_PER_TURN));
         while listed.len() < limits::FLUSHES_PER_TURN
-            && let Some(id) = self
+            && let Some((id, hold)) = self
                 .flush
                 .pop(listed.len() < limits::SPOKE_FLUSHES_PER_TURN)
         {
-            if let Some(connection) = self.connections.get_mut(id) {
-                connection.listed.remove(Listed::FLUSH);
-                listed.push(id);
+            match self.connections.get_mut(id) {
+                Some(connection) => {
+                    connection.listed.remove(Listed::FLUSH);
+                    listed.push((id, hold));
+                }
+                None => self.flush.give_back(hold),
             }
         }
-        if listed.len() < limits::RING_WRITES_MIN || !self.flush_through_ring(&listed, now) {
-            for id in listed {
-                self.flush_one(id, now);
-            }
+        if listed.len() >= limits::RING_WRITES_MIN {
+            listed = self.flush_through_ring(listed, now);
+        }
+        for (id, hold) in listed {
+            self.flush_one(id, hold, now);
         }
     }
 
-    fn flush_one(&mut self, id: ConnId, now: Now) {
+    fn flush_one(&mut self, id: ConnId, hold: Hold, now: Now) {
         let Some(connection) = self.connections.get_mut(id) else {
-            return;
+            return self.flush.give_back(hold);
         };
         let (socket, outbox) = (&mut connection.socket, &mut connection.session.outbox);
         let report = (!outbox.is_empty()).then(|| {
             let write = |slices: &[IoSlice<'_>]| socket.write(slices);
             outbox.flush(write, now.clock, &mut self.hub.totals)
         });
-        self.after_flush(id, report, now);
+        self.after_flush(id, hold, report, now);
     }
 
-    /// As [`Reactor::flush_one`] for all of `listed`, with one system call; false, and nothing done: that cannot be.
-    fn flush_through_ring(&mut self, listed: &[ConnId], now: Now) -> bool {
+    /// As [`Reactor::flush_one`] for all of `listed`, with one system call. Returns whom that cannot be done for: nobody,
+    /// or all of them, and nothing is done.
+    fn flush_through_ring(&mut self, listed: Vec<(ConnId, Hold)>, now: Now) -> Vec<(ConnId, Hold)> {
         let Some(ring) = &mut self.ring else {
-            return false;
+            return listed;
         };
         let mut slices = Vec::with_capacity(listed.len());
         // Where the slices of each of `listed` end among all.
         let mut ends = Vec::with_capacity(listed.len());
-        for &id in listed {
-            let connection = self.connections.get(id);
+        for (id, _) in &listed {
+            let connection = self.connections.get(*id);
             slices.extend(
                 connection
                     .into_iter()
@@ -787,15 +868,15 @@ impl<S: Socket> Reactor<S> {
         }
         let mut writes = Vec::with_capacity(listed.len());
         let mut begin = 0;
-        for (&id, &end) in listed.iter().zip(&ends) {
+        for ((id, _), &end) in listed.iter().zip(&ends) {
             let slices = slices.get(begin..end).unwrap_or_default();
             begin = end;
-            let connection = self.connections.get(id).filter(|_| !slices.is_empty());
+            let connection = self.connections.get(*id).filter(|_| !slices.is_empty());
             let Some(connection) = connection else {
                 continue;
             };
             let Some(socket) = connection.socket.descriptor() else {
-                return false;
+                return listed;
             };
             writes.push(RingWrite { socket, slices });
         }
@@ -807,24 +888,25 @@ impl<S: Socket> Reactor<S> {
         }
         let mut outcomes = outcomes.into_iter();
         let mut begin = 0;
-        for (&id, end) in listed.iter().zip(ends) {
+        for ((id, hold), end) in listed.into_iter().zip(ends) {
             let outcome = (begin < end).then(|| outcomes.next()).flatten();
             begin = end;
             let Some(connection) = self.connections.get_mut(id) else {
+                self.flush.give_back(hold);
                 continue;
             };
             let outbox = &mut connection.session.outbox;
             let report =
                 outcome.map(|outcome| outbox.after_write(outcome, now.clock, &mut self.hub.totals));
-            self.after_flush(id, report, now);
+            self.after_flush(id, hold, report, now);
         }
-        true
+        Vec::new()
     }
 
     /// Goes on after a session's flush; `report`: what became of it, if it had anything to write.
-    fn after_flush(&mut self, id: ConnId, report: Option<FlushReport>, now: Now) {
+    fn after_flush(&mut self, id: ConnId, hold: Hold, report: Option<FlushReport>, now: Now) {
         let Some(connection) = self.connections.get_mut(id) else {
-            return;
+            return self.flush.give_back(hold);
         };
         let Connection {
             socket,
@@ -836,23 +918,25 @@ impl<S: Socket> Reactor<S> {
         if let Some(report) = report {
             hub.metrics.writes_total += 1;
             hub.metrics.written_bytes_total += report.written as u64;
-            match report.outcome {
-                Flushed::Drained => {}
-                Flushed::More => {
-                    listed.insert(Listed::FLUSH);
-                    self.flush.push_again(id);
-                    return self.unpark(id);
+            if report.outcome == Flushed::More {
+                let has_events = !session.subscriptions().is_empty();
+                listed.insert(Listed::FLUSH);
+                self.flush.push_again(id, hold, has_events);
+                return self.unpark(id);
+            }
+        }
+        self.flush.give_back(hold);
+        match report.map(|report| report.outcome) {
+            None | Some(Flushed::Drained | Flushed::More) => {}
+            Some(Flushed::Blocked) => {
+                if listed.enter(Listed::SEND_TIMER) {
+                    hub.deadlines.send.begin(now.clock, id);
                 }
-                Flushed::Blocked => {
-                    if listed.enter(Listed::SEND_TIMER) {
-                        hub.deadlines.send.begin(now.clock, id);
-                    }
-                    return self.unpark(id);
-                }
-                Flushed::Broken => {
-                    session.on_end(true, hub, id);
-                    return self.settle(id);
-                }
+                return self.unpark(id);
+            }
+            Some(Flushed::Broken) => {
+                session.on_end(true, hub, id);
+                return self.settle(id);
             }
         }
         match session.after_flush(hub) {

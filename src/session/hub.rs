@@ -173,6 +173,8 @@ pub struct Hub {
     /// Heap bytes of all messages and frames that have arrived in part: the sum of the sessions'
     /// [`Session::partial_bytes`].
     pub partial_bytes: usize,
+    /// Frames of clients decoded in this turn; the loop begins it anew.
+    pub frames_read: usize,
     /// Scratch for replies.
     pub builder: FrameBuilder,
     /// The peers of all sessions.
@@ -223,6 +225,7 @@ impl Hub {
             waking: WakingClock::default(),
             ping: Frame::new(Opcode::Ping, PING_PAYLOAD),
             partial_bytes: 0,
+            frames_read: 0,
             builder: FrameBuilder::new(),
             peers: Peers::default(),
             ips: Places::new(config.max_connections_per_ip),

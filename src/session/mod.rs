@@ -46,7 +46,9 @@ use serde_json::value::RawValue;
 use crate::auth::{Identity, Verdict};
 use crate::config::{SlowConsumerPolicy, Style};
 use crate::handoff::AmqpBinding;
-use crate::limits::{HELD_BYTES_MAX, PONGS_PER_READ, UNREAD_BEHIND_FRAMES};
+use crate::limits::{
+    HANDSHAKE_READ_BYTES, HELD_BYTES_MAX, PONGS_PER_READ, SESSION_READ_BYTES, UNREAD_BEHIND_FRAMES,
+};
 use crate::metrics::Metrics;
 use crate::protocol::codec::{Codec, Item};
 use crate::protocol::command;
@@ -353,6 +355,20 @@ impl Session {
             }
             Phase::Handshake { .. } | Phase::Closing { .. } => true,
             Phase::Gone { .. } => false,
+        }
+    }
+
+    /// Bytes that the loop should read of it at once: what is missing of a frame, else little, so that the answers to one
+    /// read are few.
+    #[must_use]
+    pub fn read_bytes_max(&self) -> usize {
+        match &self.phase {
+            Phase::Open { extra, .. } => extra
+                .as_ref()
+                .map_or(0, |extra| extra.codec.awaited_bytes())
+                .max(SESSION_READ_BYTES),
+            Phase::Handshake { .. } => HANDSHAKE_READ_BYTES,
+            Phase::Closing { .. } | Phase::Gone { .. } => usize::MAX,
         }
     }
 
@@ -844,6 +860,7 @@ impl Session {
                 }
             };
             let consumed = decoded.consumed;
+            hub.frames_read += 1;
             match &decoded.item {
                 None => {}
                 Some(Item::Pong(payload)) if **payload == *PING_PAYLOAD => {}
