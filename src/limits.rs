@@ -129,6 +129,10 @@ pub const REFUSED_COMMANDS_MAX: u16 = 1000;
 /// sessions, and must leave most of them for the broker, files and the admin listener.
 pub const REFUSALS_MAX: usize = 24;
 
+/// Connections that are one too many of their address (`max_connections_per_ip`) and whose requests are not whole, kept
+/// until they can be told so: of all addresses together. Beyond these such a connection is closed without a word.
+pub const SURPLUS_MAX: usize = 16;
+
 /// Connections of the admin listener that there is room for beyond those, so that a full process can be looked at
 /// whoever knocks; beyond these one is closed without a word.
 pub const ADMIN_BEYOND_FULL_MAX: usize = 8;

@@ -34,6 +34,8 @@ metrics! {
     counter connections_accepted_total "Connections accepted, those of the admin listener included.";
     counter connections_refused_full_total "Connections refused with 503 or closed because max_connections was reached.";
     counter connections_dropped_full_total "Connections closed without a word because max_connections was reached and there was no room to answer them either.";
+    counter connections_dropped_ip_total "Connections closed without a word because of max_connections_per_ip: their requests were not whole, and too many such were there already.";
+    counter handshakes_evicted_total "Unfinished handshakes that were ended because max_connections was reached and another came.";
     counter accept_errors_total "Accepts that failed, out of descriptors or memory included.";
     counter accept_pauses_total "Pauses in accepting because it failed: out of descriptors or memory, or another error that may last.";
     counter accept_rate_pauses_total "Times that connections were left waiting because max_accept_rate was reached.";

@@ -153,6 +153,16 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             hub.deadlines.auth.len(),
         ),
         (
+            "handshakes_unfinished",
+            "Connections whose requests have come in part.",
+            reactor.unfinished.len(),
+        ),
+        (
+            "connections_surplus",
+            "Connections that are one too many of their IP, kept until they can be told.",
+            hub.surplus,
+        ),
+        (
             "source_up",
             "Whether the event source is there.",
             usize::from(hub.source == SourceState::Up),
@@ -164,7 +174,7 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ),
         (
             "counted_ips",
-            "IPs that sessions are counted for.",
+            "IPs that connections are counted for.",
             hub.ips.kinds(),
         ),
         (

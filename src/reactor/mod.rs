@@ -32,7 +32,8 @@
 //! | `fan_out` | an event's frames into the outboxes of all who want it |
 //! | [`flush_list`] | who is to be written to, and how much may merge meanwhile |
 //! | [`drain`] | closing everything, spread over time |
-//! | `full` | refusing who comes beyond `max_connections` |
+//! | `full` | refusing who comes beyond `max_connections`, and who is one too many of its address |
+//! | `unfinished` | the handshakes that are not finished: who goes first when the process is full |
 //! | `sweep` | the slow walk over all sessions: expired tokens, the silent, the dead, unfinished messages |
 //! | `trim` | giving memory back in the quiet after a burst |
 //! | [`admin`] | the pages of the admin listener |
@@ -49,6 +50,7 @@ pub mod server;
 pub mod socket;
 mod sweep;
 mod trim;
+mod unfinished;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, IoSlice};
@@ -64,6 +66,7 @@ use self::full::{FullAnswer, Room};
 use self::socket::Socket;
 use self::sweep::Sweep;
 use self::trim::Trim;
+use self::unfinished::Unfinished;
 use crate::config::SlowConsumerPolicy;
 use crate::handoff::{AmqpBinding, FromSource, LoopEnd, ToSource};
 use crate::limits;
@@ -97,6 +100,7 @@ pub struct Reactor<S> {
     handoff: LoopEnd,
     epoch: Instant,
     connections_max: usize,
+    unfinished: Unfinished,
     read_buffer: Box<[u8]>,
     full_answer: FullAnswer,
     fan_out: FanOut,
@@ -202,6 +206,7 @@ impl<S: Socket> Reactor<S> {
             handoff: parts.handoff,
             epoch: parts.epoch,
             connections_max: parts.connections_max,
+            unfinished: Unfinished::default(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
             full_answer: FullAnswer::default(),
             fan_out: FanOut::default(),
@@ -238,8 +243,9 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Takes a connection in, to be read in the coming turn. One that had to come from a trusted proxy and does not
-    /// is closed without a word (`None`). Beyond `max_connections` it is told 503, and is gone already (`None`) where
-    /// that needs no more than its first bytes.
+    /// is closed without a word (`None`). Beyond `max_connections` it takes the place of an unfinished handshake, or is
+    /// told 503; one too many of its address is told 429: and is gone already (`None`) where that needs no more than its
+    /// first bytes.
     pub fn accept(&mut self, mut socket: S, peer: Peer, door: Door, now: Now) -> Option<ConnId> {
         self.hub.metrics.connections_accepted_total += 1;
         let preamble = match door {
@@ -260,7 +266,11 @@ impl<S: Socket> Reactor<S> {
             return None;
         }
         let session = Session::new(door, preamble, peer, &mut self.hub);
+        let is_surplus = session.is_surplus();
         let id = self.connections.insert(socket, session);
+        if is_surplus && room == Room::Free && !self.take_surplus(id, now) {
+            return None;
+        }
         let connection = self.connections.get_mut(id)?;
         if room == Room::Refuse {
             connection.session.refuse_full(id, &mut self.hub, now);
@@ -434,6 +444,11 @@ impl<S: Socket> Reactor<S> {
                 budget.bytes = budget.bytes.saturating_sub(count);
                 self.hub.metrics.read_bytes_total += count as u64;
                 let has_more = count == most || connection.listed.contains(Listed::HAS_ENDED);
+                if connection.listed.contains(Listed::UNFINISHED) {
+                    connection.listed.remove(Listed::UNFINISHED);
+                    let address = connection.session.peer(&self.hub).network();
+                    self.unfinished.remove(address, id);
+                }
                 let input = self.read_buffer.get_mut(..count).unwrap_or_default();
                 let page = connection.session.on_bytes(input, id, &mut self.hub, now);
                 if let Some(page) = page {
@@ -447,7 +462,19 @@ impl<S: Socket> Reactor<S> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.list_reread(id),
             Err(_) => connection.session.on_end(true, &mut self.hub, id),
         }
+        self.note_unfinished(id);
         self.settle_listing(id, FlushList::push_spoke);
+    }
+
+    /// Names a connection that has been read and is still in its handshake.
+    fn note_unfinished(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && connection.session.awaits_request()
+            && connection.listed.enter(Listed::UNFINISHED)
+        {
+            let address = connection.session.peer(&self.hub).network();
+            self.unfinished.insert(address, id);
+        }
     }
 
     /// Whether the rest is to be read in the next turn.
@@ -1003,19 +1030,9 @@ impl<S: Socket> Reactor<S> {
 
     fn reap_closed(&mut self, now: Now) {
         for id in std::mem::take(&mut self.reap) {
-            let Some(connection) = self.connections.remove(id) else {
+            let Some((peer, reason)) = self.remove(id) else {
                 continue;
             };
-            let (peer, gone) = (
-                connection.session.peer(&self.hub),
-                connection.session.is_gone(),
-            );
-            connection.session.dissolve(&mut self.hub);
-            let Some((reason, was_open)) = gone else {
-                continue;
-            };
-            reason.count(was_open, &mut self.hub.metrics);
-            self.hub.metrics.sessions_closed_total += u64::from(was_open);
             let limit = match reason {
                 CloseReason::SlowConsumer | CloseReason::OutboxesFull => &mut self.slow_log,
                 CloseReason::NoProxyHeader | CloseReason::BadProxyHeader => &mut self.proxy_log,
@@ -1031,5 +1048,21 @@ impl<S: Socket> Reactor<S> {
                 );
             }
         }
+    }
+
+    /// Takes a connection that has ended out of the table, and counts its end. Beside step 6 only for one that has had
+    /// no subscription, which nothing names by its slot.
+    fn remove(&mut self, id: ConnId) -> Option<(Peer, CloseReason)> {
+        let connection = self.connections.remove(id)?;
+        let peer = connection.session.peer(&self.hub);
+        if connection.listed.contains(Listed::UNFINISHED) {
+            self.unfinished.remove(peer.network(), id);
+        }
+        let gone = connection.session.is_gone();
+        connection.session.dissolve(&mut self.hub);
+        let (reason, was_open) = gone?;
+        reason.count(was_open, &mut self.hub.metrics);
+        self.hub.metrics.sessions_closed_total += u64::from(was_open);
+        Some((peer, reason))
     }
 }

@@ -36,6 +36,11 @@ pub enum CloseReason {
     OutboxesFull,
     /// Not an upgraded session: an HTTP response was the last word.
     Http,
+    /// No close frame: its address has as many connections as it may, and its request was not whole.
+    NoPlace,
+    /// 503 and no close frame: the process is full, and this was the oldest unfinished handshake of the address that had
+    /// most.
+    Evicted,
     /// No close frame: the handshake took too long.
     HandshakeTimeout,
     /// No close frame: a PROXY header must come first, and something else came.
@@ -65,6 +70,8 @@ impl CloseReason {
             Self::SlowConsumer | Self::OutboxesFull => Some((4408, "slow consumer")),
             Self::Peer
             | Self::Http
+            | Self::NoPlace
+            | Self::Evicted
             | Self::HandshakeTimeout
             | Self::NoProxyHeader
             | Self::BadProxyHeader
@@ -91,6 +98,8 @@ impl CloseReason {
             Self::SlowConsumer => "slow consumer",
             Self::OutboxesFull => "slow consumer, largest of all outboxes",
             Self::Http => "HTTP response sent",
+            Self::NoPlace => "too many connections from this address",
+            Self::Evicted => "its place went to another",
             Self::HandshakeTimeout => "handshake timeout",
             Self::NoProxyHeader => "no PROXY header",
             Self::BadProxyHeader => "malformed PROXY header",
@@ -115,6 +124,8 @@ impl CloseReason {
             Self::Expired => &mut metrics.closes_expired_total,
             Self::SlowConsumer => &mut metrics.closes_slow_consumer_total,
             Self::OutboxesFull => &mut metrics.closes_outboxes_full_total,
+            Self::NoPlace => &mut metrics.connections_dropped_ip_total,
+            Self::Evicted => &mut metrics.handshakes_evicted_total,
             Self::HandshakeTimeout => &mut metrics.handshake_timeouts_total,
             Self::NoProxyHeader => &mut metrics.proxy_headers_missing_total,
             Self::BadProxyHeader => &mut metrics.proxy_headers_malformed_total,

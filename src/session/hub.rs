@@ -179,9 +179,11 @@ pub struct Hub {
     pub builder: FrameBuilder,
     /// The peers of all sessions.
     pub peers: Peers,
-    /// Open sessions of each IP ([`super::id::Peer::network`]; `max_connections_per_ip`).
+    /// Connections of each IP ([`super::id::Peer::network`]; `max_connections_per_ip`), from the moment it is known.
     pub ips: Places<IpAddr>,
-    /// Open sessions of each account, by the own account of the identity that they run as
+    /// Connections that are one too many of their IP, and kept until they are told.
+    pub surplus: usize,
+    /// Sessions of each account, by the own account of the identity that they run as or were closed as
     /// (`max_connections_per_account`).
     pub accounts: Places<AccountId>,
     /// Names and metadata of all sessions.
@@ -229,6 +231,7 @@ impl Hub {
             builder: FrameBuilder::new(),
             peers: Peers::default(),
             ips: Places::new(config.max_connections_per_ip),
+            surplus: 0,
             accounts: Places::new(config.max_connections_per_account),
             labels: Labels::default(),
             request_ids: RequestIds(seed),

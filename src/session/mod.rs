@@ -10,7 +10,8 @@
 //!
 //! Invariants: replies leave in the order of their commands; while one command waits for the broker, later ones
 //! are held and the session is read no further than [`crate::limits::HELD_BYTES_MAX`]; a session that is not
-//! `Open` has no subscription, no identity and no place; an idle session owns no memory beyond itself.
+//! `Open` has no subscription; a connection counts for its address from the moment that is known, and for its account
+//! from the moment it has one, to its very end ([`Session::dissolve`]); an idle session owns no memory beyond itself.
 //!
 //! | module | owns |
 //! |---|---|
@@ -47,7 +48,8 @@ use crate::auth::{Identity, Verdict};
 use crate::config::{SlowConsumerPolicy, Style};
 use crate::handoff::AmqpBinding;
 use crate::limits::{
-    HANDSHAKE_READ_BYTES, HELD_BYTES_MAX, PONGS_PER_READ, SESSION_READ_BYTES, UNREAD_BEHIND_FRAMES,
+    HANDSHAKE_READ_BYTES, HELD_BYTES_MAX, PONGS_PER_READ, SESSION_READ_BYTES, SURPLUS_MAX,
+    UNREAD_BEHIND_FRAMES,
 };
 use crate::metrics::Metrics;
 use crate::protocol::codec::{Codec, Item};
@@ -79,6 +81,18 @@ pub struct Session {
     peer: KeptPeer,
     subscriptions: SubscriptionList,
     style: Style,
+    place: Place,
+}
+
+/// Whether a connection counts for its address (`max_connections_per_ip`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Not yet, for it may come through a proxy that has not told its address; or never, at the admin listener.
+    Unknown,
+    /// It does.
+    Counted,
+    /// It would be one too many, and is kept until it has been told so: [`Hub::surplus`] counts it.
+    Surplus,
 }
 
 #[derive(Debug)]
@@ -266,7 +280,7 @@ impl Session {
     /// A connection that has said nothing yet; `preamble` is what it must say first.
     #[must_use]
     pub fn new(door: Door, preamble: Preamble, peer: Peer, hub: &mut Hub) -> Self {
-        Self {
+        let mut session = Self {
             phase: Phase::Handshake {
                 door,
                 preamble,
@@ -278,13 +292,60 @@ impl Session {
             peer: hub.peers.keep(peer),
             subscriptions: SubscriptionList::default(),
             style: hub.limits.style,
+            place: Place::Unknown,
+        };
+        if door == Door::Clients && preamble == Preamble::Done {
+            session.take_known_place(hub);
         }
+        session
     }
 
     /// Gives back what a session that has ended still has of what is shared.
     pub fn dissolve(mut self, hub: &mut Hub) {
         self.outbox.clear(&mut hub.totals);
+        self.give_account_back(hub);
+        match self.place {
+            Place::Unknown => {}
+            Place::Counted => hub.ips.give_back(&self.peer(hub).network()),
+            Place::Surplus => hub.surplus -= 1,
+        }
         hub.peers.forget(self.peer);
+    }
+
+    /// Counts for the address, unless that may be a proxy's, which has not told the peer's.
+    fn take_known_place(&mut self, hub: &mut Hub) {
+        if !hub.limits.proxies.trust(self.peer(hub).address().ip()) {
+            self.take_place(hub);
+        }
+    }
+
+    /// Counts for the address from now on, if there is a place.
+    fn take_place(&mut self, hub: &mut Hub) {
+        if self.place == Place::Counted {
+            return;
+        }
+        let network = self.peer(hub).network();
+        let before = self.place;
+        self.place = if hub.ips.full(&network).is_some() {
+            Place::Surplus
+        } else {
+            hub.ips.take(network);
+            Place::Counted
+        };
+        hub.surplus -= usize::from(before == Place::Surplus);
+        hub.surplus += usize::from(self.place == Place::Surplus);
+    }
+
+    /// Whether its address has as many connections as it may, and it is kept only to be told so.
+    #[must_use]
+    pub fn is_surplus(&self) -> bool {
+        self.place == Place::Surplus
+    }
+
+    /// Whether it is one to be told that and there is no room for more of them, unless it is told at once.
+    #[must_use]
+    pub fn is_beyond_surplus(&self, hub: &Hub) -> bool {
+        self.is_surplus() && self.is_in_handshake() && hub.surplus > SURPLUS_MAX
     }
 
     /// The session id (PROTOCOL 1). Until the upgrade it may be that of a proxy.
@@ -302,6 +363,18 @@ impl Session {
     #[must_use]
     pub fn is_in_handshake(&self) -> bool {
         matches!(self.phase, Phase::Handshake { .. })
+    }
+
+    /// Whether a client's request, or the PROXY header before it, is still to come.
+    #[must_use]
+    pub fn awaits_request(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Handshake {
+                door: Door::Clients,
+                ..
+            }
+        )
     }
 
     /// Whether it is upgraded and not closing.
@@ -522,7 +595,7 @@ impl Session {
             Preamble::Done | Preamble::Nameless => preamble,
             Preamble::Optional | Preamble::Required => match proxy::parse(input) {
                 proxy::Header::Incomplete => {
-                    self.gather(door, preamble, input);
+                    self.gather(door, preamble, input, id, hub, now);
                     return None;
                 }
                 proxy::Header::Absent if preamble == Preamble::Optional => Preamble::Done,
@@ -540,6 +613,7 @@ impl Session {
                     match source {
                         Some(source) => {
                             self.set_peer(Peer::from(source), hub);
+                            self.take_known_place(hub);
                             Preamble::Done
                         }
                         None => Preamble::Nameless,
@@ -551,12 +625,23 @@ impl Session {
     }
 
     /// Keeps what arrived in part.
-    fn gather(&mut self, door: Door, preamble: Preamble, input: &[u8]) {
+    fn gather(
+        &mut self,
+        door: Door,
+        preamble: Preamble,
+        input: &[u8],
+        id: ConnId,
+        hub: &mut Hub,
+        now: Now,
+    ) {
         self.phase = Phase::Handshake {
             door,
             preamble,
             head: Some(Box::new(Head(input.to_vec()))),
         };
+        if self.is_beyond_surplus(hub) {
+            self.close(CloseReason::NoPlace, id, hub, now);
+        }
     }
 
     fn on_head(
@@ -571,7 +656,7 @@ impl Session {
         if door == Door::Admin {
             let page = match handshake::parse_plain(input) {
                 Parsed::Incomplete => {
-                    self.gather(door, preamble, input);
+                    self.gather(door, preamble, input, id, hub, now);
                     return None;
                 }
                 Parsed::Complete {
@@ -602,7 +687,7 @@ impl Session {
         }
         let consumed = match handshake::parse(input) {
             Parsed::Incomplete => {
-                self.gather(door, preamble, input);
+                self.gather(door, preamble, input, id, hub, now);
                 return None;
             }
             Parsed::Complete {
@@ -633,6 +718,7 @@ impl Session {
             } => {
                 let head = input.get(..consumed).unwrap_or_default();
                 let told = self.take_forwarded(head, preamble, hub);
+                self.take_place(hub);
                 match told.and_then(|()| self.admit(&upgrade, hub, now)) {
                     Ok(identity) => self.open(&upgrade, identity, id, hub, now),
                     Err(refusal) => {
@@ -678,7 +764,7 @@ impl Session {
         Ok(())
     }
 
-    /// Decides on a valid upgrade; takes no place, so that nobody has to give one back who is refused.
+    /// Decides on a valid upgrade of a connection that counts for its address if there was a place.
     fn admit(
         &mut self,
         upgrade: &Upgrade<'_>,
@@ -707,7 +793,7 @@ impl Session {
                 }
             },
         };
-        if hub.ips.full(&self.peer(hub).network()).is_some() {
+        if self.is_surplus() {
             return Err(Refusal::TooManyFromThisIp);
         }
         let account = identity.as_ref().and_then(|identity| identity.account_id());
@@ -726,7 +812,6 @@ impl Session {
         now: Now,
     ) {
         hub.metrics.sessions_opened_total += 1;
-        hub.ips.take(self.peer(hub).network());
         self.outbox
             .push(Frame::raw(&upgrade.response()), &mut hub.totals);
         self.style = upgrade.style.unwrap_or(hub.limits.style);
@@ -796,13 +881,18 @@ impl Session {
         self.respond(&Refusal::Full.response(false), id, hub, now);
     }
 
-    /// Sends an HTTP response as the connection's last word.
+    /// Sends an HTTP response as the connection's last word. One that has no place is not given the time to read it and
+    /// close its side: its request was read to its end, so the close is in good order.
     pub fn respond(&mut self, response: &[u8], id: ConnId, hub: &mut Hub, now: Now) {
         self.outbox.push(Frame::raw(response), &mut hub.totals);
         self.phase = Phase::Closing {
             reason: CloseReason::Http,
             was_open: false,
-            peer: PeerSide::Open,
+            peer: if self.is_surplus() {
+                PeerSide::Done
+            } else {
+                PeerSide::Open
+            },
         };
         hub.deadlines.answered.begin(now.clock, id);
     }
@@ -1204,6 +1294,21 @@ impl Session {
         }
     }
 
+    /// Ends an unfinished handshake in favour of another connection.
+    pub fn evict(&mut self, id: ConnId, hub: &mut Hub) {
+        match self.phase {
+            Phase::Handshake { .. } => {
+                self.phase = Phase::Gone {
+                    reason: CloseReason::Evicted,
+                    was_open: false,
+                }
+            }
+            Phase::Open { .. } | Phase::Closing { .. } | Phase::Gone { .. } => {
+                self.abandon(id, hub)
+            }
+        }
+    }
+
     /// Ends a session whose time to close in good order is over.
     pub fn abandon(&mut self, id: ConnId, hub: &mut Hub) {
         match self.phase {
@@ -1215,7 +1320,8 @@ impl Session {
         }
     }
 
-    /// Takes the session out of all that is shared, but for the totals of its outbox. Cost: what it had.
+    /// Takes the session out of all that is shared, but for the totals of its outbox and what it counts for until its
+    /// end. Cost: what it had.
     fn leave(&mut self, id: ConnId, hub: &mut Hub) {
         hub.partial_bytes -= self.partial_bytes();
         if let Phase::Open {
@@ -1226,9 +1332,6 @@ impl Session {
         }
         self.stop_waiting(id, hub);
         self.drop_subscriptions(hub);
-        self.give_account_back(hub);
-        let network = self.peer(hub).network();
-        hub.ips.give_back(&network);
     }
 }
 
