@@ -171,6 +171,13 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// process was stopped or its machine suspended, and nobody was listened to. Longer than the sweep lets a poll wait.
 pub const STALL_COUNTED: Duration = Duration::from_millis(200);
 
+/// Messages of the largest allowed size (`max_message_bytes`) that may be unfinished of all sessions of one address
+/// together that have not authenticated, their requests before the upgrade included. Beyond it the largest is closed.
+pub const PARTIAL_MESSAGES_PER_ADDRESS: usize = 8;
+
+/// What an unfinished message costs beside its bytes, at most, as it is counted.
+pub const PARTIAL_OVERHEAD_BYTES: usize = 256;
+
 /// Largest outboxes gathered by one pass over all sessions when `max_outboxes_bytes` is exceeded, so that a pass
 /// serves many closes.
 pub const LARGEST_OUTBOXES: usize = 64;

@@ -70,6 +70,7 @@ metrics! {
     counter closes_dead_total "Sessions closed with 1001: a ping was not answered in pong_timeout_ms.";
     counter closes_idle_total "Sessions closed with 1000: no frame of the client's own for idle_timeout_ms.";
     counter closes_message_timeout_total "Sessions closed with 1008: a message was begun and not finished in message_timeout_ms.";
+    counter closes_partials_full_total "Sessions closed with 1008, and unfinished handshakes ended, because unfinished messages and requests were over max_partials_bytes, or those of one address over its share.";
     counter closes_lost_total "Sessions whose connection broke or ended without a close frame.";
     counter commands_total "Commands received.";
     counter commands_rate_limited_total "Commands refused by the rate limit.";

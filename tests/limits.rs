@@ -18,7 +18,10 @@ use std::time::{Duration, Instant};
 
 use blackhole::config::Config;
 use blackhole::handoff::{FromSource, SourceEnd, ToSource};
-use blackhole::limits::{ADMIN_BEYOND_FULL_MAX, LINGER, REFUSALS_MAX, SURPLUS_MAX};
+use blackhole::limits::{
+    ADMIN_BEYOND_FULL_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES,
+    REFUSALS_MAX, SURPLUS_MAX,
+};
 use blackhole::protocol::handshake::HEAD_BYTES_MAX;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::account::AccountId;
@@ -682,6 +685,110 @@ fn a_connection_counts_for_its_address_from_accept_to_end_and_who_is_one_too_man
     let (_, wire) = the.accept(([203, 0, 113, 2], 1).into(), Door::Clients, whole);
     the.turn(&[]);
     assert_eq!(response(&wire).0, 101);
+}
+
+/// A text frame of `length` bytes that lacks its last.
+fn unfinished(length: usize) -> Vec<u8> {
+    let mut frame = client_frame(0x81, &vec![b' '; length]);
+    frame.pop();
+    frame
+}
+
+#[test]
+fn unfinished_messages_are_bounded_in_all_and_of_an_address_that_has_not_authenticated() {
+    const MESSAGE: usize = 10_000;
+    let of_address = PARTIAL_MESSAGES_PER_ADDRESS * (MESSAGE + PARTIAL_OVERHEAD_BYTES);
+    let in_all = 3 * of_address;
+    let mut the = Loop::new(
+        &Config {
+            max_message_bytes: Some(MESSAGE),
+            max_partials_bytes: Some(in_all),
+            ..config(&["--auth=insecure"])
+        },
+        1,
+    );
+    let mut open = |the: &mut Loop, last: u8, token: Option<&str>| {
+        let peer = SocketAddr::from(([203, 0, 113, last], 4711));
+        let (id, wire) = the.accept(peer, Door::Clients, UPGRADE_REQUEST.as_bytes());
+        the.turn(&[]);
+        assert_eq!(response(&wire).0, 101);
+        if let Some(token) = token {
+            let text = ping_as(token, "authenticated").to_string();
+            wire.borrow_mut().send(&client_text(&text));
+            the.hear([id.unwrap()]);
+            assert_eq!(frames(&wire).len(), 1);
+        }
+        (id.unwrap(), wire)
+    };
+    let send = |the: &mut Loop, (id, wire): &(ConnId, Wires), bytes: &[u8]| {
+        wire.borrow_mut().send(bytes);
+        the.hear([*id]);
+    };
+    let partial = |the: &Loop| the.reactor.hub.partial_bytes;
+
+    // The largest of the address goes as soon as there is one too many, and a command of the largest size passes.
+    let mut held: Vec<(ConnId, Wires)> = Vec::new();
+    for number in 0..3 * PARTIAL_MESSAGES_PER_ADDRESS {
+        let one = open(&mut the, 1, None);
+        send(&mut the, &one, &unfinished(MESSAGE));
+        held.push(one);
+        assert!(partial(&the) <= of_address, "{number}: {}", partial(&the));
+    }
+    let closed = |the: &Loop| the.reactor.hub.metrics.closes_partials_full_total;
+    assert!(closed(&the) == 0, "they do not count before they are gone");
+    let honest = open(&mut the, 1, None);
+    let ping = ping_as(ANY_TOKEN, "honest").to_string();
+    let whole = client_text(&format!("{ping:MESSAGE$}"));
+    send(&mut the, &honest, &whole[..5_000]);
+    send(&mut the, &honest, &whole[5_000..]);
+    assert_eq!(frames(&honest.1).len(), 1, "it got its reply");
+    let told: Vec<&(ConnId, Wires)> = held
+        .iter()
+        .filter(|(_, wire)| !wire.borrow().to_client.is_empty())
+        .collect();
+    assert!(told.len() >= 2 * PARTIAL_MESSAGES_PER_ADDRESS);
+    for (_, wire) in told {
+        assert_eq!(close_code(wire), 1008);
+    }
+    // Those of another address are not concerned, nor is who has authenticated; and requests count as messages do.
+    let before = partial(&the);
+    let other = open(&mut the, 2, None);
+    send(&mut the, &other, &unfinished(MESSAGE));
+    let known: Vec<(ConnId, Wires)> = (0..PARTIAL_MESSAGES_PER_ADDRESS)
+        .map(|_| open(&mut the, 1, Some(ANY_TOKEN)))
+        .collect();
+    for one in &known {
+        send(&mut the, one, &unfinished(MESSAGE));
+        assert!(the.is_there(one.0) && frames(&one.1).is_empty());
+    }
+    let kept = partial(&the) - before;
+    assert!(kept >= (PARTIAL_MESSAGES_PER_ADDRESS + 1) * (MESSAGE - 1));
+    let request = upgrade_with(&[&format!("X-Padding: {}", "x".repeat(HEAD_BYTES_MAX / 2))]);
+    let requests: Vec<(Option<ConnId>, Wires)> = (0..40)
+        .map(|_| {
+            let peer = SocketAddr::from(([203, 0, 113, 3], 4711));
+            let asked = the.accept(
+                peer,
+                Door::Clients,
+                &request.as_bytes()[..HEAD_BYTES_MAX / 2],
+            );
+            the.turn(&[]);
+            asked
+        })
+        .collect();
+    let gone = |(id, _): &&(Option<ConnId>, Wires)| id.is_none_or(|id| !the.is_there(id));
+    assert!(requests.iter().filter(gone).count() >= 40 - of_address / (HEAD_BYTES_MAX / 2));
+    // In all, whoever it is: the largest goes.
+    for last in 10..30 {
+        let one = open(&mut the, last, Some(ANY_TOKEN));
+        send(&mut the, &one, &unfinished(MESSAGE / 2));
+        assert!(partial(&the) <= in_all, "{}", partial(&the));
+        assert!(frames(&one.1).is_empty(), "there were larger ones");
+    }
+    assert!(known.iter().any(|(_, wire)| close_code(wire) == 1008));
+    let sum = the.reactor.connections().iter();
+    let sum: usize = sum.map(|(_, one)| one.session.partial_bytes()).sum();
+    assert_eq!(partial(&the), sum);
 }
 
 #[test]

@@ -13,7 +13,8 @@
 //!
 //! Invariants:
 //! - `Codec` is `None` between frames when no message is under way; it then has no heap memory.
-//! - Heap memory follows what has arrived (at most twice that, plus one fixed box), never what a header promises.
+//! - Heap memory follows what has arrived (at most a quarter more, plus one fixed box), never what a header promises;
+//!   and it never is more than the message has when the header of its last frame is known.
 //! - A message never holds more than [`CodecLimits::message_bytes_max`] bytes: checked on every header, before
 //!   anything of its payload is kept.
 //! - The text kept is valid UTF-8 but for the last character, which may be cut (at most 3 bytes).
@@ -36,6 +37,9 @@ const HEADER_BYTES_MAX: usize = 14;
 
 /// Longest payload of a control frame (RFC 6455 section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
+
+/// Least that the buffer of a message grows by, unless less is missing.
+const GROWTH_BYTES_MIN: usize = 64;
 
 /// Longest UTF-8 sequence of one character.
 const CHARACTER_BYTES_MAX: usize = 4;
@@ -405,6 +409,7 @@ impl Codec {
                     Some(whole_message(kind, payload)?)
                 } else {
                     let mut message = message.unwrap_or_else(|| Message::new(kind));
+                    message.reserve(payload.len(), frame.is_final.then_some(remaining));
                     message.push(payload)?;
                     if is_complete && frame.is_final {
                         Some(message.finish()?)
@@ -474,6 +479,21 @@ impl Message {
         }
     }
 
+    /// Makes room for `more` bytes; `behind`: how many the message has behind those, if that is known. Amortised linear.
+    fn reserve(&mut self, more: usize, behind: Option<u64>) {
+        match self {
+            Self::Text(text) => {
+                let needed = text.whole.len() + text.cut_length + more;
+                let capacity = grown(text.whole.capacity(), needed, behind);
+                text.whole.reserve_exact(capacity - text.whole.len());
+            }
+            Self::Binary(bytes) => {
+                let capacity = grown(bytes.capacity(), bytes.len() + more, behind);
+                bytes.reserve_exact(capacity - bytes.len());
+            }
+        }
+    }
+
     fn push(&mut self, payload: &[u8]) -> Result<(), CodecError> {
         match self {
             Self::Text(text) => text.push(payload),
@@ -491,6 +511,19 @@ impl Message {
             Self::Binary(bytes) => Ok(Item::Binary(Cow::Owned(bytes))),
         }
     }
+}
+
+/// The capacity that a buffer of `capacity` should have for `needed` bytes, and so many behind them, if that is known: a
+/// quarter more than it had, at least [`GROWTH_BYTES_MIN`], but no more than will be needed.
+fn grown(capacity: usize, needed: usize, behind: Option<u64>) -> usize {
+    if needed <= capacity {
+        return capacity;
+    }
+    let behind = behind.map_or(usize::MAX, |behind| {
+        usize::try_from(behind).unwrap_or(usize::MAX)
+    });
+    let step = (capacity / 4).max(GROWTH_BYTES_MIN);
+    (capacity + step).clamp(needed, needed.saturating_add(behind))
 }
 
 impl PartialText {

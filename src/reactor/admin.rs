@@ -94,7 +94,7 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ),
         (
             "partial_messages_bytes",
-            "Bytes of messages and frames that have arrived in part.",
+            "Bytes of messages, frames and requests that have arrived in part.",
             hub.partial_bytes,
         ),
         (

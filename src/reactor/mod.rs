@@ -296,6 +296,7 @@ impl<S: Socket> Reactor<S> {
         self.hub.metrics.turns_total += 1;
         self.hub.waking.advance(now.clock);
         self.read_ready(ready, now);
+        self.close_unfinished(now);
         self.take_events(now);
         self.fire_deadlines(now);
         self.flush_some(now);
@@ -474,6 +475,15 @@ impl<S: Socket> Reactor<S> {
         {
             let address = connection.session.peer(&self.hub).network();
             self.unfinished.insert(address, id);
+        }
+    }
+
+    /// While what has arrived in part is over a bound, closes who keeps most of it.
+    fn close_unfinished(&mut self, now: Now) {
+        while let Some(id) = self.hub.partials.first_to_go() {
+            self.close(id, CloseReason::PartialsFull, now);
+            // Whatever becomes of it, it keeps nothing.
+            self.hub.partials.remove(id);
         }
     }
 

@@ -69,6 +69,7 @@ impl<S: Socket> Reactor<S> {
         self.connections.shrink_if_empty();
         self.hub.peers.shrink();
         self.unfinished.shrink();
+        self.hub.partials.shrink();
         (self.trim_heap)();
         self.hub.metrics.heap_trims_total += 1;
     }

@@ -26,6 +26,9 @@ pub enum CloseReason {
     NeverAuthenticated,
     /// 1008: a message was begun and not finished in `message_timeout_ms`.
     MessageTimeout,
+    /// 1008, or no close frame in a handshake: what had arrived in part, of all or of one address, was over its bound, and
+    /// this had most.
+    PartialsFull,
     /// 1009: a message over the size limit.
     TooBig,
     /// 4401: the token expired.
@@ -65,6 +68,7 @@ impl CloseReason {
             Self::RateLimit => Some((1008, "rate limit exceeded")),
             Self::NeverAuthenticated => Some((1008, "authentication timeout")),
             Self::MessageTimeout => Some((1008, "message timeout")),
+            Self::PartialsFull => Some((1008, "too many unfinished messages")),
             Self::TooBig => Some((1009, "message too big")),
             Self::Expired => Some((4401, "token expired")),
             Self::SlowConsumer | Self::OutboxesFull => Some((4408, "slow consumer")),
@@ -93,6 +97,7 @@ impl CloseReason {
             Self::RateLimit => "rate limit",
             Self::NeverAuthenticated => "never authenticated",
             Self::MessageTimeout => "message timeout",
+            Self::PartialsFull => "unfinished messages, largest of all",
             Self::TooBig => "message too big",
             Self::Expired => "token expired",
             Self::SlowConsumer => "slow consumer",
@@ -120,6 +125,7 @@ impl CloseReason {
             Self::RateLimit => &mut metrics.closes_rate_limit_total,
             Self::NeverAuthenticated => &mut metrics.closes_never_authenticated_total,
             Self::MessageTimeout => &mut metrics.closes_message_timeout_total,
+            Self::PartialsFull => &mut metrics.closes_partials_full_total,
             Self::TooBig => &mut metrics.closes_too_big_total,
             Self::Expired => &mut metrics.closes_expired_total,
             Self::SlowConsumer => &mut metrics.closes_slow_consumer_total,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::auth::Authenticator;
 use crate::config::{Config, SlowConsumerPolicy, Style};
 use crate::handoff::{AmqpBinding, ToSource};
-use crate::limits::LINGER;
+use crate::limits::{LINGER, PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES};
 use crate::metrics::Metrics;
 use crate::protocol::codec::CodecLimits;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
@@ -30,6 +30,7 @@ use super::id::Peers;
 use super::labels::Labels;
 use super::liveness::{LivenessRules, PING_PAYLOAD, WakingClock};
 use super::outbox::OutboxTotals;
+use super::partials::Partials;
 use super::places::Places;
 use super::roll_over::RollOver;
 use super::{OnMessage, Session};
@@ -170,9 +171,11 @@ pub struct Hub {
     pub waking: WakingClock,
     /// The ping that all sessions share.
     pub ping: Frame,
-    /// Heap bytes of all messages and frames that have arrived in part: the sum of the sessions'
+    /// Heap bytes of all messages, frames and requests that have arrived in part: the sum of the sessions'
     /// [`Session::partial_bytes`].
     pub partial_bytes: usize,
+    /// Whose they are.
+    pub partials: Partials,
     /// Frames of clients decoded in this turn; the loop begins it anew.
     pub frames_read: usize,
     /// Scratch for replies.
@@ -227,6 +230,7 @@ impl Hub {
             waking: WakingClock::default(),
             ping: Frame::new(Opcode::Ping, PING_PAYLOAD),
             partial_bytes: 0,
+            partials: partials(config),
             frames_read: 0,
             builder: FrameBuilder::new(),
             peers: Peers::default(),
@@ -280,6 +284,16 @@ impl Hub {
     pub fn generate_request_id(&mut self) -> [u8; 16] {
         self.request_ids.generate()
     }
+}
+
+/// The bounds of what arrives in part. An address has room for one message of the largest size, whatever that is.
+fn partials(config: &Config) -> Partials {
+    let of_one = config.max_message_bytes.unwrap_or(usize::MAX);
+    let of_one = of_one.saturating_add(PARTIAL_OVERHEAD_BYTES);
+    Partials::new(
+        config.max_partials_bytes.unwrap_or(usize::MAX),
+        of_one.saturating_mul(PARTIAL_MESSAGES_PER_ADDRESS),
+    )
 }
 
 /// Generates request ids: distinct within a process, and as good as distinct between processes. They name

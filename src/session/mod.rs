@@ -22,6 +22,7 @@
 //! | [`outbox`] | frames waiting for the peer |
 //! | [`places`] | sessions counted by IP and by account |
 //! | [`labels`] | what clients call themselves |
+//! | [`partials`] | who keeps how much of what has arrived in part |
 //! | [`liveness`] | who is silent, dead or idle |
 //! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, timeouts, close reasons, names |
 
@@ -34,6 +35,7 @@ pub mod id;
 pub mod labels;
 pub mod liveness;
 pub mod outbox;
+pub mod partials;
 pub mod places;
 mod roll_over;
 
@@ -488,15 +490,29 @@ impl Session {
         }
     }
 
-    /// Heap bytes of its message or frame that has arrived in part.
+    /// Heap bytes of its message, frame or request that has arrived in part.
     #[must_use]
     pub fn partial_bytes(&self) -> usize {
         match &self.phase {
             Phase::Open {
                 extra: Some(extra), ..
             } => extra.codec.heap_bytes(),
-            _ => 0,
+            Phase::Handshake {
+                head: Some(head), ..
+            } => size_of::<Head>() + head.0.capacity(),
+            Phase::Handshake { head: None, .. }
+            | Phase::Open { extra: None, .. }
+            | Phase::Closing { .. }
+            | Phase::Gone { .. } => 0,
         }
+    }
+
+    /// Tells the hub what of it has arrived in part.
+    fn note_partial(&self, id: ConnId, hub: &mut Hub) {
+        let is_told = self.place != Place::Unknown;
+        let address = (is_told && self.identity.is_none()).then(|| self.peer(hub).network());
+        hub.partials.set(id, self.partial_bytes(), address);
+        hub.partial_bytes = hub.partials.bytes();
     }
 
     /// The sweep's look at it: whether its peer is silent, dead, idle, or does not finish what it began. What is to
@@ -552,6 +568,21 @@ impl Session {
     /// Takes what the peer sent. The bytes may be changed (they are unmasked in place). Returns the admin page
     /// asked for, which the loop answers with [`Session::respond`].
     pub fn on_bytes(
+        &mut self,
+        input: &mut [u8],
+        id: ConnId,
+        hub: &mut Hub,
+        now: Now,
+    ) -> Option<AdminRequest> {
+        let had_part = self.partial_bytes() > 0;
+        let page = self.take_bytes(input, id, hub, now);
+        if had_part || self.partial_bytes() > 0 {
+            self.note_partial(id, hub);
+        }
+        page
+    }
+
+    fn take_bytes(
         &mut self,
         input: &mut [u8],
         id: ConnId,
@@ -932,9 +963,7 @@ impl Session {
             };
             let kept = extra.as_mut().map(|extra| std::mem::take(&mut extra.codec));
             let mut codec = kept.unwrap_or_default();
-            let bytes_before = codec.heap_bytes();
             let decoded = codec.decode(input, &hub.limits.codec);
-            hub.partial_bytes = hub.partial_bytes - bytes_before + codec.heap_bytes();
             if !codec.is_idle() {
                 extra.get_or_insert_default().codec = codec;
             }
@@ -1228,7 +1257,8 @@ impl Session {
                 self.phase = Phase::Gone {
                     reason: CloseReason::Lost,
                     was_open: false,
-                }
+                };
+                self.note_partial(id, hub);
             }
             Phase::Open { .. } => {
                 self.leave(id, hub);
@@ -1236,6 +1266,7 @@ impl Session {
                     reason: CloseReason::Lost,
                     was_open: true,
                 };
+                self.note_partial(id, hub);
             }
             Phase::Gone { .. } => {}
         }
@@ -1268,7 +1299,8 @@ impl Session {
                 self.phase = Phase::Gone {
                     reason,
                     was_open: false,
-                }
+                };
+                self.note_partial(id, hub);
             }
             Phase::Closing { .. } | Phase::Gone { .. } => {}
             Phase::Open { .. } => {
@@ -1289,6 +1321,7 @@ impl Session {
                     was_open: true,
                     peer,
                 };
+                self.note_partial(id, hub);
                 hub.deadlines.close.begin(now.clock, id);
             }
         }
@@ -1301,7 +1334,8 @@ impl Session {
                 self.phase = Phase::Gone {
                     reason: CloseReason::Evicted,
                     was_open: false,
-                }
+                };
+                self.note_partial(id, hub);
             }
             Phase::Open { .. } | Phase::Closing { .. } | Phase::Gone { .. } => {
                 self.abandon(id, hub)
@@ -1323,7 +1357,6 @@ impl Session {
     /// Takes the session out of all that is shared, but for the totals of its outbox and what it counts for until its
     /// end. Cost: what it had.
     fn leave(&mut self, id: ConnId, hub: &mut Hub) {
-        hub.partial_bytes -= self.partial_bytes();
         if let Phase::Open {
             extra: Some(extra), ..
         } = &mut self.phase
