@@ -107,6 +107,13 @@ pub const MERGED_EVENTS_MAX: u64 = 64;
 /// Bytes of frames encoded while the oldest session on the flush list still waits; as [`MERGED_EVENTS_MAX`].
 pub const MERGED_BYTES_MAX: u64 = 64 << 20;
 
+/// Bytes of frames that are made of one event at a time, give or take one frame: what it is for beyond that waits until
+/// these have been written to, or not been taken. So one large event for many groups costs no more memory, and no more of
+/// a turn, than this.
+pub const EVENT_SLICE_BYTES: u64 = 16 << 20;
+
+const _: () = assert!(EVENT_SLICE_BYTES <= MERGED_BYTES_MAX);
+
 /// Bytes of the frames of one run (`reactor::fan_out`); what would go beyond begins another. As much again is held in
 /// one piece until all its members have been written to.
 pub const RUN_BYTES_MAX: u64 = 256 << 10;

@@ -85,6 +85,7 @@ metrics! {
     counter subscribes_timed_out_total "Subscribes that the broker did not confirm in request_timeout_ms.";
     counter authentications_failed_total "Tokens that did not verify.";
     counter events_total "Events taken from the source.";
+    counter events_sliced_total "Events whose frames were made a part at a time, because all of them together were too large.";
     counter events_unmatched_total "Events that no subscription wanted.";
     counter frames_delivered_total "Event frames put into outboxes.";
     counter runs_merged_total "Runs of events that one group alone wanted whose frames were put together, once for all its members.";

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use blackhole::config::Config;
 use blackhole::handoff::{AmqpBinding, FromSource, SourceEnd, ToSource};
-use blackhole::limits::{FRAMES_READ_PER_TURN, MERGED_EVENTS_MAX, SESSION_READ_BYTES};
+use blackhole::limits::{
+    EVENT_SLICE_BYTES, FRAMES_READ_PER_TURN, MERGED_EVENTS_MAX, SESSION_READ_BYTES,
+};
 use blackhole::protocol::event::Event;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::session::Door;
@@ -191,7 +193,7 @@ fn an_event_waits_for_nobodys_replies() {
 #[test]
 fn a_subscribe_is_confirmed_whatever_is_fanned_out() {
     let mut stage = Stage::new(2 * MERGED_EVENTS_MAX as usize);
-    let many: Vec<One> = (0..1000).map(|_| stage.subscribed(ACCOUNT)).collect();
+    let many: Vec<One> = (0..400).map(|_| stage.subscribed(ACCOUNT)).collect();
     let late = stage.session();
     // The events of a burst that has just begun, more than the loop takes before the first of them is written to all.
     let mut published = 0;
@@ -225,4 +227,90 @@ fn a_subscribe_is_confirmed_whatever_is_fanned_out() {
     }
     let all: Vec<u64> = (0..published).collect();
     assert!(many.iter().all(|one| one.numbers() == all));
+}
+
+/// Frames of the large event, as they came to `all` since the last call.
+fn large_frames(all: &[One]) -> Vec<usize> {
+    let texts = all.iter().map(One::texts);
+    texts
+        .map(|texts| {
+            let is_large = |text: &&Value| text["args"]["Padding"].is_string();
+            texts.iter().filter(is_large).count()
+        })
+        .collect()
+}
+
+#[test]
+fn an_event_that_is_large_for_many_is_made_a_slice_at_a_time_and_reaches_each_once_and_in_order() {
+    const BODY: usize = 1 << 20;
+    const PER_SLICE: usize = EVENT_SLICE_BYTES as usize / BODY;
+    let mut stage = Stage::new(100);
+    let mut all: Vec<One> = Vec::new();
+    for number in 0..4 * PER_SLICE {
+        let one = stage.session();
+        let mut command = subscribe(ANY_TOKEN, ACCOUNT, "call.CHANNEL_CREATE.*");
+        command["request_id"] = json!(format!("r{number}"));
+        one.send(&client_text(&command.to_string()));
+        stage.turn(&[&one]);
+        let asked = stage.asked();
+        if !asked.is_empty() {
+            stage.source.send(FromSource::Bound(asked)).unwrap();
+            stage.turn(&[]);
+        }
+        assert_eq!(one.texts()[0]["status"], "success");
+        all.push(one);
+    }
+    let body =
+        json!({"Event-Name": "CHANNEL_CREATE", "Account-ID": ACCOUNT, "Padding": "x".repeat(BODY)});
+    let event = Event::decode(
+        "callevt".into(),
+        "call.CHANNEL_CREATE.x".into(),
+        body.to_string().into_bytes(),
+        None,
+    );
+    let event = FromSource::Event(Box::new(event.unwrap()));
+    stage.source.send(event).unwrap();
+    assert!(stage.publish(ACCOUNT, 7), "what comes next");
+    stage.turn(&[]);
+    let mut got = large_frames(&all);
+    assert_eq!(got.iter().sum::<usize>(), PER_SLICE);
+    // Two go away before their slice, in either way; others come, of whom one takes the name of a group that was owed.
+    let unsubscribe = json!({"action": "unsubscribe", "request_id": "gone"});
+    let (leaver, closer) = (
+        all[4 * PER_SLICE - 1].clone(),
+        all[4 * PER_SLICE - 2].clone(),
+    );
+    leaver.send(&client_text(&unsubscribe.to_string()));
+    closer.send(&client_frame(0x88, &1000_u16.to_be_bytes()));
+    let stranger = stage.session();
+    stranger.send(&client_text(
+        &subscribe(ANY_TOKEN, OTHER_ACCOUNT, "call.CHANNEL_CREATE.*").to_string(),
+    ));
+    stage.turn(&[&leaver, &closer, &stranger]);
+    // One of them made the stranger a session.
+    let mut turns = 3;
+    loop {
+        let more = large_frames(&all);
+        let made: usize = more.iter().sum();
+        assert!(made <= 2 * PER_SLICE, "{made} in a turn or two");
+        got.iter_mut()
+            .zip(more)
+            .for_each(|(sum, more)| *sum += more);
+        if stage.reactor.patience(now(Duration::ZERO)) > Duration::ZERO {
+            break;
+        }
+        // Who has the large event already does not get the next before everybody has it.
+        let is_owed = got.iter().take(4 * PER_SLICE - 2).any(|count| *count == 0);
+        let events = stage.reactor.hub.metrics.events_total;
+        assert!(!is_owed || events == 1, "{events} were taken");
+        stage.turn(&[]);
+        turns += 1;
+    }
+    assert!(turns >= 4, "{turns} turns");
+    let (still, gone) = got.split_at(4 * PER_SLICE - 2);
+    assert!(still.iter().all(|count| *count == 1), "{still:?}");
+    assert_eq!(gone, [0, 0]);
+    let metrics = &stage.reactor.hub.metrics;
+    assert_eq!((metrics.events_total, metrics.events_sliced_total), (2, 1));
+    assert!(stranger.texts().is_empty() || stranger.numbers().is_empty());
 }

@@ -128,17 +128,8 @@ impl FlushList {
     /// many bytes of frames, of which nobody is on the list yet.
     #[must_use]
     pub fn takes_another_event(&self, held: (u64, u64)) -> bool {
-        (self.window.len() as u64) + held.0 < MERGED_EVENTS_MAX && self.has_room(held.1)
-    }
-
-    /// Bytes of frames that may still be made before the list has moved, beyond so many `held`; 0 at the bound.
-    #[must_use]
-    pub fn room(&self, held: u64) -> u64 {
-        MERGED_BYTES_MAX.saturating_sub(self.window_bytes + held)
-    }
-
-    fn has_room(&self, held: u64) -> bool {
-        self.room(held) > 0
+        (self.window.len() as u64) + held.0 < MERGED_EVENTS_MAX
+            && self.window_bytes + held.1 < MERGED_BYTES_MAX
     }
 
     /// Sessions listed.

@@ -522,7 +522,11 @@ impl<S: Socket> Reactor<S> {
             let waiting = self.flush.len().max(self.waiting_for_run());
             let is_worth_it =
                 waiting >= limits::YIELD_FLUSHES_MIN && in_vain < limits::LOOKS_IN_VAIN;
-            if self.more_messages || !is_worth_it || (look == 0 && is_in_vain) {
+            if self.more_messages
+                || self.fan_out.is_sliced()
+                || !is_worth_it
+                || (look == 0 && is_in_vain)
+            {
                 break;
             }
         }
@@ -537,13 +541,24 @@ impl<S: Socket> Reactor<S> {
         let are_all_heard = self.hear_source(now);
         for _ in 0..limits::EVENTS_PER_LOOK {
             if !self.flush.takes_another_event(self.fan_out.held()) {
-                self.more_messages = !are_all_heard || self.handoff.waiting() > 0;
+                self.more_messages =
+                    !are_all_heard || self.handoff.waiting() > 0 || self.fan_out.is_sliced();
                 return self.note_held(now);
+            }
+            if self.fan_out.is_sliced() {
+                // Its next slice, and nothing else in this turn if there is another.
+                self.fan_out_slice(now);
+                if self.fan_out.is_sliced() {
+                    return;
+                }
             }
             match self.handoff.try_event() {
                 Ok(message) => {
                     self.held_since = None;
                     self.on_message(message, now);
+                    if self.fan_out.is_sliced() {
+                        return;
+                    }
                 }
                 Err(TryRecvError::Empty) => {
                     self.more_messages = !are_all_heard;
@@ -584,7 +599,7 @@ impl<S: Socket> Reactor<S> {
             self.end_run(now);
         }
         match message {
-            FromSource::Event(event) => self.fan_out(&event, now),
+            FromSource::Event(event) => self.fan_out(event, now),
             FromSource::Bound(bindings) => self.on_bound(bindings, now),
             FromSource::Up => self.on_up(now),
             FromSource::Down { since } => self.on_down(self.clock_of(since)),
