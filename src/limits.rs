@@ -59,14 +59,16 @@ pub const READ_BUFFER_BYTES: usize = 64 << 10;
 /// pause nor a thousand of them keep events from the others.
 pub const READ_BYTES_PER_TURN: usize = 2 << 20;
 
-/// Frames of clients taken in one turn, give or take those of one read; the rest waits as beyond
-/// [`READ_BYTES_PER_TURN`]. At about a microsecond for one that is refused, flooders cost an event that waits a quarter of
-/// a millisecond, and each of them a turn.
+/// Frames of clients, fragments included, and reads, taken in one turn, give or take those of one read; the rest waits as
+/// beyond [`READ_BYTES_PER_TURN`]. A frame that is refused costs about a microsecond.
 pub const FRAMES_READ_PER_TURN: usize = 256;
 
-/// Bytes of one read of an open session, unless more than that is missing of a frame: several usual commands, or as many
-/// of the smallest as a turn takes.
-pub const SESSION_READ_BYTES: usize = 2 << 10;
+/// The same while events wait in the hand-off: the share of those who speak, so that neither waits for the other.
+pub const FRAMES_READ_BEFORE_EVENTS: usize = 32;
+
+/// Bytes of one read of an open session, unless more than that is missing of a frame: several usual commands, and of the
+/// smallest as many as half a turn takes.
+pub const SESSION_READ_BYTES: usize = 1 << 10;
 
 /// Bytes of one read of a connection in its handshake: a usual request, head and all, and some commands behind it.
 pub const HANDSHAKE_READ_BYTES: usize = 4 << 10;

@@ -59,6 +59,8 @@ pub struct Decoded<'a> {
     pub consumed: usize,
     /// The first complete message or control frame, if one is complete.
     pub item: Option<Item<'a>>,
+    /// Frames that ended in those bytes, fragments of a message included.
+    pub frames: usize,
 }
 
 /// A complete message or control frame. Borrowed from the input when it came whole and in one read; otherwise it
@@ -255,6 +257,7 @@ impl Codec {
     ) -> Result<Decoded<'a>, CodecError> {
         let length = input.len();
         let mut rest = input;
+        let mut frames = 0;
         while !rest.is_empty() {
             let stage = self
                 .0
@@ -275,16 +278,19 @@ impl Codec {
                 .map_or(rest.len(), |remaining| remaining.min(rest.len()));
             let payload = split_off_front(&mut rest, arrived);
             unmask(payload, frame.mask);
+            frames += usize::from(frame.remaining == payload.len() as u64);
             if let Some(item) = self.take_payload(frame, payload)? {
                 return Ok(Decoded {
                     consumed: length - rest.len(),
                     item: Some(item),
+                    frames,
                 });
             }
         }
         Ok(Decoded {
             consumed: length,
             item: None,
+            frames,
         })
     }
 

@@ -152,6 +152,8 @@ struct ReadBudget {
     bytes: usize,
     /// [`Hub::frames_read`] at which it is spent.
     frames_max: usize,
+    /// The same while events wait.
+    frames_before_events: usize,
     /// Sessions that have spoken and wait for their flush, at which it is spent.
     spoke_max: usize,
 }
@@ -161,6 +163,7 @@ impl ReadBudget {
         Self {
             bytes: limits::READ_BYTES_PER_TURN,
             frames_max: limits::FRAMES_READ_PER_TURN,
+            frames_before_events: limits::FRAMES_READ_BEFORE_EVENTS,
             spoke_max: limits::FLUSHES_PER_TURN,
         }
     }
@@ -170,6 +173,7 @@ impl ReadBudget {
         Self {
             bytes: limits::READ_BUFFER_BYTES,
             frames_max: usize::MAX,
+            frames_before_events: usize::MAX,
             spoke_max: usize::MAX,
         }
     }
@@ -436,6 +440,7 @@ impl<S: Socket> Reactor<S> {
             return self.list_reread(id);
         }
         self.hub.metrics.reads_total += 1;
+        self.hub.frames_read += 1;
         let most = connection.session.read_bytes_max();
         let most = most.min(self.read_buffer.len());
         let buffer = self.read_buffer.get_mut(..most).unwrap_or_default();
@@ -489,8 +494,10 @@ impl<S: Socket> Reactor<S> {
 
     /// Whether the rest is to be read in the next turn.
     fn is_spent(&self, budget: &ReadBudget) -> bool {
+        let frames = self.hub.frames_read;
         budget.bytes == 0
-            || self.hub.frames_read >= budget.frames_max
+            || frames >= budget.frames_max
+            || (frames >= budget.frames_before_events && self.handoff.waiting() > 0)
             || self.flush.spoke_len() >= budget.spoke_max
     }
 

@@ -176,7 +176,7 @@ pub struct Hub {
     pub partial_bytes: usize,
     /// Whose they are.
     pub partials: Partials,
-    /// Frames of clients decoded in this turn; the loop begins it anew.
+    /// Frames of clients decoded in this turn, and one for each read; the loop begins it anew.
     pub frames_read: usize,
     /// Scratch for replies.
     pub builder: FrameBuilder,

@@ -979,7 +979,7 @@ impl Session {
                 }
             };
             let consumed = decoded.consumed;
-            hub.frames_read += 1;
+            hub.frames_read += decoded.frames;
             match &decoded.item {
                 None => {}
                 Some(Item::Pong(payload)) if **payload == *PING_PAYLOAD => {}
