@@ -1,7 +1,12 @@
-//! All that the loop and an event source share: one channel each way, and the waker.
+//! All that the loop and an event source share: two channels towards the loop, one back, and the waker.
 //!
-//! Towards the loop the channel is bounded, in messages ([`HANDOFF_EVENTS_MAX`]) and in bytes ([`HANDOFF_BYTES_MAX`]):
+//! Events have a channel that is bounded, in messages ([`HANDOFF_EVENTS_MAX`]) and in bytes ([`HANDOFF_BYTES_MAX`]):
 //! when it is full the source waits, which is the back-pressure that reaches the broker as unacknowledged deliveries.
+//! What the source tells of itself ([`FromSource::is_control`]) has a channel of its own ([`HANDOFF_CONTROLS_MAX`]), so
+//! that no number of events that wait, and no fan-out, keeps a subscriber from its answer. It keeps its own order and
+//! overtakes events. So a subscription may see an event from before it, and a session is told of an outage before it
+//! gets what is left from before that outage: a notice comes early, never late.
+//!
 //! Towards the source one list of commands is on its way at a time; what is said behind it is kept on the loop's side,
 //! where the commands of one binding cancel out (`commands`). The gauge `handoff_commands` shows both.
 //!
@@ -31,6 +36,9 @@ pub const HANDOFF_EVENTS_MAX: usize = 4096;
 
 /// Bytes of events that may wait for the loop, the last of them not counted; above it the source waits too.
 pub const HANDOFF_BYTES_MAX: usize = 64 << 20;
+
+/// Messages of control that may wait for the loop; above it the source waits.
+pub const HANDOFF_CONTROLS_MAX: usize = 1024;
 
 /// One (exchange, binding key) pair on the process's own queue (PROTOCOL 1, "AMQP binding").
 ///
@@ -90,6 +98,12 @@ pub enum FromSource {
 }
 
 impl FromSource {
+    /// Whether it is no event, and so goes the way that events do not stop.
+    #[must_use]
+    pub fn is_control(&self) -> bool {
+        !matches!(self, Self::Event(_))
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Event(event) => event.bytes(),
@@ -159,6 +173,7 @@ impl Load {
 #[derive(Clone)]
 pub struct SourceEnd {
     to_loop: Sender<FromSource>,
+    control: Sender<FromSource>,
     load: Arc<Load>,
     /// Told when the load falls below its bound.
     room: Receiver<()>,
@@ -169,7 +184,7 @@ pub struct SourceEnd {
 }
 
 impl SourceEnd {
-    /// Hands `message` to the loop, waiting while the channel is full: the back-pressure.
+    /// Hands `message` to the loop, waiting while its channel is full: the back-pressure.
     ///
     /// # Errors
     /// [`LoopGone`] when the loop has ended.
@@ -203,7 +218,12 @@ impl SourceEnd {
             }
         }
         self.load.bytes.fetch_add(bytes, Ordering::SeqCst);
-        let error = match self.to_loop.send_deadline(message, deadline) {
+        let channel = if message.is_control() {
+            &self.control
+        } else {
+            &self.to_loop
+        };
+        let error = match channel.send_deadline(message, deadline) {
             Ok(()) => {
                 self.waker.0.wake();
                 return Ok(());
@@ -221,6 +241,7 @@ impl SourceEnd {
 /// The loop's end.
 pub struct LoopEnd {
     from_source: Receiver<FromSource>,
+    control: Receiver<FromSource>,
     load: Arc<Load>,
     has_room: Sender<()>,
     to_source: CommandQueue,
@@ -233,12 +254,32 @@ impl LoopEnd {
         self.waker.clear();
     }
 
-    /// The next message, when there is one.
+    /// The next message, those of control first, when there is one.
     ///
     /// # Errors
-    /// `Empty`; or `Disconnected` when the source's thread has ended.
+    /// `Empty`; or `Disconnected` when the source's thread has ended and all that it said has been taken.
     pub fn try_recv(&self) -> Result<FromSource, TryRecvError> {
-        let message = self.from_source.try_recv()?;
+        self.try_control().or_else(|_| self.try_event())
+    }
+
+    /// The next message of control, when there is one.
+    ///
+    /// # Errors
+    /// As of [`LoopEnd::try_recv`].
+    pub fn try_control(&self) -> Result<FromSource, TryRecvError> {
+        self.control.try_recv()
+    }
+
+    /// The next event, when there is one; at the source's end, what it said last of itself.
+    ///
+    /// # Errors
+    /// As of [`LoopEnd::try_recv`].
+    pub fn try_event(&self) -> Result<FromSource, TryRecvError> {
+        let message = match self.from_source.try_recv() {
+            // It may have told something between a look at the one channel and at the other.
+            Err(TryRecvError::Disconnected) => return self.try_control(),
+            received => received?,
+        };
         if self.load.lighten(message.bytes()) {
             // Full: the source has been told already, and not looked yet.
             let _ = self.has_room.try_send(());
@@ -246,10 +287,16 @@ impl LoopEnd {
         Ok(message)
     }
 
-    /// Messages waiting now (a gauge).
+    /// Events waiting now (a gauge).
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.from_source.len()
+    }
+
+    /// Messages of control waiting now (a gauge).
+    #[must_use]
+    pub fn controls_waiting(&self) -> usize {
+        self.control.len()
     }
 
     /// Bytes of the events waiting now (a gauge).
@@ -286,6 +333,7 @@ pub fn handoff_bounded(waker: LoopWaker, events_max: usize) -> (SourceEnd, LoopE
 
 fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (SourceEnd, LoopEnd) {
     let (to_loop, from_source) = crossbeam_channel::bounded(events_max);
+    let (control, controls) = crossbeam_channel::bounded(HANDOFF_CONTROLS_MAX);
     let (to_source, commands) = CommandQueue::new(waker.clone());
     let (has_room, room) = crossbeam_channel::bounded(1);
     let load = Arc::new(Load {
@@ -295,6 +343,7 @@ fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (Source
     (
         SourceEnd {
             to_loop,
+            control,
             load: load.clone(),
             room,
             commands,
@@ -302,6 +351,7 @@ fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (Source
         },
         LoopEnd {
             from_source,
+            control: controls,
             load,
             has_room,
             to_source,
@@ -370,7 +420,7 @@ mod tests {
         assert!((12_000..13_000).contains(&end.waiting_bytes()));
         thread::scope(|scope| {
             let waiting = scope.spawn(|| source.send(event(1)));
-            assert!(end.try_recv().is_ok());
+            assert!(end.try_event().is_ok());
             assert!(waiting.join().expect("no panic").is_ok());
         });
         assert!(try_event());
@@ -395,18 +445,52 @@ mod tests {
     fn a_full_channel_holds_the_source_back() {
         let (source, end) = handoff_bounded(LoopWaker::new(|| Ok(())), 2);
         for _ in 0..2 {
-            assert!(source.send_timeout(FromSource::Up, Duration::ZERO).is_ok());
+            assert!(source.send_timeout(event(1), Duration::ZERO).is_ok());
         }
         assert!(matches!(
-            source.send_timeout(FromSource::Up, Duration::ZERO),
-            Err(Some(FromSource::Up))
+            source.send_timeout(event(1), Duration::ZERO),
+            Err(Some(FromSource::Event(_)))
         ));
         assert!(end.try_recv().is_ok());
-        assert!(source.send_timeout(FromSource::Up, Duration::ZERO).is_ok());
+        assert!(source.send_timeout(event(1), Duration::ZERO).is_ok());
         drop(end);
-        assert!(matches!(
-            source.send_timeout(FromSource::Up, Duration::ZERO),
-            Err(None)
-        ));
+        for message in [event(1), FromSource::Up] {
+            let refused = source.send_timeout(message, Duration::ZERO);
+            assert!(matches!(refused, Err(None)));
+        }
+    }
+
+    #[test]
+    fn what_a_source_tells_of_itself_waits_behind_no_event_and_outlives_it() {
+        let (source, end) = handoff_bounded(LoopWaker::new(|| Ok(())), 1);
+        source.send(event(1)).expect("there is room");
+        let told = [
+            FromSource::Up,
+            FromSource::Bound(Vec::new()),
+            FromSource::Lost(Vec::new()),
+        ];
+        for message in told {
+            assert!(source.send_timeout(message, Duration::ZERO).is_ok());
+        }
+        assert!(matches!(end.try_control(), Ok(FromSource::Up)));
+        assert!(matches!(end.try_recv(), Ok(FromSource::Bound(_))));
+        assert!(matches!(end.try_event(), Ok(FromSource::Event(_))));
+        assert_eq!((end.waiting(), end.controls_waiting()), (0, 1));
+        drop(source);
+        assert!(matches!(end.try_event(), Ok(FromSource::Lost(_))));
+        assert!(matches!(end.try_event(), Err(TryRecvError::Disconnected)));
+        assert!(matches!(end.try_recv(), Err(TryRecvError::Disconnected)));
+    }
+
+    #[test]
+    fn a_source_that_tells_more_of_itself_than_is_taken_waits() {
+        let (source, end) = handoff(LoopWaker::new(|| Ok(())));
+        for _ in 0..HANDOFF_CONTROLS_MAX {
+            source.send(FromSource::Up).expect("there is room");
+        }
+        let refused = source.send_timeout(FromSource::Up, Duration::ZERO);
+        assert!(matches!(refused, Err(Some(FromSource::Up))));
+        assert!(end.try_control().is_ok());
+        assert!(source.send_timeout(FromSource::Up, Duration::ZERO).is_ok());
     }
 }

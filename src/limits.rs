@@ -55,12 +55,29 @@ pub const POLL_EVENTS_MAX: usize = 1024;
 pub const READ_BUFFER_BYTES: usize = 64 << 10;
 
 /// Bytes read from all sockets in one turn, give or take one read; what is ready beyond that goes to the reread
-/// list. A single socket is read once a turn (at most [`READ_BUFFER_BYTES`]) and goes there too if it may have
-/// more, so neither one that sends without pause nor a thousand of them keep events from the others.
+/// list. A single socket is read once a turn and goes there too if it may have more, so neither one that sends without
+/// pause nor a thousand of them keep events from the others.
 pub const READ_BYTES_PER_TURN: usize = 2 << 20;
+
+/// Frames of clients, fragments included, and reads, taken in one turn, give or take those of one read; the rest waits as
+/// beyond [`READ_BYTES_PER_TURN`]. A frame that is refused costs about a microsecond.
+pub const FRAMES_READ_PER_TURN: usize = 256;
+
+/// The same while events wait in the hand-off: the share of those who speak, so that neither waits for the other.
+pub const FRAMES_READ_BEFORE_EVENTS: usize = 32;
+
+/// Bytes of one read of an open session, unless more than that is missing of a frame: several usual commands, and of the
+/// smallest as many as half a turn takes.
+pub const SESSION_READ_BYTES: usize = 1 << 10;
+
+/// Bytes of one read of a connection in its handshake: a usual request, head and all, and some commands behind it.
+pub const HANDSHAKE_READ_BYTES: usize = 4 << 10;
 
 /// Events taken from the hand-off by one look at it; the rest in the next turn, which does not wait.
 pub const EVENTS_PER_LOOK: usize = 256;
+
+/// Messages of control taken from the hand-off by one look at it, before the events; the rest in the next.
+pub const CONTROLS_PER_LOOK: usize = 64;
 
 /// Looks at the hand-off in one turn, at most: another follows only one that took events and emptied it, when they are
 /// for many sessions.
@@ -91,6 +108,13 @@ pub const MERGED_EVENTS_MAX: u64 = 64;
 
 /// Bytes of frames encoded while the oldest session on the flush list still waits; as [`MERGED_EVENTS_MAX`].
 pub const MERGED_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of frames that are made of one event at a time, give or take one frame: what it is for beyond that waits until
+/// these have been written to, or not been taken. So one large event for many groups costs no more memory, and no more of
+/// a turn, than this.
+pub const EVENT_SLICE_BYTES: u64 = 16 << 20;
+
+const _: () = assert!(EVENT_SLICE_BYTES <= MERGED_BYTES_MAX);
 
 /// Bytes of the frames of one run (`reactor::fan_out`); what would go beyond begins another. As much again is held in
 /// one piece until all its members have been written to.
@@ -129,6 +153,10 @@ pub const REFUSED_COMMANDS_MAX: u16 = 1000;
 /// these such a connection is closed without a word. They live on the descriptors that are kept back from the
 /// sessions, and must leave most of them for the broker, files and the admin listener.
 pub const REFUSALS_MAX: usize = 24;
+
+/// Connections that are one too many of their address (`max_connections_per_ip`) and whose requests are not whole, kept
+/// until they can be told so: of all addresses together. Beyond these such a connection is closed without a word.
+pub const SURPLUS_MAX: usize = 16;
 
 /// Connections of the admin listener that there is room for beyond those, so that a full process can be looked at
 /// whoever knocks; beyond these one is closed without a word.
@@ -171,6 +199,13 @@ pub const BROKER_ANSWER_MAX: Duration = Duration::from_secs(20);
 /// Time between two turns that counts against silent peers and unfinished messages, at most: what is beyond it, the
 /// process was stopped or its machine suspended, and nobody was listened to. Longer than the sweep lets a poll wait.
 pub const STALL_COUNTED: Duration = Duration::from_millis(200);
+
+/// Messages of the largest allowed size (`max_message_bytes`) that may be unfinished of all sessions of one address
+/// together that have not authenticated, their requests before the upgrade included. Beyond it the largest is closed.
+pub const PARTIAL_MESSAGES_PER_ADDRESS: usize = 8;
+
+/// What an unfinished message costs beside its bytes, at most, as it is counted.
+pub const PARTIAL_OVERHEAD_BYTES: usize = 256;
 
 /// Largest outboxes gathered by one pass over all sessions when `max_outboxes_bytes` is exceeded, so that a pass
 /// serves many closes.

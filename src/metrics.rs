@@ -34,6 +34,8 @@ metrics! {
     counter connections_accepted_total "Connections accepted, those of the admin listener included.";
     counter connections_refused_full_total "Connections refused with 503 or closed because max_connections was reached.";
     counter connections_dropped_full_total "Connections closed without a word because max_connections was reached and there was no room to answer them either.";
+    counter connections_dropped_ip_total "Connections closed without a word because of max_connections_per_ip: their requests were not whole, and too many such were there already.";
+    counter handshakes_evicted_total "Unfinished handshakes that were ended because max_connections was reached and another came.";
     counter accept_errors_total "Accepts that failed, out of descriptors or memory included.";
     counter accept_pauses_total "Pauses in accepting because it failed: out of descriptors or memory, or another error that may last.";
     counter accept_rate_pauses_total "Times that connections were left waiting because max_accept_rate was reached.";
@@ -68,6 +70,7 @@ metrics! {
     counter closes_dead_total "Sessions closed with 1001: a ping was not answered in pong_timeout_ms.";
     counter closes_idle_total "Sessions closed with 1000: no frame of the client's own for idle_timeout_ms.";
     counter closes_message_timeout_total "Sessions closed with 1008: a message was begun and not finished in message_timeout_ms.";
+    counter closes_partials_full_total "Sessions closed with 1008, and unfinished handshakes ended, because unfinished messages and requests were over max_partials_bytes, or those of one address over its share.";
     counter closes_lost_total "Sessions whose connection broke or ended without a close frame.";
     counter commands_total "Commands received.";
     counter commands_rate_limited_total "Commands refused by the rate limit.";
@@ -87,6 +90,7 @@ metrics! {
     counter subscriptions_moved_total "Subscriptions that follow another realm because their account's changed.";
     counter authentications_failed_total "Tokens that did not verify.";
     counter events_total "Events taken from the source.";
+    counter events_sliced_total "Events whose frames were made a part at a time, because all of them together were too large.";
     counter events_unmatched_total "Events that no subscription wanted.";
     counter frames_delivered_total "Event frames put into outboxes.";
     counter runs_merged_total "Runs of events that one group alone wanted whose frames were put together, once for all its members.";
@@ -101,7 +105,7 @@ metrics! {
     counter reads_total "Read calls on client sockets.";
     counter read_bytes_total "Bytes read from client sockets.";
     counter turns_total "Turns of the loop.";
-    counter handoff_held_total "Turns that left events in the hand-off because sessions still waited for their first write.";
+    counter handoff_held_total "Looks at the hand-off that left events there because sessions still had to be written what was fanned out before.";
     counter handoff_looks_again_total "Looks at the hand-off beyond the first of a turn, for the rest of a burst.";
     counter heap_trims_total "Times memory was given back to the system, in the quiet after a burst or under lasting traffic.";
     counter months_rolled_total "Month roll-overs of document bindings begun: two a month, one to bind and one to release.";

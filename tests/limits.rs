@@ -18,7 +18,10 @@ use std::time::{Duration, Instant};
 
 use blackhole::config::Config;
 use blackhole::handoff::{Asked, FromSource, SourceEnd, ToSource};
-use blackhole::limits::{ADMIN_BEYOND_FULL_MAX, LINGER, REFUSALS_MAX};
+use blackhole::limits::{
+    ADMIN_BEYOND_FULL_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES,
+    REFUSALS_MAX, SURPLUS_MAX,
+};
 use blackhole::protocol::handshake::HEAD_BYTES_MAX;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::account::AccountId;
@@ -442,8 +445,9 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
     );
     let stranger = SocketAddr::from(STRANGER);
     let half = &UPGRADE_REQUEST.as_bytes()[..50];
+    let whole = UPGRADE_REQUEST.as_bytes();
     let taken: Vec<ConnId> = (0..2)
-        .map(|_| full.accept(stranger, Door::Clients, half).0.unwrap())
+        .map(|_| full.accept(stranger, Door::Clients, whole).0.unwrap())
         .collect();
     full.turn(&[]);
     let text = "no more connections can be taken\n";
@@ -527,6 +531,270 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
 }
 
 #[test]
+fn a_full_process_takes_the_places_of_those_who_hold_most_without_finishing_their_handshake() {
+    let mut full = Loop::new(
+        &Config {
+            max_connections: Some(8),
+            ..config(&[
+                "--auth=insecure",
+                "--proxy-protocol=accept",
+                "--trusted-proxies=10.0.0.0/8",
+            ])
+        },
+        1,
+    );
+    let from = |last: u8| SocketAddr::from(([203, 0, 113, last], 4711));
+    let (whole, half) = (UPGRADE_REQUEST, &UPGRADE_REQUEST[..50]);
+    let proxied = |last: u8| format!("PROXY TCP4 203.0.113.{last} 192.0.2.1 4711 443\r\n{half}");
+    // Of the first address three, one of them through a proxy; of the second two; of the third one; and two sessions.
+    let mut held: Vec<(ConnId, Wires)> = Vec::new();
+    for (peer, bytes) in [
+        (from(1), half.to_owned()),
+        (from(2), String::new()),
+        (PROXY.into(), proxied(1)),
+        (from(9), whole.to_owned()),
+        (from(2), half.to_owned()),
+        (from(3), half.to_owned()),
+        (from(9), whole.to_owned()),
+        (from(1), half.to_owned()),
+    ] {
+        let (id, wire) = full.accept(peer, Door::Clients, bytes.as_bytes());
+        full.turn(&[]);
+        held.push((id.unwrap(), wire));
+    }
+    // Who has most gives the oldest, until nobody is left whose handshake is not finished.
+    // Of equals the highest address does.
+    for (round, evicted) in [0, 1, 2, 5, 4, 7].into_iter().enumerate() {
+        let (id, wire) = full.accept(from(100), Door::Clients, whole.as_bytes());
+        full.turn(&[]);
+        assert_eq!(response(&wire).0, 101, "round {round}");
+        assert!(id.is_some_and(|id| full.is_there(id)));
+        let (gone, told) = &held[evicted];
+        assert!(!full.is_there(*gone), "round {round}: {evicted} is there");
+        assert_eq!(response(told).0, 503, "it is told");
+        assert_eq!(full.reactor.connections().len(), 8);
+        let evictions = full.reactor.hub.metrics.handshakes_evicted_total;
+        assert_eq!(evictions, round as u64 + 1);
+    }
+    let (id, wire) = full.accept(from(100), Door::Clients, whole.as_bytes());
+    assert_eq!((id, response(&wire).0), (None, 503), "sessions stay");
+    // Who is not finished and comes last goes first, if nobody else is.
+    full.reactor.abandon(held[3].0);
+    full.turn(&[]);
+    let (late, _) = full.accept(from(100), Door::Clients, half.as_bytes());
+    full.turn(&[]);
+    let (_, wire) = full.accept(from(50), Door::Clients, whole.as_bytes());
+    full.turn(&[]);
+    assert_eq!(response(&wire).0, 101);
+    assert!(!full.is_there(late.unwrap()));
+}
+
+#[test]
+fn a_connection_counts_for_its_address_from_accept_to_end_and_who_is_one_too_many_is_told() {
+    const MAX: usize = 5;
+    let mut the = Loop::new(
+        &Config {
+            max_connections_per_ip: Some(MAX),
+            ..config(&[
+                "--auth=insecure",
+                "--proxy-protocol=accept",
+                "--trusted-proxies=10.0.0.0/8",
+            ])
+        },
+        1,
+    );
+    let stranger = SocketAddr::from(STRANGER);
+    let (whole, half) = (
+        UPGRADE_REQUEST.as_bytes(),
+        &UPGRADE_REQUEST.as_bytes()[..50],
+    );
+    let get = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    let held: Vec<(ConnId, Wires)> = (0..MAX)
+        .map(|_| {
+            let (id, wire) = the.accept(stranger, Door::Clients, half);
+            (id.unwrap(), wire)
+        })
+        .collect();
+    the.turn(&[]);
+    // However many come with a whole request, each is answered, and none is kept.
+    let header = "PROXY TCP4 203.0.113.1 192.0.2.1 4711 443\r\n";
+    let proxied = header.to_owned() + UPGRADE_REQUEST;
+    let forwarded = upgrade_with(&["X-Forwarded-For: 203.0.113.1"]);
+    for _ in 0..2 * SURPLUS_MAX {
+        for (peer, request, status) in [
+            (STRANGER, whole, 429),
+            (STRANGER, &get[..], 200),
+            (PROXY, proxied.as_bytes(), 429),
+            (PROXY, forwarded.as_bytes(), 429),
+        ] {
+            let (id, wire) = the.accept(peer.into(), Door::Clients, request);
+            the.turn(&[]);
+            assert_eq!(response(&wire).0, status);
+            assert!(id.is_none_or(|id| !the.is_there(id)));
+        }
+    }
+    assert_eq!(the.reactor.connections().len(), MAX);
+    assert_eq!(the.reactor.hub.surplus, 0);
+    // One whose request is not whole is kept to be told, as long as they are few.
+    let kept: Vec<(ConnId, Wires)> = (0..SURPLUS_MAX)
+        .map(|number| match number % 3 {
+            0 => the.accept(stranger, Door::Clients, half),
+            1 => the.accept(stranger, Door::Clients, b""),
+            _ => the.accept(PROXY.into(), Door::Clients, header.as_bytes()),
+        })
+        .map(|(id, wire)| (id.unwrap(), wire))
+        .collect();
+    the.turn(&[]);
+    for (peer, bytes) in [
+        (STRANGER, half),
+        (STRANGER, b""),
+        (PROXY, header.as_bytes()),
+    ] {
+        let (id, wire) = the.accept(peer.into(), Door::Clients, bytes);
+        the.turn(&[]);
+        assert!(id.is_none_or(|id| !the.is_there(id)));
+        assert!(wire.borrow().to_client.is_empty(), "without a word");
+    }
+    let metrics = &the.reactor.hub.metrics;
+    assert_eq!(metrics.connections_dropped_ip_total, 3);
+    assert_eq!(the.reactor.hub.surplus, SURPLUS_MAX);
+    for (number, (id, wire)) in kept.iter().enumerate().skip(1) {
+        let rest = if number % 3 == 0 { &whole[50..] } else { whole };
+        wire.borrow_mut().send(rest);
+        the.hear([*id]);
+        assert_eq!(response(wire).0, 429, "{number}");
+        assert!(!the.is_there(*id));
+    }
+    // A place that is free when the request is whole is taken.
+    the.reactor.abandon(held[0].0);
+    the.turn(&[]);
+    kept[0].1.borrow_mut().send(&whole[50..]);
+    the.hear([kept[0].0]);
+    assert_eq!(response(&kept[0].1).0, 101);
+    assert_eq!(the.reactor.hub.surplus, 0);
+    // Who is closed and does not go still counts.
+    kept[0].1.borrow_mut().send(&client_frame(0x82, b"binary"));
+    the.hear([kept[0].0]);
+    assert_eq!(close_code(&kept[0].1), 1003);
+    assert_eq!(the.reactor.hub.ips.taken(&stranger.ip()), MAX);
+    let (_, wire) = the.accept(stranger, Door::Clients, whole);
+    assert_eq!(response(&wire).0, 429);
+    kept[0].1.borrow_mut().client_closed = true;
+    the.hear([kept[0].0]);
+    let (_, wire) = the.accept(stranger, Door::Clients, whole);
+    the.turn(&[]);
+    assert_eq!(response(&wire).0, 101);
+    // Another address is not concerned.
+    let (_, wire) = the.accept(([203, 0, 113, 2], 1).into(), Door::Clients, whole);
+    the.turn(&[]);
+    assert_eq!(response(&wire).0, 101);
+}
+
+/// A text frame of `length` bytes that lacks its last.
+fn unfinished(length: usize) -> Vec<u8> {
+    let mut frame = client_frame(0x81, &vec![b' '; length]);
+    frame.pop();
+    frame
+}
+
+#[test]
+fn unfinished_messages_are_bounded_in_all_and_of_an_address_that_has_not_authenticated() {
+    const MESSAGE: usize = 10_000;
+    let of_address = PARTIAL_MESSAGES_PER_ADDRESS * (MESSAGE + PARTIAL_OVERHEAD_BYTES);
+    let in_all = 3 * of_address;
+    let mut the = Loop::new(
+        &Config {
+            max_message_bytes: Some(MESSAGE),
+            max_partials_bytes: Some(in_all),
+            ..config(&["--auth=insecure"])
+        },
+        1,
+    );
+    let open = |the: &mut Loop, last: u8, token: Option<&str>| {
+        let peer = SocketAddr::from(([203, 0, 113, last], 4711));
+        let (id, wire) = the.accept(peer, Door::Clients, UPGRADE_REQUEST.as_bytes());
+        the.turn(&[]);
+        assert_eq!(response(&wire).0, 101);
+        if let Some(token) = token {
+            let text = ping_as(token, "authenticated").to_string();
+            wire.borrow_mut().send(&client_text(&text));
+            the.hear([id.unwrap()]);
+            assert_eq!(frames(&wire).len(), 1);
+        }
+        (id.unwrap(), wire)
+    };
+    let send = |the: &mut Loop, (id, wire): &(ConnId, Wires), bytes: &[u8]| {
+        wire.borrow_mut().send(bytes);
+        the.hear([*id]);
+    };
+    let partial = |the: &Loop| the.reactor.hub.partial_bytes;
+
+    // The largest of the address goes as soon as there is one too many, and a command of the largest size passes.
+    let mut held: Vec<(ConnId, Wires)> = Vec::new();
+    for number in 0..3 * PARTIAL_MESSAGES_PER_ADDRESS {
+        let one = open(&mut the, 1, None);
+        send(&mut the, &one, &unfinished(MESSAGE));
+        held.push(one);
+        assert!(partial(&the) <= of_address, "{number}: {}", partial(&the));
+    }
+    let closed = |the: &Loop| the.reactor.hub.metrics.closes_partials_full_total;
+    assert!(closed(&the) == 0, "they do not count before they are gone");
+    let honest = open(&mut the, 1, None);
+    let ping = ping_as(ANY_TOKEN, "honest").to_string();
+    let whole = client_text(&format!("{ping:MESSAGE$}"));
+    send(&mut the, &honest, &whole[..5_000]);
+    send(&mut the, &honest, &whole[5_000..]);
+    assert_eq!(frames(&honest.1).len(), 1, "it got its reply");
+    let told: Vec<&(ConnId, Wires)> = held
+        .iter()
+        .filter(|(_, wire)| !wire.borrow().to_client.is_empty())
+        .collect();
+    assert!(told.len() >= 2 * PARTIAL_MESSAGES_PER_ADDRESS);
+    for (_, wire) in told {
+        assert_eq!(close_code(wire), 1008);
+    }
+    // Those of another address are not concerned, nor is who has authenticated; and requests count as messages do.
+    let before = partial(&the);
+    let other = open(&mut the, 2, None);
+    send(&mut the, &other, &unfinished(MESSAGE));
+    let known: Vec<(ConnId, Wires)> = (0..PARTIAL_MESSAGES_PER_ADDRESS)
+        .map(|_| open(&mut the, 1, Some(ANY_TOKEN)))
+        .collect();
+    for one in &known {
+        send(&mut the, one, &unfinished(MESSAGE));
+        assert!(the.is_there(one.0) && frames(&one.1).is_empty());
+    }
+    let kept = partial(&the) - before;
+    assert!(kept >= (PARTIAL_MESSAGES_PER_ADDRESS + 1) * (MESSAGE - 1));
+    let request = upgrade_with(&[&format!("X-Padding: {}", "x".repeat(HEAD_BYTES_MAX / 2))]);
+    let requests: Vec<(Option<ConnId>, Wires)> = (0..40)
+        .map(|_| {
+            let peer = SocketAddr::from(([203, 0, 113, 3], 4711));
+            let asked = the.accept(
+                peer,
+                Door::Clients,
+                &request.as_bytes()[..HEAD_BYTES_MAX / 2],
+            );
+            the.turn(&[]);
+            asked
+        })
+        .collect();
+    let gone = |(id, _): &&(Option<ConnId>, Wires)| id.is_none_or(|id| !the.is_there(id));
+    assert!(requests.iter().filter(gone).count() >= 40 - of_address / (HEAD_BYTES_MAX / 2));
+    // In all, whoever it is: the largest goes.
+    for last in 10..30 {
+        let one = open(&mut the, last, Some(ANY_TOKEN));
+        send(&mut the, &one, &unfinished(MESSAGE / 2));
+        assert!(partial(&the) <= in_all, "{}", partial(&the));
+        assert!(frames(&one.1).is_empty(), "there were larger ones");
+    }
+    assert!(known.iter().any(|(_, wire)| close_code(wire) == 1008));
+    let sum = the.reactor.connections().iter();
+    let sum: usize = sum.map(|(_, one)| one.session.partial_bytes()).sum();
+    assert_eq!(partial(&the), sum);
+}
+
+#[test]
 fn a_session_must_authenticate_within_its_time_to_the_nanosecond() {
     let mut timed = Loop::new(&config(&["--auth=insecure", "--auth-timeout-ms=5000"]), 1);
     let mut open = || {
@@ -555,7 +823,7 @@ fn a_session_must_authenticate_within_its_time_to_the_nanosecond() {
 
 // The counts under random lives.
 
-const TABLE_MAX: usize = 14;
+const TABLE_MAX: usize = 10;
 const PER_IP_MAX: usize = 3;
 const PER_ACCOUNT_MAX: usize = 2;
 const SUBSCRIPTIONS_MAX: usize = 3;
@@ -586,6 +854,8 @@ struct Owner {
 #[derive(Debug)]
 struct Wish {
     network: IpAddr,
+    /// Bytes of the request behind which the network is known.
+    known_after: usize,
     token: Option<usize>,
     origin: Option<&'static str>,
     is_large: bool,
@@ -597,7 +867,6 @@ enum Life {
     /// Its request is not whole; what is still to be sent.
     Asking { wish: Wish, rest: Vec<u8> },
     Open {
-        network: IpAddr,
         identity: Option<(usize, Owner)>,
         subscriptions: Vec<(usize, &'static str)>,
     },
@@ -612,6 +881,12 @@ struct One {
     /// When its life, or the part of it before or behind the upgrade, began.
     since: Duration,
     life: Life,
+    /// The network that it counts for, from the moment that is known to its very end.
+    network: Option<IpAddr>,
+    /// It is known, and there was no place.
+    is_surplus: bool,
+    /// The account that it counts for to its very end.
+    account: Option<usize>,
 }
 
 struct World {
@@ -685,14 +960,30 @@ impl World {
         *self.told.entry(counter).or_default() += 1;
     }
 
+    fn count(&self, is: impl Fn(&One) -> bool) -> usize {
+        let there = self.clients.iter().filter(|one| self.the.is_there(one.id));
+        there.filter(|one| is(one)).count()
+    }
+
     fn of_network(&self, wanted: IpAddr) -> usize {
-        let is = |one: &&One| matches!(one.life, Life::Open { network, .. } if network == wanted);
-        self.clients.iter().filter(is).count()
+        self.count(|one| one.network == Some(wanted))
     }
 
     fn of_account(&self, wanted: usize) -> usize {
-        let is = |one: &&One| matches!(one.life, Life::Open { identity: Some((_, owner)), .. } if owner.account == wanted);
-        self.clients.iter().filter(is).count()
+        self.count(|one| one.account == Some(wanted))
+    }
+
+    /// The oldest unfinished handshake of the address that has most; of equals the highest address.
+    fn first_to_go(&self) -> Option<usize> {
+        let unfinished = || {
+            let clients = self.clients.iter().enumerate();
+            clients.filter_map(|(index, one)| Some((index, one.unfinished_at()?)))
+        };
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        unfinished().for_each(|(_, address)| *counts.entry(address).or_default() += 1);
+        let (most, _) = counts.into_iter().max_by_key(|(ip, count)| (*count, *ip))?;
+        let mut of_most = unfinished().filter(|(_, address)| *address == most);
+        of_most.next().map(|(index, _)| index)
     }
 
     fn pick(&mut self, is: impl Fn(&Life) -> bool) -> Option<usize> {
@@ -724,6 +1015,7 @@ impl World {
         let is_large = self.rng.u32(0..25) == 0;
         self.next_port += 1;
         let (mut peer, mut header, mut lines) = ((ip, self.next_port), String::new(), Vec::new());
+        let mut is_forwarded = false;
         match self.rng.u32(0..3) {
             0 => {}
             1 => {
@@ -737,15 +1029,22 @@ impl World {
             _ => {
                 peer = (IpAddr::from(PROXY.0), self.next_port);
                 lines.push(format!("X-Forwarded-For: {ip}"));
+                is_forwarded = true;
             }
         }
         lines.extend(token.map(|token| format!("Authorization: Bearer t{token}")));
         lines.extend(origin.map(|origin| format!("Origin: {origin}")));
         lines.extend(is_large.then(|| format!("X-Large: {}", "x".repeat(HEAD_BYTES_MAX))));
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let known_after = header.len();
         let request = (header + &upgrade_with(&lines)).into_bytes();
         let wish = Wish {
             network,
+            known_after: if is_forwarded {
+                request.len()
+            } else {
+                known_after
+            },
             token,
             origin,
             is_large,
@@ -761,8 +1060,17 @@ impl World {
         } else {
             wish.request.len()
         };
-        let beyond = self.the.reactor.connections().len().checked_sub(TABLE_MAX);
+        let mut beyond = self.the.reactor.connections().len().checked_sub(TABLE_MAX);
+        let evicted = beyond.and_then(|_| self.first_to_go());
         let (id, wire) = self.the.accept(peer, Door::Clients, &wish.request[..cut]);
+        if let Some(index) = evicted {
+            beyond = None;
+            self.told("handshakes_evicted_total");
+            let one = &mut self.clients[index];
+            assert_eq!(response(&one.wire).0, 503, "{one:?}");
+            assert!(!self.the.is_there(one.id), "{one:?}");
+            one.life = Life::Ended;
+        }
         let mut one = One {
             // That of nobody, for one that was closed at once.
             id: id.unwrap_or(ConnId {
@@ -772,8 +1080,15 @@ impl World {
             wire,
             since: self.the.clock,
             life: Life::Ended,
+            network: None,
+            is_surplus: false,
+            account: None,
         };
         let Some(beyond) = beyond else {
+            if cut >= wish.known_after && cut < wish.request.len() {
+                one.is_surplus = self.of_network(wish.network) >= PER_IP_MAX;
+                one.network = Some(wish.network).filter(|_| !one.is_surplus);
+            }
             one.life = Life::Asking {
                 rest: wish.request[cut..].to_vec(),
                 wish,
@@ -787,6 +1102,11 @@ impl World {
             return;
         };
         self.told("connections_refused_full_total");
+        if id.is_some() && wish.known_after == 0 {
+            // It counts too, though it is kept only to be told.
+            one.is_surplus = self.of_network(wish.network) >= PER_IP_MAX;
+            one.network = Some(wish.network).filter(|_| !one.is_surplus);
+        }
         self.the.turn(&[]);
         let is_whole = cut == wish.request.len() && !wish.is_large;
         if is_whole || beyond < REFUSALS_MAX {
@@ -817,6 +1137,13 @@ impl World {
         let Life::Asking { wish, .. } = life else {
             panic!("it asks")
         };
+        let is_told = !wish.is_large || wish.known_after < wish.request.len();
+        if self.clients[index].network.is_none() && is_told {
+            let is_surplus = self.of_network(wish.network) >= PER_IP_MAX;
+            let one = &mut self.clients[index];
+            one.is_surplus = is_surplus;
+            one.network = Some(wish.network).filter(|_| !is_surplus);
+        }
         let identity = wish.token.map(|token| (token, self.owners[token]));
         let owner = identity.and_then(|(_, owner)| owner);
         let refusal = if wish.is_large {
@@ -825,7 +1152,7 @@ impl World {
             Some((403, "origin is not allowed", "origin"))
         } else if identity.is_some() && owner.is_none() {
             Some((403, "failed to authenticate token", "token"))
-        } else if self.of_network(wish.network) >= PER_IP_MAX {
+        } else if self.clients[index].is_surplus {
             Some((429, "too many connections from this address", "ip"))
         } else if owner.is_some_and(|owner| self.of_account(owner.account) >= PER_ACCOUNT_MAX) {
             Some((429, "too many sessions of this account", "account"))
@@ -838,14 +1165,17 @@ impl World {
         if let Some((status, text, counter)) = refusal {
             assert_eq!(answer, (status, format!("{text}\n")), "{wish:?}");
             self.told("handshakes_refused_total");
+            let one = &self.clients[index];
+            let is_gone = !self.the.is_there(one.id);
+            assert!(is_gone || !one.is_surplus, "kept for nothing: {one:?}");
             return self.told(counter);
         }
         assert_eq!(answer, (101, String::new()), "{wish:?}");
         self.told("opened");
         let one = &mut self.clients[index];
         one.since = self.the.clock;
+        one.account = owner.map(|owner| owner.account);
         one.life = Life::Open {
-            network: wish.network,
             identity: wish.token.zip(owner),
             subscriptions: Vec::new(),
         };
@@ -1085,21 +1415,20 @@ impl World {
         let hub = &self.the.reactor.hub;
         let (mut networks, mut accounts) = (HashMap::new(), HashMap::new());
         let mut all = 0;
-        for one in &self.clients {
-            if let Life::Open {
-                network,
-                identity,
-                subscriptions,
-            } = &one.life
-            {
+        let there = |one: &&One| self.the.is_there(one.id);
+        for one in self.clients.iter().filter(there) {
+            if let Some(network) = one.network {
+                *networks.entry(network).or_insert(0) += 1;
+            }
+            if let Some(number) = one.account {
+                *accounts.entry(account(number)).or_insert(0) += 1;
+            }
+            if let Life::Open { subscriptions, .. } = &one.life {
                 assert!(frames(&one.wire).is_empty(), "nobody asked {one:?}");
-                *networks.entry(*network).or_insert(0) += 1;
-                if let Some((_, owner)) = identity {
-                    *accounts.entry(account(owner.account)).or_insert(0) += 1;
-                }
                 all += subscriptions.len();
             }
         }
+        assert_eq!(hub.surplus, self.count(|one| one.is_surplus));
         for (network, count) in &networks {
             assert_eq!(hub.ips.taken(network), *count, "{network}");
             assert!(*count <= PER_IP_MAX);
@@ -1125,6 +1454,8 @@ impl World {
                 "connections_dropped_full_total",
                 metrics.connections_dropped_full_total,
             ),
+            ("handshakes_evicted_total", metrics.handshakes_evicted_total),
+            ("none", metrics.connections_dropped_ip_total),
             ("handshakes_refused_total", metrics.handshakes_refused_total),
             ("ip", metrics.handshakes_refused_ip_total),
             ("account", metrics.handshakes_refused_account_total),
@@ -1164,6 +1495,7 @@ impl World {
         self.the.wait(Duration::from_secs(60));
         let hub = &self.the.reactor.hub;
         assert_eq!((hub.ips.kinds(), hub.accounts.kinds()), (0, 0));
+        assert_eq!(hub.surplus, 0);
         assert_eq!(self.the.reactor.connections().len(), 0);
         assert_eq!(hub.index.counts(), IndexCounts::default());
         assert_eq!(hub.broker.counts(), BindingCounts::default());
@@ -1186,6 +1518,21 @@ impl One {
         }
     }
 
+    /// The address that its unfinished handshake is counted for, if it has one.
+    fn unfinished_at(&self) -> Option<IpAddr> {
+        match &self.life {
+            Life::Asking { wish, rest } => {
+                let is_known = wish.request.len() - rest.len() >= wish.known_after;
+                Some(if is_known {
+                    wish.network
+                } else {
+                    PROXY.0.into()
+                })
+            }
+            Life::Open { .. } | Life::Ended => None,
+        }
+    }
+
     /// It speaks for `owner` from now on, and keeps only what that may see. Returns what it does not keep.
     fn become_owner(&mut self, token: usize, owner: Owner) -> Vec<&'static str> {
         let Life::Open {
@@ -1197,6 +1544,7 @@ impl One {
             return Vec::new();
         };
         *identity = Some((token, owner));
+        self.account = Some(owner.account);
         let stays = |account: usize| owner.is_superduper || account == owner.account;
         let ended = subscriptions.iter().filter(|(account, _)| !stays(*account));
         let ended = ended.map(|(_, binding)| *binding).collect();
@@ -1238,6 +1586,7 @@ fn counts_of_sessions_never_leak_whatever_becomes_of_them() {
             "origin",
             "token",
             "head",
+            "handshakes_evicted_total",
             "handshake_timeouts_total",
             "never authenticated",
             "commands_refused_account_total",

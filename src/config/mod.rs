@@ -210,6 +210,7 @@ impl Config {
             max_bindings_per_account,
             max_bindings,
             max_message_bytes,
+            max_partials_bytes,
             max_metadata_bytes,
             max_queued_messages,
             max_outbox_bytes,
@@ -279,6 +280,7 @@ impl Config {
             max_bindings_per_account: limit(max_bindings_per_account),
             max_bindings: limit(max_bindings),
             max_message_bytes: limit(max_message_bytes),
+            max_partials_bytes: limit(max_partials_bytes),
             max_metadata_bytes: limit(max_metadata_bytes),
             max_queued_messages: limit(max_queued_messages),
             max_outbox_bytes: limit(max_outbox_bytes),
@@ -398,7 +400,7 @@ pub struct Config {
     pub log_level: log::LevelFilter,
     /// `max_connections`: sessions in all. Default: RLIMIT_NOFILE less [`DESCRIPTORS_RESERVED`].
     pub max_connections: Option<usize>,
-    /// `max_connections_per_ip`.
+    /// `max_connections_per_ip`: of connections, from the moment when their address is known to their end.
     pub max_connections_per_ip: Option<usize>,
     /// `max_connections_per_account`: of the account that a session's token belongs to; none by default.
     pub max_connections_per_account: Option<usize>,
@@ -414,6 +416,9 @@ pub struct Config {
     pub max_bindings: Option<usize>,
     /// `max_message_bytes`: of one command, 65536; above it the session is closed with 1009.
     pub max_message_bytes: Option<usize>,
+    /// `max_partials_bytes`: of all messages and requests that have arrived in part, 64 MiB; above it the largest is closed
+    /// with 1008.
+    pub max_partials_bytes: Option<usize>,
     /// `max_metadata_bytes`: of `data.metadata`, 4096.
     pub max_metadata_bytes: Option<usize>,
     /// `max_queued_messages`: events waiting for one session under policy `drop`, 50.

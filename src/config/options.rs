@@ -126,7 +126,7 @@ pub(crate) struct Options {
     /// Sessions in all; unset: the descriptor limit (ulimit -n) less 64
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_connections: Option<Setting<Limit<u64>>>,
-    /// Sessions from one IP address
+    /// Connections from one IP address, from accept to end
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_connections_per_ip: Setting<Limit<u64>>,
     /// Sessions authenticated as one account, that of their token itself; none is counted under --auth insecure
@@ -150,6 +150,9 @@ pub(crate) struct Options {
     /// Bytes of one command; beyond it the session is closed (1009)
     #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
     pub(crate) max_message_bytes: Setting<Limit<u64>>,
+    /// Bytes of commands and requests that have come in part, of all clients together; beyond it the largest is closed (1008)
+    #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
+    pub(crate) max_partials_bytes: Setting<Limit<u64>>,
     /// Bytes of the metadata that a client may attach to its session
     #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
     pub(crate) max_metadata_bytes: Setting<Limit<u64>>,
@@ -240,6 +243,7 @@ impl Default for Options {
             max_bindings_per_account: Setting(Limit(Some(16_384))),
             max_bindings: Setting(Limit(Some(200_000))),
             max_message_bytes: Setting(Limit(Some(64 << 10))),
+            max_partials_bytes: Setting(Limit(Some(64 << 20))),
             max_metadata_bytes: Setting(Limit(Some(4 << 10))),
             max_queued_messages: Setting(Limit(Some(50))),
             max_outbox_bytes: Setting(Limit(Some(1 << 20))),

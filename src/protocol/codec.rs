@@ -13,7 +13,8 @@
 //!
 //! Invariants:
 //! - `Codec` is `None` between frames when no message is under way; it then has no heap memory.
-//! - Heap memory follows what has arrived (at most twice that, plus one fixed box), never what a header promises.
+//! - Heap memory follows what has arrived (at most a quarter more, plus one fixed box), never what a header promises;
+//!   and it never is more than the message has when the header of its last frame is known.
 //! - A message never holds more than [`CodecLimits::message_bytes_max`] bytes: checked on every header, before
 //!   anything of its payload is kept.
 //! - The text kept is valid UTF-8 but for the last character, which may be cut (at most 3 bytes).
@@ -37,6 +38,9 @@ const HEADER_BYTES_MAX: usize = 14;
 /// Longest payload of a control frame (RFC 6455 section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
 
+/// Least that the buffer of a message grows by, unless less is missing.
+const GROWTH_BYTES_MIN: usize = 64;
+
 /// Longest UTF-8 sequence of one character.
 const CHARACTER_BYTES_MAX: usize = 4;
 
@@ -55,6 +59,8 @@ pub struct Decoded<'a> {
     pub consumed: usize,
     /// The first complete message or control frame, if one is complete.
     pub item: Option<Item<'a>>,
+    /// Frames that ended in those bytes, fragments of a message included.
+    pub frames: usize,
 }
 
 /// A complete message or control frame. Borrowed from the input when it came whole and in one read; otherwise it
@@ -251,6 +257,7 @@ impl Codec {
     ) -> Result<Decoded<'a>, CodecError> {
         let length = input.len();
         let mut rest = input;
+        let mut frames = 0;
         while !rest.is_empty() {
             let stage = self
                 .0
@@ -271,16 +278,19 @@ impl Codec {
                 .map_or(rest.len(), |remaining| remaining.min(rest.len()));
             let payload = split_off_front(&mut rest, arrived);
             unmask(payload, frame.mask);
+            frames += usize::from(frame.remaining == payload.len() as u64);
             if let Some(item) = self.take_payload(frame, payload)? {
                 return Ok(Decoded {
                     consumed: length - rest.len(),
                     item: Some(item),
+                    frames,
                 });
             }
         }
         Ok(Decoded {
             consumed: length,
             item: None,
+            frames,
         })
     }
 
@@ -310,6 +320,16 @@ impl Codec {
     #[must_use]
     pub fn mark(&self) -> Option<u32> {
         self.0.as_ref()?.mark
+    }
+
+    /// Payload bytes of the frame under way that have not arrived; 0 between frames, and within a header.
+    #[must_use]
+    pub fn awaited_bytes(&self) -> usize {
+        let stage = self.0.as_ref().map(|partial| &partial.stage);
+        match stage {
+            Some(Stage::Payload(frame)) => usize::try_from(frame.remaining).unwrap_or(usize::MAX),
+            Some(Stage::Header { .. }) | None => 0,
+        }
     }
 
     /// Heap bytes held for what arrived in part; 0 when idle.
@@ -395,6 +415,7 @@ impl Codec {
                     Some(whole_message(kind, payload)?)
                 } else {
                     let mut message = message.unwrap_or_else(|| Message::new(kind));
+                    message.reserve(payload.len(), frame.is_final.then_some(remaining));
                     message.push(payload)?;
                     if is_complete && frame.is_final {
                         Some(message.finish()?)
@@ -464,6 +485,21 @@ impl Message {
         }
     }
 
+    /// Makes room for `more` bytes; `behind`: how many the message has behind those, if that is known. Amortised linear.
+    fn reserve(&mut self, more: usize, behind: Option<u64>) {
+        match self {
+            Self::Text(text) => {
+                let needed = text.whole.len() + text.cut_length + more;
+                let capacity = grown(text.whole.capacity(), needed, behind);
+                text.whole.reserve_exact(capacity - text.whole.len());
+            }
+            Self::Binary(bytes) => {
+                let capacity = grown(bytes.capacity(), bytes.len() + more, behind);
+                bytes.reserve_exact(capacity - bytes.len());
+            }
+        }
+    }
+
     fn push(&mut self, payload: &[u8]) -> Result<(), CodecError> {
         match self {
             Self::Text(text) => text.push(payload),
@@ -481,6 +517,19 @@ impl Message {
             Self::Binary(bytes) => Ok(Item::Binary(Cow::Owned(bytes))),
         }
     }
+}
+
+/// The capacity that a buffer of `capacity` should have for `needed` bytes, and so many behind them, if that is known: a
+/// quarter more than it had, at least [`GROWTH_BYTES_MIN`], but no more than will be needed.
+fn grown(capacity: usize, needed: usize, behind: Option<u64>) -> usize {
+    if needed <= capacity {
+        return capacity;
+    }
+    let behind = behind.map_or(usize::MAX, |behind| {
+        usize::try_from(behind).unwrap_or(usize::MAX)
+    });
+    let step = (capacity / 4).max(GROWTH_BYTES_MIN);
+    (capacity + step).clamp(needed, needed.saturating_add(behind))
 }
 
 impl PartialText {

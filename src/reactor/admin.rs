@@ -100,7 +100,7 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ),
         (
             "partial_messages_bytes",
-            "Bytes of messages and frames that have arrived in part.",
+            "Bytes of messages, frames and requests that have arrived in part.",
             hub.partial_bytes,
         ),
         (
@@ -120,18 +120,28 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ),
         (
             "handoff_events",
-            "Messages of the source that the loop has not taken.",
+            "Events of the source that the loop has not taken.",
             reactor.handoff.waiting(),
         ),
         (
             "handoff_events_max",
-            "Bound of these messages.",
+            "Bound of these events.",
             HANDOFF_EVENTS_MAX,
         ),
         (
             "handoff_bytes",
             "Bytes of the events that wait for the loop.",
             reactor.handoff.waiting_bytes(),
+        ),
+        (
+            "handoff_held_milliseconds",
+            "How long events had waited there, at the last look, for what was fanned out before to be written.",
+            usize::try_from(reactor.held_for.as_millis()).unwrap_or(usize::MAX),
+        ),
+        (
+            "handoff_controls",
+            "Messages of the source about itself that the loop has not taken.",
+            reactor.handoff.controls_waiting(),
         ),
         (
             "handoff_commands",
@@ -149,6 +159,16 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             hub.deadlines.auth.len(),
         ),
         (
+            "handshakes_unfinished",
+            "Connections whose requests have come in part.",
+            reactor.unfinished.len(),
+        ),
+        (
+            "connections_surplus",
+            "Connections that are one too many of their IP, kept until they can be told.",
+            hub.surplus,
+        ),
+        (
             "source_up",
             "Whether the event source is there.",
             usize::from(hub.source == SourceState::Up),
@@ -160,7 +180,7 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ),
         (
             "counted_ips",
-            "IPs that sessions are counted for.",
+            "IPs that connections are counted for.",
             hub.ips.kinds(),
         ),
         (

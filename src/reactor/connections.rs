@@ -36,6 +36,8 @@ bitflags::bitflags! {
         const SEND_TIMER = 1 << 4;
         /// It is to be taken from the table at the end of the turn.
         const REAP = 1 << 5;
+        /// It was read and is still in its handshake: who may have to go when the process is full.
+        const UNFINISHED = 1 << 6;
     }
 }
 

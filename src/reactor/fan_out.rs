@@ -4,13 +4,21 @@
 //! one [merged](Frame::merged) frame where that pays: each session is touched once for all of them, and the kernel
 //! takes one piece instead of as many slices (13 % less CPU at 32 events in flight).
 //!
+//! An event whose frames are too many bytes is handed out in *slices*, one a turn: what has to be made is made when what
+//! was made before is written. No other event comes between, so a session gets its events in their order. Between two
+//! slices the index may change; so each matches the event anew, and goes to who wants it then and is still owed it.
+//!
 //! Invariants: while a run holds frames nothing else is put into an outbox, so frames leave in the order of the events,
 //! and the index does not change; a run ends within the turn in which it began.
+
+use std::collections::HashSet;
 
 use super::Reactor;
 use super::connections::Listed;
 use super::socket::Socket;
-use crate::limits::{MATCHED_KEPT, MERGE_MEMBERS_MIN, MERGED_EVENTS_MAX, RUN_BYTES_MAX};
+use crate::limits::{
+    EVENT_SLICE_BYTES, MATCHED_KEPT, MERGE_MEMBERS_MIN, MERGED_EVENTS_MAX, RUN_BYTES_MAX,
+};
 use crate::protocol::event::{Event, EventScratch, EventTail};
 use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
@@ -27,6 +35,7 @@ pub(super) struct FanOut {
     /// The frames of the event at hand, empty between two.
     matched: Vec<(GroupId, Frame)>,
     run: Option<Run>,
+    sliced: Option<Sliced>,
     too_slow: Vec<ConnId>,
 }
 
@@ -36,6 +45,14 @@ struct Run {
     group: GroupId,
     frames: Vec<Frame>,
     bytes: u64,
+}
+
+/// An event of which not all frames have been made.
+#[derive(Debug)]
+struct Sliced {
+    event: Box<Event>,
+    /// Groups that are still owed it; never empty.
+    owed: HashSet<GroupId>,
 }
 
 impl Run {
@@ -52,48 +69,86 @@ impl FanOut {
         let held = |run: &Run| (run.frames.len() as u64, run.bytes);
         self.run.as_ref().map_or((0, 0), held)
     }
+
+    /// Whether an event is still owed to somebody; no other may be fanned out before it.
+    pub(super) fn is_sliced(&self) -> bool {
+        self.sliced.is_some()
+    }
 }
 
 impl<S: Socket> Reactor<S> {
-    /// Matches one event, and hands its frames out now or with those that follow. Cost: its groups and their members.
-    pub(super) fn fan_out(&mut self, event: &Event, now: Now) {
+    /// Matches one event, and hands its frames out now, with those that follow, or in slices. Cost: its groups and their
+    /// members.
+    pub(super) fn fan_out(&mut self, event: Box<Event>, now: Now) {
         self.hub.metrics.events_total += 1;
         let mut matched = std::mem::take(&mut self.fan_out.matched);
-        self.match_event(event, &mut matched);
+        let mut owed = self.match_event(&event, None, &mut matched);
         let run = self.fan_out.run.as_ref();
         let goes_on = match &*matched {
             [] => true,
-            [(group, frame)] => run.is_some_and(|run| run.takes(*group, frame)),
+            [(group, frame)] if owed.is_empty() => run.is_some_and(|run| run.takes(*group, frame)),
             _ => false,
         };
         if !goes_on && self.end_run(now) {
             // Whoever was closed has left its groups.
             matched.clear();
-            self.match_event(event, &mut matched);
+            owed = self.match_event(&event, None, &mut matched);
         }
         match &*matched {
-            [] => {
-                self.hub.metrics.events_unmatched_total += 1;
-                self.flush.event_done(0);
-            }
-            [(group, frame)] => self.extend_run(*group, frame.clone()),
-            _ => {
-                let mut encoded = 0;
-                for (group, frame) in &matched {
-                    encoded += frame.len() as u64;
-                    self.hand_out(*group, std::slice::from_ref(frame));
-                }
-                self.flush.event_done(encoded);
-                self.close_too_slow(now);
-            }
+            // It has nothing to be written, so it counts for nothing in the window.
+            [] => self.hub.metrics.events_unmatched_total += 1,
+            [(group, frame)] if owed.is_empty() => self.extend_run(*group, frame.clone()),
+            _ => self.hand_out_all(&matched, now),
         }
+        self.keep_matched(matched);
+        if !owed.is_empty() {
+            self.hub.metrics.events_sliced_total += 1;
+            self.fan_out.sliced = Some(Sliced { event, owed });
+        }
+    }
+
+    /// Hands out another slice of the event that is owed to somebody. Cost: its groups, and the members of the slice's.
+    pub(super) fn fan_out_slice(&mut self, now: Now) {
+        let Some(Sliced { event, owed }) = self.fan_out.sliced.take() else {
+            return;
+        };
+        let mut matched = std::mem::take(&mut self.fan_out.matched);
+        let owed = self.match_event(&event, Some(&owed), &mut matched);
+        if !matched.is_empty() {
+            self.hand_out_all(&matched, now);
+        }
+        self.keep_matched(matched);
+        if !owed.is_empty() {
+            self.fan_out.sliced = Some(Sliced { event, owed });
+        }
+    }
+
+    fn hand_out_all(&mut self, matched: &[(GroupId, Frame)], now: Now) {
+        let mut encoded = 0;
+        for (group, frame) in matched {
+            encoded += frame.len() as u64;
+            self.hand_out(*group, std::slice::from_ref(frame));
+        }
+        self.flush.event_done(encoded);
+        self.close_too_slow(now);
+    }
+
+    fn keep_matched(&mut self, mut matched: Vec<(GroupId, Frame)>) {
         matched.clear();
         matched.shrink_to(MATCHED_KEPT);
         self.fan_out.matched = matched;
     }
 
-    fn match_event(&mut self, event: &Event, matched: &mut Vec<(GroupId, Frame)>) {
+    /// Makes the frames of an event for the groups that want it, of those `only` if that is given, up to
+    /// [`EVENT_SLICE_BYTES`]; returns the groups for which none was made.
+    fn match_event(
+        &mut self,
+        event: &Event,
+        only: Option<&HashSet<GroupId>>,
+        matched: &mut Vec<(GroupId, Frame)>,
+    ) -> HashSet<GroupId> {
         let scratch = &mut self.fan_out.scratch;
+        let (mut owed, mut encoded) = (HashSet::new(), 0);
         scratch.begin();
         self.hub.index.match_event(
             &self.hub.families,
@@ -102,6 +157,13 @@ impl<S: Socket> Reactor<S> {
             &event.head,
             self.hub.months.now(),
             &mut |found: Match<'_>| {
+                if only.is_some_and(|only| !only.contains(&found.group)) {
+                    return;
+                }
+                if encoded >= EVENT_SLICE_BYTES {
+                    owed.insert(found.group);
+                    return;
+                }
                 let tail = EventTail {
                     routing_key: found.routing_key,
                     name_suffixed_by_type: found.name_suffixed_by_type,
@@ -109,9 +171,12 @@ impl<S: Socket> Reactor<S> {
                     subscription_key: found.subscription_key,
                     request_id: found.request_id,
                 };
-                matched.push((found.group, scratch.frame(event, found.style, tail)));
+                let frame = scratch.frame(event, found.style, tail);
+                encoded += frame.len() as u64;
+                matched.push((found.group, frame));
             },
         );
+        owed
     }
 
     fn extend_run(&mut self, group: GroupId, frame: Frame) {

@@ -1,9 +1,13 @@
 //! Sessions with frames that their sockets may take, in the order in which they got the first of them; before them those
 //! who have just spoken, so that an answer waits for no fan-out.
 //!
-//! Invariant: a session is named at most once (`Listed::FLUSH`). The window holds what was fanned out since the
-//! oldest session on the list was put there, and nothing is fanned out while a session has more than one write takes;
-//! so bounding the window bounds what frames the unflushed hold.
+//! The *window* is what was fanned out since the oldest event that somebody on the list may still have frames of. It is
+//! bounded, which bounds what frames the unflushed hold; and it is all that may hold further events back. A session
+//! whose frames are more than one write takes goes on holding it from where it did, if it has subscriptions: then its
+//! frames may be events. One without any has replies only, and holds nobody: it is not read on until they are few.
+//!
+//! Invariants: a session is named at most once (`Listed::FLUSH`); each event of the window is held by a session, or
+//! stands behind one that is; whoever is taken off the list gives its [`Hold`] back, or keeps it on being listed again.
 
 use std::collections::VecDeque;
 
@@ -18,78 +22,105 @@ pub struct FlushList {
     queue: VecDeque<Entry>,
     /// Number of the event that is fanned out next; wraps.
     event: u32,
-    /// Bytes encoded for each event since the oldest entry's.
-    window: VecDeque<u64>,
+    /// Sessions that hold the window from that event on.
+    holders: u32,
+    /// The events before it, down to the oldest that is held.
+    window: VecDeque<Fanned>,
     window_bytes: u64,
-    /// Entries that had more than one write takes.
-    again: usize,
 }
+
+/// An event of the window.
+#[derive(Debug)]
+struct Fanned {
+    /// Of the frames that were made of it.
+    bytes: u64,
+    /// Sessions that hold the window from it on.
+    holders: u32,
+}
+
+/// The event from which on a session holds the window; `None`: it holds nothing.
+#[derive(Debug)]
+#[must_use = "the window stays where it is until it is given back"]
+pub struct Hold(Option<u32>);
 
 #[derive(Debug)]
 struct Entry {
     id: ConnId,
-    has_more: bool,
-    /// [`FlushList::event`] when it was put on the list.
-    event: u32,
+    hold: Hold,
 }
 
 impl FlushList {
     /// Puts a session on the list; the caller has seen that it is not there.
     pub fn push(&mut self, id: ConnId) {
-        let entry = self.entry(id, false);
-        self.queue.push_back(entry);
+        let hold = self.hold();
+        self.queue.push_back(Entry { id, hold });
     }
 
     /// Puts a session that has just spoken before those that have not; the caller has seen that it is not on the list.
     pub fn push_spoke(&mut self, id: ConnId) {
-        let entry = self.entry(id, false);
-        self.spoke.push_back(entry);
+        let hold = self.hold();
+        self.spoke.push_back(Entry { id, hold });
     }
 
-    /// Puts a session back that has more than one write took.
-    pub fn push_again(&mut self, id: ConnId) {
-        self.again += 1;
-        let entry = self.entry(id, true);
-        self.queue.push_back(entry);
+    /// Puts a session back that has more than one write took, with the hold that it had. `has_events`: some of what it
+    /// has may be events.
+    pub fn push_again(&mut self, id: ConnId, hold: Hold, has_events: bool) {
+        let hold = if has_events {
+            hold
+        } else {
+            self.give_back(hold);
+            Hold(None)
+        };
+        self.queue.push_back(Entry { id, hold });
     }
 
-    fn entry(&self, id: ConnId, has_more: bool) -> Entry {
-        Entry {
-            id,
-            has_more,
-            event: self.event,
-        }
+    fn hold(&mut self) -> Hold {
+        self.holders += 1;
+        Hold(Some(self.event))
     }
 
     /// Takes the first session off the list, of those who have just spoken as long as `spoke_first`, and of them last
     /// otherwise.
-    pub fn pop(&mut self, spoke_first: bool) -> Option<ConnId> {
+    pub fn pop(&mut self, spoke_first: bool) -> Option<(ConnId, Hold)> {
         let (first, then) = if spoke_first {
             (&mut self.spoke, &mut self.queue)
         } else {
             (&mut self.queue, &mut self.spoke)
         };
         let entry = first.pop_front().or_else(|| then.pop_front())?;
-        self.again -= usize::from(entry.has_more);
-        let fronts = [self.spoke.front(), self.queue.front()];
-        let kept = fronts
-            .into_iter()
-            .flatten()
-            .map(|first| self.event.wrapping_sub(first.event) as usize)
-            .max()
-            .unwrap_or(0);
-        while self.window.len() > kept {
-            self.window_bytes -= self.window.pop_front().unwrap_or_default();
+        Some((entry.id, entry.hold))
+    }
+
+    /// Takes the hold of a session back of which no frame waits, or whose socket is full: there its frames have bounds
+    /// of their own. O(1) amortised.
+    pub fn give_back(&mut self, hold: Hold) {
+        let Hold(Some(event)) = hold else {
+            return;
+        };
+        let distance = self.event.wrapping_sub(event) as usize;
+        let holders = match self.window.len().checked_sub(distance) {
+            Some(at) if distance > 0 => self.window.get_mut(at).map(|fanned| &mut fanned.holders),
+            _ => Some(&mut self.holders),
+        };
+        if let Some(holders) = holders {
+            *holders -= 1;
         }
-        Some(entry.id)
+        while let Some(Fanned { bytes, holders: 0 }) = self.window.front() {
+            self.window_bytes -= bytes;
+            self.window.pop_front();
+        }
     }
 
     /// Ends the fan-out of one event, for which `encoded` bytes of frames were made.
     pub fn event_done(&mut self, encoded: u64) {
         self.event = self.event.wrapping_add(1);
-        if !self.is_empty() {
-            self.window.push_back(encoded);
+        let holders = std::mem::take(&mut self.holders);
+        if holders > 0 || !self.window.is_empty() {
             self.window_bytes += encoded;
+            self.window.push_back(Fanned {
+                bytes: encoded,
+                holders,
+            });
         }
     }
 
@@ -97,8 +128,7 @@ impl FlushList {
     /// many bytes of frames, of which nobody is on the list yet.
     #[must_use]
     pub fn takes_another_event(&self, held: (u64, u64)) -> bool {
-        self.again == 0
-            && (self.window.len() as u64) + held.0 < MERGED_EVENTS_MAX
+        (self.window.len() as u64) + held.0 < MERGED_EVENTS_MAX
             && self.window_bytes + held.1 < MERGED_BYTES_MAX
     }
 
@@ -106,6 +136,12 @@ impl FlushList {
     #[must_use]
     pub fn len(&self) -> usize {
         self.spoke.len() + self.queue.len()
+    }
+
+    /// Those of them who have just spoken.
+    #[must_use]
+    pub fn spoke_len(&self) -> usize {
+        self.spoke.len()
     }
 
     /// Whether none is listed.
@@ -139,6 +175,13 @@ mod tests {
         }
     }
 
+    /// Takes one off the list and gives its hold back.
+    fn flushed(list: &mut FlushList, spoke_first: bool) -> Option<ConnId> {
+        let (id, hold) = list.pop(spoke_first)?;
+        list.give_back(hold);
+        Some(id)
+    }
+
     #[test]
     fn the_window_is_what_came_since_the_first_on_the_list() {
         let mut list = FlushList::default();
@@ -152,36 +195,58 @@ mod tests {
         list.push(id(2));
         list.event_done(MERGED_BYTES_MAX - 10);
         assert!(!list.takes_another_event((0, 0)));
-        assert_eq!(list.pop(true), Some(id(1)));
+        assert_eq!(flushed(&mut list, true), Some(id(1)));
         assert!(list.takes_another_event((0, 0)));
         for _ in 1..MERGED_EVENTS_MAX {
             assert!(list.takes_another_event((0, 0)));
             list.event_done(0);
         }
         assert!(!list.takes_another_event((0, 0)));
-        assert_eq!(list.pop(true), Some(id(2)));
+        assert_eq!(flushed(&mut list, true), Some(id(2)));
         assert!(list.takes_another_event((0, 0)));
-        assert_eq!(list.window_bytes, 0);
+        assert_eq!((list.window_bytes, list.window.len()), (0, 0));
     }
 
     #[test]
     fn a_list_that_was_long_is_worth_shrinking() {
         let mut list = FlushList::default();
         (0..=FLUSH_LIST_KEPT as u32).for_each(|slot| list.push(id(slot)));
-        while list.pop(true).is_some() {}
+        while flushed(&mut list, true).is_some() {}
         assert!(list.has_grown());
         list.shrink();
         assert!(!list.has_grown());
     }
 
     #[test]
-    fn no_event_is_taken_while_a_session_has_more_than_one_write_takes() {
+    fn replies_hold_no_event_however_many_writes_they_need() {
         let mut list = FlushList::default();
-        list.push_again(id(1));
+        list.push_spoke(id(1));
+        for _ in 0..10 * MERGED_EVENTS_MAX {
+            let (flooder, hold) = list.pop(true).expect("it is listed again each time");
+            list.push_again(flooder, hold, false);
+            assert!(list.takes_another_event((0, 0)));
+            list.event_done(MERGED_BYTES_MAX);
+        }
+        assert_eq!(list.len(), 1);
+    }
+
+    #[test]
+    fn events_that_need_another_write_hold_the_window_from_where_they_did() {
+        let mut list = FlushList::default();
+        list.push(id(1));
+        list.event_done(MERGED_BYTES_MAX - 1);
         list.push(id(2));
-        assert!(!list.takes_another_event((0, 0)));
-        assert_eq!(list.pop(true), Some(id(1)));
+        list.event_done(1);
+        let (one, hold) = list.pop(true).expect("two are listed");
+        list.push_again(one, hold, true);
+        assert_eq!(flushed(&mut list, true), Some(id(2)));
+        assert!(
+            !list.takes_another_event((0, 0)),
+            "the first has frames of both"
+        );
+        assert_eq!(flushed(&mut list, true), Some(id(1)));
         assert!(list.takes_another_event((0, 0)));
+        assert_eq!((list.window_bytes, list.window.len()), (0, 0));
     }
 
     #[test]
@@ -191,21 +256,21 @@ mod tests {
         list.push(id(2));
         list.push_spoke(id(3));
         list.push_spoke(id(4));
-        assert_eq!(list.len(), 4);
-        assert_eq!(list.pop(true), Some(id(3)));
-        assert_eq!(list.pop(false), Some(id(1)));
-        assert_eq!(list.pop(false), Some(id(2)));
+        assert_eq!((list.len(), list.spoke_len()), (4, 2));
+        assert_eq!(flushed(&mut list, true), Some(id(3)));
+        assert_eq!(flushed(&mut list, false), Some(id(1)));
+        assert_eq!(flushed(&mut list, false), Some(id(2)));
         list.event_done(MERGED_BYTES_MAX);
         assert!(
             !list.takes_another_event((0, 0)),
             "the fourth got that event too"
         );
         list.push(id(5));
-        assert_eq!(list.pop(true), Some(id(4)));
+        assert_eq!(flushed(&mut list, true), Some(id(4)));
         assert!(list.takes_another_event((0, 0)));
         list.push_spoke(id(6));
-        assert_eq!(list.pop(false), Some(id(5)));
-        assert_eq!(list.pop(false), Some(id(6)), "rather than nobody");
+        assert_eq!(flushed(&mut list, false), Some(id(5)));
+        assert_eq!(flushed(&mut list, false), Some(id(6)), "rather than nobody");
         assert!(list.is_empty());
     }
 }

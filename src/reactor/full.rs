@@ -1,4 +1,5 @@
-//! The process is full: who comes beyond `max_connections` is told so (503) and goes.
+//! The process is full: the oldest unfinished handshake of the address that has most of them makes place for who comes
+//! ([`super::unfinished`]). Where there is none, who comes beyond `max_connections` is told so (503) and goes.
 //!
 //! One whose whole request is there, as `TCP_DEFER_ACCEPT` makes usual, is answered and closed on the spot: nothing
 //! is allocated, kept or registered for it, so however many come, each gets its answer. Its request has been read to
@@ -9,12 +10,15 @@
 
 use std::io::{self, IoSlice};
 
-use super::Reactor;
 use super::socket::Socket;
+use super::{Reactor, ReadBudget};
 use crate::limits;
 use crate::protocol::handshake::{self, Method, Parsed, Refusal, Request};
 use crate::protocol::proxy::{self, Preamble};
 use crate::session::Door;
+use crate::session::close::CloseReason;
+use crate::session::hub::Now;
+use crate::session::id::ConnId;
 
 /// What is to become of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +69,7 @@ impl<S: Socket> Reactor<S> {
                 return Room::Free;
             }
             Door::Admin => {}
+            Door::Clients if self.evict_unfinished() => return Room::Free,
             Door::Clients => {
                 self.hub.metrics.connections_refused_full_total += 1;
                 if self.answer_at_once(socket, preamble) {
@@ -77,6 +82,50 @@ impl<S: Socket> Reactor<S> {
         }
         self.hub.metrics.connections_dropped_full_total += 1;
         Room::Close
+    }
+
+    /// Ends the unfinished handshake that is the first to go; false: there is none.
+    fn evict_unfinished(&mut self) -> bool {
+        let Some(id) = self.unfinished.first_to_go() else {
+            return false;
+        };
+        if let Some(connection) = self.connections.get_mut(id) {
+            // What it says in part may be anything, and it may not be listening.
+            let _untold = connection
+                .socket
+                .write(&[IoSlice::new(self.full_answer.to(Method::Get))]);
+            connection.session.evict(id, &mut self.hub);
+        }
+        self.remove(id);
+        true
+    }
+
+    /// Goes on with a connection just accepted that is one too many of its address: it is read at once, and told. Only
+    /// one whose request is not whole is kept, as long as there are few. False: it is gone.
+    pub(super) fn take_surplus(&mut self, id: ConnId, now: Now) -> bool {
+        let mut budget = ReadBudget::of_one_read();
+        self.read(id, &mut budget, now);
+        let Some(connection) = self.connections.get_mut(id) else {
+            return false;
+        };
+        if connection.session.is_beyond_surplus(&self.hub) {
+            connection
+                .session
+                .close(CloseReason::NoPlace, id, &mut self.hub, now);
+        } else if connection.session.is_in_handshake() {
+            return true;
+        }
+        let (socket, outbox) = (&mut connection.socket, &mut connection.session.outbox);
+        if !outbox.is_empty() {
+            let write = |slices: &[IoSlice<'_>]| socket.write(slices);
+            // A new socket has room for it; a peer that is gone needs none.
+            let report = outbox.flush(write, now.clock, &mut self.hub.totals);
+            self.hub.metrics.writes_total += 1;
+            self.hub.metrics.written_bytes_total += report.written as u64;
+        }
+        connection.session.abandon(id, &mut self.hub);
+        self.remove(id);
+        false
     }
 
     /// Reads once, and answers if that was a whole request and nothing more. False: the peer has more to say.

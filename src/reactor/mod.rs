@@ -3,9 +3,11 @@
 //! The turn has one fixed order (DESIGN, The turn):
 //!
 //! 1. poll, until the next deadline at most ([`server`])
-//! 2. accept, a bounded number ([`server`]); read ready sockets, each within a budget, and run their commands
-//! 3. after a reread, renew some of the sessions, and until that is through take no event; drain events from the hand-off, a bounded number, and again after a fan-out as long as more come; match; put
-//!    shared frames into outboxes
+//! 2. accept, a bounded number ([`server`]); read ready sockets, each within a budget and all within another, and run
+//!    their commands
+//! 3. after a reread, renew some of the sessions, and take no event until all are renewed; hear what the source tells
+//!    of itself; drain events from the hand-off, a bounded number, and again after a fan-out as long as more come; match;
+//!    put shared frames into outboxes
 //! 4. fire deadlines
 //! 5. flush at most [`limits::FLUSHES_PER_TURN`] sessions of the flush list, each with one vectored write; through
 //!    io_uring, where there is one, all of these are one system call
@@ -16,6 +18,9 @@
 //! list, or its last read would have blocked, or it is parked: its outbox is over its bound, and it is listed again when
 //! it no longer is.* A budget that runs out
 //! leaves its list non-empty, and then the next poll does not wait. Nothing leaves the table before step 6.
+//!
+//! Nobody's replies hold events: step 2 is bounded by what it makes for step 5 to do, and only what a fan-out itself has
+//! left to be written holds the next one ([`flush_list`]).
 //!
 //! [`Reactor::turn`] is steps 2 to 6 without a poll and without a clock: what a simulation drives.
 //!
@@ -28,7 +33,8 @@
 //! | `fan_out` | an event's frames into the outboxes of all who want it |
 //! | [`flush_list`] | who is to be written to, and how much may merge meanwhile |
 //! | [`drain`] | closing everything, spread over time |
-//! | `full` | refusing who comes beyond `max_connections` |
+//! | `full` | refusing who comes beyond `max_connections`, and who is one too many of its address |
+//! | `unfinished` | the handshakes that are not finished: who goes first when the process is full |
 //! | `renewal` | every session anew, after what decides on their rights was reread |
 //! | `reread` | the thread that rereads it |
 //! | `sweep` | the slow walk over all sessions: expired tokens, the silent, the dead, unfinished messages |
@@ -49,6 +55,7 @@ pub mod server;
 pub mod socket;
 mod sweep;
 mod trim;
+mod unfinished;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, IoSlice};
@@ -59,12 +66,13 @@ use crossbeam_channel::TryRecvError;
 use self::connections::{Connection, Connections, Listed};
 use self::drain::Drain;
 use self::fan_out::FanOut;
-use self::flush_list::FlushList;
+use self::flush_list::{FlushList, Hold};
 use self::full::{FullAnswer, Room};
 use self::renewal::Renewal;
 use self::socket::Socket;
 use self::sweep::Sweep;
 use self::trim::Trim;
+use self::unfinished::Unfinished;
 use crate::config::SlowConsumerPolicy;
 use crate::handoff::{AmqpBinding, Asked, FromSource, LoopEnd, ToSource};
 use crate::limits;
@@ -100,6 +108,7 @@ pub struct Reactor<S> {
     handoff: LoopEnd,
     epoch: Instant,
     connections_max: usize,
+    unfinished: Unfinished,
     read_buffer: Box<[u8]>,
     full_answer: FullAnswer,
     fan_out: FanOut,
@@ -108,6 +117,9 @@ pub struct Reactor<S> {
     reap: Vec<ConnId>,
     /// The hand-off was left with messages in it.
     more_messages: bool,
+    /// Since when events wait there for the flush list to move, and how long that was when last looked at.
+    held_since: Option<Duration>,
+    held_for: Duration,
     /// Bindings that were in force and are lost while the source is up, and since when.
     lost: HashMap<AmqpBinding, Duration>,
     source_gone: bool,
@@ -143,6 +155,39 @@ impl LogLimit {
     }
 }
 
+/// What may still be read in a turn, or by one read.
+#[derive(Clone, Copy, Debug)]
+struct ReadBudget {
+    bytes: usize,
+    /// [`Hub::frames_read`] at which it is spent.
+    frames_max: usize,
+    /// The same while events wait.
+    frames_before_events: usize,
+    /// Sessions that have spoken and wait for their flush, at which it is spent.
+    spoke_max: usize,
+}
+
+impl ReadBudget {
+    fn of_a_turn() -> Self {
+        Self {
+            bytes: limits::READ_BYTES_PER_TURN,
+            frames_max: limits::FRAMES_READ_PER_TURN,
+            frames_before_events: limits::FRAMES_READ_BEFORE_EVENTS,
+            spoke_max: limits::FLUSHES_PER_TURN,
+        }
+    }
+
+    /// Of a read that has to be, whatever was read in the turn.
+    fn of_one_read() -> Self {
+        Self {
+            bytes: limits::READ_BUFFER_BYTES,
+            frames_max: usize::MAX,
+            frames_before_events: usize::MAX,
+            spoke_max: usize::MAX,
+        }
+    }
+}
+
 /// Whom an outage of the whole source concerns.
 fn everybody(_: &Session, _: &Hub) -> bool {
     true
@@ -174,6 +219,7 @@ impl<S: Socket> Reactor<S> {
             handoff: parts.handoff,
             epoch: parts.epoch,
             connections_max: parts.connections_max,
+            unfinished: Unfinished::default(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
             full_answer: FullAnswer::default(),
             fan_out: FanOut::default(),
@@ -181,6 +227,8 @@ impl<S: Socket> Reactor<S> {
             reread: VecDeque::new(),
             reap: Vec::new(),
             more_messages: false,
+            held_since: None,
+            held_for: Duration::ZERO,
             lost: HashMap::new(),
             source_gone: false,
             renewal: Renewal::default(),
@@ -209,8 +257,9 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Takes a connection in, to be read in the coming turn. One that had to come from a trusted proxy and does not
-    /// is closed without a word (`None`). Beyond `max_connections` it is told 503, and is gone already (`None`) where
-    /// that needs no more than its first bytes.
+    /// is closed without a word (`None`). Beyond `max_connections` it takes the place of an unfinished handshake, or is
+    /// told 503; one too many of its address is told 429: and is gone already (`None`) where that needs no more than its
+    /// first bytes.
     pub fn accept(&mut self, mut socket: S, peer: Peer, door: Door, now: Now) -> Option<ConnId> {
         self.hub.metrics.connections_accepted_total += 1;
         let preamble = match door {
@@ -231,7 +280,11 @@ impl<S: Socket> Reactor<S> {
             return None;
         }
         let session = Session::new(door, preamble, peer, &mut self.hub);
+        let is_surplus = session.is_surplus();
         let id = self.connections.insert(socket, session);
+        if is_surplus && room == Room::Free && !self.take_surplus(id, now) {
+            return None;
+        }
         let connection = self.connections.get_mut(id)?;
         if room == Room::Refuse {
             connection.session.refuse_full(id, &mut self.hub, now);
@@ -257,6 +310,7 @@ impl<S: Socket> Reactor<S> {
         self.hub.metrics.turns_total += 1;
         self.hub.waking.advance(now.clock);
         self.read_ready(ready, now);
+        self.close_unfinished(now);
         self.renew_some(now);
         self.take_events(now);
         self.fire_deadlines(now);
@@ -348,11 +402,12 @@ impl<S: Socket> Reactor<S> {
     // Step 2: read.
 
     fn read_ready(&mut self, ready: &[Ready], now: Now) {
-        let mut budget = limits::READ_BYTES_PER_TURN;
+        self.hub.frames_read = 0;
+        let mut budget = ReadBudget::of_a_turn();
         // First those whom an earlier turn owed a read, lest those with news keep them waiting for ever; and only
         // those listed before this turn: one that is listed again has had its share.
         for _ in 0..self.reread.len() {
-            if budget == 0 {
+            if self.is_spent(&budget) {
                 break;
             }
             let Some(id) = self.reread.pop_front() else {
@@ -385,7 +440,8 @@ impl<S: Socket> Reactor<S> {
 
     /// Reads one socket once, and lists it again if it may have more: after a full read, or when its peer has closed,
     /// which the poll does not tell twice.
-    fn read(&mut self, id: ConnId, budget: &mut usize, now: Now) {
+    fn read(&mut self, id: ConnId, budget: &mut ReadBudget, now: Now) {
+        let is_spent = self.is_spent(budget);
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
@@ -393,17 +449,25 @@ impl<S: Socket> Reactor<S> {
             connection.listed.insert(Listed::PARKED);
             return;
         }
-        if *budget == 0 {
+        if is_spent {
             return self.list_reread(id);
         }
         self.hub.metrics.reads_total += 1;
-        match connection.socket.read(&mut self.read_buffer) {
+        self.hub.frames_read += 1;
+        let most = connection.session.read_bytes_max();
+        let most = most.min(self.read_buffer.len());
+        let buffer = self.read_buffer.get_mut(..most).unwrap_or_default();
+        match connection.socket.read(buffer) {
             Ok(0) => connection.session.on_end(false, &mut self.hub, id),
             Ok(count) => {
-                *budget = budget.saturating_sub(count);
+                budget.bytes = budget.bytes.saturating_sub(count);
                 self.hub.metrics.read_bytes_total += count as u64;
-                let has_more = count == self.read_buffer.len()
-                    || connection.listed.contains(Listed::HAS_ENDED);
+                let has_more = count == most || connection.listed.contains(Listed::HAS_ENDED);
+                if connection.listed.contains(Listed::UNFINISHED) {
+                    connection.listed.remove(Listed::UNFINISHED);
+                    let address = connection.session.peer(&self.hub).network();
+                    self.unfinished.remove(address, id);
+                }
                 let input = self.read_buffer.get_mut(..count).unwrap_or_default();
                 let page = connection.session.on_bytes(input, id, &mut self.hub, now);
                 if let Some(page) = page {
@@ -417,7 +481,37 @@ impl<S: Socket> Reactor<S> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.list_reread(id),
             Err(_) => connection.session.on_end(true, &mut self.hub, id),
         }
+        self.note_unfinished(id);
         self.settle_listing(id, FlushList::push_spoke);
+    }
+
+    /// Names a connection that has been read and is still in its handshake.
+    fn note_unfinished(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && connection.session.awaits_request()
+            && connection.listed.enter(Listed::UNFINISHED)
+        {
+            let address = connection.session.peer(&self.hub).network();
+            self.unfinished.insert(address, id);
+        }
+    }
+
+    /// While what has arrived in part is over a bound, closes who keeps most of it.
+    fn close_unfinished(&mut self, now: Now) {
+        while let Some(id) = self.hub.partials.first_to_go() {
+            self.close(id, CloseReason::PartialsFull, now);
+            // Whatever becomes of it, it keeps nothing.
+            self.hub.partials.remove(id);
+        }
+    }
+
+    /// Whether the rest is to be read in the next turn.
+    fn is_spent(&self, budget: &ReadBudget) -> bool {
+        let frames = self.hub.frames_read;
+        budget.bytes == 0
+            || frames >= budget.frames_max
+            || (frames >= budget.frames_before_events && self.handoff.waiting() > 0)
+            || self.flush.spoke_len() >= budget.spoke_max
     }
 
     fn show(&mut self, request: AdminRequest, id: ConnId, now: Now) {
@@ -451,33 +545,75 @@ impl<S: Socket> Reactor<S> {
             let waiting = self.flush.len().max(self.waiting_for_run());
             let is_worth_it =
                 waiting >= limits::YIELD_FLUSHES_MIN && in_vain < limits::LOOKS_IN_VAIN;
-            if self.more_messages || !is_worth_it || (look == 0 && is_in_vain) {
+            if self.more_messages
+                || self.fan_out.is_sliced()
+                || !is_worth_it
+                || (look == 0 && is_in_vain)
+            {
                 break;
             }
         }
         self.end_run(now);
+        let held_for = |since| now.clock.saturating_sub(since);
+        self.held_for = self.held_since.map_or(Duration::ZERO, held_for);
     }
 
     fn drain_handoff(&mut self, now: Now) {
         self.handoff.clear_wake();
         self.more_messages = true;
+        let are_all_heard = self.hear_source(now);
         for _ in 0..limits::EVENTS_PER_LOOK {
             if !self.flush.takes_another_event(self.fan_out.held()) {
-                self.hub.metrics.handoff_held_total += 1;
-                return;
+                self.more_messages =
+                    !are_all_heard || self.handoff.waiting() > 0 || self.fan_out.is_sliced();
+                return self.note_held(now);
             }
-            match self.handoff.try_recv() {
-                Ok(message) => self.on_message(message, now),
+            if self.fan_out.is_sliced() {
+                // Its next slice, and nothing else in this turn if there is another.
+                self.fan_out_slice(now);
+                if self.fan_out.is_sliced() {
+                    return;
+                }
+            }
+            match self.handoff.try_event() {
+                Ok(message) => {
+                    self.held_since = None;
+                    self.on_message(message, now);
+                    if self.fan_out.is_sliced() {
+                        return;
+                    }
+                }
                 Err(TryRecvError::Empty) => {
-                    self.more_messages = false;
+                    self.more_messages = !are_all_heard;
+                    self.held_since = None;
                     return;
                 }
                 Err(TryRecvError::Disconnected) => {
                     self.more_messages = false;
+                    self.held_since = None;
                     self.on_source_gone(now);
                     return;
                 }
             }
+        }
+    }
+
+    /// Takes what the source tells of itself, whatever is fanned out. False: there may be more.
+    fn hear_source(&mut self, now: Now) -> bool {
+        for _ in 0..limits::CONTROLS_PER_LOOK {
+            match self.handoff.try_control() {
+                Ok(message) => self.on_message(message, now),
+                // The end of the source is told by the channel of the events, which come first.
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
+            }
+        }
+        false
+    }
+
+    fn note_held(&mut self, now: Now) {
+        if self.handoff.waiting() > 0 {
+            self.hub.metrics.handoff_held_total += 1;
+            self.held_since.get_or_insert(now.clock);
         }
     }
 
@@ -486,7 +622,7 @@ impl<S: Socket> Reactor<S> {
             self.end_run(now);
         }
         match message {
-            FromSource::Event(event) => self.fan_out(&event, now),
+            FromSource::Event(event) => self.fan_out(event, now),
             FromSource::Bound(bindings) => self.on_bound(bindings, now),
             FromSource::Up => self.on_up(now),
             FromSource::Down { since } => self.on_down(self.clock_of(since)),
@@ -762,44 +898,49 @@ impl<S: Socket> Reactor<S> {
     fn flush_some(&mut self, now: Now) {
         let mut listed = Vec::with_capacity(self.flush.len().min(limits::FLUSHES_PER_TURN));
         while listed.len() < limits::FLUSHES_PER_TURN
-            && let Some(id) = self
+            && let Some((id, hold)) = self
                 .flush
                 .pop(listed.len() < limits::SPOKE_FLUSHES_PER_TURN)
         {
-            if let Some(connection) = self.connections.get_mut(id) {
-                connection.listed.remove(Listed::FLUSH);
-                listed.push(id);
+            match self.connections.get_mut(id) {
+                Some(connection) => {
+                    connection.listed.remove(Listed::FLUSH);
+                    listed.push((id, hold));
+                }
+                None => self.flush.give_back(hold),
             }
         }
-        if listed.len() < limits::RING_WRITES_MIN || !self.flush_through_ring(&listed, now) {
-            for id in listed {
-                self.flush_one(id, now);
-            }
+        if listed.len() >= limits::RING_WRITES_MIN {
+            listed = self.flush_through_ring(listed, now);
+        }
+        for (id, hold) in listed {
+            self.flush_one(id, hold, now);
         }
     }
 
-    fn flush_one(&mut self, id: ConnId, now: Now) {
+    fn flush_one(&mut self, id: ConnId, hold: Hold, now: Now) {
         let Some(connection) = self.connections.get_mut(id) else {
-            return;
+            return self.flush.give_back(hold);
         };
         let (socket, outbox) = (&mut connection.socket, &mut connection.session.outbox);
         let report = (!outbox.is_empty()).then(|| {
             let write = |slices: &[IoSlice<'_>]| socket.write(slices);
             outbox.flush(write, now.clock, &mut self.hub.totals)
         });
-        self.after_flush(id, report, now);
+        self.after_flush(id, hold, report, now);
     }
 
-    /// As [`Reactor::flush_one`] for all of `listed`, with one system call; false, and nothing done: that cannot be.
-    fn flush_through_ring(&mut self, listed: &[ConnId], now: Now) -> bool {
+    /// As [`Reactor::flush_one`] for all of `listed`, with one system call. Returns whom that cannot be done for: nobody,
+    /// or all of them, and nothing is done.
+    fn flush_through_ring(&mut self, listed: Vec<(ConnId, Hold)>, now: Now) -> Vec<(ConnId, Hold)> {
         let Some(ring) = &mut self.ring else {
-            return false;
+            return listed;
         };
         let mut slices = Vec::with_capacity(listed.len());
         // Where the slices of each of `listed` end among all.
         let mut ends = Vec::with_capacity(listed.len());
-        for &id in listed {
-            let connection = self.connections.get(id);
+        for (id, _) in &listed {
+            let connection = self.connections.get(*id);
             slices.extend(
                 connection
                     .into_iter()
@@ -809,15 +950,15 @@ impl<S: Socket> Reactor<S> {
         }
         let mut writes = Vec::with_capacity(listed.len());
         let mut begin = 0;
-        for (&id, &end) in listed.iter().zip(&ends) {
+        for ((id, _), &end) in listed.iter().zip(&ends) {
             let slices = slices.get(begin..end).unwrap_or_default();
             begin = end;
-            let connection = self.connections.get(id).filter(|_| !slices.is_empty());
+            let connection = self.connections.get(*id).filter(|_| !slices.is_empty());
             let Some(connection) = connection else {
                 continue;
             };
             let Some(socket) = connection.socket.descriptor() else {
-                return false;
+                return listed;
             };
             writes.push(RingWrite { socket, slices });
         }
@@ -829,24 +970,25 @@ impl<S: Socket> Reactor<S> {
         }
         let mut outcomes = outcomes.into_iter();
         let mut begin = 0;
-        for (&id, end) in listed.iter().zip(ends) {
+        for ((id, hold), end) in listed.into_iter().zip(ends) {
             let outcome = (begin < end).then(|| outcomes.next()).flatten();
             begin = end;
             let Some(connection) = self.connections.get_mut(id) else {
+                self.flush.give_back(hold);
                 continue;
             };
             let outbox = &mut connection.session.outbox;
             let report =
                 outcome.map(|outcome| outbox.after_write(outcome, now.clock, &mut self.hub.totals));
-            self.after_flush(id, report, now);
+            self.after_flush(id, hold, report, now);
         }
-        true
+        Vec::new()
     }
 
     /// Goes on after a session's flush; `report`: what became of it, if it had anything to write.
-    fn after_flush(&mut self, id: ConnId, report: Option<FlushReport>, now: Now) {
+    fn after_flush(&mut self, id: ConnId, hold: Hold, report: Option<FlushReport>, now: Now) {
         let Some(connection) = self.connections.get_mut(id) else {
-            return;
+            return self.flush.give_back(hold);
         };
         let Connection {
             socket,
@@ -858,23 +1000,25 @@ impl<S: Socket> Reactor<S> {
         if let Some(report) = report {
             hub.metrics.writes_total += 1;
             hub.metrics.written_bytes_total += report.written as u64;
-            match report.outcome {
-                Flushed::Drained => {}
-                Flushed::More => {
-                    listed.insert(Listed::FLUSH);
-                    self.flush.push_again(id);
-                    return self.unpark(id);
+            if report.outcome == Flushed::More {
+                let has_events = !session.subscriptions().is_empty();
+                listed.insert(Listed::FLUSH);
+                self.flush.push_again(id, hold, has_events);
+                return self.unpark(id);
+            }
+        }
+        self.flush.give_back(hold);
+        match report.map(|report| report.outcome) {
+            None | Some(Flushed::Drained | Flushed::More) => {}
+            Some(Flushed::Blocked) => {
+                if listed.enter(Listed::SEND_TIMER) {
+                    hub.deadlines.send.begin(now.clock, id);
                 }
-                Flushed::Blocked => {
-                    if listed.enter(Listed::SEND_TIMER) {
-                        hub.deadlines.send.begin(now.clock, id);
-                    }
-                    return self.unpark(id);
-                }
-                Flushed::Broken => {
-                    session.on_end(true, hub, id);
-                    return self.settle(id);
-                }
+                return self.unpark(id);
+            }
+            Some(Flushed::Broken) => {
+                session.on_end(true, hub, id);
+                return self.settle(id);
             }
         }
         match session.after_flush(hub) {
@@ -941,19 +1085,9 @@ impl<S: Socket> Reactor<S> {
 
     fn reap_closed(&mut self, now: Now) {
         for id in std::mem::take(&mut self.reap) {
-            let Some(connection) = self.connections.remove(id) else {
+            let Some((peer, reason)) = self.remove(id) else {
                 continue;
             };
-            let (peer, gone) = (
-                connection.session.peer(&self.hub),
-                connection.session.is_gone(),
-            );
-            connection.session.dissolve(&mut self.hub);
-            let Some((reason, was_open)) = gone else {
-                continue;
-            };
-            reason.count(was_open, &mut self.hub.metrics);
-            self.hub.metrics.sessions_closed_total += u64::from(was_open);
             let limit = match reason {
                 CloseReason::SlowConsumer | CloseReason::OutboxesFull => &mut self.slow_log,
                 CloseReason::NoProxyHeader | CloseReason::BadProxyHeader => &mut self.proxy_log,
@@ -969,5 +1103,21 @@ impl<S: Socket> Reactor<S> {
                 );
             }
         }
+    }
+
+    /// Takes a connection that has ended out of the table, and counts its end. Beside step 6 only for one that has had
+    /// no subscription, which nothing names by its slot.
+    fn remove(&mut self, id: ConnId) -> Option<(Peer, CloseReason)> {
+        let connection = self.connections.remove(id)?;
+        let peer = connection.session.peer(&self.hub);
+        if connection.listed.contains(Listed::UNFINISHED) {
+            self.unfinished.remove(peer.network(), id);
+        }
+        let gone = connection.session.is_gone();
+        connection.session.dissolve(&mut self.hub);
+        let (reason, was_open) = gone?;
+        reason.count(was_open, &mut self.hub.metrics);
+        self.hub.metrics.sessions_closed_total += u64::from(was_open);
+        Some((peer, reason))
     }
 }

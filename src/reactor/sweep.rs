@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use super::Reactor;
 use super::socket::Socket;
+use super::{Reactor, ReadBudget};
 use crate::config::SlowConsumerPolicy;
 use crate::limits;
 use crate::session::close::CloseReason;
@@ -71,7 +71,7 @@ impl<S: Socket> Reactor<S> {
         let mut health = session.examine(id, &self.hub);
         if health.is_fatal() {
             // What would have saved it may be in the kernel: the last polls and the reads of this turn are bounded.
-            let mut budget = limits::READ_BUFFER_BYTES;
+            let mut budget = ReadBudget::of_one_read();
             self.read(id, &mut budget, now);
             health = self.examine(id);
         }

@@ -68,6 +68,8 @@ impl<S: Socket> Reactor<S> {
         self.reread.shrink_to(self.reread.len());
         self.connections.shrink_if_empty();
         self.hub.peers.shrink();
+        self.unfinished.shrink();
+        self.hub.partials.shrink();
         (self.trim_heap)();
         self.hub.metrics.heap_trims_total += 1;
     }

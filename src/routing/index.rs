@@ -92,8 +92,8 @@ pub enum Revised<'a> {
     Joined(Resolved<'a>),
 }
 
-/// Names a group, until the next change of the index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Names a group, until the next change of the index; after it, a match has to name it again before it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GroupId(u32);
 
 /// One group that wants an event.

@@ -26,6 +26,9 @@ pub enum CloseReason {
     NeverAuthenticated,
     /// 1008: a message was begun and not finished in `message_timeout_ms`.
     MessageTimeout,
+    /// 1008, or no close frame in a handshake: what had arrived in part, of all or of one address, was over its bound, and
+    /// this had most.
+    PartialsFull,
     /// 1009: a message over the size limit.
     TooBig,
     /// 4401: the token expired.
@@ -36,6 +39,11 @@ pub enum CloseReason {
     OutboxesFull,
     /// Not an upgraded session: an HTTP response was the last word.
     Http,
+    /// No close frame: its address has as many connections as it may, and its request was not whole.
+    NoPlace,
+    /// 503 and no close frame: the process is full, and this was the oldest unfinished handshake of the address that had
+    /// most.
+    Evicted,
     /// No close frame: the handshake took too long.
     HandshakeTimeout,
     /// No close frame: a PROXY header must come first, and something else came.
@@ -60,11 +68,14 @@ impl CloseReason {
             Self::RateLimit => Some((1008, "rate limit exceeded")),
             Self::NeverAuthenticated => Some((1008, "authentication timeout")),
             Self::MessageTimeout => Some((1008, "message timeout")),
+            Self::PartialsFull => Some((1008, "too many unfinished messages")),
             Self::TooBig => Some((1009, "message too big")),
             Self::Expired => Some((4401, "token expired")),
             Self::SlowConsumer | Self::OutboxesFull => Some((4408, "slow consumer")),
             Self::Peer
             | Self::Http
+            | Self::NoPlace
+            | Self::Evicted
             | Self::HandshakeTimeout
             | Self::NoProxyHeader
             | Self::BadProxyHeader
@@ -86,11 +97,14 @@ impl CloseReason {
             Self::RateLimit => "rate limit",
             Self::NeverAuthenticated => "never authenticated",
             Self::MessageTimeout => "message timeout",
+            Self::PartialsFull => "unfinished messages, largest of all",
             Self::TooBig => "message too big",
             Self::Expired => "token expired",
             Self::SlowConsumer => "slow consumer",
             Self::OutboxesFull => "slow consumer, largest of all outboxes",
             Self::Http => "HTTP response sent",
+            Self::NoPlace => "too many connections from this address",
+            Self::Evicted => "its place went to another",
             Self::HandshakeTimeout => "handshake timeout",
             Self::NoProxyHeader => "no PROXY header",
             Self::BadProxyHeader => "malformed PROXY header",
@@ -111,10 +125,13 @@ impl CloseReason {
             Self::RateLimit => &mut metrics.closes_rate_limit_total,
             Self::NeverAuthenticated => &mut metrics.closes_never_authenticated_total,
             Self::MessageTimeout => &mut metrics.closes_message_timeout_total,
+            Self::PartialsFull => &mut metrics.closes_partials_full_total,
             Self::TooBig => &mut metrics.closes_too_big_total,
             Self::Expired => &mut metrics.closes_expired_total,
             Self::SlowConsumer => &mut metrics.closes_slow_consumer_total,
             Self::OutboxesFull => &mut metrics.closes_outboxes_full_total,
+            Self::NoPlace => &mut metrics.connections_dropped_ip_total,
+            Self::Evicted => &mut metrics.handshakes_evicted_total,
             Self::HandshakeTimeout => &mut metrics.handshake_timeouts_total,
             Self::NoProxyHeader => &mut metrics.proxy_headers_missing_total,
             Self::BadProxyHeader => &mut metrics.proxy_headers_malformed_total,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::auth::Authenticator;
 use crate::config::{Config, SlowConsumerPolicy, Style};
 use crate::handoff::{AmqpBinding, ToSource};
-use crate::limits::LINGER;
+use crate::limits::{LINGER, PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES};
 use crate::metrics::Metrics;
 use crate::protocol::codec::CodecLimits;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
@@ -31,6 +31,7 @@ use super::id::Peers;
 use super::labels::Labels;
 use super::liveness::{LivenessRules, PING_PAYLOAD, WakingClock};
 use super::outbox::OutboxTotals;
+use super::partials::Partials;
 use super::places::Places;
 use super::replies::HeldTotals;
 use super::roll_over::RollOver;
@@ -182,16 +183,22 @@ pub struct Hub {
     pub waking: WakingClock,
     /// The ping that all sessions share.
     pub ping: Frame,
-    /// Heap bytes of all messages and frames that have arrived in part: the sum of the sessions'
+    /// Heap bytes of all messages, frames and requests that have arrived in part: the sum of the sessions'
     /// [`Session::partial_bytes`].
     pub partial_bytes: usize,
+    /// Whose they are.
+    pub partials: Partials,
+    /// Frames of clients decoded in this turn, and one for each read; the loop begins it anew.
+    pub frames_read: usize,
     /// Scratch for replies.
     pub builder: FrameBuilder,
     /// The peers of all sessions.
     pub peers: Peers,
-    /// Open sessions of each IP ([`super::id::Peer::network`]; `max_connections_per_ip`).
+    /// Connections of each IP ([`super::id::Peer::network`]; `max_connections_per_ip`), from the moment it is known.
     pub ips: Places<IpAddr>,
-    /// Open sessions of each account, by the own account of the identity that they run as
+    /// Connections that are one too many of their IP, and kept until they are told.
+    pub surplus: usize,
+    /// Sessions of each account, by the own account of the identity that they run as or were closed as
     /// (`max_connections_per_account`).
     pub accounts: Places<AccountId>,
     /// Names and metadata of all sessions.
@@ -238,9 +245,12 @@ impl Hub {
             waking: WakingClock::default(),
             ping: Frame::new(Opcode::Ping, PING_PAYLOAD),
             partial_bytes: 0,
+            partials: partials(config),
+            frames_read: 0,
             builder: FrameBuilder::new(),
             peers: Peers::default(),
             ips: Places::new(config.max_connections_per_ip),
+            surplus: 0,
             accounts: Places::new(config.max_connections_per_account),
             labels: Labels::default(),
             request_ids: RequestIds(seed),
@@ -303,6 +313,16 @@ impl Hub {
     pub fn generate_request_id(&mut self) -> [u8; 16] {
         self.request_ids.generate()
     }
+}
+
+/// The bounds of what arrives in part. An address has room for one message of the largest size, whatever that is.
+fn partials(config: &Config) -> Partials {
+    let of_one = config.max_message_bytes.unwrap_or(usize::MAX);
+    let of_one = of_one.saturating_add(PARTIAL_OVERHEAD_BYTES);
+    Partials::new(
+        config.max_partials_bytes.unwrap_or(usize::MAX),
+        of_one.saturating_mul(PARTIAL_MESSAGES_PER_ADDRESS),
+    )
 }
 
 /// Generates request ids: distinct within a process, and as good as distinct between processes. They name

@@ -10,7 +10,8 @@
 //!
 //! Invariants: commands run when they arrive; their replies leave in the same order, but for a ping's, and those
 //! behind a subscribe that waits for the broker are held ([`replies`]); a session that is not `Open` has no
-//! subscription, no identity and no place; an idle session owns no memory beyond itself.
+//! subscription; a connection counts for its address from the moment that is known, and for its account from the moment
+//! it has one, to its very end ([`Session::dissolve`]); an idle session owns no memory beyond itself.
 //!
 //! | module | owns |
 //! |---|---|
@@ -23,6 +24,7 @@
 //! | [`outbox`] | frames waiting for the peer |
 //! | [`places`] | sessions counted by IP and by account |
 //! | [`labels`] | what clients call themselves |
+//! | [`partials`] | who keeps how much of what has arrived in part |
 //! | [`liveness`] | who is silent, dead or idle |
 //! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, timeouts, close reasons, names |
 
@@ -38,6 +40,7 @@ pub mod labels;
 mod linear;
 pub mod liveness;
 pub mod outbox;
+pub mod partials;
 pub mod places;
 pub mod replies;
 mod rights;
@@ -52,7 +55,9 @@ use serde_json::value::RawValue;
 use crate::auth::{Identity, Verdict};
 use crate::config::{SlowConsumerPolicy, Style};
 use crate::handoff::AmqpBinding;
-use crate::limits::{PONGS_PER_READ, UNREAD_BEHIND_FRAMES};
+use crate::limits::{
+    HANDSHAKE_READ_BYTES, PONGS_PER_READ, SESSION_READ_BYTES, SURPLUS_MAX, UNREAD_BEHIND_FRAMES,
+};
 use crate::metrics::Metrics;
 use crate::protocol::codec::{Codec, Item};
 use crate::protocol::command;
@@ -82,6 +87,18 @@ pub struct Session {
     peer: KeptPeer,
     subscriptions: SubscriptionList,
     style: Style,
+    place: Place,
+}
+
+/// Whether a connection counts for its address (`max_connections_per_ip`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Not yet, for it may come through a proxy that has not told its address; or never, at the admin listener.
+    Unknown,
+    /// It does.
+    Counted,
+    /// It would be one too many, and is kept until it has been told so: [`Hub::surplus`] counts it.
+    Surplus,
 }
 
 #[derive(Debug)]
@@ -247,7 +264,7 @@ impl Session {
     /// A connection that has said nothing yet; `preamble` is what it must say first.
     #[must_use]
     pub fn new(door: Door, preamble: Preamble, peer: Peer, hub: &mut Hub) -> Self {
-        Self {
+        let mut session = Self {
             phase: Phase::Handshake {
                 door,
                 preamble,
@@ -259,13 +276,60 @@ impl Session {
             peer: hub.peers.keep(peer),
             subscriptions: SubscriptionList::default(),
             style: hub.limits.style,
+            place: Place::Unknown,
+        };
+        if door == Door::Clients && preamble == Preamble::Done {
+            session.take_known_place(hub);
         }
+        session
     }
 
     /// Gives back what a session that has ended still has of what is shared.
     pub fn dissolve(mut self, hub: &mut Hub) {
         self.outbox.clear(&mut hub.totals);
+        self.give_account_back(hub);
+        match self.place {
+            Place::Unknown => {}
+            Place::Counted => hub.ips.give_back(&self.peer(hub).network()),
+            Place::Surplus => hub.surplus -= 1,
+        }
         hub.peers.forget(self.peer);
+    }
+
+    /// Counts for the address, unless that may be a proxy's, which has not told the peer's.
+    fn take_known_place(&mut self, hub: &mut Hub) {
+        if !hub.limits.proxies.trust(self.peer(hub).address().ip()) {
+            self.take_place(hub);
+        }
+    }
+
+    /// Counts for the address from now on, if there is a place.
+    fn take_place(&mut self, hub: &mut Hub) {
+        if self.place == Place::Counted {
+            return;
+        }
+        let network = self.peer(hub).network();
+        let before = self.place;
+        self.place = if hub.ips.full(&network).is_some() {
+            Place::Surplus
+        } else {
+            hub.ips.take(network);
+            Place::Counted
+        };
+        hub.surplus -= usize::from(before == Place::Surplus);
+        hub.surplus += usize::from(self.place == Place::Surplus);
+    }
+
+    /// Whether its address has as many connections as it may, and it is kept only to be told so.
+    #[must_use]
+    pub fn is_surplus(&self) -> bool {
+        self.place == Place::Surplus
+    }
+
+    /// Whether it is one to be told that and there is no room for more of them, unless it is told at once.
+    #[must_use]
+    pub fn is_beyond_surplus(&self, hub: &Hub) -> bool {
+        self.is_surplus() && self.is_in_handshake() && hub.surplus > SURPLUS_MAX
     }
 
     /// The session id (PROTOCOL 1). Until the upgrade it may be that of a proxy.
@@ -283,6 +347,18 @@ impl Session {
     #[must_use]
     pub fn is_in_handshake(&self) -> bool {
         matches!(self.phase, Phase::Handshake { .. })
+    }
+
+    /// Whether a client's request, or the PROXY header before it, is still to come.
+    #[must_use]
+    pub fn awaits_request(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Handshake {
+                door: Door::Clients,
+                ..
+            }
+        )
     }
 
     /// Whether it is upgraded and not closing.
@@ -333,6 +409,20 @@ impl Session {
             Phase::Open { .. } => self.outbox.frames() <= UNREAD_BEHIND_FRAMES,
             Phase::Handshake { .. } | Phase::Closing { .. } => true,
             Phase::Gone { .. } => false,
+        }
+    }
+
+    /// Bytes that the loop should read of it at once: what is missing of a frame, else little, so that the answers to one
+    /// read are few.
+    #[must_use]
+    pub fn read_bytes_max(&self) -> usize {
+        match &self.phase {
+            Phase::Open { extra, .. } => extra
+                .as_ref()
+                .map_or(0, |extra| extra.codec.awaited_bytes())
+                .max(SESSION_READ_BYTES),
+            Phase::Handshake { .. } => HANDSHAKE_READ_BYTES,
+            Phase::Closing { .. } | Phase::Gone { .. } => usize::MAX,
         }
     }
 
@@ -393,15 +483,29 @@ impl Session {
         }
     }
 
-    /// Heap bytes of its message or frame that has arrived in part.
+    /// Heap bytes of its message, frame or request that has arrived in part.
     #[must_use]
     pub fn partial_bytes(&self) -> usize {
         match &self.phase {
             Phase::Open {
                 extra: Some(extra), ..
             } => extra.codec.heap_bytes(),
-            _ => 0,
+            Phase::Handshake {
+                head: Some(head), ..
+            } => size_of::<Head>() + head.0.capacity(),
+            Phase::Handshake { head: None, .. }
+            | Phase::Open { extra: None, .. }
+            | Phase::Closing { .. }
+            | Phase::Gone { .. } => 0,
         }
+    }
+
+    /// Tells the hub what of it has arrived in part.
+    fn note_partial(&self, id: ConnId, hub: &mut Hub) {
+        let is_told = self.place != Place::Unknown;
+        let address = (is_told && self.identity.is_none()).then(|| self.peer(hub).network());
+        hub.partials.set(id, self.partial_bytes(), address);
+        hub.partial_bytes = hub.partials.bytes();
     }
 
     /// The sweep's look at it: whether its peer is silent, dead, idle, or does not finish what it began. What is to
@@ -463,6 +567,21 @@ impl Session {
         hub: &mut Hub,
         now: Now,
     ) -> Option<AdminRequest> {
+        let had_part = self.partial_bytes() > 0;
+        let page = self.take_bytes(input, id, hub, now);
+        if had_part || self.partial_bytes() > 0 {
+            self.note_partial(id, hub);
+        }
+        page
+    }
+
+    fn take_bytes(
+        &mut self,
+        input: &mut [u8],
+        id: ConnId,
+        hub: &mut Hub,
+        now: Now,
+    ) -> Option<AdminRequest> {
         match &mut self.phase {
             Phase::Handshake {
                 door,
@@ -500,7 +619,7 @@ impl Session {
             Preamble::Done | Preamble::Nameless => preamble,
             Preamble::Optional | Preamble::Required => match proxy::parse(input) {
                 proxy::Header::Incomplete => {
-                    self.gather(door, preamble, input);
+                    self.gather(door, preamble, input, id, hub, now);
                     return None;
                 }
                 proxy::Header::Absent if preamble == Preamble::Optional => Preamble::Done,
@@ -518,6 +637,7 @@ impl Session {
                     match source {
                         Some(source) => {
                             self.set_peer(Peer::from(source), hub);
+                            self.take_known_place(hub);
                             Preamble::Done
                         }
                         None => Preamble::Nameless,
@@ -529,12 +649,23 @@ impl Session {
     }
 
     /// Keeps what arrived in part.
-    fn gather(&mut self, door: Door, preamble: Preamble, input: &[u8]) {
+    fn gather(
+        &mut self,
+        door: Door,
+        preamble: Preamble,
+        input: &[u8],
+        id: ConnId,
+        hub: &mut Hub,
+        now: Now,
+    ) {
         self.phase = Phase::Handshake {
             door,
             preamble,
             head: Some(Box::new(Head(input.to_vec()))),
         };
+        if self.is_beyond_surplus(hub) {
+            self.close(CloseReason::NoPlace, id, hub, now);
+        }
     }
 
     fn on_head(
@@ -549,7 +680,7 @@ impl Session {
         if door == Door::Admin {
             let page = match handshake::parse_plain(input) {
                 Parsed::Incomplete => {
-                    self.gather(door, preamble, input);
+                    self.gather(door, preamble, input, id, hub, now);
                     return None;
                 }
                 Parsed::Complete {
@@ -580,7 +711,7 @@ impl Session {
         }
         let consumed = match handshake::parse(input) {
             Parsed::Incomplete => {
-                self.gather(door, preamble, input);
+                self.gather(door, preamble, input, id, hub, now);
                 return None;
             }
             Parsed::Complete {
@@ -611,6 +742,7 @@ impl Session {
             } => {
                 let head = input.get(..consumed).unwrap_or_default();
                 let told = self.take_forwarded(head, preamble, hub);
+                self.take_place(hub);
                 match told.and_then(|()| self.admit(&upgrade, hub, now)) {
                     Ok(identity) => self.open(&upgrade, identity, id, hub, now),
                     Err(refusal) => {
@@ -656,7 +788,7 @@ impl Session {
         Ok(())
     }
 
-    /// Decides on a valid upgrade; takes no place, so that nobody has to give one back who is refused.
+    /// Decides on a valid upgrade of a connection that counts for its address if there was a place.
     fn admit(
         &mut self,
         upgrade: &Upgrade<'_>,
@@ -685,7 +817,7 @@ impl Session {
                 }
             },
         };
-        if hub.ips.full(&self.peer(hub).network()).is_some() {
+        if self.is_surplus() {
             return Err(Refusal::TooManyFromThisIp);
         }
         let account = identity.as_ref().and_then(|identity| identity.account_id());
@@ -704,7 +836,6 @@ impl Session {
         now: Now,
     ) {
         hub.metrics.sessions_opened_total += 1;
-        hub.ips.take(self.peer(hub).network());
         self.outbox
             .push(Frame::raw(&upgrade.response()), &mut hub.totals);
         self.style = upgrade.style.unwrap_or(hub.limits.style);
@@ -742,13 +873,18 @@ impl Session {
         self.respond(&Refusal::Full.response(false), id, hub, now);
     }
 
-    /// Sends an HTTP response as the connection's last word.
+    /// Sends an HTTP response as the connection's last word. One that has no place is not given the time to read it and
+    /// close its side: its request was read to its end, so the close is in good order.
     pub fn respond(&mut self, response: &[u8], id: ConnId, hub: &mut Hub, now: Now) {
         self.outbox.push(Frame::raw(response), &mut hub.totals);
         self.phase = Phase::Closing {
             reason: CloseReason::Http,
             was_open: false,
-            peer: PeerSide::Open,
+            peer: if self.is_surplus() {
+                PeerSide::Done
+            } else {
+                PeerSide::Open
+            },
         };
         hub.deadlines.answered.begin(now.clock, id);
     }
@@ -788,9 +924,7 @@ impl Session {
             };
             let kept = extra.as_mut().map(|extra| std::mem::take(&mut extra.codec));
             let mut codec = kept.unwrap_or_default();
-            let bytes_before = codec.heap_bytes();
             let decoded = codec.decode(input, &hub.limits.codec);
-            hub.partial_bytes = hub.partial_bytes - bytes_before + codec.heap_bytes();
             if !codec.is_idle() {
                 extra.get_or_insert_default().codec = codec;
             }
@@ -806,6 +940,7 @@ impl Session {
                 }
             };
             let consumed = decoded.consumed;
+            hub.frames_read += decoded.frames;
             match &decoded.item {
                 None => {}
                 Some(Item::Pong(payload)) if **payload == *PING_PAYLOAD => {}
@@ -1073,7 +1208,8 @@ impl Session {
                 self.phase = Phase::Gone {
                     reason: CloseReason::Lost,
                     was_open: false,
-                }
+                };
+                self.note_partial(id, hub);
             }
             Phase::Open { .. } => {
                 self.leave(id, hub);
@@ -1081,6 +1217,7 @@ impl Session {
                     reason: CloseReason::Lost,
                     was_open: true,
                 };
+                self.note_partial(id, hub);
             }
             Phase::Gone { .. } => {}
         }
@@ -1113,7 +1250,8 @@ impl Session {
                 self.phase = Phase::Gone {
                     reason,
                     was_open: false,
-                }
+                };
+                self.note_partial(id, hub);
             }
             Phase::Closing { .. } | Phase::Gone { .. } => {}
             Phase::Open { .. } => {
@@ -1134,7 +1272,24 @@ impl Session {
                     was_open: true,
                     peer,
                 };
+                self.note_partial(id, hub);
                 hub.deadlines.close.begin(now.clock, id);
+            }
+        }
+    }
+
+    /// Ends an unfinished handshake in favour of another connection.
+    pub fn evict(&mut self, id: ConnId, hub: &mut Hub) {
+        match self.phase {
+            Phase::Handshake { .. } => {
+                self.phase = Phase::Gone {
+                    reason: CloseReason::Evicted,
+                    was_open: false,
+                };
+                self.note_partial(id, hub);
+            }
+            Phase::Open { .. } | Phase::Closing { .. } | Phase::Gone { .. } => {
+                self.abandon(id, hub)
             }
         }
     }
@@ -1150,9 +1305,9 @@ impl Session {
         }
     }
 
-    /// Takes the session out of all that is shared, but for the totals of its outbox. Cost: what it had.
+    /// Takes the session out of all that is shared, but for the totals of its outbox and what it counts for until its
+    /// end. Cost: what it had.
     fn leave(&mut self, id: ConnId, hub: &mut Hub) {
-        hub.partial_bytes -= self.partial_bytes();
         if let Phase::Open {
             extra: Some(extra), ..
         } = &mut self.phase
@@ -1161,9 +1316,6 @@ impl Session {
         }
         self.stop_waiting(id, hub);
         self.drop_subscriptions(hub);
-        self.give_account_back(hub);
-        let network = self.peer(hub).network();
-        hub.ips.give_back(&network);
     }
 }
 

@@ -1,4 +1,6 @@
-//! How many sessions there may be of one kind, an IP or an account, and how many there are.
+//! How many connections there may be of one kind, an IP or an account, and how many there are: each from the moment when
+//! its kind is known to its very end, so that neither those that do not finish their handshake nor those that do not
+//! finish their close are beside the count.
 //!
 //! Invariants: without a bound nothing is counted, so nothing is kept; a kind without sessions is not kept either,
 //! so the map is never longer than the table of connections. A place that was taken is given back exactly once.
