@@ -1,6 +1,5 @@
 //! Limits of the system: descriptors and memory.
 
-use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -151,17 +150,6 @@ fn full_of_sessions_the_broker_is_found_again_and_the_admin_page_answers_at_once
     assert_eq!(server.metric("accept_errors_total"), 0);
 }
 
-/// Resident memory of a server, in bytes.
-fn resident(server: &Server) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    let kibibytes: u64 = line.trim().strip_suffix(" kB").unwrap().parse().unwrap();
-    kibibytes << 10
-}
-
 /// What all outboxes may hold together.
 const OUTBOXES: u64 = 64 << 20;
 
@@ -200,7 +188,7 @@ fn flood_a_thousand(args: &[&str], is_full: impl Fn(&Server) -> bool) -> Server 
             raw
         })
         .collect();
-    let before = resident(&fed.server);
+    let before = fed.server.resident_bytes();
     let (mut most, mut sent, mut full_at) = (before, 0_usize, None);
     for round in 0.. {
         for client in 0..CLIENTS {
@@ -217,7 +205,7 @@ fn flood_a_thousand(args: &[&str], is_full: impl Fn(&Server) -> bool) -> Server 
             &large_call_event(ACCOUNT, round, BODY_BYTES),
         );
         assert_eq!(healthy.event()["args"]["Number"], round);
-        most = most.max(resident(&fed.server));
+        most = most.max(fed.server.resident_bytes());
         if full_at.is_none() && is_full(&fed.server) {
             full_at = Some(round);
         }

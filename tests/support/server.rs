@@ -5,6 +5,7 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -68,9 +69,11 @@ pub fn unix_now() -> u64 {
     since.unwrap().as_secs()
 }
 
-/// The program under test.
+/// The program under test: the one built with it, or the one that `BLACKHOLE_SERVER` names, so that a test can be shown
+/// to fail with another build.
 pub fn blackhole() -> Command {
-    let program = option_env!("CARGO_BIN_EXE_blackhole");
+    let built = option_env!("CARGO_BIN_EXE_blackhole").map(Into::into);
+    let program = env::var_os("BLACKHOLE_SERVER").or(built);
     let mut command = Command::new(program.expect("cargo tells it to tests and benches"));
     command.stdin(Stdio::null());
     command
@@ -346,6 +349,14 @@ impl Server {
                 schedstat.split(' ').next().unwrap().parse::<u64>().unwrap()
             })
             .sum()
+    }
+
+    /// Bytes of memory that are resident.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+        kib.parse::<u64>().unwrap() << 10
     }
 
     /// Sends a signal.

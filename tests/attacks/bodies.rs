@@ -1,0 +1,86 @@
+//! Events that a publisher makes as costly as it can: what the server does with one grows with its bytes.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::judge::{alone, assert_times};
+use crate::support::client::{ANY_TOKEN, Client};
+use crate::support::events::{ACCOUNT, call_event};
+use crate::support::server::Fed;
+
+/// Events that are measured together.
+const EVENTS: usize = 5;
+
+fn cpu_of(fed: &mut Fed, session: &mut Client, body: &Value) -> Duration {
+    let text = body.to_string();
+    let mut once = |fed: &mut Fed| {
+        fed.publish_text("callevt", "call.CHANNEL_CREATE.call", &text);
+        let event = session.event();
+        assert_eq!(event["name"], "CHANNEL_CREATE");
+    };
+    once(fed);
+    let before = fed.server.cpu_nanoseconds();
+    for _ in 0..EVENTS {
+        once(fed);
+    }
+    Duration::from_nanos(fed.server.cpu_nanoseconds() - before)
+}
+
+fn event_with(name: &str, value: Value) -> Value {
+    let mut event = call_event(ACCOUNT, "CHANNEL_CREATE", 1);
+    event[name] = value;
+    event
+}
+
+type Shape = fn(usize) -> Value;
+
+#[test]
+fn an_event_costs_what_its_bytes_cost_whatever_is_in_them() {
+    let _alone = alone();
+    let shapes: [(&str, Shape); 5] = [
+        ("members", |count| {
+            let mut event = call_event(ACCOUNT, "CHANNEL_CREATE", 1);
+            for number in 0..count {
+                event[format!("Key-{number}")] = json!(number);
+            }
+            event
+        }),
+        ("members one level down", |count| {
+            let members: Map<String, Value> = (0..count)
+                .map(|number| (format!("Key-{number}"), json!(null)))
+                .collect();
+            event_with(
+                "Custom-Channel-Vars",
+                json!({"Account-ID": ACCOUNT, "Below": members}),
+            )
+        }),
+        ("escapes", |count| {
+            event_with("Text", json!("\"\u{1}".repeat(count)))
+        }),
+        ("upper case", |count| {
+            event_with(&"A-".repeat(count), json!(1))
+        }),
+        ("levels", |count| {
+            // As deep as is taken, as often as it fits.
+            let deep = (0..100).fold(json!(1), |inner, _| json!({"A-B": inner}));
+            event_with("Deep", Value::Array(vec![deep; count / 100]))
+        }),
+    ];
+    for style in ["piston", "kazoo"] {
+        for (what, shape) in shapes {
+            let mut fed = Fed::insecure(&["--style", style]);
+            let mut session = fed.server.client();
+            session.must_subscribe(ANY_TOKEN, ACCOUNT, "call.*.*");
+            let (few, many) = [2_000, 16_000]
+                .map(|count| cpu_of(&mut fed, &mut session, &shape(count)))
+                .into();
+            assert_times(
+                &format!("cpu of 16,000 {what}, {style}, by 2,000"),
+                few,
+                many,
+                16.0,
+            );
+        }
+    }
+}

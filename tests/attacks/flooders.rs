@@ -1,0 +1,164 @@
+//! Sessions that send commands without pause and read the replies: what they cost is theirs, and the events of others
+//! are not late for it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::flood::{Flood, Script};
+use crate::judge::{Delays, Rounds, alone};
+use crate::support::client::{ANY_TOKEN, Client, ping, ping_as};
+use crate::support::events::{ACCOUNT, call_event};
+use crate::support::server::Fed;
+use crate::support::wire::client_frame;
+
+/// Calm and attack take turns, so that the machine's mood falls on both alike: so often, and on to the most while its
+/// mood is too bad to tell.
+const ROUNDS_MIN: usize = 3;
+const ROUNDS_MAX: usize = 9;
+/// Of one round: whichever is met first.
+const EVENTS: usize = 100;
+const ROUND_MAX: Duration = Duration::from_secs(4);
+
+/// Pause between an event's arrival and the next one, as events come on a quiet day.
+const PACE: Duration = Duration::from_millis(5);
+
+/// What an honest session may wait for an event beside the flood, in times of what it waits in the calm. A build that is
+/// not optimised takes ten times as long for a command, and no longer than any other for the sockets and threads that the
+/// calm waits for.
+const P50_TIMES: f64 = if cfg!(debug_assertions) { 30.0 } else { 3.0 };
+const P99_TIMES: f64 = 20.0;
+
+/// A server whose events one honest session waits for.
+struct Scene {
+    fed: Fed,
+    honest: Client,
+}
+
+impl Scene {
+    fn open(args: &[&str]) -> Self {
+        let fed = Fed::insecure(args);
+        let mut honest = fed.server.client();
+        honest.must_subscribe(ANY_TOKEN, ACCOUNT, "call.CHANNEL_CREATE.*");
+        Self { fed, honest }
+    }
+
+    fn wait_for_events(&mut self, delays: &mut Delays) {
+        let begun = Instant::now();
+        for number in 0..EVENTS {
+            let event = call_event(ACCOUNT, "CHANNEL_CREATE", number);
+            let came = delays.time(|| {
+                self.fed
+                    .publish("callevt", "call.CHANNEL_CREATE.call", &event);
+                self.honest.event()
+            });
+            assert_eq!(came["args"]["Number"], number);
+            thread::park_timeout(PACE);
+            if begun.elapsed() > ROUND_MAX {
+                return;
+            }
+        }
+    }
+
+    fn judge(self, what: &str, sessions: usize, script: &Script) {
+        self.judge_bytes(what, sessions, &script.bytes());
+    }
+
+    /// `bytes`: what each session of the flood sends.
+    fn judge_bytes(mut self, what: &str, sessions: usize, bytes: &[u8]) {
+        let (mut rounds, mut sent) = (Rounds::default(), 0);
+        self.wait_for_events(&mut Delays::default());
+        for round in 1..=ROUNDS_MAX {
+            let (calm, attacked) = rounds.next();
+            self.wait_for_events(calm);
+            let flood = Flood::start(self.fed.server.address(), sessions, bytes);
+            self.wait_for_events(attacked);
+            sent += flood.sent();
+            drop(flood);
+            // The replies to what the flood sent last are not the calm's.
+            self.fed.server.wait_for_metric("sessions", 1);
+            let is_met = rounds.ratio(50) <= P50_TIMES && rounds.ratio(99) <= P99_TIMES;
+            let is_out_of_reach = rounds.ratio(50) > 3.0 * P50_TIMES;
+            if round >= ROUNDS_MIN && (is_met || is_out_of_reach) {
+                break;
+            }
+        }
+        println!("{what}: {} MB sent", sent >> 20);
+        rounds.assert_ratio(what, 50, P50_TIMES);
+        rounds.assert_ratio(what, 99, P99_TIMES);
+    }
+}
+
+#[test]
+fn pipelined_pings_of_ten_sessions_make_no_event_late() {
+    let _alone = alone();
+    Scene::open(&[]).judge(
+        "events beside pipelined pings",
+        10,
+        &Script {
+            greeting: Some(ping_as(ANY_TOKEN, "hello").to_string()),
+            message: ping("flood").to_string(),
+            // As many over the rate limit as do not yet close the session.
+            repeats: 1000,
+        },
+    );
+}
+
+#[test]
+fn empty_commands_of_ten_sessions_that_never_authenticate_make_no_event_late() {
+    let _alone = alone();
+    Scene::open(&[]).judge(
+        "events beside empty commands",
+        10,
+        &Script {
+            greeting: None,
+            message: "{}".into(),
+            repeats: 1000,
+        },
+    );
+}
+
+#[test]
+fn one_session_that_may_send_as_much_as_it_likes_makes_no_event_late() {
+    let _alone = alone();
+    Scene::open(&["--rate-limit-burst", "1000000000"]).judge(
+        "events beside one session without a rate limit",
+        1,
+        &Script {
+            greeting: Some(ping_as(ANY_TOKEN, "hello").to_string()),
+            message: ping("flood").to_string(),
+            repeats: 500_000,
+        },
+    );
+}
+
+#[test]
+fn sessions_that_come_and_go_without_pause_make_no_event_late() {
+    let _alone = alone();
+    Scene::open(&[]).judge(
+        "events beside sessions that come and go",
+        10,
+        &Script {
+            greeting: None,
+            message: String::new(),
+            repeats: 0,
+        },
+    );
+}
+
+#[test]
+fn protocol_pings_without_pause_make_no_event_late() {
+    let _alone = alone();
+    Scene::open(&[]).judge_bytes(
+        "events beside protocol pings",
+        10,
+        &client_frame(0x89, b"flood").repeat(200_000),
+    );
+}
+
+#[test]
+fn fragments_without_pause_make_no_event_late() {
+    let _alone = alone();
+    let mut bytes = client_frame(0x01, b"");
+    bytes.extend(client_frame(0x00, b"").repeat(300_000));
+    Scene::open(&[]).judge_bytes("events beside fragments", 10, &bytes);
+}
