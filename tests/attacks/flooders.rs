@@ -26,7 +26,9 @@ const PACE: Duration = Duration::from_millis(5);
 /// not optimised takes ten times as long for a command, and no longer than any other for the sockets and threads that the
 /// calm waits for.
 const P50_TIMES: f64 = if cfg!(debug_assertions) { 30.0 } else { 3.0 };
-const P99_TIMES: f64 = 20.0;
+/// The same for the hundredth that waits longest; before the mends it was 300 times. `cargo test --release --test attacks`
+/// holds the figures of the optimised build.
+const P99_TIMES: f64 = if cfg!(debug_assertions) { 100.0 } else { 20.0 };
 
 /// A server whose events one honest session waits for.
 struct Scene {
