@@ -38,19 +38,26 @@ impl BindingQuota {
         }
     }
 
-    /// Whether a session that has `mine`, or waits for it, may have `wanted` for `account` too.
+    /// Whether a session that has `live`, and waits for `waiting` with so many leases, may have `wanted` for `account`
+    /// too.
     ///
-    /// Cost: linear in both; it renders the AMQP bindings of `wanted` only when a bound may be met.
+    /// Cost: linear in `live` and `wanted`; it looks at `waiting`, and renders the AMQP bindings of `wanted`, only when
+    /// a bound may be met.
     ///
     /// # Errors
     /// The bound that would be passed.
-    pub(super) fn check<'h, 'w, I: Iterator<Item = Resolved<'h>>>(
+    pub(super) fn check<'h, 'w, I, J>(
         &self,
-        mine: impl Fn() -> I,
+        live: impl Fn() -> I,
+        (leases, waiting): (usize, impl Fn() -> J),
         wanted: impl Iterator<Item = Resolved<'w>> + Clone,
         account: Option<AccountId>,
         hub: &Hub,
-    ) -> Result<(), CommandError> {
+    ) -> Result<(), CommandError>
+    where
+        I: Iterator<Item = Resolved<'h>>,
+        J: Iterator<Item = Resolved<'h>>,
+    {
         let Hub {
             families,
             broker,
@@ -59,9 +66,11 @@ impl BindingQuota {
         } = hub;
         let months = months.now();
         let count = |resolved: Resolved<'_>| families.amqp_binding_count(&resolved, months);
-        let has: usize = mine().map(count).sum();
+        let has = live().map(count).sum::<usize>();
         let asks: usize = wanted.clone().map(count).sum();
-        if has.saturating_add(asks) > self.session_max {
+        if has.saturating_add(leases).saturating_add(asks) > self.session_max {
+            let mine = || live().chain(waiting());
+            let has = mine().map(count).sum::<usize>();
             let known: HashSet<_> = mine()
                 .map(|resolved| (resolved.scope(), resolved.binding()))
                 .collect();

@@ -109,6 +109,11 @@ impl Waiting {
         self.wanted.bindings.len()
     }
 
+    /// AMQP bindings it holds.
+    pub(super) fn leases(&self) -> usize {
+        self.leases.len()
+    }
+
     /// Text of the lease on this AMQP binding. O(log leases).
     fn key(&self, exchange: &str, key: &str) -> Option<&ArcStr> {
         let place = |lease: &Lease| lease_order(&lease.binding).cmp(&(exchange, key));
@@ -452,14 +457,14 @@ impl Session {
         now: Now,
     ) -> Result<Outcome, Refusals> {
         let quota = hub.limits.bindings;
-        let mine = || {
-            let live = hub.index.subscriptions(&self.subscriptions);
+        let live = || hub.index.subscriptions(&self.subscriptions);
+        let waiting = || {
             let waiting = self.replies().into_iter().flat_map(|all| all.waiting());
-            let waiting = waiting.flat_map(|(_, one)| one.wanted.resolved(&hub.families));
-            live.chain(waiting)
+            waiting.flat_map(|(_, one)| one.wanted.resolved(&hub.families))
         };
+        let leases = self.replies().map_or(0, |replies| replies.leases());
         let new = wanted.resolved(&hub.families);
-        quota.check(mine, new, wanted.account, hub)?;
+        quota.check(live, (leases, waiting), new, wanted.account, hub)?;
         let due = hub.deadlines.command.due(now.clock);
         let request_id = request_id.map(Box::from);
         let mut waiting = Waiting {
@@ -780,6 +785,7 @@ impl Session {
             let refusals = match authorised(wanted.scope, identity) {
                 Err(error) => Some(error.into()),
                 Ok(realm) => {
+                    wanted.account = binding_quota::account_of(identity, wanted.scope);
                     wanted.superduper = identity.is_superduper();
                     let is_moved = wanted.realm != realm;
                     wanted.realm = realm;

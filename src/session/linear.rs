@@ -136,7 +136,7 @@ type Steps = fn(u32) -> u64;
 
 #[test]
 fn twice_as_much_costs_twice_as_many_steps() {
-    let cases: [(&str, Steps); 9] = [
+    let cases: [(&str, Steps); 10] = [
         ("a list that waits, and its answer", |n| {
             let mut world = World::new(1);
             let list = distinct("call.CHANNEL_CREATE", n);
@@ -172,6 +172,18 @@ fn twice_as_much_costs_twice_as_many_steps() {
             let steps =
                 steps::of(|| world.list("unsubscribe", &distinct("call.CHANNEL_CREATE", n)));
             assert!(!world.sessions[0].is_waiting());
+            steps
+        }),
+        ("subscribes of one session that wait", |n| {
+            let mut world = World::new(1);
+            // As many as one session may hold.
+            let n = n / 2;
+            let steps = steps::of(|| {
+                for binding in distinct("fax.status", n) {
+                    world.list("subscribe", &[binding]);
+                }
+            });
+            assert_eq!(world.hub.held.replies, n as usize);
             steps
         }),
         ("sessions that time out in one list", |n| {

@@ -85,6 +85,13 @@ impl Entry {
             Self::Ready(_) | Self::Taken => 0,
         }
     }
+
+    fn leases(&self) -> usize {
+        match self {
+            Self::Waiting(waiting) => waiting.leases(),
+            Self::Ready(_) | Self::Taken => 0,
+        }
+    }
 }
 
 /// The replies of one session, in the order of their commands. All operations cost O(1) but where they say otherwise.
@@ -96,6 +103,8 @@ pub(super) struct Replies {
     bytes: usize,
     /// Client bindings that the subscribes that wait ask for, each as often as it is asked for.
     wanted: usize,
+    /// AMQP bindings that they hold, each as often as it is held.
+    leases: usize,
 }
 
 impl Replies {
@@ -111,6 +120,11 @@ impl Replies {
     /// Client bindings asked for by those that wait.
     pub(super) fn wanted(&self) -> usize {
         self.wanted
+    }
+
+    /// AMQP bindings held by those that wait.
+    pub(super) fn leases(&self) -> usize {
+        self.leases
     }
 
     /// Whether there is more than one session may have. One alone is never too much: other limits bound it.
@@ -229,11 +243,13 @@ impl Replies {
         self.bytes += entry.bytes();
         totals.bytes += entry.bytes();
         self.wanted += entry.wanted();
+        self.leases += entry.leases();
     }
 
     fn uncount(&mut self, entry: &Entry, totals: &mut HeldTotals) {
         self.bytes -= entry.bytes();
         totals.bytes -= entry.bytes();
         self.wanted -= entry.wanted();
+        self.leases -= entry.leases();
     }
 }
