@@ -574,7 +574,7 @@ fn a_message_that_lacks_a_byte_is_kept_in_no_more_memory_than_it_has_and_moved_s
     const LENGTH: usize = 60_000;
     for step in [1, 7, 2_000, LENGTH - 1] {
         let mut codec = Codec::new();
-        let mut whole = frame(0x81, &"a".repeat(LENGTH));
+        let mut whole = frame(0x81, "a".repeat(LENGTH));
         let last = whole.len() - 1;
         let (mut growths, mut before) = (0, 0);
         for piece in whole[..last].chunks_mut(step) {
