@@ -678,6 +678,9 @@ impl<S: Socket> Reactor<S> {
         let mut lost_since = now.clock;
         let mut healed = HashSet::new();
         for bound in bindings {
+            if !self.hub.broker.is_answer(&bound) {
+                continue;
+            }
             let waiters = self.hub.broker.on_bound(&bound);
             if let Some(since) = self.lost.remove(&bound.binding) {
                 lost_since = lost_since.min(since);

@@ -387,6 +387,12 @@ impl BrokerBindings {
             .copied()
     }
 
+    /// Whether the source answers for a binding that somebody needs, and not to a `Bind` before its latest.
+    #[must_use]
+    pub fn is_answer(&self, asked: &Asked) -> bool {
+        self.find_asked(asked).is_some()
+    }
+
     /// The binding that an answer is about, unless it waits for another answer.
     fn find_asked(&self, asked: &Asked) -> Option<u32> {
         let id = self.find(&asked.binding)?;
@@ -510,6 +516,7 @@ mod tests {
         let id = bindings.acquire(&key, 1, None).id;
         bindings.wait(id, 7);
         let second = asked(&bindings, &key);
+        assert!(bindings.is_answer(&second) && !bindings.is_answer(&first));
         assert!(bindings.on_bound(&first).is_empty() && !bindings.is_in_force(id));
         bindings.on_lost(&first);
         assert_eq!(bindings.counts().lost, 0);
