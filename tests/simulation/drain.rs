@@ -17,7 +17,7 @@ fn drained_world(max_outboxes_bytes: usize, tokens: &Path) -> (World, u64, u64) 
     for client in &world.clients[..10] {
         client.wire.borrow_mut().room = 100;
     }
-    let before = world.delivered;
+    let before = world.tally.events;
     (0..30).for_each(|_| world.publish());
     let due = |client: &Client| client.due.values().map(VecDeque::len).sum::<usize>();
     let owed = world.clients.iter().map(due).sum::<usize>();
@@ -26,6 +26,7 @@ fn drained_world(max_outboxes_bytes: usize, tokens: &Path) -> (World, u64, u64) 
     }
     assert_eq!(world.reactor.hub.totals.blocked_sessions, 10);
     let begun = world.clock;
+    world.is_draining = true;
     world.reactor.announce_drain();
     world
         .reactor
@@ -53,7 +54,7 @@ fn drained_world(max_outboxes_bytes: usize, tokens: &Path) -> (World, u64, u64) 
         }
     }
     assert!(world.reactor.connections().is_empty(), "nobody was cut");
-    let delivered = world.delivered - before;
+    let delivered = world.tally.events - before;
     (world, owed as u64, delivered)
 }
 

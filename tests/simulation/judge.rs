@@ -1,4 +1,7 @@
-//! The judge: the invariants of the loop after every turn, and what each client reads against what it must read.
+//! The judge: the loop's invariants after every turn, what every client is owed when all is at rest, and that the
+//! counters and gauges tell what happened.
+//!
+//! What a client reads is judged in `stream`, how sessions end in `ends`.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -11,14 +14,40 @@ use blackhole::routing::broker_bindings::BindingCounts;
 use blackhole::routing::index::IndexCounts;
 use blackhole::session::hub::{Now, SourceState};
 use blackhole::session::id::ConnId;
-use blackhole::session::liveness::PING_PAYLOAD;
-use serde_json::Value;
 
 use crate::client::Client;
-use crate::model::{ACCOUNTS, Asked, BINDINGS, TICK, Times, routes};
+use crate::model::{Asked, routes};
+use crate::stream::Circumstances;
 use crate::support::scripted::Wire;
-use crate::support::wire::{client_frame, server_frames};
 use crate::world::World;
+
+/// Bytes that a client which reads everything has room for, at least.
+const ROOM_OF_A_READER: usize = 100_000;
+
+/// What those that are gone may have been sent, or have said, without a trace in what was read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Untold {
+    frames: u64,
+    commands: u64,
+    dropped: u64,
+    written: u64,
+    read: u64,
+}
+
+impl Untold {
+    /// Adds what this client, whose session is no longer open, may not have read.
+    fn add(&mut self, client: &Client) {
+        let wire = client.wire.borrow();
+        if client.closed_with.is_none() || client.seen.was_full {
+            self.frames += client.seen.lost_frames;
+            self.dropped += client.seen.lost_frames;
+        }
+        self.dropped += client.seen.dropped;
+        self.commands += client.asked.len() as u64;
+        self.written += wire.written;
+        self.read += wire.read;
+    }
+}
 
 impl World {
     pub(crate) fn check_invariants(&self, now: Now) {
@@ -84,7 +113,9 @@ impl World {
     pub(crate) fn note_who_spoke(&mut self) {
         for client in &mut self.clients {
             let mut wire = client.wire.borrow_mut();
-            client.was_narrow |= wire.room < 100_000;
+            if wire.room < ROOM_OF_A_READER {
+                client.narrow_at = Some(self.awake);
+            }
             let is_sent = std::mem::take(&mut wire.was_sent);
             let Some(connection) = self.reactor.connections().get(client.id) else {
                 continue;
@@ -113,23 +144,68 @@ impl World {
         }
     }
 
+    /// Lets every client read, and takes leave of those whose connections are no more.
     pub(crate) fn read_streams(&mut self) {
+        let hub = &self.reactor.hub;
+        let around = Circumstances {
+            clock: self.clock,
+            request_timeout: hub.deadlines.command.due(Duration::ZERO),
+            has_rate_limit: hub.limits.rate.is_some(),
+            is_draining: self.is_draining,
+            ever_lost: &self.ever_lost,
+        };
         for client in &mut self.clients {
-            self.delivered += client.read_stream(self.awake, &self.times);
+            client.read_stream(&around, &mut self.tally);
         }
-        let reactor = &self.reactor;
-        self.clients.retain(|client| {
-            let is_there = reactor.connections().get(client.id).is_some();
-            if !is_there && client.closed_with.is_none() {
-                // Gone without a close frame: only for what it did not read, or for a handshake never finished.
+        let connections = self.reactor.connections();
+        let is_gone = |client: &mut Client| connections.get(client.id).is_none();
+        let gone: Vec<Client> = self.clients.extract_if(.., is_gone).collect();
+        for client in &gone {
+            self.take_leave_of(client);
+        }
+        self.judge_the_gone(&gone);
+    }
+
+    fn take_leave_of(&mut self, client: &Client) {
+        let wire = client.wire.borrow();
+        // Without a word: only who did not take it, who went himself, or who never finished the handshake.
+        let is_told = client.closed_with.is_some();
+        assert!(
+            is_told || !client.upgraded || wire.room < ROOM_OF_A_READER || client.has_hung_up(),
+            "{client:?} was dropped"
+        );
+        self.untold.add(client);
+    }
+
+    /// Checks that nobody who takes what is written waits for what is due: a ping of an authenticated session is
+    /// answered at once, whatever waits before it, and nothing is answered later than `request_timeout_ms` after it was
+    /// read (PROTOCOL 3).
+    pub(crate) fn check_answers(&mut self) {
+        let request_timeout = self.reactor.hub.deadlines.command.due(Duration::ZERO);
+        for client in &mut self.clients {
+            let Some(connection) = self.reactor.connections().get(client.id) else {
+                continue;
+            };
+            let session = &connection.session;
+            let is_read = client.wire.borrow().to_server.is_empty() && session.wants_bytes();
+            if !session.is_open() || !is_read || !session.outbox.is_empty() {
+                continue;
+            }
+            for question in &mut client.asked {
+                let read_at = *question.read_at.get_or_insert(self.clock);
+                let is_ping = matches!(question.asked, Asked::Ping);
                 assert!(
-                    !client.upgraded || client.wire.borrow().room < 100_000,
-                    "{:?} was dropped",
+                    !is_ping || session.awaits_authentication(),
+                    "{:?}: a ping is not answered at once: {question:?}",
+                    client.id
+                );
+                assert!(
+                    self.clock - read_at < request_timeout,
+                    "{:?}: not answered within {request_timeout:?}: {question:?}",
                     client.id
                 );
             }
-            is_there
-        });
+        }
     }
 
     /// The broker would drop this event: then no client may have been told that it gets such events.
@@ -156,7 +232,7 @@ impl World {
 
     pub(crate) fn check_debts(&self) {
         for client in &self.clients {
-            if client.closed_with.is_some() || !client.upgraded {
+            if !client.stays() {
                 continue;
             }
             let owed: usize = client.due.values().map(VecDeque::len).sum();
@@ -165,10 +241,12 @@ impl World {
                     assert_eq!((owed, client.missed), (0, 0), "{client:?}")
                 }
                 SlowConsumerPolicy::Drop => {
+                    let unread = client.maybe.values().map(VecDeque::len).sum::<usize>() as u64;
+                    let least = client.missed + owed as u64;
+                    let most = least + client.maybe_missed + unread;
                     assert!(
-                        client.missed + owed as u64 <= client.announced,
-                        "missed {} + {owed}, announced {}: {:?}",
-                        client.missed,
+                        (least..=most).contains(&client.announced),
+                        "between {least} and {most} are missing, and {} were announced: {:?}",
                         client.announced,
                         client.id
                     );
@@ -187,16 +265,85 @@ impl World {
         }
     }
 
-    pub(crate) fn end(&mut self) {
-        for client in &mut self.clients {
-            client.give_up(|_| true);
-            client.closed_with = Some(0);
-            let mut wire = client.wire.borrow_mut();
-            match self.rng.u32(0..3) {
-                0 => wire.is_reset = true,
-                _ => wire.client_closed = true,
+    /// Checks the counters against what the clients have read, when all is at rest: exactly, but for what was lost with
+    /// those that are gone.
+    pub(crate) fn check_counters(&self) {
+        let (metrics, tally) = (&self.reactor.hub.metrics, &self.tally);
+        let mut untold = self.untold;
+        for client in &self.clients {
+            if client.seen.causes.is_some() {
+                untold.add(client);
+            } else {
+                untold.written += client.wire.borrow().written;
+                untold.read += client.wire.borrow().read;
             }
-            wire.edge_readable = true;
+        }
+        let (frames, commands) = (untold.frames, untold.commands);
+        for (name, counted, told, lost) in [
+            (
+                "sessions_opened",
+                metrics.sessions_opened_total,
+                tally.upgrades,
+                frames,
+            ),
+            (
+                "commands",
+                metrics.commands_total,
+                tally.replies,
+                frames + commands,
+            ),
+            (
+                "commands_failed",
+                metrics.commands_failed_total,
+                tally.errors,
+                frames,
+            ),
+            (
+                "commands_rate_limited",
+                metrics.commands_rate_limited_total,
+                tally.rate_limited,
+                frames + commands,
+            ),
+            (
+                "frames_delivered",
+                metrics.frames_delivered_total,
+                tally.events,
+                frames,
+            ),
+            (
+                "frames_dropped",
+                metrics.frames_dropped_total,
+                tally.dropped,
+                untold.dropped,
+            ),
+            ("gap_notices", metrics.gap_notices_total, tally.gaps, frames),
+            ("pings_sent", metrics.pings_sent_total, tally.pings, frames),
+        ] {
+            assert!(
+                (told..=told + lost).contains(&counted),
+                "{name}_total is {counted}; clients have read {told}, and {lost} may be lost"
+            );
+        }
+        for (name, counted, told) in [
+            (
+                "connections_accepted",
+                metrics.connections_accepted_total,
+                self.accepted,
+            ),
+            ("events", metrics.events_total, self.events_handed),
+            ("written_bytes", metrics.written_bytes_total, untold.written),
+            ("read_bytes", metrics.read_bytes_total, untold.read),
+        ] {
+            assert_eq!(counted, told, "{name}_total");
+        }
+    }
+
+    /// Lets all leave; then nothing may be left of them.
+    pub(crate) fn end(&mut self) {
+        self.settle();
+        self.check_counters();
+        for client in &mut self.clients {
+            client.hang_up(self.rng.u32(0..3) == 0);
         }
         self.settle();
         self.clock += Duration::from_secs(60);
@@ -206,7 +353,9 @@ impl World {
         assert_eq!(self.reactor.connections().len(), 0);
         assert_eq!(hub.index.counts(), IndexCounts::default());
         assert_eq!(hub.broker.counts(), BindingCounts::default());
-        assert_eq!((hub.broker.waiters(), hub.ips.kinds()), (0, 0));
+        assert_eq!(hub.broker.waiters(), 0);
+        assert_eq!((hub.ips.kinds(), hub.accounts.kinds()), (0, 0));
+        assert_eq!(hub.partial_bytes, 0);
         assert!(hub.peers.is_empty());
         assert_eq!(
             (hub.totals.blocked_sessions, hub.totals.blocked_bytes),
@@ -223,210 +372,6 @@ impl World {
             hub.metrics.sessions_closed_total
         );
         assert_eq!(hub.source, SourceState::Up);
-    }
-}
-
-impl Client {
-    /// Judges what has arrived; returns the event frames read. `awake`: the world's waking clock.
-    pub(crate) fn read_stream(&mut self, awake: Duration, times: &Times) -> u64 {
-        let bytes = std::mem::take(&mut self.wire.borrow_mut().to_client);
-        let mut stream = bytes;
-        if !self.upgraded {
-            let Some(end) = stream.windows(4).position(|window| window == b"\r\n\r\n") else {
-                self.wire.borrow_mut().to_client = stream;
-                return 0;
-            };
-            let head = String::from_utf8(stream[..end].to_vec()).expect("a response head is text");
-            if !head.starts_with("HTTP/1.1 101") {
-                assert!(head.starts_with("HTTP/1.1 503"), "{head}");
-                self.closed_with = Some(0);
-                return 0;
-            }
-            assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
-            self.upgraded = true;
-            stream.drain(..end + 4);
-        }
-        let (frames, used) = server_frames(&stream);
-        stream.drain(..used);
-        self.wire.borrow_mut().to_client = stream;
-        let mut events = 0;
-        for (opcode, payload) in frames {
-            assert!(
-                !matches!(self.closed_with, Some(code) if code != 0),
-                "a frame after the close frame"
-            );
-            match opcode {
-                0x1 => {
-                    let text = String::from_utf8(payload).expect("text is UTF-8");
-                    let frame: Value = serde_json::from_str(&text).expect("a frame is JSON");
-                    match frame["action"].as_str() {
-                        Some("event") => {
-                            events += 1;
-                            self.on_event(&frame);
-                        }
-                        Some("reply") => self.on_reply(&frame),
-                        Some("notice") => self.on_notice(&frame),
-                        _ => panic!("{text}"),
-                    }
-                }
-                0x8 => {
-                    let code = payload
-                        .get(..2)
-                        .map_or(1005, |code| u16::from_be_bytes([code[0], code[1]]));
-                    if self.closed_with.is_none() {
-                        let reason = payload.get(2..).unwrap_or_default();
-                        self.judge_close(code, reason, awake, times);
-                    }
-                    self.closed_with = Some(code);
-                }
-                0x9 => {
-                    assert_eq!(payload, PING_PAYLOAD);
-                    self.was_pinged += 1;
-                    let mut wire = self.wire.borrow_mut();
-                    if self.answers_pings && !wire.client_closed {
-                        wire.answer(&client_frame(0x8A, &payload));
-                    }
-                }
-                0xA => {
-                    if self.closed_with.is_none() {
-                        assert_eq!(
-                            Some(&payload),
-                            self.pings.pop_front().as_ref(),
-                            "pongs come in order"
-                        );
-                    }
-                    self.last_pong = Some(payload);
-                }
-                _ => panic!("opcode {opcode}"),
-            }
-        }
-        events
-    }
-
-    /// Whether a client that expects to stay may be closed so: nobody before his time.
-    pub(crate) fn judge_close(&self, code: u16, reason: &[u8], awake: Duration, times: &Times) {
-        match (code, reason) {
-            (1000, b"idle timeout") => {
-                let limit = times.idle_timeout.expect("idle_timeout_ms is on");
-                let idle_for = awake - self.spoke_at;
-                // What it sends is not read while it reads nothing itself.
-                let is_idle = self.was_narrow || idle_for >= limit;
-                assert!(is_idle, "{:?} is idle after {idle_for:?}", self.id);
-            }
-            (1001, b"ping timeout") => {
-                let interval = times.ping_interval.expect("ping_interval_ms is on");
-                let silent_for = awake - self.heard_at;
-                let limit = interval * 4 / 5 + times.pong_timeout - TICK;
-                assert!(
-                    silent_for >= limit,
-                    "{:?} is dead after {silent_for:?}",
-                    self.id
-                );
-                let is_fine = self.answers_pings && !self.was_narrow;
-                assert!(!is_fine, "{:?} answers", self.id);
-            }
-            (1001, b"going away") | (4408 | 1008, _) => {}
-            _ => panic!("closed with {code} {}", String::from_utf8_lossy(reason)),
-        }
-    }
-
-    pub(crate) fn on_event(&mut self, frame: &Value) {
-        let binding = frame["subscribed_key"].as_str().expect("a string");
-        let binding = BINDINGS
-            .into_iter()
-            .find(|one| *one == binding)
-            .expect("a binding of ours");
-        let account = frame["args"]["Account"].as_u64().expect("a number") as usize;
-        let number = frame["args"]["Number"].as_u64().expect("a number");
-        let key = (account, binding);
-        assert!(
-            self.accounts.contains(&account),
-            "{:?} got an event of an account it may not see",
-            self.id
-        );
-        assert!(
-            self.ever.contains(&key),
-            "{:?} never asked for {key:?}",
-            self.id
-        );
-        let event = format!(
-            "call.{}.{}",
-            frame["name"].as_str().unwrap_or_default(),
-            frame["args"]["Call-ID"].as_str().unwrap_or_default()
-        );
-        assert!(routes(binding, &event), "{binding} does not match {event}");
-        let words: Vec<&str> = binding.split('.').collect();
-        let expected = format!("call.{}.{}.{}", ACCOUNTS[account], words[1], words[2]);
-        assert_eq!(frame["subscription_key"], Value::from(expected));
-        let last = self.last.insert(key, number).unwrap_or(0);
-        assert!(
-            number > last,
-            "event {number} after {last} of {key:?}: twice, or out of order"
-        );
-        assert!(
-            number >= self.last_of_all,
-            "event {number} of {key:?} after {} of another subscription",
-            self.last_of_all
-        );
-        self.last_of_all = number;
-        if let Some(due) = self.due.get_mut(&key) {
-            while due.front().is_some_and(|first| *first < number) {
-                due.pop_front();
-                self.missed += 1;
-            }
-            if due.front() == Some(&number) {
-                due.pop_front();
-            }
-        }
-    }
-
-    pub(crate) fn on_reply(&mut self, frame: &Value) {
-        if self.closed_with.is_some() {
-            return;
-        }
-        let (request_id, asked) = self.asked.pop_front().expect("a reply to something");
-        assert_eq!(
-            frame["request_id"],
-            Value::from(request_id),
-            "replies keep the order of the commands"
-        );
-        let is_success = frame["status"] == "success";
-        let error = frame["data"]["errors"][0].as_str().unwrap_or_default();
-        if !is_success
-            && (error.starts_with("rate limiting") || error == "event source unavailable")
-        {
-            return;
-        }
-        match asked {
-            Asked::Subscribe((usize::MAX, _)) | Asked::Unsubscribe => {
-                assert!(is_success, "{frame}")
-            }
-            Asked::Subscribe(key) => {
-                assert!(is_success, "{frame}");
-                let listed = frame["data"]["subscribed"].as_array().expect("a list");
-                assert!(listed.contains(&Value::from(key.1)));
-                self.live.insert(key);
-            }
-            Asked::Ping => {
-                // The first command of a session may be a ping: it carries the token.
-                assert_eq!(frame["data"]["response"], "pong", "{frame}");
-            }
-            Asked::Refused => {
-                assert_eq!(error, "unauthorized account id", "{frame}");
-            }
-        }
-    }
-
-    pub(crate) fn on_notice(&mut self, frame: &Value) {
-        assert_eq!(frame["name"], "gap");
-        match frame["data"]["reason"].as_str() {
-            Some("slow_consumer") => {
-                let dropped = frame["data"]["dropped"].as_u64().expect("a number");
-                assert!(dropped > 0);
-                self.announced += dropped;
-            }
-            Some("event_source") => self.outage_notices += 1,
-            _ => panic!("{frame}"),
-        }
+        self.check_counters();
     }
 }

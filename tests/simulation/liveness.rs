@@ -6,10 +6,12 @@ use std::time::Duration;
 use blackhole::config::SlowConsumerPolicy;
 use blackhole::handoff::FromSource;
 use blackhole::protocol::event::Event;
+use blackhole::session::close::CloseReason;
 use blackhole::session::liveness::PING_PAYLOAD;
 use serde_json::json;
 
-use crate::model::{ACCOUNTS, TICK, TOKENS, Times};
+use crate::client::{Client, Deed};
+use crate::model::{ACCOUNTS, Asked, TICK, TOKENS, Times};
 use crate::scenes::{token_file, world_of_readers};
 use crate::support::wire::{client_frame, client_text};
 use crate::world::World;
@@ -239,49 +241,59 @@ fn a_client_without_a_frame_of_its_own_is_closed_at_the_idle_limit_though_it_ans
         idle_timeout: Some(limit),
         ..DEFAULTS
     };
-    let own: [(&str, Vec<u8>); 4] = [
-        ("nothing", Vec::new()),
-        ("a command", client_text("{}")),
-        ("a ping", client_frame(0x89, b"")),
-        ("a pong that nobody asked for", client_frame(0x8A, b"")),
+    // The first sends nothing of its own.
+    let own: [fn(&mut Client); 4] = [
+        |_| {},
+        |client| {
+            client.expect_reply("none", Asked::Anonymous);
+            client.wire.borrow_mut().send(&client_text("{}"));
+        },
+        |client| client.websocket_ping(Vec::new()),
+        |client| client.wire.borrow_mut().send(&client_frame(0x8A, b"")),
     ];
     let mut world = world_of_times(own.len(), times, &tokens);
     world.pass(limit - TICK);
-    for (client, (_, bytes)) in world.clients.iter_mut().zip(&own) {
+    for (client, says) in world.clients.iter_mut().zip(own) {
         assert!(client.was_pinged > 10);
-        client.give_up(|_| true);
-        if !bytes.is_empty() {
-            client.wire.borrow_mut().send(bytes);
-            client.closed_with = Some(0);
-        }
+        says(client);
     }
     world.turn();
     let codes = |world: &World| -> Vec<Option<u16>> {
         let codes = world.clients.iter().map(|client| client.closed_with);
         codes.collect()
     };
-    assert_eq!(codes(&world), [None, Some(0), Some(0), Some(0)]);
+    assert_eq!(codes(&world), [None; 4]);
     world.pass(3 * TICK);
-    assert_eq!(codes(&world), [Some(1000), Some(0), Some(0), Some(0)]);
+    assert_eq!(codes(&world), [Some(1000), None, None, None]);
     world.pass(limit - 4 * TICK);
-    assert_eq!(codes(&world), [Some(0); 3]);
+    assert_eq!(codes(&world), [None; 3]);
     world.pass(4 * TICK);
     assert_eq!(codes(&world), [Some(1000); 3]);
     world.end();
     assert_eq!(world.liveness_counts()[1..], [0, 4, 0]);
 }
 
+/// The request id of the ping that is dripped.
+const DRIPPED: &str =
+    "a ping that comes byte by byte, and is long enough to be seen in many places of its way";
+
 /// Sends the pieces to the only client's session, evenly so that the last comes `time` after the first, and says
 /// whether the session was closed.
 fn drip(world: &mut World, pieces: &[Vec<u8>], time: Duration) -> bool {
     let steps = (time.as_millis() / TICK.as_millis()) as usize;
+    let ping = client_frame(0x89, b"");
     for step in 0..=steps {
         if step > 0 {
             world.pass(TICK);
         }
         let place = |step: usize| step * pieces.len() / (steps + 1);
-        let piece = pieces[place(step)..place(step + 1)].concat();
-        world.clients[0].wire.borrow_mut().send(&piece);
+        let pieces = &pieces[place(step)..place(step + 1)];
+        let pings = pieces.iter().filter(|piece| piece.ends_with(&ping));
+        world.clients[0].pings.extend(pings.map(|_| Vec::new()));
+        if step == steps && world.clients[0].closed_with.is_none() {
+            world.clients[0].expect_reply(DRIPPED, Asked::Ping);
+        }
+        world.clients[0].wire.borrow_mut().send(&pieces.concat());
     }
     world.turn();
     world.clients[0].closed_with == Some(1008)
@@ -290,8 +302,8 @@ fn drip(world: &mut World, pieces: &[Vec<u8>], time: Duration) -> bool {
 #[test]
 fn a_message_that_was_begun_is_finished_in_its_time_however_it_drips_or_the_session_is_closed() {
     let (_directory, tokens) = token_file();
-    let text = json!({"action": "ping", "auth_token": TOKENS[0].0, "request_id": "x".repeat(100)})
-        .to_string();
+    let text = json!({"action": "ping", "auth_token": TOKENS[0].0, "request_id": DRIPPED});
+    let text = text.to_string();
     let byte_by_byte: Vec<Vec<u8>> = client_text(&text)
         .into_iter()
         .map(|byte| vec![byte])
@@ -306,8 +318,9 @@ fn a_message_that_was_begun_is_finished_in_its_time_however_it_drips_or_the_sess
     for pieces in [byte_by_byte, fragments] {
         for (time, is_closed) in [(99, false), (100, false), (103, true)] {
             let mut world = world_of_times(1, DEFAULTS, &tokens);
-            // What it is told is judged here.
-            world.clients[0].closed_with = Some(0);
+            if is_closed {
+                world.clients[0].expects.push(CloseReason::MessageTimeout);
+            }
             let commands = world.reactor.hub.metrics.commands_total;
             assert_eq!(drip(&mut world, &pieces, time * TICK), is_closed, "{time}");
             let more = world.reactor.hub.metrics.commands_total - commands;
@@ -332,22 +345,16 @@ fn a_frame_that_is_never_finished_is_cut_off_too_and_costs_no_more_than_what_arr
     // The first byte of a ping; and 1,000 bytes of a message that announces 60,000.
     let announced = client_frame(0x81, &[b' '; 60_000]);
     for (client, bytes) in world.clients.iter_mut().zip([&[0x89], &announced[..1008]]) {
-        client.wire.borrow_mut().send(bytes);
-        client.closed_with = Some(0);
+        client.do_deed(Deed::Begun(world.awake), bytes);
     }
     world.turn();
     let held = world.reactor.hub.partial_bytes;
     assert!((1_000..3_000).contains(&held), "{held} bytes");
     world.pass(10 * SECOND);
-    let codes = |world: &World, code| {
-        world
-            .clients
-            .iter()
-            .all(|one| one.closed_with == Some(code))
-    };
-    assert!(codes(&world, 0));
+    let codes = |world: &World, code| world.clients.iter().all(|one| one.closed_with == code);
+    assert!(codes(&world, None));
     world.pass(3 * TICK);
-    assert!(codes(&world, 1008));
+    assert!(codes(&world, Some(1008)));
     assert_eq!(world.reactor.hub.partial_bytes, 0);
     world.end();
     assert_eq!(world.liveness_counts(), [0, 0, 0, 2]);
@@ -375,10 +382,6 @@ fn pings_that_never_end_do_not_keep_the_memory_of_a_burst() {
         world
             .outgoing
             .push_back(FromSource::Event(Box::new(event.expect("a valid body"))));
-        if number == 1 {
-            let event = world.outgoing.pop_front().expect("just put there");
-            assert!(world.source.send_timeout(event, Duration::ZERO).is_ok());
-        }
     }
     world.settle();
     world.pass(3 * SECOND);

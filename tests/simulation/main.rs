@@ -32,12 +32,14 @@ mod support;
 
 mod client;
 mod drain;
+mod ends;
 mod judge;
 mod liveness;
 mod model;
 mod regressions;
 mod scenes;
 mod source;
+mod stream;
 mod tokens;
 mod wall_clock;
 mod world;
@@ -68,7 +70,7 @@ fn the_loop_keeps_its_invariants_and_its_promises_under_every_seed() {
             .map(|client| client.outage_notices)
             .sum();
         world.end();
-        [world.next_event, world.delivered, announced, outages]
+        [world.next_event, world.tally.events, announced, outages]
     });
     let [events, delivered, announced, outages] =
         [0, 1, 2, 3].map(|kind| counts.iter().map(|one| one[kind]).sum::<u64>());

@@ -24,6 +24,10 @@ pub(crate) const BINDINGS: [&str; 5] = [
 pub(crate) const EVENTS: [&str; 3] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
 pub(crate) const CALLS: [&str; 3] = ["c1", "c2", "c3"];
 
+/// Commands that a session may send at once, and more a second.
+pub(crate) const RATE_BURST: usize = 40;
+pub(crate) const RATE_PER_SECOND: usize = 10;
+
 /// Resolution of the loop's liveness clock.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
@@ -37,6 +41,8 @@ pub(crate) enum Asked {
     Unsubscribe,
     Ping,
     Refused,
+    /// Something wrong, without a request id.
+    Anonymous,
 }
 
 /// The times of the keys of these names.

@@ -20,13 +20,10 @@ use crate::world::World;
 fn a_flood_of_pings_leaves_few_pongs_waiting_and_the_newest_is_answered() {
     let (_directory, tokens) = token_file();
     let mut world = world_of_readers(600, &[], &tokens);
-    let flood: Vec<u8> = (0..4000_u32)
-        .flat_map(|n| client_frame(0x89, &n.to_be_bytes()))
-        .collect();
     for client in &mut world.clients {
-        // Only what is answered one by one is expected; the rest is judged below.
-        client.closed_with = Some(0);
-        client.wire.borrow_mut().send(&flood);
+        for number in 0..4000_u32 {
+            client.websocket_ping(number.to_be_bytes().to_vec());
+        }
     }
     for _ in 0..200 {
         world.turn();
@@ -73,12 +70,12 @@ fn events_that_match_several_subscriptions_wait_in_the_handoff_not_in_the_outbox
             .iter()
             .map(|(_, one)| one.session.outbox.frames());
         most = most.max(frames.max().unwrap_or(0));
-        if world.delivered == 600 * 3 * 300 {
+        if world.tally.events == 600 * 3 * 300 {
             assert!(most <= 64 * 3, "{most} frames waited for one session");
             return world.end();
         }
     }
-    panic!("{} of {} frames came", world.delivered, 600 * 3 * 300);
+    panic!("{} of {} frames came", world.tally.events, 600 * 3 * 300);
 }
 
 #[test]
@@ -251,8 +248,8 @@ fn who_speaks_during_a_fan_out_is_answered_before_the_fan_out_is_over() {
         client.subscribe((0, "call.*.*"));
     }
     world.settle();
-    let before = world.delivered;
-    while world.delivered == before {
+    let before = world.tally.events;
+    while world.tally.events == before {
         world.publish();
         world.turn();
     }
@@ -262,7 +259,7 @@ fn who_speaks_during_a_fan_out_is_answered_before_the_fan_out_is_over() {
         world.turn();
     }
     assert!(world.clients[900].asked.is_empty(), "no answer");
-    let written = world.delivered - before;
+    let written = world.tally.events - before;
     assert!(
         written < fanned_out,
         "{written} of {fanned_out} were written"

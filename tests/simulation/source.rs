@@ -41,10 +41,15 @@ impl World {
         self.outgoing
             .push_back(FromSource::Event(Box::new(decoded)));
         for client in &mut self.clients {
-            for key in &client.live {
+            for key in &client.ever {
                 if key.0 == account && routes(key.1, &routing_key) {
-                    let due = client.due.entry(*key).or_default();
-                    due.push_back(self.next_event);
+                    let is_due = client.live.contains(key);
+                    let events = if is_due {
+                        &mut client.due
+                    } else {
+                        &mut client.maybe
+                    };
+                    events.entry(*key).or_default().push_back(self.next_event);
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use blackhole::session::close::CloseReason;
 use serde_json::json;
 
 use crate::client::Client;
@@ -90,11 +91,11 @@ fn a_step_of_the_wall_clock_ends_no_wait_and_no_session() {
     }
     world.settle();
     assert!(world.clients[1].live.contains(&(0, "call.*.c2")));
-    let before = world.delivered;
+    let before = world.tally.events;
     (0..50).for_each(|_| world.publish());
     world.settle();
     world.check_debts();
-    assert!(world.delivered > before);
+    assert!(world.tally.events > before);
     assert!(
         world
             .clients
@@ -123,9 +124,8 @@ fn tokens_expire_by_the_wall_clock_whichever_way_it_steps() {
     }
     world.stepped = 2 * HOUR;
     for client in &mut world.clients {
-        // The model takes only other closes for a mistake of the server.
         client.give_up(|_| true);
-        client.closed_with = Some(0);
+        client.expects.push(CloseReason::Expired);
     }
     world.clock += Duration::from_secs(1);
     world.settle();

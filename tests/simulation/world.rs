@@ -2,24 +2,29 @@
 //!
 //! A step does one thing to the loop and lets it turn once or twice. After each turn the `judge` looks.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use blackhole::config::{Config, SlowConsumerPolicy};
 use blackhole::handoff::{AmqpBinding, FromSource, SourceEnd};
+use blackhole::metrics::Metrics;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::session::Door;
+use blackhole::session::close::CloseReason;
 use blackhole::session::hub::Now;
 use blackhole::session::id::Peer;
 use fastrand::Rng;
 use serde_json::json;
 
-use crate::client::Client;
-use crate::model::{ACCOUNTS, Asked, BINDINGS, TICK, TOKENS, Times};
+use crate::client::{Client, Deed};
+use crate::ends::counted_ends;
+use crate::judge::Untold;
+use crate::model::{ACCOUNTS, Asked, BINDINGS, RATE_BURST, RATE_PER_SECOND, TICK, TOKENS, Times};
+use crate::stream::Tally;
 use crate::support::scripted::{Scripted, Wire, config, now, reactor};
-use crate::support::wire::{UPGRADE_REQUEST, client_frame, client_text};
+use crate::support::wire::{UPGRADE_REQUEST, client_frame};
 
 /// Seconds.
 pub(crate) const HOUR: i64 = 3600;
@@ -48,7 +53,21 @@ pub(crate) struct World {
     pub(crate) next_event: u64,
     pub(crate) next_port: u16,
     pub(crate) policy: SlowConsumerPolicy,
-    pub(crate) delivered: u64,
+    pub(crate) is_draining: bool,
+    /// Bindings that the source has ever said to be lost.
+    pub(crate) ever_lost: HashSet<AmqpBinding>,
+    /// Connections made.
+    pub(crate) accepted: u64,
+    /// Events in the hand-off, by routing key and bytes of their bodies; and how many there were ever.
+    pub(crate) in_handoff: VecDeque<(String, usize)>,
+    pub(crate) events_handed: u64,
+    /// Of these, those that the last turn took.
+    pub(crate) taken: Vec<(String, usize)>,
+    /// What all clients have read, and what those that are gone may not have.
+    pub(crate) tally: Tally,
+    pub(crate) untold: Untold,
+    /// The counters of ends after the last turn.
+    pub(crate) ends_counted: [(CloseReason, u64); 16],
 }
 
 impl World {
@@ -67,7 +86,8 @@ impl World {
             max_queued_messages: Some(rng.usize(2..20)),
             max_connections: Some(CONNECTIONS_MAX),
             max_connections_per_ip: Some(1000),
-            rate_limit_burst: 40,
+            rate_limit_burst: RATE_BURST as u32,
+            rate_limit_per_second: RATE_PER_SECOND as u32,
             ..config(&["--auth", &auth])
         };
         let times = Times::random(&mut rng);
@@ -91,7 +111,15 @@ impl World {
             next_event: 0,
             next_port: 1000,
             policy,
-            delivered: 0,
+            is_draining: false,
+            ever_lost: HashSet::new(),
+            accepted: 0,
+            in_handoff: VecDeque::new(),
+            events_handed: 0,
+            taken: Vec::new(),
+            tally: Tally::default(),
+            untold: Untold::default(),
+            ends_counted: counted_ends(&Metrics::default()),
         }
     }
 
@@ -165,32 +193,10 @@ impl World {
         else {
             return;
         };
-        self.clients.push(Client {
-            id,
-            wire,
-            accounts,
-            token,
-            upgraded: false,
-            next_request: 0,
-            asked: VecDeque::new(),
-            pings: VecDeque::new(),
-            last_pong: None,
-            live: HashSet::new(),
-            ever: HashSet::new(),
-            due: HashMap::new(),
-            last: HashMap::new(),
-            last_of_all: 0,
-            missed: 0,
-            announced: 0,
-            outage_notices: 0,
-            owed_outages: 0,
-            closed_with: None,
-            answers_pings: self.rng.u32(0..5) > 0,
-            was_narrow: false,
-            was_pinged: 0,
-            heard_at: self.awake,
-            spoke_at: self.awake,
-        });
+        self.accepted += 1;
+        let mut client = Client::new(id, wire, (token, accounts), self.clock, self.awake);
+        client.answers_pings = self.rng.u32(0..5) > 0;
+        self.clients.push(client);
     }
 
     pub(crate) fn pick(&mut self) -> Option<usize> {
@@ -207,85 +213,68 @@ impl World {
         let kind = self.rng.u32(0..10);
         let split = self.rng.usize(0..60);
         let client = &mut self.clients[index];
-        client.next_request += 1;
-        let request_id = format!("r{}", client.next_request);
-        let is_mine = client.accounts.contains(&account);
         let key = (account, binding);
-        let (text, asked) = match kind {
-            0..6 => {
-                let asked = if is_mine {
-                    Asked::Subscribe(key)
-                } else {
-                    Asked::Refused
-                };
-                if is_mine {
-                    client.ever.insert(key);
-                }
-                (
-                    json!({"action": "subscribe", "auth_token": client.token, "request_id": request_id,
-                    "data": {"account_id": ACCOUNTS[account], "binding": binding}}),
-                    asked,
-                )
+        let data = json!({"account_id": ACCOUNTS[account], "binding": binding});
+        let (command, asked) = match kind {
+            0..6 if client.accounts.contains(&account) => {
+                client.ever.insert(key);
+                let command = json!({"action": "subscribe", "data": data});
+                (command, Asked::Subscribe(key))
             }
+            0..6 => (json!({"action": "subscribe", "data": data}), Asked::Refused),
             6..8 => {
                 client.give_up(|live| *live == key);
                 (
-                    json!({"action": "unsubscribe", "auth_token": client.token, "request_id": request_id,
-                    "data": {"account_id": ACCOUNTS[account], "binding": binding}}),
+                    json!({"action": "unsubscribe", "data": data}),
                     Asked::Unsubscribe,
                 )
             }
             8 => {
                 client.give_up(|_| true);
-                (
-                    json!({"action": "unsubscribe", "auth_token": client.token, "request_id": request_id}),
-                    Asked::Unsubscribe,
-                )
+                (json!({"action": "unsubscribe"}), Asked::Unsubscribe)
             }
-            _ => (
-                json!({"action": "ping", "auth_token": client.token, "request_id": request_id}),
-                Asked::Ping,
-            ),
+            _ => (json!({"action": "ping"}), Asked::Ping),
         };
-        let text = text.to_string();
-        client.asked.push_back((request_id, asked));
-        let mut wire = client.wire.borrow_mut();
-        if split < text.len() && split > 0 {
-            wire.send(&client_frame(0x01, &text.as_bytes()[..split]));
-            wire.send(&client_frame(0x80, &text.as_bytes()[split..]));
-        } else {
-            wire.send(&client_text(&text));
-        }
+        client.command_in_parts(command, asked, split);
     }
 
     /// Input that is answered with an error reply or a close; either way nobody else notices.
     pub(crate) fn nonsense(&mut self) {
         let Some(index) = self.pick() else { return };
-        let bytes = match self.rng.u32(0..5) {
-            0 => client_frame(0x82, b"binary"),
-            1 => client_frame(0x81, b"\xff\xfe"),
-            2 => (0..self.rng.usize(1..50))
-                .map(|_| self.rng.u8(..))
-                .collect(),
-            3 => client_frame(0xC1, b"reserved bit"),
-            _ => client_frame(0x88, &[0x03]),
+        let too_long = self.reactor.hub.limits.codec.message_bytes_max + 1;
+        let (deed, bytes) = match self.rng.u32(0..6) {
+            0 => (
+                Deed::Fault(CloseReason::Binary),
+                client_frame(0x82, b"binary"),
+            ),
+            1 => (
+                Deed::Fault(CloseReason::InvalidText),
+                client_frame(0x81, b"\xff\xfe"),
+            ),
+            2 => {
+                let noise = (0..self.rng.usize(1..50)).map(|_| self.rng.u8(..));
+                (Deed::Noise, noise.collect())
+            }
+            3 => (
+                Deed::Fault(CloseReason::Protocol),
+                client_frame(0xC1, b"reserved bit"),
+            ),
+            4 => {
+                let begun = client_frame(0x81, &vec![b' '; too_long])[..100].to_vec();
+                (Deed::Fault(CloseReason::TooBig), begun)
+            }
+            _ => (
+                Deed::Fault(CloseReason::Protocol),
+                client_frame(0x88, &[0x03]),
+            ),
         };
-        // What is lost with it is no longer expected: the session may be closed.
-        let client = &mut self.clients[index];
-        client.give_up(|_| true);
-        client.asked.clear();
-        client.closed_with = Some(0);
-        client.wire.borrow_mut().send(&bytes);
+        self.clients[index].do_deed(deed, &bytes);
     }
 
     pub(crate) fn websocket_ping(&mut self) {
         let Some(index) = self.pick() else { return };
-        let payload: Vec<u8> = (0..self.rng.usize(0..125))
-            .map(|_| self.rng.u8(..))
-            .collect();
-        let client = &mut self.clients[index];
-        client.wire.borrow_mut().send(&client_frame(0x89, &payload));
-        client.pings.push_back(payload);
+        let payload = (0..self.rng.usize(0..125)).map(|_| self.rng.u8(..));
+        self.clients[index].websocket_ping(payload.collect());
     }
 
     pub(crate) fn change_room(&mut self) {
@@ -306,29 +295,17 @@ impl World {
     pub(crate) fn leave(&mut self) {
         let Some(index) = self.pick() else { return };
         let client = &mut self.clients[index];
-        client.give_up(|_| true);
-        client.asked.clear();
-        client.closed_with = Some(0);
-        let mut wire = client.wire.borrow_mut();
         match self.rng.u32(0..3) {
-            0 => wire.is_reset = true,
-            1 => wire.client_closed = true,
-            _ => wire.send(&client_frame(0x88, &1000_u16.to_be_bytes())),
+            0 => client.hang_up(true),
+            1 => client.hang_up(false),
+            _ => client.do_deed(Deed::Goodbye, &client_frame(0x88, &1000_u16.to_be_bytes())),
         }
-        wire.edge_readable = true;
     }
 
     pub(crate) fn flood(&mut self) {
         let Some(index) = self.pick() else { return };
-        let client = &mut self.clients[index];
         for _ in 0..self.rng.u32(1..120) {
-            client.next_request += 1;
-            let request_id = format!("r{}", client.next_request);
-            let text =
-                json!({"action": "ping", "auth_token": client.token, "request_id": request_id})
-                    .to_string();
-            client.asked.push_back((request_id, Asked::Ping));
-            client.wire.borrow_mut().send(&client_text(&text));
+            self.clients[index].ping();
         }
     }
 
@@ -340,11 +317,8 @@ impl World {
             1 => client_frame(0x81, b"frame in part")[..9].to_vec(),
             _ => vec![0x89],
         };
-        let client = &mut self.clients[index];
-        client.give_up(|_| true);
-        client.asked.clear();
-        client.closed_with = Some(0);
-        client.wire.borrow_mut().send(&bytes);
+        let deed = Deed::Begun(self.awake);
+        self.clients[index].do_deed(deed, &bytes);
     }
 
     /// Time goes by, in which the loop turns as often as it wants to.
@@ -359,10 +333,13 @@ impl World {
     pub(crate) fn turn(&mut self) {
         self.awake += (self.clock - self.last_turn).min(2 * TICK);
         self.last_turn = self.clock;
-        while let Some(message) = self.outgoing.pop_front() {
-            if let Err(back) = self.source.send_timeout(message, Duration::ZERO) {
-                self.outgoing.push_front(back.expect("the loop is there"));
-                break;
+        self.hand_over();
+        for client in &mut self.clients {
+            for question in client.asked.iter_mut().rev() {
+                if question.sent_at.is_some() {
+                    break;
+                }
+                question.sent_at = Some(self.clock);
             }
         }
         let mut ready = Vec::new();
@@ -381,10 +358,35 @@ impl World {
         }
         self.rng.shuffle(&mut ready);
         let now = self.now();
+        let events = self.reactor.hub.metrics.events_total;
         self.reactor.turn(&ready, now);
+        let taken = self.reactor.hub.metrics.events_total - events;
+        self.taken = self.in_handoff.drain(..taken as usize).collect();
         self.check_invariants(now);
         self.note_who_spoke();
+        self.look_at_sessions();
         self.read_streams();
+        self.check_answers();
+    }
+
+    /// Hands over what the source has to say, as far as there is room.
+    fn hand_over(&mut self) {
+        while let Some(message) = self.outgoing.pop_front() {
+            let event = match &message {
+                FromSource::Event(event) => Some((event.routing_key.to_string(), event.body.len())),
+                FromSource::Lost(bindings) => {
+                    self.ever_lost.extend(bindings.iter().cloned());
+                    None
+                }
+                _ => None,
+            };
+            if let Err(back) = self.source.send_timeout(message, Duration::ZERO) {
+                self.outgoing.push_front(back.expect("the loop is there"));
+                return;
+            }
+            self.events_handed += u64::from(event.is_some());
+            self.in_handoff.extend(event);
+        }
     }
 
     /// Everybody reads, the source is there, nothing new happens.

@@ -42,6 +42,9 @@ pub struct Wire {
     pub was_read: bool,
     /// The client has sent bytes that answer no ping since the world last looked.
     pub was_sent: bool,
+    /// Bytes that the server has read and written, ever.
+    pub read: u64,
+    pub written: u64,
 }
 
 /// The server's end.
@@ -67,6 +70,7 @@ impl Socket for Scripted {
             *byte = taken;
         }
         wire.was_read = true;
+        wire.read += count as u64;
         if !wire.to_server.is_empty() && count < buffer.len() {
             // A short read that leaves bytes: they arrived just after it, which is an edge.
             wire.edge_readable = true;
@@ -94,6 +98,7 @@ impl Socket for Scripted {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         wire.room -= count;
+        wire.written += count as u64;
         wire.to_client.extend_from_slice(&all[..count]);
         Ok(count)
     }
@@ -129,6 +134,8 @@ impl Wire {
             write_blocked: false,
             was_read: false,
             was_sent: false,
+            read: 0,
+            written: 0,
         }))
     }
 
