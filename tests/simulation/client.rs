@@ -161,6 +161,14 @@ impl Client {
         );
     }
 
+    pub(crate) fn unsubscribe(&mut self, key: Key) {
+        self.give_up(|live| *live == key);
+        self.command(
+            json!({"action": "unsubscribe", "data": {"account_id": ACCOUNTS[key.0], "binding": key.1}}),
+            Asked::Unsubscribe,
+        );
+    }
+
     pub(crate) fn ping(&mut self) {
         self.command(json!({"action": "ping"}), Asked::Ping);
     }

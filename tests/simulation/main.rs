@@ -33,6 +33,7 @@ mod support;
 mod client;
 mod drain;
 mod ends;
+mod hostile;
 mod judge;
 mod liveness;
 mod model;

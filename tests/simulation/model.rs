@@ -41,6 +41,8 @@ pub(crate) enum Asked {
     Unsubscribe,
     Ping,
     Refused,
+    /// A subscribe to many bindings that no event matches: granted or refused.
+    Many,
     /// Something wrong, without a request id.
     Anonymous,
 }

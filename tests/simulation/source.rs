@@ -1,9 +1,10 @@
 //! The source of events: it binds what the loop asks for, publishes, comes and goes, as its contract
 //! ([`blackhole::handoff`]) lets it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use blackhole::handoff::{FromSource, ToSource};
+use blackhole::handoff::{AmqpBinding, FromSource, ToSource};
 use blackhole::protocol::event::Event;
 use serde_json::json;
 
@@ -25,11 +26,7 @@ impl World {
 
     pub(crate) fn publish_one(&mut self, event: &str, call: &str, account: usize) {
         let routing_key = format!("call.{event}.{call}");
-        if !self
-            .in_force
-            .iter()
-            .any(|binding| routes(&binding.key, &routing_key))
-        {
+        if !self.is_routed("callevt", [event, call]) {
             return self.assert_nobody_is_owed(event, call, account);
         }
         self.next_event += 1;
@@ -55,14 +52,26 @@ impl World {
         }
     }
 
+    /// Whether a binding is in force that takes these two words behind the exchange's first.
+    fn is_routed(&self, exchange: &str, words: [&str; 2]) -> bool {
+        let exchange: Arc<str> = exchange.into();
+        let has = |first: &str, second: &str| {
+            let key = format!("call.{first}.{second}").into();
+            let exchange = exchange.clone();
+            self.in_force.contains(&AmqpBinding { exchange, key })
+        };
+        let [first, second] = words;
+        has(first, second) || has(first, "*") || has("*", second) || has("*", "*")
+    }
+
     /// The source takes the loop's commands and confirms what it bound.
     pub(crate) fn source_works(&mut self) {
         let mut bound = Vec::new();
         for command in self.source.commands.try_iter().flatten() {
             match command {
                 ToSource::Bind(binding) => {
-                    assert!(!self.wanted.contains(&binding), "bound twice: {binding:?}");
-                    self.wanted.push(binding.clone());
+                    let is_new = self.wanted.insert(binding.clone());
+                    assert!(is_new, "bound twice: {binding:?}");
                     if self.is_up {
                         self.in_force.insert(binding.clone());
                         bound.push(binding);
@@ -71,10 +80,8 @@ impl World {
                     }
                 }
                 ToSource::Unbind(binding) => {
-                    let place = self.wanted.iter().position(|wanted| *wanted == binding);
-                    self.wanted.swap_remove(
-                        place.unwrap_or_else(|| panic!("unbound what was not bound: {binding:?}")),
-                    );
+                    let was_wanted = self.wanted.remove(&binding);
+                    assert!(was_wanted, "unbound what was not bound: {binding:?}");
                     self.in_force.remove(&binding);
                     self.unconfirmed
                         .retain(|unconfirmed| *unconfirmed != binding);
@@ -98,7 +105,7 @@ impl World {
             });
         } else {
             self.is_up = true;
-            self.in_force = self.wanted.iter().cloned().collect();
+            self.in_force = self.wanted.clone();
             let bound = std::mem::take(&mut self.unconfirmed);
             if !bound.is_empty() {
                 self.outgoing.push_back(FromSource::Bound(bound));

@@ -253,6 +253,7 @@ impl Client {
             Asked::Refused => {
                 assert_eq!(error, "unauthorized account id", "{frame}");
             }
+            Asked::Many => {}
             Asked::Anonymous => {
                 assert!(!is_success, "{frame}");
                 self.is_known = false;

@@ -2,9 +2,11 @@
 //!
 //! A step does one thing to the loop and lets it turn once or twice. After each turn the `judge` looks.
 
+use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use blackhole::config::{Config, SlowConsumerPolicy};
@@ -47,7 +49,7 @@ pub(crate) struct World {
     pub(crate) outgoing: VecDeque<FromSource>,
     pub(crate) clients: Vec<Client>,
     pub(crate) is_up: bool,
-    pub(crate) wanted: Vec<AmqpBinding>,
+    pub(crate) wanted: HashSet<AmqpBinding>,
     pub(crate) in_force: HashSet<AmqpBinding>,
     pub(crate) unconfirmed: Vec<AmqpBinding>,
     pub(crate) next_event: u64,
@@ -71,7 +73,14 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// Limits at random, and a hand-off that holds few messages.
     pub(crate) fn new(seed: u64, tokens: &Path) -> Self {
+        let handoff_max = Rng::with_seed(!seed).usize(1..50);
+        Self::with_handoff(handoff_max, seed, tokens)
+    }
+
+    /// As [`World::new`], with a hand-off that holds so many messages.
+    pub(crate) fn with_handoff(handoff_max: usize, seed: u64, tokens: &Path) -> Self {
         let mut rng = Rng::with_seed(seed);
         let policy = if rng.bool() {
             SlowConsumerPolicy::Close
@@ -91,7 +100,7 @@ impl World {
             ..config(&["--auth", &auth])
         };
         let times = Times::random(&mut rng);
-        let (source, mut reactor) = reactor(&config, rng.usize(1..50), seed);
+        let (source, mut reactor) = reactor(&config, handoff_max, seed);
         reactor.hub.limits.liveness = times.rules();
         Self {
             rng,
@@ -105,7 +114,7 @@ impl World {
             outgoing: VecDeque::new(),
             clients: Vec::new(),
             is_up: false,
-            wanted: Vec::new(),
+            wanted: HashSet::new(),
             in_force: HashSet::new(),
             unconfirmed: Vec::new(),
             next_event: 0,
@@ -179,24 +188,33 @@ impl World {
             UPGRADE_REQUEST.len()
         };
         wire.borrow_mut().send(&UPGRADE_REQUEST.as_bytes()[..cut]);
-        self.next_port += 1;
+        let answers_pings = self.rng.u32(0..5) > 0;
         let ip = if self.rng.bool() {
             IpAddr::from(Ipv4Addr::LOCALHOST)
         } else {
-            IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, self.next_port % 7])
+            IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, self.rng.u16(0..7)])
         };
+        if let Some(client) = self.join(wire, ip, (token, accounts)) {
+            client.answers_pings = answers_pings;
+        }
+    }
+
+    /// Takes a connection of this address in; `None`: it was closed without a word.
+    pub(crate) fn join(
+        &mut self,
+        wire: Rc<RefCell<Wire>>,
+        ip: IpAddr,
+        token: (&'static str, &'static [usize]),
+    ) -> Option<&mut Client> {
+        self.next_port = self.next_port.checked_add(1).unwrap_or(1000);
         let peer = Peer::from(SocketAddr::from((ip, self.next_port)));
         let now = self.now();
-        let Some(id) = self
-            .reactor
-            .accept(Scripted(wire.clone()), peer, Door::Clients, now)
-        else {
-            return;
-        };
         self.accepted += 1;
-        let mut client = Client::new(id, wire, (token, accounts), self.clock, self.awake);
-        client.answers_pings = self.rng.u32(0..5) > 0;
+        let socket = Scripted(wire.clone());
+        let id = self.reactor.accept(socket, peer, Door::Clients, now)?;
+        let client = Client::new(id, wire, token, self.clock, self.awake);
         self.clients.push(client);
+        self.clients.last_mut()
     }
 
     pub(crate) fn pick(&mut self) -> Option<usize> {

@@ -66,9 +66,11 @@ impl Socket for Scripted {
             };
         }
         let count = buffer.len().min(wire.to_server.len()).min(wire.grain);
-        for (byte, taken) in buffer.iter_mut().zip(wire.to_server.drain(..count)) {
-            *byte = taken;
-        }
+        let (first, second) = wire.to_server.as_slices();
+        let (begin, rest) = buffer[..count].split_at_mut(count.min(first.len()));
+        begin.copy_from_slice(&first[..begin.len()]);
+        rest.copy_from_slice(&second[..rest.len()]);
+        wire.to_server.drain(..count);
         wire.was_read = true;
         wire.read += count as u64;
         if !wire.to_server.is_empty() && count < buffer.len() {
