@@ -33,8 +33,12 @@ pub(crate) enum Deed {
 /// A command without a reply yet.
 #[derive(Debug)]
 pub(crate) struct Question {
+    pub(crate) number: u64,
     pub(crate) request_id: String,
+    pub(crate) token: &'static str,
     pub(crate) asked: Asked,
+    /// Rights have not changed since it was asked.
+    pub(crate) is_certain: bool,
     /// The first turn that could have read it, on the world's clock.
     pub(crate) sent_at: Option<Duration>,
     /// The first turn after which it had been read.
@@ -45,8 +49,13 @@ pub(crate) struct Question {
 pub(crate) struct Client {
     pub(crate) id: ConnId,
     pub(crate) wire: Rc<RefCell<Wire>>,
-    pub(crate) accounts: &'static [usize],
+    /// Of its next commands.
     pub(crate) token: &'static str,
+    /// Number and token of the latest command that was run.
+    pub(crate) identity: Option<(u64, &'static str)>,
+    /// Why and what must end, and the client be told; and what may.
+    pub(crate) ending: Vec<(&'static str, &'static str)>,
+    pub(crate) may_end: Vec<(&'static str, &'static str)>,
     pub(crate) upgraded: bool,
     pub(crate) next_request: u64,
     /// Commands without a reply yet, in order.
@@ -95,15 +104,17 @@ impl Client {
     pub(crate) fn new(
         id: ConnId,
         wire: Rc<RefCell<Wire>>,
-        (token, accounts): (&'static str, &'static [usize]),
+        token: &'static str,
         clock: Duration,
         awake: Duration,
     ) -> Self {
         Self {
             id,
             wire,
-            accounts,
             token,
+            identity: None,
+            ending: Vec::new(),
+            may_end: Vec::new(),
             upgraded: false,
             next_request: 0,
             asked: VecDeque::new(),
@@ -194,8 +205,7 @@ impl Client {
 
     /// Notes that a command is asked; returns its text, which the caller sends.
     pub(crate) fn ask(&mut self, mut command: Value, asked: Asked) -> String {
-        self.next_request += 1;
-        let request_id = format!("r{}", self.next_request);
+        let request_id = format!("r{}", self.next_request + 1);
         command["auth_token"] = self.token.into();
         command["request_id"] = request_id.clone().into();
         self.expect_reply(&request_id, asked);
@@ -204,9 +214,13 @@ impl Client {
 
     /// Notes that a command with this request id is sent.
     pub(crate) fn expect_reply(&mut self, request_id: &str, asked: Asked) {
+        self.next_request += 1;
         self.asked.push_back(Question {
+            number: self.next_request,
             request_id: request_id.to_owned(),
+            token: self.token,
             asked,
+            is_certain: true,
             sent_at: None,
             read_at: None,
         });

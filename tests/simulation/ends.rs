@@ -13,7 +13,7 @@ use blackhole::metrics::Metrics;
 use blackhole::session::close::CloseReason;
 
 use crate::client::{Client, Deed};
-use crate::model::{TICK, routes};
+use crate::model::{TICK, means};
 use crate::world::World;
 
 /// Commands in a row over the rate limit that close a session (PROTOCOL 3).
@@ -169,7 +169,7 @@ impl World {
         let mut growth = Growth::default();
         for (routing_key, bytes) in &self.taken {
             let keys = client.ever.iter();
-            let frames = keys.filter(|key| routes(key.1, routing_key)).count();
+            let frames = keys.filter(|key| means(key.1, routing_key)).count();
             growth.frames += frames;
             growth.bytes += frames * (bytes + ENVELOPE_BYTES_MAX);
         }

@@ -12,11 +12,13 @@ use blackhole::config::SlowConsumerPolicy;
 use blackhole::reactor::connections::Listed;
 use blackhole::routing::broker_bindings::BindingCounts;
 use blackhole::routing::index::IndexCounts;
+use blackhole::session::close::CloseReason;
 use blackhole::session::hub::{Now, SourceState};
 use blackhole::session::id::ConnId;
 
 use crate::client::Client;
-use crate::model::{Asked, routes};
+use crate::ends::Phase;
+use crate::model::{Asked, means};
 use crate::stream::Circumstances;
 use crate::support::scripted::Wire;
 use crate::world::World;
@@ -153,6 +155,7 @@ impl World {
             has_rate_limit: hub.limits.rate.is_some(),
             is_draining: self.is_draining,
             ever_lost: &self.ever_lost,
+            rights: &self.rights,
         };
         for client in &mut self.clients {
             client.read_stream(&around, &mut self.tally);
@@ -209,8 +212,7 @@ impl World {
     }
 
     /// The broker would drop this event: then no client may have been told that it gets such events.
-    pub(crate) fn assert_nobody_is_owed(&self, event: &str, call: &str, account: usize) {
-        let canonical = format!("call.{event}.{call}");
+    pub(crate) fn assert_nobody_is_owed(&self, routing_key: &str, account: Option<usize>) {
         let connections = self.reactor.connections();
         for client in &self.clients {
             // One that the server is closing may not have read that yet.
@@ -222,7 +224,7 @@ impl World {
             }
             for key in &client.live {
                 assert!(
-                    key.0 != account || !routes(key.1, &canonical),
+                    Some(key.0) != account || !means(key.1, routing_key),
                     "{:?} was told that {key:?} is live, and the broker has no binding for it",
                     client.id
                 );
@@ -233,6 +235,16 @@ impl World {
     pub(crate) fn check_debts(&self) {
         for client in &self.clients {
             if !client.stays() {
+                // One whose token was withdrawn is closed, if it ever was authenticated.
+                let is_withdrawn = client.expects.contains(&CloseReason::Expired);
+                let is_open = client.seen.phase == Phase::Open;
+                let has_token = client
+                    .identity
+                    .is_some_and(|(_, token)| !self.rights().is_good(token));
+                assert!(
+                    !(is_withdrawn && is_open && has_token),
+                    "{client:?} is kept"
+                );
                 continue;
             }
             let owed: usize = client.due.values().map(VecDeque::len).sum();
@@ -258,6 +270,10 @@ impl World {
                 client.asked
             );
             assert!(client.pings.is_empty(), "without a pong");
+            assert!(
+                client.ending.is_empty(),
+                "{client:?} is not told what ended"
+            );
             assert!(
                 client.outage_notices >= client.owed_outages,
                 "not told of an outage"

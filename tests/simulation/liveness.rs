@@ -302,7 +302,7 @@ fn drip(world: &mut World, pieces: &[Vec<u8>], time: Duration) -> bool {
 #[test]
 fn a_message_that_was_begun_is_finished_in_its_time_however_it_drips_or_the_session_is_closed() {
     let (_directory, tokens) = token_file();
-    let text = json!({"action": "ping", "auth_token": TOKENS[0].0, "request_id": DRIPPED});
+    let text = json!({"action": "ping", "auth_token": TOKENS[0], "request_id": DRIPPED});
     let text = text.to_string();
     let byte_by_byte: Vec<Vec<u8>> = client_text(&text)
         .into_iter()

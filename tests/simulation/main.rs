@@ -38,6 +38,7 @@ mod judge;
 mod liveness;
 mod model;
 mod regressions;
+mod rights;
 mod scenes;
 mod source;
 mod stream;

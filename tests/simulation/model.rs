@@ -11,9 +11,9 @@ pub(crate) const ACCOUNTS: [&str; 3] = [
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa2",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa3",
 ];
-/// Token and the accounts that it may see. The second is the parent of the third.
-pub(crate) const TOKENS: [(&str, &[usize]); 3] =
-    [("token-1", &[0]), ("token-2", &[1, 2]), ("token-3", &[2])];
+/// The token of each account. What it may see is in `rights`.
+pub(crate) const TOKENS: [&str; 3] = ["token-1", "token-2", "token-3"];
+pub(crate) const REALMS: [&str; 3] = ["one.sip", "two.sip", "three.sip"];
 pub(crate) const BINDINGS: [&str; 5] = [
     "call.CHANNEL_CREATE.*",
     "call.*.*",
@@ -21,6 +21,8 @@ pub(crate) const BINDINGS: [&str; 5] = [
     "call.*.c2",
     "call.CHANNEL_ANSWER.*",
 ];
+/// Bindings whose events tell the account by its realm.
+pub(crate) const PRESENCE: [&str; 2] = ["presence.dialog.*", "presence.update.c1"];
 pub(crate) const EVENTS: [&str; 3] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
 pub(crate) const CALLS: [&str; 3] = ["c1", "c2", "c3"];
 
@@ -40,7 +42,12 @@ pub(crate) enum Asked {
     Subscribe(Key),
     Unsubscribe,
     Ping,
+    /// A subscribe for an account that the identity may not see.
     Refused,
+    /// A subscribe to what needs a realm, for an account that has none.
+    NoRealm,
+    /// A command whose token is not good.
+    BadToken,
     /// A subscribe to many bindings that no event matches: granted or refused.
     Many,
     /// Something wrong, without a request id.
@@ -81,6 +88,20 @@ impl Times {
             self.message_timeout,
         )
     }
+}
+
+/// A realm as it stands in a routing key.
+pub(crate) fn escaped(realm: usize) -> String {
+    REALMS[realm].replace('.', "%2E")
+}
+
+/// Whether a client binding means events of this routing key, whosever they are.
+pub(crate) fn means(binding: &str, routing_key: &str) -> bool {
+    let Some(words) = binding.strip_prefix("presence.") else {
+        return routes(binding, routing_key);
+    };
+    let (kind, id) = words.split_once('.').expect("two words");
+    routes(&format!("{kind}.*.{id}"), routing_key)
 }
 
 pub(crate) fn routes(key: &str, routing_key: &str) -> bool {

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::SEEDS;
 use crate::client::Client;
 use crate::model::{ACCOUNTS, CALLS, EVENTS, TOKENS};
+use crate::rights::Rights;
 use crate::scenes::{readers_in, token_file, world_of_readers};
 use crate::support::scripted::under_seeds;
 use crate::support::wire::client_frame;
@@ -168,8 +169,7 @@ fn another_identity_does_not_keep_what_only_the_first_may_see() {
     let (_directory, tokens) = token_file();
     let mut world = world_of_readers(1, &["call.*.*"], &tokens);
     let client = &mut world.clients[0];
-    client.give_up(|_| true);
-    client.token = TOKENS[2].0;
+    client.switch(TOKENS[2], &Rights::default());
     client.ping();
     world.settle();
     assert_eq!(world.reactor.hub.index.counts(), IndexCounts::default());

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
 use tempfile::TempDir;
 
-use crate::model::{ACCOUNTS, TOKENS};
+use crate::model::TOKENS;
+use crate::rights::Rights;
 use crate::support::wire::UPGRADE_REQUEST;
 use crate::world::World;
 
@@ -13,12 +13,7 @@ use crate::world::World;
 pub(crate) fn token_file() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("tokens.json");
-    let file = json!({
-        TOKENS[0].0: {"account_id": ACCOUNTS[0]},
-        TOKENS[1].0: {"account_id": ACCOUNTS[1], "descendants": [ACCOUNTS[2]]},
-        TOKENS[2].0: {"account_id": ACCOUNTS[2]},
-    });
-    std::fs::write(&path, file.to_string()).expect("a token file");
+    std::fs::write(&path, Rights::default().to_file()).expect("a token file");
     (directory, path)
 }
 
@@ -36,7 +31,7 @@ pub(crate) fn readers_in(mut world: World, clients: usize, bindings: &[&'static 
     while world.clients.len() < clients {
         world.connect();
         let client = world.clients.last_mut().expect("just connected");
-        (client.token, client.accounts) = TOKENS[0];
+        client.token = TOKENS[0];
         let mut wire = client.wire.borrow_mut();
         (wire.room, wire.grain) = (usize::MAX / 2, usize::MAX);
         let whole = UPGRADE_REQUEST.as_bytes();

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use blackhole::handoff::{AmqpBinding, FromSource, ToSource};
 use blackhole::protocol::event::Event;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::model::{ACCOUNTS, CALLS, EVENTS, routes};
+use crate::model::{ACCOUNTS, CALLS, EVENTS, PRESENCE, REALMS, escaped, means};
 use crate::world::World;
 
 impl World {
@@ -19,49 +19,70 @@ impl World {
         for _ in 0..self.rng.u32(1..6) {
             let event = EVENTS[self.rng.usize(0..EVENTS.len())];
             let call = CALLS[self.rng.usize(0..CALLS.len())];
-            let account = self.rng.usize(0..ACCOUNTS.len());
-            self.publish_one(event, call, account);
+            if self.rng.u32(0..4) == 0 {
+                let kind = ["dialog", "update"][self.rng.usize(0..2)];
+                let realm = self.rng.usize(0..REALMS.len());
+                self.publish_presence(kind, call, realm);
+            } else {
+                let account = self.rng.usize(0..ACCOUNTS.len());
+                self.publish_one(event, call, account);
+            }
         }
     }
 
     pub(crate) fn publish_one(&mut self, event: &str, call: &str, account: usize) {
         let routing_key = format!("call.{event}.{call}");
-        if !self.is_routed("callevt", [event, call]) {
-            return self.assert_nobody_is_owed(event, call, account);
+        let body = json!({"Event-Name": event, "Call-ID": call, "Account": account,
+            "Custom-Channel-Vars": {"Account-ID": ACCOUNTS[account]}});
+        self.publish_body("callevt", &routing_key, body, Some(account));
+    }
+
+    /// Publishes an event of a realm, whosever it is.
+    pub(crate) fn publish_presence(&mut self, kind: &str, call: &str, realm: usize) {
+        let routing_key = format!("{kind}.{}.{call}", escaped(realm));
+        let body = json!({"Event-Name": kind, "Call-ID": call, "Realm": realm});
+        self.publish_body("presence", &routing_key, body, self.rights().owner(realm));
+    }
+
+    fn publish_body(&mut self, exchange: &str, key: &str, mut body: Value, account: Option<usize>) {
+        if !self.is_routed(exchange, key) {
+            return self.assert_nobody_is_owed(key, account);
         }
         self.next_event += 1;
-        let body = json!({"Event-Name": event, "Call-ID": call, "Number": self.next_event, "Account": account,
-            "Custom-Channel-Vars": {"Account-ID": ACCOUNTS[account]}, "Padding": "x".repeat(self.rng.usize(0..1500))});
+        body["Number"] = self.next_event.into();
+        body["Padding"] = "x".repeat(self.rng.usize(0..1500)).into();
         let body = body.to_string().into_bytes();
-        let decoded = Event::decode("callevt".into(), routing_key.clone().into(), body, None)
-            .expect("a valid body");
-        self.outgoing
-            .push_back(FromSource::Event(Box::new(decoded)));
+        let decoded = Event::decode(exchange.into(), key.into(), body, None);
+        let event = decoded.expect("a valid body");
+        self.outgoing.push_back(FromSource::Event(Box::new(event)));
         for client in &mut self.clients {
-            for key in &client.ever {
-                if key.0 == account && routes(key.1, &routing_key) {
-                    let is_due = client.live.contains(key);
+            for one in &client.ever {
+                // Until the loop takes it, a realm may have moved to any account.
+                let is_presence = PRESENCE.contains(&one.1);
+                if (Some(one.0) == account || is_presence) && means(one.1, key) {
+                    let is_due = Some(one.0) == account && client.live.contains(one);
                     let events = if is_due {
                         &mut client.due
                     } else {
                         &mut client.maybe
                     };
-                    events.entry(*key).or_default().push_back(self.next_event);
+                    events.entry(*one).or_default().push_back(self.next_event);
                 }
             }
         }
     }
 
-    /// Whether a binding is in force that takes these two words behind the exchange's first.
-    fn is_routed(&self, exchange: &str, words: [&str; 2]) -> bool {
+    /// Whether a binding is in force that takes this key of three words. Each of the last two may be a wildcard.
+    fn is_routed(&self, exchange: &str, key: &str) -> bool {
         let exchange: Arc<str> = exchange.into();
-        let has = |first: &str, second: &str| {
-            let key = format!("call.{first}.{second}").into();
-            let exchange = exchange.clone();
-            self.in_force.contains(&AmqpBinding { exchange, key })
-        };
-        let [first, second] = words;
-        has(first, second) || has(first, "*") || has("*", second) || has("*", "*")
+        let words: Vec<&str> = key.split('.').collect();
+        [words[1], "*"].into_iter().any(|second| {
+            [words[2], "*"].into_iter().any(|third| {
+                let key = format!("{}.{second}.{third}", words[0]).into();
+                let exchange = exchange.clone();
+                self.in_force.contains(&AmqpBinding { exchange, key })
+            })
+        })
     }
 
     /// The source takes the loop's commands and confirms what it bound.

@@ -15,8 +15,12 @@ use blackhole::session::liveness::PING_PAYLOAD;
 use serde_json::Value;
 
 use crate::client::{Client, Deed};
-use crate::model::{ACCOUNTS, Asked, BINDINGS, RATE_BURST, RATE_PER_SECOND, routes};
+use crate::model::{
+    ACCOUNTS, Asked, BINDINGS, PRESENCE, RATE_BURST, RATE_PER_SECOND, escaped, means, routes,
+};
+use crate::rights::Rights;
 use crate::support::wire::{client_frame, server_frames};
+use crate::world::World;
 
 /// Replies whose moments are kept: more than are given without a refusal.
 const ANSWERS_KEPT: usize = 2 * RATE_BURST;
@@ -29,6 +33,8 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) is_draining: bool,
     /// Bindings that the source has ever said to be lost.
     pub(crate) ever_lost: &'a HashSet<AmqpBinding>,
+    /// What the token file has said, each with the last event that was taken before.
+    pub(crate) rights: &'a [(u64, Rights)],
 }
 
 /// What all clients have read.
@@ -65,7 +71,7 @@ impl Client {
                     match frame["action"].as_str() {
                         Some("event") => {
                             tally.events += 1;
-                            self.on_event(&frame);
+                            self.on_event(&frame, around);
                         }
                         Some("reply") => {
                             tally.replies += 1;
@@ -131,18 +137,36 @@ impl Client {
         self.last_pong = Some(payload);
     }
 
-    fn on_event(&mut self, frame: &Value) {
+    fn on_event(&mut self, frame: &Value, around: &Circumstances<'_>) {
         let binding = frame["subscribed_key"].as_str().expect("a string");
-        let binding = BINDINGS
-            .into_iter()
+        let mut bindings = BINDINGS.into_iter().chain(PRESENCE);
+        let binding = bindings
             .find(|one| *one == binding)
             .expect("a binding of ours");
-        let account = frame["args"]["Account"].as_u64().expect("a number") as usize;
-        let number = frame["args"]["Number"].as_u64().expect("a number");
+        let args = &frame["args"];
+        let number = args["Number"].as_u64().expect("a number");
+        let rights = World::rights_at(around.rights, number);
+        let name = frame["name"].as_str().unwrap_or_default();
+        let call = args["Call-ID"].as_str().unwrap_or_default();
+        let words: Vec<&str> = binding.split('.').collect();
+        let (account, routing_key, expected) = match args["Realm"].as_u64() {
+            None => {
+                let account = args["Account"].as_u64().expect("a number") as usize;
+                let expected = format!("call.{}.{}.{}", ACCOUNTS[account], words[1], words[2]);
+                (account, format!("call.{name}.{call}"), expected)
+            }
+            Some(realm) => {
+                let owner = rights.owner(realm as usize);
+                let owner = owner.unwrap_or_else(|| panic!("nobody's realm: {frame}"));
+                let realm = escaped(realm as usize);
+                let expected = format!("{}.{realm}.{}", words[1], words[2]);
+                (owner, format!("{name}.{realm}.{call}"), expected)
+            }
+        };
         let key = (account, binding);
         assert!(
-            self.accounts.contains(&account),
-            "{:?} got an event of an account it may not see",
+            self.may_see(account, rights),
+            "{:?} got an event of an account that it may not see: {frame}",
             self.id
         );
         assert!(
@@ -150,14 +174,10 @@ impl Client {
             "{:?} never asked for {key:?}",
             self.id
         );
-        let event = format!(
-            "call.{}.{}",
-            frame["name"].as_str().unwrap_or_default(),
-            frame["args"]["Call-ID"].as_str().unwrap_or_default()
+        assert!(
+            means(binding, &routing_key),
+            "{binding} does not match {routing_key}"
         );
-        assert!(routes(binding, &event), "{binding} does not match {event}");
-        let words: Vec<&str> = binding.split('.').collect();
-        let expected = format!("call.{}.{}.{}", ACCOUNTS[account], words[1], words[2]);
         assert_eq!(frame["subscription_key"], Value::from(expected));
         let last = self.last.insert(key, number).unwrap_or(0);
         assert!(
@@ -224,7 +244,11 @@ impl Client {
             assert!(is_due, "{:?}: {frame}", self.id);
             return;
         }
-        self.is_known = true;
+        let is_bad_token = error == "failed to authenticate token";
+        if !is_bad_token && !is_anonymous(&question.asked) {
+            self.is_known = true;
+            self.run_as(question.number, question.token);
+        }
         if error == "event source unavailable" {
             tally.unavailable += 1;
             let Asked::Subscribe((_, binding)) = question.asked else {
@@ -234,6 +258,13 @@ impl Client {
             let mut lost = around.ever_lost.iter();
             let is_due = is_late || lost.any(|lost| routes(binding, &lost.key));
             assert!(is_due, "{:?}: {frame}", self.id);
+            return;
+        }
+        if !question.is_certain {
+            let is_of_rights = is_bad_token
+                || error == "unauthorized account id"
+                || error == "no available subscriptions to requested binding";
+            assert!(is_success || is_of_rights, "{frame}");
             return;
         }
         match question.asked {
@@ -253,11 +284,27 @@ impl Client {
             Asked::Refused => {
                 assert_eq!(error, "unauthorized account id", "{frame}");
             }
+            Asked::NoRealm => {
+                let expected = "no available subscriptions to requested binding";
+                assert_eq!(error, expected, "{frame}");
+            }
+            Asked::BadToken => assert!(is_bad_token, "{frame}"),
             Asked::Many => {}
             Asked::Anonymous => {
                 assert!(!is_success, "{frame}");
-                self.is_known = false;
             }
+        }
+    }
+
+    /// The session has run a command with this token: what another identity had and this may not is told by now.
+    fn run_as(&mut self, number: u64, token: &'static str) {
+        if self.identity.is_some_and(|(latest, _)| latest > number) {
+            return;
+        }
+        let before = self.identity.replace((number, token));
+        if before.is_some_and(|(_, before)| before != token) {
+            let owed = self.ending.iter().find(|(reason, _)| *reason == "identity");
+            assert_eq!(owed, None, "{:?} was not told", self.id);
         }
     }
 
@@ -274,6 +321,9 @@ impl Client {
     }
 
     fn on_notice(&mut self, frame: &Value, tally: &mut Tally) {
+        if frame["name"] == "subscriptions_ended" {
+            return self.on_ended(&frame["data"]);
+        }
         assert_eq!(frame["name"], "gap");
         tally.gaps += 1;
         match frame["data"]["reason"].as_str() {

@@ -109,7 +109,7 @@ fn a_step_of_the_wall_clock_ends_no_wait_and_no_session() {
 fn tokens_expire_by_the_wall_clock_whichever_way_it_steps() {
     let (_directory, tokens) = token_file();
     let expires = 1_700_000_000 + 2 * HOUR;
-    let file = json!({TOKENS[0].0: {"account_id": ACCOUNTS[0], "expires": expires}});
+    let file = json!({TOKENS[0]: {"account_id": ACCOUNTS[0], "expires": expires}});
     std::fs::write(&tokens, file.to_string()).expect("a token file");
     let mut world = world_of_readers(3, &["call.*.*"], &tokens);
     for stepped in [HOUR, -40 * DAY, 2 * HOUR - 10, 0] {

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,12 +18,15 @@ use blackhole::session::close::CloseReason;
 use blackhole::session::hub::Now;
 use blackhole::session::id::Peer;
 use fastrand::Rng;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::{Client, Deed};
 use crate::ends::counted_ends;
 use crate::judge::Untold;
-use crate::model::{ACCOUNTS, Asked, BINDINGS, RATE_BURST, RATE_PER_SECOND, TICK, TOKENS, Times};
+use crate::model::{
+    ACCOUNTS, Asked, BINDINGS, PRESENCE, RATE_BURST, RATE_PER_SECOND, TICK, TOKENS, Times,
+};
+use crate::rights::Rights;
 use crate::stream::Tally;
 use crate::support::scripted::{Scripted, Wire, config, now, reactor};
 use crate::support::wire::{UPGRADE_REQUEST, client_frame};
@@ -56,12 +59,17 @@ pub(crate) struct World {
     pub(crate) next_port: u16,
     pub(crate) policy: SlowConsumerPolicy,
     pub(crate) is_draining: bool,
+    pub(crate) tokens: PathBuf,
+    /// What the token file has said, each with the number of the last event that was taken before.
+    pub(crate) rights: Vec<(u64, Rights)>,
+    /// Number of the last event that the loop has taken.
+    pub(crate) last_taken: u64,
     /// Bindings that the source has ever said to be lost.
     pub(crate) ever_lost: HashSet<AmqpBinding>,
     /// Connections made.
     pub(crate) accepted: u64,
-    /// Events in the hand-off, by routing key and bytes of their bodies; and how many there were ever.
-    pub(crate) in_handoff: VecDeque<(String, usize)>,
+    /// Events in the hand-off: routing keys, bytes of their bodies, numbers. And how many there were ever.
+    pub(crate) in_handoff: VecDeque<(String, usize, u64)>,
     pub(crate) events_handed: u64,
     /// Of these, those that the last turn took.
     pub(crate) taken: Vec<(String, usize)>,
@@ -121,6 +129,9 @@ impl World {
             next_port: 1000,
             policy,
             is_draining: false,
+            tokens: tokens.to_owned(),
+            rights: vec![(0, Rights::default())],
+            last_taken: 0,
             ever_lost: HashSet::new(),
             accepted: 0,
             in_handoff: VecDeque::new(),
@@ -154,6 +165,8 @@ impl World {
             86..88 => self.leave(),
             88 => self.flood(),
             89 => self.begin_only(),
+            92 if self.rng.u32(0..2) == 0 => self.change_rights(),
+            93 => self.switch_token(),
             90 => {
                 let time = self.rng.u64(0..1_500);
                 self.pass(Duration::from_millis(time));
@@ -170,7 +183,7 @@ impl World {
     }
 
     pub(crate) fn connect(&mut self) {
-        let (token, accounts) = TOKENS[self.rng.usize(0..TOKENS.len())];
+        let token = TOKENS[self.rng.usize(0..TOKENS.len())];
         let room = if self.rng.u32(0..4) == 0 {
             self.rng.usize(0..3_000)
         } else {
@@ -194,7 +207,7 @@ impl World {
         } else {
             IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, self.rng.u16(0..7)])
         };
-        if let Some(client) = self.join(wire, ip, (token, accounts)) {
+        if let Some(client) = self.join(wire, ip, token) {
             client.answers_pings = answers_pings;
         }
     }
@@ -204,7 +217,7 @@ impl World {
         &mut self,
         wire: Rc<RefCell<Wire>>,
         ip: IpAddr,
-        token: (&'static str, &'static [usize]),
+        token: &'static str,
     ) -> Option<&mut Client> {
         self.next_port = self.next_port.checked_add(1).unwrap_or(1000);
         let peer = Peer::from(SocketAddr::from((ip, self.next_port)));
@@ -226,20 +239,24 @@ impl World {
 
     pub(crate) fn command(&mut self) {
         let Some(index) = self.pick() else { return };
-        let binding = BINDINGS[self.rng.usize(0..BINDINGS.len())];
+        let binding = match self.rng.u32(0..4) {
+            0 => PRESENCE[self.rng.usize(0..PRESENCE.len())],
+            _ => BINDINGS[self.rng.usize(0..BINDINGS.len())],
+        };
         let account = self.rng.usize(0..ACCOUNTS.len());
         let kind = self.rng.u32(0..10);
         let split = self.rng.usize(0..60);
+        let (_, rights) = self.rights.last().expect("there always are some");
         let client = &mut self.clients[index];
         let key = (account, binding);
         let data = json!({"account_id": ACCOUNTS[account], "binding": binding});
         let (command, asked) = match kind {
-            0..6 if client.accounts.contains(&account) => {
+            0..6 => {
+                // Also one that is refused: rights may change before it is read.
                 client.ever.insert(key);
                 let command = json!({"action": "subscribe", "data": data});
-                (command, Asked::Subscribe(key))
+                (command, rights.expect(client.token, key))
             }
-            0..6 => (json!({"action": "subscribe", "data": data}), Asked::Refused),
             6..8 => {
                 client.give_up(|live| *live == key);
                 (
@@ -253,6 +270,8 @@ impl World {
             }
             _ => (json!({"action": "ping"}), Asked::Ping),
         };
+        let is_good = rights.is_good(client.token);
+        let asked = if is_good { asked } else { Asked::BadToken };
         client.command_in_parts(command, asked, split);
     }
 
@@ -322,8 +341,27 @@ impl World {
 
     pub(crate) fn flood(&mut self) {
         let Some(index) = self.pick() else { return };
+        if !self.rights().is_good(self.clients[index].token) {
+            return;
+        }
         for _ in 0..self.rng.u32(1..120) {
             self.clients[index].ping();
+        }
+    }
+
+    /// A client goes on under another token, unless it is about to.
+    pub(crate) fn switch_token(&mut self) {
+        let Some(index) = self.pick() else { return };
+        let (_, rights) = self.rights.last().expect("there always are some");
+        let client = &mut self.clients[index];
+        let token = TOKENS[self.rng.usize(0..TOKENS.len())];
+        let is_settled = client
+            .identity
+            .is_some_and(|(_, token)| token == client.token);
+        if is_settled && client.asked.len() < 5 && rights.is_good(token) && client.ending.is_empty()
+        {
+            client.switch(token, rights);
+            client.ping();
         }
     }
 
@@ -379,7 +417,11 @@ impl World {
         let events = self.reactor.hub.metrics.events_total;
         self.reactor.turn(&ready, now);
         let taken = self.reactor.hub.metrics.events_total - events;
-        self.taken = self.in_handoff.drain(..taken as usize).collect();
+        self.taken.clear();
+        for (routing_key, bytes, number) in self.in_handoff.drain(..taken as usize) {
+            self.taken.push((routing_key, bytes));
+            self.last_taken = number;
+        }
         self.check_invariants(now);
         self.note_who_spoke();
         self.look_at_sessions();
@@ -391,7 +433,11 @@ impl World {
     fn hand_over(&mut self) {
         while let Some(message) = self.outgoing.pop_front() {
             let event = match &message {
-                FromSource::Event(event) => Some((event.routing_key.to_string(), event.body.len())),
+                FromSource::Event(event) => {
+                    let body: Value = serde_json::from_str(&event.body).expect("JSON");
+                    let number = body["Number"].as_u64().unwrap_or_default();
+                    Some((event.routing_key.to_string(), event.body.len(), number))
+                }
                 FromSource::Lost(bindings) => {
                     self.ever_lost.extend(bindings.iter().cloned());
                     None
