@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,7 +32,6 @@ pub(crate) enum Deed {
 }
 
 /// A command without a reply yet.
-#[derive(Debug)]
 pub(crate) struct Question {
     pub(crate) number: u64,
     pub(crate) request_id: String,
@@ -43,6 +43,14 @@ pub(crate) struct Question {
     pub(crate) sent_at: Option<Duration>,
     /// The first turn after which it had been read.
     pub(crate) read_at: Option<Duration>,
+}
+
+impl fmt::Debug for Question {
+    /// In short: there may be many.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} of {}", self.request_id, self.asked, self.token)?;
+        write!(f, " {:?}-{:?}", self.sent_at, self.read_at)
+    }
 }
 
 #[derive(Debug)]
@@ -62,10 +70,14 @@ pub(crate) struct Client {
     pub(crate) asked: VecDeque<Question>,
     /// When the latest replies were read.
     pub(crate) answered_at: VecDeque<Duration>,
+    /// Replies in a row that said so of the rate limit.
+    pub(crate) refused_in_a_row: usize,
     /// It has read a reply that only an authenticated session gets.
     pub(crate) is_known: bool,
     pub(crate) pings: VecDeque<Vec<u8>>,
     pub(crate) last_pong: Option<Vec<u8>>,
+    /// Number of the latest command `ping` that was answered with success.
+    pub(crate) last_pong_number: u64,
     /// Subscriptions whose success was read and that were not given up since.
     pub(crate) live: HashSet<Key>,
     pub(crate) ever: HashSet<Key>,
@@ -119,9 +131,11 @@ impl Client {
             next_request: 0,
             asked: VecDeque::new(),
             answered_at: VecDeque::new(),
+            refused_in_a_row: 0,
             is_known: false,
             pings: VecDeque::new(),
             last_pong: None,
+            last_pong_number: 0,
             live: HashSet::new(),
             ever: HashSet::new(),
             due: HashMap::new(),
@@ -262,6 +276,7 @@ impl Client {
         self.owed_outages = 0;
         for question in &mut self.asked {
             if let Asked::Subscribe(key) = question.asked
+                && key.0 != usize::MAX
                 && which(&key)
             {
                 // Its success no longer promises anything: the unsubscribe is behind it.

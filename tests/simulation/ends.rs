@@ -244,8 +244,8 @@ impl World {
             add(CloseReason::Idle, idle_for >= limit || was_deaf);
         }
 
-        let unanswered = client.asked.len();
-        let is_flood = hub.limits.rate.is_some() && unanswered >= REFUSED_IN_A_ROW_MAX;
+        let in_a_row = client.refused_in_a_row + client.asked.len();
+        let is_flood = hub.limits.rate.is_some() && in_a_row >= REFUSED_IN_A_ROW_MAX;
         add(CloseReason::RateLimit, is_flood);
 
         if hub.limits.slow_consumer == SlowConsumerPolicy::Close && seen.blocked_bytes > 0 {

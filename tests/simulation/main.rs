@@ -55,8 +55,8 @@ pub(crate) const SEEDS: u64 = 128;
 
 #[test]
 fn the_loop_keeps_its_invariants_and_its_promises_under_every_seed() {
-    let (_directory, tokens) = token_file();
     let counts = under_seeds(SEEDS, |seed| {
+        let (_directory, tokens) = token_file();
         let mut world = World::new(seed, &tokens);
         world.source_comes_or_goes();
         (0..4).for_each(|_| world.connect());

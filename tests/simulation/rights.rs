@@ -152,11 +152,25 @@ impl Client {
 
     /// The token file was reread.
     fn rights_change(&mut self, before: Option<&Rights>, now: &Rights) {
-        if before == Some(now) || !self.stays() {
+        if before == Some(now) {
+            return;
+        }
+        let stays = self.stays();
+        for question in &mut self.asked {
+            question.is_certain = false;
+        }
+        let tokens: Vec<&str> = self.identities().collect();
+        if tokens.iter().any(|token| !now.is_good(token)) {
+            // Its session ends, or refuses what comes.
+            self.expects.push(CloseReason::Expired);
+        }
+        if !stays {
+            // It may be told as long as it is there.
+            self.may_end
+                .extend(self.ever.iter().map(|key| ("rights", key.1)));
             return;
         }
         let realm_before = |account| before.and_then(|before| before.realm(account));
-        let tokens: Vec<&str> = self.identities().collect();
         let is_certain = tokens.iter().all(|token| *token == tokens[0]);
         let may_have = |key: &Key| tokens.iter().all(|token| now.may_have(token, *key));
         let has_moved =
@@ -167,10 +181,6 @@ impl Client {
             .filter(|key| !may_have(key))
             .copied()
             .collect();
-        if tokens.iter().any(|token| !now.is_good(token)) {
-            // Its session ends, or refuses what comes.
-            self.expects.push(CloseReason::Expired);
-        }
         for key in &lost {
             let told = if is_certain {
                 &mut self.ending
@@ -179,14 +189,9 @@ impl Client {
             };
             told.push(("rights", key.1));
         }
-        // What was given up may be there still, and what is asked for may be there already.
-        if !self.asked.is_empty() {
-            let ever = self.ever.iter().filter(|key| !self.live.contains(key));
-            self.may_end.extend(ever.map(|key| ("rights", key.1)));
-        }
-        for question in &mut self.asked {
-            question.is_certain = false;
-        }
+        // What was given up may be there still, and what is asked for, already.
+        let ever = self.ever.iter().filter(|key| !self.live.contains(key));
+        self.may_end.extend(ever.map(|key| ("rights", key.1)));
         self.give_up(|key| lost.contains(key) || has_moved(key));
     }
 
@@ -204,10 +209,8 @@ impl Client {
             .collect();
         self.ending
             .extend(lost.iter().map(|key| ("identity", key.1)));
-        if !self.asked.is_empty() {
-            let ever = self.ever.iter().filter(|key| !self.live.contains(key));
-            self.may_end.extend(ever.map(|key| ("identity", key.1)));
-        }
+        let ever = self.ever.iter().filter(|key| !self.live.contains(key));
+        self.may_end.extend(ever.map(|key| ("identity", key.1)));
         for question in &mut self.asked {
             question.is_certain = false;
         }
@@ -228,7 +231,7 @@ impl Client {
                 continue;
             }
             let may = self.may_end.iter().position(is_it);
-            let may = may.unwrap_or_else(|| panic!("{:?}: {data} ended unasked", self.id));
+            let may = may.unwrap_or_else(|| panic!("{binding} ended unasked: {data} {self:?}"));
             self.may_end.remove(may);
         }
     }

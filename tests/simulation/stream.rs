@@ -225,25 +225,33 @@ impl Client {
             return;
         };
         let question = self.asked.remove(place).expect("it was found");
-        let is_ping = matches!(question.asked, Asked::Ping);
-        let mut before = self.asked.iter().take(place);
-        let is_in_order = before.all(|one| is_ping && !matches!(one.asked, Asked::Ping));
+        // One that the rate limit refuses is not looked at, be it a ping, and keeps its place.
+        let overtakes = is_success && matches!(question.asked, Asked::Ping);
+        let is_in_order = match overtakes {
+            true => question.number > self.last_pong_number,
+            false => place == 0,
+        };
         assert!(
             is_in_order,
             "{:?}: replies keep the order of the commands, but for pings: {frame} to {place} of {:?}",
             self.id, self.asked
         );
+        if overtakes {
+            self.last_pong_number = question.number;
+        }
         self.answered_at.push_back(around.clock);
         if self.answered_at.len() > ANSWERS_KEPT {
             self.answered_at.pop_front();
         }
         let sent_at = question.sent_at.expect("an answer comes in a turn");
         if error.starts_with("rate limiting") {
+            self.refused_in_a_row += 1;
             tally.rate_limited += 1;
             let is_due = around.has_rate_limit && self.may_be_over_the_rate(sent_at);
             assert!(is_due, "{:?}: {frame}", self.id);
             return;
         }
+        self.refused_in_a_row = 0;
         let is_bad_token = error == "failed to authenticate token";
         if !is_bad_token && !is_anonymous(&question.asked) {
             self.is_known = true;
@@ -282,7 +290,7 @@ impl Client {
                 assert_eq!(frame["data"]["response"], "pong", "{frame}");
             }
             Asked::Refused => {
-                assert_eq!(error, "unauthorized account id", "{frame}");
+                assert_eq!(error, "unauthorized account id", "{frame} {self:?}");
             }
             Asked::NoRealm => {
                 let expected = "no available subscriptions to requested binding";
@@ -308,9 +316,9 @@ impl Client {
         }
     }
 
-    /// Whether a command that was sent at this moment may have met an empty bucket: between it and some earlier moment
+    /// Whether a command, no longer or still without its reply, that was sent at this moment may have met an empty bucket: between it and some earlier moment
     /// more may have been read than fits.
-    fn may_be_over_the_rate(&self, sent_at: Duration) -> bool {
+    pub(crate) fn may_be_over_the_rate(&self, sent_at: Duration) -> bool {
         let open = self.asked.len() + 1;
         let answers = self.answered_at.iter().rev();
         answers.enumerate().any(|(behind, since)| {

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -23,7 +24,6 @@ const UNIX_START: u64 = 1_700_000_000;
 
 /// One end of a scripted connection, shared by the socket and the world. Edges are the poll's: raised once for
 /// what arrives, lowered when the loop is told.
-#[derive(Debug)]
 pub struct Wire {
     pub to_server: VecDeque<u8>,
     pub to_client: Vec<u8>,
@@ -45,6 +45,24 @@ pub struct Wire {
     /// Bytes that the server has read and written, ever.
     pub read: u64,
     pub written: u64,
+}
+
+impl fmt::Debug for Wire {
+    /// Without the bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire")
+            .field("to_server", &self.to_server.len())
+            .field("to_client", &self.to_client.len())
+            .field("room", &self.room)
+            .field("grain", &self.grain)
+            .field("client_closed", &self.client_closed)
+            .field("is_reset", &self.is_reset)
+            .field("server_shut", &self.server_shut)
+            .field("write_blocked", &self.write_blocked)
+            .field("read", &self.read)
+            .field("written", &self.written)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The server's end.
