@@ -23,9 +23,13 @@
 //! | `world` | the steps, the clock, the turn |
 //! | `source` | the source's end of the hand-off |
 //! | `client` | what a client sends and knows |
-//! | `judge` | what is right |
+//! | `judge` | the loop's invariants, what is owed, counters and gauges |
+//! | `stream` | what a client reads |
+//! | `ends` | how sessions end |
+//! | `rights` | the token file as it changes: who may see what, and when |
+//! | `hostile` | hostile clients beside honest ones |
 //! | `scenes` | worlds that a case begins with |
-//! | `regressions`, `drain`, `liveness`, `tokens`, `wall_clock` | cases with names |
+//! | `regressions`, `drain`, `liveness`, `months`, `tokens`, `wall_clock` | cases with names |
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -37,6 +41,7 @@ mod hostile;
 mod judge;
 mod liveness;
 mod model;
+mod months;
 mod regressions;
 mod rights;
 mod scenes;
