@@ -4,7 +4,7 @@
 //! What a client reads is judged in `stream`, how sessions end in `ends`.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use blackhole::session::id::ConnId;
 
 use crate::client::Client;
 use crate::ends::Phase;
-use crate::model::{Asked, means};
+use crate::model::{Asked, means, routes};
 use crate::stream::Circumstances;
 use crate::support::scripted::Wire;
 use crate::world::World;
@@ -222,6 +222,9 @@ impl World {
 
     /// The broker would drop this event: then no client may have been told that it gets such events.
     pub(crate) fn assert_nobody_is_owed(&self, routing_key: &str, account: Option<usize>) {
+        if self.lost.iter().any(|lost| routes(&lost.key, routing_key)) {
+            return;
+        }
         let connections = self.reactor.connections();
         for client in &self.clients {
             // One that the server is closing may not have read that yet.
@@ -241,7 +244,25 @@ impl World {
         }
     }
 
+    /// Checks, when all is at rest, that the broker has been asked for what the subscriptions need and nothing else.
+    fn check_bindings(&self) {
+        let hub = &self.reactor.hub;
+        let mut needed = HashSet::new();
+        for (_, connection) in self.reactor.connections().iter() {
+            for subscription in hub.index.subscriptions(connection.session.subscriptions()) {
+                let months = subscription.held(hub.months);
+                let mut bindings = Vec::new();
+                hub.families
+                    .amqp_bindings(&subscription, months, &mut bindings);
+                needed.extend(bindings);
+            }
+        }
+        assert_eq!(self.wanted, needed);
+        assert_eq!(hub.broker.counts().wanted, needed.len());
+    }
+
     pub(crate) fn check_debts(&self) {
+        self.check_bindings();
         for client in &self.clients {
             if !client.stays() {
                 // One whose token was withdrawn is closed, if it ever was authenticated.

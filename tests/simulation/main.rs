@@ -63,6 +63,7 @@ fn the_loop_keeps_its_invariants_and_its_promises_under_every_seed() {
     let counts = under_seeds(SEEDS, |seed| {
         let (_directory, tokens) = token_file();
         let mut world = World::new(seed, &tokens);
+        world.dawdles = world.rng.bool();
         world.source_comes_or_goes();
         (0..4).for_each(|_| world.connect());
         for _ in 0..STEPS {

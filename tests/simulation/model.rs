@@ -104,6 +104,19 @@ pub(crate) fn means(binding: &str, routing_key: &str) -> bool {
     routes(&format!("{kind}.*.{id}"), routing_key)
 }
 
+/// Whether a client binding needs the AMQP binding of this key, whosever realm is in it.
+pub(crate) fn needs(binding: &str, key: &str) -> bool {
+    let (binding, key) = (binding.trim_start_matches("presence."), key);
+    let (ours, theirs): (Vec<_>, Vec<_>) = (binding.split('.').collect(), key.split('.').collect());
+    match (&ours[..], &theirs[..]) {
+        (["call", event, call], ["call", its_event, its_call]) => {
+            call == its_call && (*event == "*" || event == its_event)
+        }
+        ([kind, call], [its_kind, _, its_call]) => kind == its_kind && call == its_call,
+        _ => false,
+    }
+}
+
 pub(crate) fn routes(key: &str, routing_key: &str) -> bool {
     let (key, routing_key): (Vec<_>, Vec<_>) =
         (key.split('.').collect(), routing_key.split('.').collect());

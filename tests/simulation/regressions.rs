@@ -1,11 +1,14 @@
 //! Named cases: what once went wrong, and what a random world meets too seldom.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use blackhole::handoff::{AmqpBinding, FromSource};
+use blackhole::handoff::{AmqpBinding, FromSource, LoopWaker, handoff_bounded};
 use blackhole::limits::LOOKS_IN_VAIN;
 use blackhole::protocol::event::Event;
+use blackhole::protocol::handshake::Refusal;
 use blackhole::routing::index::IndexCounts;
+use blackhole::session::hub::SourceState;
 use serde_json::json;
 
 use crate::SEEDS;
@@ -265,4 +268,29 @@ fn who_speaks_during_a_fan_out_is_answered_before_the_fan_out_is_over() {
         "{written} of {fanned_out} were written"
     );
     world.end();
+}
+
+#[test]
+fn a_source_whose_thread_ends_is_told_of_and_what_it_had_handed_over_is_delivered() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(2, &["call.CHANNEL_CREATE.*"], &tokens);
+    let before = world.tally.events;
+    world.publish_one("CHANNEL_CREATE", "c1", 0);
+    world.hand_over();
+    let (other, _loop) = handoff_bounded(LoopWaker::new(|| Ok(())), 1);
+    drop(std::mem::replace(&mut world.source, other));
+    for client in &mut world.clients {
+        client.subscribe((0, "call.CHANNEL_ANSWER.*"));
+        client.ping();
+    }
+    (0..4).for_each(|_| world.turn());
+    assert_eq!(world.tally.events - before, 2);
+    let hub = &world.reactor.hub;
+    assert!(matches!(hub.source, SourceState::Away { .. }));
+    assert_eq!(hub.unready(), Some(Refusal::SourceDown));
+    // Nobody will answer: an error in its time, and nothing is kept.
+    world.pass(Duration::from_secs(11));
+    assert_eq!(world.tally.unavailable, 2);
+    assert_eq!(world.reactor.hub.index.counts().subscriptions, 2);
+    assert_eq!(world.reactor.hub.broker.waiters(), 0);
 }

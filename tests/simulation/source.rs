@@ -8,7 +8,7 @@ use blackhole::handoff::{AmqpBinding, FromSource, ToSource};
 use blackhole::protocol::event::Event;
 use serde_json::{Value, json};
 
-use crate::model::{ACCOUNTS, CALLS, EVENTS, PRESENCE, REALMS, escaped, means};
+use crate::model::{ACCOUNTS, CALLS, EVENTS, Key, PRESENCE, REALMS, escaped, means, needs};
 use crate::world::World;
 
 impl World {
@@ -85,7 +85,7 @@ impl World {
         })
     }
 
-    /// The source takes the loop's commands and confirms what it bound.
+    /// The source takes the loop's commands and answers them: at once, or some of them later if it dawdles.
     pub(crate) fn source_works(&mut self) {
         let mut bound = Vec::new();
         for command in self.source.commands.try_iter().flatten() {
@@ -93,22 +93,26 @@ impl World {
                 ToSource::Bind(binding) => {
                     let is_new = self.wanted.insert(binding.clone());
                     assert!(is_new, "bound twice: {binding:?}");
-                    if self.is_up {
-                        self.in_force.insert(binding.clone());
-                        bound.push(binding);
-                    } else {
-                        self.unconfirmed.push(binding);
-                    }
+                    self.unconfirmed.push(binding);
                 }
                 ToSource::Unbind(binding) => {
                     let was_wanted = self.wanted.remove(&binding);
                     assert!(was_wanted, "unbound what was not bound: {binding:?}");
                     self.in_force.remove(&binding);
-                    self.unconfirmed
-                        .retain(|unconfirmed| *unconfirmed != binding);
-                    bound.retain(|one| *one != binding);
+                    self.lost.remove(&binding);
+                    self.unconfirmed.retain(|one| *one != binding);
                 }
                 ToSource::Stop => {}
+            }
+        }
+        if self.is_up {
+            for binding in std::mem::take(&mut self.unconfirmed) {
+                if self.dawdles && self.rng.u32(0..3) == 0 {
+                    self.unconfirmed.push(binding);
+                } else {
+                    self.in_force.insert(binding.clone());
+                    bound.push(binding);
+                }
             }
         }
         if !bound.is_empty() {
@@ -126,15 +130,64 @@ impl World {
             });
         } else {
             self.is_up = true;
-            self.in_force = self.wanted.clone();
             let bound = std::mem::take(&mut self.unconfirmed);
+            self.in_force = self.wanted.difference(&self.lost).cloned().collect();
             if !bound.is_empty() {
                 self.outgoing.push_back(FromSource::Bound(bound));
             }
             self.outgoing.push_back(FromSource::Up);
-            for client in &mut self.clients {
-                client.owed_outages += u64::from(!client.live.is_empty());
-            }
+            self.owe_a_notice(|_| true);
+        }
+    }
+
+    /// What was in force is so no longer, and the source says so; sometimes again.
+    pub(crate) fn lose(&mut self) {
+        let mut bindings: Vec<AmqpBinding> = self.in_force.iter().cloned().collect();
+        bindings.sort();
+        bindings.retain(|_| self.rng.u32(0..3) == 0);
+        for binding in &bindings {
+            self.in_force.remove(binding);
+            self.lost.insert(binding.clone());
+        }
+        if self.rng.bool() {
+            bindings.extend(self.lost.iter().next().cloned());
+        }
+        if !bindings.is_empty() {
+            self.outgoing.push_back(FromSource::Lost(bindings));
+        }
+    }
+
+    /// What was lost is in force again; sometimes with what always was.
+    pub(crate) fn heal(&mut self) {
+        if !self.is_up {
+            return;
+        }
+        let mut bound: Vec<AmqpBinding> = self.lost.drain().collect();
+        bound.sort();
+        if bound.is_empty() {
+            return;
+        }
+        self.owe_a_notice(|key| bound.iter().any(|one| needs(key.1, &one.key)));
+        self.in_force.extend(bound.iter().cloned());
+        if self.rng.bool() {
+            bound.push(bound[0].clone());
+        }
+        self.outgoing.push_back(FromSource::Bound(bound));
+    }
+
+    /// The broker may have dropped events.
+    pub(crate) fn overflow(&mut self) {
+        if self.is_up {
+            let since = Instant::now();
+            self.outgoing.push_back(FromSource::Overflowed { since });
+            self.owe_a_notice(|_| true);
+        }
+    }
+
+    /// Whoever has such a subscription is to be told of an outage.
+    fn owe_a_notice(&mut self, concerns: impl Fn(&Key) -> bool) {
+        for client in &mut self.clients {
+            client.owed_outages += u64::from(client.live.iter().any(&concerns));
         }
     }
 

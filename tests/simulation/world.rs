@@ -54,7 +54,12 @@ pub(crate) struct World {
     pub(crate) is_up: bool,
     pub(crate) wanted: HashSet<AmqpBinding>,
     pub(crate) in_force: HashSet<AmqpBinding>,
+    /// Asked for, and not answered yet.
     pub(crate) unconfirmed: Vec<AmqpBinding>,
+    /// Wanted, and said to be lost.
+    pub(crate) lost: HashSet<AmqpBinding>,
+    /// The source takes its time with answers.
+    pub(crate) dawdles: bool,
     pub(crate) next_event: u64,
     pub(crate) next_port: u16,
     pub(crate) policy: SlowConsumerPolicy,
@@ -125,6 +130,8 @@ impl World {
             wanted: HashSet::new(),
             in_force: HashSet::new(),
             unconfirmed: Vec::new(),
+            lost: HashSet::new(),
+            dawdles: false,
             next_event: 0,
             next_port: 1000,
             policy,
@@ -167,6 +174,11 @@ impl World {
             89 => self.begin_only(),
             92 if self.rng.u32(0..2) == 0 => self.change_rights(),
             93 => self.switch_token(),
+            94 => match self.rng.u32(0..5) {
+                0 | 1 => self.lose(),
+                2 | 3 => self.heal(),
+                _ => self.overflow(),
+            },
             90 => {
                 let time = self.rng.u64(0..1_500);
                 self.pass(Duration::from_millis(time));
@@ -447,7 +459,7 @@ impl World {
     }
 
     /// Hands over what the source has to say, as far as there is room.
-    fn hand_over(&mut self) {
+    pub(crate) fn hand_over(&mut self) {
         while let Some(message) = self.outgoing.pop_front() {
             let event = match &message {
                 FromSource::Event(event) => {
@@ -479,9 +491,11 @@ impl World {
             for client in &self.clients {
                 client.wire.borrow_mut().make_room(usize::MAX / 4);
             }
+            self.heal();
             self.source_works();
             self.turn();
             let is_quiet = self.outgoing.is_empty()
+                && self.unconfirmed.is_empty()
                 && self.reactor.patience(self.now()) > Duration::ZERO
                 && self.clients.iter().all(|client| {
                     let wire = client.wire.borrow();
