@@ -29,7 +29,7 @@ const EVENT_TURNS_MAX: u64 = 6;
 /// ([`blackhole::limits::READ_BYTES_PER_TURN`] and its like), as those who wait to be read are read in their order.
 const ANSWER_TURNS_MAX: u64 = HOSTILE as u64 + 6;
 const TURNS: u64 = 60;
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 6;
 
 /// What a hostile client does.
 #[derive(Clone, Copy, Debug)]

@@ -342,7 +342,7 @@ impl World {
                 "commands_failed",
                 metrics.commands_failed_total,
                 tally.errors,
-                frames,
+                frames + commands,
             ),
             (
                 "commands_rate_limited",

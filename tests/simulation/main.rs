@@ -56,7 +56,7 @@ use support::scripted::under_seeds;
 use world::World;
 
 const STEPS: usize = 500;
-pub(crate) const SEEDS: u64 = 128;
+pub(crate) const SEEDS: u64 = 256;
 
 #[test]
 fn the_loop_keeps_its_invariants_and_its_promises_under_every_seed() {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use blackhole::config::SlowConsumerPolicy;
 use blackhole::handoff::{AmqpBinding, FromSource, LoopWaker, handoff_bounded};
 use blackhole::limits::LOOKS_IN_VAIN;
 use blackhole::protocol::event::Event;
@@ -13,7 +14,7 @@ use serde_json::json;
 
 use crate::SEEDS;
 use crate::client::Client;
-use crate::model::{ACCOUNTS, CALLS, EVENTS, TOKENS};
+use crate::model::{ACCOUNTS, BINDINGS, CALLS, EVENTS, TOKENS};
 use crate::rights::Rights;
 use crate::scenes::{readers_in, token_file, world_of_readers};
 use crate::support::scripted::under_seeds;
@@ -293,4 +294,48 @@ fn a_source_whose_thread_ends_is_told_of_and_what_it_had_handed_over_is_delivere
     assert_eq!(world.tally.unavailable, 2);
     assert_eq!(world.reactor.hub.index.counts().subscriptions, 2);
     assert_eq!(world.reactor.hub.broker.waiters(), 0);
+}
+
+#[test]
+fn under_the_policy_that_drops_nobody_who_lives_is_closed_and_the_loss_is_told_to_the_last_event() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(2, &["call.*.*"], &tokens);
+    let limits = &mut world.reactor.hub.limits;
+    limits.slow_consumer = SlowConsumerPolicy::Drop;
+    (limits.queued_messages_max, limits.outbox_bytes_max) = (5, 2_000);
+    limits.outboxes_bytes_max = usize::MAX;
+    world.policy = SlowConsumerPolicy::Drop;
+    world.clients[0].wire.borrow_mut().room = 0;
+    // It takes nothing for a minute, in which it says something every second.
+    for _ in 0..60 {
+        world.publish_one("CHANNEL_CREATE", "c1", 0);
+        world.clients[0].ping();
+        world.clients[0].websocket_ping(b"and so on".to_vec());
+        world.pass(Duration::from_secs(1));
+    }
+    assert_eq!(world.clients.len(), 2);
+    let wire = world.clients[0].wire.clone();
+    wire.borrow_mut().make_room(usize::MAX / 4);
+    world.settle();
+    world.check_debts();
+    let client = &world.clients[0];
+    let missed = client.missed + client.due.values().map(VecDeque::len).sum::<usize>() as u64;
+    assert_eq!((client.announced, missed), (55, 55));
+    world.end();
+}
+
+#[test]
+fn subscribes_that_nobody_confirms_fail_together_and_pings_between_them_are_answered() {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(1, &[], &tokens);
+    for binding in BINDINGS {
+        world.clients[0].subscribe((0, binding));
+        world.clients[0].ping();
+    }
+    (0..2).for_each(|_| world.turn());
+    assert_eq!(world.clients[0].asked.len(), BINDINGS.len());
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.tally.unavailable, BINDINGS.len() as u64);
+    assert!(world.clients[0].asked.is_empty());
+    world.end();
 }
