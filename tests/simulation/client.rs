@@ -109,6 +109,8 @@ pub(crate) struct Client {
     /// was no answer.
     pub(crate) heard_at: Duration,
     pub(crate) spoke_at: Duration,
+    /// When it was last kept although it took nothing.
+    pub(crate) spared_at: Duration,
 }
 
 impl Client {
@@ -156,6 +158,7 @@ impl Client {
             was_pinged: 0,
             heard_at: awake,
             spoke_at: awake,
+            spared_at: awake,
         }
     }
 
@@ -166,6 +169,7 @@ impl Client {
             && self.expects.is_empty()
             && self.closed_with.is_none()
             && !self.has_hung_up()
+            && !self.wire.borrow().is_unplugged
     }
 
     /// Whether it broke the connection, or ended its side.
@@ -263,6 +267,14 @@ impl Client {
             false => wire.client_closed = true,
         }
         wire.edge_readable = true;
+    }
+
+    /// Says and takes nothing any more, and its kernel neither.
+    pub(crate) fn unplug(&mut self) {
+        self.give_up(|_| true);
+        self.answers_pings = false;
+        let mut wire = self.wire.borrow_mut();
+        (wire.is_unplugged, wire.room) = (true, 0);
     }
 
     /// From here on nothing is owed for these subscriptions.

@@ -235,7 +235,12 @@ impl World {
             let limit = interval * 4 / 5 + self.times.pong_timeout - TICK;
             // It answers at once, unless it does not take what it would answer.
             let answers = client.answers_pings && client.narrow_at < Some(client.heard_at);
-            add(CloseReason::Dead, silent_for >= limit && !answers);
+            let wire = client.wire.borrow();
+            let is_spared = hub.limits.slow_consumer == SlowConsumerPolicy::Drop
+                && seen.blocked_bytes > 0
+                && !(wire.is_unplugged || wire.is_reset);
+            let is_mute = silent_for >= limit && !answers;
+            add(CloseReason::Dead, is_mute && !is_spared);
         }
         if let Some(limit) = self.times.idle_timeout {
             // What it sends is not read while it reads nothing itself.

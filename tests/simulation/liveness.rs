@@ -11,7 +11,7 @@ use blackhole::session::liveness::PING_PAYLOAD;
 use serde_json::json;
 
 use crate::client::{Client, Deed};
-use crate::model::{ACCOUNTS, Asked, TICK, TOKENS, Times};
+use crate::model::{ACCOUNTS, Asked, BINDINGS, TICK, TOKENS, Times};
 use crate::scenes::{token_file, world_of_readers};
 use crate::support::wire::{client_frame, client_text};
 use crate::world::World;
@@ -174,19 +174,20 @@ fn pings_of_clients_that_came_together_are_spread() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_found_dead_under_the_policy_that_never_closes_slow_ones() {
+fn a_client_that_takes_nothing_is_found_dead_under_the_policy_drop_only_when_its_system_is() {
     let (_directory, tokens) = token_file();
-    let mut world = world_of_times(3, DEFAULTS, &tokens);
+    let mut world = world_of_times(4, DEFAULTS, &tokens);
     world.reactor.hub.limits.slow_consumer = SlowConsumerPolicy::Drop;
     world.policy = SlowConsumerPolicy::Drop;
     for client in &mut world.clients {
         client.subscribe((0, "call.*.*"));
     }
     world.settle();
-    for client in &world.clients[..2] {
+    world.clients[0].unplug();
+    for client in &world.clients[1..3] {
         client.wire.borrow_mut().room = 0;
     }
-    while world.reactor.hub.totals.blocked_sessions < 2 {
+    while world.reactor.hub.totals.blocked_sessions < 3 {
         world.publish();
         world.turn();
     }
@@ -198,9 +199,9 @@ fn a_client_that_takes_nothing_is_found_dead_under_the_policy_that_never_closes_
     assert_eq!(
         world.liveness_counts()[1],
         1,
-        "the one that still takes nothing"
+        "the one that is not there any more"
     );
-    assert_eq!(world.clients.len(), 2);
+    assert_eq!(world.clients.len(), 3);
     assert!(
         world.clients[0].was_pinged > 0,
         "the one that reads again was asked, and answered"
@@ -209,7 +210,7 @@ fn a_client_that_takes_nothing_is_found_dead_under_the_policy_that_never_closes_
 }
 
 #[test]
-fn a_client_that_is_not_read_because_its_commands_are_held_is_not_silent() {
+fn a_client_whose_subscribes_wait_is_read_on_and_its_pings_of_either_kind_are_answered() {
     let (_directory, tokens) = token_file();
     let times = Times {
         ping_interval: Some(SECOND),
@@ -217,17 +218,29 @@ fn a_client_that_is_not_read_because_its_commands_are_held_is_not_silent() {
         ..DEFAULTS
     };
     let mut world = world_of_times(1, times, &tokens);
-    // The broker does not confirm it, and behind it more commands come than are held.
+    // The broker does not confirm them.
+    for binding in BINDINGS {
+        world.clients[0].subscribe((0, binding));
+    }
+    world.clients[0].command(json!({"action": "unsubscribe"}), Asked::Unsubscribe);
+    world.clients[0].give_up(|_| true);
     world.clients[0].subscribe((0, "call.*.*"));
     for _ in 0..2000 {
         world.clients[0].ping();
     }
-    world.pass(5 * SECOND);
+    world.clients[0].websocket_ping(b"are you there".to_vec());
+    for _ in 0..100 {
+        world.turn();
+    }
+    let client = &world.clients[0];
+    assert_eq!(client.last_pong.as_deref(), Some(&b"are you there"[..]));
+    // What was unsubscribed does not wait any more, so neither does the unsubscribe.
+    assert_eq!(client.asked.len(), 1, "{:?}", client.asked);
+    world.pass(9 * SECOND);
     let connection = world.reactor.connections().iter().next();
     let (_, connection) = connection.expect("still there");
-    assert!(connection.session.is_waiting() && !connection.session.wants_bytes());
-    world.pass(4 * SECOND);
-    assert_eq!(world.liveness_counts(), [0; 4]);
+    assert!(connection.session.is_waiting() && connection.session.wants_bytes());
+    assert_eq!(world.liveness_counts()[1..], [0; 3]);
     world.settle();
     assert!(world.clients[0].asked.is_empty());
     world.end();

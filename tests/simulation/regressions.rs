@@ -320,7 +320,8 @@ fn under_the_policy_that_drops_nobody_who_lives_is_closed_and_the_loss_is_told_t
     world.check_debts();
     let client = &world.clients[0];
     let missed = client.missed + client.due.values().map(VecDeque::len).sum::<usize>() as u64;
-    assert_eq!((client.announced, missed), (55, 55));
+    assert_eq!(client.announced, missed);
+    assert!(missed >= 55, "{missed}");
     world.end();
 }
 

@@ -124,8 +124,7 @@ impl World {
         std::fs::write(&self.tokens, rights.to_file()).expect("the token file is written");
         let reloaded = self.reactor.hub.authenticator.reload();
         reloaded.expect("a valid token file");
-        let now = self.now();
-        self.reactor.renew_identities(now);
+        self.reactor.renew_identities();
         let before = self.rights.last().map(|(_, before)| before);
         for client in &mut self.clients {
             client.rights_change(before, &rights);

@@ -78,7 +78,7 @@ fn sessions_come_and_go_with_their_tokens(seed: u64) {
                 write_tokens(&path, &on_file);
                 let reloaded = world.reactor.hub.authenticator.reload();
                 reloaded.expect("a valid token file");
-                world.reactor.renew_identities(now);
+                world.reactor.renew_identities();
             }
             world.clock += Duration::from_millis(90);
         }

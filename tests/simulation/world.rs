@@ -344,9 +344,10 @@ impl World {
     pub(crate) fn leave(&mut self) {
         let Some(index) = self.pick() else { return };
         let client = &mut self.clients[index];
-        match self.rng.u32(0..3) {
+        match self.rng.u32(0..4) {
             0 => client.hang_up(true),
             1 => client.hang_up(false),
+            2 => client.unplug(),
             _ => client.do_deed(Deed::Goodbye, &client_frame(0x88, &1000_u16.to_be_bytes())),
         }
     }
@@ -419,7 +420,8 @@ impl World {
                 ready.push(Ready {
                     id: client.id,
                     readable: true,
-                    writable: wire.room > 0,
+                    // A reset is told as everything at once.
+                    writable: wire.room > 0 || wire.is_reset,
                     read_closed: wire.client_closed || wire.is_reset,
                 });
             }

@@ -34,6 +34,8 @@ pub struct Wire {
     pub client_closed: bool,
     pub end_was_read: bool,
     pub is_reset: bool,
+    /// Nothing of the client's side answers any more, not even its kernel.
+    pub is_unplugged: bool,
     pub server_shut: bool,
     pub edge_readable: bool,
     pub edge_writable: bool,
@@ -57,6 +59,7 @@ impl fmt::Debug for Wire {
             .field("grain", &self.grain)
             .field("client_closed", &self.client_closed)
             .field("is_reset", &self.is_reset)
+            .field("is_unplugged", &self.is_unplugged)
             .field("server_shut", &self.server_shut)
             .field("write_blocked", &self.write_blocked)
             .field("read", &self.read)
@@ -133,7 +136,8 @@ impl Socket for Scripted {
     }
 
     fn is_peer_answering(&self) -> bool {
-        !self.0.borrow().is_reset
+        let wire = self.0.borrow();
+        !wire.is_reset && !wire.is_unplugged
     }
 }
 
@@ -148,6 +152,7 @@ impl Wire {
             client_closed: false,
             end_was_read: false,
             is_reset: false,
+            is_unplugged: false,
             server_shut: false,
             edge_readable: false,
             edge_writable: false,
@@ -170,7 +175,11 @@ impl Wire {
         self.edge_readable = true;
     }
 
+    /// The client's side takes so many bytes more, unless it is unplugged.
     pub fn make_room(&mut self, bytes: usize) {
+        if self.is_unplugged {
+            return;
+        }
         self.room = self.room.saturating_add(bytes);
         self.edge_writable |= std::mem::take(&mut self.write_blocked);
     }
