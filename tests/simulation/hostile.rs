@@ -81,7 +81,7 @@ impl<'a> Siege<'a> {
         world = readers_in(world, HONEST, &["call.CHANNEL_CREATE.*", "call.*.c2"]);
         let limits = &mut world.reactor.hub.limits;
         // A limit that an operator took away is one that the loop must live without.
-        limits.rate = rate.filter(|_| seed % 2 == 0);
+        limits.rate = rate.filter(|_| seed.is_multiple_of(2));
         limits.subscriptions_max = subscriptions_max;
         let first_event = world.next_event;
         Self {
