@@ -111,7 +111,7 @@ fn check_months(world: &World) {
     assert!(wanted >= expected.len());
     if hub.broker.waiters() == 0 {
         assert_eq!(wanted, expected.len());
-        let is_told = |binding| world.wanted.contains(binding);
+        let is_told = |binding| world.wanted.contains_key(binding);
         assert!(world.source.commands.is_empty() && expected.iter().all(is_told));
     }
 }
@@ -168,6 +168,9 @@ fn documents_around_the_months_end(seed: u64, tokens: &Path) -> u64 {
         }
         if rng.u32(..3) > 0 {
             world.source_works();
+            // What the loop kept while the source did not listen comes with its next turn.
+            world.turn_without_judge();
+            world.source_works();
             check_months(&world);
         }
     }
@@ -203,12 +206,20 @@ fn december_binds(seed: u64, subscriptions: u32) -> Vec<Duration> {
             {"account_id": ACCOUNTS[0], "binding": format!("doc_created.*.fax.{number}")}});
         let text = client_text(&command.to_string());
         world.clients[0].wire.borrow_mut().send(&text);
+        // Fewer at once than may wait.
+        if number % 100 == 99 {
+            for _ in 0..3 {
+                world.turn_without_judge();
+                world.source_works();
+            }
+        }
     }
     let all = usize::try_from(subscriptions).expect("few");
-    while world.reactor.hub.index.counts().subscriptions < all {
+    for _ in 0..100 {
         world.turn_without_judge();
         world.source_works();
     }
+    assert_eq!(world.reactor.hub.index.counts().subscriptions, all);
     let mut binds = Vec::new();
     world.clock = DECEMBER - 61 * MINUTE;
     while world.clock < DECEMBER {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use blackhole::handoff::{AmqpBinding, FromSource, ToSource};
+use blackhole::handoff::{AmqpBinding, Asked, FromSource, ToSource};
 use blackhole::protocol::event::Event;
 use serde_json::{Value, json};
 
@@ -88,19 +88,26 @@ impl World {
     /// The source takes the loop's commands and answers them: at once, or some of them later if it dawdles.
     pub(crate) fn source_works(&mut self) {
         let mut bound = Vec::new();
-        for command in self.source.commands.try_iter().flatten() {
+        let commands: Vec<ToSource> = self.source.commands.try_iter().flatten().collect();
+        for command in commands {
             match command {
-                ToSource::Bind(binding) => {
-                    let is_new = self.wanted.insert(binding.clone());
-                    assert!(is_new, "bound twice: {binding:?}");
+                ToSource::Bind {
+                    binding, ticket, ..
+                } => {
+                    // One that is known already has come and gone while nobody listened.
+                    self.forget(&binding);
+                    self.wanted.insert(binding.clone(), ticket);
                     self.unconfirmed.push(binding);
                 }
+                ToSource::Join { binding, .. } => {
+                    assert!(
+                        self.wanted.contains_key(&binding),
+                        "{binding:?} is not known"
+                    );
+                }
                 ToSource::Unbind(binding) => {
-                    let was_wanted = self.wanted.remove(&binding);
+                    let was_wanted = self.forget(&binding);
                     assert!(was_wanted, "unbound what was not bound: {binding:?}");
-                    self.in_force.remove(&binding);
-                    self.lost.remove(&binding);
-                    self.unconfirmed.retain(|one| *one != binding);
                 }
                 ToSource::Stop => {}
             }
@@ -116,8 +123,26 @@ impl World {
             }
         }
         if !bound.is_empty() {
-            self.outgoing.push_back(FromSource::Bound(bound));
+            self.outgoing
+                .push_back(FromSource::Bound(self.asked(bound)));
         }
+    }
+
+    /// As if it had never been asked for; whether it had been.
+    fn forget(&mut self, binding: &AmqpBinding) -> bool {
+        self.in_force.remove(binding);
+        self.lost.remove(binding);
+        self.unconfirmed.retain(|one| one != binding);
+        self.wanted.remove(binding).is_some()
+    }
+
+    /// These bindings, with the tickets of their latest `Bind`.
+    pub(crate) fn asked(&self, bindings: Vec<AmqpBinding>) -> Vec<Asked> {
+        let asked = bindings.into_iter().map(|binding| Asked {
+            ticket: self.wanted.get(&binding).copied().unwrap_or_default(),
+            binding,
+        });
+        asked.collect()
     }
 
     pub(crate) fn source_comes_or_goes(&mut self) {
@@ -131,9 +156,14 @@ impl World {
         } else {
             self.is_up = true;
             let bound = std::mem::take(&mut self.unconfirmed);
-            self.in_force = self.wanted.difference(&self.lost).cloned().collect();
+            let wanted = self.wanted.keys();
+            self.in_force = wanted
+                .filter(|one| !self.lost.contains(one))
+                .cloned()
+                .collect();
             if !bound.is_empty() {
-                self.outgoing.push_back(FromSource::Bound(bound));
+                self.outgoing
+                    .push_back(FromSource::Bound(self.asked(bound)));
             }
             self.outgoing.push_back(FromSource::Up);
             self.owe_a_notice(|_| true);
@@ -153,7 +183,8 @@ impl World {
             bindings.extend(self.lost.iter().next().cloned());
         }
         if !bindings.is_empty() {
-            self.outgoing.push_back(FromSource::Lost(bindings));
+            self.outgoing
+                .push_back(FromSource::Lost(self.asked(bindings)));
         }
     }
 
@@ -172,7 +203,8 @@ impl World {
         if self.rng.bool() {
             bound.push(bound[0].clone());
         }
-        self.outgoing.push_back(FromSource::Bound(bound));
+        self.outgoing
+            .push_back(FromSource::Bound(self.asked(bound)));
     }
 
     /// The broker may have dropped events.

@@ -3,14 +3,14 @@
 //! A step does one thing to the loop and lets it turn once or twice. After each turn the `judge` looks.
 
 use std::cell::RefCell;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use blackhole::config::{Config, SlowConsumerPolicy};
-use blackhole::handoff::{AmqpBinding, FromSource, SourceEnd};
+use blackhole::handoff::{AmqpBinding, FromSource, SourceEnd, Ticket};
 use blackhole::metrics::Metrics;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::session::Door;
@@ -52,7 +52,7 @@ pub(crate) struct World {
     pub(crate) outgoing: VecDeque<FromSource>,
     pub(crate) clients: Vec<Client>,
     pub(crate) is_up: bool,
-    pub(crate) wanted: HashSet<AmqpBinding>,
+    pub(crate) wanted: HashMap<AmqpBinding, Ticket>,
     pub(crate) in_force: HashSet<AmqpBinding>,
     /// Asked for, and not answered yet.
     pub(crate) unconfirmed: Vec<AmqpBinding>,
@@ -127,7 +127,7 @@ impl World {
             outgoing: VecDeque::new(),
             clients: Vec::new(),
             is_up: false,
-            wanted: HashSet::new(),
+            wanted: HashMap::new(),
             in_force: HashSet::new(),
             unconfirmed: Vec::new(),
             lost: HashSet::new(),
@@ -470,7 +470,8 @@ impl World {
                     Some((event.routing_key.to_string(), event.body.len(), number))
                 }
                 FromSource::Lost(bindings) => {
-                    self.ever_lost.extend(bindings.iter().cloned());
+                    let lost = bindings.iter().map(|asked| asked.binding.clone());
+                    self.ever_lost.extend(lost);
                     None
                 }
                 _ => None,
