@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -119,6 +120,7 @@ impl Client {
         id: ConnId,
         wire: Rc<RefCell<Wire>>,
         token: &'static str,
+        ip: IpAddr,
         clock: Duration,
         awake: Duration,
     ) -> Self {
@@ -151,7 +153,7 @@ impl Client {
             owed_outages: 0,
             deed: Deed::Nothing,
             expects: Vec::new(),
-            seen: Seen::new(clock),
+            seen: Seen::new(clock, ip),
             closed_with: None,
             answers_pings: true,
             narrow_at: None,

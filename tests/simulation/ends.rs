@@ -6,15 +6,20 @@
 //! 3. A close frame that the client reads must be of such a reason.
 //! 4. Of all connections that left the table in a turn, the counters of ends must have grown by exactly one reason each.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use blackhole::config::SlowConsumerPolicy;
+use blackhole::limits::PARTIAL_MESSAGES_PER_ADDRESS;
 use blackhole::metrics::Metrics;
 use blackhole::session::close::CloseReason;
 
 use crate::client::{Client, Deed};
 use crate::model::{TICK, means};
 use crate::world::World;
+
+/// Reasons that are counted.
+pub(crate) const ENDS: usize = 19;
 
 /// Commands in a row over the rate limit that close a session (PROTOCOL 3).
 const REFUSED_IN_A_ROW_MAX: usize = 1000;
@@ -27,6 +32,7 @@ const ENVELOPE_BYTES_MAX: usize = 450;
 pub(crate) struct Seen {
     pub(crate) phase: Phase,
     pub(crate) connected_at: Duration,
+    pub(crate) ip: IpAddr,
     /// Frames that waited, and their bytes where the socket was full.
     pub(crate) frames: usize,
     pub(crate) blocked_bytes: usize,
@@ -53,10 +59,11 @@ pub(crate) enum Phase {
 }
 
 impl Seen {
-    pub(crate) fn new(connected_at: Duration) -> Self {
+    pub(crate) fn new(connected_at: Duration, ip: IpAddr) -> Self {
         Self {
             phase: Phase::Handshake,
             connected_at,
+            ip,
             frames: 0,
             blocked_bytes: 0,
             dropped: 0,
@@ -77,8 +84,14 @@ struct Growth {
 }
 
 /// The reasons that are counted, each with its counter.
-pub(crate) fn counted_ends(metrics: &Metrics) -> [(CloseReason, u64); 16] {
+pub(crate) fn counted_ends(metrics: &Metrics) -> [(CloseReason, u64); ENDS] {
     [
+        (
+            CloseReason::PartialsFull,
+            metrics.closes_partials_full_total,
+        ),
+        (CloseReason::NoPlace, metrics.connections_dropped_ip_total),
+        (CloseReason::Evicted, metrics.handshakes_evicted_total),
         (CloseReason::Peer, metrics.closes_normal_total),
         (CloseReason::Idle, metrics.closes_idle_total),
         (CloseReason::Drain, metrics.closes_drain_total),
@@ -224,6 +237,25 @@ impl World {
 
         let age = self.clock - seen.connected_at;
         let request_timeout = hub.deadlines.handshake.due(Duration::ZERO);
+        // Whoever has not finished his request goes first when the process or his address is full.
+        let is_asking = seen.phase == Phase::Handshake;
+        let ip = client.seen.ip;
+        let of_address = clients.iter().filter(|one| one.seen.ip == ip).count();
+        let is_full = clients.len() >= self.connections_max;
+        add(CloseReason::Evicted, is_asking && is_full);
+        let is_crowded = of_address > self.connections_per_ip_max;
+        add(CloseReason::NoPlace, is_asking && is_crowded);
+        add(CloseReason::Http, is_asking && (is_full || is_crowded));
+        let begun = clients
+            .iter()
+            .filter(|one| matches!(one.deed, Deed::Begun(_) | Deed::Noise));
+        let partial: u64 = begun.map(|one| one.wire.borrow().read).sum();
+        let share = PARTIAL_MESSAGES_PER_ADDRESS * hub.limits.codec.message_bytes_max;
+        let is_partial = matches!(client.deed, Deed::Begun(_) | Deed::Noise);
+        add(
+            CloseReason::PartialsFull,
+            is_partial && partial > share as u64,
+        );
         let is_late = seen.phase == Phase::Handshake && age >= request_timeout;
         add(CloseReason::HandshakeTimeout, is_late);
         let auth_timeout = hub.deadlines.auth.due(Duration::ZERO);
@@ -293,10 +325,12 @@ impl World {
             .map(|((reason, now), (_, before))| (*reason, now - before))
             .collect();
         self.ends_counted = counts;
-        let causes: Vec<&[CloseReason]> = gone
-            .iter()
-            .map(|client| client.seen.causes.as_deref().unwrap_or_default())
-            .collect();
+        let causes = gone.iter().map(|client| &client.seen.causes);
+        let causes = causes.map(|causes| causes.as_deref().unwrap_or_default());
+        // Those who were turned away at once never were clients.
+        let turned_away: &[CloseReason] = &[CloseReason::NoPlace, CloseReason::Http];
+        let turned_away = std::iter::repeat_n(turned_away, std::mem::take(&mut self.turned_away));
+        let causes: Vec<&[CloseReason]> = causes.chain(turned_away).collect();
         assert!(
             can_assign(&causes, &grown),
             "ended for {:?}, and the causes were {causes:?}: {gone:?}",

@@ -270,3 +270,33 @@ fn those_who_do_not_read_hold_up_nobody() {
 fn whatever_the_hostile_do_the_honest_get_their_events_and_answers_in_a_few_turns() {
     besieged(&PARTS);
 }
+
+#[test]
+fn unfinished_handshakes_of_a_few_addresses_take_nobody_elses_place() {
+    let (_directory, tokens) = token_file();
+    under_seeds(SEEDS, |seed| {
+        let mut world = World::with_places([40, 12], 100, seed, &tokens);
+        world.source_comes_or_goes();
+        let cut = UPGRADE_REQUEST.len() / 2;
+        for turn in 0..100_u8 {
+            for _ in 0..8 {
+                let wire = Wire::new(usize::MAX / 2, usize::MAX);
+                wire.borrow_mut().send(&UPGRADE_REQUEST.as_bytes()[..cut]);
+                let ip = Ipv4Addr::new(127, 0, 1, world.rng.u8(0..4));
+                world.join(wire, ip.into(), TOKENS[1]);
+            }
+            let wire = Wire::new(usize::MAX / 2, usize::MAX);
+            wire.borrow_mut().send(UPGRADE_REQUEST.as_bytes());
+            let ip = Ipv4Addr::new(127, 0, 2, turn);
+            let honest = world.join(wire, ip.into(), TOKENS[0]);
+            let id = honest.expect("there is a place").id;
+            (0..2).for_each(|_| world.turn());
+            let honest = world.clients.iter_mut().find(|client| client.id == id);
+            let honest = honest.expect("it is there");
+            assert!(honest.upgraded, "turn {turn}");
+            honest.hang_up(false);
+            world.clock += Duration::from_millis(1);
+        }
+        world.end();
+    });
+}

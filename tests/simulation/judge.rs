@@ -39,6 +39,12 @@ pub(crate) struct Untold {
 }
 
 impl Untold {
+    /// Adds what one wrote and read who was turned away at once.
+    pub(crate) fn add_turned_away(&mut self, wire: &Wire) {
+        self.written += wire.written;
+        self.read += wire.read;
+    }
+
     /// Adds what this client, whose session is no longer open or who reads nothing any more, may not have read.
     fn add(&mut self, client: &Client) {
         let wire = client.wire.borrow();
@@ -394,7 +400,12 @@ impl World {
             ("written_bytes", metrics.written_bytes_total, untold.written),
             ("read_bytes", metrics.read_bytes_total, untold.read),
         ] {
-            assert_eq!(counted, told, "{name}_total");
+            // The last word to one whose place went to another is no session's.
+            let is_told = name != "written_bytes" || metrics.handshakes_evicted_total == 0;
+            assert!(
+                counted == told || !is_told && counted < told,
+                "{name}_total: {counted}, {told}"
+            );
         }
     }
 

@@ -215,7 +215,7 @@ fn december_binds(seed: u64, subscriptions: u32) -> Vec<Duration> {
         }
     }
     let all = usize::try_from(subscriptions).expect("few");
-    for _ in 0..100 {
+    for _ in 0..1000 {
         world.turn_without_judge();
         world.source_works();
     }

@@ -308,8 +308,11 @@ fn under_the_policy_that_drops_nobody_who_lives_is_closed_and_the_loss_is_told_t
     limits.outboxes_bytes_max = usize::MAX;
     world.policy = SlowConsumerPolicy::Drop;
     world.clients[0].wire.borrow_mut().room = 0;
-    // It takes nothing for a minute, in which it says something every second.
-    for _ in 0..60 {
+    // It takes nothing for a minute, in which it says something every second, and twice events are lost on the broker.
+    for second in 0..60 {
+        if second == 20 || second == 40 {
+            world.overflow();
+        }
         world.publish_one("CHANNEL_CREATE", "c1", 0);
         world.clients[0].ping();
         world.clients[0].websocket_ping(b"and so on".to_vec());
@@ -323,6 +326,7 @@ fn under_the_policy_that_drops_nobody_who_lives_is_closed_and_the_loss_is_told_t
     let client = &world.clients[0];
     let missed = client.missed + client.due.values().map(VecDeque::len).sum::<usize>() as u64;
     assert_eq!(client.announced, missed);
+    assert_eq!(client.outage_notices, 1, "the latest");
     assert!(missed >= 55, "{missed}");
     world.end();
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use blackhole::handoff::AmqpBinding;
 use blackhole::limits::PONGS_PER_READ;
+use blackhole::session::close::CloseReason;
 use blackhole::session::liveness::PING_PAYLOAD;
 use serde_json::Value;
 
@@ -114,7 +115,13 @@ impl Client {
         };
         let head = String::from_utf8(stream[..end].to_vec()).expect("a response head is text");
         if !head.starts_with("HTTP/1.1 101") {
-            let is_known = head.starts_with("HTTP/1.1 503") && around.is_draining;
+            let is_full = self.seen.causes.as_ref().is_some_and(|causes| {
+                causes.contains(&CloseReason::Evicted) || causes.contains(&CloseReason::Http)
+            });
+            let is_known = ["HTTP/1.1 503", "HTTP/1.1 429"]
+                .iter()
+                .any(|one| head.starts_with(one))
+                && (around.is_draining || is_full);
             assert!(is_known, "{head}");
             stream.clear();
             return ControlFlow::Break(());

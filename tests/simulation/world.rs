@@ -21,7 +21,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use crate::client::{Client, Deed};
-use crate::ends::counted_ends;
+use crate::ends::{ENDS, counted_ends};
 use crate::judge::Untold;
 use crate::model::{
     ACCOUNTS, Asked, BINDINGS, PRESENCE, RATE_BURST, RATE_PER_SECOND, TICK, TOKENS, Times,
@@ -82,7 +82,11 @@ pub(crate) struct World {
     pub(crate) tally: Tally,
     pub(crate) untold: Untold,
     /// The counters of ends after the last turn.
-    pub(crate) ends_counted: [(CloseReason, u64); 16],
+    pub(crate) ends_counted: [(CloseReason, u64); ENDS],
+    /// Connections that were refused before they were any client's, since the last turn.
+    pub(crate) turned_away: usize,
+    pub(crate) connections_max: usize,
+    pub(crate) connections_per_ip_max: usize,
 }
 
 impl World {
@@ -94,6 +98,16 @@ impl World {
 
     /// As [`World::new`], with a hand-off that holds so many messages.
     pub(crate) fn with_handoff(handoff_max: usize, seed: u64, tokens: &Path) -> Self {
+        Self::with_places([CONNECTIONS_MAX; 2], handoff_max, seed, tokens)
+    }
+
+    /// As [`World::with_handoff`], with places for so many connections, in all and of one address.
+    pub(crate) fn with_places(
+        [connections_max, connections_per_ip_max]: [usize; 2],
+        handoff_max: usize,
+        seed: u64,
+        tokens: &Path,
+    ) -> Self {
         let mut rng = Rng::with_seed(seed);
         let policy = if rng.bool() {
             SlowConsumerPolicy::Close
@@ -106,8 +120,8 @@ impl World {
             max_outbox_bytes: Some(rng.usize(2_000..20_000)),
             max_outboxes_bytes: Some(if rng.bool() { 30_000 } else { 1 << 30 }),
             max_queued_messages: Some(rng.usize(2..20)),
-            max_connections: Some(CONNECTIONS_MAX),
-            max_connections_per_ip: Some(1000),
+            max_connections: Some(connections_max),
+            max_connections_per_ip: Some(connections_per_ip_max),
             rate_limit_burst: RATE_BURST as u32,
             rate_limit_per_second: RATE_PER_SECOND as u32,
             ..config(&["--auth", &auth])
@@ -147,6 +161,9 @@ impl World {
             tally: Tally::default(),
             untold: Untold::default(),
             ends_counted: counted_ends(&Metrics::default()),
+            turned_away: 0,
+            connections_max,
+            connections_per_ip_max,
         }
     }
 
@@ -236,8 +253,13 @@ impl World {
         let now = self.now();
         self.accepted += 1;
         let socket = Scripted(wire.clone());
-        let id = self.reactor.accept(socket, peer, Door::Clients, now)?;
-        let client = Client::new(id, wire, token, self.clock, self.awake);
+        let Some(id) = self.reactor.accept(socket, peer, Door::Clients, now) else {
+            self.turned_away += 1;
+            let wire = wire.borrow();
+            self.untold.add_turned_away(&wire);
+            return None;
+        };
+        let client = Client::new(id, wire, token, ip, self.clock, self.awake);
         self.clients.push(client);
         self.clients.last_mut()
     }
