@@ -66,9 +66,9 @@ pub const FRAMES_READ_PER_TURN: usize = 256;
 /// The same while events wait in the hand-off: the share of those who speak, so that neither waits for the other.
 pub const FRAMES_READ_BEFORE_EVENTS: usize = 32;
 
-/// Bytes of one read of an open session, unless more than that is missing of a frame: several usual commands, and of the
-/// smallest as many as half a turn takes.
-pub const SESSION_READ_BYTES: usize = 1 << 10;
+/// Bytes of one read of an open session, unless more than that is missing of a frame: one or two usual commands, and of
+/// the smallest as many as a quarter of a turn takes. An event that waits, waits for the commands of one read.
+pub const SESSION_READ_BYTES: usize = 512;
 
 /// Bytes of one read of a connection in its handshake: a usual request, head and all, and some commands behind it.
 pub const HANDSHAKE_READ_BYTES: usize = 4 << 10;

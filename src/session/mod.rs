@@ -1061,7 +1061,7 @@ impl Session {
         if !self.is_open() {
             return Delivered::default();
         }
-        if self.outbox.is_blocked() || self.outbox.dropped() > 0 {
+        if self.outbox.is_blocked() || self.outbox.owes_notice() {
             return self.deliver_late(batch.frames, shared);
         }
         match batch.parcel {
@@ -1100,7 +1100,7 @@ impl Session {
                 }
                 SlowConsumerPolicy::Close | SlowConsumerPolicy::Drop => {}
             }
-            if let Some(notice) = self.take_gap_notice(shared.builder) {
+            while let Some(notice) = self.take_gap_notice(shared.builder) {
                 self.outbox.push(notice, shared.totals);
                 *shared.gap_notices_total += 1;
             }
@@ -1110,8 +1110,11 @@ impl Session {
         delivered
     }
 
-    /// The notice of events that policy `drop` dropped, if there were any.
+    /// A notice of what policy `drop` left out, if there is one still to be told: of an outage, and then of events.
     fn take_gap_notice(&mut self, builder: &mut FrameBuilder) -> Option<Frame> {
+        if let Some(outage) = self.outbox.take_outage() {
+            return Some(outage);
+        }
         match self.outbox.take_dropped() {
             0 => None,
             dropped => Some(command::gap_slow_consumer(builder, dropped)),
@@ -1142,15 +1145,15 @@ impl Session {
     }
 
     /// Tells the session that events may have been lost while the source was away, unless it has no subscription. Where
-    /// policy `drop` has no room for an event, the notice of what was dropped stands for this one too: it counts as one
-    /// more.
+    /// policy `drop` has no room for an event, the latest such notice is kept until there is, so that no number of
+    /// outages makes a queue grow.
     pub fn announce_outage(&mut self, notice: &Frame, id: ConnId, hub: &mut Hub, now: Now) {
         let (frames, _) = self.outbox.blocked();
         let is_dropped = hub.limits.slow_consumer == SlowConsumerPolicy::Drop
             && frames >= hub.limits.queued_messages_max;
         if self.is_open() && !self.subscriptions.is_empty() {
             if is_dropped {
-                return self.outbox.count_dropped();
+                return self.outbox.keep_outage(notice.clone());
             }
             hub.metrics.gap_notices_total += 1;
             self.push(notice.clone(), id, hub, now);
@@ -1161,12 +1164,13 @@ impl Session {
     pub fn after_flush(&mut self, hub: &mut Hub) -> AfterFlush {
         match &mut self.phase {
             Phase::Open { .. } => {
-                if let Some(notice) = self.take_gap_notice(&mut hub.builder) {
+                let mut after = AfterFlush::Idle;
+                while let Some(notice) = self.take_gap_notice(&mut hub.builder) {
                     hub.metrics.gap_notices_total += 1;
                     self.outbox.push(notice, &mut hub.totals);
-                    return AfterFlush::More;
+                    after = AfterFlush::More;
                 }
-                AfterFlush::Idle
+                after
             }
             Phase::Closing {
                 reason,
@@ -1257,7 +1261,7 @@ impl Session {
             Phase::Open { .. } => {
                 self.leave(id, hub);
                 if reason == CloseReason::Drain {
-                    if let Some(notice) = self.take_gap_notice(&mut hub.builder) {
+                    while let Some(notice) = self.take_gap_notice(&mut hub.builder) {
                         hub.metrics.gap_notices_total += 1;
                         self.outbox.push(notice, &mut hub.totals);
                     }

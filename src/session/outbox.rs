@@ -51,6 +51,8 @@ struct Queue {
     state: QueueState,
     /// Events dropped since the last gap notice (policy `drop`).
     dropped: u64,
+    /// The latest notice of an outage that found no room (policy `drop`).
+    outage: Option<Frame>,
 }
 
 /// Whether the socket takes frames, as far as is known.
@@ -236,6 +238,24 @@ impl Outbox {
         dropped.map_or(0, std::mem::take)
     }
 
+    /// Keeps the notice of an outage, to be told before the next event; of several the latest. Only for a blocked outbox.
+    pub fn keep_outage(&mut self, notice: Frame) {
+        if let Some(queue) = self.queue_mut() {
+            queue.outage = Some(notice);
+        }
+    }
+
+    /// The notice of an outage kept since the last call.
+    pub fn take_outage(&mut self) -> Option<Frame> {
+        self.queue_mut()?.outage.take()
+    }
+
+    /// Whether there is something to be told before the next event.
+    #[must_use]
+    pub fn owes_notice(&self) -> bool {
+        self.queue().is_some_and(Queue::owes_notice)
+    }
+
     /// Events dropped and not announced yet.
     #[must_use]
     pub fn dropped(&self) -> u64 {
@@ -250,7 +270,7 @@ impl Outbox {
                 queue.frames.truncate(1);
                 queue.frames.shrink_to_fit();
                 queue.bytes = queue.frames.front().map_or(0, Frame::len) - queue.begun;
-                queue.dropped = 0;
+                (queue.dropped, queue.outage) = (0, None);
             }
             _ => *self = Self::default(),
         }
@@ -328,7 +348,7 @@ impl Outbox {
         // The usual outcome, without a look at each frame.
         if let Ok(written @ 1..) = result
             && written == queue.bytes
-            && queue.dropped == 0
+            && !queue.owes_notice()
         {
             totals.queues_freed += 1;
             *self = Self::default();
@@ -340,10 +360,10 @@ impl Outbox {
         let (written, outcome) = queue.after_write(result, now);
         if outcome == Flushed::Drained {
             totals.queues_freed += 1;
-            if queue.dropped == 0 {
-                *self = Self::default();
-            } else {
+            if queue.owes_notice() {
                 queue.frames = VecDeque::new();
+            } else {
+                *self = Self::default();
             }
         }
         self.join_totals(totals);
@@ -370,6 +390,10 @@ impl Outbox {
 }
 
 impl Queue {
+    fn owes_notice(&self) -> bool {
+        self.dropped > 0 || self.outage.is_some()
+    }
+
     fn push(&mut self, frame: Frame) {
         self.bytes += frame.len();
         self.frames.push_back(frame);

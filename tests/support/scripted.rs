@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -23,7 +24,6 @@ const UNIX_START: u64 = 1_700_000_000;
 
 /// One end of a scripted connection, shared by the socket and the world. Edges are the poll's: raised once for
 /// what arrives, lowered when the loop is told.
-#[derive(Debug)]
 pub struct Wire {
     pub to_server: VecDeque<u8>,
     pub to_client: Vec<u8>,
@@ -34,6 +34,8 @@ pub struct Wire {
     pub client_closed: bool,
     pub end_was_read: bool,
     pub is_reset: bool,
+    /// Nothing of the client's side answers any more, not even its kernel.
+    pub is_unplugged: bool,
     pub server_shut: bool,
     pub edge_readable: bool,
     pub edge_writable: bool,
@@ -42,6 +44,28 @@ pub struct Wire {
     pub was_read: bool,
     /// The client has sent bytes that answer no ping since the world last looked.
     pub was_sent: bool,
+    /// Bytes that the server has read and written, ever.
+    pub read: u64,
+    pub written: u64,
+}
+
+impl fmt::Debug for Wire {
+    /// Without the bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire")
+            .field("to_server", &self.to_server.len())
+            .field("to_client", &self.to_client.len())
+            .field("room", &self.room)
+            .field("grain", &self.grain)
+            .field("client_closed", &self.client_closed)
+            .field("is_reset", &self.is_reset)
+            .field("is_unplugged", &self.is_unplugged)
+            .field("server_shut", &self.server_shut)
+            .field("write_blocked", &self.write_blocked)
+            .field("read", &self.read)
+            .field("written", &self.written)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The server's end.
@@ -63,10 +87,13 @@ impl Socket for Scripted {
             };
         }
         let count = buffer.len().min(wire.to_server.len()).min(wire.grain);
-        for (byte, taken) in buffer.iter_mut().zip(wire.to_server.drain(..count)) {
-            *byte = taken;
-        }
+        let (first, second) = wire.to_server.as_slices();
+        let (begin, rest) = buffer[..count].split_at_mut(count.min(first.len()));
+        begin.copy_from_slice(&first[..begin.len()]);
+        rest.copy_from_slice(&second[..rest.len()]);
+        wire.to_server.drain(..count);
         wire.was_read = true;
+        wire.read += count as u64;
         if !wire.to_server.is_empty() && count < buffer.len() {
             // A short read that leaves bytes: they arrived just after it, which is an edge.
             wire.edge_readable = true;
@@ -94,6 +121,7 @@ impl Socket for Scripted {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         wire.room -= count;
+        wire.written += count as u64;
         wire.to_client.extend_from_slice(&all[..count]);
         Ok(count)
     }
@@ -108,7 +136,8 @@ impl Socket for Scripted {
     }
 
     fn is_peer_answering(&self) -> bool {
-        !self.0.borrow().is_reset
+        let wire = self.0.borrow();
+        !wire.is_reset && !wire.is_unplugged
     }
 }
 
@@ -123,12 +152,15 @@ impl Wire {
             client_closed: false,
             end_was_read: false,
             is_reset: false,
+            is_unplugged: false,
             server_shut: false,
             edge_readable: false,
             edge_writable: false,
             write_blocked: false,
             was_read: false,
             was_sent: false,
+            read: 0,
+            written: 0,
         }))
     }
 
@@ -143,7 +175,11 @@ impl Wire {
         self.edge_readable = true;
     }
 
+    /// The client's side takes so many bytes more, unless it is unplugged.
     pub fn make_room(&mut self, bytes: usize) {
+        if self.is_unplugged {
+            return;
+        }
         self.room = self.room.saturating_add(bytes);
         self.edge_writable |= std::mem::take(&mut self.write_blocked);
     }
