@@ -229,7 +229,7 @@ fn a_client_whose_subscribes_wait_is_read_on_and_its_pings_of_either_kind_are_an
         world.clients[0].ping();
     }
     world.clients[0].websocket_ping(b"are you there".to_vec());
-    for _ in 0..200 {
+    for _ in 0..300 {
         world.turn();
     }
     let client = &world.clients[0];
