@@ -93,9 +93,6 @@ pub const FLUSHES_PER_TURN: usize = 250;
 /// Sessions on the flush list that make it worth a look, after a fan-out, whether more events of the burst are to come.
 pub const YIELD_FLUSHES_MIN: usize = 64;
 
-/// Of these, for sessions that have just spoken: they go before a fan-out, and a flood of them does not stop it.
-pub const SPOKE_FLUSHES_PER_TURN: usize = FLUSHES_PER_TURN / 2;
-
 /// Sessions of one flush that are worth one system call for all through io_uring; fewer are written to one by one.
 pub const RING_WRITES_MIN: usize = 4;
 

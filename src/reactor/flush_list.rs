@@ -1,5 +1,6 @@
-//! Sessions with frames that their sockets may take, in the order in which they got the first of them; before them those
-//! who have just spoken, so that an answer waits for no fan-out.
+//! Sessions with frames that their sockets may take, in the order in which they got the first of them. Those who have
+//! just spoken have a list of their own, and the two take turns: no answer waits for a fan-out, and no event waits for
+//! the answers to a flood.
 //!
 //! The *window* is what was fanned out since the oldest event that somebody on the list may still have frames of. It is
 //! bounded, which bounds what frames the unflushed hold; and it is all that may hold further events back. A session

@@ -898,12 +898,11 @@ impl<S: Socket> Reactor<S> {
 
     // Step 5: flush.
 
+    /// Those who have just spoken and those to whom events go take turns.
     fn flush_some(&mut self, now: Now) {
         let mut listed = Vec::with_capacity(self.flush.len().min(limits::FLUSHES_PER_TURN));
         while listed.len() < limits::FLUSHES_PER_TURN
-            && let Some((id, hold)) = self
-                .flush
-                .pop(listed.len() < limits::SPOKE_FLUSHES_PER_TURN)
+            && let Some((id, hold)) = self.flush.pop(listed.len().is_multiple_of(2))
         {
             match self.connections.get_mut(id) {
                 Some(connection) => {

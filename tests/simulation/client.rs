@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use blackhole::limits::PONGS_PER_READ;
 use blackhole::session::close::CloseReason;
 use blackhole::session::id::ConnId;
 use serde_json::{Value, json};
@@ -76,6 +77,8 @@ pub(crate) struct Client {
     /// It has read a reply that only an authenticated session gets.
     pub(crate) is_known: bool,
     pub(crate) pings: VecDeque<Vec<u8>>,
+    /// So many pings were on their way at once that some may be passed over, and they are not all answered yet.
+    pub(crate) is_ping_flood: bool,
     pub(crate) last_pong: Option<Vec<u8>>,
     /// Number of the latest command `ping` that was answered with success.
     pub(crate) last_pong_number: u64,
@@ -138,6 +141,7 @@ impl Client {
             refused_in_a_row: 0,
             is_known: false,
             pings: VecDeque::new(),
+            is_ping_flood: false,
             last_pong: None,
             last_pong_number: 0,
             live: HashSet::new(),
@@ -249,6 +253,7 @@ impl Client {
     pub(crate) fn websocket_ping(&mut self, payload: Vec<u8>) {
         self.wire.borrow_mut().send(&client_frame(0x89, &payload));
         self.pings.push_back(payload);
+        self.is_ping_flood |= self.pings.len() > PONGS_PER_READ;
     }
 
     /// Does what may end the session: from here on no event is owed to it.

@@ -339,7 +339,7 @@ fn subscribes_that_nobody_confirms_fail_together_and_pings_between_them_are_answ
         world.clients[0].subscribe((0, binding));
         world.clients[0].ping();
     }
-    (0..2).for_each(|_| world.turn());
+    (0..6).for_each(|_| world.turn());
     assert_eq!(world.clients[0].asked.len(), BINDINGS.len());
     world.pass(Duration::from_secs(10));
     assert_eq!(world.tally.unavailable, BINDINGS.len() as u64);
