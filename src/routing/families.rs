@@ -331,6 +331,13 @@ impl Families {
         self.append_bindings(resolved, months.iter(), true, out);
     }
 
+    /// The most AMQP bindings that one subscription can have, the months of an overlap included. Linear in the rules.
+    #[must_use]
+    pub fn amqp_binding_count_max(&self) -> usize {
+        let most = self.rules.iter().map(|rule| rule.amqp_key_count_max(2));
+        most.max().unwrap_or(0)
+    }
+
     /// How many AMQP bindings a subscription has, or more when some are equal; renders none.
     #[must_use]
     pub fn amqp_binding_count(&self, resolved: &Resolved<'_>, months: ActiveMonths) -> usize {

@@ -11,7 +11,8 @@ use crate::auth::Identity;
 use crate::config::Config;
 use crate::protocol::command::CommandError;
 use crate::routing::account::{AccountId, Scope};
-use crate::routing::families::Resolved;
+use crate::routing::broker_bindings::BrokerBindings;
+use crate::routing::families::{Families, Resolved};
 
 use super::hub::Hub;
 
@@ -24,18 +25,37 @@ pub struct BindingQuota {
     pub account_max: usize,
     /// `max_bindings`.
     pub process_max: usize,
+    /// The most that one subscription can have.
+    of_one_max: usize,
 }
 
 impl BindingQuota {
     /// What `config` says.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, families: &Families) -> Self {
         let unlimited = |bound: Option<usize>| bound.unwrap_or(usize::MAX);
         Self {
             session_max: unlimited(config.max_bindings_per_session),
             account_max: unlimited(config.max_bindings_per_account),
             process_max: unlimited(config.max_bindings),
+            of_one_max: families.amqp_binding_count_max(),
         }
+    }
+
+    /// Whether no bound can be met by `asks` client bindings more of a session that has so many subscriptions, those that
+    /// it waits for included: the usual case, told without a look at any of them.
+    pub(super) fn is_far(
+        &self,
+        has: usize,
+        asks: usize,
+        account: Option<AccountId>,
+        broker: &BrokerBindings,
+    ) -> bool {
+        let most = |count: usize| count.saturating_mul(self.of_one_max);
+        let of_account = account.map_or(0, |account| broker.load(account));
+        most(has + asks) <= self.session_max
+            && of_account.saturating_add(most(asks)) <= self.account_max
+            && broker.counts().wanted.saturating_add(most(asks)) <= self.process_max
     }
 
     /// Whether a session that has `live`, and waits for `waiting` with so many leases, may have `wanted` for `account`

@@ -457,14 +457,19 @@ impl Session {
         now: Now,
     ) -> Result<Outcome, Refusals> {
         let quota = hub.limits.bindings;
+        let waits_for = self.replies().map_or(0, |replies| replies.wanted());
+        let has = hub.index.len(&self.subscriptions) + waits_for;
+        let is_far = quota.is_far(has, wanted.bindings.len(), wanted.account, &hub.broker);
         let live = || hub.index.subscriptions(&self.subscriptions);
         let waiting = || {
             let waiting = self.replies().into_iter().flat_map(|all| all.waiting());
             waiting.flat_map(|(_, one)| one.wanted.resolved(&hub.families))
         };
         let leases = self.replies().map_or(0, |replies| replies.leases());
-        let new = wanted.resolved(&hub.families);
-        quota.check(live, (leases, waiting), new, wanted.account, hub)?;
+        if !is_far {
+            let new = wanted.resolved(&hub.families);
+            quota.check(live, (leases, waiting), new, wanted.account, hub)?;
+        }
         let due = hub.deadlines.command.due(now.clock);
         let request_id = request_id.map(Box::from);
         let mut waiting = Waiting {

@@ -82,9 +82,9 @@ pub struct SessionLimits {
 }
 
 impl SessionLimits {
-    /// What `config` says.
+    /// What `config` says of these families.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, families: &Families) -> Self {
         let unlimited = |bound: Option<usize>| bound.unwrap_or(usize::MAX);
         Self {
             codec: CodecLimits {
@@ -92,7 +92,7 @@ impl SessionLimits {
             },
             metadata_bytes_max: unlimited(config.max_metadata_bytes),
             subscriptions_max: unlimited(config.max_subscriptions),
-            bindings: BindingQuota::new(config),
+            bindings: BindingQuota::new(config, families),
             slow_consumer: config.slow_consumer,
             queued_messages_max: unlimited(config.max_queued_messages),
             outbox_bytes_max: unlimited(config.max_outbox_bytes),
@@ -217,7 +217,7 @@ impl Hub {
         seed: u64,
     ) -> Self {
         Self {
-            limits: SessionLimits::new(config),
+            limits: SessionLimits::new(config, &families),
             on_message: Session::on_command,
             authenticator,
             families,

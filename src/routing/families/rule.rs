@@ -256,6 +256,13 @@ impl Rule {
         }
     }
 
+    /// The most that [`Rule::amqp_key_count`] returns for any words, in so many months.
+    pub(crate) fn amqp_key_count_max(&self, months: usize) -> usize {
+        let lists = self.variables.iter().filter_map(|one| one.words.as_ref());
+        let of_form: usize = lists.map(|list| list.words.len().max(1)).product();
+        self.forms.len() * of_form * months
+    }
+
     /// How many AMQP binding keys a subscription with these words has in so many months, equal ones included.
     pub(crate) fn amqp_key_count(
         &self,
