@@ -104,15 +104,20 @@ impl World {
             };
             let ready: Vec<Ready> = self.clients.iter().filter_map(ready).collect();
             self.reactor.turn(&ready, now(self.clock));
-            if ready.is_empty() && self.reactor.patience(now(self.clock)) > Duration::ZERO {
-                return self.look();
+            let is_at_rest = self.reactor.patience(now(self.clock)) > Duration::ZERO;
+            // A source that takes commands is given those that were kept behind them.
+            if ready.is_empty() && is_at_rest && !self.look() {
+                return;
             }
         }
         panic!("does not come to rest");
     }
 
-    fn look(&mut self) {
+    /// Whether the source was told anything.
+    fn look(&mut self) -> bool {
+        let mut was_told = false;
         for command in self.source.commands.try_iter().flatten() {
+            was_told = true;
             match command {
                 ToSource::Bind {
                     binding, ticket, ..
@@ -141,6 +146,7 @@ impl World {
                 }
             }
         }
+        was_told
     }
 
     fn wait(&mut self, time: Duration) {
