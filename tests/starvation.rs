@@ -129,8 +129,12 @@ impl Stage {
     }
 
     fn subscribed(&mut self, account: &str) -> One {
+        self.subscribed_by(&subscribe(ANY_TOKEN, account, "call.CHANNEL_CREATE.*"))
+    }
+
+    /// A session whose subscribe the source has confirmed.
+    fn subscribed_by(&mut self, command: &Value) -> One {
         let one = self.session();
-        let command = subscribe(ANY_TOKEN, account, "call.CHANNEL_CREATE.*");
         one.send(&client_text(&command.to_string()));
         self.turn(&[&one]);
         let asked = self.asked();
@@ -263,18 +267,9 @@ fn an_event_that_is_large_for_many_is_made_a_slice_at_a_time_and_reaches_each_on
     let mut stage = Stage::new(100);
     let mut all: Vec<One> = Vec::new();
     for number in 0..4 * PER_SLICE {
-        let one = stage.session();
         let mut command = subscribe(ANY_TOKEN, ACCOUNT, "call.CHANNEL_CREATE.*");
         command["request_id"] = json!(format!("r{number}"));
-        one.send(&client_text(&command.to_string()));
-        stage.turn(&[&one]);
-        let asked = stage.asked();
-        if !asked.is_empty() {
-            stage.source.send(FromSource::Bound(asked)).unwrap();
-            stage.turn(&[]);
-        }
-        assert_eq!(one.texts()[0]["status"], "success");
-        all.push(one);
+        all.push(stage.subscribed_by(&command));
     }
     let body =
         json!({"Event-Name": "CHANNEL_CREATE", "Account-ID": ACCOUNT, "Padding": "x".repeat(BODY)});
