@@ -11,8 +11,8 @@
 //! where the commands of one binding cancel out (`commands`). The gauge `handoff_commands` shows both.
 //!
 //! Invariants: the waker's pending flag is cleared *before* the channel is drained, so a message sent after the
-//! drain always wakes the loop, and a burst costs one wake; the end of a source wakes it too. One thread of a source at a time hands over events, so
-//! [`HANDOFF_BYTES_MAX`] is passed by less than one event, and no wait for room is missed.
+//! drain always wakes the loop, and a burst costs one wake; the end of a source wakes it too. One thread of a source at a
+//! time hands over events, so [`HANDOFF_BYTES_MAX`] is passed by less than one event, and no wait for room is missed.
 
 mod commands;
 mod wake;

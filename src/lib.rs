@@ -17,7 +17,7 @@
 //! | [`reactor`] | shell | the one thread that polls; the only place that touches client sockets |
 //! | [`amqp`] | shell | the other thread; the only place that names the AMQP client |
 //! | [`source`] | shell | the embedded event sources, for trying and loading without a broker |
-//! | [`handoff`] | shared | all that the two threads share: one bounded channel each way and a waker |
+//! | [`handoff`] | shared | all that the two threads share: two bounded channels towards the loop, a list of commands back, a waker |
 //! | [`config`], [`logging`], [`metrics`], [`limits`], [`sys`] | | options, log, counters, fixed bounds, the system calls that need `unsafe` |
 //!
 //! Invariants, above all of absence: no lock in the loop; no thread per connection; no read buffer per

@@ -147,7 +147,13 @@ impl Stage {
     }
 
     fn publish(&self, account: &str, number: u64) -> bool {
-        let body = json!({"Event-Name": "CHANNEL_CREATE", "Account-ID": account, "Number": number});
+        self.publish_body(
+            &json!({"Event-Name": "CHANNEL_CREATE", "Account-ID": account, "Number": number}),
+        )
+    }
+
+    /// Whether the hand-off had room for an event of this body.
+    fn publish_body(&self, body: &Value) -> bool {
         let event = Event::decode(
             "callevt".into(),
             "call.CHANNEL_CREATE.x".into(),
@@ -273,14 +279,7 @@ fn an_event_that_is_large_for_many_is_made_a_slice_at_a_time_and_reaches_each_on
     }
     let body =
         json!({"Event-Name": "CHANNEL_CREATE", "Account-ID": ACCOUNT, "Padding": "x".repeat(BODY)});
-    let event = Event::decode(
-        "callevt".into(),
-        "call.CHANNEL_CREATE.x".into(),
-        body.to_string().into_bytes(),
-        None,
-    );
-    let event = FromSource::Event(Box::new(event.unwrap()));
-    stage.source.send(event).unwrap();
+    assert!(stage.publish_body(&body));
     assert!(stage.publish(ACCOUNT, 7), "what comes next");
     stage.turn(&[]);
     let mut got = large_frames(&all);

@@ -115,8 +115,8 @@ pub struct AmqpThread {
 }
 
 impl AmqpThread {
-    /// Ends the thread, which should have been told [`ToSource::Stop`] already: gives it half of `patience` to say
-    /// goodbye to the broker, then cuts its socket. Blocks for `patience` at most.
+    /// Ends the thread, which should have been told [`Stop`](crate::handoff::ToSource::Stop) already: gives it half of
+    /// `patience` to say goodbye to the broker, then cuts its socket. Blocks for `patience` at most.
     pub fn stop(self, patience: Duration) {
         self.abort.stop();
         let ended = |wait| {
@@ -138,8 +138,8 @@ impl AmqpThread {
     }
 }
 
-/// Starts the thread "amqp". It connects by itself, reconnects for ever, and ends on [`ToSource::Stop`] or when the
-/// loop is gone.
+/// Starts the thread "amqp". It connects by itself, reconnects for ever, and ends on
+/// [`Stop`](crate::handoff::ToSource::Stop) or when the loop is gone.
 ///
 /// # Errors
 /// `InvalidInput` when there is no URL or one is refused by [`validate_url`]; else what the system says when it

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use blackhole::reactor::Ready;
 use fastrand::Rng;
 use serde_json::{Value, json};
 
@@ -60,17 +59,7 @@ fn sessions_come_and_go_with_their_tokens(seed: u64) {
             }
         }
         for tenth in 0..10 {
-            let ready: Vec<Ready> = world
-                .clients
-                .iter()
-                .filter(|client| std::mem::take(&mut client.wire.borrow_mut().edge_readable))
-                .map(|client| Ready {
-                    id: client.id,
-                    readable: true,
-                    writable: true,
-                    read_closed: false,
-                })
-                .collect();
+            let ready = world.readable();
             let now = world.now();
             world.reactor.turn(&ready, now);
             if tenth == 4 && rng.u32(0..4) == 0 {

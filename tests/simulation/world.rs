@@ -468,18 +468,22 @@ impl World {
     /// A turn of which no model is kept.
     pub(crate) fn turn_without_judge(&mut self) {
         self.hand_over();
-        let ready: Vec<Ready> = self
-            .clients
-            .iter()
-            .filter(|client| std::mem::take(&mut client.wire.borrow_mut().edge_readable))
-            .map(|client| Ready {
-                id: client.id,
-                readable: true,
-                writable: true,
-                read_closed: false,
-            })
-            .collect();
+        let ready = self.readable();
         self.reactor.turn(&ready, self.now());
+    }
+
+    /// Those of whom something came that the loop was not told of; it counts as told.
+    pub(crate) fn readable(&self) -> Vec<Ready> {
+        let clients = self.clients.iter();
+        let readable =
+            clients.filter(|client| std::mem::take(&mut client.wire.borrow_mut().edge_readable));
+        let ready = readable.map(|client| Ready {
+            id: client.id,
+            readable: true,
+            writable: true,
+            read_closed: false,
+        });
+        ready.collect()
     }
 
     /// Hands over what the source has to say, as far as there is room.
