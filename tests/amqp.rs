@@ -97,6 +97,17 @@ impl Loop {
         self.end.as_mut().unwrap().tell(commands);
     }
 
+    /// Waits until the source has taken all that it was told, as a loop that goes on turning would.
+    fn all_taken(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.end().commands_waiting() > 0 {
+            assert!(Instant::now() < deadline, "commands were never taken");
+            self.end().clear_wake();
+            self.tell(Vec::new());
+            let _ = self.woken.recv_timeout(Duration::from_millis(20));
+        }
+    }
+
     /// The first message that `wanted` takes; those before it are dropped, but they are shown when it never comes.
     fn wait<T>(&mut self, what: &str, mut wanted: impl FnMut(&FromSource) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
@@ -679,6 +690,7 @@ fn rail_8_after_a_crash_everything_is_bound_again_without_being_asked() {
     bridge.down();
     let asked_meanwhile = bridge.bind(&exchange, "meanwhile");
     bridge.unbind(&bindings[0]);
+    bridge.all_taken();
     broker.restart();
     bridge.up();
     assert_eq!(bridge.count(|counters| &counters.bindings_in_force), 50);

@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::{fs, io, process};
+use std::time::{Duration, Instant};
+use std::{fs, io, process, thread};
+
+/// Longest wait for a frozen broker's threads to stop.
+const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// A running broker in a directory of its own, on ports that the script found free; stopped and removed on drop, also
 /// when its test panics.
@@ -89,9 +93,25 @@ impl Broker {
         self.run(&["stop-node"]);
     }
 
-    /// Freezes it: its sockets stay open and say nothing.
+    /// Freezes it: its sockets stay open and say nothing. Returns when every thread of it has stopped.
     pub fn pause(&self) {
         self.run(&["pause"]);
+        let deadline = Instant::now() + STOP_MAX;
+        while !self.is_frozen() {
+            assert!(Instant::now() < deadline, "a stopped broker goes on");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a broker runs");
+        // A thread that has ended meanwhile has no state any more.
+        threads.flatten().all(|thread| {
+            fs::read_to_string(thread.path().join("stat")).map_or(true, |stat| {
+                stat.rsplit_once(") ")
+                    .is_some_and(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X']))
+            })
+        })
     }
 
     pub fn resume(&self) {
