@@ -25,10 +25,12 @@
 //! the sessions that it matched have taken it; isolation between accounts is part of the key that is looked up,
 //! never a test after the match.
 
+pub mod account;
 pub mod amqp;
 pub mod auth;
 pub mod config;
 pub mod handoff;
+mod json;
 pub mod limits;
 pub mod logging;
 pub mod metrics;

@@ -159,9 +159,11 @@ pub const SURPLUS_MAX: usize = 16;
 /// whoever knocks; beyond these one is closed without a word.
 pub const ADMIN_BEYOND_FULL_MAX: usize = 8;
 
-const _: () = assert!(
-    (REFUSALS_MAX + ADMIN_BEYOND_FULL_MAX) as u64 <= crate::config::DESCRIPTORS_RESERVED / 2
-);
+/// Descriptors that are not for sessions: the listeners, admin connections, the broker, files, and the headroom
+/// in which a connection beyond the limit can still be accepted and told so.
+pub const DESCRIPTORS_RESERVED: u64 = 64;
+
+const _: () = assert!((REFUSALS_MAX + ADMIN_BEYOND_FULL_MAX) as u64 <= DESCRIPTORS_RESERVED / 2);
 
 /// How long a peer may take to read an HTTP response and close its side.
 pub const LINGER: Duration = Duration::from_secs(1);

@@ -10,8 +10,9 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use blackhole::handoff::{Asked, FromSource, ToSource};
-use blackhole::routing::account::AccountId;
+use blackhole::account::AccountId;
+use blackhole::handoff::{FromSource, ToSource};
+use blackhole::routing::amqp_binding::Asked;
 use blackhole::session::Door;
 use blackhole::session::id::Peer;
 use serde_json::json;

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blackhole::config::{
-    AuthConfig, CODE_REFUSED, Config, DESCRIPTORS_RESERVED, Exit, ProxyProtocol,
-    SlowConsumerPolicy, SourceConfig, Startup, Stream, Style, from_args, keys, reread,
+    AuthConfig, CODE_REFUSED, Config, Exit, ProxyProtocol, SlowConsumerPolicy, SourceConfig,
+    Startup, Stream, Style, from_args, keys, reread,
 };
+use blackhole::limits::DESCRIPTORS_RESERVED;
 use serde_json::{Value, json};
 
 fn args(line: &[&str]) -> impl Iterator<Item = OsString> {

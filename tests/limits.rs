@@ -16,15 +16,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use blackhole::account::AccountId;
 use blackhole::config::Config;
-use blackhole::handoff::{Asked, FromSource, SourceEnd, ToSource};
+use blackhole::handoff::{FromSource, SourceEnd, ToSource};
 use blackhole::limits::{
     ADMIN_BEYOND_FULL_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES,
     REFUSALS_MAX, SURPLUS_MAX,
 };
 use blackhole::protocol::handshake::HEAD_BYTES_MAX;
 use blackhole::reactor::{Reactor, Ready};
-use blackhole::routing::account::AccountId;
+use blackhole::routing::amqp_binding::Asked;
 use blackhole::routing::broker_bindings::BindingCounts;
 use blackhole::routing::index::IndexCounts;
 use blackhole::session::Door;

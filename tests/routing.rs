@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use blackhole::account::{AccountId, Scope};
 use blackhole::config::Style;
-use blackhole::handoff::{AmqpBinding, Asked, Ticket};
 use blackhole::protocol::event::EventHead;
-use blackhole::routing::account::{AccountId, Scope};
+use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::broker_bindings::{Ask, BindingCounts, BrokerBindings};
 use blackhole::routing::families::{Families, FamilyOptions, Resolved, Rights};
 use blackhole::routing::index::{Subscribed, SubscriptionIndex, SubscriptionList};

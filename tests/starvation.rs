@@ -13,13 +13,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use blackhole::config::Config;
-use blackhole::handoff::{Asked, FromSource, SourceEnd, ToSource};
+use blackhole::handoff::{FromSource, SourceEnd, ToSource};
 use blackhole::limits::{
     EVENT_SLICE_BYTES, FRAMES_READ_BEFORE_EVENTS, FRAMES_READ_PER_TURN, MERGED_EVENTS_MAX,
     SESSION_READ_BYTES,
 };
 use blackhole::protocol::event::Event;
 use blackhole::reactor::{Reactor, Ready};
+use blackhole::routing::amqp_binding::Asked;
 use blackhole::session::Door;
 use blackhole::session::id::{ConnId, Peer};
 use serde_json::{Value, json};

@@ -6,9 +6,9 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use blackhole::account::{AccountId, Scope};
 use blackhole::config::Style;
 use blackhole::protocol::event::EventHead;
-use blackhole::routing::account::{AccountId, Scope};
 use blackhole::routing::families::{Families, FamilyOptions, Rights};
 use blackhole::routing::index::{SubscriptionIndex, SubscriptionList};
 use blackhole::routing::month::ActiveMonths;

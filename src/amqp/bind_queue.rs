@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::bindings::give_back_room;
-use crate::handoff::AmqpBinding;
 use crate::routing::account_load::AccountTag;
+use crate::routing::amqp_binding::AmqpBinding;
 
 /// Where a binding stands in its account's queue: lower numbers came earlier.
 pub(super) type Place = u64;

@@ -24,8 +24,8 @@ use std::time::Instant;
 
 use super::bind_queue::{self, BindQueue};
 use super::lingering::{self, Lingering};
-use crate::handoff::{AmqpBinding, Asked, Ticket};
 use crate::routing::account_load::AccountTag;
+use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 
 /// Longest exchange name and binding key: the client library cuts a longer length short, and the broker then
 /// closes the whole connection (AMQP rail 2).

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::bindings::give_back_room;
-use crate::handoff::AmqpBinding;
 use crate::routing::account_load::AccountTag;
+use crate::routing::amqp_binding::AmqpBinding;
 
 /// How long a binding that is no longer wanted is kept.
 pub(super) const LINGER: Duration = Duration::from_secs(3);

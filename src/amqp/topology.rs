@@ -18,7 +18,7 @@ use amiquip::{
 use super::counters::{AmqpCounters, increment};
 use super::watchdog::Watchdog;
 use super::worker::{Answer, BINDS_MAX, Broker};
-use crate::handoff::AmqpBinding;
+use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::families::{Exchange, ExchangeKind};
 
 /// Channels that a batch of unbinds is spread over. The client waits for the answer of each unbind, so one channel spends

@@ -17,8 +17,9 @@ use super::counters::{AmqpCounters, add, increment, set};
 use super::log_gate::LogGate;
 use super::url::bounded;
 use super::watchdog::Watchdog;
-use crate::handoff::{AmqpBinding, Commands, FromSource, SourceEnd, Ticket, ToSource};
+use crate::handoff::{Commands, FromSource, SourceEnd, ToSource};
 use crate::routing::account_load::AccountTag;
+use crate::routing::amqp_binding::{AmqpBinding, Ticket};
 
 /// How often refused exchanges and bindings are tried again (AMQP rail 8).
 const RETRY_REFUSED: Duration = Duration::from_secs(5);
@@ -405,9 +406,10 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::AccountId;
     use crate::amqp::lingering::LINGER;
-    use crate::handoff::{Asked, LoopEnd, LoopWaker, handoff};
-    use crate::routing::account::AccountId;
+    use crate::handoff::{LoopEnd, LoopWaker, handoff};
+    use crate::routing::amqp_binding::Asked;
     use crate::routing::broker_bindings::{Ask, BrokerBindings};
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 
+use crate::account::{AccountId, Scope};
 use crate::config::REALM_PLACEHOLDER;
-use crate::routing::account::{AccountId, Scope};
 
 /// The SIP realms of accounts; one table, shared by all identities of one token file.
 pub(super) type Realms = HashMap<AccountId, Arc<str>>;

@@ -166,7 +166,7 @@ impl Authenticator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::account::AccountId;
+    use crate::account::AccountId;
 
     #[test]
     fn insecure_takes_any_token_for_any_account_with_the_templates_realm() {

@@ -15,8 +15,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::identity::{Identity, Realms};
-use crate::config::json::{self, Members};
-use crate::routing::account::AccountId;
+use crate::account::AccountId;
+use crate::json::{self, Members};
 
 const KEYS: &str = "account_id, descendants, realm, superduper_admin, expires";
 const ACCOUNT_ID: &str = "32 hex characters";

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::json::{self, Members};
 use super::options::Options;
 use super::{ConfigError, cli};
+use crate::json::{self, Members};
 
 /// Reads `file`; keys that it does not hold have their defaults.
 ///

@@ -15,7 +15,6 @@
 mod cli;
 mod exit;
 mod file;
-pub(crate) mod json;
 mod options;
 mod origin;
 mod values;
@@ -34,14 +33,11 @@ pub use exit::{CODE_REFUSED, Exit, Stream};
 use cidr::IpCidr;
 
 use crate::auth::{AuthError, Authenticator};
+use crate::limits::DESCRIPTORS_RESERVED;
 use crate::routing::families::{Families, FamilyOptions, FamilySpec};
 use cli::{CommandLine, NoCommandLine};
 use options::Options;
 use values::{AuthName, Limit, Network, Object, Setting, SourceName, Word};
-
-/// Descriptors that are not for sessions: the listeners, admin connections, the broker, files, and the headroom
-/// in which a connection beyond the limit can still be accepted and told so.
-pub const DESCRIPTORS_RESERVED: u64 = 64;
 
 /// Stands for an account's 32 hex characters in `insecure_realm`.
 pub const REALM_PLACEHOLDER: &str = "{account_id}";

@@ -20,8 +20,9 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::{AmqpBinding, LoopWaker, Ticket, ToSource};
+use super::{LoopWaker, ToSource};
 use crate::routing::account_load::AccountTag;
+use crate::routing::amqp_binding::{AmqpBinding, Ticket};
 
 const TAKEN: u8 = 0;
 const ON_ITS_WAY: u8 = 1;

@@ -13,9 +13,9 @@ use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::account::AccountId;
 use crate::config::Style;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
-use crate::routing::account::AccountId;
 
 /// A decoded delivery (PROTOCOL 1): what the loop matches and encodes.
 #[derive(Debug)]

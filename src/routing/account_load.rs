@@ -12,7 +12,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use super::account::AccountId;
+use crate::account::AccountId;
 
 /// Rows of counters.
 const ROWS: usize = 3;

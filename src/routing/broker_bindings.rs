@@ -23,12 +23,12 @@ use std::sync::Arc;
 use arcstr::ArcStr;
 use hashbrown::HashTable;
 
-use super::account::AccountId;
 use super::account_load::{AccountLoads, AccountTag};
 use super::arena::{Arena, Place};
 use super::shrink_table;
 use super::waiters::{WaitId, Waiters};
-use crate::handoff::{AmqpBinding, Asked, Ticket};
+use crate::account::AccountId;
+use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 
 /// Room for bindings waited for that is kept when none is.
 const KEPT_WAITING: usize = 64;

@@ -27,10 +27,10 @@ use arcstr::ArcStr;
 use rule::{WordError, check_words};
 use spec::{family_error, platform_families};
 
-use super::account::Scope;
 use super::month::{ActiveMonths, FollowedMonths, Month};
 use super::words::{WILDCARD, WILDCARD_REST};
-use crate::handoff::AmqpBinding;
+use crate::account::Scope;
+use crate::routing::amqp_binding::AmqpBinding;
 
 /// Longest AMQP binding key and exchange name, in bytes: the protocol's length byte (AMQP rail 2). A client
 /// binding that needs a longer key is an invalid format.

@@ -25,13 +25,13 @@ use std::sync::Arc;
 use arcstr::ArcStr;
 use hashbrown::HashTable;
 
-use super::account::{AccountId, Scope};
 use super::arena::{Arena, NONE, Place};
 use super::families::{Families, FormedEvent, Qualification, Qualifier, Resolved, Rule, RuleId};
 use super::interner::Interner;
 use super::month::ActiveMonths;
 use super::words::{self, WORDS_MAX};
 use super::{shrink_table, spread};
+use crate::account::{AccountId, Scope};
 use crate::config::Style;
 use crate::protocol::event::EventHead;
 

@@ -2,8 +2,8 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`account`] | account ids and what a subscription's account may be |
 //! | [`account_load`] | how many AMQP bindings each account has |
+//! | [`amqp_binding`] | one binding of the process's own queue |
 //! | [`words`] | escaping and splitting the words of keys |
 //! | [`month`] | the months whose databases a subscription follows |
 //! | [`families`] | the one table of binding families, and what a client binding means under it |
@@ -12,8 +12,8 @@
 //! | [`waiters`] | who waits until a binding is in force |
 //! | `arena`, `interner` | the dense storage under the last three |
 
-pub mod account;
 pub mod account_load;
+pub mod amqp_binding;
 mod arena;
 pub mod broker_bindings;
 pub mod families;

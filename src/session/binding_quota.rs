@@ -7,10 +7,10 @@
 
 use std::collections::HashSet;
 
+use crate::account::{AccountId, Scope};
 use crate::auth::Identity;
 use crate::config::Config;
 use crate::protocol::command::CommandError;
-use crate::routing::account::{AccountId, Scope};
 use crate::routing::broker_bindings::BrokerBindings;
 use crate::routing::families::{Families, Resolved};
 

@@ -13,15 +13,15 @@ use std::time::Duration;
 
 use arcstr::ArcStr;
 
+use crate::account::{AccountId, Scope};
 use crate::auth::{Identity, Verdict};
-use crate::handoff::AmqpBinding;
 use crate::limits::HELD_TOTAL_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::protocol::command::{
     self, Action, Command, CommandError, CommandLimits, EndReason, Label, Unsubscribe,
 };
 use crate::protocol::frame::{Frame, FrameBuilder};
-use crate::routing::account::{AccountId, Scope};
+use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::broker_bindings::BindingId;
 use crate::routing::families::{BindingError, Families, Resolved, Rights};
 use crate::routing::month::ActiveMonths;

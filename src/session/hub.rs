@@ -9,16 +9,17 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::account::AccountId;
 use crate::auth::Authenticator;
 use crate::config::{Config, SlowConsumerPolicy, Style};
-use crate::handoff::{AmqpBinding, ToSource};
+use crate::handoff::ToSource;
 use crate::limits::{LINGER, PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES};
 use crate::metrics::Metrics;
 use crate::protocol::codec::CodecLimits;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::protocol::handshake::Refusal;
 use crate::protocol::proxy::Proxies;
-use crate::routing::account::AccountId;
+use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::broker_bindings::{Acquired, Ask, BrokerBindings};
 use crate::routing::families::Families;
 use crate::routing::index::SubscriptionIndex;

@@ -12,9 +12,9 @@ use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 
+use crate::account::AccountId;
 use crate::limits::{LABELS_BYTES_MAX, LABELS_OF_ACCOUNT_BYTES_MAX};
 use crate::protocol::command;
-use crate::routing::account::AccountId;
 
 /// What one session is called.
 #[derive(Debug, Default)]

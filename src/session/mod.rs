@@ -54,7 +54,6 @@ use serde_json::value::RawValue;
 
 use crate::auth::{Identity, Verdict};
 use crate::config::{SlowConsumerPolicy, Style};
-use crate::handoff::AmqpBinding;
 use crate::limits::{
     HANDSHAKE_READ_BYTES, PONGS_PER_READ, SESSION_READ_BYTES, SURPLUS_MAX, UNREAD_BEHIND_FRAMES,
 };
@@ -65,6 +64,7 @@ use crate::protocol::forwarded;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::protocol::handshake::{self, Parsed, PlainRequest, Refusal, Refused, Request, Upgrade};
 use crate::protocol::proxy::{self, Preamble};
+use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::index::SubscriptionList;
 
 use self::bucket::Bucket;

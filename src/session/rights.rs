@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
+use crate::account::Scope;
 use crate::auth::{Identity, Verdict};
 use crate::protocol::command::{self, EndReason};
-use crate::routing::account::Scope;
 use crate::routing::families::Rights;
 use crate::routing::index::{Revised, Revision};
 

@@ -21,9 +21,9 @@
 
 use std::time::Duration;
 
-use crate::handoff::AmqpBinding;
+use crate::account::AccountId;
 use crate::limits;
-use crate::routing::account::AccountId;
+use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::families::{Families, Resolved};
 use crate::routing::month::{ActiveMonths, FollowedMonths, Month};
 

@@ -24,7 +24,8 @@ use std::time::Instant;
 use crossbeam_channel::{RecvTimeoutError, TryRecvError};
 
 use crate::config::SourceConfig;
-use crate::handoff::{Asked, Commands, FromSource, LoopGone, SourceEnd, ToSource};
+use crate::handoff::{Commands, FromSource, LoopGone, SourceEnd, ToSource};
+use crate::routing::amqp_binding::Asked;
 
 /// Why an embedded source cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -167,11 +168,10 @@ mod testing {
 
     use super::spawn;
     use crate::config::SourceConfig;
-    use crate::handoff::{
-        AmqpBinding, Asked, FromSource, LoopEnd, LoopWaker, Ticket, ToSource, handoff_bounded,
-    };
+    use crate::handoff::{FromSource, LoopEnd, LoopWaker, ToSource, handoff_bounded};
     use crate::protocol::event::Event;
     use crate::routing::account_load::AccountTag;
+    use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 
     /// Longest wait of a test for something that is to happen.
     const PATIENCE: Duration = Duration::from_secs(20);

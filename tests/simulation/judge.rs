@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use blackhole::config::SlowConsumerPolicy;
-use blackhole::handoff::AmqpBinding;
 use blackhole::reactor::connections::Listed;
+use blackhole::routing::amqp_binding::AmqpBinding;
 use blackhole::routing::broker_bindings::BindingCounts;
 use blackhole::routing::index::IndexCounts;
 use blackhole::session::close::CloseReason;

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use blackhole::config::SlowConsumerPolicy;
-use blackhole::handoff::{AmqpBinding, Asked, FromSource, LoopWaker, Ticket, handoff_bounded};
+use blackhole::handoff::{FromSource, LoopWaker, handoff_bounded};
 use blackhole::limits::LOOKS_IN_VAIN;
 use blackhole::protocol::event::Event;
 use blackhole::protocol::handshake::Refusal;
+use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::index::IndexCounts;
 use blackhole::session::hub::SourceState;
 use serde_json::json;

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use blackhole::handoff::{AmqpBinding, Asked, FromSource, ToSource};
+use blackhole::handoff::{FromSource, ToSource};
 use blackhole::protocol::event::Event;
+use blackhole::routing::amqp_binding::{AmqpBinding, Asked};
 use serde_json::{Value, json};
 
 use crate::model::{ACCOUNTS, CALLS, EVENTS, Key, PRESENCE, REALMS, escaped, means, needs};

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use blackhole::handoff::AmqpBinding;
+use blackhole::routing::amqp_binding::AmqpBinding;
 use blackhole::session::close::CloseReason;
 use blackhole::session::liveness::PING_PAYLOAD;
 use serde_json::Value;

@@ -10,9 +10,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use blackhole::config::{Config, SlowConsumerPolicy};
-use blackhole::handoff::{AmqpBinding, FromSource, SourceEnd, Ticket};
+use blackhole::handoff::{FromSource, SourceEnd};
 use blackhole::metrics::Metrics;
 use blackhole::reactor::{Reactor, Ready};
+use blackhole::routing::amqp_binding::{AmqpBinding, Ticket};
 use blackhole::session::Door;
 use blackhole::session::close::CloseReason;
 use blackhole::session::hub::Now;

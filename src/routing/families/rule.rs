@@ -5,8 +5,8 @@
 //! (account, database, realm); the forms of a rule are qualified alike, so one lookup serves them all.
 
 use super::spec::{AccountSource, FamilyError, FamilyProblem, FamilySpec, family_error};
+use crate::account::{AccountId, Scope};
 use crate::protocol::event::EventHead;
-use crate::routing::account::{AccountId, Scope};
 use crate::routing::month::{ActiveMonths, Month};
 use crate::routing::words::{self, WILDCARD, WILDCARD_REST, WORDS_MAX};
 

@@ -1,7 +1,7 @@
 //! Every row of PROTOCOL 6, and the grammar's refusals.
 
 use super::*;
-use crate::routing::account::AccountId;
+use crate::account::AccountId;
 
 const ACCOUNT: &str = "4b8c6fec4b2597882c0390202d195419";
 const DB: &str = "account%2F4b%2F8c%2F6fec4b2597882c0390202d195419";

@@ -9,10 +9,10 @@
 
 use std::sync::OnceLock;
 
+use blackhole::account::{AccountId, Scope};
 use blackhole::config::Style;
-use blackhole::handoff::AmqpBinding;
 use blackhole::protocol::event::EventHead;
-use blackhole::routing::account::{AccountId, Scope};
+use blackhole::routing::amqp_binding::AmqpBinding;
 use blackhole::routing::families::{
     AccountSource, BindingError, ECHO_BYTES_MAX, Families, FamilyOptions, FamilySpec,
     KEY_BYTES_MAX, KEYS_MAX, Resolved, Rights,

@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
 
+use blackhole::account::AccountId;
 use blackhole::config::Style;
 use blackhole::protocol::event::{
     BODY_BYTES_MAX, Event, EventError, EventHead, EventScratch, EventTail,
 };
-use blackhole::routing::account::AccountId;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;

@@ -7,7 +7,7 @@
 //! from what it is written as, and its client bindings, the one given and some made of its template, hold what the
 //! target `binding` checks; one made of the row's own words is never refused but for its length.
 
-use blackhole::routing::account::Scope;
+use blackhole::account::Scope;
 use blackhole::routing::families::{BindingError, Families, FamilyOptions, FamilySpec};
 use blackhole::routing::month::ActiveMonths;
 

@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use arcstr::ArcStr;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 use self::commands::CommandQueue;
@@ -30,6 +29,7 @@ pub use self::wake::LoopWaker;
 use self::wake::SourceWaker;
 use crate::protocol::event::Event;
 use crate::routing::account_load::AccountTag;
+use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 
 /// Messages that may wait for the loop; above it the source waits.
 pub const HANDOFF_EVENTS_MAX: usize = 4096;
@@ -39,38 +39,6 @@ pub const HANDOFF_BYTES_MAX: usize = 64 << 20;
 
 /// Messages of control that may wait for the loop; above it the source waits.
 pub const HANDOFF_CONTROLS_MAX: usize = 1024;
-
-/// One (exchange, binding key) pair on the process's own queue (PROTOCOL 1, "AMQP binding").
-///
-/// Cloning costs two reference counts: the loop's table and the source's table share the text.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AmqpBinding {
-    /// Exchange name, at most 255 bytes.
-    pub exchange: Arc<str>,
-    /// Binding key, at most 255 bytes (AMQP rail 2).
-    pub key: ArcStr,
-}
-
-/// Which [`ToSource::Bind`] an answer is to: each has one of its own, but for the wrap after 2^32 of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ticket(u32);
-
-impl Ticket {
-    /// The one after it.
-    #[must_use]
-    pub fn next(self) -> Self {
-        Self(self.0.wrapping_add(1))
-    }
-}
-
-/// A binding, and the latest `Bind` of it that the source has heard.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// Which.
-    pub binding: AmqpBinding,
-    /// As in [`ToSource::Bind`].
-    pub ticket: Ticket,
-}
 
 /// What a source tells the loop.
 #[derive(Debug)]
