@@ -230,5 +230,8 @@ pub const LOG_QUEUE_BYTES_MAX: usize = 256 << 10;
 /// How long the end of the process, or of a thread that panicked, waits for the log to be written.
 pub const LOG_FLUSH_MAX: Duration = Duration::from_millis(500);
 
-/// A line that could repeat is logged at most once in this time, with the number of times it stands for.
+/// A line that could repeat is logged at most once in this time; the next one tells how many were left out.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Lines about the connection to a broker, or of its client, that are logged before [`LOG_INTERVAL`] holds.
+pub const FAULTS_LOGGED_FREELY: u32 = 3;

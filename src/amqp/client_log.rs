@@ -4,9 +4,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use super::FAULTS_LOGGED_FREELY;
-use super::log_gate::LogGate;
 use super::url::{Endpoint, bounded, without};
+use crate::limits::FAULTS_LOGGED_FREELY;
+use crate::log_limit::LogLimit;
 
 /// Of the process, as the log is.
 static CLIENT_LOG: Mutex<Option<ClientLog>> = Mutex::new(None);
@@ -37,14 +37,14 @@ fn with_client_log<T>(act: impl FnOnce(&mut ClientLog) -> T) -> T {
 struct ClientLog {
     /// The longest first, so that none is left in part because another is a piece of it.
     passwords: Vec<String>,
-    gate: LogGate,
+    limit: LogLimit,
 }
 
 impl Default for ClientLog {
     fn default() -> Self {
         Self {
             passwords: Vec::new(),
-            gate: LogGate::with_credit(FAULTS_LOGGED_FREELY),
+            limit: LogLimit::with_credit(FAULTS_LOGGED_FREELY),
         }
     }
 }
@@ -69,9 +69,9 @@ impl ClientLog {
     }
 
     fn line(&mut self, text: &str, now: Instant) -> Option<String> {
-        let unlogged = self.gate.pass(now)?;
+        let left_out = self.limit.pass(now)?;
         let text = bounded(&self.without_passwords(text));
-        Some(format!("{text}; {unlogged} more not logged"))
+        Some(format!("{text}{left_out}"))
     }
 }
 
@@ -115,10 +115,14 @@ mod tests {
         let logged: Vec<_> = (0..120)
             .filter_map(|second| log.line("closed", start + Duration::from_secs(second)))
             .collect();
-        let freely = vec!["closed; 0 more not logged"; FAULTS_LOGGED_FREELY as usize];
+        let freely = vec!["closed"; FAULTS_LOGGED_FREELY as usize];
         assert_eq!(
             logged,
-            [freely, vec!["closed; 59 more not logged"]].concat()
+            [
+                freely,
+                vec!["closed; 59 more such lines were left out since the last one"]
+            ]
+            .concat()
         );
         let long = log.line(&"x".repeat(10_000), start + Duration::from_secs(200));
         assert!(long.is_some_and(|line| line.len() < 400));

@@ -15,10 +15,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 use super::abort::Abort;
 use super::counters::{AmqpCounters, add, increment};
 use super::guard::{SUBSTITUTE, Vitals};
-use super::log_gate::LogGate;
 use super::url::bounded;
 use super::watchdog::Watchdog;
 use crate::handoff::{FromSource, SourceEnd};
+use crate::log_limit::LogLimit;
 use crate::protocol::event::Event;
 
 /// Longest that a delivery which was handed over stays unacknowledged.
@@ -102,7 +102,7 @@ impl Consumer<'_> {
     fn pump(&self, deliveries: &Receiver<ConsumerMessage>) -> ConsumeEnd {
         let mut unacked = Unacked::default();
         let mut names: Vec<Arc<str>> = Vec::new();
-        let mut gate = LogGate::default();
+        let mut log_limit = LogLimit::default();
         let batch = usize::from(self.prefetch / 4).max(1);
         loop {
             if unacked.count >= batch
@@ -141,7 +141,7 @@ impl Consumer<'_> {
             if unacked.count + deliveries.len() >= usize::from(self.prefetch) / 2 {
                 let _ = self.behind.try_send(());
             }
-            if let Some(event) = self.decode(&mut delivery, &mut names, &mut gate)
+            if let Some(event) = self.decode(&mut delivery, &mut names, &mut log_limit)
                 && let Err(end) = self.hand_over(event, &mut unacked)
             {
                 return end;
@@ -178,7 +178,7 @@ impl Consumer<'_> {
         &self,
         delivery: &mut Delivery,
         names: &mut Vec<Arc<str>>,
-        gate: &mut LogGate,
+        log_limit: &mut LogLimit,
     ) -> Option<Box<Event>> {
         let exchange = std::mem::take(&mut delivery.exchange);
         let key = std::mem::take(&mut delivery.routing_key);
@@ -212,9 +212,9 @@ impl Consumer<'_> {
                 }
             }
         };
-        if let Some(unlogged) = gate.pass(Instant::now()) {
+        if let Some(left_out) = log_limit.pass(Instant::now()) {
             log::warn!(
-                "delivery dropped: {complaint}; routing key \"{}\", {bytes} bytes; {unlogged} more not logged",
+                "delivery dropped: {complaint}; routing key \"{}\", {bytes} bytes{left_out}",
                 bounded(&shown)
             );
         }

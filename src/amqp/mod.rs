@@ -25,7 +25,6 @@
 //! | `consumer` | deliveries |
 //! | `counters` | figures for the metrics page |
 //! | `watchdog`, `abort` | how long an answer may take; ending what hangs |
-//! | `log_gate` | lines a minute |
 //! | `client_log` | the client's own lines of the log |
 //!
 //! Invariants: `Up` is said only after everything wanted is in force or was said to be `Lost`; `Down` follows every
@@ -42,7 +41,6 @@ mod consumer;
 mod counters;
 mod guard;
 mod lingering;
-mod log_gate;
 mod topology;
 mod url;
 mod watchdog;
@@ -64,13 +62,14 @@ use self::consumer::{ConsumeEnd, Consumer};
 pub use self::counters::AmqpCounters;
 use self::counters::{increment, set};
 use self::guard::Vitals;
-use self::log_gate::LogGate;
 use self::topology::Topology;
 pub use self::url::{AmqpUrlError, EncodedPart, validate_url};
 use self::url::{Endpoint, bounded as bounded_text};
 use self::watchdog::Watchdog;
-use self::worker::{FAULTS_LOGGED_FREELY, Halt, IDLE, Trouble, Worker};
+use self::worker::{Halt, IDLE, Trouble, Worker};
 use crate::handoff::{FromSource, SourceEnd};
+use crate::limits::FAULTS_LOGGED_FREELY;
+use crate::log_limit::LogLimit;
 use crate::routing::families::Exchange;
 
 /// The log target of the AMQP client, and the level it is to be held to whatever the operator's level is: below it
@@ -169,7 +168,7 @@ pub fn spawn(
     let mut connector = Connector {
         worker: Worker::new(&options, source, counters, abort.clone()),
         options,
-        connects: LogGate::with_credit(FAULTS_LOGGED_FREELY),
+        connects: LogLimit::with_credit(FAULTS_LOGGED_FREELY),
     };
     connector
         .worker
@@ -190,13 +189,13 @@ pub fn spawn(
 struct Connector {
     options: AmqpOptions,
     worker: Worker,
-    connects: LogGate,
+    connects: LogLimit,
 }
 
 impl Connector {
     fn run(&mut self, endpoints: &[Endpoint]) {
         let mut backoff = Backoff::new(endpoints.len());
-        let mut faults = LogGate::with_credit(FAULTS_LOGGED_FREELY);
+        let mut faults = LogLimit::with_credit(FAULTS_LOGGED_FREELY);
         for endpoint in endpoints.iter().cycle() {
             let vitals = Arc::new(Vitals::new(Instant::now()));
             let mut up_since = None;
@@ -216,20 +215,20 @@ impl Connector {
                 increment(&self.worker.counters.disconnects);
                 if since.elapsed() >= STABLE_AFTER {
                     backoff.reset();
-                    faults = LogGate::with_credit(FAULTS_LOGGED_FREELY);
+                    faults = LogLimit::with_credit(FAULTS_LOGGED_FREELY);
                 }
             } else {
                 increment(&self.worker.counters.connect_failures);
             }
             let pause = backoff.next(getrandom::u32().unwrap_or_default());
-            if let Some(unlogged) = faults.pass(Instant::now()) {
+            if let Some(left_out) = faults.pass(Instant::now()) {
                 let what = if up_since.is_some() {
                     "connection lost"
                 } else {
                     "cannot connect"
                 };
                 log::warn!(
-                    "amqp: {endpoint}: {what}: {}; next try in {} ms; {unlogged} more not logged",
+                    "amqp: {endpoint}: {what}: {}; next try in {} ms{left_out}",
                     endpoint.redact(&cause),
                     pause.as_millis()
                 );
@@ -355,9 +354,9 @@ impl Connector {
             Ok(prepared) => prepared,
             Err(trouble) => return trouble,
         };
-        if let Some(unlogged) = self.connects.pass(Instant::now()) {
+        if let Some(left_out) = self.connects.pass(Instant::now()) {
             log::info!(
-                "amqp: connected to {endpoint}, queue {}, {} bindings in force, {} refused; {unlogged} more not logged",
+                "amqp: connected to {endpoint}, queue {}, {} bindings in force, {} refused{left_out}",
                 bounded_text(&queue),
                 self.worker.bindings.in_force(),
                 self.worker.bindings.refused()

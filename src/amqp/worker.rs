@@ -14,10 +14,11 @@ use super::abort::Abort;
 use super::bindings::{Bindings, NAME_BYTES_MAX};
 use super::consumer::HANDOVER_SLICE;
 use super::counters::{AmqpCounters, add, increment, set};
-use super::log_gate::LogGate;
 use super::url::bounded;
 use super::watchdog::Watchdog;
 use crate::handoff::{Commands, FromSource, SourceEnd, ToSource};
+use crate::limits::FAULTS_LOGGED_FREELY;
+use crate::log_limit::LogLimit;
 use crate::routing::account_load::AccountTag;
 use crate::routing::amqp_binding::{AmqpBinding, Ticket};
 
@@ -36,8 +37,6 @@ pub(super) const BINDS_MAX: usize = 256;
 const UNBINDS_MAX: usize = 256;
 /// Longest wait for a command; bounds how late a stop without a `Stop` is noticed.
 pub(super) const IDLE: Duration = Duration::from_secs(1);
-/// Faults of the connection logged before only one a minute is.
-pub(super) const FAULTS_LOGGED_FREELY: u32 = 3;
 
 /// The thread is to end: told so, or the loop is gone.
 pub(super) struct Halt;
@@ -118,9 +117,9 @@ pub(super) struct Worker {
     pub(super) bindings: Bindings,
     prefetch: u16,
     max_queue_length: Option<u32>,
-    refusals: LogGate,
-    too_long: LogGate,
-    overflows: LogGate,
+    refusals: LogLimit,
+    too_long: LogLimit,
+    overflows: LogLimit,
     /// Everything published before has left the broker's queue and was received.
     pub(super) caught_up: Instant,
 }
@@ -140,9 +139,9 @@ impl Worker {
             bindings: Bindings::default(),
             prefetch: options.prefetch,
             max_queue_length: options.max_queue_length,
-            refusals: LogGate::with_credit(FAULTS_LOGGED_FREELY),
-            too_long: LogGate::default(),
-            overflows: LogGate::default(),
+            refusals: LogLimit::with_credit(FAULTS_LOGGED_FREELY),
+            too_long: LogLimit::default(),
+            overflows: LogLimit::default(),
             caught_up: Instant::now(),
         }
     }
@@ -286,10 +285,9 @@ impl Worker {
             return false;
         }
         increment(&self.counters.overflow_suspicions);
-        if let Some(unlogged) = self.overflows.pass(Instant::now()) {
+        if let Some(left_out) = self.overflows.pass(Instant::now()) {
             log::warn!(
-                "amqp: the queue is at its limit ({length} of {limit}), the broker drops the oldest events; \
-                 {unlogged} more not logged"
+                "amqp: the queue is at its limit ({length} of {limit}), the broker drops the oldest events{left_out}"
             );
         }
         true
@@ -298,11 +296,8 @@ impl Worker {
     /// Tells the loop what is newly in force or refused.
     pub(super) fn report(&mut self, broker: &mut impl Broker) -> Result<(), Halt> {
         for refusal in broker.take_refusals() {
-            if let Some(unlogged) = self.refusals.pass(Instant::now()) {
-                log::warn!(
-                    "amqp: refused: {}; {unlogged} more not logged",
-                    bounded(&refusal)
-                );
+            if let Some(left_out) = self.refusals.pass(Instant::now()) {
+                log::warn!("amqp: refused: {}{left_out}", bounded(&refusal));
             }
         }
         self.update_gauges();
@@ -384,9 +379,9 @@ impl Worker {
             return;
         }
         increment(&self.counters.binds_too_long);
-        if let Some(unlogged) = self.too_long.pass(Instant::now()) {
+        if let Some(left_out) = self.too_long.pass(Instant::now()) {
             log::warn!(
-                "amqp: a binding of {bytes} bytes is above {NAME_BYTES_MAX}, not bound; {unlogged} more not logged"
+                "amqp: a binding of {bytes} bytes is above {NAME_BYTES_MAX}, not bound{left_out}"
             );
         }
     }

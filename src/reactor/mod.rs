@@ -76,6 +76,7 @@ use self::unfinished::Unfinished;
 use crate::config::SlowConsumerPolicy;
 use crate::handoff::{FromSource, LoopEnd, ToSource};
 use crate::limits;
+use crate::log_limit::LogLimit;
 use crate::protocol::command;
 use crate::protocol::proxy::Preamble;
 use crate::routing::amqp_binding::{AmqpBinding, Asked};
@@ -135,25 +136,6 @@ pub struct Reactor<S> {
     trim_heap: fn(),
     /// `None`: each socket is written to by itself.
     ring: Option<Ring>,
-}
-
-/// Lets a line through once an interval and counts the rest.
-#[derive(Debug, Default)]
-struct LogLimit {
-    next: Duration,
-    suppressed: u64,
-}
-
-impl LogLimit {
-    /// How many lines this one stands for, or `None` when it is to be left out.
-    fn pass(&mut self, now: Duration) -> Option<u64> {
-        self.suppressed += 1;
-        if now < self.next {
-            return None;
-        }
-        self.next = now + limits::LOG_INTERVAL;
-        Some(std::mem::take(&mut self.suppressed))
-    }
 }
 
 /// What may still be read in a turn, or by one read.
@@ -269,10 +251,8 @@ impl<S: Socket> Reactor<S> {
         };
         let Some(preamble) = preamble else {
             self.hub.metrics.proxy_peers_refused_total += 1;
-            if let Some(count) = self.proxy_log.pass(now.clock) {
-                log::warn!(
-                    "connection from {peer} closed: not one of trusted_proxies ({count} such since the last line)"
-                );
+            if let Some(left_out) = self.proxy_log.pass(self.epoch + now.clock) {
+                log::warn!("connection from {peer} closed: not one of trusted_proxies{left_out}");
             }
             return None;
         };
@@ -1099,11 +1079,8 @@ impl<S: Socket> Reactor<S> {
                     continue;
                 }
             };
-            if let Some(count) = limit.pass(now.clock) {
-                log::warn!(
-                    "session {peer} closed: {} ({count} such since the last line)",
-                    reason.word()
-                );
+            if let Some(left_out) = limit.pass(self.epoch + now.clock) {
+                log::warn!("session {peer} closed: {}{left_out}", reason.word());
             }
         }
     }

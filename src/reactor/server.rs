@@ -12,9 +12,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::listener::{Accepted, Listener};
 use super::reread::{RereadJob, Rereading};
-use super::{LogLimit, Reactor, ReactorParts, Ready};
+use super::{Reactor, ReactorParts, Ready};
 use crate::handoff::{LoopEnd, LoopWaker};
 use crate::limits;
+use crate::log_limit::LogLimit;
 use crate::session::Door;
 use crate::session::hub::{Hub, Now};
 use crate::session::id::{ConnId, Peer};
@@ -409,10 +410,8 @@ impl Server {
                     Accepted::Failed(error) => {
                         reactor.hub.metrics.accept_errors_total += 1;
                         reactor.hub.metrics.accept_pauses_total += 1;
-                        if let Some(count) = log_limit.pass(now.clock) {
-                            log::warn!(
-                                "cannot accept: {error}; pausing ({count} such since the last line)"
-                            );
+                        if let Some(left_out) = log_limit.pass(Instant::now()) {
+                            log::warn!("cannot accept: {error}; pausing{left_out}");
                         }
                         break;
                     }

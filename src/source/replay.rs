@@ -12,7 +12,7 @@
 //!   after the other, without end. A writer is held back while the loop is: by [`READ_AHEAD_MAX`] lines plus the
 //!   pipe's own buffer. Lines written at once are handed over at once.
 //! - A line that is not such an object, or longer than [`LINE_BYTES_MAX`], is skipped, counted, and logged with its
-//!   number, at most once in [`LOG_INTERVAL`].
+//!   number, at most once in [`LOG_INTERVAL`](crate::limits::LOG_INTERVAL).
 //!
 //! Reading blocks, and the commands of the loop must be heard meanwhile, so a second thread, `source-read`, reads
 //! and decodes. It tells the source of every line, so it ends with the first line after the source's end of their
@@ -33,6 +33,7 @@ use serde_json::value::RawValue;
 
 use super::{Ended, Heard, answer, answer_until, answer_waiting};
 use crate::handoff::{FromSource, SourceEnd};
+use crate::log_limit::LogLimit;
 use crate::protocol::event::{BODY_BYTES_MAX, Event, EventError};
 
 /// Longest line: room for the largest body and what stands around it. A longer line is skipped.
@@ -40,9 +41,6 @@ pub const LINE_BYTES_MAX: usize = BODY_BYTES_MAX + 4096;
 
 /// Decoded lines that may wait for the source; above it the file is not read on.
 pub const READ_AHEAD_MAX: usize = 64;
-
-/// A skipped line is logged at most once in this time; the log tells how many were skipped in all.
-pub const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One line, as written.
 #[derive(Deserialize)]
@@ -171,7 +169,8 @@ fn read_all(file: File, to_source: &Sender<Option<Step>>) {
         line: Vec::new(),
         number: 0,
     };
-    let mut skipped = Skipped::default();
+    let mut skipped = 0_u64;
+    let mut skipped_log = LogLimit::default();
     let mut exchange: Arc<str> = Arc::from("");
     loop {
         let step = match lines.next() {
@@ -180,7 +179,13 @@ fn read_all(file: File, to_source: &Sender<Option<Step>>) {
             Ok(Some(line)) => match line.and_then(|line| decode(line, &mut exchange)) {
                 Ok(step) => Some(step),
                 Err(error) => {
-                    skipped.count(lines.number, &error, Instant::now());
+                    skipped += 1;
+                    if let Some(left_out) = skipped_log.pass(Instant::now()) {
+                        log::warn!(
+                            "replay: line {} is skipped: {error}{left_out}",
+                            lines.number
+                        );
+                    }
                     None
                 }
             },
@@ -196,12 +201,8 @@ fn read_all(file: File, to_source: &Sender<Option<Step>>) {
             return;
         }
     }
-    if skipped.lines > 0 {
-        log::warn!(
-            "replay: {} of {} lines were skipped",
-            skipped.lines,
-            lines.number
-        );
+    if skipped > 0 {
+        log::warn!("replay: {skipped} of {} lines were skipped", lines.number);
     }
 }
 
@@ -243,29 +244,6 @@ impl<R: BufRead> Lines<R> {
         self.line = Vec::new();
         self.file.skip_until(b'\n')?;
         Ok(Some(Err(LineError::TooLong)))
-    }
-}
-
-/// Counts skipped lines and logs some of them.
-#[derive(Default)]
-struct Skipped {
-    lines: u64,
-    logged: Option<Instant>,
-}
-
-impl Skipped {
-    fn count(&mut self, number: u64, error: &LineError, now: Instant) {
-        self.lines += 1;
-        if self
-            .logged
-            .is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_INTERVAL)
-        {
-            self.logged = Some(now);
-            log::warn!(
-                "replay: line {number} is skipped: {error}; {} skipped so far",
-                self.lines
-            );
-        }
     }
 }
 
@@ -480,20 +458,5 @@ mod tests {
             }
             the_loop.stop();
         }
-    }
-
-    #[test]
-    fn skipped_lines_are_all_counted_and_logged_once_an_interval() {
-        let start = Instant::now();
-        let mut skipped = Skipped::default();
-        for (after, logged) in [(0, 0), (1, 0), (59, 0), (60, 60), (61, 60), (121, 121)] {
-            skipped.count(1, &LineError::TooLong, start + Duration::from_secs(after));
-            assert_eq!(
-                skipped.logged,
-                Some(start + Duration::from_secs(logged)),
-                "after {after} s"
-            );
-        }
-        assert_eq!(skipped.lines, 6);
     }
 }
