@@ -26,7 +26,8 @@ pub(super) enum OpenError {
     Resolve(io::Error),
     #[error("the host name has no address")]
     NoAddress,
-    #[error("cannot connect: {0}")]
+    /// The text is the system's alone: whoever logs it says that there is no connection.
+    #[error("{0}")]
     Connect(io::Error),
     #[error("{0}")]
     Client(#[from] amiquip::Error),

@@ -185,6 +185,17 @@ pub fn spawn(
     })
 }
 
+/// What went wrong with one try, for the log.
+fn fault(endpoint: &Endpoint, was_up: bool, cause: &str, pause: Duration) -> String {
+    let what = if was_up {
+        "connection lost"
+    } else {
+        "cannot connect"
+    };
+    let (cause, pause) = (endpoint.redact(cause), pause.as_millis());
+    format!("{endpoint}: {what}: {cause}; next try in {pause} ms")
+}
+
 /// The worker, and what connects it to one broker after another.
 struct Connector {
     options: AmqpOptions,
@@ -222,16 +233,8 @@ impl Connector {
             }
             let pause = backoff.next(getrandom::u32().unwrap_or_default());
             if let Some(left_out) = faults.pass(Instant::now()) {
-                let what = if up_since.is_some() {
-                    "connection lost"
-                } else {
-                    "cannot connect"
-                };
-                log::warn!(
-                    "amqp: {endpoint}: {what}: {}; next try in {} ms{left_out}",
-                    endpoint.redact(&cause),
-                    pause.as_millis()
-                );
+                let fault = fault(endpoint, up_since.is_some(), &cause, pause);
+                log::warn!("amqp: {fault}{left_out}");
             }
             let told = up_since.is_none()
                 || self
@@ -462,7 +465,29 @@ impl Connector {
 
 #[cfg(test)]
 mod tests {
+    use super::connection::OpenError;
     use super::*;
+
+    #[test]
+    fn a_fault_is_told_once_with_its_cause() {
+        let endpoint = Endpoint::parse("amqp://u:s3cret@h").expect("a URL");
+        let refused = OpenError::Connect(io::ErrorKind::ConnectionRefused.into()).to_string();
+        for (was_up, cause, expected) in [
+            (
+                false,
+                &*refused,
+                "h:5672 vhost \"/\": cannot connect: connection refused; next try in 100 ms",
+            ),
+            (
+                true,
+                "no answer for 20 s to s3cret",
+                "h:5672 vhost \"/\": connection lost: no answer for 20 s to [password]; next try in 100 ms",
+            ),
+        ] {
+            let pause = Duration::from_millis(100);
+            assert_eq!(fault(&endpoint, was_up, cause, pause), expected);
+        }
+    }
 
     #[test]
     fn a_refused_url_keeps_the_thread_from_starting_and_shows_nothing() {

@@ -108,6 +108,13 @@ impl Schedule {
     }
 }
 
+/// A binding that cannot be asked for, for the log. Its text is a client's, so only its lengths are told.
+fn too_long(exchange_bytes: usize, key_bytes: usize) -> String {
+    format!(
+        "binding not bound: exchange of {exchange_bytes} bytes, key of {key_bytes}; at most {NAME_BYTES_MAX} each"
+    )
+}
+
 /// What outlives every connection.
 pub(super) struct Worker {
     pub(super) source: SourceEnd,
@@ -374,15 +381,14 @@ impl Worker {
     }
 
     fn bind(&mut self, binding: AmqpBinding, ticket: Ticket, account: AccountTag) {
-        let bytes = binding.key.len();
+        let (exchange_bytes, key_bytes) = (binding.exchange.len(), binding.key.len());
         if self.bindings.bind(binding, ticket, account) {
             return;
         }
         increment(&self.counters.binds_too_long);
         if let Some(left_out) = self.too_long.pass(Instant::now()) {
-            log::warn!(
-                "amqp: a binding of {bytes} bytes is above {NAME_BYTES_MAX}, not bound{left_out}"
-            );
+            let fault = too_long(exchange_bytes, key_bytes);
+            log::warn!("amqp: {fault}{left_out}");
         }
     }
 
@@ -799,6 +805,14 @@ mod tests {
             let old = (0..4_000).filter(|number| scene.fake.on_broker.contains(&binding(*number)));
             assert_eq!(old.count(), 4_000 - turn * UNBINDS_MAX);
         }
+    }
+
+    #[test]
+    fn a_binding_that_is_too_long_is_told_with_the_lengths_of_its_names() {
+        assert_eq!(
+            too_long(7, 300),
+            "binding not bound: exchange of 7 bytes, key of 300; at most 255 each"
+        );
     }
 
     #[test]

@@ -177,16 +177,30 @@ impl<const MIN: u32> Written for Period<MIN> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limit<T>(pub(crate) Option<T>);
 
-impl<T: Copy + Default + PartialEq + FromStr + fmt::Display + Into<u64>> Limit<T> {
+/// A number that bounds something.
+pub(crate) trait Bound: Copy + Default + PartialEq + FromStr + Into<u64> {
+    /// Completes the sentence "expected …".
+    const EXPECTED: &str;
+}
+
+impl Bound for u32 {
+    const EXPECTED: &str = "a whole number up to 4294967295, 0 for no limit";
+}
+
+impl Bound for u64 {
+    const EXPECTED: &str = "a whole number, 0 for no limit";
+}
+
+impl<T: Bound> Limit<T> {
     fn read(text: &str) -> Option<Self> {
         let number: T = text.parse().ok()?;
         Some(Self((number != T::default()).then_some(number)))
     }
 }
 
-impl<T: Copy + Default + PartialEq + FromStr + fmt::Display + Into<u64>> Written for Limit<T> {
+impl<T: Bound> Written for Limit<T> {
     fn expected() -> String {
-        "a whole number, 0 for no limit".to_owned()
+        T::EXPECTED.to_owned()
     }
 
     fn from_text(text: &str) -> Result<Self, Problem> {
@@ -675,6 +689,10 @@ mod tests {
         assert_eq!(
             problems::<Limit<u64>>("-1", &json!("5")).1,
             "expected a whole number, 0 for no limit, found \"5\""
+        );
+        assert_eq!(
+            problems::<Limit<u32>>("4294967296", &json!(5_000_000_000_u64)).1,
+            "expected a whole number up to 4294967295, 0 for no limit, found 5000000000"
         );
         assert_eq!(
             problems::<Rate>("0", &json!(0)).0,

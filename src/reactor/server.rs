@@ -312,7 +312,7 @@ impl Server {
 
     /// The first signal.
     fn announce_end(&mut self, delay: Duration, now: Now) {
-        log::info!("told to end: no more connections are taken in {delay:?}");
+        log::info!("{}", end_told(delay));
         if let Some(listener) = self.clients_listener()
             && let Err(error) = listener.stop_deferring()
         {
@@ -425,6 +425,15 @@ impl Server {
     }
 }
 
+/// The first signal, for the log.
+fn end_told(delay: Duration) -> String {
+    if delay.is_zero() {
+        "told to end: no more connections are taken".to_owned()
+    } else {
+        format!("told to end: connections are taken for another {delay:?}")
+    }
+}
+
 /// The moment, on the clock of a loop that started at `epoch`.
 #[must_use]
 pub fn now_since(epoch: Instant) -> Now {
@@ -474,5 +483,20 @@ impl SignalPipe {
             count += more;
         }
         count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_told_with_the_time_that_connections_are_still_taken() {
+        for (seconds, expected) in [
+            (0, "told to end: no more connections are taken"),
+            (5, "told to end: connections are taken for another 5s"),
+        ] {
+            assert_eq!(end_told(Duration::from_secs(seconds)), expected);
+        }
     }
 }
