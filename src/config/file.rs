@@ -72,34 +72,15 @@ fn shown<'k>(key: &'k str, value: &Value) -> Option<&'k str> {
 /// Says what is likely meant by a key that nobody knows: dashes for underscores, or a slip of the keyboard.
 fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {
     let meant = key.replace('-', "_").to_ascii_lowercase();
-    let closest = known.map(|name| (distance(&meant, name), name)).min();
+    let closest = known
+        .map(|name| (strsim::levenshtein(&meant, name), name))
+        .min();
     match closest {
         Some((steps, name)) if steps <= 2.max(name.len() / 4) => {
             format!("unknown key; did you mean {name}?")
         }
         _ => UNKNOWN.to_owned(),
     }
-}
-
-/// Insertions, removals and replacements between two keys.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (above, character) in one.chars().enumerate() {
-        let mut diagonal = above;
-        let mut left = above + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, candidate) in row.iter_mut().skip(1).zip(&other) {
-            let steps = (*cell + 1)
-                .min(left + 1)
-                .min(diagonal + usize::from(character != *candidate));
-            diagonal = std::mem::replace(cell, steps);
-            left = steps;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -207,15 +188,25 @@ mod tests {
     }
 
     #[test]
-    fn distance_counts_the_slips() {
-        for (one, other, steps) in [
-            ("port", "port", 0),
-            ("prot", "port", 2),
-            ("", "ip", 2),
-            ("ip", "", 2),
-            ("amqp", "amp", 1),
+    fn the_closest_key_is_suggested_unless_it_takes_too_many_slips() {
+        for (key, meant) in [
+            ("prot", Some("port")),
+            ("pi", Some("ip")),
+            ("amp", Some("amqp")),
+            ("AMQP", Some("amqp")),
+            ("admn", Some("admin")),
+            ("", Some("ip")),
+            ("xx", Some("ip")),
+            ("max-connections-per-ip", Some("max_connections_per_ip")),
+            ("connections_per_ip", Some("max_connections_per_ip")),
+            ("timeout", None),
+            ("configuration", None),
+            ("päfetch", Some("prefetch")),
         ] {
-            assert_eq!(distance(one, other), steps, "{one} {other}");
+            let expected = meant.map_or(UNKNOWN.to_owned(), |meant| {
+                format!("unknown key; did you mean {meant}?")
+            });
+            assert_eq!(unknown(key, cli::defaults().keys()), expected, "{key}");
         }
     }
 }
