@@ -18,7 +18,7 @@
 //! | [`amqp`] | shell | the other thread; the only place that names the AMQP client |
 //! | [`source`] | shell | the embedded event sources, for trying and loading without a broker |
 //! | [`handoff`] | shared | all that the two threads share: two bounded channels towards the loop, a list of commands back, a waker |
-//! | [`config`], [`logging`], `log_limit`, [`metrics`], [`limits`], [`sys`] | | options, log, its lines a minute, counters, fixed bounds, the system calls that need `unsafe` |
+//! | [`config`], [`logging`], `log_limit`, `room`, [`metrics`], [`limits`], [`sys`] | | options, log, its lines a minute, what tables give back, counters, fixed bounds, the system calls that need `unsafe` |
 //!
 //! Invariants, above all of absence: no lock in the loop; no thread per connection; no read buffer per
 //! connection; no socket, clock or thread in a pure folder (time comes in as `now`); no event is retained once
@@ -37,6 +37,7 @@ pub mod logging;
 pub mod metrics;
 pub mod protocol;
 pub mod reactor;
+mod room;
 pub mod routing;
 pub mod session;
 pub mod source;

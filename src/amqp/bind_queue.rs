@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::bindings::give_back_room;
+use crate::room::GiveBackRoom;
 use crate::routing::account_load::AccountTag;
 use crate::routing::amqp_binding::AmqpBinding;
 
@@ -49,7 +49,7 @@ impl BindQueue {
             if queue.places.is_empty() {
                 self.turns.remove(&queue.turn);
                 self.queues.remove(&account);
-                give_back_room(&mut self.queues);
+                self.queues.give_back_room();
             }
         }
     }

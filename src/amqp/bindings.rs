@@ -19,20 +19,17 @@
 //! they empty.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::time::Instant;
 
 use super::bind_queue::{self, BindQueue};
 use super::lingering::{self, Lingering};
+use crate::room::GiveBackRoom;
 use crate::routing::account_load::AccountTag;
 use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 
 /// Longest exchange name and binding key: the client library cuts a longer length short, and the broker then
 /// closes the whole connection (AMQP rail 2).
 pub(super) const NAME_BYTES_MAX: usize = 255;
-
-/// Room that a table keeps however empty it is.
-const ROOM_KEPT: usize = 64;
 
 /// Where a binding waits: once for each account that asked for it.
 type Places = Vec<(AccountTag, bind_queue::Place)>;
@@ -428,7 +425,7 @@ impl Bindings {
                 self.lingering.remove(place);
             }
         }
-        give_back_room(&mut self.entries);
+        self.entries.give_back_room();
     }
 
     fn count(&mut self, one: Tally) {
@@ -463,13 +460,6 @@ impl Tally {
             refused: matches!(state, State::Refused),
             queued: matches!(state, State::Queued(_)),
         }
-    }
-}
-
-/// Gives a table's memory back after a storm: amortised O(1) a removal.
-pub(super) fn give_back_room<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
-    if table.capacity() > ROOM_KEPT && table.len() < table.capacity() / 8 {
-        table.shrink_to(table.len() * 2);
     }
 }
 
@@ -510,7 +500,7 @@ mod tests {
         }
         while bindings.take_unwanted(now + LINGER).is_some() {}
         let room = bindings.entries.capacity();
-        assert!(room <= 2 * ROOM_KEPT, "{room}");
+        assert!(room <= 2 * crate::room::ROOM_KEPT, "{room}");
         assert_eq!((bindings.wanted(), bindings.in_force()), (10, 10));
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use super::bindings::give_back_room;
+use crate::room::GiveBackRoom;
 use crate::routing::account_load::AccountTag;
 use crate::routing::amqp_binding::AmqpBinding;
 
@@ -112,7 +112,7 @@ impl Lingering {
             places.remove(&place);
             if places.is_empty() {
                 self.of_account.remove(&kept.account);
-                give_back_room(&mut self.of_account);
+                self.of_account.give_back_room();
             }
         }
         Some(kept)

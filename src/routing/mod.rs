@@ -25,8 +25,7 @@ pub mod words;
 
 use hashbrown::HashTable;
 
-/// Below this many entries a hash table gives nothing back.
-const KEPT_TABLE_ENTRIES: usize = 64;
+use crate::room::room_wanted;
 
 /// A stored hash of 32 bits as a table wants it, with entropy at both ends of 64.
 fn spread(hash: u32) -> u64 {
@@ -35,7 +34,7 @@ fn spread(hash: u32) -> u64 {
 
 /// Gives a table's memory back after a storm: amortised O(1) a removal.
 fn shrink_table(table: &mut HashTable<u32>, hash: impl Fn(&u32) -> u64) {
-    if table.capacity() > KEPT_TABLE_ENTRIES && table.len() < table.capacity() / 8 {
-        table.shrink_to(2 * table.len(), hash);
+    if let Some(room) = room_wanted(table.len(), table.capacity()) {
+        table.shrink_to(room, hash);
     }
 }

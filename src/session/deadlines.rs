@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::id::ConnId;
+use crate::room::GiveBackRoom;
 
 /// Deadlines of one kind.
 #[derive(Debug)]
@@ -76,9 +77,7 @@ impl Timeouts {
 
     fn pop(&mut self) -> Option<ConnId> {
         let (_, id) = self.queue.pop_front()?;
-        if self.queue.capacity() > 64 && self.queue.len() < self.queue.capacity() / 8 {
-            self.queue.shrink_to(self.queue.len() * 2);
-        }
+        self.queue.give_back_room();
         Some(id)
     }
 }
