@@ -25,6 +25,11 @@
 //! the sessions that it matched have taken it; isolation between accounts is part of the key that is looked up,
 //! never a test after the match.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "blackhole is for Linux only: it uses io_uring, TCP_DEFER_ACCEPT, socket filters and /proc"
+);
+
 pub mod account;
 pub mod amqp;
 pub mod auth;

@@ -1,6 +1,6 @@
 //! A process of its own, so that no other test allocates while resident memory is read.
 
-#![cfg(all(target_os = "linux", target_env = "gnu"))]
+#![cfg(target_env = "gnu")]
 
 use std::fs;
 

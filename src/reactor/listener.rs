@@ -102,10 +102,7 @@ impl Listener {
         }
         // Accepted sockets inherit both, which saves two system calls each.
         socket.set_tcp_nodelay(true)?;
-        #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(user_timeout)?;
-        #[cfg(not(target_os = "linux"))]
-        let _ = user_timeout;
         socket.bind(&address.into())?;
         if door == Door::Clients {
             sys::set_defer_accept(&socket, DEFER_ACCEPT)?;
@@ -258,26 +255,20 @@ fn moves_queues() -> bool {
 }
 
 /// Makes the kernel drop every SYN that comes to `listener`, and nothing else. Accepted connections inherit it, which
-/// does them no harm: no SYN belongs to them. Nothing is done where the kernel is not Linux.
+/// does them no harm: no SYN belongs to them.
 fn refuse_handshakes(listener: &TcpListener) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        const FLAGS_OFFSET: u32 = 13;
-        const SYN: u32 = 0x02;
-        // Opcodes of a classic BPF program have 16 bits, and what it returns is how much of the segment is kept.
-        const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
-        const NEXT_IF_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
-        const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-        SockRef::from(listener).attach_filter(&[
-            SockFilter::new(LOAD_BYTE, 0, 0, FLAGS_OFFSET),
-            SockFilter::new(NEXT_IF_ANY_BIT, 0, 1, SYN),
-            SockFilter::new(RETURN, 0, 0, 0),
-            SockFilter::new(RETURN, 0, 0, u32::MAX),
-        ])?;
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = listener;
-    Ok(())
+    const FLAGS_OFFSET: u32 = 13;
+    const SYN: u32 = 0x02;
+    // Opcodes of a classic BPF program have 16 bits, and what it returns is how much of the segment is kept.
+    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+    const NEXT_IF_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    SockRef::from(listener).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS_OFFSET),
+        SockFilter::new(NEXT_IF_ANY_BIT, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ])
 }
 
 /// Whether accept(2) tells of a connection that broke while it waited, so that the next one may be good. Anything else is
@@ -311,7 +302,6 @@ mod tests {
 
     /// A listener of whose accepts the kernel says `errno`, on a thread of its own, for the kernel does so to all accepts
     /// of a thread; what `look` makes of it.
-    #[cfg(target_os = "linux")]
     fn with_accepts_refused<T: Send + 'static>(
         errno: i32,
         look: impl FnOnce(&mut Listener) -> T + Send + 'static,
@@ -333,7 +323,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn an_accept_error_that_lasts_is_a_pause_and_not_a_spin() {
         // How many accepts fail before the pause.
         for (errno, expected) in [
@@ -486,7 +475,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn accepted_sockets_have_the_listeners_options_without_a_system_call_of_their_own() {
         for timeout in [None, Some(Duration::from_millis(35_000))] {
             let stream = accepted(timeout);

@@ -37,7 +37,7 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 /// client would bring a heap of its own otherwise, with every connect a new one, and what a storm of bindings left in the
 /// last one would stay. Nothing is done with other allocators.
 pub fn share_heaps() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[cfg(target_env = "gnu")]
     {
         #[allow(
             unsafe_code,
@@ -52,7 +52,7 @@ pub fn share_heaps() {
 /// it is idle after a burst: glibc keeps the outboxes of a burst resident for good otherwise (DESIGN, The turn,
 /// 6). Nothing to do, and nothing done, with other allocators.
 pub fn trim_heap() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[cfg(target_env = "gnu")]
     {
         #[allow(
             unsafe_code,
@@ -116,39 +116,33 @@ pub fn is_peer_answering(socket: impl AsFd) -> io::Result<bool> {
 /// Sets TCP_DEFER_ACCEPT on a listening socket: a connection is accepted once its first bytes are there, so the
 /// read right after the accept finds the request and a silent peer costs no descriptor (DESIGN, The turn, 5).
 /// `patience` is rounded up to whole seconds, and by the kernel to its retransmission steps; zero turns the option
-/// off, also for the silent peers that wait already, at their next retransmission. Nothing is done where the option
-/// does not exist: it only saves work.
+/// off, also for the silent peers that wait already, at their next retransmission.
 ///
 /// # Errors
 /// The kernel refused, for example because `listener` is not a TCP socket.
 pub fn set_defer_accept(listener: &impl AsFd, patience: Duration) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        let seconds = patience
-            .as_secs_f64()
-            .ceil()
-            .clamp(0.0, f64::from(libc::c_int::MAX)) as libc::c_int;
-        #[allow(
-            unsafe_code,
-            reason = "neither socket2 nor rustix offers TCP_DEFER_ACCEPT"
-        )]
-        // SAFETY: the descriptor is borrowed, so open, for the whole call; the kernel reads exactly one c_int from
-        // `seconds`, which outlives the call.
-        let status = unsafe {
-            libc::setsockopt(
-                listener.as_fd().as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_DEFER_ACCEPT,
-                (&raw const seconds).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        if status != 0 {
-            return Err(io::Error::last_os_error());
-        }
+    let seconds = patience
+        .as_secs_f64()
+        .ceil()
+        .clamp(0.0, f64::from(libc::c_int::MAX)) as libc::c_int;
+    #[allow(
+        unsafe_code,
+        reason = "neither socket2 nor rustix offers TCP_DEFER_ACCEPT"
+    )]
+    // SAFETY: the descriptor is borrowed, so open, for the whole call; the kernel reads exactly one c_int from
+    // `seconds`, which outlives the call.
+    let status = unsafe {
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (listener, patience);
     Ok(())
 }
 
@@ -169,7 +163,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn a_listener_takes_defer_accept_and_another_socket_reports_an_error() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         set_defer_accept(&listener, Duration::from_secs(10)).expect("a TCP listener takes it");
