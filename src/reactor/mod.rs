@@ -80,12 +80,14 @@ use crate::protocol::command;
 use crate::protocol::proxy::Preamble;
 use crate::routing::amqp_binding::{AmqpBinding, Asked};
 use crate::routing::broker_bindings::WaiterToken;
+use crate::session::admin::AdminRequest;
 use crate::session::close::CloseReason;
+use crate::session::delivery::AfterFlush;
 use crate::session::hub::{Admission, Hub, Now, SourceState};
 use crate::session::id::{ConnId, Peer};
 use crate::session::outbox::{FlushReport, Flushed};
 use crate::session::replies;
-use crate::session::{AdminRequest, AfterFlush, Door, Session};
+use crate::session::{Door, Session};
 use crate::sys::ring::{Ring, RingWrite};
 
 /// What the poll said of one socket.
