@@ -5,8 +5,8 @@ use super::socket::Socket;
 use crate::handoff::HANDOFF_EVENTS_MAX;
 use crate::metrics::write_metric;
 use crate::protocol::handshake::{TEXT, response};
+use crate::session::admin::{AdminPage, AdminRequest};
 use crate::session::hub::SourceState;
-use crate::session::{AdminPage, AdminRequest};
 
 /// The whole response to `request`; its `Content-Length` is that of a `GET` in any case. Cost of the metrics: one
 /// pass over nothing but the counters.

@@ -23,10 +23,10 @@ use crate::protocol::event::{Event, EventScratch, EventTail};
 use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
 use crate::session::close::CloseReason;
+use crate::session::delivery::{Batch, DeliveryShared};
 use crate::session::hub::Now;
 use crate::session::id::ConnId;
 use crate::session::outbox::Parcel;
-use crate::session::{Batch, DeliveryShared};
 
 /// What fanning out keeps between events.
 #[derive(Debug, Default)]

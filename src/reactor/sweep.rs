@@ -8,8 +8,9 @@
 
 use std::time::Duration;
 
+use super::Reactor;
+use super::read::ReadBudget;
 use super::socket::Socket;
-use super::{Reactor, ReadBudget};
 use crate::config::SlowConsumerPolicy;
 use crate::limits;
 use crate::session::close::CloseReason;

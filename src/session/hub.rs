@@ -28,7 +28,7 @@ use crate::routing::month::{ActiveMonths, FollowedMonths};
 use super::binding_quota::BindingQuota;
 use super::bucket::BucketRule;
 use super::deadlines::{Deadlines, Timeouts};
-use super::id::Peers;
+use super::id::{ConnId, Peers};
 use super::labels::Labels;
 use super::liveness::{LivenessRules, PING_PAYLOAD, WakingClock};
 use super::outbox::OutboxTotals;
@@ -36,7 +36,7 @@ use super::partials::Partials;
 use super::places::Places;
 use super::replies::HeldTotals;
 use super::roll_over::RollOver;
-use super::{OnMessage, Session};
+use super::{Message, Session};
 
 /// The moment of a turn.
 #[derive(Clone, Copy, Debug)]
@@ -139,6 +139,11 @@ pub enum Admission {
     /// They are refused: every session is being closed.
     Draining,
 }
+
+/// What an open session does with a complete message; control frames and violations never come here. It may close
+/// the session, which ends the reading of what else arrived. The server has one, [`Session::on_command`]; the echo
+/// server of the conformance suite (`tests/autobahn`) brings its own, and all else there is the server's.
+pub type OnMessage = fn(&mut Session, Message<'_>, ConnId, &mut Hub, Now);
 
 /// Everything that sessions share.
 #[derive(Debug)]

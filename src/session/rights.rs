@@ -30,6 +30,17 @@ impl Session {
         self.identity = Some(identity);
     }
 
+    /// The session has no identity any more, and counts for no account.
+    pub(super) fn give_account_back(&mut self, hub: &mut Hub) {
+        if let Some(account) = self
+            .identity
+            .take()
+            .and_then(|identity| identity.account_id())
+        {
+            hub.accounts.give_back(&account);
+        }
+    }
+
     /// As [`Session::take_identity`], for a session that may have subscriptions; it may be closed after this. Returns
     /// how many subscriptions were looked at: none where the two are known to see the same.
     pub(super) fn become_identity(

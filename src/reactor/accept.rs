@@ -10,19 +10,21 @@
 
 use std::io::{self, IoSlice};
 
+use super::Reactor;
+use super::connections::Listed;
+use super::read::ReadBudget;
 use super::socket::Socket;
-use super::{Reactor, ReadBudget};
 use crate::limits;
 use crate::protocol::handshake::{self, Method, Parsed, Refusal, Request};
 use crate::protocol::proxy::{self, Preamble};
-use crate::session::Door;
 use crate::session::close::CloseReason;
 use crate::session::hub::Now;
-use crate::session::id::ConnId;
+use crate::session::id::{ConnId, Peer};
+use crate::session::{Door, Session};
 
 /// What is to become of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
+enum Room {
     /// It is taken.
     Free,
     /// It is taken in, to be told 503 and read to its end.
@@ -58,8 +60,47 @@ impl FullAnswer {
 }
 
 impl<S: Socket> Reactor<S> {
+    /// Takes a connection in, to be read in the coming turn. One that had to come from a trusted proxy and does not
+    /// is closed without a word (`None`). Beyond `max_connections` it takes the place of an unfinished handshake, or is
+    /// told 503; one too many of its address is told 429: and is gone already (`None`) where that needs no more than its
+    /// first bytes.
+    pub fn accept(&mut self, mut socket: S, peer: Peer, door: Door, now: Now) -> Option<ConnId> {
+        self.hub.metrics.connections_accepted_total += 1;
+        let preamble = match door {
+            Door::Clients => self.hub.limits.proxies.preamble(peer.address().ip()),
+            Door::Admin => Some(Preamble::Done),
+        };
+        let Some(preamble) = preamble else {
+            self.hub.metrics.proxy_peers_refused_total += 1;
+            if let Some(left_out) = self.proxy_log.pass(self.epoch + now.clock) {
+                log::warn!("connection from {peer} closed: not one of trusted_proxies{left_out}");
+            }
+            return None;
+        };
+        let room = self.room_for(&mut socket, door, preamble);
+        if room == Room::Close {
+            return None;
+        }
+        let session = Session::new(door, preamble, peer, &mut self.hub);
+        let is_surplus = session.is_surplus();
+        let id = self.connections.insert(socket, session);
+        if is_surplus && room == Room::Free && !self.take_surplus(id, now) {
+            return None;
+        }
+        let connection = self.connections.get_mut(id)?;
+        if room == Room::Refuse {
+            connection.session.refuse_full(id, &mut self.hub, now);
+        } else {
+            self.hub.deadlines.handshake.begin(now.clock, id);
+        }
+        connection.listed.insert(Listed::REREAD);
+        self.reread.push_back(id);
+        self.settle(id);
+        Some(id)
+    }
+
     /// Decides on a connection just accepted.
-    pub(super) fn room_for(&mut self, socket: &mut S, door: Door, preamble: Preamble) -> Room {
+    fn room_for(&mut self, socket: &mut S, door: Door, preamble: Preamble) -> Room {
         let beyond = match self.connections.len().checked_sub(self.connections_max) {
             None => return Room::Free,
             Some(beyond) => beyond,
@@ -102,7 +143,7 @@ impl<S: Socket> Reactor<S> {
 
     /// Goes on with a connection just accepted that is one too many of its address: it is read at once, and told. Only
     /// one whose request is not whole is kept, as long as there are few. False: it is gone.
-    pub(super) fn take_surplus(&mut self, id: ConnId, now: Now) -> bool {
+    fn take_surplus(&mut self, id: ConnId, now: Now) -> bool {
         let mut budget = ReadBudget::of_one_read();
         self.read(id, &mut budget, now);
         let Some(connection) = self.connections.get_mut(id) else {

@@ -1,0 +1,202 @@
+//! Step 5 of the turn: the sessions of the flush list are written to, one by one or through io_uring.
+
+use std::io::IoSlice;
+
+use super::Reactor;
+use super::connections::{Connection, Listed};
+use super::flush_list::Hold;
+use super::socket::Socket;
+use crate::limits;
+use crate::session::close::CloseReason;
+use crate::session::delivery::AfterFlush;
+use crate::session::hub::Now;
+use crate::session::id::ConnId;
+use crate::session::outbox::{FlushReport, Flushed};
+use crate::sys::ring::RingWrite;
+
+impl<S: Socket> Reactor<S> {
+    /// Those who have just spoken and those to whom events go take turns.
+    pub(super) fn flush_some(&mut self, now: Now) {
+        let mut listed = Vec::with_capacity(self.flush.len().min(limits::FLUSHES_PER_TURN));
+        while listed.len() < limits::FLUSHES_PER_TURN
+            && let Some((id, hold)) = self.flush.pop(listed.len().is_multiple_of(2))
+        {
+            match self.connections.get_mut(id) {
+                Some(connection) => {
+                    connection.listed.remove(Listed::FLUSH);
+                    listed.push((id, hold));
+                }
+                None => self.flush.give_back(hold),
+            }
+        }
+        if listed.len() >= limits::RING_WRITES_MIN {
+            listed = self.flush_through_ring(listed, now);
+        }
+        for (id, hold) in listed {
+            self.flush_one(id, hold, now);
+        }
+    }
+
+    fn flush_one(&mut self, id: ConnId, hold: Hold, now: Now) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return self.flush.give_back(hold);
+        };
+        let (socket, outbox) = (&mut connection.socket, &mut connection.session.outbox);
+        let report = (!outbox.is_empty()).then(|| {
+            let write = |slices: &[IoSlice<'_>]| socket.write(slices);
+            outbox.flush(write, now.clock, &mut self.hub.totals)
+        });
+        self.after_flush(id, hold, report, now);
+    }
+
+    /// As [`Reactor::flush_one`] for all of `listed`, with one system call. Returns whom that cannot be done for: nobody,
+    /// or all of them, and nothing is done.
+    fn flush_through_ring(&mut self, listed: Vec<(ConnId, Hold)>, now: Now) -> Vec<(ConnId, Hold)> {
+        let Some(ring) = &mut self.ring else {
+            return listed;
+        };
+        let mut slices = Vec::with_capacity(listed.len());
+        // Where the slices of each of `listed` end among all.
+        let mut ends = Vec::with_capacity(listed.len());
+        for (id, _) in &listed {
+            let connection = self.connections.get(*id);
+            slices.extend(
+                connection
+                    .into_iter()
+                    .flat_map(|one| one.session.outbox.slices()),
+            );
+            ends.push(slices.len());
+        }
+        let mut writes = Vec::with_capacity(listed.len());
+        let mut begin = 0;
+        for ((id, _), &end) in listed.iter().zip(&ends) {
+            let slices = slices.get(begin..end).unwrap_or_default();
+            begin = end;
+            let connection = self.connections.get(*id).filter(|_| !slices.is_empty());
+            let Some(connection) = connection else {
+                continue;
+            };
+            let Some(socket) = connection.socket.descriptor() else {
+                return listed;
+            };
+            writes.push(RingWrite { socket, slices });
+        }
+        self.hub.metrics.ring_calls_total += 1;
+        let mut outcomes = Vec::with_capacity(writes.len());
+        if let Err(error) = ring.write(&writes, &mut outcomes) {
+            log::error!("io_uring broke, each socket is written to by itself from now on: {error}");
+            self.ring = None;
+        }
+        let mut outcomes = outcomes.into_iter();
+        let mut begin = 0;
+        for ((id, hold), end) in listed.into_iter().zip(ends) {
+            let outcome = (begin < end).then(|| outcomes.next()).flatten();
+            begin = end;
+            let Some(connection) = self.connections.get_mut(id) else {
+                self.flush.give_back(hold);
+                continue;
+            };
+            let outbox = &mut connection.session.outbox;
+            let report =
+                outcome.map(|outcome| outbox.after_write(outcome, now.clock, &mut self.hub.totals));
+            self.after_flush(id, hold, report, now);
+        }
+        Vec::new()
+    }
+
+    /// Goes on after a session's flush; `report`: what became of it, if it had anything to write.
+    fn after_flush(&mut self, id: ConnId, hold: Hold, report: Option<FlushReport>, now: Now) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return self.flush.give_back(hold);
+        };
+        let Connection {
+            socket,
+            session,
+            listed,
+            ..
+        } = connection;
+        let hub = &mut self.hub;
+        if let Some(report) = report {
+            hub.metrics.writes_total += 1;
+            hub.metrics.written_bytes_total += report.written as u64;
+            if report.outcome == Flushed::More {
+                let has_events = !session.subscriptions().is_empty();
+                listed.insert(Listed::FLUSH);
+                self.flush.push_again(id, hold, has_events);
+                return self.unpark(id);
+            }
+        }
+        self.flush.give_back(hold);
+        match report.map(|report| report.outcome) {
+            None | Some(Flushed::Drained | Flushed::More) => {}
+            Some(Flushed::Blocked) => {
+                if listed.enter(Listed::SEND_TIMER) {
+                    hub.deadlines.send.begin(now.clock, id);
+                }
+                return self.unpark(id);
+            }
+            Some(Flushed::Broken) => {
+                session.on_end(true, hub, id);
+                return self.settle(id);
+            }
+        }
+        match session.after_flush(hub) {
+            AfterFlush::Idle => {
+                if session.is_gone().is_some() {
+                    self.settle(id);
+                } else {
+                    self.unpark(id);
+                }
+            }
+            AfterFlush::More => self.settle(id),
+            AfterFlush::ShutdownWrite => {
+                if socket.shutdown_write().is_err() {
+                    session.on_end(true, hub, id);
+                }
+                self.settle(id);
+            }
+        }
+    }
+
+    /// Writes what the sockets take of all that waits, whatever it costs: for the end of the process.
+    pub fn flush_all(&mut self, now: Now) {
+        while !self.flush.is_empty() {
+            self.flush_some(now);
+        }
+    }
+
+    /// While all full outboxes together are over `max_outboxes_bytes`, closes the largest, and one that is closed
+    /// already at once. One pass over all sessions serves [`limits::LARGEST_OUTBOXES`] closes.
+    pub(super) fn close_largest(&mut self, now: Now) {
+        let max = self.hub.limits.outboxes_bytes_max;
+        while self.hub.totals.blocked_bytes > max {
+            let mut largest: Vec<(usize, ConnId)> = self
+                .connections
+                .iter()
+                .filter(|(_, connection)| {
+                    let session = &connection.session;
+                    (session.is_open() || session.is_closing()) && session.outbox.is_blocked()
+                })
+                .map(|(id, connection)| (connection.session.outbox.blocked().1, id))
+                .collect();
+            largest.sort_unstable_by(|one, other| other.cmp(one));
+            if largest.is_empty() {
+                return;
+            }
+            for (_, id) in largest.into_iter().take(limits::LARGEST_OUTBOXES) {
+                if self.hub.totals.blocked_bytes <= max {
+                    return;
+                }
+                let Some(connection) = self.connections.get_mut(id) else {
+                    continue;
+                };
+                if connection.session.is_open() {
+                    self.close(id, CloseReason::OutboxesFull, now);
+                } else {
+                    connection.session.outbox.clear(&mut self.hub.totals);
+                    self.abandon(id);
+                }
+            }
+        }
+    }
+}

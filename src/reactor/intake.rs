@@ -1,0 +1,240 @@
+//! Step 3 of the turn: what the source says of itself, and the events of the hand-off.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::TryRecvError;
+
+use super::Reactor;
+use super::socket::Socket;
+use crate::handoff::FromSource;
+use crate::limits;
+use crate::protocol::command;
+use crate::routing::amqp_binding::Asked;
+use crate::routing::broker_bindings::WaiterToken;
+use crate::session::hub::{Hub, Now, SourceState};
+use crate::session::id::ConnId;
+use crate::session::{Session, replies};
+
+impl<S: Socket> Reactor<S> {
+    /// Empties the hand-off as far as the bounds allow. After a fan-out to many it looks again until nothing more comes:
+    /// on a core of its own that is no wait; on one that it shares, the source hands over the rest of a burst, which
+    /// then costs one write a session instead of several.
+    pub(super) fn take_events(&mut self, now: Now) {
+        if self.renewal.is_under_way() {
+            return;
+        }
+        let mut in_vain = 0;
+        for look in 0..limits::LOOKS_PER_TURN {
+            if look > 0 {
+                std::thread::yield_now();
+                self.hub.metrics.handoff_looks_again_total += 1;
+            }
+            let events = self.hub.metrics.events_total;
+            self.drain_handoff(now);
+            let is_in_vain = self.hub.metrics.events_total == events;
+            in_vain = if is_in_vain { in_vain + 1 } else { 0 };
+            let waiting = self.flush.len().max(self.waiting_for_run());
+            let is_worth_it =
+                waiting >= limits::YIELD_FLUSHES_MIN && in_vain < limits::LOOKS_IN_VAIN;
+            if self.more_messages
+                || self.fan_out.is_sliced()
+                || !is_worth_it
+                || (look == 0 && is_in_vain)
+            {
+                break;
+            }
+        }
+        self.end_run(now);
+        let held_for = |since| now.clock.saturating_sub(since);
+        self.held_for = self.held_since.map_or(Duration::ZERO, held_for);
+    }
+
+    fn drain_handoff(&mut self, now: Now) {
+        self.handoff.clear_wake();
+        self.more_messages = true;
+        let are_all_heard = self.hear_source(now);
+        for _ in 0..limits::EVENTS_PER_LOOK {
+            if !self.flush.takes_another_event(self.fan_out.held()) {
+                self.more_messages =
+                    !are_all_heard || self.handoff.waiting() > 0 || self.fan_out.is_sliced();
+                return self.note_held(now);
+            }
+            if self.fan_out.is_sliced() {
+                // Its next slice, and nothing else in this turn if there is another.
+                self.fan_out_slice(now);
+                if self.fan_out.is_sliced() {
+                    return;
+                }
+            }
+            match self.handoff.try_event() {
+                Ok(message) => {
+                    self.held_since = None;
+                    self.on_message(message, now);
+                    if self.fan_out.is_sliced() {
+                        return;
+                    }
+                }
+                Err(TryRecvError::Empty) => {
+                    self.more_messages = !are_all_heard;
+                    self.held_since = None;
+                    return;
+                }
+                Err(TryRecvError::Disconnected) => {
+                    self.more_messages = false;
+                    self.held_since = None;
+                    self.on_source_gone(now);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes what the source tells of itself, whatever is fanned out. False: there may be more.
+    fn hear_source(&mut self, now: Now) -> bool {
+        for _ in 0..limits::CONTROLS_PER_LOOK {
+            match self.handoff.try_control() {
+                Ok(message) => self.on_message(message, now),
+                // The end of the source is told by the channel of the events, which come first.
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
+            }
+        }
+        false
+    }
+
+    fn note_held(&mut self, now: Now) {
+        if self.handoff.waiting() > 0 {
+            self.hub.metrics.handoff_held_total += 1;
+            self.held_since.get_or_insert(now.clock);
+        }
+    }
+
+    fn on_message(&mut self, message: FromSource, now: Now) {
+        if !matches!(message, FromSource::Event(_)) {
+            self.end_run(now);
+        }
+        match message {
+            FromSource::Event(event) => self.fan_out(event, now),
+            FromSource::Bound(bindings) => self.on_bound(bindings, now),
+            FromSource::Up => self.on_up(now),
+            FromSource::Down { since } => self.on_down(self.clock_of(since)),
+            FromSource::Lost(bindings) => {
+                for lost in bindings {
+                    if self.hub.broker.is_confirmed(&lost.binding) {
+                        self.lost.entry(lost.binding.clone()).or_insert(now.clock);
+                    }
+                    for waiter in self.hub.broker.on_lost(&lost) {
+                        self.resume(waiter, now, Session::on_refused);
+                    }
+                }
+            }
+            FromSource::Overflowed { since } => {
+                let away = now.clock.saturating_sub(self.clock_of(since));
+                self.announce(away, everybody, now);
+            }
+        }
+    }
+
+    fn clock_of(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.epoch)
+    }
+
+    fn on_up(&mut self, now: Now) {
+        let before = std::mem::replace(&mut self.hub.source, SourceState::Up);
+        if let SourceState::Away { since } = before {
+            self.announce(now.clock.saturating_sub(since), everybody, now);
+        }
+        for waiter in self.hub.broker.on_up() {
+            self.resume(waiter, now, Session::on_bound);
+        }
+    }
+
+    fn on_down(&mut self, since: Duration) {
+        self.hub.broker.on_down();
+        if self.hub.source == SourceState::Up {
+            self.hub.source = SourceState::Away { since };
+            self.hub.metrics.source_outages_total += 1;
+        }
+    }
+
+    fn on_source_gone(&mut self, now: Now) {
+        if !self.source_gone {
+            self.source_gone = true;
+            log::error!("the event source's thread has ended; no events will come");
+            self.on_down(now.clock);
+        }
+    }
+
+    fn on_bound(&mut self, bindings: Vec<Asked>, now: Now) {
+        self.take_dark(now);
+        let mut lost_since = now.clock;
+        let mut healed = HashSet::new();
+        for bound in bindings {
+            if !self.hub.broker.is_answer(&bound) {
+                continue;
+            }
+            let waiters = self.hub.broker.on_bound(&bound);
+            if let Some(since) = self.lost.remove(&bound.binding) {
+                lost_since = lost_since.min(since);
+                healed.insert(bound.binding);
+            }
+            for waiter in waiters {
+                self.resume(waiter, now, Session::on_bound);
+            }
+        }
+        if !healed.is_empty() {
+            let exchanges = healed.iter().map(|it| it.exchange.clone()).collect();
+            let needs = |session: &Session, hub: &Hub| session.needs_any(&healed, &exchanges, hub);
+            self.announce(now.clock.saturating_sub(lost_since), needs, now);
+        }
+    }
+
+    /// Goes on with the subscribe that waits under this token.
+    fn resume(
+        &mut self,
+        waiter: WaiterToken,
+        now: Now,
+        how: fn(&mut Session, u32, ConnId, &mut Hub, Now),
+    ) {
+        let (slot, number) = replies::slot_and_number(waiter);
+        let Some((id, connection)) = self.connections.at_slot(slot) else {
+            return;
+        };
+        how(&mut connection.session, number, id, &mut self.hub, now);
+        self.settle(id);
+    }
+
+    /// From now on the bindings of subscriptions that have moved are lost ones, whose return is told.
+    pub(super) fn take_dark(&mut self, now: Now) {
+        for binding in std::mem::take(&mut self.hub.dark) {
+            // It may have been released again, or confirmed, meanwhile.
+            if self.hub.broker.is_awaited(&binding) {
+                self.lost.entry(binding).or_insert(now.clock);
+            }
+        }
+    }
+
+    /// Tells every subscribed session that it concerns that events may have been lost for so long. Cost: all sessions.
+    fn announce(&mut self, away: Duration, concerns: impl Fn(&Session, &Hub) -> bool, now: Now) {
+        if !self.hub.limits.gap_notices {
+            return;
+        }
+        let notice = command::gap_event_source(&mut self.hub.builder, away);
+        let ids: Vec<ConnId> = self.connections.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            if let Some(connection) = self.connections.get_mut(id)
+                && concerns(&connection.session, &self.hub)
+            {
+                connection
+                    .session
+                    .announce_outage(&notice, id, &mut self.hub, now);
+                self.settle(id);
+            }
+        }
+    }
+}
+
+/// Whom an outage of the whole source concerns.
+fn everybody(_: &Session, _: &Hub) -> bool {
+    true
+}

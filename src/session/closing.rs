@@ -1,0 +1,150 @@
+//! How a session ends: by a close frame, by the peer, without a word; and what it gives back.
+
+use crate::protocol::frame::Frame;
+
+use super::close::CloseReason;
+use super::hub::{Hub, Now};
+use super::id::ConnId;
+use super::{PeerSide, Phase, Place, Session};
+
+impl Session {
+    /// Closes an open session with the close frame of `reason`; a session in its handshake goes without a word.
+    /// What is already in the outbox goes out first; of a peer that does not read it is forgotten, unless the process
+    /// drains: then it has as long as it goes on taking bytes, and the process lasts. A dead peer is not waited for.
+    pub fn close(&mut self, reason: CloseReason, id: ConnId, hub: &mut Hub, now: Now) {
+        let frame = reason.frame().map(|(code, text)| Frame::close(code, text));
+        let peer = if reason == CloseReason::Dead {
+            PeerSide::Done
+        } else {
+            PeerSide::Open
+        };
+        self.begin_closing(reason, frame, peer, id, hub, now);
+    }
+
+    pub(super) fn begin_closing(
+        &mut self,
+        reason: CloseReason,
+        frame: Option<Frame>,
+        peer: PeerSide,
+        id: ConnId,
+        hub: &mut Hub,
+        now: Now,
+    ) {
+        match &self.phase {
+            Phase::Handshake { .. } => {
+                self.phase = Phase::Gone {
+                    reason,
+                    was_open: false,
+                };
+                self.note_partial(id, hub);
+            }
+            Phase::Closing { .. } | Phase::Gone { .. } => {}
+            Phase::Open { .. } => {
+                self.leave(id, hub);
+                if reason == CloseReason::Drain {
+                    while let Some(notice) = self.take_gap_notice(&mut hub.builder) {
+                        hub.metrics.gap_notices_total += 1;
+                        self.outbox.push(notice, &mut hub.totals);
+                    }
+                } else if self.outbox.is_blocked() {
+                    self.outbox.forget_unbegun(&mut hub.totals);
+                }
+                if let Some(frame) = frame {
+                    self.outbox.push(frame, &mut hub.totals);
+                }
+                self.phase = Phase::Closing {
+                    reason,
+                    was_open: true,
+                    peer,
+                };
+                self.note_partial(id, hub);
+                hub.deadlines.close.begin(now.clock, id);
+            }
+        }
+    }
+
+    /// The peer closed its side of the stream, or the connection broke (`is_broken`).
+    pub fn on_end(&mut self, is_broken: bool, hub: &mut Hub, id: ConnId) {
+        match &mut self.phase {
+            Phase::Closing { peer, .. } if !is_broken && !self.outbox.is_empty() => {
+                *peer = PeerSide::Done
+            }
+            Phase::Closing {
+                reason, was_open, ..
+            } => {
+                self.phase = Phase::Gone {
+                    reason: *reason,
+                    was_open: *was_open,
+                };
+            }
+            Phase::Handshake { .. } => {
+                self.phase = Phase::Gone {
+                    reason: CloseReason::Lost,
+                    was_open: false,
+                };
+                self.note_partial(id, hub);
+            }
+            Phase::Open { .. } => {
+                self.leave(id, hub);
+                self.phase = Phase::Gone {
+                    reason: CloseReason::Lost,
+                    was_open: true,
+                };
+                self.note_partial(id, hub);
+            }
+            Phase::Gone { .. } => {}
+        }
+    }
+
+    /// Ends an unfinished handshake in favour of another connection.
+    pub fn evict(&mut self, id: ConnId, hub: &mut Hub) {
+        match self.phase {
+            Phase::Handshake { .. } => {
+                self.phase = Phase::Gone {
+                    reason: CloseReason::Evicted,
+                    was_open: false,
+                };
+                self.note_partial(id, hub);
+            }
+            Phase::Open { .. } | Phase::Closing { .. } | Phase::Gone { .. } => {
+                self.abandon(id, hub)
+            }
+        }
+    }
+
+    /// Ends a session whose time to close in good order is over.
+    pub fn abandon(&mut self, id: ConnId, hub: &mut Hub) {
+        match self.phase {
+            Phase::Closing {
+                reason, was_open, ..
+            } => self.phase = Phase::Gone { reason, was_open },
+            Phase::Handshake { .. } | Phase::Open { .. } => self.on_end(true, hub, id),
+            Phase::Gone { .. } => {}
+        }
+    }
+
+    /// Takes the session out of all that is shared, but for the totals of its outbox and what it counts for until its
+    /// end. Cost: what it had.
+    fn leave(&mut self, id: ConnId, hub: &mut Hub) {
+        if let Phase::Open {
+            extra: Some(extra), ..
+        } = &mut self.phase
+        {
+            hub.labels.drop_label(&mut extra.label);
+        }
+        self.stop_waiting(id, hub);
+        self.drop_subscriptions(hub);
+    }
+
+    /// Gives back what a session that has ended still has of what is shared.
+    pub fn dissolve(mut self, hub: &mut Hub) {
+        self.outbox.clear(&mut hub.totals);
+        self.give_account_back(hub);
+        match self.place {
+            Place::Unknown => {}
+            Place::Counted => hub.ips.give_back(&self.peer(hub).network()),
+            Place::Surplus => hub.surplus -= 1,
+        }
+        hub.peers.forget(self.peer);
+    }
+}

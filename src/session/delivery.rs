@@ -1,0 +1,216 @@
+//! What goes to the peer: replies, events and notices, by the slow consumer policy (PROTOCOL 5), and what follows a flush.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::config::SlowConsumerPolicy;
+use crate::protocol::command;
+use crate::protocol::frame::{Frame, FrameBuilder};
+use crate::routing::amqp_binding::AmqpBinding;
+
+use super::close::CloseReason;
+use super::hub::{Hub, Now, SessionLimits};
+use super::id::ConnId;
+use super::outbox::{OutboxTotals, Parcel};
+use super::{PeerSide, Phase, Session};
+
+/// Frames of events in a row, one each, for the members of one group.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// In the order of the events.
+    pub frames: &'a [Frame],
+    /// All of them as one, if that has been made.
+    pub parcel: Option<&'a Parcel>,
+}
+
+/// What became of a [`Batch`]. The rest, if any, found the session closed, or too slow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Frames that are in the outbox.
+    pub queued: u64,
+    /// Frames dropped and counted (policy `drop`).
+    pub dropped: u64,
+    /// The outbox is over its limit: the session is to be closed as a slow consumer.
+    pub is_too_slow: bool,
+}
+
+/// What the loop does after a flush that left nothing in the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterFlush {
+    /// Nothing.
+    Idle,
+    /// More was queued: list it again.
+    More,
+    /// Tell the peer that nothing more comes.
+    ShutdownWrite,
+}
+
+/// What a fan-out lends to [`Session::deliver`].
+#[derive(Debug)]
+pub struct DeliveryShared<'a> {
+    /// The operator's bounds.
+    pub limits: &'a SessionLimits,
+    /// What waits in full outboxes.
+    pub totals: &'a mut OutboxTotals,
+    /// Scratch for notices.
+    pub builder: &'a mut FrameBuilder,
+    /// Counter.
+    pub gap_notices_total: &'a mut u64,
+}
+
+impl Session {
+    /// Queues a frame that is not an event: never dropped. Under the policy `close` a peer that takes none of them is
+    /// closed; under `drop` it is not read any further ([`Session::wants_bytes`]), so there is a bound to what it can
+    /// ask for. The session must be open.
+    pub fn push(&mut self, frame: Frame, id: ConnId, hub: &mut Hub, now: Now) {
+        let (_, blocked_bytes) = self.outbox.blocked();
+        if hub.limits.slow_consumer == SlowConsumerPolicy::Close
+            && blocked_bytes > 0
+            && blocked_bytes + frame.len() > hub.limits.outbox_bytes_max
+        {
+            self.close(CloseReason::SlowConsumer, id, hub, now);
+        } else {
+            self.outbox.push(frame, &mut hub.totals);
+        }
+    }
+
+    /// Queues event frames, by the slow consumer policy (PROTOCOL 5). O(1) for a parcel that the socket is believed to
+    /// take; otherwise by the number of frames.
+    #[inline]
+    pub fn deliver(&mut self, batch: Batch<'_>, shared: &mut DeliveryShared<'_>) -> Delivered {
+        if !self.is_open() {
+            return Delivered::default();
+        }
+        if self.outbox.is_blocked() || self.outbox.owes_notice() {
+            return self.deliver_late(batch.frames, shared);
+        }
+        match batch.parcel {
+            Some(parcel) => self.outbox.push_parcel(parcel, shared.totals),
+            None => {
+                for frame in batch.frames {
+                    self.outbox.push(frame.clone(), shared.totals);
+                }
+            }
+        }
+        Delivered {
+            queued: batch.frames.len() as u64,
+            ..Delivered::default()
+        }
+    }
+
+    fn deliver_late(&mut self, batch: &[Frame], shared: &mut DeliveryShared<'_>) -> Delivered {
+        let limits = shared.limits;
+        let mut delivered = Delivered::default();
+        for frame in batch {
+            let (frames, bytes) = self.outbox.blocked();
+            match limits.slow_consumer {
+                SlowConsumerPolicy::Close if bytes + frame.len() > limits.outbox_bytes_max => {
+                    delivered.is_too_slow = true;
+                    break;
+                }
+                SlowConsumerPolicy::Drop
+                    if frames >= limits.queued_messages_max
+                        || (bytes > 0 && bytes + frame.len() > limits.outbox_bytes_max) =>
+                {
+                    if limits.gap_notices {
+                        self.outbox.count_dropped();
+                    }
+                    delivered.dropped += 1;
+                    continue;
+                }
+                SlowConsumerPolicy::Close | SlowConsumerPolicy::Drop => {}
+            }
+            while let Some(notice) = self.take_gap_notice(shared.builder) {
+                self.outbox.push(notice, shared.totals);
+                *shared.gap_notices_total += 1;
+            }
+            self.outbox.push(frame.clone(), shared.totals);
+            delivered.queued += 1;
+        }
+        delivered
+    }
+
+    /// A notice of what policy `drop` left out, if there is one still to be told: of an outage, and then of events.
+    pub(super) fn take_gap_notice(&mut self, builder: &mut FrameBuilder) -> Option<Frame> {
+        if let Some(outage) = self.outbox.take_outage() {
+            return Some(outage);
+        }
+        match self.outbox.take_dropped() {
+            0 => None,
+            dropped => Some(command::gap_slow_consumer(builder, dropped)),
+        }
+    }
+
+    /// Whether a subscription of it needs one of `bindings`, which are of these exchanges. Linear in its subscriptions.
+    #[must_use]
+    pub fn needs_any(
+        &self,
+        bindings: &HashSet<AmqpBinding>,
+        exchanges: &HashSet<Arc<str>>,
+        hub: &Hub,
+    ) -> bool {
+        let mut needed = Vec::new();
+        hub.index
+            .subscriptions(&self.subscriptions)
+            .any(|subscription| {
+                if exchanges.contains(hub.families.exchange(&subscription)) {
+                    hub.families.amqp_bindings(
+                        &subscription,
+                        subscription.held(hub.months),
+                        &mut needed,
+                    );
+                }
+                needed.drain(..).any(|binding| bindings.contains(&binding))
+            })
+    }
+
+    /// Tells the session that events may have been lost while the source was away, unless it has no subscription. Where
+    /// policy `drop` has no room for an event, the latest such notice is kept until there is, so that no number of
+    /// outages makes a queue grow.
+    pub fn announce_outage(&mut self, notice: &Frame, id: ConnId, hub: &mut Hub, now: Now) {
+        let (frames, _) = self.outbox.blocked();
+        let is_dropped = hub.limits.slow_consumer == SlowConsumerPolicy::Drop
+            && frames >= hub.limits.queued_messages_max;
+        if self.is_open() && !self.subscriptions.is_empty() {
+            if is_dropped {
+                return self.outbox.keep_outage(notice.clone());
+            }
+            hub.metrics.gap_notices_total += 1;
+            self.push(notice.clone(), id, hub, now);
+        }
+    }
+
+    /// The outbox was flushed and is empty.
+    pub fn after_flush(&mut self, hub: &mut Hub) -> AfterFlush {
+        match &mut self.phase {
+            Phase::Open { .. } => {
+                let mut after = AfterFlush::Idle;
+                while let Some(notice) = self.take_gap_notice(&mut hub.builder) {
+                    hub.metrics.gap_notices_total += 1;
+                    self.outbox.push(notice, &mut hub.totals);
+                    after = AfterFlush::More;
+                }
+                after
+            }
+            Phase::Closing {
+                reason,
+                was_open,
+                peer,
+            } => match peer {
+                PeerSide::Open => {
+                    *peer = PeerSide::Told;
+                    AfterFlush::ShutdownWrite
+                }
+                PeerSide::Told => AfterFlush::Idle,
+                PeerSide::Done => {
+                    self.phase = Phase::Gone {
+                        reason: *reason,
+                        was_open: *was_open,
+                    };
+                    AfterFlush::Idle
+                }
+            },
+            Phase::Handshake { .. } | Phase::Gone { .. } => AfterFlush::Idle,
+        }
+    }
+}
