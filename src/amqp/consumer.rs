@@ -18,8 +18,8 @@ use super::guard::{SUBSTITUTE, Vitals};
 use super::log_gate::LogGate;
 use super::url::bounded;
 use super::watchdog::Watchdog;
+use crate::event::Event;
 use crate::handoff::{FromSource, SourceEnd};
-use crate::protocol::event::Event;
 
 /// Longest that a delivery which was handed over stays unacknowledged.
 const ACK_AFTER: Duration = Duration::from_millis(20);

@@ -53,7 +53,8 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::auth::{Identity, Verdict};
-use crate::config::{SlowConsumerPolicy, Style};
+use crate::config::SlowConsumerPolicy;
+use crate::event::Style;
 use crate::limits::{
     HANDSHAKE_READ_BYTES, PONGS_PER_READ, SESSION_READ_BYTES, SURPLUS_MAX, UNREAD_BEHIND_FRAMES,
 };
