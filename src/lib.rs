@@ -3,14 +3,15 @@
 //! ```text
 //! client bytes  -> one read buffer of the loop -> protocol::{handshake, codec} -> protocol::command -> session
 //!               -> auth, routing::families -> routing::index
-//! RabbitMQ      -> amqp thread: delivery -> protocol::event -> handoff (bounded) + waker -> loop
+//! RabbitMQ      -> amqp thread: delivery -> event -> handoff (bounded) + waker -> loop
 //! event         -> routing::index -> each matching group: one frame -> outbox of each subscriber -> flush list
 //! end of turn   -> every session on the flush list: one vectored write of all its frames
 //! ```
 //!
 //! | folder | kind | what it owns |
 //! |---|---|---|
-//! | [`protocol`] | pure | bytes and their meaning: handshake, frames, commands, replies, events |
+//! | [`protocol`] | pure | bytes and their meaning: handshake, frames, commands, replies, frames of events |
+//! | [`event`] | pure | what was published, decoded once; the styles of its frames |
 //! | [`routing`] | pure | who wants this routing key: binding families, the subscription index, AMQP binding counts |
 //! | [`session`] | pure | one client's life: phases, outbox, rate limit, close reasons |
 //! | [`auth`] | pure but for reading its file | who may do what |
@@ -34,6 +35,7 @@ pub mod account;
 pub mod amqp;
 pub mod auth;
 pub mod config;
+pub mod event;
 pub mod handoff;
 mod json;
 pub mod limits;

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use amiquip::ExchangeType;
 use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread};
+use blackhole::event::Event;
 use blackhole::handoff::{
     FromSource, HANDOFF_EVENTS_MAX, LoopEnd, LoopWaker, ToSource, handoff_bounded,
 };
 use blackhole::limits::BROKER_ANSWER_MAX;
-use blackhole::protocol::event::Event;
 use blackhole::routing::account_load::AccountTag;
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::families::{Exchange, ExchangeKind};

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use blackhole::config::{
     AuthConfig, CODE_REFUSED, Config, Exit, ProxyProtocol, SlowConsumerPolicy, SourceConfig,
-    Startup, Stream, Style, from_args, keys, reread,
+    Startup, Stream, from_args, keys, reread,
 };
+use blackhole::event::Style;
 use blackhole::limits::DESCRIPTORS_RESERVED;
 use serde_json::{Value, json};
 

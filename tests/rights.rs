@@ -14,9 +14,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use blackhole::config::Config;
+use blackhole::event::Event;
 use blackhole::handoff::{FromSource, SourceEnd, ToSource};
 use blackhole::limits::{HELD_BYTES_MAX, HELD_TOTAL_BYTES_MAX};
-use blackhole::protocol::event::Event;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::broker_bindings::BindingCounts;

@@ -6,8 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blackhole::account::{AccountId, Scope};
-use blackhole::config::Style;
-use blackhole::protocol::event::EventHead;
+use blackhole::event::{EventHead, Style};
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::broker_bindings::{Ask, BindingCounts, BrokerBindings};
 use blackhole::routing::families::{Families, FamilyOptions, Resolved, Rights};

@@ -13,12 +13,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use blackhole::config::Config;
+use blackhole::event::Event;
 use blackhole::handoff::{FromSource, SourceEnd, ToSource};
 use blackhole::limits::{
     EVENT_SLICE_BYTES, FRAMES_READ_BEFORE_EVENTS, FRAMES_READ_PER_TURN, MERGED_EVENTS_MAX,
     SESSION_READ_BYTES,
 };
-use blackhole::protocol::event::Event;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::Asked;
 use blackhole::session::Door;

@@ -7,8 +7,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use blackhole::account::{AccountId, Scope};
-use blackhole::config::Style;
-use blackhole::protocol::event::EventHead;
+use blackhole::event::{EventHead, Style};
 use blackhole::routing::families::{Families, FamilyOptions, Rights};
 use blackhole::routing::index::{SubscriptionIndex, SubscriptionList};
 use blackhole::routing::month::ActiveMonths;

@@ -17,9 +17,9 @@ use super::counters::{AmqpCounters, add, increment};
 use super::guard::{SUBSTITUTE, Vitals};
 use super::url::bounded;
 use super::watchdog::Watchdog;
+use crate::event::Event;
 use crate::handoff::{FromSource, SourceEnd};
 use crate::log_limit::LogLimit;
-use crate::protocol::event::Event;
 
 /// Longest that a delivery which was handed over stays unacknowledged.
 const ACK_AFTER: Duration = Duration::from_millis(20);

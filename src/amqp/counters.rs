@@ -3,8 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::event::EventError;
 use crate::metrics::write_metric;
-use crate::protocol::event::EventError;
 
 /// Declares [`AmqpCounters`]: one field, one metric, one help text each.
 macro_rules! counters {

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::protocol::event;
+use crate::event;
 
 /// What we ask of the broker, and hold it to: its own default.
 pub(super) const FRAME_BYTES_MAX: u32 = 131_072;

@@ -33,6 +33,7 @@ pub use exit::{CODE_REFUSED, Exit, Stream};
 use cidr::IpCidr;
 
 use crate::auth::{AuthError, Authenticator};
+use crate::event::Style;
 use crate::limits::DESCRIPTORS_RESERVED;
 use crate::routing::families::{Families, FamilyOptions, FamilySpec};
 use cli::{CommandLine, NoCommandLine};
@@ -510,15 +511,6 @@ pub enum AuthConfig {
         /// `insecure_realm`: the SIP realm of an account, with [`REALM_PLACEHOLDER`] where its id goes.
         realm_template: String,
     },
-}
-
-/// The shape of an event frame (PROTOCOL 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Style {
-    /// `args`: the body as published.
-    Piston,
-    /// `data`: the body normalised as Kazoo 4 does.
-    Kazoo,
 }
 
 /// Whether proxies tell by PROXY header who is behind them.

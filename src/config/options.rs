@@ -13,7 +13,8 @@ use super::values::{
     AuthName, BrokerUrl, Limit, Network, Object, Period, Rate, RealmTemplate, Setting, SourceName,
     Word, list,
 };
-use super::{ProxyProtocol, REALM_PLACEHOLDER, SlowConsumerPolicy, Style};
+use super::{ProxyProtocol, REALM_PLACEHOLDER, SlowConsumerPolicy};
+use crate::event::Style;
 use crate::routing::families::FamilyOptions;
 
 const LISTENING: &str = "Listening";

@@ -15,7 +15,8 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::{ProxyProtocol, REALM_PLACEHOLDER, SlowConsumerPolicy, Style};
+use super::{ProxyProtocol, REALM_PLACEHOLDER, SlowConsumerPolicy};
+use crate::event::Style;
 use crate::session::liveness::PERIOD_MAX;
 
 /// Longest part of a wrong value that an error message repeats, in characters.

@@ -27,7 +27,7 @@ use self::commands::CommandQueue;
 pub use self::commands::Commands;
 pub use self::wake::LoopWaker;
 use self::wake::SourceWaker;
-use crate::protocol::event::Event;
+use crate::event::Event;
 use crate::routing::account_load::AccountTag;
 use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 
@@ -331,7 +331,7 @@ fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (Source
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::event::EventHead;
+    use crate::event::EventHead;
     use std::thread;
 
     #[test]

@@ -25,7 +25,7 @@ use std::fmt;
 use httparse::Status;
 use tungstenite::handshake::derive_accept_key;
 
-use crate::config::Style;
+use crate::event::Style;
 
 /// Longest head, request line to empty line; above it 431.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;

@@ -10,13 +10,15 @@
 //! | [`frame`] | server frames: encoded once, shared by reference |
 //! | [`command`] | client text -> command; reply -> text (PROTOCOL 3) |
 //! | `envelope` | the JSON of a command, field by field |
-//! | [`event`] | delivery -> event; event -> frames of either style (PROTOCOL 5) |
+//! | [`event_frame`] | event -> frames of either style (PROTOCOL 5) |
+//! | `kazoo` | an event's body as style kazoo has it |
 
 pub mod codec;
 pub mod command;
 mod envelope;
-pub mod event;
+pub mod event_frame;
 pub mod forwarded;
 pub mod frame;
 pub mod handshake;
+mod kazoo;
 pub mod proxy;

@@ -16,10 +16,11 @@ use std::collections::HashSet;
 use super::Reactor;
 use super::connections::Listed;
 use super::socket::Socket;
+use crate::event::Event;
 use crate::limits::{
     EVENT_SLICE_BYTES, MATCHED_KEPT, MERGE_MEMBERS_MIN, MERGED_EVENTS_MAX, RUN_BYTES_MAX,
 };
-use crate::protocol::event::{Event, EventScratch, EventTail};
+use crate::protocol::event_frame::{EventScratch, EventTail};
 use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
 use crate::session::close::CloseReason;

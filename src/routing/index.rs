@@ -32,8 +32,7 @@ use super::month::ActiveMonths;
 use super::words::{self, WORDS_MAX};
 use super::{shrink_table, spread};
 use crate::account::{AccountId, Scope};
-use crate::config::Style;
-use crate::protocol::event::EventHead;
+use crate::event::{EventHead, Style};
 
 /// The bit of a shape that says: any account. The bits below are the variables that are `*`.
 const ANY_SCOPE: u8 = 1 << super::families::VARIABLES_MAX;

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use crate::account::AccountId;
 use crate::auth::Authenticator;
-use crate::config::{Config, SlowConsumerPolicy, Style};
+use crate::config::{Config, SlowConsumerPolicy};
+use crate::event::Style;
 use crate::handoff::ToSource;
 use crate::limits::{LINGER, PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES};
 use crate::metrics::Metrics;

@@ -63,7 +63,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::auth::Identity;
-use crate::config::Style;
+use crate::event::Style;
 use crate::limits::{HANDSHAKE_READ_BYTES, SESSION_READ_BYTES, UNREAD_BEHIND_FRAMES};
 use crate::protocol::codec::Codec;
 use crate::protocol::proxy::Preamble;

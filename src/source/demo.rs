@@ -13,8 +13,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Ended, SourceError, answer_until, answer_waiting};
 use crate::account::AccountId;
+use crate::event::Event;
 use crate::handoff::{FromSource, SourceEnd};
-use crate::protocol::event::Event;
 
 /// The furthest that the source may be behind its pace and still catch up.
 pub const CATCH_UP_MAX: Duration = Duration::from_secs(1);

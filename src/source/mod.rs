@@ -168,8 +168,8 @@ mod testing {
 
     use super::spawn;
     use crate::config::SourceConfig;
+    use crate::event::Event;
     use crate::handoff::{FromSource, LoopEnd, LoopWaker, ToSource, handoff_bounded};
-    use crate::protocol::event::Event;
     use crate::routing::account_load::AccountTag;
     use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 

@@ -32,9 +32,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Ended, Heard, answer, answer_until, answer_waiting};
+use crate::event::{BODY_BYTES_MAX, Event, EventError};
 use crate::handoff::{FromSource, SourceEnd};
 use crate::log_limit::LogLimit;
-use crate::protocol::event::{BODY_BYTES_MAX, Event, EventError};
 
 /// Longest line: room for the largest body and what stands around it. A longer line is skipped.
 pub const LINE_BYTES_MAX: usize = BODY_BYTES_MAX + 4096;

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use blackhole::config::SlowConsumerPolicy;
+use blackhole::event::Event;
 use blackhole::handoff::FromSource;
-use blackhole::protocol::event::Event;
 use blackhole::session::close::CloseReason;
 use blackhole::session::liveness::PING_PAYLOAD;
 use serde_json::json;

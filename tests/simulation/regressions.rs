@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use blackhole::config::SlowConsumerPolicy;
+use blackhole::event::Event;
 use blackhole::handoff::{FromSource, LoopWaker, handoff_bounded};
 use blackhole::limits::LOOKS_IN_VAIN;
-use blackhole::protocol::event::Event;
 use blackhole::protocol::handshake::Refusal;
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::index::IndexCounts;

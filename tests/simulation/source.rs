@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use blackhole::event::Event;
 use blackhole::handoff::{FromSource, ToSource};
-use blackhole::protocol::event::Event;
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked};
 use serde_json::{Value, json};
 

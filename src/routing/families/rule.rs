@@ -6,7 +6,7 @@
 
 use super::spec::{AccountSource, FamilyError, FamilyProblem, FamilySpec, family_error};
 use crate::account::{AccountId, Scope};
-use crate::protocol::event::EventHead;
+use crate::event::EventHead;
 use crate::routing::month::{ActiveMonths, Month};
 use crate::routing::words::{self, WILDCARD, WILDCARD_REST, WORDS_MAX};
 

@@ -10,8 +10,7 @@
 use std::sync::OnceLock;
 
 use blackhole::account::{AccountId, Scope};
-use blackhole::config::Style;
-use blackhole::protocol::event::EventHead;
+use blackhole::event::{EventHead, Style};
 use blackhole::routing::amqp_binding::AmqpBinding;
 use blackhole::routing::families::{
     AccountSource, BindingError, ECHO_BYTES_MAX, Families, FamilyOptions, FamilySpec,

@@ -13,10 +13,8 @@ use std::fmt;
 use std::io::Write;
 
 use blackhole::account::AccountId;
-use blackhole::config::Style;
-use blackhole::protocol::event::{
-    BODY_BYTES_MAX, Event, EventError, EventHead, EventScratch, EventTail,
-};
+use blackhole::event::{BODY_BYTES_MAX, Event, EventError, EventHead, Style};
+use blackhole::protocol::event_frame::{EventScratch, EventTail};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
