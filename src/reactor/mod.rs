@@ -76,8 +76,8 @@ use self::unfinished::Unfinished;
 use crate::config::SlowConsumerPolicy;
 use crate::handoff::{FromSource, LoopEnd, ToSource};
 use crate::limits;
-use crate::protocol::command;
 use crate::protocol::proxy::Preamble;
+use crate::protocol::reply;
 use crate::routing::amqp_binding::{AmqpBinding, Asked};
 use crate::routing::broker_bindings::WaiterToken;
 use crate::session::close::CloseReason;
@@ -728,7 +728,7 @@ impl<S: Socket> Reactor<S> {
         if !self.hub.limits.gap_notices {
             return;
         }
-        let notice = command::gap_event_source(&mut self.hub.builder, away);
+        let notice = reply::gap_event_source(&mut self.hub.builder, away);
         let ids: Vec<ConnId> = self.connections.iter().map(|(id, _)| id).collect();
         for id in ids {
             if let Some(connection) = self.connections.get_mut(id)

@@ -60,11 +60,12 @@ use crate::limits::{
 };
 use crate::metrics::Metrics;
 use crate::protocol::codec::{Codec, Item};
-use crate::protocol::command;
 use crate::protocol::forwarded;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
-use crate::protocol::handshake::{self, Parsed, PlainRequest, Refusal, Refused, Request, Upgrade};
+use crate::protocol::handshake::{self, Request, Upgrade};
+use crate::protocol::http::{self, Parsed, PlainRequest, Refusal, Refused};
 use crate::protocol::proxy::{self, Preamble};
+use crate::protocol::reply;
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::index::SubscriptionList;
 
@@ -148,7 +149,7 @@ pub enum Door {
     Admin,
 }
 
-/// A request's head, or the PROXY header before it, that arrived in part; at most [`handshake::HEAD_BYTES_MAX`]
+/// A request's head, or the PROXY header before it, that arrived in part; at most [`http::HEAD_BYTES_MAX`]
 /// and one read.
 #[derive(Debug)]
 struct Head(Vec<u8>);
@@ -679,7 +680,7 @@ impl Session {
         now: Now,
     ) -> Option<AdminRequest> {
         if door == Door::Admin {
-            let page = match handshake::parse_plain(input) {
+            let page = match http::parse_plain(input) {
                 Parsed::Incomplete => {
                     self.gather(door, preamble, input, id, hub, now);
                     return None;
@@ -692,7 +693,7 @@ impl Session {
                     request: PlainRequest::Plain { method, path },
                     ..
                 } => {
-                    let head_only = method == handshake::Method::Head;
+                    let head_only = method == http::Method::Head;
                     let page = match path {
                         "/healthz" => Some(AdminPage::Health),
                         "/readyz" => Some(AdminPage::Ready),
@@ -1118,7 +1119,7 @@ impl Session {
         }
         match self.outbox.take_dropped() {
             0 => None,
-            dropped => Some(command::gap_slow_consumer(builder, dropped)),
+            dropped => Some(reply::gap_slow_consumer(builder, dropped)),
         }
     }
 
