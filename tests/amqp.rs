@@ -3,8 +3,6 @@
 //! Needs RabbitMQ installed (`scripts/setup`); without it the tests fail and say so.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
 
-mod support;
-
 use std::collections::VecDeque;
 use std::io::Write;
 use std::net::TcpListener;

@@ -4,8 +4,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-mod support;
-
 use serde_json::{Value, json};
 
 use support::client::{ANY_TOKEN, Client, errors};

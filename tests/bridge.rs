@@ -5,8 +5,6 @@
 //! websockets (`scripts/setup` installs both); without them the tests fail and say so.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;

@@ -4,8 +4,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-mod support;
-
 use support::client::{ANY_TOKEN, Raw, ping_as, subscribe};
 use support::events::ACCOUNT;
 use support::server::Server;

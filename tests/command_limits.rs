@@ -4,8 +4,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-mod support;
-
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};

@@ -6,10 +6,6 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
-#[path = "fuzz/src/lib.rs"]
-#[expect(unreachable_pub, reason = "the fuzz targets use it as a crate")]
-mod checks;
-
 use checks::Check;
 
 /// Mutations of each target's corpus, a part for each of its inputs.

@@ -4,8 +4,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-mod support;
-
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

@@ -8,8 +8,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-mod support;
-
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -4,8 +4,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-mod support;
-
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,6 @@
 //! Peers that fall silent and messages that are not finished, over real sockets; the times themselves are tested on a
 //! virtual clock (`tests/simulation.rs`).
 
-mod support;
-
 use std::time::{Duration, Instant};
 
 use support::client::{ANY_TOKEN, Peek, Raw, ping_as};

@@ -5,8 +5,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-mod support;
-
 use std::fs::File;
 use std::process::{Command, Stdio};
 use std::time::Instant;

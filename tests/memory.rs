@@ -1,8 +1,6 @@
 //! When memory goes back to the system, on scripted sockets and a virtual clock: in the quiet after a burst, and under
 //! traffic that leaves no quiet.
 
-mod support;
-
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;

@@ -3,8 +3,6 @@
 //! Needs RabbitMQ installed (`scripts/setup`); without it the test fails and says so.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
 
-mod support;
-
 use std::path::Path;
 use std::process::Command;
 use std::thread;

@@ -5,8 +5,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::process::CommandExt;

@@ -5,8 +5,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-mod support;
-
 use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};

@@ -4,8 +4,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-mod support;
-
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};

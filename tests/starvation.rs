@@ -5,8 +5,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-mod support;
-
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;

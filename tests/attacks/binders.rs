@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::judge::{Delays, alone, assert_times};
-use crate::support::broker::Broker;
-use crate::support::client::{Client, Raw, errors, subscribe, subscribe_to_all};
-use crate::support::server::{BROKER_PATIENCE, Fed, Server, TokenFile, wait_within};
-use crate::support::wire::client_text;
+use support::broker::Broker;
+use support::client::{Client, Raw, errors, subscribe, subscribe_to_all};
+use support::server::{BROKER_PATIENCE, Fed, Server, TokenFile, wait_within};
+use support::wire::client_text;
 
 const ATTACKER: &str = "a7ac4e00000000000000000000000001";
 const ATTACKER_TOKEN: &str = "token-of-the-attacker";

@@ -21,9 +21,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod binders;
 mod bodies;
 mod flood;

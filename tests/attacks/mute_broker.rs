@@ -4,12 +4,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::frame_sieve::{FrameSieve, Passing};
-use crate::support::broker::Broker;
-use crate::support::client::{ANY_TOKEN, errors};
-use crate::support::events::call_event;
-use crate::support::publisher::Publisher;
-use crate::support::server::{Server, wait_within};
-use crate::support::tcp_proxy::{Mode, TcpProxy};
+use support::broker::Broker;
+use support::client::{ANY_TOKEN, errors};
+use support::events::call_event;
+use support::publisher::Publisher;
+use support::server::{Server, wait_within};
+use support::tcp_proxy::{Mode, TcpProxy};
 
 /// How long a broker that answers nothing is believed in, at most.
 const LEFT_WITHIN: Duration = Duration::from_secs(30);

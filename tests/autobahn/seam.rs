@@ -3,13 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
 
-#[path = "../support/wire.rs"]
-#[allow(
-    unreachable_pub,
-    reason = "what is shared is public among the tests, which are no library"
-)]
-mod wire;
-
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -22,7 +15,7 @@ use blackhole::session::close::CloseReason;
 use blackhole::session::hub::{Hub, Now};
 use blackhole::session::id::{ConnId, Peer};
 use blackhole::session::{Door, Message, Session};
-use wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
+use support::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
 const ID: ConnId = ConnId {
     slot: 0,

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, new_account};
-use crate::support::broker::Broker;
-use crate::support::client::subscribe;
-use crate::support::events::{ACCOUNT, call_event};
-use crate::support::publisher::Publisher;
-use crate::support::server::{BROKER_PATIENCE, Server, wait_within};
+use support::broker::Broker;
+use support::client::subscribe;
+use support::events::{ACCOUNT, call_event};
+use support::publisher::Publisher;
+use support::server::{BROKER_PATIENCE, Server, wait_within};
 
 /// How long a broker is frozen: longer than a silent one is waited for.
 const FROZEN: Duration = Duration::from_secs(20);

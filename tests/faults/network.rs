@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::scene::Scene;
-use crate::support::broker::Broker;
-use crate::support::client::{ANY_TOKEN, Client};
-use crate::support::events::{ACCOUNT, large_call_event};
-use crate::support::server::{BROKER_PATIENCE, Fed, wait_within};
-use crate::support::tcp_proxy::{Mode, TcpProxy};
+use support::broker::Broker;
+use support::client::{ANY_TOKEN, Client};
+use support::events::{ACCOUNT, large_call_event};
+use support::server::{BROKER_PATIENCE, Fed, wait_within};
+use support::tcp_proxy::{Mode, TcpProxy};
 
 /// Longer than a silent broker is waited for.
 const LONG: Duration = Duration::from_secs(12);

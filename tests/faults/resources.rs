@@ -4,13 +4,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::scene::new_account;
-use crate::support::broker::Broker;
-use crate::support::client::{ANY_TOKEN, Client, Peek, Raw, ping_as, subscribe};
-use crate::support::events::{ACCOUNT, large_call_event};
-use crate::support::publisher::Publisher;
-use crate::support::server::{BROKER_PATIENCE, DEMO, Fed, PATIENCE, Server, blackhole};
-use crate::support::tcp_proxy::TcpProxy;
-use crate::support::wire::UPGRADE_REQUEST;
+use support::broker::Broker;
+use support::client::{ANY_TOKEN, Client, Peek, Raw, ping_as, subscribe};
+use support::events::{ACCOUNT, large_call_event};
+use support::publisher::Publisher;
+use support::server::{BROKER_PATIENCE, DEMO, Fed, PATIENCE, Server, blackhole};
+use support::tcp_proxy::TcpProxy;
+use support::wire::UPGRADE_REQUEST;
 
 /// Lets sessions have all descriptors.
 const GREEDY: [&str; 2] = ["--max-connections", "1000"];

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 
-use crate::support::broker::Broker;
-use crate::support::client::{Client, subscribe};
-use crate::support::numbered::{Books, Family, Numbered, Reader};
-use crate::support::server::Server;
+use support::broker::Broker;
+use support::client::{Client, subscribe};
+use support::numbered::{Books, Family, Numbered, Reader};
+use support::server::Server;
 
 /// An account that no other test of this binary has, for those that share a broker.
 pub(crate) fn new_account() -> String {

@@ -1,6 +1,6 @@
 //! A private RabbitMQ for one test or for all tests of a binary, by way of `scripts/broker`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -32,7 +32,7 @@ pub fn installed() -> io::Result<()> {
 }
 
 fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/broker")
+    crate::project_file("scripts/broker")
 }
 
 impl Broker {
@@ -46,8 +46,7 @@ impl Broker {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut broker = Self {
-            dir: Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join(format!("target/brokers/{}-{number}", process::id())),
+            dir: crate::project_file(&format!("target/brokers/{}-{number}", process::id())),
             port: 0,
             options: options.iter().map(|&option| option.to_owned()).collect(),
         };

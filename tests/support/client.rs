@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -383,7 +382,7 @@ fn is_reply(message: &Value) -> bool {
 
 /// Python with the `websockets` package, its stdin empty and its stdout piped; panics where it was not set up.
 pub fn python() -> Command {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python");
+    let python = crate::project_file("target/python/bin/python");
     assert!(
         python.exists(),
         "{} is missing: run scripts/setup",

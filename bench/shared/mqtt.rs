@@ -2,7 +2,7 @@
 
 /// CONNECT with a clean session and no keep-alive (section 3.1).
 #[must_use]
-pub(crate) fn connect(client_id: &str) -> Vec<u8> {
+pub fn connect(client_id: &str) -> Vec<u8> {
     let mut connect = vec![0, 4, b'M', b'Q', b'T', b'T', 4, 0x02, 0, 0];
     text(&mut connect, client_id);
     packet(0x10, &connect)
@@ -10,7 +10,7 @@ pub(crate) fn connect(client_id: &str) -> Vec<u8> {
 
 /// A packet with the first byte `kind` (section 2.2); `payload` has less than 256 MB.
 #[must_use]
-pub(crate) fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
+pub fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![kind];
     let mut left = payload.len();
     while left >= 0x80 {
@@ -23,7 +23,7 @@ pub(crate) fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Appends a string of less than 64 KB with its length before it (section 1.5.3).
-pub(crate) fn text(packet: &mut Vec<u8>, text: &str) {
+pub fn text(packet: &mut Vec<u8>, text: &str) {
     packet.extend_from_slice(&(text.len() as u16).to_be_bytes());
     packet.extend_from_slice(text.as_bytes());
 }

@@ -1,45 +1,49 @@
 //! A server's websocket frames (RFC 6455 section 5.2). The server sends whole unmasked messages; a fragment or a
 //! masked frame is an error.
 
-use crate::client_frame::client_frame;
 use crate::reader::{BadUnit, Format, Front};
+use support::client_frame::client_frame;
 
 /// Bytes of a payload that tell an event from a reply: `{"action": "event"` and a margin.
-pub(crate) const PREFIX_BYTES: usize = 24;
+pub const PREFIX_BYTES: usize = 24;
 
-pub(crate) const TEXT: u8 = 0x1;
-pub(crate) const BINARY: u8 = 0x2;
+/// Opcode of a text frame.
+pub const TEXT: u8 = 0x1;
+/// Opcode of a binary frame.
+pub const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
-pub(crate) const PING: u8 = 0x9;
-pub(crate) const PONG: u8 = 0xA;
+/// Opcode of a ping.
+pub const PING: u8 = 0x9;
+/// Opcode of a pong.
+pub const PONG: u8 = 0xA;
 
 /// What the server's frames carry; control frames are always kept whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Frames {
+pub enum Frames {
     /// Texts; those that begin like an event of ours pass, the others are kept whole. No binary frame.
     Tagged,
     /// Texts or binary frames, all of which pass.
     Passing,
     /// Texts, all of which are kept whole: for those who read events. No binary frame.
-    #[allow(
-        dead_code,
-        reason = "the load generator counts events, it does not read them"
-    )]
     Whole,
 }
 
 /// Kinds of frames that are kept whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WholeFrame {
+pub enum WholeFrame {
+    /// A text.
     Text,
+    /// A ping.
     Ping,
+    /// A pong.
     Pong,
+    /// A close frame.
     Close,
 }
 
 impl WholeFrame {
     /// The kind of a frame by the first byte of its header.
-    pub(crate) fn of(first: u8) -> Self {
+    pub fn of(first: u8) -> Self {
         match first & 0xF {
             CLOSE => Self::Close,
             PING => Self::Ping,
@@ -112,7 +116,7 @@ fn length(bytes: &[u8]) -> u64 {
 
 /// A client's frame, final.
 #[must_use]
-pub(crate) fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+pub fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
     client_frame(0x80 | opcode, payload)
 }
 

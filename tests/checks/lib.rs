@@ -1,10 +1,14 @@
 //! What must hold for any bytes whatever: one `check` for each boundary where bytes come in from outside.
 //!
-//! Shared by the fuzz targets, which look for inputs that break one, and by `tests/corpus.rs`, which replays the
-//! inputs kept in `corpus/` with the stable toolchain.
+//! Shared by the fuzz targets, which look for inputs that break one, and by the tests of the server, which replay the
+//! inputs kept in `tests/fuzz/corpus` with the stable toolchain.
 //!
 //! A `check` panics when an invariant is broken and otherwise names what the input came to, so that a test can tell
 //! whether the corpus still reaches what it is kept for. Each module describes its inputs and its invariants.
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "a check panics when an invariant is broken, as told above"
+)]
 
 pub mod binding;
 pub mod codec;

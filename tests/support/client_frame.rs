@@ -8,7 +8,7 @@ const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 /// A masked frame with its length in the shortest form. `first` is the first byte of the header: FIN, RSV, opcode.
 /// Linear in `payload`.
 #[must_use]
-pub(crate) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {
         length @ 0..=125 => frame.push(0x80 | length as u8),

@@ -5,10 +5,10 @@
 //! the few bytes of a unit that is not clear yet.
 
 /// Longest unit that is kept whole: replies, notices, pings, closes.
-pub(crate) const KEPT_BYTES_MAX: usize = 64 << 10;
+pub const KEPT_BYTES_MAX: usize = 64 << 10;
 
 /// How the units of a stream look.
-pub(crate) trait Format {
+pub trait Format {
     /// What stands at the front of `bytes`, which begin with a unit and are not empty.
     ///
     /// # Errors
@@ -16,20 +16,30 @@ pub(crate) trait Format {
     fn front(&self, bytes: &[u8]) -> Result<Front, BadUnit>;
 }
 
-/// The unit at the front of a stream. `header` bytes are there, `length` bytes of payload follow.
+/// The unit at the front of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Front {
+pub enum Front {
     /// More bytes are needed to tell.
     Unclear,
     /// It is told of piece by piece, as its bytes pass.
-    Passing { header: usize, length: u64 },
+    Passing {
+        /// Bytes of its header, which are there.
+        header: usize,
+        /// Bytes of its payload.
+        length: u64,
+    },
     /// It is kept until it is whole.
-    Whole { header: usize, length: u64 },
+    Whole {
+        /// Bytes of its header, which are there.
+        header: usize,
+        /// Bytes of its payload.
+        length: u64,
+    },
 }
 
 /// What a stream has come to.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Seen<'a> {
+pub enum Seen<'a> {
     /// A passing unit begins; these bytes of its payload are here.
     Begin(&'a [u8]),
     /// The next bytes of its payload.
@@ -43,13 +53,14 @@ pub(crate) enum Seen<'a> {
     Whole {
         /// The first byte of its header.
         kind: u8,
+        /// Its payload.
         payload: &'a [u8],
     },
 }
 
 /// Bytes that the server's protocol does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadUnit {
+pub enum BadUnit {
     /// A server must not mask.
     #[error("masked frame")]
     Masked,
@@ -66,7 +77,7 @@ pub(crate) enum BadUnit {
 
 /// Where one stream stands.
 #[derive(Debug, Default)]
-pub(crate) struct Reader {
+pub struct Reader {
     /// Bytes of the passing unit that are still to come.
     left: u32,
     /// Length of the passing unit.
@@ -80,7 +91,7 @@ impl Reader {
     /// are to be read behind it, and all of them given to [`Reader::feed`].
     ///
     /// `buffer` is longer than [`KEPT_BYTES_MAX`] + 10.
-    pub(crate) fn unstash(&mut self, buffer: &mut [u8]) -> usize {
+    pub fn unstash(&mut self, buffer: &mut [u8]) -> usize {
         let Some(kept) = self.kept.take() else {
             return 0;
         };
@@ -89,12 +100,15 @@ impl Reader {
     }
 
     /// Keeps `bytes` for the next [`Reader::unstash`].
-    pub(crate) fn stash(&mut self, bytes: &[u8]) {
+    pub fn stash(&mut self, bytes: &[u8]) {
         self.kept = (!bytes.is_empty()).then(|| bytes.into());
     }
 
     /// [`Reader::feed`] with what was kept put before `bytes`: a copy, which only a unit that was cut costs.
-    pub(crate) fn feed_joined(
+    ///
+    /// # Errors
+    /// The bytes are no units of `format`.
+    pub fn feed_joined(
         &mut self,
         format: &impl Format,
         bytes: &[u8],
@@ -111,7 +125,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`BadUnit`]: the stream cannot be read on.
-    pub(crate) fn feed(
+    pub fn feed(
         &mut self,
         format: &impl Format,
         mut bytes: &[u8],

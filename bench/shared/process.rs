@@ -2,7 +2,6 @@
 //!
 //! CPU comes from `schedstat` (nanoseconds that a thread ran), because the ticks of `/proc/PID/stat` are too coarse
 //! for one fan-out. A running thread's figure lags by up to one scheduler tick; an idle one's is exact.
-#![allow(dead_code, reason = "each program uses its own part")]
 
 use std::fs;
 use std::io;
@@ -12,18 +11,18 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// CPU time of one thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ThreadCpu {
+pub struct ThreadCpu {
     /// The thread's id; that of the main thread is the process's.
-    pub(crate) id: u32,
+    pub id: u32,
     /// Time it ran, since it began.
-    pub(crate) ran: Duration,
+    pub ran: Duration,
 }
 
 /// CPU time of every live thread of `pid`. Linear in the threads.
 ///
 /// # Errors
 /// The process is gone, or the kernel keeps no `schedstat`.
-pub(crate) fn cpu(pid: u32) -> io::Result<Vec<ThreadCpu>> {
+pub fn cpu(pid: u32) -> io::Result<Vec<ThreadCpu>> {
     let mut threads = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let entry = entry?;
@@ -48,7 +47,7 @@ pub(crate) fn cpu(pid: u32) -> io::Result<Vec<ThreadCpu>> {
 ///
 /// # Errors
 /// As [`cpu`].
-pub(crate) fn own_cpu() -> io::Result<Duration> {
+pub fn own_cpu() -> io::Result<Duration> {
     let threads = cpu(std::process::id())?;
     Ok(threads.iter().map(|thread| thread.ran).sum())
 }
@@ -63,20 +62,20 @@ fn ran(schedstat: &str) -> io::Result<Duration> {
 
 /// Resident memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Memory {
+pub struct Memory {
     /// `VmRSS`: everything resident, mapped files too.
-    pub(crate) resident: u64,
+    pub resident: u64,
     /// `RssAnon`: heap and stacks only.
-    pub(crate) anonymous: u64,
+    pub anonymous: u64,
     /// `VmHWM`: the most that was ever resident, or since [`forget_peak`].
-    pub(crate) peak: u64,
+    pub peak: u64,
 }
 
 /// Resident memory of `pid`.
 ///
 /// # Errors
 /// The process is gone.
-pub(crate) fn memory(pid: u32) -> io::Result<Memory> {
+pub fn memory(pid: u32) -> io::Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let bytes = |name: &str| {
         let line = status
@@ -98,7 +97,7 @@ pub(crate) fn memory(pid: u32) -> io::Result<Memory> {
 ///
 /// # Errors
 /// The process is gone, or another user's.
-pub(crate) fn forget_peak(pid: u32) -> io::Result<()> {
+pub fn forget_peak(pid: u32) -> io::Result<()> {
     fs::write(format!("/proc/{pid}/clear_refs"), "5")
 }
 
@@ -107,7 +106,7 @@ pub(crate) fn forget_peak(pid: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// The system refuses.
-pub(crate) fn raise_open_files() -> io::Result<u64> {
+pub fn raise_open_files() -> io::Result<u64> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(
         Resource::Nofile,

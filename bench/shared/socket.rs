@@ -8,19 +8,20 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::reader::Reader;
 
-/// The example key of RFC 6455 section 1.3 and its answer: one for all, so that the answer can be compared.
-pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+/// The example key of RFC 6455 section 1.3: one for all, so that the answer can be compared.
+pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// The answer to [`KEY`].
+pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// Longest head of an upgrade response.
-pub(crate) const HEAD_BYTES_MAX: usize = 8 << 10;
+pub const HEAD_BYTES_MAX: usize = 8 << 10;
 
 /// Begins to connect to `address`, from `source` if there is one, with a receive buffer of so many bytes if that is
 /// given. The stream is connected, or has its error, once it is writable.
 ///
 /// # Errors
 /// The system refuses the socket or the address.
-pub(crate) fn connect(
+pub fn connect(
     address: SocketAddr,
     source: Option<Ipv4Addr>,
     receive_buffer: Option<usize>,
@@ -47,7 +48,7 @@ pub(crate) fn connect(
 
 /// The upgrade request, with this path and query, and this auth token and sub-protocol if there is one.
 #[must_use]
-pub(crate) fn upgrade_request(
+pub fn upgrade_request(
     address: SocketAddr,
     path: &str,
     bearer: Option<&str>,
@@ -66,7 +67,10 @@ pub(crate) fn upgrade_request(
 }
 
 /// Length of a complete upgrade response's head; `Ok(None)` while it is incomplete; what is wrong with it.
-pub(crate) fn head_length(bytes: &[u8]) -> Result<Option<usize>, String> {
+///
+/// # Errors
+/// It is no upgrade response, or too long; the text says which.
+pub fn head_length(bytes: &[u8]) -> Result<Option<usize>, String> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
     match response.parse(bytes) {
@@ -96,7 +100,7 @@ pub(crate) fn head_length(bytes: &[u8]) -> Result<Option<usize>, String> {
 ///
 /// # Errors
 /// The connection broke, or the server has closed it (`UnexpectedEof`).
-pub(crate) fn fill(
+pub fn fill(
     stream: &mut TcpStream,
     reader: &mut Reader,
     buffer: &mut [u8],

@@ -4,7 +4,7 @@
 ///
 /// # Errors
 /// The text is none; the error says what is expected.
-pub(crate) fn positive(text: &str) -> Result<f64, String> {
+pub fn positive(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if f64::is_finite(number) && number > 0.0 => Ok(number),
         _ => Err("a positive number is expected".into()),
