@@ -16,6 +16,7 @@ pub mod client_frame;
 pub mod events;
 pub mod mute_broker;
 pub mod numbered;
+pub mod own_process;
 pub mod publisher;
 pub mod scripted;
 pub mod server;

@@ -1,8 +1,4 @@
 //! The way out (PROTOCOL 2 and 3): what balancers, clients and operators see between SIGTERM and the end.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};

@@ -2,11 +2,7 @@
 //! them is refused or reset. In a network of its own, where that may be made, so that the kernel's setting
 //! `net.ipv4.tcp_migrate_req` is the test's.
 //!
-//! `BLACKHOLE_HANDOVERS=n cargo test --test handover` makes so many handovers instead of a few, and prints figures.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
+//! `BLACKHOLE_HANDOVERS=n cargo test --test integration handover` makes so many handovers instead of a few, and prints figures.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,9 +1,5 @@
 //! How many AMQP bindings a session, an account and the process may have (PROTOCOL 3): `max_bindings_per_session`,
 //! `max_bindings_per_account`, `max_bindings`.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,8 +1,4 @@
 //! The HTTP side of the websocket port, over real sockets (PROTOCOL 2).
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -1,8 +1,4 @@
 //! What a session may do, how much of it and for how long, over real sockets (PROTOCOL 3).
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;

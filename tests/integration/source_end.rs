@@ -1,5 +1,4 @@
 //! The loop notices the end of its event source at once, also when nothing else wakes it: the real loop, in this process.
-#![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -16,6 +15,8 @@ use blackhole::routing::families::Families;
 use blackhole::session::Door;
 use blackhole::session::hub::Hub;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use support::own_process::in_own_process;
 
 /// Puts lines of the log into a channel.
 struct LogTo(Sender<String>);
@@ -108,6 +109,14 @@ fn probe(address: SocketAddr) -> String {
 
 #[test]
 fn the_end_of_the_source_wakes_a_loop_that_sleeps() {
+    // For its logger is the process's.
+    in_own_process(
+        "source_end::the_end_of_the_source_wakes_a_loop_that_sleeps",
+        end_the_source_of_a_loop_that_sleeps,
+    );
+}
+
+fn end_the_source_of_a_loop_that_sleeps() {
     let log = captured_log();
     let Loop {
         address,

@@ -1,8 +1,4 @@
 //! The process as an operator and a service manager meet it (PROTOCOL 2, 3 and 9).
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};

@@ -1,9 +1,5 @@
 //! What one client may cost another: floods and fan-outs on scripted sockets, counted in turns of the loop, so that no
 //! clock and no other process has a say.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -1,9 +1,5 @@
 //! No token and no password comes out of the program, whatever door it is said at: everything that the process writes
 //! and answers is searched for every secret and for every piece of one.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::collections::HashMap;
 use std::fs;

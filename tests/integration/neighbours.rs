@@ -1,7 +1,6 @@
 //! Private brokers beside each other (`scripts/broker`): ports of their own, and the end of one leaves the others alone.
 //!
 //! Needs RabbitMQ installed (`scripts/setup`); without it the test fails and says so.
-#![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
 
 use std::path::Path;
 use std::process::Command;

@@ -1,5 +1,5 @@
 //! Peers that fall silent and messages that are not finished, over real sockets; the times themselves are tested on a
-//! virtual clock (`tests/simulation.rs`).
+//! virtual clock (`tests/simulation`).
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,6 @@
 //! The routing folder against plain references: an index that tries every subscription's rendered AMQP keys as
 //! strings, counts in a map, and an escaping written the other way round.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use blackhole::account::{AccountId, Scope};

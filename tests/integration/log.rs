@@ -1,9 +1,5 @@
 //! The log when whoever should read it does not, or nothing of it can be written: it costs lines, which are counted,
 //! and nothing else.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::fs::File;
 use std::process::{Command, Stdio};
@@ -132,17 +128,26 @@ fn log_of(test: &str, environment: &[(&str, &str)]) -> (Vec<String>, bool) {
 
 #[test]
 fn a_panic_is_a_line_of_the_log_behind_those_before_it() {
-    let (log, is_well) = log_of("panics_with_the_log_started", &[]);
+    let (log, is_well) = log_of("log::panics_with_the_log_started", &[]);
     assert!(!is_well);
     let said: Vec<&str> = log.iter().map(|line| &line[24..]).collect();
-    assert_eq!(said[..2], [" ERROR [log] first", " ERROR [log] second"]);
+    assert_eq!(
+        said[..2],
+        [
+            " ERROR [integration::log] first",
+            " ERROR [integration::log] second"
+        ]
+    );
     assert!(said[2].starts_with(
-        " ERROR [blackhole::logging] the thread panics_with_the_log_started panicked at tests/log.rs:"
+        " ERROR [blackhole::logging] the thread log::panics_with_the_log_started panicked at tests/integration/log.rs:"
     ));
     assert!(said[2].ends_with(": the reason\\nof it"), "{said:?}");
     assert_eq!(said.len(), 3);
 
-    let (log, _) = log_of("panics_with_the_log_started", &[("RUST_BACKTRACE", "1")]);
+    let (log, _) = log_of(
+        "log::panics_with_the_log_started",
+        &[("RUST_BACKTRACE", "1")],
+    );
     assert!(log.len() > 4, "{log:?}");
     for line in &log {
         assert_eq!(
@@ -202,10 +207,10 @@ const ODD_TEXTS: [(&str, &str); 19] = [
 
 #[test]
 fn what_is_not_printable_is_escaped_and_nothing_else_is() {
-    let (log, is_well) = log_of("logs_odd_texts", &[]);
+    let (log, is_well) = log_of("log::logs_odd_texts", &[]);
     assert!(is_well);
     let said: Vec<&str> = log.iter().map(|line| &line[24..]).collect();
-    let expected = ODD_TEXTS.map(|(_, line)| format!(" ERROR [log] {line}"));
+    let expected = ODD_TEXTS.map(|(_, line)| format!(" ERROR [integration::log] {line}"));
     assert_eq!(said, expected);
 }
 

@@ -1,9 +1,5 @@
 //! Clients behind proxies: PROXY headers, `X-Forwarded-For` and `Forwarded`, over real sockets; and every cut of
 //! what a proxy sends, fed to a session. The proxies are on 127.0.0.1; 127.0.0.9 is somebody else.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::ffi::OsString;
 use std::net::SocketAddr;

@@ -1,8 +1,4 @@
 //! From a published event to the frames of those who may see it, over real sockets (PROTOCOL 4 and 5).
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use serde_json::{Value, json};
 

@@ -1,9 +1,5 @@
 //! Writing to many sockets with one system call (`io_uring`): what clients receive is the same with it, without it, and
 //! where the kernel refuses it.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::collections::BTreeMap;
 use std::io;

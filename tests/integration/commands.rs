@@ -1,8 +1,4 @@
 //! Commands and replies of the whole server, over real sockets (PROTOCOL 3).
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,18 @@
-//! A process of its own, so that no other test allocates while resident memory is read.
-
-#![cfg(target_env = "gnu")]
+//! Memory that the allocator gives back, read from the resident size of a process of its own.
 
 use std::fs;
 
+use support::own_process::in_own_process;
+
 #[test]
 fn trimming_gives_the_memory_of_a_burst_back() {
+    in_own_process(
+        "heap::trimming_gives_the_memory_of_a_burst_back",
+        burst_and_trim,
+    );
+}
+
+fn burst_and_trim() {
     const BURST_KIB: u64 = 128 << 10;
     // Something small stays alive in every stretch of the heap, as sessions do between the outboxes of a burst.
     let (mut sessions, mut outboxes) = (Vec::new(), Vec::new());

@@ -1,8 +1,6 @@
 //! Where the conformance suite's echo server departs from the product: nowhere but in what becomes of a complete
 //! message. A session is driven here without socket and loop.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
-
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 

@@ -1,9 +1,8 @@
 //! End to end: the real binary between a private real RabbitMQ and websocket clients.
 //!
 //! The tests share one broker, each in a virtual host of its own, so that the platform's exchange names can be used
-//! by all at once. Faults of the broker are in `bridge_faults.rs`. Needs RabbitMQ and, for one test, Python's
+//! by all at once. Faults of the broker are in `tests/faults`. Needs RabbitMQ and, for one test, Python's
 //! websockets (`scripts/setup` installs both); without them the tests fail and say so.
-#![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
 
 use std::collections::BTreeSet;
 use std::io::Write;

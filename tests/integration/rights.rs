@@ -1,9 +1,5 @@
 //! A right that moves, and subscribes that wait side by side (PROTOCOL 3 and 4), on scripted sockets and a virtual
 //! clock: the test is the broker, and decides what it confirms, what it refuses, and when.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};

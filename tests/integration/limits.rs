@@ -3,10 +3,6 @@
 //! random connects, refusals, authentications, renewals and ends, judged after every step by a plain model.
 //!
 //! The rate limit of commands and their size are in `command_limits` and `close_codes`, outboxes in `slow_consumers`.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::cell::RefCell;
 use std::collections::HashMap;

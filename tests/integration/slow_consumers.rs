@@ -1,8 +1,4 @@
 //! Clients that do not read (PROTOCOL 5): what becomes of them, and that nobody else notices.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,4 @@
 //! Every binding family, from what a client asks for to the frames it gets (PROTOCOL 6).
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use serde_json::{Value, json};
 

@@ -1,8 +1,4 @@
 //! Frames that end a session, and control frames that do not, over real sockets (PROTOCOL 3, RFC 6455 section 5).
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose peer answers otherwise must fail"
-)]
 
 use support::client::{ANY_TOKEN, Raw, ping_as, subscribe};
 use support::events::ACCOUNT;
