@@ -19,6 +19,11 @@ fn ask(server: &Server, request: &str) -> Response {
     raw.last_response()
 }
 
+/// What a balancer asks.
+fn probe(server: &Server, method: &str) -> Response {
+    ask(server, &format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n"))
+}
+
 #[test]
 fn any_path_is_upgraded_with_the_accept_key_of_the_rfc() {
     let server = Server::demo(&[]);
@@ -52,55 +57,39 @@ fn every_refusal_has_its_status_its_line_and_its_headers_and_ends_the_connection
     let swapped = |from: &str, to: &str| UPGRADE_REQUEST.replacen(from, to, 1);
     let long = upgrade_with(&[&format!("X-Long: {}", "x".repeat(8 * 1024))]);
     let many = upgrade_with(&["X-Many: 1"; 80]);
-    for (request, status, line, header) in [
+    let of_400 = [
         (
             "no HTTP at all\r\n\r\n".to_owned(),
-            400,
             "malformed HTTP request",
-            None,
         ),
         (
             "\x16\x03\x01\x02\x00".to_owned(),
-            400,
             "this port does not speak TLS",
-            None,
         ),
         (
             swapped("HTTP/1.1", "HTTP/1.0"),
-            400,
             "a websocket needs HTTP/1.1",
-            None,
         ),
-        (
-            swapped("Host: localhost\r\n", ""),
-            400,
-            "Host is missing",
-            None,
-        ),
+        (swapped("Host: localhost\r\n", ""), "Host is missing"),
         (
             swapped("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""),
-            400,
             "Sec-WebSocket-Key is missing",
-            None,
         ),
         (
             swapped("Connection: Upgrade", "Connection: keep-alive"),
-            400,
             "Connection must be Upgrade (does a proxy strip it?)",
-            None,
         ),
         (
             upgrade_with(&["Sec-WebSocket-Protocol: chat"]),
-            400,
             "no sub-protocol is supported",
-            None,
         ),
         (
             swapped("GET / ", "GET /?style=other "),
-            400,
             "style must be piston or kazoo",
-            None,
         ),
+    ]
+    .map(|(request, line)| (request, 400, line, None));
+    let of_others = [
         (
             swapped("Version: 13", "Version: 8"),
             426,
@@ -121,7 +110,8 @@ fn every_refusal_has_its_status_its_line_and_its_headers_and_ends_the_connection
             "method is not allowed",
             Some(("allow", "GET, HEAD")),
         ),
-    ] {
+    ];
+    for (request, status, line, header) in of_400.into_iter().chain(of_others) {
         let response = ask(&server, &request);
         assert_eq!(
             (response.status, &*response.body),
@@ -145,11 +135,10 @@ fn every_refusal_has_its_status_its_line_and_its_headers_and_ends_the_connection
 #[test]
 fn the_root_tells_balancers_200_while_connections_are_taken() {
     let server = Server::demo(&[]);
-    let get = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     wait_for("the source to be up", || {
-        (ask(&server, get).status == 200).then_some(())
+        (probe(&server, "GET").status == 200).then_some(())
     });
-    assert_eq!(ask(&server, get).body, "ok\n");
+    assert_eq!(probe(&server, "GET").body, "ok\n");
     let head = ask(&server, "HEAD / HTTP/1.0\r\n\r\n");
     assert_eq!(
         (head.status, &*head.body, head.header("content-length")),
@@ -164,7 +153,7 @@ fn the_root_tells_balancers_503_while_the_event_source_is_down_and_upgrades_go_o
     let url = format!("amqp://guest:guest@{dead}/%2f");
     let server = Server::start(&["--amqp", &url, "--auth", "insecure"]);
     for (method, body) in [("GET", "event source unavailable\n"), ("HEAD", "")] {
-        let response = ask(&server, &format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let response = probe(&server, method);
         assert_eq!((response.status, &*response.body), (503, body));
         assert_eq!(response.header("retry-after"), Some("5"));
     }
@@ -178,7 +167,7 @@ fn a_server_told_to_end_answers_503_to_probes_as_long_as_it_listens() {
     server.signal(Signal::TERM);
     server.until_not_ready();
     for method in ["GET", "HEAD"] {
-        let response = ask(&server, &format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let response = probe(&server, method);
         assert_eq!(response.status, 503, "{method}");
         assert!(response.header("retry-after").is_some());
     }
@@ -323,11 +312,7 @@ fn one_address_gets_no_more_sessions_than_it_may_and_its_places_come_back() {
         101,
         "another address has places of its own"
     );
-    assert_eq!(
-        ask(&server, "GET / HTTP/1.1\r\nHost: h\r\n\r\n").status,
-        200,
-        "probes take no place"
-    );
+    assert_eq!(probe(&server, "GET").status, 200, "probes take no place");
     assert_eq!(server.metric("handshakes_refused_ip_total"), 1);
     for client in held {
         client.close();
