@@ -61,7 +61,10 @@ fn behind(session: &mut Client, number: usize, vain: &[String]) -> [Duration; 3]
 
 #[test]
 fn subscribes_that_the_broker_refuses_hold_up_nothing_behind_them() {
-    let (broker, _alone) = (Broker::shared(), alone());
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let _alone = alone();
     let publisher = Publisher::connect(&broker.url());
     publisher.declare(ExchangeType::Direct, "conference");
     let server = Server::bridge(&broker.url(), &REQUEST_TIMEOUT);

@@ -87,7 +87,9 @@ fn out_of_descriptors_the_server_neither_spins_nor_wedges() {
 
 #[test]
 fn out_of_descriptors_the_broker_is_found_again_and_the_admin_page_answers_once_one_is_free() {
-    let broker = Broker::shared();
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
     let proxy = TcpProxy::to_port(broker.port());
     let url = proxy.amqp_url();
     let server = Server::spawn_patient(
@@ -127,7 +129,9 @@ fn out_of_descriptors_the_broker_is_found_again_and_the_admin_page_answers_once_
 
 #[test]
 fn full_of_sessions_the_broker_is_found_again_and_the_admin_page_answers_at_once() {
-    let broker = Broker::shared();
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
     let proxy = TcpProxy::to_port(broker.port());
     let url = proxy.amqp_url();
     // 64 of them are kept back for all that is no session.

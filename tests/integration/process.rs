@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::client::{ANY_TOKEN, Client, Raw, errors, ping, ping_as, python};
+use support::client::{ANY_TOKEN, Client, Python, Raw, errors, ping, ping_as};
 use support::events::{ACCOUNT, fixtures};
 use support::server::{
     DEMO, Fed, PATIENCE, Scratch, Server, TokenFile, dead_address, lines, run_to_end, wait_for,
@@ -401,11 +401,15 @@ asyncio.run(with_asyncio()) if kind == "asyncio" else with_threads()
 
 #[test]
 fn clients_from_another_hand_subscribe_get_events_ping_and_close_cleanly() {
+    let Some(python) = Python::installed() else {
+        return;
+    };
     let mut fed = Fed::insecure(&[]);
     let address: SocketAddr = fed.server.address();
     let mut clients: Vec<_> = ["asyncio", "threads"]
         .map(|kind| {
-            let mut child = python()
+            let mut child = python
+                .command()
                 .args(["-c", PYTHON_CLIENTS, kind, &address.to_string(), ACCOUNT])
                 .spawn()
                 .unwrap();

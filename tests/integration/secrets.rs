@@ -645,7 +645,9 @@ fn no_password_of_a_broker_and_no_body_that_came_from_one_is_in_the_log() {
     let wrong = secrets.new_one("a wrong password");
     let body = secrets.new_one("a body");
     let token = secrets.new_one("a token");
-    let broker = Broker::start();
+    let Some(broker) = Broker::own() else {
+        return;
+    };
     for (user, password) in [("plain", &right), ("odd", &escaped)] {
         broker.ctl(&["add_user", user, password]);
         broker.ctl(&["set_permissions", user, ".*", ".*", ".*"]);

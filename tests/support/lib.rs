@@ -14,6 +14,7 @@ pub mod broker;
 pub mod client;
 pub mod client_frame;
 pub mod events;
+pub mod left_out;
 pub mod mute_broker;
 pub mod numbered;
 pub mod own_process;
