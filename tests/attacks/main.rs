@@ -25,7 +25,6 @@ mod binders;
 mod bodies;
 mod flood;
 mod flooders;
-mod frame_sieve;
 mod judge;
 mod lists;
 mod mute_broker;
