@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
 use crate::dialect::{Dialect, Heard, Meaning, Stream};
-use crate::frames::{PING, PONG, masked};
-use crate::outcome::Latencies;
-use crate::reader::KEPT_BYTES_MAX;
-use crate::socket;
+use crate::latencies::Latencies;
 use crate::template::Template;
+use shared::frames::{PING, PONG, masked};
+use shared::reader::KEPT_BYTES_MAX;
+use shared::socket;
 
 /// Sessions of one source address: far from the end of its ports, where finding a free one is slow.
 pub(crate) const SESSIONS_PER_SOURCE: usize = 5_000;

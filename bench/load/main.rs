@@ -3,20 +3,11 @@
 //! Stdout carries the result (a table, or one JSON line an answer under `--control`), stderr the progress. Exit
 //! status: 0 all that was promised came, 1 something was missing, 2 wrong options.
 
-mod client_frame;
 mod dialect;
 mod engine;
-mod frames;
-#[path = "../mqtt.rs"]
-mod mqtt;
-#[path = "../numbers.rs"]
-mod numbers;
+mod latencies;
 mod outcome;
 mod parts;
-#[path = "../process.rs"]
-mod process;
-mod reader;
-mod socket;
 mod template;
 
 use std::io::{self, BufRead, Write};
@@ -31,9 +22,10 @@ use serde_json::{Value, json};
 
 use dialect::Dialect;
 use engine::{Engine, Plan, Totals};
-use numbers::positive;
 use outcome::Outcome;
 use parts::FromPart;
+use shared::numbers::positive;
+use shared::process;
 use template::Template;
 
 /// The subscribe command when none is given.
@@ -427,8 +419,8 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
-    use super::process::{cpu, memory};
     use super::*;
+    use shared::process::{cpu, memory};
 
     #[test]
     fn a_busy_thread_is_seen_to_run_and_its_memory_to_be_resident() {

@@ -7,10 +7,10 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use serde::Deserialize;
 
-use crate::frames::{Frames, PONG, TEXT, WholeFrame, masked};
-use crate::reader::{KEPT_BYTES_MAX, Reader, Seen};
-use crate::socket;
 use crate::world::Numbered;
+use shared::frames::{Frames, PONG, TEXT, WholeFrame, masked};
+use shared::reader::{KEPT_BYTES_MAX, Reader, Seen};
+use shared::socket;
 
 /// Size of the buffer that a thread reads all its clients through.
 pub(crate) const BUFFER_BYTES: usize = KEPT_BYTES_MAX + (64 << 10);

@@ -19,9 +19,9 @@ use slab::Slab;
 use socket2::SockRef;
 
 use crate::client::{BUFFER_BYTES, Client, Heard, Message};
-use crate::frames::masked;
-use crate::socket::upgrade_request;
 use crate::world::{Kind, SUPERDUPER, World};
+use shared::frames::masked;
+use shared::socket::upgrade_request;
 
 /// Longest wait for the poll.
 const TURN: Duration = Duration::from_millis(5);

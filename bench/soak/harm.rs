@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::broker::Broker;
+use support::broker::Broker;
 
 /// How long the broker is frozen: so that the server must not notice, and so that it must.
 const SHORT_FREEZE: Duration = Duration::from_secs(3);

@@ -12,21 +12,6 @@
 //! | `client` | one websocket client, on the load generator's codec |
 //! | `gauges`, `trend` | what must come back to zero, and what must not grow |
 
-#[path = "../load/frames.rs"]
-#[allow(dead_code, reason = "the load generator skips events")]
-mod frames;
-#[path = "../numbers.rs"]
-mod numbers;
-#[path = "../process.rs"]
-mod process;
-#[path = "../load/reader.rs"]
-#[allow(dead_code, reason = "the load generator skips events")]
-mod reader;
-#[path = "../load/socket.rs"]
-mod socket;
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
 mod client;
 mod crowd;
 mod gauges;
@@ -54,13 +39,11 @@ use rustix::process::Signal;
 use crowd::Crowd;
 use gauges::Gauges;
 use harm::Harm;
-use numbers::positive;
-use process::Memory;
 use publisher::Ledger;
+use shared::numbers::positive;
+use shared::process::{self, Memory};
 use support::broker::Broker;
-// Where the support has the module of that name, which the frames ask for.
 use support::server::{Server, TokenFile};
-use support::wire as client_frame;
 use witness::{Order, Tally, Witnesses};
 use world::World;
 
@@ -288,8 +271,7 @@ fn silent() -> io::Error {
 fn start_server(options: &Options, broker: &Broker, tokens: &TokenFile) -> io::Result<Server> {
     let program = match &options.server {
         Some(program) => program.clone(),
-        // Examples are built into a folder beside the programs.
-        None => std::env::current_exe()?.with_file_name("../blackhole"),
+        None => shared::programs::beside("blackhole", "blackhole")?,
     };
     let mut command = Command::new(program);
     command.args([

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Soak;
 use crate::harm::Harm;
-use crate::process::Memory;
 use crate::trend::{Rest, Trend};
 use crate::witness::Tally;
+use shared::process::Memory;
 
 impl Soak<'_> {
     /// Adds what the sessions saw, and the trend of memory, to the faults.

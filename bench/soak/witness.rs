@@ -18,8 +18,8 @@ use serde_json::json;
 use crate::client::{BUFFER_BYTES, Client, Heard, Message};
 use crate::ledger::{Notice, Stream};
 use crate::publisher::Ledger;
-use crate::socket::upgrade_request;
 use crate::world::{Kind, PARENT, SUPERDUPER, World};
+use shared::socket::upgrade_request;
 
 /// Longest wait for the poll.
 const TURN: Duration = Duration::from_millis(20);
@@ -610,7 +610,7 @@ impl Witnesses {
         for witness in self.witnesses.iter_mut().step_by(2) {
             witness
                 .client
-                .send(&crate::frames::masked(0x8, &1000_u16.to_be_bytes()));
+                .send(&shared::frames::masked(0x8, &1000_u16.to_be_bytes()));
         }
     }
 }

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::support::events::database;
+use support::events::database;
 
 /// The token of a superduper admin.
 pub(crate) const SUPERDUPER: &str = "soak-superduper";

@@ -2,7 +2,6 @@
 //! beforehand. The first is the limit of one event in flight, the others that of several.
 
 use std::io;
-use std::path::Path;
 
 use crate::running::{Running, SERVER_CORE};
 use crate::subject::{Batch, Candidate, Kind, Scenario, Subject};
@@ -35,8 +34,8 @@ struct Bare {
 
 impl Bare {
     fn start(order: &'static str) -> io::Result<Box<dyn Subject>> {
-        let program = Path::new(env!("CARGO_BIN_EXE_bare_send"));
-        let mut running = Running::start(SERVER_CORE, program, &[])?;
+        let program = shared::programs::beside("bare_send", "blackhole-bench")?;
+        let mut running = Running::start(SERVER_CORE, &program, &[])?;
         let address = running.listening()?;
         Ok(Box::new(Self {
             running,

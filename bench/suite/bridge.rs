@@ -15,9 +15,9 @@ use crate::ours::{ARGUMENTS, Call, EXCHANGE};
 use crate::running::{LOAD_CORE, Load, Running, SERVER_CORE, Waiting, micros_each};
 use crate::statistics::median;
 use crate::subject::Cpu;
-use crate::support::broker::{self, Broker};
-use crate::support::publisher::Publisher;
 use crate::table::{Table, number, percent};
+use support::broker::{self, Broker};
+use support::publisher::Publisher;
 
 /// The account of the sessions, and one that nobody asks for.
 const WANTED: u32 = 1;

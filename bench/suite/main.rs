@@ -1,4 +1,4 @@
-//! The bench suite: `scripts/bench`, or `cargo bench --bench suite -- OPTIONS`.
+//! The bench suite: `scripts/bench OPTIONS`.
 //!
 //! Every figure is one process's user and kernel time or resident memory, read from /proc, while the server has core
 //! 0 and the load generator core 1. A frame that does not come fails the run (exit 1). Absolute times drift with the
@@ -16,19 +16,14 @@ mod fairness;
 mod fanout;
 mod machine;
 mod matching;
-#[path = "../mqtt.rs"]
-mod mqtt;
 mod ours;
 mod peers;
 mod picture;
-#[path = "../process.rs"]
-mod process;
 mod running;
 mod scale;
 mod statistics;
 mod storm;
 mod subject;
-mod support;
 mod table;
 
 use std::io;
@@ -40,7 +35,22 @@ use clap::{Parser, ValueEnum};
 use serde_json::Value;
 
 use fanout::{Fanout, leave_out};
-use subject::{CANDIDATES, Candidate, Kind, Scenario, Setup, compare};
+use shared::{process, programs};
+use subject::{Candidate, Kind, Scenario, Setup, compare};
+
+/// Everything that can be measured. Ours comes first, because every other figure is compared with it.
+const CANDIDATES: &[Candidate] = &[
+    ours::CANDIDATE,
+    bare::SEND,
+    bare::WRITEV,
+    bare::MERGED,
+    peers::NCHAN,
+    peers::TOKIO,
+    peers::TOKIO_DEFAULTS,
+    peers::MOSQUITTO,
+    peers::NATS,
+    peers::WEB_MQTT,
+];
 
 /// Measure Blackhole beside other servers and bare send loops: bytes a session, CPU a connect, CPU and latency a frame.
 #[derive(Parser)]
@@ -76,9 +86,6 @@ struct Options {
     /// Measure nothing: print and draw the figures of this file, which --json wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["what", "json", "quick", "full"])]
     from: Option<PathBuf>,
-    /// Given by `cargo bench`; without it nothing is measured, so that `cargo test --all-targets` stays quick
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 fn candidate_names() -> clap::builder::PossibleValuesParser {
@@ -137,10 +144,6 @@ impl What {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if !options.bench {
-        eprintln!("nothing measured: run scripts/bench, or cargo bench --bench suite");
-        return ExitCode::SUCCESS;
-    }
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -265,11 +268,11 @@ fn measure(options: &Options) -> io::Result<Value> {
             })
             .copied()
             .collect(),
-        server: options
-            .server
-            .as_deref()
-            .unwrap_or(Path::new(env!("CARGO_BIN_EXE_blackhole"))),
-        load: Path::new(env!("CARGO_BIN_EXE_blackhole-load")),
+        server: match &options.server {
+            Some(program) => program.clone(),
+            None => programs::beside("blackhole", "blackhole")?,
+        },
+        load: programs::beside("blackhole-load", "blackhole-bench")?,
         files,
         options,
     };
@@ -293,8 +296,8 @@ fn measure(options: &Options) -> io::Result<Value> {
 struct Bench<'a> {
     extent: &'static Extent,
     candidates: Vec<Candidate>,
-    server: &'a Path,
-    load: &'a Path,
+    server: PathBuf,
+    load: PathBuf,
     /// Limit of open files of one process.
     files: u64,
     options: &'a Options,
@@ -334,7 +337,7 @@ impl Bench<'_> {
                 continue;
             }
             let setup = Setup {
-                server: self.server,
+                server: &self.server,
                 sessions: sessions.min(candidate.sessions_max.unwrap_or(u32::MAX)),
             };
             match measure(candidate, &setup) {
@@ -356,8 +359,10 @@ impl Bench<'_> {
                     return Ok(Vec::new());
                 }
                 eprintln!("density: {}, {}", candidate.name, scenario.title());
-                density::measure(candidate, setup, self.load, scenario, processes, BODY_BYTES)
-                    .map(|row| vec![row])
+                density::measure(
+                    candidate, setup, &self.load, scenario, processes, BODY_BYTES,
+                )
+                .map(|row| vec![row])
             })?);
         }
         let figures = [
@@ -377,8 +382,8 @@ impl Bench<'_> {
             rows.extend(
                 Fanout {
                     candidates: &self.candidates,
-                    server: self.server,
-                    load: self.load,
+                    server: &self.server,
+                    load: &self.load,
                     sessions,
                     body_bytes: cells.body_bytes,
                     series: cells.series,
@@ -401,7 +406,7 @@ impl Bench<'_> {
 
     fn bridge(&self) -> io::Result<Vec<Value>> {
         let Extent { shrink, rounds, .. } = *self.extent;
-        match bridge::measure(self.server, self.load, BODY_BYTES, rounds, shrink) {
+        match bridge::measure(&self.server, &self.load, BODY_BYTES, rounds, shrink) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 eprintln!("bridge: skipped, not installed: {error}");
                 Ok(Vec::new())
@@ -418,7 +423,7 @@ impl Bench<'_> {
             fairness::measure(
                 candidate,
                 setup,
-                self.load,
+                &self.load,
                 BODY_BYTES,
                 self.extent.fairness,
             )
@@ -432,7 +437,7 @@ impl Bench<'_> {
         self.check(1, sessions)?;
         let mut rows = self.each(sessions, |candidate, setup| {
             eprintln!("storm: {}", candidate.name);
-            storm::measure(candidate, setup, self.load)
+            storm::measure(candidate, setup, &self.load)
         })?;
         let figures = [
             ("seconds", "ours_to_it_seconds"),
@@ -450,13 +455,13 @@ impl Bench<'_> {
             self.check(processes, sessions)?;
             eprintln!("scale: {processes} × {sessions} sessions");
             let setup = Setup {
-                server: self.server,
+                server: &self.server,
                 sessions,
             };
             rows.push(scale::measure(
                 &ours::CANDIDATE,
                 &setup,
-                self.load,
+                &self.load,
                 processes,
                 BODY_BYTES,
                 self.extent.rounds,

@@ -7,10 +7,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::density::CONNECT_RATE;
-use crate::process::forget_peak;
 use crate::running::{Load, Waiting, micros_each};
 use crate::subject::{Candidate, Cpu, Scenario, Setup, memory_of};
 use crate::table::{Table, number, ratio};
+use shared::process::forget_peak;
 
 /// Measures one candidate with `setup.sessions` sessions; one row for each number of sessions that come back at once.
 ///

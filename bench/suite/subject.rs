@@ -1,7 +1,7 @@
 //! What is measured: Blackhole, the bare loops that are its limits, and other servers, all in one shape.
 //!
-//! A [`Candidate`] is one that could be measured on this machine; started, it is a [`Subject`]. The suites go through
-//! [`CANDIDATES`] and know nothing else of them. Ours comes first, because every other figure is compared with it.
+//! A [`Candidate`] is one that could be measured on this machine; started, it is a [`Subject`]. The suites know
+//! nothing else of them.
 
 use std::io;
 use std::path::Path;
@@ -9,22 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::process::{Memory, cpu, memory};
-use crate::{bare, ours, peers};
-
-/// Everything that can be measured, ours first.
-pub(crate) const CANDIDATES: &[Candidate] = &[
-    ours::CANDIDATE,
-    bare::SEND,
-    bare::WRITEV,
-    bare::MERGED,
-    peers::NCHAN,
-    peers::TOKIO,
-    peers::TOKIO_DEFAULTS,
-    peers::MOSQUITTO,
-    peers::NATS,
-    peers::WEB_MQTT,
-];
+use shared::process::{Memory, cpu, memory};
 
 /// One that could be measured.
 #[derive(Clone, Copy)]

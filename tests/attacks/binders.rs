@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::judge::{Delays, alone, assert_times};
-use crate::support::broker::Broker;
-use crate::support::client::{Client, Raw, errors, subscribe, subscribe_to_all};
-use crate::support::server::{BROKER_PATIENCE, Fed, Server, TokenFile, wait_within};
-use crate::support::wire::client_text;
+use support::broker::Broker;
+use support::client::{Client, Raw, errors, subscribe, subscribe_to_all};
+use support::server::{BROKER_PATIENCE, Fed, Server, TokenFile, wait_within};
+use support::wire::client_text;
 
 const ATTACKER: &str = "a7ac4e00000000000000000000000001";
 const ATTACKER_TOKEN: &str = "token-of-the-attacker";
@@ -205,19 +205,28 @@ impl Scene {
 
 #[test]
 fn sessions_that_bind_all_they_can_and_leave_keep_nobody_waiting_and_leave_nothing_on_the_broker() {
-    let (broker, _alone) = (Broker::shared(), alone());
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let _alone = alone();
     Scene::open(broker).judge(|address| bind_and_leave_often(address, BINDERS, APART));
 }
 
 #[test]
 fn a_trickle_of_sessions_that_bind_all_they_can_does_not_fill_the_broker() {
-    let (broker, _alone) = (Broker::shared(), alone());
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let _alone = alone();
     Scene::open(broker).judge(|address| bind_and_leave_often(address, TRICKLE, TRICKLE_APART));
 }
 
 #[test]
 fn sessions_that_bind_and_unbind_without_end_keep_nobody_waiting() {
-    let (broker, _alone) = (Broker::shared(), alone());
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let _alone = alone();
     Scene::open(broker).judge(|address| {
         let mut togglers: Vec<Raw> = (0..TOGGLERS).map(|_| Raw::upgraded(address)).collect();
         for _ in 0..TOGGLES {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::judge::{alone, assert_times};
-use crate::support::client::{ANY_TOKEN, Client};
-use crate::support::events::{ACCOUNT, call_event};
-use crate::support::server::Fed;
+use support::client::{ANY_TOKEN, Client};
+use support::events::{ACCOUNT, call_event};
+use support::server::Fed;
 
 /// Events that are measured together.
 const EVENTS: usize = 5;

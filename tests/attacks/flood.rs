@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::support::server::wait_for;
-use crate::support::wire::{UPGRADE_REQUEST, client_frame, client_text};
+use support::server::wait_for;
+use support::wire::{UPGRADE_REQUEST, client_frame, client_text};
 
 /// What a flood is over after, whatever the test does meanwhile.
 const BYTES_MAX: u64 = 2 << 30;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::flood::{Flood, Script};
 use crate::judge::{Delays, Rounds, alone};
-use crate::support::client::{ANY_TOKEN, Client, ping, ping_as};
-use crate::support::events::{ACCOUNT, call_event};
-use crate::support::server::Fed;
-use crate::support::wire::client_frame;
+use support::client::{ANY_TOKEN, Client, ping, ping_as};
+use support::events::{ACCOUNT, call_event};
+use support::server::Fed;
+use support::wire::client_frame;
 
 /// Calm and attack take turns, so that the machine's mood falls on both alike: so often, and on to the most while its
 /// mood is too bad to tell.

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use crate::flood::{Flood, Script};
 use crate::judge::{Delays, Rounds, alone, assert_times};
-use crate::support::client::{ANY_TOKEN, Client, ping, subscribe, subscribe_to_all};
-use crate::support::events::ACCOUNT;
-use crate::support::server::{Fed, Server, dead_address};
+use support::client::{ANY_TOKEN, Client, ping, subscribe, subscribe_to_all};
+use support::events::ACCOUNT;
+use support::server::{Fed, Server, dead_address};
 
 /// Commands that are measured together; and bytes of one that leave room for its other members.
 const COMMANDS: usize = 20;

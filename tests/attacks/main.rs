@@ -21,14 +21,10 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod binders;
 mod bodies;
 mod flood;
 mod flooders;
-mod frame_sieve;
 mod judge;
 mod lists;
 mod mute_broker;

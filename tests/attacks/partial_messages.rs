@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use serde_json::json;
 
 use crate::judge::alone;
-use crate::support::client::{ANY_TOKEN, Raw, ping_as};
-use crate::support::server::Server;
-use crate::support::wire::{UPGRADE_REQUEST, client_frame};
+use support::client::{ANY_TOKEN, Raw, ping_as};
+use support::server::Server;
+use support::wire::{UPGRADE_REQUEST, client_frame};
 
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::judge::alone;
-use crate::support::client::{ANY_TOKEN, Peek, Raw, ping_as};
-use crate::support::server::Server;
-use crate::support::wire::UPGRADE_REQUEST;
+use support::client::{ANY_TOKEN, Peek, Raw, ping_as};
+use support::server::Server;
+use support::wire::UPGRADE_REQUEST;
 
 /// Places in all, and of one address.
 const LIMITS: [&str; 4] = ["--max-connections", "100", "--max-connections-per-ip", "5"];
@@ -127,7 +127,7 @@ fn sessions_that_were_closed_and_stay_take_no_place_of_others() {
                 UPGRADE_REQUEST.as_bytes(),
             );
             // Closed for a binary message if there was a place for it; the close is not answered.
-            raw.try_send(&crate::support::wire::client_frame(0x82, b"binary"));
+            raw.try_send(&support::wire::client_frame(0x82, b"binary"));
             raw.peek(Duration::from_secs(1));
             left.push(raw);
         }

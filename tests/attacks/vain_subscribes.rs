@@ -7,12 +7,12 @@ use amiquip::ExchangeType;
 use serde_json::{Value, json};
 
 use crate::judge::{Delays, alone, assert_times};
-use crate::support::broker::Broker;
-use crate::support::client::{ANY_TOKEN, Client, Raw, errors, ping, subscribe, subscribe_to_all};
-use crate::support::events::ACCOUNT;
-use crate::support::publisher::Publisher;
-use crate::support::server::{BROKER_PATIENCE, Server, dead_address, wait_within};
-use crate::support::wire::client_text;
+use support::broker::Broker;
+use support::client::{ANY_TOKEN, Client, Raw, errors, ping, subscribe, subscribe_to_all};
+use support::events::ACCOUNT;
+use support::publisher::Publisher;
+use support::server::{BROKER_PATIENCE, Server, dead_address, wait_within};
+use support::wire::client_text;
 
 /// What a subscribe waits for the broker: so long that nothing that waits for it passes for an answer.
 const REQUEST_TIMEOUT: [&str; 2] = ["--request-timeout-ms", "6000"];
@@ -61,7 +61,10 @@ fn behind(session: &mut Client, number: usize, vain: &[String]) -> [Duration; 3]
 
 #[test]
 fn subscribes_that_the_broker_refuses_hold_up_nothing_behind_them() {
-    let (broker, _alone) = (Broker::shared(), alone());
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let _alone = alone();
     let publisher = Publisher::connect(&broker.url());
     publisher.declare(ExchangeType::Direct, "conference");
     let server = Server::bridge(&broker.url(), &REQUEST_TIMEOUT);

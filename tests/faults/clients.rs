@@ -4,9 +4,9 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::client::{ANY_TOKEN, Client, Raw, subscribe};
-use crate::support::events::{ACCOUNT, call_event, large_call_event};
-use crate::support::server::{Fed, Server};
+use support::client::{ANY_TOKEN, Client, Raw, subscribe};
+use support::events::{ACCOUNT, call_event, large_call_event};
+use support::server::{Fed, Server};
 
 const DYING: usize = 500;
 const SURVIVORS: usize = 10;

@@ -12,9 +12,6 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod broker;
 mod clients;
 mod network;

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 
-use crate::support::broker::Broker;
-use crate::support::client::{Client, subscribe};
-use crate::support::numbered::{Books, Family, Numbered, Reader};
-use crate::support::server::Server;
+use support::broker::Broker;
+use support::client::{Idle, subscribe};
+use support::numbered::{Books, Family, Numbered, Reader};
+use support::server::Server;
 
 /// An account that no other test of this binary has, for those that share a broker.
 pub(crate) fn new_account() -> String {
@@ -20,9 +20,9 @@ pub(crate) struct Scene {
     pub(crate) server: Server,
     pub(crate) numbered: Numbered,
     pub(crate) readers: Vec<Reader>,
-    idle: Client,
+    idle: Idle,
     /// Sessions that were refused a subscribe, and stay.
-    refused: Vec<Client>,
+    refused: Vec<Idle>,
 }
 
 impl Scene {
@@ -47,7 +47,7 @@ impl Scene {
             server,
             numbered,
             readers,
-            idle,
+            idle: Idle::start(idle),
             refused: Vec::new(),
         };
         scene.numbered.until_flowing(&scene.readers);
@@ -61,7 +61,7 @@ impl Scene {
         let mut session = self.server.client();
         let reply = session.ask(&subscribe("any", &new_account(), "call.*.*"));
         assert_eq!(reply["data"]["errors"], json!(["event source unavailable"]));
-        self.refused.push(session);
+        self.refused.push(Idle::start(session));
     }
 
     /// Waits until every session was told of so many gaps in all and gets events again.
@@ -76,14 +76,13 @@ impl Scene {
     }
 
     /// No session was closed; each was told of so many gaps, and of every number that it missed.
-    pub(crate) fn close(mut self, name: &str, gaps: usize) -> (Server, Vec<Books>) {
+    pub(crate) fn close(self, name: &str, gaps: usize) -> (Server, Vec<Books>) {
         let (_clients, books) = self.numbered.finish(name, self.readers);
         for books in &books {
             assert_eq!(books.gaps.len(), gaps, "{books}");
         }
-        self.idle.assert_nothing_came("any");
-        for refused in &mut self.refused {
-            refused.assert_nothing_came("any");
+        for idle in self.refused.into_iter().chain([self.idle]) {
+            idle.take_back().assert_nothing_came("any");
         }
         assert_eq!(self.server.metric("sessions_closed_total"), 0);
         (self.server, books)

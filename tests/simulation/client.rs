@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use crate::ends::Seen;
 use crate::model::{ACCOUNTS, Asked, Key};
-use crate::support::scripted::Wire;
-use crate::support::wire::{client_frame, client_text};
+use support::scripted::Wire;
+use support::wire::{client_frame, client_text};
 
 /// What a client did by its own will that may end its session. Hanging up is seen at its wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,9 +17,9 @@ use serde_json::json;
 use crate::client::Deed;
 use crate::model::{ACCOUNTS, Asked, TOKENS};
 use crate::scenes::{readers_in, token_file};
-use crate::support::scripted::{Wire, under_seeds};
-use crate::support::wire::{UPGRADE_REQUEST, client_frame};
 use crate::world::World;
+use support::scripted::{Wire, under_seeds};
+use support::wire::{UPGRADE_REQUEST, client_frame};
 
 const HONEST: usize = 4;
 const HOSTILE: usize = 12;

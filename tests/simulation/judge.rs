@@ -22,8 +22,8 @@ use crate::client::Client;
 use crate::ends::Phase;
 use crate::model::{Asked, means, routes};
 use crate::stream::Circumstances;
-use crate::support::scripted::Wire;
 use crate::world::World;
+use support::scripted::Wire;
 
 /// Bytes that a client which reads everything has room for, at least.
 const ROOM_OF_A_READER: usize = 100_000;

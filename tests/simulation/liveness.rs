@@ -13,8 +13,8 @@ use serde_json::json;
 use crate::client::{Client, Deed};
 use crate::model::{ACCOUNTS, Asked, BINDINGS, TICK, TOKENS, Times};
 use crate::scenes::{token_file, world_of_readers};
-use crate::support::wire::{client_frame, client_text};
 use crate::world::World;
+use support::wire::{client_frame, client_text};
 
 const SECOND: Duration = Duration::from_secs(1);
 

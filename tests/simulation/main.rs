@@ -31,9 +31,6 @@
 //! | `scenes` | worlds that a case begins with |
 //! | `regressions`, `drain`, `liveness`, `months`, `tokens`, `wall_clock` | cases with names |
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod client;
 mod drain;
 mod ends;

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use crate::client::Client;
 use crate::model::{ACCOUNTS, TOKENS};
 use crate::scenes::{readers_in, token_file, world_of_readers};
-use crate::support::scripted::under_seeds;
-use crate::support::wire::client_text;
 use crate::wall_clock::STEPPED;
 use crate::world::{DAY, HOUR, World};
+use support::scripted::under_seeds;
+use support::wire::client_text;
 
 /// Asks for the documents of the first account whose database has the month in its name (PROTOCOL 6).
 fn subscribe_to_faxes(client: &mut Client) {

@@ -18,9 +18,9 @@ use crate::client::Client;
 use crate::model::{ACCOUNTS, BINDINGS, CALLS, EVENTS, TOKENS};
 use crate::rights::Rights;
 use crate::scenes::{readers_in, token_file, world_of_readers};
-use crate::support::scripted::under_seeds;
-use crate::support::wire::client_frame;
 use crate::world::World;
+use support::scripted::under_seeds;
+use support::wire::client_frame;
 
 #[test]
 fn a_flood_of_pings_leaves_few_pongs_waiting_and_the_newest_is_answered() {

@@ -6,8 +6,8 @@ use tempfile::TempDir;
 
 use crate::model::TOKENS;
 use crate::rights::Rights;
-use crate::support::wire::UPGRADE_REQUEST;
 use crate::world::World;
+use support::wire::UPGRADE_REQUEST;
 
 /// A token file, and the directory that it vanishes with.
 pub(crate) fn token_file() -> (TempDir, PathBuf) {

@@ -19,8 +19,8 @@ use crate::model::{
     ACCOUNTS, Asked, BINDINGS, PRESENCE, RATE_BURST, RATE_PER_SECOND, escaped, means, needs,
 };
 use crate::rights::Rights;
-use crate::support::wire::{client_frame, server_frames};
 use crate::world::World;
+use support::wire::{client_frame, server_frames};
 
 /// Replies whose moments are kept: more than are given without a refusal.
 const ANSWERS_KEPT: usize = 2 * RATE_BURST;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::SEEDS;
 use crate::model::ACCOUNTS;
 use crate::scenes::{token_file, world_of_readers};
-use crate::support::wire::{client_text, server_frames};
+use support::wire::{client_text, server_frames};
 
 /// What a token file says of one token: its end in seconds from the beginning, if it is there.
 type Ends = [Option<u64>; 5];

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use crate::model::{ACCOUNTS, TOKENS};
 use crate::scenes::{token_file, world_of_readers};
-use crate::support::wire::UPGRADE_REQUEST;
 use crate::world::{DAY, HOUR};
+use support::wire::UPGRADE_REQUEST;
 
 /// What clock steps are tried: an hour and more than a month, either way, there and back.
 pub(crate) const STEPPED: [i64; 8] = [

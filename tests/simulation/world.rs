@@ -29,8 +29,8 @@ use crate::model::{
 };
 use crate::rights::Rights;
 use crate::stream::Tally;
-use crate::support::scripted::{Scripted, Wire, config, now, reactor};
-use crate::support::wire::{UPGRADE_REQUEST, client_frame};
+use support::scripted::{Scripted, Wire, config, now, reactor};
+use support::wire::{UPGRADE_REQUEST, client_frame};
 
 /// Seconds.
 pub(crate) const HOUR: i64 = 3600;

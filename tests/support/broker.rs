@@ -1,11 +1,13 @@
 //! A private RabbitMQ for one test or for all tests of a binary, by way of `scripts/broker`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use std::{fs, io, process, thread};
+
+use crate::left_out::leave_out;
 
 /// Longest wait for a frozen broker's threads to stop.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -31,11 +33,22 @@ pub fn installed() -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::NotFound, text))
 }
 
+/// Whether the running test can have a broker. Where RabbitMQ is not installed the test is left out, which is said
+/// ([`leave_out`]).
+pub fn is_there() -> bool {
+    installed().map_err(|error| leave_out(&error)).is_ok()
+}
+
 fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/broker")
+    crate::project_file("scripts/broker")
 }
 
 impl Broker {
+    /// One of the running test's own; `None` where the test must leave itself out ([`is_there`]).
+    pub fn own() -> Option<Self> {
+        is_there().then(Self::start)
+    }
+
     /// Starts one on free ports and waits until it serves. Panics, saying so, when RabbitMQ is not installed.
     pub fn start() -> Self {
         Self::start_with(&[]).unwrap_or_else(|error| panic!("{error}"))
@@ -46,8 +59,7 @@ impl Broker {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut broker = Self {
-            dir: Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join(format!("target/brokers/{}-{number}", process::id())),
+            dir: crate::project_file(&format!("target/brokers/{}-{number}", process::id())),
             port: 0,
             options: options.iter().map(|&option| option.to_owned()).collect(),
         };
@@ -58,15 +70,19 @@ impl Broker {
         Ok(broker)
     }
 
-    /// The broker that the tests of this binary share: started by the first, stopped by the last that holds it.
-    pub fn shared() -> Arc<Self> {
+    /// The broker that the tests of this binary share: started by the first, stopped by the last that holds it. `None`
+    /// where the running test must leave itself out ([`is_there`]).
+    pub fn shared() -> Option<Arc<Self>> {
         static SHARED: Mutex<Weak<Broker>> = Mutex::new(Weak::new());
+        if !is_there() {
+            return None;
+        }
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.upgrade().unwrap_or_else(|| {
+        Some(shared.upgrade().unwrap_or_else(|| {
             let broker = Arc::new(Self::start());
             *shared = Arc::downgrade(&broker);
             broker
-        })
+        }))
     }
 
     pub fn port(&self) -> u16 {

@@ -1,12 +1,15 @@
 //! Two hands on the client's side of a real socket: [`Client`] speaks JSON through tungstenite, [`Raw`] sends any
 //! bytes and sees the answer as it is. Every read has a deadline ([`PATIENCE`], or what the client was given). A third
-//! hand is Python's ([`python`]).
+//! hand is Python's ([`Python`]).
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -15,11 +18,15 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::http::{HeaderName, HeaderValue};
 use tungstenite::{Error, Message, WebSocket};
 
+use super::left_out::leave_out;
 use super::server::PATIENCE;
 use super::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
 /// The token that clients of an insecure server send.
 pub const ANY_TOKEN: &str = "any-token";
+
+/// How long an [`Idle`] client is read before it sees whether it is to be taken back.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// A stream whose calls are not ended by a signal: a read with a timeout is, when a child of this process dies.
 struct Steady(TcpStream);
@@ -311,9 +318,18 @@ impl Client {
         }
     }
 
+    /// Reads for as long as its patience: answers a ping, keeps a message for later.
+    fn glance(&mut self) {
+        match self.socket.read() {
+            Ok(Message::Text(text)) => self.held.push_back(json_of(&text)),
+            Ok(Message::Ping(_)) => self.socket.flush().expect("the server takes it"),
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => panic!("{other:?} on an idle session"),
+        }
+    }
+
     fn read(&mut self) -> Value {
-        let text = self.read_text();
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+        json_of(&self.read_text())
     }
 
     fn read_text(&mut self) -> String {
@@ -325,6 +341,39 @@ impl Client {
                 Err(error) => panic!("{error}; held: {:?}", self.held),
             }
         }
+    }
+}
+
+/// A client that a test has no use for over a long time, read on a thread meanwhile: a session that answers no ping for
+/// half a minute is closed, and a slow machine takes longer than that to restart a broker.
+pub struct Idle {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Client>,
+}
+
+impl Idle {
+    /// Reads `client` until it is taken back; what it gets is kept for then.
+    pub fn start(mut client: Client) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let thread = thread::spawn({
+            let is_over = is_over.clone();
+            move || {
+                let patience = client.patience;
+                client.set_patience(GLANCE);
+                while !is_over.load(Ordering::SeqCst) {
+                    client.glance();
+                }
+                client.set_patience(patience);
+                client
+            }
+        });
+        Self { is_over, thread }
+    }
+
+    /// The client, at the latest [`GLANCE`] later.
+    pub fn take_back(self) -> Client {
+        self.is_over.store(true, Ordering::SeqCst);
+        self.thread.join().expect("its session is open")
     }
 }
 
@@ -377,21 +426,35 @@ pub fn errors(reply: &Value) -> Vec<&str> {
         .collect()
 }
 
+fn json_of(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
 fn is_reply(message: &Value) -> bool {
     message["action"] == "reply"
 }
 
-/// Python with the `websockets` package, its stdin empty and its stdout piped; panics where it was not set up.
-pub fn python() -> Command {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python");
-    assert!(
-        python.exists(),
-        "{} is missing: run scripts/setup",
-        python.display()
-    );
-    let mut command = Command::new(python);
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    command
+/// Python with the `websockets` package.
+pub struct Python(PathBuf);
+
+impl Python {
+    /// `None` where it was not set up: the running test is left out, which is said ([`leave_out`]).
+    pub fn installed() -> Option<Self> {
+        let python = crate::project_file("target/python/bin/python");
+        if !python.exists() {
+            let name = python.display();
+            leave_out(&format_args!("{name} is missing: run scripts/setup"));
+            return None;
+        }
+        Some(Self(python))
+    }
+
+    /// Its stdin is empty and its stdout piped.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+    }
 }
 
 /// A connection whose receive buffer has a few KiB.

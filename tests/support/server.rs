@@ -69,12 +69,23 @@ pub fn unix_now() -> u64 {
     since.unwrap().as_secs()
 }
 
+/// The server of the build that the running test or bench is of: beside it, or beside the folder it is in.
+fn built() -> PathBuf {
+    let own = env::current_exe().expect("the system tells it");
+    let beside = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("blackhole"));
+    let program = beside.into_iter().find(|program| program.is_file());
+    program.unwrap_or_else(|| panic!("no blackhole beside {}: cargo build", own.display()))
+}
+
 /// The program under test: the one built with it, or the one that `BLACKHOLE_SERVER` names, so that a test can be shown
 /// to fail with another build.
 pub fn blackhole() -> Command {
-    let built = option_env!("CARGO_BIN_EXE_blackhole").map(Into::into);
-    let program = env::var_os("BLACKHOLE_SERVER").or(built);
-    let mut command = Command::new(program.expect("cargo tells it to tests and benches"));
+    let program = env::var_os("BLACKHOLE_SERVER").map(PathBuf::from);
+    let mut command = Command::new(program.unwrap_or_else(built));
     command.stdin(Stdio::null());
     command
 }
@@ -435,7 +446,7 @@ fn gather(stream: impl Read + Send + 'static, into: Arc<Mutex<String>>) -> JoinH
 pub struct Fed {
     pub server: Server,
     pipe: File,
-    dir: TempDir,
+    _dir: TempDir,
 }
 
 impl Fed {
@@ -471,7 +482,11 @@ impl Fed {
             .custom_flags(libc::O_NONBLOCK)
             .open(&path)
             .unwrap();
-        Self { server, pipe, dir }
+        Self {
+            server,
+            pipe,
+            _dir: dir,
+        }
     }
 
     /// Publishes one event.
@@ -536,7 +551,7 @@ impl TokenFile {
 
 /// A file of this content in a directory that vanishes with it.
 pub struct Scratch {
-    dir: TempDir,
+    _dir: TempDir,
     path: PathBuf,
 }
 
@@ -545,7 +560,7 @@ impl Scratch {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         fs::write(&path, content).unwrap();
-        Self { dir, path }
+        Self { _dir: dir, path }
     }
 
     pub fn path(&self) -> &Path {

@@ -18,6 +18,10 @@ const GLANCE: Duration = Duration::from_millis(10);
 /// Bytes that one read takes while everything passes.
 const CHUNK: usize = 64 << 10;
 
+const PROTOCOL_HEADER_BYTES: usize = 8;
+const FRAME_HEADER_BYTES: usize = 7;
+const HEARTBEAT: u8 = 8;
+
 /// What the network does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -28,8 +32,95 @@ pub enum Mode {
     BlackHole,
     /// It passes so many bytes a tick, each way of each connection.
     Trickle { bytes: usize, tick: Duration },
+    /// It passes the frames of AMQP that these are, and drops all others: a real broker beats its heart and answers
+    /// nothing.
+    Only(Frames),
     /// It resets new connections; those that stand are as under `Pass`.
     Refuse,
+}
+
+/// Frames of AMQP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frames {
+    /// Those of channel 0: the login and heartbeats. No channel is ever opened.
+    Login,
+    /// Those that ask and answer nothing.
+    Heartbeats,
+}
+
+impl Frames {
+    fn has(self, header: [u8; FRAME_HEADER_BYTES]) -> bool {
+        let [kind, high, low, ..] = header;
+        match self {
+            Self::Login => [high, low] == [0, 0],
+            Self::Heartbeats => kind == HEARTBEAT,
+        }
+    }
+}
+
+/// Where one way of a connection is in the frames of AMQP; of no meaning, and no harm, where something else is spoken.
+struct FrameCursor {
+    /// Bytes before the next header.
+    left: usize,
+    /// Whether these bytes pass.
+    is_wanted: bool,
+    /// What came of the next header.
+    header: Vec<u8>,
+    /// Bytes of it that were passed on before it was complete.
+    passed: usize,
+}
+
+impl FrameCursor {
+    /// The way of the client has the protocol's header before its frames.
+    fn new(is_clients: bool) -> Self {
+        Self {
+            left: if is_clients { PROTOCOL_HEADER_BYTES } else { 0 },
+            is_wanted: true,
+            header: Vec::new(),
+            passed: 0,
+        }
+    }
+
+    /// What passes of these bytes, the next ones. With `only`, a frame is judged when its header is complete, and until
+    /// then held; without, every byte passes at once.
+    fn sieve(&mut self, mut bytes: &[u8], only: Option<Frames>) -> Vec<u8> {
+        let mut passing = Vec::with_capacity(bytes.len());
+        while !bytes.is_empty() {
+            if self.left == 0 {
+                let missing = FRAME_HEADER_BYTES - self.header.len();
+                let (header, rest) = bytes.split_at(missing.min(bytes.len()));
+                self.header.extend(header);
+                bytes = rest;
+                let header: Option<[u8; FRAME_HEADER_BYTES]> = self.header[..].try_into().ok();
+                // A frame that has begun to pass must pass whole.
+                let is_wanted = match (only, header) {
+                    (None, _) => true,
+                    (Some(_), _) if self.passed > 0 => true,
+                    (Some(_), None) => false,
+                    (Some(frames), Some(header)) => frames.has(header),
+                };
+                if is_wanted {
+                    passing.extend(&self.header[self.passed..]);
+                    self.passed = self.header.len();
+                }
+                let Some([_, _, _, size @ ..]) = header else {
+                    break;
+                };
+                // And the byte that ends it.
+                self.left = u32::from_be_bytes(size) as usize + 1;
+                self.is_wanted = is_wanted;
+                self.header.clear();
+                self.passed = 0;
+            }
+            let (frame, rest) = bytes.split_at(self.left.min(bytes.len()));
+            self.left -= frame.len();
+            if self.is_wanted {
+                passing.extend(frame);
+            }
+            bytes = rest;
+        }
+        passing
+    }
 }
 
 struct Shared {
@@ -135,11 +226,15 @@ impl Shared {
         }
         let epoch = self.epoch.load(Ordering::SeqCst);
         let (client, server) = (Arc::new(client), Arc::new(server));
-        for (from, to) in [(client.clone(), server.clone()), (server, client)] {
+        for (from, to, is_clients) in [
+            (client.clone(), server.clone(), true),
+            (server, client, false),
+        ] {
             *self.pumps.lock().unwrap() += 1;
             let shared = self.clone();
             thread::spawn(move || {
-                if shared.pump(&from, &to, epoch).is_err() {
+                let cursor = FrameCursor::new(is_clients);
+                if shared.pump(&from, &to, epoch, cursor).is_err() {
                     // Broken on one side, or cut: broken on the other too, and for the other thread.
                     for socket in [&from, &to] {
                         reset_when_closed(socket);
@@ -154,7 +249,13 @@ impl Shared {
     }
 
     /// Passes bytes on until `from` ends, which `to` is then told.
-    fn pump(&self, mut from: &TcpStream, mut to: &TcpStream, epoch: u64) -> io::Result<()> {
+    fn pump(
+        &self,
+        mut from: &TcpStream,
+        mut to: &TcpStream,
+        epoch: u64,
+        mut cursor: FrameCursor,
+    ) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK];
         loop {
             let most = self.wait_for_turn(epoch)?.min(CHUNK);
@@ -167,7 +268,12 @@ impl Shared {
                 Err(error) if is_passing(&error) => continue,
                 Err(error) => return Err(error),
             };
-            let mut rest = &chunk[..read];
+            let only = match self.wait_while_black(epoch)? {
+                Mode::Only(frames) => Some(frames),
+                Mode::Pass | Mode::BlackHole | Mode::Trickle { .. } | Mode::Refuse => None,
+            };
+            let passing = cursor.sieve(&chunk[..read], only);
+            let mut rest = &passing[..];
             while !rest.is_empty() {
                 self.wait_while_black(epoch)?;
                 match to.write(rest) {
@@ -182,7 +288,7 @@ impl Shared {
         }
     }
 
-    /// Waits while nothing passes, or for the next tick; answers how many bytes may then pass.
+    /// Waits while nothing passes, or for the next tick; returns how many bytes may then pass.
     fn wait_for_turn(&self, epoch: u64) -> io::Result<usize> {
         match self.wait_while_black(epoch)? {
             Mode::Trickle { bytes, tick } => {
@@ -195,7 +301,7 @@ impl Shared {
                 );
                 Ok(bytes)
             }
-            Mode::Pass | Mode::Refuse | Mode::BlackHole => Ok(CHUNK),
+            Mode::Pass | Mode::Only(_) | Mode::Refuse | Mode::BlackHole => Ok(CHUNK),
         }
     }
 
@@ -225,4 +331,55 @@ fn is_passing(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, channel: u8, payload: &[u8]) -> Vec<u8> {
+        let size = (payload.len() as u32).to_be_bytes();
+        [&[kind, 0, channel][..], &size, payload, &[0xCE]].concat()
+    }
+
+    #[test]
+    fn only_the_frames_that_are_wanted_pass_however_the_bytes_are_cut() {
+        const METHOD: u8 = 1;
+        let header = b"AMQP\0\0\x09\x01".to_vec();
+        let (login, beat) = (frame(METHOD, 0, b"login"), frame(HEARTBEAT, 0, b""));
+        let asked = frame(METHOD, 1, &[7; 300]);
+        let all = [&header, &login, &asked, &beat, &asked, &beat].map(|part| &part[..]);
+        let rows = [
+            (None, all.concat()),
+            (
+                Some(Frames::Login),
+                [&header[..], &login, &beat, &beat].concat(),
+            ),
+            (
+                Some(Frames::Heartbeats),
+                [&header[..], &beat, &beat].concat(),
+            ),
+        ];
+        for (only, expected) in rows {
+            for cut in [1, 2, 3, 8, 20, 1000] {
+                let mut cursor = FrameCursor::new(true);
+                let mut passed = Vec::new();
+                for piece in all.concat().chunks(cut) {
+                    let passing = cursor.sieve(piece, only);
+                    assert!(only.is_some() || passing == piece, "{cut}: held");
+                    passed.extend(passing);
+                }
+                assert_eq!(passed, expected, "{only:?} in pieces of {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_whose_header_has_begun_to_pass_passes_whole() {
+        let (one, other) = (frame(1, 1, b"one"), frame(1, 1, b"other"));
+        let mut cursor = FrameCursor::new(false);
+        let begun = cursor.sieve(&one[..3], None);
+        let rest = cursor.sieve(&[&one[3..], &other].concat(), Some(Frames::Heartbeats));
+        assert_eq!([begun, rest].concat(), one);
+    }
 }

@@ -1,9 +1,6 @@
 //! The client's side of the wire, byte by byte, for tests that script it.
 
-#[path = "../../bench/load/client_frame.rs"]
-mod client_frame;
-
-pub(crate) use client_frame::client_frame;
+pub use crate::client_frame::client_frame;
 
 /// A valid upgrade request.
 pub const UPGRADE_REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

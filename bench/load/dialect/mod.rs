@@ -11,8 +11,8 @@ mod blackhole;
 mod mqtt;
 mod nats;
 
-use crate::frames::{BINARY, Frames, TEXT, WholeFrame, masked};
-use crate::reader::{BadUnit, Format, Reader, Seen};
+use shared::frames::{BINARY, Frames, TEXT, WholeFrame, masked};
+use shared::reader::{BadUnit, Format, Reader, Seen};
 
 /// The server's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -181,7 +181,7 @@ mod tests {
     /// What is heard of `bytes` when they come in pieces.
     fn hear_in_pieces(dialect: Dialect, bytes: &[u8], piece: usize) -> Vec<String> {
         let mut stream = Stream::default();
-        let mut buffer = vec![0; crate::reader::KEPT_BYTES_MAX + 4096];
+        let mut buffer = vec![0; shared::reader::KEPT_BYTES_MAX + 4096];
         let mut told = Vec::new();
         for piece in bytes.chunks(piece.min(4000)) {
             let kept = stream.frames().unstash(&mut buffer);

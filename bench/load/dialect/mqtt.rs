@@ -2,8 +2,8 @@
 //! (section 6.0: a packet need not begin or end with a frame).
 
 use super::Meaning;
-use crate::mqtt::{connect, packet, text};
-use crate::reader::{BadUnit, Format, Front};
+use shared::mqtt::{connect, packet, text};
+use shared::reader::{BadUnit, Format, Front};
 
 const CONNACK: u8 = 0x20;
 const PUBLISH: u8 = 0x30;

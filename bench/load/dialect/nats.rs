@@ -1,8 +1,8 @@
 //! The NATS client protocol, as much as a subscriber needs: lines that end with CRLF, a MSG followed by its payload.
 
 use super::Meaning;
-use crate::frames::{BINARY, masked};
-use crate::reader::{BadUnit, Format, Front, KEPT_BYTES_MAX};
+use shared::frames::{BINARY, masked};
+use shared::reader::{BadUnit, Format, Front, KEPT_BYTES_MAX};
 
 /// The server's lines; MSG passes.
 pub(super) struct Lines;

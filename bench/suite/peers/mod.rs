@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::mqtt;
 use crate::ours::Call;
 use crate::running::Running;
 use crate::subject::{Batch, Candidate, Kind, Setup, Subject};
+use shared::mqtt;
 
 pub(crate) use mosquitto::MOSQUITTO;
 pub(crate) use nats::NATS;

@@ -2,7 +2,6 @@
 //! session.
 
 use std::io;
-use std::path::Path;
 
 use super::{bodies, peer};
 use crate::running::{Running, SERVER_CORE};
@@ -31,13 +30,7 @@ struct Tokio {
 
 impl Tokio {
     fn start(arguments: &[&str]) -> io::Result<Self> {
-        let program = Path::new(env!("CARGO_BIN_EXE_blackhole"))
-            .with_file_name("examples")
-            .join("tokio_broadcast");
-        if !program.exists() {
-            let text = "scripts/bench builds it, cargo build --release --example tokio_broadcast";
-            return Err(io::Error::new(io::ErrorKind::NotFound, text));
-        }
+        let program = shared::programs::beside("tokio_broadcast", "blackhole-bench")?;
         let arguments: Vec<_> = arguments.iter().map(|&text| text.to_owned()).collect();
         let mut running = Running::start(SERVER_CORE, &program, &arguments)?;
         let address = running.listening()?;

@@ -7,7 +7,7 @@ use super::mosquitto::mqtt_arguments;
 use super::{ANSWER_PATIENCE, MqttPublisher, children, peer};
 use crate::running::SERVER_CORE;
 use crate::subject::{Batch, Candidate, Scenario, Subject};
-use crate::support::broker::{self, Broker};
+use support::broker::{self, Broker};
 
 /// A session costs it hundreds of KB and milliseconds of CPU.
 pub(crate) const WEB_MQTT: Candidate = Candidate {

@@ -1,4 +1,4 @@
-//! What an event finds, in which order, and what subscriptions cost. `tests/routing.rs` compares the index with a
+//! What an event finds, in which order, and what subscriptions cost. `tests/integration/routing.rs` compares the index with a
 //! reference matcher.
 
 use super::*;

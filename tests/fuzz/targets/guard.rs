@@ -1,5 +1,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    blackhole_fuzz::guard::check(data);
+    checks::guard::check(data);
 });

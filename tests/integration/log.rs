@@ -1,0 +1,234 @@
+//! The log when whoever should read it does not, or nothing of it can be written: it costs lines, which are counted,
+//! and nothing else.
+
+use std::fs::File;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use support::client::{ANY_TOKEN, Client, Raw};
+use support::server::{DEMO, PATIENCE, Server, lines, own_address};
+
+const DEMO_ACCOUNT: &str = "00000000000000000000000000000001";
+
+/// Connections that are closed between two looks at the metrics; each is a line of the log at level debug.
+const BATCH: usize = 200;
+
+/// Behind the number of lines that are.
+const MISSING: &str = " lines of the log are missing here";
+
+/// A server that logs every connection's end to `stderr`, and many events.
+fn talkative(stderr: impl Into<Stdio>) -> Server {
+    let args = ["--log-level", "debug", "--demo-rate", "100"];
+    let end = ["--drain-seconds", "1"];
+    Server::start_logging_to(stderr, own_address(), &[&DEMO[..], &args, &end].concat())
+}
+
+fn subscribed(server: &Server) -> Client {
+    let mut client = server.client();
+    client.must_subscribe(ANY_TOKEN, DEMO_ACCOUNT, "call.*.*");
+    client
+}
+
+/// Makes lines until so many are lost.
+fn log_until_lost(server: &Server, lost: u64) {
+    server.until("log_lines_dropped_total", |server| {
+        for _ in 0..BATCH {
+            let mut probe = Raw::connect(server.address());
+            probe.send(b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n");
+            probe.reset();
+        }
+        server.metric("log_lines_dropped_total") >= lost
+    });
+}
+
+/// Events come as they did, and the process ends in its time.
+fn assert_serves_and_drains(mut server: Server, mut client: Client) {
+    for _ in 0..100 {
+        client.event();
+    }
+    let mut other = subscribed(&server);
+    other.event();
+    let begun = Instant::now();
+    server.signal(Signal::TERM);
+    assert_eq!(
+        (client.read_to_close().1, other.read_to_close().1),
+        (1001, 1001)
+    );
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(
+        begun.elapsed() < PATIENCE,
+        "ended after {:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_costs_lines_and_holds_up_nobody() {
+    let (unread, stderr) = std::io::pipe().unwrap();
+    let server = talkative(stderr);
+    let client = subscribed(&server);
+    log_until_lost(&server, 1);
+    assert_serves_and_drains(server, client);
+    drop(unread);
+}
+
+#[test]
+fn a_log_that_is_read_again_goes_on_in_order_and_tells_where_how_many_lines_are_missing() {
+    let (unread, stderr) = std::io::pipe().unwrap();
+    let mut server = talkative(stderr);
+    log_until_lost(&server, 100);
+    let lost = server.metric("log_lines_dropped_total");
+    let coming = lines(unread);
+    let mut log: Vec<String> = Vec::new();
+    server.until("the log tells of the missing lines", |server| {
+        // Each look at the metrics is a line, and the first that finds room tells.
+        server.metric("log_lines_dropped_total");
+        log.extend(coming.try_iter());
+        log.iter().any(|line| line.contains(MISSING))
+    });
+    server.signal(Signal::TERM);
+    log.extend(std::iter::from_fn(|| coming.recv_timeout(PATIENCE).ok()));
+    // The source has a thread, and so an order, of its own.
+    log.retain(|line| !line.contains("[blackhole::source]"));
+    assert!(
+        log.last().unwrap().ends_with("] drained"),
+        "{:?}",
+        log.last()
+    );
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(
+        log.iter()
+            .all(|line| line.as_bytes().get(23) == Some(&b'Z')),
+        "whole lines: {log:?}"
+    );
+    assert!(log.is_sorted_by_key(|line| &line[..24]), "{log:?}");
+    let told = log.iter().filter_map(|line| {
+        let (before, _) = line.split_once(MISSING)?;
+        before.rsplit(' ').next()?.parse::<u64>().ok()
+    });
+    assert!(told.sum::<u64>() >= lost, "{lost} lost: {log:?}");
+}
+
+/// The log of the test of this name, which is run in a process of its own, and whether that ended well.
+fn log_of(test: &str, environment: &[(&str, &str)]) -> (Vec<String>, bool) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--nocapture", "--exact", test])
+        .env_remove("RUST_BACKTRACE")
+        .envs(environment.iter().copied())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = lines(child.stderr.take().unwrap());
+    let log: Vec<String> = std::iter::from_fn(|| log.recv_timeout(PATIENCE).ok()).collect();
+    (log, child.wait().unwrap().success())
+}
+
+#[test]
+fn a_panic_is_a_line_of_the_log_behind_those_before_it() {
+    let (log, is_well) = log_of("log::panics_with_the_log_started", &[]);
+    assert!(!is_well);
+    let said: Vec<&str> = log.iter().map(|line| &line[24..]).collect();
+    assert_eq!(
+        said[..2],
+        [
+            " ERROR [integration::log] first",
+            " ERROR [integration::log] second"
+        ]
+    );
+    assert!(said[2].starts_with(
+        " ERROR [blackhole::logging] the thread log::panics_with_the_log_started panicked at tests/integration/log.rs:"
+    ));
+    assert!(said[2].ends_with(": the reason\\nof it"), "{said:?}");
+    assert_eq!(said.len(), 3);
+
+    let (log, _) = log_of(
+        "log::panics_with_the_log_started",
+        &[("RUST_BACKTRACE", "1")],
+    );
+    assert!(log.len() > 4, "{log:?}");
+    for line in &log {
+        assert_eq!(
+            &line[23..31],
+            "Z ERROR ",
+            "a line of the backtrace is a line of the log"
+        );
+    }
+}
+
+#[test]
+#[ignore = "the other half of the test above, in a process of its own"]
+fn panics_with_the_log_started() {
+    blackhole::logging::start(log::LevelFilter::Info).unwrap();
+    log::error!("first");
+    log::error!("second");
+    panic!("the reason\nof it");
+}
+
+/// What is logged, and what of it is in the line.
+const ODD_TEXTS: [(&str, &str); 19] = [
+    ("plain \"quoted\" \\ text", "plain \"quoted\" \\ text"),
+    ("ü é ß 漢 👍 Ω", "ü é ß 漢 👍 Ω"),
+    ("a\nb", "a\\nb"),
+    ("a\r\nb", "a\\r\\nb"),
+    ("a\tb\0c", "a\\tb\\0c"),
+    ("\x1b[31mred", "\\u{1b}[31mred"),
+    ("\x07\x08\x7f", "\\u{7}\\u{8}\\u{7f}"),
+    (
+        "next line \u{85} of C1 \u{9b}",
+        "next line \\u{85} of C1 \\u{9b}",
+    ),
+    (
+        "line\u{2028}paragraph\u{2029}",
+        "line\\u{2028}paragraph\\u{2029}",
+    ),
+    (
+        "\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}",
+        "\\u{202a}\\u{202b}\\u{202c}\\u{202d}\\u{202e}",
+    ),
+    (
+        "\u{2066}\u{2067}\u{2068}\u{2069}",
+        "\\u{2066}\\u{2067}\\u{2068}\\u{2069}",
+    ),
+    ("\u{200e}\u{200f}\u{61c}", "\\u{200e}\\u{200f}\\u{61c}"),
+    (
+        "\u{200b}\u{200d}\u{2060}\u{feff}",
+        "\\u{200b}\\u{200d}\\u{2060}\\u{feff}",
+    ),
+    ("soft\u{ad}hyphen", "soft\\u{ad}hyphen"),
+    ("\u{e0041}\u{fff9}", "\\u{e0041}\\u{fff9}"),
+    ("a\u{a0}b\u{3000}c", "a\\u{a0}b\\u{3000}c"),
+    ("private \u{e000}", "private \\u{e000}"),
+    ("o\u{336}\u{301}", "o\\u{336}\\u{301}"),
+    ("\u{1a}", "\\u{1a}"),
+];
+
+#[test]
+fn what_is_not_printable_is_escaped_and_nothing_else_is() {
+    let (log, is_well) = log_of("log::logs_odd_texts", &[]);
+    assert!(is_well);
+    let said: Vec<&str> = log.iter().map(|line| &line[24..]).collect();
+    let expected = ODD_TEXTS.map(|(_, line)| format!(" ERROR [integration::log] {line}"));
+    assert_eq!(said, expected);
+}
+
+#[test]
+#[ignore = "the other half of the test above, in a process of its own"]
+fn logs_odd_texts() {
+    blackhole::logging::start(log::LevelFilter::Info).unwrap();
+    for (text, _) in ODD_TEXTS {
+        log::error!("{text}");
+    }
+    assert!(blackhole::logging::flush());
+}
+
+#[test]
+fn a_stderr_on_a_full_disk_costs_lines_and_holds_up_nobody() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let server = talkative(full);
+    let client = subscribed(&server);
+    log_until_lost(&server, 100);
+    assert_serves_and_drains(server, client);
+}

@@ -1,0 +1,43 @@
+//! The server as clients, balancers, brokers and operators meet it, and the public parts of its library, in one binary:
+//! a module for each subject. Most start the real program; some drive its loop on scripted sockets and a virtual clock.
+//!
+//! The tests run side by side in one process. So none of them sets what is the process's own (a logger, environment
+//! variables, limits) or judges its memory, but in a process of its own (`support::own_process`), and each takes
+//! addresses, accounts and virtual hosts that no other has. Times are upper bounds with room for a slow machine.
+//!
+//! What needs RabbitMQ or Python's websockets is left out where they are missing, and says so.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up, or whose peer does otherwise, must fail"
+)]
+
+mod autobahn_seam;
+mod binding_families;
+mod binding_quota;
+mod bridge;
+mod close_codes;
+mod command_limits;
+mod commands;
+mod config;
+mod corpus;
+mod drain;
+mod events;
+mod handover;
+mod handshake;
+#[cfg(target_env = "gnu")]
+mod heap;
+mod limits;
+mod liveness;
+mod log;
+mod memory;
+mod neighbours;
+mod process;
+mod proxy;
+mod rights;
+mod ring;
+mod routing;
+mod secrets;
+mod slow_consumers;
+mod source_end;
+mod starvation;
+mod wire;
