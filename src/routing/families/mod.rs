@@ -9,22 +9,27 @@
 //! Invariant, *independence*: whether a subscription gets an event depends on its own AMQP keys only (and on the
 //! body's account where no key holds it), never on what other subscriptions made the broker deliver.
 
+mod compile;
 mod rule;
 mod spec;
+mod template;
 
 use std::sync::Arc;
 
-pub use rule::{FREE_WORDS_MAX, KEYS_MAX, VARIABLES_MAX};
+pub use compile::KEYS_MAX;
+pub use rule::FREE_WORDS_MAX;
 pub use spec::{
     AccountSource, ExchangeKind, FAMILIES_MAX, FamilyError, FamilyOptions, FamilyProblem,
     FamilySpec, MODULES,
 };
+pub use template::VARIABLES_MAX;
 
 pub(crate) use rule::{FormedEvent, KeyValues, Qualification, Qualifier, Rule, Variables};
 
 use arcstr::ArcStr;
 
-use rule::{WordError, check_words};
+use compile::check_words;
+use rule::WordError;
 use spec::{family_error, platform_families};
 
 use super::month::{ActiveMonths, FollowedMonths, Month};

@@ -4,29 +4,17 @@
 //! binding once, so a subscription's own AMQP keys decide what it gets; a form has at most one qualifier
 //! (account, database, realm); the forms of a rule are qualified alike, so one lookup serves them all.
 
-use super::spec::{AccountSource, FamilyError, FamilyProblem, FamilySpec, family_error};
+use super::template::{ClientWord, Part, VARIABLES_MAX};
 use crate::account::{AccountId, Scope};
 use crate::protocol::event::EventHead;
 use crate::routing::month::{ActiveMonths, Month};
-use crate::routing::words::{self, WILDCARD, WILDCARD_REST, WORDS_MAX};
-
-/// Variables a client binding may have. An event is looked up once for each set of wildcards in use, so this
-/// bounds the lookups of one key form at 2 × 2^4.
-pub const VARIABLES_MAX: usize = 4;
+use crate::routing::words::{self, WILDCARD};
 
 /// Free words a row may have.
 pub const FREE_WORDS_MAX: usize = 4;
 
-/// AMQP bindings that one subscription may take in one month; a row or a list of words that would need more is refused.
-pub const KEYS_MAX: usize = 64;
-
-/// The free word that a key may lack: it is then the body's `Event`.
-const EVENT: &str = "event";
-
-const RESERVED: [&str; 4] = ["account", "db", "modb", "realm"];
-
 /// A place that a form does not have.
-const ABSENT: u8 = u8::MAX;
+pub(super) const ABSENT: u8 = u8::MAX;
 
 /// The words of a client binding that stand for its rule's variables; unused ones are empty.
 pub(crate) type Variables<'a> = [&'a str; VARIABLES_MAX];
@@ -42,13 +30,13 @@ pub(crate) struct Rule {
     pub(crate) qualification: Qualification,
     pub(crate) forms: Vec<Form>,
     pub(crate) name_with_type: bool,
-    client: Vec<ClientWord>,
-    takes_rest: bool,
-    variables: Vec<Variable>,
-    subscription: Option<Vec<Part>>,
-    monthly: Option<Monthly>,
+    pub(super) client: Vec<ClientWord>,
+    pub(super) takes_rest: bool,
+    pub(super) variables: Vec<Variable>,
+    pub(super) subscription: Option<Vec<Part>>,
+    pub(super) monthly: Option<Monthly>,
     /// The free word that a form may lack.
-    event_word: Option<usize>,
+    pub(super) event_word: Option<usize>,
 }
 
 /// What tells the accounts' events of a rule apart.
@@ -63,14 +51,14 @@ pub(crate) enum Qualification {
 /// One template of AMQP keys.
 #[derive(Debug)]
 pub(crate) struct Form {
-    parts: Vec<Part>,
-    variable_at: [u8; VARIABLES_MAX],
-    free_at: [u8; FREE_WORDS_MAX],
-    qualifier: FormQualifier,
+    pub(super) parts: Vec<Part>,
+    pub(super) variable_at: [u8; VARIABLES_MAX],
+    pub(super) free_at: [u8; FREE_WORDS_MAX],
+    pub(super) qualifier: FormQualifier,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FormQualifier {
+pub(super) enum FormQualifier {
     Account(usize),
     Db(usize),
     Modb(usize),
@@ -80,47 +68,30 @@ enum FormQualifier {
 }
 
 #[derive(Debug)]
-enum ClientWord {
-    Literal(Box<str>),
-    Variable(usize),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    Literal(Box<str>),
-    Account,
-    Db,
-    Modb,
-    Realm,
-    Variable(usize),
-    Free(usize),
-}
-
-#[derive(Debug)]
-struct Variable {
-    words: Option<WordList>,
-    required: Option<Required>,
+pub(super) struct Variable {
+    pub(super) words: Option<WordList>,
+    pub(super) required: Option<Required>,
     /// Publishers escape its word.
-    is_escaped: bool,
+    pub(super) is_escaped: bool,
 }
 
 #[derive(Debug)]
-struct WordList {
-    words: Vec<Box<str>>,
+pub(super) struct WordList {
+    pub(super) words: Vec<Box<str>>,
     /// `*` means any word; else exactly the words of the list, with one AMQP binding for each.
-    wildcard_is_any: bool,
+    pub(super) wildcard_is_any: bool,
 }
 
 #[derive(Debug)]
-struct Required {
-    error: Box<str>,
-    superduper_may: bool,
+pub(super) struct Required {
+    pub(super) error: Box<str>,
+    pub(super) superduper_may: bool,
 }
 
 #[derive(Debug)]
-struct Monthly {
-    variable: usize,
-    words: Vec<Box<str>>,
+pub(super) struct Monthly {
+    pub(super) variable: usize,
+    pub(super) words: Vec<Box<str>>,
 }
 
 /// Why the words of a client binding are refused.
@@ -428,13 +399,13 @@ impl Variable {
 }
 
 impl WordList {
-    fn has(&self, word: &str) -> bool {
+    pub(super) fn has(&self, word: &str) -> bool {
         self.words.iter().any(|listed| **listed == *word)
     }
 }
 
 impl Monthly {
-    fn has(&self, word: &str) -> bool {
+    pub(super) fn has(&self, word: &str) -> bool {
         self.words.iter().any(|listed| **listed == *word)
     }
 }
@@ -468,11 +439,11 @@ impl Form {
         }
     }
 
-    fn is_monthly(&self) -> bool {
+    pub(super) fn is_monthly(&self) -> bool {
         matches!(self.qualifier, FormQualifier::Modb(_))
     }
 
-    fn qualifier_position(&self) -> Option<usize> {
+    pub(super) fn qualifier_position(&self) -> Option<usize> {
         match self.qualifier {
             FormQualifier::Account(at)
             | FormQualifier::Db(at)
@@ -518,421 +489,4 @@ fn push_event_word(part: &Part, event: &FormedEvent<'_>, out: &mut String) {
         }
         Part::Free(_) => out.push_str(WILDCARD),
     }
-}
-
-impl Rule {
-    /// Reads one row. `path` is its place in the configuration, `exchange` the index of its exchange.
-    pub(crate) fn compile(
-        spec: &FamilySpec,
-        path: &str,
-        exchange: usize,
-    ) -> Result<Self, FamilyError> {
-        let at = |key: &str| format!("{path}.{key}");
-        let client = ClientTemplate::read(&spec.binding)
-            .map_err(|problem| family_error(at("binding"), problem))?;
-        let ClientTemplate {
-            words: client,
-            takes_rest,
-            names,
-        } = client;
-        let mut variables = Vec::new();
-        for name in &names {
-            let words = match spec.words.get(name) {
-                Some(words) => Some(WordList::read(words, &at(&format!("words.{name}")))?),
-                None => None,
-            };
-            let required = spec.required.get(name).map(|error| Required {
-                error: error.as_str().into(),
-                superduper_may: spec.superduper_wildcard,
-            });
-            variables.push(Variable {
-                words,
-                required,
-                is_escaped: !spec.unescaped.contains(name),
-            });
-        }
-        for (key, name) in (spec.words.keys().map(|name| ("words", name)))
-            .chain(spec.required.keys().map(|name| ("required", name)))
-            .chain(spec.monthly.keys().map(|name| ("monthly", name)))
-            .chain(spec.unescaped.iter().map(|name| ("unescaped", name)))
-        {
-            if !names.contains(name) {
-                return Err(family_error(
-                    at(key),
-                    FamilyProblem::NoSuchVariable(name.clone()),
-                ));
-            }
-        }
-        if let Some(ClientWord::Variable(last)) = client.last()
-            && takes_rest
-            && !variables[*last].is_escaped
-        {
-            let problem = FamilyProblem::RestUnescaped(names[*last].clone());
-            return Err(family_error(at("unescaped"), problem));
-        }
-        if let Some(ClientWord::Variable(first)) = client.first()
-            && variables[*first].words.is_none()
-        {
-            return Err(family_error(at("binding"), FamilyProblem::OpenFirstWord));
-        }
-
-        let mut free = Vec::new();
-        let mut forms = Vec::new();
-        for (index, key) in spec.keys.iter().enumerate() {
-            let path = at(&format!("keys[{index}]"));
-            let parts =
-                read_key(key, &names, &mut free).map_err(|problem| family_error(&path, problem))?;
-            forms.push(
-                Form::of(parts, spec.account).map_err(|problem| family_error(&path, problem))?,
-            );
-        }
-        let subscription = match &spec.subscription_key {
-            Some(key) => Some(
-                read_key(key, &names, &mut free)
-                    .map_err(|problem| family_error(at("subscription_key"), problem))?,
-            ),
-            None => None,
-        };
-        let rule = Self {
-            module: spec.module.as_deref().unwrap_or(&spec.name).into(),
-            is_on: true,
-            exchange,
-            qualification: qualification(&forms)
-                .ok_or_else(|| family_error(at("keys"), FamilyProblem::Qualifiers))?,
-            forms,
-            name_with_type: spec.name_with_type,
-            client,
-            takes_rest,
-            variables,
-            subscription,
-            monthly: spec.monthly.iter().next().map(|(name, words)| Monthly {
-                variable: names
-                    .iter()
-                    .position(|known| known == name)
-                    .expect("checked above"),
-                words: words.iter().map(|word| word.as_str().into()).collect(),
-            }),
-            event_word: free.iter().position(|name| name == EVENT),
-        };
-        rule.check_as_a_whole(spec, &free, path)?;
-        Ok(rule)
-    }
-
-    fn check_as_a_whole(
-        &self,
-        spec: &FamilySpec,
-        free: &[String],
-        path: &str,
-    ) -> Result<(), FamilyError> {
-        let fail = |key: &str, problem| Err(family_error(format_args!("{path}.{key}"), problem));
-        if spec.name.is_empty() {
-            return fail("name", FamilyProblem::Empty);
-        }
-        if self.forms.is_empty() {
-            return fail("keys", FamilyProblem::Empty);
-        }
-        if spec.monthly.len() > 1 {
-            return fail(
-                "monthly",
-                FamilyProblem::TooMany {
-                    found: spec.monthly.len(),
-                    max: 1,
-                },
-            );
-        }
-        if free.len() > FREE_WORDS_MAX {
-            return fail(
-                "keys",
-                FamilyProblem::TooMany {
-                    found: free.len(),
-                    max: FREE_WORDS_MAX,
-                },
-            );
-        }
-        if spec.account == AccountSource::None && self.qualification != Qualification::None {
-            return fail("account", FamilyProblem::AccountIsThere);
-        }
-        if let Some(monthly) = &self.monthly {
-            if !self.follows_the_month() {
-                return fail("keys", FamilyProblem::Lacks("modb".to_owned()));
-            }
-            let is_always_monthly = self.variables[monthly.variable]
-                .words
-                .as_ref()
-                .is_some_and(|list| list.words.iter().all(|word| monthly.has(word)));
-            if !is_always_monthly && self.forms.iter().all(Form::is_monthly) {
-                return fail("keys", FamilyProblem::OnlyMonthly);
-            }
-        }
-        let expanded = self
-            .variables
-            .iter()
-            .filter_map(|variable| variable.words.as_ref());
-        let keys = (expanded.filter(|list| !list.wildcard_is_any))
-            .fold(self.forms.len(), |keys, list| {
-                keys.saturating_mul(list.words.len())
-            });
-        if keys > KEYS_MAX {
-            return fail(
-                "words",
-                FamilyProblem::TooMany {
-                    found: keys,
-                    max: KEYS_MAX,
-                },
-            );
-        }
-        for part in self.subscription.iter().flatten() {
-            match part {
-                Part::Free(index) => {
-                    let is_everywhere =
-                        self.forms.iter().all(|form| form.free_at[*index] != ABSENT);
-                    if !is_everywhere && free[*index] != EVENT {
-                        return fail(
-                            "subscription_key",
-                            FamilyProblem::NoSuchVariable(free[*index].clone()),
-                        );
-                    }
-                }
-                Part::Account if self.qualification == Qualification::Account => {}
-                Part::Account | Part::Db | Part::Modb | Part::Realm => {
-                    if !self.forms.iter().all(|form| form.parts.contains(part)) {
-                        return fail("subscription_key", FamilyProblem::Qualifiers);
-                    }
-                }
-                Part::Literal(_) | Part::Variable(_) => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-/// How all forms are qualified, when that is one way.
-fn qualification(forms: &[Form]) -> Option<Qualification> {
-    let mut found = None;
-    for form in forms {
-        let this = match form.qualifier {
-            FormQualifier::Account(_)
-            | FormQualifier::Db(_)
-            | FormQualifier::Modb(_)
-            | FormQualifier::Payload => Qualification::Account,
-            FormQualifier::Realm(_) => Qualification::Realm,
-            FormQualifier::None => Qualification::None,
-        };
-        if *found.get_or_insert(this) != this {
-            return None;
-        }
-    }
-    Some(found.unwrap_or(Qualification::None))
-}
-
-impl Form {
-    fn of(parts: Vec<Part>, account: AccountSource) -> Result<Self, FamilyProblem> {
-        let mut form = Self {
-            variable_at: [ABSENT; VARIABLES_MAX],
-            free_at: [ABSENT; FREE_WORDS_MAX],
-            qualifier: match account {
-                AccountSource::Payload => FormQualifier::Payload,
-                AccountSource::None => FormQualifier::None,
-            },
-            parts: Vec::new(),
-        };
-        for (at, part) in parts.iter().enumerate() {
-            let position = u8::try_from(at).expect("a key has at most WORDS_MAX words");
-            let qualifier = match part {
-                Part::Literal(_) => continue,
-                Part::Variable(variable) => {
-                    form.variable_at[*variable] = position;
-                    continue;
-                }
-                Part::Free(free) => {
-                    // One too many is found, and refused, when all keys are read.
-                    if let Some(place) = form.free_at.get_mut(*free) {
-                        *place = position;
-                    }
-                    continue;
-                }
-                Part::Account => FormQualifier::Account(at),
-                Part::Db => FormQualifier::Db(at),
-                Part::Modb => FormQualifier::Modb(at),
-                Part::Realm => FormQualifier::Realm(at),
-            };
-            if form.qualifier_position().is_some() {
-                return Err(FamilyProblem::Qualifiers);
-            }
-            form.qualifier = qualifier;
-        }
-        form.parts = parts;
-        Ok(form)
-    }
-}
-
-impl WordList {
-    fn read(words: &[String], path: &str) -> Result<Self, FamilyError> {
-        let wildcard_is_any = words.iter().any(|word| word == WILDCARD);
-        let words: Vec<Box<str>> = words
-            .iter()
-            .filter(|word| *word != WILDCARD)
-            .map(|word| word.as_str().into())
-            .collect();
-        check_words(words.iter().map(AsRef::as_ref), path)?;
-        Ok(Self {
-            words,
-            wildcard_is_any,
-        })
-    }
-}
-
-/// A list of configuration words: not empty, and each written the same in a key.
-pub(crate) fn check_words<'w>(
-    words: impl ExactSizeIterator<Item = &'w str>,
-    path: &str,
-) -> Result<(), FamilyError> {
-    if words.len() == 0 {
-        return Err(family_error(path, FamilyProblem::Empty));
-    }
-    for (index, word) in words.enumerate() {
-        if word.is_empty() || !word.bytes().all(words::is_plain) {
-            return Err(family_error(
-                format_args!("{path}[{index}]"),
-                FamilyProblem::NotAWord(word.to_owned()),
-            ));
-        }
-    }
-    Ok(())
-}
-
-struct ClientTemplate {
-    words: Vec<ClientWord>,
-    takes_rest: bool,
-    names: Vec<String>,
-}
-
-impl ClientTemplate {
-    fn read(template: &str) -> Result<Self, FamilyProblem> {
-        let mut read = Self {
-            words: Vec::new(),
-            takes_rest: false,
-            names: Vec::new(),
-        };
-        for word in template_words(template)? {
-            let unreadable = || FamilyProblem::NotATemplateWord(word.to_owned());
-            if read.takes_rest {
-                return Err(unreadable());
-            }
-            let Some(name) = placeholder(word) else {
-                let is_literal = word == WILDCARD && !read.words.is_empty() || is_literal(word);
-                read.words.push(ClientWord::Literal(
-                    is_literal.then(|| word.into()).ok_or_else(unreadable)?,
-                ));
-                continue;
-            };
-            let (name, takes_rest) = match name.strip_suffix("...") {
-                Some(name) => (name, true),
-                None => (name, false),
-            };
-            if !is_name(name) || RESERVED.contains(&name) || takes_rest && read.words.is_empty() {
-                return Err(unreadable());
-            }
-            if read.names.iter().any(|known| known == name) {
-                return Err(FamilyProblem::Repeated(name.to_owned()));
-            }
-            read.takes_rest = takes_rest;
-            read.words.push(ClientWord::Variable(read.names.len()));
-            read.names.push(name.to_owned());
-        }
-        if read.names.len() > VARIABLES_MAX {
-            return Err(FamilyProblem::TooMany {
-                found: read.names.len(),
-                max: VARIABLES_MAX,
-            });
-        }
-        Ok(read)
-    }
-}
-
-/// Reads a template of keys; names that are no variable's are added to `free`.
-fn read_key(
-    template: &str,
-    names: &[String],
-    free: &mut Vec<String>,
-) -> Result<Vec<Part>, FamilyProblem> {
-    let mut parts: Vec<Part> = Vec::new();
-    for word in template_words(template)? {
-        let part = match placeholder(word) {
-            None if is_literal(word) => Part::Literal(word.into()),
-            Some("account") => Part::Account,
-            Some("db") => Part::Db,
-            Some("modb") => Part::Modb,
-            Some("realm") => Part::Realm,
-            Some(name) if is_name(name) => match names.iter().position(|known| known == name) {
-                Some(variable) => Part::Variable(variable),
-                None => Part::Free(free.iter().position(|known| known == name).unwrap_or_else(
-                    || {
-                        free.push(name.to_owned());
-                        free.len() - 1
-                    },
-                )),
-            },
-            Some(_) | None => return Err(FamilyProblem::NotATemplateWord(word.to_owned())),
-        };
-        if placeholder(word).is_some() && parts.contains(&part) {
-            return Err(FamilyProblem::Repeated(
-                word.trim_matches(['{', '}']).to_owned(),
-            ));
-        }
-        parts.push(part);
-    }
-    match (0..names.len()).find(|variable| !parts.contains(&Part::Variable(*variable))) {
-        Some(variable) => Err(FamilyProblem::Lacks(names[variable].clone())),
-        None => Ok(parts),
-    }
-}
-
-/// The words of a template that is not empty and not too long. A rest's dots are no word ends.
-fn template_words(template: &str) -> Result<Vec<&str>, FamilyProblem> {
-    if template.is_empty() {
-        return Err(FamilyProblem::Empty);
-    }
-    let rest_at = template
-        .strip_suffix("...}")
-        .and_then(|template| template.rfind('{'));
-    let (ended, rest) = template.split_at(rest_at.unwrap_or(template.len()));
-    let mut words = Vec::new();
-    if !ended.is_empty() {
-        let ended = match rest_at {
-            Some(_) => ended
-                .strip_suffix('.')
-                .ok_or_else(|| FamilyProblem::NotATemplateWord(template.to_owned()))?,
-            None => ended,
-        };
-        words.extend(ended.split('.'));
-    }
-    words.extend(rest_at.map(|_| rest));
-    if words.len() > WORDS_MAX {
-        return Err(FamilyProblem::TooMany {
-            found: words.len(),
-            max: WORDS_MAX,
-        });
-    }
-    Ok(words)
-}
-
-fn placeholder(word: &str) -> Option<&str> {
-    word.strip_prefix('{')?.strip_suffix('}')
-}
-
-fn is_name(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
-
-/// A word that stands for itself, in AMQP too.
-fn is_literal(word: &str) -> bool {
-    !word.is_empty()
-        && word != WILDCARD_REST
-        && word
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'*' | b'#' | b'{' | b'}'))
 }
