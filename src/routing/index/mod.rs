@@ -16,27 +16,31 @@
 //! account; a hash is seeded, as clients choose the words; members stay in the order in which they subscribed;
 //! fewer than half of a member list's places are vacant, and a group has a member or is not there.
 
+mod group;
+mod members;
+mod pattern;
+
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::slice;
 use std::sync::Arc;
 
 use arcstr::ArcStr;
 use hashbrown::HashTable;
 
+use self::group::{Group, Shape, Traits};
+pub use self::members::Members;
+use self::members::{GroupMembers, MemberList, MembersOf, Subscription, to_u32};
+use self::pattern::{ANY_SCOPE, WordHashes, named_variables, pattern_hash};
 use super::arena::{Arena, NONE, Place};
 use super::families::{Families, FormedEvent, Qualification, Qualifier, Resolved, Rule, RuleId};
 use super::interner::Interner;
 use super::month::ActiveMonths;
 use super::words::{self, WORDS_MAX};
 use super::{shrink_table, spread};
-use crate::account::{AccountId, Scope};
+use crate::account::Scope;
 use crate::config::Style;
 use crate::protocol::event::EventHead;
-
-/// The bit of a shape that says: any account. The bits below are the variables that are `*`.
-const ANY_SCOPE: u8 = 1 << super::families::VARIABLES_MAX;
 
 /// What one session is subscribed to: 4 bytes, to be kept beside the session. It means something to the
 /// [`SubscriptionIndex`] that filled it only, and must go through [`SubscriptionIndex::remove_all`] before it is
@@ -121,34 +125,6 @@ pub struct Match<'m> {
     pub members: Members<'m>,
 }
 
-/// The slots of a group's sessions.
-#[derive(Clone, Debug)]
-pub struct Members<'m> {
-    /// A lone member.
-    one: Option<u32>,
-    /// The members, if there are more.
-    places: slice::Iter<'m, u32>,
-    subscriptions: &'m Arena<Subscription>,
-    left: usize,
-}
-
-impl Iterator for Members<'_> {
-    type Item = u32;
-
-    fn next(&mut self) -> Option<u32> {
-        let next = || self.places.by_ref().copied().find(|id| *id != NONE);
-        let id = self.one.take().or_else(next)?;
-        self.left -= 1;
-        Some(self.subscriptions[id].slot)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
-    }
-}
-
-impl ExactSizeIterator for Members<'_> {}
-
 /// Gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IndexCounts {
@@ -160,208 +136,6 @@ pub struct IndexCounts {
     pub patterns: usize,
     /// Interned texts: client bindings, realms, request ids.
     pub texts: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Subscription {
-    /// [`NONE`]: the place is vacant, and `next` is the next vacant one.
-    group: u32,
-    /// Index in the group's member list; 0 for a lone member.
-    position: u32,
-    slot: u32,
-    /// The session's next subscription.
-    next: u32,
-}
-
-impl Place for Subscription {
-    fn vacant(next: u32) -> Self {
-        Self {
-            group: NONE,
-            position: 0,
-            slot: 0,
-            next,
-        }
-    }
-
-    fn next_vacant(&self) -> Option<u32> {
-        (self.group == NONE).then_some(self.next)
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Group {
-    /// Of the pattern; [`spread`] over 64 bits where a table asks.
-    hash: u32,
-    /// Zero for scope `*`.
-    account: [u8; 16],
-    /// Interned, as are `realm` and `request`, which may be [`NONE`].
-    binding: u32,
-    realm: u32,
-    request: u32,
-    /// The pattern's ring of groups, oldest first from the head; `next` is the next vacant place of a vacant one.
-    next: u32,
-    previous: u32,
-    members: GroupMembers,
-    /// [`Group::VACANT`] for a vacant place.
-    rule: u16,
-    shape: u8,
-    traits: Traits,
-}
-
-/// A group's event style, and which side of a roll-over of the months it is on, in one byte.
-#[derive(Clone, Copy, Debug, Default)]
-struct Traits(u8);
-
-impl Traits {
-    const KAZOO: u8 = 1;
-    const SIDE: u8 = 2;
-
-    fn new(style: Style, side: bool) -> Self {
-        let kazoo = if style == Style::Kazoo {
-            Self::KAZOO
-        } else {
-            0
-        };
-        Self(kazoo).on(side)
-    }
-
-    fn on(self, side: bool) -> Self {
-        Self(self.0 & !Self::SIDE | if side { Self::SIDE } else { 0 })
-    }
-
-    fn style(self) -> Style {
-        if self.0 & Self::KAZOO == 0 {
-            Style::Piston
-        } else {
-            Style::Kazoo
-        }
-    }
-
-    fn side(self) -> bool {
-        self.0 & Self::SIDE != 0
-    }
-}
-
-/// [`MembersOf`] in 4 bytes: the lowest bit tells which, the others the id.
-#[derive(Clone, Copy, Debug)]
-struct GroupMembers(u32);
-
-enum MembersOf {
-    /// One subscription.
-    One(u32),
-    /// A member list.
-    Many(u32),
-}
-
-impl GroupMembers {
-    const NOBODY: Self = Self(NONE);
-
-    fn one(subscription: u32) -> Self {
-        Self(doubled(subscription))
-    }
-
-    fn many(list: u32) -> Self {
-        Self(doubled(list) | 1)
-    }
-
-    fn get(self) -> MembersOf {
-        match self.0 & 1 {
-            0 => MembersOf::One(self.0 >> 1),
-            _ => MembersOf::Many(self.0 >> 1),
-        }
-    }
-}
-
-fn doubled(id: u32) -> u32 {
-    id.checked_mul(2)
-        .expect("memory ends before 2^31 subscriptions do")
-}
-
-impl Group {
-    const VACANT: u16 = u16::MAX;
-
-    fn scope(&self) -> Scope {
-        if self.shape & ANY_SCOPE == 0 {
-            Scope::One(AccountId::from_bytes(self.account))
-        } else {
-            Scope::Any
-        }
-    }
-
-    /// Hash of all that makes the group.
-    fn full_hash(&self) -> u64 {
-        let [low, high] = halves(&self.account);
-        let own = u64::from(self.request) << 1 | u64::from(self.traits.style() == Style::Kazoo);
-        [low, high, own].into_iter().fold(spread(self.hash), mix)
-    }
-
-    /// Whether `other` has the same frame for every event. Bindings of one rule have one text for one pattern.
-    fn is_same(&self, other: &Self) -> bool {
-        self.has_pattern_of(other)
-            && self.account == other.account
-            && self.request == other.request
-            && self.traits.style() == other.traits.style()
-    }
-
-    /// Whether both groups have one pattern, but for an account that may tell them apart.
-    fn has_pattern_of(&self, other: &Self) -> bool {
-        self.hash == other.hash
-            && self.rule == other.rule
-            && self.shape == other.shape
-            && self.binding == other.binding
-            && self.realm == other.realm
-    }
-}
-
-impl Place for Group {
-    fn vacant(next: u32) -> Self {
-        Self {
-            hash: 0,
-            account: [0; 16],
-            binding: NONE,
-            realm: NONE,
-            request: NONE,
-            next,
-            previous: NONE,
-            members: GroupMembers::NOBODY,
-            rule: Self::VACANT,
-            shape: 0,
-            traits: Traits::default(),
-        }
-    }
-
-    fn next_vacant(&self) -> Option<u32> {
-        (self.rule == Self::VACANT).then_some(self.next)
-    }
-}
-
-/// Two members or more; or, without places, a vacant list whose `live` is the next vacant one.
-#[derive(Debug)]
-struct MemberList {
-    /// Subscriptions in the order in which they were made; [`NONE`] where one has gone.
-    places: Vec<u32>,
-    live: u32,
-}
-
-impl Place for MemberList {
-    fn vacant(next: u32) -> Self {
-        Self {
-            places: Vec::new(),
-            live: next,
-        }
-    }
-
-    fn next_vacant(&self) -> Option<u32> {
-        self.places.is_empty().then_some(self.live)
-    }
-}
-
-/// A set of wildcards that patterns of a rule have.
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    bits: u8,
-    /// Never 0.
-    patterns: u32,
 }
 
 /// Buffers that matching uses again.
@@ -1161,63 +935,11 @@ impl SubscriptionIndex {
     }
 }
 
-/// Hashes of an event's words, each made when first needed.
-struct WordHashes<'s> {
-    seed: &'s RandomState,
-    /// Bit `n`: the hash of word `n` is there.
-    known: u16,
-    hashes: [u64; WORDS_MAX],
-}
-
-impl WordHashes<'_> {
-    fn of(&mut self, words: &[&str], at: usize) -> u64 {
-        const { assert!(WORDS_MAX <= u16::BITS as usize) };
-        if self.known & 1 << at == 0 {
-            self.known |= 1 << at;
-            self.hashes[at] = self.seed.hash_one(words[at]);
-        }
-        self.hashes[at]
-    }
-}
-
-fn named_variables(rule: &Rule, shape: u8) -> impl Iterator<Item = usize> + use<> {
-    (0..rule.variable_count()).filter(move |variable| shape & 1 << variable == 0)
-}
-
-/// `qualifier_hash` counts for shapes of one account only; `words` are the hashes of the named words.
-fn pattern_hash(
-    rule: RuleId,
-    shape: u8,
-    qualifier_hash: Option<u64>,
-    words: impl Iterator<Item = u64>,
-) -> u32 {
-    let start = mix(u64::from(rule.0) << 8 | u64::from(shape), 0);
-    let qualifier = qualifier_hash.filter(|_| shape & ANY_SCOPE == 0);
-    let hash = qualifier.into_iter().chain(words).fold(start, mix);
-    (hash ^ hash >> 32) as u32
-}
-
-/// What is mixed in is a keyed hash already where a client chooses it; this only has to keep the order.
-fn mix(hash: u64, next: u64) -> u64 {
-    (hash.rotate_left(23) ^ next).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
-
-fn halves(bytes: &[u8; 16]) -> [u64; 2] {
-    let number = u128::from_le_bytes(*bytes);
-    [number as u64, (number >> 64) as u64]
-}
-
 fn remove_from(table: &mut HashTable<u32>, hash: u64, id: u32) {
     table
         .find_entry(hash, |other| *other == id)
         .expect("every group is in a table")
         .remove();
-}
-
-/// A number of places or members.
-fn to_u32(number: usize) -> u32 {
-    u32::try_from(number)
-        .expect("fewer than twice as many places as subscriptions, which have ids of 32 bits")
 }
 
 const _: () = assert!(size_of::<Subscription>() == 16 && size_of::<Group>() == 48);

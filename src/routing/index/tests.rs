@@ -2,6 +2,7 @@
 //! reference matcher.
 
 use super::*;
+use crate::account::AccountId;
 use crate::routing::families::{FamilyOptions, Rights};
 
 const NOVEMBER: u64 = 1_795_425_948; // 2026-11

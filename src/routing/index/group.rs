@@ -1,0 +1,128 @@
+//! What shares a frame, in 48 bytes.
+
+use super::members::GroupMembers;
+use super::pattern::{ANY_SCOPE, halves, mix};
+use crate::account::{AccountId, Scope};
+use crate::config::Style;
+use crate::routing::arena::{NONE, Place};
+use crate::routing::spread;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group {
+    /// Of the pattern; [`spread`] over 64 bits where a table asks.
+    pub(super) hash: u32,
+    /// Zero for scope `*`.
+    pub(super) account: [u8; 16],
+    /// Interned, as are `realm` and `request`, which may be [`NONE`].
+    pub(super) binding: u32,
+    pub(super) realm: u32,
+    pub(super) request: u32,
+    /// The pattern's ring of groups, oldest first from the head; `next` is the next vacant place of a vacant one.
+    pub(super) next: u32,
+    pub(super) previous: u32,
+    pub(super) members: GroupMembers,
+    /// [`Group::VACANT`] for a vacant place.
+    pub(super) rule: u16,
+    pub(super) shape: u8,
+    pub(super) traits: Traits,
+}
+
+/// A group's event style, and which side of a roll-over of the months it is on, in one byte.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traits(u8);
+
+impl Traits {
+    const KAZOO: u8 = 1;
+    const SIDE: u8 = 2;
+
+    pub(super) fn new(style: Style, side: bool) -> Self {
+        let kazoo = if style == Style::Kazoo {
+            Self::KAZOO
+        } else {
+            0
+        };
+        Self(kazoo).on(side)
+    }
+
+    pub(super) fn on(self, side: bool) -> Self {
+        Self(self.0 & !Self::SIDE | if side { Self::SIDE } else { 0 })
+    }
+
+    pub(super) fn style(self) -> Style {
+        if self.0 & Self::KAZOO == 0 {
+            Style::Piston
+        } else {
+            Style::Kazoo
+        }
+    }
+
+    pub(super) fn side(self) -> bool {
+        self.0 & Self::SIDE != 0
+    }
+}
+
+impl Group {
+    const VACANT: u16 = u16::MAX;
+
+    pub(super) fn scope(&self) -> Scope {
+        if self.shape & ANY_SCOPE == 0 {
+            Scope::One(AccountId::from_bytes(self.account))
+        } else {
+            Scope::Any
+        }
+    }
+
+    /// Hash of all that makes the group.
+    pub(super) fn full_hash(&self) -> u64 {
+        let [low, high] = halves(&self.account);
+        let own = u64::from(self.request) << 1 | u64::from(self.traits.style() == Style::Kazoo);
+        [low, high, own].into_iter().fold(spread(self.hash), mix)
+    }
+
+    /// Whether `other` has the same frame for every event. Bindings of one rule have one text for one pattern.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.has_pattern_of(other)
+            && self.account == other.account
+            && self.request == other.request
+            && self.traits.style() == other.traits.style()
+    }
+
+    /// Whether both groups have one pattern, but for an account that may tell them apart.
+    pub(super) fn has_pattern_of(&self, other: &Self) -> bool {
+        self.hash == other.hash
+            && self.rule == other.rule
+            && self.shape == other.shape
+            && self.binding == other.binding
+            && self.realm == other.realm
+    }
+}
+
+impl Place for Group {
+    fn vacant(next: u32) -> Self {
+        Self {
+            hash: 0,
+            account: [0; 16],
+            binding: NONE,
+            realm: NONE,
+            request: NONE,
+            next,
+            previous: NONE,
+            members: GroupMembers::NOBODY,
+            rule: Self::VACANT,
+            shape: 0,
+            traits: Traits::default(),
+        }
+    }
+
+    fn next_vacant(&self) -> Option<u32> {
+        (self.rule == Self::VACANT).then_some(self.next)
+    }
+}
+
+/// A set of wildcards that patterns of a rule have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) bits: u8,
+    /// Never 0.
+    pub(super) patterns: u32,
+}
