@@ -121,8 +121,6 @@ pub struct Match<'m> {
     pub request_id: Option<&'m str>,
     /// In style piston the event's name is `Event-Name`, `_` and `Type`.
     pub name_suffixed_by_type: bool,
-    /// The sessions' slots, in the order in which they subscribed.
-    pub members: Members<'m>,
 }
 
 /// Gauges.
@@ -652,7 +650,6 @@ impl SubscriptionIndex {
                 routing_key: &scratch.routing_key,
                 request_id: self.text(group.request),
                 name_suffixed_by_type: rule.name_with_type,
-                members: self.members_of(group),
             });
             id = group.next;
             if id == ring {

@@ -70,6 +70,7 @@ impl Bench {
     }
 
     fn find(&mut self, exchange: &str, key: &str, head: &EventHead) -> Vec<Found> {
+        let mut groups = Vec::new();
         let mut found = Vec::new();
         self.index.match_event(
             &self.families,
@@ -78,16 +79,21 @@ impl Bench {
             head,
             self.months,
             &mut |matched| {
-                assert_eq!(matched.members.len(), matched.members.clone().count());
+                groups.push(matched.group);
                 found.push(Found {
                     subscribed_key: matched.subscribed_key.to_owned(),
                     subscription_key: matched.subscription_key.to_owned(),
                     routing_key: matched.routing_key.to_owned(),
                     request_id: matched.request_id.map(str::to_owned),
-                    slots: matched.members.collect(),
+                    slots: Vec::new(),
                 });
             },
         );
+        for (group, found) in groups.into_iter().zip(&mut found) {
+            let members = self.index.members(group);
+            assert_eq!(members.len(), members.clone().count());
+            found.slots = members.collect();
+        }
         found
     }
 
