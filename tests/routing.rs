@@ -585,7 +585,12 @@ impl World {
         let mut found: Vec<Delivered> = Vec::new();
         for (group, key, frame, request_id) in matches {
             for slot in self.index.members(group) {
-                found.push((slot as usize, key.clone(), frame.clone(), request_id.clone()));
+                found.push((
+                    slot as usize,
+                    key.clone(),
+                    frame.clone(),
+                    request_id.clone(),
+                ));
             }
         }
         let mut expected: Vec<Delivered> = Vec::new();

@@ -122,10 +122,15 @@ impl<T: Place> Arena<T> {
         for (at, place) in self.places.iter_mut().enumerate().rev() {
             if place.next_vacant().is_some() {
                 *place = T::vacant(self.first_vacant);
-                self.first_vacant = u32::try_from(at).expect("places have ids of 32 bits");
+                self.first_vacant = id_of(at);
             }
         }
     }
+}
+
+/// The id of a place.
+pub(super) fn id_of(place: usize) -> u32 {
+    u32::try_from(place).expect("places have ids of 32 bits")
 }
 
 impl<T> Index<u32> for Arena<T> {

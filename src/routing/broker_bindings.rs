@@ -25,7 +25,7 @@ use hashbrown::HashTable;
 
 use super::account_load::{AccountLoads, AccountTag};
 use super::arena::{Arena, Place};
-use super::shrink_table;
+use super::table::shrink_table;
 use super::waiters::{WaitId, Waiters};
 use crate::account::AccountId;
 use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};

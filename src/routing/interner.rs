@@ -8,7 +8,7 @@ use arcstr::ArcStr;
 use hashbrown::HashTable;
 
 use super::arena::{Arena, Place};
-use super::{shrink_table, spread};
+use super::table::{shrink_table, spread};
 
 #[derive(Debug)]
 pub(super) struct Interner {

@@ -1,9 +1,11 @@
 //! What an event finds, in which order, and what subscriptions cost. `tests/routing.rs` compares the index with a
 //! reference matcher.
 
+use super::matching::wants;
 use super::*;
 use crate::account::AccountId;
-use crate::routing::families::{FamilyOptions, Rights};
+use crate::routing::families::{FamilyOptions, FormedEvent, Rights};
+use crate::routing::words::{self, WORDS_MAX};
 
 const NOVEMBER: u64 = 1_795_425_948; // 2026-11
 const REALM: &str = "sip.example.com";
@@ -737,7 +739,7 @@ fn a_hit_of_equal_hash_is_refused_for_another_account_realm_or_word() {
         let mut bench = Bench::new();
         let mut list = SubscriptionList::default();
         bench.subscribe(&mut list, 0, Scope::One(account(1)), binding);
-        let group = bench.index.groups[bench.index.subscriptions[list.0].group];
+        let group = bench.index.groups.groups[bench.index.members.subscriptions[list.0].group];
         let wants = |(key, number): (&str, u128)| {
             let mut key_words = [""; WORDS_MAX];
             let count = words::split(key, &mut key_words).expect("few words");
@@ -758,7 +760,7 @@ fn a_hit_of_equal_hash_is_refused_for_another_account_realm_or_word() {
                 head: &head,
                 qualifier,
             };
-            bench.index.wants(&group, rule, &event)
+            wants(&bench.index.groups, &group, rule, &event)
         };
         assert!(wants(own), "{binding}");
         for other in others {
