@@ -512,11 +512,7 @@ fn check_options(options: &FamilyOptions) -> Result<(), FamilyError> {
 
 /// The part of a client's text that an error text repeats.
 fn echo(text: &str) -> &str {
-    let mut end = text.len().min(ECHO_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    &text[..text.floor_char_boundary(ECHO_BYTES_MAX)]
 }
 
 #[cfg(test)]
