@@ -93,17 +93,21 @@ impl AccountLoads {
             if self.counters.is_empty() {
                 self.counters = vec![0; ROWS << ROW_BITS];
             }
-            for place in places(tag) {
-                self.counters[place] += 1;
-            }
+            self.count(tag, |counter| *counter += 1);
         }
     }
 
     /// It has one less, which was [added](Self::add).
     pub(super) fn take(&mut self, tag: AccountTag) {
         if tag != AccountTag::NOBODY {
-            for place in places(tag) {
-                self.counters[place] -= 1;
+            self.count(tag, |counter| *counter -= 1);
+        }
+    }
+
+    fn count(&mut self, tag: AccountTag, change: impl Fn(&mut u32)) {
+        for place in places(tag) {
+            if let Some(counter) = self.counters.get_mut(place) {
+                change(counter);
             }
         }
     }

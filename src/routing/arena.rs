@@ -90,7 +90,7 @@ impl<T: Place> Arena<T> {
     }
 
     /// What is at a place, vacant or not; `None`: there is no such place any more.
-    pub(super) fn get(&self, id: u32) -> Option<&T> {
+    pub(super) fn place(&self, id: u32) -> Option<&T> {
         self.places.get(id as usize)
     }
 
@@ -133,6 +133,10 @@ pub(super) fn id_of(place: usize) -> u32 {
     u32::try_from(place).expect("places have ids of 32 bits")
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a place in use stays, so whoever holds its id may name it"
+)]
 impl<T> Index<u32> for Arena<T> {
     type Output = T;
 
@@ -143,6 +147,10 @@ impl<T> Index<u32> for Arena<T> {
     }
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a place in use stays, so whoever holds its id may name it"
+)]
 impl<T> IndexMut<u32> for Arena<T> {
     fn index_mut(&mut self, id: u32) -> &mut T {
         #[cfg(test)]

@@ -12,6 +12,15 @@
 //! | [`waiters`] | who waits until a binding is in force |
 //! | `arena`, `interner` | the dense storage under the last three |
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )
+)]
+
 pub mod account_load;
 pub mod amqp_binding;
 mod arena;

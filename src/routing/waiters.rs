@@ -89,7 +89,7 @@ impl Waiters {
     /// Takes one out of its list, if the wait is not over.
     pub(super) fn stop(&mut self, wait: WaitId, binding: u32, token: WaiterToken) {
         let is_it = |node: &Node| node.binding == binding && node.token == token;
-        if !self.nodes.get(wait.0).is_some_and(is_it) {
+        if !self.nodes.place(wait.0).is_some_and(is_it) {
             return;
         }
         let Node { next, previous, .. } = self.nodes.remove(wait.0);

@@ -107,8 +107,9 @@ pub(super) fn read_key(
         }
         parts.push(part);
     }
-    match (0..names.len()).find(|variable| !parts.contains(&Part::Variable(*variable))) {
-        Some(variable) => Err(FamilyProblem::Lacks(names[variable].clone())),
+    let is_missing = |(variable, _): &(usize, _)| !parts.contains(&Part::Variable(*variable));
+    match names.iter().enumerate().find(is_missing) {
+        Some((_, name)) => Err(FamilyProblem::Lacks(name.clone())),
         None => Ok(parts),
     }
 }

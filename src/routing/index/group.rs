@@ -119,6 +119,10 @@ impl Place for Group {
     }
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "each half has 64 of the 128 bits"
+)]
 fn halves(bytes: &[u8; 16]) -> [u64; 2] {
     let number = u128::from_le_bytes(*bytes);
     [number as u64, (number >> 64) as u64]

@@ -214,28 +214,26 @@ impl Groups {
         if self.shapes.len() <= rule {
             self.shapes.resize_with(rule + 1, Vec::new);
         }
-        let shapes = &mut self.shapes[rule];
-        match shapes.binary_search_by_key(&group.shape, |shape| shape.bits) {
-            Ok(at) => shapes[at].patterns += 1,
-            Err(at) => shapes.insert(
-                at,
-                Shape {
-                    bits: group.shape,
-                    patterns: 1,
-                },
-            ),
+        let Some(shapes) = self.shapes.get_mut(rule) else {
+            return;
+        };
+        let bits = group.shape;
+        match shapes.iter_mut().find(|shape| shape.bits == bits) {
+            Some(shape) => shape.patterns += 1,
+            None => {
+                let at = shapes.partition_point(|shape| shape.bits < bits);
+                shapes.insert(at, Shape { bits, patterns: 1 });
+            }
         }
     }
 
     fn uncount_shape(&mut self, group: &Group) {
-        let shapes = &mut self.shapes[usize::from(group.rule)];
-        let at = shapes
-            .binary_search_by_key(&group.shape, |shape| shape.bits)
-            .expect("it was counted");
-        shapes[at].patterns -= 1;
-        if shapes[at].patterns == 0 {
-            shapes.remove(at);
+        let counted = self.shapes.get_mut(usize::from(group.rule));
+        let shapes = counted.expect("the group's shape was counted");
+        for shape in shapes.iter_mut().filter(|shape| shape.bits == group.shape) {
+            shape.patterns -= 1;
         }
+        shapes.retain(|shape| shape.patterns > 0);
     }
 }
 

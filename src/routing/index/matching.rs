@@ -69,10 +69,9 @@ impl Matcher<'_> {
     ) {
         let Self { groups, scratch } = self;
         let mut key_words = [""; WORDS_MAX];
-        let Some(count) = words::split(routing_key, &mut key_words) else {
+        let Some(key_words) = words::split(routing_key, &mut key_words) else {
             return;
         };
-        let key_words = &key_words[..count];
         let mut hashes = groups.hasher.words(key_words);
         for id in families.rules_on(exchange) {
             let shapes = groups.shapes(*id);
@@ -91,7 +90,7 @@ impl Matcher<'_> {
                 };
                 let qualifier_hash = qualifier.map(|qualifier| groups.hasher.qualifier(&qualifier));
                 let must_be_wild = rule
-                    .unprescribed(form, key_words)
+                    .unprescribed(&event)
                     .map_or(0, |variable| 1u8 << variable);
                 scratch.routing_key.clear();
                 for Shape { bits, .. } in shapes {
@@ -173,11 +172,5 @@ pub(super) fn wants(groups: &Groups, group: &Group, rule: &Rule, event: &FormedE
     let variables = rule
         .variables(groups.texts.text(group.binding))
         .expect("it was resolved under this rule");
-    named.all(|variable| {
-        rule.is_key_word(
-            variable,
-            variables[variable],
-            event.words[event.form.variable_position(variable)],
-        )
-    })
+    named.all(|variable| rule.is_key_word(variable, variables[variable], event.variable(variable)))
 }

@@ -141,7 +141,8 @@ impl Memberships {
         let subscription = &mut self.subscriptions[id];
         let position = std::mem::take(&mut subscription.position);
         let list = &mut self.lists[list_id];
-        list.places[position as usize] = NONE;
+        let place = list.places.get_mut(position as usize);
+        *place.expect("a member is in its group's list") = NONE;
         list.live -= 1;
         if list.live == 1 {
             let live = list.places.iter().copied().find(|id| *id != NONE);

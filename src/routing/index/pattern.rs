@@ -11,6 +11,7 @@ use crate::account::Scope;
 use crate::routing::families::{
     Families, Qualification, Qualifier, Resolved, Rule, RuleId, VARIABLES_MAX,
 };
+use crate::routing::table::low_half;
 use crate::routing::words::{self, WORDS_MAX};
 
 /// The bit of a shape that means any account. The bits below are the variables that are `*`.
@@ -91,6 +92,10 @@ pub(super) struct WordHashes<'s> {
 }
 
 impl WordHashes<'_> {
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the event fits the form that `at` is of, so it has as many words"
+    )]
     pub(super) fn of(&mut self, at: usize) -> u64 {
         const { assert!(WORDS_MAX <= u16::BITS as usize) };
         if self.known & 1 << at == 0 {
@@ -116,7 +121,7 @@ pub(super) fn pattern_hash(
     let start = mix(u64::from(rule.0) << 8 | u64::from(shape), 0);
     let qualifier = qualifier_hash.filter(|_| shape & ANY_SCOPE == 0);
     let hash = qualifier.into_iter().chain(words).fold(start, mix);
-    (hash ^ hash >> 32) as u32
+    low_half(hash ^ hash >> 32)
 }
 
 /// Mixes a word's hash into that of what came before it. Where a client chooses the word, its hash is keyed already:
