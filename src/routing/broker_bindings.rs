@@ -28,10 +28,8 @@ use super::arena::{Arena, Place};
 use super::table::shrink_table;
 use super::waiters::{WaitId, Waiters};
 use crate::account::AccountId;
+use crate::room::GiveBackRoom;
 use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
-
-/// Room for bindings waited for that is kept when none is.
-const KEPT_WAITING: usize = 64;
 
 /// Names a binding for as long as its acquirer has not released it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -292,15 +290,11 @@ impl BrokerBindings {
                 self.counts.confirmed += 1;
             }
         }
-        let waiters = if self.is_source_up {
+        if self.is_source_up {
             self.waiting.remove(&id).unwrap_or_default()
         } else {
             Vec::new()
-        };
-        if self.waiting.is_empty() {
-            self.waiting.shrink_to(KEPT_WAITING);
         }
-        waiters
     }
 
     /// The source says that a binding is wanted and not in force: takes out those that waited for it, in the order in
@@ -391,9 +385,7 @@ impl BrokerBindings {
     /// It does not wait for its answer any more.
     fn answered(&mut self, id: u32) {
         self.tickets.remove(&id);
-        if self.tickets.is_empty() {
-            self.tickets.shrink_to(KEPT_WAITING);
-        }
+        self.tickets.give_back_room();
     }
 
     fn remove(&mut self, exchange: &Arc<str>, id: u32) {
