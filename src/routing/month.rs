@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use time::macros::datetime;
 
 /// How long before its beginning and after its end a month is in force.
-pub const OVERLAP_SECONDS: u64 = 3600;
+const OVERLAP_SECONDS: u64 = 3600;
 
 /// Stands for every time from the year 10000 on: a month is written with four digits of year.
 const LAST: OffsetDateTime = datetime!(9999-12-31 0:00 UTC);
@@ -34,7 +34,7 @@ impl Month {
 
     /// Reads exactly six digits that name a month.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         if text.len() != 6 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
@@ -71,12 +71,6 @@ impl ActiveMonths {
     #[must_use]
     pub fn contains(self, month: Month) -> bool {
         month == self.first || month == self.last
-    }
-
-    /// The older of two.
-    #[must_use]
-    pub fn first(self) -> Month {
-        self.first
     }
 
     /// Those in force, the older one first.

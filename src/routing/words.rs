@@ -21,7 +21,7 @@ pub fn is_plain(byte: u8) -> bool {
 }
 
 /// The escaped form of `word`, byte by byte; all of it ASCII. No allocation.
-pub fn escaped(word: &str) -> impl Iterator<Item = u8> + '_ {
+fn escaped(word: &str) -> impl Iterator<Item = u8> + '_ {
     let stays = word == WILDCARD || word == WILDCARD_REST;
     word.bytes().flat_map(move |byte| {
         let (form, len) = match byte {

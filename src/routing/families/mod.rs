@@ -17,20 +17,18 @@ mod template;
 use std::sync::Arc;
 
 pub use compile::KEYS_MAX;
-pub use rule::FREE_WORDS_MAX;
 pub use spec::{
-    AccountSource, ExchangeKind, FAMILIES_MAX, FamilyError, FamilyOptions, FamilyProblem,
-    FamilySpec, MODULES,
+    AccountSource, ExchangeKind, FamilyError, FamilyOptions, FamilyProblem, FamilySpec,
 };
-pub use template::VARIABLES_MAX;
 
-pub(crate) use rule::{FormedEvent, KeyValues, Qualification, Qualifier, Rule, Variables};
+pub(crate) use rule::{FormedEvent, Qualification, Qualifier, Rule};
+pub(crate) use template::VARIABLES_MAX;
 
 use arcstr::ArcStr;
 
 use compile::check_words;
-use rule::WordError;
-use spec::{family_error, platform_families};
+use rule::{KeyValues, Variables, WordError};
+use spec::{FAMILIES_MAX, MODULES, family_error, platform_families};
 
 use super::month::{ActiveMonths, FollowedMonths, Month};
 use super::words::{WILDCARD, WILDCARD_REST};
@@ -108,12 +106,6 @@ impl<'a> Resolved<'a> {
         } else {
             months.now()
         }
-    }
-
-    /// The row of the table it follows.
-    #[must_use]
-    pub fn rule(&self) -> RuleId {
-        self.rule
     }
 
     /// The account it is for.
@@ -363,21 +355,8 @@ impl Families {
 
     /// Whether the AMQP bindings of a subscription change with the month.
     #[must_use]
-    pub fn follows_the_month(&self, resolved: &Resolved<'_>) -> bool {
+    pub(super) fn follows_the_month(&self, resolved: &Resolved<'_>) -> bool {
         resolved.scope != Scope::Any && self.rule(resolved.rule).follows_the_month()
-    }
-
-    /// Appends the subscription key as it is in `month`. For a subscription to documents of every type it is
-    /// that of the account's own database; a match names the key by which the event came.
-    pub fn subscription_key(&self, resolved: &Resolved<'_>, month: Month, out: &mut String) {
-        self.rule(resolved.rule)
-            .subscription_key(&self.key_values(resolved, month), out);
-    }
-
-    /// Whether, in style piston, the name of the rule's events is `Event-Name`, `_` and `Type` (PROTOCOL 5).
-    #[must_use]
-    pub fn name_suffixed_by_type(&self, rule: RuleId) -> bool {
-        self.rule(rule).name_with_type
     }
 
     #[expect(

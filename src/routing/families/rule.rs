@@ -14,7 +14,7 @@ use crate::routing::month::{ActiveMonths, Month};
 use crate::routing::words::{self, WILDCARD};
 
 /// Free words a row may have.
-pub const FREE_WORDS_MAX: usize = 4;
+pub(super) const FREE_WORDS_MAX: usize = 4;
 
 /// A place that a form does not have.
 pub(super) const ABSENT: u8 = u8::MAX;
@@ -321,17 +321,6 @@ impl Rule {
         let monthly = self.monthly.as_ref()?;
         let (form, word) = (event.form, event.variable(monthly.variable));
         (monthly.has(word) != form.is_monthly()).then_some(monthly.variable)
-    }
-
-    /// Renders the subscription key of one subscription: that of its first key form, unless the row gives one.
-    pub(crate) fn subscription_key(&self, values: &KeyValues<'_>, out: &mut String) {
-        if let Some(parts) = &self.subscription {
-            join(parts, out, |part, out| self.push_value(part, values, out));
-        } else if let Some(form) = self.forms_for(&values.variables).next() {
-            join(&form.parts, out, |part, out| {
-                self.push_value(part, values, out)
-            });
-        }
     }
 
     /// Renders the event's canonical routing key.

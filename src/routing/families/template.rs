@@ -5,7 +5,7 @@ use crate::routing::words::{WILDCARD, WILDCARD_REST, WORDS_MAX};
 
 /// Variables a client binding may have. An event is looked up once for each set of wildcards in use, so this
 /// bounds the lookups of one key form at 2 × 2^4.
-pub const VARIABLES_MAX: usize = 4;
+pub(crate) const VARIABLES_MAX: usize = 4;
 
 const RESERVED: [&str; 4] = ["account", "db", "modb", "realm"];
 

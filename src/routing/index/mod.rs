@@ -381,13 +381,6 @@ impl SubscriptionIndex {
         self.subscriptions(list).count()
     }
 
-    /// Whether a session is subscribed to `binding` for `scope`. Linear in its subscriptions.
-    #[must_use]
-    pub fn contains(&self, list: &SubscriptionList, scope: Scope, binding: &str) -> bool {
-        self.subscriptions(list)
-            .any(|resolved| resolved.scope == scope && resolved.binding == binding)
-    }
-
     /// Calls `visit` once for each group that wants the event: in the order of the families' rows, of their key
     /// forms, named words before wildcards, older groups before younger ones.
     ///
