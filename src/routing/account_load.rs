@@ -43,7 +43,7 @@ impl AccountTag {
 
 /// The loads of all accounts. All operations cost O(1).
 #[derive(Debug)]
-pub struct AccountLoads {
+pub(super) struct AccountLoads {
     /// Row by row; empty until the first is counted.
     counters: Vec<u32>,
     seed: RandomState,
@@ -58,7 +58,7 @@ impl Default for AccountLoads {
 impl AccountLoads {
     /// No account has anything.
     #[must_use]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             counters: Vec::new(),
             seed: RandomState::new(),
@@ -67,7 +67,7 @@ impl AccountLoads {
 
     /// What `account` is known by here.
     #[must_use]
-    pub fn tag(&self, account: Option<AccountId>) -> AccountTag {
+    pub(super) fn tag(&self, account: Option<AccountId>) -> AccountTag {
         account.map_or(AccountTag::NOBODY, |account| {
             let [a, b, c, ..] = self.seed.hash_one(account.bytes()).to_le_bytes();
             match AccountTag([a, b, c]) {
@@ -79,7 +79,7 @@ impl AccountLoads {
 
     /// How many it has, or a little more; 0 for nobody.
     #[must_use]
-    pub fn of(&self, tag: AccountTag) -> usize {
+    pub(super) fn of(&self, tag: AccountTag) -> usize {
         if tag == AccountTag::NOBODY {
             return 0;
         }
@@ -93,17 +93,21 @@ impl AccountLoads {
             if self.counters.is_empty() {
                 self.counters = vec![0; ROWS << ROW_BITS];
             }
-            for place in places(tag) {
-                self.counters[place] += 1;
-            }
+            self.count(tag, |counter| *counter += 1);
         }
     }
 
     /// It has one less, which was [added](Self::add).
     pub(super) fn take(&mut self, tag: AccountTag) {
         if tag != AccountTag::NOBODY {
-            for place in places(tag) {
-                self.counters[place] -= 1;
+            self.count(tag, |counter| *counter -= 1);
+        }
+    }
+
+    fn count(&mut self, tag: AccountTag, change: impl Fn(&mut u32)) {
+        for place in places(tag) {
+            if let Some(counter) = self.counters.get_mut(place) {
+                change(counter);
             }
         }
     }

@@ -90,7 +90,7 @@ impl<T: Place> Arena<T> {
     }
 
     /// What is at a place, vacant or not; `None`: there is no such place any more.
-    pub(super) fn get(&self, id: u32) -> Option<&T> {
+    pub(super) fn place(&self, id: u32) -> Option<&T> {
         self.places.get(id as usize)
     }
 
@@ -122,12 +122,21 @@ impl<T: Place> Arena<T> {
         for (at, place) in self.places.iter_mut().enumerate().rev() {
             if place.next_vacant().is_some() {
                 *place = T::vacant(self.first_vacant);
-                self.first_vacant = u32::try_from(at).expect("places have ids of 32 bits");
+                self.first_vacant = id_of(at);
             }
         }
     }
 }
 
+/// The id of a place.
+pub(super) fn id_of(place: usize) -> u32 {
+    u32::try_from(place).expect("places have ids of 32 bits")
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a place in use stays, so whoever holds its id may name it"
+)]
 impl<T> Index<u32> for Arena<T> {
     type Output = T;
 
@@ -138,6 +147,10 @@ impl<T> Index<u32> for Arena<T> {
     }
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a place in use stays, so whoever holds its id may name it"
+)]
 impl<T> IndexMut<u32> for Arena<T> {
     fn index_mut(&mut self, id: u32) -> &mut T {
         #[cfg(test)]

@@ -25,13 +25,11 @@ use hashbrown::HashTable;
 
 use super::account_load::{AccountLoads, AccountTag};
 use super::arena::{Arena, Place};
-use super::shrink_table;
+use super::table::shrink_table;
 use super::waiters::{WaitId, Waiters};
 use crate::account::AccountId;
+use crate::room::GiveBackRoom;
 use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
-
-/// Room for bindings waited for that is kept when none is.
-const KEPT_WAITING: usize = 64;
 
 /// Names a binding for as long as its acquirer has not released it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -171,7 +169,6 @@ impl BrokerBindings {
                 ask: joins.then_some(Ask::Join(tag)),
             };
         }
-        let exchange = self.exchange_number(&binding.exchange);
         let hash = self.seed.hash_one(&*binding.key);
         let entry = Entry {
             key: binding.key.clone(),
@@ -185,7 +182,7 @@ impl BrokerBindings {
         self.tickets.insert(id, ticket);
         self.loads.add(tag);
         let (entries, seed) = (&self.entries, &self.seed);
-        self.exchanges[exchange]
+        exchange_of(&mut self.exchanges, &binding.exchange)
             .by_key
             .insert_unique(hash, id, |id| seed.hash_one(&*entries[*id].key));
         self.counts.wanted += 1;
@@ -293,15 +290,11 @@ impl BrokerBindings {
                 self.counts.confirmed += 1;
             }
         }
-        let waiters = if self.is_source_up {
+        if self.is_source_up {
             self.waiting.remove(&id).unwrap_or_default()
         } else {
             Vec::new()
-        };
-        if self.waiting.is_empty() {
-            self.waiting.shrink_to(KEPT_WAITING);
         }
-        waiters
     }
 
     /// The source says that a binding is wanted and not in force: takes out those that waited for it, in the order in
@@ -364,22 +357,9 @@ impl BrokerBindings {
         self.waiting.len()
     }
 
-    fn exchange_number(&mut self, name: &Arc<str>) -> usize {
-        self.known_exchange(name).unwrap_or_else(|| {
-            self.exchanges.push(Exchange {
-                name: name.clone(),
-                by_key: HashTable::new(),
-            });
-            self.exchanges.len() - 1
-        })
-    }
-
-    fn known_exchange(&self, name: &str) -> Option<usize> {
-        self.exchanges.iter().position(|known| *known.name == *name)
-    }
-
     fn find(&self, binding: &AmqpBinding) -> Option<u32> {
-        let exchange = &self.exchanges[self.known_exchange(&binding.exchange)?];
+        let mut exchanges = self.exchanges.iter();
+        let exchange = exchanges.find(|known| known.name == binding.exchange)?;
         let is_it = |id: &u32| self.entries[*id].key == binding.key;
         exchange
             .by_key
@@ -405,14 +385,11 @@ impl BrokerBindings {
     /// It does not wait for its answer any more.
     fn answered(&mut self, id: u32) {
         self.tickets.remove(&id);
-        if self.tickets.is_empty() {
-            self.tickets.shrink_to(KEPT_WAITING);
-        }
+        self.tickets.give_back_room();
     }
 
-    fn remove(&mut self, exchange: &str, id: u32) {
-        let number = self.known_exchange(exchange);
-        let Exchange { by_key, .. } = &mut self.exchanges[number.expect("it has a binding")];
+    fn remove(&mut self, exchange: &Arc<str>, id: u32) {
+        let by_key = &mut exchange_of(&mut self.exchanges, exchange).by_key;
         let hash = self.seed.hash_one(&*self.entries[id].key);
         let entry = by_key.find_entry(hash, |other| *other == id);
         entry.expect("every entry is in the table").remove();
@@ -420,6 +397,19 @@ impl BrokerBindings {
         let (entries, seed) = (&self.entries, &self.seed);
         shrink_table(by_key, |id| seed.hash_one(&*entries[*id].key));
     }
+}
+
+/// The bindings of an exchange, which is added when it is not there.
+fn exchange_of<'e>(exchanges: &'e mut Vec<Exchange>, name: &Arc<str>) -> &'e mut Exchange {
+    let known = exchanges.iter().position(|known| known.name == *name);
+    let at = known.unwrap_or_else(|| {
+        exchanges.push(Exchange {
+            name: name.clone(),
+            by_key: HashTable::new(),
+        });
+        exchanges.len() - 1
+    });
+    exchanges.get_mut(at).expect("it was found or added")
 }
 
 #[cfg(test)]

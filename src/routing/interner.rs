@@ -8,7 +8,7 @@ use arcstr::ArcStr;
 use hashbrown::HashTable;
 
 use super::arena::{Arena, Place};
-use super::{shrink_table, spread};
+use super::table::{low_half, shrink_table, spread};
 
 #[derive(Debug)]
 pub(super) struct Interner {
@@ -115,8 +115,7 @@ impl Interner {
     }
 
     fn hash(&self, text: &str) -> u32 {
-        let [a, b, c, d, ..] = self.seed.hash_one(text).to_le_bytes();
-        u32::from_le_bytes([a, b, c, d])
+        low_half(self.seed.hash_one(text))
     }
 }
 

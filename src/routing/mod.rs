@@ -12,6 +12,15 @@
 //! | [`waiters`] | who waits until a binding is in force |
 //! | `arena`, `interner` | the dense storage under the last three |
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )
+)]
+
 pub mod account_load;
 pub mod amqp_binding;
 mod arena;
@@ -20,21 +29,6 @@ pub mod families;
 pub mod index;
 mod interner;
 pub mod month;
+mod table;
 pub mod waiters;
 pub mod words;
-
-use hashbrown::HashTable;
-
-use crate::room::room_wanted;
-
-/// A stored hash of 32 bits as a table wants it, with entropy at both ends of 64.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
-
-/// Gives a table's memory back after a storm: amortised O(1) a removal.
-fn shrink_table(table: &mut HashTable<u32>, hash: impl Fn(&u32) -> u64) {
-    if let Some(room) = room_wanted(table.len(), table.capacity()) {
-        table.shrink_to(room, hash);
-    }
-}

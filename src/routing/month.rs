@@ -7,16 +7,14 @@
 
 use std::fmt;
 
+use time::OffsetDateTime;
+use time::macros::datetime;
+
 /// How long before its beginning and after its end a month is in force.
-pub const OVERLAP_SECONDS: u64 = 3600;
+const OVERLAP_SECONDS: u64 = 3600;
 
-const SECONDS_A_DAY: u64 = 86_400;
-
-/// Times from here on (the year 10000) count as its last second: a month is written with four digits of year.
-const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
-
-/// Days from 0001-01-01 to 1970-01-01.
-const DAYS_TO_1970: u64 = 719_162;
+/// Stands for every time from the year 10000 on: a month is written with four digits of year.
+const LAST: OffsetDateTime = datetime!(9999-12-31 0:00 UTC);
 
 /// A calendar month in UTC, written `YYYYMM`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,30 +24,17 @@ impl Month {
     /// The month of a moment given in Unix seconds.
     #[must_use]
     pub fn at(unix_seconds: u64) -> Self {
-        let days = unix_seconds.min(UNIX_SECONDS_MAX) / SECONDS_A_DAY + DAYS_TO_1970;
-        // 400 Gregorian years have exactly 146,097 days, so this is the year or a neighbour of it.
-        let mut year = days * 400 / 146_097 + 1;
-        while days_before(year) > days {
-            year -= 1;
-        }
-        while days_before(year + 1) <= days {
-            year += 1;
-        }
-        let mut day = days - days_before(year);
-        let mut month = 1;
-        for length in month_lengths(year) {
-            if day < length {
-                break;
-            }
-            day -= length;
-            month += 1;
-        }
-        Self(number(year, month))
+        let moment = i64::try_from(unix_seconds)
+            .ok()
+            .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+            .unwrap_or(LAST);
+        let (year, month) = (moment.year().unsigned_abs(), u8::from(moment.month()));
+        Self(year * 100 + u32::from(month))
     }
 
     /// Reads exactly six digits that name a month.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         if text.len() != 6 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
@@ -62,34 +47,6 @@ impl fmt::Display for Month {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:06}", self.0)
     }
-}
-
-fn number(year: u64, month: u64) -> u32 {
-    u32::try_from(year * 100 + month).expect("the year has four digits")
-}
-
-/// Days from 0001-01-01 to the first of January of `year`.
-fn days_before(year: u64) -> u64 {
-    let past = year - 1;
-    past * 365 + past / 4 - past / 100 + past / 400
-}
-
-fn month_lengths(year: u64) -> [u64; 12] {
-    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    [
-        31,
-        if is_leap { 29 } else { 28 },
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ]
 }
 
 /// The one or two months in force at a moment.
@@ -114,12 +71,6 @@ impl ActiveMonths {
     #[must_use]
     pub fn contains(self, month: Month) -> bool {
         month == self.first || month == self.last
-    }
-
-    /// The older of two.
-    #[must_use]
-    pub fn first(self) -> Month {
-        self.first
     }
 
     /// Those in force, the older one first.
@@ -185,6 +136,8 @@ impl FollowedMonths {
 mod tests {
     use super::*;
 
+    const SECONDS_A_DAY: u64 = 86_400;
+
     fn months(unix_seconds: u64) -> Vec<String> {
         ActiveMonths::at(unix_seconds)
             .iter()
@@ -237,6 +190,8 @@ mod tests {
             (1_709_251_200, "202403"),
             (1_795_425_948, "202611"),
             (253_402_300_799, "999912"),
+            (253_402_300_800, "999912"),
+            (i64::MAX.unsigned_abs() + 1, "999912"),
             (u64::MAX, "999912"),
         ] {
             assert_eq!(

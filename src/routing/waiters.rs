@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use super::arena::{Arena, NONE, Place};
 use super::broker_bindings::WaiterToken;
+use crate::room::GiveBackRoom;
 
 /// Names one wait until it is over. A wait that is over may be stopped again without harm, for a place is compared
 /// with what it should hold before it is vacated.
@@ -89,7 +90,7 @@ impl Waiters {
     /// Takes one out of its list, if the wait is not over.
     pub(super) fn stop(&mut self, wait: WaitId, binding: u32, token: WaiterToken) {
         let is_it = |node: &Node| node.binding == binding && node.token == token;
-        if !self.nodes.get(wait.0).is_some_and(is_it) {
+        if !self.nodes.place(wait.0).is_some_and(is_it) {
             return;
         }
         let Node { next, previous, .. } = self.nodes.remove(wait.0);
@@ -110,12 +111,14 @@ impl Waiters {
         }
         if list.first == NONE {
             self.lists.remove(&binding);
+            self.lists.give_back_room();
         }
     }
 
     /// Takes the whole list of `binding` out, oldest first. Linear in it.
     pub(super) fn remove(&mut self, binding: &u32) -> Option<Vec<WaiterToken>> {
         let list = self.lists.remove(binding)?;
+        self.lists.give_back_room();
         let mut tokens = Vec::new();
         let mut id = list.first;
         while id != NONE {
@@ -129,15 +132,6 @@ impl Waiters {
     /// Bindings that somebody waits for. Linear in them.
     pub(super) fn bindings(&self) -> Vec<u32> {
         self.lists.keys().copied().collect()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.lists.is_empty()
-    }
-
-    /// Gives memory back down to room for so many lists.
-    pub(super) fn shrink_to(&mut self, lists: usize) {
-        self.lists.shrink_to(lists);
     }
 
     /// How many wait, once for each binding.
@@ -178,7 +172,7 @@ mod tests {
                     }
                 }
                 let left = model.values().map(Vec::len).sum::<usize>();
-                prop_assert_eq!((waiters.len(), waiters.is_empty()), (left, left == 0));
+                prop_assert_eq!((waiters.len(), waiters.lists.is_empty()), (left, left == 0));
             }
             for binding in 0..3 {
                 let list = waiters.remove(&binding).unwrap_or_default();
@@ -194,7 +188,15 @@ mod tests {
         for (token, wait) in waits.into_iter().enumerate() {
             waiters.stop(wait, 7, token as WaiterToken);
         }
-        assert!(waiters.is_empty());
+        assert!(waiters.lists.is_empty());
         assert_eq!(waiters.nodes.heap_bytes(), 0);
+        for binding in 0..100_000 {
+            waiters.push(binding, 0);
+        }
+        for binding in 0..100_000 {
+            waiters.remove(&binding);
+        }
+        let kept = waiters.lists.capacity();
+        assert!(kept <= 2 * crate::room::ROOM_KEPT, "room for {kept} lists");
     }
 }

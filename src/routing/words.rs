@@ -21,24 +21,23 @@ pub fn is_plain(byte: u8) -> bool {
 }
 
 /// The escaped form of `word`, byte by byte; all of it ASCII. No allocation.
-pub fn escaped(word: &str) -> impl Iterator<Item = u8> + '_ {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+fn escaped(word: &str) -> impl Iterator<Item = u8> + '_ {
     let stays = word == WILDCARD || word == WILDCARD_REST;
     word.bytes().flat_map(move |byte| {
         let (form, len) = match byte {
             _ if stays || is_plain(byte) => ([byte, 0, 0], 1),
             b' ' => ([b'+', 0, 0], 1),
-            _ => (
-                [
-                    b'%',
-                    DIGITS[usize::from(byte >> 4)],
-                    DIGITS[usize::from(byte & 15)],
-                ],
-                3,
-            ),
+            _ => ([b'%', hex_digit(byte >> 4), hex_digit(byte & 15)], 3),
         };
         form.into_iter().take(len)
     })
+}
+
+fn hex_digit(half: u8) -> u8 {
+    match half {
+        0..10 => b'0' + half,
+        _ => b'A' - 10 + half,
+    }
 }
 
 /// Appends the escaped form of `word`.
@@ -52,15 +51,18 @@ pub fn is_escaped_form(word: &str, escaped_word: &str) -> bool {
     escaped(word).eq(escaped_word.bytes())
 }
 
-/// Splits `key` at its dots into `words` and returns how many there are, or `None` when they are more than
-/// [`WORDS_MAX`]. An empty key is one empty word.
-pub fn split<'k>(key: &'k str, words: &mut [&'k str; WORDS_MAX]) -> Option<usize> {
+/// Splits `key` at its dots into `words` and returns those, or `None` when they are more than [`WORDS_MAX`]. An empty
+/// key is one empty word.
+pub(super) fn split<'w, 'k>(
+    key: &'k str,
+    words: &'w mut [&'k str; WORDS_MAX],
+) -> Option<&'w [&'k str]> {
     let mut count = 0;
     for word in key.split('.') {
         *words.get_mut(count)? = word;
         count += 1;
     }
-    Some(count)
+    words.get(..count)
 }
 
 #[cfg(test)]
@@ -115,12 +117,13 @@ mod tests {
             (".", vec!["", ""]),
         ] {
             let mut words = [""; WORDS_MAX];
-            let count = split(key, &mut words).expect("few words");
-            assert_eq!(words[..count], expected, "{key:?}");
+            let words = split(key, &mut words).expect("few words");
+            assert_eq!(words, expected, "{key:?}");
         }
         let (longest, too_long) = (["a"; WORDS_MAX].join("."), ["a"; WORDS_MAX + 1].join("."));
         let mut words = [""; WORDS_MAX];
-        assert_eq!(split(&longest, &mut words), Some(WORDS_MAX));
-        assert_eq!(split(&too_long, &mut words), None);
+        let words = split(&longest, &mut words).expect("no more than the bound");
+        assert_eq!(words.len(), WORDS_MAX);
+        assert_eq!(split(&too_long, &mut [""; WORDS_MAX]), None);
     }
 }

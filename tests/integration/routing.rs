@@ -552,7 +552,7 @@ impl World {
     }
 
     fn deliver(&mut self, exchange: &str, key: &str, head: &EventHead) {
-        let mut found: Vec<Delivered> = Vec::new();
+        let mut matches = Vec::new();
         let mut groups = BTreeSet::new();
         self.index.match_event(
             &self.families,
@@ -571,16 +571,25 @@ impl World {
                     topic_matches(matched.subscription_key, matched.routing_key),
                     "{matched:?}"
                 );
-                for slot in matched.members {
-                    found.push((
-                        slot as usize,
-                        matched.subscribed_key.to_owned(),
-                        format!("{:?} {:?}", matched.scope, matched.style),
-                        matched.request_id.map(str::to_owned),
-                    ));
-                }
+                matches.push((
+                    matched.group,
+                    matched.subscribed_key.to_owned(),
+                    format!("{:?} {:?}", matched.scope, matched.style),
+                    matched.request_id.map(str::to_owned),
+                ));
             },
         );
+        let mut found: Vec<Delivered> = Vec::new();
+        for (group, key, frame, request_id) in matches {
+            for slot in self.index.members(group) {
+                found.push((
+                    slot as usize,
+                    key.clone(),
+                    frame.clone(),
+                    request_id.clone(),
+                ));
+            }
+        }
         let mut expected: Vec<Delivered> = Vec::new();
         for (session, plain) in self.plain.iter().enumerate() {
             for had in plain.iter().filter(|had| had.wants(exchange, key, head)) {

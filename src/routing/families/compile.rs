@@ -1,5 +1,7 @@
 //! Reads a row of the table into a [`Rule`], and refuses what would not keep a rule's invariants.
 
+use std::sync::Arc;
+
 use super::rule::{
     ABSENT, FREE_WORDS_MAX, Form, FormQualifier, Monthly, Qualification, Required, Rule, Variable,
     WordList,
@@ -15,11 +17,11 @@ pub const KEYS_MAX: usize = 64;
 const EVENT: &str = "event";
 
 impl Rule {
-    /// Reads one row. `path` is its place in the configuration, `exchange` the index of its exchange.
+    /// Reads one row. `path` is its place in the configuration, `exchange` the name of its exchange.
     pub(crate) fn compile(
         spec: &FamilySpec,
         path: &str,
-        exchange: usize,
+        exchange: Arc<str>,
     ) -> Result<Self, FamilyError> {
         let at = |key: &str| format!("{path}.{key}");
         let client = ClientTemplate::read(&spec.binding)
@@ -59,13 +61,16 @@ impl Rule {
         }
         if let Some(ClientWord::Variable(last)) = client.last()
             && takes_rest
-            && !variables[*last].is_escaped
+            && let Some(name) = names.get(*last)
+            && spec.unescaped.contains(name)
         {
-            let problem = FamilyProblem::RestUnescaped(names[*last].clone());
+            let problem = FamilyProblem::RestUnescaped(name.clone());
             return Err(family_error(at("unescaped"), problem));
         }
         if let Some(ClientWord::Variable(first)) = client.first()
-            && variables[*first].words.is_none()
+            && variables
+                .get(*first)
+                .is_none_or(|first| first.words.is_none())
         {
             return Err(family_error(at("binding"), FamilyProblem::OpenFirstWord));
         }
@@ -150,7 +155,8 @@ impl Rule {
             if !self.follows_the_month() {
                 return fail("keys", FamilyProblem::Lacks("modb".to_owned()));
             }
-            let is_always_monthly = self.variables[monthly.variable]
+            let is_always_monthly = self
+                .variable(monthly.variable)
                 .words
                 .as_ref()
                 .is_some_and(|list| list.words.iter().all(|word| monthly.has(word)));
@@ -178,13 +184,13 @@ impl Rule {
         for part in self.subscription.iter().flatten() {
             match part {
                 Part::Free(index) => {
-                    let is_everywhere =
-                        self.forms.iter().all(|form| form.free_at[*index] != ABSENT);
-                    if !is_everywhere && free[*index] != EVENT {
-                        return fail(
-                            "subscription_key",
-                            FamilyProblem::NoSuchVariable(free[*index].clone()),
-                        );
+                    let has_it = |form: &Form| form.free_position(*index).is_some();
+                    if let Some(name) = free.get(*index)
+                        && name != EVENT
+                        && !self.forms.iter().all(has_it)
+                    {
+                        let problem = FamilyProblem::NoSuchVariable(name.clone());
+                        return fail("subscription_key", problem);
                     }
                 }
                 Part::Account if self.qualification == Qualification::Account => {}
@@ -235,7 +241,9 @@ impl Form {
             let qualifier = match part {
                 Part::Literal(_) => continue,
                 Part::Variable(variable) => {
-                    form.variable_at[*variable] = position;
+                    if let Some(place) = form.variable_at.get_mut(*variable) {
+                        *place = position;
+                    }
                     continue;
                 }
                 Part::Free(free) => {

@@ -17,20 +17,18 @@ mod template;
 use std::sync::Arc;
 
 pub use compile::KEYS_MAX;
-pub use rule::FREE_WORDS_MAX;
 pub use spec::{
-    AccountSource, ExchangeKind, FAMILIES_MAX, FamilyError, FamilyOptions, FamilyProblem,
-    FamilySpec, MODULES,
+    AccountSource, ExchangeKind, FamilyError, FamilyOptions, FamilyProblem, FamilySpec,
 };
-pub use template::VARIABLES_MAX;
 
-pub(crate) use rule::{FormedEvent, KeyValues, Qualification, Qualifier, Rule, Variables};
+pub(crate) use rule::{FormedEvent, Qualification, Qualifier, Rule};
+pub(crate) use template::VARIABLES_MAX;
 
 use arcstr::ArcStr;
 
 use compile::check_words;
-use rule::WordError;
-use spec::{family_error, platform_families};
+use rule::{KeyValues, Variables, WordError};
+use spec::{FAMILIES_MAX, MODULES, family_error, platform_families};
 
 use super::month::{ActiveMonths, FollowedMonths, Month};
 use super::words::{WILDCARD, WILDCARD_REST};
@@ -110,12 +108,6 @@ impl<'a> Resolved<'a> {
         }
     }
 
-    /// The row of the table it follows.
-    #[must_use]
-    pub fn rule(&self) -> RuleId {
-        self.rule
-    }
-
     /// The account it is for.
     #[must_use]
     pub fn scope(&self) -> Scope {
@@ -161,10 +153,15 @@ pub enum BindingError {
 #[derive(Debug)]
 pub struct Families {
     rules: Vec<Rule>,
-    exchanges: Vec<Exchange>,
-    /// Rules that are on, by exchange.
-    rules_of: Vec<Vec<RuleId>>,
+    exchanges: Vec<ExchangeRules>,
     open_to_all: Vec<String>,
+}
+
+#[derive(Debug)]
+struct ExchangeRules {
+    exchange: Exchange,
+    /// The rules that are on and whose events come from it.
+    rules: Vec<RuleId>,
 }
 
 impl Families {
@@ -177,7 +174,6 @@ impl Families {
         let mut families = Self {
             rules: Vec::new(),
             exchanges: Vec::new(),
-            rules_of: Vec::new(),
             open_to_all: Vec::new(),
         };
         for spec in platform_families(options) {
@@ -207,15 +203,13 @@ impl Families {
                     .iter()
                     .any(|module| **module == *rule.module);
         }
-        families.rules_of = vec![Vec::new(); families.exchanges.len()];
-        for (index, rule) in families
-            .rules
-            .iter()
-            .enumerate()
-            .filter(|(_, rule)| rule.is_on)
-        {
-            let id = RuleId::of(index);
-            families.rules_of[rule.exchange].push(id);
+        for ExchangeRules { exchange, rules } in &mut families.exchanges {
+            let rows = families.rules.iter().enumerate();
+            let is_of_it = |rule: &Rule| rule.is_on && rule.exchange == exchange.name;
+            rules.extend(
+                rows.filter(|(_, rule)| is_of_it(rule))
+                    .map(|(row, _)| RuleId::of(row)),
+            );
         }
         Ok(families)
     }
@@ -231,9 +225,8 @@ impl Families {
     pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
         self.exchanges
             .iter()
-            .zip(&self.rules_of)
-            .filter(|(_, rules)| !rules.is_empty())
-            .map(|(exchange, _)| exchange)
+            .filter(|known| !known.rules.is_empty())
+            .map(|known| &known.exchange)
     }
 
     /// What `binding` means for an account. Whether the identity may ask for that account is the caller's
@@ -275,9 +268,7 @@ impl Families {
             .ok_or_else(invalid_format)?;
         rule.check(&variables, rights.superduper)
             .map_err(|error| match error {
-                WordError::NotSupported(variable) => {
-                    BindingError::NotSupported(echo(variables[variable]).to_owned())
-                }
+                WordError::NotSupported(word) => BindingError::NotSupported(echo(word).to_owned()),
                 WordError::Required(error) => BindingError::Required(error),
             })?;
         // Every key holds each of these words, escaped, which makes none shorter: most keys that are too long are
@@ -323,7 +314,7 @@ impl Families {
     /// The exchange of a subscription's AMQP bindings.
     #[must_use]
     pub fn exchange(&self, resolved: &Resolved<'_>) -> &str {
-        &self.exchanges[self.rule(resolved.rule).exchange].name
+        &self.rule(resolved.rule).exchange
     }
 
     /// Appends the AMQP bindings of a subscription, each once: for each month in force where its keys hold one.
@@ -364,34 +355,25 @@ impl Families {
 
     /// Whether the AMQP bindings of a subscription change with the month.
     #[must_use]
-    pub fn follows_the_month(&self, resolved: &Resolved<'_>) -> bool {
+    pub(super) fn follows_the_month(&self, resolved: &Resolved<'_>) -> bool {
         resolved.scope != Scope::Any && self.rule(resolved.rule).follows_the_month()
     }
 
-    /// Appends the subscription key as it is in `month`. For a subscription to documents of every type it is
-    /// that of the account's own database; a match names the key by which the event came.
-    pub fn subscription_key(&self, resolved: &Resolved<'_>, month: Month, out: &mut String) {
-        self.rule(resolved.rule)
-            .subscription_key(&self.key_values(resolved, month), out);
-    }
-
-    /// Whether, in style piston, the name of the rule's events is `Event-Name`, `_` and `Type` (PROTOCOL 5).
-    #[must_use]
-    pub fn name_suffixed_by_type(&self, rule: RuleId) -> bool {
-        self.rule(rule).name_with_type
-    }
-
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "an id is of the table that gave it, which never shrinks"
+    )]
     pub(crate) fn rule(&self, id: RuleId) -> &Rule {
         &self.rules[usize::from(id.0)]
     }
 
     /// The rules that are on and whose events come from this exchange.
     pub(crate) fn rules_on(&self, exchange: &str) -> &[RuleId] {
-        let index = self
-            .exchanges
+        let is_it = |known: &&ExchangeRules| *known.exchange.name == *exchange;
+        self.exchanges
             .iter()
-            .position(|known| *known.name == *exchange);
-        index.map_or(&[], |index| &self.rules_of[index])
+            .find(is_it)
+            .map_or(&[], |known| &known.rules)
     }
 
     /// The words of a subscription's binding that stand for its rule's variables.
@@ -419,14 +401,13 @@ impl Families {
         out: &mut Vec<AmqpBinding>,
     ) {
         let rule = self.rule(resolved.rule);
-        let exchange = &self.exchanges[rule.exchange].name;
         let from = out.len();
         for (turn, month) in months.enumerate() {
             let values = self.key_values(resolved, month);
             rule.amqp_keys(&values, with_monthless && turn == 0, |key| {
-                if !out[from..].iter().any(|known| *known.key == *key) {
+                if !out.iter().skip(from).any(|known| *known.key == *key) {
                     out.push(AmqpBinding {
-                        exchange: exchange.clone(),
+                        exchange: rule.exchange.clone(),
                         key: key.into(),
                     });
                 }
@@ -452,26 +433,26 @@ impl Families {
             };
             return Err(family_error(at("exchange"), problem));
         }
-        let exchange = match self
-            .exchanges
-            .iter()
-            .position(|known| *known.name == **name)
-        {
-            Some(index) => {
-                if self.exchanges[index].kind != *kind || self.exchanges[index].durable != *durable
-                {
+        let is_it = |known: &&ExchangeRules| *known.exchange.name == **name;
+        let exchange = match self.exchanges.iter().find(is_it) {
+            Some(ExchangeRules { exchange, .. }) => {
+                if exchange.kind != *kind || exchange.durable != *durable {
                     let problem = FamilyProblem::ExchangeConflict(name.clone());
                     return Err(family_error(at("exchange"), problem));
                 }
-                index
+                exchange.name.clone()
             }
             None => {
-                self.exchanges.push(Exchange {
-                    name: name.as_str().into(),
-                    kind: *kind,
-                    durable: *durable,
+                let name: Arc<str> = name.as_str().into();
+                self.exchanges.push(ExchangeRules {
+                    exchange: Exchange {
+                        name: name.clone(),
+                        kind: *kind,
+                        durable: *durable,
+                    },
+                    rules: Vec::new(),
                 });
-                self.exchanges.len() - 1
+                name
             }
         };
         self.rules.push(Rule::compile(spec, path, exchange)?);
@@ -512,11 +493,7 @@ fn check_options(options: &FamilyOptions) -> Result<(), FamilyError> {
 
 /// The part of a client's text that an error text repeats.
 fn echo(text: &str) -> &str {
-    let mut end = text.len().min(ECHO_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    &text[..text.floor_char_boundary(ECHO_BYTES_MAX)]
 }
 
 #[cfg(test)]

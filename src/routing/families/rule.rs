@@ -4,6 +4,9 @@
 //! binding once, so a subscription's own AMQP keys decide what it gets; a form has at most one qualifier
 //! (account, database, realm); the forms of a rule are qualified alike, so one lookup serves them all.
 
+use std::ops::{Index, IndexMut};
+use std::sync::Arc;
+
 use super::template::{ClientWord, Part, VARIABLES_MAX};
 use crate::account::{AccountId, Scope};
 use crate::event::EventHead;
@@ -11,13 +14,42 @@ use crate::routing::month::{ActiveMonths, Month};
 use crate::routing::words::{self, WILDCARD};
 
 /// Free words a row may have.
-pub const FREE_WORDS_MAX: usize = 4;
+pub(super) const FREE_WORDS_MAX: usize = 4;
 
 /// A place that a form does not have.
 pub(super) const ABSENT: u8 = u8::MAX;
 
 /// The words of a client binding that stand for its rule's variables; unused ones are empty.
-pub(crate) type Variables<'a> = [&'a str; VARIABLES_MAX];
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Variables<'a>([&'a str; VARIABLES_MAX]);
+
+impl<'a> Variables<'a> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'a str> {
+        self.0.iter().copied()
+    }
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a variable's number is below the bound: a template with more is refused"
+)]
+impl<'a> Index<usize> for Variables<'a> {
+    type Output = &'a str;
+
+    fn index(&self, variable: usize) -> &&'a str {
+        &self.0[variable]
+    }
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a variable's number is below the bound: a template with more is refused"
+)]
+impl<'a> IndexMut<usize> for Variables<'a> {
+    fn index_mut(&mut self, variable: usize) -> &mut &'a str {
+        &mut self.0[variable]
+    }
+}
 
 /// One compiled row.
 #[derive(Debug)]
@@ -25,8 +57,8 @@ pub(crate) struct Rule {
     pub(crate) module: Box<str>,
     /// Off: its bindings are unknown to clients.
     pub(crate) is_on: bool,
-    /// Index of its exchange in the table of exchanges.
-    pub(crate) exchange: usize,
+    /// The name of its exchange.
+    pub(crate) exchange: Arc<str>,
     pub(crate) qualification: Qualification,
     pub(crate) forms: Vec<Form>,
     pub(crate) name_with_type: bool,
@@ -95,8 +127,8 @@ pub(super) struct Monthly {
 }
 
 /// Why the words of a client binding are refused.
-pub(crate) enum WordError {
-    NotSupported(usize),
+pub(crate) enum WordError<'a> {
+    NotSupported(&'a str),
     Required(Box<str>),
 }
 
@@ -124,14 +156,14 @@ impl Rule {
     pub(crate) fn begins_with(&self, word: &str) -> bool {
         match self.client.first() {
             Some(ClientWord::Literal(literal)) => **literal == *word,
-            Some(ClientWord::Variable(variable)) => self.variables[*variable].accepts(word),
+            Some(ClientWord::Variable(variable)) => self.variable(*variable).accepts(word),
             None => false,
         }
     }
 
     /// The words of `binding` that stand for the variables, or `None` when it is not of this rule's form.
     pub(crate) fn variables<'a>(&self, binding: &'a str) -> Option<Variables<'a>> {
-        let mut variables = [""; VARIABLES_MAX];
+        let mut variables = Variables::default();
         let words_max = if self.takes_rest {
             self.client.len()
         } else {
@@ -150,13 +182,17 @@ impl Rule {
     }
 
     /// Whether a client may use these words.
-    pub(crate) fn check(&self, words: &Variables<'_>, superduper: bool) -> Result<(), WordError> {
-        for (index, (variable, word)) in self.variables.iter().zip(words).enumerate() {
+    pub(crate) fn check<'a>(
+        &self,
+        words: &Variables<'a>,
+        superduper: bool,
+    ) -> Result<(), WordError<'a>> {
+        for (variable, word) in self.variables.iter().zip(words.iter()) {
             if !variable.accepts(word) {
-                return Err(WordError::NotSupported(index));
+                return Err(WordError::NotSupported(word));
             }
             if let Some(required) = &variable.required
-                && *word == WILDCARD
+                && word == WILDCARD
                 && !(superduper && required.superduper_may)
             {
                 return Err(WordError::Required(required.error.clone()));
@@ -167,13 +203,15 @@ impl Rule {
 
     /// Which variables of a client binding are `*`: bit `n` for the variable `n`.
     pub(crate) fn wildcards(&self, words: &Variables<'_>) -> u8 {
-        let is_wild = |index: usize| u8::from(words[index] == WILDCARD) << index;
-        (0..self.variables.len()).fold(0, |bits, index| bits | is_wild(index))
+        let words = words.iter().take(self.variables.len()).enumerate();
+        words.fold(0, |bits, (variable, word)| {
+            bits | u8::from(word == WILDCARD) << variable
+        })
     }
 
     /// Appends the word of a key that stands for this word of a client binding.
     pub(crate) fn push_key_word(&self, variable: usize, word: &str, out: &mut String) {
-        if self.variables[variable].is_escaped {
+        if self.variable(variable).is_escaped {
             words::escape_into(word, out);
         } else {
             out.push_str(word);
@@ -182,7 +220,7 @@ impl Rule {
 
     /// Whether that is `key_word`. No allocation.
     pub(crate) fn is_key_word(&self, variable: usize, word: &str, key_word: &str) -> bool {
-        if self.variables[variable].is_escaped {
+        if self.variable(variable).is_escaped {
             words::is_escaped_form(word, key_word)
         } else {
             word == key_word
@@ -201,6 +239,14 @@ impl Rule {
 
     pub(crate) fn variable_count(&self) -> usize {
         self.variables.len()
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a rule's templates name its own variables"
+    )]
+    pub(super) fn variable(&self, variable: usize) -> &Variable {
+        &self.variables[variable]
     }
 
     /// Whether the rule's AMQP keys change with the month.
@@ -241,11 +287,15 @@ impl Rule {
         scope: Scope,
         months: usize,
     ) -> usize {
-        let expanded = self.variables.iter().zip(words).map(|(variable, word)| {
-            let list = variable.words.as_ref().filter(|_| *word == WILDCARD);
-            list.filter(|list| !list.wildcard_is_any)
-                .map_or(1, |list| list.words.len())
-        });
+        let expanded = self
+            .variables
+            .iter()
+            .zip(words.iter())
+            .map(|(variable, word)| {
+                let list = variable.words.as_ref().filter(|_| word == WILDCARD);
+                list.filter(|list| !list.wildcard_is_any)
+                    .map_or(1, |list| list.words.len())
+            });
         let of_form: usize = expanded.product();
         self.forms_for(words)
             .map(|form| {
@@ -260,40 +310,36 @@ impl Rule {
         form.parts.len() == event.len()
             && form.parts.iter().zip(event).all(|(part, word)| match part {
                 Part::Literal(literal) => **literal == **word,
-                Part::Variable(variable) => self.variables[*variable].is_deliverable(word),
+                Part::Variable(variable) => self.variable(*variable).is_deliverable(word),
                 Part::Account | Part::Db | Part::Modb | Part::Realm | Part::Free(_) => true,
             })
     }
 
     /// The variable whose word must prescribe this form, when the event's does not: then only subscriptions with
     /// `*` for it have an AMQP key of this form.
-    pub(crate) fn unprescribed(&self, form: &Form, event: &[&str]) -> Option<usize> {
+    pub(crate) fn unprescribed(&self, event: &FormedEvent<'_>) -> Option<usize> {
         let monthly = self.monthly.as_ref()?;
-        let word = event[form.variable_position(monthly.variable)];
+        let (form, word) = (event.form, event.variable(monthly.variable));
         (monthly.has(word) != form.is_monthly()).then_some(monthly.variable)
-    }
-
-    /// Renders the subscription key of one subscription: that of its first key form, unless the row gives one.
-    pub(crate) fn subscription_key(&self, values: &KeyValues<'_>, out: &mut String) {
-        if let Some(parts) = &self.subscription {
-            join(parts, out, |part, out| self.push_value(part, values, out));
-        } else if let Some(form) = self.forms_for(&values.variables).next() {
-            join(&form.parts, out, |part, out| {
-                self.push_value(part, values, out)
-            });
-        }
     }
 
     /// Renders the event's canonical routing key.
     pub(crate) fn canonical_key(&self, event: &FormedEvent<'_>, out: &mut String) {
         let parts = self.subscription.as_ref().unwrap_or(&event.form.parts);
         join(parts, out, |part, out| match part {
-            Part::Free(free) if event.form.free_at[*free] == ABSENT => match &event.head.event {
-                Some(word) if self.event_word == Some(*free) => words::escape_into(word, out),
-                Some(_) | None => out.push_str(WILDCARD),
+            Part::Free(free) => match (event.form.free_position(*free), &event.head.event) {
+                (Some(at), _) => out.push_str(event.word(at)),
+                (None, Some(word)) if self.event_word == Some(*free) => {
+                    words::escape_into(word, out)
+                }
+                (None, Some(_) | None) => out.push_str(WILDCARD),
             },
-            Part::Free(free) => out.push_str(event.words[usize::from(event.form.free_at[*free])]),
-            part => push_event_word(part, event, out),
+            Part::Literal(_)
+            | Part::Account
+            | Part::Db
+            | Part::Modb
+            | Part::Realm
+            | Part::Variable(_) => push_event_word(part, event, out),
         });
     }
 
@@ -313,7 +359,12 @@ impl Rule {
             Part::Account | Part::Db | Part::Modb | Part::Realm if is_any_scope => {
                 out.push_str(WILDCARD)
             }
-            part => push_event_word(part, event, out),
+            Part::Literal(_)
+            | Part::Account
+            | Part::Db
+            | Part::Modb
+            | Part::Realm
+            | Part::Variable(_) => push_event_word(part, event, out),
         });
     }
 
@@ -412,8 +463,18 @@ impl Monthly {
 
 impl Form {
     /// Where the form has a variable: every form has every one.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a variable's number is below the bound: a template with more is refused"
+    )]
     pub(crate) fn variable_position(&self, variable: usize) -> usize {
         usize::from(self.variable_at[variable])
+    }
+
+    /// Where the form has a free word, if it has it.
+    pub(super) fn free_position(&self, free: usize) -> Option<usize> {
+        let at = self.free_at.get(free).filter(|at| **at != ABSENT);
+        at.map(|at| usize::from(*at))
     }
 
     /// What qualifies the event, or `None` when it belongs to no account: then it goes to scope `*` only.
@@ -424,16 +485,18 @@ impl Form {
         months: ActiveMonths,
     ) -> Option<Qualifier<'e>> {
         match self.qualifier {
-            FormQualifier::Account(at) => AccountId::parse_word(event[at]).map(Qualifier::Account),
-            FormQualifier::Db(at) => AccountId::parse_db(event[at]).map(Qualifier::Account),
+            FormQualifier::Account(at) => {
+                AccountId::parse_word(event.get(at)?).map(Qualifier::Account)
+            }
+            FormQualifier::Db(at) => AccountId::parse_db(event.get(at)?).map(Qualifier::Account),
             FormQualifier::Modb(at) => {
-                let (db, month) = event[at].rsplit_once('-')?;
+                let (db, month) = event.get(at)?.rsplit_once('-')?;
                 let is_active = months.contains(Month::parse(month)?);
                 AccountId::parse_db(db)
                     .filter(|_| is_active)
                     .map(Qualifier::Account)
             }
-            FormQualifier::Realm(at) => Some(Qualifier::Realm(event[at])),
+            FormQualifier::Realm(at) => event.get(at).copied().map(Qualifier::Realm),
             FormQualifier::Payload => head.account.map(Qualifier::Account),
             FormQualifier::None => Some(Qualifier::None),
         }
@@ -463,6 +526,21 @@ pub(crate) struct FormedEvent<'e> {
     pub(crate) qualifier: Option<Qualifier<'e>>,
 }
 
+impl<'e> FormedEvent<'e> {
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the event fits the form, so it has as many words"
+    )]
+    fn word(&self, at: usize) -> &'e str {
+        self.words[at]
+    }
+
+    /// The event's word that stands for a variable.
+    pub(crate) fn variable(&self, variable: usize) -> &'e str {
+        self.word(self.form.variable_position(variable))
+    }
+}
+
 fn join(parts: &[Part], out: &mut String, mut push: impl FnMut(&Part, &mut String)) {
     for (index, part) in parts.iter().enumerate() {
         if index > 0 {
@@ -475,12 +553,10 @@ fn join(parts: &[Part], out: &mut String, mut push: impl FnMut(&Part, &mut Strin
 fn push_event_word(part: &Part, event: &FormedEvent<'_>, out: &mut String) {
     match part {
         Part::Literal(literal) => out.push_str(literal),
-        Part::Variable(variable) => {
-            out.push_str(event.words[event.form.variable_position(*variable)])
-        }
+        Part::Variable(variable) => out.push_str(event.variable(*variable)),
         Part::Account | Part::Db | Part::Modb | Part::Realm => {
             match (event.form.qualifier_position(), event.qualifier) {
-                (Some(at), _) => out.push_str(event.words[at]),
+                (Some(at), _) => out.push_str(event.word(at)),
                 (None, Some(Qualifier::Account(account))) => account.push_hex(out),
                 (None, Some(Qualifier::Realm(_) | Qualifier::None) | None) => {
                     out.push_str(WILDCARD)

@@ -20,10 +20,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Rows an operator may add; above it the configuration is refused.
-pub const FAMILIES_MAX: usize = 256;
+pub(super) const FAMILIES_MAX: usize = 256;
 
 /// Modules of the platform's own families (PROTOCOL 6); `autoload_modules` names those that are on.
-pub const MODULES: [&str; 6] = [
+pub(super) const MODULES: [&str; 6] = [
     "bh_call",
     "bh_conference",
     "bh_fax",
@@ -65,8 +65,8 @@ const MONTHLY_DOC_TYPES: [&str; 2] = ["fax", "mailbox_message"];
 /// What an operator can change about the families.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FamilyOptions {
-    /// `autoload_modules`: the platform's families that are on; default: all of [`MODULES`]. An operator's module
-    /// may be named too. Bindings of a family that is off get `no available subscriptions to requested binding`.
+    /// `autoload_modules`: the platform's families that are on; default: all of them. An operator's module may be
+    /// named too. Bindings of a family that is off get `no available subscriptions to requested binding`.
     pub autoload_modules: Vec<String>,
     /// `channel_events`: the events of the call family; `call.*.…` means exactly these.
     pub channel_events: Vec<String>,

@@ -5,7 +5,7 @@ use crate::routing::words::{WILDCARD, WILDCARD_REST, WORDS_MAX};
 
 /// Variables a client binding may have. An event is looked up once for each set of wildcards in use, so this
 /// bounds the lookups of one key form at 2 × 2^4.
-pub const VARIABLES_MAX: usize = 4;
+pub(crate) const VARIABLES_MAX: usize = 4;
 
 const RESERVED: [&str; 4] = ["account", "db", "modb", "realm"];
 
@@ -107,8 +107,9 @@ pub(super) fn read_key(
         }
         parts.push(part);
     }
-    match (0..names.len()).find(|variable| !parts.contains(&Part::Variable(*variable))) {
-        Some(variable) => Err(FamilyProblem::Lacks(names[variable].clone())),
+    let is_missing = |(variable, _): &(usize, _)| !parts.contains(&Part::Variable(*variable));
+    match names.iter().enumerate().find(is_missing) {
+        Some((_, name)) => Err(FamilyProblem::Lacks(name.clone())),
         None => Ok(parts),
     }
 }

@@ -1,11 +1,11 @@
 //! What shares a frame, in 48 bytes.
 
 use super::members::GroupMembers;
-use super::pattern::{ANY_SCOPE, halves, mix};
+use super::pattern::{ANY_SCOPE, mix};
 use crate::account::{AccountId, Scope};
 use crate::event::Style;
 use crate::routing::arena::{NONE, Place};
-use crate::routing::spread;
+use crate::routing::table::spread;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Group {
@@ -119,10 +119,13 @@ impl Place for Group {
     }
 }
 
-/// A set of wildcards that patterns of a rule have.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    pub(super) bits: u8,
-    /// Never 0.
-    pub(super) patterns: u32,
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "each half has 64 of the 128 bits"
+)]
+fn halves(bytes: &[u8; 16]) -> [u64; 2] {
+    let number = u128::from_le_bytes(*bytes);
+    [number as u64, (number >> 64) as u64]
 }
+
+const _: () = assert!(size_of::<Group>() == 48);

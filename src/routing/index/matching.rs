@@ -1,0 +1,176 @@
+//! Which groups want an event.
+//!
+//! ```text
+//! event -> rules of its exchange -> key forms it fits -> wildcard shapes in use -> one probe each -> ring
+//! ```
+
+use super::group::Group;
+use super::groups::{Groups, Shape};
+use super::pattern::{ANY_SCOPE, named_variables, pattern_hash};
+use crate::account::Scope;
+use crate::event::EventHead;
+use crate::event::Style;
+use crate::routing::families::{Families, FormedEvent, Qualifier, Rule, RuleId};
+use crate::routing::month::ActiveMonths;
+use crate::routing::words::{self, WORDS_MAX};
+
+/// Names a group, until the next change of the index; after it, a match has to name it again before it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GroupId(pub(super) u32);
+
+/// One group that wants an event.
+#[derive(Clone, Debug)]
+pub struct Match<'m> {
+    /// Which, for [`SubscriptionIndex::members`](super::SubscriptionIndex::members).
+    pub group: GroupId,
+    /// The family's row.
+    pub rule: RuleId,
+    /// The account it was subscribed for.
+    pub scope: Scope,
+    /// Event style of the members.
+    pub style: Style,
+    /// The client binding.
+    pub subscribed_key: &'m str,
+    /// The canonical, account-qualified pattern that the event was found by.
+    pub subscription_key: &'m str,
+    /// The event's canonical routing key.
+    pub routing_key: &'m str,
+    /// The request id that the subscribes had.
+    pub request_id: Option<&'m str>,
+    /// In style piston the event's name is `Event-Name`, `_` and `Type`.
+    pub name_suffixed_by_type: bool,
+}
+
+/// Buffers that matching uses again.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    routing_key: String,
+    subscription_key: String,
+    /// Rings of the rule at hand that the event has found.
+    found: Vec<u32>,
+}
+
+/// Finds the groups that want an event.
+pub(super) struct Matcher<'i> {
+    pub(super) groups: &'i Groups,
+    pub(super) scratch: &'i mut Scratch,
+}
+
+impl Matcher<'_> {
+    /// [`SubscriptionIndex::match_event`](super::SubscriptionIndex::match_event).
+    pub(super) fn match_event(
+        &mut self,
+        families: &Families,
+        exchange: &str,
+        routing_key: &str,
+        head: &EventHead,
+        months: ActiveMonths,
+        visit: &mut impl FnMut(Match<'_>),
+    ) {
+        let Self { groups, scratch } = self;
+        let mut key_words = [""; WORDS_MAX];
+        let Some(key_words) = words::split(routing_key, &mut key_words) else {
+            return;
+        };
+        let mut hashes = groups.hasher.words(key_words);
+        for id in families.rules_on(exchange) {
+            let shapes = groups.shapes(*id);
+            if shapes.is_empty() {
+                continue;
+            }
+            let rule = families.rule(*id);
+            scratch.found.clear();
+            for form in rule.forms.iter().filter(|form| rule.fits(form, key_words)) {
+                let qualifier = form.qualifier(key_words, head, months);
+                let event = FormedEvent {
+                    form,
+                    words: key_words,
+                    head,
+                    qualifier,
+                };
+                let qualifier_hash = qualifier.map(|qualifier| groups.hasher.qualifier(&qualifier));
+                let must_be_wild = rule
+                    .unprescribed(&event)
+                    .map_or(0, |variable| 1u8 << variable);
+                scratch.routing_key.clear();
+                for Shape { bits, .. } in shapes {
+                    let is_any = bits & ANY_SCOPE != 0;
+                    if (qualifier.is_none() && !is_any) || must_be_wild & !bits != 0 {
+                        continue;
+                    }
+                    let words = named_variables(rule, *bits)
+                        .map(|variable| hashes.of(form.variable_position(variable)));
+                    let hash = pattern_hash(*id, *bits, qualifier_hash, words);
+                    let is_it = |group: &Group| {
+                        group.hash == hash
+                            && group.rule == id.0
+                            && group.shape == *bits
+                            && wants(groups, group, rule, &event)
+                    };
+                    let Some(ring) = groups.ring(hash, is_it) else {
+                        continue;
+                    };
+                    if scratch.found.contains(&ring) {
+                        continue;
+                    }
+                    scratch.found.push(ring);
+                    if scratch.routing_key.is_empty() {
+                        rule.canonical_key(&event, &mut scratch.routing_key);
+                    }
+                    scratch.subscription_key.clear();
+                    rule.matched_key(&event, *bits, is_any, &mut scratch.subscription_key);
+                    visit_ring(groups, ring, rule, scratch, visit);
+                }
+            }
+        }
+    }
+}
+
+fn visit_ring(
+    groups: &Groups,
+    ring: u32,
+    rule: &Rule,
+    scratch: &Scratch,
+    visit: &mut impl FnMut(Match<'_>),
+) {
+    let mut id = ring;
+    loop {
+        let group = &groups.groups[id];
+        visit(Match {
+            group: GroupId(id),
+            rule: RuleId(group.rule),
+            scope: group.scope(),
+            style: group.traits.style(),
+            subscribed_key: groups.texts.text(group.binding),
+            subscription_key: &scratch.subscription_key,
+            routing_key: &scratch.routing_key,
+            request_id: groups.text(group.request),
+            name_suffixed_by_type: rule.name_with_type,
+        });
+        id = group.next;
+        if id == ring {
+            return;
+        }
+    }
+}
+
+/// The exact comparison behind a probe: does this group's pattern, of the shape that was probed, want the event?
+pub(super) fn wants(groups: &Groups, group: &Group, rule: &Rule, event: &FormedEvent<'_>) -> bool {
+    let is_qualified = group.shape & ANY_SCOPE != 0
+        || match event.qualifier {
+            Some(Qualifier::Account(account)) => group.account == *account.bytes(),
+            Some(Qualifier::Realm(word)) => groups
+                .text(group.realm)
+                .is_some_and(|realm| words::is_escaped_form(realm, word)),
+            Some(Qualifier::None) => true,
+            None => false,
+        };
+    let mut named = named_variables(rule, group.shape).peekable();
+    if !is_qualified || named.peek().is_none() {
+        return is_qualified;
+    }
+    let variables = rule
+        .variables(groups.texts.text(group.binding))
+        .expect("it was resolved under this rule");
+    named.all(|variable| rule.is_key_word(variable, variables[variable], event.variable(variable)))
+}
