@@ -57,7 +57,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use self::abort::Abort;
 use self::backoff::Backoff;
-pub use self::client_log::{client_line, without_passwords};
+pub use self::client_log::CLIENT_LINES;
 use self::consumer::{ConsumeEnd, Consumer};
 pub use self::counters::AmqpCounters;
 use self::counters::{increment, set};
@@ -71,10 +71,6 @@ use crate::handoff::{FromSource, SourceEnd};
 use crate::limits::FAULTS_LOGGED_FREELY;
 use crate::log_limit::LogLimit;
 use crate::routing::families::Exchange;
-
-/// The log target of the AMQP client, and the level it is to be held to whatever the operator's level is: below it
-/// the client logs its login, password included (AMQP rail 9), and all it would say we say ourselves.
-pub const CLIENT_LOG: (&str, log::LevelFilter) = ("amiquip", log::LevelFilter::Error);
 
 /// A connection that lasted this long was a good one: the back-off starts again.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
