@@ -7,7 +7,7 @@
 //! beyond it is lost, counted, and told of where it is missing; so is one that cannot be written, because the disk is
 //! full or the reader gone; lines keep their order and the time at which they were logged. Libraries are held to
 //! their errors, because the AMQP client logs its login below that level (AMQP rail 9); all that they would say is
-//! said by us. The errors of that client are what a broker chooses: they pass through [`crate::amqp::client_line`].
+//! said by us. The errors of that client are what a broker chooses: it is a [`GuardedLibrary`].
 //!
 //! What is logged is one line and looks as it is: whatever is not printable (control characters, line ends of any
 //! kind, marks of direction, combining marks) is escaped in the one place where all lines are made.
@@ -46,21 +46,34 @@ thread_local! {
     static WRITES_THE_LOG: Cell<bool> = const { Cell::new(false) };
 }
 
+/// A library whose lines are not ours to trust: a peer chooses what is in them and how many there are.
+#[derive(Clone, Copy, Debug)]
+pub struct GuardedLibrary {
+    /// The first part of its targets.
+    pub target: &'static str,
+    /// The level that it is held to, whatever the operator's level is.
+    pub level: LevelFilter,
+    /// Returns the line that is written in place of one of its lines; `None`: no line is.
+    pub line: fn(&str) -> Option<String>,
+    /// Returns a text that its code may have made, such as that of a panic, without the secrets in it.
+    pub without_secrets: fn(&str) -> String,
+}
+
 /// Starts the log at `level`, and makes panics lines of it. To be called once, before anything is logged.
 ///
 /// # Errors
 /// The system refused the thread.
-pub fn start(level: LevelFilter) -> io::Result<()> {
-    let (client, client_level) = crate::amqp::CLIENT_LOG;
+pub fn start(level: LevelFilter, library: GuardedLibrary) -> io::Result<()> {
     let printer = SimpleLogger::new()
         .with_level(LevelFilter::Error)
         .with_module_level("blackhole", LevelFilter::Debug)
-        .with_module_level(client, client_level)
+        .with_module_level(library.target, library.level)
         .without_timestamps();
     let printer = Arc::new(printer);
     let (queue, entries) = unbounded();
     let logger = QueueingLogger {
         printer: printer.clone(),
+        library,
         queue,
     };
     // A second call, as in a test that starts twice in one process, leaves the first logger in place.
@@ -68,7 +81,9 @@ pub fn start(level: LevelFilter) -> io::Result<()> {
         thread::Builder::new()
             .name("log".into())
             .spawn(move || write_all(&entries, &printer))?;
-        panic::set_hook(Box::new(log_panic));
+        panic::set_hook(Box::new(move |panic| {
+            log_panic(panic, library.without_secrets);
+        }));
     }
     set_level(level);
     Ok(())
@@ -169,6 +184,7 @@ impl Line {
 
 struct QueueingLogger {
     printer: Arc<SimpleLogger>,
+    library: GuardedLibrary,
     /// Bounded by [`Tally::take_room`].
     queue: Sender<Entry>,
 }
@@ -183,8 +199,8 @@ impl Log for QueueingLogger {
             return;
         }
         let mut text = record.args().to_string();
-        if is_of_the_amqp_client(record.target()) {
-            match crate::amqp::client_line(&text) {
+        if is_of(self.library.target, record.target()) {
+            match (self.library.line)(&text) {
                 Some(line) => text = line,
                 None => return,
             }
@@ -212,10 +228,10 @@ impl Log for QueueingLogger {
     }
 }
 
-fn is_of_the_amqp_client(target: &str) -> bool {
-    let (client, _) = crate::amqp::CLIENT_LOG;
+/// Whether `target` is that of `library` or of a module in it.
+fn is_of(library: &str, target: &str) -> bool {
     target
-        .strip_prefix(client)
+        .strip_prefix(library)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
@@ -271,7 +287,7 @@ fn tell_lost(lost: u64, at: SystemTime, printer: &SimpleLogger) {
 }
 
 /// Logs a panic, with what RUST_BACKTRACE asks for, and waits for the line: the process may be about to end.
-fn log_panic(panic: &PanicHookInfo<'_>) {
+fn log_panic(panic: &PanicHookInfo<'_>, without_secrets: fn(&str) -> String) {
     if WRITES_THE_LOG.get() {
         return;
     }
@@ -281,7 +297,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    let why = crate::amqp::without_passwords(why);
+    let why = without_secrets(why);
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");
     let place = panic.location().map(ToString::to_string);

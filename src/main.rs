@@ -49,7 +49,8 @@ enum Source {
 }
 
 fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
-    logging::start(config.log_level).map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    logging::start(config.log_level, amqp::CLIENT_LINES)
+        .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let authenticator = Authenticator::from_config(&config.auth).map_err(Exit::refused)?;
     if authenticator.is_insecure() {
         log::warn!("--auth insecure: ANY token is taken for ANY account; for development only");

@@ -4,9 +4,21 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use log::LevelFilter;
+
 use super::url::{Endpoint, bounded, without};
 use crate::limits::FAULTS_LOGGED_FREELY;
 use crate::log_limit::LogLimit;
+use crate::logging::GuardedLibrary;
+
+/// The AMQP client as the log has to treat it. Below its errors it logs its login, password included (AMQP rail 9), and
+/// all that it would say we say ourselves.
+pub const CLIENT_LINES: GuardedLibrary = GuardedLibrary {
+    target: "amiquip",
+    level: LevelFilter::Error,
+    line: client_line,
+    without_secrets: without_passwords,
+};
 
 /// Of the process, as the log is.
 static CLIENT_LOG: Mutex<Option<ClientLog>> = Mutex::new(None);
@@ -16,15 +28,13 @@ pub(super) fn keep_secret(endpoints: &[Endpoint]) {
     with_client_log(|log| log.keep_secret(endpoints));
 }
 
-/// The line to be written in place of a line of the client; `None`: it is held back.
-#[must_use]
-pub fn client_line(text: &str) -> Option<String> {
+/// The line to be written in place of a line of the client; `None`: it is left out.
+fn client_line(text: &str) -> Option<String> {
     with_client_log(|log| log.line(text, Instant::now()))
 }
 
 /// `text`, which some code between us and a broker made, without the passwords of brokers.
-#[must_use]
-pub fn without_passwords(text: &str) -> String {
+fn without_passwords(text: &str) -> String {
     with_client_log(|log| log.without_passwords(text))
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use amiquip::{Auth, Connection, ConnectionOptions, ConnectionTuning};
 
 use super::abort::{Abort, Attempt};
+use super::broker::Lost;
 use super::guard::{FRAME_BYTES_MAX, Guard, HEARTBEAT_SECONDS, Vitals};
 use super::url::Endpoint;
 
@@ -89,19 +90,22 @@ where
     Connection::insecure_open_stream(stream, options, tuning)
 }
 
-/// Which of the two errors tells why a connection ended: the calls learn only that the client's thread is gone,
-/// and closing tells what that thread died of.
-pub(super) fn true_cause(
-    call: Option<amiquip::Error>,
-    close: amiquip::Result<()>,
-) -> Option<amiquip::Error> {
-    use amiquip::Error::{ClientClosedConnection, EventLoopClientDropped, EventLoopDropped};
-    match (call, close) {
-        (
-            None | Some(EventLoopDropped | EventLoopClientDropped | ClientClosedConnection),
-            Err(close),
-        ) => Some(close),
-        (call, _) => call,
+/// The calls learn only that the client's thread is gone, and closing tells what that thread died of.
+impl From<amiquip::Error> for Lost {
+    fn from(error: amiquip::Error) -> Self {
+        use amiquip::Error::{ClientClosedConnection, EventLoopClientDropped, EventLoopDropped};
+        match error {
+            EventLoopDropped | EventLoopClientDropped | ClientClosedConnection => Self::ClientGone,
+            error => Self::Because(error.to_string()),
+        }
+    }
+}
+
+/// Why the client's thread has ended, for the log, from what closing the connection returns.
+pub(super) fn cause_of_end(close: amiquip::Result<()>) -> String {
+    match close {
+        Err(error) => error.to_string(),
+        Ok(()) => "the AMQP client ended without an error".into(),
     }
 }
 
@@ -176,18 +180,34 @@ mod tests {
 
     #[test]
     fn the_cause_is_what_closing_tells_unless_the_call_knows_more() {
+        let cause = |call: amiquip::Error, close| match Lost::from(call) {
+            Lost::Because(cause) => cause,
+            Lost::ClientGone => cause_of_end(close),
+        };
         let silent = || Err(amiquip::Error::MissedServerHeartbeats);
-        let cause = |call, close| true_cause(call, close).map(|error| error.to_string());
-        let heartbeats = Some("missed heartbeats from server".to_owned());
-        assert_eq!(
-            cause(Some(amiquip::Error::EventLoopDropped), silent()),
-            heartbeats
-        );
-        assert_eq!(cause(None, silent()), heartbeats);
-        assert_eq!(
-            cause(Some(amiquip::Error::ExhaustedChannelIds), silent()),
-            Some("no more channel ids are available".into())
-        );
-        assert_eq!(cause(None, Ok(())), None);
+        for (call, close, expected) in [
+            (
+                amiquip::Error::EventLoopDropped,
+                silent(),
+                "missed heartbeats from server",
+            ),
+            (
+                amiquip::Error::ClientClosedConnection,
+                silent(),
+                "missed heartbeats from server",
+            ),
+            (
+                amiquip::Error::ExhaustedChannelIds,
+                silent(),
+                "no more channel ids are available",
+            ),
+            (
+                amiquip::Error::EventLoopDropped,
+                Ok(()),
+                "the AMQP client ended without an error",
+            ),
+        ] {
+            assert_eq!(cause(call, close), expected);
+        }
     }
 }

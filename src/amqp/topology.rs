@@ -15,9 +15,9 @@ use amiquip::{
     QueueDeclareOptions,
 };
 
+use super::broker::{Answer, Broker, Lost};
 use super::counters::{AmqpCounters, increment};
 use super::watchdog::Watchdog;
-use super::worker::{Answer, BINDS_MAX, Broker};
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::families::{Exchange, ExchangeKind};
 
@@ -69,8 +69,6 @@ pub(super) struct Topology<'a> {
     /// Exchanges looked at on this connection: admitted, or refused until the next retry.
     admitted: HashMap<Arc<str>, bool>,
     counters: &'a AmqpCounters,
-    /// Refusals since the caller last took them, for the log.
-    refusals: Vec<String>,
 }
 
 impl<'a> Topology<'a> {
@@ -91,7 +89,6 @@ impl<'a> Topology<'a> {
             watchdog,
             admitted: HashMap::new(),
             counters,
-            refusals: Vec::new(),
         })
     }
 
@@ -111,8 +108,7 @@ impl<'a> Topology<'a> {
                         Answer::ExchangeGone
                     }
                     Err(refusal) => {
-                        self.refused(&binding.exchange, &refusal);
-                        Answer::Refused
+                        Answer::Refused(Some(self.refused(&binding.exchange, &refusal)))
                     }
                 }
             } else {
@@ -152,15 +148,16 @@ impl<'a> Topology<'a> {
     }
 
     /// Sees to it that the exchange of `first` exists with its type, and binds `first`.
-    fn admit(&mut self, first: &AmqpBinding) -> amiquip::Result<bool> {
+    fn admit(&mut self, first: &AmqpBinding) -> amiquip::Result<Answer> {
         let answer = match self.declare(&first.exchange)? {
             Ok(()) => self.bind_one(first)?,
             refused => refused,
         };
-        if let Err(refusal) = &answer {
-            self.refused(&first.exchange, refusal);
-        }
-        Ok(answer.is_ok())
+        self.admitted.insert(first.exchange.clone(), answer.is_ok());
+        Ok(match answer {
+            Ok(()) => Answer::InForce,
+            Err(refusal) => Answer::Refused(Some(self.refused(&first.exchange, &refusal))),
+        })
     }
 
     /// Looks first, because one may exist with other properties than ours; creates it when absent (PROTOCOL 6).
@@ -205,14 +202,10 @@ impl<'a> Topology<'a> {
         })
     }
 
-    fn refused(&mut self, exchange: &str, refusal: &Refusal) {
+    /// Counts a refusal; returns its text for the log.
+    fn refused(&self, exchange: &str, refusal: &Refusal) -> String {
         increment(&self.counters.binds_refused);
-        if self.refusals.len() < BINDS_MAX {
-            self.refusals.push(format!(
-                "exchange {exchange:?}: {} {}",
-                refusal.code, refusal.text
-            ));
-        }
+        format!("exchange {exchange:?}: {} {}", refusal.code, refusal.text)
     }
 
     /// One call; a refusal closes the channel, and another is opened.
@@ -236,7 +229,7 @@ impl<'a> Topology<'a> {
 }
 
 impl Broker for Topology<'_> {
-    fn bind(&mut self, batch: Vec<AmqpBinding>) -> amiquip::Result<Vec<(AmqpBinding, Answer)>> {
+    fn bind(&mut self, batch: Vec<AmqpBinding>) -> Result<Vec<(AmqpBinding, Answer)>, Lost> {
         let (mut answers, mut pipelined) = (Vec::new(), Vec::new());
         for binding in batch {
             let answer = match self.admitted.get(&binding.exchange) {
@@ -244,16 +237,8 @@ impl Broker for Topology<'_> {
                     pipelined.push(binding);
                     continue;
                 }
-                Some(false) => Answer::Refused,
-                None => {
-                    let admitted = self.admit(&binding)?;
-                    self.admitted.insert(binding.exchange.clone(), admitted);
-                    if admitted {
-                        Answer::InForce
-                    } else {
-                        Answer::Refused
-                    }
-                }
+                Some(false) => Answer::Refused(None),
+                None => self.admit(&binding)?,
             };
             answers.push((binding, answer));
         }
@@ -270,9 +255,9 @@ impl Broker for Topology<'_> {
         Ok(answers)
     }
 
-    fn unbind(&mut self, batch: &[AmqpBinding]) -> amiquip::Result<()> {
+    fn unbind(&mut self, batch: &[AmqpBinding]) -> Result<(), Lost> {
         if batch.len() < UNBINDS_ALONE_MAX {
-            return self.unbind_singly(batch);
+            return Ok(self.unbind_singly(batch)?);
         }
         while self.unbinders.len() < UNBINDERS {
             let _question = self.watchdog.question();
@@ -305,7 +290,7 @@ impl Broker for Topology<'_> {
                 Ok((Err(amiquip::Error::ServerClosedChannel { .. }), rest)) => {
                     self.unbind_singly(rest)?;
                 }
-                Ok((Err(error), _)) => return Err(error),
+                Ok((Err(error), _)) => return Err(error.into()),
                 // No thread to be had.
                 Err(share) => self.unbind_singly(share)?,
             }
@@ -313,7 +298,7 @@ impl Broker for Topology<'_> {
         Ok(())
     }
 
-    fn rebind(&mut self, batch: &[AmqpBinding]) -> amiquip::Result<Vec<Arc<str>>> {
+    fn rebind(&mut self, batch: &[AmqpBinding]) -> Result<Vec<Arc<str>>, Lost> {
         let mut gone = Vec::new();
         if self.pipeline(batch)?.is_ok() {
             return Ok(gone);
@@ -330,7 +315,7 @@ impl Broker for Topology<'_> {
         Ok(gone)
     }
 
-    fn queue_length(&mut self) -> amiquip::Result<Option<u32>> {
+    fn queue_length(&mut self) -> Result<Option<u32>, Lost> {
         let queue = self.queue.clone();
         let answer = self.attempt(|channel| {
             channel
@@ -342,10 +327,6 @@ impl Broker for Topology<'_> {
 
     fn forget_refused(&mut self) {
         self.admitted.retain(|_, admitted| *admitted);
-    }
-
-    fn take_refusals(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.refusals)
     }
 }
 

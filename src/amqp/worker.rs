@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 
-use super::AmqpOptions;
 use super::abort::Abort;
 use super::bindings::{Bindings, NAME_BYTES_MAX};
+use super::broker::{Answer, Broker, Lost};
 use super::consumer::HANDOVER_SLICE;
 use super::counters::{AmqpCounters, add, increment, set};
+use super::options::AmqpOptions;
 use super::url::bounded;
 use super::watchdog::Watchdog;
 use crate::handoff::{Commands, FromSource, SourceEnd, ToSource};
@@ -32,20 +33,29 @@ const RECHECK_PASS: usize = 30;
 const RECHECKS_MAX: usize = 64;
 /// Bindings of one batch, pipelined before the one answer that confirms them all: some 70 ms at a broker's 3,800
 /// bindings a second. A new binding waits for at most one such batch, one of [`UNBINDS_MAX`], and its own.
-pub(super) const BINDS_MAX: usize = 256;
+const BINDS_MAX: usize = 256;
 /// Bindings taken back in one batch: some 70 ms of a broker's work.
 const UNBINDS_MAX: usize = 256;
 /// Longest wait for a command; bounds how late a stop without a `Stop` is noticed.
 pub(super) const IDLE: Duration = Duration::from_secs(1);
 
 /// The thread is to end: told so, or the loop is gone.
+#[derive(Debug)]
 pub(super) struct Halt;
 
 /// Why serving one connection ended.
+#[derive(Debug)]
 pub(super) enum Trouble {
+    /// The thread is to end.
     Halt,
-    Client(amiquip::Error),
-    Told(String),
+    /// The connection is of no more use.
+    Lost(Lost),
+}
+
+impl Trouble {
+    pub(super) fn because(cause: impl Into<String>) -> Self {
+        Self::Lost(Lost::Because(cause.into()))
+    }
 }
 
 impl From<Halt> for Trouble {
@@ -54,40 +64,10 @@ impl From<Halt> for Trouble {
     }
 }
 
-impl From<amiquip::Error> for Trouble {
-    fn from(error: amiquip::Error) -> Self {
-        Self::Client(error)
+impl From<Lost> for Trouble {
+    fn from(lost: Lost) -> Self {
+        Self::Lost(lost)
     }
-}
-
-/// What became of one bind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    InForce,
-    /// The broker refuses it or its exchange.
-    Refused,
-    /// It was not tried after all.
-    Untried,
-    /// Its exchange is not there any more, so neither is any binding of it.
-    ExchangeGone,
-}
-
-/// What is asked of a broker for the process's own queue. Each call blocks until the broker has answered; an error
-/// says that the connection is gone.
-pub(super) trait Broker {
-    /// Binds all of `batch` and answers for each.
-    fn bind(&mut self, batch: Vec<AmqpBinding>) -> amiquip::Result<Vec<(AmqpBinding, Answer)>>;
-    /// Takes all of `batch` back.
-    fn unbind(&mut self, batch: &[AmqpBinding]) -> amiquip::Result<()>;
-    /// Binds once more what is in force: without effect where it is, and otherwise it is again. Answers the exchanges
-    /// that are gone.
-    fn rebind(&mut self, batch: &[AmqpBinding]) -> amiquip::Result<Vec<Arc<str>>>;
-    /// Messages that wait in the queue; none when it was deleted.
-    fn queue_length(&mut self) -> amiquip::Result<Option<u32>>;
-    /// Refused exchanges are looked at again when next named (AMQP rail 8: every 5 s).
-    fn forget_refused(&mut self);
-    /// What was refused since the last call, one text an exchange.
-    fn take_refusals(&mut self) -> Vec<String>;
 }
 
 /// When the next of what is done at intervals is due, for one connection.
@@ -201,7 +181,7 @@ impl Worker {
     ) -> Result<Duration, Trouble> {
         self.bind_batch(broker)?;
         self.unbind_batch(broker, now)?;
-        self.report(broker)?;
+        self.report()?;
         if now >= schedule.retry_at {
             schedule.retry_at = now + RETRY_REFUSED;
             if self.bindings.refused() > 0 {
@@ -232,7 +212,14 @@ impl Worker {
                     increment(&self.counters.binds);
                     self.bindings.bound(&binding);
                 }
-                Answer::Refused => self.bindings.refuse(&binding),
+                Answer::Refused(why) => {
+                    self.bindings.refuse(&binding);
+                    if let Some(why) = why
+                        && let Some(left_out) = self.refusals.pass(Instant::now())
+                    {
+                        log::warn!("amqp: refused: {}{left_out}", bounded(&why));
+                    }
+                }
                 Answer::Untried => self.bindings.requeue(&binding),
                 Answer::ExchangeGone => {
                     self.bindings.exchange_vanished(&binding.exchange);
@@ -301,12 +288,7 @@ impl Worker {
     }
 
     /// Tells the loop what is newly in force or refused.
-    pub(super) fn report(&mut self, broker: &mut impl Broker) -> Result<(), Halt> {
-        for refusal in broker.take_refusals() {
-            if let Some(left_out) = self.refusals.pass(Instant::now()) {
-                log::warn!("amqp: refused: {}{left_out}", bounded(&refusal));
-            }
-        }
+    pub(super) fn report(&mut self) -> Result<(), Halt> {
         self.update_gauges();
         let (lost, bound) = (self.bindings.take_lost(), self.bindings.take_bound());
         if !lost.is_empty() {
@@ -568,27 +550,27 @@ mod tests {
             }
         }
 
-        fn answered(&mut self) -> amiquip::Result<()> {
+        fn answered(&mut self) -> Result<(), Lost> {
             for step in self.meanwhile.pop_front().unwrap_or_default() {
                 self.play(step);
             }
             if self.is_lost {
                 self.on_broker.clear();
-                return Err(amiquip::Error::EventLoopDropped);
+                return Err(Lost::ClientGone);
             }
             Ok(())
         }
     }
 
     impl Broker for Fake {
-        fn bind(&mut self, batch: Vec<AmqpBinding>) -> amiquip::Result<Vec<(AmqpBinding, Answer)>> {
+        fn bind(&mut self, batch: Vec<AmqpBinding>) -> Result<Vec<(AmqpBinding, Answer)>, Lost> {
             assert!(self.batches.len() < 10_000, "the worker spins");
             self.batches.push(batch.clone());
             let mut untried = BTreeSet::new();
             let mut answer = |binding: &AmqpBinding| {
                 let exchange = &binding.exchange;
                 if self.refused.contains(exchange) {
-                    return Answer::Refused;
+                    return Answer::Refused(None);
                 }
                 if untried.contains(exchange) {
                     return Answer::Untried;
@@ -607,7 +589,7 @@ mod tests {
             self.answered().map(|()| answers)
         }
 
-        fn unbind(&mut self, batch: &[AmqpBinding]) -> amiquip::Result<()> {
+        fn unbind(&mut self, batch: &[AmqpBinding]) -> Result<(), Lost> {
             for binding in batch {
                 self.on_broker.remove(binding);
                 self.held.remove(binding);
@@ -615,7 +597,7 @@ mod tests {
             self.answered()
         }
 
-        fn rebind(&mut self, batch: &[AmqpBinding]) -> amiquip::Result<Vec<Arc<str>>> {
+        fn rebind(&mut self, batch: &[AmqpBinding]) -> Result<Vec<Arc<str>>, Lost> {
             let mut gone = Vec::new();
             for binding in batch {
                 if self.gone.remove(&binding.exchange) {
@@ -627,15 +609,11 @@ mod tests {
             self.answered().map(|()| gone)
         }
 
-        fn queue_length(&mut self) -> amiquip::Result<Option<u32>> {
+        fn queue_length(&mut self) -> Result<Option<u32>, Lost> {
             self.answered().map(|()| Some(0))
         }
 
         fn forget_refused(&mut self) {}
-
-        fn take_refusals(&mut self) -> Vec<String> {
-            Vec::new()
-        }
     }
 
     /// A worker and its broker, by a clock of their own.
@@ -683,8 +661,7 @@ mod tests {
                 self.disconnect();
                 return false;
             }
-            let is_told = self.worker.tell(FromSource::Up).is_ok()
-                && self.worker.report(&mut self.fake).is_ok();
+            let is_told = self.worker.tell(FromSource::Up).is_ok() && self.worker.report().is_ok();
             assert!(is_told, "the loop is there");
             true
         }

@@ -27,6 +27,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::source::SourceConfig;
 pub use cli::{Key, keys};
 pub use exit::{CODE_REFUSED, Exit, Stream};
 
@@ -480,25 +481,6 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config").finish_non_exhaustive()
     }
-}
-
-/// `source`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SourceConfig {
-    /// RabbitMQ.
-    Amqp,
-    /// Made-up call events: `demo_rate` events a second (default 2.0) round-robin over `demo_accounts` accounts (default 1).
-    Demo {
-        /// Events a second.
-        rate: f64,
-        /// Accounts they are spread over.
-        accounts: u32,
-    },
-    /// JSON lines from a file.
-    Replay {
-        /// The file.
-        file: PathBuf,
-    },
 }
 
 /// `auth`.

@@ -12,7 +12,12 @@ use crate::session::delivery::AfterFlush;
 use crate::session::hub::Now;
 use crate::session::id::ConnId;
 use crate::session::outbox::{FlushReport, Flushed};
-use crate::sys::ring::RingWrite;
+use crate::sys::ring::{RingWrite, WRITES_MAX};
+
+const _: () = assert!(
+    limits::FLUSHES_PER_TURN <= WRITES_MAX,
+    "all flushes of a turn are one system call"
+);
 
 impl<S: Socket> Reactor<S> {
     /// Those who have just spoken and those to whom events go take turns.

@@ -261,9 +261,9 @@ mod tests {
 
     use serde_json::Value;
 
+    use super::super::SourceConfig;
     use super::super::testing::Loop;
     use super::*;
-    use crate::config::SourceConfig;
 
     #[test]
     fn accounts_take_turns_and_each_call_is_created_answered_and_destroyed() {

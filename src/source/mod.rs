@@ -23,14 +23,32 @@ use std::time::Instant;
 
 use crossbeam_channel::{RecvTimeoutError, TryRecvError};
 
-use crate::config::SourceConfig;
 use crate::handoff::{Commands, FromSource, LoopGone, SourceEnd, ToSource};
 use crate::routing::amqp_binding::Asked;
+
+/// Where events come from: the key `source`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SourceConfig {
+    /// RabbitMQ, which is not embedded.
+    Amqp,
+    /// Made-up call events, round-robin over the accounts.
+    Demo {
+        /// Events a second, above 0.
+        rate: f64,
+        /// Accounts that they are spread over, at least 1.
+        accounts: u32,
+    },
+    /// JSON lines from a file or a named pipe.
+    Replay {
+        /// The file.
+        file: PathBuf,
+    },
+}
 
 /// Why an embedded source cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// `source: amqp` is not embedded: [`crate::amqp`] is asked for it.
+    /// [`SourceConfig::Amqp`], whose events the AMQP thread brings.
     #[error("source `amqp` is not an embedded source")]
     NotEmbedded,
     /// The rate is not a positive finite number.
@@ -166,8 +184,7 @@ mod testing {
 
     use crossbeam_channel::{Receiver, TryRecvError};
 
-    use super::spawn;
-    use crate::config::SourceConfig;
+    use super::{SourceConfig, spawn};
     use crate::event::Event;
     use crate::handoff::{FromSource, LoopEnd, LoopWaker, ToSource, handoff_bounded};
     use crate::routing::account_load::AccountTag;

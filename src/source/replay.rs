@@ -251,9 +251,9 @@ impl<R: BufRead> Lines<R> {
 mod tests {
     use std::path::PathBuf;
 
+    use super::super::SourceConfig;
     use super::super::testing::Loop;
     use super::*;
-    use crate::config::SourceConfig;
 
     /// A path of its own in the system's directory for temporary files, removed when dropped.
     struct Scratch(PathBuf);

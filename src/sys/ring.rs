@@ -16,8 +16,6 @@ use io_uring::{IoUring, opcode, types};
 /// Writes of one call, at most. The kernel keeps 96 bytes for each.
 pub const WRITES_MAX: usize = 256;
 
-const _: () = assert!(crate::limits::FLUSHES_PER_TURN <= WRITES_MAX);
-
 /// Calls in a row that carry nothing out, because the kernel has no memory for it or too much is under way; then the
 /// ring is given up.
 const CALLS_IN_VAIN_MAX: usize = 64;

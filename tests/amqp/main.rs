@@ -251,8 +251,8 @@ fn capture_log() {
     struct Capture;
     impl log::Log for Capture {
         fn enabled(&self, line: &log::Metadata<'_>) -> bool {
-            let (client, level) = amqp::CLIENT_LOG;
-            !line.target().starts_with(client) || line.level() <= level
+            let client = amqp::CLIENT_LINES;
+            !line.target().starts_with(client.target) || line.level() <= client.level
         }
 
         fn log(&self, line: &log::Record<'_>) {

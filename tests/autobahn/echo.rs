@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use blackhole::amqp;
 use blackhole::auth::Authenticator;
 use blackhole::config::{self, Config, Exit, Startup};
 use blackhole::handoff::{FromSource, handoff};
@@ -51,7 +52,8 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config) -> Result<(), Exit> {
-    logging::start(config.log_level).map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    logging::start(config.log_level, amqp::CLIENT_LINES)
+        .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let server = Server::bind(Addresses {
         clients: SocketAddr::new(config.ip, config.port),
         reuse_port: config.reuse_port,

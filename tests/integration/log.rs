@@ -161,7 +161,7 @@ fn a_panic_is_a_line_of_the_log_behind_those_before_it() {
 #[test]
 #[ignore = "the other half of the test above, in a process of its own"]
 fn panics_with_the_log_started() {
-    blackhole::logging::start(log::LevelFilter::Info).unwrap();
+    blackhole::logging::start(log::LevelFilter::Info, blackhole::amqp::CLIENT_LINES).unwrap();
     log::error!("first");
     log::error!("second");
     panic!("the reason\nof it");
@@ -217,7 +217,7 @@ fn what_is_not_printable_is_escaped_and_nothing_else_is() {
 #[test]
 #[ignore = "the other half of the test above, in a process of its own"]
 fn logs_odd_texts() {
-    blackhole::logging::start(log::LevelFilter::Info).unwrap();
+    blackhole::logging::start(log::LevelFilter::Info, blackhole::amqp::CLIENT_LINES).unwrap();
     for (text, _) in ODD_TEXTS {
         log::error!("{text}");
     }
