@@ -1,5 +1,6 @@
-//! Reading a JSON object member by member: in the order it was written, with duplicates kept, so that the config
-//! and the token file can refuse them and name an entry by its position.
+//! What several modules need of JSON beside serde_json: an object read member by member, in the order it was written
+//! and with duplicates kept, so that the config and the token file can refuse them and name an entry by its position;
+//! and the one writer of a JSON string.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -62,6 +63,16 @@ pub(crate) fn problem(error: &serde_json::Error, expected: &str) -> String {
             )
         }
     }
+}
+
+/// Appends `text` as a JSON string, in quotes and escaped.
+pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("a string is always JSON, and a Vec takes every write");
+}
+
+/// White space between JSON tokens (RFC 8259 section 2), which has no form feed.
+pub(crate) fn is_white(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use blackhole::limits::{
     ADMIN_BEYOND_FULL_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES,
     REFUSALS_MAX, SURPLUS_MAX,
 };
-use blackhole::protocol::handshake::HEAD_BYTES_MAX;
+use blackhole::protocol::http::HEAD_BYTES_MAX;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::Asked;
 use blackhole::routing::broker_bindings::BindingCounts;

@@ -7,7 +7,8 @@ use std::io::{self, Cursor, Read, Write};
 
 use blackhole::protocol::codec::{Codec, CodecError, CodecLimits, Item};
 use blackhole::protocol::command::{self, CommandLimits};
-use blackhole::protocol::handshake::{self, Parsed};
+use blackhole::protocol::handshake;
+use blackhole::protocol::http::{self, Parsed};
 use proptest::prelude::*;
 use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
@@ -796,7 +797,7 @@ proptest! {
             };
             prop_assert_eq!(request, later);
         }
-        let _ = handshake::parse_plain(&whole);
+        let _ = http::parse_plain(&whole);
     }
 
     #[test]

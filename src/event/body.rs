@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use crate::json::is_white;
+
 /// Why a delivery is not an event (PROTOCOL 5): it is dropped and counted.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EventError {
@@ -105,9 +107,4 @@ fn inflate(mut body: &[u8]) -> Result<Vec<u8>, EventError> {
         }
     }
     Err(EventError::TooLarge)
-}
-
-/// White space between JSON tokens (RFC 8259 section 2), which has no form feed.
-fn is_white(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }

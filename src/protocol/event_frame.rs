@@ -1,8 +1,9 @@
 //! Frames of events (PROTOCOL 5): the body is encoded once a style, the tail once a group.
 
 use super::frame::{Frame, FrameBuilder, Opcode};
-use super::kazoo::{normalise, write_json_text};
+use super::kazoo::normalise;
 use crate::event::{Event, Style};
+use crate::json::write_text;
 
 /// What a group contributes to a frame.
 #[derive(Clone, Copy, Debug)]
@@ -66,12 +67,12 @@ impl EventScratch {
         encoded.builder.truncate(encoded.shared_len);
         let payload = encoded.builder.payload_mut();
         payload.extend_from_slice(b",\"subscribed_key\":");
-        write_json_text(payload, tail.subscribed_key);
+        write_text(payload, tail.subscribed_key);
         payload.extend_from_slice(b",\"subscription_key\":");
-        write_json_text(payload, tail.subscription_key);
+        write_text(payload, tail.subscription_key);
         if let Some(request_id) = tail.request_id {
             payload.extend_from_slice(b",\"request_id\":");
-            write_json_text(payload, request_id);
+            write_text(payload, request_id);
         }
         payload.push(b'}');
         encoded.builder.frame(Opcode::Text)
@@ -87,13 +88,13 @@ impl Encoded {
             payload.extend_from_slice(b",\"name\":");
             match (&event.head.doc_type, style) {
                 (Some(doc_type), Style::Piston) if tail.name_suffixed_by_type => {
-                    write_json_text(payload, &format!("{name}_{doc_type}"));
+                    write_text(payload, &format!("{name}_{doc_type}"));
                 }
-                _ => write_json_text(payload, name),
+                _ => write_text(payload, name),
             }
         }
         payload.extend_from_slice(b",\"routing_key\":");
-        write_json_text(payload, tail.routing_key);
+        write_text(payload, tail.routing_key);
         match style {
             Style::Piston => {
                 payload.extend_from_slice(b",\"args\":");

@@ -13,7 +13,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::handshake::HEADERS_MAX;
+use super::http::HEADERS_MAX;
 use super::proxy::Proxies;
 
 /// `Forwarded` breaks RFC 7239 section 4, so that its right end cannot be told from a quoted text of the client's.

@@ -1,5 +1,7 @@
 //! The normaliser of style kazoo (PROTOCOL 5): the body of an event as Kazoo 4 hands it to its clients.
 
+use crate::json::{is_white, write_text};
+
 /// Headers of the platform's own plumbing, dropped at the top level in style kazoo (PROTOCOL 5).
 const PRIVATE_HEADERS: [&[u8]; 14] = [
     b"Access-Group",
@@ -114,7 +116,7 @@ fn write_normalised_key(key: &[u8], out: &mut Vec<u8>) {
                     }
                 })
                 .collect();
-            write_json_text(out, &text);
+            write_text(out, &text);
         }
         None => {
             out.push(b'"');
@@ -133,10 +135,6 @@ fn is_private_header(key: &[u8]) -> bool {
 /// The text of a key that is given with its escapes, or `None` for half a surrogate pair: valid JSON, but no text.
 fn unescaped(key: &[u8]) -> Option<String> {
     serde_json::from_slice(&[b"\"", key, b"\""].concat()).ok()
-}
-
-fn is_white(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
 fn skip_white(body: &[u8], at: usize) -> usize {
@@ -188,10 +186,6 @@ fn value_end(body: &[u8], mut at: usize) -> usize {
         }
     }
     at
-}
-
-pub(super) fn write_json_text(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("a string is always JSON, and a Vec takes every write");
 }
 
 #[cfg(test)]

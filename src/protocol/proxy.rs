@@ -16,7 +16,7 @@ use cidr::IpCidr;
 use crc::{CRC_32_ISCSI, Crc};
 use ppp::{v1, v2};
 
-use super::handshake::HEAD_BYTES_MAX;
+use super::http::HEAD_BYTES_MAX;
 use crate::config::ProxyProtocol;
 
 /// Longest PROXY header; one that is longer, or says that it will be, is malformed. As much as the head that

@@ -4,7 +4,7 @@ use super::Reactor;
 use super::socket::Socket;
 use crate::handoff::HANDOFF_EVENTS_MAX;
 use crate::metrics::write_metric;
-use crate::protocol::handshake::{TEXT, response};
+use crate::protocol::http::{TEXT, response};
 use crate::session::admin::{AdminPage, AdminRequest};
 use crate::session::hub::SourceState;
 

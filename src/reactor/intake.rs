@@ -9,7 +9,7 @@ use super::Reactor;
 use super::socket::Socket;
 use crate::handoff::FromSource;
 use crate::limits;
-use crate::protocol::command;
+use crate::protocol::reply;
 use crate::routing::amqp_binding::Asked;
 use crate::routing::broker_bindings::WaiterToken;
 use crate::session::hub::{Hub, Now, SourceState};
@@ -219,7 +219,7 @@ impl<S: Socket> Reactor<S> {
         if !self.hub.limits.gap_notices {
             return;
         }
-        let notice = command::gap_event_source(&mut self.hub.builder, away);
+        let notice = reply::gap_event_source(&mut self.hub.builder, away);
         let ids: Vec<ConnId> = self.connections.iter().map(|(id, _)| id).collect();
         for id in ids {
             if let Some(connection) = self.connections.get_mut(id)

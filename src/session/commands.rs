@@ -18,9 +18,10 @@ use crate::auth::{Identity, Verdict};
 use crate::limits::HELD_TOTAL_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::protocol::command::{
-    self, Action, Command, CommandError, CommandLimits, EndReason, Label, Unsubscribe,
+    self, Action, Command, CommandError, CommandLimits, Label, Unsubscribe,
 };
 use crate::protocol::frame::{Frame, FrameBuilder};
+use crate::protocol::reply::{self, EndReason};
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::broker_bindings::BindingId;
 use crate::routing::families::{BindingError, Families, Resolved, Rights};
@@ -147,8 +148,8 @@ impl Refusals {
     /// The error reply.
     pub(super) fn reply(self, builder: &mut FrameBuilder, reply_id: &str) -> Reply {
         Reply::Frame(match self {
-            Self::Command(error) => command::errors(builder, reply_id, [error]),
-            Self::Bindings(errors) => command::errors(builder, reply_id, errors),
+            Self::Command(error) => reply::errors(builder, reply_id, [error]),
+            Self::Bindings(errors) => reply::errors(builder, reply_id, errors),
         })
     }
 
@@ -266,10 +267,10 @@ impl Session {
                 .subscriptions(&self.subscriptions)
                 .map(|one| one.binding());
             match reply {
-                Reply::Subscribed { id } => command::subscribed(builder, &id, subscribed),
+                Reply::Subscribed { id } => reply::subscribed(builder, &id, subscribed),
                 Reply::Unsubscribed { id, removed } => {
                     let removed = removed.iter().map(AsRef::as_ref);
-                    command::unsubscribed(builder, &id, removed, subscribed)
+                    reply::unsubscribed(builder, &id, removed, subscribed)
                 }
                 Reply::Frame(frame) => frame,
             }
@@ -315,7 +316,7 @@ impl Session {
         let (action, label) = command.action?;
         self.keep_label(&label, identity.account_id(), hub);
         match action {
-            Action::Ping => Ok(Outcome::Pong(command::pong(&mut hub.builder, reply_id))),
+            Action::Ping => Ok(Outcome::Pong(reply::pong(&mut hub.builder, reply_id))),
             Action::Unsubscribe(what) => Ok(Outcome::Reply(Reply::Unsubscribed {
                 id: reply_id.into(),
                 removed: self.unsubscribe(&what, id, hub),
@@ -896,7 +897,7 @@ fn look_at_leases(waiting: &mut Waiting, token: u64, hub: &mut Hub) -> Progress 
 fn reply_id(request_id: Option<&str>, hub: &mut Hub) -> Box<str> {
     match request_id {
         Some(request_id) => request_id.into(),
-        None => command::generated_request_id(hub.generate_request_id()).into(),
+        None => reply::generated_request_id(hub.generate_request_id()).into(),
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::config::SlowConsumerPolicy;
-use crate::protocol::command;
 use crate::protocol::frame::{Frame, FrameBuilder};
+use crate::protocol::reply;
 use crate::routing::amqp_binding::AmqpBinding;
 
 use super::close::CloseReason;
@@ -137,7 +137,7 @@ impl Session {
         }
         match self.outbox.take_dropped() {
             0 => None,
-            dropped => Some(command::gap_slow_consumer(builder, dropped)),
+            dropped => Some(reply::gap_slow_consumer(builder, dropped)),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::limits::{LINGER, PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES
 use crate::metrics::Metrics;
 use crate::protocol::codec::CodecLimits;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
-use crate::protocol::handshake::Refusal;
+use crate::protocol::http::Refusal;
 use crate::protocol::proxy::Proxies;
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::broker_bindings::{Acquired, Ask, BrokerBindings};

@@ -7,7 +7,8 @@ use crate::limits::SURPLUS_MAX;
 use crate::metrics::Metrics;
 use crate::protocol::forwarded;
 use crate::protocol::frame::Frame;
-use crate::protocol::handshake::{self, Parsed, PlainRequest, Refusal, Refused, Request, Upgrade};
+use crate::protocol::handshake::{self, Request, Upgrade};
+use crate::protocol::http::{self, Parsed, PlainRequest, Refusal, Refused};
 use crate::protocol::proxy::{self, Preamble};
 use crate::routing::index::SubscriptionList;
 
@@ -158,7 +159,7 @@ impl Session {
         now: Now,
     ) -> Option<AdminRequest> {
         if door == Door::Admin {
-            let page = match handshake::parse_plain(input) {
+            let page = match http::parse_plain(input) {
                 Parsed::Incomplete => {
                     self.gather(door, preamble, input, id, hub, now);
                     return None;
@@ -171,7 +172,7 @@ impl Session {
                     request: PlainRequest::Plain { method, path },
                     ..
                 } => {
-                    let head_only = method == handshake::Method::Head;
+                    let head_only = method == http::Method::Head;
                     let page = match path {
                         "/healthz" => Some(AdminPage::Health),
                         "/readyz" => Some(AdminPage::Ready),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::account::Scope;
 use crate::auth::{Identity, Verdict};
-use crate::protocol::command::{self, EndReason};
+use crate::protocol::reply::{self, EndReason};
 use crate::routing::families::Rights;
 use crate::routing::index::{Revised, Revision};
 
@@ -66,7 +66,7 @@ impl Session {
         if !ended.is_empty() {
             hub.metrics.subscriptions_ended_total += ended.len() as u64;
             let ended = ended.iter().map(AsRef::as_ref);
-            let notice = command::subscriptions_ended(&mut hub.builder, reason, ended);
+            let notice = reply::subscriptions_ended(&mut hub.builder, reason, ended);
             self.push(notice, id, hub, now);
         }
         self.send_ready(id, hub, now);

@@ -7,7 +7,7 @@ use blackhole::config::SlowConsumerPolicy;
 use blackhole::event::Event;
 use blackhole::handoff::{FromSource, LoopWaker, handoff_bounded};
 use blackhole::limits::LOOKS_IN_VAIN;
-use blackhole::protocol::handshake::Refusal;
+use blackhole::protocol::http::Refusal;
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::index::IndexCounts;
 use blackhole::session::hub::SourceState;

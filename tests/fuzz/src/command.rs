@@ -9,10 +9,10 @@
 
 use blackhole::protocol::command::{
     ACTION_ECHO_BYTES_MAX, Action, Command, CommandError, CommandLimits, Field, METADATA_DEPTH_MAX,
-    MissingKeys, NAME_BYTES_MAX, REQUEST_ID_BYTES_MAX, Unsubscribe, errors, first_request_id,
-    parse,
+    MissingKeys, NAME_BYTES_MAX, REQUEST_ID_BYTES_MAX, Unsubscribe, first_request_id, parse,
 };
 use blackhole::protocol::frame::FrameBuilder;
+use blackhole::protocol::reply::errors;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 

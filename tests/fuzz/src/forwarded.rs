@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use blackhole::config::ProxyProtocol;
 use blackhole::protocol::forwarded::peer;
-use blackhole::protocol::handshake::HEADERS_MAX;
+use blackhole::protocol::http::HEADERS_MAX;
 use blackhole::protocol::proxy::Proxies;
 
 /// The proxy that the request came from.

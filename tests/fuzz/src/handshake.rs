@@ -7,8 +7,9 @@
 //! mistaken for anything but an upgrade; every answer is one HTTP response whose length is right; what `Debug` shows
 //! does not depend on the token.
 
-use blackhole::protocol::handshake::{
-    HEAD_BYTES_MAX, Method, Parsed, PlainRequest, Refusal, Request, Upgrade, parse, parse_plain,
+use blackhole::protocol::handshake::{Request, Upgrade, parse};
+use blackhole::protocol::http::{
+    HEAD_BYTES_MAX, Method, Parsed, PlainRequest, Refusal, parse_plain,
 };
 use tungstenite::error::ProtocolError;
 use tungstenite::handshake::machine::TryParse;

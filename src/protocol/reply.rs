@@ -1,0 +1,223 @@
+//! Replies and notices to frames (PROTOCOL 3 and 5): their keys, in the protocol's order, and their texts.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::frame::{Frame, FrameBuilder, Opcode};
+use crate::json::write_text;
+
+/// A request id for a command that had none: 32 hex characters of these random bytes.
+#[must_use]
+pub fn generated_request_id(random: [u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(random))
+}
+
+/// Reply to a subscribe: all client bindings of the session, in subscription order. Like all writers here it
+/// empties `builder` first and leaves its payload behind.
+pub fn subscribed<'a>(
+    builder: &mut FrameBuilder,
+    request_id: &str,
+    subscribed: impl IntoIterator<Item = &'a str>,
+) -> Frame {
+    reply(builder, request_id, "success", |out| {
+        out.extend_from_slice(br#""subscribed":"#);
+        write_list(out, subscribed);
+    })
+}
+
+/// Reply to an unsubscribe: the client bindings removed, and those left.
+pub fn unsubscribed<'a>(
+    builder: &mut FrameBuilder,
+    request_id: &str,
+    unsubscribed: impl IntoIterator<Item = &'a str>,
+    subscribed: impl IntoIterator<Item = &'a str>,
+) -> Frame {
+    reply(builder, request_id, "success", |out| {
+        out.extend_from_slice(br#""unsubscribed":"#);
+        write_list(out, unsubscribed);
+        out.extend_from_slice(br#","subscribed":"#);
+        write_list(out, subscribed);
+    })
+}
+
+/// Reply to a ping.
+pub fn pong(builder: &mut FrameBuilder, request_id: &str) -> Frame {
+    reply(builder, request_id, "success", |out| {
+        out.extend_from_slice(br#""response":"pong""#)
+    })
+}
+
+/// Error reply with every error's `Display` text, escaped.
+pub fn errors<E: fmt::Display>(
+    builder: &mut FrameBuilder,
+    request_id: &str,
+    errors: impl IntoIterator<Item = E>,
+) -> Frame {
+    reply(builder, request_id, "error", |out| {
+        out.extend_from_slice(br#""errors":"#);
+        write_list(out, errors.into_iter().map(|error| error.to_string()));
+    })
+}
+
+/// Gap notice (PROTOCOL 5): so many events were dropped because the session read too slowly.
+pub fn gap_slow_consumer(builder: &mut FrameBuilder, dropped: u64) -> Frame {
+    gap(
+        builder,
+        format_args!(r#""reason":"slow_consumer","dropped":{dropped}"#),
+    )
+}
+
+/// Gap notice (PROTOCOL 5): events may have been lost while the event source was `away`; told in seconds with
+/// one decimal.
+pub fn gap_event_source(builder: &mut FrameBuilder, away: Duration) -> Frame {
+    gap(
+        builder,
+        format_args!(
+            r#""reason":"event_source","seconds":{:.1}"#,
+            away.as_secs_f64()
+        ),
+    )
+}
+
+/// Why subscriptions ended that the client had not given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// A command's token made the session another identity.
+    Identity,
+    /// What the session's identity may see was reread, and is less.
+    Rights,
+}
+
+/// Notice of these subscriptions' end (PROTOCOL 3).
+pub fn subscriptions_ended<'a>(
+    builder: &mut FrameBuilder,
+    reason: EndReason,
+    bindings: impl IntoIterator<Item = &'a str>,
+) -> Frame {
+    builder.clear();
+    let out = builder.payload_mut();
+    out.extend_from_slice(br#"{"action":"notice","name":"subscriptions_ended","data":{"reason":"#);
+    let reason = match reason {
+        EndReason::Identity => "identity",
+        EndReason::Rights => "rights",
+    };
+    write_text(out, reason);
+    out.extend_from_slice(br#","bindings":"#);
+    write_list(out, bindings);
+    out.extend_from_slice(b"}}");
+    builder.frame(Opcode::Text)
+}
+
+/// One reply frame, keys in the order of PROTOCOL 3; `write_data` writes the entries of `data`.
+fn reply(
+    builder: &mut FrameBuilder,
+    request_id: &str,
+    status: &str,
+    write_data: impl FnOnce(&mut Vec<u8>),
+) -> Frame {
+    builder.clear();
+    let out = builder.payload_mut();
+    out.extend_from_slice(br#"{"action":"reply","request_id":"#);
+    write_text(out, request_id);
+    out.extend_from_slice(br#","status":"#);
+    write_text(out, status);
+    out.extend_from_slice(br#","data":{"#);
+    write_data(out);
+    out.extend_from_slice(b"}}");
+    builder.frame(Opcode::Text)
+}
+
+/// One gap notice; `data` are the entries of its `data`.
+fn gap(builder: &mut FrameBuilder, data: fmt::Arguments<'_>) -> Frame {
+    builder.clear();
+    builder.extend(format!(r#"{{"action":"notice","name":"gap","data":{{{data}}}}}"#).as_bytes());
+    builder.frame(Opcode::Text)
+}
+
+fn write_list(out: &mut Vec<u8>, texts: impl IntoIterator<Item = impl AsRef<str>>) {
+    out.push(b'[');
+    for (index, text) in texts.into_iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_text(out, text.as_ref());
+    }
+    out.push(b']');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(frame: &Frame) -> &str {
+        let bytes = frame.bytes();
+        let header = if bytes[1] < 126 { 2 } else { 4 };
+        std::str::from_utf8(&bytes[header..]).expect("UTF-8")
+    }
+
+    #[test]
+    fn replies_and_notices_are_json_with_the_keys_of_the_protocol_in_their_order() {
+        let builder = &mut FrameBuilder::default();
+        builder.extend(b"left behind by an earlier frame");
+        for (frame, expected) in [
+            (
+                subscribed(builder, "r\"1", ["call.CHANNEL_CREATE.*", "a\\b"]),
+                r#"{"action":"reply","request_id":"r\"1","status":"success","data":{"subscribed":["call.CHANNEL_CREATE.*","a\\b"]}}"#,
+            ),
+            (
+                subscribed(builder, "r", []),
+                r#"{"action":"reply","request_id":"r","status":"success","data":{"subscribed":[]}}"#,
+            ),
+            (
+                unsubscribed(builder, "r", ["x", "y"], ["z"]),
+                r#"{"action":"reply","request_id":"r","status":"success","data":{"unsubscribed":["x","y"],"subscribed":["z"]}}"#,
+            ),
+            (
+                pong(builder, "r"),
+                r#"{"action":"reply","request_id":"r","status":"success","data":{"response":"pong"}}"#,
+            ),
+            (
+                errors(builder, "r", ["unknown action \"}\0"]),
+                r#"{"action":"reply","request_id":"r","status":"error","data":{"errors":["unknown action \"}\u0000"]}}"#,
+            ),
+            (
+                errors(builder, "r", ["unauthorized account id", "two"]),
+                r#"{"action":"reply","request_id":"r","status":"error","data":{"errors":["unauthorized account id","two"]}}"#,
+            ),
+            (
+                subscriptions_ended(builder, EndReason::Identity, ["a\\b", "c"]),
+                r#"{"action":"notice","name":"subscriptions_ended","data":{"reason":"identity","bindings":["a\\b","c"]}}"#,
+            ),
+            (
+                subscriptions_ended(builder, EndReason::Rights, ["x"]),
+                r#"{"action":"notice","name":"subscriptions_ended","data":{"reason":"rights","bindings":["x"]}}"#,
+            ),
+            (
+                gap_slow_consumer(builder, 12),
+                r#"{"action":"notice","name":"gap","data":{"reason":"slow_consumer","dropped":12}}"#,
+            ),
+            (
+                gap_event_source(builder, Duration::from_millis(3249)),
+                r#"{"action":"notice","name":"gap","data":{"reason":"event_source","seconds":3.2}}"#,
+            ),
+            (
+                gap_event_source(builder, Duration::ZERO),
+                r#"{"action":"notice","name":"gap","data":{"reason":"event_source","seconds":0.0}}"#,
+            ),
+        ] {
+            assert_eq!(payload(&frame), expected);
+            assert!(serde_json::from_str::<serde_json::Value>(expected).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_generated_request_id_is_32_hex_characters() {
+        let mut random = [0; 16];
+        random[15] = 0xAB;
+        assert_eq!(
+            generated_request_id(random),
+            "000000000000000000000000000000ab"
+        );
+        assert_eq!(generated_request_id([0xFF; 16]), "f".repeat(32));
+    }
+}
