@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread};
-use blackhole::auth::{AuthError, Authenticator, Fresh, SharedRealm};
+use blackhole::auth::{Authenticator, Fresh, SharedRealm};
 use blackhole::config::{self, Config, ConfigError, Exit, SourceConfig, Startup};
 use blackhole::handoff::{SourceEnd, handoff};
 use blackhole::reactor::reread::{Reread, RereadJob};
@@ -51,7 +51,7 @@ enum Source {
 fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     logging::start(config.log_level, amqp::CLIENT_LINES)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
-    let authenticator = Authenticator::from_config(&config.auth).map_err(Exit::refused)?;
+    let authenticator = config.authenticator().map_err(Exit::refused)?;
     if authenticator.is_insecure() {
         log::warn!("--auth insecure: ANY token is taken for ANY account; for development only");
     }
@@ -146,7 +146,7 @@ fn reread(hub: &Hub, args: Vec<OsString>) -> RereadJob {
     let authenticator = hub.authenticator.reread();
     Box::new(move || {
         let config = config::reread(args.into_iter());
-        let tokens = authenticator.read();
+        let tokens = authenticator.parse(config::read_tokens);
         Box::new(move |hub| put_in_force(hub, config, tokens))
     })
 }
@@ -154,7 +154,7 @@ fn reread(hub: &Hub, args: Vec<OsString>) -> RereadJob {
 fn put_in_force(
     hub: &mut Hub,
     config: Result<Config, ConfigError>,
-    tokens: Result<Fresh, AuthError>,
+    tokens: Result<Fresh, ConfigError>,
 ) -> Reread {
     match config {
         Ok(config) => logging::set_level(config.log_level),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
 use crate::account::{AccountId, Scope};
-use crate::config::REALM_PLACEHOLDER;
+
+/// Stands for an account's 32 hex characters in `insecure_realm`.
+pub const REALM_PLACEHOLDER: &str = "{account_id}";
 
 /// The SIP realms of accounts; one table, shared by all identities of one token file.
 pub(super) type Realms = HashMap<AccountId, Arc<str>>;

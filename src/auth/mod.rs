@@ -3,12 +3,13 @@
 //! | module | owns |
 //! |---|---|
 //! | `identity` | what a token gives the right to; pure |
-//! | `tokens` | the token file: reading, checking, reloading |
+//! | `tokens` | the token file: parsing, checking, reloading |
 //!
 //! Sessions hold an `Arc<Identity>`: one allocation a token however many sessions use it, and none a session.
 //!
-//! A reload has three steps, so that the loop neither reads nor parses a file: [`Authenticator::reread`] says what is
-//! to be read, [`Reread::read`] reads it on a thread of its own, [`Authenticator::take`] puts it in force.
+//! No file is read here: the caller hands in a function that does. A reload has three steps, so that the loop neither
+//! reads nor parses a file: [`Authenticator::reread`] says what is to be read, [`Reread::parse`] has it read and parses
+//! it on a thread of its own, [`Authenticator::take`] puts it in force.
 //!
 //! The seam for authenticators to come. `jwt` is one more `Kind`: it decides from the token and the time, as
 //! `tokens` does. `crossbar` must ask over the network, so it never decides here: [`Verdict`] gets a third
@@ -20,14 +21,25 @@
 mod identity;
 mod tokens;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use identity::Identity;
+pub use identity::{Identity, REALM_PLACEHOLDER};
 pub use tokens::{AuthError, SharedRealm};
 
-use crate::config::AuthConfig;
 use tokens::{Table, TokenFile};
+
+/// Which authenticator there is to be: the key `auth`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AuthConfig {
+    /// `tokens:FILE`.
+    Tokens(PathBuf),
+    /// `insecure`: any token for any account. Development only.
+    Insecure {
+        /// `insecure_realm`: the SIP realm of an account, with [`REALM_PLACEHOLDER`] where its id goes.
+        realm_template: String,
+    },
+}
 
 /// Decides who a token belongs to.
 #[derive(Debug)]
@@ -58,26 +70,34 @@ pub struct Reread(Option<(PathBuf, Arc<Table>)>);
 pub struct Fresh(Option<Arc<Table>>);
 
 impl Reread {
-    /// Reads and parses: on a thread that may wait. Linear in the file.
+    /// Parses the token file, if there is one, which `read` reads: on a thread that may wait. Linear in the file.
     ///
     /// # Errors
-    /// [`AuthError`]: the file cannot be read or holds something else than it should.
-    pub fn read(self) -> Result<Fresh, AuthError> {
-        match self.0 {
-            Some((file, old)) => Ok(Fresh(Some(Arc::new(Table::read(&file, &old)?)))),
-            None => Ok(Fresh(None)),
-        }
+    /// That of `read`, or [`AuthError`]: the file holds something else than it should.
+    pub fn parse<E: From<AuthError>>(
+        self,
+        read: impl FnOnce(&Path) -> Result<String, E>,
+    ) -> Result<Fresh, E> {
+        let Some((file, old)) = self.0 else {
+            return Ok(Fresh(None));
+        };
+        let text = read(&file)?;
+        let table = Table::parse(&file, &text, &old)?;
+        Ok(Fresh(Some(Arc::new(table))))
     }
 }
 
 impl Authenticator {
-    /// Makes the authenticator that is configured; `tokens` reads its file.
+    /// Makes the authenticator that is configured, for `tokens` from the text that `read` returns for its file.
     ///
     /// # Errors
-    /// [`AuthError`]: the token file cannot be read or holds something else than it should.
-    pub fn from_config(config: &AuthConfig) -> Result<Self, AuthError> {
+    /// That of `read`, or [`AuthError`]: the token file holds something else than it should.
+    pub fn new<E: From<AuthError>>(
+        config: &AuthConfig,
+        read: impl FnOnce(&Path) -> Result<String, E>,
+    ) -> Result<Self, E> {
         Ok(Self(match config {
-            AuthConfig::Tokens(file) => Kind::Tokens(TokenFile::read(file.clone())?),
+            AuthConfig::Tokens(file) => Kind::Tokens(TokenFile::parse(file.clone(), &read(file)?)?),
             AuthConfig::Insecure { realm_template } => {
                 Kind::Insecure(Arc::new(Identity::insecure(realm_template)))
             }
@@ -130,9 +150,12 @@ impl Authenticator {
     /// All steps of a reload at once, on the calling thread.
     ///
     /// # Errors
-    /// [`AuthError`], and the old table stays in force.
-    pub fn reload(&mut self) -> Result<(), AuthError> {
-        let fresh = self.reread().read()?;
+    /// That of [`Reread::parse`], and the old table stays in force.
+    pub fn reload<E: From<AuthError>>(
+        &mut self,
+        read: impl FnOnce(&Path) -> Result<String, E>,
+    ) -> Result<(), E> {
+        let fresh = self.reread().parse(read)?;
         self.take(fresh);
         Ok(())
     }
@@ -168,12 +191,17 @@ mod tests {
     use super::*;
     use crate::account::AccountId;
 
+    fn nothing_to_read(file: &Path) -> Result<String, AuthError> {
+        panic!("{} is not to be read", file.display())
+    }
+
     #[test]
     fn insecure_takes_any_token_for_any_account_with_the_templates_realm() {
         let config = AuthConfig::Insecure {
             realm_template: "{account_id}.sip.example".to_owned(),
         };
-        let mut authenticator = Authenticator::from_config(&config).expect("reads nothing");
+        let mut authenticator =
+            Authenticator::new(&config, nothing_to_read).expect("reads nothing");
         let Verdict::Accepted(identity) = authenticator.authenticate("anything", u64::MAX) else {
             panic!("refused");
         };

@@ -6,7 +6,6 @@
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,14 +23,6 @@ const ACCOUNT_ID: &str = "32 hex characters";
 /// Why a token file is not taken. Holds no token.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
-    /// It cannot be read.
-    #[error("{file}: cannot be read: {error}", file = file.display())]
-    Unreadable {
-        /// The token file.
-        file: PathBuf,
-        /// What the system says.
-        error: std::io::Error,
-    },
     /// It is not one JSON object.
     #[error("{file}: {problem}", file = file.display())]
     NotTokens {
@@ -105,9 +96,9 @@ impl Hash for ByToken {
 }
 
 impl TokenFile {
-    /// Reads `file`. Linear in its size.
-    pub(super) fn read(file: PathBuf) -> Result<Self, AuthError> {
-        let table = Arc::new(Table::read(&file, &Table::default())?);
+    /// Parses `text`, the content of `file`. Linear in it.
+    pub(super) fn parse(file: PathBuf, text: &str) -> Result<Self, AuthError> {
+        let table = Arc::new(Table::parse(&file, text, &Table::default())?);
         Ok(Self { file, table })
     }
 
@@ -138,17 +129,10 @@ impl TokenFile {
 }
 
 impl Table {
-    /// Reads `file`, which said `old` before. Identities that did not change stay the same `Arc`, so that sessions and
-    /// table go on sharing them; those that see what they saw [say so](Identity::has_rights_of). Linear in the file.
-    pub(super) fn read(file: &Path, old: &Self) -> Result<Self, AuthError> {
-        let text = fs::read_to_string(file).map_err(|error| AuthError::Unreadable {
-            file: file.to_owned(),
-            error,
-        })?;
-        Self::parse(file, &text, old)
-    }
-
-    fn parse(file: &Path, text: &str, old: &Self) -> Result<Self, AuthError> {
+    /// Parses `text`, the content of `file`, which said `old` before. Identities that did not change stay the same
+    /// `Arc`, so that sessions and table go on sharing them; those that see what they saw
+    /// [say so](Identity::has_rights_of). Linear in the text.
+    pub(super) fn parse(file: &Path, text: &str, old: &Self) -> Result<Self, AuthError> {
         let members: Members<&RawValue> =
             serde_json::from_str(text).map_err(|error| AuthError::NotTokens {
                 file: file.to_owned(),
@@ -319,9 +303,8 @@ fn account_id(text: &str, key: &str) -> Result<AccountId, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Authenticator, Verdict};
+    use super::super::{AuthConfig, Authenticator, Verdict};
     use super::*;
-    use crate::config::AuthConfig;
 
     const ONE: &str = "11111111111111111111111111111111";
     const TWO: &str = "22222222222222222222222222222222";
@@ -341,19 +324,20 @@ mod tests {
         }
     }
 
-    /// An authenticator on a file of this content, and the directory that the file is in.
-    fn on_file(text: &str) -> (Authenticator, PathBuf, tempfile::TempDir) {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let file = directory.path().join("tokens.json");
-        fs::write(&file, text).expect("writable");
-        let authenticator =
-            Authenticator::from_config(&AuthConfig::Tokens(file.clone())).expect(text);
-        (authenticator, file, directory)
+    /// An authenticator on a file of this content.
+    fn on_file(text: &str) -> Authenticator {
+        let config = AuthConfig::Tokens("tokens.json".into());
+        Authenticator::new(&config, says(text)).expect(text)
+    }
+
+    /// Reads a file of this content.
+    fn says(text: &str) -> impl FnOnce(&Path) -> Result<String, AuthError> {
+        move |_| Ok(text.to_owned())
     }
 
     #[test]
     fn a_token_gets_what_its_entry_says() {
-        let (mut authenticator, ..) = on_file(&format!(
+        let mut authenticator = on_file(&format!(
             r#"{{"alpha": {{"account_id": "{ONE}", "descendants": ["{TWO}"], "realm": "one.example", "expires": 1000}},
                 "beta": {{"account_id": "{TWO}", "realm": "two.example"}},
                 "root": {{"account_id": "{TWO}", "superduper_admin": true}}}}"#
@@ -476,22 +460,13 @@ mod tests {
             assert_eq!(error, format!("tokens.json: {expected}"), "{text}");
             assert!(!error.contains("secret"), "{error}");
         }
-        let missing = AuthConfig::Tokens("/nonexistent/tokens.json".into());
-        let error = Authenticator::from_config(&missing)
-            .err()
-            .map(|error| error.to_string())
-            .unwrap_or_default();
-        assert!(
-            error.starts_with("/nonexistent/tokens.json: cannot be read: "),
-            "{error}"
-        );
     }
 
     #[test]
     fn a_reload_takes_the_new_table_and_keeps_identities_that_did_not_change() {
         let entry =
             |token: &str, account: &str| format!(r#""{token}": {{"account_id": "{account}"}}"#);
-        let (mut authenticator, file, _directory) = on_file(&format!(
+        let mut authenticator = on_file(&format!(
             "{{{}, {}, {}}}",
             entry("stays", ONE),
             entry("goes", ONE),
@@ -499,17 +474,13 @@ mod tests {
         ));
         let mut identity = |token| accepted(&mut authenticator, token, 0).expect("on file");
         let (stays, goes, moves) = (identity("stays"), identity("goes"), identity("moves"));
-        fs::write(
-            &file,
-            format!(
-                "{{{}, {}, {}}}",
-                entry("moves", TWO),
-                entry("stays", ONE),
-                entry("new", TWO)
-            ),
-        )
-        .expect("writable");
-        authenticator.reload().expect("a good file");
+        let moved = format!(
+            "{{{}, {}, {}}}",
+            entry("moves", TWO),
+            entry("stays", ONE),
+            entry("new", TWO)
+        );
+        authenticator.reload(says(&moved)).expect("a good file");
         assert!(
             matches!(authenticator.renew(&stays, 0), Verdict::Accepted(same) if Arc::ptr_eq(&same, &stays))
         );
@@ -523,12 +494,10 @@ mod tests {
 
     #[test]
     fn a_reload_that_fails_says_why_and_changes_nothing() {
-        let (mut authenticator, file, _directory) =
-            on_file(&format!(r#"{{"secret1": {{"account_id": "{ONE}"}}}}"#));
+        let mut authenticator = on_file(&format!(r#"{{"secret1": {{"account_id": "{ONE}"}}}}"#));
         for broken in ["", r#"{"secret2": {"account_id": "x"}}"#] {
-            fs::write(&file, broken).expect("writable");
             let error = authenticator
-                .reload()
+                .reload(says(broken))
                 .err()
                 .map(|error| error.to_string())
                 .unwrap_or_default();
@@ -538,11 +507,11 @@ mod tests {
             );
             assert!(accepted(&mut authenticator, "secret1", 0).is_some());
         }
-        fs::remove_file(&file).expect("there");
-        assert!(matches!(
-            authenticator.reload(),
-            Err(AuthError::Unreadable { .. })
-        ));
+        let unread = authenticator.reload::<Box<dyn std::error::Error>>(|_| Err("unread".into()));
+        assert_eq!(
+            unread.err().map(|error| error.to_string()).as_deref(),
+            Some("unread")
+        );
         assert!(accepted(&mut authenticator, "secret1", 0).is_some());
     }
 }

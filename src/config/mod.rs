@@ -21,10 +21,10 @@ mod values;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use crate::source::SourceConfig;
@@ -33,16 +33,14 @@ pub use exit::{CODE_REFUSED, Exit, Stream};
 
 use cidr::IpCidr;
 
-use crate::auth::{AuthError, Authenticator};
+use crate::auth::{AuthConfig, AuthError, Authenticator};
 use crate::event::Style;
 use crate::limits::DESCRIPTORS_RESERVED;
+use crate::protocol::proxy::ProxyProtocol;
 use crate::routing::families::{Families, FamilyOptions, FamilySpec};
 use cli::{CommandLine, NoCommandLine};
 use options::Options;
 use values::{AuthName, Limit, Network, Object, Setting, SourceName, Word};
-
-/// Stands for an account's 32 hex characters in `insecure_realm`.
-pub const REALM_PLACEHOLDER: &str = "{account_id}";
 
 /// What a command line that is not refused asks for; `--help` and the like are an [`Exit`].
 #[derive(Debug)]
@@ -110,7 +108,7 @@ pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Startup, Exit> 
 }
 
 /// Reads the same command line and its file again, for SIGHUP. What may take effect in a running process:
-/// `log_level` from the result, and the content of the token file by [`Authenticator::reread`]; everything else is
+/// `log_level` from the result, and the content of the token file by [`Authenticator::reread`] and [`read_tokens`]; everything else is
 /// read at start only.
 ///
 /// # Errors
@@ -158,7 +156,7 @@ fn place(command_line: &CommandLine, path: &str) -> String {
 
 /// What `--check-config` does beyond loading: opens the files that are named, and prints.
 fn check(loaded: &Loaded) -> Result<String, ConfigError> {
-    Authenticator::from_config(&loaded.config.auth)?;
+    loaded.config.authenticator()?;
     if let SourceConfig::Replay { file } = &loaded.config.source {
         File::open(file).map_err(|error| ConfigError::File {
             file: file.clone(),
@@ -171,6 +169,14 @@ fn check(loaded: &Loaded) -> Result<String, ConfigError> {
 }
 
 impl Config {
+    /// Makes the authenticator that is configured; `tokens` reads its file.
+    ///
+    /// # Errors
+    /// The token file cannot be read or holds something else than it should.
+    pub fn authenticator(&self) -> Result<Authenticator, ConfigError> {
+        Authenticator::new(&self.auth, read_tokens)
+    }
+
     /// Takes the written form apart; `place` names a key as the operator wrote it.
     fn new(options: Options, place: &dyn Fn(&str) -> String) -> Result<Self, ConfigError> {
         let Options {
@@ -476,35 +482,22 @@ impl Config {
     }
 }
 
+/// Reads a token file. Its content is in no error.
+///
+/// # Errors
+/// The file cannot be read, or is not UTF-8.
+pub fn read_tokens(file: &Path) -> Result<String, ConfigError> {
+    fs::read_to_string(file).map_err(|error| ConfigError::File {
+        file: file.to_owned(),
+        problem: format!("cannot be read: {error}"),
+    })
+}
+
 impl fmt::Debug for Config {
     /// Nothing of it: broker URLs hold passwords. `--check-config` prints it masked.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config").finish_non_exhaustive()
     }
-}
-
-/// `auth`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum AuthConfig {
-    /// `tokens:FILE`.
-    Tokens(PathBuf),
-    /// `insecure`: any token for any account. Development only.
-    Insecure {
-        /// `insecure_realm`: the SIP realm of an account, with [`REALM_PLACEHOLDER`] where its id goes.
-        realm_template: String,
-    },
-}
-
-/// Whether proxies tell by PROXY header who is behind them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ProxyProtocol {
-    /// They do not: a PROXY header is a malformed request.
-    #[default]
-    Off,
-    /// A trusted proxy may; from anybody else a PROXY header is a malformed request.
-    Accept,
-    /// A trusted proxy must, and nobody else may connect.
-    Required,
 }
 
 /// What happens to a session that reads too slowly (PROTOCOL 5).
@@ -519,6 +512,7 @@ pub enum SlowConsumerPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Verdict;
 
     #[test]
     fn a_key_or_a_path_below_it_is_named_as_the_operator_wrote_it() {
@@ -534,5 +528,36 @@ mod tests {
         ] {
             assert_eq!(place(&command_line, path), expected);
         }
+    }
+
+    #[test]
+    fn a_token_file_that_is_gone_is_told_at_the_start_and_changes_nothing_later() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("tokens.json");
+        let args = || {
+            let auth = format!("tokens:{}", file.display());
+            ["blackhole".to_owned(), "--auth".to_owned(), auth].map(OsString::from)
+        };
+        let config = reread(args().into_iter()).expect("valid options");
+        let gone = format!("{}: cannot be read: ", file.display());
+        let error = config.authenticator().err().map(|error| error.to_string());
+        assert!(error.is_some_and(|error| error.starts_with(&gone)));
+
+        let account = "1".repeat(32);
+        let text = format!(r#"{{"secret": {{"account_id": "{account}"}}}}"#);
+        fs::write(&file, text).expect("writable");
+        let mut authenticator = config.authenticator().expect("a token file");
+        fs::remove_file(&file).expect("there");
+        let error = authenticator.reload(read_tokens).err();
+        let error = error.map(|error| error.to_string()).unwrap_or_default();
+        assert!(
+            error.starts_with(&gone) && !error.contains("secret"),
+            "{error}"
+        );
+        assert_eq!(authenticator.tokens(), 1);
+        assert!(matches!(
+            authenticator.authenticate("secret", 0),
+            Verdict::Accepted(_)
+        ));
     }
 }

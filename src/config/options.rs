@@ -8,13 +8,15 @@ use std::num::{NonZeroU16, NonZeroU32};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use super::SlowConsumerPolicy;
 use super::origin::Origin;
 use super::values::{
     AuthName, BrokerUrl, Limit, Network, Object, Period, Rate, RealmTemplate, Setting, SourceName,
     Word, list,
 };
-use super::{ProxyProtocol, REALM_PLACEHOLDER, SlowConsumerPolicy};
+use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
+use crate::protocol::proxy::ProxyProtocol;
 use crate::routing::families::FamilyOptions;
 
 const LISTENING: &str = "Listening";

@@ -15,8 +15,10 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::{ProxyProtocol, REALM_PLACEHOLDER, SlowConsumerPolicy};
+use super::SlowConsumerPolicy;
+use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
+use crate::protocol::proxy::ProxyProtocol;
 use crate::session::liveness::PERIOD_MAX;
 
 /// Longest part of a wrong value that an error message repeats, in characters.

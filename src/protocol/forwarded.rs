@@ -187,7 +187,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::ProxyProtocol;
+    use crate::protocol::proxy::ProxyProtocol;
 
     const PROXY: &str = "10.0.0.1:50000";
 

@@ -17,7 +17,6 @@ use crc::{CRC_32_ISCSI, Crc};
 use ppp::{v1, v2};
 
 use super::http::HEAD_BYTES_MAX;
-use crate::config::ProxyProtocol;
 
 /// Longest PROXY header; one that is longer, or says that it will be, is malformed. As much as the head that
 /// follows may have: far more than addresses (216 bytes at most) and the usual values behind them.
@@ -46,6 +45,18 @@ const V2_VALUE_AT: usize = 3;
 
 /// So much of version 2's signature cannot begin an HTTP request, which may have empty lines before it.
 const V2_TELLTALE: &[u8] = b"\r\n\r\n\0";
+
+/// Whether proxies tell by PROXY header who is behind them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// They do not: a PROXY header is a malformed request.
+    #[default]
+    Off,
+    /// A trusted proxy may; from anybody else a PROXY header is a malformed request.
+    Accept,
+    /// A trusted proxy must, and nobody else may connect.
+    Required,
+}
 
 /// What the bytes so far amount to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

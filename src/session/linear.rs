@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use super::id::{ConnId, Peer};
 use super::replies::slot_and_number;
 use super::{Door, Message, Session};
-use crate::auth::Authenticator;
-use crate::config::{self, Startup};
+use crate::config::{self, Startup, read_tokens};
 use crate::handoff::ToSource;
 use crate::protocol::proxy::Preamble;
 use crate::routing::amqp_binding::Asked;
@@ -49,7 +48,7 @@ impl World {
         config.max_connections_per_ip = None;
         config.max_connections_per_account = None;
         config.rate_limit_burst = 0;
-        let authenticator = Authenticator::from_config(&config.auth).expect("a token file");
+        let authenticator = config.authenticator().expect("a token file");
         let families = Families::new(&config.families).expect("valid families");
         let mut hub = Hub::new(&config, authenticator, families, NOW, 1);
         hub.broker.on_up();
@@ -222,7 +221,11 @@ fn twice_as_much_costs_twice_as_many_steps() {
         ("a session whose realm moves", |n| {
             let mut world = subscribed(n, "presence.dialog");
             std::fs::write(&world.tokens, file("new.example", 1)).expect("writable");
-            world.hub.authenticator.reload().expect("a token file");
+            world
+                .hub
+                .authenticator
+                .reload(read_tokens)
+                .expect("a token file");
             let steps = steps::of(|| {
                 let looked_at = world.sessions[0].renew_identity(id(0), &mut world.hub, NOW);
                 assert_eq!(looked_at, n as usize);
@@ -233,7 +236,11 @@ fn twice_as_much_costs_twice_as_many_steps() {
         ("a session that loses many accounts", |n| {
             let mut world = World::new(1);
             std::fs::write(&world.tokens, file("one.example", n)).expect("writable");
-            world.hub.authenticator.reload().expect("a token file");
+            world
+                .hub
+                .authenticator
+                .reload(read_tokens)
+                .expect("a token file");
             for number in 0..n {
                 let data =
                     json!({"account_id": format!("{number:032x}"), "binding": "fax.status.*"});
@@ -241,7 +248,11 @@ fn twice_as_much_costs_twice_as_many_steps() {
                 world.bind_all();
             }
             std::fs::write(&world.tokens, file("one.example", 0)).expect("writable");
-            world.hub.authenticator.reload().expect("a token file");
+            world
+                .hub
+                .authenticator
+                .reload(read_tokens)
+                .expect("a token file");
             let steps = steps::of(|| world.sessions[0].renew_identity(id(0), &mut world.hub, NOW));
             assert_eq!(world.subscriptions(), 0);
             steps

@@ -13,7 +13,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use blackhole::amqp;
-use blackhole::auth::Authenticator;
 use blackhole::config::{self, Config, Exit, Startup};
 use blackhole::handoff::{FromSource, handoff};
 use blackhole::logging;
@@ -65,7 +64,7 @@ fn run(config: &Config) -> Result<(), Exit> {
     let epoch = Instant::now();
     let mut hub = Hub::new(
         config,
-        Authenticator::from_config(&config.auth).map_err(Exit::refused)?,
+        config.authenticator().map_err(Exit::refused)?,
         Families::new(&config.families).map_err(Exit::refused)?,
         now_since(epoch),
         0,

@@ -9,10 +9,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use blackhole::config::ProxyProtocol;
 use blackhole::protocol::forwarded::peer;
 use blackhole::protocol::http::HEADERS_MAX;
 use blackhole::protocol::proxy::Proxies;
+use blackhole::protocol::proxy::ProxyProtocol;
 
 /// The proxy that the request came from.
 const PROXY: &str = "10.0.0.1:50000";

@@ -14,7 +14,6 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use blackhole::auth::Authenticator;
 use blackhole::config::{Startup, from_args};
 use blackhole::protocol::forwarded;
 use blackhole::protocol::handshake::{self, Request};
@@ -273,7 +272,7 @@ fn hub(mode: &str) -> Hub {
     let Ok(Startup::Run(config)) = startup else {
         panic!("a good command line")
     };
-    let authenticator = Authenticator::from_config(&config.auth).expect("reads nothing");
+    let authenticator = config.authenticator().expect("reads nothing");
     let families = Families::new(&FamilyOptions::default()).expect("the platform's own");
     Hub::new(&config, authenticator, families, NOW, 1)
 }

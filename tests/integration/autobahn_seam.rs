@@ -4,7 +4,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use blackhole::auth::Authenticator;
 use blackhole::config::{self, Startup};
 use blackhole::protocol::frame::{Frame, Opcode};
 use blackhole::protocol::proxy::Preamble;
@@ -30,7 +29,7 @@ const CLOSE: u8 = 0x8;
 fn hub() -> Hub {
     let args = ["blackhole", "--auth=insecure"].map(Into::into);
     let Startup::Run(config) = config::from_args(args.into_iter()).unwrap();
-    let authenticator = Authenticator::from_config(&config.auth).unwrap();
+    let authenticator = config.authenticator().unwrap();
     let families = Families::new(&config.families).unwrap();
     Hub::new(&config, authenticator, families, NOW, 1)
 }

@@ -5,12 +5,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use blackhole::auth::AuthConfig;
 use blackhole::config::{
-    AuthConfig, CODE_REFUSED, Config, Exit, ProxyProtocol, SlowConsumerPolicy, SourceConfig,
-    Startup, Stream, from_args, keys, reread,
+    CODE_REFUSED, Config, Exit, SlowConsumerPolicy, SourceConfig, Startup, Stream, from_args, keys,
+    reread,
 };
 use blackhole::event::Style;
 use blackhole::limits::DESCRIPTORS_RESERVED;
+use blackhole::protocol::proxy::ProxyProtocol;
 use serde_json::{Value, json};
 
 fn args(line: &[&str]) -> impl Iterator<Item = OsString> {

@@ -1355,7 +1355,12 @@ impl World {
             }
         }
         self.file.write(&Value::Object(file).to_string());
-        self.the.reactor.hub.authenticator.reload().unwrap();
+        self.the
+            .reactor
+            .hub
+            .authenticator
+            .reload(blackhole::config::read_tokens)
+            .unwrap();
         self.the.reactor.renew_identities();
         self.the.turn(&[]);
         for index in 0..self.clients.len() {

@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use blackhole::auth::Authenticator;
 use blackhole::config::{Startup, from_args};
 use blackhole::protocol::proxy::Preamble;
 use blackhole::routing::families::{Families, FamilyOptions};
@@ -287,7 +286,7 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
     ];
     let Startup::Run(config) = from_args(line.into_iter().map(OsString::from)).unwrap();
     let families = Families::new(&FamilyOptions::default()).unwrap();
-    let authenticator = Authenticator::from_config(&config.auth).unwrap();
+    let authenticator = config.authenticator().unwrap();
     let now = Now {
         clock: Duration::ZERO,
         unix: 1_700_000_000,

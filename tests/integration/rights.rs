@@ -242,7 +242,11 @@ impl World {
     /// SIGHUP with this token file, but for the thread.
     fn reread(&mut self, tokens: &Value) {
         self.tokens.write(&tokens.to_string());
-        self.reactor.hub.authenticator.reload().unwrap();
+        self.reactor
+            .hub
+            .authenticator
+            .reload(blackhole::config::read_tokens)
+            .unwrap();
         self.reactor.renew_identities();
     }
 

@@ -6,7 +6,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blackhole::auth::Authenticator;
 use blackhole::config::{self, Config, Startup};
 use blackhole::handoff::{FromSource, SourceEnd, handoff};
 use blackhole::limits::POLL_WAIT_MAX;
@@ -71,7 +70,7 @@ fn run(config: &Config, started: &Sender<Loop>) {
     });
     let server = server.unwrap();
     let epoch = Instant::now();
-    let authenticator = Authenticator::from_config(&config.auth).unwrap();
+    let authenticator = config.authenticator().unwrap();
     let families = Families::new(&config.families).unwrap();
     let hub = Hub::new(config, authenticator, families, now_since(epoch), 0);
     let (source, end) = handoff(server.waker());

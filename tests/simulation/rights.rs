@@ -122,7 +122,11 @@ impl World {
     /// Has the loop reread a token file that says so.
     pub(crate) fn reread(&mut self, rights: Rights) {
         std::fs::write(&self.tokens, rights.to_file()).expect("the token file is written");
-        let reloaded = self.reactor.hub.authenticator.reload();
+        let reloaded = self
+            .reactor
+            .hub
+            .authenticator
+            .reload(blackhole::config::read_tokens);
         reloaded.expect("a valid token file");
         self.reactor.renew_identities();
         let before = self.rights.last().map(|(_, before)| before);

@@ -65,7 +65,11 @@ fn sessions_come_and_go_with_their_tokens(seed: u64) {
             if tenth == 4 && rng.u32(0..4) == 0 {
                 on_file = ends(&mut rng);
                 write_tokens(&path, &on_file);
-                let reloaded = world.reactor.hub.authenticator.reload();
+                let reloaded = world
+                    .reactor
+                    .hub
+                    .authenticator
+                    .reload(blackhole::config::read_tokens);
                 reloaded.expect("a valid token file");
                 world.reactor.renew_identities();
             }

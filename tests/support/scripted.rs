@@ -11,7 +11,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use blackhole::auth::Authenticator;
 use blackhole::config::{self, Config, Startup};
 use blackhole::handoff::{LoopWaker, SourceEnd, handoff_bounded};
 use blackhole::reactor::socket::Socket;
@@ -205,7 +204,7 @@ pub fn config(args: &[&str]) -> Config {
 /// A loop without connections and the source's end of its hand-off, which holds `handoff_max` messages.
 pub fn reactor(config: &Config, handoff_max: usize, seed: u64) -> (SourceEnd, Reactor<Scripted>) {
     let (source, handoff) = handoff_bounded(LoopWaker::new(|| Ok(())), handoff_max);
-    let authenticator = Authenticator::from_config(&config.auth).expect("a valid token file");
+    let authenticator = config.authenticator().expect("a valid token file");
     let families = Families::new(&config.families).expect("valid families");
     let hub = Hub::new(config, authenticator, families, now(Duration::ZERO), seed);
     let parts = ReactorParts {
