@@ -1,10 +1,4 @@
 //! The pages for people: what they name is there, and what they show works.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test whose page cannot be read must fail"
-)]
-
-mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
