@@ -98,7 +98,7 @@ pub(super) fn option(key: &str) -> String {
     format!("--{}", key.replace('_', "-"))
 }
 
-/// A key as `--help` and the README's table show it.
+/// A key as `--help` and the table in `scripts/README.md` show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// With underscores, as in the file.

@@ -1,5 +1,5 @@
-//! The one list of keys: `Options`. Its fields are the keys of the file, the options of the command line, the
-//! lines of `--help` and `--check-config` and of the README's table; a field's documentation is the help text.
+//! The one list of keys: `Options`. Its fields are the keys of the file, the options of the command line, the lines of
+//! `--help` and `--check-config`, and the table in `scripts/README.md`; a field's documentation is the help text.
 //! [`super::Config`] is made by taking the struct apart, so a key that is listed and not used does not compile.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -630,9 +630,9 @@ fn proxies_are_networks_or_addresses_and_a_proxy_protocol_needs_some() {
 }
 
 #[test]
-fn the_table_in_the_readme_lists_the_keys_that_exist() {
-    let readme =
-        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("a README");
+fn the_table_of_keys_lists_the_keys_that_exist() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/README.md");
+    let page = fs::read_to_string(page).expect("the page about operating it");
     let row = |key: &blackhole::config::Key| {
         let default = key
             .default
@@ -641,7 +641,7 @@ fn the_table_in_the_readme_lists_the_keys_that_exist() {
         format!("| `{}` | {default} | {} |", key.name, key.help)
     };
     let expected: Vec<String> = keys().iter().map(row).collect();
-    let (_, table) = readme
+    let (_, table) = page
         .split_once("| key | default | what it does |\n|---|---|---|\n")
         .expect("the table of keys");
     let table: Vec<&str> = table

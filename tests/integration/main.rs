@@ -31,6 +31,7 @@ mod liveness;
 mod log;
 mod memory;
 mod neighbours;
+mod pages;
 mod process;
 mod proxy;
 mod rights;
