@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blackhole::config::{
-    AuthConfig, CODE_REFUSED, Config, Exit, ProxyProtocol, SlowConsumerPolicy, SourceConfig,
-    Startup, Stream, from_args, keys, reread,
+    AuthConfig, CODE_REFUSED, Config, Exit, ProxyProtocol, SourceConfig, Startup, Stream,
+    from_args, keys, reread,
 };
 use blackhole::event::Style;
 use blackhole::limits::DESCRIPTORS_RESERVED;
+use blackhole::session::outbox::SlowConsumerPolicy;
 use serde_json::{Value, json};
 
 fn args(line: &[&str]) -> impl Iterator<Item = OsString> {

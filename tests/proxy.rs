@@ -15,8 +15,10 @@ use blackhole::auth::Authenticator;
 use blackhole::config::{Startup, from_args};
 use blackhole::protocol::proxy::Preamble;
 use blackhole::routing::families::{Families, FamilyOptions};
-use blackhole::session::hub::{Hub, Now};
+use blackhole::session::clock::Now;
+use blackhole::session::hub::Hub;
 use blackhole::session::id::{ConnId, Peer};
+use blackhole::session::limits::SessionLimits;
 use blackhole::session::{Door, Session};
 
 use support::client::{ANY_TOKEN, Peek, Raw, Response, ping_as, upgrade_with};
@@ -298,7 +300,13 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
         clock: Duration::ZERO,
         unix: 1_700_000_000,
     };
-    let mut hub = Hub::new(&config, authenticator, families, now, 1);
+    let mut hub = Hub::new(
+        SessionLimits::from(&config),
+        authenticator,
+        families,
+        now,
+        1,
+    );
     let id = ConnId {
         slot: 0,
         generation: 0,

@@ -13,9 +13,10 @@ use super::values::{
     AuthName, BrokerUrl, Limit, Network, Object, Period, Rate, RealmTemplate, Setting, SourceName,
     Word, list,
 };
-use super::{ProxyProtocol, REALM_PLACEHOLDER, SlowConsumerPolicy};
+use super::{ProxyProtocol, REALM_PLACEHOLDER};
 use crate::event::Style;
 use crate::routing::families::FamilyOptions;
+use crate::session::outbox::SlowConsumerPolicy;
 
 const LISTENING: &str = "Listening";
 const EVENTS: &str = "Events";

@@ -17,8 +17,8 @@ use super::socket::Socket;
 use crate::limits;
 use crate::protocol::handshake::{self, Method, Parsed, Refusal, Request};
 use crate::protocol::proxy::{self, Preamble};
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::hub::Now;
 use crate::session::id::{ConnId, Peer};
 use crate::session::{Door, Session};
 

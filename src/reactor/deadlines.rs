@@ -6,11 +6,12 @@ use super::Reactor;
 use super::connections::Listed;
 use super::drain::Drain;
 use super::socket::Socket;
-use crate::config::SlowConsumerPolicy;
 use crate::session::Session;
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::hub::{Admission, Now};
+use crate::session::hub::Admission;
 use crate::session::id::ConnId;
+use crate::session::outbox::SlowConsumerPolicy;
 
 impl<S: Socket> Reactor<S> {
     pub(super) fn fire_deadlines(&mut self, now: Now) {

@@ -23,9 +23,9 @@ use crate::limits::{
 use crate::protocol::event_frame::{EventScratch, EventTail};
 use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::delivery::{Batch, DeliveryShared};
-use crate::session::hub::Now;
 use crate::session::id::ConnId;
 use crate::session::outbox::Parcel;
 

@@ -12,7 +12,8 @@ use crate::limits;
 use crate::protocol::command;
 use crate::routing::amqp_binding::Asked;
 use crate::routing::broker_bindings::WaiterToken;
-use crate::session::hub::{Hub, Now, SourceState};
+use crate::session::clock::Now;
+use crate::session::hub::{Hub, SourceState};
 use crate::session::id::ConnId;
 use crate::session::{Session, replies};
 

@@ -82,8 +82,9 @@ use crate::handoff::{LoopEnd, ToSource};
 use crate::limits;
 use crate::log_limit::LogLimit;
 use crate::routing::amqp_binding::AmqpBinding;
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::hub::{Hub, Now};
+use crate::session::hub::Hub;
 use crate::session::id::{ConnId, Peer};
 use crate::sys::ring::Ring;
 

@@ -8,8 +8,8 @@ use super::socket::Socket;
 use super::{Reactor, Ready, admin};
 use crate::limits;
 use crate::session::admin::AdminRequest;
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::hub::Now;
 use crate::session::id::ConnId;
 
 /// What may still be read in a turn, or by one read.

@@ -7,7 +7,7 @@
 use super::Reactor;
 use super::socket::Socket;
 use crate::limits::{RENEWAL_SUBSCRIPTION_COST, RENEWALS_PER_TURN};
-use crate::session::hub::Now;
+use crate::session::clock::Now;
 
 /// A pass over all sessions.
 #[derive(Debug, Default)]

@@ -17,7 +17,8 @@ use crate::handoff::{LoopEnd, LoopWaker};
 use crate::limits;
 use crate::log_limit::LogLimit;
 use crate::session::Door;
-use crate::session::hub::{Hub, Now};
+use crate::session::clock::Now;
+use crate::session::hub::Hub;
 use crate::session::id::{ConnId, Peer};
 use crate::sys::ring::Ring;
 

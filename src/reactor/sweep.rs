@@ -11,12 +11,12 @@ use std::time::Duration;
 use super::Reactor;
 use super::read::ReadBudget;
 use super::socket::Socket;
-use crate::config::SlowConsumerPolicy;
 use crate::limits;
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::hub::Now;
 use crate::session::id::ConnId;
 use crate::session::liveness::Health;
+use crate::session::outbox::SlowConsumerPolicy;
 
 /// The slow walk over all sessions.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Reactor;
 use super::socket::Socket;
 use crate::limits;
-use crate::session::hub::Now;
+use crate::session::clock::Now;
 
 /// When to give memory back to the system.
 #[derive(Debug, Default)]

@@ -2,8 +2,9 @@
 
 use crate::protocol::frame::Frame;
 
+use super::clock::Now;
 use super::close::CloseReason;
-use super::hub::{Hub, Now};
+use super::hub::Hub;
 use super::id::ConnId;
 use super::{PeerSide, Phase, Place, Session};
 

@@ -29,7 +29,8 @@ use crate::routing::waiters::WaitId;
 
 use super::Session;
 use super::binding_quota;
-use super::hub::{Hub, Now};
+use super::clock::Now;
+use super::hub::Hub;
 use super::id::ConnId;
 use super::replies::{self, Reply};
 use super::roll_over::Moves;
@@ -459,7 +460,7 @@ impl Session {
         let quota = hub.limits.bindings;
         let waits_for = self.replies().map_or(0, |replies| replies.wanted());
         let has = hub.index.len(&self.subscriptions) + waits_for;
-        let is_far = quota.is_far(has, wanted.bindings.len(), wanted.account, &hub.broker);
+        let is_far = quota.is_far(has, wanted.bindings.len(), wanted.account, hub);
         let live = || hub.index.subscriptions(&self.subscriptions);
         let waiting = || {
             let waiting = self.replies().into_iter().flat_map(|all| all.waiting());

@@ -3,15 +3,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::config::SlowConsumerPolicy;
 use crate::protocol::command;
 use crate::protocol::frame::{Frame, FrameBuilder};
 use crate::routing::amqp_binding::AmqpBinding;
 
+use super::clock::Now;
 use super::close::CloseReason;
-use super::hub::{Hub, Now, SessionLimits};
+use super::hub::Hub;
 use super::id::ConnId;
-use super::outbox::{OutboxTotals, Parcel};
+use super::limits::SessionLimits;
+use super::outbox::{OutboxTotals, Parcel, SlowConsumerPolicy};
 use super::{PeerSide, Phase, Session};
 
 /// Frames of events in a row, one each, for the members of one group.

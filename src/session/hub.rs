@@ -11,109 +11,29 @@ use std::time::Duration;
 
 use crate::account::AccountId;
 use crate::auth::Authenticator;
-use crate::config::{Config, SlowConsumerPolicy};
-use crate::event::Style;
 use crate::handoff::ToSource;
-use crate::limits::{LINGER, PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES};
+use crate::limits::LINGER;
 use crate::metrics::Metrics;
-use crate::protocol::codec::CodecLimits;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::protocol::handshake::Refusal;
-use crate::protocol::proxy::Proxies;
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::broker_bindings::{Acquired, Ask, BrokerBindings};
 use crate::routing::families::Families;
 use crate::routing::index::SubscriptionIndex;
 use crate::routing::month::{ActiveMonths, FollowedMonths};
 
-use super::binding_quota::BindingQuota;
-use super::bucket::BucketRule;
+use super::clock::{Now, WakingClock};
 use super::deadlines::{Deadlines, Timeouts};
 use super::id::{ConnId, Peers};
 use super::labels::Labels;
-use super::liveness::{LivenessRules, PING_PAYLOAD, WakingClock};
+use super::limits::SessionLimits;
+use super::liveness::PING_PAYLOAD;
 use super::outbox::OutboxTotals;
 use super::partials::Partials;
 use super::places::Places;
 use super::replies::HeldTotals;
 use super::roll_over::RollOver;
 use super::{Message, Session};
-
-/// The moment of a turn.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Since the loop's start; never runs backwards.
-    pub clock: Duration,
-    /// Unix seconds, for token expiry and months.
-    pub unix: u64,
-}
-
-/// The bounds that an operator sets.
-#[derive(Clone, Debug)]
-pub struct SessionLimits {
-    /// Of the codec.
-    pub codec: CodecLimits,
-    /// `max_metadata_bytes`.
-    pub metadata_bytes_max: usize,
-    /// `max_subscriptions`.
-    pub subscriptions_max: usize,
-    /// `max_bindings_per_session`, `max_bindings_per_account`, `max_bindings`.
-    pub bindings: BindingQuota,
-    /// `slow_consumer`.
-    pub slow_consumer: SlowConsumerPolicy,
-    /// `max_queued_messages`.
-    pub queued_messages_max: usize,
-    /// `max_outbox_bytes`.
-    pub outbox_bytes_max: usize,
-    /// `max_outboxes_bytes`.
-    pub outboxes_bytes_max: usize,
-    /// `send_timeout_ms`.
-    pub send_timeout: Duration,
-    /// `rate_limit_burst`, `rate_limit_per_second`; `None`: no limit.
-    pub rate: Option<BucketRule>,
-    /// `gap_notices`.
-    pub gap_notices: bool,
-    /// `style`.
-    pub style: Style,
-    /// `allowed_origins`.
-    pub allowed_origins: Vec<String>,
-    /// `proxy_protocol`, `trusted_proxies`.
-    pub proxies: Proxies,
-    /// `ping_interval_ms`, `pong_timeout_ms`, `idle_timeout_ms`, `message_timeout_ms`.
-    pub liveness: LivenessRules,
-}
-
-impl SessionLimits {
-    /// What `config` says of these families.
-    #[must_use]
-    pub fn new(config: &Config, families: &Families) -> Self {
-        let unlimited = |bound: Option<usize>| bound.unwrap_or(usize::MAX);
-        Self {
-            codec: CodecLimits {
-                message_bytes_max: unlimited(config.max_message_bytes),
-            },
-            metadata_bytes_max: unlimited(config.max_metadata_bytes),
-            subscriptions_max: unlimited(config.max_subscriptions),
-            bindings: BindingQuota::new(config, families),
-            slow_consumer: config.slow_consumer,
-            queued_messages_max: unlimited(config.max_queued_messages),
-            outbox_bytes_max: unlimited(config.max_outbox_bytes),
-            outboxes_bytes_max: unlimited(config.max_outboxes_bytes),
-            send_timeout: config.send_timeout,
-            rate: BucketRule::new(config.rate_limit_burst, config.rate_limit_per_second),
-            gap_notices: config.gap_notices,
-            style: config.style,
-            allowed_origins: config.allowed_origins.clone(),
-            proxies: Proxies::new(config.proxy_protocol, config.trusted_proxies.clone()),
-            liveness: LivenessRules::new(
-                config.ping_interval,
-                config.pong_timeout,
-                config.idle_timeout,
-                config.message_timeout,
-            ),
-        }
-    }
-}
 
 /// Whether the event source is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +77,8 @@ pub struct Hub {
     pub authenticator: Authenticator,
     /// What client bindings mean.
     pub families: Families,
+    /// AMQP bindings that one subscription can have, at most.
+    pub(super) bindings_of_one_max: usize,
     /// Who wants what.
     pub index: SubscriptionIndex,
     /// What the broker has been asked for.
@@ -217,16 +139,16 @@ impl Hub {
     /// A hub without sessions. `seed` makes the generated request ids of two processes differ.
     #[must_use]
     pub fn new(
-        config: &Config,
+        limits: SessionLimits,
         authenticator: Authenticator,
         families: Families,
         now: Now,
         seed: u64,
     ) -> Self {
         Self {
-            limits: SessionLimits::new(config, &families),
             on_message: Session::on_command,
             authenticator,
+            bindings_of_one_max: families.amqp_binding_count_max(),
             families,
             index: SubscriptionIndex::new(),
             broker: BrokerBindings::new(),
@@ -235,11 +157,11 @@ impl Hub {
             source: SourceState::Starting,
             admission: Admission::Open,
             deadlines: Deadlines {
-                handshake: Timeouts::new(config.request_timeout),
-                auth: Timeouts::new(config.auth_timeout),
-                command: Timeouts::new(config.request_timeout),
-                send: Timeouts::new(config.send_timeout / 4),
-                close: Timeouts::new(config.send_timeout),
+                handshake: Timeouts::new(limits.request_timeout),
+                auth: Timeouts::new(limits.auth_timeout),
+                command: Timeouts::new(limits.request_timeout),
+                send: Timeouts::new(limits.send_timeout / 4),
+                close: Timeouts::new(limits.send_timeout),
                 answered: Timeouts::new(LINGER),
             },
             totals: OutboxTotals::default(),
@@ -252,15 +174,16 @@ impl Hub {
             waking: WakingClock::default(),
             ping: Frame::new(Opcode::Ping, PING_PAYLOAD),
             partial_bytes: 0,
-            partials: partials(config),
+            partials: Partials::new(limits.partials_bytes_max, limits.codec.message_bytes_max),
             frames_read: 0,
             builder: FrameBuilder::new(),
             peers: Peers::default(),
-            ips: Places::new(config.max_connections_per_ip),
+            ips: Places::new(limits.connections_per_ip_max),
             surplus: 0,
-            accounts: Places::new(config.max_connections_per_account),
+            accounts: Places::new(limits.connections_per_account_max),
             labels: Labels::default(),
             request_ids: RequestIds(seed),
+            limits,
         }
     }
 
@@ -320,16 +243,6 @@ impl Hub {
     pub fn generate_request_id(&mut self) -> [u8; 16] {
         self.request_ids.generate()
     }
-}
-
-/// The bounds of what arrives in part. An address has room for one message of the largest size, whatever that is.
-fn partials(config: &Config) -> Partials {
-    let of_one = config.max_message_bytes.unwrap_or(usize::MAX);
-    let of_one = of_one.saturating_add(PARTIAL_OVERHEAD_BYTES);
-    Partials::new(
-        config.max_partials_bytes.unwrap_or(usize::MAX),
-        of_one.saturating_mul(PARTIAL_MESSAGES_PER_ADDRESS),
-    )
 }
 
 /// Generates request ids: distinct within a process, and as good as distinct between processes. They name

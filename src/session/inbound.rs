@@ -5,8 +5,9 @@ use crate::protocol::codec::Item;
 use crate::protocol::frame::{Frame, Opcode};
 
 use super::admin::AdminRequest;
+use super::clock::Now;
 use super::close::CloseReason;
-use super::hub::{Hub, Now};
+use super::hub::Hub;
 use super::id::ConnId;
 use super::liveness::PING_PAYLOAD;
 use super::{Message, PeerSide, Phase, Place, Session};

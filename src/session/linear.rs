@@ -16,7 +16,9 @@ use crate::protocol::proxy::Preamble;
 use crate::routing::amqp_binding::Asked;
 use crate::routing::families::Families;
 use crate::routing::month::{ActiveMonths, FollowedMonths};
-use crate::session::hub::{Hub, Now};
+use crate::session::clock::Now;
+use crate::session::hub::Hub;
+use crate::session::limits::SessionLimits;
 use crate::steps;
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -51,7 +53,13 @@ impl World {
         config.rate_limit_burst = 0;
         let authenticator = Authenticator::from_config(&config.auth).expect("a token file");
         let families = Families::new(&config.families).expect("valid families");
-        let mut hub = Hub::new(&config, authenticator, families, NOW, 1);
+        let mut hub = Hub::new(
+            SessionLimits::from(&config),
+            authenticator,
+            families,
+            NOW,
+            1,
+        );
         hub.broker.on_up();
         let sessions = (0..sessions).map(|slot| {
             let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 1)));

@@ -36,6 +36,7 @@
 pub mod admin;
 pub mod binding_quota;
 pub mod bucket;
+pub mod clock;
 pub mod close;
 mod closing;
 mod commands;
@@ -45,6 +46,7 @@ pub mod hub;
 pub mod id;
 mod inbound;
 pub mod labels;
+pub mod limits;
 #[cfg(test)]
 mod linear;
 pub mod liveness;
@@ -70,8 +72,8 @@ use crate::protocol::proxy::Preamble;
 use crate::routing::index::SubscriptionList;
 
 use self::bucket::Bucket;
+use self::clock::Now;
 use self::close::CloseReason;
-use self::hub::Now;
 use self::id::KeptPeer;
 use self::labels::Label;
 use self::liveness::Liveness;

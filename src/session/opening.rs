@@ -13,8 +13,9 @@ use crate::routing::index::SubscriptionList;
 
 use super::admin::{AdminPage, AdminRequest};
 use super::bucket::Bucket;
+use super::clock::Now;
 use super::close::CloseReason;
-use super::hub::{Admission, Hub, Now};
+use super::hub::{Admission, Hub};
 use super::id::{ConnId, Peer};
 use super::liveness::Liveness;
 use super::outbox::Outbox;

@@ -15,8 +15,9 @@ use crate::routing::index::{Revised, Revision};
 
 use super::Session;
 use super::binding_quota;
+use super::clock::Now;
 use super::close::CloseReason;
-use super::hub::{Hub, Now, SourceState};
+use super::hub::{Hub, SourceState};
 use super::id::ConnId;
 
 impl Session {

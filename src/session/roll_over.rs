@@ -27,7 +27,8 @@ use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::families::{Families, Resolved};
 use crate::routing::month::{ActiveMonths, FollowedMonths, Month};
 
-use super::hub::{Hub, Now};
+use super::clock::Now;
+use super::hub::Hub;
 
 /// A walk over the groups that are behind.
 #[derive(Debug)]

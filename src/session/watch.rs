@@ -1,8 +1,10 @@
 //! What the sweep does with a session: it looks whether the peer is there, and asks it.
 
-use super::hub::{Hub, Now};
+use super::clock::Now;
+use super::clock::Tick;
+use super::hub::Hub;
 use super::id::ConnId;
-use super::liveness::{Health, Liveness, Tick};
+use super::liveness::{Health, Liveness};
 use super::{Phase, Session};
 
 impl Session {

@@ -20,8 +20,10 @@ use blackhole::protocol::frame::{Frame, Opcode};
 use blackhole::reactor::reread;
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::Families;
-use blackhole::session::hub::{Hub, Now};
+use blackhole::session::clock::Now;
+use blackhole::session::hub::Hub;
 use blackhole::session::id::ConnId;
+use blackhole::session::limits::SessionLimits;
 use blackhole::session::{Door, Message, Session};
 
 /// What differs from the product's configuration, and why.
@@ -62,7 +64,7 @@ fn run(config: &Config) -> Result<(), Exit> {
     .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let epoch = Instant::now();
     let mut hub = Hub::new(
-        config,
+        SessionLimits::from(config),
         Authenticator::from_config(&config.auth).map_err(Exit::refused)?,
         Families::new(&config.families).map_err(Exit::refused)?,
         now_since(epoch),

@@ -18,9 +18,11 @@ use blackhole::config::{self, Startup};
 use blackhole::protocol::frame::{Frame, Opcode};
 use blackhole::protocol::proxy::Preamble;
 use blackhole::routing::families::Families;
+use blackhole::session::clock::Now;
 use blackhole::session::close::CloseReason;
-use blackhole::session::hub::{Hub, Now};
+use blackhole::session::hub::Hub;
 use blackhole::session::id::{ConnId, Peer};
+use blackhole::session::limits::SessionLimits;
 use blackhole::session::{Door, Message, Session};
 use wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
@@ -41,7 +43,13 @@ fn hub() -> Hub {
     let Startup::Run(config) = config::from_args(args.into_iter()).unwrap();
     let authenticator = Authenticator::from_config(&config.auth).unwrap();
     let families = Families::new(&config.families).unwrap();
-    Hub::new(&config, authenticator, families, NOW, 1)
+    Hub::new(
+        SessionLimits::from(&config),
+        authenticator,
+        families,
+        NOW,
+        1,
+    )
 }
 
 /// An open session, its upgrade response written.

@@ -8,14 +8,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use blackhole::config::SlowConsumerPolicy;
 use blackhole::reactor::connections::Listed;
 use blackhole::routing::amqp_binding::AmqpBinding;
 use blackhole::routing::broker_bindings::BindingCounts;
 use blackhole::routing::index::IndexCounts;
+use blackhole::session::clock::Now;
 use blackhole::session::close::CloseReason;
-use blackhole::session::hub::{Now, SourceState};
+use blackhole::session::hub::SourceState;
 use blackhole::session::id::ConnId;
+use blackhole::session::outbox::SlowConsumerPolicy;
 use blackhole::session::replies::HeldTotals;
 
 use crate::client::Client;

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use blackhole::config::SlowConsumerPolicy;
 use blackhole::event::Event;
 use blackhole::handoff::FromSource;
 use blackhole::session::close::CloseReason;
 use blackhole::session::liveness::PING_PAYLOAD;
+use blackhole::session::outbox::SlowConsumerPolicy;
 use serde_json::json;
 
 use crate::client::{Client, Deed};

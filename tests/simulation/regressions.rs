@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use blackhole::config::SlowConsumerPolicy;
 use blackhole::event::Event;
 use blackhole::handoff::{FromSource, LoopWaker, handoff_bounded};
 use blackhole::limits::LOOKS_IN_VAIN;
@@ -11,6 +10,7 @@ use blackhole::protocol::handshake::Refusal;
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::index::IndexCounts;
 use blackhole::session::hub::SourceState;
+use blackhole::session::outbox::SlowConsumerPolicy;
 use serde_json::json;
 
 use crate::SEEDS;

@@ -20,8 +20,10 @@ use blackhole::protocol::forwarded;
 use blackhole::protocol::handshake::{self, Parsed, Request};
 use blackhole::protocol::proxy::{HEADER_BYTES_MAX, Header, Preamble, parse};
 use blackhole::routing::families::{Families, FamilyOptions};
-use blackhole::session::hub::{Hub, Now};
+use blackhole::session::clock::Now;
+use blackhole::session::hub::Hub;
 use blackhole::session::id::{ConnId, Peer};
+use blackhole::session::limits::SessionLimits;
 use blackhole::session::{Door, Session};
 
 const MODES: [&str; 3] = ["off", "accept", "required"];
@@ -274,7 +276,13 @@ fn hub(mode: &str) -> Hub {
     };
     let authenticator = Authenticator::from_config(&config.auth).expect("reads nothing");
     let families = Families::new(&FamilyOptions::default()).expect("the platform's own");
-    Hub::new(&config, authenticator, families, NOW, 1)
+    Hub::new(
+        SessionLimits::from(&config),
+        authenticator,
+        families,
+        NOW,
+        1,
+    )
 }
 
 /// Feeds a session; returns its peer if it was upgraded.
