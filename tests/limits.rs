@@ -519,11 +519,11 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
     full.wait(LINGER);
     assert!(kept.iter().all(|(id, _)| !full.is_there(*id)), "time is up");
     for page in pages {
-        full.reactor.abandon(page);
+        full.reactor.abandon(page, now(full.clock));
     }
     full.turn(&[]);
     assert_eq!(full.reactor.connections().len(), 2);
-    full.reactor.abandon(taken[0]);
+    full.reactor.abandon(taken[0], now(full.clock));
     full.turn(&[]);
     let (id, wire) = full.accept(stranger, Door::Clients, UPGRADE_REQUEST.as_bytes());
     full.turn(&[]);
@@ -580,7 +580,7 @@ fn a_full_process_takes_the_places_of_those_who_hold_most_without_finishing_thei
     let (id, wire) = full.accept(from(100), Door::Clients, whole.as_bytes());
     assert_eq!((id, response(&wire).0), (None, 503), "sessions stay");
     // Who is not finished and comes last goes first, if nobody else is.
-    full.reactor.abandon(held[3].0);
+    full.reactor.abandon(held[3].0, now(full.clock));
     full.turn(&[]);
     let (late, _) = full.accept(from(100), Door::Clients, half.as_bytes());
     full.turn(&[]);
@@ -667,7 +667,7 @@ fn a_connection_counts_for_its_address_from_accept_to_end_and_who_is_one_too_man
         assert!(!the.is_there(*id));
     }
     // A place that is free when the request is whole is taken.
-    the.reactor.abandon(held[0].0);
+    the.reactor.abandon(held[0].0, now(the.clock));
     the.turn(&[]);
     kept[0].1.borrow_mut().send(&whole[50..]);
     the.hear([kept[0].0]);

@@ -330,7 +330,7 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
             let before = hub.metrics.commands_total;
             for piece in &pieces {
                 assert_eq!(
-                    session.on_bytes(&mut piece.to_vec(), id, &mut hub, now),
+                    session.on_bytes(&mut piece.to_vec(), &mut hub.context(id, now)),
                     None
                 );
             }
@@ -338,7 +338,7 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
             assert!(session.is_open(), "{}: cut at {cut}", header.escape_ascii());
             assert_eq!(session.peer(&hub).to_string(), expected, "cut at {cut}");
             assert_eq!(hub.metrics.commands_total, before + 1, "cut at {cut}");
-            session.on_end(true, &mut hub, id);
+            session.on_end(true, &mut hub.context(id, now));
             session.dissolve(&mut hub);
             assert!(hub.peers.is_empty());
         };

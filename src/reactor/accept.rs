@@ -77,7 +77,7 @@ impl<S: Socket> Reactor<S> {
             }
             return None;
         };
-        let room = self.room_for(&mut socket, door, preamble);
+        let room = self.room_for(&mut socket, door, preamble, now);
         if room == Room::Close {
             return None;
         }
@@ -89,7 +89,9 @@ impl<S: Socket> Reactor<S> {
         }
         let connection = self.connections.get_mut(id)?;
         if room == Room::Refuse {
-            connection.session.refuse_full(id, &mut self.hub, now);
+            connection
+                .session
+                .refuse_full(&mut self.hub.context(id, now));
         } else {
             self.hub.deadlines.handshake.begin(now.clock, id);
         }
@@ -100,7 +102,7 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Decides on a connection just accepted.
-    fn room_for(&mut self, socket: &mut S, door: Door, preamble: Preamble) -> Room {
+    fn room_for(&mut self, socket: &mut S, door: Door, preamble: Preamble, now: Now) -> Room {
         let beyond = match self.connections.len().checked_sub(self.connections_max) {
             None => return Room::Free,
             Some(beyond) => beyond,
@@ -110,7 +112,7 @@ impl<S: Socket> Reactor<S> {
                 return Room::Free;
             }
             Door::Admin => {}
-            Door::Clients if self.evict_unfinished() => return Room::Free,
+            Door::Clients if self.evict_unfinished(now) => return Room::Free,
             Door::Clients => {
                 self.hub.metrics.connections_refused_full_total += 1;
                 if self.answer_at_once(socket, preamble) {
@@ -126,7 +128,7 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Ends the unfinished handshake that is the first to go; false: there is none.
-    fn evict_unfinished(&mut self) -> bool {
+    fn evict_unfinished(&mut self, now: Now) -> bool {
         let Some(id) = self.unfinished.first_to_go() else {
             return false;
         };
@@ -135,7 +137,7 @@ impl<S: Socket> Reactor<S> {
             let _untold = connection
                 .socket
                 .write(&[IoSlice::new(self.full_answer.to(Method::Get))]);
-            connection.session.evict(id, &mut self.hub);
+            connection.session.evict(&mut self.hub.context(id, now));
         }
         self.remove(id);
         true
@@ -152,7 +154,7 @@ impl<S: Socket> Reactor<S> {
         if connection.session.is_beyond_surplus(&self.hub) {
             connection
                 .session
-                .close(CloseReason::NoPlace, id, &mut self.hub, now);
+                .close(CloseReason::NoPlace, &mut self.hub.context(id, now));
         } else if connection.session.is_in_handshake() {
             return true;
         }
@@ -164,7 +166,7 @@ impl<S: Socket> Reactor<S> {
             self.hub.metrics.writes_total += 1;
             self.hub.metrics.written_bytes_total += report.written as u64;
         }
-        connection.session.abandon(id, &mut self.hub);
+        connection.session.abandon(&mut self.hub.context(id, now));
         self.remove(id);
         false
     }

@@ -136,7 +136,7 @@ impl<S: Socket> Reactor<S> {
                 return self.unpark(id);
             }
             Some(Flushed::Broken) => {
-                session.on_end(true, hub, id);
+                session.on_end(true, &mut hub.context(id, now));
                 return self.settle(id);
             }
         }
@@ -151,7 +151,7 @@ impl<S: Socket> Reactor<S> {
             AfterFlush::More => self.settle(id),
             AfterFlush::ShutdownWrite => {
                 if socket.shutdown_write().is_err() {
-                    session.on_end(true, hub, id);
+                    session.on_end(true, &mut hub.context(id, now));
                 }
                 self.settle(id);
             }
@@ -194,7 +194,7 @@ impl<S: Socket> Reactor<S> {
                     self.close(id, CloseReason::OutboxesFull, now);
                 } else {
                     connection.session.outbox.clear(&mut self.hub.totals);
-                    self.abandon(id);
+                    self.abandon(id, now);
                 }
             }
         }

@@ -13,7 +13,7 @@ use crate::protocol::command;
 use crate::routing::amqp_binding::Asked;
 use crate::routing::broker_bindings::WaiterToken;
 use crate::session::clock::Now;
-use crate::session::hub::{Hub, SourceState};
+use crate::session::hub::{Context, Hub, SourceState};
 use crate::session::id::ConnId;
 use crate::session::{Session, replies};
 
@@ -195,14 +195,12 @@ impl<S: Socket> Reactor<S> {
         &mut self,
         waiter: WaiterToken,
         now: Now,
-        how: fn(&mut Session, u32, ConnId, &mut Hub, Now),
+        how: fn(&mut Session, u32, &mut Context<'_>),
     ) {
         let (slot, number) = replies::slot_and_number(waiter);
-        let Some((id, connection)) = self.connections.at_slot(slot) else {
-            return;
-        };
-        how(&mut connection.session, number, id, &mut self.hub, now);
-        self.settle(id);
+        if let Some((id, _)) = self.connections.at_slot(slot) {
+            self.act(id, now, |session, cx| how(session, number, cx));
+        }
     }
 
     /// From now on the bindings of subscriptions that have moved are lost ones, whose return is told.
@@ -223,13 +221,10 @@ impl<S: Socket> Reactor<S> {
         let notice = command::gap_event_source(&mut self.hub.builder, away);
         let ids: Vec<ConnId> = self.connections.iter().map(|(id, _)| id).collect();
         for id in ids {
-            if let Some(connection) = self.connections.get_mut(id)
+            if let Some(connection) = self.connections.get(id)
                 && concerns(&connection.session, &self.hub)
             {
-                connection
-                    .session
-                    .announce_outage(&notice, id, &mut self.hub, now);
-                self.settle(id);
+                self.act(id, now, |session, cx| session.announce_outage(&notice, cx));
             }
         }
     }

@@ -82,9 +82,10 @@ use crate::handoff::{LoopEnd, ToSource};
 use crate::limits;
 use crate::log_limit::LogLimit;
 use crate::routing::amqp_binding::AmqpBinding;
+use crate::session::Session;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::hub::Hub;
+use crate::session::hub::{Context, Hub};
 use crate::session::id::{ConnId, Peer};
 use crate::sys::ring::Ring;
 
@@ -201,11 +202,8 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Ends a connection that could not be registered.
-    pub fn abandon(&mut self, id: ConnId) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.session.abandon(id, &mut self.hub);
-            self.settle(id);
-        }
+    pub fn abandon(&mut self, id: ConnId, now: Now) {
+        self.act(id, now, Session::abandon);
     }
 
     /// Steps 2 to 6 of the turn. `ready`: what the poll said.
@@ -303,8 +301,13 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn close(&mut self, id: ConnId, reason: CloseReason, now: Now) {
+        self.act(id, now, |session, cx| session.close(reason, cx));
+    }
+
+    /// Lets a session act, and brings its connection onto the lists that its state calls for then.
+    fn act(&mut self, id: ConnId, now: Now, act: impl FnOnce(&mut Session, &mut Context<'_>)) {
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.session.close(reason, id, &mut self.hub, now);
+            act(&mut connection.session, &mut self.hub.context(id, now));
             self.settle(id);
         }
     }

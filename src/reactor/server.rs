@@ -400,7 +400,7 @@ impl Server {
                         });
                         if !registered {
                             reactor.hub.metrics.accept_errors_total += 1;
-                            reactor.abandon(id);
+                            reactor.abandon(id, now);
                         }
                     }
                     Accepted::Nothing => break,

@@ -29,9 +29,7 @@ use crate::routing::waiters::WaitId;
 
 use super::Session;
 use super::binding_quota;
-use super::clock::Now;
-use super::hub::Hub;
-use super::id::ConnId;
+use super::hub::{Context, Hub};
 use super::replies::{self, Reply};
 use super::roll_over::Moves;
 
@@ -196,73 +194,66 @@ enum Outcome {
 
 impl Session {
     /// Runs one command and sends its reply, unless that has to wait.
-    pub(super) fn run(
-        &mut self,
-        text: &str,
-        is_allowed: bool,
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
-    ) {
+    pub(super) fn run(&mut self, text: &str, is_allowed: bool, cx: &mut Context<'_>) {
         let limits = CommandLimits {
-            metadata_bytes_max: hub.limits.metadata_bytes_max,
+            metadata_bytes_max: cx.hub.limits.metadata_bytes_max,
         };
         let (request_id, result) = if is_allowed {
             match command::parse(text, &limits) {
                 Err(error) => (None, Err(error.into())),
                 Ok(command) => {
                     let request_id = command.request_id.as_deref();
-                    let reply_id = reply_id(request_id, hub);
-                    let result = self.execute(command, &reply_id, id, hub, now);
+                    let reply_id = reply_id(request_id, cx.hub);
+                    let result = self.execute(command, &reply_id, cx);
                     (Some(reply_id), result)
                 }
             }
         } else {
             let request_id = command::first_request_id(text);
-            let refused = self.rate_limited(hub);
+            let refused = self.rate_limited(cx.hub);
             (request_id.as_deref().map(Box::from), Err(refused))
         };
         match result {
-            Ok(Outcome::Reply(reply)) => self.answer(reply, id, hub, now),
-            Ok(Outcome::Pong(frame)) => self.push(frame, id, hub, now),
+            Ok(Outcome::Reply(reply)) => self.answer(reply, cx),
+            Ok(Outcome::Pong(frame)) => self.push(frame, cx),
             Ok(Outcome::Waits(waiting)) => {
-                hub.metrics.subscribes_waited_total += 1;
-                hub.deadlines.command.begin(now.clock, id);
+                cx.hub.metrics.subscribes_waited_total += 1;
+                cx.hub.deadlines.command.begin(cx.now.clock, cx.id);
                 if let Some(extra) = self.extra_mut() {
-                    extra.replies.push_waiting(waiting, &mut hub.held);
+                    extra.replies.push_waiting(waiting, &mut cx.hub.held);
                 }
-                self.shorten_replies(id, hub, now);
+                self.shorten_replies(cx);
             }
             Ok(Outcome::Closed) => {}
             Err(refusals) => {
-                refusals.count(&mut hub.metrics);
-                hub.metrics.commands_failed_total += 1;
-                let reply_id = request_id.unwrap_or_else(|| reply_id(None, hub));
-                let reply = refusals.reply(&mut hub.builder, &reply_id);
-                self.answer(reply, id, hub, now);
+                refusals.count(&mut cx.hub.metrics);
+                cx.hub.metrics.commands_failed_total += 1;
+                let reply_id = request_id.unwrap_or_else(|| reply_id(None, cx.hub));
+                let reply = refusals.reply(&mut cx.hub.builder, &reply_id);
+                self.answer(reply, cx);
             }
         }
     }
 
     /// Sends a reply in its turn.
-    fn answer(&mut self, reply: Reply, id: ConnId, hub: &mut Hub, now: Now) {
+    fn answer(&mut self, reply: Reply, cx: &mut Context<'_>) {
         if !self.is_open() {
             return;
         }
         match self.replies_mut().filter(|replies| !replies.is_empty()) {
             Some(replies) => {
-                hub.metrics.replies_held_total += 1;
-                replies.push_ready(reply, &mut hub.held);
-                self.send_ready(id, hub, now);
-                self.shorten_replies(id, hub, now);
+                cx.hub.metrics.replies_held_total += 1;
+                replies.push_ready(reply, &mut cx.hub.held);
+                self.send_ready(cx);
+                self.shorten_replies(cx);
             }
-            None => self.send(reply, id, hub, now),
+            None => self.send(reply, cx),
         }
     }
 
-    fn send(&mut self, reply: Reply, id: ConnId, hub: &mut Hub, now: Now) {
+    fn send(&mut self, reply: Reply, cx: &mut Context<'_>) {
         let frame = {
-            let Hub { builder, index, .. } = &mut *hub;
+            let Hub { builder, index, .. } = &mut *cx.hub;
             let subscribed = index
                 .subscriptions(&self.subscriptions)
                 .map(|one| one.binding());
@@ -275,25 +266,25 @@ impl Session {
                 Reply::Frame(frame) => frame,
             }
         };
-        self.push(frame, id, hub, now);
+        self.push(frame, cx);
     }
 
     /// Sends the replies that wait for nobody any more.
-    pub(super) fn send_ready(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
+    pub(super) fn send_ready(&mut self, cx: &mut Context<'_>) {
         while let Some(replies) = self.replies_mut()
-            && let Some(reply) = replies.pop_ready(&mut hub.held)
+            && let Some(reply) = replies.pop_ready(&mut cx.hub.held)
         {
-            self.send(reply, id, hub, now);
+            self.send(reply, cx);
         }
     }
 
     /// Gives up the subscribes that have waited longest while the session holds more than it may.
-    fn shorten_replies(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
+    fn shorten_replies(&mut self, cx: &mut Context<'_>) {
         while let Some(replies) = self.replies().filter(|replies| replies.is_over())
             && let Some((number, _)) = replies.first_due()
         {
-            hub.metrics.subscribes_given_up_total += 1;
-            self.give_up(number, CommandError::EventSourceUnavailable, id, hub, now);
+            cx.hub.metrics.subscribes_given_up_total += 1;
+            self.give_up(number, CommandError::EventSourceUnavailable, cx);
         }
     }
 
@@ -305,29 +296,27 @@ impl Session {
         &mut self,
         command: Command<'_>,
         reply_id: &str,
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
+        cx: &mut Context<'_>,
     ) -> Result<Outcome, Refusals> {
-        let identity = self.authenticate(command.auth_token?.as_deref(), id, hub, now)?;
+        let identity = self.authenticate(command.auth_token?.as_deref(), cx)?;
         if !self.is_open() {
             return Ok(Outcome::Closed);
         }
         let (action, label) = command.action?;
-        self.keep_label(&label, identity.account_id(), hub);
+        self.keep_label(&label, identity.account_id(), cx.hub);
         match action {
-            Action::Ping => Ok(Outcome::Pong(command::pong(&mut hub.builder, reply_id))),
+            Action::Ping => Ok(Outcome::Pong(command::pong(&mut cx.hub.builder, reply_id))),
             Action::Unsubscribe(what) => Ok(Outcome::Reply(Reply::Unsubscribed {
                 id: reply_id.into(),
-                removed: self.unsubscribe(&what, id, hub),
+                removed: self.unsubscribe(&what, cx),
             })),
             Action::Subscribe {
                 account_id,
                 bindings,
             } => {
-                let wanted = self.authorise(&account_id, &bindings, &identity, hub)?;
+                let wanted = self.authorise(&account_id, &bindings, &identity, cx.hub)?;
                 let request_id = command.request_id.as_deref();
-                self.subscribe(wanted, request_id, reply_id, id, hub, now)
+                self.subscribe(wanted, request_id, reply_id, cx)
             }
         }
     }
@@ -336,14 +325,12 @@ impl Session {
     fn authenticate(
         &mut self,
         auth_token: Option<&str>,
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
+        cx: &mut Context<'_>,
     ) -> Result<Arc<Identity>, CommandError> {
         let current = self
             .identity
             .as_ref()
-            .filter(|identity| !identity.has_expired(now.unix));
+            .filter(|identity| !identity.has_expired(cx.now.unix));
         let token = match (auth_token, current) {
             (None, Some(identity)) => return Ok(identity.clone()),
             (Some(token), Some(identity)) if identity.is_token(token) => {
@@ -355,20 +342,20 @@ impl Session {
             (None, None) => return Err(CommandError::AuthenticationFailed),
             (Some(token), _) => token,
         };
-        match hub.authenticator.authenticate(token, now.unix) {
+        match cx.hub.authenticator.authenticate(token, cx.now.unix) {
             Verdict::Accepted(identity) => {
                 let account = identity.account_id();
                 let is_new = account != self.identity.as_ref().and_then(|own| own.account_id());
                 if let Some(account) = account.filter(|_| is_new)
-                    && let Some(max) = hub.accounts.full(&account)
+                    && let Some(max) = cx.hub.accounts.full(&account)
                 {
                     return Err(CommandError::TooManySessions(max));
                 }
-                self.become_identity(identity.clone(), EndReason::Identity, id, hub, now);
+                self.become_identity(identity.clone(), EndReason::Identity, cx);
                 Ok(identity)
             }
             Verdict::Refused => {
-                hub.metrics.authentications_failed_total += 1;
+                cx.hub.metrics.authentications_failed_total += 1;
                 Err(CommandError::AuthenticationFailed)
             }
         }
@@ -453,25 +440,23 @@ impl Session {
         wanted: Wanted,
         request_id: Option<&str>,
         reply_id: &str,
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
+        cx: &mut Context<'_>,
     ) -> Result<Outcome, Refusals> {
-        let quota = hub.limits.bindings;
+        let quota = cx.hub.limits.bindings;
         let waits_for = self.replies().map_or(0, |replies| replies.wanted());
-        let has = hub.index.len(&self.subscriptions) + waits_for;
-        let is_far = quota.is_far(has, wanted.bindings.len(), wanted.account, hub);
-        let live = || hub.index.subscriptions(&self.subscriptions);
+        let has = cx.hub.index.len(&self.subscriptions) + waits_for;
+        let is_far = quota.is_far(has, wanted.bindings.len(), wanted.account, cx.hub);
+        let live = || cx.hub.index.subscriptions(&self.subscriptions);
         let waiting = || {
             let waiting = self.replies().into_iter().flat_map(|all| all.waiting());
-            waiting.flat_map(|(_, one)| one.wanted.resolved(&hub.families))
+            waiting.flat_map(|(_, one)| one.wanted.resolved(&cx.hub.families))
         };
         let leases = self.replies().map_or(0, |replies| replies.leases());
         if !is_far {
-            let new = wanted.resolved(&hub.families);
-            quota.check(live, (leases, waiting), new, wanted.account, hub)?;
+            let new = wanted.resolved(&cx.hub.families);
+            quota.check(live, (leases, waiting), new, wanted.account, cx.hub)?;
         }
-        let due = hub.deadlines.command.due(now.clock);
+        let due = cx.hub.deadlines.command.due(cx.now.clock);
         let request_id = request_id.map(Box::from);
         let mut waiting = Waiting {
             reply_id: reply_id.into(),
@@ -482,22 +467,22 @@ impl Session {
             outstanding: 0,
             due,
         };
-        lease_months(&mut waiting, hub);
+        lease_months(&mut waiting, cx.hub);
         let number = self.replies().map_or(0, |replies| replies.next_number());
-        let token = replies::token(id.slot, number);
-        match look_at_leases(&mut waiting, token, hub) {
-            Progress::InForce => Ok(Outcome::Reply(self.finish_subscribe(waiting, id, hub))),
-            Progress::Waits if hub.held.bytes <= HELD_TOTAL_BYTES_MAX => {
+        let token = replies::token(cx.id.slot, number);
+        match look_at_leases(&mut waiting, token, cx.hub) {
+            Progress::InForce => Ok(Outcome::Reply(self.finish_subscribe(waiting, cx))),
+            Progress::Waits if cx.hub.held.bytes <= HELD_TOTAL_BYTES_MAX => {
                 Ok(Outcome::Waits(waiting))
             }
             Progress::Waits => {
-                hub.metrics.subscribes_given_up_total += 1;
-                release_leases(&mut waiting, token, hub);
+                cx.hub.metrics.subscribes_given_up_total += 1;
+                release_leases(&mut waiting, token, cx.hub);
                 Err(CommandError::EventSourceUnavailable.into())
             }
             Progress::Refused => {
-                hub.metrics.subscribes_refused_total += 1;
-                release_leases(&mut waiting, token, hub);
+                cx.hub.metrics.subscribes_refused_total += 1;
+                release_leases(&mut waiting, token, cx.hub);
                 Err(CommandError::EventSourceUnavailable.into())
             }
         }
@@ -505,14 +490,14 @@ impl Session {
 
     /// Makes the subscriptions, each with its own hold on its AMQP bindings, and gives the leases back. Linear in what
     /// the session has and asks for, but for looking leases up.
-    fn finish_subscribe(&mut self, mut waiting: Waiting, id: ConnId, hub: &mut Hub) -> Reply {
+    fn finish_subscribe(&mut self, mut waiting: Waiting, cx: &mut Context<'_>) -> Reply {
         let (mut held, mut moves) = (Vec::new(), Moves::default());
         let Hub {
             families,
             index,
             months,
             ..
-        } = hub;
+        } = &mut *cx.hub;
         let wanted = waiting.wanted.resolved(families).map(|resolved| {
             let key = waiting.key(families.exchange(&resolved), resolved.binding());
             resolved.sharing(key)
@@ -520,7 +505,7 @@ impl Session {
         index.subscribe_all(
             families,
             &mut self.subscriptions,
-            id.slot,
+            cx.id.slot,
             wanted,
             self.style,
             waiting.request_id.as_deref(),
@@ -531,12 +516,12 @@ impl Session {
                 }
             },
         );
-        hub.carry_out(&moves);
+        cx.hub.carry_out(&moves);
         for binding in &held {
-            hub.acquire(binding, waiting.wanted.account);
+            cx.hub.acquire(binding, waiting.wanted.account);
         }
         for lease in waiting.leases.drain(..) {
-            hub.release(&lease.binding);
+            cx.hub.release(&lease.binding);
         }
         Reply::Subscribed {
             id: waiting.reply_id,
@@ -545,7 +530,7 @@ impl Session {
 
     /// Ends subscriptions, live ones and those that are waited for, and returns the client bindings removed. Linear in
     /// what the session has, waits for and names.
-    fn unsubscribe(&mut self, what: &Unsubscribe<'_>, id: ConnId, hub: &mut Hub) -> Vec<Box<str>> {
+    fn unsubscribe(&mut self, what: &Unsubscribe<'_>, cx: &mut Context<'_>) -> Vec<Box<str>> {
         let (account_id, bindings) = match what {
             Unsubscribe::All => (None, None),
             Unsubscribe::Account(account_id) => (Some(account_id), None),
@@ -562,9 +547,9 @@ impl Session {
         };
         let mut removed = Vec::new();
         let Some(bindings) = bindings else {
-            self.remove(scope, None, hub, &mut removed);
+            self.remove(scope, None, cx.hub, &mut removed);
             let is_meant = |one: Scope, _: &str| scope.is_none_or(|scope| one == scope);
-            self.withdraw(is_meant, id, hub, &mut removed);
+            self.withdraw(is_meant, cx, &mut removed);
             return removed.into_iter().map(|(_, binding)| binding).collect();
         };
         // As they are named, not as they were made.
@@ -573,11 +558,11 @@ impl Session {
             let next = order.len();
             order.entry(binding).or_insert(next);
         }
-        self.remove(scope, Some(bindings), hub, &mut removed);
+        self.remove(scope, Some(bindings), cx.hub, &mut removed);
         let is_meant = |one: Scope, binding: &str| {
             scope.is_none_or(|scope| one == scope) && order.contains_key(binding)
         };
-        self.withdraw(is_meant, id, hub, &mut removed);
+        self.withdraw(is_meant, cx, &mut removed);
         removed.sort_by_key(|(_, binding)| order.get(&**binding));
         removed.into_iter().map(|(_, binding)| binding).collect()
     }
@@ -620,8 +605,7 @@ impl Session {
     fn withdraw(
         &mut self,
         is_meant: impl Fn(Scope, &str) -> bool,
-        id: ConnId,
-        hub: &mut Hub,
+        cx: &mut Context<'_>,
         removed: &mut Vec<(Scope, Box<str>)>,
     ) {
         let Some(replies) = self.replies().filter(|replies| !replies.is_empty()) else {
@@ -637,7 +621,7 @@ impl Session {
             is_concerned.then_some(number)
         });
         for number in concerned.collect::<Vec<u32>>() {
-            let Some(mut waiting) = self.take_waiting(number, hub) else {
+            let Some(mut waiting) = self.take_waiting(number, cx.hub) else {
                 continue;
             };
             let scope = waiting.wanted.scope;
@@ -649,13 +633,13 @@ impl Session {
                 stays
             });
             if waiting.wanted.bindings.is_empty() {
-                release_leases(&mut waiting, replies::token(id.slot, number), hub);
+                release_leases(&mut waiting, replies::token(cx.id.slot, number), cx.hub);
                 let reply = Reply::Subscribed {
                     id: waiting.reply_id,
                 };
-                self.settle(number, reply, hub);
+                self.settle(number, reply, cx.hub);
             } else {
-                self.put_back(number, waiting, hub);
+                self.put_back(number, waiting, cx.hub);
             }
         }
     }
@@ -668,12 +652,12 @@ impl Session {
     }
 
     /// Takes the subscribes that wait back, their leases included. No reply is sent.
-    pub(super) fn stop_waiting(&mut self, id: ConnId, hub: &mut Hub) {
+    pub(super) fn stop_waiting(&mut self, cx: &mut Context<'_>) {
         let Some(replies) = self.replies_mut() else {
             return;
         };
-        for (number, mut waiting) in replies.clear(&mut hub.held) {
-            release_leases(&mut waiting, replies::token(id.slot, number), hub);
+        for (number, mut waiting) in replies.clear(&mut cx.hub.held) {
+            release_leases(&mut waiting, replies::token(cx.id.slot, number), cx.hub);
         }
     }
 
@@ -694,7 +678,7 @@ impl Session {
     }
 
     /// One AMQP binding that the subscribe of this number waits for is in force: answers when it was the last.
-    pub fn on_bound(&mut self, number: u32, id: ConnId, hub: &mut Hub, now: Now) {
+    pub fn on_bound(&mut self, number: u32, cx: &mut Context<'_>) {
         let Some(waiting) = self
             .replies_mut()
             .and_then(|replies| replies.waiting_mut(number))
@@ -703,55 +687,55 @@ impl Session {
         };
         waiting.outstanding = waiting.outstanding.saturating_sub(1);
         if waiting.outstanding == 0 {
-            self.go_on_waiting(number, id, hub);
-            self.send_ready(id, hub, now);
+            self.go_on_waiting(number, cx);
+            self.send_ready(cx);
             self.drop_needless_extra();
         }
     }
 
     /// The broker refuses an AMQP binding that the subscribe of this number waits for.
-    pub fn on_refused(&mut self, number: u32, id: ConnId, hub: &mut Hub, now: Now) {
+    pub fn on_refused(&mut self, number: u32, cx: &mut Context<'_>) {
         let is_waiting =
             |session: &mut Self| session.replies_mut()?.waiting_mut(number).map(|_| ());
         if is_waiting(self).is_some() {
-            hub.metrics.subscribes_refused_total += 1;
-            self.give_up(number, CommandError::EventSourceUnavailable, id, hub, now);
+            cx.hub.metrics.subscribes_refused_total += 1;
+            self.give_up(number, CommandError::EventSourceUnavailable, cx);
             self.drop_needless_extra();
         }
     }
 
     /// The broker did not confirm in time what one subscribe, or several, waited for.
-    pub fn on_command_timeout(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
+    pub fn on_command_timeout(&mut self, cx: &mut Context<'_>) {
         while let Some((number, due)) = self.replies().and_then(|replies| replies.first_due())
-            && due <= now.clock
+            && due <= cx.now.clock
         {
-            hub.metrics.subscribes_timed_out_total += 1;
-            self.give_up(number, CommandError::EventSourceUnavailable, id, hub, now);
+            cx.hub.metrics.subscribes_timed_out_total += 1;
+            self.give_up(number, CommandError::EventSourceUnavailable, cx);
         }
         self.drop_needless_extra();
     }
 
     /// Looks again at a subscribe for which nothing is outstanding as far as it knows, and finishes it if that is so:
     /// the months may have changed since the wait began, and what was in force may have been lost.
-    fn go_on_waiting(&mut self, number: u32, id: ConnId, hub: &mut Hub) {
-        if let Some(mut waiting) = self.take_waiting(number, hub) {
-            lease_months(&mut waiting, hub);
-            self.look_at(number, waiting, id, hub);
+    fn go_on_waiting(&mut self, number: u32, cx: &mut Context<'_>) {
+        if let Some(mut waiting) = self.take_waiting(number, cx.hub) {
+            lease_months(&mut waiting, cx.hub);
+            self.look_at(number, waiting, cx);
         }
     }
 
     /// Settles a subscribe that was taken out, or puts it back.
-    fn look_at(&mut self, number: u32, mut waiting: Box<Waiting>, id: ConnId, hub: &mut Hub) {
-        match look_at_leases(&mut waiting, replies::token(id.slot, number), hub) {
+    fn look_at(&mut self, number: u32, mut waiting: Box<Waiting>, cx: &mut Context<'_>) {
+        match look_at_leases(&mut waiting, replies::token(cx.id.slot, number), cx.hub) {
             Progress::InForce => {
-                let reply = self.finish_subscribe(*waiting, id, hub);
-                self.settle(number, reply, hub);
+                let reply = self.finish_subscribe(*waiting, cx);
+                self.settle(number, reply, cx.hub);
             }
-            Progress::Waits => self.put_back(number, waiting, hub),
+            Progress::Waits => self.put_back(number, waiting, cx.hub),
             Progress::Refused => {
-                hub.metrics.subscribes_refused_total += 1;
+                cx.hub.metrics.subscribes_refused_total += 1;
                 let error = CommandError::EventSourceUnavailable.into();
-                self.refuse_waiting(number, waiting, error, id, hub);
+                self.refuse_waiting(number, waiting, error, cx);
             }
         }
     }
@@ -762,29 +746,28 @@ impl Session {
         number: u32,
         mut waiting: Box<Waiting>,
         refusals: Refusals,
-        id: ConnId,
-        hub: &mut Hub,
+        cx: &mut Context<'_>,
     ) {
-        hub.metrics.commands_failed_total += 1;
-        release_leases(&mut waiting, replies::token(id.slot, number), hub);
-        let reply = refusals.reply(&mut hub.builder, &waiting.reply_id);
-        self.settle(number, reply, hub);
+        cx.hub.metrics.commands_failed_total += 1;
+        release_leases(&mut waiting, replies::token(cx.id.slot, number), cx.hub);
+        let reply = refusals.reply(&mut cx.hub.builder, &waiting.reply_id);
+        self.settle(number, reply, cx.hub);
     }
 
     /// As [`Session::refuse_waiting`] for one that is in its place, and sends what now can be.
-    fn give_up(&mut self, number: u32, error: CommandError, id: ConnId, hub: &mut Hub, now: Now) {
-        if let Some(waiting) = self.take_waiting(number, hub) {
-            self.refuse_waiting(number, waiting, error.into(), id, hub);
+    fn give_up(&mut self, number: u32, error: CommandError, cx: &mut Context<'_>) {
+        if let Some(waiting) = self.take_waiting(number, cx.hub) {
+            self.refuse_waiting(number, waiting, error.into(), cx);
         }
-        self.send_ready(id, hub, now);
+        self.send_ready(cx);
     }
 
     /// Decides anew on the subscribes that wait, by the rights of `identity`: one that it may not have is refused, one
     /// whose realm is another waits for that realm's AMQP bindings. Each keeps its time. Linear in what they ask for.
-    pub(super) fn revise_waiting(&mut self, identity: &Identity, id: ConnId, hub: &mut Hub) {
+    pub(super) fn revise_waiting(&mut self, identity: &Identity, cx: &mut Context<'_>) {
         let numbers = self.replies().into_iter().flat_map(|all| all.waiting());
         for number in numbers.map(|(number, _)| number).collect::<Vec<u32>>() {
-            let Some(mut waiting) = self.take_waiting(number, hub) else {
+            let Some(mut waiting) = self.take_waiting(number, cx.hub) else {
                 continue;
             };
             let wanted = &mut waiting.wanted;
@@ -797,20 +780,20 @@ impl Session {
                     wanted.realm = realm;
                     let errors = wanted.bindings.iter().filter_map(|binding| {
                         let rights = wanted.rights();
-                        hub.families.resolve(binding, wanted.scope, rights).err()
+                        cx.hub.families.resolve(binding, wanted.scope, rights).err()
                     });
                     let errors: Vec<_> = errors.collect();
                     if is_moved && errors.is_empty() {
-                        lease_anew(&mut waiting, replies::token(id.slot, number), hub);
-                        self.look_at(number, waiting, id, hub);
+                        lease_anew(&mut waiting, replies::token(cx.id.slot, number), cx.hub);
+                        self.look_at(number, waiting, cx);
                         continue;
                     }
                     (!errors.is_empty()).then_some(Refusals::Bindings(errors))
                 }
             };
             match refusals {
-                Some(refusals) => self.refuse_waiting(number, waiting, refusals, id, hub),
-                None => self.put_back(number, waiting, hub),
+                Some(refusals) => self.refuse_waiting(number, waiting, refusals, cx),
+                None => self.put_back(number, waiting, cx.hub),
             }
         }
     }

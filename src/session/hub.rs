@@ -61,10 +61,21 @@ pub enum Admission {
     Draining,
 }
 
+/// What a session acts in: its name, the moment of the turn, and what it shares with all others.
+#[derive(Debug)]
+pub struct Context<'h> {
+    /// Which connection the session is of.
+    pub id: ConnId,
+    /// What all sessions share.
+    pub hub: &'h mut Hub,
+    /// The moment of the turn.
+    pub now: Now,
+}
+
 /// What an open session does with a complete message; control frames and violations never come here. It may close
 /// the session, which ends the reading of what else arrived. The server has one, [`Session::on_command`]; the echo
 /// server of the conformance suite (`tests/autobahn`) brings its own, and all else there is the server's.
-pub type OnMessage = fn(&mut Session, Message<'_>, ConnId, &mut Hub, Now);
+pub type OnMessage = fn(&mut Session, Message<'_>, &mut Context<'_>);
 
 /// Everything that sessions share.
 #[derive(Debug)]
@@ -185,6 +196,11 @@ impl Hub {
             request_ids: RequestIds(seed),
             limits,
         }
+    }
+
+    /// What the session of the connection `id` acts in, in the turn of `now`.
+    pub fn context(&mut self, id: ConnId, now: Now) -> Context<'_> {
+        Context { id, hub: self, now }
     }
 
     /// Why balancers are to send nobody here; `None`: sessions are taken and events come.

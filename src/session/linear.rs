@@ -66,7 +66,7 @@ impl World {
             let mut session = Session::new(Door::Clients, Preamble::Done, peer, &mut hub);
             let mut upgrade = UPGRADE.as_bytes().to_vec();
             assert_eq!(
-                session.on_bytes(&mut upgrade, id(slot), &mut hub, NOW),
+                session.on_bytes(&mut upgrade, &mut hub.context(id(slot), NOW)),
                 None
             );
             assert!(session.is_open());
@@ -85,7 +85,7 @@ impl World {
         command["auth_token"] = "a".into();
         let text = command.to_string();
         let session = &mut self.sessions[slot as usize];
-        session.on_command(Message::Text(&text), id(slot), &mut self.hub, NOW);
+        session.on_command(Message::Text(&text), &mut self.hub.context(id(slot), NOW));
     }
 
     fn list(&mut self, action: &str, bindings: &[String]) {
@@ -105,7 +105,7 @@ impl World {
             for waiter in self.hub.broker.on_bound(&Asked { binding, ticket }) {
                 let (slot, number) = slot_and_number(waiter);
                 let session = &mut self.sessions[slot as usize];
-                session.on_bound(number, id(slot), &mut self.hub, NOW);
+                session.on_bound(number, &mut self.hub.context(id(slot), NOW));
             }
         }
     }
@@ -209,7 +209,7 @@ fn twice_as_much_costs_twice_as_many_steps() {
             let steps = steps::of(|| {
                 // The latest first: at the end of the list.
                 for (slot, session) in (0..n).zip(&mut world.sessions).rev() {
-                    session.on_command_timeout(id(slot), &mut world.hub, later);
+                    session.on_command_timeout(&mut world.hub.context(id(slot), later));
                 }
             });
             assert_eq!(world.hub.broker.waiters(), 0);
@@ -232,7 +232,8 @@ fn twice_as_much_costs_twice_as_many_steps() {
             std::fs::write(&world.tokens, file("new.example", 1)).expect("writable");
             world.hub.authenticator.reload().expect("a token file");
             let steps = steps::of(|| {
-                let looked_at = world.sessions[0].renew_identity(id(0), &mut world.hub, NOW);
+                let looked_at =
+                    world.sessions[0].renew_identity(&mut world.hub.context(id(0), NOW));
                 assert_eq!(looked_at, n as usize);
             });
             assert_eq!(world.hub.metrics.subscriptions_moved_total, u64::from(n));
@@ -250,7 +251,8 @@ fn twice_as_much_costs_twice_as_many_steps() {
             }
             std::fs::write(&world.tokens, file("one.example", 0)).expect("writable");
             world.hub.authenticator.reload().expect("a token file");
-            let steps = steps::of(|| world.sessions[0].renew_identity(id(0), &mut world.hub, NOW));
+            let steps =
+                steps::of(|| world.sessions[0].renew_identity(&mut world.hub.context(id(0), NOW)));
             assert_eq!(world.subscriptions(), 0);
             steps
         }),

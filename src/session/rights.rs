@@ -15,10 +15,8 @@ use crate::routing::index::{Revised, Revision};
 
 use super::Session;
 use super::binding_quota;
-use super::clock::Now;
 use super::close::CloseReason;
-use super::hub::{Hub, SourceState};
-use super::id::ConnId;
+use super::hub::{Context, Hub, SourceState};
 
 impl Session {
     /// Runs as `identity` from now on, and counts for its account.
@@ -48,29 +46,27 @@ impl Session {
         &mut self,
         identity: Arc<Identity>,
         reason: EndReason,
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
+        cx: &mut Context<'_>,
     ) -> usize {
         let before = self.identity.clone();
-        self.take_identity(identity.clone(), hub);
+        self.take_identity(identity.clone(), cx.hub);
         let Some(before) = before.filter(|before| !identity.has_rights_of(before)) else {
             return 0;
         };
         let waits_for = self.replies().map_or(0, |replies| replies.wanted());
-        let looked_at = hub.index.len(&self.subscriptions) + waits_for;
+        let looked_at = cx.hub.index.len(&self.subscriptions) + waits_for;
         if looked_at == 0 {
             return 0;
         }
-        let ended = self.revise_subscriptions(&before, &identity, hub);
-        self.revise_waiting(&identity, id, hub);
+        let ended = self.revise_subscriptions(&before, &identity, cx.hub);
+        self.revise_waiting(&identity, cx);
         if !ended.is_empty() {
-            hub.metrics.subscriptions_ended_total += ended.len() as u64;
+            cx.hub.metrics.subscriptions_ended_total += ended.len() as u64;
             let ended = ended.iter().map(AsRef::as_ref);
-            let notice = command::subscriptions_ended(&mut hub.builder, reason, ended);
-            self.push(notice, id, hub, now);
+            let notice = command::subscriptions_ended(&mut cx.hub.builder, reason, ended);
+            self.push(notice, cx);
         }
-        self.send_ready(id, hub, now);
+        self.send_ready(cx);
         looked_at
     }
 
@@ -150,20 +146,20 @@ impl Session {
     /// Asks the authenticator again, after it has reread what it decides by: a token that is no longer good closes
     /// the session with 4401. One that now belongs to another account takes the session there, be it full or not:
     /// `max_connections_per_account` refuses those who come. Returns how many subscriptions were looked at.
-    pub fn renew_identity(&mut self, id: ConnId, hub: &mut Hub, now: Now) -> usize {
+    pub fn renew_identity(&mut self, cx: &mut Context<'_>) -> usize {
         let Some(identity) = self.identity.as_ref().filter(|_| self.is_open()) else {
             return 0;
         };
-        match hub.authenticator.renew(identity, now.unix) {
+        match cx.hub.authenticator.renew(identity, cx.now.unix) {
             Verdict::Accepted(renewed) if Arc::ptr_eq(&renewed, identity) => 0,
             Verdict::Accepted(renewed) => {
-                let looked_at = self.become_identity(renewed, EndReason::Rights, id, hub, now);
+                let looked_at = self.become_identity(renewed, EndReason::Rights, cx);
                 self.drop_needless_extra();
                 looked_at
             }
             Verdict::Refused => {
-                let had = hub.index.len(&self.subscriptions);
-                self.close(CloseReason::Expired, id, hub, now);
+                let had = cx.hub.index.len(&self.subscriptions);
+                self.close(CloseReason::Expired, cx);
                 had
             }
         }

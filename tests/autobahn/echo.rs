@@ -20,9 +20,7 @@ use blackhole::protocol::frame::{Frame, Opcode};
 use blackhole::reactor::reread;
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::Families;
-use blackhole::session::clock::Now;
-use blackhole::session::hub::Hub;
-use blackhole::session::id::ConnId;
+use blackhole::session::hub::{Context, Hub};
 use blackhole::session::limits::SessionLimits;
 use blackhole::session::{Door, Message, Session};
 
@@ -96,10 +94,10 @@ fn run(config: &Config) -> Result<(), Exit> {
 }
 
 /// Sends a message back as it came.
-fn echo(session: &mut Session, message: Message<'_>, id: ConnId, hub: &mut Hub, now: Now) {
+fn echo(session: &mut Session, message: Message<'_>, cx: &mut Context<'_>) {
     let frame = match message {
         Message::Text(text) => Frame::new(Opcode::Text, text.as_bytes()),
         Message::Binary(bytes) => Frame::new(Opcode::Binary, bytes),
     };
-    session.push(frame, id, hub, now);
+    session.push(frame, cx);
 }

@@ -311,13 +311,13 @@ fn feed(
     let opened = hub.metrics.sessions_opened_total;
     let mut session = Session::new(Door::Clients, preamble, Peer::from(own), hub);
     for piece in pieces {
-        session.on_bytes(&mut piece.to_vec(), ID, hub, NOW);
+        session.on_bytes(&mut piece.to_vec(), &mut hub.context(ID, NOW));
         if session.is_open() {
             let counted = session.peer(hub).network();
             assert_eq!((hub.ips.kinds(), hub.ips.taken(&counted)), (1, 1));
         }
     }
-    session.on_end(true, hub, ID);
+    session.on_end(true, &mut hub.context(ID, NOW));
     let ended_as = session.peer(hub).address();
     session.dissolve(hub);
     assert_eq!((hub.ips.kinds(), hub.peers.len()), (0, 0));
