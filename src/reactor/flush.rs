@@ -44,7 +44,7 @@ impl<S: Socket> Reactor<S> {
         let (socket, outbox) = (&mut connection.socket, &mut connection.session.outbox);
         let report = (!outbox.is_empty()).then(|| {
             let write = |slices: &[IoSlice<'_>]| socket.write(slices);
-            outbox.flush(write, now.clock, &mut self.hub.totals)
+            outbox.flush(write, now.clock, &mut self.hub.outboxes)
         });
         self.after_flush(id, hold, report, now);
     }
@@ -97,8 +97,8 @@ impl<S: Socket> Reactor<S> {
                 continue;
             };
             let outbox = &mut connection.session.outbox;
-            let report =
-                outcome.map(|outcome| outbox.after_write(outcome, now.clock, &mut self.hub.totals));
+            let report = outcome
+                .map(|outcome| outbox.after_write(outcome, now.clock, &mut self.hub.outboxes));
             self.after_flush(id, hold, report, now);
         }
         Vec::new()
@@ -169,7 +169,7 @@ impl<S: Socket> Reactor<S> {
     /// already at once. One pass over all sessions serves [`limits::LARGEST_OUTBOXES`] closes.
     pub(super) fn close_largest(&mut self, now: Now) {
         let max = self.hub.limits.outboxes_bytes_max;
-        while self.hub.totals.blocked_bytes > max {
+        while self.hub.outboxes.blocked_bytes > max {
             let mut largest: Vec<(usize, ConnId)> = self
                 .connections
                 .iter()
@@ -184,7 +184,7 @@ impl<S: Socket> Reactor<S> {
                 return;
             }
             for (_, id) in largest.into_iter().take(limits::LARGEST_OUTBOXES) {
-                if self.hub.totals.blocked_bytes <= max {
+                if self.hub.outboxes.blocked_bytes <= max {
                     return;
                 }
                 let Some(connection) = self.connections.get_mut(id) else {
@@ -193,7 +193,7 @@ impl<S: Socket> Reactor<S> {
                 if connection.session.is_open() {
                     self.close(id, CloseReason::OutboxesFull, now);
                 } else {
-                    connection.session.outbox.clear(&mut self.hub.totals);
+                    connection.session.outbox.clear(&mut self.hub.outboxes);
                     self.abandon(id, now);
                 }
             }

@@ -118,7 +118,7 @@ impl<S: Socket> Reactor<S> {
     fn is_sweeping(&self) -> bool {
         self.sweep.is_under_way
             || self.hub.tokens_expire
-            || self.hub.partial_bytes > 0
+            || self.hub.partials.bytes() > 0
             || (self.hub.limits.liveness.concern_every_session() && !self.connections.is_empty())
     }
 }

@@ -12,7 +12,7 @@ use crate::auth::Identity;
 use crate::protocol::command::CommandError;
 use crate::routing::families::Resolved;
 
-use super::hub::Hub;
+use super::subscriptions::Subscriptions;
 
 /// The bounds; `usize::MAX`: none.
 #[derive(Clone, Copy, Debug)]
@@ -33,10 +33,10 @@ impl BindingQuota {
         has: usize,
         asks: usize,
         account: Option<AccountId>,
-        hub: &Hub,
+        subscriptions: &Subscriptions,
     ) -> bool {
-        let broker = &hub.broker;
-        let most = |count: usize| count.saturating_mul(hub.bindings_of_one_max);
+        let broker = subscriptions.broker();
+        let most = |count: usize| count.saturating_mul(subscriptions.bindings_of_one_max());
         let of_account = account.map_or(0, |account| broker.load(account));
         most(has + asks) <= self.session_max
             && of_account.saturating_add(most(asks)) <= self.account_max
@@ -57,19 +57,14 @@ impl BindingQuota {
         (leases, waiting): (usize, impl Fn() -> J),
         wanted: impl Iterator<Item = Resolved<'w>> + Clone,
         account: Option<AccountId>,
-        hub: &Hub,
+        subscriptions: &Subscriptions,
     ) -> Result<(), CommandError>
     where
         I: Iterator<Item = Resolved<'h>>,
         J: Iterator<Item = Resolved<'h>>,
     {
-        let Hub {
-            families,
-            broker,
-            months,
-            ..
-        } = hub;
-        let months = months.now();
+        let (families, broker) = (subscriptions.families(), subscriptions.broker());
+        let months = subscriptions.months().now();
         let count = |resolved: Resolved<'_>| families.amqp_binding_count(&resolved, months);
         let has = live().map(count).sum::<usize>();
         let asks: usize = wanted.clone().map(count).sum();

@@ -4,7 +4,7 @@ use crate::protocol::frame::Frame;
 
 use super::close::CloseReason;
 use super::hub::{Context, Hub};
-use super::{PeerSide, Phase, Place, Session};
+use super::{PeerSide, Phase, Session};
 
 impl Session {
     /// Closes an open session with the close frame of `reason`; a session in its handshake goes without a word.
@@ -41,13 +41,13 @@ impl Session {
                 if reason == CloseReason::Drain {
                     while let Some(notice) = self.take_gap_notice(&mut cx.hub.builder) {
                         cx.hub.metrics.gap_notices_total += 1;
-                        self.outbox.push(notice, &mut cx.hub.totals);
+                        self.outbox.push(notice, &mut cx.hub.outboxes);
                     }
                 } else if self.outbox.is_blocked() {
-                    self.outbox.forget_unbegun(&mut cx.hub.totals);
+                    self.outbox.forget_unbegun(&mut cx.hub.outboxes);
                 }
                 if let Some(frame) = frame {
-                    self.outbox.push(frame, &mut cx.hub.totals);
+                    self.outbox.push(frame, &mut cx.hub.outboxes);
                 }
                 self.phase = Phase::Closing {
                     reason,
@@ -128,18 +128,20 @@ impl Session {
             cx.hub.labels.drop_label(&mut extra.label);
         }
         self.stop_waiting(cx);
-        self.drop_subscriptions(cx.hub);
+        if !self.subscriptions.is_empty() {
+            let list = &mut self.subscriptions;
+            cx.hub
+                .subscriptions
+                .unsubscribe(list, None, None, &mut Vec::new());
+        }
     }
 
     /// Gives back what a session that has ended still has of what is shared.
     pub fn dissolve(mut self, hub: &mut Hub) {
-        self.outbox.clear(&mut hub.totals);
+        self.outbox.clear(&mut hub.outboxes);
         self.give_account_back(hub);
-        match self.place {
-            Place::Unknown => {}
-            Place::Counted => hub.ips.give_back(&self.peer(hub).network()),
-            Place::Surplus => hub.surplus -= 1,
-        }
+        let network = self.peer(hub).network();
+        hub.occupancy.leave(self.place, &network);
         hub.peers.forget(self.peer);
     }
 }

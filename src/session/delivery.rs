@@ -69,7 +69,7 @@ impl Session {
         {
             self.close(CloseReason::SlowConsumer, cx);
         } else {
-            self.outbox.push(frame, &mut cx.hub.totals);
+            self.outbox.push(frame, &mut cx.hub.outboxes);
         }
     }
 
@@ -148,19 +148,8 @@ impl Session {
         exchanges: &HashSet<Arc<str>>,
         hub: &Hub,
     ) -> bool {
-        let mut needed = Vec::new();
-        hub.index
-            .subscriptions(&self.subscriptions)
-            .any(|subscription| {
-                if exchanges.contains(hub.families.exchange(&subscription)) {
-                    hub.families.amqp_bindings(
-                        &subscription,
-                        subscription.held(hub.months),
-                        &mut needed,
-                    );
-                }
-                needed.drain(..).any(|binding| bindings.contains(&binding))
-            })
+        hub.subscriptions
+            .any_needs(&self.subscriptions, bindings, exchanges)
     }
 
     /// Tells the session that events may have been lost while the source was away, unless it has no subscription. Where
@@ -186,7 +175,7 @@ impl Session {
                 let mut after = AfterFlush::Idle;
                 while let Some(notice) = self.take_gap_notice(&mut hub.builder) {
                     hub.metrics.gap_notices_total += 1;
-                    self.outbox.push(notice, &mut hub.totals);
+                    self.outbox.push(notice, &mut hub.outboxes);
                     after = AfterFlush::More;
                 }
                 after

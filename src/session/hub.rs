@@ -1,26 +1,16 @@
 //! What all sessions share: who may do what, who wants what, what the broker has been asked for, and the bounds.
 //!
-//! Pure, as a session is: what it wants of the source it leaves in [`Hub::to_source`], what it wants of the clock
-//! in [`Hub::deadlines`]; the loop carries both out.
-//!
-//! Invariant: every AMQP binding is acquired once for each subscription in the index and once for each lease of a
-//! subscribe that waits, so that no session's end takes away what another needs.
+//! Pure, as a session is: what it wants of the source and of the clock it leaves in [`Subscriptions`] and [`Deadlines`],
+//! and the loop carries it out.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::account::AccountId;
 use crate::auth::Authenticator;
-use crate::handoff::ToSource;
 use crate::limits::LINGER;
 use crate::metrics::Metrics;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::protocol::handshake::Refusal;
-use crate::routing::amqp_binding::AmqpBinding;
-use crate::routing::broker_bindings::{Acquired, Ask, BrokerBindings};
 use crate::routing::families::Families;
-use crate::routing::index::SubscriptionIndex;
-use crate::routing::month::{ActiveMonths, FollowedMonths};
 
 use super::clock::{Now, WakingClock};
 use super::deadlines::{Deadlines, Timeouts};
@@ -28,11 +18,11 @@ use super::id::{ConnId, Peers};
 use super::labels::Labels;
 use super::limits::SessionLimits;
 use super::liveness::PING_PAYLOAD;
+use super::occupancy::Occupancy;
 use super::outbox::OutboxTotals;
 use super::partials::Partials;
-use super::places::Places;
 use super::replies::HeldTotals;
-use super::roll_over::RollOver;
+use super::subscriptions::Subscriptions;
 use super::{Message, Session};
 
 /// Whether the event source is there.
@@ -86,18 +76,8 @@ pub struct Hub {
     pub on_message: OnMessage,
     /// Who may do what.
     pub authenticator: Authenticator,
-    /// What client bindings mean.
-    pub families: Families,
-    /// AMQP bindings that one subscription can have, at most.
-    pub(super) bindings_of_one_max: usize,
-    /// Who wants what.
-    pub index: SubscriptionIndex,
-    /// What the broker has been asked for.
-    pub broker: BrokerBindings,
-    /// The months whose databases are followed.
-    pub months: FollowedMonths,
-    /// The way from the months before to those of now; `None`: nobody is behind.
-    pub(super) roll_over: Option<RollOver>,
+    /// What all sessions are subscribed to.
+    pub subscriptions: Subscriptions,
     /// Whether events come.
     pub source: SourceState,
     /// Whether sessions are taken.
@@ -105,14 +85,9 @@ pub struct Hub {
     /// What must happen by when.
     pub deadlines: Deadlines,
     /// What waits in full outboxes.
-    pub totals: OutboxTotals,
+    pub outboxes: OutboxTotals,
     /// What happened.
     pub metrics: Metrics,
-    /// Commands for the source, in order; the loop hands them over and empties this each turn.
-    pub to_source: Vec<ToSource>,
-    /// Bindings of subscriptions that go on under another realm and are not in force yet: their events may be missed
-    /// until they are. The loop takes them, and tells the sessions once they are.
-    pub dark: Vec<AmqpBinding>,
     /// Sessions are being renewed after a reread: one that has not been yet is, before it runs a command.
     pub is_renewing: bool,
     /// What is held back behind subscribes that wait.
@@ -123,10 +98,7 @@ pub struct Hub {
     pub waking: WakingClock,
     /// The ping that all sessions share.
     pub ping: Frame,
-    /// Heap bytes of all messages, frames and requests that have arrived in part: the sum of the sessions'
-    /// [`Session::partial_bytes`].
-    pub partial_bytes: usize,
-    /// Whose they are.
+    /// What has arrived in part of messages, frames and requests.
     pub partials: Partials,
     /// Frames of clients decoded in this turn, and one for each read; the loop begins it anew.
     pub frames_read: usize,
@@ -134,13 +106,8 @@ pub struct Hub {
     pub builder: FrameBuilder,
     /// The peers of all sessions.
     pub peers: Peers,
-    /// Connections of each IP ([`super::id::Peer::network`]; `max_connections_per_ip`), from the moment it is known.
-    pub ips: Places<IpAddr>,
-    /// Connections that are one too many of their IP, and kept until they are told.
-    pub surplus: usize,
-    /// Sessions of each account, by the own account of the identity that they run as or were closed as
-    /// (`max_connections_per_account`).
-    pub accounts: Places<AccountId>,
+    /// How many connections each address and each account has.
+    pub occupancy: Occupancy,
     /// Names and metadata of all sessions.
     pub labels: Labels,
     request_ids: RequestIds,
@@ -159,12 +126,7 @@ impl Hub {
         Self {
             on_message: Session::on_command,
             authenticator,
-            bindings_of_one_max: families.amqp_binding_count_max(),
-            families,
-            index: SubscriptionIndex::new(),
-            broker: BrokerBindings::new(),
-            months: FollowedMonths::new(ActiveMonths::at(now.unix)),
-            roll_over: None,
+            subscriptions: Subscriptions::new(families, now.unix),
             source: SourceState::Starting,
             admission: Admission::Open,
             deadlines: Deadlines {
@@ -175,23 +137,18 @@ impl Hub {
                 close: Timeouts::new(limits.send_timeout),
                 answered: Timeouts::new(LINGER),
             },
-            totals: OutboxTotals::default(),
+            outboxes: OutboxTotals::default(),
             metrics: Metrics::default(),
-            to_source: Vec::new(),
-            dark: Vec::new(),
             is_renewing: false,
             held: HeldTotals::default(),
             tokens_expire: false,
             waking: WakingClock::default(),
             ping: Frame::new(Opcode::Ping, PING_PAYLOAD),
-            partial_bytes: 0,
             partials: Partials::new(limits.partials_bytes_max, limits.codec.message_bytes_max),
             frames_read: 0,
             builder: FrameBuilder::new(),
             peers: Peers::default(),
-            ips: Places::new(limits.connections_per_ip_max),
-            surplus: 0,
-            accounts: Places::new(limits.connections_per_account_max),
+            occupancy: Occupancy::new(&limits),
             labels: Labels::default(),
             request_ids: RequestIds(seed),
             limits,
@@ -215,44 +172,12 @@ impl Hub {
         }
     }
 
-    /// Counts one more user of a binding, of `account`, and asks the source for it when it is the first.
-    pub fn acquire(&mut self, binding: &AmqpBinding, account: Option<AccountId>) -> Acquired {
-        self.acquire_for(binding, 1, account)
-    }
-
-    /// As [`Hub::acquire`], for so many users.
-    pub fn acquire_for(
-        &mut self,
-        binding: &AmqpBinding,
-        users: u32,
-        account: Option<AccountId>,
-    ) -> Acquired {
-        let acquired = self.broker.acquire(binding, users, account);
-        let binding = || binding.clone();
-        self.to_source.extend(acquired.ask.map(|ask| match ask {
-            Ask::Bind(ticket, account) => ToSource::Bind {
-                binding: binding(),
-                ticket,
-                account,
-            },
-            Ask::Join(account) => ToSource::Join {
-                binding: binding(),
-                account,
-            },
-        }));
-        acquired
-    }
-
-    /// Counts one user less and tells the source when it was the last.
-    pub fn release(&mut self, binding: &AmqpBinding) {
-        self.release_for(binding, 1);
-    }
-
-    /// As [`Hub::release`], for so many users.
-    pub fn release_for(&mut self, binding: &AmqpBinding, users: u32) {
-        if self.broker.release(binding, users) {
-            self.to_source.push(ToSource::Unbind(binding.clone()));
-        }
+    /// Follows the months, a step at a time.
+    pub fn roll_months(&mut self, now: Now) {
+        let ids = &mut self.request_ids;
+        let random = || ids.generate()[0];
+        self.subscriptions
+            .roll_months(now, random, &mut self.metrics);
     }
 
     /// A fresh request id for a reply whose command had none.

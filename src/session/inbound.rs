@@ -8,7 +8,8 @@ use super::admin::AdminRequest;
 use super::close::CloseReason;
 use super::hub::Context;
 use super::liveness::PING_PAYLOAD;
-use super::{Message, PeerSide, Phase, Place, Session};
+use super::occupancy::Place;
+use super::{Message, PeerSide, Phase, Session};
 
 impl Session {
     /// Takes what the peer sent. The bytes may be changed (they are unmasked in place). Returns the admin page
@@ -173,7 +174,6 @@ impl Session {
         let is_told = self.place != Place::Unknown;
         let address = (is_told && self.identity.is_none()).then(|| self.peer(cx.hub).network());
         cx.hub.partials.set(cx.id, self.partial_bytes(), address);
-        cx.hub.partial_bytes = cx.hub.partials.bytes();
     }
 }
 

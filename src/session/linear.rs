@@ -15,7 +15,7 @@ use crate::handoff::ToSource;
 use crate::protocol::proxy::Preamble;
 use crate::routing::amqp_binding::Asked;
 use crate::routing::families::Families;
-use crate::routing::month::{ActiveMonths, FollowedMonths};
+use crate::routing::month::ActiveMonths;
 use crate::session::clock::Now;
 use crate::session::hub::Hub;
 use crate::session::limits::SessionLimits;
@@ -60,7 +60,7 @@ impl World {
             NOW,
             1,
         );
-        hub.broker.on_up();
+        hub.subscriptions.on_up();
         let sessions = (0..sessions).map(|slot| {
             let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 1)));
             let mut session = Session::new(Door::Clients, Preamble::Done, peer, &mut hub);
@@ -95,14 +95,16 @@ impl World {
 
     /// The source confirms all that it is asked for.
     fn bind_all(&mut self) {
-        for command in std::mem::take(&mut self.hub.to_source) {
+        for command in self.hub.subscriptions.end_turn(NOW) {
             let ToSource::Bind {
                 binding, ticket, ..
             } = command
             else {
                 continue;
             };
-            for waiter in self.hub.broker.on_bound(&Asked { binding, ticket }) {
+            let asked = Asked { binding, ticket };
+            let in_force = self.hub.subscriptions.on_bound(&asked, NOW);
+            for waiter in in_force.into_iter().flat_map(|one| one.waiters) {
                 let (slot, number) = slot_and_number(waiter);
                 let session = &mut self.sessions[slot as usize];
                 session.on_bound(number, &mut self.hub.context(id(slot), NOW));
@@ -111,7 +113,7 @@ impl World {
     }
 
     fn subscriptions(&self) -> u32 {
-        self.hub.index.counts().subscriptions as u32
+        self.hub.subscriptions.index().counts().subscriptions as u32
     }
 }
 
@@ -201,7 +203,7 @@ fn twice_as_much_costs_twice_as_many_steps() {
             for slot in 0..n {
                 world.command(slot, json!({"action": "subscribe", "data": data}));
             }
-            assert_eq!(world.hub.broker.waiters(), 9 * n as usize);
+            assert_eq!(world.hub.subscriptions.broker().waiters(), 9 * n as usize);
             let later = Now {
                 clock: Duration::from_secs(3600),
                 ..NOW
@@ -212,14 +214,14 @@ fn twice_as_much_costs_twice_as_many_steps() {
                     session.on_command_timeout(&mut world.hub.context(id(slot), later));
                 }
             });
-            assert_eq!(world.hub.broker.waiters(), 0);
+            assert_eq!(world.hub.subscriptions.broker().waiters(), 0);
             steps
         }),
         ("a wait over a change of month", |n| {
             let mut world = World::new(1);
             world.list("subscribe", &distinct("doc_created.*.fax", n));
             let later = ActiveMonths::at(NOW.unix + 40 * 86_400);
-            world.hub.months = FollowedMonths::new(later);
+            world.hub.subscriptions.follow(later);
             let steps = steps::of(|| {
                 world.bind_all();
                 world.bind_all();
@@ -272,6 +274,6 @@ fn a_binding_that_fits_no_key_is_refused_before_a_key_is_rendered() {
         let list = [format!("call.*.{}", "x".repeat(length))];
         let steps = steps::of(|| world.list("subscribe", &list));
         assert_eq!(steps, renderings, "{length}");
-        assert_eq!(world.hub.broker.counts().wanted, 0);
+        assert_eq!(world.hub.subscriptions.broker().counts().wanted, 0);
     }
 }

@@ -18,8 +18,9 @@ use super::close::CloseReason;
 use super::hub::{Admission, Context, Hub};
 use super::id::Peer;
 use super::liveness::Liveness;
+use super::occupancy::Place;
 use super::outbox::Outbox;
-use super::{Door, Head, PeerSide, Phase, Place, Session};
+use super::{Door, Head, PeerSide, Phase, Session};
 
 impl Session {
     /// A connection that has said nothing yet; `preamble` is what it must say first.
@@ -58,21 +59,13 @@ impl Session {
             return;
         }
         let network = self.peer(hub).network();
-        let before = self.place;
-        self.place = if hub.ips.full(&network).is_some() {
-            Place::Surplus
-        } else {
-            hub.ips.take(network);
-            Place::Counted
-        };
-        hub.surplus -= usize::from(before == Place::Surplus);
-        hub.surplus += usize::from(self.place == Place::Surplus);
+        self.place = hub.occupancy.enter(self.place, network);
     }
 
     /// Whether it is one to be told that and there is no room for more of them, unless it is told at once.
     #[must_use]
     pub fn is_beyond_surplus(&self, hub: &Hub) -> bool {
-        self.is_surplus() && self.is_in_handshake() && hub.surplus > SURPLUS_MAX
+        self.is_surplus() && self.is_in_handshake() && hub.occupancy.surplus() > SURPLUS_MAX
     }
 
     /// The session id (PROTOCOL 1). Until the upgrade it may be that of a proxy.
@@ -286,7 +279,7 @@ impl Session {
             return Err(Refusal::TooManyFromThisIp);
         }
         let account = identity.as_ref().and_then(|identity| identity.account_id());
-        if account.is_some_and(|account| hub.accounts.full(&account).is_some()) {
+        if account.is_some_and(|account| hub.occupancy.accounts.full(&account).is_some()) {
             return Err(Refusal::TooManyOfThisAccount);
         }
         Ok(identity)
@@ -300,7 +293,7 @@ impl Session {
     ) {
         cx.hub.metrics.sessions_opened_total += 1;
         self.outbox
-            .push(Frame::raw(&upgrade.response()), &mut cx.hub.totals);
+            .push(Frame::raw(&upgrade.response()), &mut cx.hub.outboxes);
         self.style = upgrade.style.unwrap_or(cx.hub.limits.style);
         self.phase = Phase::Open {
             extra: None,
@@ -328,7 +321,7 @@ impl Session {
     /// Sends an HTTP response as the connection's last word. One that has no place is not given the time to read it and
     /// close its side: its request was read to its end, so the close is in good order.
     pub fn respond(&mut self, response: &[u8], cx: &mut Context<'_>) {
-        self.outbox.push(Frame::raw(response), &mut cx.hub.totals);
+        self.outbox.push(Frame::raw(response), &mut cx.hub.outboxes);
         self.phase = Phase::Closing {
             reason: CloseReason::Http,
             was_open: false,

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use crate::account::Scope;
 use crate::auth::{Identity, Verdict};
-use crate::protocol::command::{self, EndReason};
-use crate::routing::families::Rights;
-use crate::routing::index::{Revised, Revision};
+use crate::protocol::command::{self, CommandError, EndReason};
+use crate::routing::families::{Families, Resolved, Rights};
+use crate::routing::index::Revision;
 
 use super::Session;
 use super::binding_quota;
@@ -24,7 +24,7 @@ impl Session {
         hub.tokens_expire |= identity.expires().is_some();
         self.give_account_back(hub);
         if let Some(account) = identity.account_id() {
-            hub.accounts.take(account);
+            hub.occupancy.accounts.take(account);
         }
         self.identity = Some(identity);
     }
@@ -36,7 +36,7 @@ impl Session {
             .take()
             .and_then(|identity| identity.account_id())
         {
-            hub.accounts.give_back(&account);
+            hub.occupancy.accounts.give_back(&account);
         }
     }
 
@@ -54,7 +54,7 @@ impl Session {
             return 0;
         };
         let waits_for = self.replies().map_or(0, |replies| replies.wanted());
-        let looked_at = cx.hub.index.len(&self.subscriptions) + waits_for;
+        let looked_at = cx.hub.subscriptions.index().len(&self.subscriptions) + waits_for;
         if looked_at == 0 {
             return 0;
         }
@@ -78,69 +78,15 @@ impl Session {
         identity: &Identity,
         hub: &mut Hub,
     ) -> Vec<Box<str>> {
-        let Hub {
-            index,
-            families,
-            months,
-            ..
-        } = hub;
         let is_less = before.is_superduper() && !identity.is_superduper();
-        let (mut wanted, mut needless) = (Vec::new(), Vec::new());
-        let (mut ended, mut moved) = (Vec::new(), 0);
-        index.revise(
-            families,
+        let revisions = hub.subscriptions.revise(
             &mut self.subscriptions,
-            |resolved| {
-                if !identity.may_have(resolved.scope()) {
-                    return Revision::End;
-                }
-                let realm = match resolved.scope() {
-                    Scope::One(account) if resolved.realm().is_some() => identity.realm_of(account),
-                    Scope::One(_) | Scope::Any => None,
-                };
-                if !is_less && realm.as_deref() == resolved.realm() {
-                    return Revision::Keep;
-                }
-                let rights = Rights {
-                    superduper: identity.is_superduper(),
-                    realm: realm.as_deref(),
-                };
-                let again = families.resolve(resolved.binding(), resolved.scope(), rights);
-                match again.map(|again| again.realm() == resolved.realm()) {
-                    Err(_) => Revision::End,
-                    Ok(true) => Revision::Keep,
-                    Ok(false) => realm.map_or(Revision::End, Revision::Move),
-                }
-            },
-            &mut |revised| match revised {
-                Revised::Ended(resolved) => {
-                    families.amqp_bindings(&resolved, resolved.held(*months), &mut needless);
-                    ended.push(resolved.binding().into());
-                }
-                Revised::Left(resolved) => {
-                    families.amqp_bindings(&resolved, resolved.held(*months), &mut needless);
-                    moved += 1;
-                }
-                Revised::Joined(resolved) => {
-                    let account = binding_quota::account_of(identity, resolved.scope());
-                    let mut bindings = Vec::new();
-                    families.amqp_bindings(&resolved, months.now(), &mut bindings);
-                    wanted.extend(bindings.into_iter().map(|binding| (binding, account)));
-                }
-            },
+            |families, resolved| judge(families, resolved, identity, is_less),
+            |scope| binding_quota::account_of(identity, scope),
+            hub.source == SourceState::Up,
         );
-        hub.metrics.subscriptions_moved_total += moved;
-        for (binding, account) in wanted {
-            let acquired = hub.acquire(&binding, account);
-            // While the source is away, its return speaks for all that is missed until then.
-            if !acquired.is_in_force && hub.source == SourceState::Up {
-                hub.dark.push(binding);
-            }
-        }
-        for binding in &needless {
-            hub.release(binding);
-        }
-        ended
+        hub.metrics.subscriptions_moved_total += revisions.moved;
+        revisions.ended
     }
 
     /// Asks the authenticator again, after it has reread what it decides by: a token that is no longer good closes
@@ -158,10 +104,53 @@ impl Session {
                 looked_at
             }
             Verdict::Refused => {
-                let had = cx.hub.index.len(&self.subscriptions);
+                let had = cx.hub.subscriptions.index().len(&self.subscriptions);
                 self.close(CloseReason::Expired, cx);
                 had
             }
         }
+    }
+}
+
+/// The realm by which `identity` has subscriptions for `scope`, if it may have them.
+pub(super) fn authorised(
+    scope: Scope,
+    identity: &Identity,
+) -> Result<Option<Arc<str>>, CommandError> {
+    match scope {
+        Scope::Any if identity.is_superduper() => Ok(None),
+        Scope::Any => Err(CommandError::UnauthorizedWildcard),
+        Scope::One(account) if identity.may_see(account) => Ok(identity.realm_of(account)),
+        Scope::One(_) => Err(CommandError::UnauthorizedAccount),
+    }
+}
+
+/// What becomes of a subscription of a session that runs as `identity` now. `is_less`: it was superduper before, and is
+/// not any more.
+fn judge(
+    families: &Families,
+    resolved: Resolved<'_>,
+    identity: &Identity,
+    is_less: bool,
+) -> Revision {
+    if !identity.may_have(resolved.scope()) {
+        return Revision::End;
+    }
+    let realm = match resolved.scope() {
+        Scope::One(account) if resolved.realm().is_some() => identity.realm_of(account),
+        Scope::One(_) | Scope::Any => None,
+    };
+    if !is_less && realm.as_deref() == resolved.realm() {
+        return Revision::Keep;
+    }
+    let rights = Rights {
+        superduper: identity.is_superduper(),
+        realm: realm.as_deref(),
+    };
+    let again = families.resolve(resolved.binding(), resolved.scope(), rights);
+    match again.map(|again| again.realm() == resolved.realm()) {
+        Err(_) => Revision::End,
+        Ok(true) => Revision::Keep,
+        Ok(false) => realm.map_or(Revision::End, Revision::Move),
     }
 }

@@ -76,7 +76,7 @@ fn written(session: &mut Session, hub: &mut Hub) -> Vec<u8> {
             Ok(bytes.len())
         },
         NOW.clock,
-        &mut hub.totals,
+        &mut hub.outboxes,
     );
     bytes
 }

@@ -177,7 +177,10 @@ fn another_identity_does_not_keep_what_only_the_first_may_see() {
     client.switch(TOKENS[2], &Rights::default());
     client.ping();
     world.settle();
-    assert_eq!(world.reactor.hub.index.counts(), IndexCounts::default());
+    assert_eq!(
+        world.reactor.hub.subscriptions.index().counts(),
+        IndexCounts::default()
+    );
     world.source_works();
     assert!(
         world.wanted.is_empty(),
@@ -295,8 +298,17 @@ fn a_source_whose_thread_ends_is_told_of_and_what_it_had_handed_over_is_delivere
     // Nobody will answer: an error in its time, and nothing is kept.
     world.pass(Duration::from_secs(11));
     assert_eq!(world.tally.unavailable, 2);
-    assert_eq!(world.reactor.hub.index.counts().subscriptions, 2);
-    assert_eq!(world.reactor.hub.broker.waiters(), 0);
+    assert_eq!(
+        world
+            .reactor
+            .hub
+            .subscriptions
+            .index()
+            .counts()
+            .subscriptions,
+        2
+    );
+    assert_eq!(world.reactor.hub.subscriptions.broker().waiters(), 0);
 }
 
 #[test]

@@ -314,13 +314,19 @@ fn feed(
         session.on_bytes(&mut piece.to_vec(), &mut hub.context(ID, NOW));
         if session.is_open() {
             let counted = session.peer(hub).network();
-            assert_eq!((hub.ips.kinds(), hub.ips.taken(&counted)), (1, 1));
+            assert_eq!(
+                (
+                    hub.occupancy.ips().kinds(),
+                    hub.occupancy.ips().taken(&counted)
+                ),
+                (1, 1)
+            );
         }
     }
     session.on_end(true, &mut hub.context(ID, NOW));
     let ended_as = session.peer(hub).address();
     session.dissolve(hub);
-    assert_eq!((hub.ips.kinds(), hub.peers.len()), (0, 0));
+    assert_eq!((hub.occupancy.ips().kinds(), hub.peers.len()), (0, 0));
     let deadlines = &mut hub.deadlines;
     for queue in [
         &mut deadlines.auth,
@@ -330,7 +336,7 @@ fn feed(
     ] {
         queue.prune(|_| false);
     }
-    hub.to_source.clear();
+    hub.subscriptions.end_turn(NOW);
     let was_opened = hub.metrics.sessions_opened_total > opened;
     was_opened.then_some(ended_as)
 }
