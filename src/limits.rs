@@ -191,6 +191,10 @@ pub const SWEEP_STEPS: usize = 50;
 /// Time between two steps of the sweep.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Longest `ping_interval_ms` and `pong_timeout_ms`. Both together, and a pass of the sweep, are well within the 109
+/// minutes that the 16 bits of a session's silence can count.
+pub const PERIOD_MAX: Duration = Duration::from_secs(30 * 60);
+
 /// Longest wait for one answer of the broker, which else is left; heartbeats are no answer. A batch of binds takes some
 /// 70 ms of an idle broker.
 pub const BROKER_ANSWER_MAX: Duration = Duration::from_secs(20);

@@ -17,6 +17,7 @@ use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::{Exchange, Families};
 use blackhole::session::Door;
 use blackhole::session::hub::Hub;
+use blackhole::session::limits::SessionLimits;
 use blackhole::{limits, logging, source, sys};
 
 /// Exit code when the system refused something: an address in use, a thread that cannot be started.
@@ -72,7 +73,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let hub = Hub::new(
-        &config,
+        SessionLimits::from(&config),
         authenticator,
         families,
         now_since(epoch),

@@ -17,6 +17,7 @@ mod exit;
 mod file;
 mod options;
 mod origin;
+mod session_limits;
 mod values;
 
 use std::ffi::OsString;
@@ -38,6 +39,7 @@ use crate::event::Style;
 use crate::limits::DESCRIPTORS_RESERVED;
 use crate::protocol::proxy::ProxyProtocol;
 use crate::routing::families::{Families, FamilyOptions, FamilySpec};
+use crate::session::outbox::SlowConsumerPolicy;
 use cli::{CommandLine, NoCommandLine};
 use options::Options;
 use values::{AuthName, Limit, Network, Object, Setting, SourceName, Word};
@@ -444,9 +446,9 @@ pub struct Config {
     /// `message_timeout_ms`: from a message's first byte to its last. 10,000.
     pub message_timeout: Duration,
     /// `ping_interval_ms`: of silence before a ping, 25,000; `None`: no pings. At most
-    /// [`crate::session::liveness::PERIOD_MAX`].
+    /// [`crate::limits::PERIOD_MAX`].
     pub ping_interval: Option<Duration>,
-    /// `pong_timeout_ms`: of silence behind a ping, 10,000. At most [`crate::session::liveness::PERIOD_MAX`].
+    /// `pong_timeout_ms`: of silence behind a ping, 10,000. At most [`crate::limits::PERIOD_MAX`].
     pub pong_timeout: Duration,
     /// `idle_timeout_ms`: without a frame of the client's own; `None`, the default: for ever.
     pub idle_timeout: Option<Duration>,
@@ -498,15 +500,6 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config").finish_non_exhaustive()
     }
-}
-
-/// What happens to a session that reads too slowly (PROTOCOL 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlowConsumerPolicy {
-    /// Closed with 4408.
-    Close,
-    /// New events are dropped and counted.
-    Drop,
 }
 
 #[cfg(test)]

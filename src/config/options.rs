@@ -8,7 +8,6 @@ use std::num::{NonZeroU16, NonZeroU32};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::SlowConsumerPolicy;
 use super::origin::Origin;
 use super::values::{
     AuthName, BrokerUrl, Limit, Network, Object, Period, Rate, RealmTemplate, Setting, SourceName,
@@ -18,6 +17,7 @@ use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
 use crate::protocol::proxy::ProxyProtocol;
 use crate::routing::families::FamilyOptions;
+use crate::session::outbox::SlowConsumerPolicy;
 
 const LISTENING: &str = "Listening";
 const EVENTS: &str = "Events";

@@ -15,11 +15,11 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::SlowConsumerPolicy;
 use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
+use crate::limits::PERIOD_MAX;
 use crate::protocol::proxy::ProxyProtocol;
-use crate::session::liveness::PERIOD_MAX;
+use crate::session::outbox::SlowConsumerPolicy;
 
 /// Longest part of a wrong value that an error message repeats, in characters.
 const FOUND_CHARS_MAX: usize = 60;

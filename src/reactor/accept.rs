@@ -18,8 +18,8 @@ use crate::limits;
 use crate::protocol::handshake::{self, Request};
 use crate::protocol::http::{Method, Parsed, Refusal};
 use crate::protocol::proxy::{self, Preamble};
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::hub::Now;
 use crate::session::id::{ConnId, Peer};
 use crate::session::{Door, Session};
 
@@ -78,7 +78,7 @@ impl<S: Socket> Reactor<S> {
             }
             return None;
         };
-        let room = self.room_for(&mut socket, door, preamble);
+        let room = self.room_for(&mut socket, door, preamble, now);
         if room == Room::Close {
             return None;
         }
@@ -90,7 +90,9 @@ impl<S: Socket> Reactor<S> {
         }
         let connection = self.connections.get_mut(id)?;
         if room == Room::Refuse {
-            connection.session.refuse_full(id, &mut self.hub, now);
+            connection
+                .session
+                .refuse_full(&mut self.hub.context(id, now));
         } else {
             self.hub.deadlines.handshake.begin(now.clock, id);
         }
@@ -101,7 +103,7 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Decides on a connection just accepted.
-    fn room_for(&mut self, socket: &mut S, door: Door, preamble: Preamble) -> Room {
+    fn room_for(&mut self, socket: &mut S, door: Door, preamble: Preamble, now: Now) -> Room {
         let beyond = match self.connections.len().checked_sub(self.connections_max) {
             None => return Room::Free,
             Some(beyond) => beyond,
@@ -111,7 +113,7 @@ impl<S: Socket> Reactor<S> {
                 return Room::Free;
             }
             Door::Admin => {}
-            Door::Clients if self.evict_unfinished() => return Room::Free,
+            Door::Clients if self.evict_unfinished(now) => return Room::Free,
             Door::Clients => {
                 self.hub.metrics.connections_refused_full_total += 1;
                 if self.answer_at_once(socket, preamble) {
@@ -127,7 +129,7 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Ends the unfinished handshake that is the first to go; false: there is none.
-    fn evict_unfinished(&mut self) -> bool {
+    fn evict_unfinished(&mut self, now: Now) -> bool {
         let Some(id) = self.unfinished.first_to_go() else {
             return false;
         };
@@ -136,7 +138,7 @@ impl<S: Socket> Reactor<S> {
             let _untold = connection
                 .socket
                 .write(&[IoSlice::new(self.full_answer.to(Method::Get))]);
-            connection.session.evict(id, &mut self.hub);
+            connection.session.evict(&mut self.hub.context(id, now));
         }
         self.remove(id);
         true
@@ -153,7 +155,7 @@ impl<S: Socket> Reactor<S> {
         if connection.session.is_beyond_surplus(&self.hub) {
             connection
                 .session
-                .close(CloseReason::NoPlace, id, &mut self.hub, now);
+                .close(CloseReason::NoPlace, &mut self.hub.context(id, now));
         } else if connection.session.is_in_handshake() {
             return true;
         }
@@ -161,11 +163,11 @@ impl<S: Socket> Reactor<S> {
         if !outbox.is_empty() {
             let write = |slices: &[IoSlice<'_>]| socket.write(slices);
             // A new socket has room for it; a peer that is gone needs none.
-            let report = outbox.flush(write, now.clock, &mut self.hub.totals);
+            let report = outbox.flush(write, now.clock, &mut self.hub.outboxes);
             self.hub.metrics.writes_total += 1;
             self.hub.metrics.written_bytes_total += report.written as u64;
         }
-        connection.session.abandon(id, &mut self.hub);
+        connection.session.abandon(&mut self.hub.context(id, now));
         self.remove(id);
         false
     }

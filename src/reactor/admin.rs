@@ -33,7 +33,11 @@ pub fn page<S: Socket>(request: AdminRequest, reactor: &Reactor<S>) -> Vec<u8> {
 fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
     let mut out = String::with_capacity(16 << 10);
     let hub = &reactor.hub;
-    let (index, bindings) = (hub.index.counts(), hub.broker.counts());
+    let subscriptions = &hub.subscriptions;
+    let (index, bindings) = (
+        subscriptions.index().counts(),
+        subscriptions.broker().counts(),
+    );
     let sessions = hub.metrics.sessions_opened_total - hub.metrics.sessions_closed_total;
     for (name, help, value) in [
         (
@@ -70,7 +74,7 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "amqp_bindings_in_force",
             "Those of them that the source has confirmed.",
-            hub.broker.in_force(),
+            subscriptions.broker().in_force(),
         ),
         (
             "amqp_bindings_lost",
@@ -80,7 +84,7 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "subscribes_waiting",
             "Replies that wait for the broker, counted once for each binding.",
-            hub.broker.waiters(),
+            subscriptions.broker().waiters(),
         ),
         (
             "replies_held",
@@ -91,17 +95,17 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "outboxes_blocked",
             "Sessions whose sockets are full.",
-            hub.totals.blocked_sessions,
+            hub.outboxes.blocked_sessions,
         ),
         (
             "outboxes_blocked_bytes",
             "Bytes that wait for them.",
-            hub.totals.blocked_bytes,
+            hub.outboxes.blocked_bytes,
         ),
         (
             "partial_messages_bytes",
             "Bytes of messages, frames and requests that have arrived in part.",
-            hub.partial_bytes,
+            hub.partials.bytes(),
         ),
         (
             "labels_bytes",
@@ -166,7 +170,7 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "connections_surplus",
             "Connections that are one too many of their IP, kept until they can be told.",
-            hub.surplus,
+            hub.occupancy.surplus(),
         ),
         (
             "source_up",
@@ -181,12 +185,12 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "counted_ips",
             "IPs that connections are counted for.",
-            hub.ips.kinds(),
+            hub.occupancy.ips().kinds(),
         ),
         (
             "counted_accounts",
             "Accounts that sessions are counted for.",
-            hub.accounts.kinds(),
+            hub.occupancy.accounts().kinds(),
         ),
     ] {
         write_metric(&mut out, name, "gauge", help, value as u64);

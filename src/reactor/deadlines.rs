@@ -6,11 +6,12 @@ use super::Reactor;
 use super::connections::Listed;
 use super::drain::Drain;
 use super::socket::Socket;
-use crate::config::SlowConsumerPolicy;
 use crate::session::Session;
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::hub::{Admission, Now};
+use crate::session::hub::Admission;
 use crate::session::id::ConnId;
+use crate::session::outbox::SlowConsumerPolicy;
 
 impl<S: Socket> Reactor<S> {
     pub(super) fn fire_deadlines(&mut self, now: Now) {
@@ -56,12 +57,8 @@ impl<S: Socket> Reactor<S> {
                 .connections
                 .get(id)
                 .and_then(|connection| connection.session.waits_until());
-            if due.is_some_and(|due| due <= now.clock)
-                && let Some(connection) = self.connections.get_mut(id)
-            {
-                let session = &mut connection.session;
-                session.on_command_timeout(id, &mut self.hub, now);
-                self.settle(id);
+            if due.is_some_and(|due| due <= now.clock) {
+                self.act(id, now, Session::on_command_timeout);
             }
         }
         let patience = self.hub.limits.send_timeout;
@@ -72,7 +69,7 @@ impl<S: Socket> Reactor<S> {
             if connection.session.is_taking_leave(patience, now) {
                 self.hub.deadlines.close.begin(now.clock, id);
             } else if connection.session.is_closing() {
-                self.abandon(id);
+                self.abandon(id, now);
             }
         }
         while let Some(id) = self.hub.deadlines.answered.pop_due(now.clock) {
@@ -81,7 +78,7 @@ impl<S: Socket> Reactor<S> {
                 .get(id)
                 .is_some_and(|connection| connection.session.is_closing())
             {
-                self.abandon(id);
+                self.abandon(id, now);
             }
         }
         while let Some(id) = self.hub.deadlines.send.pop_due(now.clock) {

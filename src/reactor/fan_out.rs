@@ -23,9 +23,9 @@ use crate::limits::{
 use crate::protocol::event_frame::{EventScratch, EventTail};
 use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::delivery::{Batch, DeliveryShared};
-use crate::session::hub::Now;
 use crate::session::id::ConnId;
 use crate::session::outbox::Parcel;
 
@@ -151,13 +151,9 @@ impl<S: Socket> Reactor<S> {
         let scratch = &mut self.fan_out.scratch;
         let (mut owed, mut encoded) = (HashSet::new(), 0);
         scratch.begin();
-        self.hub.index.match_event(
-            &self.hub.families,
-            &event.exchange,
-            &event.routing_key,
-            &event.head,
-            self.hub.months.now(),
-            &mut |found: Match<'_>| {
+        self.hub
+            .subscriptions
+            .match_event(event, &mut |found: Match<'_>| {
                 if only.is_some_and(|only| !only.contains(&found.group)) {
                     return;
                 }
@@ -175,8 +171,7 @@ impl<S: Socket> Reactor<S> {
                 let frame = scratch.frame(event, found.style, tail);
                 encoded += frame.len() as u64;
                 matched.push((found.group, frame));
-            },
-        );
+            });
         owed
     }
 
@@ -192,7 +187,7 @@ impl<S: Socket> Reactor<S> {
 
     /// Sessions that wait for the run to be handed out.
     pub(super) fn waiting_for_run(&self) -> usize {
-        let members = |run: &Run| self.hub.index.members(run.group).len();
+        let members = |run: &Run| self.hub.subscriptions.index().members(run.group).len();
         self.fan_out.run.as_ref().map_or(0, members)
     }
 
@@ -218,7 +213,7 @@ impl<S: Socket> Reactor<S> {
             fan_out,
             ..
         } = self;
-        let members = hub.index.members(group);
+        let members = hub.subscriptions.index().members(group);
         let parcel = match frames {
             [frame] => Some(Parcel::from(frame.clone())),
             _ if members.len() < MERGE_MEMBERS_MIN => None,
@@ -233,7 +228,7 @@ impl<S: Socket> Reactor<S> {
         };
         let mut shared = DeliveryShared {
             limits: &hub.limits,
-            totals: &mut hub.totals,
+            totals: &mut hub.outboxes,
             builder: &mut hub.builder,
             gap_notices_total: &mut hub.metrics.gap_notices_total,
         };

@@ -7,9 +7,9 @@ use super::connections::{Connection, Listed};
 use super::flush_list::Hold;
 use super::socket::Socket;
 use crate::limits;
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::delivery::AfterFlush;
-use crate::session::hub::Now;
 use crate::session::id::ConnId;
 use crate::session::outbox::{FlushReport, Flushed};
 use crate::sys::ring::{RingWrite, WRITES_MAX};
@@ -49,7 +49,7 @@ impl<S: Socket> Reactor<S> {
         let (socket, outbox) = (&mut connection.socket, &mut connection.session.outbox);
         let report = (!outbox.is_empty()).then(|| {
             let write = |slices: &[IoSlice<'_>]| socket.write(slices);
-            outbox.flush(write, now.clock, &mut self.hub.totals)
+            outbox.flush(write, now.clock, &mut self.hub.outboxes)
         });
         self.after_flush(id, hold, report, now);
     }
@@ -102,8 +102,8 @@ impl<S: Socket> Reactor<S> {
                 continue;
             };
             let outbox = &mut connection.session.outbox;
-            let report =
-                outcome.map(|outcome| outbox.after_write(outcome, now.clock, &mut self.hub.totals));
+            let report = outcome
+                .map(|outcome| outbox.after_write(outcome, now.clock, &mut self.hub.outboxes));
             self.after_flush(id, hold, report, now);
         }
         Vec::new()
@@ -141,7 +141,7 @@ impl<S: Socket> Reactor<S> {
                 return self.unpark(id);
             }
             Some(Flushed::Broken) => {
-                session.on_end(true, hub, id);
+                session.on_end(true, &mut hub.context(id, now));
                 return self.settle(id);
             }
         }
@@ -156,7 +156,7 @@ impl<S: Socket> Reactor<S> {
             AfterFlush::More => self.settle(id),
             AfterFlush::ShutdownWrite => {
                 if socket.shutdown_write().is_err() {
-                    session.on_end(true, hub, id);
+                    session.on_end(true, &mut hub.context(id, now));
                 }
                 self.settle(id);
             }
@@ -174,7 +174,7 @@ impl<S: Socket> Reactor<S> {
     /// already at once. One pass over all sessions serves [`limits::LARGEST_OUTBOXES`] closes.
     pub(super) fn close_largest(&mut self, now: Now) {
         let max = self.hub.limits.outboxes_bytes_max;
-        while self.hub.totals.blocked_bytes > max {
+        while self.hub.outboxes.blocked_bytes > max {
             let mut largest: Vec<(usize, ConnId)> = self
                 .connections
                 .iter()
@@ -189,7 +189,7 @@ impl<S: Socket> Reactor<S> {
                 return;
             }
             for (_, id) in largest.into_iter().take(limits::LARGEST_OUTBOXES) {
-                if self.hub.totals.blocked_bytes <= max {
+                if self.hub.outboxes.blocked_bytes <= max {
                     return;
                 }
                 let Some(connection) = self.connections.get_mut(id) else {
@@ -198,8 +198,8 @@ impl<S: Socket> Reactor<S> {
                 if connection.session.is_open() {
                     self.close(id, CloseReason::OutboxesFull, now);
                 } else {
-                    connection.session.outbox.clear(&mut self.hub.totals);
-                    self.abandon(id);
+                    connection.session.outbox.clear(&mut self.hub.outboxes);
+                    self.abandon(id, now);
                 }
             }
         }

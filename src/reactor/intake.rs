@@ -12,7 +12,8 @@ use crate::limits;
 use crate::protocol::reply;
 use crate::routing::amqp_binding::Asked;
 use crate::routing::broker_bindings::WaiterToken;
-use crate::session::hub::{Hub, Now, SourceState};
+use crate::session::clock::Now;
+use crate::session::hub::{Context, Hub, SourceState};
 use crate::session::id::ConnId;
 use crate::session::{Session, replies};
 
@@ -120,10 +121,7 @@ impl<S: Socket> Reactor<S> {
             FromSource::Down { since } => self.on_down(self.clock_of(since)),
             FromSource::Lost(bindings) => {
                 for lost in bindings {
-                    if self.hub.broker.is_confirmed(&lost.binding) {
-                        self.lost.entry(lost.binding.clone()).or_insert(now.clock);
-                    }
-                    for waiter in self.hub.broker.on_lost(&lost) {
+                    for waiter in self.hub.subscriptions.on_lost(&lost, now) {
                         self.resume(waiter, now, Session::on_refused);
                     }
                 }
@@ -144,13 +142,13 @@ impl<S: Socket> Reactor<S> {
         if let SourceState::Away { since } = before {
             self.announce(now.clock.saturating_sub(since), everybody, now);
         }
-        for waiter in self.hub.broker.on_up() {
+        for waiter in self.hub.subscriptions.on_up() {
             self.resume(waiter, now, Session::on_bound);
         }
     }
 
     fn on_down(&mut self, since: Duration) {
-        self.hub.broker.on_down();
+        self.hub.subscriptions.on_down();
         if self.hub.source == SourceState::Up {
             self.hub.source = SourceState::Away { since };
             self.hub.metrics.source_outages_total += 1;
@@ -166,19 +164,17 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn on_bound(&mut self, bindings: Vec<Asked>, now: Now) {
-        self.take_dark(now);
         let mut lost_since = now.clock;
         let mut healed = HashSet::new();
         for bound in bindings {
-            if !self.hub.broker.is_answer(&bound) {
+            let Some(in_force) = self.hub.subscriptions.on_bound(&bound, now) else {
                 continue;
-            }
-            let waiters = self.hub.broker.on_bound(&bound);
-            if let Some(since) = self.lost.remove(&bound.binding) {
+            };
+            if let Some(since) = in_force.lost_since {
                 lost_since = lost_since.min(since);
                 healed.insert(bound.binding);
             }
-            for waiter in waiters {
+            for waiter in in_force.waiters {
                 self.resume(waiter, now, Session::on_bound);
             }
         }
@@ -194,23 +190,11 @@ impl<S: Socket> Reactor<S> {
         &mut self,
         waiter: WaiterToken,
         now: Now,
-        how: fn(&mut Session, u32, ConnId, &mut Hub, Now),
+        how: fn(&mut Session, u32, &mut Context<'_>),
     ) {
         let (slot, number) = replies::slot_and_number(waiter);
-        let Some((id, connection)) = self.connections.at_slot(slot) else {
-            return;
-        };
-        how(&mut connection.session, number, id, &mut self.hub, now);
-        self.settle(id);
-    }
-
-    /// From now on the bindings of subscriptions that have moved are lost ones, whose return is told.
-    pub(super) fn take_dark(&mut self, now: Now) {
-        for binding in std::mem::take(&mut self.hub.dark) {
-            // It may have been released again, or confirmed, meanwhile.
-            if self.hub.broker.is_awaited(&binding) {
-                self.lost.entry(binding).or_insert(now.clock);
-            }
+        if let Some((id, _)) = self.connections.at_slot(slot) {
+            self.act(id, now, |session, cx| how(session, number, cx));
         }
     }
 
@@ -222,13 +206,10 @@ impl<S: Socket> Reactor<S> {
         let notice = reply::gap_event_source(&mut self.hub.builder, away);
         let ids: Vec<ConnId> = self.connections.iter().map(|(id, _)| id).collect();
         for id in ids {
-            if let Some(connection) = self.connections.get_mut(id)
+            if let Some(connection) = self.connections.get(id)
                 && concerns(&connection.session, &self.hub)
             {
-                connection
-                    .session
-                    .announce_outage(&notice, id, &mut self.hub, now);
-                self.settle(id);
+                self.act(id, now, |session, cx| session.announce_outage(&notice, cx));
             }
         }
     }

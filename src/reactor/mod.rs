@@ -65,7 +65,7 @@ mod sweep;
 mod trim;
 mod unfinished;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use self::accept::FullAnswer;
@@ -78,12 +78,13 @@ use self::socket::Socket;
 use self::sweep::Sweep;
 use self::trim::Trim;
 use self::unfinished::Unfinished;
-use crate::handoff::{LoopEnd, ToSource};
+use crate::handoff::LoopEnd;
 use crate::limits;
 use crate::log_limit::LogLimit;
-use crate::routing::amqp_binding::AmqpBinding;
+use crate::session::Session;
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::hub::{Hub, Now};
+use crate::session::hub::{Context, Hub};
 use crate::session::id::{ConnId, Peer};
 use crate::sys::ring::Ring;
 
@@ -120,8 +121,6 @@ pub struct Reactor<S> {
     /// Since when events wait there for the flush list to move, and how long that was when last looked at.
     held_since: Option<Duration>,
     held_for: Duration,
-    /// Bindings that were in force and are lost while the source is up, and since when.
-    lost: HashMap<AmqpBinding, Duration>,
     source_gone: bool,
     renewal: Renewal,
     sweep: Sweep,
@@ -172,7 +171,6 @@ impl<S: Socket> Reactor<S> {
             more_messages: false,
             held_since: None,
             held_for: Duration::ZERO,
-            lost: HashMap::new(),
             source_gone: false,
             renewal: Renewal::default(),
             sweep: Sweep::default(),
@@ -200,11 +198,8 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Ends a connection that could not be registered.
-    pub fn abandon(&mut self, id: ConnId) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.session.abandon(id, &mut self.hub);
-            self.settle(id);
-        }
+    pub fn abandon(&mut self, id: ConnId, now: Now) {
+        self.act(id, now, Session::abandon);
     }
 
     /// Steps 2 to 6 of the turn. `ready`: what the poll said.
@@ -220,14 +215,7 @@ impl<S: Socket> Reactor<S> {
         self.close_largest(now);
         self.reap_closed(now);
         self.trim(now);
-        let commands = std::mem::take(&mut self.hub.to_source);
-        for command in &commands {
-            if let ToSource::Unbind(binding) = command {
-                // Nobody is left who could have missed anything.
-                self.lost.remove(binding);
-            }
-        }
-        self.take_dark(now);
+        let commands = self.hub.subscriptions.end_turn(now);
         self.handoff.tell(commands);
     }
 
@@ -244,7 +232,10 @@ impl<S: Socket> Reactor<S> {
         }
         let sweep = self.sweep_due();
         let drain = self.drain.as_ref().map(|drain| drain.next_due());
-        let (deadline, months) = (self.hub.deadlines.next_due(), self.hub.months_due());
+        let (deadline, months) = (
+            self.hub.deadlines.next_due(),
+            self.hub.subscriptions.months_due(),
+        );
         [deadline, months, sweep, self.trim.due(), drain]
             .into_iter()
             .flatten()
@@ -302,8 +293,13 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn close(&mut self, id: ConnId, reason: CloseReason, now: Now) {
+        self.act(id, now, |session, cx| session.close(reason, cx));
+    }
+
+    /// Lets a session act, and brings its connection onto the lists that its state calls for then.
+    fn act(&mut self, id: ConnId, now: Now, act: impl FnOnce(&mut Session, &mut Context<'_>)) {
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.session.close(reason, id, &mut self.hub, now);
+            act(&mut connection.session, &mut self.hub.context(id, now));
             self.settle(id);
         }
     }

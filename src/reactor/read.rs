@@ -8,8 +8,8 @@ use super::socket::Socket;
 use super::{Reactor, Ready, admin};
 use crate::limits;
 use crate::session::admin::AdminRequest;
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::hub::Now;
 use crate::session::id::ConnId;
 
 /// What may still be read in a turn, or by one read.
@@ -103,7 +103,9 @@ impl<S: Socket> Reactor<S> {
         let most = most.min(self.read_buffer.len());
         let buffer = self.read_buffer.get_mut(..most).unwrap_or_default();
         match connection.socket.read(buffer) {
-            Ok(0) => connection.session.on_end(false, &mut self.hub, id),
+            Ok(0) => connection
+                .session
+                .on_end(false, &mut self.hub.context(id, now)),
             Ok(count) => {
                 budget.bytes = budget.bytes.saturating_sub(count);
                 self.hub.metrics.read_bytes_total += count as u64;
@@ -114,7 +116,9 @@ impl<S: Socket> Reactor<S> {
                     self.unfinished.remove(address, id);
                 }
                 let input = self.read_buffer.get_mut(..count).unwrap_or_default();
-                let page = connection.session.on_bytes(input, id, &mut self.hub, now);
+                let page = connection
+                    .session
+                    .on_bytes(input, &mut self.hub.context(id, now));
                 if let Some(page) = page {
                     self.show(page, id, now);
                 }
@@ -124,7 +128,9 @@ impl<S: Socket> Reactor<S> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.list_reread(id),
-            Err(_) => connection.session.on_end(true, &mut self.hub, id),
+            Err(_) => connection
+                .session
+                .on_end(true, &mut self.hub.context(id, now)),
         }
         self.note_unfinished(id);
         self.settle_listing(id, FlushList::push_spoke);
@@ -164,7 +170,7 @@ impl<S: Socket> Reactor<S> {
         if let Some(connection) = self.connections.get_mut(id) {
             connection
                 .session
-                .respond(&response, id, &mut self.hub, now);
+                .respond(&response, &mut self.hub.context(id, now));
         }
     }
 }

@@ -7,7 +7,7 @@
 use super::Reactor;
 use super::socket::Socket;
 use crate::limits::{RENEWAL_SUBSCRIPTION_COST, RENEWALS_PER_TURN};
-use crate::session::hub::Now;
+use crate::session::clock::Now;
 
 /// A pass over all sessions.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl<S: Socket> Reactor<S> {
         while slot < self.connections.slots() && cost < RENEWALS_PER_TURN {
             if let Some((id, connection)) = self.connections.at_slot(slot) {
                 let session = &mut connection.session;
-                let looked_at = session.renew_identity(id, &mut self.hub, now);
+                let looked_at = session.renew_identity(&mut self.hub.context(id, now));
                 cost += RENEWAL_SUBSCRIPTION_COST * looked_at;
                 self.settle(id);
             }

@@ -17,7 +17,8 @@ use crate::handoff::{LoopEnd, LoopWaker};
 use crate::limits;
 use crate::log_limit::LogLimit;
 use crate::session::Door;
-use crate::session::hub::{Hub, Now};
+use crate::session::clock::Now;
+use crate::session::hub::Hub;
 use crate::session::id::{ConnId, Peer};
 use crate::sys::ring::Ring;
 
@@ -399,7 +400,7 @@ impl Server {
                         });
                         if !registered {
                             reactor.hub.metrics.accept_errors_total += 1;
-                            reactor.abandon(id);
+                            reactor.abandon(id, now);
                         }
                     }
                     Accepted::Nothing => break,

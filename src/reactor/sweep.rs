@@ -11,12 +11,13 @@ use std::time::Duration;
 use super::Reactor;
 use super::read::ReadBudget;
 use super::socket::Socket;
-use crate::config::SlowConsumerPolicy;
 use crate::limits;
+use crate::session::Session;
+use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::hub::Now;
 use crate::session::id::ConnId;
 use crate::session::liveness::Health;
+use crate::session::outbox::SlowConsumerPolicy;
 
 /// The slow walk over all sessions.
 #[derive(Debug, Default)]
@@ -69,16 +70,16 @@ impl<S: Socket> Reactor<S> {
                 return self.close(id, CloseReason::Expired, now);
             }
         }
-        let mut health = session.examine(id, &self.hub);
+        let mut health = session.examine(&self.hub.context(id, now));
         if health.is_fatal() {
             // What would have saved it may be in the kernel: the last polls and the reads of this turn are bounded.
             let mut budget = ReadBudget::of_one_read();
             self.read(id, &mut budget, now);
-            health = self.examine(id);
+            health = self.examine(id, now);
         }
         match health {
             Health::Fine => {}
-            Health::Silent => self.ping(id, now),
+            Health::Silent => self.act(id, now, Session::ping),
             Health::Dead if self.spare(id) => {}
             Health::Dead => self.close(id, CloseReason::Dead, now),
             Health::Idle => self.close(id, CloseReason::Idle, now),
@@ -86,11 +87,11 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    fn examine(&mut self, id: ConnId) -> Health {
+    fn examine(&mut self, id: ConnId, now: Now) -> Health {
         let Some(connection) = self.connections.get_mut(id) else {
             return Health::Fine;
         };
-        connection.session.examine(id, &self.hub)
+        connection.session.examine(&self.hub.context(id, now))
     }
 
     /// Under the policy `drop` a peer that takes nothing is no dead one as long as its kernel answers (PROTOCOL 5): it is
@@ -109,13 +110,6 @@ impl<S: Socket> Reactor<S> {
         is_spared
     }
 
-    fn ping(&mut self, id: ConnId, now: Now) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.session.ping(id, &mut self.hub, now);
-            self.settle(id);
-        }
-    }
-
     /// When the sweep has to go on; `None`: there is nothing that it could find.
     pub(super) fn sweep_due(&self) -> Option<Duration> {
         self.is_sweeping().then_some(self.sweep.due)
@@ -124,7 +118,7 @@ impl<S: Socket> Reactor<S> {
     fn is_sweeping(&self) -> bool {
         self.sweep.is_under_way
             || self.hub.tokens_expire
-            || self.hub.partial_bytes > 0
+            || self.hub.partials.bytes() > 0
             || (self.hub.limits.liveness.concern_every_session() && !self.connections.is_empty())
     }
 }

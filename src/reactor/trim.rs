@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Reactor;
 use super::socket::Socket;
 use crate::limits;
-use crate::session::hub::Now;
+use crate::session::clock::Now;
 
 /// When to give memory back to the system.
 #[derive(Debug, Default)]
@@ -77,6 +77,8 @@ impl<S: Socket> Reactor<S> {
     /// How often memory was freed, about: outbox queues, and sessions that came or went.
     fn freed(&self) -> u64 {
         let metrics = &self.hub.metrics;
-        self.hub.totals.queues_freed + metrics.sessions_opened_total + metrics.sessions_closed_total
+        self.hub.outboxes.queues_freed
+            + metrics.sessions_opened_total
+            + metrics.sessions_closed_total
     }
 }

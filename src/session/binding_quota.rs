@@ -9,12 +9,10 @@ use std::collections::HashSet;
 
 use crate::account::{AccountId, Scope};
 use crate::auth::Identity;
-use crate::config::Config;
 use crate::protocol::command::CommandError;
-use crate::routing::broker_bindings::BrokerBindings;
-use crate::routing::families::{Families, Resolved};
+use crate::routing::families::Resolved;
 
-use super::hub::Hub;
+use super::subscriptions::Subscriptions;
 
 /// The bounds; `usize::MAX`: none.
 #[derive(Clone, Copy, Debug)]
@@ -25,23 +23,9 @@ pub struct BindingQuota {
     pub account_max: usize,
     /// `max_bindings`.
     pub process_max: usize,
-    /// The most that one subscription can have.
-    of_one_max: usize,
 }
 
 impl BindingQuota {
-    /// What `config` says.
-    #[must_use]
-    pub fn new(config: &Config, families: &Families) -> Self {
-        let unlimited = |bound: Option<usize>| bound.unwrap_or(usize::MAX);
-        Self {
-            session_max: unlimited(config.max_bindings_per_session),
-            account_max: unlimited(config.max_bindings_per_account),
-            process_max: unlimited(config.max_bindings),
-            of_one_max: families.amqp_binding_count_max(),
-        }
-    }
-
     /// Whether no bound can be met by `asks` client bindings more of a session that has so many subscriptions, those that
     /// it waits for included: the usual case, told without a look at any of them.
     pub(super) fn is_far(
@@ -49,9 +33,10 @@ impl BindingQuota {
         has: usize,
         asks: usize,
         account: Option<AccountId>,
-        broker: &BrokerBindings,
+        subscriptions: &Subscriptions,
     ) -> bool {
-        let most = |count: usize| count.saturating_mul(self.of_one_max);
+        let broker = subscriptions.broker();
+        let most = |count: usize| count.saturating_mul(subscriptions.bindings_of_one_max());
         let of_account = account.map_or(0, |account| broker.load(account));
         most(has + asks) <= self.session_max
             && of_account.saturating_add(most(asks)) <= self.account_max
@@ -72,19 +57,14 @@ impl BindingQuota {
         (leases, waiting): (usize, impl Fn() -> J),
         wanted: impl Iterator<Item = Resolved<'w>> + Clone,
         account: Option<AccountId>,
-        hub: &Hub,
+        subscriptions: &Subscriptions,
     ) -> Result<(), CommandError>
     where
         I: Iterator<Item = Resolved<'h>>,
         J: Iterator<Item = Resolved<'h>>,
     {
-        let Hub {
-            families,
-            broker,
-            months,
-            ..
-        } = hub;
-        let months = months.now();
+        let (families, broker) = (subscriptions.families(), subscriptions.broker());
+        let months = subscriptions.months().now();
         let count = |resolved: Resolved<'_>| families.amqp_binding_count(&resolved, months);
         let has = live().map(count).sum::<usize>();
         let asks: usize = wanted.clone().map(count).sum();

@@ -3,22 +3,21 @@
 use crate::protocol::frame::Frame;
 
 use super::close::CloseReason;
-use super::hub::{Hub, Now};
-use super::id::ConnId;
-use super::{PeerSide, Phase, Place, Session};
+use super::hub::{Context, Hub};
+use super::{PeerSide, Phase, Session};
 
 impl Session {
     /// Closes an open session with the close frame of `reason`; a session in its handshake goes without a word.
     /// What is already in the outbox goes out first; of a peer that does not read it is forgotten, unless the process
     /// drains: then it has as long as it goes on taking bytes, and the process lasts. A dead peer is not waited for.
-    pub fn close(&mut self, reason: CloseReason, id: ConnId, hub: &mut Hub, now: Now) {
+    pub fn close(&mut self, reason: CloseReason, cx: &mut Context<'_>) {
         let frame = reason.frame().map(|(code, text)| Frame::close(code, text));
         let peer = if reason == CloseReason::Dead {
             PeerSide::Done
         } else {
             PeerSide::Open
         };
-        self.begin_closing(reason, frame, peer, id, hub, now);
+        self.begin_closing(reason, frame, peer, cx);
     }
 
     pub(super) fn begin_closing(
@@ -26,9 +25,7 @@ impl Session {
         reason: CloseReason,
         frame: Option<Frame>,
         peer: PeerSide,
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
+        cx: &mut Context<'_>,
     ) {
         match &self.phase {
             Phase::Handshake { .. } => {
@@ -36,35 +33,35 @@ impl Session {
                     reason,
                     was_open: false,
                 };
-                self.note_partial(id, hub);
+                self.note_partial(cx);
             }
             Phase::Closing { .. } | Phase::Gone { .. } => {}
             Phase::Open { .. } => {
-                self.leave(id, hub);
+                self.leave(cx);
                 if reason == CloseReason::Drain {
-                    while let Some(notice) = self.take_gap_notice(&mut hub.builder) {
-                        hub.metrics.gap_notices_total += 1;
-                        self.outbox.push(notice, &mut hub.totals);
+                    while let Some(notice) = self.take_gap_notice(&mut cx.hub.builder) {
+                        cx.hub.metrics.gap_notices_total += 1;
+                        self.outbox.push(notice, &mut cx.hub.outboxes);
                     }
                 } else if self.outbox.is_blocked() {
-                    self.outbox.forget_unbegun(&mut hub.totals);
+                    self.outbox.forget_unbegun(&mut cx.hub.outboxes);
                 }
                 if let Some(frame) = frame {
-                    self.outbox.push(frame, &mut hub.totals);
+                    self.outbox.push(frame, &mut cx.hub.outboxes);
                 }
                 self.phase = Phase::Closing {
                     reason,
                     was_open: true,
                     peer,
                 };
-                self.note_partial(id, hub);
-                hub.deadlines.close.begin(now.clock, id);
+                self.note_partial(cx);
+                cx.hub.deadlines.close.begin(cx.now.clock, cx.id);
             }
         }
     }
 
     /// The peer closed its side of the stream, or the connection broke (`is_broken`).
-    pub fn on_end(&mut self, is_broken: bool, hub: &mut Hub, id: ConnId) {
+    pub fn on_end(&mut self, is_broken: bool, cx: &mut Context<'_>) {
         match &mut self.phase {
             Phase::Closing { peer, .. } if !is_broken && !self.outbox.is_empty() => {
                 *peer = PeerSide::Done
@@ -82,69 +79,69 @@ impl Session {
                     reason: CloseReason::Lost,
                     was_open: false,
                 };
-                self.note_partial(id, hub);
+                self.note_partial(cx);
             }
             Phase::Open { .. } => {
-                self.leave(id, hub);
+                self.leave(cx);
                 self.phase = Phase::Gone {
                     reason: CloseReason::Lost,
                     was_open: true,
                 };
-                self.note_partial(id, hub);
+                self.note_partial(cx);
             }
             Phase::Gone { .. } => {}
         }
     }
 
     /// Ends an unfinished handshake in favour of another connection.
-    pub fn evict(&mut self, id: ConnId, hub: &mut Hub) {
+    pub fn evict(&mut self, cx: &mut Context<'_>) {
         match self.phase {
             Phase::Handshake { .. } => {
                 self.phase = Phase::Gone {
                     reason: CloseReason::Evicted,
                     was_open: false,
                 };
-                self.note_partial(id, hub);
+                self.note_partial(cx);
             }
-            Phase::Open { .. } | Phase::Closing { .. } | Phase::Gone { .. } => {
-                self.abandon(id, hub)
-            }
+            Phase::Open { .. } | Phase::Closing { .. } | Phase::Gone { .. } => self.abandon(cx),
         }
     }
 
     /// Ends a session whose time to close in good order is over.
-    pub fn abandon(&mut self, id: ConnId, hub: &mut Hub) {
+    pub fn abandon(&mut self, cx: &mut Context<'_>) {
         match self.phase {
             Phase::Closing {
                 reason, was_open, ..
             } => self.phase = Phase::Gone { reason, was_open },
-            Phase::Handshake { .. } | Phase::Open { .. } => self.on_end(true, hub, id),
+            Phase::Handshake { .. } | Phase::Open { .. } => self.on_end(true, cx),
             Phase::Gone { .. } => {}
         }
     }
 
     /// Takes the session out of all that is shared, but for the totals of its outbox and what it counts for until its
     /// end. Cost: what it had.
-    fn leave(&mut self, id: ConnId, hub: &mut Hub) {
+    fn leave(&mut self, cx: &mut Context<'_>) {
         if let Phase::Open {
             extra: Some(extra), ..
         } = &mut self.phase
         {
-            hub.labels.drop_label(&mut extra.label);
+            cx.hub.labels.drop_label(&mut extra.label);
         }
-        self.stop_waiting(id, hub);
-        self.drop_subscriptions(hub);
+        self.stop_waiting(cx);
+        if !self.subscriptions.is_empty() {
+            let list = &mut self.subscriptions;
+            cx.hub
+                .subscriptions
+                .unsubscribe(list, None, None, &mut Vec::new());
+        }
     }
 
     /// Gives back what a session that has ended still has of what is shared.
     pub fn dissolve(mut self, hub: &mut Hub) {
-        self.outbox.clear(&mut hub.totals);
+        self.outbox.clear(&mut hub.outboxes);
         self.give_account_back(hub);
-        match self.place {
-            Place::Unknown => {}
-            Place::Counted => hub.ips.give_back(&self.peer(hub).network()),
-            Place::Surplus => hub.surplus -= 1,
-        }
+        let network = self.peer(hub).network();
+        hub.occupancy.leave(self.place, &network);
         hub.peers.forget(self.peer);
     }
 }

@@ -3,15 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::config::SlowConsumerPolicy;
 use crate::protocol::frame::{Frame, FrameBuilder};
 use crate::protocol::reply;
 use crate::routing::amqp_binding::AmqpBinding;
 
 use super::close::CloseReason;
-use super::hub::{Hub, Now, SessionLimits};
-use super::id::ConnId;
-use super::outbox::{OutboxTotals, Parcel};
+use super::hub::{Context, Hub};
+use super::limits::SessionLimits;
+use super::outbox::{OutboxTotals, Parcel, SlowConsumerPolicy};
 use super::{PeerSide, Phase, Session};
 
 /// Frames of events in a row, one each, for the members of one group.
@@ -62,15 +61,15 @@ impl Session {
     /// Queues a frame that is not an event: never dropped. Under the policy `close` a peer that takes none of them is
     /// closed; under `drop` it is not read any further ([`Session::wants_bytes`]), so there is a bound to what it can
     /// ask for. The session must be open.
-    pub fn push(&mut self, frame: Frame, id: ConnId, hub: &mut Hub, now: Now) {
+    pub fn push(&mut self, frame: Frame, cx: &mut Context<'_>) {
         let (_, blocked_bytes) = self.outbox.blocked();
-        if hub.limits.slow_consumer == SlowConsumerPolicy::Close
+        if cx.hub.limits.slow_consumer == SlowConsumerPolicy::Close
             && blocked_bytes > 0
-            && blocked_bytes + frame.len() > hub.limits.outbox_bytes_max
+            && blocked_bytes + frame.len() > cx.hub.limits.outbox_bytes_max
         {
-            self.close(CloseReason::SlowConsumer, id, hub, now);
+            self.close(CloseReason::SlowConsumer, cx);
         } else {
-            self.outbox.push(frame, &mut hub.totals);
+            self.outbox.push(frame, &mut cx.hub.outboxes);
         }
     }
 
@@ -149,34 +148,23 @@ impl Session {
         exchanges: &HashSet<Arc<str>>,
         hub: &Hub,
     ) -> bool {
-        let mut needed = Vec::new();
-        hub.index
-            .subscriptions(&self.subscriptions)
-            .any(|subscription| {
-                if exchanges.contains(hub.families.exchange(&subscription)) {
-                    hub.families.amqp_bindings(
-                        &subscription,
-                        subscription.held(hub.months),
-                        &mut needed,
-                    );
-                }
-                needed.drain(..).any(|binding| bindings.contains(&binding))
-            })
+        hub.subscriptions
+            .any_needs(&self.subscriptions, bindings, exchanges)
     }
 
     /// Tells the session that events may have been lost while the source was away, unless it has no subscription. Where
     /// policy `drop` has no room for an event, the latest such notice is kept until there is, so that no number of
     /// outages makes a queue grow.
-    pub fn announce_outage(&mut self, notice: &Frame, id: ConnId, hub: &mut Hub, now: Now) {
+    pub fn announce_outage(&mut self, notice: &Frame, cx: &mut Context<'_>) {
         let (frames, _) = self.outbox.blocked();
-        let is_dropped = hub.limits.slow_consumer == SlowConsumerPolicy::Drop
-            && frames >= hub.limits.queued_messages_max;
+        let is_dropped = cx.hub.limits.slow_consumer == SlowConsumerPolicy::Drop
+            && frames >= cx.hub.limits.queued_messages_max;
         if self.is_open() && !self.subscriptions.is_empty() {
             if is_dropped {
                 return self.outbox.keep_outage(notice.clone());
             }
-            hub.metrics.gap_notices_total += 1;
-            self.push(notice.clone(), id, hub, now);
+            cx.hub.metrics.gap_notices_total += 1;
+            self.push(notice.clone(), cx);
         }
     }
 
@@ -187,7 +175,7 @@ impl Session {
                 let mut after = AfterFlush::Idle;
                 while let Some(notice) = self.take_gap_notice(&mut hub.builder) {
                     hub.metrics.gap_notices_total += 1;
-                    self.outbox.push(notice, &mut hub.totals);
+                    self.outbox.push(notice, &mut hub.outboxes);
                     after = AfterFlush::More;
                 }
                 after

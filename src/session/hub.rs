@@ -1,119 +1,29 @@
 //! What all sessions share: who may do what, who wants what, what the broker has been asked for, and the bounds.
 //!
-//! Pure, as a session is: what it wants of the source it leaves in [`Hub::to_source`], what it wants of the clock
-//! in [`Hub::deadlines`]; the loop carries both out.
-//!
-//! Invariant: every AMQP binding is acquired once for each subscription in the index and once for each lease of a
-//! subscribe that waits, so that no session's end takes away what another needs.
+//! Pure, as a session is: what it wants of the source and of the clock it leaves in [`Subscriptions`] and [`Deadlines`],
+//! and the loop carries it out.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::account::AccountId;
 use crate::auth::Authenticator;
-use crate::config::{Config, SlowConsumerPolicy};
-use crate::event::Style;
-use crate::handoff::ToSource;
-use crate::limits::{LINGER, PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES};
+use crate::limits::LINGER;
 use crate::metrics::Metrics;
-use crate::protocol::codec::CodecLimits;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::protocol::http::Refusal;
-use crate::protocol::proxy::Proxies;
-use crate::routing::amqp_binding::AmqpBinding;
-use crate::routing::broker_bindings::{Acquired, Ask, BrokerBindings};
 use crate::routing::families::Families;
-use crate::routing::index::SubscriptionIndex;
-use crate::routing::month::{ActiveMonths, FollowedMonths};
 
-use super::binding_quota::BindingQuota;
-use super::bucket::BucketRule;
+use super::clock::{Now, WakingClock};
 use super::deadlines::{Deadlines, Timeouts};
 use super::id::{ConnId, Peers};
 use super::labels::Labels;
-use super::liveness::{LivenessRules, PING_PAYLOAD, WakingClock};
+use super::limits::SessionLimits;
+use super::liveness::PING_PAYLOAD;
+use super::occupancy::Occupancy;
 use super::outbox::OutboxTotals;
 use super::partials::Partials;
-use super::places::Places;
 use super::replies::HeldTotals;
-use super::roll_over::RollOver;
+use super::subscriptions::Subscriptions;
 use super::{Message, Session};
-
-/// The moment of a turn.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Since the loop's start; never runs backwards.
-    pub clock: Duration,
-    /// Unix seconds, for token expiry and months.
-    pub unix: u64,
-}
-
-/// The bounds that an operator sets.
-#[derive(Clone, Debug)]
-pub struct SessionLimits {
-    /// Of the codec.
-    pub codec: CodecLimits,
-    /// `max_metadata_bytes`.
-    pub metadata_bytes_max: usize,
-    /// `max_subscriptions`.
-    pub subscriptions_max: usize,
-    /// `max_bindings_per_session`, `max_bindings_per_account`, `max_bindings`.
-    pub bindings: BindingQuota,
-    /// `slow_consumer`.
-    pub slow_consumer: SlowConsumerPolicy,
-    /// `max_queued_messages`.
-    pub queued_messages_max: usize,
-    /// `max_outbox_bytes`.
-    pub outbox_bytes_max: usize,
-    /// `max_outboxes_bytes`.
-    pub outboxes_bytes_max: usize,
-    /// `send_timeout_ms`.
-    pub send_timeout: Duration,
-    /// `rate_limit_burst`, `rate_limit_per_second`; `None`: no limit.
-    pub rate: Option<BucketRule>,
-    /// `gap_notices`.
-    pub gap_notices: bool,
-    /// `style`.
-    pub style: Style,
-    /// `allowed_origins`.
-    pub allowed_origins: Vec<String>,
-    /// `proxy_protocol`, `trusted_proxies`.
-    pub proxies: Proxies,
-    /// `ping_interval_ms`, `pong_timeout_ms`, `idle_timeout_ms`, `message_timeout_ms`.
-    pub liveness: LivenessRules,
-}
-
-impl SessionLimits {
-    /// What `config` says of these families.
-    #[must_use]
-    pub fn new(config: &Config, families: &Families) -> Self {
-        let unlimited = |bound: Option<usize>| bound.unwrap_or(usize::MAX);
-        Self {
-            codec: CodecLimits {
-                message_bytes_max: unlimited(config.max_message_bytes),
-            },
-            metadata_bytes_max: unlimited(config.max_metadata_bytes),
-            subscriptions_max: unlimited(config.max_subscriptions),
-            bindings: BindingQuota::new(config, families),
-            slow_consumer: config.slow_consumer,
-            queued_messages_max: unlimited(config.max_queued_messages),
-            outbox_bytes_max: unlimited(config.max_outbox_bytes),
-            outboxes_bytes_max: unlimited(config.max_outboxes_bytes),
-            send_timeout: config.send_timeout,
-            rate: BucketRule::new(config.rate_limit_burst, config.rate_limit_per_second),
-            gap_notices: config.gap_notices,
-            style: config.style,
-            allowed_origins: config.allowed_origins.clone(),
-            proxies: Proxies::new(config.proxy_protocol, config.trusted_proxies.clone()),
-            liveness: LivenessRules::new(
-                config.ping_interval,
-                config.pong_timeout,
-                config.idle_timeout,
-                config.message_timeout,
-            ),
-        }
-    }
-}
 
 /// Whether the event source is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,10 +51,21 @@ pub enum Admission {
     Draining,
 }
 
+/// What a session acts in: its name, the moment of the turn, and what it shares with all others.
+#[derive(Debug)]
+pub struct Context<'h> {
+    /// Which connection the session is of.
+    pub id: ConnId,
+    /// What all sessions share.
+    pub hub: &'h mut Hub,
+    /// The moment of the turn.
+    pub now: Now,
+}
+
 /// What an open session does with a complete message; control frames and violations never come here. It may close
 /// the session, which ends the reading of what else arrived. The server has one, [`Session::on_command`]; the echo
 /// server of the conformance suite (`tests/autobahn`) brings its own, and all else there is the server's.
-pub type OnMessage = fn(&mut Session, Message<'_>, ConnId, &mut Hub, Now);
+pub type OnMessage = fn(&mut Session, Message<'_>, &mut Context<'_>);
 
 /// Everything that sessions share.
 #[derive(Debug)]
@@ -155,16 +76,8 @@ pub struct Hub {
     pub on_message: OnMessage,
     /// Who may do what.
     pub authenticator: Authenticator,
-    /// What client bindings mean.
-    pub families: Families,
-    /// Who wants what.
-    pub index: SubscriptionIndex,
-    /// What the broker has been asked for.
-    pub broker: BrokerBindings,
-    /// The months whose databases are followed.
-    pub months: FollowedMonths,
-    /// The way from the months before to those of now; `None`: nobody is behind.
-    pub(super) roll_over: Option<RollOver>,
+    /// What all sessions are subscribed to.
+    pub subscriptions: Subscriptions,
     /// Whether events come.
     pub source: SourceState,
     /// Whether sessions are taken.
@@ -172,14 +85,9 @@ pub struct Hub {
     /// What must happen by when.
     pub deadlines: Deadlines,
     /// What waits in full outboxes.
-    pub totals: OutboxTotals,
+    pub outboxes: OutboxTotals,
     /// What happened.
     pub metrics: Metrics,
-    /// Commands for the source, in order; the loop hands them over and empties this each turn.
-    pub to_source: Vec<ToSource>,
-    /// Bindings of subscriptions that go on under another realm and are not in force yet: their events may be missed
-    /// until they are. The loop takes them, and tells the sessions once they are.
-    pub dark: Vec<AmqpBinding>,
     /// Sessions are being renewed after a reread: one that has not been yet is, before it runs a command.
     pub is_renewing: bool,
     /// What is held back behind subscribes that wait.
@@ -190,10 +98,7 @@ pub struct Hub {
     pub waking: WakingClock,
     /// The ping that all sessions share.
     pub ping: Frame,
-    /// Heap bytes of all messages, frames and requests that have arrived in part: the sum of the sessions'
-    /// [`Session::partial_bytes`].
-    pub partial_bytes: usize,
-    /// Whose they are.
+    /// What has arrived in part of messages, frames and requests.
     pub partials: Partials,
     /// Frames of clients decoded in this turn, and one for each read; the loop begins it anew.
     pub frames_read: usize,
@@ -201,13 +106,8 @@ pub struct Hub {
     pub builder: FrameBuilder,
     /// The peers of all sessions.
     pub peers: Peers,
-    /// Connections of each IP ([`super::id::Peer::network`]; `max_connections_per_ip`), from the moment it is known.
-    pub ips: Places<IpAddr>,
-    /// Connections that are one too many of their IP, and kept until they are told.
-    pub surplus: usize,
-    /// Sessions of each account, by the own account of the identity that they run as or were closed as
-    /// (`max_connections_per_account`).
-    pub accounts: Places<AccountId>,
+    /// How many connections each address and each account has.
+    pub occupancy: Occupancy,
     /// Names and metadata of all sessions.
     pub labels: Labels,
     request_ids: RequestIds,
@@ -217,51 +117,47 @@ impl Hub {
     /// A hub without sessions. `seed` makes the generated request ids of two processes differ.
     #[must_use]
     pub fn new(
-        config: &Config,
+        limits: SessionLimits,
         authenticator: Authenticator,
         families: Families,
         now: Now,
         seed: u64,
     ) -> Self {
         Self {
-            limits: SessionLimits::new(config, &families),
             on_message: Session::on_command,
             authenticator,
-            families,
-            index: SubscriptionIndex::new(),
-            broker: BrokerBindings::new(),
-            months: FollowedMonths::new(ActiveMonths::at(now.unix)),
-            roll_over: None,
+            subscriptions: Subscriptions::new(families, now.unix),
             source: SourceState::Starting,
             admission: Admission::Open,
             deadlines: Deadlines {
-                handshake: Timeouts::new(config.request_timeout),
-                auth: Timeouts::new(config.auth_timeout),
-                command: Timeouts::new(config.request_timeout),
-                send: Timeouts::new(config.send_timeout / 4),
-                close: Timeouts::new(config.send_timeout),
+                handshake: Timeouts::new(limits.request_timeout),
+                auth: Timeouts::new(limits.auth_timeout),
+                command: Timeouts::new(limits.request_timeout),
+                send: Timeouts::new(limits.send_timeout / 4),
+                close: Timeouts::new(limits.send_timeout),
                 answered: Timeouts::new(LINGER),
             },
-            totals: OutboxTotals::default(),
+            outboxes: OutboxTotals::default(),
             metrics: Metrics::default(),
-            to_source: Vec::new(),
-            dark: Vec::new(),
             is_renewing: false,
             held: HeldTotals::default(),
             tokens_expire: false,
             waking: WakingClock::default(),
             ping: Frame::new(Opcode::Ping, PING_PAYLOAD),
-            partial_bytes: 0,
-            partials: partials(config),
+            partials: Partials::new(limits.partials_bytes_max, limits.codec.message_bytes_max),
             frames_read: 0,
             builder: FrameBuilder::new(),
             peers: Peers::default(),
-            ips: Places::new(config.max_connections_per_ip),
-            surplus: 0,
-            accounts: Places::new(config.max_connections_per_account),
+            occupancy: Occupancy::new(&limits),
             labels: Labels::default(),
             request_ids: RequestIds(seed),
+            limits,
         }
+    }
+
+    /// What the session of the connection `id` acts in, in the turn of `now`.
+    pub fn context(&mut self, id: ConnId, now: Now) -> Context<'_> {
+        Context { id, hub: self, now }
     }
 
     /// Why balancers are to send nobody here; `None`: sessions are taken and events come.
@@ -276,60 +172,18 @@ impl Hub {
         }
     }
 
-    /// Counts one more user of a binding, of `account`, and asks the source for it when it is the first.
-    pub fn acquire(&mut self, binding: &AmqpBinding, account: Option<AccountId>) -> Acquired {
-        self.acquire_for(binding, 1, account)
-    }
-
-    /// As [`Hub::acquire`], for so many users.
-    pub fn acquire_for(
-        &mut self,
-        binding: &AmqpBinding,
-        users: u32,
-        account: Option<AccountId>,
-    ) -> Acquired {
-        let acquired = self.broker.acquire(binding, users, account);
-        let binding = || binding.clone();
-        self.to_source.extend(acquired.ask.map(|ask| match ask {
-            Ask::Bind(ticket, account) => ToSource::Bind {
-                binding: binding(),
-                ticket,
-                account,
-            },
-            Ask::Join(account) => ToSource::Join {
-                binding: binding(),
-                account,
-            },
-        }));
-        acquired
-    }
-
-    /// Counts one user less and tells the source when it was the last.
-    pub fn release(&mut self, binding: &AmqpBinding) {
-        self.release_for(binding, 1);
-    }
-
-    /// As [`Hub::release`], for so many users.
-    pub fn release_for(&mut self, binding: &AmqpBinding, users: u32) {
-        if self.broker.release(binding, users) {
-            self.to_source.push(ToSource::Unbind(binding.clone()));
-        }
+    /// Follows the months, a step at a time.
+    pub fn roll_months(&mut self, now: Now) {
+        let ids = &mut self.request_ids;
+        let random = || ids.generate()[0];
+        self.subscriptions
+            .roll_months(now, random, &mut self.metrics);
     }
 
     /// A fresh request id for a reply whose command had none.
     pub fn generate_request_id(&mut self) -> [u8; 16] {
         self.request_ids.generate()
     }
-}
-
-/// The bounds of what arrives in part. An address has room for one message of the largest size, whatever that is.
-fn partials(config: &Config) -> Partials {
-    let of_one = config.max_message_bytes.unwrap_or(usize::MAX);
-    let of_one = of_one.saturating_add(PARTIAL_OVERHEAD_BYTES);
-    Partials::new(
-        config.max_partials_bytes.unwrap_or(usize::MAX),
-        of_one.saturating_mul(PARTIAL_MESSAGES_PER_ADDRESS),
-    )
 }
 
 /// Generates request ids: distinct within a process, and as good as distinct between processes. They name

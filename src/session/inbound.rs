@@ -6,36 +6,24 @@ use crate::protocol::frame::{Frame, Opcode};
 
 use super::admin::AdminRequest;
 use super::close::CloseReason;
-use super::hub::{Hub, Now};
-use super::id::ConnId;
+use super::hub::Context;
 use super::liveness::PING_PAYLOAD;
-use super::{Message, PeerSide, Phase, Place, Session};
+use super::occupancy::Place;
+use super::{Message, PeerSide, Phase, Session};
 
 impl Session {
     /// Takes what the peer sent. The bytes may be changed (they are unmasked in place). Returns the admin page
     /// asked for, which the loop answers with [`Session::respond`].
-    pub fn on_bytes(
-        &mut self,
-        input: &mut [u8],
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
-    ) -> Option<AdminRequest> {
+    pub fn on_bytes(&mut self, input: &mut [u8], cx: &mut Context<'_>) -> Option<AdminRequest> {
         let had_part = self.partial_bytes() > 0;
-        let page = self.take_bytes(input, id, hub, now);
+        let page = self.take_bytes(input, cx);
         if had_part || self.partial_bytes() > 0 {
-            self.note_partial(id, hub);
+            self.note_partial(cx);
         }
         page
     }
 
-    fn take_bytes(
-        &mut self,
-        input: &mut [u8],
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
-    ) -> Option<AdminRequest> {
+    fn take_bytes(&mut self, input: &mut [u8], cx: &mut Context<'_>) -> Option<AdminRequest> {
         match &mut self.phase {
             Phase::Handshake {
                 door,
@@ -44,32 +32,32 @@ impl Session {
             } => {
                 let (door, preamble) = (*door, *preamble);
                 match head.take() {
-                    None => self.on_start(door, preamble, input, id, hub, now),
+                    None => self.on_start(door, preamble, input, cx),
                     Some(mut gathered) => {
                         gathered.0.extend_from_slice(input);
-                        self.on_start(door, preamble, &mut gathered.0, id, hub, now)
+                        self.on_start(door, preamble, &mut gathered.0, cx)
                     }
                 }
             }
             Phase::Open { .. } => {
-                self.on_frames(input, id, hub, now);
+                self.on_frames(input, cx);
                 None
             }
             Phase::Closing { .. } | Phase::Gone { .. } => None,
         }
     }
 
-    pub(super) fn on_frames(&mut self, input: &mut [u8], id: ConnId, hub: &mut Hub, now: Now) {
-        let tick = hub.waking.tick();
+    pub(super) fn on_frames(&mut self, input: &mut [u8], cx: &mut Context<'_>) {
+        let tick = cx.hub.waking.tick();
         if let Phase::Open { life, .. } = &mut self.phase {
             life.on_bytes(tick);
         }
         let mut pings = Pings::default();
-        self.decode(input, &mut pings, id, hub, now);
+        self.decode(input, &mut pings, cx);
         if let Some(pong) = pings.newest
             && self.is_open()
         {
-            self.push(pong, id, hub, now);
+            self.push(pong, cx);
         }
         if let Phase::Open {
             extra: Some(extra), ..
@@ -80,21 +68,14 @@ impl Session {
         }
     }
 
-    fn decode(
-        &mut self,
-        mut input: &mut [u8],
-        pings: &mut Pings,
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
-    ) {
+    fn decode(&mut self, mut input: &mut [u8], pings: &mut Pings, cx: &mut Context<'_>) {
         loop {
             let Phase::Open { extra, life } = &mut self.phase else {
                 return;
             };
             let kept = extra.as_mut().map(|extra| std::mem::take(&mut extra.codec));
             let mut codec = kept.unwrap_or_default();
-            let decoded = codec.decode(input, &hub.limits.codec);
+            let decoded = codec.decode(input, &cx.hub.limits.codec);
             if !codec.is_idle() {
                 extra.get_or_insert_default().codec = codec;
             }
@@ -106,28 +87,28 @@ impl Session {
                         1009 => CloseReason::TooBig,
                         _ => CloseReason::Protocol,
                     };
-                    return self.close(reason, id, hub, now);
+                    return self.close(reason, cx);
                 }
             };
             let consumed = decoded.consumed;
-            hub.frames_read += decoded.frames;
+            cx.hub.frames_read += decoded.frames;
             match &decoded.item {
                 None => {}
                 Some(Item::Pong(payload)) if **payload == *PING_PAYLOAD => {}
-                Some(_) => life.on_own_frame(hub.waking.tick()),
+                Some(_) => life.on_own_frame(cx.hub.waking.tick()),
             }
             match decoded.item {
                 None => return,
                 Some(Item::Text(text)) => {
-                    (hub.on_message)(self, Message::Text(&text), id, hub, now);
+                    (cx.hub.on_message)(self, Message::Text(&text), cx);
                 }
                 Some(Item::Binary(bytes)) => {
-                    (hub.on_message)(self, Message::Binary(&bytes), id, hub, now);
+                    (cx.hub.on_message)(self, Message::Binary(&bytes), cx);
                 }
                 Some(Item::Ping(payload)) => {
                     let pong = Frame::new(Opcode::Pong, &payload);
                     if let Some(pong) = pings.answer(pong) {
-                        self.push(pong, id, hub, now);
+                        self.push(pong, cx);
                     }
                 }
                 Some(Item::Pong(_)) => {}
@@ -136,14 +117,7 @@ impl Session {
                         Some(code) => Frame::close(code, ""),
                         None => Frame::close_empty(),
                     };
-                    return self.begin_closing(
-                        CloseReason::Peer,
-                        Some(echo),
-                        PeerSide::Done,
-                        id,
-                        hub,
-                        now,
-                    );
+                    return self.begin_closing(CloseReason::Peer, Some(echo), PeerSide::Done, cx);
                 }
             }
             input = input.get_mut(consumed..).unwrap_or_default();
@@ -154,19 +128,20 @@ impl Session {
     }
 
     /// The [`OnMessage`] of the server: text is a command (PROTOCOL 3), binary closes the session with 1003.
-    pub fn on_command(&mut self, message: Message<'_>, id: ConnId, hub: &mut Hub, now: Now) {
+    pub fn on_command(&mut self, message: Message<'_>, cx: &mut Context<'_>) {
         match message {
-            Message::Text(text) => self.on_text(text, id, hub, now),
-            Message::Binary(_) => self.close(CloseReason::Binary, id, hub, now),
+            Message::Text(text) => self.on_text(text, cx),
+            Message::Binary(_) => self.close(CloseReason::Binary, cx),
         }
     }
 
-    fn on_text(&mut self, text: &str, id: ConnId, hub: &mut Hub, now: Now) {
-        hub.metrics.commands_total += 1;
-        let is_allowed = hub
+    fn on_text(&mut self, text: &str, cx: &mut Context<'_>) {
+        cx.hub.metrics.commands_total += 1;
+        let is_allowed = cx
+            .hub
             .limits
             .rate
-            .is_none_or(|rule| self.bucket.take(rule, now.clock));
+            .is_none_or(|rule| self.bucket.take(rule, cx.now.clock));
         if is_allowed {
             if let Phase::Open {
                 extra: Some(extra), ..
@@ -175,31 +150,30 @@ impl Session {
                 extra.refused_in_a_row = 0;
             }
         } else {
-            hub.metrics.commands_rate_limited_total += 1;
+            cx.hub.metrics.commands_rate_limited_total += 1;
             let Some(extra) = self.extra_mut() else {
                 return;
             };
             extra.refused_in_a_row += 1;
             if extra.refused_in_a_row >= REFUSED_COMMANDS_MAX {
-                return self.close(CloseReason::RateLimit, id, hub, now);
+                return self.close(CloseReason::RateLimit, cx);
             }
         }
-        if hub.is_renewing {
-            self.renew_identity(id, hub, now);
+        if cx.hub.is_renewing {
+            self.renew_identity(cx);
             if !self.is_open() {
                 return;
             }
         }
-        self.run(text, is_allowed, id, hub, now);
+        self.run(text, is_allowed, cx);
         self.drop_needless_extra();
     }
 
     /// Tells the hub what of it has arrived in part.
-    pub(super) fn note_partial(&self, id: ConnId, hub: &mut Hub) {
+    pub(super) fn note_partial(&self, cx: &mut Context<'_>) {
         let is_told = self.place != Place::Unknown;
-        let address = (is_told && self.identity.is_none()).then(|| self.peer(hub).network());
-        hub.partials.set(id, self.partial_bytes(), address);
-        hub.partial_bytes = hub.partials.bytes();
+        let address = (is_told && self.identity.is_none()).then(|| self.peer(cx.hub).network());
+        cx.hub.partials.set(cx.id, self.partial_bytes(), address);
     }
 }
 

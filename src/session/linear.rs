@@ -14,8 +14,10 @@ use crate::handoff::ToSource;
 use crate::protocol::proxy::Preamble;
 use crate::routing::amqp_binding::Asked;
 use crate::routing::families::Families;
-use crate::routing::month::{ActiveMonths, FollowedMonths};
-use crate::session::hub::{Hub, Now};
+use crate::routing::month::ActiveMonths;
+use crate::session::clock::Now;
+use crate::session::hub::Hub;
+use crate::session::limits::SessionLimits;
 use crate::steps;
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -50,14 +52,20 @@ impl World {
         config.rate_limit_burst = 0;
         let authenticator = config.authenticator().expect("a token file");
         let families = Families::new(&config.families).expect("valid families");
-        let mut hub = Hub::new(&config, authenticator, families, NOW, 1);
-        hub.broker.on_up();
+        let mut hub = Hub::new(
+            SessionLimits::from(&config),
+            authenticator,
+            families,
+            NOW,
+            1,
+        );
+        hub.subscriptions.on_up();
         let sessions = (0..sessions).map(|slot| {
             let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 1)));
             let mut session = Session::new(Door::Clients, Preamble::Done, peer, &mut hub);
             let mut upgrade = UPGRADE.as_bytes().to_vec();
             assert_eq!(
-                session.on_bytes(&mut upgrade, id(slot), &mut hub, NOW),
+                session.on_bytes(&mut upgrade, &mut hub.context(id(slot), NOW)),
                 None
             );
             assert!(session.is_open());
@@ -76,7 +84,7 @@ impl World {
         command["auth_token"] = "a".into();
         let text = command.to_string();
         let session = &mut self.sessions[slot as usize];
-        session.on_command(Message::Text(&text), id(slot), &mut self.hub, NOW);
+        session.on_command(Message::Text(&text), &mut self.hub.context(id(slot), NOW));
     }
 
     fn list(&mut self, action: &str, bindings: &[String]) {
@@ -86,23 +94,25 @@ impl World {
 
     /// The source confirms all that it is asked for.
     fn bind_all(&mut self) {
-        for command in std::mem::take(&mut self.hub.to_source) {
+        for command in self.hub.subscriptions.end_turn(NOW) {
             let ToSource::Bind {
                 binding, ticket, ..
             } = command
             else {
                 continue;
             };
-            for waiter in self.hub.broker.on_bound(&Asked { binding, ticket }) {
+            let asked = Asked { binding, ticket };
+            let in_force = self.hub.subscriptions.on_bound(&asked, NOW);
+            for waiter in in_force.into_iter().flat_map(|one| one.waiters) {
                 let (slot, number) = slot_and_number(waiter);
                 let session = &mut self.sessions[slot as usize];
-                session.on_bound(number, id(slot), &mut self.hub, NOW);
+                session.on_bound(number, &mut self.hub.context(id(slot), NOW));
             }
         }
     }
 
     fn subscriptions(&self) -> u32 {
-        self.hub.index.counts().subscriptions as u32
+        self.hub.subscriptions.index().counts().subscriptions as u32
     }
 }
 
@@ -192,7 +202,7 @@ fn twice_as_much_costs_twice_as_many_steps() {
             for slot in 0..n {
                 world.command(slot, json!({"action": "subscribe", "data": data}));
             }
-            assert_eq!(world.hub.broker.waiters(), 9 * n as usize);
+            assert_eq!(world.hub.subscriptions.broker().waiters(), 9 * n as usize);
             let later = Now {
                 clock: Duration::from_secs(3600),
                 ..NOW
@@ -200,17 +210,17 @@ fn twice_as_much_costs_twice_as_many_steps() {
             let steps = steps::of(|| {
                 // The latest first: at the end of the list.
                 for (slot, session) in (0..n).zip(&mut world.sessions).rev() {
-                    session.on_command_timeout(id(slot), &mut world.hub, later);
+                    session.on_command_timeout(&mut world.hub.context(id(slot), later));
                 }
             });
-            assert_eq!(world.hub.broker.waiters(), 0);
+            assert_eq!(world.hub.subscriptions.broker().waiters(), 0);
             steps
         }),
         ("a wait over a change of month", |n| {
             let mut world = World::new(1);
             world.list("subscribe", &distinct("doc_created.*.fax", n));
             let later = ActiveMonths::at(NOW.unix + 40 * 86_400);
-            world.hub.months = FollowedMonths::new(later);
+            world.hub.subscriptions.follow(later);
             let steps = steps::of(|| {
                 world.bind_all();
                 world.bind_all();
@@ -227,7 +237,8 @@ fn twice_as_much_costs_twice_as_many_steps() {
                 .reload(read_tokens)
                 .expect("a token file");
             let steps = steps::of(|| {
-                let looked_at = world.sessions[0].renew_identity(id(0), &mut world.hub, NOW);
+                let looked_at =
+                    world.sessions[0].renew_identity(&mut world.hub.context(id(0), NOW));
                 assert_eq!(looked_at, n as usize);
             });
             assert_eq!(world.hub.metrics.subscriptions_moved_total, u64::from(n));
@@ -253,7 +264,8 @@ fn twice_as_much_costs_twice_as_many_steps() {
                 .authenticator
                 .reload(read_tokens)
                 .expect("a token file");
-            let steps = steps::of(|| world.sessions[0].renew_identity(id(0), &mut world.hub, NOW));
+            let steps =
+                steps::of(|| world.sessions[0].renew_identity(&mut world.hub.context(id(0), NOW)));
             assert_eq!(world.subscriptions(), 0);
             steps
         }),
@@ -273,6 +285,6 @@ fn a_binding_that_fits_no_key_is_refused_before_a_key_is_rendered() {
         let list = [format!("call.*.{}", "x".repeat(length))];
         let steps = steps::of(|| world.list("subscribe", &list));
         assert_eq!(steps, renderings, "{length}");
-        assert_eq!(world.hub.broker.counts().wanted, 0);
+        assert_eq!(world.hub.subscriptions.broker().counts().wanted, 0);
     }
 }

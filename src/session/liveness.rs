@@ -16,12 +16,9 @@
 
 use std::time::Duration;
 
+use super::clock::{TICK, Tick};
 use super::id::ConnId;
-use crate::limits::{STALL_COUNTED, SWEEP_INTERVAL};
-
-/// Longest `ping_interval_ms` and `pong_timeout_ms`. Both together, and a pass of the sweep, are well within the 109
-/// minutes that 16 bits of ticks tell apart.
-pub const PERIOD_MAX: Duration = Duration::from_secs(30 * 60);
+use crate::limits::PERIOD_MAX;
 
 const _: () = assert!(
     2 * PERIOD_MAX.as_millis() / TICK.as_millis() < (u16::MAX / 4 * 3) as u128,
@@ -30,62 +27,6 @@ const _: () = assert!(
 
 /// Payload of the server's pings. A pong that carries it is an answer; any other is the client's own idea.
 pub const PING_PAYLOAD: &[u8] = b"alive";
-
-/// Length of a [`Tick`].
-const TICK: Duration = SWEEP_INTERVAL;
-
-/// A moment on the loop's [`WakingClock`], in tenths of a second. Wraps after 13 years.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tick(u32);
-
-impl Tick {
-    /// Ticks that have passed since `earlier`.
-    #[must_use]
-    pub fn since(self, earlier: Self) -> u32 {
-        self.0.wrapping_sub(earlier.0)
-    }
-
-    /// As a bare number, to be kept by who knows no clock.
-    #[must_use]
-    pub fn to_mark(self) -> u32 {
-        self.0
-    }
-
-    /// Back from [`Tick::to_mark`].
-    #[must_use]
-    pub fn from_mark(mark: u32) -> Self {
-        Self(mark)
-    }
-
-    /// What 16 bits keep of it.
-    fn short(self) -> u16 {
-        (self.0 & 0xFFFF) as u16
-    }
-}
-
-/// The loop's clock less its stalls: however long the process was stopped, or its machine suspended, a turn that comes
-/// late counts for [`STALL_COUNTED`] at most. While the sweep is under way a loop that is well turns more often.
-#[derive(Debug, Default)]
-pub struct WakingClock {
-    seen: Duration,
-    awake: Duration,
-    tick: Tick,
-}
-
-impl WakingClock {
-    /// Goes on to `now` on the loop's clock, which never runs backwards. Called at the beginning of every turn.
-    pub fn advance(&mut self, now: Duration) {
-        self.awake += now.saturating_sub(self.seen).min(STALL_COUNTED);
-        self.seen = now;
-        self.tick = Tick((self.awake.as_millis() / TICK.as_millis()) as u32);
-    }
-
-    /// The moment of the turn.
-    #[must_use]
-    pub fn tick(&self) -> Tick {
-        self.tick
-    }
-}
 
 /// What the operator allows, in ticks. `None`: off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,7 +231,7 @@ mod tests {
     #[test]
     fn a_silent_peer_is_pinged_and_found_dead_at_its_times_and_not_before() {
         for start in [0, u32::from(u16::MAX) - 100, u32::MAX - 250] {
-            let at = |ticks: u32| Tick(start.wrapping_add(ticks));
+            let at = |ticks: u32| Tick::from_mark(start.wrapping_add(ticks));
             let mut life = Liveness::new(at(0));
             let look = |life: &mut Liveness, ticks| life.judge(&rules(), false, FIRST, at(ticks));
             assert_eq!(look(&mut life, 199), Health::Fine);
@@ -308,10 +249,10 @@ mod tests {
 
     #[test]
     fn a_ping_that_waits_in_a_full_outbox_starts_its_clock_when_it_is_written_but_not_for_ever() {
-        let mut life = Liveness::new(Tick(0));
-        life.on_ping(true, Tick(200));
+        let mut life = Liveness::new(Tick::from_mark(0));
+        life.on_ping(true, Tick::from_mark(200));
         let look = |life: &mut Liveness, is_blocked, ticks| {
-            life.judge(&rules(), is_blocked, FIRST, Tick(ticks))
+            life.judge(&rules(), is_blocked, FIRST, Tick::from_mark(ticks))
         };
         assert_eq!(look(&mut life, true, 549), Health::Fine);
         assert_eq!(look(&mut life, true, 550), Health::Dead);
@@ -323,14 +264,14 @@ mod tests {
 
     #[test]
     fn only_frames_of_its_own_keep_a_client_from_the_idle_limit() {
-        let mut life = Liveness::new(Tick(0));
+        let mut life = Liveness::new(Tick::from_mark(0));
         let look = |life: &mut Liveness, ticks| {
-            life.on_bytes(Tick(ticks));
-            life.judge(&rules(), false, FIRST, Tick(ticks))
+            life.on_bytes(Tick::from_mark(ticks));
+            life.judge(&rules(), false, FIRST, Tick::from_mark(ticks))
         };
         assert_eq!(look(&mut life, 36_000), Health::Fine);
         assert_eq!(look(&mut life, 36_001), Health::Idle);
-        life.on_own_frame(Tick(36_001));
+        life.on_own_frame(Tick::from_mark(36_001));
         assert_eq!(look(&mut life, 72_001), Health::Fine);
         assert_eq!(look(&mut life, 72_002), Health::Idle);
     }
@@ -339,16 +280,19 @@ mod tests {
     fn what_is_off_never_ends_a_session() {
         let off = LivenessRules::new(None, SECOND, None, SECOND);
         assert!(!off.concern_every_session());
-        let mut life = Liveness::new(Tick(0));
+        let mut life = Liveness::new(Tick::from_mark(0));
         for ticks in [1, 1 << 15, 1 << 16, u32::MAX] {
-            assert_eq!(life.judge(&off, true, FIRST, Tick(ticks)), Health::Fine);
+            assert_eq!(
+                life.judge(&off, true, FIRST, Tick::from_mark(ticks)),
+                Health::Fine
+            );
         }
     }
 
     #[test]
     fn a_message_has_its_whole_time_and_no_more() {
         for start in [0, u32::MAX - 50] {
-            let at = |ticks: u32| Tick(start.wrapping_add(ticks));
+            let at = |ticks: u32| Tick::from_mark(start.wrapping_add(ticks));
             assert!(!rules().is_message_late(at(0), at(100)));
             assert!(rules().is_message_late(at(0), at(101)));
         }
@@ -377,24 +321,5 @@ mod tests {
                 assert!(due > 0);
             }
         }
-    }
-
-    #[test]
-    fn a_stall_counts_little_and_a_loop_that_turns_counts_in_full() {
-        let mut clock = WakingClock::default();
-        let mut now = Duration::ZERO;
-        let mut go = |step: Duration, clock: &mut WakingClock| {
-            now += step;
-            clock.advance(now);
-            clock.tick()
-        };
-        for _ in 0..1000 {
-            go(Duration::from_millis(70), &mut clock);
-        }
-        let before = clock.tick();
-        assert_eq!(before, Tick(700));
-        let after = go(3600 * SECOND, &mut clock);
-        assert_eq!(after.since(before), 2);
-        assert_eq!(go(Duration::from_millis(100), &mut clock).since(after), 1);
     }
 }

@@ -36,25 +36,32 @@
 pub mod admin;
 pub mod binding_quota;
 pub mod bucket;
+pub mod clock;
 pub mod close;
 mod closing;
 mod commands;
 pub mod deadlines;
 pub mod delivery;
+mod errors;
+mod held;
 pub mod hub;
 pub mod id;
 mod inbound;
 pub mod labels;
+pub mod limits;
 #[cfg(test)]
 mod linear;
 pub mod liveness;
+pub mod occupancy;
 mod opening;
 pub mod outbox;
 pub mod partials;
-pub mod places;
+pub mod quota;
 pub mod replies;
 mod rights;
 mod roll_over;
+pub mod subscriptions;
+mod waiting;
 mod watch;
 
 use std::sync::Arc;
@@ -70,11 +77,12 @@ use crate::protocol::proxy::Preamble;
 use crate::routing::index::SubscriptionList;
 
 use self::bucket::Bucket;
+use self::clock::Now;
 use self::close::CloseReason;
-use self::hub::Now;
 use self::id::KeptPeer;
 use self::labels::Label;
 use self::liveness::Liveness;
+use self::occupancy::Place;
 use self::outbox::Outbox;
 use self::replies::Replies;
 
@@ -90,17 +98,6 @@ pub struct Session {
     subscriptions: SubscriptionList,
     style: Style,
     place: Place,
-}
-
-/// Whether a connection counts for its address (`max_connections_per_ip`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Not yet, for it may come through a proxy that has not told its address; or never, at the admin listener.
-    Unknown,
-    /// It does.
-    Counted,
-    /// It would be one too many, and is kept until it has been told so: [`Hub::surplus`] counts it.
-    Surplus,
 }
 
 #[derive(Debug)]

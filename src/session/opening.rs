@@ -14,12 +14,14 @@ use crate::routing::index::SubscriptionList;
 
 use super::admin::{AdminPage, AdminRequest};
 use super::bucket::Bucket;
+use super::clock::Now;
 use super::close::CloseReason;
-use super::hub::{Admission, Hub, Now};
-use super::id::{ConnId, Peer};
+use super::hub::{Admission, Context, Hub};
+use super::id::Peer;
 use super::liveness::Liveness;
+use super::occupancy::Place;
 use super::outbox::Outbox;
-use super::{Door, Head, PeerSide, Phase, Place, Session};
+use super::{Door, Head, PeerSide, Phase, Session};
 
 impl Session {
     /// A connection that has said nothing yet; `preamble` is what it must say first.
@@ -58,21 +60,13 @@ impl Session {
             return;
         }
         let network = self.peer(hub).network();
-        let before = self.place;
-        self.place = if hub.ips.full(&network).is_some() {
-            Place::Surplus
-        } else {
-            hub.ips.take(network);
-            Place::Counted
-        };
-        hub.surplus -= usize::from(before == Place::Surplus);
-        hub.surplus += usize::from(self.place == Place::Surplus);
+        self.place = hub.occupancy.enter(self.place, network);
     }
 
     /// Whether it is one to be told that and there is no room for more of them, unless it is told at once.
     #[must_use]
     pub fn is_beyond_surplus(&self, hub: &Hub) -> bool {
-        self.is_surplus() && self.is_in_handshake() && hub.surplus > SURPLUS_MAX
+        self.is_surplus() && self.is_in_handshake() && hub.occupancy.surplus() > SURPLUS_MAX
     }
 
     /// The session id (PROTOCOL 1). Until the upgrade it may be that of a proxy.
@@ -92,33 +86,31 @@ impl Session {
         door: Door,
         preamble: Preamble,
         mut input: &mut [u8],
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
+        cx: &mut Context<'_>,
     ) -> Option<AdminRequest> {
         let preamble = match preamble {
             Preamble::Done | Preamble::Nameless => preamble,
             Preamble::Optional | Preamble::Required => match proxy::parse(input) {
                 proxy::Header::Incomplete => {
-                    self.gather(door, preamble, input, id, hub, now);
+                    self.gather(door, preamble, input, cx);
                     return None;
                 }
                 proxy::Header::Absent if preamble == Preamble::Optional => Preamble::Done,
                 proxy::Header::Absent => {
-                    self.close(CloseReason::NoProxyHeader, id, hub, now);
+                    self.close(CloseReason::NoProxyHeader, cx);
                     return None;
                 }
                 proxy::Header::Malformed => {
-                    self.close(CloseReason::BadProxyHeader, id, hub, now);
+                    self.close(CloseReason::BadProxyHeader, cx);
                     return None;
                 }
                 proxy::Header::Complete { consumed, source } => {
-                    hub.metrics.proxy_headers_total += 1;
+                    cx.hub.metrics.proxy_headers_total += 1;
                     input = input.get_mut(consumed..).unwrap_or_default();
                     match source {
                         Some(source) => {
-                            self.set_peer(Peer::from(source), hub);
-                            self.take_known_place(hub);
+                            self.set_peer(Peer::from(source), cx.hub);
+                            self.take_known_place(cx.hub);
                             Preamble::Done
                         }
                         None => Preamble::Nameless,
@@ -126,26 +118,18 @@ impl Session {
                 }
             },
         };
-        self.on_head(door, preamble, input, id, hub, now)
+        self.on_head(door, preamble, input, cx)
     }
 
     /// Keeps what arrived in part.
-    fn gather(
-        &mut self,
-        door: Door,
-        preamble: Preamble,
-        input: &[u8],
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
-    ) {
+    fn gather(&mut self, door: Door, preamble: Preamble, input: &[u8], cx: &mut Context<'_>) {
         self.phase = Phase::Handshake {
             door,
             preamble,
             head: Some(Box::new(Head(input.to_vec()))),
         };
-        if self.is_beyond_surplus(hub) {
-            self.close(CloseReason::NoPlace, id, hub, now);
+        if self.is_beyond_surplus(cx.hub) {
+            self.close(CloseReason::NoPlace, cx);
         }
     }
 
@@ -154,14 +138,12 @@ impl Session {
         door: Door,
         preamble: Preamble,
         input: &mut [u8],
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
+        cx: &mut Context<'_>,
     ) -> Option<AdminRequest> {
         if door == Door::Admin {
             let page = match http::parse_plain(input) {
                 Parsed::Incomplete => {
-                    self.gather(door, preamble, input, id, hub, now);
+                    self.gather(door, preamble, input, cx);
                     return None;
                 }
                 Parsed::Complete {
@@ -186,13 +168,11 @@ impl Session {
                         })
                 }
             };
-            return page
-                .map_err(|refused| self.refuse(refused, id, hub, now))
-                .ok();
+            return page.map_err(|refused| self.refuse(refused, cx)).ok();
         }
         let consumed = match handshake::parse(input) {
             Parsed::Incomplete => {
-                self.gather(door, preamble, input, id, hub, now);
+                self.gather(door, preamble, input, cx);
                 return None;
             }
             Parsed::Complete {
@@ -201,20 +181,20 @@ impl Session {
             } => {
                 if matches!(refused.refusal, Refusal::Malformed(_)) && proxy::is_header_start(input)
                 {
-                    hub.metrics.proxy_headers_untrusted_total += 1;
+                    cx.hub.metrics.proxy_headers_untrusted_total += 1;
                     refused.refusal =
                         Refusal::Malformed("no PROXY header is taken from this address");
                 }
-                self.refuse(refused, id, hub, now);
+                self.refuse(refused, cx);
                 return None;
             }
             Parsed::Complete {
                 request: Request::Probe(method),
                 ..
             } => {
-                hub.metrics.probes_total += 1;
-                let unready = hub.unready();
-                self.respond(&handshake::probe_response(method, unready), id, hub, now);
+                cx.hub.metrics.probes_total += 1;
+                let unready = cx.hub.unready();
+                self.respond(&handshake::probe_response(method, unready), cx);
                 return None;
             }
             Parsed::Complete {
@@ -222,19 +202,17 @@ impl Session {
                 request: Request::Upgrade(upgrade),
             } => {
                 let head = input.get(..consumed).unwrap_or_default();
-                let told = self.take_forwarded(head, preamble, hub);
-                self.take_place(hub);
-                match told.and_then(|()| self.admit(&upgrade, hub, now)) {
-                    Ok(identity) => self.open(&upgrade, identity, id, hub, now),
+                let told = self.take_forwarded(head, preamble, cx.hub);
+                self.take_place(cx.hub);
+                match told.and_then(|()| self.admit(&upgrade, cx.hub, cx.now)) {
+                    Ok(identity) => self.open(&upgrade, identity, cx),
                     Err(refusal) => {
                         self.refuse(
                             Refused {
                                 refusal,
                                 head_only: false,
                             },
-                            id,
-                            hub,
-                            now,
+                            cx,
                         );
                         return None;
                     }
@@ -245,7 +223,7 @@ impl Session {
         if let Some(rest) = input.get_mut(consumed..)
             && !rest.is_empty()
         {
-            self.on_frames(rest, id, hub, now);
+            self.on_frames(rest, cx);
         }
         None
     }
@@ -302,7 +280,7 @@ impl Session {
             return Err(Refusal::TooManyFromThisIp);
         }
         let account = identity.as_ref().and_then(|identity| identity.account_id());
-        if account.is_some_and(|account| hub.accounts.full(&account).is_some()) {
+        if account.is_some_and(|account| hub.occupancy.accounts.full(&account).is_some()) {
             return Err(Refusal::TooManyOfThisAccount);
         }
         Ok(identity)
@@ -312,41 +290,39 @@ impl Session {
         &mut self,
         upgrade: &Upgrade<'_>,
         identity: Option<Arc<Identity>>,
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
+        cx: &mut Context<'_>,
     ) {
-        hub.metrics.sessions_opened_total += 1;
+        cx.hub.metrics.sessions_opened_total += 1;
         self.outbox
-            .push(Frame::raw(&upgrade.response()), &mut hub.totals);
-        self.style = upgrade.style.unwrap_or(hub.limits.style);
+            .push(Frame::raw(&upgrade.response()), &mut cx.hub.outboxes);
+        self.style = upgrade.style.unwrap_or(cx.hub.limits.style);
         self.phase = Phase::Open {
             extra: None,
-            life: Liveness::new(hub.waking.tick()),
+            life: Liveness::new(cx.hub.waking.tick()),
         };
         match identity {
-            Some(identity) => self.take_identity(identity, hub),
-            None => hub.deadlines.auth.begin(now.clock, id),
+            Some(identity) => self.take_identity(identity, cx.hub),
+            None => cx.hub.deadlines.auth.begin(cx.now.clock, cx.id),
         }
     }
 
-    fn refuse(&mut self, refused: Refused, id: ConnId, hub: &mut Hub, now: Now) {
-        hub.metrics.handshakes_refused_total += 1;
-        if let Some(counter) = limit_counter(refused.refusal, &mut hub.metrics) {
+    fn refuse(&mut self, refused: Refused, cx: &mut Context<'_>) {
+        cx.hub.metrics.handshakes_refused_total += 1;
+        if let Some(counter) = limit_counter(refused.refusal, &mut cx.hub.metrics) {
             *counter += 1;
         }
-        self.respond(&refused.refusal.response(refused.head_only), id, hub, now);
+        self.respond(&refused.refusal.response(refused.head_only), cx);
     }
 
     /// Tells the peer that the process has as many sessions as it may.
-    pub fn refuse_full(&mut self, id: ConnId, hub: &mut Hub, now: Now) {
-        self.respond(&Refusal::Full.response(false), id, hub, now);
+    pub fn refuse_full(&mut self, cx: &mut Context<'_>) {
+        self.respond(&Refusal::Full.response(false), cx);
     }
 
     /// Sends an HTTP response as the connection's last word. One that has no place is not given the time to read it and
     /// close its side: its request was read to its end, so the close is in good order.
-    pub fn respond(&mut self, response: &[u8], id: ConnId, hub: &mut Hub, now: Now) {
-        self.outbox.push(Frame::raw(response), &mut hub.totals);
+    pub fn respond(&mut self, response: &[u8], cx: &mut Context<'_>) {
+        self.outbox.push(Frame::raw(response), &mut cx.hub.outboxes);
         self.phase = Phase::Closing {
             reason: CloseReason::Http,
             was_open: false,
@@ -356,7 +332,7 @@ impl Session {
                 PeerSide::Open
             },
         };
-        hub.deadlines.answered.begin(now.clock, id);
+        cx.hub.deadlines.answered.begin(cx.now.clock, cx.id);
     }
 }
 

@@ -14,6 +14,15 @@ use std::time::Duration;
 use crate::limits::WRITE_SLICES_MAX;
 use crate::protocol::frame::Frame;
 
+/// What happens to a session that reads too slowly (PROTOCOL 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowConsumerPolicy {
+    /// Closed with 4408.
+    Close,
+    /// New events are dropped and counted.
+    Drop,
+}
+
 /// Frames that a queue has room for at first: a burst of as many costs one allocation a session.
 const MERGED_FRAMES_USUAL: usize = 8;
 

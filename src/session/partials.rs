@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::id::ConnId;
+use crate::limits::{PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES};
 
 /// Who keeps how many bytes of what has arrived in part. All operations cost O(log n) of those who do.
 #[derive(Debug)]
@@ -53,9 +54,17 @@ impl Sizes {
 }
 
 impl Partials {
-    /// Nothing. The bounds: of all together, and of those of one address who have not authenticated.
+    /// Nothing. `bytes_max`: the bound of all together. An address has room for some messages of the largest size,
+    /// whatever that is.
     #[must_use]
-    pub fn new(bytes_max: usize, address_bytes_max: usize) -> Self {
+    pub fn new(bytes_max: usize, message_bytes_max: usize) -> Self {
+        let of_one = message_bytes_max.saturating_add(PARTIAL_OVERHEAD_BYTES);
+        let of_address = of_one.saturating_mul(PARTIAL_MESSAGES_PER_ADDRESS);
+        Self::with_bounds(bytes_max, of_address)
+    }
+
+    /// The bounds: of all together, and of those of one address who have not authenticated.
+    fn with_bounds(bytes_max: usize, address_bytes_max: usize) -> Self {
         Self {
             bytes_max,
             address_bytes_max,
@@ -158,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_largest_go_first_of_all_or_of_the_address_that_is_over_its_bound() {
-        let mut partials = Partials::new(100, 30);
+        let mut partials = Partials::with_bounds(100, 30);
         for (slot, bytes, address) in [
             (1, 10, Some(ONE)),
             (2, 15, Some(ONE)),

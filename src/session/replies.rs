@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::commands::Waiting;
+use super::waiting::Waiting;
 use crate::limits::{HELD_BYTES_MAX, HELD_REPLIES_MAX};
 use crate::protocol::frame::Frame;
 use crate::routing::broker_bindings::WaiterToken;

@@ -9,15 +9,15 @@ use std::sync::Arc;
 
 use crate::account::Scope;
 use crate::auth::{Identity, Verdict};
+use crate::protocol::command::CommandError;
 use crate::protocol::reply::{self, EndReason};
-use crate::routing::families::Rights;
-use crate::routing::index::{Revised, Revision};
+use crate::routing::families::{Families, Resolved, Rights};
+use crate::routing::index::Revision;
 
 use super::Session;
 use super::binding_quota;
 use super::close::CloseReason;
-use super::hub::{Hub, Now, SourceState};
-use super::id::ConnId;
+use super::hub::{Context, Hub, SourceState};
 
 impl Session {
     /// Runs as `identity` from now on, and counts for its account.
@@ -25,7 +25,7 @@ impl Session {
         hub.tokens_expire |= identity.expires().is_some();
         self.give_account_back(hub);
         if let Some(account) = identity.account_id() {
-            hub.accounts.take(account);
+            hub.occupancy.accounts.take(account);
         }
         self.identity = Some(identity);
     }
@@ -37,7 +37,7 @@ impl Session {
             .take()
             .and_then(|identity| identity.account_id())
         {
-            hub.accounts.give_back(&account);
+            hub.occupancy.accounts.give_back(&account);
         }
     }
 
@@ -47,29 +47,27 @@ impl Session {
         &mut self,
         identity: Arc<Identity>,
         reason: EndReason,
-        id: ConnId,
-        hub: &mut Hub,
-        now: Now,
+        cx: &mut Context<'_>,
     ) -> usize {
         let before = self.identity.clone();
-        self.take_identity(identity.clone(), hub);
+        self.take_identity(identity.clone(), cx.hub);
         let Some(before) = before.filter(|before| !identity.has_rights_of(before)) else {
             return 0;
         };
         let waits_for = self.replies().map_or(0, |replies| replies.wanted());
-        let looked_at = hub.index.len(&self.subscriptions) + waits_for;
+        let looked_at = cx.hub.subscriptions.index().len(&self.subscriptions) + waits_for;
         if looked_at == 0 {
             return 0;
         }
-        let ended = self.revise_subscriptions(&before, &identity, hub);
-        self.revise_waiting(&identity, id, hub);
+        let ended = self.revise_subscriptions(&before, &identity, cx.hub);
+        self.revise_waiting(&identity, cx);
         if !ended.is_empty() {
-            hub.metrics.subscriptions_ended_total += ended.len() as u64;
+            cx.hub.metrics.subscriptions_ended_total += ended.len() as u64;
             let ended = ended.iter().map(AsRef::as_ref);
-            let notice = reply::subscriptions_ended(&mut hub.builder, reason, ended);
-            self.push(notice, id, hub, now);
+            let notice = reply::subscriptions_ended(&mut cx.hub.builder, reason, ended);
+            self.push(notice, cx);
         }
-        self.send_ready(id, hub, now);
+        self.send_ready(cx);
         looked_at
     }
 
@@ -81,90 +79,79 @@ impl Session {
         identity: &Identity,
         hub: &mut Hub,
     ) -> Vec<Box<str>> {
-        let Hub {
-            index,
-            families,
-            months,
-            ..
-        } = hub;
         let is_less = before.is_superduper() && !identity.is_superduper();
-        let (mut wanted, mut needless) = (Vec::new(), Vec::new());
-        let (mut ended, mut moved) = (Vec::new(), 0);
-        index.revise(
-            families,
+        let revisions = hub.subscriptions.revise(
             &mut self.subscriptions,
-            |resolved| {
-                if !identity.may_have(resolved.scope()) {
-                    return Revision::End;
-                }
-                let realm = match resolved.scope() {
-                    Scope::One(account) if resolved.realm().is_some() => identity.realm_of(account),
-                    Scope::One(_) | Scope::Any => None,
-                };
-                if !is_less && realm.as_deref() == resolved.realm() {
-                    return Revision::Keep;
-                }
-                let rights = Rights {
-                    superduper: identity.is_superduper(),
-                    realm: realm.as_deref(),
-                };
-                let again = families.resolve(resolved.binding(), resolved.scope(), rights);
-                match again.map(|again| again.realm() == resolved.realm()) {
-                    Err(_) => Revision::End,
-                    Ok(true) => Revision::Keep,
-                    Ok(false) => realm.map_or(Revision::End, Revision::Move),
-                }
-            },
-            &mut |revised| match revised {
-                Revised::Ended(resolved) => {
-                    families.amqp_bindings(&resolved, resolved.held(*months), &mut needless);
-                    ended.push(resolved.binding().into());
-                }
-                Revised::Left(resolved) => {
-                    families.amqp_bindings(&resolved, resolved.held(*months), &mut needless);
-                    moved += 1;
-                }
-                Revised::Joined(resolved) => {
-                    let account = binding_quota::account_of(identity, resolved.scope());
-                    let mut bindings = Vec::new();
-                    families.amqp_bindings(&resolved, months.now(), &mut bindings);
-                    wanted.extend(bindings.into_iter().map(|binding| (binding, account)));
-                }
-            },
+            |families, resolved| judge(families, resolved, identity, is_less),
+            |scope| binding_quota::account_of(identity, scope),
+            hub.source == SourceState::Up,
         );
-        hub.metrics.subscriptions_moved_total += moved;
-        for (binding, account) in wanted {
-            let acquired = hub.acquire(&binding, account);
-            // While the source is away, its return speaks for all that is missed until then.
-            if !acquired.is_in_force && hub.source == SourceState::Up {
-                hub.dark.push(binding);
-            }
-        }
-        for binding in &needless {
-            hub.release(binding);
-        }
-        ended
+        hub.metrics.subscriptions_moved_total += revisions.moved;
+        revisions.ended
     }
 
     /// Asks the authenticator again, after it has reread what it decides by: a token that is no longer good closes
     /// the session with 4401. One that now belongs to another account takes the session there, be it full or not:
     /// `max_connections_per_account` refuses those who come. Returns how many subscriptions were looked at.
-    pub fn renew_identity(&mut self, id: ConnId, hub: &mut Hub, now: Now) -> usize {
+    pub fn renew_identity(&mut self, cx: &mut Context<'_>) -> usize {
         let Some(identity) = self.identity.as_ref().filter(|_| self.is_open()) else {
             return 0;
         };
-        match hub.authenticator.renew(identity, now.unix) {
+        match cx.hub.authenticator.renew(identity, cx.now.unix) {
             Verdict::Accepted(renewed) if Arc::ptr_eq(&renewed, identity) => 0,
             Verdict::Accepted(renewed) => {
-                let looked_at = self.become_identity(renewed, EndReason::Rights, id, hub, now);
+                let looked_at = self.become_identity(renewed, EndReason::Rights, cx);
                 self.drop_needless_extra();
                 looked_at
             }
             Verdict::Refused => {
-                let had = hub.index.len(&self.subscriptions);
-                self.close(CloseReason::Expired, id, hub, now);
+                let had = cx.hub.subscriptions.index().len(&self.subscriptions);
+                self.close(CloseReason::Expired, cx);
                 had
             }
         }
+    }
+}
+
+/// The realm by which `identity` has subscriptions for `scope`, if it may have them.
+pub(super) fn authorised(
+    scope: Scope,
+    identity: &Identity,
+) -> Result<Option<Arc<str>>, CommandError> {
+    match scope {
+        Scope::Any if identity.is_superduper() => Ok(None),
+        Scope::Any => Err(CommandError::UnauthorizedWildcard),
+        Scope::One(account) if identity.may_see(account) => Ok(identity.realm_of(account)),
+        Scope::One(_) => Err(CommandError::UnauthorizedAccount),
+    }
+}
+
+/// What becomes of a subscription of a session that runs as `identity` now. `is_less`: it was superduper before, and is
+/// not any more.
+fn judge(
+    families: &Families,
+    resolved: Resolved<'_>,
+    identity: &Identity,
+    is_less: bool,
+) -> Revision {
+    if !identity.may_have(resolved.scope()) {
+        return Revision::End;
+    }
+    let realm = match resolved.scope() {
+        Scope::One(account) if resolved.realm().is_some() => identity.realm_of(account),
+        Scope::One(_) | Scope::Any => None,
+    };
+    if !is_less && realm.as_deref() == resolved.realm() {
+        return Revision::Keep;
+    }
+    let rights = Rights {
+        superduper: identity.is_superduper(),
+        realm: realm.as_deref(),
+    };
+    let again = families.resolve(resolved.binding(), resolved.scope(), rights);
+    match again.map(|again| again.realm() == resolved.realm()) {
+        Err(_) => Revision::End,
+        Ok(true) => Revision::Keep,
+        Ok(false) => realm.map_or(Revision::End, Revision::Move),
     }
 }

@@ -25,9 +25,7 @@ use crate::account::AccountId;
 use crate::limits;
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::families::{Families, Resolved};
-use crate::routing::month::{ActiveMonths, FollowedMonths, Month};
-
-use super::hub::{Hub, Now};
+use crate::routing::month::FollowedMonths;
 
 /// A walk over the groups that are behind.
 #[derive(Debug)]
@@ -40,11 +38,49 @@ pub(super) struct RollOver {
     due: Duration,
 }
 
+impl RollOver {
+    /// A walk that is decided on at `now` and begins a while later, by a `random` byte.
+    pub(super) fn new(random: u8, now: Duration) -> Self {
+        let wait = share(
+            limits::ROLL_OVER_START_WITHIN,
+            random.into(),
+            u8::MAX.into(),
+        );
+        Self {
+            begins: now + wait,
+            next: 0,
+            due: now + wait,
+        }
+    }
+
+    /// The place of the next step.
+    pub(super) fn next(&self) -> usize {
+        self.next
+    }
+
+    /// When the next step is due, on the loop's clock.
+    pub(super) fn due(&self) -> Duration {
+        self.due
+    }
+
+    /// Goes on at the place `next` of so many, in its time.
+    pub(super) fn go_on(&mut self, next: usize, places: usize) {
+        self.next = next;
+        self.due = self.begins + share(limits::ROLL_OVER_SPREAD, next, places);
+    }
+
+    /// Goes on at the place `next` in the next turn: the walk is late.
+    pub(super) fn go_on_at_once(&mut self, next: usize, now: Duration) {
+        self.next = next;
+        self.due = now;
+    }
+}
+
 /// The AMQP bindings that groups acquire and release as they are brought on.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    acquired: Vec<(AmqpBinding, u32, Option<AccountId>)>,
-    released: Vec<(AmqpBinding, u32, Option<AccountId>)>,
+    pub(super) acquired: Vec<(AmqpBinding, u32, Option<AccountId>)>,
+    pub(super) released: Vec<(AmqpBinding, u32, Option<AccountId>)>,
 }
 
 impl Moves {
@@ -71,90 +107,6 @@ impl Moves {
                     .map(|binding| (binding, users, account)),
             );
         }
-    }
-}
-
-impl Hub {
-    /// Acquires, then releases.
-    pub(super) fn carry_out(&mut self, moves: &Moves) {
-        for (binding, users, account) in &moves.acquired {
-            self.acquire_for(binding, *users, *account);
-        }
-        for (binding, users, _) in &moves.released {
-            self.release_for(binding, *users);
-        }
-    }
-
-    /// Follows the months: begins a walk when other months are in force, and takes a step of it when that is due.
-    pub fn roll_months(&mut self, now: Now) {
-        let in_force = ActiveMonths::at(now.unix);
-        if self.roll_over.is_none() && in_force != self.months.now() {
-            self.begin_roll_over(in_force, now);
-        }
-        let Some(walk) = &mut self.roll_over else {
-            return;
-        };
-        let is_late =
-            in_force != self.months.now() || !self.months.before().contains(Month::at(now.unix));
-        if !is_late && now.clock < walk.due {
-            return;
-        }
-        let mut moves = Moves::default();
-        let Self {
-            index,
-            families,
-            months,
-            metrics,
-            ..
-        } = self;
-        let next = index.roll_over(
-            families,
-            walk.next,
-            limits::ROLL_OVER_GROUPS_PER_TURN,
-            &mut |resolved, users| {
-                metrics.months_groups_total += 1;
-                moves.note(families, *months, &resolved, users);
-            },
-        );
-        match next {
-            Some(next) => {
-                walk.next = next;
-                walk.due = if is_late {
-                    now.clock
-                } else {
-                    walk.begins + share(limits::ROLL_OVER_SPREAD, next, index.group_places())
-                };
-            }
-            None => {
-                self.months = FollowedMonths::new(self.months.now());
-                self.roll_over = None;
-            }
-        }
-        self.carry_out(&moves);
-    }
-
-    /// When the next step of a walk is due, on the loop's clock.
-    #[must_use]
-    pub fn months_due(&self) -> Option<Duration> {
-        self.roll_over.as_ref().map(|walk| walk.due)
-    }
-
-    fn begin_roll_over(&mut self, in_force: ActiveMonths, now: Now) {
-        self.metrics.months_rolled_total += 1;
-        self.months = self.months.moving_to(in_force);
-        self.index.begin_roll_over();
-        let [random, ..] = self.generate_request_id();
-        let begins = now.clock
-            + share(
-                limits::ROLL_OVER_START_WITHIN,
-                random.into(),
-                u8::MAX.into(),
-            );
-        self.roll_over = Some(RollOver {
-            begins,
-            next: 0,
-            due: begins,
-        });
     }
 }
 

@@ -20,8 +20,8 @@ use blackhole::protocol::frame::{Frame, Opcode};
 use blackhole::reactor::reread;
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::Families;
-use blackhole::session::hub::{Hub, Now};
-use blackhole::session::id::ConnId;
+use blackhole::session::hub::{Context, Hub};
+use blackhole::session::limits::SessionLimits;
 use blackhole::session::{Door, Message, Session};
 
 /// What differs from the product's configuration, and why.
@@ -63,7 +63,7 @@ fn run(config: &Config) -> Result<(), Exit> {
     .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let epoch = Instant::now();
     let mut hub = Hub::new(
-        config,
+        SessionLimits::from(config),
         config.authenticator().map_err(Exit::refused)?,
         Families::new(&config.families).map_err(Exit::refused)?,
         now_since(epoch),
@@ -95,10 +95,10 @@ fn run(config: &Config) -> Result<(), Exit> {
 }
 
 /// Sends a message back as it came.
-fn echo(session: &mut Session, message: Message<'_>, id: ConnId, hub: &mut Hub, now: Now) {
+fn echo(session: &mut Session, message: Message<'_>, cx: &mut Context<'_>) {
     let frame = match message {
         Message::Text(text) => Frame::new(Opcode::Text, text.as_bytes()),
         Message::Binary(bytes) => Frame::new(Opcode::Binary, bytes),
     };
-    session.push(frame, id, hub, now);
+    session.push(frame, cx);
 }

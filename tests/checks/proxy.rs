@@ -20,8 +20,10 @@ use blackhole::protocol::handshake::{self, Request};
 use blackhole::protocol::http::Parsed;
 use blackhole::protocol::proxy::{HEADER_BYTES_MAX, Header, Preamble, parse};
 use blackhole::routing::families::{Families, FamilyOptions};
-use blackhole::session::hub::{Hub, Now};
+use blackhole::session::clock::Now;
+use blackhole::session::hub::Hub;
 use blackhole::session::id::{ConnId, Peer};
+use blackhole::session::limits::SessionLimits;
 use blackhole::session::{Door, Session};
 
 const MODES: [&str; 3] = ["off", "accept", "required"];
@@ -274,7 +276,13 @@ fn hub(mode: &str) -> Hub {
     };
     let authenticator = config.authenticator().expect("reads nothing");
     let families = Families::new(&FamilyOptions::default()).expect("the platform's own");
-    Hub::new(&config, authenticator, families, NOW, 1)
+    Hub::new(
+        SessionLimits::from(&config),
+        authenticator,
+        families,
+        NOW,
+        1,
+    )
 }
 
 /// Feeds a session; returns its peer if it was upgraded.
@@ -303,16 +311,22 @@ fn feed(
     let opened = hub.metrics.sessions_opened_total;
     let mut session = Session::new(Door::Clients, preamble, Peer::from(own), hub);
     for piece in pieces {
-        session.on_bytes(&mut piece.to_vec(), ID, hub, NOW);
+        session.on_bytes(&mut piece.to_vec(), &mut hub.context(ID, NOW));
         if session.is_open() {
             let counted = session.peer(hub).network();
-            assert_eq!((hub.ips.kinds(), hub.ips.taken(&counted)), (1, 1));
+            assert_eq!(
+                (
+                    hub.occupancy.ips().kinds(),
+                    hub.occupancy.ips().taken(&counted)
+                ),
+                (1, 1)
+            );
         }
     }
-    session.on_end(true, hub, ID);
+    session.on_end(true, &mut hub.context(ID, NOW));
     let ended_as = session.peer(hub).address();
     session.dissolve(hub);
-    assert_eq!((hub.ips.kinds(), hub.peers.len()), (0, 0));
+    assert_eq!((hub.occupancy.ips().kinds(), hub.peers.len()), (0, 0));
     let deadlines = &mut hub.deadlines;
     for queue in [
         &mut deadlines.auth,
@@ -322,7 +336,7 @@ fn feed(
     ] {
         queue.prune(|_| false);
     }
-    hub.to_source.clear();
+    hub.subscriptions.end_turn(NOW);
     let was_opened = hub.metrics.sessions_opened_total > opened;
     was_opened.then_some(ended_as)
 }

@@ -8,9 +8,11 @@ use blackhole::config::{self, Startup};
 use blackhole::protocol::frame::{Frame, Opcode};
 use blackhole::protocol::proxy::Preamble;
 use blackhole::routing::families::Families;
+use blackhole::session::clock::Now;
 use blackhole::session::close::CloseReason;
-use blackhole::session::hub::{Hub, Now};
+use blackhole::session::hub::{Context, Hub};
 use blackhole::session::id::{ConnId, Peer};
+use blackhole::session::limits::SessionLimits;
 use blackhole::session::{Door, Message, Session};
 use support::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
@@ -31,14 +33,23 @@ fn hub() -> Hub {
     let Startup::Run(config) = config::from_args(args.into_iter()).unwrap();
     let authenticator = config.authenticator().unwrap();
     let families = Families::new(&config.families).unwrap();
-    Hub::new(&config, authenticator, families, NOW, 1)
+    Hub::new(
+        SessionLimits::from(&config),
+        authenticator,
+        families,
+        NOW,
+        1,
+    )
 }
 
 /// An open session, its upgrade response written.
 fn open(hub: &mut Hub) -> Session {
     let peer = Peer::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
     let mut session = Session::new(Door::Clients, Preamble::Done, peer, hub);
-    session.on_bytes(&mut UPGRADE_REQUEST.as_bytes().to_vec(), ID, hub, NOW);
+    session.on_bytes(
+        &mut UPGRADE_REQUEST.as_bytes().to_vec(),
+        &mut hub.context(ID, NOW),
+    );
     assert!(written(&mut session, hub).starts_with(b"HTTP/1.1 101"));
     session
 }
@@ -55,13 +66,13 @@ fn written(session: &mut Session, hub: &mut Hub) -> Vec<u8> {
             Ok(bytes.len())
         },
         NOW.clock,
-        &mut hub.totals,
+        &mut hub.outboxes,
     );
     bytes
 }
 
 fn send(session: &mut Session, hub: &mut Hub, mut bytes: Vec<u8>) -> Vec<(u8, Vec<u8>)> {
-    session.on_bytes(&mut bytes, ID, hub, NOW);
+    session.on_bytes(&mut bytes, &mut hub.context(ID, NOW));
     server_frames(&written(session, hub)).0
 }
 
@@ -96,12 +107,12 @@ fn the_server_answers_text_as_a_command_and_closes_binary_with_1003() {
 
 #[test]
 fn a_hub_with_another_use_of_messages_is_given_each_complete_message_and_nothing_else() {
-    fn kinds(session: &mut Session, message: Message<'_>, id: ConnId, hub: &mut Hub, now: Now) {
+    fn kinds(session: &mut Session, message: Message<'_>, cx: &mut Context<'_>) {
         let seen = match message {
             Message::Text(text) => format!("text {text}"),
             Message::Binary(bytes) => format!("binary {}", bytes.len()),
         };
-        session.push(Frame::new(Opcode::Text, seen.as_bytes()), id, hub, now);
+        session.push(Frame::new(Opcode::Text, seen.as_bytes()), cx);
     }
     let mut hub = hub();
     hub.on_message = kinds;

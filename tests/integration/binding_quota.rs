@@ -235,8 +235,8 @@ fn a_roll_over_of_months_leaves_every_binding_with_its_account() {
             }
             source.send(FromSource::Bound(bound)).unwrap();
             reactor.turn(&[], now);
-            let wanted = reactor.hub.broker.counts().wanted;
-            assert_eq!(reactor.hub.broker.load(account), wanted);
+            let wanted = reactor.hub.subscriptions.broker().counts().wanted;
+            assert_eq!(reactor.hub.subscriptions.broker().load(account), wanted);
             most = most.max(wanted);
         }
     }

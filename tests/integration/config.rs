@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use blackhole::auth::AuthConfig;
 use blackhole::config::{
-    CODE_REFUSED, Config, Exit, SlowConsumerPolicy, SourceConfig, Startup, Stream, from_args, keys,
-    reread,
+    CODE_REFUSED, Config, Exit, SourceConfig, Startup, Stream, from_args, keys, reread,
 };
 use blackhole::event::Style;
 use blackhole::limits::DESCRIPTORS_RESERVED;
 use blackhole::protocol::proxy::ProxyProtocol;
+use blackhole::session::outbox::SlowConsumerPolicy;
 use serde_json::{Value, json};
 
 fn args(line: &[&str]) -> impl Iterator<Item = OsString> {

@@ -513,11 +513,11 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
     full.wait(LINGER);
     assert!(kept.iter().all(|(id, _)| !full.is_there(*id)), "time is up");
     for page in pages {
-        full.reactor.abandon(page);
+        full.reactor.abandon(page, now(full.clock));
     }
     full.turn(&[]);
     assert_eq!(full.reactor.connections().len(), 2);
-    full.reactor.abandon(taken[0]);
+    full.reactor.abandon(taken[0], now(full.clock));
     full.turn(&[]);
     let (id, wire) = full.accept(stranger, Door::Clients, UPGRADE_REQUEST.as_bytes());
     full.turn(&[]);
@@ -574,7 +574,7 @@ fn a_full_process_takes_the_places_of_those_who_hold_most_without_finishing_thei
     let (id, wire) = full.accept(from(100), Door::Clients, whole.as_bytes());
     assert_eq!((id, response(&wire).0), (None, 503), "sessions stay");
     // Who is not finished and comes last goes first, if nobody else is.
-    full.reactor.abandon(held[3].0);
+    full.reactor.abandon(held[3].0, now(full.clock));
     full.turn(&[]);
     let (late, _) = full.accept(from(100), Door::Clients, half.as_bytes());
     full.turn(&[]);
@@ -629,7 +629,7 @@ fn a_connection_counts_for_its_address_from_accept_to_end_and_who_is_one_too_man
         }
     }
     assert_eq!(the.reactor.connections().len(), MAX);
-    assert_eq!(the.reactor.hub.surplus, 0);
+    assert_eq!(the.reactor.hub.occupancy.surplus(), 0);
     // One whose request is not whole is kept to be told, as long as they are few.
     let kept: Vec<(ConnId, Wires)> = (0..SURPLUS_MAX)
         .map(|number| match number % 3 {
@@ -652,7 +652,7 @@ fn a_connection_counts_for_its_address_from_accept_to_end_and_who_is_one_too_man
     }
     let metrics = &the.reactor.hub.metrics;
     assert_eq!(metrics.connections_dropped_ip_total, 3);
-    assert_eq!(the.reactor.hub.surplus, SURPLUS_MAX);
+    assert_eq!(the.reactor.hub.occupancy.surplus(), SURPLUS_MAX);
     for (number, (id, wire)) in kept.iter().enumerate().skip(1) {
         let rest = if number % 3 == 0 { &whole[50..] } else { whole };
         wire.borrow_mut().send(rest);
@@ -661,17 +661,17 @@ fn a_connection_counts_for_its_address_from_accept_to_end_and_who_is_one_too_man
         assert!(!the.is_there(*id));
     }
     // A place that is free when the request is whole is taken.
-    the.reactor.abandon(held[0].0);
+    the.reactor.abandon(held[0].0, now(the.clock));
     the.turn(&[]);
     kept[0].1.borrow_mut().send(&whole[50..]);
     the.hear([kept[0].0]);
     assert_eq!(response(&kept[0].1).0, 101);
-    assert_eq!(the.reactor.hub.surplus, 0);
+    assert_eq!(the.reactor.hub.occupancy.surplus(), 0);
     // Who is closed and does not go still counts.
     kept[0].1.borrow_mut().send(&client_frame(0x82, b"binary"));
     the.hear([kept[0].0]);
     assert_eq!(close_code(&kept[0].1), 1003);
-    assert_eq!(the.reactor.hub.ips.taken(&stranger.ip()), MAX);
+    assert_eq!(the.reactor.hub.occupancy.ips().taken(&stranger.ip()), MAX);
     let (_, wire) = the.accept(stranger, Door::Clients, whole);
     assert_eq!(response(&wire).0, 429);
     kept[0].1.borrow_mut().client_closed = true;
@@ -722,7 +722,7 @@ fn unfinished_messages_are_bounded_in_all_and_of_an_address_that_has_not_authent
         wire.borrow_mut().send(bytes);
         the.hear([*id]);
     };
-    let partial = |the: &Loop| the.reactor.hub.partial_bytes;
+    let partial = |the: &Loop| the.reactor.hub.partials.bytes();
 
     // The largest of the address goes as soon as there is one too many, and a command of the largest size passes.
     let mut held: Vec<(ConnId, Wires)> = Vec::new();
@@ -1428,19 +1428,22 @@ impl World {
                 all += subscriptions.len();
             }
         }
-        assert_eq!(hub.surplus, self.count(|one| one.is_surplus));
+        assert_eq!(hub.occupancy.surplus(), self.count(|one| one.is_surplus));
         for (network, count) in &networks {
-            assert_eq!(hub.ips.taken(network), *count, "{network}");
+            assert_eq!(hub.occupancy.ips().taken(network), *count, "{network}");
             assert!(*count <= PER_IP_MAX);
         }
         for (account, count) in &accounts {
-            assert_eq!(hub.accounts.taken(account), *count, "{account}");
+            assert_eq!(hub.occupancy.accounts().taken(account), *count, "{account}");
         }
         assert_eq!(
-            (hub.ips.kinds(), hub.accounts.kinds()),
+            (
+                hub.occupancy.ips().kinds(),
+                hub.occupancy.accounts().kinds()
+            ),
             (networks.len(), accounts.len())
         );
-        assert_eq!(hub.index.counts().subscriptions, all);
+        assert_eq!(hub.subscriptions.index().counts().subscriptions, all);
         let beyond = self.the.reactor.connections().len().max(TABLE_MAX) - TABLE_MAX;
         assert!(beyond <= REFUSALS_MAX);
         let metrics = &hub.metrics;
@@ -1494,11 +1497,20 @@ impl World {
         self.the.hear(ids);
         self.the.wait(Duration::from_secs(60));
         let hub = &self.the.reactor.hub;
-        assert_eq!((hub.ips.kinds(), hub.accounts.kinds()), (0, 0));
-        assert_eq!(hub.surplus, 0);
+        assert_eq!(
+            (
+                hub.occupancy.ips().kinds(),
+                hub.occupancy.accounts().kinds()
+            ),
+            (0, 0)
+        );
+        assert_eq!(hub.occupancy.surplus(), 0);
         assert_eq!(self.the.reactor.connections().len(), 0);
-        assert_eq!(hub.index.counts(), IndexCounts::default());
-        assert_eq!(hub.broker.counts(), BindingCounts::default());
+        assert_eq!(hub.subscriptions.index().counts(), IndexCounts::default());
+        assert_eq!(
+            hub.subscriptions.broker().counts(),
+            BindingCounts::default()
+        );
         assert_eq!(hub.deadlines.next_due(), None);
         let metrics = &hub.metrics;
         assert_eq!(metrics.sessions_opened_total, metrics.sessions_closed_total);

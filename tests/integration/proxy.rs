@@ -8,8 +8,10 @@ use std::time::Duration;
 use blackhole::config::{Startup, from_args};
 use blackhole::protocol::proxy::Preamble;
 use blackhole::routing::families::{Families, FamilyOptions};
-use blackhole::session::hub::{Hub, Now};
+use blackhole::session::clock::Now;
+use blackhole::session::hub::Hub;
 use blackhole::session::id::{ConnId, Peer};
+use blackhole::session::limits::SessionLimits;
 use blackhole::session::{Door, Session};
 
 use support::client::{ANY_TOKEN, Peek, Raw, Response, ping_as, upgrade_with};
@@ -291,7 +293,13 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
         clock: Duration::ZERO,
         unix: 1_700_000_000,
     };
-    let mut hub = Hub::new(&config, authenticator, families, now, 1);
+    let mut hub = Hub::new(
+        SessionLimits::from(&config),
+        authenticator,
+        families,
+        now,
+        1,
+    );
     let id = ConnId {
         slot: 0,
         generation: 0,
@@ -315,7 +323,7 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
             let before = hub.metrics.commands_total;
             for piece in &pieces {
                 assert_eq!(
-                    session.on_bytes(&mut piece.to_vec(), id, &mut hub, now),
+                    session.on_bytes(&mut piece.to_vec(), &mut hub.context(id, now)),
                     None
                 );
             }
@@ -323,7 +331,7 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
             assert!(session.is_open(), "{}: cut at {cut}", header.escape_ascii());
             assert_eq!(session.peer(&hub).to_string(), expected, "cut at {cut}");
             assert_eq!(hub.metrics.commands_total, before + 1, "cut at {cut}");
-            session.on_end(true, &mut hub, id);
+            session.on_end(true, &mut hub.context(id, now));
             session.dissolve(&mut hub);
             assert!(hub.peers.is_empty());
         };

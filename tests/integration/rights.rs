@@ -260,13 +260,19 @@ impl World {
         self.turn();
         let hub = &self.reactor.hub;
         // A bind that is under way is waited for.
-        assert_eq!(hub.broker.counts(), BindingCounts::default());
         assert_eq!(
-            (hub.broker.waiters(), hub.index.counts().subscriptions),
+            hub.subscriptions.broker().counts(),
+            BindingCounts::default()
+        );
+        assert_eq!(
+            (
+                hub.subscriptions.broker().waiters(),
+                hub.subscriptions.index().counts().subscriptions
+            ),
             (0, 0)
         );
         assert_eq!(hub.held, HeldTotals::default());
-        assert_eq!(hub.accounts.kinds(), 0);
+        assert_eq!(hub.occupancy.accounts().kinds(), 0);
         self.bind_all();
         self.wait(60 * SECOND);
         assert!(self.bindings.is_empty(), "{:?}", self.bindings);

@@ -13,6 +13,7 @@ use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::Families;
 use blackhole::session::Door;
 use blackhole::session::hub::Hub;
+use blackhole::session::limits::SessionLimits;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use support::own_process::in_own_process;
@@ -72,7 +73,13 @@ fn run(config: &Config, started: &Sender<Loop>) {
     let epoch = Instant::now();
     let authenticator = config.authenticator().unwrap();
     let families = Families::new(&config.families).unwrap();
-    let hub = Hub::new(config, authenticator, families, now_since(epoch), 0);
+    let hub = Hub::new(
+        SessionLimits::from(config),
+        authenticator,
+        families,
+        now_since(epoch),
+        0,
+    );
     let (source, end) = handoff(server.waker());
     let thread = fs::read_link("/proc/thread-self").unwrap();
     let stat = format!("/proc/{}/stat", thread.display());

@@ -24,7 +24,7 @@ fn drained_world(max_outboxes_bytes: usize, tokens: &Path) -> (World, u64, u64) 
     while !world.outgoing.is_empty() || world.reactor.patience(world.now()) == Duration::ZERO {
         world.turn();
     }
-    assert_eq!(world.reactor.hub.totals.blocked_sessions, 10);
+    assert_eq!(world.reactor.hub.outboxes.blocked_sessions, 10);
     let begun = world.clock;
     world.is_draining = true;
     world.reactor.announce_drain();
@@ -35,7 +35,7 @@ fn drained_world(max_outboxes_bytes: usize, tokens: &Path) -> (World, u64, u64) 
         world.clock += Duration::from_millis(50);
         if world.clock - begun == Duration::from_millis(2500) {
             assert_eq!(
-                world.reactor.hub.totals.blocked_sessions, 10,
+                world.reactor.hub.outboxes.blocked_sessions, 10,
                 "all are closed"
             );
             world.reactor.hub.limits.outboxes_bytes_max = max_outboxes_bytes;

@@ -9,10 +9,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use blackhole::config::SlowConsumerPolicy;
 use blackhole::limits::PARTIAL_MESSAGES_PER_ADDRESS;
 use blackhole::metrics::Metrics;
 use blackhole::session::close::CloseReason;
+use blackhole::session::outbox::SlowConsumerPolicy;
 
 use crate::client::{Client, Deed};
 use crate::model::{TICK, means};

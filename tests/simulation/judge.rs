@@ -8,14 +8,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use blackhole::config::SlowConsumerPolicy;
 use blackhole::reactor::connections::Listed;
 use blackhole::routing::amqp_binding::AmqpBinding;
 use blackhole::routing::broker_bindings::BindingCounts;
 use blackhole::routing::index::IndexCounts;
+use blackhole::session::clock::Now;
 use blackhole::session::close::CloseReason;
-use blackhole::session::hub::{Now, SourceState};
+use blackhole::session::hub::SourceState;
 use blackhole::session::id::ConnId;
+use blackhole::session::outbox::SlowConsumerPolicy;
 use blackhole::session::replies::HeldTotals;
 
 use crate::client::Client;
@@ -102,7 +103,12 @@ impl World {
             {
                 assert_eq!(self.reactor.patience(now), Duration::ZERO);
             }
-            let had = self.reactor.hub.index.len(session.subscriptions());
+            let had = self
+                .reactor
+                .hub
+                .subscriptions
+                .index()
+                .len(session.subscriptions());
             assert!(
                 had == 0 || session.is_open(),
                 "{id:?} is not open and has subscriptions"
@@ -111,13 +117,16 @@ impl World {
             partial_bytes += session.partial_bytes();
         }
         let hub = &self.reactor.hub;
-        assert_eq!(hub.partial_bytes, partial_bytes);
-        assert_eq!(hub.index.counts().subscriptions, subscriptions);
+        assert_eq!(hub.partials.bytes(), partial_bytes);
         assert_eq!(
-            (hub.totals.blocked_sessions, hub.totals.blocked_bytes),
+            hub.subscriptions.index().counts().subscriptions,
+            subscriptions
+        );
+        assert_eq!(
+            (hub.outboxes.blocked_sessions, hub.outboxes.blocked_bytes),
             (blocked, blocked_bytes)
         );
-        assert!(hub.totals.blocked_bytes <= hub.limits.outboxes_bytes_max);
+        assert!(hub.outboxes.blocked_bytes <= hub.limits.outboxes_bytes_max);
     }
 
     /// Checks that nobody is kept who has been silent for too long.
@@ -263,17 +272,22 @@ impl World {
         let hub = &self.reactor.hub;
         let mut needed = HashSet::new();
         for (_, connection) in self.reactor.connections().iter() {
-            for subscription in hub.index.subscriptions(connection.session.subscriptions()) {
-                let months = subscription.held(hub.months);
+            for subscription in hub
+                .subscriptions
+                .index()
+                .subscriptions(connection.session.subscriptions())
+            {
+                let months = subscription.held(hub.subscriptions.months());
                 let mut bindings = Vec::new();
-                hub.families
+                hub.subscriptions
+                    .families()
                     .amqp_bindings(&subscription, months, &mut bindings);
                 needed.extend(bindings);
             }
         }
         let wanted: HashSet<AmqpBinding> = self.wanted.keys().cloned().collect();
         assert_eq!(wanted, needed);
-        assert_eq!(hub.broker.counts().wanted, needed.len());
+        assert_eq!(hub.subscriptions.broker().counts().wanted, needed.len());
     }
 
     pub(crate) fn check_debts(&self) {
@@ -425,15 +439,24 @@ impl World {
         }
         let hub = &self.reactor.hub;
         assert_eq!(self.reactor.connections().len(), 0);
-        assert_eq!(hub.index.counts(), IndexCounts::default());
-        assert_eq!(hub.broker.counts(), BindingCounts::default());
-        assert_eq!(hub.broker.waiters(), 0);
-        assert_eq!((hub.ips.kinds(), hub.accounts.kinds()), (0, 0));
-        assert_eq!(hub.partial_bytes, 0);
+        assert_eq!(hub.subscriptions.index().counts(), IndexCounts::default());
+        assert_eq!(
+            hub.subscriptions.broker().counts(),
+            BindingCounts::default()
+        );
+        assert_eq!(hub.subscriptions.broker().waiters(), 0);
+        assert_eq!(
+            (
+                hub.occupancy.ips().kinds(),
+                hub.occupancy.accounts().kinds()
+            ),
+            (0, 0)
+        );
+        assert_eq!(hub.partials.bytes(), 0);
         assert_eq!(hub.held, HeldTotals::default());
         assert!(hub.peers.is_empty());
         assert_eq!(
-            (hub.totals.blocked_sessions, hub.totals.blocked_bytes),
+            (hub.outboxes.blocked_sessions, hub.outboxes.blocked_bytes),
             (0, 0)
         );
         assert!(

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use blackhole::config::SlowConsumerPolicy;
 use blackhole::event::Event;
 use blackhole::handoff::FromSource;
 use blackhole::session::close::CloseReason;
 use blackhole::session::liveness::PING_PAYLOAD;
+use blackhole::session::outbox::SlowConsumerPolicy;
 use serde_json::json;
 
 use crate::client::{Client, Deed};
@@ -187,7 +187,7 @@ fn a_client_that_takes_nothing_is_found_dead_under_the_policy_drop_only_when_its
     for client in &world.clients[1..3] {
         client.wire.borrow_mut().room = 0;
     }
-    while world.reactor.hub.totals.blocked_sessions < 3 {
+    while world.reactor.hub.outboxes.blocked_sessions < 3 {
         world.publish();
         world.turn();
     }
@@ -361,14 +361,14 @@ fn a_frame_that_is_never_finished_is_cut_off_too_and_costs_no_more_than_what_arr
         client.do_deed(Deed::Begun(world.awake), bytes);
     }
     (0..2).for_each(|_| world.turn());
-    let held = world.reactor.hub.partial_bytes;
+    let held = world.reactor.hub.partials.bytes();
     assert!((1_000..3_000).contains(&held), "{held} bytes");
     world.pass(10 * SECOND);
     let codes = |world: &World, code| world.clients.iter().all(|one| one.closed_with == code);
     assert!(codes(&world, None));
     world.pass(3 * TICK);
     assert!(codes(&world, Some(1008)));
-    assert_eq!(world.reactor.hub.partial_bytes, 0);
+    assert_eq!(world.reactor.hub.partials.bytes(), 0);
     world.end();
     assert_eq!(world.liveness_counts(), [0, 0, 0, 2]);
 }

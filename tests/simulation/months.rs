@@ -81,7 +81,7 @@ fn who_subscribes_in_the_overlap_has_both_months_at_once_and_so_have_those_of_it
     world.clock = DECEMBER - 60 * MINUTE;
     world.turn_without_judge();
     send(&mut world, 1, &subscribe);
-    let groups = world.reactor.hub.index.counts().groups;
+    let groups = world.reactor.hub.subscriptions.index().counts().groups;
     assert_eq!((groups, world.in_force.len()), (1, 2));
     for client in [0, 1] {
         send(&mut world, client, &json!({"action": "unsubscribe"}));
@@ -99,17 +99,18 @@ fn check_months(world: &World) {
             continue;
         };
         let list = connection.session.subscriptions();
-        for subscription in hub.index.subscriptions(list) {
+        for subscription in hub.subscriptions.index().subscriptions(list) {
             let mut bindings = Vec::new();
-            let months = subscription.held(hub.months);
-            hub.families
+            let months = subscription.held(hub.subscriptions.months());
+            hub.subscriptions
+                .families()
                 .amqp_bindings(&subscription, months, &mut bindings);
             expected.extend(bindings);
         }
     }
-    let wanted = hub.broker.counts().wanted;
+    let wanted = hub.subscriptions.broker().counts().wanted;
     assert!(wanted >= expected.len());
-    if hub.broker.waiters() == 0 {
+    if hub.subscriptions.broker().waiters() == 0 {
         assert_eq!(wanted, expected.len());
         let is_told = |binding| world.wanted.contains_key(binding);
         assert!(world.source.commands.is_empty() && expected.iter().all(is_told));
@@ -219,14 +220,23 @@ fn december_binds(seed: u64, subscriptions: u32) -> Vec<Duration> {
         world.turn_without_judge();
         world.source_works();
     }
-    assert_eq!(world.reactor.hub.index.counts().subscriptions, all);
+    assert_eq!(
+        world
+            .reactor
+            .hub
+            .subscriptions
+            .index()
+            .counts()
+            .subscriptions,
+        all
+    );
     let mut binds = Vec::new();
     world.clock = DECEMBER - 61 * MINUTE;
     while world.clock < DECEMBER {
-        let before = world.reactor.hub.broker.counts().wanted;
+        let before = world.reactor.hub.subscriptions.broker().counts().wanted;
         let now = world.now();
         world.reactor.turn(&[], now);
-        let bound = world.reactor.hub.broker.counts().wanted - before;
+        let bound = world.reactor.hub.subscriptions.broker().counts().wanted - before;
         let of_a_turn = blackhole::limits::ROLL_OVER_GROUPS_PER_TURN;
         assert!(bound <= of_a_turn, "{bound} in one turn");
         binds.extend(std::iter::repeat_n(world.clock, bound));

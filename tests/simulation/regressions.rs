@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use blackhole::config::SlowConsumerPolicy;
 use blackhole::event::Event;
 use blackhole::handoff::{FromSource, LoopWaker, handoff_bounded};
 use blackhole::limits::LOOKS_IN_VAIN;
@@ -11,6 +10,7 @@ use blackhole::protocol::http::Refusal;
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::index::IndexCounts;
 use blackhole::session::hub::SourceState;
+use blackhole::session::outbox::SlowConsumerPolicy;
 use serde_json::json;
 
 use crate::SEEDS;
@@ -177,7 +177,10 @@ fn another_identity_does_not_keep_what_only_the_first_may_see() {
     client.switch(TOKENS[2], &Rights::default());
     client.ping();
     world.settle();
-    assert_eq!(world.reactor.hub.index.counts(), IndexCounts::default());
+    assert_eq!(
+        world.reactor.hub.subscriptions.index().counts(),
+        IndexCounts::default()
+    );
     world.source_works();
     assert!(
         world.wanted.is_empty(),
@@ -295,8 +298,17 @@ fn a_source_whose_thread_ends_is_told_of_and_what_it_had_handed_over_is_delivere
     // Nobody will answer: an error in its time, and nothing is kept.
     world.pass(Duration::from_secs(11));
     assert_eq!(world.tally.unavailable, 2);
-    assert_eq!(world.reactor.hub.index.counts().subscriptions, 2);
-    assert_eq!(world.reactor.hub.broker.waiters(), 0);
+    assert_eq!(
+        world
+            .reactor
+            .hub
+            .subscriptions
+            .index()
+            .counts()
+            .subscriptions,
+        2
+    );
+    assert_eq!(world.reactor.hub.subscriptions.broker().waiters(), 0);
 }
 
 #[test]

@@ -302,7 +302,7 @@ fn a_subscribe_that_waits_while_its_realm_moves_is_not_answered_with_the_old_one
     world.settle();
     assert!(world.clients[0].asked.is_empty());
     let hub = &world.reactor.hub;
-    assert_eq!(hub.index.counts().subscriptions, 0);
+    assert_eq!(hub.subscriptions.index().counts().subscriptions, 0);
     assert!(world.wanted.is_empty(), "{:?}", world.wanted);
     world.end();
 }

@@ -76,7 +76,13 @@ fn tokens_expire_by_the_wall_clock_whichever_way_it_steps() {
         world.clock += Duration::from_secs(1);
         world.settle();
         assert_eq!(
-            world.reactor.hub.index.counts().subscriptions,
+            world
+                .reactor
+                .hub
+                .subscriptions
+                .index()
+                .counts()
+                .subscriptions,
             3,
             "{stepped}"
         );

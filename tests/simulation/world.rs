@@ -9,15 +9,16 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use blackhole::config::{Config, SlowConsumerPolicy};
+use blackhole::config::Config;
 use blackhole::handoff::{FromSource, SourceEnd};
 use blackhole::metrics::Metrics;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::{AmqpBinding, Ticket};
 use blackhole::session::Door;
+use blackhole::session::clock::Now;
 use blackhole::session::close::CloseReason;
-use blackhole::session::hub::Now;
 use blackhole::session::id::Peer;
+use blackhole::session::outbox::SlowConsumerPolicy;
 use fastrand::Rng;
 use serde_json::{Value, json};
 

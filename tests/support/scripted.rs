@@ -16,7 +16,9 @@ use blackhole::handoff::{LoopWaker, SourceEnd, handoff_bounded};
 use blackhole::reactor::socket::Socket;
 use blackhole::reactor::{Reactor, ReactorParts};
 use blackhole::routing::families::Families;
-use blackhole::session::hub::{Hub, Now};
+use blackhole::session::clock::Now;
+use blackhole::session::hub::Hub;
+use blackhole::session::limits::SessionLimits;
 
 /// The moment at which the virtual clock starts, in Unix seconds.
 const UNIX_START: u64 = 1_700_000_000;
@@ -206,7 +208,13 @@ pub fn reactor(config: &Config, handoff_max: usize, seed: u64) -> (SourceEnd, Re
     let (source, handoff) = handoff_bounded(LoopWaker::new(|| Ok(())), handoff_max);
     let authenticator = config.authenticator().expect("a valid token file");
     let families = Families::new(&config.families).expect("valid families");
-    let hub = Hub::new(config, authenticator, families, now(Duration::ZERO), seed);
+    let hub = Hub::new(
+        SessionLimits::from(config),
+        authenticator,
+        families,
+        now(Duration::ZERO),
+        seed,
+    );
     let parts = ReactorParts {
         ring: None,
         handoff,

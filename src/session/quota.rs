@@ -10,12 +10,12 @@ use std::hash::Hash;
 
 /// Sessions counted by what they have in common.
 #[derive(Debug)]
-pub struct Places<K> {
+pub struct Quota<K> {
     max: Option<usize>,
     taken: HashMap<K, usize>,
 }
 
-impl<K: Eq + Hash> Places<K> {
+impl<K: Eq + Hash> Quota<K> {
     /// None taken. `max` of each kind; `None`: no bound.
     #[must_use]
     pub fn new(max: Option<usize>) -> Self {
@@ -38,7 +38,7 @@ impl<K: Eq + Hash> Places<K> {
         }
     }
 
-    /// Counts one less of `key`, which was [taken](Places::take).
+    /// Counts one less of `key`, which was [taken](Quota::take).
     pub fn give_back(&mut self, key: &K) {
         if let Some(count) = self.taken.get_mut(key) {
             *count -= 1;
@@ -67,22 +67,22 @@ mod tests {
 
     #[test]
     fn a_kind_is_full_at_its_bound_and_forgotten_without_sessions() {
-        let mut places = Places::new(Some(2));
+        let mut quota = Quota::new(Some(2));
         for (taken, full) in [(0, None), (1, None), (2, Some(2)), (3, Some(2))] {
-            assert_eq!((places.taken(&'a'), places.full(&'a')), (taken, full));
-            places.take('a');
+            assert_eq!((quota.taken(&'a'), quota.full(&'a')), (taken, full));
+            quota.take('a');
         }
-        places.take('b');
-        assert_eq!((places.full(&'b'), places.kinds()), (None, 2));
-        (0..4).for_each(|_| places.give_back(&'a'));
-        assert_eq!((places.taken(&'a'), places.kinds()), (0, 1));
+        quota.take('b');
+        assert_eq!((quota.full(&'b'), quota.kinds()), (None, 2));
+        (0..4).for_each(|_| quota.give_back(&'a'));
+        assert_eq!((quota.taken(&'a'), quota.kinds()), (0, 1));
     }
 
     #[test]
     fn without_a_bound_nothing_is_kept() {
-        let mut places = Places::new(None);
-        places.take('a');
-        assert_eq!((places.full(&'a'), places.kinds()), (None, 0));
-        places.give_back(&'a');
+        let mut quota = Quota::new(None);
+        quota.take('a');
+        assert_eq!((quota.full(&'a'), quota.kinds()), (None, 0));
+        quota.give_back(&'a');
     }
 }

@@ -1,0 +1,49 @@
+//! The options that concern sessions, as sessions take them.
+
+use crate::protocol::codec::CodecLimits;
+use crate::protocol::proxy::Proxies;
+use crate::session::binding_quota::BindingQuota;
+use crate::session::bucket::BucketRule;
+use crate::session::limits::SessionLimits;
+use crate::session::liveness::LivenessRules;
+
+use super::Config;
+
+impl From<&Config> for SessionLimits {
+    fn from(config: &Config) -> Self {
+        let unlimited = |bound: Option<usize>| bound.unwrap_or(usize::MAX);
+        Self {
+            codec: CodecLimits {
+                message_bytes_max: unlimited(config.max_message_bytes),
+            },
+            metadata_bytes_max: unlimited(config.max_metadata_bytes),
+            subscriptions_max: unlimited(config.max_subscriptions),
+            bindings: BindingQuota {
+                session_max: unlimited(config.max_bindings_per_session),
+                account_max: unlimited(config.max_bindings_per_account),
+                process_max: unlimited(config.max_bindings),
+            },
+            slow_consumer: config.slow_consumer,
+            queued_messages_max: unlimited(config.max_queued_messages),
+            outbox_bytes_max: unlimited(config.max_outbox_bytes),
+            outboxes_bytes_max: unlimited(config.max_outboxes_bytes),
+            partials_bytes_max: unlimited(config.max_partials_bytes),
+            connections_per_ip_max: config.max_connections_per_ip,
+            connections_per_account_max: config.max_connections_per_account,
+            request_timeout: config.request_timeout,
+            auth_timeout: config.auth_timeout,
+            send_timeout: config.send_timeout,
+            rate: BucketRule::new(config.rate_limit_burst, config.rate_limit_per_second),
+            gap_notices: config.gap_notices,
+            style: config.style,
+            allowed_origins: config.allowed_origins.clone(),
+            proxies: Proxies::new(config.proxy_protocol, config.trusted_proxies.clone()),
+            liveness: LivenessRules::new(
+                config.ping_interval,
+                config.pong_timeout,
+                config.idle_timeout,
+                config.message_timeout,
+            ),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The moments that sessions are told: of a turn ([`Now`]), and of a clock that stands still while the process does
+//! ([`WakingClock`]).
+
+use std::time::Duration;
+
+use crate::limits::{STALL_COUNTED, SWEEP_INTERVAL};
+
+/// The moment of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Since the loop's start; never runs backwards.
+    pub clock: Duration,
+    /// Unix seconds, for token expiry and months.
+    pub unix: u64,
+}
+
+/// Length of a [`Tick`].
+pub(super) const TICK: Duration = SWEEP_INTERVAL;
+
+/// A moment on the loop's [`WakingClock`], in tenths of a second. Wraps after 13 years.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tick(u32);
+
+impl Tick {
+    /// Ticks that have passed since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> u32 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
+    /// As a bare number, to be kept by who knows no clock.
+    #[must_use]
+    pub fn to_mark(self) -> u32 {
+        self.0
+    }
+
+    /// Back from [`Tick::to_mark`].
+    #[must_use]
+    pub fn from_mark(mark: u32) -> Self {
+        Self(mark)
+    }
+
+    /// What 16 bits keep of it.
+    pub(super) fn short(self) -> u16 {
+        (self.0 & 0xFFFF) as u16
+    }
+}
+
+/// The loop's clock less its stalls: however long the process was stopped, or its machine suspended, a turn that comes
+/// late counts for [`STALL_COUNTED`] at most. While the sweep is under way a loop that is well turns more often.
+#[derive(Debug, Default)]
+pub struct WakingClock {
+    seen: Duration,
+    awake: Duration,
+    tick: Tick,
+}
+
+impl WakingClock {
+    /// Goes on to `now` on the loop's clock, which never runs backwards. Called at the beginning of every turn.
+    pub fn advance(&mut self, now: Duration) {
+        self.awake += now.saturating_sub(self.seen).min(STALL_COUNTED);
+        self.seen = now;
+        self.tick = Tick((self.awake.as_millis() / TICK.as_millis()) as u32);
+    }
+
+    /// The moment of the turn.
+    #[must_use]
+    pub fn tick(&self) -> Tick {
+        self.tick
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stall_counts_little_and_a_loop_that_turns_counts_in_full() {
+        let mut clock = WakingClock::default();
+        let mut now = Duration::ZERO;
+        let mut go = |step: Duration, clock: &mut WakingClock| {
+            now += step;
+            clock.advance(now);
+            clock.tick()
+        };
+        for _ in 0..1000 {
+            go(Duration::from_millis(70), &mut clock);
+        }
+        let before = clock.tick();
+        assert_eq!(before, Tick(700));
+        let after = go(Duration::from_secs(3600), &mut clock);
+        assert_eq!(after.since(before), 2);
+        assert_eq!(go(Duration::from_millis(100), &mut clock).since(after), 1);
+    }
+}

@@ -1,0 +1,54 @@
+//! Why a command is refused, and how that is told and counted.
+
+use crate::metrics::Metrics;
+use crate::protocol::command::CommandError;
+use crate::protocol::frame::FrameBuilder;
+use crate::protocol::reply;
+use crate::routing::families::BindingError;
+
+use super::replies::Reply;
+
+/// Every reason for which a command is refused; at least one.
+pub(super) enum CommandErrors {
+    Command(CommandError),
+    Bindings(Vec<BindingError>),
+}
+
+impl CommandErrors {
+    /// The error reply.
+    pub(super) fn reply(self, builder: &mut FrameBuilder, reply_id: &str) -> Reply {
+        Reply::Frame(match self {
+            Self::Command(error) => reply::errors(builder, reply_id, [error]),
+            Self::Bindings(errors) => reply::errors(builder, reply_id, errors),
+        })
+    }
+
+    /// Counts one more refusal of the limit that was met, where it was one.
+    pub(super) fn count(&self, metrics: &mut Metrics) {
+        let counter = match self {
+            Self::Command(CommandError::TooManySubscriptions(_)) => {
+                &mut metrics.commands_refused_subscriptions_total
+            }
+            Self::Command(CommandError::MetadataTooLarge(_)) => {
+                &mut metrics.commands_refused_metadata_total
+            }
+            Self::Command(CommandError::TooManySessions(_)) => {
+                &mut metrics.commands_refused_account_total
+            }
+            Self::Command(CommandError::TooManyBindings(_)) => {
+                &mut metrics.commands_refused_bindings_total
+            }
+            Self::Command(CommandError::TooManyBindingsOfAccount(_)) => {
+                &mut metrics.commands_refused_account_bindings_total
+            }
+            Self::Command(_) | Self::Bindings(_) => return,
+        };
+        *counter += 1;
+    }
+}
+
+impl From<CommandError> for CommandErrors {
+    fn from(error: CommandError) -> Self {
+        Self::Command(error)
+    }
+}

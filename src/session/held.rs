@@ -1,0 +1,189 @@
+//! Subscribes that wait for the broker, and the replies behind them: what the broker's answers, the time and other rights
+//! do to them.
+
+use crate::auth::Identity;
+use crate::protocol::command::CommandError;
+
+use super::Session;
+use super::binding_quota;
+use super::errors::CommandErrors;
+use super::hub::{Context, Hub};
+use super::replies::{self, Reply};
+use super::rights::authorised;
+use super::waiting::{Progress, Waiting};
+
+impl Session {
+    /// Takes the subscribes that wait back, their leases included. No reply is sent.
+    pub(super) fn stop_waiting(&mut self, cx: &mut Context<'_>) {
+        let Some(replies) = self.replies_mut() else {
+            return;
+        };
+        for (number, mut waiting) in replies.clear(&mut cx.hub.held) {
+            cx.hub
+                .subscriptions
+                .release_leases(&mut waiting, replies::token(cx.id.slot, number));
+        }
+    }
+
+    pub(super) fn take_waiting(&mut self, number: u32, hub: &mut Hub) -> Option<Box<Waiting>> {
+        self.replies_mut()?.take(number, &mut hub.held)
+    }
+
+    pub(super) fn put_back(&mut self, number: u32, waiting: Box<Waiting>, hub: &mut Hub) {
+        if let Some(replies) = self.replies_mut() {
+            replies.put_back(number, waiting, &mut hub.held);
+        }
+    }
+
+    pub(super) fn settle(&mut self, number: u32, reply: Reply, hub: &mut Hub) {
+        if let Some(replies) = self.replies_mut() {
+            replies.settle(number, reply, &mut hub.held);
+        }
+    }
+
+    /// One AMQP binding that the subscribe of this number waits for is in force: answers when it was the last.
+    pub fn on_bound(&mut self, number: u32, cx: &mut Context<'_>) {
+        let Some(waiting) = self
+            .replies_mut()
+            .and_then(|replies| replies.waiting_mut(number))
+        else {
+            return;
+        };
+        waiting.outstanding = waiting.outstanding.saturating_sub(1);
+        if waiting.outstanding == 0 {
+            self.go_on_waiting(number, cx);
+            self.send_ready(cx);
+            self.drop_needless_extra();
+        }
+    }
+
+    /// The broker refuses an AMQP binding that the subscribe of this number waits for.
+    pub fn on_refused(&mut self, number: u32, cx: &mut Context<'_>) {
+        let is_waiting =
+            |session: &mut Self| session.replies_mut()?.waiting_mut(number).map(|_| ());
+        if is_waiting(self).is_some() {
+            cx.hub.metrics.subscribes_refused_total += 1;
+            self.give_up(number, CommandError::EventSourceUnavailable, cx);
+            self.drop_needless_extra();
+        }
+    }
+
+    /// The broker did not confirm in time what one subscribe, or several, waited for.
+    pub fn on_command_timeout(&mut self, cx: &mut Context<'_>) {
+        while let Some((number, due)) = self.replies().and_then(|replies| replies.first_due())
+            && due <= cx.now.clock
+        {
+            cx.hub.metrics.subscribes_timed_out_total += 1;
+            self.give_up(number, CommandError::EventSourceUnavailable, cx);
+        }
+        self.drop_needless_extra();
+    }
+
+    /// Looks again at a subscribe for which nothing is outstanding as far as it knows, and finishes it if that is so:
+    /// the months may have changed since the wait began, and what was in force may have been lost.
+    pub(super) fn go_on_waiting(&mut self, number: u32, cx: &mut Context<'_>) {
+        if let Some(mut waiting) = self.take_waiting(number, cx.hub) {
+            cx.hub.subscriptions.lease(&mut waiting);
+            self.look_at(number, waiting, cx);
+        }
+    }
+
+    /// Settles a subscribe that was taken out, or puts it back.
+    pub(super) fn look_at(&mut self, number: u32, mut waiting: Box<Waiting>, cx: &mut Context<'_>) {
+        let token = replies::token(cx.id.slot, number);
+        match cx.hub.subscriptions.wait_for_leases(&mut waiting, token) {
+            Progress::InForce => {
+                let reply = self.finish_subscribe(*waiting, cx);
+                self.settle(number, reply, cx.hub);
+            }
+            Progress::Waits => self.put_back(number, waiting, cx.hub),
+            Progress::Refused => {
+                cx.hub.metrics.subscribes_refused_total += 1;
+                let error = CommandError::EventSourceUnavailable.into();
+                self.refuse_waiting(number, waiting, error, cx);
+            }
+        }
+    }
+
+    /// Answers a subscribe that was taken out with errors, and keeps nothing of it.
+    pub(super) fn refuse_waiting(
+        &mut self,
+        number: u32,
+        mut waiting: Box<Waiting>,
+        refusals: CommandErrors,
+        cx: &mut Context<'_>,
+    ) {
+        cx.hub.metrics.commands_failed_total += 1;
+        cx.hub
+            .subscriptions
+            .release_leases(&mut waiting, replies::token(cx.id.slot, number));
+        let reply = refusals.reply(&mut cx.hub.builder, &waiting.reply_id);
+        self.settle(number, reply, cx.hub);
+    }
+
+    /// As [`Session::refuse_waiting`] for one that is in its place, and sends what now can be.
+    pub(super) fn give_up(&mut self, number: u32, error: CommandError, cx: &mut Context<'_>) {
+        if let Some(waiting) = self.take_waiting(number, cx.hub) {
+            self.refuse_waiting(number, waiting, error.into(), cx);
+        }
+        self.send_ready(cx);
+    }
+
+    /// Decides anew on the subscribes that wait, by the rights of `identity`: one that it may not have is refused, one
+    /// whose realm is another waits for that realm's AMQP bindings. Each keeps its time. Linear in what they ask for.
+    pub(super) fn revise_waiting(&mut self, identity: &Identity, cx: &mut Context<'_>) {
+        let numbers = self.replies().into_iter().flat_map(|all| all.waiting());
+        for number in numbers.map(|(number, _)| number).collect::<Vec<u32>>() {
+            let Some(mut waiting) = self.take_waiting(number, cx.hub) else {
+                continue;
+            };
+            let wanted = &mut waiting.wanted;
+            let refusals = match authorised(wanted.scope, identity) {
+                Err(error) => Some(error.into()),
+                Ok(realm) => {
+                    wanted.account = binding_quota::account_of(identity, wanted.scope);
+                    wanted.superduper = identity.is_superduper();
+                    let is_moved = wanted.realm != realm;
+                    wanted.realm = realm;
+                    let families = cx.hub.subscriptions.families();
+                    let errors = wanted.bindings.iter().filter_map(|binding| {
+                        let rights = wanted.rights();
+                        families.resolve(binding, wanted.scope, rights).err()
+                    });
+                    let errors: Vec<_> = errors.collect();
+                    if is_moved && errors.is_empty() {
+                        cx.hub
+                            .subscriptions
+                            .lease_anew(&mut waiting, replies::token(cx.id.slot, number));
+                        self.look_at(number, waiting, cx);
+                        continue;
+                    }
+                    (!errors.is_empty()).then_some(CommandErrors::Bindings(errors))
+                }
+            };
+            match refusals {
+                Some(refusals) => self.refuse_waiting(number, waiting, refusals, cx),
+                None => self.put_back(number, waiting, cx.hub),
+            }
+        }
+    }
+
+    /// Sends the replies that wait for nobody any more.
+    pub(super) fn send_ready(&mut self, cx: &mut Context<'_>) {
+        while let Some(replies) = self.replies_mut()
+            && let Some(reply) = replies.pop_ready(&mut cx.hub.held)
+        {
+            self.send(reply, cx);
+        }
+    }
+
+    /// Gives up the subscribes that have waited longest while the session holds more than it may.
+    pub(super) fn shorten_replies(&mut self, cx: &mut Context<'_>) {
+        while let Some(replies) = self.replies().filter(|replies| replies.is_over())
+            && let Some((number, _)) = replies.first_due()
+        {
+            cx.hub.metrics.subscribes_given_up_total += 1;
+            self.give_up(number, CommandError::EventSourceUnavailable, cx);
+        }
+    }
+}

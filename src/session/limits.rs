@@ -1,0 +1,57 @@
+//! The bounds and choices of an operator that concern sessions. Config makes them of its options.
+
+use std::time::Duration;
+
+use crate::event::Style;
+use crate::protocol::codec::CodecLimits;
+use crate::protocol::proxy::Proxies;
+
+use super::binding_quota::BindingQuota;
+use super::bucket::BucketRule;
+use super::liveness::LivenessRules;
+use super::outbox::SlowConsumerPolicy;
+
+/// The bounds that an operator sets; `usize::MAX` where there is none.
+#[derive(Clone, Debug)]
+pub struct SessionLimits {
+    /// Of the codec.
+    pub codec: CodecLimits,
+    /// `max_metadata_bytes`.
+    pub metadata_bytes_max: usize,
+    /// `max_subscriptions`.
+    pub subscriptions_max: usize,
+    /// `max_bindings_per_session`, `max_bindings_per_account`, `max_bindings`.
+    pub bindings: BindingQuota,
+    /// `slow_consumer`.
+    pub slow_consumer: SlowConsumerPolicy,
+    /// `max_queued_messages`.
+    pub queued_messages_max: usize,
+    /// `max_outbox_bytes`.
+    pub outbox_bytes_max: usize,
+    /// `max_outboxes_bytes`.
+    pub outboxes_bytes_max: usize,
+    /// `max_partials_bytes`.
+    pub partials_bytes_max: usize,
+    /// `max_connections_per_ip`; `None`: no limit, and nothing is counted.
+    pub connections_per_ip_max: Option<usize>,
+    /// `max_connections_per_account`; as that.
+    pub connections_per_account_max: Option<usize>,
+    /// `request_timeout_ms`.
+    pub request_timeout: Duration,
+    /// `auth_timeout_ms`.
+    pub auth_timeout: Duration,
+    /// `send_timeout_ms`.
+    pub send_timeout: Duration,
+    /// `rate_limit_burst`, `rate_limit_per_second`; `None`: no limit.
+    pub rate: Option<BucketRule>,
+    /// `gap_notices`.
+    pub gap_notices: bool,
+    /// `style`.
+    pub style: Style,
+    /// `allowed_origins`.
+    pub allowed_origins: Vec<String>,
+    /// `proxy_protocol`, `trusted_proxies`.
+    pub proxies: Proxies,
+    /// `ping_interval_ms`, `pong_timeout_ms`, `idle_timeout_ms`, `message_timeout_ms`.
+    pub liveness: LivenessRules,
+}

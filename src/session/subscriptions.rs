@@ -1,0 +1,482 @@
+//! What all sessions are subscribed to, and what that takes at the broker.
+//!
+//! One table of subscriptions ([`SubscriptionIndex`]), one of the AMQP bindings that they need ([`BrokerBindings`]), and
+//! the months whose databases they follow. What the source must do is left in a list that the loop hands over at the
+//! end of the turn.
+//!
+//! Invariants: an AMQP binding is acquired once for each subscription that needs it and once for each lease of a
+//! subscribe that waits, so the end of one session takes nothing from another. A binding is *lost* from the moment when
+//! its events may be missed until it is in force again or nobody needs it.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::account::{AccountId, Scope};
+use crate::event::Event;
+use crate::event::Style;
+use crate::handoff::ToSource;
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::routing::amqp_binding::{AmqpBinding, Asked};
+use crate::routing::broker_bindings::{Acquired, Ask, BrokerBindings, WaiterToken};
+use crate::routing::families::{Families, Resolved};
+use crate::routing::index::{Match, Revised, Revision, SubscriptionIndex, SubscriptionList};
+use crate::routing::month::{ActiveMonths, FollowedMonths, Month};
+
+use super::clock::Now;
+use super::roll_over::{Moves, RollOver};
+use super::waiting::{Lease, Progress, Waiting, lease_order};
+
+/// The subscriptions of all sessions.
+#[derive(Debug)]
+pub struct Subscriptions {
+    families: Families,
+    /// AMQP bindings that one subscription can have, at most.
+    bindings_of_one_max: usize,
+    index: SubscriptionIndex,
+    broker: BrokerBindings,
+    months: FollowedMonths,
+    /// The way from the months before to those of now; `None`: no group is behind.
+    roll_over: Option<RollOver>,
+    /// Commands for the source, in order.
+    to_source: Vec<ToSource>,
+    /// Bindings of subscriptions that go on under another realm and were not in force when they were acquired. They are
+    /// lost from the end of the turn on, unless they are confirmed or released before.
+    unconfirmed: Vec<AmqpBinding>,
+    /// The lost bindings, and since when they are.
+    lost: HashMap<AmqpBinding, Duration>,
+}
+
+/// What became of the subscriptions of a session whose rights changed.
+#[derive(Debug, Default)]
+pub(super) struct Revisions {
+    /// The client bindings of those that ended.
+    pub(super) ended: Vec<Box<str>>,
+    /// How many go on under another realm.
+    pub(super) moved: u64,
+}
+
+/// A binding that the source has put in force.
+#[derive(Debug)]
+pub struct InForce {
+    /// The subscribes that waited for it.
+    pub waiters: Vec<WaiterToken>,
+    /// Since when it was lost, if it was.
+    pub lost_since: Option<Duration>,
+}
+
+impl Subscriptions {
+    /// No subscriptions, at the time `unix`, in Unix seconds.
+    #[must_use]
+    pub fn new(families: Families, unix: u64) -> Self {
+        Self {
+            bindings_of_one_max: families.amqp_binding_count_max(),
+            families,
+            index: SubscriptionIndex::new(),
+            broker: BrokerBindings::new(),
+            months: FollowedMonths::new(ActiveMonths::at(unix)),
+            roll_over: None,
+            to_source: Vec::new(),
+            unconfirmed: Vec::new(),
+            lost: HashMap::new(),
+        }
+    }
+
+    /// What client bindings mean.
+    #[must_use]
+    pub fn families(&self) -> &Families {
+        &self.families
+    }
+
+    /// Who wants what.
+    #[must_use]
+    pub fn index(&self) -> &SubscriptionIndex {
+        &self.index
+    }
+
+    /// What the broker has been asked for.
+    #[must_use]
+    pub fn broker(&self) -> &BrokerBindings {
+        &self.broker
+    }
+
+    /// The months whose databases are followed.
+    #[must_use]
+    pub fn months(&self) -> FollowedMonths {
+        self.months
+    }
+
+    /// Follows other months from now on, without a walk.
+    #[cfg(test)]
+    pub(super) fn follow(&mut self, months: ActiveMonths) {
+        self.months = FollowedMonths::new(months);
+    }
+
+    pub(super) fn bindings_of_one_max(&self) -> usize {
+        self.bindings_of_one_max
+    }
+
+    /// Calls `visit` once for each group that wants the event ([`SubscriptionIndex::match_event`]).
+    #[inline]
+    pub fn match_event(&mut self, event: &Event, visit: &mut impl FnMut(Match<'_>)) {
+        self.index.match_event(
+            &self.families,
+            &event.exchange,
+            &event.routing_key,
+            &event.head,
+            self.months.now(),
+            visit,
+        );
+    }
+
+    /// Makes the subscriptions that `waiting` asks for, each with its own hold on its AMQP bindings, and gives the
+    /// leases back. Linear in what the session has and asks for, but for the look-up of leases.
+    pub(super) fn subscribe(
+        &mut self,
+        list: &mut SubscriptionList,
+        slot: u32,
+        style: Style,
+        waiting: &mut Waiting,
+    ) {
+        let (mut held, mut moves) = (Vec::new(), Moves::default());
+        let (families, months) = (&self.families, self.months);
+        let wanted = waiting.wanted.resolved(families).map(|resolved| {
+            let key = waiting.key(families.exchange(&resolved), resolved.binding());
+            resolved.sharing(key)
+        });
+        self.index.subscribe_all(
+            families,
+            list,
+            slot,
+            wanted,
+            style,
+            waiting.request_id.as_deref(),
+            &mut |added, overtaken| {
+                families.amqp_bindings(&added, months.now(), &mut held);
+                if let Some(others) = overtaken {
+                    moves.note(families, months, &added, others);
+                }
+            },
+        );
+        self.carry_out(&moves);
+        for binding in &held {
+            self.acquire(binding, 1, waiting.wanted.account);
+        }
+        for lease in waiting.leases.drain(..) {
+            self.release(&lease.binding, 1);
+        }
+    }
+
+    /// Removes the subscriptions of this scope (`None`: any) and these client bindings (`None`: all), and notes them.
+    /// Linear in the session's own subscriptions and in `bindings`.
+    pub(super) fn unsubscribe(
+        &mut self,
+        list: &mut SubscriptionList,
+        scope: Option<Scope>,
+        bindings: Option<&[Cow<'_, str>]>,
+        removed: &mut Vec<(Scope, Box<str>)>,
+    ) {
+        let mut freed = Vec::new();
+        let (families, months) = (&self.families, self.months);
+        let mut note = |subscription: Resolved<'_>| {
+            families.amqp_bindings(&subscription, subscription.held(months), &mut freed);
+            removed.push((subscription.scope(), subscription.binding().into()));
+        };
+        match bindings {
+            None => self.index.unsubscribe(list, scope, None, &mut note),
+            Some([binding]) => self
+                .index
+                .unsubscribe(list, scope, Some(binding), &mut note),
+            Some(bindings) => {
+                let bindings = bindings.iter().map(AsRef::as_ref);
+                self.index.unsubscribe_all(list, scope, bindings, &mut note)
+            }
+        };
+        for binding in &freed {
+            self.release(binding, 1);
+        }
+    }
+
+    /// Ends or moves the subscriptions of a session by what `judge` says of each. `account`: whom the AMQP bindings of
+    /// a scope count for. While the source is away, its return speaks for all that is missed until then; while it is up,
+    /// the events of a binding that is not in force yet may be missed. Linear in the session's own subscriptions.
+    pub(super) fn revise(
+        &mut self,
+        list: &mut SubscriptionList,
+        judge: impl Fn(&Families, Resolved<'_>) -> Revision,
+        account: impl Fn(Scope) -> Option<AccountId>,
+        is_source_up: bool,
+    ) -> Revisions {
+        let (mut wanted, mut needless) = (Vec::new(), Vec::new());
+        let mut revisions = Revisions::default();
+        let (families, months) = (&self.families, self.months);
+        self.index.revise(
+            families,
+            list,
+            |resolved| judge(families, resolved),
+            &mut |revised| match revised {
+                Revised::Ended(resolved) => {
+                    families.amqp_bindings(&resolved, resolved.held(months), &mut needless);
+                    revisions.ended.push(resolved.binding().into());
+                }
+                Revised::Left(resolved) => {
+                    families.amqp_bindings(&resolved, resolved.held(months), &mut needless);
+                    revisions.moved += 1;
+                }
+                Revised::Joined(resolved) => {
+                    let account = account(resolved.scope());
+                    let mut bindings = Vec::new();
+                    families.amqp_bindings(&resolved, months.now(), &mut bindings);
+                    wanted.extend(bindings.into_iter().map(|binding| (binding, account)));
+                }
+            },
+        );
+        for (binding, account) in wanted {
+            let acquired = self.acquire(&binding, 1, account);
+            if !acquired.is_in_force && is_source_up {
+                self.unconfirmed.push(binding);
+            }
+        }
+        for binding in &needless {
+            self.release(binding, 1);
+        }
+        revisions
+    }
+
+    /// Whether a subscription of a session needs one of `bindings`, which are of these exchanges. Linear in its
+    /// subscriptions.
+    pub(super) fn any_needs(
+        &self,
+        list: &SubscriptionList,
+        bindings: &HashSet<AmqpBinding>,
+        exchanges: &HashSet<Arc<str>>,
+    ) -> bool {
+        let mut needed = Vec::new();
+        self.index.subscriptions(list).any(|subscription| {
+            if exchanges.contains(self.families.exchange(&subscription)) {
+                self.families.amqp_bindings(
+                    &subscription,
+                    subscription.held(self.months),
+                    &mut needed,
+                );
+            }
+            needed.drain(..).any(|binding| bindings.contains(&binding))
+        })
+    }
+
+    /// Leases what `waiting` needs in the months of now and has no lease of. O(n log n).
+    pub(super) fn lease(&mut self, waiting: &mut Waiting) {
+        let months = self.months.now();
+        if waiting.months.replace(months) == Some(months) {
+            return;
+        }
+        let mut bindings = Vec::new();
+        for resolved in waiting.wanted.resolved(&self.families) {
+            self.families
+                .amqp_bindings(&resolved, months, &mut bindings);
+        }
+        bindings.sort_unstable_by(|one, other| lease_order(one).cmp(&lease_order(other)));
+        bindings.dedup();
+        bindings.retain(|binding| waiting.key(&binding.exchange, &binding.key).is_none());
+        waiting.leases.reserve_exact(bindings.len());
+        for binding in bindings {
+            let id = self.acquire(&binding, 1, waiting.wanted.account).id;
+            waiting.leases.push(Lease {
+                binding,
+                id,
+                wait: None,
+            });
+        }
+        waiting.leases.sort_unstable_by(|one, other| {
+            lease_order(&one.binding).cmp(&lease_order(&other.binding))
+        });
+    }
+
+    /// Leases what `waiting` needs now in place of what it has. What it needs still stays wanted throughout.
+    pub(super) fn lease_anew(&mut self, waiting: &mut Waiting, token: WaiterToken) {
+        let before = std::mem::take(&mut waiting.leases);
+        waiting.months = None;
+        self.lease(waiting);
+        self.give_back(before, token);
+    }
+
+    /// Gives back all leases of the subscribe named by `token`.
+    pub(super) fn release_leases(&mut self, waiting: &mut Waiting, token: WaiterToken) {
+        self.give_back(std::mem::take(&mut waiting.leases), token);
+    }
+
+    fn give_back(&mut self, leases: Vec<Lease>, token: WaiterToken) {
+        for lease in leases {
+            if let Some(wait) = lease.wait {
+                self.broker.stop_waiting(lease.id, wait, token);
+            }
+            self.release(&lease.binding, 1);
+        }
+    }
+
+    /// Makes the subscribe named by `token` wait for those of its leases that are not in force. All its earlier waits
+    /// must be over.
+    pub(super) fn wait_for_leases(
+        &mut self,
+        waiting: &mut Waiting,
+        token: WaiterToken,
+    ) -> Progress {
+        let is_refused = |lease: &Lease| self.broker.is_refused(lease.id);
+        if waiting.leases.iter().any(is_refused) {
+            return Progress::Refused;
+        }
+        waiting.outstanding = 0;
+        for lease in &mut waiting.leases {
+            if !self.broker.is_in_force(lease.id) {
+                lease.wait = Some(self.broker.wait(lease.id, token));
+                waiting.outstanding += 1;
+            }
+        }
+        match waiting.outstanding {
+            0 => Progress::InForce,
+            _ => Progress::Waits,
+        }
+    }
+
+    /// Adds so many users of a binding, of `account`, and asks the source for it when they are the first.
+    fn acquire(
+        &mut self,
+        binding: &AmqpBinding,
+        users: u32,
+        account: Option<AccountId>,
+    ) -> Acquired {
+        let acquired = self.broker.acquire(binding, users, account);
+        let binding = || binding.clone();
+        self.to_source.extend(acquired.ask.map(|ask| match ask {
+            Ask::Bind(ticket, account) => ToSource::Bind {
+                binding: binding(),
+                ticket,
+                account,
+            },
+            Ask::Join(account) => ToSource::Join {
+                binding: binding(),
+                account,
+            },
+        }));
+        acquired
+    }
+
+    /// Takes so many users of a binding back, and tells the source when they were the last.
+    fn release(&mut self, binding: &AmqpBinding, users: u32) {
+        if self.broker.release(binding, users) {
+            self.to_source.push(ToSource::Unbind(binding.clone()));
+        }
+    }
+
+    /// Acquires, then releases.
+    fn carry_out(&mut self, moves: &Moves) {
+        for (binding, users, account) in &moves.acquired {
+            self.acquire(binding, *users, *account);
+        }
+        for (binding, users, _) in &moves.released {
+            self.release(binding, *users);
+        }
+    }
+
+    /// The source is connected. Returns the subscribes that waited for what is in force again.
+    pub fn on_up(&mut self) -> Vec<WaiterToken> {
+        self.broker.on_up()
+    }
+
+    /// The source is away.
+    pub fn on_down(&mut self) {
+        self.broker.on_down();
+    }
+
+    /// The source says that a binding is in force. `None`: that answers no question that still stands.
+    pub fn on_bound(&mut self, bound: &Asked, now: Now) -> Option<InForce> {
+        self.lose_unconfirmed(now);
+        self.broker.is_answer(bound).then(|| InForce {
+            waiters: self.broker.on_bound(bound),
+            lost_since: self.lost.remove(&bound.binding),
+        })
+    }
+
+    /// The source says that a binding is wanted and not in force. Returns the subscribes that waited for it.
+    pub fn on_lost(&mut self, lost: &Asked, now: Now) -> Vec<WaiterToken> {
+        if self.broker.is_confirmed(&lost.binding) {
+            self.lost.entry(lost.binding.clone()).or_insert(now.clock);
+        }
+        self.broker.on_lost(lost)
+    }
+
+    /// Ends the turn: returns the commands for the source, in order.
+    pub fn end_turn(&mut self, now: Now) -> Vec<ToSource> {
+        let commands = std::mem::take(&mut self.to_source);
+        for command in &commands {
+            if let ToSource::Unbind(binding) = command {
+                // Nobody is left who could have missed anything.
+                self.lost.remove(binding);
+            }
+        }
+        self.lose_unconfirmed(now);
+        commands
+    }
+
+    fn lose_unconfirmed(&mut self, now: Now) {
+        for binding in std::mem::take(&mut self.unconfirmed) {
+            // It may have been released again, or confirmed, meanwhile.
+            if self.broker.is_awaited(&binding) {
+                self.lost.entry(binding).or_insert(now.clock);
+            }
+        }
+    }
+
+    /// Follows the months: begins a walk when other months are in force, and takes a step of it when that is due.
+    /// `random`: a byte by which the beginnings of processes differ.
+    pub(super) fn roll_months(
+        &mut self,
+        now: Now,
+        random: impl FnOnce() -> u8,
+        metrics: &mut Metrics,
+    ) {
+        let in_force = ActiveMonths::at(now.unix);
+        if self.roll_over.is_none() && in_force != self.months.now() {
+            metrics.months_rolled_total += 1;
+            self.months = self.months.moving_to(in_force);
+            self.index.begin_roll_over();
+            self.roll_over = Some(RollOver::new(random(), now.clock));
+        }
+        let Some(walk) = &mut self.roll_over else {
+            return;
+        };
+        let is_late =
+            in_force != self.months.now() || !self.months.before().contains(Month::at(now.unix));
+        if !is_late && now.clock < walk.due() {
+            return;
+        }
+        let mut moves = Moves::default();
+        let (families, months) = (&self.families, self.months);
+        let next = self.index.roll_over(
+            families,
+            walk.next(),
+            limits::ROLL_OVER_GROUPS_PER_TURN,
+            &mut |resolved, users| {
+                metrics.months_groups_total += 1;
+                moves.note(families, months, &resolved, users);
+            },
+        );
+        match next {
+            Some(next) if is_late => walk.go_on_at_once(next, now.clock),
+            Some(next) => walk.go_on(next, self.index.group_places()),
+            None => {
+                self.months = FollowedMonths::new(self.months.now());
+                self.roll_over = None;
+            }
+        }
+        self.carry_out(&moves);
+    }
+
+    /// When the next step of a walk is due, on the loop's clock.
+    #[must_use]
+    pub fn months_due(&self) -> Option<Duration> {
+        self.roll_over.as_ref().map(RollOver::due)
+    }
+}

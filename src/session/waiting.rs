@@ -1,0 +1,116 @@
+//! A subscribe that waits for the broker: what it asks for, and its leases on the AMQP bindings that it needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arcstr::ArcStr;
+
+use crate::account::{AccountId, Scope};
+use crate::routing::amqp_binding::AmqpBinding;
+use crate::routing::broker_bindings::BindingId;
+use crate::routing::families::{Families, Resolved, Rights};
+use crate::routing::month::ActiveMonths;
+use crate::routing::waiters::WaitId;
+
+/// A subscribe that waits for the broker.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// That of the reply.
+    pub(super) reply_id: Box<str>,
+    /// That of the events: only when the client gave one.
+    pub(super) request_id: Option<Box<str>>,
+    pub(super) wanted: Wanted,
+    /// Those that the leases are for; `None`: there is no lease yet.
+    pub(super) months: Option<ActiveMonths>,
+    /// AMQP bindings acquired on its behalf, so that they stay wanted: each once, sorted.
+    pub(super) leases: Vec<Lease>,
+    /// Leases that were not in force when last looked at.
+    pub(super) outstanding: usize,
+    /// When the wait is over.
+    pub(super) due: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) binding: AmqpBinding,
+    pub(super) id: BindingId,
+    /// Its wait, over or not.
+    pub(super) wait: Option<WaitId>,
+}
+
+/// Client bindings that an identity may have for an account.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) scope: Scope,
+    pub(super) superduper: bool,
+    pub(super) realm: Option<Arc<str>>,
+    /// Whom the AMQP bindings count for.
+    pub(super) account: Option<AccountId>,
+    /// Each once; each resolves.
+    pub(super) bindings: Vec<Box<str>>,
+}
+
+impl Wanted {
+    pub(super) fn rights(&self) -> Rights<'_> {
+        Rights {
+            superduper: self.superduper,
+            realm: self.realm.as_deref(),
+        }
+    }
+
+    /// What the bindings mean. They resolved before, and the families do not change, so none is left out.
+    pub(super) fn resolved<'a>(
+        &'a self,
+        families: &'a Families,
+    ) -> impl Iterator<Item = Resolved<'a>> + Clone {
+        self.bindings
+            .iter()
+            .filter_map(|binding| families.resolve(binding, self.scope, self.rights()).ok())
+    }
+}
+
+impl Waiting {
+    /// Heap bytes of it, but for what the table of AMQP bindings has all the same. Linear in what it asks for.
+    pub(super) fn bytes(&self) -> usize {
+        let request_id = self.request_id.as_ref().map_or(0, |id| id.len());
+        let texts = self.wanted.bindings.iter().map(|text| text.len());
+        size_of::<Self>()
+            + self.reply_id.len()
+            + request_id
+            + texts.sum::<usize>()
+            + self.wanted.bindings.capacity() * size_of::<Box<str>>()
+            + self.leases.capacity() * size_of::<Lease>()
+    }
+
+    /// Client bindings it asks for.
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted.bindings.len()
+    }
+
+    /// AMQP bindings it holds.
+    pub(super) fn leases(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Text of the lease on this AMQP binding. O(log leases).
+    pub(super) fn key(&self, exchange: &str, key: &str) -> Option<&ArcStr> {
+        let place = |lease: &Lease| lease_order(&lease.binding).cmp(&(exchange, key));
+        let at = self.leases.binary_search_by(place).ok()?;
+        Some(&self.leases.get(at)?.binding.key)
+    }
+}
+
+pub(super) fn lease_order(binding: &AmqpBinding) -> (&str, &str) {
+    #[cfg(test)]
+    crate::steps::step();
+    (&binding.exchange, binding.key.as_str())
+}
+
+/// How far the broker is with what a subscribe needs.
+pub(super) enum Progress {
+    InForce,
+    /// Some bindings are not in force yet.
+    Waits,
+    /// It refuses one.
+    Refused,
+}
