@@ -8,18 +8,33 @@
 //! end of turn   -> every session on the flush list: one vectored write of all its frames
 //! ```
 //!
-//! | folder | kind | what it owns |
-//! |---|---|---|
-//! | [`protocol`] | pure | bytes and their meaning: handshake, frames, commands, replies, frames of events |
-//! | [`event`] | pure | what was published, decoded once; the styles of its frames |
-//! | [`routing`] | pure | who wants this routing key: binding families, the subscription index, AMQP binding counts |
-//! | [`session`] | pure | one client's life: phases, outbox, rate limit, close reasons |
-//! | [`auth`] | pure but for reading its file | who may do what |
-//! | [`reactor`] | shell | the one thread that polls; the only place that touches client sockets |
-//! | [`amqp`] | shell | the other thread; the only place that names the AMQP client |
-//! | [`source`] | shell | the embedded event sources, for trying and loading without a broker |
-//! | [`handoff`] | shared | all that the two threads share: two bounded channels towards the loop, a list of commands back, a waker |
-//! | [`config`], [`logging`], `log_limit`, `room`, [`metrics`], [`limits`], [`sys`] | | options, log, its lines a minute, what tables give back, counters, fixed bounds, the system calls that need `unsafe` |
+//! # Floors
+//!
+//! | floor | module | kind | what it owns |
+//! |---|---|---|---|
+//! | 7 | main | shell | puts everything together |
+//! | 6 | [`reactor`] | shell | the loop: one thread that polls; the only place that touches client sockets |
+//! | 6 | [`config`] | shell | what an operator can choose; nobody below knows it |
+//! | 5 | [`session`] | pure | one client's life: phases, outbox, rate limit, close reasons |
+//! | 5 | [`amqp`] | shell | the other thread; the only place that names the AMQP client |
+//! | 5 | [`source`] | shell | the embedded event sources, for trying and loading without a broker |
+//! | 4 | [`handoff`] | shared | all that the two threads share: two bounded channels to the loop, a list of commands back, a waker |
+//! | 4 | [`protocol`] | pure | bytes and their meaning: handshake, frames, commands, replies, frames of events |
+//! | 4 | [`auth`] | pure | who may do what |
+//! | 3 | [`routing`] | pure | who wants this routing key: binding families, subscription index, counts of AMQP bindings |
+//! | 2 | [`event`] | pure | what was published, decoded once; the styles of its frames |
+//! | 1 | json | pure | reading and writing JSON where `serde_json` does not suffice |
+//! | 2 | [`logging`] | shell | the log: a thread of its own behind a bounded queue |
+//! | 2 | log_limit | pure | how often a line that repeats is written |
+//! | 1 | [`limits`] | pure | every fixed bound |
+//! | 1 | [`metrics`] | pure | counters, and their page |
+//! | 1 | room | pure | how much memory a table gives back as it empties |
+//! | 1 | [`sys`] | shell | the system calls that need `unsafe` |
+//! | 1 | [`account`] | pure | account ids |
+//! | 1 | steps | tests only | counts the steps of an algorithm |
+//!
+//! A module imports from lower floors and from its own folder, and no chain of imports leads back to the file where it
+//! began. A test reads this table and holds the source to both (`tests/integration/house.rs`).
 //!
 //! Invariants, above all of absence: no lock in the loop; no thread per connection; no read buffer per
 //! connection; no socket, clock or thread in a pure folder (time comes in as `now`); no event is retained once

@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::{LoopWaker, ToSource};
+use super::messages::ToSource;
+use super::wake::LoopWaker;
 use crate::routing::account_load::AccountTag;
 use crate::routing::amqp_binding::{AmqpBinding, Ticket};
 

@@ -15,6 +15,7 @@
 //! time hands over events, so [`HANDOFF_BYTES_MAX`] is passed by less than one event, and no wait for room is missed.
 
 mod commands;
+mod messages;
 mod wake;
 
 use std::sync::Arc;
@@ -25,11 +26,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 use self::commands::CommandQueue;
 pub use self::commands::Commands;
+pub use self::messages::{FromSource, ToSource};
 pub use self::wake::LoopWaker;
 use self::wake::SourceWaker;
-use crate::event::Event;
-use crate::routing::account_load::AccountTag;
-use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 
 /// Messages that may wait for the loop; above it the source waits.
 pub const HANDOFF_EVENTS_MAX: usize = 4096;
@@ -39,77 +38,6 @@ pub const HANDOFF_BYTES_MAX: usize = 64 << 20;
 
 /// Messages of control that may wait for the loop; above it the source waits.
 pub const HANDOFF_CONTROLS_MAX: usize = 1024;
-
-/// What a source tells the loop.
-#[derive(Debug)]
-pub enum FromSource {
-    /// The source is connected and every binding asked for so far, but those named in an earlier
-    /// [`FromSource::Lost`], is in force. Sent after each connect.
-    Up,
-    /// The source is away since `since`; events published from then on may be lost.
-    Down {
-        /// Everything published before had been received.
-        since: Instant,
-    },
-    /// These bindings are in force: an event published from now on is delivered.
-    Bound(Vec<Asked>),
-    /// These bindings are wanted but not in force (their exchange clashes, AMQP rail 8); the source keeps trying
-    /// and says [`FromSource::Bound`] when it succeeds. Events for them may be lost meanwhile.
-    Lost(Vec<Asked>),
-    /// Events may have been dropped on the broker's side (queue at its length limit) since this moment.
-    Overflowed {
-        /// When the queue was last seen below its limit.
-        since: Instant,
-    },
-    /// One decoded delivery. Boxed, because the channel reserves room for [`HANDOFF_EVENTS_MAX`] messages.
-    Event(Box<Event>),
-}
-
-impl FromSource {
-    /// Whether it is no event, and so goes the way that events do not stop.
-    #[must_use]
-    pub fn is_control(&self) -> bool {
-        !matches!(self, Self::Event(_))
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Event(event) => event.bytes(),
-            Self::Up
-            | Self::Down { .. }
-            | Self::Bound(_)
-            | Self::Lost(_)
-            | Self::Overflowed { .. } => 0,
-        }
-    }
-}
-
-/// What the loop tells a source.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ToSource {
-    /// Put this binding in force and say [`FromSource::Bound`] with the same ticket. Said once while the loop wants it;
-    /// of a binding that the source knows already, it is as if an `Unbind` had come before.
-    Bind {
-        /// Which.
-        binding: AmqpBinding,
-        /// For the answer.
-        ticket: Ticket,
-        /// Who asked: accounts take turns.
-        account: AccountTag,
-    },
-    /// Another account waits for a binding that was asked for: it is bound at the first of their turns.
-    Join {
-        /// Which.
-        binding: AmqpBinding,
-        /// Who.
-        account: AccountTag,
-    },
-    /// The loop no longer wants it, and no answer to an earlier `Bind`. A source may delay it; a later `Bind` of the
-    /// same takes it back.
-    Unbind(AmqpBinding),
-    /// End the thread.
-    Stop,
-}
 
 /// A wait that a source repeats until there is room.
 const LONG: Duration = Duration::from_secs(60);
@@ -331,6 +259,7 @@ fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (Source
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Event;
     use crate::event::EventHead;
     use std::thread;
 

@@ -26,6 +26,7 @@ mod handover;
 mod handshake;
 #[cfg(target_env = "gnu")]
 mod heap;
+mod house;
 mod limits;
 mod liveness;
 mod log;
