@@ -46,23 +46,42 @@ compile_error!(
     "blackhole is for Linux only: it uses io_uring, TCP_DEFER_ACCEPT, socket filters and /proc"
 );
 
+// Forbidden here where the manifest only denies it: `sys` alone may allow it, for one function at a time.
+#[forbid(unsafe_code)]
 pub mod account;
+#[forbid(unsafe_code)]
 pub mod amqp;
+#[forbid(unsafe_code)]
 pub mod auth;
+#[forbid(unsafe_code)]
 pub mod config;
+#[forbid(unsafe_code)]
 pub mod event;
+#[forbid(unsafe_code)]
 pub mod handoff;
+#[forbid(unsafe_code)]
 mod json;
+#[forbid(unsafe_code)]
 pub mod limits;
+#[forbid(unsafe_code)]
 mod log_limit;
+#[forbid(unsafe_code)]
 pub mod logging;
+#[forbid(unsafe_code)]
 pub mod metrics;
+#[forbid(unsafe_code)]
 pub mod protocol;
+#[forbid(unsafe_code)]
 pub mod reactor;
+#[forbid(unsafe_code)]
 mod room;
+#[forbid(unsafe_code)]
 pub mod routing;
+#[forbid(unsafe_code)]
 pub mod session;
+#[forbid(unsafe_code)]
 pub mod source;
+#[forbid(unsafe_code)]
 #[cfg(test)]
 mod steps;
 pub mod sys;

@@ -4,33 +4,33 @@
 use std::time::Duration;
 
 /// Connections taken from the listeners in one turn; the rest in the next, which does not wait.
-pub const ACCEPTS_PER_TURN: usize = 256;
+pub(crate) const ACCEPTS_PER_TURN: usize = 256;
 
 /// Length of the kernel's queue of connections not yet accepted (`listen`'s backlog; the kernel cuts it to
 /// `net.core.somaxconn`). Beyond it connects are retried by the peers.
-pub const LISTEN_BACKLOG: i32 = 4096;
+pub(crate) const LISTEN_BACKLOG: i32 = 4096;
 
 /// How long the kernel keeps a silent connection to itself before we see it (`TCP_DEFER_ACCEPT`).
-pub const DEFER_ACCEPT: Duration = Duration::from_secs(10);
+pub(crate) const DEFER_ACCEPT: Duration = Duration::from_secs(10);
 
 /// Time between the moment when a shared port's listener takes no new handshake and its close: those under way are
 /// finished and accepted meanwhile. Less than the second after which TCP sends a dropped SYN again, so that it
 /// finds the listener of another process.
-pub const LISTENER_GRACE: Duration = Duration::from_millis(900);
+pub(crate) const LISTENER_GRACE: Duration = Duration::from_millis(900);
 
 /// How much longer a listener is kept at most because its queue is not empty; what is left in it then is reset.
-pub const LISTENER_EMPTYING_MAX: Duration = Duration::from_secs(2);
+pub(crate) const LISTENER_EMPTYING_MAX: Duration = Duration::from_secs(2);
 
 /// Pause between two walks over all sessions in which the drain found nobody to close: those left are in their
 /// handshake.
-pub const DRAIN_ROUND_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const DRAIN_ROUND_PAUSE: Duration = Duration::from_millis(100);
 
 /// Pause in accepting after it failed: the process is out of descriptors or memory, or something else may last. A reap
 /// ends it sooner.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections in a row that may break before they are accepted; one more, and it is taken for an error that lasts.
-pub const BROKEN_IN_A_ROW_MAX: usize = 64;
+pub(crate) const BROKEN_IN_A_ROW_MAX: usize = 64;
 
 /// Longest wait of one poll, so that a change of month, which is no deadline of anybody, is seen early in the hour
 /// that both months' bindings overlap.
@@ -42,17 +42,17 @@ pub const ROLL_OVER_GROUPS_PER_TURN: usize = 64;
 
 /// Within this a process begins to move its subscriptions on to other months: at a moment of its own, so that the
 /// processes of a cluster do not all begin at once.
-pub const ROLL_OVER_START_WITHIN: Duration = Duration::from_secs(10 * 60);
+pub(crate) const ROLL_OVER_START_WITHIN: Duration = Duration::from_secs(10 * 60);
 
 /// Over this time a process spreads the binds (or unbinds) of a roll-over. Together with
 /// [`ROLL_OVER_START_WITHIN`] half of the hour that there is.
-pub const ROLL_OVER_SPREAD: Duration = Duration::from_secs(20 * 60);
+pub(crate) const ROLL_OVER_SPREAD: Duration = Duration::from_secs(20 * 60);
 
 /// Events of one poll. More wait in the kernel for the next.
-pub const POLL_EVENTS_MAX: usize = 1024;
+pub(crate) const POLL_EVENTS_MAX: usize = 1024;
 
 /// Size of the one buffer that all sockets are read through.
-pub const READ_BUFFER_BYTES: usize = 64 << 10;
+pub(crate) const READ_BUFFER_BYTES: usize = 64 << 10;
 
 /// Bytes read from all sockets in one turn, give or take one read; what is ready beyond that goes to the reread
 /// list. A single socket is read once a turn and goes there too if it may have more, so neither one that sends without
@@ -71,40 +71,40 @@ pub const FRAMES_READ_BEFORE_EVENTS: usize = 32;
 pub const SESSION_READ_BYTES: usize = 512;
 
 /// Bytes of one read of a connection in its handshake: a usual request, head and all, and some commands behind it.
-pub const HANDSHAKE_READ_BYTES: usize = 4 << 10;
+pub(crate) const HANDSHAKE_READ_BYTES: usize = 4 << 10;
 
 /// Events taken from the hand-off by one look at it; the rest in the next turn, which does not wait.
-pub const EVENTS_PER_LOOK: usize = 256;
+pub(crate) const EVENTS_PER_LOOK: usize = 256;
 
 /// Messages of control taken from the hand-off by one look at it, before the events; the rest in the next.
-pub const CONTROLS_PER_LOOK: usize = 64;
+pub(crate) const CONTROLS_PER_LOOK: usize = 64;
 
 /// Looks at the hand-off in one turn, at most: another follows only one that took events and emptied it, when they are
 /// for many sessions.
-pub const LOOKS_PER_TURN: usize = 32;
+pub(crate) const LOOKS_PER_TURN: usize = 32;
 
 /// Looks in a row that found nothing, after which the burst is taken to be over.
 pub const LOOKS_IN_VAIN: usize = 3;
 
 /// Sessions flushed in one turn. Events that arrive meanwhile merge into the outboxes not yet flushed
 /// (DESIGN, The turn, 1: 25 to 33 % less CPU, and a ping is answered within milliseconds during a fan-out).
-pub const FLUSHES_PER_TURN: usize = 250;
+pub(crate) const FLUSHES_PER_TURN: usize = 250;
 
 /// Sessions on the flush list that make it worth a look, after a fan-out, whether more events of the burst are to come.
-pub const YIELD_FLUSHES_MIN: usize = 64;
+pub(crate) const YIELD_FLUSHES_MIN: usize = 64;
 
 /// Sessions of one flush that are worth one system call for all through io_uring; fewer are written to one by one.
-pub const RING_WRITES_MIN: usize = 4;
+pub(crate) const RING_WRITES_MIN: usize = 4;
 
 /// Slices of one vectored write. A session with more frames is listed again.
-pub const WRITE_SLICES_MAX: usize = 64;
+pub(crate) const WRITE_SLICES_MAX: usize = 64;
 
 /// Events that may be fanned out while the oldest session on the flush list still waits for its first write;
 /// beyond it the hand-off is left alone until the list has moved, which holds the source back.
 pub const MERGED_EVENTS_MAX: u64 = 64;
 
 /// Bytes of frames encoded while the oldest session on the flush list still waits; as [`MERGED_EVENTS_MAX`].
-pub const MERGED_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const MERGED_BYTES_MAX: u64 = 64 << 20;
 
 /// Bytes of frames that are made of one event at a time, give or take one frame: what it is for beyond that waits until
 /// these have been written to, or not been taken. So one large event for many groups costs no more memory, and no more of
@@ -115,13 +115,13 @@ const _: () = assert!(EVENT_SLICE_BYTES <= MERGED_BYTES_MAX);
 
 /// Bytes of the frames of one run (`reactor::fan_out`); what would go beyond begins another. As much again is held in
 /// one piece until all its members have been written to.
-pub const RUN_BYTES_MAX: u64 = 256 << 10;
+pub(crate) const RUN_BYTES_MAX: u64 = 256 << 10;
 
 /// Members of a group that make it worth putting the frames of a run together; fewer get them one by one.
-pub const MERGE_MEMBERS_MIN: usize = 4;
+pub(crate) const MERGE_MEMBERS_MIN: usize = 4;
 
 /// Groups of one event that room is kept for until the next.
-pub const MATCHED_KEPT: usize = 64;
+pub(crate) const MATCHED_KEPT: usize = 64;
 
 /// Heap bytes of a session's subscribes that wait for the broker and of the replies behind them; one subscribe of 256
 /// bindings to all call events takes some 150 KB. Above it the one that has waited longest is given up (`event source
@@ -129,7 +129,7 @@ pub const MATCHED_KEPT: usize = 64;
 pub const HELD_BYTES_MAX: usize = 256 << 10;
 
 /// Such subscribes and replies of one session; as [`HELD_BYTES_MAX`].
-pub const HELD_REPLIES_MAX: usize = 1024;
+pub(crate) const HELD_REPLIES_MAX: usize = 1024;
 
 /// Heap bytes of all sessions' such subscribes and replies. Above it a subscribe that would have to wait is refused at
 /// once (`event source unavailable`).
@@ -138,13 +138,13 @@ pub const HELD_TOTAL_BYTES_MAX: usize = 64 << 20;
 /// Work that renewing sessions may do in one turn after a reread, counted in sessions and
 /// [`RENEWAL_SUBSCRIPTION_COST`]; a session is renewed whole. Until all are renewed no event is taken from the
 /// hand-off, so that nobody sees one by a right that has gone.
-pub const RENEWALS_PER_TURN: usize = 16 << 10;
+pub(crate) const RENEWALS_PER_TURN: usize = 16 << 10;
 
 /// What resolving one subscription again counts, beside 1 for looking at a session whose rights stayed.
-pub const RENEWAL_SUBSCRIPTION_COST: usize = 16;
+pub(crate) const RENEWAL_SUBSCRIPTION_COST: usize = 16;
 
 /// Commands refused by the rate limit in a row that close a session (PROTOCOL 3).
-pub const REFUSED_COMMANDS_MAX: u16 = 1000;
+pub(crate) const REFUSED_COMMANDS_MAX: u16 = 1000;
 
 /// Connections beyond `max_connections` whose requests are not whole, kept just long enough to be told so; beyond
 /// these such a connection is closed without a word. They live on the descriptors that are kept back from the
@@ -169,27 +169,27 @@ const _: () = assert!((REFUSALS_MAX + ADMIN_BEYOND_FULL_MAX) as u64 <= DESCRIPTO
 pub const LINGER: Duration = Duration::from_secs(1);
 
 /// Bytes of names and metadata that are kept of the sessions of one account: 4,000 of the largest.
-pub const LABELS_OF_ACCOUNT_BYTES_MAX: usize = 16 << 20;
+pub(crate) const LABELS_OF_ACCOUNT_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of names and metadata that are kept of all sessions. Beyond this bound or that of its account a label is left
 /// out of the listings, and counted; its command runs.
-pub const LABELS_BYTES_MAX: usize = 128 << 20;
+pub(crate) const LABELS_BYTES_MAX: usize = 128 << 20;
 
 /// Pings of one read that are answered one by one; of the rest only the newest is.
 pub const PONGS_PER_READ: usize = 32;
 
 /// Frames that may wait for a session that is read: with more, its bytes stay in the kernel until the outbox is
 /// empty, so that a peer that does not take its answers cannot ask for more of them.
-pub const UNREAD_BEHIND_FRAMES: usize = WRITE_SLICES_MAX;
+pub(crate) const UNREAD_BEHIND_FRAMES: usize = WRITE_SLICES_MAX;
 
 /// Sessions visited by one step of the sweep, at least; a whole pass takes at most [`SWEEP_STEPS`] steps.
-pub const SWEEP_SESSIONS_MIN: usize = 1024;
+pub(crate) const SWEEP_SESSIONS_MIN: usize = 1024;
 
 /// Steps of a whole pass of the sweep.
-pub const SWEEP_STEPS: usize = 50;
+pub(crate) const SWEEP_STEPS: usize = 50;
 
 /// Time between two steps of the sweep.
-pub const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Longest `ping_interval_ms` and `pong_timeout_ms`. Both together, and a pass of the sweep, are well within the 109
 /// minutes that the 16 bits of a session's silence can count.
@@ -201,7 +201,7 @@ pub const BROKER_ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// Time between two turns that counts against silent peers and unfinished messages, at most: what is beyond it, the
 /// process was stopped or its machine suspended, and nobody was listened to. Longer than the sweep lets a poll wait.
-pub const STALL_COUNTED: Duration = Duration::from_millis(200);
+pub(crate) const STALL_COUNTED: Duration = Duration::from_millis(200);
 
 /// Messages of the largest allowed size (`max_message_bytes`) that may be unfinished of all sessions of one address
 /// together that have not authenticated, their requests before the upgrade included. Beyond it the largest is closed.
@@ -212,10 +212,10 @@ pub const PARTIAL_OVERHEAD_BYTES: usize = 256;
 
 /// Largest outboxes gathered by one pass over all sessions when `max_outboxes_bytes` is exceeded, so that a pass
 /// serves many closes.
-pub const LARGEST_OUTBOXES: usize = 64;
+pub(crate) const LARGEST_OUTBOXES: usize = 64;
 
 /// Places of the flush list that are kept in the quiet after a burst: 64 KiB.
-pub const FLUSH_LIST_KEPT: usize = 4096;
+pub(crate) const FLUSH_LIST_KEPT: usize = 4096;
 
 /// Time of quiet after a burst before its memory is given back to the system.
 pub const TRIM_AFTER: Duration = Duration::from_secs(1);
@@ -229,13 +229,13 @@ pub const TRIM_MIN_FREED: u64 = 256;
 
 /// Bytes of lines of the log that wait to be written, a line's own bookkeeping included: some 1,400 lines. Beyond it
 /// lines are lost and counted, so that a stderr that nobody reads costs the log and not the loop.
-pub const LOG_QUEUE_BYTES_MAX: usize = 256 << 10;
+pub(crate) const LOG_QUEUE_BYTES_MAX: usize = 256 << 10;
 
 /// How long the end of the process, or of a thread that panicked, waits for the log to be written.
-pub const LOG_FLUSH_MAX: Duration = Duration::from_millis(500);
+pub(crate) const LOG_FLUSH_MAX: Duration = Duration::from_millis(500);
 
 /// A line that could repeat is logged at most once in this time; the next one tells how many were left out.
-pub const LOG_INTERVAL: Duration = Duration::from_secs(60);
+pub(crate) const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Lines about the connection to a broker, or of its client, that are logged before [`LOG_INTERVAL`] holds.
-pub const FAULTS_LOGGED_FREELY: u32 = 3;
+pub(crate) const FAULTS_LOGGED_FREELY: u32 = 3;

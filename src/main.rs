@@ -1,5 +1,7 @@
 //! The `blackhole` command: arguments in, wiring, exit status out.
 
+#![forbid(unsafe_code)]
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;

@@ -21,7 +21,7 @@ macro_rules! metrics {
 }
 
 /// Appends one metric `blackhole_<name>` with its help and type.
-pub fn write_metric(out: &mut String, name: &str, kind: &str, help: &str, value: u64) {
+pub(crate) fn write_metric(out: &mut String, name: &str, kind: &str, help: &str, value: u64) {
     use std::fmt::Write;
     // Writing to a String cannot fail.
     let _ = writeln!(

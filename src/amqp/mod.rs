@@ -65,7 +65,7 @@ use self::connector::Connector;
 pub use self::counters::AmqpCounters;
 pub use self::options::AmqpOptions;
 use self::url::Endpoint;
-pub use self::url::{AmqpUrlError, EncodedPart, validate_url};
+pub(crate) use self::url::{AmqpUrlError, validate_url};
 use crate::handoff::SourceEnd;
 
 /// Appends to `passed` what of a broker's bytes the AMQP client would get to see (AMQP rail 1): the guard, without a

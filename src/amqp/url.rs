@@ -19,7 +19,7 @@ const LOGGED_BYTES_MAX: usize = 300;
 
 /// A part of a broker URL that is written percent-encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EncodedPart {
+pub(crate) enum EncodedPart {
     /// Between `amqp://` or `@`, and `:` or `/`.
     Host,
     /// Before the first `:`.
@@ -32,7 +32,7 @@ pub enum EncodedPart {
 
 /// Why a broker URL is refused. Each text names the part that is wrong, and none shows what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AmqpUrlError {
+pub(crate) enum AmqpUrlError {
     /// Not a URL, and no part of one can be blamed.
     Malformed,
     /// Nothing that could be a scheme before a `:`.
@@ -67,7 +67,7 @@ const _: () = assert!(PART_BYTES_MAX == 255, "said in the texts");
 impl AmqpUrlError {
     /// What is wrong, for an operator.
     #[must_use]
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         use EncodedPart::{Host, Password, User, VirtualHost};
         match self {
             Self::Malformed => "not a URL",
@@ -133,7 +133,7 @@ impl From<url::ParseError> for AmqpUrlError {
 ///
 /// # Errors
 /// [`AmqpUrlError`], whose text never contains any piece of the URL.
-pub fn validate_url(url: &str) -> Result<(), AmqpUrlError> {
+pub(crate) fn validate_url(url: &str) -> Result<(), AmqpUrlError> {
     Endpoint::parse(url).map(|_| ())
 }
 

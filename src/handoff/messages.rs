@@ -34,7 +34,7 @@ pub enum FromSource {
 impl FromSource {
     /// Whether it is no event, and so goes the way that events do not stop.
     #[must_use]
-    pub fn is_control(&self) -> bool {
+    pub(crate) fn is_control(&self) -> bool {
         !matches!(self, Self::Event(_))
     }
 

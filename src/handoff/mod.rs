@@ -34,10 +34,10 @@ use self::wake::SourceWaker;
 pub const HANDOFF_EVENTS_MAX: usize = 4096;
 
 /// Bytes of events that may wait for the loop, the last of them not counted; above it the source waits too.
-pub const HANDOFF_BYTES_MAX: usize = 64 << 20;
+pub(crate) const HANDOFF_BYTES_MAX: usize = 64 << 20;
 
 /// Messages of control that may wait for the loop; above it the source waits.
-pub const HANDOFF_CONTROLS_MAX: usize = 1024;
+pub(crate) const HANDOFF_CONTROLS_MAX: usize = 1024;
 
 /// A wait that a source repeats until there is room.
 const LONG: Duration = Duration::from_secs(60);
@@ -162,7 +162,7 @@ impl LoopEnd {
     ///
     /// # Errors
     /// As of [`LoopEnd::try_recv`].
-    pub fn try_control(&self) -> Result<FromSource, TryRecvError> {
+    pub(crate) fn try_control(&self) -> Result<FromSource, TryRecvError> {
         self.control.try_recv()
     }
 
@@ -170,7 +170,7 @@ impl LoopEnd {
     ///
     /// # Errors
     /// As of [`LoopEnd::try_recv`].
-    pub fn try_event(&self) -> Result<FromSource, TryRecvError> {
+    pub(crate) fn try_event(&self) -> Result<FromSource, TryRecvError> {
         let message = match self.from_source.try_recv() {
             // It may have told something between a look at the one channel and at the other.
             Err(TryRecvError::Disconnected) => return self.try_control(),
@@ -191,13 +191,13 @@ impl LoopEnd {
 
     /// Messages of control waiting now (a gauge).
     #[must_use]
-    pub fn controls_waiting(&self) -> usize {
+    pub(crate) fn controls_waiting(&self) -> usize {
         self.control.len()
     }
 
     /// Bytes of the events waiting now (a gauge).
     #[must_use]
-    pub fn waiting_bytes(&self) -> usize {
+    pub(crate) fn waiting_bytes(&self) -> usize {
         self.load.bytes.load(Ordering::SeqCst)
     }
 

@@ -17,7 +17,7 @@ use crate::event::Event;
 use crate::handoff::{FromSource, SourceEnd};
 
 /// The furthest that the source may be behind its pace and still catch up.
-pub const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
 /// Seconds from the start of the Gregorian calendar's year 0 to Unix time 0: the platform's clock (PROTOCOL 8).
 const GREGORIAN_OFFSET: u64 = 62_167_219_200;
@@ -26,12 +26,7 @@ const GREGORIAN_OFFSET: u64 = 62_167_219_200;
 const BILLING_SECONDS: u32 = 31;
 
 /// The id of made-up account `n`: the number itself as 32 hex digits. The accounts of a demo are 1 to `accounts`.
-#[must_use]
-#[expect(
-    clippy::missing_panics_doc,
-    reason = "32 hex digits are always an account id"
-)]
-pub fn demo_account(n: u32) -> AccountId {
+fn demo_account(n: u32) -> AccountId {
     AccountId::parse(&format!("{n:032x}")).expect("32 hex digits are an account id")
 }
 

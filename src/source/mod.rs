@@ -7,14 +7,14 @@
 //!
 //! | module | source |
 //! |---|---|
-//! | [`demo`] | `demo`: made-up calls at a given rate, spread over a given number of accounts |
-//! | [`replay`] | `replay:FILE`: JSON lines from a file or a named pipe |
+//! | `demo` | `demo`: made-up calls at a given rate, spread over a given number of accounts |
+//! | `replay` | `replay:FILE`: JSON lines from a file or a named pipe |
 //!
 //! Invariant: an event is handed over only after every `Bind` that was waiting has been answered, so a client
 //! whose subscribe was answered sees every event made up or read from then on.
 
-pub mod demo;
-pub mod replay;
+mod demo;
+mod replay;
 
 use std::io;
 use std::path::PathBuf;

@@ -37,10 +37,10 @@ use crate::handoff::{FromSource, SourceEnd};
 use crate::log_limit::LogLimit;
 
 /// Longest line: room for the largest body and what stands around it. A longer line is skipped.
-pub const LINE_BYTES_MAX: usize = BODY_BYTES_MAX + 4096;
+const LINE_BYTES_MAX: usize = BODY_BYTES_MAX + 4096;
 
 /// Decoded lines that may wait for the source; above it the file is not read on.
-pub const READ_AHEAD_MAX: usize = 64;
+const READ_AHEAD_MAX: usize = 64;
 
 /// One line, as written.
 #[derive(Deserialize)]

@@ -21,7 +21,7 @@ pub fn descriptor_limit() -> u64 {
 ///
 /// # Errors
 /// The kernel refused; the old limit ([`descriptor_limit`]) stays in force.
-pub fn raise_descriptor_limit() -> io::Result<u64> {
+pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(
         Resource::Nofile,
@@ -67,7 +67,7 @@ pub fn trim_heap() {
 ///
 /// # Errors
 /// The kernel cannot say, for example because it is no such socket.
-pub fn unacknowledged_bytes(socket: impl AsFd) -> io::Result<usize> {
+pub(crate) fn unacknowledged_bytes(socket: impl AsFd) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
     #[allow(unsafe_code, reason = "neither socket2 nor rustix offers SIOCOUTQ")]
     // SAFETY: the descriptor is borrowed, so open, for the whole call; the kernel writes exactly one c_int to `bytes`.
@@ -91,7 +91,7 @@ const PROBES_MAX: u8 = 3;
 ///
 /// # Errors
 /// The kernel cannot say, for example because it is no such socket.
-pub fn is_peer_answering(socket: impl AsFd) -> io::Result<bool> {
+pub(crate) fn is_peer_answering(socket: impl AsFd) -> io::Result<bool> {
     #[allow(unsafe_code, reason = "neither socket2 nor rustix offers TCP_INFO")]
     // SAFETY: all fields are integers, for which zero is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
@@ -120,7 +120,7 @@ pub fn is_peer_answering(socket: impl AsFd) -> io::Result<bool> {
 ///
 /// # Errors
 /// The kernel refused, for example because `listener` is not a TCP socket.
-pub fn set_defer_accept(listener: &impl AsFd, patience: Duration) -> io::Result<()> {
+pub(crate) fn set_defer_accept(listener: &impl AsFd, patience: Duration) -> io::Result<()> {
     let seconds = patience
         .as_secs_f64()
         .ceil()

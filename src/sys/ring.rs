@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use io_uring::{IoUring, opcode, types};
 
 /// Writes of one call, at most. The kernel keeps 96 bytes for each.
-pub const WRITES_MAX: usize = 256;
+pub(crate) const WRITES_MAX: usize = 256;
 
 /// Calls in a row that carry nothing out, because the kernel has no memory for it or too much is under way; then the
 /// ring is given up.
@@ -22,7 +22,7 @@ const CALLS_IN_VAIN_MAX: usize = 64;
 
 /// One vectored write.
 #[derive(Clone, Copy, Debug)]
-pub struct RingWrite<'a> {
+pub(crate) struct RingWrite<'a> {
     /// Where to.
     pub socket: BorrowedFd<'a>,
     /// What, in order; at least one slice.
@@ -75,7 +75,7 @@ impl Ring {
     /// # Errors
     /// The ring broke, in this call or an earlier one ([`io::ErrorKind::NotConnected`]), and writes nothing from now on.
     /// `outcomes` holds then too; what was not begun can be written otherwise.
-    pub fn write(
+    pub(crate) fn write(
         &mut self,
         writes: &[RingWrite<'_>],
         outcomes: &mut Vec<io::Result<usize>>,

@@ -1,0 +1,171 @@
+//! The fields of methods and content headers: what of them is hidden from the client's parser or put right for it. Pure.
+
+use super::bounds::{BACKLOG_BYTES_MAX, BODY_BYTES_MAX, HEARTBEAT_SECONDS, Violation};
+use super::vitals::Vitals;
+use crate::event;
+
+/// Stands for what was not UTF-8: ASCII's own character for that, which no escaped routing key contains (PROTOCOL 6).
+pub(in crate::amqp) const SUBSTITUTE: char = '\u{1a}';
+
+/// class, weight, body size, flags, then two short strings at most: all of a content header that is looked at.
+pub(super) const CONTENT_BYTES_LOOKED_AT: usize = 14 + 2 * 256;
+pub(super) const CONTENT_TYPE: u16 = 1 << 15;
+pub(super) const CONTENT_ENCODING: u16 = 1 << 14;
+
+const CONNECTION_START: (u16, u16) = (10, 10);
+const CONNECTION_TUNE: (u16, u16) = (10, 30);
+const BASIC_DELIVER: (u16, u16) = (60, 60);
+/// Methods that carry a table and that only clients send.
+const CLIENT_TABLES: [(u16, u16); 8] = [
+    (10, 11),
+    (40, 10),
+    (40, 30),
+    (40, 40),
+    (50, 10),
+    (50, 20),
+    (50, 50),
+    (60, 20),
+];
+
+/// Returns the tag of a delivery that the method announces.
+pub(super) fn screen_method(payload: &mut [u8]) -> Result<Option<u64>, Violation> {
+    let mut fields = Fields(payload);
+    let method = (fields.u16()?, fields.u16()?);
+    match method {
+        CONNECTION_START => {
+            fields.skip(2)?;
+            let length = fields.u32()? as usize;
+            blank_table(fields.take(length)?);
+        }
+        CONNECTION_TUNE => {
+            fields.skip(6)?;
+            let heartbeat = fields.take(2)?;
+            if *heartbeat == [0, 0] {
+                heartbeat.copy_from_slice(&HEARTBEAT_SECONDS.to_be_bytes());
+            }
+        }
+        BASIC_DELIVER => {
+            fields.short_string()?;
+            let tag = fields.u64()?;
+            fields.skip(1)?;
+            substitute(fields.short_string()?);
+            substitute(fields.short_string()?);
+            return Ok(Some(tag));
+        }
+        (class, method) if CLIENT_TABLES.contains(&(class, method)) => {
+            return Err(Violation::ClientMethod(class, method));
+        }
+        _ => {}
+    }
+    Ok(None)
+}
+
+/// Returns the bytes of a body that is to be swallowed. `tag`: that of the delivery that the content belongs to.
+pub(super) fn screen_content(
+    payload: &mut [u8],
+    tag: Option<u64>,
+    vitals: &Vitals,
+) -> Result<Option<u64>, Violation> {
+    let mut fields = Fields(payload);
+    fields.skip(4)?;
+    let size = fields.take(8)?;
+    let body = size
+        .first_chunk()
+        .map_or(0, |size| u64::from_be_bytes(*size));
+    let backlog = vitals.backlog_bytes().saturating_add(body);
+    let is_no_event = body > event::BODY_BYTES_MAX as u64;
+    let mut swallowed = None;
+    if body > BODY_BYTES_MAX || (backlog > BACKLOG_BYTES_MAX && is_no_event) {
+        let Some(tag) = tag else {
+            return Err(Violation::BodyTooLarge(body));
+        };
+        size.fill(0);
+        vitals.swallow(tag, body)?;
+        swallowed = Some(body);
+    } else if backlog > BACKLOG_BYTES_MAX {
+        return Err(Violation::BacklogTooLarge(backlog));
+    } else {
+        vitals.received(body);
+    }
+    let flags_bytes = fields.take(2)?;
+    let flags =
+        u16::from_be_bytes([flags_bytes[0], flags_bytes[1]]) & (CONTENT_TYPE | CONTENT_ENCODING);
+    flags_bytes.copy_from_slice(&flags.to_be_bytes());
+    for flag in [CONTENT_TYPE, CONTENT_ENCODING] {
+        if flags & flag != 0 {
+            substitute(fields.short_string()?);
+        }
+    }
+    Ok(swallowed)
+}
+
+/// Makes `table`'s content one byte array, which does not nest. Below 6 bytes nothing nests anyway.
+fn blank_table(table: &mut [u8]) {
+    let Some(length) = table
+        .len()
+        .checked_sub(6)
+        .and_then(|length| u32::try_from(length).ok())
+    else {
+        return;
+    };
+    table.fill(0);
+    table[1] = b'x';
+    table[2..6].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Makes `text` valid UTF-8 of the same length.
+fn substitute(text: &mut [u8]) {
+    let mut from = 0;
+    while let Some(rest) = text.get_mut(from..)
+        && let Err(error) = std::str::from_utf8(rest)
+    {
+        let bad = error.valid_up_to()
+            ..error.valid_up_to()
+                + error
+                    .error_len()
+                    .unwrap_or(rest.len() - error.valid_up_to());
+        rest[bad.clone()].fill(SUBSTITUTE as u8);
+        from += bad.end;
+    }
+}
+
+/// Reads AMQP's fields off the front of a payload.
+struct Fields<'a>(&'a mut [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, bytes: usize) -> Result<&'a mut [u8], Violation> {
+        let (taken, rest) = std::mem::take(&mut self.0)
+            .split_at_mut_checked(bytes)
+            .ok_or(Violation::Truncated)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Violation> {
+        self.take(N)?
+            .first_chunk()
+            .copied()
+            .ok_or(Violation::Truncated)
+    }
+
+    fn skip(&mut self, bytes: usize) -> Result<(), Violation> {
+        self.take(bytes).map(|_| ())
+    }
+
+    fn u16(&mut self) -> Result<u16, Violation> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, Violation> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, Violation> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    fn short_string(&mut self) -> Result<&'a mut [u8], Violation> {
+        let [length] = self.array()?;
+        self.take(length.into())
+    }
+}
