@@ -18,6 +18,15 @@
 //!
 //! Invariants: a token is in no log line, no error and no `Debug` output; a reload that fails changes nothing.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )
+)]
+
 mod identity;
 mod tokens;
 

@@ -11,6 +11,15 @@
 //! Invariant: [`Event::body`] is one valid JSON object, so it can stand inside a frame as it is, and the normaliser of
 //! style kazoo may walk it without re-checking it.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )
+)]
+
 mod body;
 mod head;
 

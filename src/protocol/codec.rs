@@ -361,8 +361,10 @@ impl Codec {
         limits: &CodecLimits,
     ) -> Result<Option<Frame>, CodecError> {
         let length = HEADER_BYTES_MAX.min(known + rest.len());
-        bytes[known..length].copy_from_slice(&rest[..length - known]);
-        let mut cursor = Cursor::new(&bytes[..length]);
+        for (free, arrived) in bytes.iter_mut().skip(known).zip(rest.iter()) {
+            *free = *arrived;
+        }
+        let mut cursor = Cursor::new(bytes.get(..length).unwrap_or_default());
         // An error can only be an opcode: reading from memory does not fail.
         let parsed = FrameHeader::parse(&mut cursor).map_err(|_| CodecError::ReservedOpcode)?;
         let Some((header, payload_length)) = parsed else {
@@ -540,9 +542,10 @@ impl PartialText {
                 return Ok(());
             };
             bytes = behind;
-            self.cut[self.cut_length] = *next;
+            let free = self.cut.get_mut(self.cut_length);
+            *free.ok_or(CodecError::InvalidUtf8)? = *next;
             self.cut_length += 1;
-            match std::str::from_utf8(&self.cut[..self.cut_length]) {
+            match std::str::from_utf8(self.cut.get(..self.cut_length).unwrap_or_default()) {
                 Ok(character) => {
                     self.whole.push_str(character);
                     self.cut_length = 0;
@@ -558,7 +561,9 @@ impl PartialText {
                 let (valid, cut) = bytes.split_at(error.valid_up_to());
                 self.whole
                     .push_str(std::str::from_utf8(valid).map_err(|_| CodecError::InvalidUtf8)?);
-                self.cut[..cut.len()].copy_from_slice(cut);
+                for (free, byte) in self.cut.iter_mut().zip(cut) {
+                    *free = *byte;
+                }
                 self.cut_length = cut.len();
             }
         }
@@ -656,7 +661,8 @@ fn control_item(kind: ControlKind, payload: Cow<'_, [u8]>) -> Result<Item<'_>, C
             }
             let reason = match payload {
                 Cow::Borrowed(payload) => {
-                    std::str::from_utf8(&payload[2..]).map(Cow::Borrowed).ok()
+                    let reason = payload.get(2..).unwrap_or_default();
+                    std::str::from_utf8(reason).map(Cow::Borrowed).ok()
                 }
                 Cow::Owned(mut payload) => {
                     String::from_utf8(payload.split_off(2)).map(Cow::Owned).ok()

@@ -298,11 +298,8 @@ fn action<'a>(
         "unsubscribe" => Action::Unsubscribe(unsubscribe(data)?),
         "ping" => Action::Ping,
         unknown => {
-            let mut end = unknown.len().min(ACTION_ECHO_BYTES_MAX);
-            while !unknown.is_char_boundary(end) {
-                end -= 1;
-            }
-            return Err(CommandError::UnknownAction(unknown[..end].into()));
+            let (echo, _) = unknown.split_at(unknown.floor_char_boundary(ACTION_ECHO_BYTES_MAX));
+            return Err(CommandError::UnknownAction(echo.into()));
         }
     };
     Ok((action, data_label.or(label).checked(limits)?))

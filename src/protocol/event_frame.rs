@@ -51,7 +51,7 @@ impl EventScratch {
         }
     }
 
-    /// The frame of `event` for one group (PROTOCOL 5). Cost: one allocation and one copy of the frame; the
+    /// The frame of `event` for one group (PROTOCOL 5). Cost: two allocations and one copy of the frame; the
     /// body is encoded at the first call of a style.
     pub fn frame(&mut self, event: &Event, style: Style, tail: EventTail<'_>) -> Frame {
         let encoded = match style {

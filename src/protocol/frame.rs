@@ -33,29 +33,31 @@ pub enum Opcode {
     Pong = 0xA,
 }
 
+/// Longest reason of a close frame: a control frame's payload of 125 bytes at most (RFC 6455 section 5.5), less the
+/// code.
+const CLOSE_REASON_BYTES_MAX: usize = 123;
+
 /// Longest header of an unmasked frame.
-pub const HEADER_BYTES_MAX: usize = 10;
+const HEADER_BYTES_MAX: usize = 10;
 
 impl Frame {
-    /// A frame of `opcode` around `payload`. One allocation, one copy.
+    /// A frame of `opcode` around `payload`. Cost: three allocations and two copies of the payload.
     #[must_use]
     pub fn new(opcode: Opcode, payload: &[u8]) -> Self {
-        let mut builder = FrameBuilder::new();
+        let mut builder = FrameBuilder::default();
+        builder.buffer.reserve_exact(payload.len());
         builder.extend(payload);
-        builder.finish(opcode)
+        builder.frame(opcode)
     }
 
     /// A close frame (RFC 6455 section 5.5.1); `reason` is cut to the 123 bytes that fit, at a character.
     #[must_use]
     pub fn close(code: u16, reason: &str) -> Self {
-        let mut end = reason.len().min(123);
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        let mut builder = FrameBuilder::new();
+        let (reason, _) = reason.split_at(reason.floor_char_boundary(CLOSE_REASON_BYTES_MAX));
+        let mut builder = FrameBuilder::default();
         builder.extend(&code.to_be_bytes());
-        builder.extend(&reason.as_bytes()[..end]);
-        builder.finish(Opcode::Close)
+        builder.extend(reason.as_bytes());
+        builder.frame(Opcode::Close)
     }
 
     /// A close frame without a body, the answer to one without a body.
@@ -162,37 +164,21 @@ impl FrameBuilder {
         self.buffer.shrink_to(keep.max(HEADER_BYTES_MAX));
     }
 
-    /// The frame of the present payload; the builder keeps it. One allocation, one copy.
+    /// The frame of the present payload; the builder keeps it. Cost: two allocations and one copy.
     #[must_use]
     pub fn frame(&mut self, opcode: Opcode) -> Frame {
-        let length = self.payload_len();
-        let mut header = [0; HEADER_BYTES_MAX];
-        let (header, size) = match length {
-            0..=125 => {
-                header[1] = length as u8;
-                (&mut header[..2], 2)
-            }
-            126..=0xFFFF => {
-                header[1] = 126;
-                header[2..4].copy_from_slice(&(length as u16).to_be_bytes());
-                (&mut header[..4], 4)
-            }
-            _ => {
-                header[1] = 127;
-                header[2..10].copy_from_slice(&(length as u64).to_be_bytes());
-                (&mut header[..10], 10)
-            }
+        let length = self.payload_len() as u64;
+        let first = 0x80 | opcode as u8;
+        let [a, b, c, d, e, f, high, low] = length.to_be_bytes();
+        let (header, start) = match length {
+            0..=125 => ([0, 0, 0, 0, 0, 0, 0, 0, first, low], 8),
+            126..=0xFFFF => ([0, 0, 0, 0, 0, 0, first, 126, high, low], 6),
+            _ => ([first, 127, a, b, c, d, e, f, high, low], 0),
         };
-        header[0] = 0x80 | opcode as u8;
-        let start = HEADER_BYTES_MAX - size;
-        self.buffer[start..HEADER_BYTES_MAX].copy_from_slice(header);
-        Frame::raw(&self.buffer[start..])
-    }
-
-    /// The frame of the payload, ending the builder.
-    #[must_use]
-    pub fn finish(mut self, opcode: Opcode) -> Frame {
-        self.frame(opcode)
+        if let Some(room) = self.buffer.first_chunk_mut() {
+            *room = header;
+        }
+        Frame::raw(self.buffer.get(start..).unwrap_or_default())
     }
 }
 

@@ -18,7 +18,7 @@ use std::fmt;
 
 use tungstenite::handshake::derive_accept_key;
 
-use super::http::{Head, Method, Parsed, Refusal, Refused, TEXT, parse_head, response};
+use super::http::{ErrorResponse, Head, HttpError, Method, Parsed, TEXT, parse_head, response};
 use crate::event::Style;
 
 /// What a client of the websocket port asks for.
@@ -29,7 +29,7 @@ pub enum Request<'a> {
     /// `GET /` or `HEAD /` of a balancer: 200 or 503, see [`probe_response`].
     Probe(Method),
     /// Refused.
-    Refuse(Refused),
+    Refuse(ErrorResponse),
 }
 
 /// A valid upgrade request.
@@ -54,7 +54,7 @@ pub fn parse(input: &[u8]) -> Parsed<Request<'_>> {
         Parsed::Complete { consumed, request } => {
             let request = match request {
                 Ok(head) => judge(&head),
-                Err(refused) => Request::Refuse(refused),
+                Err(response) => Request::Refuse(response),
             };
             Parsed::Complete { consumed, request }
         }
@@ -63,11 +63,11 @@ pub fn parse(input: &[u8]) -> Parsed<Request<'_>> {
 
 /// The answer to a [`Request::Probe`]: 200, or why the process takes no connections.
 #[must_use]
-pub fn probe_response(method: Method, unready: Option<Refusal>) -> Vec<u8> {
+pub fn probe_response(method: Method, unready: Option<HttpError>) -> Vec<u8> {
     let head_only = method == Method::Head;
     match unready {
         None => response("200 OK", TEXT, "", "ok\n", head_only),
-        Some(refusal) => refusal.response(head_only),
+        Some(error) => error.response(head_only),
     }
 }
 
@@ -106,56 +106,56 @@ fn judge<'a>(head: &Head<'a>) -> Request<'a> {
     } else if head.path == "/" {
         Ok(Request::Probe(head.method))
     } else {
-        Err(Refusal::NotFound)
+        Err(HttpError::NotFound)
     };
-    judged.unwrap_or_else(|refusal| {
-        Request::Refuse(Refused {
-            refusal,
+    judged.unwrap_or_else(|error| {
+        Request::Refuse(ErrorResponse {
+            error,
             head_only: head.method == Method::Head,
         })
     })
 }
 
 /// Step 4 of the order in the module's documentation.
-fn judge_upgrade<'a>(head: &Head<'a>) -> Result<Upgrade<'a>, Refusal> {
+fn judge_upgrade<'a>(head: &Head<'a>) -> Result<Upgrade<'a>, HttpError> {
     let fields = &head.fields;
     let ensure = |holds, otherwise| if holds { Ok(()) } else { Err(otherwise) };
     ensure(
         head.is_http_1_1,
-        Refusal::Malformed("a websocket needs HTTP/1.1"),
+        HttpError::Malformed("a websocket needs HTTP/1.1"),
     )?;
     fields
         .host
         .required("Host is missing", "Host is repeated")?;
     ensure(
         fields.connection_upgrade,
-        Refusal::Malformed("Connection must be Upgrade (does a proxy strip it?)"),
+        HttpError::Malformed("Connection must be Upgrade (does a proxy strip it?)"),
     )?;
     ensure(
         fields.upgrade_websocket,
-        Refusal::Malformed("Upgrade must be websocket (does a proxy strip it?)"),
+        HttpError::Malformed("Upgrade must be websocket (does a proxy strip it?)"),
     )?;
     let version = fields.version.required(
         "Sec-WebSocket-Version is missing",
         "Sec-WebSocket-Version is repeated",
     )?;
-    ensure(version.trim_ascii() == b"13", Refusal::UnsupportedVersion)?;
+    ensure(version.trim_ascii() == b"13", HttpError::UnsupportedVersion)?;
     let key = fields.key.required(
         "Sec-WebSocket-Key is missing",
         "Sec-WebSocket-Key is repeated",
     )?;
-    let key = websocket_key(key).ok_or(Refusal::Malformed(
+    let key = websocket_key(key).ok_or(HttpError::Malformed(
         "Sec-WebSocket-Key must be 16 bytes in base64",
     ))?;
-    ensure(!fields.has_sub_protocol, Refusal::SubProtocol)?;
+    ensure(!fields.has_sub_protocol, HttpError::SubProtocol)?;
     ensure(
         !fields.has_body,
-        Refusal::Malformed("an upgrade request has no body"),
+        HttpError::Malformed("an upgrade request has no body"),
     )?;
     let style = query_style(head.query)?;
     let origin = match fields.origin.optional("Origin is repeated")? {
         Some(origin) => Some(
-            std::str::from_utf8(origin).map_err(|_| Refusal::Malformed("Origin must be text"))?,
+            std::str::from_utf8(origin).map_err(|_| HttpError::Malformed("Origin must be text"))?,
         ),
         None => None,
     };
@@ -182,7 +182,7 @@ fn websocket_key(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(key).ok()
 }
 
-fn query_style(query: &str) -> Result<Option<Style>, Refusal> {
+fn query_style(query: &str) -> Result<Option<Style>, HttpError> {
     let style = query.split('&').find_map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (name == "style").then_some(value)
@@ -191,12 +191,12 @@ fn query_style(query: &str) -> Result<Option<Style>, Refusal> {
         None => Ok(None),
         Some("piston") => Ok(Some(Style::Piston)),
         Some("kazoo") => Ok(Some(Style::Kazoo)),
-        Some(_) => Err(Refusal::Malformed("style must be piston or kazoo")),
+        Some(_) => Err(HttpError::Malformed("style must be piston or kazoo")),
     }
 }
 
 /// The token of a `Bearer` value (RFC 6750 section 2.1); `None` for another scheme.
-fn bearer(value: &[u8]) -> Result<Option<&str>, Refusal> {
+fn bearer(value: &[u8]) -> Result<Option<&str>, HttpError> {
     let value = value.trim_ascii();
     let end = value
         .iter()
@@ -208,11 +208,11 @@ fn bearer(value: &[u8]) -> Result<Option<&str>, Refusal> {
     }
     let token = token.trim_ascii();
     if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
-        return Err(Refusal::InvalidToken);
+        return Err(HttpError::InvalidToken);
     }
     std::str::from_utf8(token)
         .map(Some)
-        .map_err(|_| Refusal::InvalidToken)
+        .map_err(|_| HttpError::InvalidToken)
 }
 
 #[cfg(test)]
@@ -254,12 +254,12 @@ mod tests {
         upgrade_with("GET /any/path HTTP/1.1", changes)
     }
 
-    fn refusal_of(head: &str) -> Option<Refusal> {
+    fn error_of(head: &str) -> Option<HttpError> {
         match parse(head.as_bytes()) {
             Parsed::Complete {
-                request: Request::Refuse(refused),
+                request: Request::Refuse(response),
                 ..
-            } => Some(refused.refusal),
+            } => Some(response.error),
             _ => None,
         }
     }
@@ -473,9 +473,9 @@ mod tests {
             (&["Authorization: Bearer \u{e9}"], 403, "authenticate"),
         ] {
             let head = upgrade(changes);
-            let refusal = refusal_of(&head).unwrap_or_else(|| panic!("not refused: {head}"));
-            assert_eq!(refusal.status(), status, "{head}");
-            assert!(refusal.text().contains(text), "{head}: {}", refusal.text());
+            let error = error_of(&head).unwrap_or_else(|| panic!("not refused: {head}"));
+            assert_eq!(error.status(), status, "{head}");
+            assert!(error.text().contains(text), "{head}: {}", error.text());
         }
         let mut head = upgrade(&["Origin: X"]).into_bytes();
         let at = head
@@ -484,8 +484,8 @@ mod tests {
             .expect("it is there");
         head[at] = 0xE9;
         assert!(
-            matches!(parse(&head), Parsed::Complete { request: Request::Refuse(Refused { refusal, .. }), .. }
-                if refusal == Refusal::Malformed("Origin must be text"))
+            matches!(parse(&head), Parsed::Complete { request: Request::Refuse(ErrorResponse { error, .. }), .. }
+                if error == HttpError::Malformed("Origin must be text"))
         );
     }
 
@@ -502,15 +502,15 @@ mod tests {
             "GET / page HTTP/1.1\r\n\r\n",
         ] {
             assert_eq!(
-                refusal_of(head),
-                Some(Refusal::Malformed("malformed HTTP request")),
+                error_of(head),
+                Some(HttpError::Malformed("malformed HTTP request")),
                 "{head:?}"
             );
         }
         for tls in [&[0x16][..], &[0x16, 3, 1, 2, 0, 1, 0]] {
             assert!(
-                matches!(parse(tls), Parsed::Complete { request: Request::Refuse(Refused { refusal, .. }), .. }
-                    if refusal == Refusal::Malformed("this port does not speak TLS"))
+                matches!(parse(tls), Parsed::Complete { request: Request::Refuse(ErrorResponse { error, .. }), .. }
+                    if error == HttpError::Malformed("this port does not speak TLS"))
             );
         }
     }
@@ -532,29 +532,29 @@ mod tests {
             ),
             (
                 "GET /x HTTP/1.1\r\n\r\n",
-                Request::Refuse(Refused {
-                    refusal: Refusal::NotFound,
+                Request::Refuse(ErrorResponse {
+                    error: HttpError::NotFound,
                     head_only: false,
                 }),
             ),
             (
                 "HEAD /x HTTP/1.1\r\n\r\n",
-                Request::Refuse(Refused {
-                    refusal: Refusal::NotFound,
+                Request::Refuse(ErrorResponse {
+                    error: HttpError::NotFound,
                     head_only: true,
                 }),
             ),
             (
                 "POST / HTTP/1.1\r\n\r\n",
-                Request::Refuse(Refused {
-                    refusal: Refusal::MethodNotAllowed,
+                Request::Refuse(ErrorResponse {
+                    error: HttpError::MethodNotAllowed,
                     head_only: false,
                 }),
             ),
             (
                 "OPTIONS * HTTP/1.0\r\n\r\n",
-                Request::Refuse(Refused {
-                    refusal: Refusal::MethodNotAllowed,
+                Request::Refuse(ErrorResponse {
+                    error: HttpError::MethodNotAllowed,
                     head_only: false,
                 }),
             ),
@@ -596,12 +596,8 @@ mod tests {
                 }
             }
             let head = upgrade_with(&request_line, &changes);
-            let refusal = refusal_of(&head).unwrap_or_else(|| panic!("not refused: {head}"));
-            assert!(
-                refusal.text().contains(expected),
-                "{head}: {}",
-                refusal.text()
-            );
+            let error = error_of(&head).unwrap_or_else(|| panic!("not refused: {head}"));
+            assert!(error.text().contains(expected), "{head}: {}", error.text());
         };
         check(Err("Authorization: Bearer"), "", "authenticate");
         check(Err("Authorization: x"), "", "Authorization is repeated");
@@ -633,16 +629,16 @@ mod tests {
         };
         let largest = head_of(HEAD_BYTES_MAX);
         assert_eq!(largest.len(), HEAD_BYTES_MAX);
-        assert_eq!(refusal_of(&largest), None);
+        assert_eq!(error_of(&largest), None);
         assert_eq!(
             parse(&largest.as_bytes()[..HEAD_BYTES_MAX - 1]),
             Parsed::Incomplete
         );
         let larger = head_of(HEAD_BYTES_MAX + 1);
-        assert_eq!(refusal_of(&larger), Some(Refusal::HeadTooLarge));
+        assert_eq!(error_of(&larger), Some(HttpError::HeadTooLarge));
         assert_eq!(
-            refusal_of(&larger[..HEAD_BYTES_MAX]),
-            Some(Refusal::HeadTooLarge),
+            error_of(&larger[..HEAD_BYTES_MAX]),
+            Some(HttpError::HeadTooLarge),
             "no waiting for its end"
         );
         let followed = format!("{largest}more");
@@ -655,10 +651,10 @@ mod tests {
         ));
 
         let headers_of = |count: usize| upgrade(&vec!["X: y"; count - 5]);
-        assert_eq!(refusal_of(&headers_of(HEADERS_MAX)), None);
+        assert_eq!(error_of(&headers_of(HEADERS_MAX)), None);
         assert_eq!(
-            refusal_of(&headers_of(HEADERS_MAX + 1)),
-            Some(Refusal::HeadTooLarge)
+            error_of(&headers_of(HEADERS_MAX + 1)),
+            Some(HttpError::HeadTooLarge)
         );
     }
 
@@ -668,8 +664,8 @@ mod tests {
         assert!(ready.starts_with("HTTP/1.1 200 OK\r\n") && ready.ends_with("\r\n\r\nok\n"));
         let ready = String::from_utf8(probe_response(Method::Head, None)).expect("ASCII");
         assert!(ready.contains("Content-Length: 3\r\n") && ready.ends_with("\r\n\r\n"));
-        let draining = probe_response(Method::Get, Some(Refusal::Draining));
-        assert_eq!(draining, Refusal::Draining.response(false));
+        let draining = probe_response(Method::Get, Some(HttpError::Draining));
+        assert_eq!(draining, HttpError::Draining.response(false));
     }
 
     #[test]

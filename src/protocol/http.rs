@@ -46,7 +46,7 @@ pub enum PlainRequest<'a> {
         path: &'a str,
     },
     /// Refused.
-    Refuse(Refused),
+    Refuse(ErrorResponse),
 }
 
 /// The methods that are served.
@@ -58,18 +58,18 @@ pub enum Method {
     Head,
 }
 
-/// A refusal and whether its body is to be left out.
+/// The response to a request that is refused: why, and whether its body is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct ErrorResponse {
     /// Why.
-    pub refusal: Refusal,
+    pub error: HttpError,
     /// The request was a `HEAD`.
     pub head_only: bool,
 }
 
 /// Why a request is refused, here or by the caller. Each has a status, a line of text and its headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum HttpError {
     /// 400, with what is wrong.
     Malformed(&'static str),
     /// 400: `Sec-WebSocket-Protocol`; no sub-protocol exists.
@@ -106,7 +106,7 @@ pub fn parse_plain(input: &[u8]) -> Parsed<PlainRequest<'_>> {
         Parsed::Complete { consumed, request } => {
             let request = match request {
                 Ok(Head { method, path, .. }) => PlainRequest::Plain { method, path },
-                Err(refused) => PlainRequest::Refuse(refused),
+                Err(response) => PlainRequest::Refuse(response),
             };
             Parsed::Complete { consumed, request }
         }
@@ -135,7 +135,7 @@ pub fn response(
 /// The content type of every answer here.
 pub const TEXT: &str = "text/plain";
 
-impl Refusal {
+impl HttpError {
     /// Status code.
     #[must_use]
     pub fn status(self) -> u16 {
@@ -263,27 +263,28 @@ impl<'a> Single<'a> {
         self,
         missing: &'static str,
         repeated: &'static str,
-    ) -> Result<&'a [u8], Refusal> {
-        self.optional(repeated)?.ok_or(Refusal::Malformed(missing))
+    ) -> Result<&'a [u8], HttpError> {
+        self.optional(repeated)?
+            .ok_or(HttpError::Malformed(missing))
     }
 
-    pub(super) fn optional(self, repeated: &'static str) -> Result<Option<&'a [u8]>, Refusal> {
+    pub(super) fn optional(self, repeated: &'static str) -> Result<Option<&'a [u8]>, HttpError> {
         match self {
             Self::Absent => Ok(None),
             Self::Once(value) => Ok(Some(value)),
-            Self::Repeated => Err(Refusal::Malformed(repeated)),
+            Self::Repeated => Err(HttpError::Malformed(repeated)),
         }
     }
 }
 
 /// Steps 1 and 2 of the order in the module's documentation.
-pub(super) fn parse_head(input: &[u8]) -> Parsed<Result<Head<'_>, Refused>> {
-    let refuse = |refusal, head_only| Parsed::Complete {
+pub(super) fn parse_head(input: &[u8]) -> Parsed<Result<Head<'_>, ErrorResponse>> {
+    let refuse = |error, head_only| Parsed::Complete {
         consumed: input.len(),
-        request: Err(Refused { refusal, head_only }),
+        request: Err(ErrorResponse { error, head_only }),
     };
     if input.first() == Some(&TLS_HANDSHAKE) {
-        return refuse(Refusal::Malformed("this port does not speak TLS"), false);
+        return refuse(HttpError::Malformed("this port does not speak TLS"), false);
     }
     let within = input.get(..HEAD_BYTES_MAX).unwrap_or(input);
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -292,14 +293,14 @@ pub(super) fn parse_head(input: &[u8]) -> Parsed<Result<Head<'_>, Refused>> {
         Ok(Status::Complete(consumed)) => consumed,
         Ok(Status::Partial) if within.len() < HEAD_BYTES_MAX => return Parsed::Incomplete,
         Ok(Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
-            return refuse(Refusal::HeadTooLarge, false);
+            return refuse(HttpError::HeadTooLarge, false);
         }
-        Err(_) => return refuse(Refusal::Malformed("malformed HTTP request"), false),
+        Err(_) => return refuse(HttpError::Malformed("malformed HTTP request"), false),
     };
     let method = match request.method {
         Some("GET") => Method::Get,
         Some("HEAD") => Method::Head,
-        _ => return refuse(Refusal::MethodNotAllowed, false),
+        _ => return refuse(HttpError::MethodNotAllowed, false),
     };
     let (path, query) = path_and_query(request.path.unwrap_or("/"));
     let is_http_1_1 = request.version == Some(1);
@@ -381,54 +382,54 @@ mod tests {
 
     #[test]
     fn every_refusal_is_a_response_with_its_status_its_line_and_its_headers() {
-        for (refusal, status_line, header) in [
-            (Refusal::Malformed("why"), "400 Bad Request", ""),
-            (Refusal::SubProtocol, "400 Bad Request", ""),
-            (Refusal::InvalidToken, "403 Forbidden", ""),
-            (Refusal::OriginNotAllowed, "403 Forbidden", ""),
-            (Refusal::NotFound, "404 Not Found", ""),
+        for (error, status_line, header) in [
+            (HttpError::Malformed("why"), "400 Bad Request", ""),
+            (HttpError::SubProtocol, "400 Bad Request", ""),
+            (HttpError::InvalidToken, "403 Forbidden", ""),
+            (HttpError::OriginNotAllowed, "403 Forbidden", ""),
+            (HttpError::NotFound, "404 Not Found", ""),
             (
-                Refusal::MethodNotAllowed,
+                HttpError::MethodNotAllowed,
                 "405 Method Not Allowed",
                 "Allow: GET, HEAD\r\n",
             ),
             (
-                Refusal::UnsupportedVersion,
+                HttpError::UnsupportedVersion,
                 "426 Upgrade Required",
                 "Sec-WebSocket-Version: 13\r\n",
             ),
-            (Refusal::TooManyFromThisIp, "429 Too Many Requests", ""),
-            (Refusal::TooManyOfThisAccount, "429 Too Many Requests", ""),
+            (HttpError::TooManyFromThisIp, "429 Too Many Requests", ""),
+            (HttpError::TooManyOfThisAccount, "429 Too Many Requests", ""),
             (
-                Refusal::HeadTooLarge,
+                HttpError::HeadTooLarge,
                 "431 Request Header Fields Too Large",
                 "",
             ),
             (
-                Refusal::Full,
+                HttpError::Full,
                 "503 Service Unavailable",
                 "Retry-After: 5\r\n",
             ),
             (
-                Refusal::Draining,
+                HttpError::Draining,
                 "503 Service Unavailable",
                 "Retry-After: 5\r\n",
             ),
             (
-                Refusal::SourceDown,
+                HttpError::SourceDown,
                 "503 Service Unavailable",
                 "Retry-After: 5\r\n",
             ),
         ] {
-            let whole = String::from_utf8(refusal.response(false)).expect("ASCII");
+            let whole = String::from_utf8(error.response(false)).expect("ASCII");
             let (head, body) = whole.split_once("\r\n\r\n").expect("a head");
             assert!(
                 head.starts_with(&format!("HTTP/1.1 {status_line}\r\n")),
                 "{whole}"
             );
-            assert!(status_line.starts_with(&refusal.status().to_string()));
+            assert!(status_line.starts_with(&error.status().to_string()));
             assert!(head.contains(header.trim_end()), "{whole}");
-            assert_eq!(body, format!("{}\n", refusal.text()));
+            assert_eq!(body, format!("{}\n", error.text()));
             let mut headers = [httparse::EMPTY_HEADER; 8];
             let mut parsed = httparse::Response::new(&mut headers);
             assert!(parsed.parse(whole.as_bytes()).expect("valid").is_complete());
@@ -439,7 +440,7 @@ mod tests {
             assert_eq!(value_of("Content-Length"), Some(body.len().to_string()));
             assert_eq!(value_of("Connection").as_deref(), Some("close"));
             assert_eq!(value_of("Content-Type").as_deref(), Some("text/plain"));
-            let head_only = String::from_utf8(refusal.response(true)).expect("ASCII");
+            let head_only = String::from_utf8(error.response(true)).expect("ASCII");
             assert_eq!(head_only, format!("{head}\r\n\r\n"));
         }
     }
@@ -460,9 +461,9 @@ mod tests {
         assert_eq!(parse_plain(&head.as_bytes()[..20]), Parsed::Incomplete);
         let refused = |input: &[u8]| match parse_plain(input) {
             Parsed::Complete {
-                request: PlainRequest::Refuse(refused),
+                request: PlainRequest::Refuse(response),
                 ..
-            } => Some(refused.refusal.status()),
+            } => Some(response.error.status()),
             _ => None,
         };
         assert_eq!(refused(b"DELETE /metrics HTTP/1.1\r\n\r\n"), Some(405));

@@ -15,6 +15,15 @@
 //! | [`reply`] | reply, notice -> frame (PROTOCOL 3 and 5) |
 //! | `kazoo` | an event's body as style kazoo has it |
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )
+)]
+
 pub mod codec;
 pub mod command;
 mod envelope;

@@ -16,7 +16,7 @@ use super::read::ReadBudget;
 use super::socket::Socket;
 use crate::limits;
 use crate::protocol::handshake::{self, Request};
-use crate::protocol::http::{Method, Parsed, Refusal};
+use crate::protocol::http::{HttpError, Method, Parsed};
 use crate::protocol::proxy::{self, Preamble};
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
@@ -45,8 +45,8 @@ pub(super) struct FullAnswer {
 impl Default for FullAnswer {
     fn default() -> Self {
         Self {
-            whole: Refusal::Full.response(false),
-            head_bytes: Refusal::Full.response(true).len(),
+            whole: HttpError::Full.response(false),
+            head_bytes: HttpError::Full.response(true).len(),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::auth::Authenticator;
 use crate::limits::LINGER;
 use crate::metrics::Metrics;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
-use crate::protocol::http::Refusal;
+use crate::protocol::http::HttpError;
 use crate::routing::families::Families;
 
 use super::clock::{Now, WakingClock};
@@ -162,12 +162,12 @@ impl Hub {
 
     /// Why balancers are to send nobody here; `None`: sessions are taken and events come.
     #[must_use]
-    pub fn unready(&self) -> Option<Refusal> {
+    pub fn unready(&self) -> Option<HttpError> {
         match (self.admission, self.source) {
-            (Admission::Leaving | Admission::Draining, _) => Some(Refusal::Draining),
+            (Admission::Leaving | Admission::Draining, _) => Some(HttpError::Draining),
             (Admission::Open, SourceState::Up) => None,
             (Admission::Open, SourceState::Starting | SourceState::Away { .. }) => {
-                Some(Refusal::SourceDown)
+                Some(HttpError::SourceDown)
             }
         }
     }

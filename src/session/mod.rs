@@ -146,7 +146,7 @@ pub enum Door {
     Admin,
 }
 
-/// A request's head, or the PROXY header before it, that arrived in part; at most [`http::HEAD_BYTES_MAX`]
+/// A request's head, or the PROXY header before it, that arrived in part; at most [`HEAD_BYTES_MAX`](crate::protocol::http::HEAD_BYTES_MAX)
 /// and one read.
 #[derive(Debug)]
 struct Head(Vec<u8>);

@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use crate::protocol::forwarded;
 use crate::protocol::frame::Frame;
 use crate::protocol::handshake::{self, Request, Upgrade};
-use crate::protocol::http::{self, Parsed, PlainRequest, Refusal, Refused};
+use crate::protocol::http::{self, ErrorResponse, HttpError, Parsed, PlainRequest};
 use crate::protocol::proxy::{self, Preamble};
 use crate::routing::index::SubscriptionList;
 
@@ -147,9 +147,9 @@ impl Session {
                     return None;
                 }
                 Parsed::Complete {
-                    request: PlainRequest::Refuse(refused),
+                    request: PlainRequest::Refuse(response),
                     ..
-                } => Err(refused),
+                } => Err(response),
                 Parsed::Complete {
                     request: PlainRequest::Plain { method, path },
                     ..
@@ -162,13 +162,13 @@ impl Session {
                         _ => None,
                     };
                     page.map(|page| AdminRequest { page, head_only })
-                        .ok_or(Refused {
-                            refusal: Refusal::NotFound,
+                        .ok_or(ErrorResponse {
+                            error: HttpError::NotFound,
                             head_only,
                         })
                 }
             };
-            return page.map_err(|refused| self.refuse(refused, cx)).ok();
+            return page.map_err(|response| self.refuse(response, cx)).ok();
         }
         let consumed = match handshake::parse(input) {
             Parsed::Incomplete => {
@@ -176,16 +176,17 @@ impl Session {
                 return None;
             }
             Parsed::Complete {
-                request: Request::Refuse(mut refused),
+                request: Request::Refuse(mut response),
                 ..
             } => {
-                if matches!(refused.refusal, Refusal::Malformed(_)) && proxy::is_header_start(input)
+                if matches!(response.error, HttpError::Malformed(_))
+                    && proxy::is_header_start(input)
                 {
                     cx.hub.metrics.proxy_headers_untrusted_total += 1;
-                    refused.refusal =
-                        Refusal::Malformed("no PROXY header is taken from this address");
+                    response.error =
+                        HttpError::Malformed("no PROXY header is taken from this address");
                 }
-                self.refuse(refused, cx);
+                self.refuse(response, cx);
                 return None;
             }
             Parsed::Complete {
@@ -206,10 +207,10 @@ impl Session {
                 self.take_place(cx.hub);
                 match told.and_then(|()| self.admit(&upgrade, cx.hub, cx.now)) {
                     Ok(identity) => self.open(&upgrade, identity, cx),
-                    Err(refusal) => {
+                    Err(error) => {
                         self.refuse(
-                            Refused {
-                                refusal,
+                            ErrorResponse {
+                                error,
                                 head_only: false,
                             },
                             cx,
@@ -234,13 +235,13 @@ impl Session {
         head: &[u8],
         preamble: Preamble,
         hub: &mut Hub,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), HttpError> {
         let proxies = &hub.limits.proxies;
         let proxy = self.peer(hub).address();
         if preamble == Preamble::Nameless || !proxies.trust(proxy.ip()) {
             return Ok(());
         }
-        if let Some(peer) = forwarded::peer(head, proxy, proxies).map_err(Refusal::Malformed)? {
+        if let Some(peer) = forwarded::peer(head, proxy, proxies).map_err(HttpError::Malformed)? {
             hub.metrics.forwarded_peers_total += 1;
             self.set_peer(Peer::from(peer), hub);
         }
@@ -253,9 +254,9 @@ impl Session {
         upgrade: &Upgrade<'_>,
         hub: &mut Hub,
         now: Now,
-    ) -> Result<Option<Arc<Identity>>, Refusal> {
+    ) -> Result<Option<Arc<Identity>>, HttpError> {
         if hub.admission == Admission::Draining {
-            return Err(Refusal::Draining);
+            return Err(HttpError::Draining);
         }
         let origins = &hub.limits.allowed_origins;
         if let Some(origin) = upgrade.origin
@@ -264,7 +265,7 @@ impl Session {
                 .iter()
                 .any(|allowed| allowed.eq_ignore_ascii_case(origin))
         {
-            return Err(Refusal::OriginNotAllowed);
+            return Err(HttpError::OriginNotAllowed);
         }
         let identity = match upgrade.bearer {
             None => None,
@@ -272,16 +273,16 @@ impl Session {
                 Verdict::Accepted(identity) => Some(identity),
                 Verdict::Refused => {
                     hub.metrics.authentications_failed_total += 1;
-                    return Err(Refusal::InvalidToken);
+                    return Err(HttpError::InvalidToken);
                 }
             },
         };
         if self.is_surplus() {
-            return Err(Refusal::TooManyFromThisIp);
+            return Err(HttpError::TooManyFromThisIp);
         }
         let account = identity.as_ref().and_then(|identity| identity.account_id());
         if account.is_some_and(|account| hub.occupancy.accounts.full(&account).is_some()) {
-            return Err(Refusal::TooManyOfThisAccount);
+            return Err(HttpError::TooManyOfThisAccount);
         }
         Ok(identity)
     }
@@ -306,17 +307,17 @@ impl Session {
         }
     }
 
-    fn refuse(&mut self, refused: Refused, cx: &mut Context<'_>) {
+    fn refuse(&mut self, response: ErrorResponse, cx: &mut Context<'_>) {
         cx.hub.metrics.handshakes_refused_total += 1;
-        if let Some(counter) = limit_counter(refused.refusal, &mut cx.hub.metrics) {
+        if let Some(counter) = limit_counter(response.error, &mut cx.hub.metrics) {
             *counter += 1;
         }
-        self.respond(&refused.refusal.response(refused.head_only), cx);
+        self.respond(&response.error.response(response.head_only), cx);
     }
 
     /// Tells the peer that the process has as many sessions as it may.
     pub fn refuse_full(&mut self, cx: &mut Context<'_>) {
-        self.respond(&Refusal::Full.response(false), cx);
+        self.respond(&HttpError::Full.response(false), cx);
     }
 
     /// Sends an HTTP response as the connection's last word. One that has no place is not given the time to read it and
@@ -337,20 +338,20 @@ impl Session {
 }
 
 /// Counts the refusals of one limit, for a refusal that is one of a limit.
-fn limit_counter(refusal: Refusal, metrics: &mut Metrics) -> Option<&mut u64> {
-    match refusal {
-        Refusal::TooManyFromThisIp => Some(&mut metrics.handshakes_refused_ip_total),
-        Refusal::TooManyOfThisAccount => Some(&mut metrics.handshakes_refused_account_total),
-        Refusal::OriginNotAllowed => Some(&mut metrics.handshakes_refused_origin_total),
-        Refusal::InvalidToken => Some(&mut metrics.handshakes_refused_token_total),
-        Refusal::HeadTooLarge => Some(&mut metrics.handshakes_refused_head_total),
-        Refusal::Malformed(_)
-        | Refusal::SubProtocol
-        | Refusal::NotFound
-        | Refusal::MethodNotAllowed
-        | Refusal::UnsupportedVersion
-        | Refusal::Full
-        | Refusal::Draining
-        | Refusal::SourceDown => None,
+fn limit_counter(error: HttpError, metrics: &mut Metrics) -> Option<&mut u64> {
+    match error {
+        HttpError::TooManyFromThisIp => Some(&mut metrics.handshakes_refused_ip_total),
+        HttpError::TooManyOfThisAccount => Some(&mut metrics.handshakes_refused_account_total),
+        HttpError::OriginNotAllowed => Some(&mut metrics.handshakes_refused_origin_total),
+        HttpError::InvalidToken => Some(&mut metrics.handshakes_refused_token_total),
+        HttpError::HeadTooLarge => Some(&mut metrics.handshakes_refused_head_total),
+        HttpError::Malformed(_)
+        | HttpError::SubProtocol
+        | HttpError::NotFound
+        | HttpError::MethodNotAllowed
+        | HttpError::UnsupportedVersion
+        | HttpError::Full
+        | HttpError::Draining
+        | HttpError::SourceDown => None,
     }
 }

@@ -300,10 +300,7 @@ fn expected_action(tree: &Members) -> Result<Action<'_>, CommandError> {
         ("unsubscribe", _, None) => Err(missing),
         ("ping", _, _) => Ok(Action::Ping),
         (unknown, _, _) => {
-            let mut end = unknown.len().min(ACTION_ECHO_BYTES_MAX);
-            while !unknown.is_char_boundary(end) {
-                end -= 1;
-            }
+            let end = unknown.floor_char_boundary(ACTION_ECHO_BYTES_MAX);
             Err(CommandError::UnknownAction(unknown[..end].into()))
         }
     }

@@ -9,7 +9,7 @@
 
 use blackhole::protocol::handshake::{Request, Upgrade, parse};
 use blackhole::protocol::http::{
-    HEAD_BYTES_MAX, Method, Parsed, PlainRequest, Refusal, parse_plain,
+    HEAD_BYTES_MAX, HttpError, Method, Parsed, PlainRequest, parse_plain,
 };
 use tungstenite::error::ProtocolError;
 use tungstenite::handshake::machine::TryParse;
@@ -53,16 +53,16 @@ pub fn check(data: &[u8]) -> String {
             );
             format!("probe {method:?}")
         }
-        Request::Refuse(refused) => {
+        Request::Refuse(response) => {
             if matches!(theirs, Some(Ok(_))) {
-                let status = refused.refusal.status();
+                let status = response.error.status();
                 assert!(
                     !matches!(status, 404 | 405),
                     "an upgrade for another server"
                 );
             }
-            check_refusal(refused.refusal, refused.head_only);
-            refused.refusal.status().to_string()
+            check_refusal(response.error, response.head_only);
+            response.error.status().to_string()
         }
     }
 }
@@ -130,17 +130,17 @@ fn check_upgrade(
     }
 }
 
-fn check_refusal(refusal: Refusal, head_only: bool) {
-    let response = refusal.response(head_only);
+fn check_refusal(error: HttpError, head_only: bool) {
+    let response = error.response(head_only);
     let mut headers = [httparse::EMPTY_HEADER; 8];
     let mut parsed = httparse::Response::new(&mut headers);
     let head = parsed.parse(&response).expect("a response");
-    assert_eq!(parsed.code, Some(refusal.status()));
+    assert_eq!(parsed.code, Some(error.status()));
     let length = parsed
         .headers
         .iter()
         .find(|header| header.name == "Content-Length");
-    let text = format!("{}\n", refusal.text());
+    let text = format!("{}\n", error.text());
     assert_eq!(
         length.map(|length| length.value),
         Some(text.len().to_string().as_bytes())
@@ -168,7 +168,7 @@ fn check_plain(data: &[u8], request: &Request<'_>) {
             assert_eq!((method, path), (*probed, "/"));
         }
         (PlainRequest::Plain { .. }, _) => {}
-        (PlainRequest::Refuse(refused), Request::Refuse(other)) => assert_eq!(refused, *other),
-        (PlainRequest::Refuse(refused), _) => panic!("{refused:?} on one port only"),
+        (PlainRequest::Refuse(response), Request::Refuse(other)) => assert_eq!(response, *other),
+        (PlainRequest::Refuse(response), _) => panic!("{response:?} on one port only"),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use blackhole::event::Event;
 use blackhole::handoff::{FromSource, LoopWaker, handoff_bounded};
 use blackhole::limits::LOOKS_IN_VAIN;
-use blackhole::protocol::http::Refusal;
+use blackhole::protocol::http::HttpError;
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::index::IndexCounts;
 use blackhole::session::hub::SourceState;
@@ -294,7 +294,7 @@ fn a_source_whose_thread_ends_is_told_of_and_what_it_had_handed_over_is_delivere
     assert_eq!(world.tally.events - before, 2);
     let hub = &world.reactor.hub;
     assert!(matches!(hub.source, SourceState::Away { .. }));
-    assert_eq!(hub.unready(), Some(Refusal::SourceDown));
+    assert_eq!(hub.unready(), Some(HttpError::SourceDown));
     // Nobody will answer: an error in its time, and nothing is kept.
     world.pass(Duration::from_secs(11));
     assert_eq!(world.tally.unavailable, 2);
