@@ -107,6 +107,46 @@ pub struct IndexCounts {
 }
 
 /// The index. Every call must pass the same [`Families`].
+///
+/// ```
+/// use blackhole::account::{AccountId, Scope};
+/// use blackhole::event::{EventHead, Style};
+/// use blackhole::routing::families::{Families, FamilyOptions, Rights};
+/// use blackhole::routing::index::{SubscriptionIndex, SubscriptionList};
+/// use blackhole::routing::month::ActiveMonths;
+///
+/// let families = Families::new(&FamilyOptions::default())?;
+/// let mut index = SubscriptionIndex::new();
+/// let [mine, other] = [1, 2].map(|number| AccountId::from_bytes([number; 16]));
+///
+/// // The session in slot 7 subscribes to all new calls of its account.
+/// let mut list = SubscriptionList::default();
+/// let binding = families.resolve("call.CHANNEL_CREATE.*", Scope::One(mine), Rights::default())?;
+/// index.subscribe(&families, &mut list, 7, binding, Style::Piston, Some("r1"));
+///
+/// // Of two equal events of two accounts, it gets that of its own.
+/// let mut sessions_of = |account| {
+///     let head = EventHead { account: Some(account), ..EventHead::default() };
+///     let mut groups = Vec::new();
+///     index.match_event(
+///         &families,
+///         "callevt",
+///         "call.CHANNEL_CREATE.1234",
+///         &head,
+///         ActiveMonths::at(0),
+///         &mut |found| {
+///             assert_eq!(found.request_id, Some("r1"));
+///             groups.push(found.group);
+///         },
+///     );
+///     groups.into_iter().flat_map(|group| index.members(group)).collect::<Vec<u32>>()
+/// };
+/// assert_eq!(sessions_of(mine), [7]);
+/// assert_eq!(sessions_of(other), []);
+///
+/// index.remove_all(&mut list, &mut |_| {});
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct SubscriptionIndex {
     members: Memberships,
