@@ -1,12 +1,13 @@
 //! How many AMQP bindings each account has, in constant memory whatever the number of accounts.
 //!
 //! A session on an account and a binding of its own costs some 280 bytes, and a table of accounts would add a tenth to
-//! that. So an account is known by a [tag](AccountTag), 24 bits of a seeded hash, and each row of 2,048 counters has one
-//! for it. There are three rows, and the load of an account is the least of its three counters (a count-min sketch).
+//! that. So an account is known by a [tag](AccountTag), 24 bits of a seeded hash, and each row of 2,048 counters has
+//! one for it. There are three rows, and the load of an account is the least of its three counters (a count-min
+//! sketch).
 //!
-//! Invariants: a load is never too low, so no account exceeds a bound. A load is far too high only when all three counters
-//! are shared with accounts at their bound. The process has bindings for twelve such accounts; beside these, it happens
-//! to one account in five million, and nobody can choose which, because the seed is the process's own.
+//! Invariants: a load is never too low, so no account exceeds a bound. A load is far too high only when all three
+//! counters are shared with accounts at their bound. The process has bindings for twelve such accounts; beside these,
+//! it happens to one account in five million, and nobody can choose which, because the seed is the process's own.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

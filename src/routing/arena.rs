@@ -1,9 +1,9 @@
 //! A growable array whose places have 4-byte ids and are used again.
 //!
 //! An arena grows by a sixteenth, not by doubling: with a million entries, the unused half of an array would cost more
-//! than some of the entries' own fields. It gives memory back after a storm: when fewer than a quarter of the places are
-//! in use, and at each halving from there, the vacant places at the end are freed, and the lowest vacant places are used
-//! first from then on. Both cost amortised O(1) a change.
+//! than some of the entries' own fields. It gives memory back after a storm: when fewer than a quarter of the places
+//! are in use, and at each halving from there, the vacant places at the end are freed, and the lowest vacant places are
+//! used first from then on. Both cost amortised O(1) a change.
 //!
 //! Invariants: a place in use never moves, so one at the very end keeps all before it; the vacant places form a list.
 
@@ -109,7 +109,8 @@ impl<T: Place> Arena<T> {
         self.places.capacity() * size_of::<T>()
     }
 
-    /// Frees the vacant places at the end. Linear in the places; the next time comes after half as many removals at least.
+    /// Frees the vacant places at the end. Linear in the places; the next time comes after half as many removals at
+    /// least.
     fn give_back(&mut self) {
         self.shrink_below = self.live / 2;
         while self

@@ -1,5 +1,5 @@
-//! The way from a row of the table to a [`Rule`]. A row that would break a rule's invariants is refused, with the path of
-//! what is wrong.
+//! The way from a row of the table to a [`Rule`]. A row that would break a rule's invariants is refused, with the path
+//! of what is wrong.
 
 use std::sync::Arc;
 

@@ -7,8 +7,8 @@
 //! | `compile` | a row, checked and compiled into a rule |
 //! | `rule` | a compiled row: what fits it, and the keys that it renders |
 //!
-//! No code names a family; all of them are data. A subscription is (rule, scope, realm, client binding). Its AMQP binding
-//! keys are rendered when needed and never stored.
+//! No code names a family; all of them are data. A subscription is (rule, scope, realm, client binding). Its AMQP
+//! binding keys are rendered when needed and never stored.
 //!
 //! Invariant, *independence*: whether a subscription gets an event depends on its own AMQP keys only (and on the
 //! body's account where no key holds it), never on what other subscriptions made the broker deliver.
@@ -39,8 +39,8 @@ use super::words::{WILDCARD, WILDCARD_REST};
 use crate::account::Scope;
 use crate::routing::amqp_binding::AmqpBinding;
 
-/// Bytes that an AMQP binding key or an exchange name may have, because AMQP writes the length in one byte (AMQP rail 2).
-/// A client binding that needs a longer key is refused as an invalid format.
+/// Bytes that an AMQP binding key or an exchange name may have, because AMQP writes the length in one byte (AMQP rail
+/// 2). A client binding that needs a longer key is refused as an invalid format.
 pub const KEY_BYTES_MAX: usize = 255;
 
 /// Bytes of a refused binding that an error text repeats; the rest is cut off.
@@ -92,8 +92,8 @@ pub struct Resolved<'a> {
 }
 
 impl<'a> Resolved<'a> {
-    /// The same client binding, which shares the text of `key` if that is equal. The AMQP key of a call often is what the
-    /// client wrote, and then a subscription needs no text of its own.
+    /// The same client binding, which shares the text of `key` if that is equal. The AMQP key of a call often is what
+    /// the client wrote, and then a subscription needs no text of its own.
     #[must_use]
     pub fn sharing(self, key: Option<&'a ArcStr>) -> Self {
         Self {
@@ -255,8 +255,8 @@ impl Families {
             .map(|known| &known.exchange)
     }
 
-    /// What `binding` means for an account. The caller must know that the identity may ask for that account. Linear in the
-    /// binding and its AMQP keys.
+    /// What `binding` means for an account. The caller must know that the identity may ask for that account. Linear in
+    /// the binding and its AMQP keys.
     ///
     /// # Errors
     /// [`BindingError`], which has the texts of PROTOCOL 3.
@@ -297,8 +297,8 @@ impl Families {
                 WordError::NotSupported(word) => BindingError::NotSupported(echo(word).to_owned()),
                 WordError::Required(error) => BindingError::Required(error),
             })?;
-        // Every key holds each of these words, and escaping makes no word shorter. So most keys that are too long are never
-        // rendered.
+        // Every key holds each of these words, and escaping makes no word shorter. So most keys that are too long are
+        // never rendered.
         if variables.iter().map(|word| word.len()).sum::<usize>() > KEY_BYTES_MAX {
             return Err(invalid_format());
         }
@@ -368,8 +368,8 @@ impl Families {
         rule.amqp_key_count(&words, resolved.scope, months.iter().count())
     }
 
-    /// Appends those AMQP bindings of a subscription whose keys hold a month, for these months: what a roll-over acquires
-    /// and releases ([`ActiveMonths::without`]). The keys of scope `*` hold no month.
+    /// Appends those AMQP bindings of a subscription whose keys hold a month, for these months: what a roll-over
+    /// acquires and releases ([`ActiveMonths::without`]). The keys of scope `*` hold no month.
     pub fn monthly_bindings(
         &self,
         resolved: &Resolved<'_>,

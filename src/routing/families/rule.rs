@@ -1,8 +1,8 @@
 //! A compiled row of the table: its templates as words, and the place of each variable in them.
 //!
-//! [`Rule::compile`] makes sure of all invariants: every form of AMQP key holds every variable of the client binding once,
-//! so a subscription's own AMQP keys decide what it gets; a form has at most one qualifier (account, database, realm);
-//! the forms of a rule are qualified alike, so one lookup serves them all.
+//! [`Rule::compile`] makes sure of all invariants: every form of AMQP key holds every variable of the client binding
+//! once, so a subscription's own AMQP keys decide what it gets; a form has at most one qualifier (account, database,
+//! realm); the forms of a rule are qualified alike, so one lookup serves them all.
 
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
@@ -110,7 +110,8 @@ pub(super) struct Variable {
 #[derive(Debug)]
 pub(super) struct WordList {
     pub(super) words: Vec<Box<str>>,
-    /// Whether `*` means any word. Otherwise it means exactly the words of the list, and takes one AMQP binding for each.
+    /// Whether `*` means any word. Otherwise it means exactly the words of the list, and takes one AMQP binding for
+    /// each.
     pub(super) wildcard_is_any: bool,
 }
 
@@ -227,8 +228,8 @@ impl Rule {
         }
     }
 
-    /// Whether nothing tells the accounts' events apart, and a client need not know an id either: one that no list holds may
-    /// be `*`, or there is none.
+    /// Whether nothing tells the accounts' events apart, and a client need not know an id either: one that no list
+    /// holds may be `*`, or there is none.
     pub(crate) fn is_open_to_all(&self) -> bool {
         let mut ids = (self.variables.iter())
             .filter(|variable| variable.words.is_none())
@@ -256,8 +257,8 @@ impl Rule {
             .any(|form| matches!(form.qualifier, FormQualifier::Modb(_)))
     }
 
-    /// Renders every AMQP binding key of a subscription for a month; keys that hold no month only when `with_monthless`.
-    /// A key may come twice.
+    /// Renders every AMQP binding key of a subscription for a month; keys that hold no month only when
+    /// `with_monthless`. A key may come twice.
     pub(crate) fn amqp_keys(
         &self,
         values: &KeyValues<'_>,
@@ -305,7 +306,8 @@ impl Rule {
             .sum()
     }
 
-    /// Whether an event's words fit the form: its literals, and the lists of variables whose `*` means exactly the list.
+    /// Whether an event's words fit the form: its literals, and the lists of variables whose `*` means exactly the
+    /// list.
     pub(crate) fn fits(&self, form: &Form, event: &[&str]) -> bool {
         form.parts.len() == event.len()
             && form.parts.iter().zip(event).all(|(part, word)| match part {
@@ -315,8 +317,8 @@ impl Rule {
             })
     }
 
-    /// The variable that decides between forms with a month and without, when the event's word for it belongs to the other
-    /// kind than the event's form: only subscriptions with `*` for this variable have AMQP keys of that form.
+    /// The variable that decides between forms with a month and without, when the event's word for it belongs to the
+    /// other kind than the event's form: only subscriptions with `*` for this variable have AMQP keys of that form.
     pub(crate) fn unprescribed(&self, event: &FormedEvent<'_>) -> Option<usize> {
         let monthly = self.monthly.as_ref()?;
         let (form, word) = (event.form, event.variable(monthly.variable));
@@ -343,8 +345,8 @@ impl Rule {
         });
     }
 
-    /// Renders the subscription key that the event was found by: with `*` for the variables that have a bit in `wildcards`,
-    /// and for the account when `is_any_scope`.
+    /// Renders the subscription key that the event was found by: with `*` for the variables that have a bit in
+    /// `wildcards`, and for the account when `is_any_scope`.
     pub(crate) fn matched_key(
         &self,
         event: &FormedEvent<'_>,

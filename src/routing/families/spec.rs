@@ -116,16 +116,16 @@ pub struct FamilySpec {
     /// Where the account is when a key does not hold it.
     #[serde(default)]
     pub account: AccountSource,
-    /// The words that a variable may be. Its `*` means exactly these, and takes one AMQP binding for each; but if `*` itself
-    /// is in the list, it means any word.
+    /// The words that a variable may be. Its `*` means exactly these, and takes one AMQP binding for each; but if `*`
+    /// itself is in the list, it means any word.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub words: BTreeMap<String, Vec<String>>,
     /// Variables that must not be `*`, and the error text for a client that sends it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub required: BTreeMap<String, String>,
-    /// Variables whose word publishers write as it is, where they escape the others. The word of a client holds no dot, and
-    /// a wildcard of AMQP is one only when it is the whole word: `*`, which `required` may refuse, and `#`, which is always
-    /// refused. Not for a `{name...}`.
+    /// Variables whose word publishers write as it is, where they escape the others. The word of a client holds no dot,
+    /// and a wildcard of AMQP is one only when it is the whole word: `*`, which `required` may refuse, and `#`, which
+    /// is always refused. Not for a `{name...}`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unescaped: Vec<String>,
     /// Whether a superduper admin may use `*` for the variables in `required`.

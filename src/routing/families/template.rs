@@ -3,8 +3,8 @@
 use super::spec::FamilyProblem;
 use crate::routing::words::{WILDCARD, WILDCARD_REST, WORDS_MAX};
 
-/// Variables that a client binding may have. An event is looked up once for each set of wildcards in use, so this bounds
-/// the lookups of one key form at 2 × 2^4.
+/// Variables that a client binding may have. An event is looked up once for each set of wildcards in use, so this
+/// bounds the lookups of one key form at 2 × 2^4.
 pub(crate) const VARIABLES_MAX: usize = 4;
 
 /// Names of placeholders that no variable may have.

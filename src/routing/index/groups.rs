@@ -1,8 +1,9 @@
 //! All groups, and the tables that find them.
 //!
-//! Groups have one *pattern* when they differ in style, request id or (where no account is needed) scope only. They form
-//! a ring; the oldest is its head. Two hash tables of 4-byte ids find them: `patterns` has the heads, by their pattern;
-//! `others` has the rest, by all of the group. So a group that is alone in its ring, as most are, takes one entry.
+//! Groups have one *pattern* when they differ in style, request id or (where no account is needed) scope only. They
+//! form a ring; the oldest is its head. Two hash tables of 4-byte ids find them: `patterns` has the heads, by their
+//! pattern; `others` has the rest, by all of the group. So a group that is alone in its ring, as most are, takes one
+//! entry.
 //!
 //! Invariants: a head is in `patterns`, every other group in `others`; a hit in a table is compared exactly, so a
 //! collision of hashes crosses no account.
@@ -101,8 +102,8 @@ impl Groups {
         }
     }
 
-    /// The group of a subscription, each of its texts with one more user. If [`Groups::find`] does not find the same, it is
-    /// to be [added](Self::add); otherwise its texts are to be [released](Self::release_texts).
+    /// The group of a subscription, each of its texts with one more user. If [`Groups::find`] does not find the same,
+    /// it is to be [added](Self::add); otherwise its texts are to be [released](Self::release_texts).
     pub(super) fn describe(
         &mut self,
         families: &Families,

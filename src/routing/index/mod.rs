@@ -63,9 +63,9 @@ impl SubscriptionList {
 pub enum Subscribed {
     /// The subscription is new: its AMQP bindings are to be acquired.
     New,
-    /// The subscription is new, and its group, which still followed the months before, follows the current ones from now
-    /// on. So many other subscriptions of the group come with it: the bindings of a roll-over are to be acquired and
-    /// released for these, too.
+    /// The subscription is new, and its group, which still followed the months before, follows the current ones from
+    /// now on. So many other subscriptions of the group come with it: the bindings of a roll-over are to be acquired
+    /// and released for these, too.
     Overtook(u32),
     /// The session had the subscription already, under whatever request id: nothing has changed.
     AlreadySubscribed,
@@ -261,9 +261,9 @@ impl SubscriptionIndex {
         (id, subscribed)
     }
 
-    /// Removes a session's subscriptions to `binding` (`None`: to any) for `scope` (`None`: for any account), and returns
-    /// how many these were. `removed` gets each of them, in the order of subscription, just before it goes: its AMQP
-    /// bindings are to be released. Linear in the session's own subscriptions.
+    /// Removes a session's subscriptions to `binding` (`None`: to any) for `scope` (`None`: for any account), and
+    /// returns how many these were. `removed` gets each of them, in the order of subscription, just before it goes: its
+    /// AMQP bindings are to be released. Linear in the session's own subscriptions.
     pub fn unsubscribe(
         &mut self,
         list: &mut SubscriptionList,
@@ -420,11 +420,11 @@ impl SubscriptionIndex {
         self.subscriptions(list).count()
     }
 
-    /// Calls `visit` once for each group that wants the event. The order is that of the families' rows, then of their key
-    /// forms, then named words before wildcards, then older groups before younger ones.
+    /// Calls `visit` once for each group that wants the event. The order is that of the families' rows, then of their
+    /// key forms, then named words before wildcards, then older groups before younger ones.
     ///
-    /// Cost: the rows of the event's exchange, and one probe for each set of wildcards in use among the subscriptions of a
-    /// row. The number of subscriptions does not count.
+    /// Cost: the rows of the event's exchange, and one probe for each set of wildcards in use among the subscriptions
+    /// of a row. The number of subscriptions does not count.
     pub fn match_event(
         &mut self,
         families: &Families,
@@ -441,17 +441,17 @@ impl SubscriptionIndex {
         matcher.match_event(families, exchange, routing_key, head, months, visit);
     }
 
-    /// Begins a roll-over of the months: every group is behind from now on. No group may be behind before, so the walk of
-    /// an earlier roll-over must be over.
+    /// Begins a roll-over of the months: every group is behind from now on. No group may be behind before, so the walk
+    /// of an earlier roll-over must be over.
     pub fn begin_roll_over(&mut self) {
         self.side = !self.side;
     }
 
-    /// Moves the groups in the `count` places from place `from` on to the current months. For each of them that was behind
-    /// and whose AMQP bindings change with the month, `visit` gets one subscription and how many members the group has:
-    /// for all of these, [`Families::monthly_bindings`] are to be acquired and released. Returns the place to go on at,
-    /// or `None` when no group is behind any more. The walk begins at place 0; subscriptions may come and go between its
-    /// steps. Linear in `count`.
+    /// Moves the groups in the `count` places from place `from` on to the current months. For each of them that was
+    /// behind and whose AMQP bindings change with the month, `visit` gets one subscription and how many members the
+    /// group has: for all of these, [`Families::monthly_bindings`] are to be acquired and released. Returns the place
+    /// to go on at, or `None` when no group is behind any more. The walk begins at place 0; subscriptions may come and
+    /// go between its steps. Linear in `count`.
     pub fn roll_over(
         &mut self,
         families: &Families,
