@@ -27,7 +27,7 @@ use hashbrown::HashTable;
 use super::account_load::{AccountLoads, AccountTag};
 use super::arena::{Arena, Place};
 use super::table::shrink_table;
-use super::waiters::{WaitId, Waiters};
+use super::waiters::{WaitId, Waiter, Waiters};
 use crate::account::AccountId;
 use crate::room::GiveBackRoom;
 use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
@@ -35,9 +35,6 @@ use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 /// Names a binding until its acquirer releases it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BindingId(u32);
-
-/// Names one that waits until a binding is in force; the caller's own number.
-pub type WaiterToken = u64;
 
 /// The result of acquiring a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,21 +260,21 @@ impl BrokerBindings {
         })
     }
 
-    /// Remembers `token` until the binding, which the caller has acquired, is in force.
-    pub fn wait(&mut self, id: BindingId, token: WaiterToken) -> WaitId {
+    /// Remembers `waiter` until the binding, which the caller has acquired, is in force.
+    pub fn wait(&mut self, id: BindingId, waiter: Waiter) -> WaitId {
         debug_assert!(!self.is_in_force(id));
-        self.waiting.push(id.0, token)
+        self.waiting.push(id.0, waiter)
     }
 
-    /// Forgets one that gave up, before it releases the binding; nothing when the wait is over. `token` is the one
+    /// Forgets a waiter that gives up, before it releases the binding; does nothing when its wait is over. `waiter` is the one
     /// that [`BrokerBindings::wait`] was given. O(1), however many wait.
-    pub fn stop_waiting(&mut self, id: BindingId, wait: WaitId, token: WaiterToken) {
-        self.waiting.stop(wait, id.0, token);
+    pub fn stop_waiting(&mut self, id: BindingId, wait: WaitId, waiter: Waiter) {
+        self.waiting.stop(wait, id.0, waiter);
     }
 
     /// The source says that a binding is in force. Returns who waited for it, in the order in which they began to,
     /// unless the source is away. An answer that is not the one waited for is ignored. Linear in those that waited.
-    pub fn on_bound(&mut self, bound: &Asked) -> Vec<WaiterToken> {
+    pub fn on_bound(&mut self, bound: &Asked) -> Vec<Waiter> {
         let Some(id) = self.find_asked(bound) else {
             return Vec::new();
         };
@@ -301,7 +298,7 @@ impl BrokerBindings {
 
     /// The source says that a binding is wanted and not in force. Returns who waited for it, in the order in which they
     /// began to. An answer that is not the one waited for is ignored. Linear in those that waited.
-    pub fn on_lost(&mut self, lost: &Asked) -> Vec<WaiterToken> {
+    pub fn on_lost(&mut self, lost: &Asked) -> Vec<Waiter> {
         let Some(id) = self.find_asked(lost) else {
             return Vec::new();
         };
@@ -321,7 +318,7 @@ impl BrokerBindings {
 
     /// The source is connected: bindings that were confirmed before are in force again, and the others still wait for
     /// their own answer. Returns who waited for a confirmed binding. Linear in the bindings waited for.
-    pub fn on_up(&mut self) -> Vec<WaiterToken> {
+    pub fn on_up(&mut self) -> Vec<Waiter> {
         self.is_source_up = true;
         let mut ready = Vec::new();
         for id in self.waiting.bindings() {
@@ -434,7 +431,7 @@ mod tests {
         }
     }
 
-    fn bound(bindings: &mut BrokerBindings, binding: &AmqpBinding) -> Vec<WaiterToken> {
+    fn bound(bindings: &mut BrokerBindings, binding: &AmqpBinding) -> Vec<Waiter> {
         let asked = asked(bindings, binding);
         bindings.on_bound(&asked)
     }
@@ -446,6 +443,10 @@ mod tests {
 
     fn account(number: u32) -> Option<AccountId> {
         AccountId::parse(&format!("{number:032x}"))
+    }
+
+    fn waiter(number: u32) -> Waiter {
+        Waiter::new(0, number)
     }
 
     fn up() -> BrokerBindings {
@@ -506,13 +507,13 @@ mod tests {
         assert!(bindings.on_bound(&first).is_empty());
         assert_eq!(bindings.counts(), BindingCounts::default());
         let id = bindings.acquire(&key, 1, None).id;
-        bindings.wait(id, 7);
+        bindings.wait(id, waiter(7));
         let second = asked(&bindings, &key);
         assert!(bindings.is_answer(&second) && !bindings.is_answer(&first));
         assert!(bindings.on_bound(&first).is_empty() && !bindings.is_in_force(id));
         bindings.on_lost(&first);
         assert_eq!(bindings.counts().lost, 0);
-        assert_eq!(bindings.on_bound(&second), [7]);
+        assert_eq!(bindings.on_bound(&second), [waiter(7)]);
         assert!(bindings.is_in_force(id) && bindings.tickets.is_empty());
     }
 
@@ -556,11 +557,11 @@ mod tests {
     fn waiters_are_told_once_in_their_order_and_not_after_giving_up() {
         let (mut bindings, key) = (up(), binding("call.*.*"));
         let id = bindings.acquire(&key, 4, None).id;
-        let waits = [3, 1, 2, 9].map(|token| bindings.wait(id, token));
-        bindings.stop_waiting(id, waits[1], 1);
+        let waits = [3, 1, 2, 9].map(|number| bindings.wait(id, waiter(number)));
+        bindings.stop_waiting(id, waits[1], waiter(1));
         assert!(!bindings.release(&key, 1));
-        assert_eq!(bound(&mut bindings, &key), [3, 2, 9]);
-        assert_eq!(bound(&mut bindings, &key), Vec::<WaiterToken>::new());
+        assert_eq!(bound(&mut bindings, &key), [3, 2, 9].map(waiter));
+        assert_eq!(bound(&mut bindings, &key), Vec::<Waiter>::new());
         assert_eq!(bindings.waiters(), 0);
     }
 
@@ -568,12 +569,12 @@ mod tests {
     fn waiters_go_with_the_last_user() {
         let (mut bindings, key) = (up(), binding("call.*.*"));
         let id = bindings.acquire(&key, 1, None).id;
-        bindings.wait(id, 1);
+        bindings.wait(id, waiter(1));
         bindings.release(&key, 1);
         assert_eq!(bindings.waiters(), 0);
         let id = bindings.acquire(&key, 1, None).id;
-        bindings.wait(id, 2);
-        assert_eq!(bound(&mut bindings, &key), [2]);
+        bindings.wait(id, waiter(2));
+        assert_eq!(bound(&mut bindings, &key), [waiter(2)]);
     }
 
     #[test]
@@ -584,21 +585,21 @@ mod tests {
         bindings.on_down();
         assert_eq!((bindings.in_force(), bindings.is_in_force(id)), (0, false));
         assert!(!bindings.acquire(&old, 1, None).is_in_force);
-        bindings.wait(id, 1);
+        bindings.wait(id, waiter(1));
         let new_id = bindings.acquire(&new, 1, None).id;
-        bindings.wait(new_id, 2);
-        assert_eq!(bindings.on_up(), [1]);
+        bindings.wait(new_id, waiter(2));
+        assert_eq!(bindings.on_up(), [waiter(1)]);
         assert!(bindings.is_in_force(id) && !bindings.is_in_force(new_id));
-        assert_eq!(bound(&mut bindings, &new), [2]);
+        assert_eq!(bound(&mut bindings, &new), [waiter(2)]);
     }
 
     #[test]
     fn an_answer_before_up_leaves_its_waiters_to_up() {
         let (mut bindings, key) = (BrokerBindings::new(), binding("call.*.*"));
         let id = bindings.acquire(&key, 1, None).id;
-        bindings.wait(id, 5);
-        assert_eq!(bound(&mut bindings, &key), Vec::<WaiterToken>::new());
-        assert_eq!(bindings.on_up(), [5]);
+        bindings.wait(id, waiter(5));
+        assert_eq!(bound(&mut bindings, &key), Vec::<Waiter>::new());
+        assert_eq!(bindings.on_up(), [waiter(5)]);
     }
 
     #[test]
