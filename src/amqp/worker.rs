@@ -394,6 +394,7 @@ mod tests {
     use crate::handoff::{LoopEnd, LoopWaker, handoff};
     use crate::routing::amqp_binding::Asked;
     use crate::routing::broker_bindings::{Ask, BrokerBindings};
+    use crate::routing::waiters::Waiter;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -414,8 +415,8 @@ mod tests {
         table: BrokerBindings,
         users: BTreeMap<usize, u32>,
         /// Of those that wait, who: the binding's number and a serial number.
-        waiting: BTreeMap<u64, usize>,
-        next_waiter: u64,
+        waiting: BTreeMap<Waiter, usize>,
+        next_waiter: u32,
         ups: usize,
     }
 
@@ -424,8 +425,9 @@ mod tests {
             let acquired = self.table.acquire(&binding(number), 1, account(by));
             *self.users.entry(number).or_default() += 1;
             if !acquired.is_in_force {
-                self.table.wait(acquired.id, self.next_waiter);
-                self.waiting.insert(self.next_waiter, number);
+                let waiter = Waiter::new(0, self.next_waiter);
+                self.table.wait(acquired.id, waiter);
+                self.waiting.insert(waiter, number);
                 self.next_waiter += 1;
             }
             let binding = binding(number);

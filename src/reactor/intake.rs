@@ -11,11 +11,11 @@ use crate::handoff::FromSource;
 use crate::limits;
 use crate::protocol::reply;
 use crate::routing::amqp_binding::Asked;
-use crate::routing::broker_bindings::WaiterToken;
+use crate::routing::waiters::Waiter;
+use crate::session::Session;
 use crate::session::clock::Now;
 use crate::session::hub::{Context, Hub, SourceState};
 use crate::session::id::ConnId;
-use crate::session::{Session, replies};
 
 impl<S: Socket> Reactor<S> {
     /// Empties the hand-off as far as the bounds allow. After a fan-out to many it looks again until nothing more comes:
@@ -185,14 +185,9 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Goes on with the subscribe that waits under this token.
-    fn resume(
-        &mut self,
-        waiter: WaiterToken,
-        now: Now,
-        how: fn(&mut Session, u32, &mut Context<'_>),
-    ) {
-        let (slot, number) = replies::slot_and_number(waiter);
+    /// Goes on with a subscribe that waits.
+    fn resume(&mut self, waiter: Waiter, now: Now, how: fn(&mut Session, u32, &mut Context<'_>)) {
+        let Waiter { slot, number } = waiter;
         if let Some((id, _)) = self.connections.at_slot(slot) {
             self.act(id, now, |session, cx| how(session, number, cx));
         }

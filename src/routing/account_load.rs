@@ -1,13 +1,13 @@
 //! How many AMQP bindings each account has, in constant memory whatever the number of accounts.
 //!
 //! A session on an account and a binding of its own costs some 280 bytes, and a table of accounts would add a tenth to
-//! that. So an account is known by a [tag](AccountTag) of 24 bits of a seeded hash, and counts in three rows of 2,048
-//! counters: its load is the least of its three counters (a count-min sketch).
+//! that. So an account is known by a [tag](AccountTag), 24 bits of a seeded hash, and each row of 2,048 counters has
+//! one for it. There are three rows, and the load of an account is the least of its three counters (a count-min
+//! sketch).
 //!
-//! Invariants: a load is never too low, so no account gets beyond a bound; it is too high by more than the little that
-//! most counters hold only when all three counters are shared with accounts at their bound. With twelve such accounts,
-//! which is all that the process has bindings for, that is one account in five million; nobody can bring it about, as the
-//! seed is the process's own.
+//! Invariants: a load is never too low, so no account exceeds a bound. A load is far too high only when all three
+//! counters are shared with accounts at their bound. The process has bindings for twelve such accounts; beside these,
+//! it happens to one account in five million, and nobody can choose which, because the seed is the process's own.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -19,8 +19,7 @@ const ROWS: usize = 3;
 /// Bits of a place in a row.
 const ROW_BITS: u32 = 11;
 
-/// An account, as far as turns and bounds between accounts have to tell it from others; or nobody, for what no account
-/// asked for.
+/// An account, as precisely as turns and bounds between accounts need it; or nobody, for what no account asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AccountTag([u8; 3]);
 
@@ -44,7 +43,7 @@ impl AccountTag {
 /// The loads of all accounts. All operations cost O(1).
 #[derive(Debug)]
 pub(super) struct AccountLoads {
-    /// Row by row; empty until the first is counted.
+    /// Row by row; empty until the first binding is counted.
     counters: Vec<u32>,
     seed: RandomState,
 }
@@ -56,7 +55,7 @@ impl Default for AccountLoads {
 }
 
 impl AccountLoads {
-    /// No account has anything.
+    /// Loads of 0.
     #[must_use]
     pub(super) fn new() -> Self {
         Self {
@@ -65,7 +64,7 @@ impl AccountLoads {
         }
     }
 
-    /// What `account` is known by here.
+    /// The tag of `account`.
     #[must_use]
     pub(super) fn tag(&self, account: Option<AccountId>) -> AccountTag {
         account.map_or(AccountTag::NOBODY, |account| {
@@ -77,7 +76,7 @@ impl AccountLoads {
         })
     }
 
-    /// How many it has, or a little more; 0 for nobody.
+    /// How many bindings an account has, or a little more; 0 for nobody.
     #[must_use]
     pub(super) fn of(&self, tag: AccountTag) -> usize {
         if tag == AccountTag::NOBODY {
@@ -87,7 +86,7 @@ impl AccountLoads {
         counters.into_iter().flatten().min().unwrap_or(0) as usize
     }
 
-    /// It has one more.
+    /// Counts one more binding of an account.
     pub(super) fn add(&mut self, tag: AccountTag) {
         if tag != AccountTag::NOBODY {
             if self.counters.is_empty() {
@@ -97,7 +96,7 @@ impl AccountLoads {
         }
     }
 
-    /// It has one less, which was [added](Self::add).
+    /// Counts one binding less, which was [added](Self::add) before.
     pub(super) fn take(&mut self, tag: AccountTag) {
         if tag != AccountTag::NOBODY {
             self.count(tag, |counter| *counter -= 1);
@@ -113,7 +112,7 @@ impl AccountLoads {
     }
 }
 
-/// Where a tag counts, a place in each row.
+/// The places of a tag's counters, one in each row.
 fn places(tag: AccountTag) -> [usize; ROWS] {
     let mut mixed = u64::from(tag.number()).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);

@@ -1,16 +1,18 @@
-//! A growable array whose places are named by 4-byte ids and used again.
+//! A growable array whose places have 4-byte ids and are used again.
 //!
-//! Grows by a sixteenth, not by doubling: at a million entries half-empty arrays would cost more than the entries'
-//! own fields. Gives memory back after a storm: when fewer than a quarter of the places are used, and at each
-//! halving from there, the vacant ones at the end are freed and the lowest vacant ones are used first. Both cost
-//! amortised O(1) a change. A place in use never moves, so one at the very end keeps what is before it.
+//! An arena grows by a sixteenth, not by doubling: with a million entries, the unused half of an array would cost more
+//! than some of the entries' own fields. It gives memory back after a storm: when fewer than a quarter of the places
+//! are in use, and at each halving from there, the vacant places at the end are freed, and the lowest vacant places are
+//! used first from then on. Both cost amortised O(1) a change.
+//!
+//! Invariants: a place in use never moves, so one at the very end keeps all before it; the vacant places form a list.
 
 use std::ops::{Index, IndexMut};
 
 /// No id.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Below this many places nothing is given back.
+/// An arena with at most this many places gives none back.
 const KEPT_PLACES: usize = 64;
 
 /// What an [`Arena`] holds: one value of it says that the place is vacant.
@@ -21,12 +23,13 @@ pub(super) trait Place {
     fn next_vacant(&self) -> Option<u32>;
 }
 
+/// The array.
 #[derive(Debug)]
 pub(super) struct Arena<T> {
     places: Vec<T>,
     first_vacant: u32,
     live: usize,
-    /// Giving back is tried when fewer than this are live.
+    /// Places are given back when fewer than this are in use.
     shrink_below: usize,
 }
 
@@ -67,7 +70,7 @@ impl<T: Place> Arena<T> {
         id.expect("memory ends before 2^32 places do")
     }
 
-    /// Vacates a place in use and returns what was there.
+    /// Vacates a place in use, and returns what was in it.
     pub(super) fn remove(&mut self, id: u32) -> T {
         let vacant = T::vacant(self.first_vacant);
         let value = std::mem::replace(&mut self[id], vacant);
@@ -84,29 +87,30 @@ impl<T: Place> Arena<T> {
         self.live
     }
 
-    /// Places, those in use and the vacant ones: no id is as high.
+    /// The number of places, in use or vacant. Every id is below it.
     pub(super) fn places(&self) -> usize {
         self.places.len()
     }
 
-    /// What is at a place, vacant or not; `None`: there is no such place any more.
+    /// What is in a place, vacant or not; `None` when there is no such place any more.
     pub(super) fn place(&self, id: u32) -> Option<&T> {
         self.places.get(id as usize)
     }
 
-    /// Places in use, by id.
+    /// What is in the places in use, in the order of their ids.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.places
             .iter()
             .filter(|place| place.next_vacant().is_none())
     }
 
-    /// Bytes allocated, without what the entries themselves allocate.
+    /// Bytes allocated by the arena itself, not by what is in it.
     pub(super) fn heap_bytes(&self) -> usize {
         self.places.capacity() * size_of::<T>()
     }
 
-    /// Linear in the places, and followed by at least half as many removals or insertions before the next.
+    /// Frees the vacant places at the end. Linear in the places; the next time comes after half as many removals at
+    /// least.
     fn give_back(&mut self) {
         self.shrink_below = self.live / 2;
         while self

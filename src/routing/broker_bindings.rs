@@ -7,13 +7,14 @@
 //!              release (last): tell Unbind, whatever the state
 //! ```
 //!
-//! A binding is *in force* when it is confirmed and the source is up. Invariants: `Bind` is told when a binding
-//! enters, `Unbind` when it leaves, which is at once when its last user does, answered or not. Each time that a binding
-//! enters it gets a [ticket](Ticket), which its `Bind` carries and the answer brings back: while a binding waits for
-//! its answer, answers of older tickets are passed over, so none can be taken for a later one's. After the answer there
-//! is nothing older to come, because a source answers in its order. Waiting tokens exist while a binding is not in
-//! force, and never without a user. Each binding counts for the account that it first entered for, as long as it is
-//! here.
+//! A binding is *in force* when it is confirmed and the source is up.
+//!
+//! Invariants: the source is told `Bind` when a binding enters, and `Unbind` when its last user leaves, even before the
+//! `Bind` is answered. Each time that a binding enters it gets a new [ticket](Ticket), which the `Bind` carries and the
+//! answer brings back: while a binding waits for its answer, answers with older tickets are ignored, so none is taken
+//! for a later one. After the answer nothing older can come, because a source answers in order. Subscribes wait only
+//! for bindings that are not in force, and only for those that have a user. A binding counts for the account that it
+//! entered for, until it leaves.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -26,52 +27,49 @@ use hashbrown::HashTable;
 use super::account_load::{AccountLoads, AccountTag};
 use super::arena::{Arena, Place};
 use super::table::shrink_table;
-use super::waiters::{WaitId, Waiters};
+use super::waiters::{WaitId, Waiter, Waiters};
 use crate::account::AccountId;
 use crate::room::GiveBackRoom;
 use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 
-/// Names a binding for as long as its acquirer has not released it.
+/// Names a binding until its acquirer releases it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BindingId(u32);
 
-/// Names one that waits until a binding is in force; the caller's own number.
-pub type WaiterToken = u64;
-
-/// What acquiring a binding comes to.
+/// The result of acquiring a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acquired {
     /// The binding.
     pub id: BindingId,
     /// Whether events for it are delivered already.
     pub is_in_force: bool,
-    /// What the source must be told.
+    /// What the source must be told, if anything.
     pub ask: Option<Ask>,
 }
 
 /// What the source must be told of a binding that was acquired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// It is new: to bind it, for this account.
+    /// To bind the binding, which is new, for this account.
     Bind(Ticket, AccountTag),
-    /// It waits for its answer, and this account is another than the one it entered for.
+    /// That this account waits too, beside the one that the binding, which is not answered yet, entered for.
     Join(AccountTag),
 }
 
-/// Gauges.
+/// The gauges of bindings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BindingCounts {
     /// Bindings that some subscription needs.
     pub wanted: usize,
-    /// Of these, confirmed, and in force while the source is up.
+    /// Those of them that are confirmed, which are in force while the source is up.
     pub confirmed: usize,
-    /// Of these, refused by the broker for now.
+    /// Those of them that the broker refuses for now.
     pub lost: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// `Bind` told, not answered.
+    /// The `Bind` is not answered yet.
     Pending,
     Confirmed,
     Lost,
@@ -80,11 +78,11 @@ enum State {
 #[derive(Debug)]
 struct Entry {
     key: ArcStr,
-    /// Subscriptions that need it; the next vacant place when this one is.
+    /// Subscriptions that need it. In a vacant place: the next vacant place.
     users: u32,
-    /// Whom it counts for.
+    /// The account that it counts for.
     owner: AccountTag,
-    /// `None`: a vacant place.
+    /// `None`: the place is vacant.
     state: Option<State>,
 }
 
@@ -110,14 +108,14 @@ struct Exchange {
     by_key: HashTable<u32>,
 }
 
-/// The AMQP bindings of all subscriptions. All operations cost O(1) but where they say otherwise.
+/// The AMQP bindings of all subscriptions. Every operation costs O(1) unless it says otherwise.
 #[derive(Debug)]
 pub struct BrokerBindings {
     entries: Arena<Entry>,
     seed: RandomState,
     /// As many as the families name; never freed.
     exchanges: Vec<Exchange>,
-    /// The tickets of those that wait for their answer.
+    /// The tickets of the bindings that wait for their answer.
     tickets: HashMap<u32, Ticket>,
     next_ticket: Ticket,
     loads: AccountLoads,
@@ -133,7 +131,7 @@ impl Default for BrokerBindings {
 }
 
 impl BrokerBindings {
-    /// No bindings, and a source that is not up yet.
+    /// An empty table, and a source that is not up yet.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -149,8 +147,8 @@ impl BrokerBindings {
         }
     }
 
-    /// Adds `users` subscriptions of `account` that need `binding`; `None`: of nobody, whose bindings count for no
-    /// account and take their turns as if of one. Linear in the number of exchanges.
+    /// Adds `users` subscriptions of `account` that need `binding`. The bindings of nobody (`None`) count for no
+    /// account, and take turns as if they were of one. Linear in the number of exchanges.
     pub fn acquire(
         &mut self,
         binding: &AmqpBinding,
@@ -193,8 +191,8 @@ impl BrokerBindings {
         }
     }
 
-    /// Takes `users` subscriptions back, each of which had acquired `binding`; true: the source must be told to
-    /// unbind it. Tokens still waiting go with the last user.
+    /// Takes back `users` subscriptions that have acquired `binding`, and returns whether the source must be told to
+    /// unbind it. Whatever still waits for the binding is forgotten with its last user.
     pub fn release(&mut self, binding: &AmqpBinding, users: u32) -> bool {
         let Some(id) = self.find(binding) else {
             debug_assert!(false, "{binding:?} was never acquired");
@@ -220,14 +218,14 @@ impl BrokerBindings {
         true
     }
 
-    /// How many of `bindings`, each named once, nobody needs yet. Linear in them.
+    /// How many of `bindings`, each named once, no subscription needs yet. Linear in them.
     #[must_use]
     pub fn new_among<'b>(&self, bindings: impl IntoIterator<Item = &'b AmqpBinding>) -> usize {
         let is_new = |binding: &&AmqpBinding| self.find(binding).is_none();
         bindings.into_iter().filter(is_new).count()
     }
 
-    /// How many bindings count for `account`, or a little more ([`AccountLoads`]).
+    /// How many bindings count for `account`, or a little more ([`account_load`](super::account_load)).
     #[must_use]
     pub fn load(&self, account: AccountId) -> usize {
         self.loads.of(self.loads.tag(Some(account)))
@@ -239,7 +237,7 @@ impl BrokerBindings {
         self.is_source_up && self.entries[id.0].state == Some(State::Confirmed)
     }
 
-    /// Whether the source has said that `binding` is in force, and not since that it is lost.
+    /// Whether the latest that the source has said of `binding` is that it is in force.
     #[must_use]
     pub fn is_confirmed(&self, binding: &AmqpBinding) -> bool {
         self.find(binding)
@@ -252,7 +250,8 @@ impl BrokerBindings {
         self.is_source_up && self.entries[id.0].state == Some(State::Lost)
     }
 
-    /// Whether some subscription needs `binding` and the source has yet to say that it is in force.
+    /// Whether some subscription needs `binding`, and the source has not said that it is in force, or since then that
+    /// it is lost.
     #[must_use]
     pub fn is_awaited(&self, binding: &AmqpBinding) -> bool {
         self.find(binding).is_some_and(|id| {
@@ -261,21 +260,21 @@ impl BrokerBindings {
         })
     }
 
-    /// Remembers `token` until the binding, which the caller has acquired, is in force.
-    pub fn wait(&mut self, id: BindingId, token: WaiterToken) -> WaitId {
+    /// Remembers `waiter` until the binding, which the caller has acquired, is in force.
+    pub fn wait(&mut self, id: BindingId, waiter: Waiter) -> WaitId {
         debug_assert!(!self.is_in_force(id));
-        self.waiting.push(id.0, token)
+        self.waiting.push(id.0, waiter)
     }
 
-    /// Forgets one that gave up, before it releases the binding; nothing when the wait is over. `token` is the one
+    /// Forgets a waiter that gives up, before it releases the binding; does nothing when its wait is over. `waiter` is the one
     /// that [`BrokerBindings::wait`] was given. O(1), however many wait.
-    pub fn stop_waiting(&mut self, id: BindingId, wait: WaitId, token: WaiterToken) {
-        self.waiting.stop(wait, id.0, token);
+    pub fn stop_waiting(&mut self, id: BindingId, wait: WaitId, waiter: Waiter) {
+        self.waiting.stop(wait, id.0, waiter);
     }
 
-    /// The source says that a binding is in force: those that waited for it, in the order in which they began to. An
-    /// answer that is not the one waited for is passed over.
-    pub fn on_bound(&mut self, bound: &Asked) -> Vec<WaiterToken> {
+    /// The source says that a binding is in force. Returns who waited for it, in the order in which they began to,
+    /// unless the source is away. An answer that is not the one waited for is ignored. Linear in those that waited.
+    pub fn on_bound(&mut self, bound: &Asked) -> Vec<Waiter> {
         let Some(id) = self.find_asked(bound) else {
             return Vec::new();
         };
@@ -297,9 +296,9 @@ impl BrokerBindings {
         }
     }
 
-    /// The source says that a binding is wanted and not in force: takes out those that waited for it, in the order in
-    /// which they began to. An answer that is not the one waited for is passed over. Linear in those that waited.
-    pub fn on_lost(&mut self, lost: &Asked) -> Vec<WaiterToken> {
+    /// The source says that a binding is wanted and not in force. Returns who waited for it, in the order in which they
+    /// began to. An answer that is not the one waited for is ignored. Linear in those that waited.
+    pub fn on_lost(&mut self, lost: &Asked) -> Vec<Waiter> {
         let Some(id) = self.find_asked(lost) else {
             return Vec::new();
         };
@@ -317,9 +316,9 @@ impl BrokerBindings {
         self.waiting.remove(&id).unwrap_or_default()
     }
 
-    /// The source is connected, and what was confirmed before is in force again; what was not still waits for its
-    /// own answer. Returns those that waited for confirmed bindings. Linear in the bindings waited for.
-    pub fn on_up(&mut self) -> Vec<WaiterToken> {
+    /// The source is connected: bindings that were confirmed before are in force again, and the others still wait for
+    /// their own answer. Returns who waited for a confirmed binding. Linear in the bindings waited for.
+    pub fn on_up(&mut self) -> Vec<Waiter> {
         self.is_source_up = true;
         let mut ready = Vec::new();
         for id in self.waiting.bindings() {
@@ -330,18 +329,18 @@ impl BrokerBindings {
         ready
     }
 
-    /// The source is away: nothing is in force.
+    /// The source is away: no binding is in force.
     pub fn on_down(&mut self) {
         self.is_source_up = false;
     }
 
-    /// Gauges.
+    /// The gauges of bindings.
     #[must_use]
     pub fn counts(&self) -> BindingCounts {
         self.counts
     }
 
-    /// Gauge: bindings in force.
+    /// A gauge: the bindings that are in force.
     #[must_use]
     pub fn in_force(&self) -> usize {
         if self.is_source_up {
@@ -351,7 +350,7 @@ impl BrokerBindings {
         }
     }
 
-    /// Gauge: tokens that wait, once for each binding.
+    /// A gauge: the waits for a binding. A subscribe that waits for two counts twice.
     #[must_use]
     pub fn waiters(&self) -> usize {
         self.waiting.len()
@@ -367,7 +366,7 @@ impl BrokerBindings {
             .copied()
     }
 
-    /// Whether the source answers for a binding that somebody needs, and not to a `Bind` before its latest.
+    /// Whether the source answers for a binding that some subscription needs, and to its latest `Bind`.
     #[must_use]
     pub fn is_answer(&self, asked: &Asked) -> bool {
         self.find_asked(asked).is_some()
@@ -382,7 +381,7 @@ impl BrokerBindings {
             .then_some(id)
     }
 
-    /// It does not wait for its answer any more.
+    /// The binding no longer waits for its answer.
     fn answered(&mut self, id: u32) {
         self.tickets.remove(&id);
         self.tickets.give_back_room();
@@ -432,7 +431,7 @@ mod tests {
         }
     }
 
-    fn bound(bindings: &mut BrokerBindings, binding: &AmqpBinding) -> Vec<WaiterToken> {
+    fn bound(bindings: &mut BrokerBindings, binding: &AmqpBinding) -> Vec<Waiter> {
         let asked = asked(bindings, binding);
         bindings.on_bound(&asked)
     }
@@ -444,6 +443,10 @@ mod tests {
 
     fn account(number: u32) -> Option<AccountId> {
         AccountId::parse(&format!("{number:032x}"))
+    }
+
+    fn waiter(number: u32) -> Waiter {
+        Waiter::new(0, number)
     }
 
     fn up() -> BrokerBindings {
@@ -504,13 +507,13 @@ mod tests {
         assert!(bindings.on_bound(&first).is_empty());
         assert_eq!(bindings.counts(), BindingCounts::default());
         let id = bindings.acquire(&key, 1, None).id;
-        bindings.wait(id, 7);
+        bindings.wait(id, waiter(7));
         let second = asked(&bindings, &key);
         assert!(bindings.is_answer(&second) && !bindings.is_answer(&first));
         assert!(bindings.on_bound(&first).is_empty() && !bindings.is_in_force(id));
         bindings.on_lost(&first);
         assert_eq!(bindings.counts().lost, 0);
-        assert_eq!(bindings.on_bound(&second), [7]);
+        assert_eq!(bindings.on_bound(&second), [waiter(7)]);
         assert!(bindings.is_in_force(id) && bindings.tickets.is_empty());
     }
 
@@ -554,11 +557,11 @@ mod tests {
     fn waiters_are_told_once_in_their_order_and_not_after_giving_up() {
         let (mut bindings, key) = (up(), binding("call.*.*"));
         let id = bindings.acquire(&key, 4, None).id;
-        let waits = [3, 1, 2, 9].map(|token| bindings.wait(id, token));
-        bindings.stop_waiting(id, waits[1], 1);
+        let waits = [3, 1, 2, 9].map(|number| bindings.wait(id, waiter(number)));
+        bindings.stop_waiting(id, waits[1], waiter(1));
         assert!(!bindings.release(&key, 1));
-        assert_eq!(bound(&mut bindings, &key), [3, 2, 9]);
-        assert_eq!(bound(&mut bindings, &key), Vec::<WaiterToken>::new());
+        assert_eq!(bound(&mut bindings, &key), [3, 2, 9].map(waiter));
+        assert_eq!(bound(&mut bindings, &key), Vec::<Waiter>::new());
         assert_eq!(bindings.waiters(), 0);
     }
 
@@ -566,12 +569,12 @@ mod tests {
     fn waiters_go_with_the_last_user() {
         let (mut bindings, key) = (up(), binding("call.*.*"));
         let id = bindings.acquire(&key, 1, None).id;
-        bindings.wait(id, 1);
+        bindings.wait(id, waiter(1));
         bindings.release(&key, 1);
         assert_eq!(bindings.waiters(), 0);
         let id = bindings.acquire(&key, 1, None).id;
-        bindings.wait(id, 2);
-        assert_eq!(bound(&mut bindings, &key), [2]);
+        bindings.wait(id, waiter(2));
+        assert_eq!(bound(&mut bindings, &key), [waiter(2)]);
     }
 
     #[test]
@@ -582,21 +585,21 @@ mod tests {
         bindings.on_down();
         assert_eq!((bindings.in_force(), bindings.is_in_force(id)), (0, false));
         assert!(!bindings.acquire(&old, 1, None).is_in_force);
-        bindings.wait(id, 1);
+        bindings.wait(id, waiter(1));
         let new_id = bindings.acquire(&new, 1, None).id;
-        bindings.wait(new_id, 2);
-        assert_eq!(bindings.on_up(), [1]);
+        bindings.wait(new_id, waiter(2));
+        assert_eq!(bindings.on_up(), [waiter(1)]);
         assert!(bindings.is_in_force(id) && !bindings.is_in_force(new_id));
-        assert_eq!(bound(&mut bindings, &new), [2]);
+        assert_eq!(bound(&mut bindings, &new), [waiter(2)]);
     }
 
     #[test]
     fn an_answer_before_up_leaves_its_waiters_to_up() {
         let (mut bindings, key) = (BrokerBindings::new(), binding("call.*.*"));
         let id = bindings.acquire(&key, 1, None).id;
-        bindings.wait(id, 5);
-        assert_eq!(bound(&mut bindings, &key), Vec::<WaiterToken>::new());
-        assert_eq!(bindings.on_up(), [5]);
+        bindings.wait(id, waiter(5));
+        assert_eq!(bound(&mut bindings, &key), Vec::<Waiter>::new());
+        assert_eq!(bindings.on_up(), [waiter(5)]);
     }
 
     #[test]

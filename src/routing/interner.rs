@@ -1,5 +1,6 @@
-//! Strings that many groups share: client bindings, realms, request ids. Each text is kept once, with a count of
-//! its users, and freed with the last of them.
+//! Texts that many groups share: client bindings, realms, request ids.
+//!
+//! Invariant: each text is kept once, with the number of its users, and is freed with the last of them.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -10,6 +11,7 @@ use hashbrown::HashTable;
 use super::arena::{Arena, Place};
 use super::table::{low_half, shrink_table, spread};
 
+/// The texts.
 #[derive(Debug)]
 pub(super) struct Interner {
     texts: Arena<Interned>,
@@ -22,7 +24,7 @@ pub(super) struct Interner {
 #[derive(Debug)]
 struct Interned {
     text: ArcStr,
-    /// 0: the place is vacant, and `hash` is the next one.
+    /// 0: the place is vacant, and `hash` is the next vacant one.
     users: u32,
     hash: u32,
 }
@@ -57,7 +59,7 @@ impl Interner {
         self.by_text.find(spread(hash), is_it).copied()
     }
 
-    /// The id of `text`, with one more user. `shared`: the same text where somebody else keeps it already.
+    /// The id of `text`, which has one more user now. `shared` is the same text where it is kept already.
     pub(super) fn intern(&mut self, text: &str, shared: Option<&ArcStr>) -> u32 {
         if let Some(id) = self.find(text) {
             self.texts[id].users += 1;
@@ -76,7 +78,7 @@ impl Interner {
         id
     }
 
-    /// Takes one user back; the text goes with the last.
+    /// Takes one user back. The text is freed with the last.
     pub(super) fn release(&mut self, id: u32) {
         let interned = &mut self.texts[id];
         if interned.users > 1 {
@@ -97,7 +99,7 @@ impl Interner {
         &self.texts[id].text
     }
 
-    /// The text, to be kept beyond its last user here.
+    /// A text that outlives its last user here.
     pub(super) fn share(&self, id: u32) -> ArcStr {
         self.texts[id].text.clone()
     }

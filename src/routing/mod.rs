@@ -1,16 +1,24 @@
-//! Which subscriptions want this event? Pure: no socket, clock, thread or log.
+//! Which subscriptions want an event. Pure: no socket, clock, thread or log.
+//!
+//! ```text
+//! client binding -> families: a rule, its AMQP keys -> index: a subscription in a group
+//!                                                   -> broker_bindings: what the source must bind
+//! event          -> index: the groups that want it, and their members
+//! ```
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`account_load`] | how many AMQP bindings each account has |
-//! | [`amqp_binding`] | one binding of the process's own queue |
-//! | [`words`] | escaping and splitting the words of keys |
-//! | [`month`] | the months whose databases a subscription follows |
-//! | [`families`] | the one table of binding families, and what a client binding means under it |
-//! | [`index`] | subscriptions, grouped; event to groups to members |
+//! | [`families`] | the table of binding families, and what a client binding means under it |
+//! | [`index`] | subscriptions in groups; from an event to groups to members |
 //! | [`broker_bindings`] | how many subscriptions need each AMQP binding, and whether it is in force |
 //! | [`waiters`] | who waits until a binding is in force |
-//! | `arena`, `interner` | the dense storage under the last three |
+//! | [`amqp_binding`] | one AMQP binding, and the number of a request for it |
+//! | [`account_load`] | how many AMQP bindings each account has |
+//! | [`month`] | the months whose databases a subscription follows |
+//! | [`words`] | the words of keys, and their escaping |
+//! | `arena`, `interner`, `table` | the dense storage under `index`, `broker_bindings` and `waiters` |
+//!
+//! Invariant: isolation between accounts is a part of the key that is looked up, never a test after the match.
 
 #![cfg_attr(
     not(test),

@@ -1,8 +1,8 @@
 //! The months whose databases a subscription follows (PROTOCOL 6, `MODB`). Pure: the time is a parameter.
 //!
-//! For [`OVERLAP_SECONDS`] on either side of midnight UTC at a month's end both months are in force. Before, because
-//! every process binds everything of the next month by then, and the broker takes that in its stride only when it is
-//! spread over time (`session::roll_over`). After, because what began in the old month may end in its database: the
+//! For an hour on either side of midnight UTC at a month's end, both months are in force. The next month begins early,
+//! because every process must have bound everything of it by midnight, and the broker bears that only when it is spread
+//! over time (`session::roll_over`). The old month ends late, because what began in it may end in its database: the
 //! recording of a call that was up at midnight.
 
 use std::fmt;
@@ -10,18 +10,25 @@ use std::fmt;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
-/// How long before its beginning and after its end a month is in force.
+/// The time before its beginning, and after its end, in which a month is in force too.
 const OVERLAP_SECONDS: u64 = 3600;
 
-/// Stands for every time from the year 10000 on: a month is written with four digits of year.
+/// Stands for every time from the year 10000 on, because a year is written with four digits.
 const LAST: OffsetDateTime = datetime!(9999-12-31 0:00 UTC);
 
 /// A calendar month in UTC, written `YYYYMM`.
+///
+/// ```
+/// use blackhole::routing::month::Month;
+///
+/// assert_eq!(Month::at(1_795_425_948).to_string(), "202611");
+/// assert_eq!(Month::at(u64::MAX).to_string(), "999912");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Month(u32);
 
 impl Month {
-    /// The month of a moment given in Unix seconds.
+    /// The month of a time in Unix seconds. Never panics: a year beyond 9999 counts as the last month of 9999.
     #[must_use]
     pub fn at(unix_seconds: u64) -> Self {
         let moment = i64::try_from(unix_seconds)
@@ -32,7 +39,7 @@ impl Month {
         Self(year * 100 + u32::from(month))
     }
 
-    /// Reads exactly six digits that name a month.
+    /// Reads a month of exactly six digits; `None` for anything else.
     #[must_use]
     pub(super) fn parse(text: &str) -> Option<Self> {
         if text.len() != 6 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -49,16 +56,30 @@ impl fmt::Display for Month {
     }
 }
 
-/// The one or two months in force at a moment.
+/// The one or two months that are in force at a time.
+///
+/// ```
+/// use blackhole::routing::month::ActiveMonths;
+///
+/// let midnight = 1_798_761_600; // 2027-01-01T00:00:00Z
+/// let names = |months: ActiveMonths| months.iter().map(|month| month.to_string()).collect::<Vec<_>>();
+/// let (evening, late) = (ActiveMonths::at(midnight - 7200), ActiveMonths::at(midnight - 60));
+/// assert_eq!(names(evening), ["202612"]);
+/// assert_eq!(names(late), ["202612", "202701"]);
+///
+/// // What a roll-over has to bind.
+/// let new: Vec<String> = late.without(evening).map(|month| month.to_string()).collect();
+/// assert_eq!(new, ["202701"]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActiveMonths {
     first: Month,
-    /// Equal to `first` but around a month's end.
+    /// The same as `first`, except around a month's end.
     last: Month,
 }
 
 impl ActiveMonths {
-    /// Those in force at a moment given in Unix seconds: of [`OVERLAP_SECONDS`] before it and after it.
+    /// The months in force at a time in Unix seconds.
     #[must_use]
     pub fn at(unix_seconds: u64) -> Self {
         Self {
@@ -73,7 +94,7 @@ impl ActiveMonths {
         month == self.first || month == self.last
     }
 
-    /// Those in force, the older one first.
+    /// The months in force, the older one first.
     pub fn iter(self) -> impl Iterator<Item = Month> {
         [
             Some(self.first),
@@ -83,16 +104,16 @@ impl ActiveMonths {
         .flatten()
     }
 
-    /// Those in force here that were not in `before`: what a roll-over has to bind.
+    /// The months in force here that are not in force in `before`: what a roll-over has to bind.
     pub fn without(self, before: Self) -> impl Iterator<Item = Month> {
         self.iter().filter(move |month| !before.contains(*month))
     }
 }
 
-/// The months that subscriptions follow while they move on from some months to others, a few at a time.
+/// The months that subscriptions follow during a roll-over, in which a few at a time move on.
 ///
-/// Each subscription's AMQP bindings are those of one of the two: of `before` while its group is behind
-/// ([`super::families::Resolved::held`]), else of `now`. Where nobody is behind both are equal.
+/// The AMQP bindings of a subscription are of `before` while its group is behind ([`super::families::Resolved::held`]),
+/// and of `now` otherwise. When no group is behind, both are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FollowedMonths {
     before: ActiveMonths,
@@ -100,7 +121,7 @@ pub struct FollowedMonths {
 }
 
 impl FollowedMonths {
-    /// Everybody follows `months`.
+    /// Every subscription follows `months`.
     #[must_use]
     pub fn new(months: ActiveMonths) -> Self {
         Self {
@@ -109,19 +130,19 @@ impl FollowedMonths {
         }
     }
 
-    /// Those of who is not behind, and of whoever subscribes.
+    /// The months of groups that are not behind, and of new subscriptions.
     #[must_use]
     pub fn now(self) -> ActiveMonths {
         self.now
     }
 
-    /// Those of who is behind.
+    /// The months of groups that are behind.
     #[must_use]
     pub fn before(self) -> ActiveMonths {
         self.before
     }
 
-    /// From here on everybody is behind `months`. Nobody may be behind already.
+    /// From now on every group is behind `months`. No group may be behind already.
     #[must_use]
     pub fn moving_to(self, months: ActiveMonths) -> Self {
         debug_assert_eq!(self.before, self.now, "somebody is behind");

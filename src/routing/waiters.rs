@@ -1,21 +1,37 @@
-//! Who waits for which binding: for each binding a list, oldest first, whose members leave from anywhere at O(1).
+//! Who waits for which binding: each binding has a list of waiters, oldest first, and one may leave from anywhere at O(1).
 //!
-//! Invariant: a list has a member or is not there; a node is in exactly one list. Memory goes back with the nodes.
+//! Invariants: a list has a member or is not there; a node is in exactly one list; memory goes back with the nodes.
 
 use std::collections::HashMap;
 
 use super::arena::{Arena, NONE, Place};
-use super::broker_bindings::WaiterToken;
 use crate::room::GiveBackRoom;
 
-/// Names one wait until it is over. A wait that is over may be stopped again without harm, for a place is compared
-/// with what it should hold before it is vacated.
+/// One that waits until a binding is in force: a subscribe, by the slot of its session and its number there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Waiter {
+    /// The session's slot.
+    pub slot: u32,
+    /// The subscribe's number among those of the session.
+    pub number: u32,
+}
+
+impl Waiter {
+    /// The subscribe of this number in the session of this slot.
+    #[must_use]
+    pub fn new(slot: u32, number: u32) -> Self {
+        Self { slot, number }
+    }
+}
+
+/// Names one wait until it is over. To stop a wait that is over does nothing, because a place is compared with what it
+/// should hold before it is vacated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitId(u32);
 
 #[derive(Debug)]
 struct Node {
-    token: WaiterToken,
+    waiter: Waiter,
     /// [`NONE`]: the place is vacant, and `next` is the next vacant one.
     binding: u32,
     next: u32,
@@ -25,7 +41,7 @@ struct Node {
 impl Place for Node {
     fn vacant(next: u32) -> Self {
         Self {
-            token: 0,
+            waiter: Waiter::default(),
             binding: NONE,
             next,
             previous: NONE,
@@ -43,7 +59,7 @@ struct List {
     last: u32,
 }
 
-/// The lists, by the binding's number. All operations cost O(1) but where they say otherwise.
+/// The lists, by the binding's id. Every operation costs O(1) unless it says otherwise.
 #[derive(Debug)]
 pub(super) struct Waiters {
     nodes: Arena<Node>,
@@ -58,11 +74,11 @@ impl Waiters {
         }
     }
 
-    /// Puts `token` at the end of the list of `binding`.
-    pub(super) fn push(&mut self, binding: u32, token: WaiterToken) -> WaitId {
+    /// Puts `waiter` at the end of the list of `binding`.
+    pub(super) fn push(&mut self, binding: u32, waiter: Waiter) -> WaitId {
         let previous = self.lists.get(&binding).map_or(NONE, |list| list.last);
         let id = self.nodes.insert(Node {
-            token,
+            waiter,
             binding,
             next: NONE,
             previous,
@@ -87,9 +103,9 @@ impl Waiters {
         WaitId(id)
     }
 
-    /// Takes one out of its list, if the wait is not over.
-    pub(super) fn stop(&mut self, wait: WaitId, binding: u32, token: WaiterToken) {
-        let is_it = |node: &Node| node.binding == binding && node.token == token;
+    /// Takes a waiter out of its list, if the wait is not over.
+    pub(super) fn stop(&mut self, wait: WaitId, binding: u32, waiter: Waiter) {
+        let is_it = |node: &Node| node.binding == binding && node.waiter == waiter;
         if !self.nodes.place(wait.0).is_some_and(is_it) {
             return;
         }
@@ -116,25 +132,25 @@ impl Waiters {
     }
 
     /// Takes the whole list of `binding` out, oldest first. Linear in it.
-    pub(super) fn remove(&mut self, binding: &u32) -> Option<Vec<WaiterToken>> {
+    pub(super) fn remove(&mut self, binding: &u32) -> Option<Vec<Waiter>> {
         let list = self.lists.remove(binding)?;
         self.lists.give_back_room();
-        let mut tokens = Vec::new();
+        let mut waiters = Vec::new();
         let mut id = list.first;
         while id != NONE {
             let node = self.nodes.remove(id);
-            tokens.push(node.token);
+            waiters.push(node.waiter);
             id = node.next;
         }
-        Some(tokens)
+        Some(waiters)
     }
 
-    /// Bindings that somebody waits for. Linear in them.
+    /// The bindings that are waited for. Linear in them.
     pub(super) fn bindings(&self) -> Vec<u32> {
         self.lists.keys().copied().collect()
     }
 
-    /// How many wait, once for each binding.
+    /// The number of waits. Who waits for two bindings counts twice.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -152,19 +168,19 @@ mod tests {
             steps in prop::collection::vec((0..8_u8, 0..3_u32, 0..40_usize), 0..200),
         ) {
             let mut waiters = Waiters::new();
-            let mut model: HashMap<u32, Vec<WaiterToken>> = HashMap::new();
+            let mut model: HashMap<u32, Vec<Waiter>> = HashMap::new();
             let mut waits = Vec::new();
             for (step, binding, at) in steps {
                 match step {
                     0..4 => {
-                        let token = waits.len() as WaiterToken;
-                        waits.push((waiters.push(binding, token), binding, token));
-                        model.entry(binding).or_default().push(token);
+                        let waiter = Waiter::new(0, waits.len() as u32);
+                        waits.push((waiters.push(binding, waiter), binding, waiter));
+                        model.entry(binding).or_default().push(waiter);
                     }
                     4..7 => {
-                        let Some((wait, binding, token)) = waits.get(at).copied() else { continue };
-                        waiters.stop(wait, binding, token);
-                        model.entry(binding).or_default().retain(|one| *one != token);
+                        let Some((wait, binding, waiter)) = waits.get(at).copied() else { continue };
+                        waiters.stop(wait, binding, waiter);
+                        model.entry(binding).or_default().retain(|one| *one != waiter);
                     }
                     _ => {
                         let list = waiters.remove(&binding).unwrap_or_default();
@@ -184,14 +200,15 @@ mod tests {
     #[test]
     fn a_storm_of_waits_that_all_give_up_leaves_no_memory_behind() {
         let mut waiters = Waiters::new();
-        let waits: Vec<WaitId> = (0..100_000).map(|token| waiters.push(7, token)).collect();
-        for (token, wait) in waits.into_iter().enumerate() {
-            waiters.stop(wait, 7, token as WaiterToken);
+        let all = (0..100_000).map(|number| Waiter::new(0, number));
+        let waits: Vec<(WaitId, Waiter)> = all.map(|it| (waiters.push(7, it), it)).collect();
+        for (wait, waiter) in waits {
+            waiters.stop(wait, 7, waiter);
         }
         assert!(waiters.lists.is_empty());
         assert_eq!(waiters.nodes.heap_bytes(), 0);
         for binding in 0..100_000 {
-            waiters.push(binding, 0);
+            waiters.push(binding, Waiter::default());
         }
         for binding in 0..100_000 {
             waiters.remove(&binding);

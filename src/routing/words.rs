@@ -1,26 +1,28 @@
 //! The words of keys: splitting, and the escaping that the platform's publishers apply (PROTOCOL 6).
 //!
 //! Letters, digits, `-`, `~` and `_` stay, a space becomes `+`, any other byte becomes `%XX` in upper case; `*`
-//! alone and `#` alone stay. Escaping is injective, so two words are equal exactly when their escaped forms are,
-//! and an escaped word holds neither a dot nor a wildcard unless it is one. A client's word is kept as it was
-//! sent and escaped when a key is rendered; the words of an event's key are escaped already and never undone.
+//! alone and `#` alone stay.
+//!
+//! Invariants: two words are equal exactly when their escaped forms are; an escaped word holds no dot, and a wildcard
+//! only if it is one. A client's word is kept as it was sent, and escaped when a key is rendered. The words of an
+//! event's key are escaped already, and stay so.
 
-/// Exactly one word, in a client binding and in an AMQP binding key.
+/// Stands for exactly one word, in a client binding and in an AMQP binding key.
 pub const WILDCARD: &str = "*";
 
-/// Zero or more words in an AMQP binding key; refused in a client binding.
+/// Stands for any number of words in an AMQP binding key. Refused in a client binding.
 pub const WILDCARD_REST: &str = "#";
 
-/// Words that a key of any binding family may have. An event whose key has more matches nothing.
+/// Words that a key of any binding family may have. An event whose key has more words matches nothing.
 pub const WORDS_MAX: usize = 16;
 
-/// Whether a publisher leaves this byte as it is.
+/// Whether publishers leave this byte as it is.
 #[must_use]
 pub fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'~' | b'_')
 }
 
-/// The escaped form of `word`, byte by byte; all of it ASCII. No allocation.
+/// The bytes of the escaped form of `word`, all of them ASCII. No allocation.
 fn escaped(word: &str) -> impl Iterator<Item = u8> + '_ {
     let stays = word == WILDCARD || word == WILDCARD_REST;
     word.bytes().flat_map(move |byte| {
@@ -41,6 +43,14 @@ fn hex_digit(half: u8) -> u8 {
 }
 
 /// Appends the escaped form of `word`.
+///
+/// ```
+/// use blackhole::routing::words::escape_into;
+///
+/// let mut key = "call.CHANNEL_CREATE.".to_owned();
+/// escape_into("abc@1.2.3.4", &mut key);
+/// assert_eq!(key, "call.CHANNEL_CREATE.abc%401%2E2%2E3%2E4");
+/// ```
 pub fn escape_into(word: &str, out: &mut String) {
     out.extend(escaped(word).map(char::from));
 }
@@ -51,7 +61,7 @@ pub fn is_escaped_form(word: &str, escaped_word: &str) -> bool {
     escaped(word).eq(escaped_word.bytes())
 }
 
-/// Splits `key` at its dots into `words` and returns those, or `None` when they are more than [`WORDS_MAX`]. An empty
+/// Splits `key` at its dots into `words`, and returns those; `None` when there are more than [`WORDS_MAX`]. An empty
 /// key is one empty word.
 pub(super) fn split<'w, 'k>(
     key: &'k str,

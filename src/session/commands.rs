@@ -18,12 +18,13 @@ use crate::protocol::command::{
 };
 use crate::protocol::frame::Frame;
 use crate::protocol::reply::{self, EndReason};
+use crate::routing::waiters::Waiter;
 
 use super::Session;
 use super::binding_quota;
 use super::errors::CommandErrors;
 use super::hub::{Context, Hub};
-use super::replies::{self, Reply};
+use super::replies::Reply;
 use super::rights::authorised;
 use super::waiting::{Progress, Waiting, Wanted};
 
@@ -321,20 +322,20 @@ impl Session {
         };
         cx.hub.subscriptions.lease(&mut waiting);
         let number = self.replies().map_or(0, |replies| replies.next_number());
-        let token = replies::token(cx.id.slot, number);
-        match cx.hub.subscriptions.wait_for_leases(&mut waiting, token) {
+        let waiter = Waiter::new(cx.id.slot, number);
+        match cx.hub.subscriptions.wait_for_leases(&mut waiting, waiter) {
             Progress::InForce => Ok(Outcome::Reply(self.finish_subscribe(waiting, cx))),
             Progress::Waits if cx.hub.held.bytes <= HELD_TOTAL_BYTES_MAX => {
                 Ok(Outcome::Waits(waiting))
             }
             Progress::Waits => {
                 cx.hub.metrics.subscribes_given_up_total += 1;
-                cx.hub.subscriptions.release_leases(&mut waiting, token);
+                cx.hub.subscriptions.release_leases(&mut waiting, waiter);
                 Err(CommandError::EventSourceUnavailable.into())
             }
             Progress::Refused => {
                 cx.hub.metrics.subscribes_refused_total += 1;
-                cx.hub.subscriptions.release_leases(&mut waiting, token);
+                cx.hub.subscriptions.release_leases(&mut waiting, waiter);
                 Err(CommandError::EventSourceUnavailable.into())
             }
         }
@@ -432,7 +433,7 @@ impl Session {
             if waiting.wanted.bindings.is_empty() {
                 cx.hub
                     .subscriptions
-                    .release_leases(&mut waiting, replies::token(cx.id.slot, number));
+                    .release_leases(&mut waiting, Waiter::new(cx.id.slot, number));
                 let reply = Reply::Subscribed {
                     id: waiting.reply_id,
                 };

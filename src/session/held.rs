@@ -3,12 +3,13 @@
 
 use crate::auth::Identity;
 use crate::protocol::command::CommandError;
+use crate::routing::waiters::Waiter;
 
 use super::Session;
 use super::binding_quota;
 use super::errors::CommandErrors;
 use super::hub::{Context, Hub};
-use super::replies::{self, Reply};
+use super::replies::Reply;
 use super::rights::authorised;
 use super::waiting::{Progress, Waiting};
 
@@ -21,7 +22,7 @@ impl Session {
         for (number, mut waiting) in replies.clear(&mut cx.hub.held) {
             cx.hub
                 .subscriptions
-                .release_leases(&mut waiting, replies::token(cx.id.slot, number));
+                .release_leases(&mut waiting, Waiter::new(cx.id.slot, number));
         }
     }
 
@@ -90,8 +91,8 @@ impl Session {
 
     /// Settles a subscribe that was taken out, or puts it back.
     pub(super) fn look_at(&mut self, number: u32, mut waiting: Box<Waiting>, cx: &mut Context<'_>) {
-        let token = replies::token(cx.id.slot, number);
-        match cx.hub.subscriptions.wait_for_leases(&mut waiting, token) {
+        let waiter = Waiter::new(cx.id.slot, number);
+        match cx.hub.subscriptions.wait_for_leases(&mut waiting, waiter) {
             Progress::InForce => {
                 let reply = self.finish_subscribe(*waiting, cx);
                 self.settle(number, reply, cx.hub);
@@ -116,7 +117,7 @@ impl Session {
         cx.hub.metrics.commands_failed_total += 1;
         cx.hub
             .subscriptions
-            .release_leases(&mut waiting, replies::token(cx.id.slot, number));
+            .release_leases(&mut waiting, Waiter::new(cx.id.slot, number));
         let reply = refusals.reply(&mut cx.hub.builder, &waiting.reply_id);
         self.settle(number, reply, cx.hub);
     }
@@ -154,7 +155,7 @@ impl Session {
                     if is_moved && errors.is_empty() {
                         cx.hub
                             .subscriptions
-                            .lease_anew(&mut waiting, replies::token(cx.id.slot, number));
+                            .lease_anew(&mut waiting, Waiter::new(cx.id.slot, number));
                         self.look_at(number, waiting, cx);
                         continue;
                     }

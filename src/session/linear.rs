@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::id::{ConnId, Peer};
-use super::replies::slot_and_number;
 use super::{Door, Message, Session};
 use crate::config::{self, Startup, read_tokens};
 use crate::handoff::ToSource;
@@ -15,6 +14,7 @@ use crate::protocol::proxy::Preamble;
 use crate::routing::amqp_binding::Asked;
 use crate::routing::families::Families;
 use crate::routing::month::ActiveMonths;
+use crate::routing::waiters::Waiter;
 use crate::session::clock::Now;
 use crate::session::hub::Hub;
 use crate::session::limits::SessionLimits;
@@ -104,7 +104,7 @@ impl World {
             let asked = Asked { binding, ticket };
             let in_force = self.hub.subscriptions.on_bound(&asked, NOW);
             for waiter in in_force.into_iter().flat_map(|one| one.waiters) {
-                let (slot, number) = slot_and_number(waiter);
+                let Waiter { slot, number } = waiter;
                 let session = &mut self.sessions[slot as usize];
                 session.on_bound(number, &mut self.hub.context(id(slot), NOW));
             }

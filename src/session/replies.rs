@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::waiting::Waiting;
 use crate::limits::{HELD_BYTES_MAX, HELD_REPLIES_MAX};
 use crate::protocol::frame::Frame;
-use crate::routing::broker_bindings::WaiterToken;
 
 /// What is held in all sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,17 +18,6 @@ pub struct HeldTotals {
     pub replies: usize,
     /// Heap bytes of them.
     pub bytes: usize,
-}
-
-/// Names a subscribe that waits among all sessions': the session's slot, and the number of its entry.
-pub(super) fn token(slot: u32, number: u32) -> WaiterToken {
-    WaiterToken::from(slot) << 32 | WaiterToken::from(number)
-}
-
-/// The slot and the number that a token was made of.
-#[must_use]
-pub fn slot_and_number(token: WaiterToken) -> (u32, u32) {
-    ((token >> 32) as u32, (token & 0xFFFF_FFFF) as u32)
 }
 
 /// A reply that is known. What a session is subscribed to is told as it is when the reply leaves.

@@ -20,10 +20,11 @@ use crate::handoff::ToSource;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::routing::amqp_binding::{AmqpBinding, Asked};
-use crate::routing::broker_bindings::{Acquired, Ask, BrokerBindings, WaiterToken};
+use crate::routing::broker_bindings::{Acquired, Ask, BrokerBindings};
 use crate::routing::families::{Families, Resolved};
 use crate::routing::index::{Match, Revised, Revision, SubscriptionIndex, SubscriptionList};
 use crate::routing::month::{ActiveMonths, FollowedMonths, Month};
+use crate::routing::waiters::Waiter;
 
 use super::clock::Now;
 use super::roll_over::{Moves, RollOver};
@@ -62,7 +63,7 @@ pub(super) struct Revisions {
 #[derive(Debug)]
 pub struct InForce {
     /// The subscribes that waited for it.
-    pub waiters: Vec<WaiterToken>,
+    pub waiters: Vec<Waiter>,
     /// Since when it was lost, if it was.
     pub lost_since: Option<Duration>,
 }
@@ -295,34 +296,30 @@ impl Subscriptions {
     }
 
     /// Leases what `waiting` needs now in place of what it has. What it needs still stays wanted throughout.
-    pub(super) fn lease_anew(&mut self, waiting: &mut Waiting, token: WaiterToken) {
+    pub(super) fn lease_anew(&mut self, waiting: &mut Waiting, waiter: Waiter) {
         let before = std::mem::take(&mut waiting.leases);
         waiting.months = None;
         self.lease(waiting);
-        self.give_back(before, token);
+        self.give_back(before, waiter);
     }
 
-    /// Gives back all leases of the subscribe named by `token`.
-    pub(super) fn release_leases(&mut self, waiting: &mut Waiting, token: WaiterToken) {
-        self.give_back(std::mem::take(&mut waiting.leases), token);
+    /// Gives back all leases of the subscribe that `waiter` names.
+    pub(super) fn release_leases(&mut self, waiting: &mut Waiting, waiter: Waiter) {
+        self.give_back(std::mem::take(&mut waiting.leases), waiter);
     }
 
-    fn give_back(&mut self, leases: Vec<Lease>, token: WaiterToken) {
+    fn give_back(&mut self, leases: Vec<Lease>, waiter: Waiter) {
         for lease in leases {
             if let Some(wait) = lease.wait {
-                self.broker.stop_waiting(lease.id, wait, token);
+                self.broker.stop_waiting(lease.id, wait, waiter);
             }
             self.release(&lease.binding, 1);
         }
     }
 
-    /// Makes the subscribe named by `token` wait for those of its leases that are not in force. All its earlier waits
+    /// Makes the subscribe that `waiter` names wait for those of its leases that are not in force. All its earlier waits
     /// must be over.
-    pub(super) fn wait_for_leases(
-        &mut self,
-        waiting: &mut Waiting,
-        token: WaiterToken,
-    ) -> Progress {
+    pub(super) fn wait_for_leases(&mut self, waiting: &mut Waiting, waiter: Waiter) -> Progress {
         let is_refused = |lease: &Lease| self.broker.is_refused(lease.id);
         if waiting.leases.iter().any(is_refused) {
             return Progress::Refused;
@@ -330,7 +327,7 @@ impl Subscriptions {
         waiting.outstanding = 0;
         for lease in &mut waiting.leases {
             if !self.broker.is_in_force(lease.id) {
-                lease.wait = Some(self.broker.wait(lease.id, token));
+                lease.wait = Some(self.broker.wait(lease.id, waiter));
                 waiting.outstanding += 1;
             }
         }
@@ -381,7 +378,7 @@ impl Subscriptions {
     }
 
     /// The source is connected. Returns the subscribes that waited for what is in force again.
-    pub fn on_up(&mut self) -> Vec<WaiterToken> {
+    pub fn on_up(&mut self) -> Vec<Waiter> {
         self.broker.on_up()
     }
 
@@ -400,7 +397,7 @@ impl Subscriptions {
     }
 
     /// The source says that a binding is wanted and not in force. Returns the subscribes that waited for it.
-    pub fn on_lost(&mut self, lost: &Asked, now: Now) -> Vec<WaiterToken> {
+    pub fn on_lost(&mut self, lost: &Asked, now: Now) -> Vec<Waiter> {
         if self.broker.is_confirmed(&lost.binding) {
             self.lost.entry(lost.binding.clone()).or_insert(now.clock);
         }

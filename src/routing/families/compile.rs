@@ -1,4 +1,5 @@
-//! Reads a row of the table into a [`Rule`], and refuses what would not keep a rule's invariants.
+//! The way from a row of the table to a [`Rule`]. A row that would break a rule's invariants is refused, with the path
+//! of what is wrong.
 
 use std::sync::Arc;
 
@@ -10,14 +11,14 @@ use super::spec::{AccountSource, FamilyError, FamilyProblem, FamilySpec, family_
 use super::template::{ClientTemplate, ClientWord, Part, VARIABLES_MAX, read_key};
 use crate::routing::words::{self, WILDCARD};
 
-/// AMQP bindings that one subscription may take in one month; a row or a list of words that would need more is refused.
+/// AMQP bindings that one subscription may take in one month. A row or a list of words that would need more is refused.
 pub const KEYS_MAX: usize = 64;
 
-/// The free word that a key may lack: it is then the body's `Event`.
+/// The free word that a key may lack: the body's `Event` takes its place.
 const EVENT: &str = "event";
 
 impl Rule {
-    /// Reads one row. `path` is its place in the configuration, `exchange` the name of its exchange.
+    /// Compiles a row. `path` is its place in the configuration, `exchange` the name of its exchange.
     pub(crate) fn compile(
         spec: &FamilySpec,
         path: &str,
@@ -206,7 +207,7 @@ impl Rule {
     }
 }
 
-/// How all forms are qualified, when that is one way.
+/// How the forms are qualified; `None` when they are not all qualified alike.
 fn qualification(forms: &[Form]) -> Option<Qualification> {
     let mut found = None;
     for form in forms {
@@ -247,7 +248,7 @@ impl Form {
                     continue;
                 }
                 Part::Free(free) => {
-                    // One too many is found, and refused, when all keys are read.
+                    // A free word beyond the bound is refused when all keys are read.
                     if let Some(place) = form.free_at.get_mut(*free) {
                         *place = position;
                     }
@@ -284,7 +285,7 @@ impl WordList {
     }
 }
 
-/// A list of configuration words: not empty, and each written the same in a key.
+/// Refuses an empty list of configuration words, and a word that is not written as it is in a key.
 pub(crate) fn check_words<'w>(
     words: impl ExactSizeIterator<Item = &'w str>,
     path: &str,

@@ -1,10 +1,14 @@
 //! Binding families: what a client binding means, and which events it means (PROTOCOL 6).
 //!
-//! A *rule* is one row of the table: `rule` reads the rows, `spec` holds the platform's and describes the grammar
-//! that operators write their own in. Nothing here names a family; all of them are data.
+//! | file | owns |
+//! |---|---|
+//! | `spec` | a row of the table as operators write it, its grammar, and the platform's rows |
+//! | `template` | the words of a row's templates |
+//! | `compile` | a row, checked and compiled into a rule |
+//! | `rule` | a compiled row: what fits it, and the keys that it renders |
 //!
-//! A subscription is (rule, scope, realm, client binding). Its keys (subscription key, AMQP binding keys) are
-//! rendered when needed and never stored.
+//! No code names a family; all of them are data. A subscription is (rule, scope, realm, client binding). Its AMQP
+//! binding keys are rendered when needed and never stored.
 //!
 //! Invariant, *independence*: whether a subscription gets an event depends on its own AMQP keys only (and on the
 //! body's account where no key holds it), never on what other subscriptions made the broker deliver.
@@ -35,8 +39,8 @@ use super::words::{WILDCARD, WILDCARD_REST};
 use crate::account::Scope;
 use crate::routing::amqp_binding::AmqpBinding;
 
-/// Longest AMQP binding key and exchange name, in bytes: the protocol's length byte (AMQP rail 2). A client
-/// binding that needs a longer key is an invalid format.
+/// Bytes that an AMQP binding key or an exchange name may have, because AMQP writes the length in one byte (AMQP rail
+/// 2). A client binding that needs a longer key is refused as an invalid format.
 pub const KEY_BYTES_MAX: usize = 255;
 
 /// Bytes of a refused binding that an error text repeats; the rest is cut off.
@@ -66,30 +70,30 @@ impl RuleId {
 /// What an identity may do, as far as binding families care.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rights<'a> {
-    /// A superduper admin.
+    /// Whether it is a superduper admin.
     pub superduper: bool,
-    /// SIP realm of the account that the binding is for, unescaped; some families need it.
+    /// The SIP realm of the account that the binding is for, unescaped. Some families need it.
     pub realm: Option<&'a str>,
 }
 
-/// A client binding that is understood and allowed. Only [`Families::resolve`] and the index make one, so holding
-/// it means that its keys can be rendered.
+/// A client binding that is understood and allowed. Only [`Families::resolve`] and the index make such a value, so its
+/// keys can always be rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Resolved<'a> {
     pub(crate) rule: RuleId,
     pub(crate) scope: Scope,
     pub(crate) binding: &'a str,
-    /// Only where the rule needs it: never for scope `*`.
+    /// Only where the rule needs it, and never for scope `*`.
     pub(crate) realm: Option<&'a str>,
-    /// `binding` where somebody keeps it already.
+    /// The same text as `binding`, where it is kept already.
     pub(crate) shared: Option<&'a ArcStr>,
-    /// Its group's AMQP bindings are those of the months before.
+    /// Whether the AMQP bindings of its group are still those of the months before.
     pub(crate) is_behind: bool,
 }
 
 impl<'a> Resolved<'a> {
-    /// The same, its client binding kept together with `key` if that is the same text: a call's AMQP key often is
-    /// what the client wrote, and then a subscription needs no text of its own.
+    /// The same client binding, which shares the text of `key` if that is equal. The AMQP key of a call often is what
+    /// the client wrote, and then a subscription needs no text of its own.
     #[must_use]
     pub fn sharing(self, key: Option<&'a ArcStr>) -> Self {
         Self {
@@ -98,7 +102,7 @@ impl<'a> Resolved<'a> {
         }
     }
 
-    /// The months that its AMQP bindings are for.
+    /// The months that its AMQP bindings are of.
     #[must_use]
     pub fn held(&self, months: FollowedMonths) -> ActiveMonths {
         if self.is_behind {
@@ -127,18 +131,18 @@ impl<'a> Resolved<'a> {
     }
 }
 
-/// Why a client binding is refused; its display is the error text of PROTOCOL 3.
+/// Why a client binding is refused. Displayed, it is the error text of PROTOCOL 3.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindingError {
-    /// The family is unknown or off, or needs a realm that the account does not have.
+    /// The family is unknown or switched off, or it needs a realm and the account has none.
     #[error("no available subscriptions to requested binding")]
     NoSubscriptions,
-    /// The words are not of a form that the family has, or too long for AMQP.
+    /// The words are of no form that the family has, or too long for AMQP.
     #[error("invalid format for {family} subscription : {rest}")]
     InvalidFormat {
         /// The first word.
         family: String,
-        /// The words after it, cut to [`ECHO_BYTES_MAX`].
+        /// The other words, cut to [`ECHO_BYTES_MAX`].
         rest: String,
     },
     /// A word that is not on its variable's list.
@@ -150,6 +154,28 @@ pub enum BindingError {
 }
 
 /// The table of binding families.
+///
+/// ```
+/// use blackhole::account::{AccountId, Scope};
+/// use blackhole::routing::families::{Families, FamilyOptions, Rights};
+/// use blackhole::routing::month::ActiveMonths;
+///
+/// let families = Families::new(&FamilyOptions::default())?;
+/// let account = AccountId::parse("4b8c6fec4b2597882c0390202d195419").expect("32 hex characters");
+/// let resolve = |binding| families.resolve(binding, Scope::One(account), Rights::default());
+///
+/// // What a client binding means in AMQP.
+/// let subscription = resolve("fax.status.*")?;
+/// let mut bindings = Vec::new();
+/// families.amqp_bindings(&subscription, ActiveMonths::at(0), &mut bindings);
+/// assert_eq!(&*bindings[0].exchange, "faxes");
+/// assert_eq!(&*bindings[0].key, "fax.status.4b8c6fec4b2597882c0390202d195419.*");
+///
+/// // Why one is refused, in the words that clients know.
+/// let error = resolve("call.CHANNEL_LOST.*").expect_err("it is on no list");
+/// assert_eq!(error.to_string(), "event CHANNEL_LOST not supported");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Families {
     rules: Vec<Rule>,
@@ -160,12 +186,12 @@ pub struct Families {
 #[derive(Debug)]
 struct ExchangeRules {
     exchange: Exchange,
-    /// The rules that are on and whose events come from it.
+    /// The rules that are switched on and whose events come from it.
     rules: Vec<RuleId>,
 }
 
 impl Families {
-    /// Makes the table of the platform's rows and the operator's.
+    /// Makes the table from the platform's rows and the operator's.
     ///
     /// # Errors
     /// [`FamilyError`] names the key of the configuration that is wrong, and why.
@@ -214,14 +240,14 @@ impl Families {
         Ok(families)
     }
 
-    /// The operator's families, as paths in the configuration, whose events need no account and of which every account
-    /// can have all, because a wildcard is allowed where the unguessable id belongs: to be warned of.
+    /// The operator's families that every account can have all events of, as paths in the configuration: they need no
+    /// account and allow a wildcard in place of the unguessable id. The operator is to be warned of these.
     #[must_use]
     pub fn open_to_all(&self) -> &[String] {
         &self.open_to_all
     }
 
-    /// The exchanges of the families that are on, each once.
+    /// The exchanges of the families that are switched on, each once.
     pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
         self.exchanges
             .iter()
@@ -229,11 +255,11 @@ impl Families {
             .map(|known| &known.exchange)
     }
 
-    /// What `binding` means for an account. Whether the identity may ask for that account is the caller's
-    /// question. Linear in the binding and its AMQP keys.
+    /// What `binding` means for an account. The caller must know that the identity may ask for that account. Linear in
+    /// the binding and its AMQP keys.
     ///
     /// # Errors
-    /// [`BindingError`], with the texts of PROTOCOL 3.
+    /// [`BindingError`], which has the texts of PROTOCOL 3.
     pub fn resolve<'a>(
         &self,
         binding: &'a str,
@@ -271,13 +297,13 @@ impl Families {
                 WordError::NotSupported(word) => BindingError::NotSupported(echo(word).to_owned()),
                 WordError::Required(error) => BindingError::Required(error),
             })?;
-        // Every key holds each of these words, escaped, which makes none shorter: most keys that are too long are
+        // Every key holds each of these words, and escaping makes no word shorter. So most keys that are too long are
         // never rendered.
         if variables.iter().map(|word| word.len()).sum::<usize>() > KEY_BYTES_MAX {
             return Err(invalid_format());
         }
         let realm = match (rule.qualification, scope) {
-            // A realm that reads as a wildcard would see the events of others.
+            // A realm that AMQP takes for a wildcard would get the events of other accounts.
             (Qualification::Realm, Scope::One(_)) => Some(
                 rights
                     .realm
@@ -317,7 +343,7 @@ impl Families {
         &self.rule(resolved.rule).exchange
     }
 
-    /// Appends the AMQP bindings of a subscription, each once: for each month in force where its keys hold one.
+    /// Appends the AMQP bindings of a subscription, each once; where its keys hold a month, one for each of `months`.
     pub fn amqp_bindings(
         &self,
         resolved: &Resolved<'_>,
@@ -334,7 +360,7 @@ impl Families {
         most.max().unwrap_or(0)
     }
 
-    /// How many AMQP bindings a subscription has, or more when some are equal; renders none.
+    /// How many AMQP bindings a subscription has, equal ones included. No key is rendered.
     #[must_use]
     pub fn amqp_binding_count(&self, resolved: &Resolved<'_>, months: ActiveMonths) -> usize {
         let rule = self.rule(resolved.rule);
@@ -342,8 +368,8 @@ impl Families {
         rule.amqp_key_count(&words, resolved.scope, months.iter().count())
     }
 
-    /// Appends those AMQP bindings of a subscription that hold a month, for these months: what a roll-over binds
-    /// ([`ActiveMonths::without`]) and releases. None for scope `*`, whose keys hold no month.
+    /// Appends those AMQP bindings of a subscription whose keys hold a month, for these months: what a roll-over
+    /// acquires and releases ([`ActiveMonths::without`]). The keys of scope `*` hold no month.
     pub fn monthly_bindings(
         &self,
         resolved: &Resolved<'_>,
@@ -367,7 +393,7 @@ impl Families {
         &self.rules[usize::from(id.0)]
     }
 
-    /// The rules that are on and whose events come from this exchange.
+    /// The rules that are switched on and whose events come from this exchange.
     pub(crate) fn rules_on(&self, exchange: &str) -> &[RuleId] {
         let is_it = |known: &&ExchangeRules| *known.exchange.name == *exchange;
         self.exchanges

@@ -1,8 +1,8 @@
-//! A row of the table, compiled: templates as words, and each variable's place in them.
+//! A compiled row of the table: its templates as words, and the place of each variable in them.
 //!
-//! Invariants, all made sure of by [`Rule::compile`]: every AMQP key form holds every variable of the client
-//! binding once, so a subscription's own AMQP keys decide what it gets; a form has at most one qualifier
-//! (account, database, realm); the forms of a rule are qualified alike, so one lookup serves them all.
+//! [`Rule::compile`] makes sure of all invariants: every form of AMQP key holds every variable of the client binding
+//! once, so a subscription's own AMQP keys decide what it gets; a form has at most one qualifier (account, database,
+//! realm); the forms of a rule are qualified alike, so one lookup serves them all.
 
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::event::EventHead;
 use crate::routing::month::{ActiveMonths, Month};
 use crate::routing::words::{self, WILDCARD};
 
-/// Free words a row may have.
+/// Free words that the keys of a row may have.
 pub(super) const FREE_WORDS_MAX: usize = 4;
 
 /// A place that a form does not have.
@@ -55,7 +55,7 @@ impl<'a> IndexMut<usize> for Variables<'a> {
 #[derive(Debug)]
 pub(crate) struct Rule {
     pub(crate) module: Box<str>,
-    /// Off: its bindings are unknown to clients.
+    /// Whether its family is switched on. Clients do not know the bindings of one that is off.
     pub(crate) is_on: bool,
     /// The name of its exchange.
     pub(crate) exchange: Arc<str>,
@@ -76,7 +76,7 @@ pub(crate) struct Rule {
 pub(crate) enum Qualification {
     Account,
     Realm,
-    /// Nothing: whoever names the thing may see its events.
+    /// Nothing: whoever knows the id may see its events.
     None,
 }
 
@@ -103,14 +103,15 @@ pub(super) enum FormQualifier {
 pub(super) struct Variable {
     pub(super) words: Option<WordList>,
     pub(super) required: Option<Required>,
-    /// Publishers escape its word.
+    /// Whether publishers escape its word.
     pub(super) is_escaped: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct WordList {
     pub(super) words: Vec<Box<str>>,
-    /// `*` means any word; else exactly the words of the list, with one AMQP binding for each.
+    /// Whether `*` means any word. Otherwise it means exactly the words of the list, and takes one AMQP binding for
+    /// each.
     pub(super) wildcard_is_any: bool,
 }
 
@@ -132,7 +133,7 @@ pub(crate) enum WordError<'a> {
     Required(Box<str>),
 }
 
-/// What a key is rendered for: one subscription, one month.
+/// What a key is rendered for: a subscription and a month.
 #[derive(Clone, Copy)]
 pub(crate) struct KeyValues<'a> {
     pub(crate) variables: Variables<'a>,
@@ -147,7 +148,7 @@ pub(crate) enum Qualifier<'e> {
     Account(AccountId),
     /// The escaped realm.
     Realm(&'e str),
-    /// Nothing is needed.
+    /// No qualifier is needed.
     None,
 }
 
@@ -218,7 +219,7 @@ impl Rule {
         }
     }
 
-    /// Whether that is `key_word`. No allocation.
+    /// Whether `key_word` is the word of a key that stands for this word of a client binding. No allocation.
     pub(crate) fn is_key_word(&self, variable: usize, word: &str, key_word: &str) -> bool {
         if self.variable(variable).is_escaped {
             words::is_escaped_form(word, key_word)
@@ -227,8 +228,8 @@ impl Rule {
         }
     }
 
-    /// Whether nothing tells the accounts' events apart and a client need not name anything that it could not guess:
-    /// a word that no list holds may be `*`, or there is no such word.
+    /// Whether nothing tells the accounts' events apart, and a client need not know an id either: one that no list
+    /// holds may be `*`, or there is none.
     pub(crate) fn is_open_to_all(&self) -> bool {
         let mut ids = (self.variables.iter())
             .filter(|variable| variable.words.is_none())
@@ -256,8 +257,8 @@ impl Rule {
             .any(|form| matches!(form.qualifier, FormQualifier::Modb(_)))
     }
 
-    /// Renders every AMQP binding key of a subscription for one month; keys without a month only when
-    /// `with_monthless`. The same key may come twice.
+    /// Renders every AMQP binding key of a subscription for a month; keys that hold no month only when
+    /// `with_monthless`. A key may come twice.
     pub(crate) fn amqp_keys(
         &self,
         values: &KeyValues<'_>,
@@ -305,7 +306,8 @@ impl Rule {
             .sum()
     }
 
-    /// Whether an event's words fit the form: its literals, and its lists where `*` means exactly the list.
+    /// Whether an event's words fit the form: its literals, and the lists of variables whose `*` means exactly the
+    /// list.
     pub(crate) fn fits(&self, form: &Form, event: &[&str]) -> bool {
         form.parts.len() == event.len()
             && form.parts.iter().zip(event).all(|(part, word)| match part {
@@ -315,8 +317,8 @@ impl Rule {
             })
     }
 
-    /// The variable whose word must prescribe this form, when the event's does not: then only subscriptions with
-    /// `*` for it have an AMQP key of this form.
+    /// The variable that decides between forms with a month and without, when the event's word for it belongs to the
+    /// other kind than the event's form: only subscriptions with `*` for this variable have AMQP keys of that form.
     pub(crate) fn unprescribed(&self, event: &FormedEvent<'_>) -> Option<usize> {
         let monthly = self.monthly.as_ref()?;
         let (form, word) = (event.form, event.variable(monthly.variable));
@@ -343,8 +345,8 @@ impl Rule {
         });
     }
 
-    /// Renders the subscription key under which the event was found: with `*` where `wildcards` has a bit, and
-    /// for the account when `is_any_scope`.
+    /// Renders the subscription key that the event was found by: with `*` for the variables that have a bit in
+    /// `wildcards`, and for the account when `is_any_scope`.
     pub(crate) fn matched_key(
         &self,
         event: &FormedEvent<'_>,
@@ -368,7 +370,7 @@ impl Rule {
         });
     }
 
-    /// The forms that a subscription with these words has keys of.
+    /// The forms of the keys of a subscription with these words.
     fn forms_for<'r>(&'r self, words: &Variables<'_>) -> impl Iterator<Item = &'r Form> + use<'r> {
         let prescribed = self.monthly.as_ref().and_then(|monthly| {
             let word = words[monthly.variable];
@@ -402,7 +404,7 @@ impl Rule {
         }
     }
 
-    /// Renders `form` once for each word that a `*` with an exact list stands for.
+    /// Renders `form` once for each combination of words that `*` stands for in lists that mean exactly their words.
     fn expand(
         &self,
         form: &Form,
@@ -477,7 +479,7 @@ impl Form {
         at.map(|at| usize::from(*at))
     }
 
-    /// What qualifies the event, or `None` when it belongs to no account: then it goes to scope `*` only.
+    /// What qualifies the event. `None`: the event belongs to no account, and is for subscriptions of scope `*` only.
     pub(crate) fn qualifier<'e>(
         &self,
         event: &[&'e str],
@@ -517,12 +519,12 @@ impl Form {
     }
 }
 
-/// An event, read under one form of key.
+/// An event whose words fit a form of key.
 pub(crate) struct FormedEvent<'e> {
     pub(crate) form: &'e Form,
     pub(crate) words: &'e [&'e str],
     pub(crate) head: &'e EventHead,
-    /// [`Form::qualifier`] of it.
+    /// What [`Form::qualifier`] returns for it.
     pub(crate) qualifier: Option<Qualifier<'e>>,
 }
 

@@ -1,11 +1,11 @@
-//! What a binding family is as data: the one table of PROTOCOL 6, and operators' own rows in the same grammar.
+//! Binding families as data: the platform's rows of the table (PROTOCOL 6), and operators' own in the same grammar.
 //!
-//! A row says how one form of client binding maps to AMQP. Its templates are words joined by dots:
+//! A row maps one form of client binding to AMQP. Its templates are words joined by dots:
 //!
 //! | word of a template | in `binding` | in `keys` and `subscription_key` |
 //! |---|---|---|
 //! | `text` | that word | that word |
-//! | `*` | the client must send `*` | not allowed: name it |
+//! | `*` | the client must send `*` | not allowed: give it a name |
 //! | `{name}` | any word, called `name` | the word of that name, escaped unless `unescaped` lists it; a name that `binding` does not have is a free word: `*` in a key that is bound, whatever the publisher wrote in one that is matched |
 //! | `{name...}`, last | the rest, dots included | |
 //! | `{account}` | | the account id |
@@ -19,10 +19,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Rows an operator may add; above it the configuration is refused.
+/// Rows that an operator may add. A configuration with more is refused.
 pub(super) const FAMILIES_MAX: usize = 256;
 
-/// Modules of the platform's own families (PROTOCOL 6); `autoload_modules` names those that are on.
+/// Modules of the platform's own families (PROTOCOL 6); `autoload_modules` names those that are switched on.
 pub(super) const MODULES: [&str; 6] = [
     "bh_call",
     "bh_conference",
@@ -59,7 +59,7 @@ const DOC_TYPES: [&str; 10] = [
     "call_recording",
 ];
 
-/// Document types that live in the databases of a month.
+/// Document types that are in the database of a month.
 const MONTHLY_DOC_TYPES: [&str; 2] = ["fax", "mailbox_message"];
 
 /// What an operator can change about the families.
@@ -116,26 +116,26 @@ pub struct FamilySpec {
     /// Where the account is when a key does not hold it.
     #[serde(default)]
     pub account: AccountSource,
-    /// The words that a variable may be. Then `*` means exactly these, and takes one AMQP binding for each;
-    /// unless `*` is itself in the list: then it means any word.
+    /// The words that a variable may be. Its `*` means exactly these, and takes one AMQP binding for each; but if `*`
+    /// itself is in the list, it means any word.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub words: BTreeMap<String, Vec<String>>,
-    /// Variables that must not be `*`, and the error text that the client then gets.
+    /// Variables that must not be `*`, and the error text for a client that sends it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub required: BTreeMap<String, String>,
-    /// Variables whose word publishers write as it is, where they escape the others. It is one word all the same: a
-    /// client's word holds no dot, and only alone is `*` (which `required` may refuse) or `#` (which is refused) a
-    /// wildcard of AMQP. Not for a `{name...}`.
+    /// Variables whose word publishers write as it is, where they escape the others. The word of a client holds no dot,
+    /// and a wildcard of AMQP is one only when it is the whole word: `*`, which `required` may refuse, and `#`, which
+    /// is always refused. Not for a `{name...}`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unescaped: Vec<String>,
-    /// A superduper admin may use `*` for the variables in `required`.
+    /// Whether a superduper admin may use `*` for the variables in `required`.
     #[serde(default)]
     pub superduper_wildcard: bool,
     /// One variable, and those of its words whose documents are in the database of a month: for these the keys
     /// with `{modb}` apply, for the others the keys without, for `*` all of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub monthly: BTreeMap<String, Vec<String>>,
-    /// In style piston the event's name is `Event-Name`, `_` and `Type` (PROTOCOL 5).
+    /// Whether, in style piston, the event's name is `Event-Name`, `_` and `Type` (PROTOCOL 5).
     #[serde(default)]
     pub name_with_type: bool,
 }
@@ -169,14 +169,14 @@ impl ExchangeKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccountSource {
-    /// In the body (PROTOCOL 4); an event without goes to subscriptions of account `*` only.
+    /// In the body (PROTOCOL 4). An event without an account is for subscriptions of account `*` only.
     #[default]
     Payload,
-    /// Nowhere, and none is needed: who can name the thing may see its events. For unguessable ids only.
+    /// Nowhere, and none is needed: whoever knows the id may see its events. For unguessable ids only.
     None,
 }
 
-/// Why the families cannot be made: names the key of the configuration that is wrong.
+/// Why the table of families cannot be made: a key of the configuration, and what is wrong with it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {problem}")]
 pub struct FamilyError {
@@ -192,7 +192,7 @@ pub enum FamilyProblem {
     /// A text or list without content.
     #[error("must not be empty")]
     Empty,
-    /// Beyond a bound.
+    /// More than a bound allows.
     #[error("has {found}, at most {max} are possible")]
     TooMany {
         /// How many there are.
@@ -200,10 +200,10 @@ pub enum FamilyProblem {
         /// The bound.
         max: usize,
     },
-    /// `autoload_modules` names what is not there.
+    /// `autoload_modules` names a module that is not there.
     #[error("no module is called {0}; known: {known}", known = MODULES.join(", "))]
     UnknownModule(String),
-    /// A word that is not written as it is.
+    /// A word that is not written as it is in a key.
     #[error("`{0}` is not a word of letters, digits, `-`, `~` and `_`")]
     NotAWord(String),
     /// A template's word that cannot be read.
@@ -212,13 +212,13 @@ pub enum FamilyProblem {
     /// A name that a template has twice.
     #[error("{{{0}}} stands here twice")]
     Repeated(String),
-    /// A key that would deliver more than was asked for.
+    /// A key without a variable of the binding, which would deliver more than was asked for.
     #[error("lacks {{{0}}}")]
     Lacks(String),
-    /// `unescaped` names what takes the rest of the words, dots included.
+    /// `unescaped` names the variable that takes the rest of the words, dots included.
     #[error("{{{0}...}} may hold dots, which are escaped")]
     RestUnescaped(String),
-    /// A name that no variable of the binding has.
+    /// A name of no variable of the binding.
     #[error("the binding has no variable {{{0}}}")]
     NoSuchVariable(String),
     /// A family whose first word could be anything.
@@ -232,7 +232,7 @@ pub enum FamilyProblem {
     /// A client binding that would have no key at all.
     #[error("a word that is not in `monthly` has no key without {{modb}}")]
     OnlyMonthly,
-    /// `account: none` beside a key that holds it.
+    /// `account: none` beside a key that holds the account.
     #[error("`none` beside keys that hold the account")]
     AccountIsThere,
     /// The exchange was described otherwise before.

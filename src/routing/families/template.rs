@@ -1,20 +1,24 @@
-//! The templates of a row, read into words: one of a client binding, and those of keys.
+//! The templates of a row as words: the template of the client binding, and those of keys. `spec` has their grammar.
 
 use super::spec::FamilyProblem;
 use crate::routing::words::{WILDCARD, WILDCARD_REST, WORDS_MAX};
 
-/// Variables a client binding may have. An event is looked up once for each set of wildcards in use, so this
+/// Variables that a client binding may have. An event is looked up once for each set of wildcards in use, so this
 /// bounds the lookups of one key form at 2 × 2^4.
 pub(crate) const VARIABLES_MAX: usize = 4;
 
+/// Names of placeholders that no variable may have.
 const RESERVED: [&str; 4] = ["account", "db", "modb", "realm"];
 
+/// A word of the template of a client binding.
 #[derive(Debug)]
 pub(super) enum ClientWord {
     Literal(Box<str>),
+    /// The variable's number, which counts from the first one of the client binding.
     Variable(usize),
 }
 
+/// A word of the template of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Literal(Box<str>),
@@ -26,6 +30,7 @@ pub(super) enum Part {
     Free(usize),
 }
 
+/// The template of a client binding.
 pub(super) struct ClientTemplate {
     pub(super) words: Vec<ClientWord>,
     pub(super) takes_rest: bool,
@@ -75,7 +80,7 @@ impl ClientTemplate {
     }
 }
 
-/// Reads a template of keys; names that are no variable's are added to `free`.
+/// Reads the template of a key. Names that are no variable's are added to `free`.
 pub(super) fn read_key(
     template: &str,
     names: &[String],
@@ -114,7 +119,7 @@ pub(super) fn read_key(
     }
 }
 
-/// The words of a template that is not empty and not too long. A rest's dots are no word ends.
+/// The words of a template, if it is neither empty nor too long. The dots of a `{name...}` end no word.
 fn template_words(template: &str) -> Result<Vec<&str>, FamilyProblem> {
     if template.is_empty() {
         return Err(FamilyProblem::Empty);

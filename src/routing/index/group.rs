@@ -1,4 +1,4 @@
-//! What shares a frame, in 48 bytes.
+//! What a group is: the subscriptions that share a frame. Invariant: a group takes 48 bytes.
 
 use super::members::GroupMembers;
 use super::pattern::{ANY_SCOPE, mix};
@@ -7,17 +7,19 @@ use crate::event::Style;
 use crate::routing::arena::{NONE, Place};
 use crate::routing::table::spread;
 
+/// Equal (rule, scope, realm, client binding, style, request id).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Group {
-    /// Of the pattern; [`spread`] over 64 bits where a table asks.
+    /// The pattern's hash; tables get it [`spread`] over 64 bits.
     pub(super) hash: u32,
-    /// Zero for scope `*`.
+    /// All zeros for scope `*`.
     pub(super) account: [u8; 16],
-    /// Interned, as are `realm` and `request`, which may be [`NONE`].
+    /// The interned client binding. `realm` and `request` are interned too, or [`NONE`].
     pub(super) binding: u32,
     pub(super) realm: u32,
     pub(super) request: u32,
-    /// The pattern's ring of groups, oldest first from the head; `next` is the next vacant place of a vacant one.
+    /// The next younger group in the pattern's ring, or the head after the youngest. In a vacant place: the next vacant
+    /// place.
     pub(super) next: u32,
     pub(super) previous: u32,
     pub(super) members: GroupMembers,
@@ -27,7 +29,7 @@ pub(super) struct Group {
     pub(super) traits: Traits,
 }
 
-/// A group's event style, and which side of a roll-over of the months it is on, in one byte.
+/// A group's event style, and its side of a roll-over of the months, in one byte.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Traits(u8);
 
@@ -72,14 +74,14 @@ impl Group {
         }
     }
 
-    /// Hash of all that makes the group.
+    /// The hash of all that makes the group.
     pub(super) fn full_hash(&self) -> u64 {
         let [low, high] = halves(&self.account);
         let own = u64::from(self.request) << 1 | u64::from(self.traits.style() == Style::Kazoo);
         [low, high, own].into_iter().fold(spread(self.hash), mix)
     }
 
-    /// Whether `other` has the same frame for every event. Bindings of one rule have one text for one pattern.
+    /// Whether `other` has the same frame for every event.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.has_pattern_of(other)
             && self.account == other.account
@@ -87,7 +89,8 @@ impl Group {
             && self.traits.style() == other.traits.style()
     }
 
-    /// Whether both groups have one pattern, but for an account that may tell them apart.
+    /// Whether both groups have one pattern, their accounts aside. Client bindings of one rule and one pattern have the
+    /// same text.
     pub(super) fn has_pattern_of(&self, other: &Self) -> bool {
         self.hash == other.hash
             && self.rule == other.rule

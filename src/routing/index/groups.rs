@@ -1,13 +1,15 @@
-//! All groups, and how they are found.
+//! All groups, and the tables that find them.
 //!
-//! Groups that differ in style, request id or (where no account is needed) scope only have one pattern; they form a
-//! ring, whose oldest group is its head. Two hash tables of 4-byte ids find them: `patterns` has the heads by their
-//! pattern, `others` the rest by all of the group, so that a lone group, the usual one, costs one entry.
+//! Groups have one *pattern* when they differ in style, request id or (where no account is needed) scope only. They
+//! form a ring; the oldest is its head. Two hash tables of 4-byte ids find them: `patterns` has the heads, by their
+//! pattern; `others` has the rest, by all of the group. So a group that is alone in its ring, as most are, takes one
+//! entry.
 //!
 //! Invariants: a head is in `patterns`, every other group in `others`; a hit in a table is compared exactly, so a
-//! collision of hashes crosses no account; a group has a member or is not there.
+//! collision of hashes crosses no account.
 
 use std::collections::hash_map::RandomState;
+use std::ops::{Index, IndexMut};
 
 use hashbrown::HashTable;
 
@@ -28,17 +30,18 @@ pub(super) struct Shape {
     patterns: u32,
 }
 
+/// All groups.
 #[derive(Debug)]
 pub(super) struct Groups {
-    pub(super) groups: Arena<Group>,
-    /// What client bindings, realms and request ids of groups are.
+    groups: Arena<Group>,
+    /// Client bindings, realms and request ids of the groups.
     pub(super) texts: Interner,
     pub(super) hasher: PatternHasher,
-    /// Head of each pattern's ring, by the pattern's hash.
+    /// The head of each pattern's ring, by the pattern's hash.
     patterns: HashTable<u32>,
     /// The groups that are not heads, by their full hash.
     others: HashTable<u32>,
-    /// Shapes in use, by rule, sorted: named words before wildcards.
+    /// The shapes in use, by rule; sorted, so that named words come before wildcards.
     shapes: Vec<Vec<Shape>>,
 }
 
@@ -54,19 +57,28 @@ impl Groups {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Places of groups, those in use and the vacant ones.
+    pub(super) fn places(&self) -> usize {
+        self.groups.places()
+    }
+
     /// Distinct patterns.
     pub(super) fn patterns(&self) -> usize {
         self.patterns.len()
     }
 
-    /// Shapes in use among a rule's patterns, sorted: named words before wildcards.
+    /// The shapes in use among a rule's patterns; sorted, so that named words come before wildcards.
     pub(super) fn shapes(&self, rule: RuleId) -> &[Shape] {
         self.shapes
             .get(usize::from(rule.0))
             .map_or(&[], Vec::as_slice)
     }
 
-    /// The head of the ring whose pattern has this hash and is the one meant.
+    /// The head of the ring whose pattern has this hash, if `is_it` is true of it.
     pub(super) fn ring(&self, hash: u32, mut is_it: impl FnMut(&Group) -> bool) -> Option<u32> {
         self.patterns
             .find(spread(hash), |id| is_it(&self.groups[*id]))
@@ -78,7 +90,7 @@ impl Groups {
         (id != NONE).then(|| self.texts.text(id))
     }
 
-    /// What the group's members are subscribed to; `side` is that of the groups that follow the months of now.
+    /// What the members of a group are subscribed to. `side` is the side of the groups that follow the current months.
     pub(super) fn resolved(&self, group: &Group, side: bool) -> Resolved<'_> {
         Resolved {
             rule: RuleId(group.rule),
@@ -90,8 +102,8 @@ impl Groups {
         }
     }
 
-    /// The group of a subscription, its texts with one more user: to be [found](Self::find) among those that are there,
-    /// and then either [added](Self::add) or [forgotten](Self::release_texts).
+    /// The group of a subscription, each of its texts with one more user. If [`Groups::find`] does not find the same,
+    /// it is to be [added](Self::add); otherwise its texts are to be [released](Self::release_texts).
     pub(super) fn describe(
         &mut self,
         families: &Families,
@@ -121,7 +133,7 @@ impl Groups {
         }
     }
 
-    /// The head of the ring that `wanted` belongs to, and the group that is the same.
+    /// The head of the ring that `wanted` belongs to, and the group there that is the same.
     pub(super) fn find(&self, families: &Families, wanted: &Group) -> (Option<u32>, Option<u32>) {
         let rule = families.rule(RuleId(wanted.rule));
         let has_account = rule.qualification == Qualification::Account;
@@ -138,7 +150,7 @@ impl Groups {
         (ring, same)
     }
 
-    /// Adds a group at the end of the ring whose head is given, or as the head of a new one.
+    /// Adds a group at the end of the ring with this head, or as the head of a new ring.
     pub(super) fn add(&mut self, group: Group, ring: Option<u32>) -> u32 {
         let id = self.groups.insert(group);
         let groups = &mut self.groups;
@@ -234,6 +246,20 @@ impl Groups {
             shape.patterns -= 1;
         }
         shapes.retain(|shape| shape.patterns > 0);
+    }
+}
+
+impl Index<u32> for Groups {
+    type Output = Group;
+
+    fn index(&self, id: u32) -> &Group {
+        &self.groups[id]
+    }
+}
+
+impl IndexMut<u32> for Groups {
+    fn index_mut(&mut self, id: u32) -> &mut Group {
+        &mut self.groups[id]
     }
 }
 

@@ -1,8 +1,11 @@
-//! Which groups want an event.
+//! The way from an event to the groups that want it.
 //!
 //! ```text
 //! event -> rules of its exchange -> key forms it fits -> wildcard shapes in use -> one probe each -> ring
 //! ```
+//!
+//! Invariant: a probe's hit is compared exactly, the bytes of the account and the words, so a collision of hashes
+//! delivers nothing to a stranger.
 
 use super::group::Group;
 use super::groups::{Groups, Shape};
@@ -14,20 +17,20 @@ use crate::routing::families::{Families, FormedEvent, Qualifier, Rule, RuleId};
 use crate::routing::month::ActiveMonths;
 use crate::routing::words::{self, WORDS_MAX};
 
-/// Names a group, until the next change of the index; after it, a match has to name it again before it is used.
+/// Names a group until the next change of the index. After that, a match has to name it anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GroupId(pub(super) u32);
 
 /// One group that wants an event.
 #[derive(Clone, Debug)]
 pub struct Match<'m> {
-    /// Which, for [`SubscriptionIndex::members`](super::SubscriptionIndex::members).
+    /// The group's name, for [`SubscriptionIndex::members`](super::SubscriptionIndex::members).
     pub group: GroupId,
     /// The family's row.
     pub rule: RuleId,
-    /// The account it was subscribed for.
+    /// The account that the members subscribed for.
     pub scope: Scope,
-    /// Event style of the members.
+    /// The members' event style.
     pub style: Style,
     /// The client binding.
     pub subscribed_key: &'m str,
@@ -35,9 +38,9 @@ pub struct Match<'m> {
     pub subscription_key: &'m str,
     /// The event's canonical routing key.
     pub routing_key: &'m str,
-    /// The request id that the subscribes had.
+    /// The request id of the subscribes.
     pub request_id: Option<&'m str>,
-    /// In style piston the event's name is `Event-Name`, `_` and `Type`.
+    /// In style piston the event's name is `Event-Name`, `_` and `Type` (PROTOCOL 5).
     pub name_suffixed_by_type: bool,
 }
 
@@ -46,7 +49,7 @@ pub struct Match<'m> {
 pub(super) struct Scratch {
     routing_key: String,
     subscription_key: String,
-    /// Rings of the rule at hand that the event has found.
+    /// The rings of the current rule that the event has found.
     found: Vec<u32>,
 }
 
@@ -135,7 +138,7 @@ fn visit_ring(
 ) {
     let mut id = ring;
     loop {
-        let group = &groups.groups[id];
+        let group = &groups[id];
         visit(Match {
             group: GroupId(id),
             rule: RuleId(group.rule),
@@ -154,7 +157,7 @@ fn visit_ring(
     }
 }
 
-/// The exact comparison behind a probe: does this group's pattern, of the shape that was probed, want the event?
+/// Whether the pattern of a group, whose shape was probed for, wants the event: the exact comparison behind a probe.
 pub(super) fn wants(groups: &Groups, group: &Group, rule: &Rule, event: &FormedEvent<'_>) -> bool {
     let is_qualified = group.shape & ANY_SCOPE != 0
         || match event.qualifier {

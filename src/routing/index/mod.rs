@@ -1,20 +1,18 @@
 //! The subscriptions of all sessions, and which of them want an event.
 //!
-//! A subscription is 16 bytes: its group, its place among the group's members, its session's slot, and the next
-//! subscription of the same session, so that a session holds 4 bytes and is removed at the cost of what it had.
+//! | file | owns |
+//! |---|---|
+//! | `members` | the subscriptions, 16 bytes each, and the members of each group in their order |
+//! | `group` | what a group is: all subscriptions whose frames are equal |
+//! | `groups` | all groups, and the tables that find them |
+//! | `pattern` | the hashes that subscriptions and events are found by |
+//! | `matching` | the way from an event to the groups that want it |
 //!
-//! A *group* is what shares a frame: equal (rule, scope, realm, client binding, style, request id). Groups that
-//! differ in style, request id or (where no account is needed) scope only have one *pattern*; they form a ring,
-//! whose oldest group is its head. Two hash tables of 4-byte ids find them: `patterns` has the heads by pattern,
-//! `others` the rest by all of the group, so that a lone group, the usual one, costs one entry.
+//! A *group* is what shares a frame: equal (rule, scope, realm, client binding, style, request id). A session holds
+//! 4 bytes, the first of a chain of its subscriptions, and its removal costs what it had.
 //!
-//! ```text
-//! event -> rules of its exchange -> key forms it fits -> wildcard shapes in use -> one probe each -> ring
-//! ```
-//!
-//! Invariants: a probe's hit is compared exactly (account bytes, words), so a collision of hashes crosses no
-//! account; a hash is seeded, as clients choose the words; members stay in the order in which they subscribed;
-//! fewer than half of a member list's places are vacant, and a group has a member or is not there.
+//! Invariants: an event reaches the groups of its own account and no others, because the account is compared as a part
+//! of the key; a group has a member or is not there; what a match costs does not depend on the number of subscriptions.
 
 mod group;
 mod groups;
@@ -41,9 +39,8 @@ use crate::account::Scope;
 use crate::event::EventHead;
 use crate::event::Style;
 
-/// What one session is subscribed to: 4 bytes, to be kept beside the session. It means something to the
-/// [`SubscriptionIndex`] that filled it only, and must go through [`SubscriptionIndex::remove_all`] before it is
-/// dropped.
+/// What one session is subscribed to, in 4 bytes: to be kept beside the session. It is of use with the
+/// [`SubscriptionIndex`] that filled it only, and [`SubscriptionIndex::remove_all`] must empty it before it is dropped.
 #[derive(Debug)]
 pub struct SubscriptionList(u32);
 
@@ -61,46 +58,47 @@ impl SubscriptionList {
     }
 }
 
-/// What subscribing comes to.
+/// The result of a subscribe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subscribed {
-    /// It is there now: its AMQP bindings are to be acquired.
+    /// The subscription is new: its AMQP bindings are to be acquired.
     New,
-    /// As [`Subscribed::New`]; and its group, which was behind the months of now and had so many subscriptions, is so
-    /// no longer: for these, too, the bindings of a roll-over are to be acquired and released.
+    /// The subscription is new, and its group, which still followed the months before, follows the current ones from
+    /// now on. So many other subscriptions of the group come with it: the bindings of a roll-over are to be acquired
+    /// and released for these, too.
     Overtook(u32),
-    /// The session had it, under whatever request id: nothing has changed.
+    /// The session had the subscription already, under whatever request id: nothing has changed.
     AlreadySubscribed,
 }
 
 /// What becomes of a subscription whose session's rights have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Revision {
-    /// It stays as it is.
+    /// The subscription stays as it is.
     Keep,
-    /// It stays, with the events of this realm instead of its own.
+    /// The subscription stays, and gets the events of this realm instead of those of its own.
     Move(Arc<str>),
-    /// It ends.
+    /// The subscription ends.
     End,
 }
 
 /// What a revision did to a subscription.
 #[derive(Clone, Copy, Debug)]
 pub enum Revised<'a> {
-    /// It ends: its AMQP bindings are to be released.
+    /// The subscription ends: its AMQP bindings are to be released.
     Ended(Resolved<'a>),
-    /// It was this until now: these AMQP bindings are to be released.
+    /// The subscription moves, and was this until now: the AMQP bindings of this are to be released.
     Left(Resolved<'a>),
-    /// It is this now: these AMQP bindings are to be acquired.
+    /// The subscription has moved, and is this now: the AMQP bindings of this are to be acquired.
     Joined(Resolved<'a>),
 }
 
-/// Gauges.
+/// The index's gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IndexCounts {
     /// Subscriptions.
     pub subscriptions: usize,
-    /// Groups: distinct frames an event of each would need.
+    /// Groups: as many distinct frames as one event for all of them would take.
     pub groups: usize,
     /// Distinct patterns.
     pub patterns: usize,
@@ -108,12 +106,52 @@ pub struct IndexCounts {
     pub texts: usize,
 }
 
-/// The index. All groups are of one [`Families`]: pass the same one every time.
+/// The index. Every call must pass the same [`Families`].
+///
+/// ```
+/// use blackhole::account::{AccountId, Scope};
+/// use blackhole::event::{EventHead, Style};
+/// use blackhole::routing::families::{Families, FamilyOptions, Rights};
+/// use blackhole::routing::index::{SubscriptionIndex, SubscriptionList};
+/// use blackhole::routing::month::ActiveMonths;
+///
+/// let families = Families::new(&FamilyOptions::default())?;
+/// let mut index = SubscriptionIndex::new();
+/// let [mine, other] = [1, 2].map(|number| AccountId::from_bytes([number; 16]));
+///
+/// // The session in slot 7 subscribes to all new calls of its account.
+/// let mut list = SubscriptionList::default();
+/// let binding = families.resolve("call.CHANNEL_CREATE.*", Scope::One(mine), Rights::default())?;
+/// index.subscribe(&families, &mut list, 7, binding, Style::Piston, Some("r1"));
+///
+/// // Of two equal events of two accounts, it gets that of its own.
+/// let mut sessions_of = |account| {
+///     let head = EventHead { account: Some(account), ..EventHead::default() };
+///     let mut groups = Vec::new();
+///     index.match_event(
+///         &families,
+///         "callevt",
+///         "call.CHANNEL_CREATE.1234",
+///         &head,
+///         ActiveMonths::at(0),
+///         &mut |found| {
+///             assert_eq!(found.request_id, Some("r1"));
+///             groups.push(found.group);
+///         },
+///     );
+///     groups.into_iter().flat_map(|group| index.members(group)).collect::<Vec<u32>>()
+/// };
+/// assert_eq!(sessions_of(mine), [7]);
+/// assert_eq!(sessions_of(other), []);
+///
+/// index.remove_all(&mut list, &mut |_| {});
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct SubscriptionIndex {
     members: Memberships,
     groups: Groups,
-    /// The side of the groups that follow the months of now; those of the other are behind.
+    /// The side of the groups that follow the current months; those of the other side are behind.
     side: bool,
     scratch: Scratch,
 }
@@ -151,7 +189,7 @@ impl SubscriptionIndex {
         let mut id = list.0;
         while id != NONE {
             let Subscription { group, next, .. } = self.members.subscriptions[id];
-            let group = &self.groups.groups[group];
+            let group = &self.groups[group];
             if Some(group.binding) == binding && group.scope() == resolved.scope {
                 return Subscribed::AlreadySubscribed;
             }
@@ -161,8 +199,9 @@ impl SubscriptionIndex {
         subscribed
     }
 
-    /// Adds subscriptions at the end of a session's `list`, in their order; `added` sees each that the session had
-    /// not: its AMQP bindings are to be acquired; and how many others it [overtook](Subscribed::Overtook). Linear in the session's own subscriptions and in `wanted` together.
+    /// Adds subscriptions at the end of a session's `list`, in their order. `added` gets each that the session did not
+    /// have, whose AMQP bindings are to be acquired, and how many others it [overtook](Subscribed::Overtook). Linear in
+    /// the session's own subscriptions and in `wanted` together.
     #[expect(clippy::too_many_arguments, reason = "what a subscription is made of")]
     pub fn subscribe_all<'a>(
         &mut self,
@@ -178,7 +217,7 @@ impl SubscriptionIndex {
         let (mut last, mut id) = (NONE, list.0);
         while id != NONE {
             let Subscription { group, next, .. } = self.members.subscriptions[id];
-            let group = &self.groups.groups[group];
+            let group = &self.groups[group];
             known.insert((group.binding, group.scope()));
             (last, id) = (id, next);
         }
@@ -191,7 +230,7 @@ impl SubscriptionIndex {
                 self.append(families, list, last, slot, resolved, style, request_id);
             last = id;
             let group = self.members.subscriptions[id].group;
-            known.insert((self.groups.groups[group].binding, resolved.scope));
+            known.insert((self.groups[group].binding, resolved.scope));
             let overtaken = match subscribed {
                 Subscribed::Overtook(others) => Some(others),
                 Subscribed::New | Subscribed::AlreadySubscribed => None,
@@ -200,7 +239,7 @@ impl SubscriptionIndex {
         }
     }
 
-    /// Adds a subscription behind `last`, the last of `list`; returns it, and what that comes to.
+    /// Adds a subscription behind `last`, the last of `list`. Returns its id, and the result of the subscribe.
     #[expect(clippy::too_many_arguments, reason = "what a subscription is made of")]
     fn append(
         &mut self,
@@ -222,9 +261,9 @@ impl SubscriptionIndex {
         (id, subscribed)
     }
 
-    /// Removes a session's subscriptions to `binding` (all when `None`) for `scope` (every account when `None`),
-    /// and returns how many. `removed` sees each, in the order of subscription, just before it goes: its AMQP
-    /// bindings are to be released. Linear in the session's own subscriptions.
+    /// Removes a session's subscriptions to `binding` (`None`: to any) for `scope` (`None`: for any account), and
+    /// returns how many these were. `removed` gets each of them, in the order of subscription, just before it goes: its
+    /// AMQP bindings are to be released. Linear in the session's own subscriptions.
     pub fn unsubscribe(
         &mut self,
         list: &mut SubscriptionList,
@@ -278,7 +317,7 @@ impl SubscriptionIndex {
                 next,
                 ..
             } = self.members.subscriptions[id];
-            let group = &self.groups.groups[group_id];
+            let group = &self.groups[group_id];
             if is_meant(group) {
                 removed(self.resolved(group));
                 self.unlink(list, kept, id);
@@ -291,7 +330,7 @@ impl SubscriptionIndex {
         count
     }
 
-    /// Ends the subscription `id`, which comes after `kept` in `list` ([`NONE`]: it is the first).
+    /// Removes the subscription `id`, which comes after `kept` in `list` ([`NONE`]: it is the first).
     fn unlink(&mut self, list: &mut SubscriptionList, kept: u32, id: u32) {
         let next = self.members.subscriptions[id].next;
         match kept {
@@ -302,9 +341,9 @@ impl SubscriptionIndex {
         self.members.subscriptions.remove(id);
     }
 
-    /// Asks `judge` what becomes of each of a session's subscriptions, does that, and tells `revised` of all that was
-    /// not kept. One that moves keeps its place in the session's list and its request id, and is the youngest member
-    /// of its new group. Linear in the session's own subscriptions.
+    /// Asks `judge` what becomes of each of a session's subscriptions, and does that; `revised` gets those that are not
+    /// kept. A subscription that moves keeps its place in the session's list and its request id, and is the youngest
+    /// member of its new group. Linear in the session's own subscriptions.
     pub fn revise(
         &mut self,
         families: &Families,
@@ -316,7 +355,7 @@ impl SubscriptionIndex {
         let mut id = list.0;
         while id != NONE {
             let next = self.members.subscriptions[id].next;
-            let group = self.groups.groups[self.members.subscriptions[id].group];
+            let group = self.groups[self.members.subscriptions[id].group];
             let resolved = self.resolved(&group);
             match judge(resolved) {
                 Revision::Keep => kept = id,
@@ -350,7 +389,8 @@ impl SubscriptionIndex {
         }
     }
 
-    /// Removes all of a session's subscriptions; `removed` as in [`SubscriptionIndex::unsubscribe`].
+    /// Removes all of a session's subscriptions, and returns how many these were; `removed` is as for
+    /// [`SubscriptionIndex::unsubscribe`].
     pub fn remove_all(
         &mut self,
         list: &mut SubscriptionList,
@@ -359,8 +399,7 @@ impl SubscriptionIndex {
         self.unsubscribe(list, None, None, removed)
     }
 
-    /// A session's subscriptions, in the order in which they were made. The same client binding for two accounts
-    /// comes twice.
+    /// A session's subscriptions, in the order in which they were made. A client binding for two accounts comes twice.
     pub fn subscriptions<'i>(
         &'i self,
         list: &SubscriptionList,
@@ -370,7 +409,7 @@ impl SubscriptionIndex {
             (id != NONE).then(|| {
                 let Subscription { group, next, .. } = self.members.subscriptions[id];
                 id = next;
-                self.resolved(&self.groups.groups[group])
+                self.resolved(&self.groups[group])
             })
         })
     }
@@ -381,11 +420,11 @@ impl SubscriptionIndex {
         self.subscriptions(list).count()
     }
 
-    /// Calls `visit` once for each group that wants the event: in the order of the families' rows, of their key
-    /// forms, named words before wildcards, older groups before younger ones.
+    /// Calls `visit` once for each group that wants the event. The order is that of the families' rows, then of their
+    /// key forms, then named words before wildcards, then older groups before younger ones.
     ///
-    /// Cost: the rows of the event's exchange, and one probe for each set of wildcards in use among a row's
-    /// subscriptions; whatever the number of subscriptions.
+    /// Cost: the rows of the event's exchange, and one probe for each set of wildcards in use among the subscriptions
+    /// of a row. The number of subscriptions does not count.
     pub fn match_event(
         &mut self,
         families: &Families,
@@ -402,17 +441,17 @@ impl SubscriptionIndex {
         matcher.match_event(families, exchange, routing_key, head, months, visit);
     }
 
-    /// Begins a roll-over of the months: every group there is is behind now. None may be behind already: the walk of
-    /// the roll-over before must be over.
+    /// Begins a roll-over of the months: every group is behind from now on. No group may be behind before, so the walk
+    /// of an earlier roll-over must be over.
     pub fn begin_roll_over(&mut self) {
         self.side = !self.side;
     }
 
-    /// Brings the groups in the next `count` places from place `from` on to the months of now: `visit` sees one
-    /// subscription of each whose AMQP bindings change with the month and that was behind, and how many there are of
-    /// it; these acquire and release their [`Families::monthly_bindings`]. Returns the place to go on at, or `None`
-    /// when nobody is behind any more. The walk begins at place 0; subscriptions may come and go between its steps.
-    /// Linear in `count`.
+    /// Moves the groups in the `count` places from place `from` on to the current months. For each of them that was
+    /// behind and whose AMQP bindings change with the month, `visit` gets one subscription and how many members the
+    /// group has: for all of these, [`Families::monthly_bindings`] are to be acquired and released. Returns the place
+    /// to go on at, or `None` when no group is behind any more. The walk begins at place 0; subscriptions may come and
+    /// go between its steps. Linear in `count`.
     pub fn roll_over(
         &mut self,
         families: &Families,
@@ -420,10 +459,10 @@ impl SubscriptionIndex {
         count: usize,
         visit: &mut impl FnMut(Resolved<'_>, u32),
     ) -> Option<usize> {
-        let to = from.saturating_add(count).min(self.groups.groups.places());
+        let to = from.saturating_add(count).min(self.groups.places());
         for id in from..to {
             let id = id_of(id);
-            let group = self.groups.groups[id];
+            let group = self.groups[id];
             if group.next_vacant().is_some() || group.traits.side() == self.side {
                 continue;
             }
@@ -431,23 +470,23 @@ impl SubscriptionIndex {
             if families.follows_the_month(&resolved) {
                 visit(resolved, self.members.count(group.members));
             }
-            self.groups.groups[id].traits = group.traits.on(self.side);
+            self.groups[id].traits = group.traits.on(self.side);
         }
-        (to < self.groups.groups.places()).then_some(to)
+        (to < self.groups.places()).then_some(to)
     }
 
-    /// Places that a walk over all groups goes through: at most what there once were of them.
+    /// The number of places that a walk over all groups goes through: at most the largest number of groups so far.
     #[must_use]
     pub fn group_places(&self) -> usize {
-        self.groups.groups.places()
+        self.groups.places()
     }
 
-    /// Gauges.
+    /// The gauges.
     #[must_use]
     pub fn counts(&self) -> IndexCounts {
         IndexCounts {
             subscriptions: self.members.subscriptions.len(),
-            groups: self.groups.groups.len(),
+            groups: self.groups.len(),
             patterns: self.groups.patterns(),
             texts: self.groups.texts.len(),
         }
@@ -463,14 +502,14 @@ impl SubscriptionIndex {
         self.groups.resolved(group, self.side)
     }
 
-    /// The members of a group that a match has just named.
+    /// The members of a group that a match has named since the last change of the index.
     #[must_use]
     pub fn members(&self, group: GroupId) -> Members<'_> {
-        self.members.iter(self.groups.groups[group.0].members)
+        self.members.iter(self.groups[group.0].members)
     }
 
-    /// Makes the subscription `id` the last member of its group, which is made when it is not there. Returns how many
-    /// others a group has that was behind; it is so no longer.
+    /// Makes the subscription `id` the last member of its group, which is added when it is not there. If the group was
+    /// behind, it is so no longer, and the number of its other members is returned.
     fn join_group(
         &mut self,
         families: &Families,
@@ -488,7 +527,7 @@ impl SubscriptionIndex {
         let group = match self.groups.find(families, &wanted) {
             (_, Some(same)) => {
                 self.groups.release_texts(&wanted);
-                let group = &mut self.groups.groups[same];
+                let group = &mut self.groups[same];
                 if group.traits.side() != self.side && families.follows_the_month(&resolved) {
                     overtaken = Some(self.members.count(group.members));
                     group.traits = traits;
@@ -502,10 +541,10 @@ impl SubscriptionIndex {
         overtaken
     }
 
-    /// Takes the subscription `id` out of its group, which goes with its last member.
+    /// Takes the subscription `id` out of its group, which is removed with its last member.
     fn leave_group(&mut self, id: u32) {
         let group_id = self.members.subscriptions[id].group;
-        let group = &mut self.groups.groups[group_id];
+        let group = &mut self.groups[group_id];
         match self.members.leave(group.members, id) {
             Some(members) => group.members = members,
             None => self.groups.remove(group_id),
