@@ -1,6 +1,6 @@
-//! What several modules need of JSON beside serde_json: an object read member by member, in the order it was written
-//! and with duplicates kept, so that the config and the token file can refuse them and name an entry by its position;
-//! and the one writer of a JSON string.
+//! What several modules need of JSON beside `serde_json`: the members of an object in the order in which they were
+//! written, duplicates included, so that the config and the token file can refuse a duplicate and name an entry by its
+//! position; and the one writer of a JSON string.
 
 use std::fmt;
 use std::marker::PhantomData;

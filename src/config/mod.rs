@@ -44,7 +44,7 @@ use cli::{CommandLine, NoCommandLine};
 use options::Options;
 use values::{AuthName, Limit, Network, Object, Setting, SourceName, Word};
 
-/// What a command line that is not refused asks for; `--help` and the like are an [`Exit`].
+/// What a valid command line asks for; `--help` and its like are an [`Exit`].
 #[derive(Debug)]
 pub enum Startup {
     /// Serve with this configuration.
@@ -109,9 +109,8 @@ pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Startup, Exit> 
     Ok(Startup::Run(loaded.config))
 }
 
-/// Reads the same command line and its file again, for SIGHUP. What may take effect in a running process:
-/// `log_level` from the result, and the content of the token file by [`Authenticator::reread`] and [`read_tokens`]; everything else is
-/// read at start only.
+/// Reads the same command line and its file again, for SIGHUP. A running process takes `log_level` from the result, and
+/// the content of the token file by [`Authenticator::reread`] and [`read_tokens`]. Everything else is read at start only.
 ///
 /// # Errors
 /// The configuration would be refused at start; the running one stays.
@@ -119,7 +118,7 @@ pub fn reread(args: impl Iterator<Item = OsString>) -> Result<Config, ConfigErro
     match CommandLine::read(args) {
         Ok(command_line) => Ok(load(&command_line, crate::sys::descriptor_limit())?.config),
         Err(NoCommandLine::Wrong(error)) => Err(error),
-        // Such a command line has started no process that could get a SIGHUP.
+        // A process with such a command line has ended, so it gets no SIGHUP.
         Err(NoCommandLine::Asked(_)) => {
             Err(ConfigError::CommandLine("nothing to reread".to_owned()))
         }
@@ -179,7 +178,7 @@ impl Config {
         Authenticator::new(&self.auth, read_tokens)
     }
 
-    /// Takes the written form apart; `place` names a key as the operator wrote it.
+    /// Makes the typed form of `options`; `place` names a key as the operator wrote it.
     fn new(options: Options, place: &dyn Fn(&str) -> String) -> Result<Self, ConfigError> {
         let Options {
             ip,
@@ -321,7 +320,7 @@ impl Config {
     }
 }
 
-/// A bound that no address space reaches is no bound, so the conversion may saturate.
+/// A bound as a size. One that no address space reaches is no bound, so the conversion may saturate.
 fn limit(limit: Setting<Limit<u64>>) -> Option<usize> {
     limit
         .0
@@ -342,7 +341,7 @@ fn words(words: Vec<Setting<Word>>) -> Vec<String> {
     words.into_iter().map(|word| word.0.0).collect()
 }
 
-/// Hands on the four keys about binding families; `place` names a key as the operator wrote it.
+/// Checks the four keys about binding families; `place` names a key as the operator wrote it.
 fn family_options(
     families: Vec<Setting<Object>>,
     autoload_modules: Vec<String>,
@@ -471,11 +470,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// TCP_USER_TIMEOUT of the clients' sockets: a peer whose kernel acknowledges nothing has as long as one that
-    /// answers no ping. The kernel would retransmit for a quarter of an hour, for a session that is still open as for
-    /// the last bytes of one that is closed. `None` without pings: the operator wants the silent kept. `None` under the
-    /// policy `drop` too, for the kernel ends a peer that acknowledges everything and has no room as well; there the
-    /// sweep asks the kernel before it takes such a peer for dead.
+    /// TCP_USER_TIMEOUT of the clients' sockets: the kernel ends a connection whose peer acknowledges nothing for as
+    /// long as a peer may leave a ping unanswered. By itself the kernel retransmits for a quarter of an hour, to open and
+    /// to closed sessions alike.
+    ///
+    /// `None` without pings, because the operator then wants silent peers kept. `None` under the policy `drop`, because
+    /// the kernel would also end a peer that acknowledges everything and has no room; there the sweep asks the kernel
+    /// before it takes a peer for dead.
     #[must_use]
     pub fn user_timeout(&self) -> Option<Duration> {
         self.ping_interval
