@@ -1,9 +1,9 @@
-//! Every fixed bound: its value, why, and what happens when it is reached. What an operator can change is in
-//! [`crate::config::Config`]; what belongs to one format (a head's or a body's size) stands with that format.
+//! Every fixed bound: its value, the reason for it, and what happens when it is reached. Bounds that an operator can
+//! change are in [`crate::config::Config`]; bounds of one format (the size of a head or a body) stand with that format.
 
 use std::time::Duration;
 
-/// Connections taken from the listeners in one turn; the rest in the next, which does not wait.
+/// Connections accepted from one listener in one turn; the rest are accepted in the next turn, which does not wait.
 pub(crate) const ACCEPTS_PER_TURN: usize = 256;
 
 /// Length of the kernel's queue of connections not yet accepted (`listen`'s backlog; the kernel cuts it to
@@ -21,31 +21,31 @@ pub(crate) const LISTENER_GRACE: Duration = Duration::from_millis(900);
 /// How much longer a listener is kept at most because its queue is not empty; what is left in it then is reset.
 pub(crate) const LISTENER_EMPTYING_MAX: Duration = Duration::from_secs(2);
 
-/// Pause between two walks over all sessions in which the drain found nobody to close: those left are in their
+/// Pause between two walks over all sessions in which the drain found no session to close: those left are in their
 /// handshake.
 pub(crate) const DRAIN_ROUND_PAUSE: Duration = Duration::from_millis(100);
 
-/// Pause in accepting after it failed: the process is out of descriptors or memory, or something else may last. A reap
-/// ends it sooner.
+/// Pause after a failed accept: the process is out of descriptors or memory, or another error may last. A reap ends the
+/// pause sooner.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections in a row that may break before they are accepted; one more, and it is taken for an error that lasts.
+/// Connections in a row that may break before they are accepted; one more is taken for an error that lasts.
 pub(crate) const BROKEN_IN_A_ROW_MAX: usize = 64;
 
-/// Longest wait of one poll, so that a change of month, which is no deadline of anybody, is seen early in the hour
-/// that both months' bindings overlap.
+/// Longest wait of one poll, so that a change of month, for which there is no deadline, is seen early in the hour in
+/// which the bindings of both months overlap.
 pub const POLL_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Places of groups of subscriptions looked at in one turn of a roll-over of the months, each of which may need some
-/// AMQP bindings rendered, acquired and released: some 0.1 ms.
+/// Places of groups of subscriptions visited in one turn of a roll-over of the months: some 0.1 ms. Each may need some
+/// AMQP bindings rendered, acquired and released.
 pub const ROLL_OVER_GROUPS_PER_TURN: usize = 64;
 
-/// Within this a process begins to move its subscriptions on to other months: at a moment of its own, so that the
+/// Time within which a process begins to move its subscriptions on to other months, at a moment of its own, so that the
 /// processes of a cluster do not all begin at once.
 pub(crate) const ROLL_OVER_START_WITHIN: Duration = Duration::from_secs(10 * 60);
 
-/// Over this time a process spreads the binds (or unbinds) of a roll-over. Together with
-/// [`ROLL_OVER_START_WITHIN`] half of the hour that there is.
+/// Time over which a process spreads the binds (or unbinds) of a roll-over. Together with [`ROLL_OVER_START_WITHIN`] it
+/// is half of the hour that there is.
 pub(crate) const ROLL_OVER_SPREAD: Duration = Duration::from_secs(20 * 60);
 
 /// Events of one poll. More wait in the kernel for the next.
@@ -54,29 +54,30 @@ pub(crate) const POLL_EVENTS_MAX: usize = 1024;
 /// Size of the one buffer that all sockets are read through.
 pub(crate) const READ_BUFFER_BYTES: usize = 64 << 10;
 
-/// Bytes read from all sockets in one turn, give or take one read; what is ready beyond that goes to the reread
-/// list. A single socket is read once a turn and goes there too if it may have more, so neither one that sends without
+/// Bytes read from all sockets in one turn, give or take one read; sockets that are ready beyond that go to the reread
+/// list. Each socket is read once a turn and goes there too if it may have more, so neither one peer that sends without
 /// pause nor a thousand of them keep events from the others.
 pub const READ_BYTES_PER_TURN: usize = 2 << 20;
 
-/// Frames of clients, fragments included, and reads, taken in one turn, give or take those of one read; the rest waits as
+/// Frames of clients (fragments included) and reads in one turn, give or take those of one read; the rest waits as
 /// beyond [`READ_BYTES_PER_TURN`]. A frame that is refused costs about a microsecond.
 pub const FRAMES_READ_PER_TURN: usize = 256;
 
-/// The same while events wait in the hand-off: the share of those who speak, so that neither waits for the other.
+/// As [`FRAMES_READ_PER_TURN`], while events wait in the hand-off: clients' frames and events each have a share of a
+/// turn.
 pub const FRAMES_READ_BEFORE_EVENTS: usize = 32;
 
-/// Bytes of one read of an open session, unless more than that is missing of a frame: one or two usual commands, and of
-/// the smallest as many as a quarter of a turn takes. An event that waits, waits for the commands of one read.
+/// Bytes of one read of an open session, unless more than that is missing of a frame: one or two usual commands, or as
+/// many of the smallest as a quarter of a turn takes. An event waits at most for the commands of one read.
 pub const SESSION_READ_BYTES: usize = 512;
 
 /// Bytes of one read of a connection in its handshake: a usual request, head and all, and some commands behind it.
 pub(crate) const HANDSHAKE_READ_BYTES: usize = 4 << 10;
 
-/// Events taken from the hand-off by one look at it; the rest in the next turn, which does not wait.
+/// Events taken from the hand-off by one look at it; the rest are taken in the next turn, which does not wait.
 pub(crate) const EVENTS_PER_LOOK: usize = 256;
 
-/// Messages of control taken from the hand-off by one look at it, before the events; the rest in the next.
+/// Control messages taken from the hand-off by one look at it, before the events; the rest are taken by the next look.
 pub(crate) const CONTROLS_PER_LOOK: usize = 64;
 
 /// Looks at the hand-off in one turn, at most: another follows only one that took events and emptied it, when they are
@@ -90,10 +91,12 @@ pub const LOOKS_IN_VAIN: usize = 3;
 /// (DESIGN, The turn, 1: 25 to 33 % less CPU, and a ping is answered within milliseconds during a fan-out).
 pub(crate) const FLUSHES_PER_TURN: usize = 250;
 
-/// Sessions on the flush list that make it worth a look, after a fan-out, whether more events of the burst are to come.
+/// Sessions on the flush list, after a fan-out, that make another look at the hand-off for more events of the burst
+/// worth its cost.
 pub(crate) const YIELD_FLUSHES_MIN: usize = 64;
 
-/// Sessions of one flush that are worth one system call for all through io_uring; fewer are written to one by one.
+/// Sessions of one flush from which on one system call for all, through io_uring, is worth it; fewer are written to one
+/// by one.
 pub(crate) const RING_WRITES_MIN: usize = 4;
 
 /// Slices of one vectored write. A session with more frames is listed again.
@@ -103,24 +106,25 @@ pub(crate) const WRITE_SLICES_MAX: usize = 64;
 /// beyond it the hand-off is left alone until the list has moved, which holds the source back.
 pub const MERGED_EVENTS_MAX: u64 = 64;
 
-/// Bytes of frames encoded while the oldest session on the flush list still waits; as [`MERGED_EVENTS_MAX`].
+/// Bytes of frames that may be encoded while the oldest session on the flush list still waits; as
+/// [`MERGED_EVENTS_MAX`].
 pub(crate) const MERGED_BYTES_MAX: u64 = 64 << 20;
 
-/// Bytes of frames that are made of one event at a time, give or take one frame: what it is for beyond that waits until
-/// these have been written to, or not been taken. So one large event for many groups costs no more memory, and no more of
-/// a turn, than this.
+/// Bytes of frames that are encoded of one event at a time, give or take one frame. The groups beyond that wait until
+/// these frames were written, or their sessions did not take them. So one large event for many groups costs no more
+/// memory, and no more of a turn, than this.
 pub const EVENT_SLICE_BYTES: u64 = 16 << 20;
 
 const _: () = assert!(EVENT_SLICE_BYTES <= MERGED_BYTES_MAX);
 
-/// Bytes of the frames of one run (`reactor::fan_out`); what would go beyond begins another. As much again is held in
-/// one piece until all its members have been written to.
+/// Bytes of the frames of one run (`reactor::fan_out`); a frame beyond that begins another run. As much memory again is
+/// held in one piece until all members of the run have been written to.
 pub(crate) const RUN_BYTES_MAX: u64 = 256 << 10;
 
-/// Members of a group that make it worth putting the frames of a run together; fewer get them one by one.
+/// Members of a group from which on putting the frames of a run together is worth it; fewer get the frames one by one.
 pub(crate) const MERGE_MEMBERS_MIN: usize = 4;
 
-/// Groups of one event that room is kept for until the next.
+/// Groups of one event for which room is kept until the next event.
 pub(crate) const MATCHED_KEPT: usize = 64;
 
 /// Heap bytes of a session's subscribes that wait for the broker and of the replies behind them; one subscribe of 256
@@ -128,19 +132,19 @@ pub(crate) const MATCHED_KEPT: usize = 64;
 /// unavailable`), so that the session is read on, its pings are answered, and it grows no further.
 pub const HELD_BYTES_MAX: usize = 256 << 10;
 
-/// Such subscribes and replies of one session; as [`HELD_BYTES_MAX`].
+/// Subscribes that wait and replies behind them, of one session; as [`HELD_BYTES_MAX`].
 pub(crate) const HELD_REPLIES_MAX: usize = 1024;
 
-/// Heap bytes of all sessions' such subscribes and replies. Above it a subscribe that would have to wait is refused at
-/// once (`event source unavailable`).
+/// Heap bytes of the subscribes that wait and the replies behind them, of all sessions. Above it a subscribe that would
+/// have to wait is refused at once (`event source unavailable`).
 pub const HELD_TOTAL_BYTES_MAX: usize = 64 << 20;
 
 /// Work that renewing sessions may do in one turn after a reread, counted in sessions and
-/// [`RENEWAL_SUBSCRIPTION_COST`]; a session is renewed whole. Until all are renewed no event is taken from the
-/// hand-off, so that nobody sees one by a right that has gone.
+/// [`RENEWAL_SUBSCRIPTION_COST`]; a session is renewed as a whole. Until all are renewed no event is taken from the
+/// hand-off, so that no session sees an event by a right that it has lost.
 pub(crate) const RENEWALS_PER_TURN: usize = 16 << 10;
 
-/// What resolving one subscription again counts, beside 1 for looking at a session whose rights stayed.
+/// Cost of resolving one subscription again, where a session whose rights stayed the same costs 1.
 pub(crate) const RENEWAL_SUBSCRIPTION_COST: usize = 16;
 
 /// Commands refused by the rate limit in a row that close a session (PROTOCOL 3).
@@ -155,8 +159,8 @@ pub const REFUSALS_MAX: usize = 24;
 /// until they can be told so: of all addresses together. Beyond these such a connection is closed without a word.
 pub const SURPLUS_MAX: usize = 16;
 
-/// Connections of the admin listener that there is room for beyond those, so that a full process can be looked at
-/// whoever knocks; beyond these one is closed without a word.
+/// Connections of the admin listener that there is room for beyond those, so that a full process can be inspected
+/// however many clients connect; beyond these a connection is closed without a word.
 pub const ADMIN_BEYOND_FULL_MAX: usize = 8;
 
 /// Descriptors that are not for sessions: the listeners, admin connections, the broker, files, and the headroom
@@ -175,7 +179,7 @@ pub(crate) const LABELS_OF_ACCOUNT_BYTES_MAX: usize = 16 << 20;
 /// out of the listings, and counted; its command runs.
 pub(crate) const LABELS_BYTES_MAX: usize = 128 << 20;
 
-/// Pings of one read that are answered one by one; of the rest only the newest is.
+/// Pings of one read that are answered one by one; of the rest only the newest is answered.
 pub const PONGS_PER_READ: usize = 32;
 
 /// Frames that may wait for a session that is read: with more, its bytes stay in the kernel until the outbox is
@@ -195,22 +199,23 @@ pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// minutes that the 16 bits of a session's silence can count.
 pub const PERIOD_MAX: Duration = Duration::from_secs(30 * 60);
 
-/// Longest wait for one answer of the broker, which else is left; heartbeats are no answer. A batch of binds takes some
-/// 70 ms of an idle broker.
+/// Longest wait for one answer of the broker; then the connection is cut and the next broker tried. Heartbeats are no
+/// answer. A batch of binds takes some 70 ms of an idle broker.
 pub const BROKER_ANSWER_MAX: Duration = Duration::from_secs(20);
 
-/// Time between two turns that counts against silent peers and unfinished messages, at most: what is beyond it, the
-/// process was stopped or its machine suspended, and nobody was listened to. Longer than the sweep lets a poll wait.
+/// Longest time between two turns that counts against silent peers and unfinished messages. In time beyond it the
+/// process was stopped or its machine suspended, and no socket was read. Longer than the sweep lets a poll wait.
 pub(crate) const STALL_COUNTED: Duration = Duration::from_millis(200);
 
-/// Messages of the largest allowed size (`max_message_bytes`) that may be unfinished of all sessions of one address
-/// together that have not authenticated, their requests before the upgrade included. Beyond it the largest is closed.
+/// Unfinished messages of all sessions of one address that have not authenticated, requests before the upgrade
+/// included, counted in messages of the largest size (`max_message_bytes`). Beyond it the session with the largest is
+/// closed.
 pub const PARTIAL_MESSAGES_PER_ADDRESS: usize = 8;
 
-/// What an unfinished message costs beside its bytes, at most, as it is counted.
+/// Bytes that are counted for an unfinished message beside its own: the most that it costs.
 pub const PARTIAL_OVERHEAD_BYTES: usize = 256;
 
-/// Largest outboxes gathered by one pass over all sessions when `max_outboxes_bytes` is exceeded, so that a pass
+/// Largest outboxes gathered by one pass over all sessions when `max_outboxes_bytes` is exceeded, so that one pass
 /// serves many closes.
 pub(crate) const LARGEST_OUTBOXES: usize = 64;
 
@@ -228,10 +233,10 @@ pub const TRIM_WITHIN: Duration = Duration::from_secs(10);
 pub const TRIM_MIN_FREED: u64 = 256;
 
 /// Bytes of lines of the log that wait to be written, a line's own bookkeeping included: some 1,400 lines. Beyond it
-/// lines are lost and counted, so that a stderr that nobody reads costs the log and not the loop.
+/// lines are lost and counted, so that a stderr without a reader costs lines of the log, and the loop nothing.
 pub(crate) const LOG_QUEUE_BYTES_MAX: usize = 256 << 10;
 
-/// How long the end of the process, or of a thread that panicked, waits for the log to be written.
+/// Longest wait for the log to be written, at the end of the process or of a thread that panicked.
 pub(crate) const LOG_FLUSH_MAX: Duration = Duration::from_millis(500);
 
 /// A line that could repeat is logged at most once in this time; the next one tells how many were left out.

@@ -1,7 +1,7 @@
 //! The rate of lines about one kind of fault: a fault that repeats must not fill the disk.
 //!
-//! Invariants: after its first few lines a fault is logged at most once in [`LOG_INTERVAL`]; a line that was left out is
-//! counted, and the next one tells how many there were. Pure: the time is a parameter.
+//! Invariants: after its first few lines a fault is logged at most once in [`LOG_INTERVAL`]; a line that was left out
+//! is counted, and the next one tells how many there were. Pure: the time is a parameter.
 
 use std::fmt;
 use std::time::Instant;

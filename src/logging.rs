@@ -1,16 +1,16 @@
 //! The log: one line an event, in UTC, on stderr; the level can change while running.
 //!
-//! Whoever logs makes the line's text and queues it; the thread "log" writes it, for a pipe that nobody reads stops
-//! the one who writes to it.
+//! The thread that logs makes the text of a line and queues it; the thread "log" writes it, because a write to a pipe
+//! that nobody reads blocks.
 //!
-//! Invariants: whoever logs never waits; what waits to be written is at most [`LOG_QUEUE_BYTES_MAX`], and a line
-//! beyond it is lost, counted, and told of where it is missing; so is one that cannot be written, because the disk is
-//! full or the reader gone; lines keep their order and the time at which they were logged. Libraries are held to
-//! their errors, because the AMQP client logs its login below that level (AMQP rail 9); all that they would say is
-//! said by us. The errors of that client are what a broker chooses: it is a [`GuardedLibrary`].
+//! Invariants: a thread that logs never waits. Lines that wait to be written have at most [`LOG_QUEUE_BYTES_MAX`]; a
+//! line beyond that is lost and counted, and the log says where it is missing. So is a line that cannot be written,
+//! because the disk is full or the reader is gone. Lines keep their order and the time at which they were logged.
+//! Libraries may log errors only, because the AMQP client logs its login below that level (AMQP rail 9); what they
+//! would say, we log ourselves. A broker chooses the errors of that client: it is a [`GuardedLibrary`].
 //!
-//! What is logged is one line and looks as it is: whatever is not printable (control characters, line ends of any
-//! kind, marks of direction, combining marks) is escaped in the one place where all lines are made.
+//! A log line is one line and shows what is in it: characters that are not printable (control characters, line ends of
+//! any kind, marks of direction, combining marks) are escaped in the one place where all lines are made.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::Cell;
@@ -31,7 +31,7 @@ use time::macros::format_description;
 use crate::limits::{LOG_FLUSH_MAX, LOG_QUEUE_BYTES_MAX};
 use crate::metrics::write_metric;
 
-/// As [`SimpleLogger`] writes it; that would write the time of the writing.
+/// The format of [`SimpleLogger`], which itself would write the time of the writing.
 const TIMESTAMP: StaticFormatDescription =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z ");
 
@@ -42,7 +42,7 @@ static TALLY: Tally = Tally {
 };
 
 thread_local! {
-    /// A panic of the thread "log" is a line that cannot be written, and must not become another line.
+    /// Set on the thread "log": its panic means that a line cannot be written, and must not become another line.
     static WRITES_THE_LOG: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -59,7 +59,7 @@ pub struct GuardedLibrary {
     pub without_secrets: fn(&str) -> String,
 }
 
-/// Starts the log at `level`, and makes panics lines of it. To be called once, before anything is logged.
+/// Starts the log at `level`, and makes every panic a line of it. To be called once, before anything is logged.
 ///
 /// # Errors
 /// The system refused the thread.
@@ -89,12 +89,12 @@ pub fn start(level: LevelFilter, library: GuardedLibrary) -> io::Result<()> {
     Ok(())
 }
 
-/// Logs from now on what is at least as grave as `level`.
+/// From now on lines are logged that are at least as grave as `level`.
 pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Waits until all that was logged before is written, for [`LOG_FLUSH_MAX`] at most; false when it was not, so that
+/// Waits until every line logged before is written, for [`LOG_FLUSH_MAX`] at most. Returns false when some are not:
 /// writing to stderr would wait too.
 #[must_use]
 pub fn flush() -> bool {
@@ -113,18 +113,18 @@ pub fn write_metrics(out: &mut String) {
     );
 }
 
-/// What the threads that log and the one that writes count together.
+/// Figures that the threads that log share with the one that writes.
 struct Tally {
-    /// Of lines that wait or are being written; at most [`LOG_QUEUE_BYTES_MAX`].
+    /// Bytes of lines that wait or are being written, at most [`LOG_QUEUE_BYTES_MAX`].
     queued_bytes: AtomicUsize,
-    /// Lines, ever.
+    /// Lines lost since the start.
     lost: AtomicU64,
-    /// Those of them that the log does not tell of yet.
+    /// Those of them that the log has not told of yet.
     lost_untold: AtomicU64,
 }
 
 impl Tally {
-    /// Takes room for a line in the queue; false when there is none.
+    /// Takes room for a line in the queue. Returns false when there is none.
     fn take_room(&self, bytes: usize) -> bool {
         let more = |queued: usize| Some(queued + bytes).filter(|sum| *sum <= LOG_QUEUE_BYTES_MAX);
         self.queued_bytes
@@ -144,7 +144,7 @@ impl Tally {
 
 enum Entry {
     Line(Line),
-    /// Somebody waits for all before it to be written.
+    /// A thread waits until the lines before it are written.
     Flush(Sender<()>),
 }
 
@@ -153,7 +153,7 @@ struct Line {
     level: Level,
     target: Box<str>,
     text: Box<str>,
-    /// Lines that were lost between the one before and this.
+    /// Lines that were lost between the one before and this one.
     lost_before: u64,
 }
 
@@ -162,12 +162,12 @@ impl Line {
         size_of::<Self>() + self.target.len() + self.text.len()
     }
 
-    /// Whether it could be written.
+    /// Writes the line. Returns whether it could be written.
     fn print(&self, printer: &SimpleLogger) -> bool {
         let Ok(timestamp) = OffsetDateTime::from(self.at).format(TIMESTAMP) else {
             return false;
         };
-        // The macro that the printer prints with panics when stderr cannot be written.
+        // The printer's macro panics when stderr cannot be written to.
         io::stderr().write_all(timestamp.as_bytes()).is_ok()
             && catch_unwind(AssertUnwindSafe(|| {
                 printer.log(
@@ -216,7 +216,7 @@ impl Log for QueueingLogger {
             return TALLY.lose_one();
         }
         line.lost_before = TALLY.lost_untold.swap(0, Ordering::Relaxed);
-        // The writing thread never ends before the process.
+        // The writing thread does not end before the process.
         let _written = self.queue.send(Entry::Line(line));
     }
 
@@ -235,8 +235,8 @@ fn is_of(library: &str, target: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// `text` with what is not printable escaped as in a string literal; quotes and backslashes stay. Linear, and without a
-/// copy where there is nothing to escape.
+/// Returns `text` with the characters that are not printable escaped as in a string literal; quotes and backslashes
+/// stay. Linear, and without a copy where there is nothing to escape.
 fn escaped(text: String) -> String {
     let is_plain = |byte: u8| matches!(byte, b' '..=b'~');
     if text.bytes().all(is_plain) {
@@ -286,7 +286,8 @@ fn tell_lost(lost: u64, at: SystemTime, printer: &SimpleLogger) {
     }
 }
 
-/// Logs a panic, with what RUST_BACKTRACE asks for, and waits for the line: the process may be about to end.
+/// Logs a panic, with the backtrace that RUST_BACKTRACE asks for, and waits until it is written, because the process
+/// may be about to end.
 fn log_panic(panic: &PanicHookInfo<'_>, without_secrets: fn(&str) -> String) {
     if WRITES_THE_LOG.get() {
         return;

@@ -1,6 +1,7 @@
-//! Counters and gauges, named after what they count, printed in Prometheus' text format (version 0.0.4).
+//! Counters of the loop, named after what they count, printed in Prometheus' text format (version 0.0.4).
 //!
-//! Owned by the loop: plain integers, no atomics. What the AMQP thread counts is in `amqp::AmqpCounters`.
+//! Invariant: the loop alone owns them, so they are plain integers, no atomics. The AMQP thread has its own
+//! (`amqp::AmqpCounters`).
 
 /// Declares [`Metrics`]: one field, one metric `blackhole_<name>`, one help text each.
 macro_rules! metrics {

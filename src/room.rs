@@ -1,9 +1,10 @@
-//! The room that a table gives back as it empties: a storm makes a table large, and an allocator never makes it smaller.
+//! The room that a table gives back as it empties: a storm makes a table large, and an allocator never makes it
+//! smaller.
 //!
-//! One policy for all tables that nothing else shrinks: a table gives room back when it holds less than an eighth of what
-//! it has room for, and then keeps room for twice of what it holds. So a removal costs amortised O(1), and a table that
-//! shrank takes as many entries again before it grows. Where the density itself is the point, the storage has factors of
-//! its own (`routing::arena`, `routing::index`, `session::outbox`).
+//! One policy for all tables that nothing else shrinks: a table gives room back when it holds less than an eighth of
+//! what it has room for, and then keeps room for twice of what it holds. So a removal costs amortised O(1), and a table
+//! that shrank takes as many entries again before it grows. Where the density itself is the point, the storage has
+//! factors of its own (`routing::arena`, `routing::index`, `session::outbox`).
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;

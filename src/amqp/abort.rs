@@ -1,12 +1,14 @@
-//! How another thread ends what hangs: the AMQP client's calls have no timeouts, so shutting its socket down is the
-//! only way (AMQP rail 4).
+//! The end of a call that hangs, from another thread. The AMQP client's calls have no timeouts, so shutting its socket
+//! down is the only way (AMQP rail 4).
+//!
+//! Invariant: at most one socket is kept, that of the latest try to connect.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Shared by the AMQP threads and whoever ends them.
+/// Shared by the AMQP threads and the one that ends them.
 #[derive(Debug, Default)]
 pub(super) struct Abort {
     stopping: AtomicBool,
@@ -19,12 +21,12 @@ struct Armed {
     socket: Option<TcpStream>,
 }
 
-/// One try to connect; a later one makes it void.
+/// One try to connect. A later try makes it void.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Attempt(u64);
 
 impl Abort {
-    /// A new try to connect begins; one before it, whose thread may still hang in a name resolution, is void.
+    /// A new try to connect begins. The try before it, whose thread may still hang in a name resolution, is void.
     pub(super) fn begin(&self) -> Attempt {
         let mut armed = self.lock();
         armed.attempt.0 += 1;
@@ -43,7 +45,7 @@ impl Abort {
         }
         armed.socket = Some(clone);
         drop(armed);
-        // Read after the clone is in place: whoever set it earlier may have found nothing to cut.
+        // Read only now that the clone is in place: a stop that came earlier may have found no socket to cut.
         if self.is_stopping() {
             Err(io::ErrorKind::Interrupted.into())
         } else {
@@ -51,15 +53,15 @@ impl Abort {
         }
     }
 
-    /// Shuts the socket now in use down, both ways: every call on it fails soon after.
+    /// Shuts down the socket now in use, in both directions. Every call on it fails soon after.
     pub(super) fn cut(&self) {
         if let Some(socket) = self.lock().socket.take() {
-            // Not connected any more: then nothing hangs on it.
+            // An error: it is not connected any more, so nothing hangs on it.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
-    /// Whatever waits for the loop, or is about to connect, gives up.
+    /// Every wait for the loop, and every try to connect, gives up.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
     }

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 /// Longest pause between tries to connect.
-const MAX: Duration = Duration::from_secs(3);
+const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// The pause before the second try; it doubles from there.
-const BASE: Duration = Duration::from_millis(100);
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
 
-/// The next broker of the list is tried soon, and after each round of the list twice as long as before is waited,
-/// with jitter, so that the processes that lost one broker do not come back as one.
+/// The next broker of the list is tried soon. After each round of the list the pause is twice as long as before, with
+/// jitter, so that all the processes that lost one broker do not come back in the same moment.
 pub(super) struct Backoff {
     endpoints: usize,
     failures: usize,
 }
 
 impl Backoff {
-    /// No failure yet, with so many brokers to try; at least one.
+    /// A back-off without failures, for so many brokers; at least one.
     pub(super) fn new(endpoints: usize) -> Self {
         Self {
             endpoints,
@@ -36,7 +36,9 @@ impl Backoff {
         } else {
             0
         };
-        let step = BASE.saturating_mul(1 << rounds.min(16)).min(MAX);
+        let step = PAUSE_FIRST
+            .saturating_mul(1 << rounds.min(16))
+            .min(PAUSE_MAX);
         step / 2 + (step / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
 }
@@ -61,6 +63,6 @@ mod tests {
             endpoints: 1,
             failures: 9,
         };
-        assert_eq!(least.next(0), MAX / 2);
+        assert_eq!(least.next(0), PAUSE_MAX / 2);
     }
 }

@@ -1,8 +1,8 @@
-//! Bindings that wait to be bound. Each account has a queue of its own, first in first out, and the accounts take turns,
-//! one binding a turn: so nobody waits for more than what their own account asked for and one binding of each other.
-//! Pure.
+//! Bindings that wait to be bound. Each account has a queue of its own, first in first out, and the accounts take turns
+//! of one binding. So a binding waits only for the earlier ones of its own account and for as many of each other
+//! account. Pure.
 //!
-//! Invariants: an account is here while its queue holds something; a binding that is taken back is gone at once.
+//! Invariants: an account is here exactly while its queue is not empty; a binding that is taken back leaves at once.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +10,7 @@ use crate::room::GiveBackRoom;
 use crate::routing::account_load::AccountTag;
 use crate::routing::amqp_binding::AmqpBinding;
 
-/// Where a binding stands in its account's queue: lower numbers came earlier.
+/// Where a binding stands in its account's queue. Lower numbers came earlier.
 pub(super) type Place = u64;
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct BindQueue {
 }
 
 impl BindQueue {
-    /// `binding` waits, at this place of the account's queue, which nobody has.
+    /// `binding` waits at `place` of the account's queue, which must be free.
     pub(super) fn insert(&mut self, account: AccountTag, place: Place, binding: AmqpBinding) {
         let queue = self.queues.entry(account).or_insert_with(|| {
             let turn = self.next_turn;
@@ -42,7 +42,7 @@ impl BindQueue {
         queue.places.insert(place, binding);
     }
 
-    /// What waits at this place does not any more. Nothing, when nothing does.
+    /// Takes the binding at `place` off the account's queue, if one is there.
     pub(super) fn remove(&mut self, account: AccountTag, place: Place) {
         if let Some(queue) = self.queues.get_mut(&account) {
             queue.places.remove(&place);
@@ -54,7 +54,8 @@ impl BindQueue {
         }
     }
 
-    /// The first of the account whose turn it is. It stays; the account's next turn is behind those of all others.
+    /// Returns the first binding of the account whose turn it is. The binding stays; the account's next turn comes
+    /// after those of all others.
     pub(super) fn next(&mut self) -> Option<&AmqpBinding> {
         let (_, account) = self.turns.pop_first()?;
         self.turns.insert(self.next_turn, account);
@@ -64,7 +65,7 @@ impl BindQueue {
         queue.places.first_key_value().map(|(_, binding)| binding)
     }
 
-    /// All that waits here waits in `other`. Linear.
+    /// Moves every binding to `other`. Linear.
     pub(super) fn drain_into(self, other: &mut Self) {
         for (account, queue) in self.queues {
             for (place, binding) in queue.places {

@@ -1,5 +1,5 @@
-//! The bindings the loop wants, where each stands on the broker, and what the loop is still to be told of them.
-//! Pure: no socket, clock, thread or log. It outlives every connection (AMQP rail 8).
+//! The table of the bindings that the loop wants: where each stands on the broker, and what the loop has not yet been
+//! told of it. The table outlives every connection (AMQP rail 8). Pure: no socket, clock, thread or log.
 //!
 //! ```text
 //!             bind                  take_batch            bound                    unbind
@@ -10,12 +10,12 @@
 //!             '--------- retry_refused ----------- Refused                                    (absent)
 //! ```
 //!
-//! When an exchange vanishes, what of it was in force is queued again and what lingered is absent.
+//! When an exchange vanishes, its bindings that were in force are queued again, and those that lingered become absent.
 //!
 //! Invariants: every `Queued` binding has the places in the queue that its entry names, one for each account that asked
 //! for it, and nothing else is in the queue; every `Lingering` one has its place there; `in_force` counts `InForce` and
 //! `Lingering`, `wanted` all but `Lingering`, `refused` the `Refused`, `queued` the `Queued`. The loop is told of a
-//! binding under the ticket of its latest `Bind`. Tables that a storm of bindings made large give their memory back as
+//! binding with the ticket of its latest `Bind`. Tables that a storm of bindings made large give their room back as
 //! they empty.
 
 use std::collections::HashMap;
@@ -27,17 +27,17 @@ use crate::room::GiveBackRoom;
 use crate::routing::account_load::AccountTag;
 use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 
-/// Longest exchange name and binding key: the client library cuts a longer length short, and the broker then
-/// closes the whole connection (AMQP rail 2).
+/// Longest exchange name and longest binding key. The client library would truncate a larger length, and the broker
+/// would then close the whole connection (AMQP rail 2).
 pub(super) const NAME_BYTES_MAX: usize = 255;
 
-/// Where a binding waits: once for each account that asked for it.
+/// The places of a binding in the queue: one for each account that asked for it.
 type Places = Vec<(AccountTag, bind_queue::Place)>;
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Queued(Places),
-    /// Handed to the broker; the places that it had.
+    /// Handed to the broker. These are the places that it had.
     Binding(Places),
     InForce,
     Lingering(lingering::Place),
@@ -47,9 +47,9 @@ enum State {
 #[derive(Debug)]
 struct Entry {
     state: State,
-    /// Of the latest `Bind`.
+    /// The ticket of the latest `Bind`.
     ticket: Ticket,
-    /// Who asked for it then.
+    /// The account that asked for it then.
     account: AccountTag,
     /// The loop heard `Bound` of this ticket, and no `Lost` since.
     confirmed: bool,
@@ -71,14 +71,14 @@ impl Entry {
 pub(super) struct Bindings {
     entries: HashMap<AmqpBinding, Entry>,
     queue: BindQueue,
-    /// What is asked for while what was wanted before is restored: it comes after.
+    /// Bindings asked for while those wanted before are restored; they come after those.
     later: BindQueue,
     is_restoring: bool,
     next_place: bind_queue::Place,
     lingering: Lingering,
     bound: Vec<Asked>,
     lost: Vec<Asked>,
-    /// What is still to be looked at in this pass of rechecks; some may have moved on.
+    /// Bindings that this pass of rechecks has not come to; some may be in force no more.
     rechecks: Vec<AmqpBinding>,
     in_force: usize,
     wanted: usize,
@@ -87,7 +87,7 @@ pub(super) struct Bindings {
 }
 
 impl Bindings {
-    /// The loop wants it. Too long a name is told `Lost` and not kept; the answer is then false.
+    /// The loop wants `binding`. Returns false when a name of it is too long: then it is told `Lost` and not kept.
     pub(super) fn bind(
         &mut self,
         binding: AmqpBinding,
@@ -130,8 +130,8 @@ impl Bindings {
         true
     }
 
-    /// Another account waits for it: it gets a place in that account's queue too. Linear in the accounts that wait for
-    /// the same.
+    /// Another account waits for `binding`, which gets a place in that account's queue too. Linear in the accounts that
+    /// wait for it.
     pub(super) fn join(&mut self, binding: &AmqpBinding, account: AccountTag) {
         let place = self.next_place;
         let queue = if self.is_restoring {
@@ -149,7 +149,7 @@ impl Bindings {
         }
     }
 
-    /// The loop no longer wants it.
+    /// The loop no longer wants `binding`.
     pub(super) fn unbind(&mut self, binding: &AmqpBinding, now: Instant) {
         let Some(entry) = self.entries.get(binding) else {
             return;
@@ -174,17 +174,17 @@ impl Bindings {
         self.lingering.due()
     }
 
-    /// From now on what the loop asks for waits behind what it has asked for before.
+    /// From now on bindings that the loop asks for wait behind those that it asked for before.
     pub(super) fn begin_restoring(&mut self) {
         self.is_restoring = true;
     }
 
-    /// Whether something of what was asked for before [`Bindings::begin_restoring`] waits.
+    /// Whether a binding that was asked for before [`Bindings::begin_restoring`] still waits.
     pub(super) fn has_to_restore(&self) -> bool {
         !self.queue.is_empty()
     }
 
-    /// All that was wanted before has been bound or refused: what was asked for since is next.
+    /// Every binding that was wanted before was bound or refused: those asked for since are next.
     pub(super) fn end_restoring(&mut self) {
         debug_assert!(!self.has_to_restore());
         self.is_restoring = false;
@@ -205,7 +205,7 @@ impl Bindings {
         batch
     }
 
-    /// The broker has put it in force.
+    /// The broker has put `binding` in force.
     pub(super) fn bound(&mut self, binding: &AmqpBinding) {
         if self.is_binding(binding) {
             self.set(binding, State::InForce);
@@ -213,7 +213,7 @@ impl Bindings {
         }
     }
 
-    /// It was not tried after all; it keeps its places.
+    /// `binding` was not tried after all; it keeps its places.
     pub(super) fn requeue(&mut self, binding: &AmqpBinding) {
         if let Some(entry) = self.entries.get_mut(binding)
             && let State::Binding(places) = &mut entry.state
@@ -226,7 +226,7 @@ impl Bindings {
         }
     }
 
-    /// The broker refused it or its exchange.
+    /// The broker refused `binding` or its exchange.
     pub(super) fn refuse(&mut self, binding: &AmqpBinding) {
         if self.is_binding(binding) {
             self.set(binding, State::Refused);
@@ -234,8 +234,8 @@ impl Bindings {
         }
     }
 
-    /// Bindings in force, at most `max`, that are to be bound again, in case their exchange was deleted and declared
-    /// anew by somebody, which the broker tells nobody: in passes over all of them. Linear in `max`, and once a pass in
+    /// Returns at most `max` bindings in force that are to be bound again, in passes over all of them: somebody may
+    /// have deleted and declared an exchange again, and the broker does not say so. Linear in `max`, and once a pass in
     /// all bindings.
     pub(super) fn take_rechecks(&mut self, max: usize) -> Vec<AmqpBinding> {
         if self.rechecks.is_empty() {
@@ -253,8 +253,8 @@ impl Bindings {
         taken
     }
 
-    /// The exchange is not there, so neither is any of its bindings: those that were in force are told `Lost` and
-    /// queued again. Linear in all bindings.
+    /// The exchange is not there, so none of its bindings is: those that were in force are told `Lost` and queued
+    /// again. Linear in all bindings.
     pub(super) fn exchange_vanished(&mut self, exchange: &str) {
         self.bound
             .retain(|asked| *asked.binding.exchange != *exchange);
@@ -293,22 +293,24 @@ impl Bindings {
         }
     }
 
-    /// The oldest unwanted binding whose time has come; it is forgotten, and the caller unbinds it.
+    /// Forgets and returns the oldest unwanted binding whose time has come; the caller unbinds it.
     pub(super) fn take_unwanted(&mut self, now: Instant) -> Option<AmqpBinding> {
         let binding = self.lingering.take_due(now)?;
         self.remove(&binding);
         Some(binding)
     }
 
-    /// When [`Bindings::take_unwanted`] may next have an answer: at once (`None` within), or then.
+    /// When [`Bindings::take_unwanted`] may next return a binding: at once (`Some(None)`), or at that time. `None`:
+    /// never.
     pub(super) fn next_unwanted(&self) -> Option<Option<Instant>> {
         self.lingering.next_due()
     }
 
-    /// Nothing is in force any more: the queue died with its connection. All that is wanted is queued. Linear.
+    /// Nothing is in force any more, because the queue died with its connection. Every wanted binding is queued.
+    /// Linear.
     pub(super) fn connection_lost(&mut self) {
         self.rechecks.clear();
-        // In force no more, and the loop was not told that they were: it is told when they are again.
+        // They are in force no more, and the loop was not told that they were. It is told when they are again.
         for asked in self.bound.drain(..) {
             if let Some(entry) = self.entries.get_mut(&asked.binding) {
                 entry.confirmed = false;
@@ -336,12 +338,12 @@ impl Bindings {
         }
     }
 
-    /// What the loop is to be told `Bound` of.
+    /// The bindings that the loop is to be told `Bound` of.
     pub(super) fn take_bound(&mut self) -> Vec<Asked> {
         std::mem::take(&mut self.bound)
     }
 
-    /// What the loop is to be told `Lost` of.
+    /// The bindings that the loop is to be told `Lost` of.
     pub(super) fn take_lost(&mut self) -> Vec<Asked> {
         std::mem::take(&mut self.lost)
     }
@@ -366,7 +368,7 @@ impl Bindings {
         entry.is_some_and(|entry| matches!(entry.state, State::Binding(_)))
     }
 
-    /// Puts it at the end of the queue of the account that asked for it last.
+    /// Puts `binding` at the end of the queue of the account that asked for it last.
     fn enqueue(&mut self, binding: &AmqpBinding) {
         self.set(binding, State::Queued(Vec::new()));
         if let Some(account) = self.entries.get(binding).map(|entry| entry.account) {
@@ -374,7 +376,7 @@ impl Bindings {
         }
     }
 
-    /// Takes a queued one off the queue; answers the places that it had.
+    /// Takes a queued binding off the queue. Returns the places that it had.
     fn leave_queue(&mut self, binding: &AmqpBinding) -> Places {
         let Some(entry) = self.entries.get_mut(binding) else {
             return Places::new();
@@ -443,7 +445,7 @@ impl Bindings {
     }
 }
 
-/// What a binding counts for.
+/// The counts that a binding is part of.
 #[derive(Clone, Copy)]
 struct Tally {
     in_force: bool,

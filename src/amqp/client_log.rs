@@ -1,5 +1,5 @@
-//! The AMQP client's own lines of the log: without any broker's password, bounded in length, and at most one a minute
-//! after the first few, for a broker chooses what is in them and how many there are.
+//! The AMQP client's own lines of the log. A broker chooses what is in them and how many there are, so they are written
+//! without any broker's password, bounded in length, and at most one a minute after the first few.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -20,10 +20,10 @@ pub const CLIENT_LINES: GuardedLibrary = GuardedLibrary {
     without_secrets: without_passwords,
 };
 
-/// Of the process, as the log is.
+/// One for the process, as the log is.
 static CLIENT_LOG: Mutex<Option<ClientLog>> = Mutex::new(None);
 
-/// From now on the passwords of these brokers are in none of the lines.
+/// Keeps the passwords of these brokers out of all lines from now on.
 pub(super) fn keep_secret(endpoints: &[Endpoint]) {
     with_client_log(|log| log.keep_secret(endpoints));
 }
@@ -33,19 +33,19 @@ fn client_line(text: &str) -> Option<String> {
     with_client_log(|log| log.line(text, Instant::now()))
 }
 
-/// `text`, which some code between us and a broker made, without the passwords of brokers.
+/// Returns `text`, which the client's code may have made, without the passwords of brokers.
 fn without_passwords(text: &str) -> String {
     with_client_log(|log| log.without_passwords(text))
 }
 
-/// Whoever logs never waits for long: nothing under the lock waits or logs.
+/// A thread that logs never waits here for long: nothing under the lock waits or logs.
 fn with_client_log<T>(act: impl FnOnce(&mut ClientLog) -> T) -> T {
     let mut log = CLIENT_LOG.lock().unwrap_or_else(PoisonError::into_inner);
     act(log.get_or_insert_with(ClientLog::default))
 }
 
 struct ClientLog {
-    /// The longest first, so that none is left in part because another is a piece of it.
+    /// The longest first, so that a password which contains another is replaced as a whole.
     passwords: Vec<String>,
     limit: LogLimit,
 }

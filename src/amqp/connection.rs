@@ -1,5 +1,5 @@
-//! One connection to one broker: our own socket, guarded, under the AMQP client (AMQP rails 1, 4 and 9), and what
-//! went wrong with it in words fit for a log.
+//! One connection to one broker: our own socket, behind the guard, under the AMQP client (AMQP rails 1, 4 and 9); and
+//! the cause of its end, as a text for the log.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -13,11 +13,11 @@ use super::broker::Lost;
 use super::guard::{FRAME_BYTES_MAX, Guard, HEARTBEAT_SECONDS, Vitals};
 use super::url::Endpoint;
 
-/// Patience for each address of the broker's host name.
+/// Longest wait for a connect to one address of the broker's host name.
 const TCP_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Patience for each step of the AMQP handshake.
+/// Longest wait for one step of the AMQP handshake.
 const HANDSHAKE_STEP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Calls that may wait for the client's thread, so that a pipelined burst does not pause at each.
+/// Calls that may wait for the client's thread, so that a pipelined burst does not pause at each of them.
 const CALLS_WAITING_MAX: usize = 1024;
 
 /// Why there is no connection.
@@ -27,15 +27,15 @@ pub(super) enum OpenError {
     Resolve(io::Error),
     #[error("the host name has no address")]
     NoAddress,
-    /// The text is the system's alone: whoever logs it says that there is no connection.
+    /// The text is that of the system only; the log line around it says that there is no connection.
     #[error("{0}")]
     Connect(io::Error),
     #[error("{0}")]
     Client(#[from] amiquip::Error),
 }
 
-/// Connects and logs in. Blocks for at most 3 s an address, then 5 s a step of the handshake; `abort` ends it
-/// earlier.
+/// Connects and logs in. Blocks for at most 3 s for each address, then 5 s for each step of the handshake; `abort` ends
+/// it earlier.
 ///
 /// # Errors
 /// [`OpenError`]; its text may still need [`Endpoint::redact`].
@@ -61,7 +61,7 @@ pub(super) fn open(
     Err(failure)
 }
 
-/// The client never sets `TCP_NODELAY` itself, and stalls 40 ms at a time without.
+/// Sets `TCP_NODELAY`, which the client does not: without it a call stalls for 40 ms again and again.
 fn prepare(
     socket: TcpStream,
     abort: &Abort,
@@ -90,7 +90,7 @@ where
     Connection::insecure_open_stream(stream, options, tuning)
 }
 
-/// The calls learn only that the client's thread is gone, and closing tells what that thread died of.
+/// A call learns only that the client's thread is gone; closing the connection tells why the thread ended.
 impl From<amiquip::Error> for Lost {
     fn from(error: amiquip::Error) -> Self {
         use amiquip::Error::{ClientClosedConnection, EventLoopClientDropped, EventLoopDropped};

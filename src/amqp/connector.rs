@@ -1,7 +1,8 @@
-//! The thread's way from one connection to the next: connect, serve, tell why it ended, wait, try the next broker.
+//! The thread's way from one connection to the next: connect, serve, log why the connection ended, wait, try the next
+//! broker.
 //!
-//! Invariants: a connection is told `Up` once, and `Down` once if it was told `Up`; whatever its end was, a panic
-//! included, the next try comes, unless the thread is to end.
+//! Invariants: the loop is told `Up` at most once a connection, and `Down` once after each `Up`; the next try follows
+//! every end of a connection, a panic included, unless the thread is to end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use crate::limits::FAULTS_LOGGED_FREELY;
 use crate::log_limit::LogLimit;
 use crate::routing::families::Exchange;
 
-/// A connection that lasted this long was a good one: the back-off starts again.
+/// A connection that lasted this long was a good one, and the pauses start from the shortest again.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// What went wrong with one try, for the log.
@@ -113,7 +114,7 @@ impl Connector {
         }
     }
 
-    /// One connection from its beginning to its end; answers why it ended, none for a halt.
+    /// Serves one connection from its beginning to its end. Returns why it ended; `None` when the thread is to end.
     fn connect_and_serve(
         &mut self,
         endpoint: &Endpoint,
@@ -154,8 +155,8 @@ impl Connector {
         format!("no answer for {} s", patience.as_secs())
     }
 
-    /// Connects on a thread of its own, since nothing hurries a name resolution, and takes commands meanwhile: so they
-    /// never pile up, and a halt does not wait.
+    /// Connects on a thread of its own, because nothing can cut a name resolution short, and takes commands meanwhile:
+    /// so commands never pile up, and a halt does not wait.
     fn connect(
         &mut self,
         endpoint: &Endpoint,
@@ -170,7 +171,7 @@ impl Connector {
         thread::Builder::new()
             .name("amqp-connect".into())
             .spawn(move || {
-                // Nobody waits for it any more: it is closed again.
+                // An error: nobody waits for the connection any more, and it is closed by its drop.
                 let _ = opened.send(connection::open(&endpoint, &abort, attempt, vitals));
             })
             .map_err(|error| Trouble::because(format!("cannot start a thread: {error}")))?;
@@ -191,7 +192,7 @@ impl Connector {
                 default(IDLE) => {}
             }
             if Instant::now() >= overdue_at {
-                // Its thread ends by itself, whenever what it waits for does, and opens nothing any more.
+                // The connecting thread ends when the call that it waits for does, and then opens nothing.
                 self.worker.abort.begin();
                 self.worker.abort.cut();
                 increment(&self.worker.counters.answers_overdue);
@@ -266,8 +267,8 @@ impl Connector {
             let trouble = self.worker.serve(&mut topology, &ended, &is_behind);
             match trouble {
                 Err(Trouble::Halt) => drop(stop),
-                // What was received before the connection died is still to be handed over: cut it, and the consumer
-                // finds the end by itself.
+                // The consumer still hands over what was received before: cut the connection, and the consumer finds
+                // its end.
                 Err(_) => abort.cut(),
                 Ok(()) => {}
             }
@@ -293,14 +294,14 @@ impl Connector {
                 }
             }
         });
-        // Which closes its channels, and waits for the answers.
+        // Dropping it closes its channels, and waits for the broker's answers.
         let question = watchdog.question();
         drop(topology);
         drop(question);
         trouble
     }
 
-    /// The consumer's channel, the queue, and everything wanted bound to it.
+    /// Returns the consumer's channel, the name of the queue and the binding side, once every wanted binding was tried.
     fn prepare<'a>(
         &mut self,
         connection: &'a mut Connection,

@@ -1,10 +1,10 @@
-//! Delivery -> event -> hand-over -> acknowledgement, on a thread of its own for the life of one connection, so that
-//! neither a burst of binds nor a slow unbind holds deliveries back.
+//! The consumer: delivery -> event -> hand-over -> acknowledgement. It has a thread of its own for the life of one
+//! connection, so that neither a burst of binds nor a slow unbind holds deliveries back.
 //!
-//! A delivery is acknowledged only after the loop's channel took its event: while that channel is full nothing is
-//! acknowledged, and the broker sends no more than the prefetch (AMQP rail 6), whose bytes the guard bounds. When the
-//! connection dies, what was already received is still handed over: it was taken off the broker's queue, and that
-//! queue is gone.
+//! Invariants: a delivery is acknowledged only after the loop's channel took its event. So while that channel is full
+//! nothing is acknowledged, and the broker sends no more than the prefetch (AMQP rail 6), whose bytes the guard bounds.
+//! Deliveries received before the connection died are still handed over: they are no longer in the broker's queue, and
+//! that queue is gone.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,15 +23,15 @@ use crate::log_limit::LogLimit;
 
 /// Longest that a delivery which was handed over stays unacknowledged.
 const ACK_AFTER: Duration = Duration::from_millis(20);
-/// How often a hand-over that waits looks whether it is still wanted.
+/// How often a hand-over that waits checks whether it is still wanted.
 pub(super) const HANDOVER_SLICE: Duration = Duration::from_millis(50);
-/// Exchange names kept to be shared by events; bindings between exchanges could bring in more.
+/// Exchange names kept to be shared by events, at most. Bindings between exchanges could bring in any number.
 const NAMES_MAX: usize = 64;
 
 /// Why consuming ended without an error of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ConsumeEnd {
-    /// The session or the process wants to end.
+    /// The worker or the process is to end.
     Stopped,
     /// The loop is gone.
     LoopGone,
@@ -53,26 +53,26 @@ pub(super) struct Consumer<'a> {
     pub(super) vitals: &'a Vitals,
     pub(super) abort: &'a Abort,
     pub(super) watchdog: &'a Watchdog,
-    /// Disconnected when the session wants the consumer to end.
+    /// Disconnected when the consumer is to end.
     pub(super) stop: Receiver<()>,
-    /// Told (without waiting) when the backlog suggests that the broker's queue fills.
+    /// Gets a message, without waiting, when the backlog suggests that the broker's queue fills.
     pub(super) behind: crossbeam_channel::Sender<()>,
 }
 
-/// Deliveries handed over and not yet acknowledged; the newest stands for all.
+/// Deliveries handed over and not yet acknowledged. Acknowledging the newest acknowledges all.
 #[derive(Default)]
 struct Unacked {
     newest: Option<Delivery>,
     count: usize,
     since: Option<Instant>,
-    /// The channel is gone: what is still received cannot be acknowledged, and need not.
+    /// The channel is gone: later deliveries cannot be acknowledged, and need not be.
     refused: bool,
 }
 
 impl Consumer<'_> {
-    /// Consumes until stopped or until the connection is gone. Also answers a receiver that the caller must keep
-    /// until the connection is closed: the client gives up the whole connection when it meets a consumer that
-    /// nobody listens to (AMQP rail 5).
+    /// Consumes until it is stopped or the connection is gone. Also returns a receiver that the caller must keep until
+    /// the connection is closed: the client gives up the whole connection when it meets a consumer without a receiver
+    /// (AMQP rail 5).
     pub(super) fn run(
         self,
     ) -> (
@@ -89,7 +89,7 @@ impl Consumer<'_> {
                 drop(question);
                 let receiver = consumer.receiver().clone();
                 let end = self.pump(&receiver);
-                // Which cancels it, and waits for the answer.
+                // Dropping it cancels it, and waits for the broker's answer.
                 let question = self.watchdog.question();
                 drop(consumer);
                 drop(question);
@@ -173,7 +173,8 @@ impl Consumer<'_> {
         matches!(self.stop.try_recv(), Err(TryRecvError::Disconnected)) || self.abort.is_stopping()
     }
 
-    /// The event of a delivery, whose exchange, key and body are taken; none when it is to be dropped (PROTOCOL 5).
+    /// Returns the event of a delivery, whose exchange, key and body are taken; `None` when the delivery is to be
+    /// dropped (PROTOCOL 5).
     fn decode(
         &self,
         delivery: &mut Delivery,
@@ -221,7 +222,7 @@ impl Consumer<'_> {
         None
     }
 
-    /// Waits while the loop is behind; meanwhile acknowledges what it has.
+    /// Hands an event over. While the loop is behind it waits, after it has acknowledged what was handed over before.
     fn hand_over(&self, event: Box<Event>, unacked: &mut Unacked) -> Result<(), ConsumeEnd> {
         let mut message = FromSource::Event(event);
         let mut patience = Duration::ZERO;

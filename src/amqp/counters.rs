@@ -1,5 +1,6 @@
-//! What the AMQP side counts. Written by its threads with relaxed atomics, read by the metrics page; no figure
-//! here decides anything.
+//! Counters of the AMQP side. Its threads write them with relaxed atomics, and the metrics page reads them.
+//!
+//! Invariant: no figure here decides anything.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,8 +1,9 @@
-//! Bindings that nobody wants any more and that the broker still has: kept for a while, because page reloads ask for the
-//! same again, and then to be unbound. Pure: the time is a parameter.
+//! Bindings that nobody wants any more and that the broker still has. They are kept for a while, because page reloads
+//! ask for the same ones again, and then unbound. Pure: the time is a parameter.
 //!
-//! Invariants: at most [`LINGERING_MAX`] are kept, and of one account [`LINGERING_OF_ACCOUNT_MAX`]; the oldest beyond
-//! that are due at once, so nobody fills the broker by coming and going. One that is wanted again is gone at once.
+//! Invariants: at most [`LINGERING_MAX`] are kept, and of one account at most [`LINGERING_OF_ACCOUNT_MAX`]; beyond that
+//! the oldest are due at once, so no client fills the broker by coming and going. A binding that is wanted again leaves
+//! at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -13,12 +14,12 @@ use crate::routing::amqp_binding::AmqpBinding;
 
 /// How long a binding that is no longer wanted is kept.
 pub(super) const LINGER: Duration = Duration::from_secs(3);
-/// Bindings kept so, at most.
+/// Bindings that are kept, at most.
 pub(super) const LINGERING_MAX: usize = 4096;
-/// Of these, of one account.
+/// Bindings of one account that are kept, at most.
 pub(super) const LINGERING_OF_ACCOUNT_MAX: usize = 256;
 
-/// One of those kept: lower numbers came earlier.
+/// Names one binding here. Lower numbers came earlier.
 pub(super) type Place = u64;
 
 #[derive(Debug)]
@@ -28,7 +29,7 @@ struct Kept {
     binding: AmqpBinding,
 }
 
-/// Those kept, and those due. All methods cost O(log n) a binding.
+/// The bindings that are kept, and those that are due. All methods cost O(log n) a binding.
 #[derive(Debug, Default)]
 pub(super) struct Lingering {
     kept: BTreeMap<Place, Kept>,
@@ -68,14 +69,14 @@ impl Lingering {
         place
     }
 
-    /// It is wanted again.
+    /// The binding at `place` is wanted again.
     pub(super) fn remove(&mut self, place: Place) {
         if self.due.remove(&place).is_none() {
             self.take_kept(place);
         }
     }
 
-    /// The first that is due, which is forgotten.
+    /// Forgets and returns the first binding that is due.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<AmqpBinding> {
         while let Some((place, kept)) = self.kept.first_key_value()
             && kept.until <= now
@@ -85,7 +86,7 @@ impl Lingering {
         self.due.pop_first().map(|(_, binding)| binding)
     }
 
-    /// When [`Lingering::take_due`] may next have an answer: at once (`None` within), or then.
+    /// When [`Lingering::take_due`] may next return a binding: at once (`Some(None)`), or at that time. `None`: never.
     pub(super) fn next_due(&self) -> Option<Option<Instant>> {
         if self.due.is_empty() {
             let (_, first) = self.kept.first_key_value()?;
@@ -95,7 +96,7 @@ impl Lingering {
         }
     }
 
-    /// Those due.
+    /// How many bindings are due.
     pub(super) fn due(&self) -> usize {
         self.due.len()
     }

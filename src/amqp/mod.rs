@@ -1,12 +1,12 @@
-//! The AMQP thread: events from RabbitMQ to the loop, bindings from the loop to RabbitMQ. The only folder that
-//! names the AMQP client, so that it can be replaced without touching the rest (AMQP rail 11).
+//! The AMQP thread: it brings events from RabbitMQ to the loop, and bindings from the loop to RabbitMQ. No other folder
+//! names the AMQP client, so the client can be replaced without touching the rest (AMQP rail 11).
 //!
 //! ```text
-//! thread "amqp-connect"  for one try: resolve, connect, log in
+//! thread "amqp-connect"  one try: resolve, connect, log in
 //! thread "amqp"          connect -> declare queue -> bind all that is wanted -> Up -> serve commands -> Down -> wait
 //! thread "amqp-consume"                                 deliveries -> events -> hand-off -> acks
 //! thread "amqp-watch"    cuts the connection when an answer is overdue
-//! threads "amqp-unbind"  for one batch of unbinds
+//! threads "amqp-unbind"  one batch of unbinds
 //! thread of the client   socket <-> guard <-> frames
 //! ```
 //!
@@ -17,22 +17,23 @@
 //! | `options` | what the thread is told at its start |
 //! | `connector` | the way from one connection to the next |
 //! | `backoff` | pauses between tries |
-//! | `connection` | socket, login, why it ended |
-//! | `guard` | what of the broker's bytes the client's parser gets to see |
+//! | `connection` | socket and login, and why a connection ended |
+//! | `guard` | which of the broker's bytes the client's parser sees |
 //! | `broker` | what is asked of a broker |
 //! | `worker` | what the loop wants, batch by batch, and what the loop is told |
 //! | `bindings` | which bindings are wanted, and where each stands |
-//! | `bind_queue` | those that wait to be bound, in turns between accounts |
-//! | `lingering` | those that nobody wants any more and the broker still has |
+//! | `bind_queue` | bindings that wait to be bound, in turns between accounts |
+//! | `lingering` | bindings that nobody wants any more and the broker still has |
 //! | `topology` | queue, exchanges, bindings on the broker |
 //! | `consumer` | deliveries |
 //! | `counters` | figures for the metrics page |
-//! | `watchdog`, `abort` | how long an answer may take; ending what hangs |
+//! | `watchdog`, `abort` | how long an answer may take; the end of a call that hangs |
 //! | `client_log` | the client's own lines of the log |
 //!
-//! Invariants: `Up` is said only after everything wanted is in force or was said to be `Lost`; `Down` follows every
-//! `Up`, after the last event that came before it; a panic anywhere here is a reconnect (rail 10); nothing is ever
-//! published on this connection, because a broker that blocks publishers would then hang the consumer too (rail 7).
+//! Invariants: the thread says `Up` only after every wanted binding is in force or was said to be `Lost`; `Down`
+//! follows every `Up`, and comes after the last event of that connection; a panic anywhere here becomes a reconnect
+//! (rail 10); nothing is ever published on this connection, because a broker that blocks publishers would hang the
+//! consumer too (rail 7).
 
 mod abort;
 mod backoff;
@@ -68,8 +69,8 @@ use self::url::Endpoint;
 pub(crate) use self::url::{AmqpUrlError, validate_url};
 use crate::handoff::SourceEnd;
 
-/// Appends to `passed` what of a broker's bytes the AMQP client would get to see (AMQP rail 1): the guard, without a
-/// connection around it, for tests from outside.
+/// Appends to `passed` those of a broker's bytes that the AMQP client would see (AMQP rail 1). This is the guard
+/// without a connection around it, for tests from outside.
 ///
 /// # Errors
 /// The stream's own; [`io::ErrorKind::InvalidData`] for what a broker must not send, after which the connection is
@@ -88,8 +89,8 @@ pub struct AmqpThread {
 }
 
 impl AmqpThread {
-    /// Ends the thread, which should have been told [`Stop`](crate::handoff::ToSource::Stop) already: gives it half of
-    /// `patience` to say goodbye to the broker, then cuts its socket. Blocks for `patience` at most.
+    /// Ends the thread, which should have been told [`Stop`](crate::handoff::ToSource::Stop) before. The thread has
+    /// half of `patience` to close its connection; then its socket is cut. Blocks for `patience` at most.
     pub fn stop(self, patience: Duration) {
         self.abort.stop();
         let ended = |wait| {
@@ -101,7 +102,7 @@ impl AmqpThread {
         if !ended(patience / 2) {
             self.abort.cut();
             if !ended(patience / 2) {
-                log::warn!("amqp: the thread did not end in time");
+                log::warn!("amqp: the thread did not end in {patience:?} and is left behind");
                 return;
             }
         }
@@ -115,8 +116,8 @@ impl AmqpThread {
 /// [`Stop`](crate::handoff::ToSource::Stop) or when the loop is gone.
 ///
 /// # Errors
-/// `InvalidInput` when there is no URL or one is refused by [`validate_url`]; else what the system says when it
-/// refuses a thread.
+/// `InvalidInput` when there is no URL or [`validate_url`] refuses one; otherwise the system's error when it refuses a
+/// thread.
 pub fn spawn(
     options: AmqpOptions,
     source: SourceEnd,

@@ -1,9 +1,9 @@
-//! What we declare to the broker: the process's own queue, the exchanges that wanted bindings name, the bindings.
+//! Declarations to the broker: the process's own queue, the exchanges that wanted bindings name, and the bindings.
 //!
-//! Everything here happens on a channel of its own, so that a refusal (404, 403, 406), which closes the channel,
-//! leaves the consumer alive (AMQP rail 7): the channel is opened again and the work goes on. An exchange is looked
-//! at when a binding first names it, together with that first binding; what the broker refuses is marked, and the
-//! others never notice (rail 8).
+//! Everything here happens on a channel of its own. A refusal (404, 403, 406) closes the channel and leaves the
+//! consumer alive (AMQP rail 7); the channel is opened again and the work goes on. An exchange is declared when a
+//! binding first names it, together with that binding. An exchange that the broker refuses is marked, and the others
+//! are not affected (rail 8).
 
 use std::collections::HashMap;
 use std::panic::resume_unwind;
@@ -21,9 +21,9 @@ use super::watchdog::Watchdog;
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::families::{Exchange, ExchangeKind};
 
-/// Channels that a batch of unbinds is spread over. The client waits for the answer of each unbind, so one channel spends
-/// its time in round trips: with nine runnable tasks on two cores, 10,000 unbinds took 19 s on one channel, 4.6 s
-/// on two, 3.2 s on four, 3.0 s on eight, and as many binds 6.5 s.
+/// Channels that a batch of unbinds is spread over. The client waits for the answer to each unbind, so one channel
+/// spends its time in round trips: with nine runnable tasks on two cores, 10,000 unbinds took 19 s on one channel, 4.6
+/// s on two, 3.2 s on four, 3.0 s on eight, and as many binds 6.5 s.
 const UNBINDERS: usize = 4;
 /// Fewer unbinds than this are not worth the threads.
 const UNBINDS_ALONE_MAX: usize = 16;
@@ -38,8 +38,8 @@ struct Refusal {
     text: String,
 }
 
-/// Declares the queue that dies with the connection: server-named, exclusive, auto-delete (AMQP rail 6). Answers its
-/// name.
+/// Declares the queue, which dies with the connection: named by the server, exclusive, auto-delete (AMQP rail 6).
+/// Returns its name.
 pub(super) fn declare_queue(channel: &Channel, max_length: Option<u32>) -> amiquip::Result<String> {
     let mut arguments = FieldTable::new();
     if let Some(max_length) = max_length {
@@ -61,12 +61,12 @@ pub(super) fn declare_queue(channel: &Channel, max_length: Option<u32>) -> amiqu
 pub(super) struct Topology<'a> {
     connection: &'a mut Connection,
     channel: Channel,
-    /// Channels of batches of unbinds; opened when first needed.
+    /// Channels for batches of unbinds, opened when first needed.
     unbinders: Vec<Channel>,
     queue: String,
     specs: &'a [Exchange],
     watchdog: &'a Watchdog,
-    /// Exchanges looked at on this connection: admitted, or refused until the next retry.
+    /// Exchanges declared on this connection: admitted (true), or refused until the next retry.
     admitted: HashMap<Arc<str>, bool>,
     counters: &'a AmqpCounters,
 }
@@ -92,8 +92,8 @@ impl<'a> Topology<'a> {
         })
     }
 
-    /// After a refused batch: one by one, to find which the broker refuses. An exchange that has vanished is looked
-    /// at anew when the next batch names it.
+    /// Binds the bindings of a refused batch one by one, to find those that the broker refuses. An exchange that has
+    /// vanished is declared again when the next batch names it.
     fn bind_singly(
         &mut self,
         batch: Vec<AmqpBinding>,
@@ -119,7 +119,7 @@ impl<'a> Topology<'a> {
         Ok(())
     }
 
-    /// Binds all of `batch`, which the broker answers once.
+    /// Binds all of `batch` with one answer of the broker.
     fn pipeline(&mut self, batch: &[AmqpBinding]) -> amiquip::Result<Result<(), Refusal>> {
         let queue = self.queue.clone();
         self.attempt(|channel| {
@@ -131,7 +131,7 @@ impl<'a> Topology<'a> {
                     FieldTable::new(),
                 )?;
             }
-            // Any call that is answered will do: the broker has then done all that came before it.
+            // Any call with an answer will do: the broker has then done everything that came before it.
             channel.qos(0, 0, false)
         })
     }
@@ -139,7 +139,7 @@ impl<'a> Topology<'a> {
     fn unbind_singly(&mut self, batch: &[AmqpBinding]) -> amiquip::Result<()> {
         for binding in batch {
             let queue = self.queue.clone();
-            // Refused: exchange and binding are gone already.
+            // A refusal: exchange and binding are gone already.
             let _ = self.attempt(|channel| {
                 channel.queue_unbind(queue, &*binding.exchange, &*binding.key, FieldTable::new())
             })?;
@@ -147,7 +147,7 @@ impl<'a> Topology<'a> {
         Ok(())
     }
 
-    /// Sees to it that the exchange of `first` exists with its type, and binds `first`.
+    /// Makes sure that the exchange of `first` exists with its type, and binds `first`.
     fn admit(&mut self, first: &AmqpBinding) -> amiquip::Result<Answer> {
         let answer = match self.declare(&first.exchange)? {
             Ok(()) => self.bind_one(first)?,
@@ -160,10 +160,10 @@ impl<'a> Topology<'a> {
         })
     }
 
-    /// Looks first, because one may exist with other properties than ours; creates it when absent (PROTOCOL 6).
-    /// Looking does not compare the type, and bindings to an exchange of another type never match: so the
-    /// declaration is always tried, and of its refusals only an unequal type counts when the exchange exists. The
-    /// broker compares the type first.
+    /// Declares an exchange: passively first, because one may exist with other properties than ours; and then actively,
+    /// which creates it when it is absent (PROTOCOL 6). The passive declaration does not compare the type, and bindings
+    /// to an exchange of another type never match. So the active one is always tried, and when the exchange exists,
+    /// only a different type counts as a refusal. The broker compares the type before anything else.
     fn declare(&mut self, exchange: &Arc<str>) -> amiquip::Result<Result<(), Refusal>> {
         let spec = self.specs.iter().find(|spec| spec.name == *exchange);
         let kind = spec.map_or(ExchangeKind::Topic, |spec| spec.kind);
@@ -208,7 +208,7 @@ impl<'a> Topology<'a> {
         format!("exchange {exchange:?}: {} {}", refusal.code, refusal.text)
     }
 
-    /// One call; a refusal closes the channel, and another is opened.
+    /// Makes one call. A refusal closes the channel, and another is opened.
     fn attempt<T>(
         &mut self,
         call: impl FnOnce(&Channel) -> amiquip::Result<T>,
@@ -277,7 +277,7 @@ impl Broker for Topology<'_> {
                         .map_or(Err(share), Ok)
                 })
                 .collect();
-            // A panic goes on here, where it is a reconnect (AMQP rail 10).
+            // A panic goes on here, where it becomes a reconnect (AMQP rail 10).
             let end = |start: thread::ScopedJoinHandle<'_, _>| {
                 start.join().unwrap_or_else(|panic| resume_unwind(panic))
             };
@@ -291,7 +291,7 @@ impl Broker for Topology<'_> {
                     self.unbind_singly(rest)?;
                 }
                 Ok((Err(error), _)) => return Err(error.into()),
-                // No thread to be had.
+                // The system refused a thread.
                 Err(share) => self.unbind_singly(share)?,
             }
         }
@@ -330,7 +330,7 @@ impl Broker for Topology<'_> {
     }
 }
 
-/// Unbinds all of `batch`; answers the channel, or the error and what was not tried.
+/// Unbinds all of `batch`. Returns the channel, or the error; and the bindings that were not tried.
 fn unbind_on<'b>(
     channel: Channel,
     queue: &str,

@@ -1,20 +1,19 @@
 //! Broker URLs: `amqp://USER:PASSWORD@HOST:PORT/VHOST`, each part percent-encoded where needed.
 //!
-//! Invariant: neither an error nor the `Display` of an [`Endpoint`] contains the password, or any other piece of
-//! the text that was given: where the text is malformed, any piece may be the password's.
+//! Invariants: an error contains no piece of the text that was given, because in a malformed URL any piece may belong
+//! to the password; the `Display` of an [`Endpoint`] contains no password.
 
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
-/// Longest user name, password and virtual host; AMQP's short strings end there, and 4 octets are plenty for the
-/// rest of a login.
+/// Longest user name, password and virtual host: the longest short string of AMQP.
 const PART_BYTES_MAX: usize = 255;
 
 /// User and password of a broker fresh from its package.
 const DEFAULT_LOGIN: &str = "guest";
 
-/// Longest piece of a broker's text that reaches a log.
+/// Longest piece of a broker's text that is logged.
 const LOGGED_BYTES_MAX: usize = 300;
 
 /// A part of a broker URL that is written percent-encoded.
@@ -33,7 +32,7 @@ pub(crate) enum EncodedPart {
 /// Why a broker URL is refused. Each text names the part that is wrong, and none shows what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AmqpUrlError {
-    /// Not a URL, and no part of one can be blamed.
+    /// Not a URL, for no reason that belongs to one part.
     Malformed,
     /// Nothing that could be a scheme before a `:`.
     NoScheme,
@@ -47,8 +46,8 @@ pub(crate) enum AmqpUrlError {
     WrongHost,
     /// No number from 1 to 65535. What stands there may be the beginning of a password with a `/` in it.
     WrongPort,
-    /// A `@` behind the host: most likely the end of a password with a `/` in it, which must not be taken for the
-    /// virtual host and logged.
+    /// A `@` behind the host: most likely a password with a `/` in it, whose rest must not be taken for the virtual
+    /// host and logged.
     LateAt,
     /// More than one path segment.
     ExtraPath,
@@ -129,7 +128,7 @@ impl From<url::ParseError> for AmqpUrlError {
     }
 }
 
-/// Checks one broker URL, for the configuration (PROTOCOL 9: an impossible value ends the process with 2).
+/// Checks one broker URL, for the configuration (PROTOCOL 9: an impossible value ends the process with exit code 2).
 ///
 /// # Errors
 /// [`AmqpUrlError`], whose text never contains any piece of the URL.
@@ -196,13 +195,13 @@ impl Endpoint {
         })
     }
 
-    /// The password, unless it is every broker's.
+    /// The password, unless it is the default one of every broker.
     pub(super) fn secret(&self) -> Option<&str> {
         Some(&*self.password).filter(|password| *password != DEFAULT_LOGIN)
     }
 
-    /// `text`, which came from the broker or its client library, made fit for a log: without the password
-    /// unless that is every broker's, and at most 300 bytes.
+    /// Returns `text`, which came from the broker or its client library, for the log: without the password, unless that
+    /// is the default one of every broker, and at most 300 bytes of it.
     pub(super) fn redact(&self, text: &str) -> String {
         match self.secret() {
             Some(password) => bounded(&without(text, password)),
@@ -211,14 +210,14 @@ impl Endpoint {
     }
 }
 
-/// `text` with `[password]` in place of this password, also where it is quoted as a string literal.
+/// Returns `text` with `[password]` in place of `password`, also where the password is quoted as a string literal.
 pub(super) fn without(text: &str, password: &str) -> String {
     let quoted = password.escape_debug().to_string();
     let text = text.replace(&quoted, "[password]");
     text.replace(password, "[password]")
 }
 
-/// `text` cut to 300 bytes. The log escapes what is not printable.
+/// Returns `text` cut to 300 bytes. The log itself escapes what is not printable.
 pub(super) fn bounded(text: &str) -> String {
     let mut ends = text.char_indices().map(|(at, _)| at);
     let end = ends

@@ -1,11 +1,11 @@
-//! Every question to the broker has a deadline: a broker that only beats its heart is left.
+//! The watchdog: every question to the broker has a deadline, and a broker that only sends heartbeats is left.
 //!
-//! The AMQP client's calls have no timeouts, and heartbeats count as life to it. So whoever asks the broker something
-//! [says so](Watchdog::question) for as long as the call lasts, and a thread of its own cuts the connection when one
-//! lasts longer than the bound ([`crate::limits::BROKER_ANSWER_MAX`]). The queue's length is asked for every second, so
-//! there is always a question.
+//! The AMQP client's calls have no timeouts, and a heartbeat is enough for it. So each call that asks the broker
+//! something is [registered](Watchdog::question) for as long as it lasts, and a thread of its own cuts the connection
+//! when one lasts longer than the bound ([`crate::limits::BROKER_ANSWER_MAX`]). The queue's length is asked for every
+//! second, so a broker that stops answering is always noticed.
 //!
-//! Invariant: from the beginning of a question to the cut at most the bound and [`LOOK`] pass.
+//! Invariant: a connection is cut at most the bound and [`LOOK`] after the beginning of a question without an answer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,15 +17,15 @@ use slab::Slab;
 
 use super::abort::Abort;
 
-/// How often it is looked whether a question waits longer.
+/// How often the thread checks for a question that waits too long.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The questions that wait for their answer, since when.
+/// The questions that wait for their answers, and since when each does.
 #[derive(Debug)]
 pub(super) struct Watchdog {
     answer_max: Duration,
     questions: Mutex<Slab<Instant>>,
-    /// A question waited too long since this was last asked.
+    /// A question waited too long since [`Watchdog::has_bitten`] was last called.
     has_bitten: AtomicBool,
 }
 
@@ -43,7 +43,7 @@ impl Drop for Question<'_> {
 }
 
 impl Watchdog {
-    /// Nothing is asked yet; each answer may take so long.
+    /// A watchdog without questions; each answer may take `answer_max`.
     pub(super) fn new(answer_max: Duration) -> Self {
         Self {
             answer_max,
@@ -57,7 +57,7 @@ impl Watchdog {
         self.answer_max
     }
 
-    /// The broker is asked something.
+    /// The broker is asked something, until the question is dropped.
     pub(super) fn question(&self) -> Question<'_> {
         let key = self.lock().insert(Instant::now());
         Question {
@@ -66,7 +66,7 @@ impl Watchdog {
         }
     }
 
-    /// Whether the connection was cut because of a question; forgets it.
+    /// Whether the connection was cut because of a question, since the last call.
     pub(super) fn has_bitten(&self) -> bool {
         self.has_bitten.swap(false, Ordering::SeqCst)
     }

@@ -1,8 +1,8 @@
-//! What the AMQP thread does with one connection after another: it keeps what the loop wants bound, and tells the loop
-//! how it stands. The broker is a trait here, so that all of it is tested without one.
+//! The worker: it keeps the bindings that the loop wants in force, on one connection after another, and tells the loop
+//! how each stands. The broker is a trait here, so that the worker is tested without a broker.
 //!
-//! A step serves one batch of binds and one of unbinds, in turns, so that neither starves the other; between two steps
-//! the loop's commands are taken.
+//! Invariants: a step serves one batch of binds and one batch of unbinds, so neither starves the other; the loop's
+//! commands are taken between two steps, and while a message waits for the loop.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,18 +25,18 @@ use crate::routing::amqp_binding::{AmqpBinding, Ticket};
 
 /// How often refused exchanges and bindings are tried again (AMQP rail 8).
 const RETRY_REFUSED: Duration = Duration::from_secs(5);
-/// How often the queue's length is looked at and some bindings are bound again.
+/// How often the queue's length is asked for and some bindings are bound again.
 const CHECK: Duration = Duration::from_secs(1);
-/// Checks in which all bindings are bound again, unless they are too many for that.
+/// Checks in which every binding is bound again once, unless there are too many for that.
 const RECHECK_PASS: usize = 30;
-/// Bindings that one check binds again, at most: some 17 ms of a broker's work.
+/// Bindings that one check binds again, at most. They are some 17 ms of a broker's work.
 const RECHECKS_MAX: usize = 64;
 /// Bindings of one batch, pipelined before the one answer that confirms them all: some 70 ms at a broker's 3,800
 /// bindings a second. A new binding waits for at most one such batch, one of [`UNBINDS_MAX`], and its own.
 const BINDS_MAX: usize = 256;
-/// Bindings taken back in one batch: some 70 ms of a broker's work.
+/// Bindings taken back in one batch, at most: some 70 ms of a broker's work.
 const UNBINDS_MAX: usize = 256;
-/// Longest wait for a command; bounds how late a stop without a `Stop` is noticed.
+/// Longest wait for a command. It bounds how late a stop without a `Stop` is noticed.
 pub(super) const IDLE: Duration = Duration::from_secs(1);
 
 /// The thread is to end: told so, or the loop is gone.
@@ -70,7 +70,7 @@ impl From<Lost> for Trouble {
     }
 }
 
-/// When the next of what is done at intervals is due, for one connection.
+/// When the work that is done at intervals is due next, for one connection.
 pub(super) struct Schedule {
     retry_at: Instant,
     check_at: Instant,
@@ -88,7 +88,8 @@ impl Schedule {
     }
 }
 
-/// A binding that cannot be asked for, for the log. Its text is a client's, so only its lengths are told.
+/// The text for the log about a binding that is too long for AMQP. Clients choose its names, so only their lengths are
+/// in it.
 fn too_long(exchange_bytes: usize, key_bytes: usize) -> String {
     format!(
         "binding not bound: exchange of {exchange_bytes} bytes, key of {key_bytes}; at most {NAME_BYTES_MAX} each"
@@ -107,7 +108,7 @@ pub(super) struct Worker {
     refusals: LogLimit,
     too_long: LogLimit,
     overflows: LogLimit,
-    /// Everything published before has left the broker's queue and was received.
+    /// Every event published before this moment has left the broker's queue and was received.
     pub(super) caught_up: Instant,
 }
 
@@ -133,8 +134,8 @@ impl Worker {
         }
     }
 
-    /// Binds what was wanted when the connection began; what the loop asks for meanwhile comes after. Ends however much
-    /// comes and goes meanwhile: nothing joins what is to be restored.
+    /// Binds what was wanted when the connection began. What the loop asks for meanwhile comes after that, so this ends
+    /// however much comes and goes.
     pub(super) fn restore(&mut self, broker: &mut impl Broker) -> Result<(), Trouble> {
         self.take_commands()?;
         self.bindings.begin_restoring();
@@ -171,7 +172,7 @@ impl Worker {
         }
     }
 
-    /// One batch of binds, one of unbinds, and what is due; answers how long the next step may wait.
+    /// Serves one batch of binds, one of unbinds, and what is due. Returns how long the next step may wait.
     fn step(
         &mut self,
         broker: &mut impl Broker,
@@ -241,7 +242,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks at the queue's length, and binds some bindings again.
+    /// Asks for the queue's length, and binds some bindings again.
     fn check(
         &mut self,
         broker: &mut impl Broker,
@@ -269,7 +270,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether the queue is at its length limit, or so near that it may have been since the last look.
+    /// Whether the queue is at its length limit, or so near to it that it may have reached it since the last check.
     fn is_queue_full(&mut self, length: u32) -> bool {
         let Some(limit) = self.max_queue_length else {
             return false;
@@ -313,7 +314,7 @@ impl Worker {
         }
     }
 
-    /// Waits before the next try; commands are taken meanwhile.
+    /// Waits before the next try, and takes commands meanwhile.
     pub(super) fn pause(&mut self, pause: Duration) -> Result<(), Halt> {
         let until = Instant::now() + pause;
         loop {
@@ -807,8 +808,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 256 } else { 2048 }))]
 
-        /// Whatever comes in whatever order: who is told that a binding is in force is told the truth, nobody is told
-        /// twice, and in the end exactly what is wanted is on the broker, everybody is told, and no count has drifted.
+        /// Whatever comes in whatever order: a waiter that is told that a binding is in force is told the truth, and is
+        /// told once; in the end exactly the wanted bindings are on the broker, every waiter is told, and no count has
+        /// drifted.
         #[test]
         fn a_worker_binds_what_is_wanted_and_says_so_whatever_happens_meanwhile(
             before in proptest::collection::vec((0..5_u8, 0..12_usize, 0..4_u8), 0..40),

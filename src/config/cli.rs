@@ -1,5 +1,7 @@
-//! The command line: every key of [`Options`] with dashes, `--config`, `--check-config`, `--help`, `--version`;
-//! and the wording of what is wrong with it.
+//! The command line: every key of [`Options`] with dashes, `--config`, `--check-config`, `--help` and `--version`; and
+//! the wording of what is wrong with it.
+//!
+//! Invariant: no message repeats a value that may be secret.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -80,7 +82,7 @@ impl CommandLine {
         })
     }
 
-    /// Lays the given options over `options`; a list replaces the whole list.
+    /// Overwrites `options` with the options that were given; a list replaces the whole list.
     pub(super) fn lay_over(&self, options: &mut Options) -> Result<(), ConfigError> {
         options
             .update_from_arg_matches(&self.matches)
@@ -141,7 +143,7 @@ fn command() -> Command {
     let defaults = defaults();
     let own = OwnOptions::command();
     let about = own.get_about().cloned().unwrap_or_default();
-    // Adding the keys replaces the description of the program by that of their struct.
+    // Adding the keys replaces the program's description by that of their struct.
     Options::augment_args_for_update(own)
         .about(about)
         .mut_args(|arg| {
@@ -161,7 +163,7 @@ fn command() -> Command {
         })
 }
 
-/// Words clap's error as the file's errors are worded, without repeating a value that may be secret.
+/// Returns clap's error in the wording of the file's errors, without a value that may be secret.
 fn wrong(error: &clap::Error) -> ConfigError {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),

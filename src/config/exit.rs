@@ -1,5 +1,5 @@
-//! How a start ends that does not become a running server: text, stream and exit code in one value, so that
-//! `main` has no logic.
+//! The end of a start that does not become a running server: text, stream and exit code in one value, so that `main`
+//! has no logic.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -58,7 +58,7 @@ impl Exit {
         }
     }
 
-    /// Prints the text and returns the code. A closed stream is not an error: nobody is left to be told.
+    /// Prints the text and returns the code. A closed stream is not an error: there is nobody to tell.
     #[must_use]
     pub fn print(&self) -> ExitCode {
         let text = self.text.as_bytes();

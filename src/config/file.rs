@@ -1,4 +1,6 @@
 //! The config file: one JSON object of the keys of [`Options`], with underscores.
+//!
+//! Invariant: a message names the file and the key, and repeats no key that may be a secret of another file.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +11,7 @@ use super::options::Options;
 use super::{ConfigError, cli};
 use crate::json::{self, Members};
 
-/// Reads `file`; keys that it does not hold have their defaults.
+/// Reads `file`. Keys that are not in it have their defaults.
 ///
 /// # Errors
 /// The file cannot be read or is not a JSON object; a key is unknown, given twice, or its value does not fit.
@@ -62,14 +64,15 @@ pub(super) fn place(file: &Path, key: &str) -> String {
 
 const UNKNOWN: &str = "unknown key; blackhole --help lists them, with dashes for underscores";
 
-/// An unknown key as a message may repeat it. In a file that was never meant for us, such as the token file, keys may
-/// be secrets: only what is written as our keys are, and is no entry of such a file, is shown.
+/// Returns an unknown key if a message may repeat it. In a file that was not meant as a config file, such as the token
+/// file, keys may be secrets: a key is shown only if it is written as our keys are and its value is not an object.
 fn shown<'k>(key: &'k str, value: &Value) -> Option<&'k str> {
     let is_plain = |byte| matches!(byte, b'a'..=b'z' | b'_' | b'-');
     (key.bytes().all(is_plain) && !value.is_object()).then_some(key)
 }
 
-/// Says what is likely meant by a key that nobody knows: dashes for underscores, or a slip of the keyboard.
+/// Returns the message about an unknown key, with the key that is likely meant: dashes for underscores, or a typing
+/// error.
 fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {
     let meant = key.replace('-', "_").to_ascii_lowercase();
     let closest = known

@@ -1,6 +1,6 @@
 //! The one list of keys: `Options`. Its fields are the keys of the file, the options of the command line, the lines of
 //! `--help` and `--check-config`, and the table in `scripts/README.md`; a field's documentation is the help text.
-//! [`super::Config`] is made by taking the struct apart, so a key that is listed and not used does not compile.
+//! [`super::Config`] is made by destructuring the struct, so a key that is listed and not used does not compile.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
@@ -54,10 +54,12 @@ pub(crate) struct Options {
     /// Let several processes share the port (SO_REUSEPORT), one a core
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = LISTENING)]
     pub(crate) reuse_port: Setting<bool>,
-    /// PROXY headers (v1, v2) from trusted_proxies: off, accept (if one comes), or required (and nobody else may connect)
+    /// PROXY headers (v1, v2) from trusted_proxies: off, accept (if one comes), or required (and nobody else may
+    /// connect)
     #[arg(long, value_name = "MODE", help_heading = LISTENING)]
     pub(crate) proxy_protocol: Setting<ProxyProtocol>,
-    /// Proxies, as addresses or CIDR networks, whose word on who the client is counts: PROXY header, X-Forwarded-For, Forwarded
+    /// Proxies, as addresses or CIDR networks, whose word on who the client is counts: PROXY header, X-Forwarded-For,
+    /// Forwarded
     #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = LISTENING)]
     #[serde(deserialize_with = "list")]
     pub(crate) trusted_proxies: Vec<Setting<Network>>,
@@ -97,7 +99,8 @@ pub(crate) struct Options {
     /// SIP realm of an account under --auth insecure
     #[arg(long, value_name = "TEMPLATE", help_heading = CLIENTS)]
     pub(crate) insecure_realm: Setting<RealmTemplate>,
-    /// Web pages that may connect, by their Origin header: scheme://host or scheme://host:port, or null; none listed: all
+    /// Web pages that may connect, by their Origin header: scheme://host or scheme://host:port, or null; none listed:
+    /// all
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', help_heading = CLIENTS)]
     #[serde(deserialize_with = "list")]
     pub(crate) allowed_origins: Vec<Setting<Origin>>,
@@ -119,7 +122,8 @@ pub(crate) struct Options {
     /// Time for anything to come from a client that was pinged, in milliseconds; beyond it the session is closed (1001)
     #[arg(long, value_name = "MS", help_heading = CLIENTS)]
     pub(crate) pong_timeout_ms: Setting<Period<1>>,
-    /// Time without a frame of the client's own (answers to pings are not), in milliseconds, 3600000 on the platform; beyond it the session is closed (1000); 0: for ever
+    /// Time without a frame of the client's own (answers to pings are not), in milliseconds, 3600000 on the platform;
+    /// beyond it the session is closed (1000); 0: for ever
     #[arg(long, value_name = "MS", help_heading = CLIENTS)]
     pub(crate) idle_timeout_ms: Setting<u32>,
     /// A client that reads too slowly: close its session (4408), or drop new events for it
@@ -153,7 +157,8 @@ pub(crate) struct Options {
     /// Bytes of one command; beyond it the session is closed (1009)
     #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
     pub(crate) max_message_bytes: Setting<Limit<u64>>,
-    /// Bytes of commands and requests that have come in part, of all clients together; beyond it the largest is closed (1008)
+    /// Bytes of commands and requests that have come in part, of all clients together; beyond it the largest is closed
+    /// (1008)
     #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
     pub(crate) max_partials_bytes: Setting<Limit<u64>>,
     /// Bytes of the metadata that a client may attach to its session

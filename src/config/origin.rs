@@ -1,8 +1,8 @@
 //! An entry of `allowed_origins` (PROTOCOL 9).
 //!
-//! Kept as a browser writes the same origin in its `Origin` header (RFC 6454 section 6.2): lower case, the default
-//! port left out, a host name in ASCII, an IPv6 address in its shortest form. So an entry is compared with a header
-//! as it is, and one that equals no header at all is refused.
+//! Invariant: an entry is kept as a browser writes the same origin in its `Origin` header (RFC 6454 section 6.2): in
+//! lower case, without the default port, a host name in ASCII, an IPv6 address in its shortest form. So an entry is
+//! compared with a header as it is, and an entry that no browser would send is refused.
 
 use url::Host;
 
@@ -38,7 +38,7 @@ fn as_browsers_write(text: &str) -> Option<String> {
         && scheme
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
-    // The origin of a page is that of the page, not of what it connects to; and that of a file is null.
+    // An origin is that of the page, not of the address that the page connects to; and that of a file is null.
     if !is_scheme || matches!(&*scheme, "ws" | "wss" | "file") {
         return None;
     }
@@ -46,7 +46,7 @@ fn as_browsers_write(text: &str) -> Option<String> {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         Some(_) | None => (authority, None),
     };
-    // Both can stand in what the parser takes for a host, and in no header.
+    // The parser takes both for parts of a host, and no header contains them.
     if host.contains(['*', '%']) || text.contains(char::is_whitespace) {
         return None;
     }

@@ -1,7 +1,7 @@
-//! What a value may be, and how it is written: as text on the command line and as JSON in the file, with one
-//! wording of what was expected for both.
+//! The types of values and their two spellings: as text on the command line and as JSON in the file, with one wording
+//! of what was expected for both.
 //!
-//! A value that fits is parsed once, here, into the type that the rest uses. A value that does not fit is a
+//! Invariants: a value that fits is parsed once, here, into the type that the rest uses; a value that does not fit is a
 //! [`Problem`], which never repeats a value that may hold a password or a token.
 
 use std::fmt;
@@ -304,7 +304,6 @@ impl Written for Object {
     }
 }
 
-/// Values that are text in both spellings.
 /// A value that is a text in both spellings.
 pub(super) trait Text: Sized {
     /// Completes the sentence "expected …".
@@ -422,7 +421,7 @@ impl Text for ProxyProtocol {
 pub(crate) struct Network(pub(crate) IpCidr);
 
 impl Network {
-    /// What one is.
+    /// What an entry is, for messages.
     pub(crate) const WHAT: &str = "address or network such as 10.0.0.1 or 10.0.0.0/8";
 
     fn is_wrapped(network: &IpCidr) -> bool {
@@ -530,7 +529,7 @@ pub(crate) enum AuthName {
 
 impl Text for AuthName {
     const EXPECTED: &str = "tokens:FILE or insecure";
-    /// Somebody will give the token itself.
+    /// An operator may have given the token itself.
     const REPEATABLE: bool = false;
 
     fn read(text: &str) -> Option<Self> {

@@ -1,8 +1,8 @@
-//! What the loop has told the source and the source has not taken.
+//! Commands of the loop that the source has not taken.
 //!
-//! One list of commands at a time is on its way. While the source has not taken it, what the loop says next is kept
-//! here, and the commands of one binding cancel out: so what waits is bounded by the bindings of that list and those
-//! that are told of since, whatever the source does and however long it does not listen.
+//! One list of commands at a time is on its way. While the source has not taken it, later commands are kept here, and
+//! those of one binding cancel out. So at most the commands of that list and one for each binding named since wait,
+//! however long the source takes nothing.
 //!
 //! ```text
 //!         tell: sent             tell: kept, merged
@@ -11,7 +11,7 @@
 //!   '----------- source takes it, and wakes the loop ------'
 //! ```
 //!
-//! Invariant: all changes of the state are read-modify-writes of one atomic, so either the loop finds the list taken,
+//! Invariant: all changes of the state are read-modify-writes of one atomic. So either the loop finds the list taken,
 //! or the source finds that more is kept and wakes the loop, which sends it at the end of that turn.
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,7 +29,7 @@ const TAKEN: u8 = 0;
 const ON_ITS_WAY: u8 = 1;
 const MORE_KEPT: u8 = 2;
 
-/// What the loop and the source both touch.
+/// The state that the loop and the source share.
 struct Shared {
     state: AtomicU8,
     /// Commands of the list that is on its way.
@@ -37,8 +37,8 @@ struct Shared {
     waker: LoopWaker,
 }
 
-/// Commands of one turn of the loop or more, in order; at least one. A source is told of them at once, lest it be woken
-/// for each: on a core that both share that was a quarter of what a connect with a binding of its own costs.
+/// Commands of one turn of the loop or more, in order; at least one. The source gets them together, so that it is woken
+/// once: on a core that both share, a wake for each was a quarter of the cost of a connect with a binding of its own.
 pub struct Commands {
     list: Vec<ToSource>,
     shared: Arc<Shared>,
@@ -63,7 +63,7 @@ impl IntoIterator for Commands {
     }
 }
 
-/// What is to be told of one binding.
+/// What the source is to be told of one binding.
 #[derive(Debug)]
 enum Kept {
     /// Bind it, for these accounts. The source has heard of it before, or not.
@@ -82,7 +82,7 @@ enum Kept {
 pub(super) struct CommandQueue {
     to_source: Sender<Commands>,
     shared: Arc<Shared>,
-    /// In the order in which they were first told.
+    /// In the order in which each binding was first named.
     kept: BTreeMap<u64, (AmqpBinding, Kept)>,
     place: HashMap<AmqpBinding, u64>,
     next_place: u64,
@@ -90,7 +90,7 @@ pub(super) struct CommandQueue {
 }
 
 impl CommandQueue {
-    /// The queue, and where the source takes its commands from.
+    /// Returns the queue, and the channel that the source takes its commands from.
     pub(super) fn new(waker: LoopWaker) -> (Self, Receiver<Commands>) {
         let (to_source, commands) = crossbeam_channel::unbounded();
         let queue = Self {
@@ -108,7 +108,7 @@ impl CommandQueue {
         (queue, commands)
     }
 
-    /// Commands that the source has not taken.
+    /// How many commands the source has not taken.
     pub(super) fn waiting(&self) -> usize {
         self.shared.on_its_way.load(Ordering::Relaxed) + self.kept.len() + usize::from(self.stops)
     }
@@ -148,7 +148,7 @@ impl CommandQueue {
         }
         self.shared.on_its_way.store(list.len(), Ordering::Relaxed);
         let shared = self.shared.clone();
-        // A source that has ended hears nothing; the loop learns of that when it listens.
+        // An error: the source has ended, which the loop learns when it takes messages.
         let _ = self.to_source.send(Commands { list, shared });
     }
 
@@ -167,7 +167,7 @@ impl CommandQueue {
                     is_known,
                 };
                 match self.kept_of(&binding) {
-                    // There is an unbind, or the loop has left one out.
+                    // An unbind is kept, or the loop has left one out.
                     Some(kept) => *kept = bind(true),
                     None => self.push(binding, bind(false)),
                 }

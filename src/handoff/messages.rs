@@ -1,4 +1,4 @@
-//! What the loop and a source tell each other.
+//! The messages between the loop and a source, in both directions.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ pub enum FromSource {
     Up,
     /// The source is away since `since`; events published from then on may be lost.
     Down {
-        /// Everything published before had been received.
+        /// Every event published before this moment had been received.
         since: Instant,
     },
     /// These bindings are in force: an event published from now on is delivered.
@@ -32,13 +32,13 @@ pub enum FromSource {
 }
 
 impl FromSource {
-    /// Whether it is no event, and so goes the way that events do not stop.
+    /// Whether it is a control message: anything but an event.
     #[must_use]
     pub(crate) fn is_control(&self) -> bool {
         !matches!(self, Self::Event(_))
     }
 
-    /// Bytes that it counts for while it waits.
+    /// Bytes that the message counts for while it waits.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Event(event) => event.bytes(),
@@ -54,8 +54,8 @@ impl FromSource {
 /// What the loop tells a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToSource {
-    /// Put this binding in force and say [`FromSource::Bound`] with the same ticket. Said once while the loop wants it;
-    /// of a binding that the source knows already, it is as if an `Unbind` had come before.
+    /// Put this binding in force and say [`FromSource::Bound`] with the same ticket. Sent once while the loop wants the
+    /// binding. For a binding that the source knows already, it is as if an `Unbind` had come before.
     Bind {
         /// Which.
         binding: AmqpBinding,
@@ -64,15 +64,15 @@ pub enum ToSource {
         /// Who asked: accounts take turns.
         account: AccountTag,
     },
-    /// Another account waits for a binding that was asked for: it is bound at the first of their turns.
+    /// Another account waits for a binding that was asked for, which is bound at the first of their turns.
     Join {
         /// Which.
         binding: AmqpBinding,
         /// Who.
         account: AccountTag,
     },
-    /// The loop no longer wants it, and no answer to an earlier `Bind`. A source may delay it; a later `Bind` of the
-    /// same takes it back.
+    /// The loop no longer wants this binding, nor an answer to its earlier `Bind`. A source may delay the unbind; a
+    /// later `Bind` of the same binding takes it back.
     Unbind(AmqpBinding),
     /// End the thread.
     Stop,

@@ -1,18 +1,20 @@
-//! All that the loop and an event source share: two channels towards the loop, one back, and the waker.
+//! The hand-off, which is all that the loop and an event source share: two channels towards the loop, one back, and the
+//! waker.
 //!
-//! Events have a channel that is bounded, in messages ([`HANDOFF_EVENTS_MAX`]) and in bytes ([`HANDOFF_BYTES_MAX`]):
-//! when it is full the source waits, which is the back-pressure that reaches the broker as unacknowledged deliveries.
-//! What the source tells of itself ([`FromSource::is_control`]) has a channel of its own ([`HANDOFF_CONTROLS_MAX`]), so
-//! that no number of events that wait, and no fan-out, keeps a subscriber from its answer. It keeps its own order and
-//! overtakes events. So a subscription may see an event from before it, and a session is told of an outage before it
-//! gets what is left from before that outage: a notice comes early, never late.
+//! Events have a channel that is bounded, in messages ([`HANDOFF_EVENTS_MAX`]) and in bytes ([`HANDOFF_BYTES_MAX`]).
+//! When it is full the source waits: this is the back-pressure, which reaches the broker as unacknowledged deliveries.
+//! Messages of the source about itself ([`FromSource::is_control`]) have a channel of their own
+//! ([`HANDOFF_CONTROLS_MAX`]), so that neither waiting events nor a fan-out keep a subscriber from its answer. They
+//! keep their own order and overtake events. So a subscription may see an event from before it, and a session is told
+//! of an outage before it gets the last events from before that outage: a notice comes early, never late.
 //!
-//! Towards the source one list of commands is on its way at a time; what is said behind it is kept on the loop's side,
-//! where the commands of one binding cancel out (`commands`). The gauge `handoff_commands` shows both.
+//! Towards the source one list of commands is on its way at a time. Later commands are kept on the loop's side, where
+//! those of one binding cancel out (`commands`). The gauge `handoff_commands` shows both.
 //!
-//! Invariants: the waker's pending flag is cleared *before* the channel is drained, so a message sent after the
-//! drain always wakes the loop, and a burst costs one wake; the end of a source wakes it too. One thread of a source at a
-//! time hands over events, so [`HANDOFF_BYTES_MAX`] is passed by less than one event, and no wait for room is missed.
+//! Invariants: the waker's pending flag is cleared *before* the channels are drained, so a message sent after the drain
+//! always wakes the loop, and a burst costs one wake; the end of a source wakes the loop too. Only one thread of a
+//! source hands over events, so [`HANDOFF_BYTES_MAX`] is exceeded by less than one event, and no wait for room is
+//! missed.
 
 mod commands;
 mod messages;
@@ -30,16 +32,16 @@ pub use self::messages::{FromSource, ToSource};
 pub use self::wake::LoopWaker;
 use self::wake::SourceWaker;
 
-/// Messages that may wait for the loop; above it the source waits.
+/// Events that may wait for the loop; beyond it the source waits.
 pub const HANDOFF_EVENTS_MAX: usize = 4096;
 
-/// Bytes of events that may wait for the loop, the last of them not counted; above it the source waits too.
+/// Bytes of events that may wait for the loop, the last of them not counted; beyond it the source waits too.
 pub(crate) const HANDOFF_BYTES_MAX: usize = 64 << 20;
 
-/// Messages of control that may wait for the loop; above it the source waits.
+/// Control messages that may wait for the loop; beyond it the source waits.
 pub(crate) const HANDOFF_CONTROLS_MAX: usize = 1024;
 
-/// A wait that a source repeats until there is room.
+/// The wait that a source repeats until there is room.
 const LONG: Duration = Duration::from_secs(60);
 
 /// The loop is gone; the source should end.
@@ -58,7 +60,7 @@ impl Load {
         self.bytes.load(Ordering::SeqCst) < self.bytes_max
     }
 
-    /// Takes the bytes of an event off; true when there was no room before and is now.
+    /// Takes the bytes of an event off. Returns true when there was no room before and is now.
     fn lighten(&self, bytes: usize) -> bool {
         let before = self.bytes.fetch_sub(bytes, Ordering::SeqCst);
         before >= self.bytes_max && before - bytes < self.bytes_max
@@ -71,11 +73,11 @@ pub struct SourceEnd {
     to_loop: Sender<FromSource>,
     control: Sender<FromSource>,
     load: Arc<Load>,
-    /// Told when the load falls below its bound.
+    /// Gets a message when the load falls below its bound.
     room: Receiver<()>,
     /// Commands from the loop; public so that a source can `select!` on it. Disconnected: the loop is gone.
     pub commands: Receiver<Commands>,
-    /// Behind the channels: its drop wakes the loop, which then finds them closed.
+    /// Declared after the channels: its drop wakes the loop, which then finds them closed.
     waker: SourceWaker,
 }
 
@@ -145,20 +147,20 @@ pub struct LoopEnd {
 }
 
 impl LoopEnd {
-    /// Must be called before draining: a message sent afterwards wakes the loop again.
+    /// To be called before draining: a message sent afterwards wakes the loop again.
     pub fn clear_wake(&self) {
         self.waker.clear();
     }
 
-    /// The next message, those of control first, when there is one.
+    /// Returns the next message, control messages first.
     ///
     /// # Errors
-    /// `Empty`; or `Disconnected` when the source's thread has ended and all that it said has been taken.
+    /// `Empty`; or `Disconnected` when the source's thread has ended and all its messages were taken.
     pub fn try_recv(&self) -> Result<FromSource, TryRecvError> {
         self.try_control().or_else(|_| self.try_event())
     }
 
-    /// The next message of control, when there is one.
+    /// Returns the next control message.
     ///
     /// # Errors
     /// As of [`LoopEnd::try_recv`].
@@ -166,18 +168,18 @@ impl LoopEnd {
         self.control.try_recv()
     }
 
-    /// The next event, when there is one; at the source's end, what it said last of itself.
+    /// Returns the next event; after the source's end, its last control messages.
     ///
     /// # Errors
     /// As of [`LoopEnd::try_recv`].
     pub(crate) fn try_event(&self) -> Result<FromSource, TryRecvError> {
         let message = match self.from_source.try_recv() {
-            // It may have told something between a look at the one channel and at the other.
+            // It may have sent something between the look at the one channel and the look at the other.
             Err(TryRecvError::Disconnected) => return self.try_control(),
             received => received?,
         };
         if self.load.lighten(message.bytes()) {
-            // Full: the source has been told already, and not looked yet.
+            // An error: the channel is full, so the source has been told already and not looked yet.
             let _ = self.has_room.try_send(());
         }
         Ok(message)
@@ -189,7 +191,7 @@ impl LoopEnd {
         self.from_source.len()
     }
 
-    /// Messages of control waiting now (a gauge).
+    /// Control messages waiting now (a gauge).
     #[must_use]
     pub(crate) fn controls_waiting(&self) -> usize {
         self.control.len()
@@ -207,9 +209,9 @@ impl LoopEnd {
         self.to_source.waiting()
     }
 
-    /// Tells the source all of `commands`, in order, or keeps them while it has not taken the last ones; then it wakes the
-    /// loop when it does, and this is to be called again, with none or more. A source that has ended hears nothing, and
-    /// the loop learns of that from `try_recv`.
+    /// Tells the source all of `commands`, in order, or keeps them while the source has not taken the last ones. When
+    /// it takes those, it wakes the loop, and this is to be called again, with commands or without. A source that has
+    /// ended gets nothing; the loop learns of that from [`LoopEnd::try_recv`].
     pub fn tell(&mut self, commands: Vec<ToSource>) {
         self.to_source.tell(commands);
     }
@@ -221,7 +223,7 @@ pub fn handoff(waker: LoopWaker) -> (SourceEnd, LoopEnd) {
     handoff_bounded(waker, HANDOFF_EVENTS_MAX)
 }
 
-/// A hand-off of another bound, for tests of the back-pressure.
+/// A hand-off with another bound, for tests of the back-pressure.
 #[must_use]
 pub fn handoff_bounded(waker: LoopWaker, events_max: usize) -> (SourceEnd, LoopEnd) {
     with_bounds(waker, events_max, HANDOFF_BYTES_MAX)

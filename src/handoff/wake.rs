@@ -1,14 +1,15 @@
-//! How a source wakes the loop: a flag that is raised while a wake is pending, so that a burst costs one wake.
+//! The waker: a source wakes the loop through a flag that is raised while a wake is pending, so that a burst costs one
+//! wake.
 //!
 //! ```text
 //! source: put the message into the channel; raise the flag; wake the loop if it was down
 //! loop:   woken, or turning anyway; lower the flag; take messages until there are none
 //! ```
 //!
-//! Invariant: a message is seen by the loop, or a wake is pending. Raising and lowering both read and write the flag in
-//! one step, so one of them comes first and the later one sees it: a source that comes later finds the flag down and
-//! wakes; a loop that comes later sees all that the source did before. A plain store in place of the second would be
-//! free to pass the loads behind it: the loop would miss the message, and the source its wake.
+//! Invariant: the loop sees a message, or a wake is pending. Raising and lowering both read and write the flag in one
+//! step, so one of them comes first and the later one sees it: a source that comes later finds the flag down and wakes
+//! the loop; a loop that comes later sees everything that the source did before. A plain store in place of the lowering
+//! could be reordered with the loads after it: the loop would miss the message, and the source would not wake it.
 
 use std::io;
 use std::sync::Arc;
@@ -31,13 +32,13 @@ impl Flag for AtomicBool {
 struct Pending<F>(F);
 
 impl<F: Flag> Pending<F> {
-    /// For a source that has put a message in: whether it is to wake the loop.
+    /// To be called by a source that has put a message in. Returns whether it is to wake the loop.
     fn raise(&self) -> bool {
-        // Release: whoever lowers the flag sees the message.
+        // Release: the loop that lowers the flag sees the message.
         !self.0.swap(true, Ordering::AcqRel)
     }
 
-    /// For the loop that is about to look for messages.
+    /// To be called by the loop before it looks for messages.
     fn lower(&self) {
         // Acquire: the look comes after it, and sees the messages of all who raised the flag before.
         self.0.swap(false, Ordering::AcqRel);
@@ -78,7 +79,7 @@ impl LoopWaker {
 
 /// A source's waker: wakes the loop when it is dropped too, so that the end of a source is noticed at once.
 ///
-/// As a field it stands behind the channels that it belongs to: they are closed before it is dropped.
+/// As a field it is declared after the channels that it belongs to, so that they are closed before it is dropped.
 #[derive(Clone)]
 pub(super) struct SourceWaker(pub(super) LoopWaker);
 

@@ -1,9 +1,9 @@
 //! Made-up calls: each account has one call after another, and each call is created, answered and destroyed.
 //!
-//! Event number `i` is of account `i % accounts`, and is stage `(i / accounts) % 3` of that account's call number
-//! `i / accounts / 3`: nothing is remembered between events, whatever the number of accounts. Event `i` is due
-//! `i / rate` seconds after the start, and events that fell due meanwhile are handed over at once. A source that
-//! the loop held back for more than [`CATCH_UP_MAX`] does not try to catch up: its clock starts anew.
+//! Event number `i` belongs to account `i % accounts`, and is stage `(i / accounts) % 3` of that account's call number
+//! `i / accounts / 3`. So nothing is remembered between events, whatever the number of accounts is. Event `i` is due `i
+//! / rate` seconds after the start, and events that fell due meanwhile are handed over at once. A source that the loop
+//! held back for more than [`CATCH_UP_MAX`] does not catch up: its clock starts again.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -168,8 +168,8 @@ impl Pace {
         }
     }
 
-    /// The events due at `now` that no earlier call returned. Further behind than [`CATCH_UP_MAX`]: one event, from
-    /// which the pace starts anew.
+    /// Returns the events due at `now` that no earlier call returned. If the source is further behind than
+    /// [`CATCH_UP_MAX`], that is one event, from which the pace starts again.
     fn due(&mut self, now: Instant) -> Range<u64> {
         let elapsed = now.saturating_duration_since(self.start).as_secs_f64();
         let mut end = self.next.max(self.first + (elapsed * self.rate) as u64 + 1);

@@ -1,17 +1,17 @@
 //! The embedded event sources: events without a broker, for the first minute, demos and load tests.
 //!
-//! They go through the very same hand-off as RabbitMQ's: [`FromSource::Up`] before they start, every [`ToSource::Bind`]
-//! answered with [`FromSource::Bound`], events while the hand-off has room. They are no broker: bindings do not
-//! filter, so the loop hears every event and drops what nobody subscribed to, and [`ToSource::Unbind`] means
-//! nothing.
+//! They use the same hand-off as RabbitMQ's events: [`FromSource::Up`] comes before the start, every [`ToSource::Bind`]
+//! is answered with [`FromSource::Bound`], and events come while the hand-off has room. A source is not a broker: its
+//! bindings do not filter, so the loop gets every event and drops those without a subscriber, and [`ToSource::Unbind`]
+//! has no effect.
 //!
 //! | module | source |
 //! |---|---|
 //! | `demo` | `demo`: made-up calls at a given rate, spread over a given number of accounts |
 //! | `replay` | `replay:FILE`: JSON lines from a file or a named pipe |
 //!
-//! Invariant: an event is handed over only after every `Bind` that was waiting has been answered, so a client
-//! whose subscribe was answered sees every event made up or read from then on.
+//! Invariant: an event is handed over only after every `Bind` that was waiting has been answered. So a client whose
+//! subscribe was answered sees every event that is made up or read from then on.
 
 mod demo;
 mod replay;
@@ -71,13 +71,13 @@ pub enum SourceError {
 }
 
 /// Starts the embedded source that `config` names, on a thread named `source`. When this returns, the hand-off holds
-/// [`FromSource::Up`], so that a loop which looks at it before it takes connections has a source from the first one on.
+/// [`FromSource::Up`]: a loop that takes it before it takes connections has a source for the first of them.
 ///
-/// The thread ends at [`ToSource::Stop`] and when the loop's end is dropped. It may be waiting for room in the
-/// hand-off, so whoever joins it after a `Stop` drains or drops the loop's end first.
+/// The thread ends at [`ToSource::Stop`], and when the loop's end is dropped. It may be waiting for room in the
+/// hand-off, so the loop's end must be drained or dropped before the thread is joined.
 ///
 /// # Errors
-/// [`SourceError`]: what must be right at the start is checked before the thread starts.
+/// [`SourceError`]. The configuration is checked before the thread starts.
 pub fn spawn(config: &SourceConfig, source: SourceEnd) -> Result<JoinHandle<()>, SourceError> {
     match config {
         SourceConfig::Amqp => Err(SourceError::NotEmbedded),
@@ -99,7 +99,7 @@ fn start(
     source: SourceEnd,
     run: impl FnOnce(&SourceEnd) -> Ended + Send + 'static,
 ) -> Result<JoinHandle<()>, SourceError> {
-    // A loop that is gone already is noticed by the thread.
+    // An error: the loop is gone, which the thread notices.
     let _gone = source.send(FromSource::Up);
     thread::Builder::new()
         .name("source".into())
@@ -110,7 +110,7 @@ fn start(
         .map_err(SourceError::Thread)
 }
 
-/// The loop said [`ToSource::Stop`], or is gone.
+/// The source is to end: the loop said [`ToSource::Stop`], or is gone.
 #[derive(Debug)]
 struct Ended;
 
@@ -120,7 +120,7 @@ impl From<LoopGone> for Ended {
     }
 }
 
-/// What a source heard when it looked at its commands.
+/// What a source found among its commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Heard {
     /// No `Bind`.

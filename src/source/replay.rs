@@ -4,19 +4,19 @@
 //! {"exchange": "callevt", "routing_key": "call.CHANNEL_CREATE.abc", "body": {"Event-Name": "CHANNEL_CREATE"}, "delay_ms": 250}
 //! ```
 //!
-//! - `body` is the event's body, as published. `delay_ms` is optional: how long after the line before it the event
-//!   is handed over (the first: after the play began). Blank lines are nothing.
+//! - `body` is the event's body, as published. `delay_ms` is optional: the time between the event of the line before
+//!   and this one (for the first line, since the play began). Blank lines are ignored.
 //! - The play begins with the first subscription (the first `Bind`), so that a client can see all of it.
 //! - A file is played once; then the source stays up and silent.
 //! - A named pipe (`mkfifo`) is a remote control: lines are played as they are written, by any number of writers one
-//!   after the other, without end. A writer is held back while the loop is: by [`READ_AHEAD_MAX`] lines plus the
-//!   pipe's own buffer. Lines written at once are handed over at once.
+//!   after the other, without end. While the loop is behind, a writer is held back once [`READ_AHEAD_MAX`] lines and
+//!   the pipe's own buffer are full. Lines written at once are handed over at once.
 //! - A line that is not such an object, or longer than [`LINE_BYTES_MAX`], is skipped, counted, and logged with its
 //!   number, at most once in [`LOG_INTERVAL`](crate::limits::LOG_INTERVAL).
 //!
-//! Reading blocks, and the commands of the loop must be heard meanwhile, so a second thread, `source-read`, reads
-//! and decodes. It tells the source of every line, so it ends with the first line after the source's end of their
-//! channel is gone; and the source, when it ends, writes a line end where the reader may be waiting on a pipe.
+//! Reading blocks, and the commands of the loop must be taken meanwhile, so a second thread, `source-read`, reads and
+//! decodes. It sends something for every line, so it ends with the first line after the source has dropped their
+//! channel. A source that ends writes a line end to its pipe, because the reader may be waiting there.
 
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
@@ -78,7 +78,7 @@ enum LineError {
 /// The source `replay:FILE`.
 pub(super) struct Replay {
     file: File,
-    /// Of a named pipe: what wakes its reader. A description of its own, because it never waits.
+    /// A second, non-blocking descriptor of a named pipe, to wake its reader.
     wake_reader: Option<File>,
 }
 
@@ -131,8 +131,8 @@ impl Replay {
     }
 }
 
-/// Plays `steps` from the first `Bind` on; afterwards answers commands. Takes the channel, so that the reader learns
-/// of the end.
+/// Plays `steps` from the first `Bind` on, and afterwards only answers commands. Takes the channel by value, so that
+/// the reader learns of the end.
 fn play(source: &SourceEnd, steps: Receiver<Option<Step>>) -> Result<Infallible, Ended> {
     while answer(source, source.commands.recv().map_err(|_| Ended)?)? == Heard::Nothing {}
     let mut played = 0_u64;
@@ -161,8 +161,8 @@ fn play(source: &SourceEnd, steps: Receiver<Option<Step>>) -> Result<Infallible,
     }
 }
 
-/// Reads and decodes until the end of `file` or of the source. Sends something for every line, `None` for one that
-/// is no event.
+/// Reads and decodes until the end of `file` or of the source. Sends something for every line; `None` for a line
+/// without an event.
 fn read_all(file: File, to_source: &Sender<Option<Step>>) {
     let mut lines = Lines {
         file: BufReader::new(file),
@@ -206,7 +206,7 @@ fn read_all(file: File, to_source: &Sender<Option<Step>>) {
     }
 }
 
-/// Decodes one line. `exchange` is the one of the line before: its text is shared while it stays the same.
+/// Decodes one line. `exchange` is that of the line before, whose text is shared while it stays the same.
 fn decode(line: &[u8], exchange: &mut Arc<str>) -> Result<Step, LineError> {
     let line: Line<'_> = serde_json::from_slice(line)?;
     if **exchange != *line.exchange {

@@ -1,5 +1,7 @@
-//! The few system calls that the standard library, mio and socket2 do not offer. The only place with `unsafe`:
-//! one block a function, each with its reason. [`ring`] writes to many sockets with one system call.
+//! System calls that the standard library, mio, socket2 and rustix do not offer. [`ring`] writes to many sockets with
+//! one system call.
+//!
+//! Invariant: `unsafe` stands in this folder only, each block with its reason and with what makes it sound.
 
 pub mod ring;
 
@@ -33,9 +35,9 @@ pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(descriptor_limit())
 }
 
-/// Lets all threads but the main one allocate from one heap, to be called before any is started. Each thread of the AMQP
-/// client would bring a heap of its own otherwise, with every connect a new one, and what a storm of bindings left in the
-/// last one would stay. Nothing is done with other allocators.
+/// Lets all threads but the main one allocate from one heap. To be called before any thread is started. Otherwise each
+/// thread of the AMQP client would have a heap of its own, a new one with every connect, and the memory that a storm of
+/// bindings left in the old one would stay. Has no effect with allocators other than glibc's.
 pub fn share_heaps() {
     #[cfg(target_env = "gnu")]
     {
@@ -48,9 +50,9 @@ pub fn share_heaps() {
     }
 }
 
-/// Gives the pages of freed memory back to the kernel (0.6 ms at 10,000 sessions), for the loop to call once when
-/// it is idle after a burst: glibc keeps the outboxes of a burst resident for good otherwise (DESIGN, The turn,
-/// 6). Nothing to do, and nothing done, with other allocators.
+/// Gives the pages of freed memory back to the kernel (0.6 ms at 10,000 sessions). The loop calls it once when it is
+/// idle after a burst, because glibc otherwise keeps the outboxes of the burst resident for good (DESIGN, The turn, 6).
+/// Has no effect with allocators other than glibc's.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     {
@@ -63,7 +65,7 @@ pub fn trim_heap() {
     }
 }
 
-/// Bytes written to a TCP socket that its peer has not acknowledged, those not sent yet included.
+/// Returns how many bytes written to a TCP socket its peer has not acknowledged, those not sent yet included.
 ///
 /// # Errors
 /// The kernel cannot say, for example because it is no such socket.
@@ -82,12 +84,12 @@ pub(crate) fn unacknowledged_bytes(socket: impl AsFd) -> io::Result<usize> {
 /// and twice as long each time, so 25 s in all.
 const RETRANSMITS_MAX: u8 = 7;
 
-/// Questions in a row for room in its receive buffer that a peer leaves unanswered before it counts as gone. One may be
+/// Probes in a row for room in its receive buffer that a peer leaves unanswered before it counts as gone. One may be
 /// under way, and one may be lost.
 const PROBES_MAX: u8 = 3;
 
-/// Whether the kernel of a TCP socket's peer still answers ours. It does so on behalf of a program that does not read,
-/// too: a peer whose receive buffer is full is asked for room again and again, and answers that it has none.
+/// Whether the kernel of a TCP socket's peer still answers ours. It answers also for a program that does not read: a
+/// peer whose receive buffer is full is asked for room again and again, and answers that there is none.
 ///
 /// # Errors
 /// The kernel cannot say, for example because it is no such socket.
@@ -113,10 +115,10 @@ pub(crate) fn is_peer_answering(socket: impl AsFd) -> io::Result<bool> {
     Ok(info.tcpi_retransmits < RETRANSMITS_MAX && info.tcpi_probes < PROBES_MAX)
 }
 
-/// Sets TCP_DEFER_ACCEPT on a listening socket: a connection is accepted once its first bytes are there, so the
-/// read right after the accept finds the request and a silent peer costs no descriptor (DESIGN, The turn, 5).
-/// `patience` is rounded up to whole seconds, and by the kernel to its retransmission steps; zero turns the option
-/// off, also for the silent peers that wait already, at their next retransmission.
+/// Sets TCP_DEFER_ACCEPT on a listening socket: a connection is accepted once its first bytes are there. So the read
+/// right after the accept finds the request, and a silent peer costs no descriptor (DESIGN, The turn, 5). `patience` is
+/// rounded up to whole seconds, and by the kernel to its retransmission steps. Zero turns the option off, also for
+/// silent peers that wait already, at their next retransmission.
 ///
 /// # Errors
 /// The kernel refused, for example because `listener` is not a TCP socket.

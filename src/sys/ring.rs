@@ -1,11 +1,11 @@
-//! Writes to many sockets with one system call, through io_uring; where the kernel refuses that, there is no [`Ring`]
-//! and each socket is written to by itself.
+//! Writes to many sockets with one system call, through io_uring. Where the kernel refuses that, there is no [`Ring`],
+//! and the loop writes to each socket by itself.
 //!
-//! Invariant: [`Ring::write`] returns only when the kernel is through with every write that it was given, so nothing
-//! that the writes borrow is touched by the kernel later. The writes never wait (`MSG_DONTWAIT`): each is over, done or
-//! refused, by the time that the call that submits it returns. Those that were never submitted lie in the memory that the
-//! kernel reads at the next call, with addresses that are borrowed no more; so a call that does not come to its end, by
-//! an error or a panic, takes the `io_uring` with it, and there is no next.
+//! Invariant: [`Ring::write`] returns only when the kernel has finished every write that it was given, so the kernel
+//! touches nothing later that the writes borrow. The writes never wait (`MSG_DONTWAIT`): each is over, done or refused,
+//! when the call that submits it returns. Writes that were never submitted stay in memory that the kernel would read at
+//! the next call, with addresses that are no longer borrowed. So a call that does not come to its end, because of an
+//! error or a panic, drops the `io_uring`, and there is no next call.
 
 use std::io::{self, IoSlice};
 use std::marker::PhantomData;
@@ -16,29 +16,29 @@ use io_uring::{IoUring, opcode, types};
 /// Writes of one call, at most. The kernel keeps 96 bytes for each.
 pub(crate) const WRITES_MAX: usize = 256;
 
-/// Calls in a row that carry nothing out, because the kernel has no memory for it or too much is under way; then the
+/// Calls in a row that finish no write, because the kernel is out of memory or too much is under way, at most; then the
 /// ring is given up.
-const CALLS_IN_VAIN_MAX: usize = 64;
+const EMPTY_CALLS_MAX: usize = 64;
 
 /// One vectored write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RingWrite<'a> {
-    /// Where to.
+    /// The socket that is written to.
     pub socket: BorrowedFd<'a>,
-    /// What, in order; at least one slice.
+    /// The bytes, in order; at least one slice.
     pub slices: &'a [IoSlice<'a>],
 }
 
 /// An io_uring of the thread that made it.
 ///
-/// Not `Send`: the kernel was told that one thread alone submits (`IORING_SETUP_SINGLE_ISSUER`, for which it takes fewer
-/// locks), and refuses all others, so a ring that moved would break at its first write.
+/// Not `Send`: the kernel was told that only one thread submits (`IORING_SETUP_SINGLE_ISSUER`), for which it takes
+/// fewer locks. It refuses all other threads, so a ring that moved would break at its first write.
 pub struct Ring {
     /// `None`: broken. Taken out for as long as it holds addresses that are borrowed from a call of [`Ring::write`].
     ring: Option<IoUring>,
-    /// One for each write of several slices; the kernel reads them during the call.
+    /// One header for each write of several slices. The kernel reads them during the call.
     headers: Vec<libc::msghdr>,
-    /// The system call: submits what is queued and waits until so many writes are over.
+    /// The system call: it submits what is queued and waits until so many writes are over.
     enter: fn(&IoUring, usize) -> io::Result<usize>,
     not_send: PhantomData<*const ()>,
 }
@@ -50,7 +50,7 @@ impl std::fmt::Debug for Ring {
 }
 
 impl Ring {
-    /// A ring for the calling thread; no other may use it.
+    /// Returns a ring for the calling thread; no other thread may use it.
     ///
     /// # Errors
     /// The kernel is older than 6.0, has no io_uring, or does not let this process use it (containers often do not).
@@ -68,13 +68,13 @@ impl Ring {
         })
     }
 
-    /// Carries all of `writes`, at most [`WRITES_MAX`], out in order, and puts the outcome of each into `outcomes`,
-    /// which it empties first: the number of bytes taken, or an error as of `sendmsg(2)`; `Interrupted` for a write
-    /// that was not begun. One system call, unless it is interrupted or the kernel is short of something.
+    /// Carries out all of `writes`, at most [`WRITES_MAX`], in order. Empties `outcomes` and puts the outcome of each
+    /// write into it: the number of bytes taken, or an error as of `sendmsg(2)`; `Interrupted` for a write that was not
+    /// begun. One system call, unless it is interrupted or the kernel is short of something.
     ///
     /// # Errors
-    /// The ring broke, in this call or an earlier one ([`io::ErrorKind::NotConnected`]), and writes nothing from now on.
-    /// `outcomes` holds then too; what was not begun can be written otherwise.
+    /// The ring broke, in this call or in an earlier one ([`io::ErrorKind::NotConnected`]), and writes nothing from now
+    /// on. `outcomes` is valid then too; the writes that were not begun can be done without the ring.
     pub(crate) fn write(
         &mut self,
         writes: &[RingWrite<'_>],
@@ -111,9 +111,9 @@ impl Ring {
                 reason = "the kernel takes the slices as addresses, which carry no lifetime"
             )]
             // SAFETY: the slices and their bytes are borrowed until this function returns; the headers are not moved,
-            // for their memory was reserved, and are not emptied before the next call. What was submitted is over before
-            // this function returns (see the module). What was not goes with the ring, which is owned here, by a local
-            // variable, and is given back only when all of it is over.
+            // for their memory was reserved, and are not emptied before the next call. What was submitted is over
+            // before this function returns (see the module). What was not goes with the ring, which is owned here, by a
+            // local variable, and is given back only when all of it is over.
             let pushed = unsafe { ring.submission().push(&entry) };
             if pushed.is_err() {
                 break;
@@ -121,7 +121,7 @@ impl Ring {
             begun += 1;
         }
         let mut over = 0;
-        let mut calls_in_vain = 0;
+        let mut empty_calls = 0;
         loop {
             let entered = (self.enter)(&ring, begun - over);
             let before = over;
@@ -142,17 +142,17 @@ impl Ring {
                 self.ring = Some(ring);
                 return Ok(());
             }
-            calls_in_vain = if over > before { 0 } else { calls_in_vain + 1 };
+            empty_calls = if over > before { 0 } else { empty_calls + 1 };
             match entered {
                 Ok(_) => {}
-                Err(error) if goes_on(&error) && calls_in_vain < CALLS_IN_VAIN_MAX => {}
+                Err(error) if goes_on(&error) && empty_calls < EMPTY_CALLS_MAX => {}
                 Err(error) => return Err(error),
             }
         }
     }
 }
 
-/// Whether another call may get on where this one did not.
+/// Whether another call may succeed where this one did not.
 fn goes_on(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn a_call_that_may_be_repeated_is_and_another_error_ends_the_ring_and_whatever_is_queued_in_it()
     {
-        let (passing, lasting) = (CALLS_IN_VAIN_MAX - 1, CALLS_IN_VAIN_MAX);
+        let (passing, lasting) = (EMPTY_CALLS_MAX - 1, EMPTY_CALLS_MAX);
         let rows = [
             (vec![], true),
             (vec![libc::EINTR; passing], true),

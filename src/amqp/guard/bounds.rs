@@ -1,16 +1,17 @@
-//! What a broker is held to: the bounds of its frames and deliveries, and the breaches of them.
+//! The bounds of a broker's frames and deliveries, and the breaches of them, each of which ends the connection.
 
-/// What we ask of the broker, and hold it to: its own default.
+/// Largest frame, header and end included. We ask the broker for it, and hold the broker to it. It is its own default.
 pub(in crate::amqp) const FRAME_BYTES_MAX: u32 = 131_072;
-/// Seconds between heartbeats; a peer silent for twice as long is gone.
+/// Seconds between heartbeats; a broker that is silent for twice as long is gone.
 pub(in crate::amqp) const HEARTBEAT_SECONDS: u16 = 5;
-/// Largest method frame; the longest a broker sends a consumer is some 800 bytes, and `connection.start` about 600.
+/// Largest payload of a method frame. The longest that a broker sends a consumer has some 800 bytes, and
+/// `connection.start` about 600.
 pub(super) const METHOD_BYTES_MAX: usize = 16 << 10;
 /// Largest body of one delivery; a larger one is swallowed, and its delivery dropped by the consumer.
 pub(super) const BODY_BYTES_MAX: u64 = 64 << 20;
-/// Bodies read but not yet taken by the consumer. The prefetch bounds their number, not their size. A body that would go
-/// beyond it is swallowed if it is too large for an event anyway ([`crate::event::BODY_BYTES_MAX`]); otherwise the
-/// connection is given up, which tells every session of a gap.
+/// Bytes of bodies read but not yet taken by the consumer. The prefetch bounds their number, not their size. A body
+/// that would go beyond it is swallowed if it is too large for an event anyway ([`crate::event::BODY_BYTES_MAX`]);
+/// otherwise the connection is given up, which tells every session of a gap.
 pub(super) const BACKLOG_BYTES_MAX: u64 = 256 << 20;
 /// Channels in the middle of a delivery, at most: one of ours consumes. Beyond it the connection is given up.
 pub(super) const CONTENTS_MAX: usize = 16;

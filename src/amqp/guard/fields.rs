@@ -1,4 +1,5 @@
-//! The fields of methods and content headers: what of them is hidden from the client's parser or put right for it. Pure.
+//! The fields of methods and content headers: which of them are hidden from the client's parser, or put right for it.
+//! Changes are made in place and keep every length. Pure but for [`Vitals`].
 
 use super::bounds::{BACKLOG_BYTES_MAX, BODY_BYTES_MAX, HEARTBEAT_SECONDS, Violation};
 use super::vitals::Vitals;
@@ -7,7 +8,7 @@ use crate::event;
 /// Stands for what was not UTF-8: ASCII's own character for that, which no escaped routing key contains (PROTOCOL 6).
 pub(in crate::amqp) const SUBSTITUTE: char = '\u{1a}';
 
-/// class, weight, body size, flags, then two short strings at most: all of a content header that is looked at.
+/// Class, weight, body size, flags, then two short strings at most: the part of a content header that is screened.
 pub(super) const CONTENT_BYTES_LOOKED_AT: usize = 14 + 2 * 256;
 pub(super) const CONTENT_TYPE: u16 = 1 << 15;
 pub(super) const CONTENT_ENCODING: u16 = 1 << 14;
@@ -99,7 +100,7 @@ pub(super) fn screen_content(
     Ok(swallowed)
 }
 
-/// Makes `table`'s content one byte array, which does not nest. Below 6 bytes nothing nests anyway.
+/// Makes the content of `table` one byte array, which does not nest. In less than 6 bytes nothing can nest.
 fn blank_table(table: &mut [u8]) {
     let Some(length) = table
         .len()
@@ -113,7 +114,7 @@ fn blank_table(table: &mut [u8]) {
     table[2..6].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Makes `text` valid UTF-8 of the same length.
+/// Makes `text` valid UTF-8 of the same length: [`SUBSTITUTE`] stands for each byte that is not.
 fn substitute(text: &mut [u8]) {
     let mut from = 0;
     while let Some(rest) = text.get_mut(from..)

@@ -10,8 +10,8 @@
 //! | `vitals` | what the threads that use the connection are told |
 //!
 //! The client's parser recurses over nested tables until its stack overflows. It ends the connection over one byte that
-//! is not UTF-8. And it lets a broker turn heartbeats off, after which it waits for a dead broker for ever. Any publisher
-//! can cause the first two. So:
+//! is not UTF-8. And it lets a broker turn heartbeats off, after which it waits for a dead broker for ever. Any
+//! publisher can cause the first two. So:
 //!
 //! - of a delivery's properties only `content_type` and `content_encoding` survive: the flags of all others,
 //!   `headers` among them, are cleared, and the parser never looks at what they announced. The table in
@@ -19,17 +19,17 @@
 //!   Hence no table is ever parsed, at any depth, and no publisher can end the connection with one;
 //! - bytes that are not UTF-8 in a delivery's exchange, routing key, type or encoding become [`SUBSTITUTE`], and
 //!   the consumer drops such a delivery;
-//! - a delivery that is too large ([`bounds::BODY_BYTES_MAX`]) is passed on as one with an empty body. Its body is swallowed as
-//!   it comes, never kept, and the consumer asks [`Vitals::swallowed`] which empty bodies are such. Each swallowed frame
-//!   leaves a heartbeat in its place, since the client ends a connection on which it hears nothing, and a broker sends
-//!   no heartbeat while it sends a body;
+//! - a delivery that is too large ([`bounds::BODY_BYTES_MAX`]) is passed on as one with an empty body. Its body is
+//!   swallowed as it comes, never kept, and the consumer asks [`Vitals::swallowed`] which empty bodies are such. Each
+//!   swallowed frame leaves a heartbeat in its place, since the client ends a connection on which it hears nothing, and
+//!   a broker sends no heartbeat while it sends a body;
 //! - a frame of a wrong type or above the negotiated size, and deliveries read but not yet taken above
 //!   [`bounds::BACKLOG_BYTES_MAX`], are [`bounds::Violation`]s: the read fails, and with it the connection.
 //!
-//! Invariant of [`Guard`]: `begin <= cleared <= resume <= end <= buffer.len()`. Bytes before `cleared` may be passed on,
-//! those from there to `resume` are swallowed, those behind were not screened or are the beginning of a piece that is
-//! still incomplete. What can be passed on is passed on before the socket is read again, so the edge-triggered poll of
-//! the client never waits for bytes that lie here.
+//! Invariant of [`Guard`]: `begin <= cleared <= resume <= end <= buffer.len()`. Bytes before `cleared` may be passed
+//! on, those from there to `resume` are swallowed, those behind were not screened or are the beginning of a piece that
+//! is still incomplete. What can be passed on is passed on before the socket is read again, so the edge-triggered poll
+//! of the client never waits for bytes that lie here.
 
 mod bounds;
 mod fields;
@@ -52,7 +52,7 @@ pub(super) use self::vitals::Vitals;
 const BUFFER_BYTES: usize = 64 << 10;
 const _: () = assert!(METHOD_BYTES_MAX + FRAME_HEADER_BYTES + FRAME_END_BYTES <= BUFFER_BYTES);
 
-/// The stream. Reads are screened, writes passed on.
+/// The stream. Reads are screened, writes are passed on.
 pub(super) struct Guard<S> {
     stream: S,
     screen: Screen,
@@ -114,7 +114,7 @@ impl<S: Read> Read for Guard<S> {
 }
 
 impl<S: Write> Write for Guard<S> {
-    /// As the stream's own, but never `Ok(0)`, over which the client would spin.
+    /// As the stream's own `write`, but never `Ok(0)`, on which the client would spin.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.stream.write(bytes) {
             Ok(0) if !bytes.is_empty() => Err(io::ErrorKind::WriteZero.into()),
@@ -155,8 +155,8 @@ impl<S: mio06::Evented> mio06::Evented for Guard<S> {
 
 impl<S: Read + Write + mio06::Evented + Send + 'static> amiquip::IoStream for Guard<S> {}
 
-/// Appends to `passed` what of a broker's bytes the AMQP client would get to see, until the stream ends or fails. No
-/// delivery is ever taken, so the bound on those that wait is that of all of them. Linear in the stream.
+/// Appends to `passed` those of a broker's bytes that the AMQP client would see, until the stream ends or fails. No
+/// delivery is ever taken, so the bound on those that wait holds for all of them together. Linear in the stream.
 ///
 /// # Errors
 /// The stream's own; [`io::ErrorKind::InvalidData`] for what a broker must not send.

@@ -1,4 +1,6 @@
-//! The stream of frames: where one begins, what of it is passed on, which bodies are swallowed. Pure.
+//! The screen: where a frame begins, which bytes are passed on, which bodies are swallowed. Pure.
+//!
+//! Invariant: bytes are shown to it once, but for those that it neither passed nor swallowed, which are shown again.
 
 use super::bounds::{
     CONTENTS_MAX, FRAME_BYTES_MAX, FRAME_END_BYTES, FRAME_HEADER_BYTES, METHOD_BYTES_MAX, Violation,
@@ -10,18 +12,18 @@ const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
-/// Of a heartbeat, which has no payload.
+/// The header of a heartbeat, which has no payload.
 const HEARTBEAT_HEADER: [u8; FRAME_HEADER_BYTES] = [HEARTBEAT, 0, 0, 0, 0, 0, 0];
 
-/// Where in the stream of frames the next byte stands.
+/// Where the next byte stands in the stream of frames.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
     rest: Rest,
-    /// What is under way on channels in the middle of a delivery; at most [`CONTENTS_MAX`].
+    /// The channels in the middle of a delivery, at most [`CONTENTS_MAX`].
     contents: Vec<(u16, Content)>,
 }
 
-/// Bytes of the present frame that are still to come and need no look.
+/// Bytes of the present frame that are still to come and need no screening.
 #[derive(Clone, Copy, Debug)]
 enum Rest {
     /// To be passed on, the end octet included.
@@ -45,19 +47,19 @@ enum Content {
     Swallowed { left: u64 },
 }
 
-/// What [`Screen::clear`] did with the bytes from the front on.
+/// What [`Screen::clear`] did with the bytes, from the front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Screened {
-    /// These may be passed on.
+    /// So many may be passed on.
     pub(super) passed: usize,
-    /// These, behind them, are to be thrown away, and what follows is to be shown again at once; none when the screen
-    /// has seen all that it can.
+    /// So many behind them are to be thrown away, and the bytes that follow are to be shown again at once. Zero when
+    /// the screen has done all that it can.
     pub(super) swallowed: usize,
 }
 
 impl Screen {
-    /// Screens `bytes`, which begin where the last call's answer ended. What it neither passes nor swallows is to be shown
-    /// again, with more behind it. Linear in what it passes and swallows.
+    /// Screens `bytes`, which begin where the bytes of the last result ended. Bytes that it neither passes nor swallows
+    /// are to be shown again, with more behind them. Linear in the bytes that it passes and swallows.
     pub(super) fn clear(
         &mut self,
         bytes: &mut [u8],
@@ -97,7 +99,7 @@ impl Screen {
             let Some(&[kind, channel_high, channel_low, size @ ..]) =
                 rest.first_chunk::<FRAME_HEADER_BYTES>()
             else {
-                // A peer that talks something else may stop after a few bytes: complain about the first of them.
+                // A peer that speaks another protocol may stop after a few bytes, so the first of them is checked.
                 return match rest.first() {
                     Some(&kind) if !is_frame(kind) => Err(Violation::NotAFrame(kind)),
                     _ => Ok(passed(cleared)),
@@ -150,8 +152,8 @@ impl Screen {
         }
     }
 
-    /// What was under way on `channel` is over: "any non-content frame explicitly marks the end of the content" (AMQP
-    /// 0-9-1, 4.2.6). Now this is, if anything.
+    /// Ends what was under way on `channel`, for "any non-content frame explicitly marks the end of the content" (AMQP
+    /// 0-9-1, 4.2.6), and begins `content`, if there is one.
     fn begin(&mut self, channel: u16, content: Option<Content>) -> Result<(), Violation> {
         self.end(channel);
         if let Some(content) = content {

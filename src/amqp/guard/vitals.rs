@@ -1,8 +1,8 @@
-//! What the guard tells the threads that use the connection: when the broker was last heard, what waits to be taken, which
-//! bodies were swallowed.
+//! Figures that the guard shares with the threads that use the connection: when the broker was last heard, how many
+//! bytes wait to be taken, which bodies were swallowed.
 //!
-//! Invariants: only the thread that reads adds to the backlog, and only the consumer takes from it; swallowed bodies are
-//! asked for in the order of their coming.
+//! Invariants: only the thread that reads adds to the backlog, and only the consumer takes from it; swallowed bodies
+//! are asked for in the order of their coming.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::bounds::{SWALLOWED_MAX, Violation};
 
-/// What the guard tells the threads that use the connection.
+/// The figures of one connection.
 #[derive(Debug)]
 pub(in crate::amqp) struct Vitals {
     epoch: Instant,
@@ -33,7 +33,7 @@ impl Vitals {
         }
     }
 
-    /// When bytes last came from the broker; the time of [`Vitals::new`] before any did.
+    /// When bytes last came from the broker; before any came, the time given to [`Vitals::new`].
     pub(in crate::amqp) fn last_heard(&self) -> Instant {
         self.epoch + Duration::from_micros(self.heard_micros.load(Ordering::Relaxed))
     }
@@ -54,8 +54,9 @@ impl Vitals {
             .fetch_sub(body_bytes as u64, Ordering::Relaxed);
     }
 
-    /// The announced size of a body that was swallowed, asked once for each delivery that came with an empty one, in the
-    /// order of their coming; `None`: it was empty. `tag`: the delivery's, on the one channel that consumes.
+    /// Returns the announced size of a body that was swallowed; `None`: the body was empty. To be called once for each
+    /// delivery with an empty body, in the order of their coming. `tag` is the delivery's, on the one channel that
+    /// consumes.
     pub(in crate::amqp) fn swallowed(&self, tag: u64) -> Option<u64> {
         let mut swallowed = self
             .swallowed
