@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 /// Connections accepted from one listener in one turn; the rest are accepted in the next turn, which does not wait.
-pub(crate) const ACCEPTS_PER_TURN: usize = 256;
+pub(crate) const ACCEPTS_PER_TURN_MAX: usize = 256;
 
 /// Length of the kernel's queue of connections not yet accepted (`listen`'s backlog; the kernel cuts it to
 /// `net.core.somaxconn`). Beyond it connects are retried by the peers.
@@ -38,7 +38,7 @@ pub const POLL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Places of groups of subscriptions visited in one turn of a roll-over of the months: some 0.1 ms. Each may need some
 /// AMQP bindings rendered, acquired and released.
-pub const ROLL_OVER_GROUPS_PER_TURN: usize = 64;
+pub const ROLL_OVER_GROUPS_PER_TURN_MAX: usize = 64;
 
 /// Time within which a process begins to move its subscriptions on to other months, at a moment of its own, so that the
 /// processes of a cluster do not all begin at once.
@@ -57,39 +57,39 @@ pub(crate) const READ_BUFFER_BYTES: usize = 64 << 10;
 /// Bytes read from all sockets in one turn, give or take one read; sockets that are ready beyond that go to the reread
 /// list. Each socket is read once a turn and goes there too if it may have more, so neither one peer that sends without
 /// pause nor a thousand of them keep events from the others.
-pub const READ_BYTES_PER_TURN: usize = 2 << 20;
+pub const READ_BYTES_PER_TURN_MAX: usize = 2 << 20;
 
 /// Frames of clients (fragments included) and reads in one turn, give or take those of one read; the rest waits as
-/// beyond [`READ_BYTES_PER_TURN`]. A frame that is refused costs about a microsecond.
-pub const FRAMES_READ_PER_TURN: usize = 256;
+/// beyond [`READ_BYTES_PER_TURN_MAX`]. A frame that is refused costs about a microsecond.
+pub const FRAMES_READ_PER_TURN_MAX: usize = 256;
 
-/// As [`FRAMES_READ_PER_TURN`], while events wait in the hand-off: clients' frames and events each have a share of a
+/// As [`FRAMES_READ_PER_TURN_MAX`], while events wait in the hand-off: clients' frames and events each have a share of a
 /// turn.
-pub const FRAMES_READ_BEFORE_EVENTS: usize = 32;
+pub const FRAMES_READ_BEFORE_EVENTS_MAX: usize = 32;
 
 /// Bytes of one read of an open session, unless more than that is missing of a frame: one or two usual commands, or as
 /// many of the smallest as a quarter of a turn takes. An event waits at most for the commands of one read.
-pub const SESSION_READ_BYTES: usize = 512;
+pub const SESSION_READ_BYTES_MAX: usize = 512;
 
 /// Bytes of one read of a connection in its handshake: a usual request, head and all, and some commands behind it.
-pub(crate) const HANDSHAKE_READ_BYTES: usize = 4 << 10;
+pub(crate) const HANDSHAKE_READ_BYTES_MAX: usize = 4 << 10;
 
 /// Events taken from the hand-off by one look at it; the rest are taken in the next turn, which does not wait.
-pub(crate) const EVENTS_PER_LOOK: usize = 256;
+pub(crate) const EVENTS_PER_LOOK_MAX: usize = 256;
 
 /// Control messages taken from the hand-off by one look at it, before the events; the rest are taken by the next look.
-pub(crate) const CONTROLS_PER_LOOK: usize = 64;
+pub(crate) const CONTROLS_PER_LOOK_MAX: usize = 64;
 
 /// Looks at the hand-off in one turn, at most: another follows only one that took events and emptied it, when they are
 /// for many sessions.
-pub(crate) const LOOKS_PER_TURN: usize = 32;
+pub(crate) const LOOKS_PER_TURN_MAX: usize = 32;
 
 /// Looks in a row that found nothing, after which the burst is taken to be over.
-pub const LOOKS_IN_VAIN: usize = 3;
+pub const EMPTY_LOOKS_MAX: usize = 3;
 
 /// Sessions flushed in one turn. Events that arrive meanwhile merge into the outboxes not yet flushed
 /// (DESIGN, The turn, 1: 25 to 33 % less CPU, and a ping is answered within milliseconds during a fan-out).
-pub(crate) const FLUSHES_PER_TURN: usize = 250;
+pub(crate) const FLUSHES_PER_TURN_MAX: usize = 250;
 
 /// Sessions on the flush list, after a fan-out, that make another look at the hand-off for more events of the burst
 /// worth its cost.
@@ -113,9 +113,9 @@ pub(crate) const MERGED_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of frames that are encoded of one event at a time, give or take one frame. The groups beyond that wait until
 /// these frames were written, or their sessions did not take them. So one large event for many groups costs no more
 /// memory, and no more of a turn, than this.
-pub const EVENT_SLICE_BYTES: u64 = 16 << 20;
+pub const EVENT_SLICE_BYTES_MAX: u64 = 16 << 20;
 
-const _: () = assert!(EVENT_SLICE_BYTES <= MERGED_BYTES_MAX);
+const _: () = assert!(EVENT_SLICE_BYTES_MAX <= MERGED_BYTES_MAX);
 
 /// Bytes of the frames of one run (`reactor::fan_out`); a frame beyond that begins another run. As much memory again is
 /// held in one piece until all members of the run have been written to.
@@ -125,7 +125,7 @@ pub(crate) const RUN_BYTES_MAX: u64 = 256 << 10;
 pub(crate) const MERGE_MEMBERS_MIN: usize = 4;
 
 /// Groups of one event for which room is kept until the next event.
-pub(crate) const MATCHED_KEPT: usize = 64;
+pub(crate) const MATCHED_KEPT_MAX: usize = 64;
 
 /// Heap bytes of a session's subscribes that wait for the broker and of the replies behind them; one subscribe of 256
 /// bindings to all call events takes some 150 KB. Above it the one that has waited longest is given up (`event source
@@ -142,7 +142,7 @@ pub const HELD_TOTAL_BYTES_MAX: usize = 64 << 20;
 /// Work that renewing sessions may do in one turn after a reread, counted in sessions and
 /// [`RENEWAL_SUBSCRIPTION_COST`]; a session is renewed as a whole. Until all are renewed no event is taken from the
 /// hand-off, so that no session sees an event by a right that it has lost.
-pub(crate) const RENEWALS_PER_TURN: usize = 16 << 10;
+pub(crate) const RENEWALS_PER_TURN_MAX: usize = 16 << 10;
 
 /// Cost of resolving one subscription again, where a session whose rights stayed the same costs 1.
 pub(crate) const RENEWAL_SUBSCRIPTION_COST: usize = 16;
@@ -180,17 +180,17 @@ pub(crate) const LABELS_OF_ACCOUNT_BYTES_MAX: usize = 16 << 20;
 pub(crate) const LABELS_BYTES_MAX: usize = 128 << 20;
 
 /// Pings of one read that are answered one by one; of the rest only the newest is answered.
-pub const PONGS_PER_READ: usize = 32;
+pub const PONGS_PER_READ_MAX: usize = 32;
 
 /// Frames that may wait for a session that is read: with more, its bytes stay in the kernel until the outbox is
 /// empty, so that a peer that does not take its answers cannot ask for more of them.
-pub(crate) const UNREAD_BEHIND_FRAMES: usize = WRITE_SLICES_MAX;
+pub(crate) const READ_BEHIND_FRAMES_MAX: usize = WRITE_SLICES_MAX;
 
-/// Sessions visited by one step of the sweep, at least; a whole pass takes at most [`SWEEP_STEPS`] steps.
+/// Sessions visited by one step of the sweep, at least; a whole pass takes at most [`SWEEP_STEPS_MAX`] steps.
 pub(crate) const SWEEP_SESSIONS_MIN: usize = 1024;
 
 /// Steps of a whole pass of the sweep.
-pub(crate) const SWEEP_STEPS: usize = 50;
+pub(crate) const SWEEP_STEPS_MAX: usize = 50;
 
 /// Time between two steps of the sweep.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
@@ -205,22 +205,22 @@ pub const BROKER_ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// Longest time between two turns that counts against silent peers and unfinished messages. In time beyond it the
 /// process was stopped or its machine suspended, and no socket was read. Longer than the sweep lets a poll wait.
-pub(crate) const STALL_COUNTED: Duration = Duration::from_millis(200);
+pub(crate) const STALL_COUNTED_MAX: Duration = Duration::from_millis(200);
 
 /// Unfinished messages of all sessions of one address that have not authenticated, requests before the upgrade
 /// included, counted in messages of the largest size (`max_message_bytes`). Beyond it the session with the largest is
 /// closed.
-pub const PARTIAL_MESSAGES_PER_ADDRESS: usize = 8;
+pub const PARTIAL_MESSAGES_PER_ADDRESS_MAX: usize = 8;
 
 /// Bytes that are counted for an unfinished message beside its own: the most that it costs.
-pub const PARTIAL_OVERHEAD_BYTES: usize = 256;
+pub const PARTIAL_OVERHEAD_BYTES_MAX: usize = 256;
 
 /// Largest outboxes gathered by one pass over all sessions when `max_outboxes_bytes` is exceeded, so that one pass
 /// serves many closes.
-pub(crate) const LARGEST_OUTBOXES: usize = 64;
+pub(crate) const LARGEST_OUTBOXES_MAX: usize = 64;
 
 /// Places of the flush list that are kept in the quiet after a burst: 64 KiB.
-pub(crate) const FLUSH_LIST_KEPT: usize = 4096;
+pub(crate) const FLUSH_LIST_KEPT_MAX: usize = 4096;
 
 /// Time of quiet after a burst before its memory is given back to the system.
 pub const TRIM_AFTER: Duration = Duration::from_secs(1);
@@ -230,7 +230,7 @@ pub const TRIM_AFTER: Duration = Duration::from_secs(1);
 pub const TRIM_WITHIN: Duration = Duration::from_secs(10);
 
 /// Outbox queues freed, and sessions come and gone, since the last trim that make a trim worth its while.
-pub const TRIM_MIN_FREED: u64 = 256;
+pub const TRIM_FREED_MIN: u64 = 256;
 
 /// Bytes of lines of the log that wait to be written, a line's own bookkeeping included: some 1,400 lines. Beyond it
 /// lines are lost and counted, so that a stderr without a reader costs lines of the log, and the loop nothing.

@@ -15,13 +15,11 @@ use super::connections::Listed;
 use super::read::ReadBudget;
 use super::socket::Socket;
 use crate::limits;
-use crate::protocol::handshake::{self, Request};
-use crate::protocol::http::{HttpError, Method, Parsed};
-use crate::protocol::proxy::{self, Preamble};
+use crate::protocol::proxy::Preamble;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::id::{ConnId, Peer};
-use crate::session::{Door, Session};
+use crate::session::{ListenerKind, Session};
 
 /// What is to become of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,42 +32,22 @@ enum Room {
     Close,
 }
 
-/// The 503, made once.
-#[derive(Debug)]
-pub(super) struct FullAnswer {
-    whole: Vec<u8>,
-    /// Without the body, for a `HEAD`.
-    head_bytes: usize,
-}
-
-impl Default for FullAnswer {
-    fn default() -> Self {
-        Self {
-            whole: HttpError::Full.response(false),
-            head_bytes: HttpError::Full.response(true).len(),
-        }
-    }
-}
-
-impl FullAnswer {
-    fn to(&self, method: Method) -> &[u8] {
-        match method {
-            Method::Get => &self.whole,
-            Method::Head => self.whole.get(..self.head_bytes).unwrap_or_default(),
-        }
-    }
-}
-
 impl<S: Socket> Reactor<S> {
     /// Takes a connection in, to be read in the coming turn. One that had to come from a trusted proxy and does not
     /// is closed without a word (`None`). Beyond `max_connections` it takes the place of an unfinished handshake, or is
     /// told 503; one too many of its address is told 429: and is gone already (`None`) where that needs no more than its
     /// first bytes.
-    pub fn accept(&mut self, mut socket: S, peer: Peer, door: Door, now: Now) -> Option<ConnId> {
+    pub fn accept(
+        &mut self,
+        mut socket: S,
+        peer: Peer,
+        listener: ListenerKind,
+        now: Now,
+    ) -> Option<ConnId> {
         self.hub.metrics.connections_accepted_total += 1;
-        let preamble = match door {
-            Door::Clients => self.hub.limits.proxies.preamble(peer.address().ip()),
-            Door::Admin => Some(Preamble::Done),
+        let preamble = match listener {
+            ListenerKind::Clients => self.hub.limits.proxies.preamble(peer.address().ip()),
+            ListenerKind::Admin => Some(Preamble::Done),
         };
         let Some(preamble) = preamble else {
             self.hub.metrics.proxy_peers_refused_total += 1;
@@ -78,11 +56,11 @@ impl<S: Socket> Reactor<S> {
             }
             return None;
         };
-        let room = self.room_for(&mut socket, door, preamble, now);
+        let room = self.room_for(&mut socket, listener, preamble, now);
         if room == Room::Close {
             return None;
         }
-        let session = Session::new(door, preamble, peer, &mut self.hub);
+        let session = Session::new(listener, preamble, peer, &mut self.hub);
         let is_surplus = session.is_surplus();
         let id = self.connections.insert(socket, session);
         if is_surplus && room == Room::Free && !self.take_surplus(id, now) {
@@ -103,18 +81,26 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Decides on a connection just accepted.
-    fn room_for(&mut self, socket: &mut S, door: Door, preamble: Preamble, now: Now) -> Room {
+    fn room_for(
+        &mut self,
+        socket: &mut S,
+        listener: ListenerKind,
+        preamble: Preamble,
+        now: Now,
+    ) -> Room {
         let beyond = match self.connections.len().checked_sub(self.connections_max) {
             None => return Room::Free,
             Some(beyond) => beyond,
         };
-        match door {
-            Door::Admin if beyond < limits::REFUSALS_MAX + limits::ADMIN_BEYOND_FULL_MAX => {
+        match listener {
+            ListenerKind::Admin
+                if beyond < limits::REFUSALS_MAX + limits::ADMIN_BEYOND_FULL_MAX =>
+            {
                 return Room::Free;
             }
-            Door::Admin => {}
-            Door::Clients if self.evict_unfinished(now) => return Room::Free,
-            Door::Clients => {
+            ListenerKind::Admin => {}
+            ListenerKind::Clients if self.evict_unfinished(now) => return Room::Free,
+            ListenerKind::Clients => {
                 self.hub.metrics.connections_refused_full_total += 1;
                 if self.answer_at_once(socket, preamble) {
                     return Room::Close;
@@ -137,7 +123,7 @@ impl<S: Socket> Reactor<S> {
             // What it says in part may be anything, and it may not be listening.
             let _untold = connection
                 .socket
-                .write(&[IoSlice::new(self.full_answer.to(Method::Get))]);
+                .write(&[IoSlice::new(self.full_answer.whole())]);
             connection.session.evict(&mut self.hub.context(id, now));
         }
         self.remove(id);
@@ -188,10 +174,9 @@ impl<S: Socket> Reactor<S> {
             return true;
         }
         let input = self.read_buffer.get(..count).unwrap_or_default();
-        let Some(method) = whole_request(input, preamble) else {
+        let Some(answer) = self.full_answer.to(input, preamble) else {
             return false;
         };
-        let answer = self.full_answer.to(method);
         metrics.writes_total += 1;
         // A new socket has room for it; a peer that is gone needs none.
         if let Ok(written) = socket.write(&[IoSlice::new(answer)]) {
@@ -199,27 +184,4 @@ impl<S: Socket> Reactor<S> {
         }
         true
     }
-}
-
-/// The method of the request that `input` is, if it is one, with its PROXY header and to its last byte, for which 503
-/// is an answer. What is malformed, or has a body, is not.
-fn whole_request(input: &[u8], preamble: Preamble) -> Option<Method> {
-    let behind = match preamble {
-        Preamble::Done | Preamble::Nameless => 0,
-        Preamble::Optional | Preamble::Required => match proxy::parse(input) {
-            proxy::Header::Complete { consumed, .. } => consumed,
-            proxy::Header::Absent => 0,
-            proxy::Header::Incomplete | proxy::Header::Malformed => return None,
-        },
-    };
-    let head = input.get(behind..)?;
-    let Parsed::Complete { consumed, request } = handshake::parse(head) else {
-        return None;
-    };
-    let method = match request {
-        Request::Upgrade(_) => Method::Get,
-        Request::Probe(method) => method,
-        Request::Refuse(_) => return None,
-    };
-    (consumed == head.len()).then_some(method)
 }

@@ -6,49 +6,36 @@
 
 use super::Reactor;
 use super::socket::Socket;
-use crate::limits::{RENEWAL_SUBSCRIPTION_COST, RENEWALS_PER_TURN};
+use crate::limits::{RENEWAL_SUBSCRIPTION_COST, RENEWALS_PER_TURN_MAX};
 use crate::session::clock::Now;
-
-/// A pass over all sessions.
-#[derive(Debug, Default)]
-pub(super) struct Renewal {
-    /// Next slot to be looked at; `None`: no pass is under way.
-    next_slot: Option<u32>,
-}
-
-impl Renewal {
-    pub(super) fn is_under_way(&self) -> bool {
-        self.next_slot.is_some()
-    }
-}
 
 impl<S: Socket> Reactor<S> {
     /// Begins to ask the authenticator again for every session, after it has put in force what was reread; the coming
     /// turns do it. `config_reloads_total` counts when they have. O(1).
     pub fn renew_identities(&mut self) {
-        self.renewal.next_slot = Some(0);
+        self.renewal = Some(0);
         self.hub.is_renewing = true;
     }
 
     /// Renews sessions until the turn's share of work is done. Who came, or authenticated, since the pass began has the
     /// new rights already.
     pub(super) fn renew_some(&mut self, now: Now) {
-        let Some(mut slot) = self.renewal.next_slot else {
+        let Some(mut slot) = self.renewal else {
             return;
         };
         let mut cost = 0;
-        while slot < self.connections.slots() && cost < RENEWALS_PER_TURN {
+        while slot < self.connections.slots() && cost < RENEWALS_PER_TURN_MAX {
             if let Some((id, connection)) = self.connections.at_slot(slot) {
                 let session = &mut connection.session;
-                let looked_at = session.renew_identity(&mut self.hub.context(id, now));
-                cost += RENEWAL_SUBSCRIPTION_COST * looked_at;
+                let checked = session.renew_identity(&mut self.hub.context(id, now));
+                cost += RENEWAL_SUBSCRIPTION_COST * checked;
                 self.settle(id);
             }
             cost += 1;
             slot += 1;
         }
         let is_through = slot >= self.connections.slots();
-        self.renewal.next_slot = (!is_through).then_some(slot);
+        self.renewal = (!is_through).then_some(slot);
         if is_through {
             self.hub.is_renewing = false;
             self.hub.metrics.config_reloads_total += 1;
