@@ -125,7 +125,7 @@ pub struct IndexCounts {
 /// index.subscribe(&families, &mut list, 7, binding, Style::Piston, Some("r1"));
 ///
 /// // Of two equal events of two accounts, it gets that of its own.
-/// let mut sessions_of = |account| {
+/// let mut sessions_of = |account: AccountId| -> Vec<u32> {
 ///     let head = EventHead { account: Some(account), ..EventHead::default() };
 ///     let mut groups = Vec::new();
 ///     index.match_event(
@@ -139,10 +139,10 @@ pub struct IndexCounts {
 ///             groups.push(found.group);
 ///         },
 ///     );
-///     groups.into_iter().flat_map(|group| index.members(group)).collect::<Vec<u32>>()
+///     groups.into_iter().flat_map(|group| index.members(group)).collect()
 /// };
 /// assert_eq!(sessions_of(mine), [7]);
-/// assert_eq!(sessions_of(other), []);
+/// assert!(sessions_of(other).is_empty());
 ///
 /// index.remove_all(&mut list, &mut |_| {});
 /// # Ok::<(), Box<dyn std::error::Error>>(())
