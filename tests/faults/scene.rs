@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::json;
 
 use support::broker::Broker;
-use support::client::{Idle, subscribe};
+use support::client::{Client, Idle, subscribe};
 use support::numbered::{Books, Family, Numbered, Reader};
 use support::server::Server;
 
@@ -81,8 +81,10 @@ impl Scene {
         for books in &books {
             assert_eq!(books.gaps.len(), gaps, "{books}");
         }
-        for idle in self.refused.into_iter().chain([self.idle]) {
-            idle.take_back().assert_nothing_came("any");
+        let idle = self.refused.into_iter().chain([self.idle]);
+        let mut idle: Vec<Client> = idle.map(Idle::take_back).collect();
+        for client in &mut idle {
+            client.assert_nothing_came("any");
         }
         assert_eq!(self.server.metric("sessions_closed_total"), 0);
         (self.server, books)
