@@ -15,9 +15,7 @@ use super::connections::Listed;
 use super::read::ReadBudget;
 use super::socket::Socket;
 use crate::limits;
-use crate::protocol::handshake::{self, Request};
-use crate::protocol::http::{HttpError, Method, Parsed};
-use crate::protocol::proxy::{self, Preamble};
+use crate::protocol::proxy::Preamble;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::id::{ConnId, Peer};
@@ -32,32 +30,6 @@ enum Room {
     Refuse,
     /// It has been told, or there is no room even for that.
     Close,
-}
-
-/// The 503, made once.
-#[derive(Debug)]
-pub(super) struct FullAnswer {
-    whole: Vec<u8>,
-    /// Without the body, for a `HEAD`.
-    head_bytes: usize,
-}
-
-impl Default for FullAnswer {
-    fn default() -> Self {
-        Self {
-            whole: HttpError::Full.response(false),
-            head_bytes: HttpError::Full.response(true).len(),
-        }
-    }
-}
-
-impl FullAnswer {
-    fn to(&self, method: Method) -> &[u8] {
-        match method {
-            Method::Get => &self.whole,
-            Method::Head => self.whole.get(..self.head_bytes).unwrap_or_default(),
-        }
-    }
 }
 
 impl<S: Socket> Reactor<S> {
@@ -137,7 +109,7 @@ impl<S: Socket> Reactor<S> {
             // What it says in part may be anything, and it may not be listening.
             let _untold = connection
                 .socket
-                .write(&[IoSlice::new(self.full_answer.to(Method::Get))]);
+                .write(&[IoSlice::new(self.full_answer.whole())]);
             connection.session.evict(&mut self.hub.context(id, now));
         }
         self.remove(id);
@@ -188,10 +160,9 @@ impl<S: Socket> Reactor<S> {
             return true;
         }
         let input = self.read_buffer.get(..count).unwrap_or_default();
-        let Some(method) = whole_request(input, preamble) else {
+        let Some(answer) = self.full_answer.to(input, preamble) else {
             return false;
         };
-        let answer = self.full_answer.to(method);
         metrics.writes_total += 1;
         // A new socket has room for it; a peer that is gone needs none.
         if let Ok(written) = socket.write(&[IoSlice::new(answer)]) {
@@ -199,27 +170,4 @@ impl<S: Socket> Reactor<S> {
         }
         true
     }
-}
-
-/// The method of the request that `input` is, if it is one, with its PROXY header and to its last byte, for which 503
-/// is an answer. What is malformed, or has a body, is not.
-fn whole_request(input: &[u8], preamble: Preamble) -> Option<Method> {
-    let behind = match preamble {
-        Preamble::Done | Preamble::Nameless => 0,
-        Preamble::Optional | Preamble::Required => match proxy::parse(input) {
-            proxy::Header::Complete { consumed, .. } => consumed,
-            proxy::Header::Absent => 0,
-            proxy::Header::Incomplete | proxy::Header::Malformed => return None,
-        },
-    };
-    let head = input.get(behind..)?;
-    let Parsed::Complete { consumed, request } = handshake::parse(head) else {
-        return None;
-    };
-    let method = match request {
-        Request::Upgrade(_) => Method::Get,
-        Request::Probe(method) => method,
-        Request::Refuse(_) => return None,
-    };
-    (consumed == head.len()).then_some(method)
 }

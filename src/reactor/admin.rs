@@ -4,30 +4,20 @@ use super::Reactor;
 use super::socket::Socket;
 use crate::handoff::HANDOFF_EVENTS_MAX;
 use crate::metrics::write_metric;
-use crate::protocol::http::{TEXT, response};
-use crate::session::admin::{AdminPage, AdminRequest};
+use crate::session::admin::{AdminAnswer, AdminPage};
 use crate::session::hub::SourceState;
 
-/// The whole response to `request`; its `Content-Length` is that of a `GET` in any case. Cost of the metrics: one
-/// pass over nothing but the counters.
+/// What `page` shows. Cost of the metrics: one pass over nothing but the counters.
 #[must_use]
-pub fn page<S: Socket>(request: AdminRequest, reactor: &Reactor<S>) -> Vec<u8> {
-    let (status, content_type, body) = match request.page {
-        AdminPage::Health => ("200 OK", TEXT, "ok\n".to_owned()),
+pub fn page<S: Socket>(page: AdminPage, reactor: &Reactor<S>) -> AdminAnswer {
+    match page {
+        AdminPage::Health => AdminAnswer::Well("ok\n".to_owned()),
         AdminPage::Ready => match reactor.hub.unready() {
-            None => ("200 OK", TEXT, "ready\n".to_owned()),
-            Some(why) => {
-                let body = format!("{}\n", why.text());
-                ("503 Service Unavailable", TEXT, body)
-            }
+            None => AdminAnswer::Well("ready\n".to_owned()),
+            Some(why) => AdminAnswer::Unwell(format!("{}\n", why.text())),
         },
-        AdminPage::Metrics => (
-            "200 OK",
-            "text/plain; version=0.0.4; charset=utf-8",
-            metrics(reactor),
-        ),
-    };
-    response(status, content_type, "", &body, request.head_only)
+        AdminPage::Metrics => AdminAnswer::Metrics(metrics(reactor)),
+    }
 }
 
 fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {

@@ -15,67 +15,17 @@ use std::collections::HashSet;
 
 use super::Reactor;
 use super::connections::Listed;
+use super::run::{Run, Sliced};
 use super::socket::Socket;
 use crate::event::Event;
-use crate::limits::{
-    EVENT_SLICE_BYTES, MATCHED_KEPT, MERGE_MEMBERS_MIN, MERGED_EVENTS_MAX, RUN_BYTES_MAX,
-};
-use crate::protocol::event_frame::{EventScratch, EventTail};
+use crate::limits::{EVENT_SLICE_BYTES, MATCHED_KEPT, MERGE_MEMBERS_MIN};
+use crate::protocol::event_frame::EventTail;
 use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::delivery::{Batch, DeliveryShared};
-use crate::session::id::ConnId;
 use crate::session::outbox::Parcel;
-
-/// What fanning out keeps between events.
-#[derive(Debug, Default)]
-pub(super) struct FanOut {
-    scratch: EventScratch,
-    /// The frames of the event at hand, empty between two.
-    matched: Vec<(GroupId, Frame)>,
-    run: Option<Run>,
-    sliced: Option<Sliced>,
-    too_slow: Vec<ConnId>,
-}
-
-/// Frames that wait to be handed out to one group; at least one.
-#[derive(Debug)]
-struct Run {
-    group: GroupId,
-    frames: Vec<Frame>,
-    bytes: u64,
-}
-
-/// An event of which not all frames have been made.
-#[derive(Debug)]
-struct Sliced {
-    event: Box<Event>,
-    /// Groups that are still owed it; never empty.
-    owed: HashSet<GroupId>,
-}
-
-impl Run {
-    fn takes(&self, group: GroupId, frame: &Frame) -> bool {
-        self.group == group
-            && (self.frames.len() as u64) < MERGED_EVENTS_MAX
-            && self.bytes + frame.len() as u64 <= RUN_BYTES_MAX
-    }
-}
-
-impl FanOut {
-    /// Events, and bytes of frames, that the run holds.
-    pub(super) fn held(&self) -> (u64, u64) {
-        let held = |run: &Run| (run.frames.len() as u64, run.bytes);
-        self.run.as_ref().map_or((0, 0), held)
-    }
-
-    /// Whether an event is still owed to somebody; no other may be fanned out before it.
-    pub(super) fn is_sliced(&self) -> bool {
-        self.sliced.is_some()
-    }
-}
 
 impl<S: Socket> Reactor<S> {
     /// Matches one event, and hands its frames out now, with those that follow, or in slices. Cost: its groups and their
@@ -251,6 +201,7 @@ impl<S: Socket> Reactor<S> {
             }
         }
         hub.metrics.frames_delivered_total += queued;
+        hub.work.is_busy |= queued > 0;
         hub.metrics.frames_dropped_total += dropped;
     }
 

@@ -22,7 +22,7 @@ impl<S: Socket> Reactor<S> {
     /// on a core of its own that is no wait; on one that it shares, the source hands over the rest of a burst, which
     /// then costs one write a session instead of several.
     pub(super) fn take_events(&mut self, now: Now) {
-        if self.renewal.is_under_way() {
+        if self.renewal.is_some() {
             return;
         }
         let mut in_vain = 0;
@@ -31,9 +31,7 @@ impl<S: Socket> Reactor<S> {
                 std::thread::yield_now();
                 self.hub.metrics.handoff_looks_again_total += 1;
             }
-            let events = self.hub.metrics.events_total;
-            self.drain_handoff(now);
-            let is_in_vain = self.hub.metrics.events_total == events;
+            let is_in_vain = self.drain_handoff(now) == 0;
             in_vain = if is_in_vain { in_vain + 1 } else { 0 };
             let waiting = self.flush.len().max(self.waiting_for_run());
             let is_worth_it =
@@ -51,44 +49,49 @@ impl<S: Socket> Reactor<S> {
         self.held_for = self.held_since.map_or(Duration::ZERO, held_for);
     }
 
-    fn drain_handoff(&mut self, now: Now) {
+    /// One look at the hand-off. Returns how many events it took.
+    fn drain_handoff(&mut self, now: Now) -> usize {
         self.handoff.clear_wake();
         self.more_messages = true;
         let are_all_heard = self.hear_source(now);
+        let mut taken = 0;
         for _ in 0..limits::EVENTS_PER_LOOK {
             if !self.flush.takes_another_event(self.fan_out.held()) {
                 self.more_messages =
                     !are_all_heard || self.handoff.waiting() > 0 || self.fan_out.is_sliced();
-                return self.note_held(now);
+                self.note_held(now);
+                return taken;
             }
             if self.fan_out.is_sliced() {
                 // Its next slice, and nothing else in this turn if there is another.
                 self.fan_out_slice(now);
                 if self.fan_out.is_sliced() {
-                    return;
+                    return taken;
                 }
             }
             match self.handoff.try_event() {
                 Ok(message) => {
                     self.held_since = None;
+                    taken += 1;
                     self.on_message(message, now);
                     if self.fan_out.is_sliced() {
-                        return;
+                        return taken;
                     }
                 }
                 Err(TryRecvError::Empty) => {
                     self.more_messages = !are_all_heard;
                     self.held_since = None;
-                    return;
+                    return taken;
                 }
                 Err(TryRecvError::Disconnected) => {
                     self.more_messages = false;
                     self.held_since = None;
                     self.on_source_gone(now);
-                    return;
+                    return taken;
                 }
             }
         }
+        taken
     }
 
     /// Takes what the source tells of itself, whatever is fanned out. False: there may be more.

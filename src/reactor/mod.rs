@@ -59,24 +59,24 @@ pub mod listener;
 mod read;
 mod renewal;
 pub mod reread;
+mod run;
 pub mod server;
 pub mod socket;
 mod sweep;
 mod trim;
 mod unfinished;
+mod watch;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use self::accept::FullAnswer;
 use self::connections::{Connection, Connections, Listed};
 use self::drain::Drain;
-use self::fan_out::FanOut;
 use self::flush_list::FlushList;
-use self::renewal::Renewal;
+use self::run::FanOut;
 use self::socket::Socket;
 use self::sweep::Sweep;
-use self::trim::Trim;
+use self::trim::{Trim, TurnDone};
 use self::unfinished::Unfinished;
 use crate::handoff::LoopEnd;
 use crate::limits;
@@ -84,6 +84,7 @@ use crate::log_limit::LogLimit;
 use crate::session::Session;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
+use crate::session::full::FullAnswer;
 use crate::session::hub::{Context, Hub};
 use crate::session::id::{ConnId, Peer};
 use crate::sys::ring::Ring;
@@ -122,7 +123,8 @@ pub struct Reactor<S> {
     held_since: Option<Duration>,
     held_for: Duration,
     source_gone: bool,
-    renewal: Renewal,
+    /// The next slot to be renewed; `None`: no pass is under way.
+    renewal: Option<u32>,
     sweep: Sweep,
     trim: Trim,
     drain: Option<Drain>,
@@ -172,7 +174,7 @@ impl<S: Socket> Reactor<S> {
             held_since: None,
             held_for: Duration::ZERO,
             source_gone: false,
-            renewal: Renewal::default(),
+            renewal: None,
             sweep: Sweep::default(),
             trim: Trim::default(),
             drain: None,
@@ -214,7 +216,7 @@ impl<S: Socket> Reactor<S> {
         self.flush_some(now);
         self.close_largest(now);
         self.reap_closed(now);
-        self.trim(now);
+        self.give_memory_back(now);
         let commands = self.hub.subscriptions.end_turn(now);
         self.handoff.tell(commands);
     }
@@ -226,7 +228,7 @@ impl<S: Socket> Reactor<S> {
             || !self.flush.is_empty()
             || !self.reread.is_empty()
             || !self.reap.is_empty()
-            || self.renewal.is_under_way()
+            || self.renewal.is_some()
         {
             return Duration::ZERO;
         }
@@ -323,6 +325,26 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
+    /// Gives memory back to the system when it is time.
+    fn give_memory_back(&mut self, now: Now) {
+        let done = TurnDone {
+            freed: self.hub.outboxes.queues_freed + self.hub.work.comings_and_goings,
+            is_busy: std::mem::take(&mut self.hub.work.is_busy) || !self.flush.is_empty(),
+            has_grown: self.flush.has_grown(),
+        };
+        if !self.trim.is_due(done, now.clock) {
+            return;
+        }
+        self.flush.shrink();
+        self.reread.shrink_to(self.reread.len());
+        self.connections.shrink_if_empty();
+        self.hub.peers.shrink();
+        self.unfinished.shrink();
+        self.hub.partials.shrink();
+        (self.trim_heap)();
+        self.hub.metrics.heap_trims_total += 1;
+    }
+
     /// Takes a connection that has ended out of the table, and counts its end. Beside step 6 only for one that has had
     /// no subscription, which nothing names by its slot.
     fn remove(&mut self, id: ConnId) -> Option<(Peer, CloseReason)> {
@@ -336,6 +358,7 @@ impl<S: Socket> Reactor<S> {
         let (reason, was_open) = gone?;
         reason.count(was_open, &mut self.hub.metrics);
         self.hub.metrics.sessions_closed_total += u64::from(was_open);
+        self.hub.work.comings_and_goings += u64::from(was_open);
         Some((peer, reason))
     }
 }

@@ -16,7 +16,7 @@ use crate::session::id::ConnId;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadBudget {
     bytes: usize,
-    /// [`Hub::frames_read`] at which it is spent.
+    /// [`Work::frames_read`](crate::session::hub::Work::frames_read) at which it is spent.
     frames_max: usize,
     /// The same while events wait.
     frames_before_events: usize,
@@ -47,7 +47,7 @@ impl ReadBudget {
 
 impl<S: Socket> Reactor<S> {
     pub(super) fn read_ready(&mut self, ready: &[Ready], now: Now) {
-        self.hub.frames_read = 0;
+        self.hub.work.frames_read = 0;
         let mut budget = ReadBudget::of_a_turn();
         // First those whom an earlier turn owed a read, lest those with news keep them waiting for ever; and only
         // those listed before this turn: one that is listed again has had its share.
@@ -98,7 +98,7 @@ impl<S: Socket> Reactor<S> {
             return self.list_reread(id);
         }
         self.hub.metrics.reads_total += 1;
-        self.hub.frames_read += 1;
+        self.hub.work.frames_read += 1;
         let most = connection.session.read_bytes_max();
         let most = most.min(self.read_buffer.len());
         let buffer = self.read_buffer.get_mut(..most).unwrap_or_default();
@@ -158,7 +158,7 @@ impl<S: Socket> Reactor<S> {
 
     /// Whether the rest is to be read in the next turn.
     fn is_spent(&self, budget: &ReadBudget) -> bool {
-        let frames = self.hub.frames_read;
+        let frames = self.hub.work.frames_read;
         budget.bytes == 0
             || frames >= budget.frames_max
             || (frames >= budget.frames_before_events && self.handoff.waiting() > 0)
@@ -166,11 +166,7 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn show(&mut self, request: AdminRequest, id: ConnId, now: Now) {
-        let response = admin::page(request, self);
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection
-                .session
-                .respond(&response, &mut self.hub.context(id, now));
-        }
+        let answer = admin::page(request.page, self);
+        self.act(id, now, |session, cx| session.show(request, &answer, cx));
     }
 }

@@ -9,31 +9,18 @@ use super::socket::Socket;
 use crate::limits::{RENEWAL_SUBSCRIPTION_COST, RENEWALS_PER_TURN};
 use crate::session::clock::Now;
 
-/// A pass over all sessions.
-#[derive(Debug, Default)]
-pub(super) struct Renewal {
-    /// Next slot to be looked at; `None`: no pass is under way.
-    next_slot: Option<u32>,
-}
-
-impl Renewal {
-    pub(super) fn is_under_way(&self) -> bool {
-        self.next_slot.is_some()
-    }
-}
-
 impl<S: Socket> Reactor<S> {
     /// Begins to ask the authenticator again for every session, after it has put in force what was reread; the coming
     /// turns do it. `config_reloads_total` counts when they have. O(1).
     pub fn renew_identities(&mut self) {
-        self.renewal.next_slot = Some(0);
+        self.renewal = Some(0);
         self.hub.is_renewing = true;
     }
 
     /// Renews sessions until the turn's share of work is done. Who came, or authenticated, since the pass began has the
     /// new rights already.
     pub(super) fn renew_some(&mut self, now: Now) {
-        let Some(mut slot) = self.renewal.next_slot else {
+        let Some(mut slot) = self.renewal else {
             return;
         };
         let mut cost = 0;
@@ -48,7 +35,7 @@ impl<S: Socket> Reactor<S> {
             slot += 1;
         }
         let is_through = slot >= self.connections.slots();
-        self.renewal.next_slot = (!is_through).then_some(slot);
+        self.renewal = (!is_through).then_some(slot);
         if is_through {
             self.hub.is_renewing = false;
             self.hub.metrics.config_reloads_total += 1;

@@ -1,23 +1,10 @@
-//! The slow walk over all sessions, a part of them each tenth of a second: what has no deadline of its own is found
-//! here, so that an idle session needs no timer. Found are tokens that have expired, peers that are silent, dead or
-//! idle, and messages that were begun and are not finished.
+//! How far the slow walk over all sessions is ([`super::watch`]).
 //!
-//! Invariants: while there is anything that only a walk can find, a pass is under way or the next is due; else nobody
-//! walks. One step looks at [`limits::SWEEP_SESSIONS_MIN`] sessions or a fiftieth of them and so sends no more pings
-//! than that. Nobody is closed for what has not arrived before one more read has found that it has not.
+//! Invariant: one step visits [`limits::SWEEP_SESSIONS_MIN`] slots or a fiftieth of them, until the pass is through.
 
 use std::time::Duration;
 
-use super::Reactor;
-use super::read::ReadBudget;
-use super::socket::Socket;
 use crate::limits;
-use crate::session::Session;
-use crate::session::clock::Now;
-use crate::session::close::CloseReason;
-use crate::session::id::ConnId;
-use crate::session::liveness::Health;
-use crate::session::outbox::SlowConsumerPolicy;
 
 /// The slow walk over all sessions.
 #[derive(Debug, Default)]
@@ -28,97 +15,29 @@ pub(super) struct Sweep {
     is_under_way: bool,
 }
 
-impl<S: Socket> Reactor<S> {
-    /// Visits a part of all sessions. A pass that finds nothing to be looked at again is the last, until there is.
-    pub(super) fn sweep(&mut self, now: Now) {
-        if !self.is_sweeping() || now.clock < self.sweep.due {
-            return;
-        }
-        if !self.sweep.is_under_way {
-            self.hub.tokens_expire = false;
-            self.sweep.is_under_way = true;
-        }
-        self.sweep.due = now.clock + limits::SWEEP_INTERVAL;
-        let slots = self.connections.slots();
-        let visits = (slots as usize / limits::SWEEP_STEPS).max(limits::SWEEP_SESSIONS_MIN);
-        for _ in 0..visits {
-            if self.sweep.next_slot >= slots {
-                let due = self.sweep.due;
-                self.sweep = Sweep {
-                    due,
-                    ..Sweep::default()
-                };
-                return;
-            }
-            let slot = self.sweep.next_slot;
-            self.sweep.next_slot += 1;
-            self.visit(slot, now);
-        }
+impl Sweep {
+    /// When the next step is due, if there is one.
+    pub(super) fn due(&self) -> Duration {
+        self.due
     }
 
-    fn visit(&mut self, slot: u32, now: Now) {
-        let Some((id, connection)) = self.connections.at_slot(slot) else {
-            return;
-        };
-        let session = &mut connection.session;
-        if let Some(expires) = session.expires()
-            && session.is_open()
-        {
-            // There is one to look at again, in the next pass.
-            self.hub.tokens_expire = true;
-            if expires <= now.unix {
-                return self.close(id, CloseReason::Expired, now);
-            }
-        }
-        let mut health = session.examine(&self.hub.context(id, now));
-        if health.is_fatal() {
-            // What would have saved it may be in the kernel: the last polls and the reads of this turn are bounded.
-            let mut budget = ReadBudget::of_one_read();
-            self.read(id, &mut budget, now);
-            health = self.examine(id, now);
-        }
-        match health {
-            Health::Fine => {}
-            Health::Silent => self.act(id, now, Session::ping),
-            Health::Dead if self.spare(id) => {}
-            Health::Dead => self.close(id, CloseReason::Dead, now),
-            Health::Idle => self.close(id, CloseReason::Idle, now),
-            Health::MessageLate => self.close(id, CloseReason::MessageTimeout, now),
-        }
+    /// Whether a pass has begun and is not through.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.is_under_way
     }
 
-    fn examine(&mut self, id: ConnId, now: Now) -> Health {
-        let Some(connection) = self.connections.get_mut(id) else {
-            return Health::Fine;
-        };
-        connection.session.examine(&self.hub.context(id, now))
+    /// Begins a step, of a new pass if none is under way. Returns how many of the `slots` it visits.
+    pub(super) fn begin_step(&mut self, slots: u32, now: Duration) -> usize {
+        self.is_under_way = true;
+        self.due = now + limits::SWEEP_INTERVAL;
+        (slots as usize / limits::SWEEP_STEPS).max(limits::SWEEP_SESSIONS_MIN)
     }
 
-    /// Under the policy `drop` a peer that takes nothing is no dead one as long as its kernel answers (PROTOCOL 5): it is
-    /// kept until the next look. True: that was so.
-    fn spare(&mut self, id: ConnId) -> bool {
-        let Some(connection) = self.connections.get_mut(id) else {
-            return false;
-        };
-        let is_spared = self.hub.limits.slow_consumer == SlowConsumerPolicy::Drop
-            && connection.session.outbox.is_blocked()
-            && connection.socket.is_peer_answering();
-        if is_spared {
-            self.hub.metrics.silent_spared_total += 1;
-            connection.session.spare(&self.hub);
-        }
-        is_spared
-    }
-
-    /// When the sweep has to go on; `None`: there is nothing that it could find.
-    pub(super) fn sweep_due(&self) -> Option<Duration> {
-        self.is_sweeping().then_some(self.sweep.due)
-    }
-
-    fn is_sweeping(&self) -> bool {
-        self.sweep.is_under_way
-            || self.hub.tokens_expire
-            || self.hub.partials.bytes() > 0
-            || (self.hub.limits.liveness.concern_every_session() && !self.connections.is_empty())
+    /// The next of the `slots`; `None`: the pass is through.
+    pub(super) fn next_slot(&mut self, slots: u32) -> Option<u32> {
+        let slot = self.next_slot;
+        self.is_under_way = slot < slots;
+        self.next_slot = if self.is_under_way { slot + 1 } else { 0 };
+        self.is_under_way.then_some(slot)
     }
 }

@@ -6,20 +6,27 @@
 
 use std::time::Duration;
 
-use super::Reactor;
-use super::socket::Socket;
 use crate::limits;
-use crate::session::clock::Now;
 
 /// When to give memory back to the system.
 #[derive(Debug, Default)]
 pub(super) struct Trim {
-    /// [`Reactor::freed`] at the last trim.
+    /// How often memory had been freed at the last trim, and at the last turn.
     freed: u64,
-    /// What was done until the last turn: a turn that does more of it is not quiet. Pings and their answers, which
-    /// never end and leave nothing behind, are not in it.
-    done: u64,
+    freed_before: u64,
     due: Option<Due>,
+}
+
+/// What one turn did, as far as it concerns memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TurnDone {
+    /// How often memory has been freed, about, ever.
+    pub(super) freed: u64,
+    /// It ran a command or delivered a frame, or something waits to be written. Pings and their answers, which never end
+    /// and leave nothing behind, do not count.
+    pub(super) is_busy: bool,
+    /// Lists have grown that could shrink.
+    pub(super) has_grown: bool,
 }
 
 /// When memory is given back that is worth it.
@@ -36,49 +43,27 @@ impl Trim {
     pub(super) fn due(&self) -> Option<Duration> {
         self.due.map(|due| due.quiet.min(due.latest))
     }
-}
 
-impl<S: Socket> Reactor<S> {
-    /// Gives memory back to the system when it is time. O(1) but then.
-    pub(super) fn trim(&mut self, now: Now) {
-        let freed = self.freed();
-        let metrics = &self.hub.metrics;
-        let done = freed + metrics.frames_delivered_total + metrics.commands_total;
-        let is_quiet = done == self.trim.done && self.flush.is_empty();
-        self.trim.done = done;
-        let is_worth_it =
-            freed - self.trim.freed >= limits::TRIM_MIN_FREED || self.flush.has_grown();
-        if !is_worth_it {
-            self.trim.due = None;
-            return;
+    /// Whether memory is to be given back now, after a turn. O(1).
+    pub(super) fn is_due(&mut self, turn: TurnDone, now: Duration) -> bool {
+        let is_quiet = !turn.is_busy && turn.freed == self.freed_before;
+        self.freed_before = turn.freed;
+        if turn.freed - self.freed < limits::TRIM_MIN_FREED && !turn.has_grown {
+            self.due = None;
+            return false;
         }
-        let due = self.trim.due.get_or_insert(Due {
-            quiet: now.clock + limits::TRIM_AFTER,
-            latest: now.clock + limits::TRIM_WITHIN,
+        let due = self.due.get_or_insert(Due {
+            quiet: now + limits::TRIM_AFTER,
+            latest: now + limits::TRIM_WITHIN,
         });
         if !is_quiet {
-            due.quiet = now.clock + limits::TRIM_AFTER;
+            due.quiet = now + limits::TRIM_AFTER;
         }
-        if due.quiet.min(due.latest) > now.clock {
-            return;
+        if due.quiet.min(due.latest) > now {
+            return false;
         }
-        self.trim.freed = freed;
-        self.trim.due = None;
-        self.flush.shrink();
-        self.reread.shrink_to(self.reread.len());
-        self.connections.shrink_if_empty();
-        self.hub.peers.shrink();
-        self.unfinished.shrink();
-        self.hub.partials.shrink();
-        (self.trim_heap)();
-        self.hub.metrics.heap_trims_total += 1;
-    }
-
-    /// How often memory was freed, about: outbox queues, and sessions that came or went.
-    fn freed(&self) -> u64 {
-        let metrics = &self.hub.metrics;
-        self.hub.outboxes.queues_freed
-            + metrics.sessions_opened_total
-            + metrics.sessions_closed_total
+        self.freed = turn.freed;
+        self.due = None;
+        true
     }
 }

@@ -67,6 +67,17 @@ pub struct Context<'h> {
 /// server of the conformance suite (`tests/autobahn`) brings its own, and all else there is the server's.
 pub type OnMessage = fn(&mut Session, Message<'_>, &mut Context<'_>);
 
+/// What has been done, as far as the loop decides by it: metrics are for the operator, and decide nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// Frames of clients decoded in this turn, and one for each read; the loop begins it anew.
+    pub frames_read: usize,
+    /// A command was run, or a frame delivered, in this turn; the loop takes it back.
+    pub is_busy: bool,
+    /// Sessions that have come, and sessions that have gone, ever: each leaves freed memory behind.
+    pub comings_and_goings: u64,
+}
+
 /// Everything that sessions share.
 #[derive(Debug)]
 pub struct Hub {
@@ -100,8 +111,8 @@ pub struct Hub {
     pub ping: Frame,
     /// What has arrived in part of messages, frames and requests.
     pub partials: Partials,
-    /// Frames of clients decoded in this turn, and one for each read; the loop begins it anew.
-    pub frames_read: usize,
+    /// What has been done, as far as the loop decides by it.
+    pub work: Work,
     /// Scratch for replies.
     pub builder: FrameBuilder,
     /// The peers of all sessions.
@@ -145,7 +156,7 @@ impl Hub {
             waking: WakingClock::default(),
             ping: Frame::new(Opcode::Ping, PING_PAYLOAD),
             partials: Partials::new(limits.partials_bytes_max, limits.codec.message_bytes_max),
-            frames_read: 0,
+            work: Work::default(),
             builder: FrameBuilder::new(),
             peers: Peers::default(),
             occupancy: Occupancy::new(&limits),

@@ -91,7 +91,7 @@ impl Session {
                 }
             };
             let consumed = decoded.consumed;
-            cx.hub.frames_read += decoded.frames;
+            cx.hub.work.frames_read += decoded.frames;
             match &decoded.item {
                 None => {}
                 Some(Item::Pong(payload)) if **payload == *PING_PAYLOAD => {}
@@ -137,6 +137,7 @@ impl Session {
 
     fn on_text(&mut self, text: &str, cx: &mut Context<'_>) {
         cx.hub.metrics.commands_total += 1;
+        cx.hub.work.is_busy = true;
         let is_allowed = cx
             .hub
             .limits

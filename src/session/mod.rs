@@ -43,6 +43,7 @@ mod commands;
 pub mod deadlines;
 pub mod delivery;
 mod errors;
+pub mod full;
 mod held;
 pub mod hub;
 pub mod id;

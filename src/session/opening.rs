@@ -294,6 +294,7 @@ impl Session {
         cx: &mut Context<'_>,
     ) {
         cx.hub.metrics.sessions_opened_total += 1;
+        cx.hub.work.comings_and_goings += 1;
         self.outbox
             .push(Frame::raw(&upgrade.response()), &mut cx.hub.outboxes);
         self.style = upgrade.style.unwrap_or(cx.hub.limits.style);
@@ -322,7 +323,7 @@ impl Session {
 
     /// Sends an HTTP response as the connection's last word. One that has no place is not given the time to read it and
     /// close its side: its request was read to its end, so the close is in good order.
-    pub fn respond(&mut self, response: &[u8], cx: &mut Context<'_>) {
+    pub(super) fn respond(&mut self, response: &[u8], cx: &mut Context<'_>) {
         self.outbox.push(Frame::raw(response), &mut cx.hub.outboxes);
         self.phase = Phase::Closing {
             reason: CloseReason::Http,

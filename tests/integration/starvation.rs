@@ -193,7 +193,7 @@ fn an_event_waits_for_nobodys_replies() {
             assert!(stage.publish(ACCOUNT, number));
             stage.turn(&heard);
             assert_eq!(honest.numbers(), [number], "{what}");
-            let read = stage.reactor.hub.frames_read;
+            let read = stage.reactor.hub.work.frames_read;
             let most = FRAMES_READ_BEFORE_EVENTS + 1 + SESSION_READ_BYTES / 6;
             assert!(read <= most, "{what}: {read} frames in one turn");
             assert!(
@@ -203,7 +203,7 @@ fn an_event_waits_for_nobodys_replies() {
             // Without events that wait they are heard as well as may be.
             stage.turn(&[]);
             let most = FRAMES_READ_PER_TURN + 1 + SESSION_READ_BYTES / 6;
-            let read = stage.reactor.hub.frames_read;
+            let read = stage.reactor.hub.work.frames_read;
             assert!(read <= most, "{what}: {read} frames in one turn");
         }
         let metrics = &stage.reactor.hub.metrics;

@@ -1,0 +1,59 @@
+//! What a fan-out keeps between events: the run under way, and the event that is handed out in slices
+//! ([`super::fan_out`]).
+
+use std::collections::HashSet;
+
+use crate::event::Event;
+use crate::limits::{MERGED_EVENTS_MAX, RUN_BYTES_MAX};
+use crate::protocol::event_frame::EventScratch;
+use crate::protocol::frame::Frame;
+use crate::routing::index::GroupId;
+use crate::session::id::ConnId;
+
+/// What fanning out keeps between events.
+#[derive(Debug, Default)]
+pub(super) struct FanOut {
+    pub(super) scratch: EventScratch,
+    /// The frames of the event at hand, empty between two.
+    pub(super) matched: Vec<(GroupId, Frame)>,
+    pub(super) run: Option<Run>,
+    pub(super) sliced: Option<Sliced>,
+    pub(super) too_slow: Vec<ConnId>,
+}
+
+/// Frames that wait to be handed out to one group; at least one.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) group: GroupId,
+    pub(super) frames: Vec<Frame>,
+    pub(super) bytes: u64,
+}
+
+/// An event of which not all frames have been made.
+#[derive(Debug)]
+pub(super) struct Sliced {
+    pub(super) event: Box<Event>,
+    /// Groups that are still owed it; never empty.
+    pub(super) owed: HashSet<GroupId>,
+}
+
+impl Run {
+    pub(super) fn takes(&self, group: GroupId, frame: &Frame) -> bool {
+        self.group == group
+            && (self.frames.len() as u64) < MERGED_EVENTS_MAX
+            && self.bytes + frame.len() as u64 <= RUN_BYTES_MAX
+    }
+}
+
+impl FanOut {
+    /// Events, and bytes of frames, that the run holds.
+    pub(super) fn held(&self) -> (u64, u64) {
+        let held = |run: &Run| (run.frames.len() as u64, run.bytes);
+        self.run.as_ref().map_or((0, 0), held)
+    }
+
+    /// Whether an event is still owed to somebody; no other may be fanned out before it.
+    pub(super) fn is_sliced(&self) -> bool {
+        self.sliced.is_some()
+    }
+}
