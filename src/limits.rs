@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 /// Connections taken from the listeners in one turn; the rest in the next, which does not wait.
-pub(crate) const ACCEPTS_PER_TURN: usize = 256;
+pub(crate) const ACCEPTS_PER_TURN_MAX: usize = 256;
 
 /// Length of the kernel's queue of connections not yet accepted (`listen`'s backlog; the kernel cuts it to
 /// `net.core.somaxconn`). Beyond it connects are retried by the peers.
@@ -38,7 +38,7 @@ pub const POLL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Places of groups of subscriptions looked at in one turn of a roll-over of the months, each of which may need some
 /// AMQP bindings rendered, acquired and released: some 0.1 ms.
-pub const ROLL_OVER_GROUPS_PER_TURN: usize = 64;
+pub const ROLL_OVER_GROUPS_PER_TURN_MAX: usize = 64;
 
 /// Within this a process begins to move its subscriptions on to other months: at a moment of its own, so that the
 /// processes of a cluster do not all begin at once.
@@ -57,38 +57,38 @@ pub(crate) const READ_BUFFER_BYTES: usize = 64 << 10;
 /// Bytes read from all sockets in one turn, give or take one read; what is ready beyond that goes to the reread
 /// list. A single socket is read once a turn and goes there too if it may have more, so neither one that sends without
 /// pause nor a thousand of them keep events from the others.
-pub const READ_BYTES_PER_TURN: usize = 2 << 20;
+pub const READ_BYTES_PER_TURN_MAX: usize = 2 << 20;
 
 /// Frames of clients, fragments included, and reads, taken in one turn, give or take those of one read; the rest waits as
-/// beyond [`READ_BYTES_PER_TURN`]. A frame that is refused costs about a microsecond.
-pub const FRAMES_READ_PER_TURN: usize = 256;
+/// beyond [`READ_BYTES_PER_TURN_MAX`]. A frame that is refused costs about a microsecond.
+pub const FRAMES_READ_PER_TURN_MAX: usize = 256;
 
 /// The same while events wait in the hand-off: the share of those who speak, so that neither waits for the other.
-pub const FRAMES_READ_BEFORE_EVENTS: usize = 32;
+pub const FRAMES_READ_BEFORE_EVENTS_MAX: usize = 32;
 
 /// Bytes of one read of an open session, unless more than that is missing of a frame: one or two usual commands, and of
 /// the smallest as many as a quarter of a turn takes. An event that waits, waits for the commands of one read.
-pub const SESSION_READ_BYTES: usize = 512;
+pub const SESSION_READ_BYTES_MAX: usize = 512;
 
 /// Bytes of one read of a connection in its handshake: a usual request, head and all, and some commands behind it.
-pub(crate) const HANDSHAKE_READ_BYTES: usize = 4 << 10;
+pub(crate) const HANDSHAKE_READ_BYTES_MAX: usize = 4 << 10;
 
 /// Events taken from the hand-off by one look at it; the rest in the next turn, which does not wait.
-pub(crate) const EVENTS_PER_LOOK: usize = 256;
+pub(crate) const EVENTS_PER_LOOK_MAX: usize = 256;
 
 /// Messages of control taken from the hand-off by one look at it, before the events; the rest in the next.
-pub(crate) const CONTROLS_PER_LOOK: usize = 64;
+pub(crate) const CONTROLS_PER_LOOK_MAX: usize = 64;
 
 /// Looks at the hand-off in one turn, at most: another follows only one that took events and emptied it, when they are
 /// for many sessions.
-pub(crate) const LOOKS_PER_TURN: usize = 32;
+pub(crate) const LOOKS_PER_TURN_MAX: usize = 32;
 
 /// Looks in a row that found nothing, after which the burst is taken to be over.
-pub const LOOKS_IN_VAIN: usize = 3;
+pub const EMPTY_LOOKS_MAX: usize = 3;
 
 /// Sessions flushed in one turn. Events that arrive meanwhile merge into the outboxes not yet flushed
 /// (DESIGN, The turn, 1: 25 to 33 % less CPU, and a ping is answered within milliseconds during a fan-out).
-pub(crate) const FLUSHES_PER_TURN: usize = 250;
+pub(crate) const FLUSHES_PER_TURN_MAX: usize = 250;
 
 /// Sessions on the flush list that make it worth a look, after a fan-out, whether more events of the burst are to come.
 pub(crate) const YIELD_FLUSHES_MIN: usize = 64;
@@ -109,9 +109,9 @@ pub(crate) const MERGED_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of frames that are made of one event at a time, give or take one frame: what it is for beyond that waits until
 /// these have been written to, or not been taken. So one large event for many groups costs no more memory, and no more of
 /// a turn, than this.
-pub const EVENT_SLICE_BYTES: u64 = 16 << 20;
+pub const EVENT_SLICE_BYTES_MAX: u64 = 16 << 20;
 
-const _: () = assert!(EVENT_SLICE_BYTES <= MERGED_BYTES_MAX);
+const _: () = assert!(EVENT_SLICE_BYTES_MAX <= MERGED_BYTES_MAX);
 
 /// Bytes of the frames of one run (`reactor::fan_out`); what would go beyond begins another. As much again is held in
 /// one piece until all its members have been written to.
@@ -121,7 +121,7 @@ pub(crate) const RUN_BYTES_MAX: u64 = 256 << 10;
 pub(crate) const MERGE_MEMBERS_MIN: usize = 4;
 
 /// Groups of one event that room is kept for until the next.
-pub(crate) const MATCHED_KEPT: usize = 64;
+pub(crate) const MATCHED_KEPT_MAX: usize = 64;
 
 /// Heap bytes of a session's subscribes that wait for the broker and of the replies behind them; one subscribe of 256
 /// bindings to all call events takes some 150 KB. Above it the one that has waited longest is given up (`event source
@@ -138,7 +138,7 @@ pub const HELD_TOTAL_BYTES_MAX: usize = 64 << 20;
 /// Work that renewing sessions may do in one turn after a reread, counted in sessions and
 /// [`RENEWAL_SUBSCRIPTION_COST`]; a session is renewed whole. Until all are renewed no event is taken from the
 /// hand-off, so that nobody sees one by a right that has gone.
-pub(crate) const RENEWALS_PER_TURN: usize = 16 << 10;
+pub(crate) const RENEWALS_PER_TURN_MAX: usize = 16 << 10;
 
 /// What resolving one subscription again counts, beside 1 for looking at a session whose rights stayed.
 pub(crate) const RENEWAL_SUBSCRIPTION_COST: usize = 16;
@@ -176,17 +176,17 @@ pub(crate) const LABELS_OF_ACCOUNT_BYTES_MAX: usize = 16 << 20;
 pub(crate) const LABELS_BYTES_MAX: usize = 128 << 20;
 
 /// Pings of one read that are answered one by one; of the rest only the newest is.
-pub const PONGS_PER_READ: usize = 32;
+pub const PONGS_PER_READ_MAX: usize = 32;
 
 /// Frames that may wait for a session that is read: with more, its bytes stay in the kernel until the outbox is
 /// empty, so that a peer that does not take its answers cannot ask for more of them.
-pub(crate) const UNREAD_BEHIND_FRAMES: usize = WRITE_SLICES_MAX;
+pub(crate) const READ_BEHIND_FRAMES_MAX: usize = WRITE_SLICES_MAX;
 
-/// Sessions visited by one step of the sweep, at least; a whole pass takes at most [`SWEEP_STEPS`] steps.
+/// Sessions visited by one step of the sweep, at least; a whole pass takes at most [`SWEEP_STEPS_MAX`] steps.
 pub(crate) const SWEEP_SESSIONS_MIN: usize = 1024;
 
 /// Steps of a whole pass of the sweep.
-pub(crate) const SWEEP_STEPS: usize = 50;
+pub(crate) const SWEEP_STEPS_MAX: usize = 50;
 
 /// Time between two steps of the sweep.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
@@ -201,21 +201,21 @@ pub const BROKER_ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// Time between two turns that counts against silent peers and unfinished messages, at most: what is beyond it, the
 /// process was stopped or its machine suspended, and nobody was listened to. Longer than the sweep lets a poll wait.
-pub(crate) const STALL_COUNTED: Duration = Duration::from_millis(200);
+pub(crate) const STALL_COUNTED_MAX: Duration = Duration::from_millis(200);
 
 /// Messages of the largest allowed size (`max_message_bytes`) that may be unfinished of all sessions of one address
 /// together that have not authenticated, their requests before the upgrade included. Beyond it the largest is closed.
-pub const PARTIAL_MESSAGES_PER_ADDRESS: usize = 8;
+pub const PARTIAL_MESSAGES_PER_ADDRESS_MAX: usize = 8;
 
 /// What an unfinished message costs beside its bytes, at most, as it is counted.
-pub const PARTIAL_OVERHEAD_BYTES: usize = 256;
+pub const PARTIAL_OVERHEAD_BYTES_MAX: usize = 256;
 
 /// Largest outboxes gathered by one pass over all sessions when `max_outboxes_bytes` is exceeded, so that a pass
 /// serves many closes.
-pub(crate) const LARGEST_OUTBOXES: usize = 64;
+pub(crate) const LARGEST_OUTBOXES_MAX: usize = 64;
 
 /// Places of the flush list that are kept in the quiet after a burst: 64 KiB.
-pub(crate) const FLUSH_LIST_KEPT: usize = 4096;
+pub(crate) const FLUSH_LIST_KEPT_MAX: usize = 4096;
 
 /// Time of quiet after a burst before its memory is given back to the system.
 pub const TRIM_AFTER: Duration = Duration::from_secs(1);
@@ -225,7 +225,7 @@ pub const TRIM_AFTER: Duration = Duration::from_secs(1);
 pub const TRIM_WITHIN: Duration = Duration::from_secs(10);
 
 /// Outbox queues freed, and sessions come and gone, since the last trim that make a trim worth its while.
-pub const TRIM_MIN_FREED: u64 = 256;
+pub const TRIM_FREED_MIN: u64 = 256;
 
 /// Bytes of lines of the log that wait to be written, a line's own bookkeeping included: some 1,400 lines. Beyond it
 /// lines are lost and counted, so that a stderr that nobody reads costs the log and not the loop.

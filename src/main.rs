@@ -17,7 +17,7 @@ use blackhole::handoff::{SourceEnd, handoff};
 use blackhole::reactor::reread::{Reread, RereadJob};
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::{Exchange, Families};
-use blackhole::session::Door;
+use blackhole::session::ListenerKind;
 use blackhole::session::hub::Hub;
 use blackhole::session::limits::SessionLimits;
 use blackhole::{limits, logging, source, sys};
@@ -134,12 +134,12 @@ fn start_source(
 
 /// Tells scripts and operators where to connect (PROTOCOL 9).
 fn announce(server: &Server) {
-    if let Some(address) = server.address(Door::Clients) {
+    if let Some(address) = server.address(ListenerKind::Clients) {
         // Nobody may be reading; that is no reason not to serve.
         let _closed = writeln!(std::io::stdout(), "listening on {address}");
         log::info!("listening on {address}");
     }
-    if let Some(address) = server.address(Door::Admin) {
+    if let Some(address) = server.address(ListenerKind::Admin) {
         log::info!("admin pages on http://{address}/metrics, /healthz, /readyz");
     }
 }

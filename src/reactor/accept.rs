@@ -19,7 +19,7 @@ use crate::protocol::proxy::Preamble;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::id::{ConnId, Peer};
-use crate::session::{Door, Session};
+use crate::session::{ListenerKind, Session};
 
 /// What is to become of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +37,17 @@ impl<S: Socket> Reactor<S> {
     /// is closed without a word (`None`). Beyond `max_connections` it takes the place of an unfinished handshake, or is
     /// told 503; one too many of its address is told 429: and is gone already (`None`) where that needs no more than its
     /// first bytes.
-    pub fn accept(&mut self, mut socket: S, peer: Peer, door: Door, now: Now) -> Option<ConnId> {
+    pub fn accept(
+        &mut self,
+        mut socket: S,
+        peer: Peer,
+        listener: ListenerKind,
+        now: Now,
+    ) -> Option<ConnId> {
         self.hub.metrics.connections_accepted_total += 1;
-        let preamble = match door {
-            Door::Clients => self.hub.limits.proxies.preamble(peer.address().ip()),
-            Door::Admin => Some(Preamble::Done),
+        let preamble = match listener {
+            ListenerKind::Clients => self.hub.limits.proxies.preamble(peer.address().ip()),
+            ListenerKind::Admin => Some(Preamble::Done),
         };
         let Some(preamble) = preamble else {
             self.hub.metrics.proxy_peers_refused_total += 1;
@@ -50,11 +56,11 @@ impl<S: Socket> Reactor<S> {
             }
             return None;
         };
-        let room = self.room_for(&mut socket, door, preamble, now);
+        let room = self.room_for(&mut socket, listener, preamble, now);
         if room == Room::Close {
             return None;
         }
-        let session = Session::new(door, preamble, peer, &mut self.hub);
+        let session = Session::new(listener, preamble, peer, &mut self.hub);
         let is_surplus = session.is_surplus();
         let id = self.connections.insert(socket, session);
         if is_surplus && room == Room::Free && !self.take_surplus(id, now) {
@@ -75,18 +81,26 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Decides on a connection just accepted.
-    fn room_for(&mut self, socket: &mut S, door: Door, preamble: Preamble, now: Now) -> Room {
+    fn room_for(
+        &mut self,
+        socket: &mut S,
+        listener: ListenerKind,
+        preamble: Preamble,
+        now: Now,
+    ) -> Room {
         let beyond = match self.connections.len().checked_sub(self.connections_max) {
             None => return Room::Free,
             Some(beyond) => beyond,
         };
-        match door {
-            Door::Admin if beyond < limits::REFUSALS_MAX + limits::ADMIN_BEYOND_FULL_MAX => {
+        match listener {
+            ListenerKind::Admin
+                if beyond < limits::REFUSALS_MAX + limits::ADMIN_BEYOND_FULL_MAX =>
+            {
                 return Room::Free;
             }
-            Door::Admin => {}
-            Door::Clients if self.evict_unfinished(now) => return Room::Free,
-            Door::Clients => {
+            ListenerKind::Admin => {}
+            ListenerKind::Clients if self.evict_unfinished(now) => return Room::Free,
+            ListenerKind::Clients => {
                 self.hub.metrics.connections_refused_full_total += 1;
                 if self.answer_at_once(socket, preamble) {
                     return Room::Close;

@@ -82,14 +82,14 @@ impl<S: Socket> Reactor<S> {
             }
         }
         while let Some(id) = self.hub.deadlines.send.pop_due(now.clock) {
-            self.look_at_full_socket(id, now);
+            self.check_full_socket(id, now);
         }
         self.hub.roll_months(now);
         self.sweep(now);
         self.drain_step(now);
     }
 
-    fn look_at_full_socket(&mut self, id: ConnId, now: Now) {
+    fn check_full_socket(&mut self, id: ConnId, now: Now) {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
@@ -99,7 +99,10 @@ impl<S: Socket> Reactor<S> {
         if let Some(descriptor) = connection.socket.descriptor()
             && let Ok(bytes) = crate::sys::unacknowledged_bytes(descriptor)
         {
-            connection.session.outbox.look(bytes, now.clock);
+            connection
+                .session
+                .outbox
+                .note_unacknowledged(bytes, now.clock);
         }
         let Some(progress_at) = connection.session.outbox.progress_at() else {
             return;

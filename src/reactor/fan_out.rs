@@ -18,7 +18,7 @@ use super::connections::Listed;
 use super::run::{Run, Sliced};
 use super::socket::Socket;
 use crate::event::Event;
-use crate::limits::{EVENT_SLICE_BYTES, MATCHED_KEPT, MERGE_MEMBERS_MIN};
+use crate::limits::{EVENT_SLICE_BYTES_MAX, MATCHED_KEPT_MAX, MERGE_MEMBERS_MIN};
 use crate::protocol::event_frame::EventTail;
 use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
@@ -86,12 +86,12 @@ impl<S: Socket> Reactor<S> {
 
     fn keep_matched(&mut self, mut matched: Vec<(GroupId, Frame)>) {
         matched.clear();
-        matched.shrink_to(MATCHED_KEPT);
+        matched.shrink_to(MATCHED_KEPT_MAX);
         self.fan_out.matched = matched;
     }
 
     /// Makes the frames of an event for the groups that want it, of those `only` if that is given, up to
-    /// [`EVENT_SLICE_BYTES`]; returns the groups for which none was made.
+    /// [`EVENT_SLICE_BYTES_MAX`]; returns the groups for which none was made.
     fn match_event(
         &mut self,
         event: &Event,
@@ -107,7 +107,7 @@ impl<S: Socket> Reactor<S> {
                 if only.is_some_and(|only| !only.contains(&found.group)) {
                     return;
                 }
-                if encoded >= EVENT_SLICE_BYTES {
+                if encoded >= EVENT_SLICE_BYTES_MAX {
                     owed.insert(found.group);
                     return;
                 }

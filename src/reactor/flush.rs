@@ -15,15 +15,15 @@ use crate::session::outbox::{FlushReport, Flushed};
 use crate::sys::ring::{RingWrite, WRITES_MAX};
 
 const _: () = assert!(
-    limits::FLUSHES_PER_TURN <= WRITES_MAX,
+    limits::FLUSHES_PER_TURN_MAX <= WRITES_MAX,
     "all flushes of a turn are one system call"
 );
 
 impl<S: Socket> Reactor<S> {
     /// Those who have just spoken and those to whom events go take turns.
     pub(super) fn flush_some(&mut self, now: Now) {
-        let mut listed = Vec::with_capacity(self.flush.len().min(limits::FLUSHES_PER_TURN));
-        while listed.len() < limits::FLUSHES_PER_TURN
+        let mut listed = Vec::with_capacity(self.flush.len().min(limits::FLUSHES_PER_TURN_MAX));
+        while listed.len() < limits::FLUSHES_PER_TURN_MAX
             && let Some((id, hold)) = self.flush.pop(listed.len().is_multiple_of(2))
         {
             match self.connections.get_mut(id) {
@@ -147,7 +147,7 @@ impl<S: Socket> Reactor<S> {
         }
         match session.after_flush(hub) {
             AfterFlush::Idle => {
-                if session.is_gone().is_some() {
+                if session.ended().is_some() {
                     self.settle(id);
                 } else {
                     self.unpark(id);
@@ -171,7 +171,7 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// While all full outboxes together are over `max_outboxes_bytes`, closes the largest, and one that is closed
-    /// already at once. One pass over all sessions serves [`limits::LARGEST_OUTBOXES`] closes.
+    /// already at once. One pass over all sessions serves [`limits::LARGEST_OUTBOXES_MAX`] closes.
     pub(super) fn close_largest(&mut self, now: Now) {
         let max = self.hub.limits.outboxes_bytes_max;
         while self.hub.outboxes.blocked_bytes > max {
@@ -188,7 +188,7 @@ impl<S: Socket> Reactor<S> {
             if largest.is_empty() {
                 return;
             }
-            for (_, id) in largest.into_iter().take(limits::LARGEST_OUTBOXES) {
+            for (_, id) in largest.into_iter().take(limits::LARGEST_OUTBOXES_MAX) {
                 if self.hub.outboxes.blocked_bytes <= max {
                     return;
                 }

@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 
-use crate::limits::{FLUSH_LIST_KEPT, MERGED_BYTES_MAX, MERGED_EVENTS_MAX};
+use crate::limits::{FLUSH_LIST_KEPT_MAX, MERGED_BYTES_MAX, MERGED_EVENTS_MAX};
 use crate::session::id::ConnId;
 
 /// The list, and the window of events that merge into it.
@@ -154,7 +154,7 @@ impl FlushList {
     /// Whether there is memory that is worth giving back.
     #[must_use]
     pub fn has_grown(&self) -> bool {
-        self.spoke.capacity().max(self.queue.capacity()) > FLUSH_LIST_KEPT
+        self.spoke.capacity().max(self.queue.capacity()) > FLUSH_LIST_KEPT_MAX
     }
 
     /// Gives memory back.
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn a_list_that_was_long_is_worth_shrinking() {
         let mut list = FlushList::default();
-        (0..=FLUSH_LIST_KEPT as u32).for_each(|slot| list.push(id(slot)));
+        (0..=FLUSH_LIST_KEPT_MAX as u32).for_each(|slot| list.push(id(slot)));
         while flushed(&mut list, true).is_some() {}
         assert!(list.has_grown());
         list.shrink();

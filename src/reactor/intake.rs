@@ -26,7 +26,7 @@ impl<S: Socket> Reactor<S> {
             return;
         }
         let mut in_vain = 0;
-        for look in 0..limits::LOOKS_PER_TURN {
+        for look in 0..limits::LOOKS_PER_TURN_MAX {
             if look > 0 {
                 std::thread::yield_now();
                 self.hub.metrics.handoff_looks_again_total += 1;
@@ -35,7 +35,7 @@ impl<S: Socket> Reactor<S> {
             in_vain = if is_in_vain { in_vain + 1 } else { 0 };
             let waiting = self.flush.len().max(self.waiting_for_run());
             let is_worth_it =
-                waiting >= limits::YIELD_FLUSHES_MIN && in_vain < limits::LOOKS_IN_VAIN;
+                waiting >= limits::YIELD_FLUSHES_MIN && in_vain < limits::EMPTY_LOOKS_MAX;
             if self.more_messages
                 || self.fan_out.is_sliced()
                 || !is_worth_it
@@ -55,7 +55,7 @@ impl<S: Socket> Reactor<S> {
         self.more_messages = true;
         let are_all_heard = self.hear_source(now);
         let mut taken = 0;
-        for _ in 0..limits::EVENTS_PER_LOOK {
+        for _ in 0..limits::EVENTS_PER_LOOK_MAX {
             if !self.flush.takes_another_event(self.fan_out.held()) {
                 self.more_messages =
                     !are_all_heard || self.handoff.waiting() > 0 || self.fan_out.is_sliced();
@@ -96,7 +96,7 @@ impl<S: Socket> Reactor<S> {
 
     /// Takes what the source tells of itself, whatever is fanned out. False: there may be more.
     fn hear_source(&mut self, now: Now) -> bool {
-        for _ in 0..limits::CONTROLS_PER_LOOK {
+        for _ in 0..limits::CONTROLS_PER_LOOK_MAX {
             match self.handoff.try_control() {
                 Ok(message) => self.on_message(message, now),
                 // The end of the source is told by the channel of the events, which come first.

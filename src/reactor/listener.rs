@@ -24,7 +24,7 @@ use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use crate::limits::{
     ACCEPT_PAUSE, BROKEN_IN_A_ROW_MAX, DEFER_ACCEPT, LISTEN_BACKLOG, LISTENER_GRACE,
 };
-use crate::session::Door;
+use crate::session::ListenerKind;
 use crate::session::bucket::{Bucket, BucketRule};
 use crate::sys;
 
@@ -34,7 +34,7 @@ pub struct Listener {
     /// For the poll.
     pub socket: TcpListener,
     /// What its connections may ask for.
-    pub door: Door,
+    pub kind: ListenerKind,
     /// Other processes may listen on its port.
     is_shared: bool,
     state: State,
@@ -86,7 +86,7 @@ impl Listener {
     /// Those of the system: address in use, not allowed, not ours.
     pub fn bind(
         address: SocketAddr,
-        door: Door,
+        kind: ListenerKind,
         reuse_port: bool,
         user_timeout: Option<Duration>,
     ) -> io::Result<Self> {
@@ -104,14 +104,14 @@ impl Listener {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_user_timeout(user_timeout)?;
         socket.bind(&address.into())?;
-        if door == Door::Clients {
+        if kind == ListenerKind::Clients {
             sys::set_defer_accept(&socket, DEFER_ACCEPT)?;
         }
         socket.listen(LISTEN_BACKLOG)?;
         let socket = TcpListener::from_std(socket.into());
         Ok(Self {
             socket,
-            door,
+            kind,
             is_shared: reuse_port,
             state: State::Ready,
             rate: None,
@@ -376,7 +376,8 @@ mod tests {
 
     fn listener_with_rate(per_second: Option<u32>) -> Listener {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut listener = Listener::bind(any, Door::Clients, false, None).expect("a free port");
+        let mut listener =
+            Listener::bind(any, ListenerKind::Clients, false, None).expect("a free port");
         listener.limit_rate(per_second);
         listener
     }
@@ -457,7 +458,7 @@ mod tests {
     fn accepted(user_timeout: Option<Duration>) -> TcpStream {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut listener =
-            Listener::bind(any, Door::Clients, false, user_timeout).expect("a free port");
+            Listener::bind(any, ListenerKind::Clients, false, user_timeout).expect("a free port");
         let address = listener.socket.local_addr().expect("bound");
         let mut peer = std::net::TcpStream::connect(address).expect("listening");
         // Silent peers are not accepted.

@@ -9,7 +9,7 @@
 //!    of itself; drain events from the hand-off, a bounded number, and again after a fan-out as long as more come; match;
 //!    put shared frames into outboxes
 //! 4. fire deadlines
-//! 5. flush at most [`limits::FLUSHES_PER_TURN`] sessions of the flush list, each with one vectored write; through
+//! 5. flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; through
 //!    io_uring, where there is one, all of these are one system call
 //! 6. reap the closed; in the quiet after a burst, give memory back
 //!
@@ -260,7 +260,7 @@ impl<S: Socket> Reactor<S> {
         let Connection {
             session, listed, ..
         } = connection;
-        if session.is_gone().is_some() {
+        if session.ended().is_some() {
             if listed.enter(Listed::REAP) {
                 self.reap.push(id);
             }
@@ -353,7 +353,7 @@ impl<S: Socket> Reactor<S> {
         if connection.listed.contains(Listed::UNFINISHED) {
             self.unfinished.remove(peer.network(), id);
         }
-        let gone = connection.session.is_gone();
+        let gone = connection.session.ended();
         connection.session.dissolve(&mut self.hub);
         let (reason, was_open) = gone?;
         reason.count(was_open, &mut self.hub.metrics);

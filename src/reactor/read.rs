@@ -27,10 +27,10 @@ pub(super) struct ReadBudget {
 impl ReadBudget {
     fn of_a_turn() -> Self {
         Self {
-            bytes: limits::READ_BYTES_PER_TURN,
-            frames_max: limits::FRAMES_READ_PER_TURN,
-            frames_before_events: limits::FRAMES_READ_BEFORE_EVENTS,
-            spoke_max: limits::FLUSHES_PER_TURN,
+            bytes: limits::READ_BYTES_PER_TURN_MAX,
+            frames_max: limits::FRAMES_READ_PER_TURN_MAX,
+            frames_before_events: limits::FRAMES_READ_BEFORE_EVENTS_MAX,
+            spoke_max: limits::FLUSHES_PER_TURN_MAX,
         }
     }
 

@@ -6,7 +6,7 @@
 
 use super::Reactor;
 use super::socket::Socket;
-use crate::limits::{RENEWAL_SUBSCRIPTION_COST, RENEWALS_PER_TURN};
+use crate::limits::{RENEWAL_SUBSCRIPTION_COST, RENEWALS_PER_TURN_MAX};
 use crate::session::clock::Now;
 
 impl<S: Socket> Reactor<S> {
@@ -24,11 +24,11 @@ impl<S: Socket> Reactor<S> {
             return;
         };
         let mut cost = 0;
-        while slot < self.connections.slots() && cost < RENEWALS_PER_TURN {
+        while slot < self.connections.slots() && cost < RENEWALS_PER_TURN_MAX {
             if let Some((id, connection)) = self.connections.at_slot(slot) {
                 let session = &mut connection.session;
-                let looked_at = session.renew_identity(&mut self.hub.context(id, now));
-                cost += RENEWAL_SUBSCRIPTION_COST * looked_at;
+                let checked = session.renew_identity(&mut self.hub.context(id, now));
+                cost += RENEWAL_SUBSCRIPTION_COST * checked;
                 self.settle(id);
             }
             cost += 1;

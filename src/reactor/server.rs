@@ -16,7 +16,7 @@ use super::{Reactor, ReactorParts, Ready};
 use crate::handoff::{LoopEnd, LoopWaker};
 use crate::limits;
 use crate::log_limit::LogLimit;
-use crate::session::Door;
+use crate::session::ListenerKind;
 use crate::session::clock::Now;
 use crate::session::hub::Hub;
 use crate::session::id::{ConnId, Peer};
@@ -68,7 +68,7 @@ pub enum StartError {
 ///
 /// A signal in any other state than `Serving` is the end at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Course {
+enum Lifecycle {
     Serving,
     /// Probes say 503; connections are taken.
     Announced {
@@ -90,7 +90,7 @@ pub struct Server {
     terminations: SignalPipe,
     reloads: SignalPipe,
     rereading: Rereading,
-    course: Course,
+    lifecycle: Lifecycle,
 }
 
 /// What a running loop needs beside the hub.
@@ -122,21 +122,21 @@ impl Server {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let mut listeners = Vec::new();
-        let doors = [
+        let kinds = [
             Some((
                 addresses.clients,
-                Door::Clients,
+                ListenerKind::Clients,
                 addresses.reuse_port,
                 CLIENTS,
             )),
             addresses
                 .admin
-                .map(|address| (address, Door::Admin, false, ADMIN)),
+                .map(|address| (address, ListenerKind::Admin, false, ADMIN)),
         ];
-        for (address, door, reuse_port, token) in doors.into_iter().flatten() {
-            let mut listener = Listener::bind(address, door, reuse_port, addresses.user_timeout)
+        for (address, kind, reuse_port, token) in kinds.into_iter().flatten() {
+            let mut listener = Listener::bind(address, kind, reuse_port, addresses.user_timeout)
                 .map_err(|error| StartError::Bind { address, error })?;
-            if door == Door::Clients {
+            if kind == ListenerKind::Clients {
                 listener.limit_rate(addresses.accept_rate);
             }
             poll.registry()
@@ -156,16 +156,16 @@ impl Server {
             terminations,
             reloads,
             rereading: Rereading::default(),
-            course: Course::Serving,
+            lifecycle: Lifecycle::Serving,
         })
     }
 
-    /// The address taken by the listener of `door`, if there is one.
+    /// The address taken by the listener of `kind`, if there is one.
     #[must_use]
-    pub fn address(&self, door: Door) -> Option<SocketAddr> {
+    pub fn address(&self, kind: ListenerKind) -> Option<SocketAddr> {
         self.listeners
             .iter()
-            .find(|listener| listener.door == door)?
+            .find(|listener| listener.kind == kind)?
             .socket
             .local_addr()
             .ok()
@@ -212,7 +212,7 @@ impl Server {
                 .min()
                 .unwrap_or(Duration::MAX)
                 .min(reactor.patience(now))
-                .min(self.course_patience(now));
+                .min(self.lifecycle_patience(now));
             if let Err(error) = self.poll.poll(&mut events, Some(patience))
                 && error.kind() != io::ErrorKind::Interrupted
             {
@@ -225,7 +225,7 @@ impl Server {
                     WAKER => {}
                     TERMINATIONS => {
                         for _ in 0..self.terminations.take() {
-                            if self.course != Course::Serving {
+                            if self.lifecycle != Lifecycle::Serving {
                                 log::warn!("told again to end: closing at once");
                                 return Ok(());
                             }
@@ -238,8 +238,8 @@ impl Server {
                             self.reread(&parts.reread, &reactor.hub);
                         }
                     }
-                    CLIENTS => self.on_listener_ready(Door::Clients),
-                    ADMIN => self.on_listener_ready(Door::Admin),
+                    CLIENTS => self.on_listener_ready(ListenerKind::Clients),
+                    ADMIN => self.on_listener_ready(ListenerKind::Admin),
                     Token(word) => ready.push(Ready {
                         id: ConnId::from_word(word),
                         readable: event.is_readable() || event.is_error(),
@@ -296,19 +296,19 @@ impl Server {
     }
 
     /// How long the next poll may wait for the sake of the way out.
-    fn course_patience(&self, now: Now) -> Duration {
-        match self.course {
-            Course::Announced { until } => until.saturating_sub(now.clock),
-            Course::Emptying { until } if now.clock < until => until - now.clock,
+    fn lifecycle_patience(&self, now: Now) -> Duration {
+        match self.lifecycle {
+            Lifecycle::Announced { until } => until.saturating_sub(now.clock),
+            Lifecycle::Emptying { until } if now.clock < until => until - now.clock,
             // From then on the listener tells when to ask it again.
-            Course::Serving | Course::Emptying { .. } | Course::Draining => Duration::MAX,
+            Lifecycle::Serving | Lifecycle::Emptying { .. } | Lifecycle::Draining => Duration::MAX,
         }
     }
 
     fn clients_listener(&mut self) -> Option<&mut Listener> {
         self.listeners
             .iter_mut()
-            .find(|listener| listener.door == Door::Clients)
+            .find(|listener| listener.kind == ListenerKind::Clients)
     }
 
     /// The first signal.
@@ -319,14 +319,14 @@ impl Server {
         {
             log::warn!("silent connections may be reset: {error}");
         }
-        self.course = Course::Announced {
+        self.lifecycle = Lifecycle::Announced {
             until: now.clock + delay,
         };
     }
 
     /// After the delay: no new handshakes; after the time of those under way, the last look into the queue.
     fn stop_taking(&mut self, now: Now) {
-        if let Course::Announced { until } = self.course
+        if let Lifecycle::Announced { until } = self.lifecycle
             && now.clock >= until
         {
             let grace = match self.clients_listener().map(|one| one.stop_taking()) {
@@ -337,11 +337,11 @@ impl Server {
                 }
                 None => Duration::ZERO,
             };
-            self.course = Course::Emptying {
+            self.lifecycle = Lifecycle::Emptying {
                 until: now.clock + grace,
             };
         }
-        if let Course::Emptying { until } = self.course
+        if let Lifecycle::Emptying { until } = self.lifecycle
             && now.clock >= until
             && let Some(listener) = self.clients_listener()
         {
@@ -352,7 +352,7 @@ impl Server {
     /// Closes the clients' listener once the handshakes under way have had their time and this turn's accept has
     /// found nobody; whether it is closed now.
     fn stop_listening(&mut self, now: Now) -> bool {
-        let Course::Emptying { until } = self.course else {
+        let Lifecycle::Emptying { until } = self.lifecycle else {
             return false;
         };
         if now.clock < until {
@@ -368,26 +368,26 @@ impl Server {
             }
         }
         self.listeners
-            .retain(|listener| listener.door != Door::Clients);
-        self.course = Course::Draining;
+            .retain(|listener| listener.kind != ListenerKind::Clients);
+        self.lifecycle = Lifecycle::Draining;
         true
     }
 
-    fn on_listener_ready(&mut self, door: Door) {
+    fn on_listener_ready(&mut self, kind: ListenerKind) {
         self.listeners
             .iter_mut()
-            .filter(|listener| listener.door == door)
+            .filter(|listener| listener.kind == kind)
             .for_each(Listener::on_ready);
     }
 
     /// Step 2 of the turn, first half: accept.
     fn accept(&mut self, reactor: &mut Reactor<TcpStream>, log_limit: &mut LogLimit, now: Now) {
         for listener in &mut self.listeners {
-            for _ in 0..limits::ACCEPTS_PER_TURN {
+            for _ in 0..limits::ACCEPTS_PER_TURN_MAX {
                 match listener.accept(now.clock) {
                     Accepted::Connection(socket, address) => {
                         let Some(id) =
-                            reactor.accept(socket, Peer::from(address), listener.door, now)
+                            reactor.accept(socket, Peer::from(address), listener.kind, now)
                         else {
                             continue;
                         };

@@ -30,7 +30,7 @@ impl Sweep {
     pub(super) fn begin_step(&mut self, slots: u32, now: Duration) -> usize {
         self.is_under_way = true;
         self.due = now + limits::SWEEP_INTERVAL;
-        (slots as usize / limits::SWEEP_STEPS).max(limits::SWEEP_SESSIONS_MIN)
+        (slots as usize / limits::SWEEP_STEPS_MAX).max(limits::SWEEP_SESSIONS_MIN)
     }
 
     /// The next of the `slots`; `None`: the pass is through.

@@ -48,7 +48,7 @@ impl Trim {
     pub(super) fn is_due(&mut self, turn: TurnDone, now: Duration) -> bool {
         let is_quiet = !turn.is_busy && turn.freed == self.freed_before;
         self.freed_before = turn.freed;
-        if turn.freed - self.freed < limits::TRIM_MIN_FREED && !turn.has_grown {
+        if turn.freed - self.freed < limits::TRIM_FREED_MIN && !turn.has_grown {
             self.due = None;
             return false;
         }

@@ -1,4 +1,4 @@
-//! What a client of the admin listener may ask for, and how it is answered.
+//! The pages of the admin listener: what may be asked for, and the HTTP around what the loop shows.
 
 use crate::protocol::http::{TEXT, response};
 

@@ -1,9 +1,9 @@
-//! How many AMQP bindings a session, an account and the process may have (PROTOCOL 3): the broker's dearest resource, and
-//! one client binding may stand for nine of them.
+//! How many AMQP bindings a session, an account and the process may have (PROTOCOL 3). They are the dearest resource of
+//! the broker, and one client binding may stand for nine of them.
 //!
-//! A session's are counted once for each subscription that needs them; an account's and the process's are distinct ones.
-//! Invariant: what is refused here has acquired nothing. A roll-over of months asks nobody, so around a month's end there
-//! may be more.
+//! The bindings of a session are counted once for each subscription that needs them; those of an account and of the
+//! process are counted once each. Invariant: what is refused here has acquired nothing. A roll-over of the months does
+//! not check the quota, so around the end of a month there may be more.
 
 use std::collections::HashSet;
 
@@ -26,8 +26,8 @@ pub struct BindingQuota {
 }
 
 impl BindingQuota {
-    /// Whether no bound can be met by `asks` client bindings more of a session that has so many subscriptions, those that
-    /// it waits for included: the usual case, told without a look at any of them.
+    /// Whether `asks` more client bindings cannot meet any bound, for a session that `has` so many subscriptions, those
+    /// that it waits for included. This is the usual case, and it is decided without a look at any of them.
     pub(super) fn is_far(
         &self,
         has: usize,
@@ -103,8 +103,9 @@ impl BindingQuota {
     }
 }
 
-/// The account that AMQP bindings count for and take their turns with: the identity's own, so that a token counts for one
-/// account whatever accounts it may see; else (no token belongs to anybody) the one they are for.
+/// The account that AMQP bindings count for, and whose turn they take: the identity's own, so that a token counts for one
+/// account whatever accounts it may see. An identity without an account counts for the account that the bindings are
+/// for.
 pub(super) fn account_of(identity: &Identity, scope: Scope) -> Option<AccountId> {
     identity.account_id().or(scope.account())
 }

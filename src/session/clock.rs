@@ -1,9 +1,9 @@
-//! The moments that sessions are told: of a turn ([`Now`]), and of a clock that stands still while the process does
+//! Time as sessions see it: the moment of a turn ([`Now`]), and a clock that stands still while the process does
 //! ([`WakingClock`]).
 
 use std::time::Duration;
 
-use crate::limits::{STALL_COUNTED, SWEEP_INTERVAL};
+use crate::limits::{STALL_COUNTED_MAX, SWEEP_INTERVAL};
 
 /// The moment of a turn.
 #[derive(Clone, Copy, Debug)]
@@ -28,26 +28,26 @@ impl Tick {
         self.0.wrapping_sub(earlier.0)
     }
 
-    /// As a bare number, to be kept by who knows no clock.
+    /// The tick as a bare number, for code that knows no clock.
     #[must_use]
     pub fn to_mark(self) -> u32 {
         self.0
     }
 
-    /// Back from [`Tick::to_mark`].
+    /// The tick of which [`Tick::to_mark`] made this number.
     #[must_use]
     pub fn from_mark(mark: u32) -> Self {
         Self(mark)
     }
 
-    /// What 16 bits keep of it.
+    /// The lower 16 bits.
     pub(super) fn short(self) -> u16 {
         (self.0 & 0xFFFF) as u16
     }
 }
 
-/// The loop's clock less its stalls: however long the process was stopped, or its machine suspended, a turn that comes
-/// late counts for [`STALL_COUNTED`] at most. While the sweep is under way a loop that is well turns more often.
+/// The loop's clock without its stalls: however long the process was stopped, or its machine suspended, the time between
+/// two turns counts for [`STALL_COUNTED_MAX`] at most. A healthy loop turns more often while the sweep is under way.
 #[derive(Debug, Default)]
 pub struct WakingClock {
     seen: Duration,
@@ -56,9 +56,9 @@ pub struct WakingClock {
 }
 
 impl WakingClock {
-    /// Goes on to `now` on the loop's clock, which never runs backwards. Called at the beginning of every turn.
+    /// Advances to `now` on the loop's clock, which never runs backwards. Called at the beginning of every turn.
     pub fn advance(&mut self, now: Duration) {
-        self.awake += now.saturating_sub(self.seen).min(STALL_COUNTED);
+        self.awake += now.saturating_sub(self.seen).min(STALL_COUNTED_MAX);
         self.seen = now;
         self.tick = Tick((self.awake.as_millis() / TICK.as_millis()) as u32);
     }

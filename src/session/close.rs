@@ -1,48 +1,48 @@
-//! Why a session ends: close code, reason text, log word and counter in one list (PROTOCOL 3).
+//! Why a session ends: close code, reason text, word of the log and counter, in one list (PROTOCOL 3).
 
 use crate::metrics::Metrics;
 
 /// Why a session is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The peer closed; it is answered with its own code, or with none when it sent none.
+    /// The peer closed. It gets its own code back, or none when it sent none.
     Peer,
-    /// 1000, as the platform's own server does: no frame of the client's own for `idle_timeout_ms`.
+    /// 1000, as the platform's own server does: the client has sent no frame of its own for `idle_timeout_ms`.
     Idle,
     /// 1001: the process drains.
     Drain,
-    /// 1001: a ping was not answered in `pong_timeout_ms`. The frame is for a client that lives and does not answer, so
-    /// that it connects again and its author learns why; the connection is ended without waiting for it.
+    /// 1001: a ping was not answered in `pong_timeout_ms`. The close frame is for a client that lives and does not answer
+    /// pings: it connects again, and its author learns why. The connection ends without waiting for it.
     Dead,
-    /// 1002: RFC 6455 was broken.
+    /// 1002: the client broke RFC 6455.
     Protocol,
     /// 1003: a binary message.
     Binary,
     /// 1007: text that is not UTF-8.
     InvalidText,
-    /// 1008: too many commands in a row refused by the rate limit.
+    /// 1008: the rate limit refused too many commands in a row.
     RateLimit,
-    /// 1008: never authenticated.
+    /// 1008: the client never authenticated.
     NeverAuthenticated,
-    /// 1008: a message was begun and not finished in `message_timeout_ms`.
+    /// 1008: the client began a message and did not finish it in `message_timeout_ms`.
     MessageTimeout,
-    /// 1008, or no close frame in a handshake: what had arrived in part, of all or of one address, was over its bound, and
-    /// this had most.
+    /// 1008, or no close frame in a handshake: what had arrived in part, in all or of one address, was over its bound, and
+    /// this connection had most of it.
     PartialsFull,
     /// 1009: a message over the size limit.
     TooBig,
-    /// 4401: the token expired.
+    /// 4401: the token expired, or is no longer valid.
     Expired,
     /// 4408: frames wait and the peer does not read.
     SlowConsumer,
-    /// 4408: all outboxes together are over their limit, and this one was the largest.
+    /// 4408: all outboxes together were over their limit, and this one was the largest.
     OutboxesFull,
-    /// Not an upgraded session: an HTTP response was the last word.
+    /// No websocket: the connection ended with an HTTP response.
     Http,
-    /// No close frame: its address has as many connections as it may, and its request was not whole.
+    /// No close frame: the address has as many connections as it may, and the request was not whole.
     NoPlace,
-    /// 503 and no close frame: the process is full, and this was the oldest unfinished handshake of the address that had
-    /// most.
+    /// 503 and no close frame: the process is full, and this was the oldest unfinished handshake of the address with most of
+    /// them.
     Evicted,
     /// No close frame: the handshake took too long.
     HandshakeTimeout,
@@ -55,7 +55,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Close code and reason text of the close frame; `None` when no frame is sent, or the peer's own is echoed.
+    /// The code and the reason text of the close frame; `None`: no frame is sent, or the peer's own is echoed.
     #[must_use]
     pub fn frame(self) -> Option<(u16, &'static str)> {
         match self {
@@ -83,7 +83,7 @@ impl CloseReason {
         }
     }
 
-    /// The word for it in logs.
+    /// The word for this reason in the log.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -112,7 +112,7 @@ impl CloseReason {
         }
     }
 
-    /// Counts one more of it; `was_open`: of a session, not of a connection that never became one.
+    /// Counts one more end for this reason. `was_open`: of a session, not of a connection that never became one.
     pub fn count(self, was_open: bool, metrics: &mut Metrics) {
         let counter = match self {
             Self::Peer => &mut metrics.closes_normal_total,

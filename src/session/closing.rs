@@ -1,4 +1,7 @@
-//! How a session ends: by a close frame, by the peer, without a word; and what it gives back.
+//! How a session ends: with a close frame, by the peer, or without a word; and what it gives back.
+//!
+//! Invariant: a session leaves everything that is shared when it stops being open. Only the totals of its outbox, and what
+//! it counts for, stay until it is taken from the table.
 
 use crate::protocol::frame::Frame;
 
@@ -7,9 +10,9 @@ use super::hub::{Context, Hub};
 use super::{PeerSide, Phase, Session};
 
 impl Session {
-    /// Closes an open session with the close frame of `reason`; a session in its handshake goes without a word.
-    /// What is already in the outbox goes out first; of a peer that does not read it is forgotten, unless the process
-    /// drains: then it has as long as it goes on taking bytes, and the process lasts. A dead peer is not waited for.
+    /// Closes an open session with the close frame of `reason`, and a session in its handshake without a word. What is in
+    /// the outbox is sent first. If the socket is full, it is dropped, unless the process drains: then the peer has time as
+    /// long as it takes bytes and the process lasts. The loop does not wait for a dead peer.
     pub fn close(&mut self, reason: CloseReason, cx: &mut Context<'_>) {
         let frame = reason.frame().map(|(code, text)| Frame::close(code, text));
         let peer = if reason == CloseReason::Dead {
@@ -93,7 +96,7 @@ impl Session {
         }
     }
 
-    /// Ends an unfinished handshake in favour of another connection.
+    /// Ends an unfinished handshake, to make room for another connection.
     pub fn evict(&mut self, cx: &mut Context<'_>) {
         match self.phase {
             Phase::Handshake { .. } => {
@@ -107,7 +110,7 @@ impl Session {
         }
     }
 
-    /// Ends a session whose time to close in good order is over.
+    /// Ends a session at once: its time to close in good order is over.
     pub fn abandon(&mut self, cx: &mut Context<'_>) {
         match self.phase {
             Phase::Closing {
@@ -118,14 +121,14 @@ impl Session {
         }
     }
 
-    /// Takes the session out of all that is shared, but for the totals of its outbox and what it counts for until its
-    /// end. Cost: what it had.
+    /// Takes the session out of what is shared, except the totals of its outbox and what it counts for. Linear in what it
+    /// had.
     fn leave(&mut self, cx: &mut Context<'_>) {
         if let Phase::Open {
-            extra: Some(extra), ..
+            rare: Some(rare), ..
         } = &mut self.phase
         {
-            cx.hub.labels.drop_label(&mut extra.label);
+            cx.hub.labels.drop_label(&mut rare.label);
         }
         self.stop_waiting(cx);
         if !self.subscriptions.is_empty() {
@@ -136,7 +139,7 @@ impl Session {
         }
     }
 
-    /// Gives back what a session that has ended still has of what is shared.
+    /// Gives back the rest of what a session that has ended has of what is shared.
     pub fn dissolve(mut self, hub: &mut Hub) {
         self.outbox.clear(&mut hub.outboxes);
         self.give_account_back(hub);

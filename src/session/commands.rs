@@ -1,10 +1,10 @@
 //! What a command does (PROTOCOL 3): authenticate, authorise, subscribe, unsubscribe, ping, and the reply.
 //!
 //! Order of the checks, as on the platform: rate limit, JSON, token, the command's own keys, account, bindings.
-//! A subscribe whose AMQP bindings are not all in force waits, holding a lease on each of them; it is answered
-//! when they are, or refused when the broker refuses one, or when `request_timeout_ms` is over, and then nothing of
-//! it is kept. Commands behind it run when they arrive: subscribes wait beside it, an unsubscribe takes from it what
-//! it had asked for, another identity changes its rights. Only their replies wait, but for a ping's.
+//! A subscribe whose AMQP bindings are not all in force waits ([`super::held`]) and holds a lease on each of them. It
+//! succeeds when all are in force. When the broker refuses one, or `request_timeout_ms` is over, it is refused and
+//! nothing of it is kept. The commands behind it run when they arrive: a subscribe waits beside it, an unsubscribe takes
+//! from it what it asked for, another identity changes its rights. Only their replies wait, except the reply to a ping.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -28,19 +28,20 @@ use super::replies::Reply;
 use super::rights::authorised;
 use super::waiting::{Progress, Waiting, Wanted};
 
-/// The result of a command: a reply, or none yet.
+/// The result of a command that is not refused.
 enum Outcome {
-    /// To be sent in its turn.
+    /// A reply that is sent in its turn.
     Reply(Reply),
-    /// To be sent at once, whatever waits.
+    /// A reply that is sent at once, whatever waits.
     Pong(Frame),
+    /// A subscribe that waits for the broker.
     Waits(Waiting),
-    /// The session was closed meanwhile.
+    /// The command closed the session.
     Closed,
 }
 
 impl Session {
-    /// Runs one command and sends its reply, unless that has to wait.
+    /// Runs one command and sends its reply, unless the reply has to wait.
     pub(super) fn run(&mut self, text: &str, is_allowed: bool, cx: &mut Context<'_>) {
         let limits = CommandLimits {
             metadata_bytes_max: cx.hub.limits.metadata_bytes_max,
@@ -66,8 +67,8 @@ impl Session {
             Ok(Outcome::Waits(waiting)) => {
                 cx.hub.metrics.subscribes_waited_total += 1;
                 cx.hub.deadlines.command.begin(cx.now.clock, cx.id);
-                if let Some(extra) = self.extra_mut() {
-                    extra.replies.push_waiting(waiting, &mut cx.hub.held);
+                if let Some(rare) = self.rare_mut() {
+                    rare.replies.push_waiting(waiting, &mut cx.hub.held);
                 }
                 self.shorten_replies(cx);
             }
@@ -154,7 +155,7 @@ impl Session {
         }
     }
 
-    /// The identity that the command runs as: the session's, or that of the token it carries.
+    /// The identity that the command runs as: that of the session, or that of the token in the command.
     fn authenticate(
         &mut self,
         auth_token: Option<&str>,
@@ -198,14 +199,14 @@ impl Session {
         if label.name.is_none() && label.metadata.is_none() {
             return;
         }
-        if let Some(extra) = self.extra_mut()
-            && !hub.labels.keep(&mut extra.label, label, account)
+        if let Some(rare) = self.rare_mut()
+            && !hub.labels.keep(&mut rare.label, label, account)
         {
             hub.metrics.labels_left_out_total += 1;
         }
     }
 
-    /// The client bindings if the identity may have all of them, or every reason against it.
+    /// The client bindings, if the identity may have all of them; otherwise every reason against it.
     fn authorise(
         &self,
         account_id: &str,
@@ -251,8 +252,8 @@ impl Session {
         Ok(wanted)
     }
 
-    /// Whether the session would have more subscriptions than `max` with those that it waits for and these. Linear in
-    /// the session's own subscriptions, and near the limit in all that it waits for.
+    /// Whether the session would have more subscriptions than `max` together with those that it waits for and these.
+    /// Linear in its subscriptions, and near the limit in all that it waits for.
     fn would_have_more_than(&self, max: usize, wanted: &Wanted, hub: &Hub) -> bool {
         let live = || hub.subscriptions.index().subscriptions(&self.subscriptions);
         let waited_for = self.replies().map_or(0, |replies| replies.wanted());
@@ -270,8 +271,8 @@ impl Session {
         live.chain(waiting).collect::<HashSet<_>>().len() > max
     }
 
-    /// Subscribes at once when every AMQP binding is in force; else waits. What the session has already is asked
-    /// for again, so that success means live for it too.
+    /// Subscribes at once when every AMQP binding is in force, and waits otherwise. What the session has already must be in
+    /// force too, so that success always means that events come.
     fn subscribe(
         &mut self,
         wanted: Wanted,
@@ -341,7 +342,7 @@ impl Session {
         }
     }
 
-    /// Makes the subscriptions, which are acquired before the leases are given back.
+    /// Makes the subscriptions, gives the leases back, and returns the reply.
     pub(super) fn finish_subscribe(&mut self, mut waiting: Waiting, cx: &mut Context<'_>) -> Reply {
         let list = &mut self.subscriptions;
         cx.hub
@@ -352,8 +353,8 @@ impl Session {
         }
     }
 
-    /// Ends subscriptions, live ones and those that are waited for, and returns the client bindings removed. Linear in
-    /// what the session has, waits for and names.
+    /// Ends subscriptions, and those that are waited for, and returns their client bindings. Linear in what the session has,
+    /// waits for and names.
     fn unsubscribe(&mut self, what: &Unsubscribe<'_>, cx: &mut Context<'_>) -> Vec<Box<str>> {
         let (account_id, bindings) = match what {
             Unsubscribe::All => (None, None),
@@ -364,7 +365,7 @@ impl Session {
             } => (account_id.as_ref(), Some(bindings)),
         };
         let scope = match account_id.map(|account_id| scope_of(account_id)) {
-            // It names no account that there could be subscriptions for.
+            // No account has this name, so no subscription is for it.
             Some(None) => return Vec::new(),
             Some(scope) => scope,
             None => None,
@@ -378,7 +379,7 @@ impl Session {
             self.withdraw(is_meant, cx, &mut removed);
             return removed.into_iter().map(|(_, binding)| binding).collect();
         };
-        // As they are named, not as they were made.
+        // The reply names them in the order of the command.
         let mut order: HashMap<&str, usize> = HashMap::new();
         for binding in bindings {
             let next = order.len();
@@ -398,8 +399,8 @@ impl Session {
         removed.into_iter().map(|(_, binding)| binding).collect()
     }
 
-    /// Takes from the subscribes that wait what an unsubscribe means, and notes what is not noted yet. One that is
-    /// left with nothing to wait for has done what it was to do.
+    /// Takes what an unsubscribe means from the subscribes that wait, and notes what is not noted yet. A subscribe that has
+    /// nothing left to wait for succeeds.
     fn withdraw(
         &mut self,
         is_meant: impl Fn(Scope, &str) -> bool,

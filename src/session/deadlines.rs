@@ -1,8 +1,8 @@
-//! What must happen by when. Each kind of deadline has one constant length, so a queue of them is sorted by
-//! itself, and a session needs no timer of its own.
+//! What must happen by when. All deadlines of one kind have the same length, so their queue is always sorted, and no
+//! session needs a timer of its own.
 //!
-//! Invariant: a queue's entries are in the order of their due times. An entry may be stale (its session went on
-//! or away): the one who takes it out asks the session. Queues shrink after a storm.
+//! Invariant: a queue's entries are in the order of their due times. An entry may be stale, because its
+//! session went on or ended: whoever takes it out asks the session. Queues shrink after a storm.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use std::time::Duration;
 use super::id::ConnId;
 use crate::room::GiveBackRoom;
 
-/// Deadlines of one kind.
+/// The deadlines of one kind.
 #[derive(Debug)]
-pub struct Timeouts {
+pub struct DeadlineQueue {
     after: Duration,
     queue: VecDeque<(Duration, ConnId)>,
 }
 
-impl Timeouts {
-    /// Deadlines that lie `after` their beginnings.
+impl DeadlineQueue {
+    /// An empty queue of deadlines, each of which is due `after` its beginning.
     #[must_use]
     pub fn new(after: Duration) -> Self {
         Self {
@@ -27,12 +27,12 @@ impl Timeouts {
         }
     }
 
-    /// Begins a deadline at `now`, which must not run backwards between calls.
+    /// Begins a deadline at `now`, which never runs backwards between calls.
     pub fn begin(&mut self, now: Duration, id: ConnId) {
         self.queue.push_back((self.due(now), id));
     }
 
-    /// When a deadline that begins `now` is due.
+    /// When a deadline that begins at `now` is due.
     #[must_use]
     pub fn due(&self, now: Duration) -> Duration {
         now + self.after
@@ -44,7 +44,7 @@ impl Timeouts {
         self.queue.front().map(|(due, _)| *due)
     }
 
-    /// Takes out the first deadline if it is due.
+    /// Takes out the first deadline, if it is due.
     pub fn pop_due(&mut self, now: Duration) -> Option<ConnId> {
         if self.next_due()? > now {
             return None;
@@ -52,8 +52,8 @@ impl Timeouts {
         self.pop()
     }
 
-    /// Takes out the leading deadlines that no longer matter, so that a queue is about as long as what is
-    /// really under way. Amortised O(1).
+    /// Takes out the first deadlines as long as they no longer matter, so that a queue is about as long as what is really
+    /// under way. Amortised O(1).
     pub fn prune(&mut self, mut matters: impl FnMut(ConnId) -> bool) {
         while let Some((_, id)) = self.queue.front() {
             if matters(*id) {
@@ -82,21 +82,21 @@ impl Timeouts {
     }
 }
 
-/// All deadlines of sessions.
+/// The deadlines of all sessions.
 #[derive(Debug)]
 pub struct Deadlines {
     /// Until the upgrade is done (`request_timeout_ms`).
-    pub handshake: Timeouts,
+    pub handshake: DeadlineQueue,
     /// Until the session has authenticated (`auth_timeout_ms`).
-    pub auth: Timeouts,
+    pub auth: DeadlineQueue,
     /// Until the broker has confirmed a subscribe (`request_timeout_ms`).
-    pub command: Timeouts,
-    /// Between two looks at a full socket: a quarter of `send_timeout_ms`.
-    pub send: Timeouts,
+    pub command: DeadlineQueue,
+    /// Until the next check of a full socket (a quarter of `send_timeout_ms`).
+    pub send: DeadlineQueue,
     /// Until a session that is being closed is gone (`send_timeout_ms`).
-    pub close: Timeouts,
+    pub close: DeadlineQueue,
     /// Until a connection that got its HTTP response is gone ([`crate::limits::LINGER`]).
-    pub answered: Timeouts,
+    pub answered: DeadlineQueue,
 }
 
 impl Deadlines {
@@ -113,7 +113,7 @@ impl Deadlines {
         } = self;
         [handshake, auth, command, send, close, answered]
             .into_iter()
-            .filter_map(Timeouts::next_due)
+            .filter_map(DeadlineQueue::next_due)
             .min()
     }
 }
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn deadlines_fall_due_in_order_and_not_before_their_time() {
-        let mut timeouts = Timeouts::new(Duration::from_secs(10));
+        let mut timeouts = DeadlineQueue::new(Duration::from_secs(10));
         for second in 0..5 {
             timeouts.begin(Duration::from_secs(second), id(second as u32));
         }
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_queue_shrinks_after_a_storm() {
-        let mut timeouts = Timeouts::new(Duration::from_secs(10));
+        let mut timeouts = DeadlineQueue::new(Duration::from_secs(10));
         for slot in 0..100_000 {
             timeouts.begin(Duration::ZERO, id(slot));
         }

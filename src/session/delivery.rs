@@ -1,4 +1,7 @@
-//! What goes to the peer: replies, events and notices, by the slow consumer policy (PROTOCOL 5), and what follows a flush.
+//! What goes to the peer: replies, events and notices, under the policy for slow consumers (PROTOCOL 5); and what follows
+//! a flush.
+//!
+//! Invariant: a notice of a gap is sent before the next event behind the gap.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,34 +16,34 @@ use super::limits::SessionLimits;
 use super::outbox::{OutboxTotals, Parcel, SlowConsumerPolicy};
 use super::{PeerSide, Phase, Session};
 
-/// Frames of events in a row, one each, for the members of one group.
+/// Frames for the members of one group, one for each of several events in a row.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// In the order of the events.
     pub frames: &'a [Frame],
-    /// All of them as one, if that has been made.
+    /// All frames as one parcel, if that has been made.
     pub parcel: Option<&'a Parcel>,
 }
 
-/// What became of a [`Batch`]. The rest, if any, found the session closed, or too slow.
+/// What became of the frames of a [`Batch`]. The session was closed, or too slow, for those that are not counted here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
-    /// Frames that are in the outbox.
+    /// Frames put into the outbox.
     pub queued: u64,
     /// Frames dropped and counted (policy `drop`).
     pub dropped: u64,
-    /// The outbox is over its limit: the session is to be closed as a slow consumer.
+    /// The outbox is over its limit: the session must be closed as a slow consumer.
     pub is_too_slow: bool,
 }
 
-/// What the loop does after a flush that left nothing in the outbox.
+/// What the loop has to do after a flush that emptied the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterFlush {
     /// Nothing.
     Idle,
-    /// More was queued: list it again.
+    /// List the session again: more was queued.
     More,
-    /// Tell the peer that nothing more comes.
+    /// End our side of the stream.
     ShutdownWrite,
 }
 
@@ -49,18 +52,18 @@ pub enum AfterFlush {
 pub struct DeliveryShared<'a> {
     /// The operator's bounds.
     pub limits: &'a SessionLimits,
-    /// What waits in full outboxes.
+    /// The sums over all blocked outboxes.
     pub totals: &'a mut OutboxTotals,
-    /// Scratch for notices.
+    /// Scratch memory for notices.
     pub builder: &'a mut FrameBuilder,
-    /// Counter.
+    /// The counter of notices.
     pub gap_notices_total: &'a mut u64,
 }
 
 impl Session {
-    /// Queues a frame that is not an event: never dropped. Under the policy `close` a peer that takes none of them is
-    /// closed; under `drop` it is not read any further ([`Session::wants_bytes`]), so there is a bound to what it can
-    /// ask for. The session must be open.
+    /// Queues a frame that is not an event, and so is never dropped. Under the policy `close` a session whose peer takes
+    /// none of them is closed. Under `drop` its socket is not read any more ([`Session::wants_bytes`]), which bounds what
+    /// it can ask for. The session must be open.
     pub fn push(&mut self, frame: Frame, cx: &mut Context<'_>) {
         let (_, blocked_bytes) = self.outbox.blocked();
         if cx.hub.limits.slow_consumer == SlowConsumerPolicy::Close
@@ -73,8 +76,8 @@ impl Session {
         }
     }
 
-    /// Queues event frames, by the slow consumer policy (PROTOCOL 5). O(1) for a parcel that the socket is believed to
-    /// take; otherwise by the number of frames.
+    /// Queues frames of events, under the policy for slow consumers (PROTOCOL 5). O(1) for a parcel that the socket is
+    /// believed to take; otherwise linear in the frames.
     #[inline]
     pub fn deliver(&mut self, batch: Batch<'_>, shared: &mut DeliveryShared<'_>) -> Delivered {
         if !self.is_open() {
@@ -129,7 +132,7 @@ impl Session {
         delivered
     }
 
-    /// A notice of what policy `drop` left out, if there is one still to be told: of an outage, and then of events.
+    /// Takes a notice of what the policy `drop` left out, if there is one to send: first of an outage, then of events.
     pub(super) fn take_gap_notice(&mut self, builder: &mut FrameBuilder) -> Option<Frame> {
         if let Some(outage) = self.outbox.take_outage() {
             return Some(outage);
@@ -140,7 +143,8 @@ impl Session {
         }
     }
 
-    /// Whether a subscription of it needs one of `bindings`, which are of these exchanges. Linear in its subscriptions.
+    /// Whether a subscription of the session needs one of `bindings`, which are of these exchanges. Linear in its
+    /// subscriptions.
     #[must_use]
     pub fn needs_any(
         &self,
@@ -152,9 +156,9 @@ impl Session {
             .any_needs(&self.subscriptions, bindings, exchanges)
     }
 
-    /// Tells the session that events may have been lost while the source was away, unless it has no subscription. Where
-    /// policy `drop` has no room for an event, the latest such notice is kept until there is, so that no number of
-    /// outages makes a queue grow.
+    /// Tells a session with subscriptions that events may have been lost while the source was away. When the policy `drop`
+    /// has no room for an event, the latest such notice is kept until there is room, so no number of outages makes a
+    /// queue grow.
     pub fn announce_outage(&mut self, notice: &Frame, cx: &mut Context<'_>) {
         let (frames, _) = self.outbox.blocked();
         let is_dropped = cx.hub.limits.slow_consumer == SlowConsumerPolicy::Drop
@@ -168,7 +172,7 @@ impl Session {
         }
     }
 
-    /// The outbox was flushed and is empty.
+    /// Goes on after a flush that emptied the outbox.
     pub fn after_flush(&mut self, hub: &mut Hub) -> AfterFlush {
         match &mut self.phase {
             Phase::Open { .. } => {

@@ -1,4 +1,4 @@
-//! Why a command is refused, and how that is told and counted.
+//! Why a command is refused, the reply that says so, and its counter.
 
 use crate::metrics::Metrics;
 use crate::protocol::command::CommandError;
@@ -23,7 +23,7 @@ impl CommandErrors {
         })
     }
 
-    /// Counts one more refusal of the limit that was met, where it was one.
+    /// Counts the refusal for the limit that was met, if it was a limit.
     pub(super) fn count(&self, metrics: &mut Metrics) {
         let counter = match self {
             Self::Command(CommandError::TooManySubscriptions(_)) => {

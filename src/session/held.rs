@@ -1,5 +1,7 @@
-//! Subscribes that wait for the broker, and the replies behind them: what the broker's answers, the time and other rights
-//! do to them.
+//! What happens to subscribes that wait for the broker: its answers, the end of their time, other rights.
+//!
+//! Invariant: a subscribe is taken out of its place ([`super::replies`]) before it is changed, and either goes back there
+//! or leaves its reply there, so the order of the replies holds.
 
 use crate::auth::Identity;
 use crate::protocol::command::CommandError;
@@ -14,7 +16,7 @@ use super::rights::authorised;
 use super::waiting::{Progress, Waiting};
 
 impl Session {
-    /// Takes the subscribes that wait back, their leases included. No reply is sent.
+    /// Ends all subscribes that wait, and gives their leases back. No reply is sent.
     pub(super) fn stop_waiting(&mut self, cx: &mut Context<'_>) {
         let Some(replies) = self.replies_mut() else {
             return;
@@ -42,7 +44,7 @@ impl Session {
         }
     }
 
-    /// One AMQP binding that the subscribe of this number waits for is in force: answers when it was the last.
+    /// One AMQP binding that the subscribe of this number waits for is in force. The reply is sent when it was the last.
     pub fn on_bound(&mut self, number: u32, cx: &mut Context<'_>) {
         let Some(waiting) = self
             .replies_mut()
@@ -54,7 +56,7 @@ impl Session {
         if waiting.outstanding == 0 {
             self.go_on_waiting(number, cx);
             self.send_ready(cx);
-            self.drop_needless_extra();
+            self.drop_empty_rare();
         }
     }
 
@@ -65,11 +67,11 @@ impl Session {
         if is_waiting(self).is_some() {
             cx.hub.metrics.subscribes_refused_total += 1;
             self.give_up(number, CommandError::EventSourceUnavailable, cx);
-            self.drop_needless_extra();
+            self.drop_empty_rare();
         }
     }
 
-    /// The broker did not confirm in time what one subscribe, or several, waited for.
+    /// The time of one subscribe, or of several, may be over.
     pub fn on_command_timeout(&mut self, cx: &mut Context<'_>) {
         while let Some((number, due)) = self.replies().and_then(|replies| replies.first_due())
             && due <= cx.now.clock
@@ -77,11 +79,11 @@ impl Session {
             cx.hub.metrics.subscribes_timed_out_total += 1;
             self.give_up(number, CommandError::EventSourceUnavailable, cx);
         }
-        self.drop_needless_extra();
+        self.drop_empty_rare();
     }
 
-    /// Looks again at a subscribe for which nothing is outstanding as far as it knows, and finishes it if that is so:
-    /// the months may have changed since the wait began, and what was in force may have been lost.
+    /// Checks a subscribe that has seen all its bindings in force, and finishes it if they still are: the months may have
+    /// changed since the wait began, and a binding may have been lost.
     pub(super) fn go_on_waiting(&mut self, number: u32, cx: &mut Context<'_>) {
         if let Some(mut waiting) = self.take_waiting(number, cx.hub) {
             cx.hub.subscriptions.lease(&mut waiting);
@@ -89,7 +91,7 @@ impl Session {
         }
     }
 
-    /// Settles a subscribe that was taken out, or puts it back.
+    /// Finishes a subscribe that was taken out, or puts it back.
     pub(super) fn look_at(&mut self, number: u32, mut waiting: Box<Waiting>, cx: &mut Context<'_>) {
         let waiter = Waiter::new(cx.id.slot, number);
         match cx.hub.subscriptions.wait_for_leases(&mut waiting, waiter) {
@@ -106,7 +108,7 @@ impl Session {
         }
     }
 
-    /// Answers a subscribe that was taken out with errors, and keeps nothing of it.
+    /// Refuses a subscribe that was taken out, and keeps nothing of it.
     pub(super) fn refuse_waiting(
         &mut self,
         number: u32,
@@ -122,7 +124,7 @@ impl Session {
         self.settle(number, reply, cx.hub);
     }
 
-    /// As [`Session::refuse_waiting`] for one that is in its place, and sends what now can be.
+    /// Refuses a subscribe that is in its place, and sends the replies that wait for nothing any more.
     pub(super) fn give_up(&mut self, number: u32, error: CommandError, cx: &mut Context<'_>) {
         if let Some(waiting) = self.take_waiting(number, cx.hub) {
             self.refuse_waiting(number, waiting, error.into(), cx);
@@ -130,8 +132,8 @@ impl Session {
         self.send_ready(cx);
     }
 
-    /// Decides anew on the subscribes that wait, by the rights of `identity`: one that it may not have is refused, one
-    /// whose realm is another waits for that realm's AMQP bindings. Each keeps its time. Linear in what they ask for.
+    /// Checks the subscribes that wait against the rights of `identity`. One that it may not have is refused; one whose realm
+    /// is another waits for the AMQP bindings of that realm. Each keeps its time. Linear in what they ask for.
     pub(super) fn revise_waiting(&mut self, identity: &Identity, cx: &mut Context<'_>) {
         let numbers = self.replies().into_iter().flat_map(|all| all.waiting());
         for number in numbers.map(|(number, _)| number).collect::<Vec<u32>>() {
@@ -169,7 +171,7 @@ impl Session {
         }
     }
 
-    /// Sends the replies that wait for nobody any more.
+    /// Sends the replies that wait for nothing any more.
     pub(super) fn send_ready(&mut self, cx: &mut Context<'_>) {
         while let Some(replies) = self.replies_mut()
             && let Some(reply) = replies.pop_ready(&mut cx.hub.held)
@@ -178,7 +180,7 @@ impl Session {
         }
     }
 
-    /// Gives up the subscribes that have waited longest while the session holds more than it may.
+    /// Gives up the subscribes that have waited longest, while the session holds more than it may.
     pub(super) fn shorten_replies(&mut self, cx: &mut Context<'_>) {
         while let Some(replies) = self.replies().filter(|replies| replies.is_over())
             && let Some((number, _)) = replies.first_due()

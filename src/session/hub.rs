@@ -1,7 +1,7 @@
-//! What all sessions share: who may do what, who wants what, what the broker has been asked for, and the bounds.
+//! What all sessions share: rights, subscriptions, counts, bounds, deadlines; and the context in which one session acts.
 //!
-//! Pure, as a session is: what it wants of the source and of the clock it leaves in [`Subscriptions`] and [`Deadlines`],
-//! and the loop carries it out.
+//! Pure, as a session is: commands for the source wait in [`Subscriptions`], and moments to come in [`Deadlines`], until the
+//! loop takes them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::protocol::http::HttpError;
 use crate::routing::families::Families;
 
 use super::clock::{Now, WakingClock};
-use super::deadlines::{Deadlines, Timeouts};
+use super::deadlines::{DeadlineQueue, Deadlines};
 use super::id::{ConnId, Peers};
 use super::labels::Labels;
 use super::limits::SessionLimits;
@@ -25,16 +25,16 @@ use super::replies::HeldTotals;
 use super::subscriptions::Subscriptions;
 use super::{Message, Session};
 
-/// Whether the event source is there.
+/// Whether the event source is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceState {
-    /// Never yet.
+    /// It has not been connected yet.
     Starting,
-    /// Every binding that is said to be in force is.
+    /// It is connected: what it has said to be in force is.
     Up,
-    /// Away; events may be lost since then.
+    /// It is away, and events may be lost.
     Away {
-        /// On the loop's clock.
+        /// Since when, on the loop's clock.
         since: Duration,
     },
 }
@@ -42,19 +42,18 @@ pub enum SourceState {
 /// Whether new sessions are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// They are.
+    /// New sessions are taken.
     Open,
-    /// They are, for those who come all the same, but balancers are to send nobody any more: the process is about
-    /// to end.
+    /// New sessions are taken, but balancers are told to send no more: the process is about to end.
     Leaving,
-    /// They are refused: every session is being closed.
+    /// New sessions are refused: every session is being closed.
     Draining,
 }
 
-/// What a session acts in: its name, the moment of the turn, and what it shares with all others.
+/// What a session needs to act: its name, what it shares with all others, and the moment of the turn.
 #[derive(Debug)]
 pub struct Context<'h> {
-    /// Which connection the session is of.
+    /// The connection of the session.
     pub id: ConnId,
     /// What all sessions share.
     pub hub: &'h mut Hub,
@@ -62,64 +61,65 @@ pub struct Context<'h> {
     pub now: Now,
 }
 
-/// What an open session does with a complete message; control frames and violations never come here. It may close
-/// the session, which ends the reading of what else arrived. The server has one, [`Session::on_command`]; the echo
-/// server of the conformance suite (`tests/autobahn`) brings its own, and all else there is the server's.
+/// What an open session does with a complete message. Control frames and violations of the protocol never come here. The
+/// function may close the session; what else has arrived is then not read. The server uses [`Session::on_command`]. The
+/// echo server of the conformance suite (`tests/autobahn`) replaces this function, and nothing else.
 pub type OnMessage = fn(&mut Session, Message<'_>, &mut Context<'_>);
 
-/// What has been done, as far as the loop decides by it: metrics are for the operator, and decide nothing.
+/// What has been done, as far as the loop decides by it. Metrics are for the operator: the loop writes them and never
+/// reads them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
-    /// Frames of clients decoded in this turn, and one for each read; the loop begins it anew.
+    /// Frames of clients decoded in this turn, and one for each read. The loop sets it back.
     pub frames_read: usize,
-    /// A command was run, or a frame delivered, in this turn; the loop takes it back.
+    /// A command was run, or a frame delivered, since the loop last set it back.
     pub is_busy: bool,
-    /// Sessions that have come, and sessions that have gone, ever: each leaves freed memory behind.
+    /// Sessions opened, and sessions ended, ever: each leaves freed memory behind.
     pub comings_and_goings: u64,
 }
 
-/// Everything that sessions share.
+/// What all sessions share.
 #[derive(Debug)]
 pub struct Hub {
     /// The operator's bounds.
     pub limits: SessionLimits,
-    /// What sessions do with messages: [`Session::on_command`].
+    /// What sessions do with messages: [`Session::on_command`] in the server.
     pub on_message: OnMessage,
-    /// Who may do what.
+    /// Tokens and their rights.
     pub authenticator: Authenticator,
     /// What all sessions are subscribed to.
     pub subscriptions: Subscriptions,
-    /// Whether events come.
+    /// Whether the event source is connected.
     pub source: SourceState,
-    /// Whether sessions are taken.
+    /// Whether new sessions are taken.
     pub admission: Admission,
     /// What must happen by when.
     pub deadlines: Deadlines,
     /// What waits in full outboxes.
     pub outboxes: OutboxTotals,
-    /// What happened.
+    /// What the operator sees.
     pub metrics: Metrics,
-    /// Sessions are being renewed after a reread: one that has not been yet is, before it runs a command.
+    /// Sessions are being renewed after a reread: each is renewed before it runs its next command.
     pub is_renewing: bool,
-    /// What is held back behind subscribes that wait.
+    /// Subscribes that wait, and the replies behind them.
     pub held: HeldTotals,
-    /// A session has, or has come by since the sweep's last pass began, a token that expires.
+    /// Since the last pass of the sweep began, a session was found to have, or was given, a token that expires.
     pub tokens_expire: bool,
-    /// The clock of silent peers and unfinished messages; the loop advances it at the beginning of each turn.
+    /// The clock by which peers are silent and messages late; the loop advances it at the beginning of each turn.
     pub waking: WakingClock,
     /// The ping that all sessions share.
     pub ping: Frame,
-    /// What has arrived in part of messages, frames and requests.
+    /// The messages, frames and requests that have arrived in part.
     pub partials: Partials,
     /// What has been done, as far as the loop decides by it.
     pub work: Work,
-    /// Scratch for replies.
+    /// Scratch memory for replies.
     pub builder: FrameBuilder,
     /// The peers of all sessions.
     pub peers: Peers,
     /// How many connections each address and each account has.
     pub occupancy: Occupancy,
-    /// Names and metadata of all sessions.
+    /// The names and metadata of all sessions.
     pub labels: Labels,
     request_ids: RequestIds,
 }
@@ -141,12 +141,12 @@ impl Hub {
             source: SourceState::Starting,
             admission: Admission::Open,
             deadlines: Deadlines {
-                handshake: Timeouts::new(limits.request_timeout),
-                auth: Timeouts::new(limits.auth_timeout),
-                command: Timeouts::new(limits.request_timeout),
-                send: Timeouts::new(limits.send_timeout / 4),
-                close: Timeouts::new(limits.send_timeout),
-                answered: Timeouts::new(LINGER),
+                handshake: DeadlineQueue::new(limits.request_timeout),
+                auth: DeadlineQueue::new(limits.auth_timeout),
+                command: DeadlineQueue::new(limits.request_timeout),
+                send: DeadlineQueue::new(limits.send_timeout / 4),
+                close: DeadlineQueue::new(limits.send_timeout),
+                answered: DeadlineQueue::new(LINGER),
             },
             outboxes: OutboxTotals::default(),
             metrics: Metrics::default(),
@@ -166,12 +166,12 @@ impl Hub {
         }
     }
 
-    /// What the session of the connection `id` acts in, in the turn of `now`.
+    /// The context in which the session of the connection `id` acts, at `now`.
     pub fn context(&mut self, id: ConnId, now: Now) -> Context<'_> {
         Context { id, hub: self, now }
     }
 
-    /// Why balancers are to send nobody here; `None`: sessions are taken and events come.
+    /// Why balancers should send no client here; `None`: sessions are taken and events come.
     #[must_use]
     pub fn unready(&self) -> Option<HttpError> {
         match (self.admission, self.source) {
@@ -183,7 +183,7 @@ impl Hub {
         }
     }
 
-    /// Follows the months, a step at a time.
+    /// Moves subscriptions on when other months are in force, a step at a time.
     pub fn roll_months(&mut self, now: Now) {
         let ids = &mut self.request_ids;
         let random = || ids.generate()[0];
@@ -191,14 +191,14 @@ impl Hub {
             .roll_months(now, random, &mut self.metrics);
     }
 
-    /// A fresh request id for a reply whose command had none.
+    /// A new request id, for a reply to a command that had none.
     pub fn generate_request_id(&mut self) -> [u8; 16] {
         self.request_ids.generate()
     }
 }
 
-/// Generates request ids: distinct within a process, and as good as distinct between processes. They name
-/// replies and protect nothing, so they need not be unpredictable.
+/// Generates request ids, which are distinct within a process and, for all practical purposes, between processes. They
+/// name replies and protect nothing, so they may be predictable.
 #[derive(Debug)]
 struct RequestIds(u64);
 

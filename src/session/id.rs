@@ -5,17 +5,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
 use slab::Slab;
 
-/// Names one connection for the life of the process. Slots are reused; `generation` makes a stale name miss.
+/// Names one connection. Slots are reused; the `generation`, which wraps after 2^24 connections, makes a stale name miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
-    /// Place in the table of connections.
+    /// The place in the table of connections.
     pub slot: u32,
-    /// Which user of the slot; 24 bits.
+    /// Number of the connection, counted from the start: 24 bits.
     pub generation: u32,
 }
 
 impl ConnId {
-    /// As one word, for the poll. Never the all-ones word, nor its neighbours, which name other things.
+    /// The name as one word, for the poll. It is far below the largest words, which name other things.
     #[must_use]
     pub fn to_word(self) -> usize {
         (self.generation as usize) << 32 | self.slot as usize
@@ -31,17 +31,17 @@ impl ConnId {
     }
 }
 
-/// Address of the peer, printed as the session id `IP:PORT`.
+/// The address of a peer, displayed as the session id `IP:PORT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// IPv4, also when it arrived mapped into IPv6.
+    /// An IPv4 address, also when it arrived mapped into IPv6.
     V4(Ipv4Addr, u16),
-    /// IPv6.
+    /// An IPv6 address.
     V6(SocketAddrV6),
 }
 
 impl Peer {
-    /// The address; an IPv4 one is never within IPv6.
+    /// The address; an IPv4 address is never mapped into IPv6.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         match self {
@@ -84,8 +84,8 @@ impl fmt::Display for Peer {
     }
 }
 
-/// A [`Peer`] as a session keeps it, in 8 bytes: of an IPv6 address the place in [`Peers`], which it must be given back
-/// to before it is dropped.
+/// A [`Peer`] as a session keeps it, in 8 bytes. An IPv6 address is kept in [`Peers`], to which this must be given back
+/// before it is dropped.
 #[derive(Debug)]
 pub struct KeptPeer(Kept);
 
@@ -103,7 +103,7 @@ impl Peers {
     /// Keeps a peer until [`Peers::forget`]. O(1) amortised.
     ///
     /// # Panics
-    /// Beyond 2^32 IPv6 peers, which no process has descriptors for.
+    /// Beyond 2^32 IPv6 peers: no process has so many descriptors.
     pub fn keep(&mut self, peer: Peer) -> KeptPeer {
         KeptPeer(match peer {
             Peer::V4(ip, port) => Kept::V4(ip.octets(), port.to_be_bytes()),
@@ -123,14 +123,14 @@ impl Peers {
         }
     }
 
-    /// Takes a kept peer back. O(1).
+    /// Gives a kept peer back. O(1).
     pub fn forget(&mut self, kept: KeptPeer) {
         if let Kept::V6(place) = kept.0 {
             self.0.remove(place as usize);
         }
     }
 
-    /// IPv6 peers kept.
+    /// How many IPv6 peers are kept.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -142,7 +142,7 @@ impl Peers {
         self.0.is_empty()
     }
 
-    /// Gives memory back that no kept peer is in the way of.
+    /// Gives back the memory behind the last kept peer.
     pub fn shrink(&mut self) {
         self.0.shrink_to_fit();
     }

@@ -1,6 +1,8 @@
-//! What the peer sends: bytes, the frames in them, and the commands in those.
+//! What the peer sends: bytes, the frames in them, and the commands in the frames.
+//!
+//! Invariant: after each read the hub knows how much of an unfinished message or request the session keeps.
 
-use crate::limits::{PONGS_PER_READ, REFUSED_COMMANDS_MAX};
+use crate::limits::{PONGS_PER_READ_MAX, REFUSED_COMMANDS_MAX};
 use crate::protocol::codec::Item;
 use crate::protocol::frame::{Frame, Opcode};
 
@@ -12,8 +14,8 @@ use super::occupancy::Place;
 use super::{Message, PeerSide, Phase, Session};
 
 impl Session {
-    /// Takes what the peer sent. The bytes may be changed (they are unmasked in place). Returns the admin page
-    /// asked for, which the loop answers with [`Session::respond`].
+    /// Takes what the peer sent. The bytes are unmasked in place. Returns the admin page asked for, if one is, for
+    /// [`Session::show`].
     pub fn on_bytes(&mut self, input: &mut [u8], cx: &mut Context<'_>) -> Option<AdminRequest> {
         let had_part = self.partial_bytes() > 0;
         let page = self.take_bytes(input, cx);
@@ -26,16 +28,16 @@ impl Session {
     fn take_bytes(&mut self, input: &mut [u8], cx: &mut Context<'_>) -> Option<AdminRequest> {
         match &mut self.phase {
             Phase::Handshake {
-                door,
+                listener,
                 preamble,
                 head,
             } => {
-                let (door, preamble) = (*door, *preamble);
+                let (listener, preamble) = (*listener, *preamble);
                 match head.take() {
-                    None => self.on_start(door, preamble, input, cx),
+                    None => self.on_start(listener, preamble, input, cx),
                     Some(mut gathered) => {
                         gathered.0.extend_from_slice(input);
-                        self.on_start(door, preamble, &mut gathered.0, cx)
+                        self.on_start(listener, preamble, &mut gathered.0, cx)
                     }
                 }
             }
@@ -60,24 +62,24 @@ impl Session {
             self.push(pong, cx);
         }
         if let Phase::Open {
-            extra: Some(extra), ..
+            rare: Some(rare), ..
         } = &mut self.phase
         {
-            extra.codec.mark_once(tick.to_mark());
-            self.drop_needless_extra();
+            rare.codec.mark_once(tick.to_mark());
+            self.drop_empty_rare();
         }
     }
 
     fn decode(&mut self, mut input: &mut [u8], pings: &mut Pings, cx: &mut Context<'_>) {
         loop {
-            let Phase::Open { extra, life } = &mut self.phase else {
+            let Phase::Open { rare, life } = &mut self.phase else {
                 return;
             };
-            let kept = extra.as_mut().map(|extra| std::mem::take(&mut extra.codec));
+            let kept = rare.as_mut().map(|rare| std::mem::take(&mut rare.codec));
             let mut codec = kept.unwrap_or_default();
             let decoded = codec.decode(input, &cx.hub.limits.codec);
             if !codec.is_idle() {
-                extra.get_or_insert_default().codec = codec;
+                rare.get_or_insert_default().codec = codec;
             }
             let decoded = match decoded {
                 Ok(decoded) => decoded,
@@ -127,7 +129,8 @@ impl Session {
         }
     }
 
-    /// The [`OnMessage`] of the server: text is a command (PROTOCOL 3), binary closes the session with 1003.
+    /// The [`OnMessage`](super::hub::OnMessage) of the server: a text message is a command (PROTOCOL 3), a binary one
+    /// closes the session with 1003.
     pub fn on_command(&mut self, message: Message<'_>, cx: &mut Context<'_>) {
         match message {
             Message::Text(text) => self.on_text(text, cx),
@@ -145,18 +148,18 @@ impl Session {
             .is_none_or(|rule| self.bucket.take(rule, cx.now.clock));
         if is_allowed {
             if let Phase::Open {
-                extra: Some(extra), ..
+                rare: Some(rare), ..
             } = &mut self.phase
             {
-                extra.refused_in_a_row = 0;
+                rare.refused_in_a_row = 0;
             }
         } else {
             cx.hub.metrics.commands_rate_limited_total += 1;
-            let Some(extra) = self.extra_mut() else {
+            let Some(rare) = self.rare_mut() else {
                 return;
             };
-            extra.refused_in_a_row += 1;
-            if extra.refused_in_a_row >= REFUSED_COMMANDS_MAX {
+            rare.refused_in_a_row += 1;
+            if rare.refused_in_a_row >= REFUSED_COMMANDS_MAX {
                 return self.close(CloseReason::RateLimit, cx);
             }
         }
@@ -167,10 +170,10 @@ impl Session {
             }
         }
         self.run(text, is_allowed, cx);
-        self.drop_needless_extra();
+        self.drop_empty_rare();
     }
 
-    /// Tells the hub what of it has arrived in part.
+    /// Tells the hub how much of a message or request the session keeps.
     pub(super) fn note_partial(&self, cx: &mut Context<'_>) {
         let is_told = self.place != Place::Unknown;
         let address = (is_told && self.identity.is_none()).then(|| self.peer(cx.hub).network());
@@ -178,8 +181,8 @@ impl Session {
     }
 }
 
-/// The pings of one read. The first are answered one by one; of more only the newest is, as RFC 6455 section 5.5.3
-/// allows, so that a flood of pings is not a flood of pongs.
+/// The pings of one read. The first are answered one by one; of the rest only the newest is answered, as RFC 6455 section
+/// 5.5.3 allows, so a flood of pings makes no flood of pongs.
 #[derive(Debug, Default)]
 struct Pings {
     answered: usize,
@@ -188,9 +191,9 @@ struct Pings {
 }
 
 impl Pings {
-    /// The pong if it is to be sent at once.
+    /// Returns the pong if it is to be sent at once.
     fn answer(&mut self, pong: Frame) -> Option<Frame> {
-        if self.answered == PONGS_PER_READ {
+        if self.answered == PONGS_PER_READ_MAX {
             self.newest = Some(pong);
             return None;
         }

@@ -1,12 +1,12 @@
-//! What clients tell of themselves for the session listings (PROTOCOL 3, `name` and `metadata`), and how much of it
-//! is kept.
+//! The names and metadata that clients give themselves for the session listings (PROTOCOL 3), and how much of them is
+//! kept.
 //!
-//! A label is kept only as long as its account and the process keep no more than their bounds. Beyond them a command runs
-//! all the same, and its label is left out and counted: nobody needs a label to get events, and no account can take
-//! the room of another's.
+//! A label is kept only while the labels of its account, and those of all sessions, are within their bounds. Beyond them
+//! the command runs all the same, and its label is left out and counted: no session needs a label to get events, and
+//! no account can use up the room of another.
 //!
-//! Invariants: [`Labels::bytes`] is the sum over all labels that are kept; an account without labels is not in the
-//! table. A label that was kept is dropped exactly once.
+//! Invariants: [`Labels::bytes`] is the sum over all labels that are kept. An account without labels is not in the table.
+//! A label that was kept is dropped exactly once.
 
 use std::collections::HashMap;
 
@@ -16,13 +16,13 @@ use crate::account::AccountId;
 use crate::limits::{LABELS_BYTES_MAX, LABELS_OF_ACCOUNT_BYTES_MAX};
 use crate::protocol::command;
 
-/// What one session is called.
+/// What a session is called.
 #[derive(Debug, Default)]
 pub(super) struct Label {
     pub(super) name: Option<Box<str>>,
     /// As sent.
     pub(super) metadata: Option<Box<RawValue>>,
-    /// Whose bytes they are.
+    /// The account that the bytes count for.
     account: Option<AccountId>,
 }
 
@@ -42,8 +42,8 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Puts what a command says over what `kept` has, on the account of the identity that the command runs as. False:
-    /// there is no room for it, and `kept` is as before. O(1) but for the copy.
+    /// Puts what a command says over what `kept` has; the bytes count for the account of the identity that the command
+    /// runs as. False: there is no room, and `kept` is as before. O(1) but for the copy.
     pub(super) fn keep(
         &mut self,
         kept: &mut Option<Box<Label>>,
@@ -84,7 +84,7 @@ impl Labels {
         true
     }
 
-    /// Takes a label away; returns what it was.
+    /// Drops a label, and returns what it was.
     pub(super) fn drop_label(&mut self, kept: &mut Option<Box<Label>>) -> Option<Box<Label>> {
         let label = kept.take()?;
         self.bytes -= label.bytes();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::id::{ConnId, Peer};
-use super::{Door, Message, Session};
+use super::{ListenerKind, Message, Session};
 use crate::config::{self, Startup, read_tokens};
 use crate::handoff::ToSource;
 use crate::protocol::proxy::Preamble;
@@ -62,7 +62,7 @@ impl World {
         hub.subscriptions.on_up();
         let sessions = (0..sessions).map(|slot| {
             let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 1)));
-            let mut session = Session::new(Door::Clients, Preamble::Done, peer, &mut hub);
+            let mut session = Session::new(ListenerKind::Clients, Preamble::Done, peer, &mut hub);
             let mut upgrade = UPGRADE.as_bytes().to_vec();
             assert_eq!(
                 session.on_bytes(&mut upgrade, &mut hub.context(id(slot), NOW)),
@@ -237,9 +237,8 @@ fn twice_as_much_costs_twice_as_many_steps() {
                 .reload(read_tokens)
                 .expect("a token file");
             let steps = steps::of(|| {
-                let looked_at =
-                    world.sessions[0].renew_identity(&mut world.hub.context(id(0), NOW));
-                assert_eq!(looked_at, n as usize);
+                let checked = world.sessions[0].renew_identity(&mut world.hub.context(id(0), NOW));
+                assert_eq!(checked, n as usize);
             });
             assert_eq!(world.hub.metrics.subscriptions_moved_total, u64::from(n));
             steps

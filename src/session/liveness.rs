@@ -1,5 +1,5 @@
-//! Whether a session's peer is still there, and still has something to say: what the sweep goes by, in 7 bytes a
-//! session and without a timer for any.
+//! Whether the peer of a session is still there, and still sends something. The sweep decides by it; it takes 7 bytes a
+//! session and no timer.
 //!
 //! ```text
 //!        bytes came                    silent for ping_interval_ms           silent for pong_timeout_ms
@@ -9,10 +9,9 @@
 //!                                 +-----------------------------> PingWaits --silent for both times-----> dead
 //! ```
 //!
-//! Invariants: only bytes of the peer count as life, never what it takes; time is counted in [`Tick`]s of a clock
-//! that stands still while the process does, so that nobody is found dead who had no chance to answer; a difference
-//! of two 16-bit ticks is never asked for once it can have wrapped, for a session is pinged, or dead, long before
-//! ([`PERIOD_MAX`]).
+//! Invariants: only what the peer sends shows that it lives, not what it takes. Time is counted in [`Tick`]s of a clock
+//! that stands still while the process does, so no peer is found dead that had no chance to answer. Two 16-bit ticks are
+//! never compared after a wrap, because the session is pinged, or dead, long before ([`PERIOD_MAX`]).
 
 use std::time::Duration;
 
@@ -25,10 +24,10 @@ const _: () = assert!(
     "a silence is told before its ticks wrap"
 );
 
-/// Payload of the server's pings. A pong that carries it is an answer; any other is the client's own idea.
+/// The payload of the server's pings. A pong with this payload is an answer; any other pong is unsolicited.
 pub const PING_PAYLOAD: &[u8] = b"alive";
 
-/// What the operator allows, in ticks. `None`: off.
+/// The times that the operator allows, in ticks. `None`: off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LivenessRules {
     ping: Option<PingRule>,
@@ -67,24 +66,24 @@ impl LivenessRules {
         }
     }
 
-    /// Whether every open session has to be looked at from time to time.
+    /// Whether every open session must be checked from time to time.
     #[must_use]
     pub fn concern_every_session(&self) -> bool {
         self.ping.is_some() || self.idle.is_some()
     }
 
-    /// Whether a message of which the first bytes came at `begun` is over its time.
+    /// Whether a message whose first bytes came at `begun` is late.
     #[must_use]
     pub fn is_message_late(&self, begun: Tick, now: Tick) -> bool {
-        // What began within a tick is not over a whole number of them before the next.
+        // The message may have begun at the end of its tick.
         now.since(begun) > self.message
     }
 }
 
 impl PingRule {
-    /// Ticks of silence after which the session `id` is pinged: the interval give or take a fifth, always the same for
-    /// a session, evenly spread over neighbouring slots and over the users of one. So sessions that connected together
-    /// are not pinged together.
+    /// The silence, in ticks, after which the session `id` is pinged: the interval plus or minus a fifth. It is always the
+    /// same for a session, and evenly spread over neighbouring slots and over the connections that use one slot in turn,
+    /// so sessions that connected together are not pinged together.
     fn due_after(self, id: ConnId) -> u16 {
         let mixed = (id.slot ^ id.generation.rotate_left(16)).wrapping_mul(0x9E37_79B1) >> 16;
         let spread = u32::from(self.interval) * 2 / 5;
@@ -92,15 +91,15 @@ impl PingRule {
     }
 }
 
-/// Since when a session's peer says nothing. The default is not a live session's.
+/// Since when the peer of a session is silent.
 ///
-/// Of bytes alone, so that it fits beside the tag of a session's phase.
+/// Made of bytes only, so that it fits beside the tag of a session's phase.
 #[derive(Clone, Copy, Debug)]
 pub struct Liveness {
     silence: Silence,
-    /// When [`Liveness::silence`] became what it is: [`Tick::short`].
+    /// When `silence` last changed ([`Tick::short`]).
     since: [u8; 2],
-    /// When the peer last completed a frame that was no answer to a ping of ours: a [`Tick::to_mark`].
+    /// When the peer last completed a frame that was no answer to our ping ([`Tick::to_mark`]).
     spoke: [u8; 4],
 }
 
@@ -108,7 +107,7 @@ const _: () = assert!(size_of::<Liveness>() == 7 && align_of::<Liveness>() == 1)
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Silence {
-    /// Bytes came; no ping is outstanding.
+    /// Bytes came, and no ping is outstanding.
     Heard,
     /// A ping was written, or was about to be.
     Pinged,
@@ -116,23 +115,23 @@ enum Silence {
     PingWaits,
 }
 
-/// What a look at a session came to.
+/// What a check of a session found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// Nothing is to be done.
+    /// Nothing has to be done.
     Fine,
-    /// It is to be pinged: [`Liveness::on_ping`].
+    /// The peer is silent: ping it ([`Liveness::on_ping`]).
     Silent,
-    /// It did not answer: close it ([`super::close::CloseReason::Dead`]).
+    /// The peer did not answer a ping: close the session ([`super::close::CloseReason::Dead`]).
     Dead,
-    /// It has had nothing to say for `idle_timeout_ms`.
+    /// The peer has sent no frame of its own for `idle_timeout_ms`.
     Idle,
-    /// It has begun a message and not finished it in `message_timeout_ms`.
+    /// The peer has begun a message and not finished it in `message_timeout_ms`.
     MessageLate,
 }
 
 impl Health {
-    /// Whether the session is to be closed, unless a last read finds that it has spoken.
+    /// Whether the session must be closed, unless a last read finds bytes of the peer.
     #[must_use]
     pub fn is_fatal(self) -> bool {
         match self {
@@ -143,7 +142,7 @@ impl Health {
 }
 
 impl Liveness {
-    /// Of a peer that has just spoken.
+    /// The liveness of a peer that has just sent something.
     #[must_use]
     pub fn new(now: Tick) -> Self {
         Self {
@@ -153,13 +152,13 @@ impl Liveness {
         }
     }
 
-    /// The peer sent bytes, of whatever kind.
+    /// The peer sent bytes of any kind.
     pub fn on_bytes(&mut self, now: Tick) {
         self.silence = Silence::Heard;
         self.since = now.short().to_ne_bytes();
     }
 
-    /// The peer completed a frame that was no answer to a ping of ours.
+    /// The peer completed a frame that was no answer to our ping.
     pub fn on_own_frame(&mut self, now: Tick) {
         self.spoke = now.to_mark().to_ne_bytes();
     }

@@ -1,5 +1,5 @@
-//! One client's life, as a state machine that knows no socket and no clock: bytes, deadlines and the source's
-//! news come in; frames for its peer gather in its outbox, and its state tells the loop what it may do next.
+//! One client's life, as a state machine that knows no socket and no clock. Bytes, deadlines and the news of the source
+//! come in; frames for the peer gather in the outbox; the state says what the loop may do next.
 //!
 //! ```text
 //! Handshake --upgrade--> Open --close frame queued--> Closing --flushed, and the peer is done--> Gone
@@ -8,30 +8,46 @@
 //!     +--peer gone, or too slow--> Gone
 //! ```
 //!
-//! Invariants: commands run when they arrive; their replies leave in the same order, but for a ping's, and those
-//! behind a subscribe that waits for the broker are held ([`replies`]); a session that is not `Open` has no
-//! subscription; a connection counts for its address from the moment that is known, and for its account from the moment
-//! it has one, to its very end ([`Session::dissolve`]); an idle session owns no memory beyond itself.
+//! Invariants:
+//!
+//! - A command runs when it arrives. Replies leave in the order of their commands, except the reply to a ping; a reply
+//!   behind a subscribe that waits for the broker is held ([`replies`]).
+//! - A session that is not `Open` has no subscription.
+//! - A connection counts for its address from the moment when that is known, and for its account from the moment when it
+//!   has one, until its very end ([`Session::dissolve`]).
+//! - An idle session owns no memory beyond itself.
 //!
 //! | module | owns |
 //! |---|---|
-//! | this | the types, the phases, and what can be asked of a session |
-//! | `opening` | the PROXY header, the head, admission, the refusal |
-//! | `inbound` | bytes, frames and commands |
-//! | `delivery` | replies, events and notices, and what follows a flush |
-//! | `watch` | what the sweep does with a session |
+//! | this | the types, the phases, and the questions that a session answers |
+//! | `opening` | from the first byte to the upgrade: PROXY header, request, admission, refusal |
+//! | `inbound` | what the peer sends: bytes, frames, commands |
+//! | `delivery` | what goes to the peer: replies, events, notices; what follows a flush |
+//! | `watch` | the check for a silent, dead or idle peer |
 //! | `closing` | every way to end |
-//! | `commands` | what a command does |
+//! | `commands`, `errors` | what a command does, and why it is refused |
+//! | `held`, `waiting`, [`replies`] | subscribes that wait for the broker, and the replies behind them |
 //! | `rights` | what another identity, or other rights, change |
-//! | [`replies`] | replies that wait for those before them |
-//! | [`hub`] | what all sessions share |
-//! | `roll_over` | subscriptions moving on to other months |
-//! | [`outbox`] | frames waiting for the peer |
-//! | [`places`] | sessions counted by IP and by account |
-//! | [`labels`] | what clients call themselves |
-//! | [`partials`] | who keeps how much of what has arrived in part |
-//! | [`liveness`] | who is silent, dead or idle |
-//! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, timeouts, close reasons, names |
+//! | [`hub`] | what all sessions share, and the context in which one acts |
+//! | [`subscriptions`], `roll_over` | subscriptions and their AMQP bindings; their move to other months |
+//! | [`occupancy`], [`quota`] | connections counted by address, sessions by account |
+//! | [`binding_quota`] | how many AMQP bindings a session, an account and the process may have |
+//! | [`outbox`] | frames that wait for the peer |
+//! | [`labels`] | names and metadata |
+//! | [`partials`] | how much of unfinished messages each connection keeps |
+//! | [`liveness`], [`clock`] | who is silent, dead or idle; the moments by which that is decided |
+//! | [`full`], [`admin`] | the answers that need no websocket: no room, and the admin pages |
+//! | [`limits`] | the bounds and choices of the operator |
+//! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, deadlines, close reasons, names |
+
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )
+)]
 
 pub mod admin;
 pub mod binding_quota;
@@ -72,7 +88,7 @@ use serde_json::value::RawValue;
 
 use crate::auth::Identity;
 use crate::event::Style;
-use crate::limits::{HANDSHAKE_READ_BYTES, SESSION_READ_BYTES, UNREAD_BEHIND_FRAMES};
+use crate::limits::{HANDSHAKE_READ_BYTES_MAX, READ_BEHIND_FRAMES_MAX, SESSION_READ_BYTES_MAX};
 use crate::protocol::codec::Codec;
 use crate::protocol::proxy::Preamble;
 use crate::routing::index::SubscriptionList;
@@ -87,12 +103,12 @@ use self::occupancy::Place;
 use self::outbox::Outbox;
 use self::replies::Replies;
 
-/// One connection's state.
+/// The state of one connection.
 #[derive(Debug)]
 pub struct Session {
     phase: Phase,
     identity: Option<Arc<Identity>>,
-    /// What waits for the peer; the loop flushes it.
+    /// What waits for the peer. The loop flushes it.
     pub outbox: Outbox,
     bucket: Bucket,
     peer: KeptPeer,
@@ -103,44 +119,44 @@ pub struct Session {
 
 #[derive(Debug)]
 enum Phase {
-    /// Gathering a request's head; `None` until a part of one has arrived.
+    /// Before the upgrade. `head`: what has arrived of a request, if that is a part of one.
     Handshake {
-        door: Door,
+        listener: ListenerKind,
         preamble: Preamble,
         head: Option<Box<Head>>,
     },
-    /// Upgraded. `extra` is there only while it holds something.
+    /// Upgraded. `rare` exists only while it holds something.
     Open {
-        extra: Option<Box<Extra>>,
+        rare: Option<Box<RareState>>,
         life: Liveness,
     },
-    /// The outbox ends with the last thing that will be said; input is read and thrown away.
+    /// The outbox ends with the last frame that will be sent; input is read and thrown away.
     Closing {
         reason: CloseReason,
         was_open: bool,
         peer: PeerSide,
     },
-    /// To be taken from the table.
+    /// At its end, to be taken from the table of connections.
     Gone { reason: CloseReason, was_open: bool },
 }
 
-// An idle session pays for it; the liveness lies in what would be padding.
+// Each idle session pays for this size. The liveness fills what would be padding.
 const _: () = assert!(size_of::<Phase>() == 16);
 
-/// What a closing session still expects of its peer.
+/// What a closing session still waits for from its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PeerSide {
-    /// It has not closed: after the flush it is told the end, and given time to read it.
+    /// The peer has not closed. After the flush our side of the stream is ended, and the peer has time to read it.
     Open,
-    /// It was told, by the end of our side of the stream.
+    /// Our side of the stream is ended.
     Told,
-    /// It has closed, or sent its close frame: once flushed, all is done.
+    /// The peer has closed, or sent its close frame: after the flush nothing is left to do.
     Done,
 }
 
-/// Which listener a connection came through.
+/// The kind of listener that a connection came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
+pub enum ListenerKind {
     /// The websocket port.
     Clients,
     /// The admin listener.
@@ -152,21 +168,21 @@ pub enum Door {
 #[derive(Debug)]
 struct Head(Vec<u8>);
 
-/// What only some sessions have.
+/// What only some sessions have, and none for long: a box that an idle session does not pay for.
 #[derive(Debug, Default)]
-struct Extra {
-    /// What of a message or frame has arrived in part; idle when nothing has.
+struct RareState {
+    /// The part of a message or frame that has arrived; idle when there is none.
     codec: Codec,
     /// `data.name` and `data.metadata`.
     label: Option<Box<Label>>,
-    /// Subscribes that wait for the broker, and replies behind them.
+    /// Subscribes that wait for the broker, and the replies behind them.
     replies: Replies,
-    /// Commands refused by the rate limit since the last that was not.
+    /// Commands that the rate limit has refused since the last one that it let pass.
     refused_in_a_row: u16,
 }
 
-impl Extra {
-    fn is_needless(&self) -> bool {
+impl RareState {
+    fn is_empty(&self) -> bool {
         self.codec.is_idle()
             && self.label.is_none()
             && self.replies.is_empty()
@@ -184,43 +200,44 @@ pub enum Message<'a> {
 }
 
 impl Session {
-    /// Whether its address has as many connections as it may, and it is kept only to be told so.
+    /// Whether the connection is one too many of its address, and is kept only to be told so.
     #[must_use]
     pub fn is_surplus(&self) -> bool {
         self.place == Place::Surplus
     }
 
-    /// Whether it still has to finish its handshake.
+    /// Whether the handshake is not finished.
     #[must_use]
     pub fn is_in_handshake(&self) -> bool {
         matches!(self.phase, Phase::Handshake { .. })
     }
 
-    /// Whether a client's request, or the PROXY header before it, is still to come.
+    /// Whether the request of a client, or the PROXY header before it, has not arrived whole.
     #[must_use]
     pub fn awaits_request(&self) -> bool {
         matches!(
             self.phase,
             Phase::Handshake {
-                door: Door::Clients,
+                listener: ListenerKind::Clients,
                 ..
             }
         )
     }
 
-    /// Whether it is upgraded and not closing.
+    /// Whether the session is upgraded and not closing.
     #[must_use]
     pub fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open { .. })
     }
 
-    /// Whether it is being closed, its last bytes not yet taken.
+    /// Whether the session is being closed and has not ended.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Closing { .. })
     }
 
-    /// Whether it is closed by the drain and its peer still takes what waited for it: it took some within `patience`.
+    /// Whether the drain closes the session and its peer still takes what waits for it: the peer took some of it within
+    /// `patience`.
     #[must_use]
     pub fn is_taking_leave(&self, patience: Duration, now: Now) -> bool {
         let progress_at = self.outbox.progress_at();
@@ -233,53 +250,53 @@ impl Session {
         ) && progress_at.is_some_and(|at| now.clock.saturating_sub(at) < patience)
     }
 
-    /// Whether it is upgraded and has not authenticated.
+    /// Whether the session is upgraded and has no identity.
     #[must_use]
     pub fn awaits_authentication(&self) -> bool {
         self.is_open() && self.identity.is_none()
     }
 
-    /// Why it ended and whether it ever was upgraded, once it has ended.
+    /// Why the session ended, and whether it ever was upgraded. `None`: it has not ended.
     #[must_use]
-    pub fn is_gone(&self) -> Option<(CloseReason, bool)> {
+    pub fn ended(&self) -> Option<(CloseReason, bool)> {
         match self.phase {
             Phase::Gone { reason, was_open } => Some((reason, was_open)),
             Phase::Handshake { .. } | Phase::Open { .. } | Phase::Closing { .. } => None,
         }
     }
 
-    /// Whether the loop should read it: false while more frames wait for it than one write takes, for what it sends
-    /// may be answered with more.
+    /// Whether the loop should read the socket. False while more frames wait than one write takes, because what the peer
+    /// sends may be answered with more of them.
     #[must_use]
     pub fn wants_bytes(&self) -> bool {
         match &self.phase {
-            Phase::Open { .. } => self.outbox.frames() <= UNREAD_BEHIND_FRAMES,
+            Phase::Open { .. } => self.outbox.frames() <= READ_BEHIND_FRAMES_MAX,
             Phase::Handshake { .. } | Phase::Closing { .. } => true,
             Phase::Gone { .. } => false,
         }
     }
 
-    /// Bytes that the loop should read of it at once: what is missing of a frame, else little, so that the answers to one
-    /// read are few.
+    /// How many bytes one read should take at most: what is missing of a frame; otherwise little, so that the answers to
+    /// one read are few.
     #[must_use]
     pub fn read_bytes_max(&self) -> usize {
         match &self.phase {
-            Phase::Open { extra, .. } => extra
+            Phase::Open { rare, .. } => rare
                 .as_ref()
-                .map_or(0, |extra| extra.codec.awaited_bytes())
-                .max(SESSION_READ_BYTES),
-            Phase::Handshake { .. } => HANDSHAKE_READ_BYTES,
+                .map_or(0, |rare| rare.codec.awaited_bytes())
+                .max(SESSION_READ_BYTES_MAX),
+            Phase::Handshake { .. } => HANDSHAKE_READ_BYTES_MAX,
             Phase::Closing { .. } | Phase::Gone { .. } => usize::MAX,
         }
     }
 
-    /// Whether a subscribe of it waits for the broker.
+    /// Whether a subscribe of the session waits for the broker.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.waits_until().is_some()
     }
 
-    /// When the wait of its oldest subscribe that waits is over.
+    /// By when the oldest subscribe that waits is given up.
     #[must_use]
     pub fn waits_until(&self) -> Option<Duration> {
         let (_, due) = self.replies()?.first_due()?;
@@ -289,8 +306,8 @@ impl Session {
     fn replies(&self) -> Option<&Replies> {
         match &self.phase {
             Phase::Open {
-                extra: Some(extra), ..
-            } => Some(&extra.replies),
+                rare: Some(rare), ..
+            } => Some(&rare.replies),
             _ => None,
         }
     }
@@ -298,31 +315,31 @@ impl Session {
     fn replies_mut(&mut self) -> Option<&mut Replies> {
         match &mut self.phase {
             Phase::Open {
-                extra: Some(extra), ..
-            } => Some(&mut extra.replies),
+                rare: Some(rare), ..
+            } => Some(&mut rare.replies),
             _ => None,
         }
     }
 
-    /// Its subscriptions, as the index knows them.
+    /// The subscriptions of the session, as the index knows them.
     #[must_use]
     pub fn subscriptions(&self) -> &SubscriptionList {
         &self.subscriptions
     }
 
-    /// When its identity expires, in Unix seconds.
+    /// When the identity of the session expires, in Unix seconds.
     #[must_use]
     pub fn expires(&self) -> Option<u64> {
         self.identity.as_ref()?.expires()
     }
 
-    /// Its optional label and JSON value (PROTOCOL 3), for the session listings.
+    /// The name and the metadata that the client has given (PROTOCOL 3), for the session listings.
     #[must_use]
     pub fn name_and_metadata(&self) -> (Option<&str>, Option<&RawValue>) {
         match &self.phase {
             Phase::Open {
-                extra: Some(extra), ..
-            } => match &extra.label {
+                rare: Some(rare), ..
+            } => match &rare.label {
                 Some(label) => (label.name.as_deref(), label.metadata.as_deref()),
                 None => (None, None),
             },
@@ -330,35 +347,35 @@ impl Session {
         }
     }
 
-    /// Heap bytes of its message, frame or request that has arrived in part.
+    /// Heap bytes of the message, frame or request that has arrived in part.
     #[must_use]
     pub fn partial_bytes(&self) -> usize {
         match &self.phase {
             Phase::Open {
-                extra: Some(extra), ..
-            } => extra.codec.heap_bytes(),
+                rare: Some(rare), ..
+            } => rare.codec.heap_bytes(),
             Phase::Handshake {
                 head: Some(head), ..
             } => size_of::<Head>() + head.0.capacity(),
             Phase::Handshake { head: None, .. }
-            | Phase::Open { extra: None, .. }
+            | Phase::Open { rare: None, .. }
             | Phase::Closing { .. }
             | Phase::Gone { .. } => 0,
         }
     }
 
-    fn extra_mut(&mut self) -> Option<&mut Extra> {
+    fn rare_mut(&mut self) -> Option<&mut RareState> {
         match &mut self.phase {
-            Phase::Open { extra, .. } => Some(extra.get_or_insert_default()),
+            Phase::Open { rare, .. } => Some(rare.get_or_insert_default()),
             Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => None,
         }
     }
 
-    fn drop_needless_extra(&mut self) {
-        if let Phase::Open { extra, .. } = &mut self.phase
-            && extra.as_ref().is_some_and(|extra| extra.is_needless())
+    fn drop_empty_rare(&mut self) {
+        if let Phase::Open { rare, .. } = &mut self.phase
+            && rare.as_ref().is_some_and(|rare| rare.is_empty())
         {
-            *extra = None;
+            *rare = None;
         }
     }
 }

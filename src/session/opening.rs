@@ -1,4 +1,6 @@
-//! How a connection becomes a session: the PROXY header, the head of the request, the decision on it, and the refusal.
+//! How a connection becomes a session: PROXY header, request, admission; or how it is refused.
+//!
+//! Invariant: the address of a connection is known, and counted, before its upgrade request is decided on.
 
 use std::sync::Arc;
 
@@ -21,15 +23,15 @@ use super::id::Peer;
 use super::liveness::Liveness;
 use super::occupancy::Place;
 use super::outbox::Outbox;
-use super::{Door, Head, PeerSide, Phase, Session};
+use super::{Head, ListenerKind, PeerSide, Phase, Session};
 
 impl Session {
-    /// A connection that has said nothing yet; `preamble` is what it must say first.
+    /// A new connection. `preamble`: whether a PROXY header must come first.
     #[must_use]
-    pub fn new(door: Door, preamble: Preamble, peer: Peer, hub: &mut Hub) -> Self {
+    pub fn new(listener: ListenerKind, preamble: Preamble, peer: Peer, hub: &mut Hub) -> Self {
         let mut session = Self {
             phase: Phase::Handshake {
-                door,
+                listener,
                 preamble,
                 head: None,
             },
@@ -41,13 +43,13 @@ impl Session {
             style: hub.limits.style,
             place: Place::Unknown,
         };
-        if door == Door::Clients && preamble == Preamble::Done {
+        if listener == ListenerKind::Clients && preamble == Preamble::Done {
             session.take_known_place(hub);
         }
         session
     }
 
-    /// Counts for the address, unless that may be a proxy's, which has not told the peer's.
+    /// Counts for the address, unless that may be the address of a proxy, which has not told that of its client.
     fn take_known_place(&mut self, hub: &mut Hub) {
         if !hub.limits.proxies.trust(self.peer(hub).address().ip()) {
             self.take_place(hub);
@@ -63,13 +65,13 @@ impl Session {
         self.place = hub.occupancy.enter(self.place, network);
     }
 
-    /// Whether it is one to be told that and there is no room for more of them, unless it is told at once.
+    /// Whether the connection is one too many of its address, and there is no room to keep more such connections.
     #[must_use]
     pub fn is_beyond_surplus(&self, hub: &Hub) -> bool {
         self.is_surplus() && self.is_in_handshake() && hub.occupancy.surplus() > SURPLUS_MAX
     }
 
-    /// The session id (PROTOCOL 1). Until the upgrade it may be that of a proxy.
+    /// The peer, whose address is the session id (PROTOCOL 1). Until the upgrade it may be a proxy.
     #[must_use]
     pub fn peer(&self, hub: &Hub) -> Peer {
         hub.peers.get(&self.peer)
@@ -80,10 +82,10 @@ impl Session {
         hub.peers.forget(before);
     }
 
-    /// Takes the PROXY header off, if one may come, and goes on with what is behind it.
+    /// Takes the PROXY header, if one may come, and goes on with what is behind it.
     pub(super) fn on_start(
         &mut self,
-        door: Door,
+        listener: ListenerKind,
         preamble: Preamble,
         mut input: &mut [u8],
         cx: &mut Context<'_>,
@@ -92,7 +94,7 @@ impl Session {
             Preamble::Done | Preamble::Nameless => preamble,
             Preamble::Optional | Preamble::Required => match proxy::parse(input) {
                 proxy::Header::Incomplete => {
-                    self.gather(door, preamble, input, cx);
+                    self.gather(listener, preamble, input, cx);
                     return None;
                 }
                 proxy::Header::Absent if preamble == Preamble::Optional => Preamble::Done,
@@ -118,13 +120,19 @@ impl Session {
                 }
             },
         };
-        self.on_head(door, preamble, input, cx)
+        self.on_head(listener, preamble, input, cx)
     }
 
-    /// Keeps what arrived in part.
-    fn gather(&mut self, door: Door, preamble: Preamble, input: &[u8], cx: &mut Context<'_>) {
+    /// Keeps the part that has arrived.
+    fn gather(
+        &mut self,
+        listener: ListenerKind,
+        preamble: Preamble,
+        input: &[u8],
+        cx: &mut Context<'_>,
+    ) {
         self.phase = Phase::Handshake {
-            door,
+            listener,
             preamble,
             head: Some(Box::new(Head(input.to_vec()))),
         };
@@ -135,15 +143,15 @@ impl Session {
 
     fn on_head(
         &mut self,
-        door: Door,
+        listener: ListenerKind,
         preamble: Preamble,
         input: &mut [u8],
         cx: &mut Context<'_>,
     ) -> Option<AdminRequest> {
-        if door == Door::Admin {
+        if listener == ListenerKind::Admin {
             let page = match http::parse_plain(input) {
                 Parsed::Incomplete => {
-                    self.gather(door, preamble, input, cx);
+                    self.gather(listener, preamble, input, cx);
                     return None;
                 }
                 Parsed::Complete {
@@ -172,7 +180,7 @@ impl Session {
         }
         let consumed = match handshake::parse(input) {
             Parsed::Incomplete => {
-                self.gather(door, preamble, input, cx);
+                self.gather(listener, preamble, input, cx);
                 return None;
             }
             Parsed::Complete {
@@ -229,7 +237,7 @@ impl Session {
         None
     }
 
-    /// Makes the peer the one that a trusted proxy names in the head of its upgrade request.
+    /// Takes the client that a trusted proxy names in the head of its upgrade request for the peer.
     fn take_forwarded(
         &mut self,
         head: &[u8],
@@ -248,7 +256,7 @@ impl Session {
         Ok(())
     }
 
-    /// Decides on a valid upgrade of a connection that counts for its address if there was a place.
+    /// Decides on a valid upgrade request. The connection counts for its address already, if there was a place.
     fn admit(
         &mut self,
         upgrade: &Upgrade<'_>,
@@ -299,7 +307,7 @@ impl Session {
             .push(Frame::raw(&upgrade.response()), &mut cx.hub.outboxes);
         self.style = upgrade.style.unwrap_or(cx.hub.limits.style);
         self.phase = Phase::Open {
-            extra: None,
+            rare: None,
             life: Liveness::new(cx.hub.waking.tick()),
         };
         match identity {
@@ -316,13 +324,13 @@ impl Session {
         self.respond(&response.error.response(response.head_only), cx);
     }
 
-    /// Tells the peer that the process has as many sessions as it may.
+    /// Tells the peer that the process has as many connections as it may (503).
     pub fn refuse_full(&mut self, cx: &mut Context<'_>) {
         self.respond(&HttpError::Full.response(false), cx);
     }
 
-    /// Sends an HTTP response as the connection's last word. One that has no place is not given the time to read it and
-    /// close its side: its request was read to its end, so the close is in good order.
+    /// Sends an HTTP response and closes the connection. One too many of its address gets no time to read the response and
+    /// close its side: its request was read to its end, so the kernel still delivers the response.
     pub(super) fn respond(&mut self, response: &[u8], cx: &mut Context<'_>) {
         self.outbox.push(Frame::raw(response), &mut cx.hub.outboxes);
         self.phase = Phase::Closing {
@@ -338,7 +346,7 @@ impl Session {
     }
 }
 
-/// Counts the refusals of one limit, for a refusal that is one of a limit.
+/// The counter of the limit that the refusal is for; `None`: it is for no limit.
 fn limit_counter(error: HttpError, metrics: &mut Metrics) -> Option<&mut u64> {
     match error {
         HttpError::TooManyFromThisIp => Some(&mut metrics.handshakes_refused_ip_total),

@@ -1,10 +1,10 @@
-//! Frames waiting for one peer. The only thing that is ever written to its socket, in the order of the pushes.
+//! The frames that wait for one peer. Nothing else is ever written to its socket, and they leave in the order in which
+//! they were pushed.
 //!
-//! Invariants: an empty outbox owns no memory; frames are shared, never copied; only a prefix of the first frame
-//! may have been written already; `bytes` is the sum of the frames' lengths minus that prefix; the totals of
-//! [`OutboxTotals`] are the sums over all outboxes whose last write would have blocked; in such an outbox every frame is
-//! one, for what was merged is taken apart when the socket does not take it, so that frames are messages where limits
-//! count them.
+//! Invariants: an empty outbox owns no memory. Frames are shared, never copied. Only a prefix of the first frame may have
+//! been written, and `bytes` is the sum of the frames' lengths without that prefix. [`OutboxTotals`] are the sums over all
+//! *blocked* outboxes, whose last write would have blocked. A blocked outbox holds no merged frame: it is split into its
+//! parts when the socket does not take it, so that the limits count messages.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -23,17 +23,17 @@ pub enum SlowConsumerPolicy {
     Drop,
 }
 
-/// Frames that a queue has room for at first: a burst of as many costs one allocation a session.
+/// How many frames a new queue has room for: a burst of as many costs one allocation a session.
 const MERGED_FRAMES_USUAL: usize = 8;
 
 /// Frames waiting for one peer: one word.
 ///
-/// Nothing, an idle session's state; or one frame, not begun, of a socket that is believed to take it, in a node that all
-/// sessions share which were handed it together: the way of a lone event; or a queue, whose node is this session's alone.
+/// An idle session has none. A lone event is one node that all its sessions share: one frame, of which nothing is written,
+/// for a socket that is believed to take it. Anything else is a queue, in a node of this session alone.
 #[derive(Debug, Default)]
 pub struct Outbox(Option<Rc<Node>>);
 
-/// A frame as it is handed to many outboxes. Cloning costs one reference count.
+/// One frame for many outboxes. To clone it costs one reference count.
 #[derive(Clone, Debug)]
 pub struct Parcel(Rc<Node>);
 
@@ -53,50 +53,50 @@ impl From<Frame> for Parcel {
 #[derive(Debug, Default)]
 struct Queue {
     frames: VecDeque<Frame>,
-    /// Bytes of the first frame that were written.
+    /// Bytes of the first frame that are written.
     begun: usize,
-    /// Bytes still to be written.
+    /// Bytes that are not written.
     bytes: usize,
     state: QueueState,
-    /// Events dropped since the last gap notice (policy `drop`).
+    /// Events dropped since the last notice of a gap (policy `drop`).
     dropped: u64,
-    /// The latest notice of an outage that found no room (policy `drop`).
+    /// The latest notice of an outage for which there was no room (policy `drop`).
     outage: Option<Frame>,
 }
 
-/// Whether the socket takes frames, as far as is known.
+/// Whether the socket takes frames, as far as we know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum QueueState {
-    /// Not known to be full: a write is due.
+    /// The socket is not known to be full: a write is due.
     #[default]
     Ready,
-    /// The last write would have blocked. `progress_at`: when the socket last took a byte, or refused the first, or
-    /// fewer bytes than before were seen to be `unacknowledged` by the peer (`usize::MAX`: not looked yet).
+    /// The last write would have blocked. `progress_at`: when the socket last took a byte, or first refused one, or when
+    /// fewer bytes were `unacknowledged` by the peer than at the check before (`usize::MAX`: not checked yet).
     Blocked {
         progress_at: Duration,
         unacknowledged: usize,
     },
 }
 
-/// What waits in all outboxes whose sockets are full.
+/// The sums over all blocked outboxes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutboxTotals {
-    /// Bytes, shared frames counted for each session.
+    /// Bytes that wait; a shared frame counts once for each session.
     pub blocked_bytes: usize,
-    /// Sessions.
+    /// How many outboxes are blocked.
     pub blocked_sessions: usize,
-    /// Queues whose memory was given back, ever: what tells when the heap is worth trimming.
+    /// How many queues were freed, ever: by it the loop decides when to trim the heap.
     pub queues_freed: u64,
 }
 
-/// What a flush came to.
+/// The outcome of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flushed {
     /// Everything was written.
     Drained,
-    /// There is more than one vectored write takes, and the socket took it all: list the session again.
+    /// The socket took all of one vectored write, and more frames wait: list the session again.
     More,
-    /// The socket is full; its next writable event goes on.
+    /// The socket is full; the flush goes on when it is writable.
     Blocked,
     /// The connection is broken.
     Broken,
@@ -105,7 +105,7 @@ pub enum Flushed {
 /// What one flush did, for the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlushReport {
-    /// How it ended.
+    /// The outcome.
     pub outcome: Flushed,
     /// Bytes the socket took.
     pub written: usize,
@@ -127,7 +127,7 @@ impl Outbox {
         }
     }
 
-    /// Appends the frame of a parcel. O(1), without an allocation if nothing waits.
+    /// Appends the frame of a parcel. O(1), without an allocation when nothing waits.
     #[inline]
     pub fn push_parcel(&mut self, parcel: &Parcel, totals: &mut OutboxTotals) {
         match &self.0 {
@@ -167,7 +167,7 @@ impl Outbox {
         }
     }
 
-    /// The queue, which is made of what waits if that is a lone frame. `None`: nothing waits.
+    /// The queue; a lone frame becomes one. `None`: nothing waits.
     fn queue_of_all(&mut self) -> Option<&mut Queue> {
         if let Some(Node::One(frame)) = self.node() {
             let mut queue = Queue::default();
@@ -184,7 +184,7 @@ impl Outbox {
         self.frames() == 0
     }
 
-    /// Frames that wait, whether the socket is full or not.
+    /// How many frames wait, whether the socket is full or not.
     #[must_use]
     pub fn frames(&self) -> usize {
         match self.node() {
@@ -200,7 +200,7 @@ impl Outbox {
         self.queue().is_some_and(Queue::is_blocked)
     }
 
-    /// Frames and bytes that wait because the socket is full; zeros when it is not known to be full.
+    /// The frames and bytes that wait because the socket is full; zeros when it is not known to be full.
     #[must_use]
     pub fn blocked(&self) -> (usize, usize) {
         match self.queue() {
@@ -209,7 +209,7 @@ impl Outbox {
         }
     }
 
-    /// When the full socket last took a byte; `None` when it is not known to be full.
+    /// When the full socket last made progress; `None`: it is not known to be full.
     #[must_use]
     pub fn progress_at(&self) -> Option<Duration> {
         match self.queue()?.state {
@@ -218,9 +218,9 @@ impl Outbox {
         }
     }
 
-    /// So many bytes that the full socket took were not acknowledged by the peer at `now`: fewer than at the last look
-    /// are progress, though the socket takes no more yet.
-    pub fn look(&mut self, bytes: usize, now: Duration) {
+    /// Notes how many bytes that the full socket took were not acknowledged by the peer at `now`. Fewer than at the check
+    /// before are progress, even if the socket takes no more yet.
+    pub fn note_unacknowledged(&mut self, bytes: usize, now: Duration) {
         if let Some(queue) = self.queue_mut()
             && let QueueState::Blocked {
                 progress_at,
@@ -234,44 +234,45 @@ impl Outbox {
         }
     }
 
-    /// Counts an event that policy `drop` did not queue. Only for a blocked outbox.
+    /// Counts an event that the policy `drop` left out. Only for a blocked outbox.
     pub fn count_dropped(&mut self) {
         if let Some(queue) = self.queue_mut() {
             queue.dropped += 1;
         }
     }
 
-    /// Events dropped since the last call, to be announced before the next event.
+    /// Takes the number of events dropped since the last call, to be announced before the next event.
     pub fn take_dropped(&mut self) -> u64 {
         let dropped = self.queue_mut().map(|queue| &mut queue.dropped);
         dropped.map_or(0, std::mem::take)
     }
 
-    /// Keeps the notice of an outage, to be told before the next event; of several the latest. Only for a blocked outbox.
+    /// Keeps the notice of an outage for the moment before the next event; a later one replaces it. Only for a blocked
+    /// outbox.
     pub fn keep_outage(&mut self, notice: Frame) {
         if let Some(queue) = self.queue_mut() {
             queue.outage = Some(notice);
         }
     }
 
-    /// The notice of an outage kept since the last call.
+    /// Takes the notice of an outage that was kept since the last call.
     pub fn take_outage(&mut self) -> Option<Frame> {
         self.queue_mut()?.outage.take()
     }
 
-    /// Whether there is something to be told before the next event.
+    /// Whether a notice must be sent before the next event.
     #[must_use]
     pub fn owes_notice(&self) -> bool {
         self.queue().is_some_and(Queue::owes_notice)
     }
 
-    /// Events dropped and not announced yet.
+    /// How many dropped events are not announced yet.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.queue().map_or(0, |queue| queue.dropped)
     }
 
-    /// Forgets every frame but one that was begun, whose rest must go out for the stream to stay whole.
+    /// Drops every frame except one of which a part is written: its rest must be sent to keep the stream whole.
     pub fn forget_unbegun(&mut self, totals: &mut OutboxTotals) {
         self.leave_totals(totals);
         match self.queue_mut() {
@@ -286,14 +287,14 @@ impl Outbox {
         self.join_totals(totals);
     }
 
-    /// Takes the outbox of a session that ends out of the totals, and frees it.
+    /// Frees the outbox of a session that ends, and takes it out of the totals.
     pub fn clear(&mut self, totals: &mut OutboxTotals) {
         self.leave_totals(totals);
         *self = Self::default();
     }
 
-    /// Writes with ONE call of `write` what one call takes (at most [`WRITE_SLICES_MAX`] frames).
-    /// `now`: the time since the loop's start.
+    /// Writes, with ONE call of `write`, what one call takes: at most [`WRITE_SLICES_MAX`] frames. `now`: the time since the
+    /// loop's start.
     pub fn flush(
         &mut self,
         write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
@@ -319,7 +320,7 @@ impl Outbox {
         self.after_write(result, now, totals)
     }
 
-    /// What one write takes: at most [`WRITE_SLICES_MAX`] frames, the first without what is written of it.
+    /// What one write takes: at most [`WRITE_SLICES_MAX`] frames, the first without its written part.
     pub fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
         let (one, many, mut begun) = match self.node() {
             None => (None, None, 0),
@@ -333,7 +334,7 @@ impl Outbox {
         })
     }
 
-    /// Takes note of what one write of all of [`Outbox::slices`] came to. `now`: the time since the loop's start.
+    /// Notes the result of one write of all of [`Outbox::slices`]. `now`: the time since the loop's start.
     pub fn after_write(
         &mut self,
         result: io::Result<usize>,
@@ -354,7 +355,7 @@ impl Outbox {
         let Some(queue) = self.queue_of_all() else {
             return FlushReport::NOTHING;
         };
-        // The usual outcome, without a look at each frame.
+        // The usual outcome, without a walk over the frames.
         if let Ok(written @ 1..) = result
             && written == queue.bytes
             && !queue.owes_notice()
@@ -412,7 +413,7 @@ impl Queue {
         matches!(self.state, QueueState::Blocked { .. })
     }
 
-    /// Takes note of a write; returns what was written and what it came to.
+    /// Notes the result of a write. Returns the bytes written and the outcome.
     fn after_write(&mut self, result: io::Result<usize>, now: Duration) -> (usize, Flushed) {
         let offered = self.frames.iter().take(WRITE_SLICES_MAX);
         let offered = offered.map(Frame::len).sum::<usize>() - self.begun;
@@ -432,7 +433,7 @@ impl Queue {
             Err(_) => (0, Flushed::Broken),
         };
         if outcome == Flushed::Blocked {
-            self.take_apart();
+            self.split();
         }
         self.state = match (outcome, self.state) {
             (Flushed::Blocked, blocked @ QueueState::Blocked { .. }) if written == 0 => blocked,
@@ -445,8 +446,8 @@ impl Queue {
         (written, outcome)
     }
 
-    /// Replaces merged frames by their parts.
-    fn take_apart(&mut self) {
+    /// Replaces each merged frame by its parts.
+    fn split(&mut self) {
         if self.frames.iter().all(|frame| frame.parts().is_empty()) {
             return;
         }
@@ -504,7 +505,7 @@ mod tests {
     #[test]
     fn a_full_socket_makes_progress_when_its_peer_acknowledges_bytes() {
         let (mut outbox, mut totals) = (Outbox::default(), OutboxTotals::default());
-        outbox.look(9, T0);
+        outbox.note_unacknowledged(9, T0);
         assert_eq!(outbox.progress_at(), None);
         outbox.push(frame("waits"), &mut totals);
         outbox.flush(takes(0, &mut Vec::new()), T0, &mut totals);
@@ -516,7 +517,7 @@ mod tests {
             (700, 5, 3), // A retransmission split in two, or so.
             (0, 6, 6),
         ] {
-            outbox.look(bytes, T0 + Duration::from_secs(seconds));
+            outbox.note_unacknowledged(bytes, T0 + Duration::from_secs(seconds));
             let expected = T0 + Duration::from_secs(expected);
             assert_eq!(
                 outbox.progress_at(),

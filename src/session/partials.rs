@@ -1,16 +1,17 @@
-//! What has arrived in part: of messages, and of requests before the upgrade. Who keeps how much, so that the largest
-//! goes first when all together are over their bound, or those of one address who have not authenticated over theirs.
+//! How many bytes each connection keeps of a message, or of a request before the upgrade, that has arrived in part. When
+//! all together are over their bound, or those of one address who have not authenticated are over theirs, the largest
+//! goes first.
 //!
-//! Invariants: a connection is here while it keeps something; `bytes` is the sum of what they keep, and that of an
-//! address the sum of those counted for it. Memory: a few words each.
+//! Invariants: a connection is here while it keeps something; `bytes` is the sum over all of them, and that of an address
+//! the sum over those that count for it. Memory: a few words for each.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::id::ConnId;
-use crate::limits::{PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES};
+use crate::limits::{PARTIAL_MESSAGES_PER_ADDRESS_MAX, PARTIAL_OVERHEAD_BYTES_MAX};
 
-/// Who keeps how many bytes of what has arrived in part. All operations cost O(log n) of those who do.
+/// What has arrived in part, by connection. All operations cost O(log n) in the number of connections that keep something.
 #[derive(Debug)]
 pub struct Partials {
     bytes_max: usize,
@@ -18,14 +19,14 @@ pub struct Partials {
     kept: HashMap<ConnId, Kept>,
     all: Sizes,
     addresses: HashMap<IpAddr, Sizes>,
-    /// Addresses that went over their bound, and may be so no more.
+    /// Addresses that went over their bound. Some may be within it again.
     over: Vec<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Kept {
     bytes: usize,
-    /// That of one who has not authenticated, if it is known.
+    /// The address of a connection that has not authenticated, if it is known.
     address: Option<IpAddr>,
 }
 
@@ -58,8 +59,8 @@ impl Partials {
     /// whatever that is.
     #[must_use]
     pub fn new(bytes_max: usize, message_bytes_max: usize) -> Self {
-        let of_one = message_bytes_max.saturating_add(PARTIAL_OVERHEAD_BYTES);
-        let of_address = of_one.saturating_mul(PARTIAL_MESSAGES_PER_ADDRESS);
+        let of_one = message_bytes_max.saturating_add(PARTIAL_OVERHEAD_BYTES_MAX);
+        let of_address = of_one.saturating_mul(PARTIAL_MESSAGES_PER_ADDRESS_MAX);
         Self::with_bounds(bytes_max, of_address)
     }
 
@@ -75,7 +76,7 @@ impl Partials {
         }
     }
 
-    /// Takes note that a connection keeps so many bytes now; `address`: that of one who has not authenticated.
+    /// A connection keeps so many bytes now. `address`: that of a connection that has not authenticated.
     pub fn set(&mut self, id: ConnId, bytes: usize, address: Option<IpAddr>) {
         self.remove(id);
         if bytes == 0 {
@@ -92,7 +93,7 @@ impl Partials {
         }
     }
 
-    /// Takes note that a connection keeps nothing any more.
+    /// A connection keeps nothing any more.
     pub fn remove(&mut self, id: ConnId) {
         if self.kept.is_empty() {
             return;
@@ -111,8 +112,8 @@ impl Partials {
         }
     }
 
-    /// The largest, while all together are over their bound, or of an address that is over its own. Whoever it is has to
-    /// go, and be [removed](Partials::remove).
+    /// The connection that keeps most, while all together are over their bound, or of an address that is over its own. The
+    /// caller closes it and [removes](Partials::remove) it.
     pub fn first_to_go(&mut self) -> Option<ConnId> {
         if self.all.bytes > self.bytes_max {
             return self.all.largest();
@@ -133,7 +134,7 @@ impl Partials {
         self.all.bytes
     }
 
-    /// Gives memory back that nobody needs.
+    /// Gives back memory that is not in use.
     pub fn shrink(&mut self) {
         self.kept.shrink_to_fit();
         self.addresses.shrink_to_fit();

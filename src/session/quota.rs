@@ -1,14 +1,12 @@
-//! How many connections there may be of one kind, an IP or an account, and how many there are: each from the moment when
-//! its kind is known to its very end, so that neither those that do not finish their handshake nor those that do not
-//! finish their close are beside the count.
+//! How many connections of one kind, an IP or an account, there may be, and how many there are.
 //!
-//! Invariants: without a bound nothing is counted, so nothing is kept; a kind without sessions is not kept either,
-//! so the map is never longer than the table of connections. A place that was taken is given back exactly once.
+//! Invariants: without a bound nothing is counted and nothing is kept. A kind of which there is none is not kept either,
+//! so the map is never longer than the table of connections. What was taken is given back exactly once.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Sessions counted by what they have in common.
+/// A bound for each kind, and how much of it is taken.
 #[derive(Debug)]
 pub struct Quota<K> {
     max: Option<usize>,
@@ -25,20 +23,20 @@ impl<K: Eq + Hash> Quota<K> {
         }
     }
 
-    /// The bound, when there are as many of `key` as there may be, or more.
+    /// The bound, if there are as many of `key` as there may be, or more; `None`: there is room.
     #[must_use]
     pub fn full(&self, key: &K) -> Option<usize> {
         self.max.filter(|max| self.taken(key) >= *max)
     }
 
-    /// Counts one more of `key`, also beyond the bound: who may not is for the caller to refuse.
+    /// Counts one more of `key`, even beyond the bound: to refuse is up to the caller.
     pub fn take(&mut self, key: K) {
         if self.max.is_some() {
             *self.taken.entry(key).or_insert(0) += 1;
         }
     }
 
-    /// Counts one less of `key`, which was [taken](Quota::take).
+    /// Counts one less of `key`, which was [taken](Quota::take) before.
     pub fn give_back(&mut self, key: &K) {
         if let Some(count) = self.taken.get_mut(key) {
             *count -= 1;
@@ -48,13 +46,13 @@ impl<K: Eq + Hash> Quota<K> {
         }
     }
 
-    /// How many there are of `key`; 0 also where nothing is counted.
+    /// How many of `key` are taken; 0 also where nothing is counted.
     #[must_use]
     pub fn taken(&self, key: &K) -> usize {
         self.taken.get(key).copied().unwrap_or(0)
     }
 
-    /// Kinds that something is counted for.
+    /// How many kinds something is counted for.
     #[must_use]
     pub fn kinds(&self) -> usize {
         self.taken.len()

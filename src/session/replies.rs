@@ -1,8 +1,9 @@
-//! Replies that wait for an earlier command's: replies keep the order of their commands (PROTOCOL 3), and a subscribe
-//! that waits for the broker has none yet. Commands themselves never wait: each runs when it arrives.
+//! The replies of one session that cannot be sent yet. Replies keep the order of their commands (PROTOCOL 3), and a
+//! subscribe that waits for the broker has no reply yet, so the replies behind it are held. Commands never wait: each
+//! runs when it arrives.
 //!
-//! Invariants: the first entry is a subscribe that waits, or there is none; the times by which subscribes that wait
-//! are given up never run backwards; `bytes` is the sum of the entries', and [`HeldTotals`] the sum over all sessions.
+//! Invariants: the first entry, if there is one, is a subscribe that waits. The times by which subscribes are given up
+//! never run backwards. `bytes` is the sum over the entries, and [`HeldTotals`] the sum over all sessions.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,16 +12,16 @@ use super::waiting::Waiting;
 use crate::limits::{HELD_BYTES_MAX, HELD_REPLIES_MAX};
 use crate::protocol::frame::Frame;
 
-/// What is held in all sessions.
+/// The sums over all sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeldTotals {
-    /// Subscribes that wait and replies behind them.
+    /// Subscribes that wait, and replies behind them.
     pub replies: usize,
     /// Heap bytes of them.
     pub bytes: usize,
 }
 
-/// A reply that is known. What a session is subscribed to is told as it is when the reply leaves.
+/// A known reply. It tells what the session is subscribed to at the moment when it is sent.
 #[derive(Debug)]
 pub(super) enum Reply {
     /// To a subscribe.
@@ -53,7 +54,7 @@ impl Reply {
 enum Entry {
     Waiting(Box<Waiting>),
     Ready(Reply),
-    /// Somebody has taken the subscribe out and is about to put something in its place.
+    /// The subscribe was taken out, and something is about to take its place.
     Taken,
 }
 
@@ -82,16 +83,16 @@ impl Entry {
     }
 }
 
-/// The replies of one session, in the order of their commands. All operations cost O(1) but where they say otherwise.
+/// The held replies of one session, in the order of their commands. All operations cost O(1) unless they say otherwise.
 #[derive(Debug, Default)]
 pub(super) struct Replies {
     entries: VecDeque<Entry>,
-    /// Number of the first entry; numbers wrap.
+    /// The number of the first entry; numbers wrap.
     first: u32,
     bytes: usize,
-    /// Client bindings that the subscribes that wait ask for, each as often as it is asked for.
+    /// Client bindings that the waiting subscribes ask for; one that is asked for twice counts twice.
     wanted: usize,
-    /// AMQP bindings that they hold, each as often as it is held.
+    /// AMQP bindings that they hold; one that is held twice counts twice.
     leases: usize,
 }
 
@@ -105,17 +106,17 @@ impl Replies {
         self.first.wrapping_add(self.entries.len() as u32)
     }
 
-    /// Client bindings asked for by those that wait.
+    /// Client bindings that the waiting subscribes ask for.
     pub(super) fn wanted(&self) -> usize {
         self.wanted
     }
 
-    /// AMQP bindings held by those that wait.
+    /// AMQP bindings that the waiting subscribes hold.
     pub(super) fn leases(&self) -> usize {
         self.leases
     }
 
-    /// Whether there is more than one session may have. One alone is never too much: other limits bound it.
+    /// Whether the session holds more than it may. A single entry is never too much: other limits bound it.
     pub(super) fn is_over(&self) -> bool {
         let is_over = self.bytes > HELD_BYTES_MAX || self.entries.len() > HELD_REPLIES_MAX;
         is_over && self.entries.len() > 1
@@ -125,7 +126,7 @@ impl Replies {
         self.push(Entry::Waiting(Box::new(waiting)), totals);
     }
 
-    /// Puts a reply behind the others, of which there must be one.
+    /// Puts a reply behind the others; there must be one.
     pub(super) fn push_ready(&mut self, reply: Reply, totals: &mut HeldTotals) {
         debug_assert!(!self.entries.is_empty());
         self.push(Entry::Ready(reply), totals);
@@ -155,17 +156,17 @@ impl Replies {
         }
     }
 
-    /// It goes on waiting.
+    /// Puts a subscribe back that goes on waiting.
     pub(super) fn put_back(&mut self, number: u32, waiting: Box<Waiting>, totals: &mut HeldTotals) {
         self.replace(number, Entry::Waiting(waiting), totals);
     }
 
-    /// Its reply is known.
+    /// Puts the reply in the place of the subscribe of this number.
     pub(super) fn settle(&mut self, number: u32, reply: Reply, totals: &mut HeldTotals) {
         self.replace(number, Entry::Ready(reply), totals);
     }
 
-    /// The oldest reply, if it is known.
+    /// Takes the oldest reply, if it is known.
     pub(super) fn pop_ready(&mut self, totals: &mut HeldTotals) -> Option<Reply> {
         if !matches!(self.entries.front(), Some(Entry::Ready(_))) {
             return None;
@@ -176,7 +177,7 @@ impl Replies {
         }
     }
 
-    /// Takes everything out, and returns the subscribes that wait, with their numbers. Linear in all entries.
+    /// Takes everything out, and returns the subscribes that waited, with their numbers. Linear in all entries.
     pub(super) fn clear(&mut self, totals: &mut HeldTotals) -> Vec<(u32, Waiting)> {
         let mut waiting = Vec::new();
         let mut number = self.first;
@@ -189,7 +190,7 @@ impl Replies {
         waiting
     }
 
-    /// Number of the subscribe that has waited longest, and the time by which it is given up.
+    /// The number of the subscribe that has waited longest, and the time by which it is given up.
     pub(super) fn first_due(&self) -> Option<(u32, Duration)> {
         match self.entries.front()? {
             Entry::Waiting(waiting) => Some((self.first, waiting.due)),

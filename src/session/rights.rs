@@ -1,9 +1,9 @@
-//! What another identity, or other rights of the same, change (PROTOCOL 3 and 4): what the session has and waits for
-//! is resolved again, and what it may no longer have ends, which it is told.
+//! What changes with another identity, or with other rights of the same one (PROTOCOL 3 and 4): what the session has and
+//! waits for is resolved again. What it may no longer have ends, and the session is told so.
 //!
-//! A subscription whose account has another realm now goes on with that realm's events: at once in the index, so that
-//! nothing of the old realm comes any more; and as soon as the broker confirms the new AMQP binding, until when events
-//! may be missed, which the session is told as of any lost binding (notice `gap`, reason `event_source`).
+//! A subscription whose account has another realm now goes on with the events of that realm. The index changes at once,
+//! so nothing of the old realm comes any more. Until the broker confirms the new AMQP binding events may be missed, and
+//! the session is told of them as of those of any lost binding (notice `gap`, reason `event_source`).
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Session {
         self.identity = Some(identity);
     }
 
-    /// The session has no identity any more, and counts for no account.
+    /// Takes the identity away; the session counts for no account any more.
     pub(super) fn give_account_back(&mut self, hub: &mut Hub) {
         if let Some(account) = self
             .identity
@@ -41,8 +41,8 @@ impl Session {
         }
     }
 
-    /// As [`Session::take_identity`], for a session that may have subscriptions; it may be closed after this. Returns
-    /// how many subscriptions were looked at: none where the two are known to see the same.
+    /// As [`Session::take_identity`], for a session that may have subscriptions. The session may be closed afterwards.
+    /// Returns how many subscriptions were checked: none if both identities are known to see the same.
     pub(super) fn become_identity(
         &mut self,
         identity: Arc<Identity>,
@@ -55,8 +55,8 @@ impl Session {
             return 0;
         };
         let waits_for = self.replies().map_or(0, |replies| replies.wanted());
-        let looked_at = cx.hub.subscriptions.index().len(&self.subscriptions) + waits_for;
-        if looked_at == 0 {
+        let checked = cx.hub.subscriptions.index().len(&self.subscriptions) + waits_for;
+        if checked == 0 {
             return 0;
         }
         let ended = self.revise_subscriptions(&before, &identity, cx.hub);
@@ -68,11 +68,11 @@ impl Session {
             self.push(notice, cx);
         }
         self.send_ready(cx);
-        looked_at
+        checked
     }
 
-    /// Ends or moves what `identity` may not have as it is, and returns the client bindings of what ended. Linear in
-    /// the session's own subscriptions.
+    /// Ends or moves the subscriptions that `identity` may not have as they are, and returns the client bindings of those
+    /// that ended. Linear in the subscriptions of the session.
     fn revise_subscriptions(
         &mut self,
         before: &Identity,
@@ -90,9 +90,9 @@ impl Session {
         revisions.ended
     }
 
-    /// Asks the authenticator again, after it has reread what it decides by: a token that is no longer good closes
-    /// the session with 4401. One that now belongs to another account takes the session there, be it full or not:
-    /// `max_connections_per_account` refuses those who come. Returns how many subscriptions were looked at.
+    /// Asks the authenticator again after it has reread its tokens. A token that is no longer valid closes the session with
+    /// 4401. A token that now belongs to another account takes the session there, even if that account is full, for
+    /// `max_connections_per_account` refuses newcomers only. Returns how many subscriptions were checked.
     pub fn renew_identity(&mut self, cx: &mut Context<'_>) -> usize {
         let Some(identity) = self.identity.as_ref().filter(|_| self.is_open()) else {
             return 0;
@@ -100,9 +100,9 @@ impl Session {
         match cx.hub.authenticator.renew(identity, cx.now.unix) {
             Verdict::Accepted(renewed) if Arc::ptr_eq(&renewed, identity) => 0,
             Verdict::Accepted(renewed) => {
-                let looked_at = self.become_identity(renewed, EndReason::Rights, cx);
-                self.drop_needless_extra();
-                looked_at
+                let checked = self.become_identity(renewed, EndReason::Rights, cx);
+                self.drop_empty_rare();
+                checked
             }
             Verdict::Refused => {
                 let had = cx.hub.subscriptions.index().len(&self.subscriptions);
@@ -113,7 +113,10 @@ impl Session {
     }
 }
 
-/// The realm by which `identity` has subscriptions for `scope`, if it may have them.
+/// The realm by which `identity` has subscriptions for `scope`.
+///
+/// # Errors
+/// It may not have any.
 pub(super) fn authorised(
     scope: Scope,
     identity: &Identity,
@@ -126,8 +129,8 @@ pub(super) fn authorised(
     }
 }
 
-/// What becomes of a subscription of a session that runs as `identity` now. `is_less`: it was superduper before, and is
-/// not any more.
+/// What becomes of a subscription of a session that runs as `identity` now. `is_less`: the session was superduper before
+/// and is not any more.
 fn judge(
     families: &Families,
     resolved: Resolved<'_>,

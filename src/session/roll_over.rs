@@ -1,10 +1,10 @@
 //! Moving subscriptions on from some months to others (PROTOCOL 6, `MODB`).
 //!
-//! At an end of the overlap ([`ActiveMonths`]) the AMQP bindings of every document subscription change. Bound all at
-//! once, by every process in the same moment, they would be a storm at the broker, and rendered all at once a pause of
-//! the loop. So the groups of subscriptions are brought on in a walk, a few a turn
-//! ([`limits::ROLL_OVER_GROUPS_PER_TURN`]), that begins at a moment of the process's own
-//! ([`limits::ROLL_OVER_START_WITHIN`]) and is spread over time ([`limits::ROLL_OVER_SPREAD`]).
+//! When the months in force change ([`ActiveMonths`](crate::routing::month::ActiveMonths)), so do the AMQP bindings of every
+//! document subscription. If every process bound all of them at that moment, the broker would meet a storm, and the loop
+//! would pause to render them. So the groups of subscriptions are brought on in a walk, a few a turn
+//! ([`limits::ROLL_OVER_GROUPS_PER_TURN_MAX`]). Each process begins it at a moment of its own
+//! ([`limits::ROLL_OVER_START_WITHIN`]) and spreads it over time ([`limits::ROLL_OVER_SPREAD`]).
 //!
 //! ```text
 //!             the months in force are others            the walk is over
@@ -13,11 +13,11 @@
 //!                                               +-+ due: a few groups are brought on
 //! ```
 //!
-//! A walk is late when those behind do not follow the month of now, or when the months in force are others again: the
-//! clock was set, or the process slept. Then it goes on every turn, without a pause, and the next one follows it.
+//! A walk is late when the groups behind do not follow the present month, or when other months are in force again: the
+//! clock was set, or the process slept. Then it goes on in every turn, without a pause, and the next walk follows it.
 //!
 //! Invariant: the AMQP bindings acquired for a subscription are at every moment those of the months that
-//! [`Resolved::held`] names. Whoever subscribes gets those of now, and takes the group that it joins with it.
+//! [`Resolved::held`] names. A new subscription gets those of now, and brings the group that it joins on with it.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(super) struct RollOver {
 }
 
 impl RollOver {
-    /// A walk that is decided on at `now` and begins a while later, by a `random` byte.
+    /// A walk that is decided on at `now`. A `random` byte decides how much later it begins.
     pub(super) fn new(random: u8, now: Duration) -> Self {
         let wait = share(
             limits::ROLL_OVER_START_WITHIN,
@@ -63,7 +63,7 @@ impl RollOver {
         self.due
     }
 
-    /// Goes on at the place `next` of so many, in its time.
+    /// Goes on at the place `next` of so many places, when that is due.
     pub(super) fn go_on(&mut self, next: usize, places: usize) {
         self.next = next;
         self.due = self.begins + share(limits::ROLL_OVER_SPREAD, next, places);
@@ -84,7 +84,7 @@ pub(super) struct Moves {
 }
 
 impl Moves {
-    /// Adds those of so many subscriptions like `resolved`.
+    /// Adds the bindings of so many subscriptions like `resolved`.
     pub(super) fn note(
         &mut self,
         families: &Families,
@@ -93,7 +93,7 @@ impl Moves {
         users: u32,
     ) {
         let (before, now) = (months.before(), months.now());
-        // Who asked is not known here: they count for the account that they are for.
+        // Nothing tells here which account subscribed: they count for the account that they are for.
         let account = resolved.scope().account();
         for (months, moved) in [
             (now.without(before), &mut self.acquired),

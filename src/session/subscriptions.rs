@@ -454,7 +454,7 @@ impl Subscriptions {
         let next = self.index.roll_over(
             families,
             walk.next(),
-            limits::ROLL_OVER_GROUPS_PER_TURN,
+            limits::ROLL_OVER_GROUPS_PER_TURN_MAX,
             &mut |resolved, users| {
                 metrics.months_groups_total += 1;
                 moves.note(families, months, &resolved, users);

@@ -15,18 +15,19 @@ use crate::routing::waiters::WaitId;
 /// A subscribe that waits for the broker.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    /// That of the reply.
+    /// The request id of the reply.
     pub(super) reply_id: Box<str>,
-    /// That of the events: only when the client gave one.
+    /// The request id of the events; `None`: the client gave none.
     pub(super) request_id: Option<Box<str>>,
+    /// The client bindings.
     pub(super) wanted: Wanted,
-    /// Those that the leases are for; `None`: there is no lease yet.
+    /// The months that the leases are for; `None`: there is no lease yet.
     pub(super) months: Option<ActiveMonths>,
-    /// AMQP bindings acquired on its behalf, so that they stay wanted: each once, sorted.
+    /// The AMQP bindings acquired on its behalf, so that they stay wanted: each once, sorted.
     pub(super) leases: Vec<Lease>,
-    /// Leases that were not in force when last looked at.
+    /// How many leases were not in force at the last check, less those that have been confirmed since.
     pub(super) outstanding: usize,
-    /// When the wait is over.
+    /// When it is given up.
     pub(super) due: Duration,
 }
 
@@ -34,7 +35,7 @@ pub(super) struct Waiting {
 pub(super) struct Lease {
     pub(super) binding: AmqpBinding,
     pub(super) id: BindingId,
-    /// Its wait, over or not.
+    /// The wait for it, which may be over; `None`: it was in force.
     pub(super) wait: Option<WaitId>,
 }
 
@@ -44,9 +45,9 @@ pub(super) struct Wanted {
     pub(super) scope: Scope,
     pub(super) superduper: bool,
     pub(super) realm: Option<Arc<str>>,
-    /// Whom the AMQP bindings count for.
+    /// The account that the AMQP bindings count for.
     pub(super) account: Option<AccountId>,
-    /// Each once; each resolves.
+    /// Each binding once; each of them resolves.
     pub(super) bindings: Vec<Box<str>>,
 }
 
@@ -58,7 +59,7 @@ impl Wanted {
         }
     }
 
-    /// What the bindings mean. They resolved before, and the families do not change, so none is left out.
+    /// The bindings, resolved. They resolved before, and the families do not change, so none is left out.
     pub(super) fn resolved<'a>(
         &'a self,
         families: &'a Families,
@@ -70,7 +71,7 @@ impl Wanted {
 }
 
 impl Waiting {
-    /// Heap bytes of it, but for what the table of AMQP bindings has all the same. Linear in what it asks for.
+    /// Heap bytes, without those of the texts that the table of AMQP bindings holds in any case. Linear in what it asks for.
     pub(super) fn bytes(&self) -> usize {
         let request_id = self.request_id.as_ref().map_or(0, |id| id.len());
         let texts = self.wanted.bindings.iter().map(|text| text.len());
@@ -82,17 +83,17 @@ impl Waiting {
             + self.leases.capacity() * size_of::<Lease>()
     }
 
-    /// Client bindings it asks for.
+    /// How many client bindings it asks for.
     pub(super) fn wanted(&self) -> usize {
         self.wanted.bindings.len()
     }
 
-    /// AMQP bindings it holds.
+    /// How many AMQP bindings it holds.
     pub(super) fn leases(&self) -> usize {
         self.leases.len()
     }
 
-    /// Text of the lease on this AMQP binding. O(log leases).
+    /// The shared text of the lease on this AMQP binding. O(log n) in the leases.
     pub(super) fn key(&self, exchange: &str, key: &str) -> Option<&ArcStr> {
         let place = |lease: &Lease| lease_order(&lease.binding).cmp(&(exchange, key));
         let at = self.leases.binary_search_by(place).ok()?;
@@ -106,10 +107,11 @@ pub(super) fn lease_order(binding: &AmqpBinding) -> (&str, &str) {
     (&binding.exchange, binding.key.as_str())
 }
 
-/// How far the broker is with what a subscribe needs.
+/// How far the broker is with the AMQP bindings that a subscribe needs.
 pub(super) enum Progress {
+    /// All are in force.
     InForce,
-    /// Some bindings are not in force yet.
+    /// Some are not in force yet.
     Waits,
     /// It refuses one.
     Refused,

@@ -22,7 +22,7 @@ use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::Families;
 use blackhole::session::hub::{Context, Hub};
 use blackhole::session::limits::SessionLimits;
-use blackhole::session::{Door, Message, Session};
+use blackhole::session::{ListenerKind, Message, Session};
 
 /// What differs from the product's configuration, and why.
 const OPTIONS: &[&str] = &[
@@ -75,7 +75,7 @@ fn run(config: &Config) -> Result<(), Exit> {
     source
         .send(FromSource::Up)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
-    if let Some(address) = server.address(Door::Clients) {
+    if let Some(address) = server.address(ListenerKind::Clients) {
         writeln!(std::io::stdout(), "listening on {address}")
             .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     }

@@ -13,7 +13,7 @@ use blackhole::session::close::CloseReason;
 use blackhole::session::hub::{Context, Hub};
 use blackhole::session::id::{ConnId, Peer};
 use blackhole::session::limits::SessionLimits;
-use blackhole::session::{Door, Message, Session};
+use blackhole::session::{ListenerKind, Message, Session};
 use support::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
 const ID: ConnId = ConnId {
@@ -45,7 +45,7 @@ fn hub() -> Hub {
 /// An open session, its upgrade response written.
 fn open(hub: &mut Hub) -> Session {
     let peer = Peer::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-    let mut session = Session::new(Door::Clients, Preamble::Done, peer, hub);
+    let mut session = Session::new(ListenerKind::Clients, Preamble::Done, peer, hub);
     session.on_bytes(
         &mut UPGRADE_REQUEST.as_bytes().to_vec(),
         &mut hub.context(ID, NOW),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use blackhole::account::AccountId;
 use blackhole::handoff::{FromSource, ToSource};
 use blackhole::routing::amqp_binding::Asked;
-use blackhole::session::Door;
+use blackhole::session::ListenerKind;
 use blackhole::session::id::Peer;
 use serde_json::json;
 
@@ -202,7 +202,7 @@ fn a_roll_over_of_months_leaves_every_binding_with_its_account() {
     let wire = Wire::new(usize::MAX, 1 << 16);
     let socket = Scripted(wire.clone());
     let peer = Peer::from(SocketAddr::from(([10, 0, 0, 1], 1)));
-    reactor.accept(socket, peer, Door::Clients, now(Duration::ZERO));
+    reactor.accept(socket, peer, ListenerKind::Clients, now(Duration::ZERO));
     let ask = subscribe("a", ACCOUNT, "object.*.fax").to_string();
     wire.borrow_mut().send(UPGRADE_REQUEST.as_bytes());
     let account = AccountId::parse(ACCOUNT).unwrap();

@@ -14,7 +14,7 @@ use blackhole::account::AccountId;
 use blackhole::config::Config;
 use blackhole::handoff::{FromSource, SourceEnd, ToSource};
 use blackhole::limits::{
-    ADMIN_BEYOND_FULL_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS, PARTIAL_OVERHEAD_BYTES,
+    ADMIN_BEYOND_FULL_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS_MAX, PARTIAL_OVERHEAD_BYTES_MAX,
     REFUSALS_MAX, SURPLUS_MAX,
 };
 use blackhole::protocol::http::HEAD_BYTES_MAX;
@@ -22,7 +22,7 @@ use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::Asked;
 use blackhole::routing::broker_bindings::BindingCounts;
 use blackhole::routing::index::IndexCounts;
-use blackhole::session::Door;
+use blackhole::session::ListenerKind;
 use blackhole::session::id::{ConnId, Peer};
 use fastrand::Rng;
 use rustix::process::Signal;
@@ -341,7 +341,12 @@ impl Loop {
     }
 
     /// A connection that has sent `bytes`.
-    fn accept(&mut self, peer: SocketAddr, door: Door, bytes: &[u8]) -> (Option<ConnId>, Wires) {
+    fn accept(
+        &mut self,
+        peer: SocketAddr,
+        door: ListenerKind,
+        bytes: &[u8],
+    ) -> (Option<ConnId>, Wires) {
         let wire = Wire::new(usize::MAX, usize::MAX);
         wire.borrow_mut().send(bytes);
         let socket = Scripted(wire.clone());
@@ -442,7 +447,11 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
     let half = &UPGRADE_REQUEST.as_bytes()[..50];
     let whole = UPGRADE_REQUEST.as_bytes();
     let taken: Vec<ConnId> = (0..2)
-        .map(|_| full.accept(stranger, Door::Clients, whole).0.unwrap())
+        .map(|_| {
+            full.accept(stranger, ListenerKind::Clients, whole)
+                .0
+                .unwrap()
+        })
         .collect();
     full.turn(&[]);
     let text = "no more connections can be taken\n";
@@ -459,7 +468,7 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
             (PROXY, &*behind_a_proxy, text),
             (PROXY, UPGRADE_REQUEST, text),
         ] {
-            let (id, wire) = full.accept(peer.into(), Door::Clients, request.as_bytes());
+            let (id, wire) = full.accept(peer.into(), ListenerKind::Clients, request.as_bytes());
             refused += 1;
             assert_eq!(id, None, "{request}: it is closed already");
             assert_eq!(response(&wire), (503, body.to_owned()), "{request}");
@@ -480,13 +489,13 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
         .cycle()
         .take(REFUSALS_MAX)
         .map(|bytes| {
-            let (id, wire) = full.accept(PROXY.into(), Door::Clients, bytes.as_bytes());
+            let (id, wire) = full.accept(PROXY.into(), ListenerKind::Clients, bytes.as_bytes());
             (id.unwrap(), wire)
         })
         .collect();
     let dropped = |full: &Loop| full.reactor.hub.metrics.connections_dropped_full_total;
     assert_eq!(dropped(&full), 0);
-    let (id, wire) = full.accept(stranger, Door::Clients, half);
+    let (id, wire) = full.accept(stranger, ListenerKind::Clients, half);
     assert_eq!((id, dropped(&full)), (None, 1));
     assert!(wire.borrow().to_client.is_empty(), "closed without a word");
     full.turn(&[]);
@@ -502,12 +511,12 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
     );
 
     // The admin listener has room beyond them, and whole requests are still answered.
-    let admin = |full: &mut Loop| full.accept(stranger, Door::Admin, b"").0;
+    let admin = |full: &mut Loop| full.accept(stranger, ListenerKind::Admin, b"").0;
     let pages: Vec<ConnId> = (0..ADMIN_BEYOND_FULL_MAX)
         .map(|_| admin(&mut full).unwrap())
         .collect();
     assert_eq!((admin(&mut full), dropped(&full)), (None, 2));
-    let (id, wire) = full.accept(stranger, Door::Clients, UPGRADE_REQUEST.as_bytes());
+    let (id, wire) = full.accept(stranger, ListenerKind::Clients, UPGRADE_REQUEST.as_bytes());
     assert_eq!((id, response(&wire).0), (None, 503));
 
     full.wait(LINGER);
@@ -519,7 +528,7 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
     assert_eq!(full.reactor.connections().len(), 2);
     full.reactor.abandon(taken[0], now(full.clock));
     full.turn(&[]);
-    let (id, wire) = full.accept(stranger, Door::Clients, UPGRADE_REQUEST.as_bytes());
+    let (id, wire) = full.accept(stranger, ListenerKind::Clients, UPGRADE_REQUEST.as_bytes());
     full.turn(&[]);
     assert!(id.is_some_and(|id| full.is_there(id)), "a place was free");
     assert_eq!(response(&wire).0, 101);
@@ -553,14 +562,14 @@ fn a_full_process_takes_the_places_of_those_who_hold_most_without_finishing_thei
         (from(9), whole.to_owned()),
         (from(1), half.to_owned()),
     ] {
-        let (id, wire) = full.accept(peer, Door::Clients, bytes.as_bytes());
+        let (id, wire) = full.accept(peer, ListenerKind::Clients, bytes.as_bytes());
         full.turn(&[]);
         held.push((id.unwrap(), wire));
     }
     // Who has most gives the oldest, until nobody is left whose handshake is not finished.
     // Of equals the highest address does.
     for (round, evicted) in [0, 1, 2, 5, 4, 7].into_iter().enumerate() {
-        let (id, wire) = full.accept(from(100), Door::Clients, whole.as_bytes());
+        let (id, wire) = full.accept(from(100), ListenerKind::Clients, whole.as_bytes());
         full.turn(&[]);
         assert_eq!(response(&wire).0, 101, "round {round}");
         assert!(id.is_some_and(|id| full.is_there(id)));
@@ -571,14 +580,14 @@ fn a_full_process_takes_the_places_of_those_who_hold_most_without_finishing_thei
         let evictions = full.reactor.hub.metrics.handshakes_evicted_total;
         assert_eq!(evictions, round as u64 + 1);
     }
-    let (id, wire) = full.accept(from(100), Door::Clients, whole.as_bytes());
+    let (id, wire) = full.accept(from(100), ListenerKind::Clients, whole.as_bytes());
     assert_eq!((id, response(&wire).0), (None, 503), "sessions stay");
     // Who is not finished and comes last goes first, if nobody else is.
     full.reactor.abandon(held[3].0, now(full.clock));
     full.turn(&[]);
-    let (late, _) = full.accept(from(100), Door::Clients, half.as_bytes());
+    let (late, _) = full.accept(from(100), ListenerKind::Clients, half.as_bytes());
     full.turn(&[]);
-    let (_, wire) = full.accept(from(50), Door::Clients, whole.as_bytes());
+    let (_, wire) = full.accept(from(50), ListenerKind::Clients, whole.as_bytes());
     full.turn(&[]);
     assert_eq!(response(&wire).0, 101);
     assert!(!full.is_there(late.unwrap()));
@@ -606,7 +615,7 @@ fn a_connection_counts_for_its_address_from_accept_to_end_and_who_is_one_too_man
     let get = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     let held: Vec<(ConnId, Wires)> = (0..MAX)
         .map(|_| {
-            let (id, wire) = the.accept(stranger, Door::Clients, half);
+            let (id, wire) = the.accept(stranger, ListenerKind::Clients, half);
             (id.unwrap(), wire)
         })
         .collect();
@@ -622,7 +631,7 @@ fn a_connection_counts_for_its_address_from_accept_to_end_and_who_is_one_too_man
             (PROXY, proxied.as_bytes(), 429),
             (PROXY, forwarded.as_bytes(), 429),
         ] {
-            let (id, wire) = the.accept(peer.into(), Door::Clients, request);
+            let (id, wire) = the.accept(peer.into(), ListenerKind::Clients, request);
             the.turn(&[]);
             assert_eq!(response(&wire).0, status);
             assert!(id.is_none_or(|id| !the.is_there(id)));
@@ -633,9 +642,9 @@ fn a_connection_counts_for_its_address_from_accept_to_end_and_who_is_one_too_man
     // One whose request is not whole is kept to be told, as long as they are few.
     let kept: Vec<(ConnId, Wires)> = (0..SURPLUS_MAX)
         .map(|number| match number % 3 {
-            0 => the.accept(stranger, Door::Clients, half),
-            1 => the.accept(stranger, Door::Clients, b""),
-            _ => the.accept(PROXY.into(), Door::Clients, header.as_bytes()),
+            0 => the.accept(stranger, ListenerKind::Clients, half),
+            1 => the.accept(stranger, ListenerKind::Clients, b""),
+            _ => the.accept(PROXY.into(), ListenerKind::Clients, header.as_bytes()),
         })
         .map(|(id, wire)| (id.unwrap(), wire))
         .collect();
@@ -645,7 +654,7 @@ fn a_connection_counts_for_its_address_from_accept_to_end_and_who_is_one_too_man
         (STRANGER, b""),
         (PROXY, header.as_bytes()),
     ] {
-        let (id, wire) = the.accept(peer.into(), Door::Clients, bytes);
+        let (id, wire) = the.accept(peer.into(), ListenerKind::Clients, bytes);
         the.turn(&[]);
         assert!(id.is_none_or(|id| !the.is_there(id)));
         assert!(wire.borrow().to_client.is_empty(), "without a word");
@@ -672,15 +681,15 @@ fn a_connection_counts_for_its_address_from_accept_to_end_and_who_is_one_too_man
     the.hear([kept[0].0]);
     assert_eq!(close_code(&kept[0].1), 1003);
     assert_eq!(the.reactor.hub.occupancy.ips().taken(&stranger.ip()), MAX);
-    let (_, wire) = the.accept(stranger, Door::Clients, whole);
+    let (_, wire) = the.accept(stranger, ListenerKind::Clients, whole);
     assert_eq!(response(&wire).0, 429);
     kept[0].1.borrow_mut().client_closed = true;
     the.hear([kept[0].0]);
-    let (_, wire) = the.accept(stranger, Door::Clients, whole);
+    let (_, wire) = the.accept(stranger, ListenerKind::Clients, whole);
     the.turn(&[]);
     assert_eq!(response(&wire).0, 101);
     // Another address is not concerned.
-    let (_, wire) = the.accept(([203, 0, 113, 2], 1).into(), Door::Clients, whole);
+    let (_, wire) = the.accept(([203, 0, 113, 2], 1).into(), ListenerKind::Clients, whole);
     the.turn(&[]);
     assert_eq!(response(&wire).0, 101);
 }
@@ -695,7 +704,7 @@ fn unfinished(length: usize) -> Vec<u8> {
 #[test]
 fn unfinished_messages_are_bounded_in_all_and_of_an_address_that_has_not_authenticated() {
     const MESSAGE: usize = 10_000;
-    let of_address = PARTIAL_MESSAGES_PER_ADDRESS * (MESSAGE + PARTIAL_OVERHEAD_BYTES);
+    let of_address = PARTIAL_MESSAGES_PER_ADDRESS_MAX * (MESSAGE + PARTIAL_OVERHEAD_BYTES_MAX);
     let in_all = 3 * of_address;
     let mut the = Loop::new(
         &Config {
@@ -707,7 +716,7 @@ fn unfinished_messages_are_bounded_in_all_and_of_an_address_that_has_not_authent
     );
     let open = |the: &mut Loop, last: u8, token: Option<&str>| {
         let peer = SocketAddr::from(([203, 0, 113, last], 4711));
-        let (id, wire) = the.accept(peer, Door::Clients, UPGRADE_REQUEST.as_bytes());
+        let (id, wire) = the.accept(peer, ListenerKind::Clients, UPGRADE_REQUEST.as_bytes());
         the.turn(&[]);
         assert_eq!(response(&wire).0, 101);
         if let Some(token) = token {
@@ -726,7 +735,7 @@ fn unfinished_messages_are_bounded_in_all_and_of_an_address_that_has_not_authent
 
     // The largest of the address goes as soon as there is one too many, and a command of the largest size passes.
     let mut held: Vec<(ConnId, Wires)> = Vec::new();
-    for number in 0..3 * PARTIAL_MESSAGES_PER_ADDRESS {
+    for number in 0..3 * PARTIAL_MESSAGES_PER_ADDRESS_MAX {
         let one = open(&mut the, 1, None);
         send(&mut the, &one, &unfinished(MESSAGE));
         held.push(one);
@@ -744,7 +753,7 @@ fn unfinished_messages_are_bounded_in_all_and_of_an_address_that_has_not_authent
         .iter()
         .filter(|(_, wire)| !wire.borrow().to_client.is_empty())
         .collect();
-    assert!(told.len() >= 2 * PARTIAL_MESSAGES_PER_ADDRESS);
+    assert!(told.len() >= 2 * PARTIAL_MESSAGES_PER_ADDRESS_MAX);
     for (_, wire) in told {
         assert_eq!(close_code(wire), 1008);
     }
@@ -752,7 +761,7 @@ fn unfinished_messages_are_bounded_in_all_and_of_an_address_that_has_not_authent
     let before = partial(&the);
     let other = open(&mut the, 2, None);
     send(&mut the, &other, &unfinished(MESSAGE));
-    let known: Vec<(ConnId, Wires)> = (0..PARTIAL_MESSAGES_PER_ADDRESS)
+    let known: Vec<(ConnId, Wires)> = (0..PARTIAL_MESSAGES_PER_ADDRESS_MAX)
         .map(|_| open(&mut the, 1, Some(ANY_TOKEN)))
         .collect();
     for one in &known {
@@ -760,14 +769,14 @@ fn unfinished_messages_are_bounded_in_all_and_of_an_address_that_has_not_authent
         assert!(the.is_there(one.0) && frames(&one.1).is_empty());
     }
     let kept = partial(&the) - before;
-    assert!(kept >= (PARTIAL_MESSAGES_PER_ADDRESS + 1) * (MESSAGE - 1));
+    assert!(kept >= (PARTIAL_MESSAGES_PER_ADDRESS_MAX + 1) * (MESSAGE - 1));
     let request = upgrade_with(&[&format!("X-Padding: {}", "x".repeat(HEAD_BYTES_MAX / 2))]);
     let requests: Vec<(Option<ConnId>, Wires)> = (0..40)
         .map(|_| {
             let peer = SocketAddr::from(([203, 0, 113, 3], 4711));
             let asked = the.accept(
                 peer,
-                Door::Clients,
+                ListenerKind::Clients,
                 &request.as_bytes()[..HEAD_BYTES_MAX / 2],
             );
             the.turn(&[]);
@@ -793,7 +802,11 @@ fn unfinished_messages_are_bounded_in_all_and_of_an_address_that_has_not_authent
 fn a_session_must_authenticate_within_its_time_to_the_nanosecond() {
     let mut timed = Loop::new(&config(&["--auth=insecure", "--auth-timeout-ms=5000"]), 1);
     let mut open = || {
-        let (id, wire) = timed.accept(STRANGER.into(), Door::Clients, UPGRADE_REQUEST.as_bytes());
+        let (id, wire) = timed.accept(
+            STRANGER.into(),
+            ListenerKind::Clients,
+            UPGRADE_REQUEST.as_bytes(),
+        );
         timed.turn(&[]);
         assert_eq!(response(&wire).0, 101);
         (id.unwrap(), wire)
@@ -1057,7 +1070,9 @@ impl World {
         };
         let mut beyond = self.the.reactor.connections().len().checked_sub(TABLE_MAX);
         let evicted = beyond.and_then(|_| self.first_to_go());
-        let (id, wire) = self.the.accept(peer, Door::Clients, &wish.request[..cut]);
+        let (id, wire) = self
+            .the
+            .accept(peer, ListenerKind::Clients, &wish.request[..cut]);
         if let Some(index) = evicted {
             beyond = None;
             self.told("handshakes_evicted_total");

@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use blackhole::handoff::SourceEnd;
-use blackhole::limits::{TRIM_AFTER, TRIM_MIN_FREED, TRIM_WITHIN};
+use blackhole::limits::{TRIM_AFTER, TRIM_FREED_MIN, TRIM_WITHIN};
 use blackhole::reactor::{Reactor, Ready};
-use blackhole::session::Door;
+use blackhole::session::ListenerKind;
 use blackhole::session::id::Peer;
 use support::scripted::{Scripted, Wire, config, now, reactor};
 use support::wire::{UPGRADE_REQUEST, client_text};
@@ -39,12 +39,12 @@ impl World {
         ];
         let (source, mut reactor) = reactor(&config(&options), 16, 1);
         let mut last = None;
-        for port in 1..=u16::try_from(TRIM_MIN_FREED).expect("few") {
+        for port in 1..=u16::try_from(TRIM_FREED_MIN).expect("few") {
             let wire = Wire::new(usize::MAX / 2, usize::MAX);
             wire.borrow_mut().send(UPGRADE_REQUEST.as_bytes());
             let peer = Peer::from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
             let socket = Scripted(wire.clone());
-            let id = reactor.accept(socket, peer, Door::Clients, now(Duration::ZERO));
+            let id = reactor.accept(socket, peer, ListenerKind::Clients, now(Duration::ZERO));
             last = id.map(|id| (id, wire));
         }
         let (id, talker) = last.expect("there is room");
@@ -63,7 +63,7 @@ impl World {
         world.turn(&[]);
         assert_eq!(
             world.reactor.hub.metrics.sessions_opened_total,
-            TRIM_MIN_FREED
+            TRIM_FREED_MIN
         );
         world
     }

@@ -14,7 +14,7 @@ use blackhole::limits::{HELD_BYTES_MAX, HELD_TOTAL_BYTES_MAX};
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::broker_bindings::BindingCounts;
-use blackhole::session::Door;
+use blackhole::session::ListenerKind;
 use blackhole::session::id::{ConnId, Peer};
 use blackhole::session::replies::HeldTotals;
 use fastrand::Rng;
@@ -74,7 +74,7 @@ impl World {
         let socket = Scripted(wire.clone());
         let id = self
             .reactor
-            .accept(socket, peer, Door::Clients, now(self.clock))
+            .accept(socket, peer, ListenerKind::Clients, now(self.clock))
             .unwrap();
         self.clients.push(Client {
             id,

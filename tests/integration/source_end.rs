@@ -11,7 +11,7 @@ use blackhole::handoff::{FromSource, SourceEnd, handoff};
 use blackhole::limits::POLL_WAIT_MAX;
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::Families;
-use blackhole::session::Door;
+use blackhole::session::ListenerKind;
 use blackhole::session::hub::Hub;
 use blackhole::session::limits::SessionLimits;
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -83,7 +83,7 @@ fn run(config: &Config, started: &Sender<Loop>) {
     let (source, end) = handoff(server.waker());
     let thread = fs::read_link("/proc/thread-self").unwrap();
     let stat = format!("/proc/{}/stat", thread.display());
-    let address = server.address(Door::Clients).unwrap();
+    let address = server.address(ListenerKind::Clients).unwrap();
     let about = Loop {
         address,
         source,

@@ -10,12 +10,12 @@ use blackhole::config::Config;
 use blackhole::event::Event;
 use blackhole::handoff::{FromSource, SourceEnd, ToSource};
 use blackhole::limits::{
-    EVENT_SLICE_BYTES, FRAMES_READ_BEFORE_EVENTS, FRAMES_READ_PER_TURN, MERGED_EVENTS_MAX,
-    SESSION_READ_BYTES,
+    EVENT_SLICE_BYTES_MAX, FRAMES_READ_BEFORE_EVENTS_MAX, FRAMES_READ_PER_TURN_MAX,
+    MERGED_EVENTS_MAX, SESSION_READ_BYTES_MAX,
 };
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::Asked;
-use blackhole::session::Door;
+use blackhole::session::ListenerKind;
 use blackhole::session::id::{ConnId, Peer};
 use serde_json::{Value, json};
 
@@ -100,7 +100,7 @@ impl Stage {
         let socket = Scripted(wire.clone());
         let id = self
             .reactor
-            .accept(socket, peer, Door::Clients, now(Duration::ZERO));
+            .accept(socket, peer, ListenerKind::Clients, now(Duration::ZERO));
         self.turn(&[]);
         let answer = std::mem::take(&mut wire.borrow_mut().to_client);
         assert!(answer.starts_with(b"HTTP/1.1 101 "));
@@ -194,15 +194,15 @@ fn an_event_waits_for_nobodys_replies() {
             stage.turn(&heard);
             assert_eq!(honest.numbers(), [number], "{what}");
             let read = stage.reactor.hub.work.frames_read;
-            let most = FRAMES_READ_BEFORE_EVENTS + 1 + SESSION_READ_BYTES / 6;
+            let most = FRAMES_READ_BEFORE_EVENTS_MAX + 1 + SESSION_READ_BYTES_MAX / 6;
             assert!(read <= most, "{what}: {read} frames in one turn");
             assert!(
-                read > FRAMES_READ_BEFORE_EVENTS / 2,
+                read > FRAMES_READ_BEFORE_EVENTS_MAX / 2,
                 "{what}: nobody is read"
             );
             // Without events that wait they are heard as well as may be.
             stage.turn(&[]);
-            let most = FRAMES_READ_PER_TURN + 1 + SESSION_READ_BYTES / 6;
+            let most = FRAMES_READ_PER_TURN_MAX + 1 + SESSION_READ_BYTES_MAX / 6;
             let read = stage.reactor.hub.work.frames_read;
             assert!(read <= most, "{what}: {read} frames in one turn");
         }
@@ -264,7 +264,7 @@ fn large_frames(all: &[One]) -> Vec<usize> {
 #[test]
 fn an_event_that_is_large_for_many_is_made_a_slice_at_a_time_and_reaches_each_once_and_in_order() {
     const BODY: usize = 1 << 20;
-    const PER_SLICE: usize = EVENT_SLICE_BYTES as usize / BODY;
+    const PER_SLICE: usize = EVENT_SLICE_BYTES_MAX as usize / BODY;
     let mut stage = Stage::new(100);
     let mut all: Vec<One> = Vec::new();
     for number in 0..4 * PER_SLICE {

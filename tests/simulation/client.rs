@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use blackhole::limits::PONGS_PER_READ;
+use blackhole::limits::PONGS_PER_READ_MAX;
 use blackhole::session::close::CloseReason;
 use blackhole::session::id::ConnId;
 use serde_json::{Value, json};
@@ -253,7 +253,7 @@ impl Client {
     pub(crate) fn websocket_ping(&mut self, payload: Vec<u8>) {
         self.wire.borrow_mut().send(&client_frame(0x89, &payload));
         self.pings.push_back(payload);
-        self.is_ping_flood |= self.pings.len() > PONGS_PER_READ;
+        self.is_ping_flood |= self.pings.len() > PONGS_PER_READ_MAX;
     }
 
     /// Does what may end the session: from here on no event is owed to it.

@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use blackhole::limits::PARTIAL_MESSAGES_PER_ADDRESS;
+use blackhole::limits::PARTIAL_MESSAGES_PER_ADDRESS_MAX;
 use blackhole::metrics::Metrics;
 use blackhole::session::close::CloseReason;
 use blackhole::session::outbox::SlowConsumerPolicy;
@@ -250,7 +250,7 @@ impl World {
             .iter()
             .filter(|one| matches!(one.deed, Deed::Begun(_) | Deed::Noise));
         let partial: u64 = begun.map(|one| one.wire.borrow().read).sum();
-        let share = PARTIAL_MESSAGES_PER_ADDRESS * hub.limits.codec.message_bytes_max;
+        let share = PARTIAL_MESSAGES_PER_ADDRESS_MAX * hub.limits.codec.message_bytes_max;
         let is_partial = matches!(client.deed, Deed::Begun(_) | Deed::Noise);
         add(
             CloseReason::PartialsFull,

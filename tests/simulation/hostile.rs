@@ -26,7 +26,7 @@ const HOSTILE: usize = 12;
 /// Turns within which an event is with all honest clients.
 const EVENT_TURNS_MAX: u64 = 6;
 /// Turns within which a command of theirs is answered: each flooder may cost one
-/// ([`blackhole::limits::READ_BYTES_PER_TURN`] and its like), as those who wait to be read are read in their order.
+/// ([`blackhole::limits::READ_BYTES_PER_TURN_MAX`] and its like), as those who wait to be read are read in their order.
 const ANSWER_TURNS_MAX: u64 = HOSTILE as u64 + 6;
 const TURNS: u64 = 60;
 const SEEDS: u64 = 6;

@@ -73,7 +73,7 @@ impl World {
         for (id, connection) in self.reactor.connections().iter() {
             let session = &connection.session;
             let wire = wires[&id].borrow();
-            assert!(session.is_gone().is_none(), "{id:?} outlived step 6");
+            assert!(session.ended().is_none(), "{id:?} outlived step 6");
             if session.outbox.is_blocked() {
                 blocked += 1;
                 blocked_bytes += session.outbox.blocked().1;

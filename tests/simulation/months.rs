@@ -237,7 +237,7 @@ fn december_binds(seed: u64, subscriptions: u32) -> Vec<Duration> {
         let now = world.now();
         world.reactor.turn(&[], now);
         let bound = world.reactor.hub.subscriptions.broker().counts().wanted - before;
-        let of_a_turn = blackhole::limits::ROLL_OVER_GROUPS_PER_TURN;
+        let of_a_turn = blackhole::limits::ROLL_OVER_GROUPS_PER_TURN_MAX;
         assert!(bound <= of_a_turn, "{bound} in one turn");
         binds.extend(std::iter::repeat_n(world.clock, bound));
         world.source_works();

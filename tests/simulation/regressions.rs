@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blackhole::event::Event;
 use blackhole::handoff::{FromSource, LoopWaker, handoff_bounded};
-use blackhole::limits::LOOKS_IN_VAIN;
+use blackhole::limits::EMPTY_LOOKS_MAX;
 use blackhole::protocol::http::HttpError;
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::index::IndexCounts;
@@ -133,7 +133,7 @@ fn events_in_a_row_leave_as_one_frame_and_none_is_lost_doubled_or_out_of_order()
 #[test]
 fn the_rest_of_a_burst_is_looked_for_when_it_is_for_many() {
     let (_directory, tokens) = token_file();
-    for (clients, expected) in [(63, 0), (64, LOOKS_IN_VAIN as u64)] {
+    for (clients, expected) in [(63, 0), (64, EMPTY_LOOKS_MAX as u64)] {
         let mut world = world_of_readers(clients, &["call.CHANNEL_CREATE.*"], &tokens);
         let looks = |world: &World| world.reactor.hub.metrics.handoff_looks_again_total;
         let before = looks(&world);

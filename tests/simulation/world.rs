@@ -14,7 +14,7 @@ use blackhole::handoff::{FromSource, SourceEnd};
 use blackhole::metrics::Metrics;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::{AmqpBinding, Ticket};
-use blackhole::session::Door;
+use blackhole::session::ListenerKind;
 use blackhole::session::clock::Now;
 use blackhole::session::close::CloseReason;
 use blackhole::session::id::Peer;
@@ -255,7 +255,10 @@ impl World {
         let now = self.now();
         self.accepted += 1;
         let socket = Scripted(wire.clone());
-        let Some(id) = self.reactor.accept(socket, peer, Door::Clients, now) else {
+        let Some(id) = self
+            .reactor
+            .accept(socket, peer, ListenerKind::Clients, now)
+        else {
             self.turned_away += 1;
             let wire = wire.borrow();
             self.untold.add_turned_away(&wire);
