@@ -1,12 +1,15 @@
-//! The process is full: the oldest unfinished handshake of the address that has most of them makes place for who comes
-//! ([`super::unfinished`]). Where there is none, who comes beyond `max_connections` is told so (503) and goes.
+//! Step 2 of the turn: a connection is taken in, or refused because there is no room.
 //!
-//! One whose whole request is there, as `TCP_DEFER_ACCEPT` makes usual, is answered and closed on the spot: nothing
-//! is allocated, kept or registered for it, so however many come, each gets its answer. Its request has been read to
-//! its end, so the close is in good order: one with bytes unread is a reset, which may take the answer back.
+//! In a full process the oldest unfinished handshake, of the address that has most of them, makes room for a newcomer
+//! ([`super::unfinished`]). If there is none, a newcomer beyond `max_connections` is told so (503) and closed.
 //!
-//! One that has more to say is kept just long enough to be read to its end; of these there are at most
-//! [`limits::REFUSALS_MAX`], and more are closed without a word. The admin listener has room beyond them.
+//! If its whole request is there, as `TCP_DEFER_ACCEPT` makes usual, it is answered and closed at once. Nothing is
+//! allocated, kept or registered for it, so every such connection gets its answer, however many come. Its request was
+//! read to its end, so the kernel delivers the answer; to close a socket with unread bytes is a reset, which may destroy
+//! the answer.
+//!
+//! If its request is not whole, it is kept just long enough to be read to its end. There are at most
+//! [`limits::REFUSALS_MAX`] of these; more are closed without a word. The admin listener has room beyond them.
 
 use std::io::{self, IoSlice};
 
@@ -21,22 +24,21 @@ use crate::session::close::CloseReason;
 use crate::session::id::{ConnId, Peer};
 use crate::session::{ListenerKind, Session};
 
-/// What is to become of a connection.
+/// What becomes of a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Room {
-    /// It is taken.
+    /// There is room.
     Free,
-    /// It is taken in, to be told 503 and read to its end.
+    /// It is taken in, told 503 and read to its end.
     Refuse,
-    /// It has been told, or there is no room even for that.
+    /// It has been told already, or there is no room even for that.
     Close,
 }
 
 impl<S: Socket> Reactor<S> {
-    /// Takes a connection in, to be read in the coming turn. One that had to come from a trusted proxy and does not
-    /// is closed without a word (`None`). Beyond `max_connections` it takes the place of an unfinished handshake, or is
-    /// told 503; one too many of its address is told 429: and is gone already (`None`) where that needs no more than its
-    /// first bytes.
+    /// Takes a connection in, to be read in the coming turn. `None`: it is closed already. That happens without a word to
+    /// one that had to come from a trusted proxy and does not; with 503 beyond `max_connections`, if no unfinished handshake
+    /// makes room; and with 429 to one too many of its address. The last two are kept if their requests are not whole.
     pub fn accept(
         &mut self,
         mut socket: S,
@@ -80,7 +82,7 @@ impl<S: Socket> Reactor<S> {
         Some(id)
     }
 
-    /// Decides on a connection just accepted.
+    /// Decides on a connection that was just accepted.
     fn room_for(
         &mut self,
         socket: &mut S,
@@ -114,13 +116,13 @@ impl<S: Socket> Reactor<S> {
         Room::Close
     }
 
-    /// Ends the unfinished handshake that is the first to go; false: there is none.
+    /// Ends the unfinished handshake that is first to go; false: there is none.
     fn evict_unfinished(&mut self, now: Now) -> bool {
         let Some(id) = self.unfinished.first_to_go() else {
             return false;
         };
         if let Some(connection) = self.connections.get_mut(id) {
-            // What it says in part may be anything, and it may not be listening.
+            // The peer may not speak HTTP, and may not be listening.
             let _untold = connection
                 .socket
                 .write(&[IoSlice::new(self.full_answer.whole())]);
@@ -130,8 +132,8 @@ impl<S: Socket> Reactor<S> {
         true
     }
 
-    /// Goes on with a connection just accepted that is one too many of its address: it is read at once, and told. Only
-    /// one whose request is not whole is kept, as long as there are few. False: it is gone.
+    /// Reads a new connection that is one too many of its address at once, and tells it so. It is kept only if its request
+    /// is not whole, and there are few of its kind. False: it is closed.
     fn take_surplus(&mut self, id: ConnId, now: Now) -> bool {
         let mut budget = ReadBudget::of_one_read();
         self.read(id, &mut budget, now);
@@ -148,7 +150,7 @@ impl<S: Socket> Reactor<S> {
         let (socket, outbox) = (&mut connection.socket, &mut connection.session.outbox);
         if !outbox.is_empty() {
             let write = |slices: &[IoSlice<'_>]| socket.write(slices);
-            // A new socket has room for it; a peer that is gone needs none.
+            // A new socket has room for the answer; a peer that is gone needs none.
             let report = outbox.flush(write, now.clock, &mut self.hub.outboxes);
             self.hub.metrics.writes_total += 1;
             self.hub.metrics.written_bytes_total += report.written as u64;
@@ -158,7 +160,7 @@ impl<S: Socket> Reactor<S> {
         false
     }
 
-    /// Reads once, and answers if that was a whole request and nothing more. False: the peer has more to say.
+    /// Reads once, and answers if that is a whole request and nothing more. False: more of the request is to come.
     fn answer_at_once(&mut self, socket: &mut S, preamble: Preamble) -> bool {
         let metrics = &mut self.hub.metrics;
         metrics.reads_total += 1;
@@ -178,7 +180,7 @@ impl<S: Socket> Reactor<S> {
             return false;
         };
         metrics.writes_total += 1;
-        // A new socket has room for it; a peer that is gone needs none.
+        // A new socket has room for the answer; a peer that is gone needs none.
         if let Ok(written) = socket.write(&[IoSlice::new(answer)]) {
             metrics.written_bytes_total += written as u64;
         }

@@ -1,48 +1,48 @@
-//! The table of connections: the slab owns, [`ConnId`]s refer.
+//! The table of connections. The slab owns them; [`ConnId`]s refer to them.
 //!
-//! Invariant: a connection leaves the table only in the turn's last step, so a slot that an earlier step named
-//! stays that connection's for the rest of the turn; `generation` never repeats within 2^32 accepts.
+//! Invariants: a connection that had a subscription leaves the table only in the last step of the turn, so the slot that an
+//! earlier step named keeps its connection for the rest of the turn. A `generation` repeats only after 2^24 connections.
 
 use slab::Slab;
 
 use crate::session::Session;
 use crate::session::id::ConnId;
 
-/// One connection: a session, its socket, and where the loop has it listed.
+/// One connection: a session, its socket, and the lists of the loop that it is on.
 #[derive(Debug)]
 pub struct Connection<S> {
     /// The only way to its peer.
     pub socket: S,
     generation: Generation,
-    /// Which lists of the loop name it.
+    /// The lists of the loop that it is on.
     pub listed: Listed,
-    /// Everything else.
+    /// Its session.
     pub session: Session,
 }
 
 bitflags::bitflags! {
-    /// Which of the loop's lists name a connection; each list names it at most once.
+    /// The lists of the loop that a connection is on; each list names it at most once.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Listed: u8 {
         /// Frames wait and the socket is not known to be full.
         const FLUSH = 1;
-        /// Bytes may wait that this turn's budget did not cover.
+        /// Bytes may wait for which the budget of the turn was too small.
         const REREAD = 1 << 1;
-        /// It was not read although it may have bytes, because it did not want them: to be listed again when it does.
+        /// The session did not want the bytes that may wait. It is put on the reread list when it does.
         const PARKED = 1 << 2;
-        /// The peer closed its side: no list, but what makes a read go on to the end.
+        /// The peer closed its side. No list: it makes the reads go on to the end.
         const HAS_ENDED = 1 << 3;
-        /// A look at its full socket is due within a quarter of `send_timeout_ms`.
+        /// A check of its full socket is due within a quarter of `send_timeout_ms`.
         const SEND_TIMER = 1 << 4;
-        /// It is to be taken from the table at the end of the turn.
+        /// It has ended, and leaves the table in step 6.
         const REAP = 1 << 5;
-        /// It was read and is still in its handshake: who may have to go when the process is full.
+        /// It was read and is still in its handshake: it may have to make room when the process is full.
         const UNFINISHED = 1 << 6;
     }
 }
 
 impl Listed {
-    /// Marks it as named by `list`; true: it was not, and is to be put there.
+    /// Marks it as on `list`. True: it was not, and must be put there.
     pub fn enter(&mut self, list: Self) -> bool {
         let is_new = !self.contains(list);
         self.insert(list);
@@ -66,8 +66,7 @@ impl Generation {
     }
 }
 
-// An idle session is the product: this is the largest part of what it costs. A debug build's mio keeps the name of
-// its poll in each socket.
+// The largest part of what an idle session costs. In a debug build mio keeps the id of its poll in each socket.
 #[cfg(not(debug_assertions))]
 const _: () = assert!(size_of::<Connection<mio::net::TcpStream>>() <= 64);
 
@@ -91,7 +90,7 @@ impl<S> Connections<S> {
     /// Takes a connection in; O(1) amortised.
     ///
     /// # Panics
-    /// Beyond 2^32 connections, which no process has descriptors for.
+    /// Beyond 2^32 connections: no process has so many descriptors.
     pub fn insert(&mut self, socket: S, session: Session) -> ConnId {
         let generation = self.next_generation;
         self.next_generation = generation.next();
@@ -165,13 +164,13 @@ impl<S> Connections<S> {
         self.slab.is_empty()
     }
 
-    /// One more than the highest slot ever used since the table was last empty.
+    /// How many slots the table has room for: no connection has a slot beyond them.
     #[must_use]
     pub fn slots(&self) -> u32 {
         self.slab.capacity() as u32
     }
 
-    /// Gives memory back once the table is empty.
+    /// Gives the memory of the table back if it is empty.
     pub fn shrink_if_empty(&mut self) {
         if self.slab.is_empty() && self.slab.capacity() > 0 {
             self.slab = Slab::new();

@@ -1,4 +1,6 @@
-//! Step 4 of the turn: the deadlines of sessions, the sweep, and the drain.
+//! Step 4 of the turn: the deadlines of sessions, and the drain.
+//!
+//! Invariant: a deadline that was taken out is checked against its session, because it may be stale.
 
 use std::time::Duration;
 
@@ -94,8 +96,8 @@ impl<S: Socket> Reactor<S> {
             return;
         };
         connection.listed.remove(Listed::SEND_TIMER);
-        // The poll tells of a full socket only once a third of it is free, which a peer that takes some seconds for a
-        // megabyte does not reach in time, although it reads.
+        // The poll reports a full socket as writable only once a third of it is free. A peer that takes some seconds for a
+        // megabyte does read, and does not get there in time.
         if let Some(descriptor) = connection.socket.descriptor()
             && let Ok(bytes) = crate::sys::unacknowledged_bytes(descriptor)
         {
@@ -118,13 +120,13 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// From now on probes and `/readyz` say that the process is going away, and nothing else changes.
+    /// From now on probes and `/readyz` say that the process is about to end; nothing else changes.
     pub fn announce_drain(&mut self) {
         self.hub.admission = Admission::Leaving;
     }
 
-    /// Begins to close everything, spread evenly over `drain`; to be called when no more connections come. Those
-    /// that are here may still finish their handshake, and are closed in their turn.
+    /// Begins to close all sessions, spread evenly over `drain`. No more connections may come by then. Those that are here
+    /// may still finish their handshake, and are closed in their turn.
     pub fn begin_drain(&mut self, drain: Duration, now: Now) {
         if self.drain.is_none() {
             self.hub.admission = Admission::Leaving;
@@ -132,7 +134,7 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Whether the drain is over: everybody is gone, or its time is.
+    /// Whether the drain is over: no connection is left, or its time is over.
     #[must_use]
     pub fn is_drained(&self, now: Now) -> bool {
         self.drain

@@ -1,7 +1,8 @@
-//! Closing every session, spread evenly over time, so that their reconnects are spread too (PROTOCOL 3, 1001).
+//! The pace of a drain: every session is closed, spread evenly over time, so that their reconnects are spread too
+//! (PROTOCOL 3, 1001).
 //!
-//! The slots are gone through again and again until the time is over, for a session that was in its handshake when
-//! its slot was looked at becomes one to close.
+//! The slots are visited again and again until the time is over, because a session that was in its handshake at the visit
+//! of its slot must be closed later. Invariant: no more sessions are closed than are due.
 
 use std::time::Duration;
 
@@ -11,21 +12,21 @@ use crate::limits::DRAIN_ROUND_PAUSE;
 #[derive(Debug)]
 pub struct Drain {
     started: Duration,
-    /// Over which the closes are spread.
+    /// The time over which the closes are spread.
     spread: Duration,
-    /// When the process ends whatever is left.
+    /// When the process ends, whatever is left.
     over: Duration,
-    /// Connections there were.
+    /// How many connections there were.
     total: usize,
     closed: usize,
     next_slot: u32,
-    /// Slots looked at since the last that held a session to close.
+    /// How many slots were visited since the last one with a session to close.
     in_vain: u32,
-    /// When the slots are gone through again after a round in vain.
+    /// When the next round begins after a round that found no session to close.
     next_round: Duration,
 }
 
-/// Part of the drain time that is kept for the last session's goodbye: a fifth, at most a second.
+/// The part of the time that is kept for the last session to close in good order: a fifth, at most this.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 impl Drain {
@@ -45,7 +46,7 @@ impl Drain {
         }
     }
 
-    /// The next slot to look at, of `slots`, unless enough are closed for now or there is nobody to close.
+    /// The next slot to visit, of so many. `None`: enough are closed for now, or there is none to close.
     pub fn next_slot(&mut self, slots: u32, now: Duration) -> Option<u32> {
         if now < self.due_of_next() {
             return None;
@@ -61,7 +62,7 @@ impl Drain {
         Some(slot)
     }
 
-    /// Counts one more closed: the one in the slot that was looked at last.
+    /// The session in the slot that was visited last was closed.
     pub fn closed_one(&mut self) {
         self.closed += 1;
         self.in_vain = 0;
@@ -79,7 +80,7 @@ impl Drain {
         self.due_of_next().min(self.over)
     }
 
-    /// Whether the time of the closes is over, and only the goodbyes are left.
+    /// Whether the time of the closes is over, and only the time to end them in good order is left.
     #[must_use]
     pub fn is_spread(&self, now: Duration) -> bool {
         now >= self.started + self.spread

@@ -1,15 +1,15 @@
-//! The fan-out: one event's frames into the outboxes of all who want it.
+//! The fan-out: the frames of an event are put into the outboxes of all sessions that want it.
 //!
-//! Events in a row that the same one group wants, and nobody else, are a *run*. Its frames are handed out together, as
-//! one [merged](Frame::merged) frame where that pays: each session is touched once for all of them, and the kernel
-//! takes one piece instead of as many slices (13 % less CPU at 32 events in flight).
+//! Consecutive events that one and the same group wants, and no other, are a *run*. Its frames are handed out together, as
+//! one [merged](Frame::merged) frame where that pays: each session is touched once for all of them, and the kernel takes
+//! one piece instead of many slices (13 % less CPU at 32 events in flight).
 //!
-//! An event whose frames are too many bytes is handed out in *slices*, one a turn: what has to be made is made when what
-//! was made before is written. No other event comes between, so a session gets its events in their order. Between two
-//! slices the index may change; so each matches the event anew, and goes to who wants it then and is still owed it.
+//! An event whose frames are too many bytes is handed out in *slices*, one a turn: the next frames are made when the ones
+//! before are written. No other event comes between, so a session gets its events in order. The index may change between
+//! two slices, so each slice matches the event anew, and goes to the groups that want it then and have not got it.
 //!
-//! Invariants: while a run holds frames nothing else is put into an outbox, so frames leave in the order of the events,
-//! and the index does not change; a run ends within the turn in which it began.
+//! Invariants: while a run holds frames, nothing else is put into an outbox, so frames leave in the order of the events;
+//! and the index does not change. A run ends within the turn in which it began.
 
 use std::collections::HashSet;
 
@@ -28,8 +28,8 @@ use crate::session::delivery::{Batch, DeliveryShared};
 use crate::session::outbox::Parcel;
 
 impl<S: Socket> Reactor<S> {
-    /// Matches one event, and hands its frames out now, with those that follow, or in slices. Cost: its groups and their
-    /// members.
+    /// Matches one event, and hands its frames out: now, together with those that follow, or in slices. Linear in its groups
+    /// and their members.
     pub(super) fn fan_out(&mut self, event: Box<Event>, now: Now) {
         self.hub.metrics.events_total += 1;
         let mut matched = std::mem::take(&mut self.fan_out.matched);
@@ -41,12 +41,12 @@ impl<S: Socket> Reactor<S> {
             _ => false,
         };
         if !goes_on && self.end_run(now) {
-            // Whoever was closed has left its groups.
+            // A session that was closed has left its groups.
             matched.clear();
             owed = self.match_event(&event, None, &mut matched);
         }
         match &*matched {
-            // It has nothing to be written, so it counts for nothing in the window.
+            // There is nothing to write, so it does not count in the window.
             [] => self.hub.metrics.events_unmatched_total += 1,
             [(group, frame)] if owed.is_empty() => self.extend_run(*group, frame.clone()),
             _ => self.hand_out_all(&matched, now),
@@ -58,7 +58,8 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Hands out another slice of the event that is owed to somebody. Cost: its groups, and the members of the slice's.
+    /// Hands out the next slice of the event that is handed out in slices. Linear in its groups, and in the members of those
+    /// of the slice.
     pub(super) fn fan_out_slice(&mut self, now: Now) {
         let Some(Sliced { event, owed }) = self.fan_out.sliced.take() else {
             return;
@@ -90,8 +91,8 @@ impl<S: Socket> Reactor<S> {
         self.fan_out.matched = matched;
     }
 
-    /// Makes the frames of an event for the groups that want it, of those `only` if that is given, up to
-    /// [`EVENT_SLICE_BYTES_MAX`]; returns the groups for which none was made.
+    /// Makes the frames of an event for the groups that want it, if `only` is given for those of them, up to
+    /// [`EVENT_SLICE_BYTES_MAX`]. Returns the groups for which no frame was made.
     fn match_event(
         &mut self,
         event: &Event,
@@ -135,14 +136,14 @@ impl<S: Socket> Reactor<S> {
         run.frames.push(frame);
     }
 
-    /// Sessions that wait for the run to be handed out.
+    /// How many sessions wait for the frames of the run.
     pub(super) fn waiting_for_run(&self) -> usize {
         let members = |run: &Run| self.hub.subscriptions.index().members(run.group).len();
         self.fan_out.run.as_ref().map_or(0, members)
     }
 
-    /// Hands the run's frames out. To be called before anything else is put into an outbox or changes the index, and
-    /// before the flush. True: sessions were closed over it.
+    /// Hands out the frames of the run. Must be called before anything else is put into an outbox or changes the index, and
+    /// before the flush. True: that has closed sessions.
     pub(super) fn end_run(&mut self, now: Now) -> bool {
         let Some(run) = self.fan_out.run.take() else {
             return false;
@@ -154,7 +155,7 @@ impl<S: Socket> Reactor<S> {
         self.close_too_slow(now)
     }
 
-    /// Puts `frames`, one of each event, into the outboxes of all members of `group`.
+    /// Puts `frames`, one for each event, into the outboxes of all members of `group`.
     fn hand_out(&mut self, group: GroupId, frames: &[Frame]) {
         let Self {
             hub,
@@ -205,7 +206,7 @@ impl<S: Socket> Reactor<S> {
         hub.metrics.frames_dropped_total += dropped;
     }
 
-    /// True: there were some.
+    /// Closes the sessions that were too slow for their frames. True: there were some.
     fn close_too_slow(&mut self, now: Now) -> bool {
         let too_slow = std::mem::take(&mut self.fan_out.too_slow);
         for id in &too_slow {

@@ -1,4 +1,6 @@
-//! Step 5 of the turn: the sessions of the flush list are written to, one by one or through io_uring.
+//! Step 5 of the turn: the sessions of the flush list are written to, one by one or all with one call of io_uring.
+//!
+//! Invariant: each session that is taken off the flush list gives its hold on the window back, or is listed again with it.
 
 use std::io::IoSlice;
 
@@ -20,7 +22,7 @@ const _: () = assert!(
 );
 
 impl<S: Socket> Reactor<S> {
-    /// Those who have just spoken and those to whom events go take turns.
+    /// Sessions that have just been read, and sessions to which events go, take turns.
     pub(super) fn flush_some(&mut self, now: Now) {
         let mut listed = Vec::with_capacity(self.flush.len().min(limits::FLUSHES_PER_TURN_MAX));
         while listed.len() < limits::FLUSHES_PER_TURN_MAX
@@ -54,14 +56,14 @@ impl<S: Socket> Reactor<S> {
         self.after_flush(id, hold, report, now);
     }
 
-    /// As [`Reactor::flush_one`] for all of `listed`, with one system call. Returns whom that cannot be done for: nobody,
-    /// or all of them, and nothing is done.
+    /// As [`Reactor::flush_one`] for all of `listed`, with one system call. Returns all of them if that is impossible, after
+    /// doing nothing; otherwise none.
     fn flush_through_ring(&mut self, listed: Vec<(ConnId, Hold)>, now: Now) -> Vec<(ConnId, Hold)> {
         let Some(ring) = &mut self.ring else {
             return listed;
         };
         let mut slices = Vec::with_capacity(listed.len());
-        // Where the slices of each of `listed` end among all.
+        // For each of `listed`, where its slices end among all.
         let mut ends = Vec::with_capacity(listed.len());
         for (id, _) in &listed {
             let connection = self.connections.get(*id);
@@ -109,7 +111,7 @@ impl<S: Socket> Reactor<S> {
         Vec::new()
     }
 
-    /// Goes on after a session's flush; `report`: what became of it, if it had anything to write.
+    /// Goes on after the flush of a session. `report`: its result; `None`: there was nothing to write.
     fn after_flush(&mut self, id: ConnId, hold: Hold, report: Option<FlushReport>, now: Now) {
         let Some(connection) = self.connections.get_mut(id) else {
             return self.flush.give_back(hold);
@@ -163,15 +165,15 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Writes what the sockets take of all that waits, whatever it costs: for the end of the process.
+    /// Writes all that the sockets take, whatever the time it needs: for the end of the process.
     pub fn flush_all(&mut self, now: Now) {
         while !self.flush.is_empty() {
             self.flush_some(now);
         }
     }
 
-    /// While all full outboxes together are over `max_outboxes_bytes`, closes the largest, and one that is closed
-    /// already at once. One pass over all sessions serves [`limits::LARGEST_OUTBOXES_MAX`] closes.
+    /// While all blocked outboxes together are over `max_outboxes_bytes`, closes the session with the largest; one that is
+    /// closing already ends at once. One pass over all sessions serves [`limits::LARGEST_OUTBOXES_MAX`] closes.
     pub(super) fn close_largest(&mut self, now: Now) {
         let max = self.hub.limits.outboxes_bytes_max;
         while self.hub.outboxes.blocked_bytes > max {

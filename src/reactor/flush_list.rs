@@ -1,14 +1,14 @@
-//! Sessions with frames that their sockets may take, in the order in which they got the first of them. Those who have
-//! just spoken have a list of their own, and the two take turns: no answer waits for a fan-out, and no event waits for
-//! the answers to a flood.
+//! The sessions with frames that their sockets may take, in the order in which they got the first of them. Sessions that
+//! have just been read have a list of their own, and the two lists take turns: no answer waits for a fan-out, and no event
+//! waits for the answers to a flood.
 //!
-//! The *window* is what was fanned out since the oldest event that somebody on the list may still have frames of. It is
-//! bounded, which bounds what frames the unflushed hold; and it is all that may hold further events back. A session
-//! whose frames are more than one write takes goes on holding it from where it did, if it has subscriptions: then its
-//! frames may be events. One without any has replies only, and holds nobody: it is not read on until they are few.
+//! The *window* is all that was fanned out since the oldest event of which a session on the list may still have frames.
+//! Its bound is the bound of the frames that wait for a flush, and nothing else holds further events back. A session with
+//! more frames than one write takes keeps its hold on the window if it has subscriptions, because its frames may be
+//! events. A session without subscriptions has only replies and holds nothing: it is not read until they are few.
 //!
-//! Invariants: a session is named at most once (`Listed::FLUSH`); each event of the window is held by a session, or
-//! stands behind one that is; whoever is taken off the list gives its [`Hold`] back, or keeps it on being listed again.
+//! Invariants: a session is listed at most once (`Listed::FLUSH`). Each event of the window is held by a session, or stands
+//! behind one that is. A session that is taken off the list gives its [`Hold`] back, or is listed again with it.
 
 use std::collections::VecDeque;
 
@@ -18,12 +18,12 @@ use crate::session::id::ConnId;
 /// The list, and the window of events that merge into it.
 #[derive(Debug, Default)]
 pub struct FlushList {
-    /// Those who have just spoken: what waits for them is an answer, most likely.
+    /// Sessions that have just been read: what waits for them is most likely an answer.
     spoke: VecDeque<Entry>,
     queue: VecDeque<Entry>,
-    /// Number of the event that is fanned out next; wraps.
+    /// The number of the event that is fanned out next; wraps.
     event: u32,
-    /// Sessions that hold the window from that event on.
+    /// How many sessions hold the window from that event on.
     holders: u32,
     /// The events before it, down to the oldest that is held.
     window: VecDeque<Fanned>,
@@ -33,9 +33,9 @@ pub struct FlushList {
 /// An event of the window.
 #[derive(Debug)]
 struct Fanned {
-    /// Of the frames that were made of it.
+    /// Bytes of the frames that were made of it.
     bytes: u64,
-    /// Sessions that hold the window from it on.
+    /// How many sessions hold the window from it on.
     holders: u32,
 }
 
@@ -51,20 +51,20 @@ struct Entry {
 }
 
 impl FlushList {
-    /// Puts a session on the list; the caller has seen that it is not there.
+    /// Puts a session on the list; it must not be there.
     pub fn push(&mut self, id: ConnId) {
         let hold = self.hold();
         self.queue.push_back(Entry { id, hold });
     }
 
-    /// Puts a session that has just spoken before those that have not; the caller has seen that it is not on the list.
+    /// Puts a session that has just been read on the list of its own; it must not be on either.
     pub fn push_spoke(&mut self, id: ConnId) {
         let hold = self.hold();
         self.spoke.push_back(Entry { id, hold });
     }
 
-    /// Puts a session back that has more than one write took, with the hold that it had. `has_events`: some of what it
-    /// has may be events.
+    /// Puts a session back that has more frames than one write took, with the hold that it had. `has_events`: some of its
+    /// frames may be events.
     pub fn push_again(&mut self, id: ConnId, hold: Hold, has_events: bool) {
         let hold = if has_events {
             hold
@@ -80,8 +80,8 @@ impl FlushList {
         Hold(Some(self.event))
     }
 
-    /// Takes the first session off the list, of those who have just spoken as long as `spoke_first`, and of them last
-    /// otherwise.
+    /// Takes the first session off the list. `spoke_first`: of those that have just been read, if there is one; otherwise of
+    /// the others, if there is one.
     pub fn pop(&mut self, spoke_first: bool) -> Option<(ConnId, Hold)> {
         let (first, then) = if spoke_first {
             (&mut self.spoke, &mut self.queue)
@@ -92,8 +92,8 @@ impl FlushList {
         Some((entry.id, entry.hold))
     }
 
-    /// Takes the hold of a session back of which no frame waits, or whose socket is full: there its frames have bounds
-    /// of their own. O(1) amortised.
+    /// Takes back the hold of a session of which no frame waits, or whose socket is full: the frames of a full socket have
+    /// bounds of their own. O(1) amortised.
     pub fn give_back(&mut self, hold: Hold) {
         let Hold(Some(event)) = hold else {
             return;
@@ -112,7 +112,7 @@ impl FlushList {
         }
     }
 
-    /// Ends the fan-out of one event, for which `encoded` bytes of frames were made.
+    /// Ends the fan-out of one event, of which `encoded` bytes of frames were made.
     pub fn event_done(&mut self, encoded: u64) {
         self.event = self.event.wrapping_add(1);
         let holders = std::mem::take(&mut self.holders);
@@ -125,27 +125,27 @@ impl FlushList {
         }
     }
 
-    /// Whether another event may be fanned out before the list has moved, beyond those `held`: so many events, of so
-    /// many bytes of frames, of which nobody is on the list yet.
+    /// Whether another event may be fanned out before the list has moved. `held`: how many events, and bytes of their frames,
+    /// the run holds, of which no session is listed yet.
     #[must_use]
     pub fn takes_another_event(&self, held: (u64, u64)) -> bool {
         (self.window.len() as u64) + held.0 < MERGED_EVENTS_MAX
             && self.window_bytes + held.1 < MERGED_BYTES_MAX
     }
 
-    /// Sessions listed.
+    /// How many sessions are listed.
     #[must_use]
     pub fn len(&self) -> usize {
         self.spoke.len() + self.queue.len()
     }
 
-    /// Those of them who have just spoken.
+    /// How many of them have just been read.
     #[must_use]
     pub fn spoke_len(&self) -> usize {
         self.spoke.len()
     }
 
-    /// Whether none is listed.
+    /// Whether no session is listed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.spoke.is_empty() && self.queue.is_empty()

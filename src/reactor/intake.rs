@@ -1,4 +1,6 @@
 //! Step 3 of the turn: what the source says of itself, and the events of the hand-off.
+//!
+//! Invariant: what the source says of itself is taken in every turn, however many events wait.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -18,9 +20,9 @@ use crate::session::hub::{Context, Hub, SourceState};
 use crate::session::id::ConnId;
 
 impl<S: Socket> Reactor<S> {
-    /// Empties the hand-off as far as the bounds allow. After a fan-out to many it looks again until nothing more comes:
-    /// on a core of its own that is no wait; on one that it shares, the source hands over the rest of a burst, which
-    /// then costs one write a session instead of several.
+    /// Empties the hand-off as far as the bounds allow. After a fan-out to many sessions it looks again until nothing more
+    /// comes. On a core of its own that is no wait; on a shared core the source hands over the rest of a burst, which then
+    /// costs one write a session instead of several.
     pub(super) fn take_events(&mut self, now: Now) {
         if self.renewal.is_some() {
             return;
@@ -63,7 +65,7 @@ impl<S: Socket> Reactor<S> {
                 return taken;
             }
             if self.fan_out.is_sliced() {
-                // Its next slice, and nothing else in this turn if there is another.
+                // The next slice; if another is left, it waits for the next turn.
                 self.fan_out_slice(now);
                 if self.fan_out.is_sliced() {
                     return taken;
@@ -94,12 +96,12 @@ impl<S: Socket> Reactor<S> {
         taken
     }
 
-    /// Takes what the source tells of itself, whatever is fanned out. False: there may be more.
+    /// Takes what the source says of itself. False: there may be more.
     fn hear_source(&mut self, now: Now) -> bool {
         for _ in 0..limits::CONTROLS_PER_LOOK_MAX {
             match self.handoff.try_control() {
                 Ok(message) => self.on_message(message, now),
-                // The end of the source is told by the channel of the events, which come first.
+                // The channel of the events tells the end of the source, because its events come first.
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
             }
         }
@@ -196,7 +198,7 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Tells every subscribed session that it concerns that events may have been lost for so long. Cost: all sessions.
+    /// Tells every subscribed session that this concerns that events may have been lost for so long. Linear in all sessions.
     fn announce(&mut self, away: Duration, concerns: impl Fn(&Session, &Hub) -> bool, now: Now) {
         if !self.hub.limits.gap_notices {
             return;
@@ -213,7 +215,7 @@ impl<S: Socket> Reactor<S> {
     }
 }
 
-/// Whom an outage of the whole source concerns.
+/// An outage of the whole source concerns every session.
 fn everybody(_: &Session, _: &Hub) -> bool {
     true
 }

@@ -1,16 +1,16 @@
-//! A listening socket: made with the backlog and options that a connect storm needs, paused when accepting fails (out of
-//! descriptors, or any error that may last) or `max_accept_rate` is reached, so that it neither spins nor wedges, and
-//! taken away so that nobody is reset by it.
+//! A listening socket. It is made with the backlog and the options that a connect storm needs. It pauses when accepting
+//! fails (out of descriptors, or any error that may last) and when `max_accept_rate` is reached, so that the loop neither
+//! spins nor hangs. It is closed in a way that resets no connection.
 //!
-//! Who comes above the rate waits in the kernel's queue ([`LISTEN_BACKLOG`]) and is taken as the rate allows; the
-//! kernel lets connects beyond the queue be tried again by their peers. Nobody is refused for the rate.
+//! A connection above the rate waits in the kernel's queue ([`LISTEN_BACKLOG`]) until the rate allows it; the kernel lets
+//! peers beyond the queue try again. No connection is refused for the rate.
 //!
-//! The kernel resets every connection whose handshake is under way at a listener, or that waits in its queue, when
-//! the listener closes. With `net.ipv4.tcp_migrate_req` (Linux 5.14) it moves them to another listener of the same
-//! port instead. Without it the listener is left in three steps: silent connections are no longer held back in the
-//! kernel ([`Listener::stop_deferring`]); no new handshake is begun, which the peer's TCP tries again a second later
-//! ([`Listener::stop_taking`]), at another listener if there is one by then; when those under way have had their
-//! time, and the queue is empty, it is closed.
+//! When a listener closes, the kernel resets the connections whose TCP handshake is under way there, and those in its
+//! queue. With `net.ipv4.tcp_migrate_req` (Linux 5.14) it moves them to another listener of the same port instead. Without
+//! it the listener is left in three steps. First the kernel no longer holds silent connections back
+//! ([`Listener::stop_deferring`]). Then no new handshake begins ([`Listener::stop_taking`]); the peer's TCP tries again a
+//! second later, and finds another listener if there is one by then. When those under way have had their time and the
+//! queue is empty, the listener is closed.
 
 use std::fs;
 use std::io;
@@ -28,12 +28,12 @@ use crate::session::ListenerKind;
 use crate::session::bucket::{Bucket, BucketRule};
 use crate::sys;
 
-/// A listening socket and whether it is worth asking.
+/// A listening socket, and whether connections may wait there.
 #[derive(Debug)]
 pub struct Listener {
     /// For the poll.
     pub socket: TcpListener,
-    /// What its connections may ask for.
+    /// The kind of its connections.
     pub kind: ListenerKind,
     /// Other processes may listen on its port.
     is_shared: bool,
@@ -43,7 +43,7 @@ pub struct Listener {
     broken: usize,
 }
 
-/// Connections that may be taken now, and how many more a second.
+/// How many connections may be taken now, and how many more each second.
 #[derive(Debug)]
 struct AcceptRate {
     rule: BucketRule,
@@ -56,25 +56,26 @@ enum State {
     Drained,
     /// There may be more.
     Ready,
-    /// Accepting failed, for want of descriptors or for another reason that may last; asked again then, or after a reap.
+    /// Accepting failed: no descriptors, or another reason that may last. It is tried again then, or when a connection has
+    /// ended.
     Paused { until: Duration },
-    /// There are more than the rate allows; asked again then.
+    /// There are more than the rate allows. It is tried again then.
     OverRate { until: Duration },
 }
 
-/// What an accept came to.
+/// The result of an accept.
 #[derive(Debug)]
 pub enum Accepted {
     /// A connection.
     Connection(TcpStream, SocketAddr),
     /// None is waiting, or accepting is paused.
     Nothing,
-    /// Accepting fails: the process is out of descriptors or memory, the system forbids it, or it says something else
-    /// that asking again would not mend. Paused from now on.
+    /// Accepting fails: the process is out of descriptors or memory, the system forbids it, or there is another error that
+    /// may last. The listener is paused now.
     Failed(io::Error),
-    /// Some are waiting, and `max_accept_rate` is reached: paused from now on.
+    /// Connections wait, and `max_accept_rate` is reached. The listener is paused now.
     OverRate,
-    /// That connection broke before it was accepted; ask again.
+    /// A connection broke before it was accepted; the next may be good.
     Broken(io::Error),
 }
 
@@ -83,7 +84,7 @@ impl Listener {
     /// a peer to acknowledge what was sent (TCP_USER_TIMEOUT, RFC 5482); `None`: as long as the system is set to.
     ///
     /// # Errors
-    /// Those of the system: address in use, not allowed, not ours.
+    /// The address is in use, is not allowed, or is not ours.
     pub fn bind(
         address: SocketAddr,
         kind: ListenerKind,
@@ -119,7 +120,7 @@ impl Listener {
         })
     }
 
-    /// Takes at most so many connections a second, and as many at once after a second without any.
+    /// From now on at most so many connections are taken in a second, and as many at once after a second without any.
     pub fn limit_rate(&mut self, per_second: Option<u32>) {
         self.rate = per_second
             .and_then(|per_second| BucketRule::new(per_second, per_second))
@@ -129,22 +130,21 @@ impl Listener {
             });
     }
 
-    /// The first step of leaving: connections that have sent nothing yet are accepted too from now on.
+    /// The first step of leaving: from now on connections that have sent nothing are accepted too.
     ///
     /// # Errors
-    /// The kernel refused: they stay in the kernel, and are reset if they are still silent at the close.
+    /// The kernel refused. Silent connections stay in the kernel, and are reset if they are still silent at the close.
     pub fn stop_deferring(&self) -> io::Result<()> {
         sys::set_defer_accept(&self.socket, Duration::ZERO)
     }
 
     /// The second step of leaving: no new handshake is begun, unless the kernel moves those under way to another
-    /// listener. Returns for how long the ones under way are still to be accepted; no time at all where nobody else
-    /// can be listening.
+    /// listener. Returns for how long those under way must still be accepted: no time, if no other process can listen.
     ///
     /// # Errors
-    /// The kernel refused: connections go on coming until the close, which resets some.
+    /// The kernel refused. Connections come until the close, which resets some of them.
     pub fn stop_taking(&mut self) -> io::Result<Duration> {
-        // Those who wait must not outlast the drain for the rate.
+        // The rate must not make the queue outlast the drain.
         self.limit_rate(None);
         if self.is_shared && moves_queues() {
             return Ok(Duration::ZERO);
@@ -157,27 +157,27 @@ impl Listener {
         })
     }
 
-    /// Whether the last accept found nobody.
+    /// Whether the last accept found no connection.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.state == State::Drained
     }
 
-    /// The poll says that connections may be waiting, or somebody wants to know for certain.
+    /// Connections may wait: the poll says so, or the caller must know for certain.
     pub fn on_ready(&mut self) {
         if self.state == State::Drained {
             self.state = State::Ready;
         }
     }
 
-    /// Something was closed: a descriptor may be free.
+    /// A connection has ended, so a descriptor may be free.
     pub fn on_reap(&mut self) {
         if let State::Paused { .. } = self.state {
             self.state = State::Ready;
         }
     }
 
-    /// When to ask again; `None`: when the poll says so.
+    /// When to try again; `None`: when the poll says so.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
         match self.state {
@@ -231,7 +231,7 @@ impl Listener {
         }
     }
 
-    /// Leaves those who wait in the kernel's queue until then; without any there is nothing to wait for but the poll.
+    /// Leaves the connections in the kernel's queue until then, if there are any.
     fn hold(&mut self, until: Duration) -> Accepted {
         if is_readable(&self.socket) {
             self.state = State::OverRate { until };
@@ -243,19 +243,19 @@ impl Listener {
     }
 }
 
-/// Whether a connection waits to be accepted. A look that fails counts as yes, so that nobody is overlooked.
+/// Whether a connection waits to be accepted. If that cannot be found out, it counts as yes.
 fn is_readable(listener: &TcpListener) -> bool {
     let mut one = [PollFd::new(listener, PollFlags::IN)];
     poll(&mut one, Some(&Timespec::default())) != Ok(0)
 }
 
-/// Whether the kernel moves what a closing listener has to another one of the same port.
+/// Whether the kernel moves the connections of a closing listener to another one of the same port.
 fn moves_queues() -> bool {
     fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").is_ok_and(|text| text.trim() == "1")
 }
 
-/// Makes the kernel drop every SYN that comes to `listener`, and nothing else. Accepted connections inherit it, which
-/// does them no harm: no SYN belongs to them.
+/// Makes the kernel drop every SYN that comes to `listener`, and nothing else. Accepted connections inherit this, which is
+/// harmless: they get no SYN.
 fn refuse_handshakes(listener: &TcpListener) -> io::Result<()> {
     const FLAGS_OFFSET: u32 = 13;
     const SYN: u32 = 0x02;
@@ -271,8 +271,8 @@ fn refuse_handshakes(listener: &TcpListener) -> io::Result<()> {
     ])
 }
 
-/// Whether accept(2) tells of a connection that broke while it waited, so that the next one may be good. Anything else is
-/// about the process or the listener, errors yet unknown included.
+/// Whether this error of accept(2) is about one connection that broke while it waited, so that the next may be good. Any
+/// other error, known or not, is taken to be about the process or the listener.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

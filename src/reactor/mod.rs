@@ -2,49 +2,49 @@
 //!
 //! The turn has one fixed order (DESIGN, The turn):
 //!
-//! 1. poll, until the next deadline at most ([`server`])
-//! 2. accept, a bounded number ([`server`]); read ready sockets, each within a budget and all within another, and run
-//!    their commands
-//! 3. after a reread, renew some of the sessions, and take no event until all are renewed; hear what the source tells
-//!    of itself; drain events from the hand-off, a bounded number, and again after a fan-out as long as more come; match;
-//!    put shared frames into outboxes
-//! 4. fire deadlines
-//! 5. flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; through
-//!    io_uring, where there is one, all of these are one system call
-//! 6. reap the closed; in the quiet after a burst, give memory back
+//! 1. Poll, until the next deadline at most ([`server`]).
+//! 2. Accept a bounded number of connections ([`server`], `accept`). Read the ready sockets, each within a budget and all
+//!    within another, and run their commands (`read`).
+//! 3. After a reread, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
+//!    source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more
+//!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`).
+//! 4. Fire the deadlines; take a step of the sweep and of the drain (`deadlines`, `watch`).
+//! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
+//!    io_uring, all these writes are one system call (`flush`).
+//! 6. Take the connections that have ended from the table; in the quiet after a burst, give memory back (this file).
 //!
-//! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames
-//! waiting is on the flush list, or its last write would have blocked; one with unread bytes is on the reread
-//! list, or its last read would have blocked, or it is parked: its outbox is over its bound, and it is listed again when
-//! it no longer is.* A budget that runs out
-//! leaves its list non-empty, and then the next poll does not wait. Nothing leaves the table before step 6.
+//! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames that wait is
+//! on the flush list, or its last write would have blocked; a session with unread bytes is on the reread list, or its last
+//! read would have blocked, or it is parked: its outbox is over its bound, and it is listed again when it no longer is.*
+//! When a budget runs out its list is not empty, and then the next poll does not wait. Nothing leaves the table before
+//! step 6.
 //!
-//! Nobody's replies hold events: step 2 is bounded by what it makes for step 5 to do, and only what a fan-out itself has
-//! left to be written holds the next one ([`flush_list`]).
+//! Replies never hold events back: step 2 is bounded by the work that it makes for step 5, and only what a fan-out itself
+//! has left to write holds the next one ([`flush_list`]).
 //!
-//! [`Reactor::turn`] is steps 2 to 6 without a poll and without a clock: what a simulation drives.
+//! [`Reactor::turn`] is steps 2 to 6 without a poll and without a clock, which is what a simulation drives.
 //!
 //! | module | owns |
 //! |---|---|
 //! | this | the turn, the lists that its steps leave to each other, and step 6 |
-//! | [`server`] | step 1: poll, waker, signals, clock; the thread's entry |
-//! | `accept` | step 2: taking connections in, and refusing those for which there is no room |
-//! | `read` | step 2: reading sockets |
-//! | `intake` | step 3: what the source says, and events |
-//! | `deadlines` | step 4 |
-//! | `flush` | step 5 |
-//! | [`listener`] | the listening sockets, accepting, running out of descriptors |
-//! | [`connections`] | the table |
-//! | `fan_out` | an event's frames into the outboxes of all who want it |
-//! | [`flush_list`] | who is to be written to, and how much may merge meanwhile |
-//! | [`drain`] | closing everything, spread over time |
-//! | `unfinished` | the handshakes that are not finished: who goes first when the process is full |
-//! | `renewal` | every session anew, after what decides on their rights was reread |
-//! | `reread` | the thread that rereads it |
-//! | `sweep` | the slow walk over all sessions: expired tokens, the silent, the dead, unfinished messages |
-//! | `trim` | giving memory back in the quiet after a burst |
-//! | [`admin`] | the pages of the admin listener |
-//! | [`socket`] | what is needed of a socket |
+//! | [`server`] | step 1: poll, waker, signals, clock; the entry of the thread |
+//! | `accept` | step 2: connections taken in, and refused when there is no room |
+//! | `read` | step 2: reading |
+//! | `intake` | step 3: the source and its events |
+//! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
+//! | `renewal` | step 3: every session renewed after a reread |
+//! | `deadlines` | step 4: deadlines, the drain |
+//! | `watch`, `sweep` | step 4: the slow walk over all sessions, and how far it is |
+//! | `flush` | step 5: writing |
+//! | `trim` | step 6: when memory is given back |
+//! | [`connections`] | the table of connections |
+//! | [`flush_list`] | the sessions to write to, and how many events may merge meanwhile |
+//! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
+//! | [`drain`] | the pace at which every session is closed |
+//! | [`listener`] | a listening socket: accepting, running out of descriptors |
+//! | [`reread`] | the thread that reads files again |
+//! | [`admin`] | what the admin pages show |
+//! | [`socket`] | what the loop needs of a socket |
 
 mod accept;
 pub mod admin;
@@ -89,10 +89,10 @@ use crate::session::hub::{Context, Hub};
 use crate::session::id::{ConnId, Peer};
 use crate::sys::ring::Ring;
 
-/// What the poll said of one socket.
+/// What the poll says of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
-    /// Whose.
+    /// The connection of the socket.
     pub id: ConnId,
     /// It may have bytes, or an error.
     pub readable: bool,
@@ -102,7 +102,7 @@ pub struct Ready {
     pub read_closed: bool,
 }
 
-/// The loop's whole state but for the poll, the listeners and the clock.
+/// The whole state of the loop, except the poll, the listeners and the clock.
 pub struct Reactor<S> {
     /// What sessions share.
     pub hub: Hub,
@@ -117,9 +117,9 @@ pub struct Reactor<S> {
     flush: FlushList,
     reread: VecDeque<ConnId>,
     reap: Vec<ConnId>,
-    /// The hand-off was left with messages in it.
+    /// Messages were left in the hand-off.
     more_messages: bool,
-    /// Since when events wait there for the flush list to move, and how long that was when last looked at.
+    /// Since when events wait there because the flush list has not moved; and for how long at the last look (a gauge).
     held_since: Option<Duration>,
     held_for: Duration,
     source_gone: bool,
@@ -130,14 +130,14 @@ pub struct Reactor<S> {
     drain: Option<Drain>,
     slow_log: LogLimit,
     proxy_log: LogLimit,
-    /// Appends what other threads count to the metrics page.
+    /// Appends the counters of other threads to the metrics page.
     more_metrics: Box<dyn Fn(&mut String)>,
     trim_heap: fn(),
-    /// `None`: each socket is written to by itself.
+    /// `None`: each socket is written to with a system call of its own.
     ring: Option<Ring>,
 }
 
-/// What the loop is made of, beside the hub.
+/// What the loop is made of, besides the hub.
 pub struct ReactorParts {
     /// Where events come from.
     pub handoff: LoopEnd,
@@ -145,11 +145,11 @@ pub struct ReactorParts {
     pub epoch: Instant,
     /// `max_connections`.
     pub connections_max: usize,
-    /// Appends what other threads count to the metrics page.
+    /// Appends the counters of other threads to the metrics page.
     pub more_metrics: Box<dyn Fn(&mut String)>,
     /// Gives freed memory back to the system.
     pub trim_heap: fn(),
-    /// Writes to many sockets with one system call, where the kernel lets us.
+    /// Writes to many sockets with one system call, where the kernel allows it.
     pub ring: Option<Ring>,
 }
 
@@ -204,7 +204,7 @@ impl<S: Socket> Reactor<S> {
         self.act(id, now, Session::abandon);
     }
 
-    /// Steps 2 to 6 of the turn. `ready`: what the poll said.
+    /// Steps 2 to 6 of the turn. `ready`: what the poll says.
     pub fn turn(&mut self, ready: &[Ready], now: Now) {
         self.hub.metrics.turns_total += 1;
         self.hub.waking.advance(now.clock);
@@ -247,7 +247,7 @@ impl<S: Socket> Reactor<S> {
             .min(limits::POLL_WAIT_MAX)
     }
 
-    /// Brings a connection onto the lists that its state calls for.
+    /// Puts a connection on the lists that its state calls for.
     fn settle(&mut self, id: ConnId) {
         self.settle_listing(id, FlushList::push);
     }
@@ -275,7 +275,7 @@ impl<S: Socket> Reactor<S> {
         self.unpark(id);
     }
 
-    /// Lists a parked session to be read again once it wants its bytes.
+    /// Puts a parked session on the reread list once it wants its bytes.
     fn unpark(&mut self, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(id)
             && connection.listed.contains(Listed::PARKED)
@@ -298,7 +298,7 @@ impl<S: Socket> Reactor<S> {
         self.act(id, now, |session, cx| session.close(reason, cx));
     }
 
-    /// Lets a session act, and brings its connection onto the lists that its state calls for then.
+    /// Lets a session act, and puts its connection on the lists that its state then calls for.
     fn act(&mut self, id: ConnId, now: Now, act: impl FnOnce(&mut Session, &mut Context<'_>)) {
         if let Some(connection) = self.connections.get_mut(id) {
             act(&mut connection.session, &mut self.hub.context(id, now));
@@ -345,8 +345,8 @@ impl<S: Socket> Reactor<S> {
         self.hub.metrics.heap_trims_total += 1;
     }
 
-    /// Takes a connection that has ended out of the table, and counts its end. Beside step 6 only for one that has had
-    /// no subscription, which nothing names by its slot.
+    /// Takes a connection that has ended out of the table, and counts its end. Outside of step 6 only for a connection that
+    /// never had a subscription, because nothing names it by its slot.
     fn remove(&mut self, id: ConnId) -> Option<(Peer, CloseReason)> {
         let connection = self.connections.remove(id)?;
         let peer = connection.session.peer(&self.hub);

@@ -1,4 +1,6 @@
 //! Step 2 of the turn: the ready sockets are read, each within a budget and all within another.
+//!
+//! Invariant: a socket that may have unread bytes when the step ends is on the reread list or parked.
 
 use std::io;
 
@@ -12,15 +14,15 @@ use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::id::ConnId;
 
-/// What may still be read in a turn, or by one read.
+/// What may still be read, in a turn or by one read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadBudget {
     bytes: usize,
-    /// [`Work::frames_read`](crate::session::hub::Work::frames_read) at which it is spent.
+    /// The value of [`Work::frames_read`](crate::session::hub::Work::frames_read) at which the budget is spent.
     frames_max: usize,
-    /// The same while events wait.
+    /// The same, while events wait.
     frames_before_events: usize,
-    /// Sessions that have spoken and wait for their flush, at which it is spent.
+    /// How many sessions that have just been read may wait for their flush.
     spoke_max: usize,
 }
 
@@ -34,7 +36,7 @@ impl ReadBudget {
         }
     }
 
-    /// Of a read that has to be, whatever was read in the turn.
+    /// The budget of a read that must happen, whatever was read in the turn.
     pub(super) fn of_one_read() -> Self {
         Self {
             bytes: limits::READ_BUFFER_BYTES,
@@ -49,8 +51,8 @@ impl<S: Socket> Reactor<S> {
     pub(super) fn read_ready(&mut self, ready: &[Ready], now: Now) {
         self.hub.work.frames_read = 0;
         let mut budget = ReadBudget::of_a_turn();
-        // First those whom an earlier turn owed a read, lest those with news keep them waiting for ever; and only
-        // those listed before this turn: one that is listed again has had its share.
+        // First the sockets that an earlier turn left, so that those with news cannot keep them waiting for ever; and only
+        // those listed before this turn, because one that is listed again has had its share.
         for _ in 0..self.reread.len() {
             if self.is_spent(&budget) {
                 break;
@@ -83,8 +85,8 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Reads one socket once, and lists it again if it may have more: after a full read, or when its peer has closed,
-    /// which the poll does not tell twice.
+    /// Reads one socket once, and lists it again if it may have more: after a full read, or when its peer has closed, which
+    /// the poll does not tell twice.
     pub(super) fn read(&mut self, id: ConnId, budget: &mut ReadBudget, now: Now) {
         let is_spent = self.is_spent(budget);
         let Some(connection) = self.connections.get_mut(id) else {
@@ -136,7 +138,7 @@ impl<S: Socket> Reactor<S> {
         self.settle_listing(id, FlushList::push_spoke);
     }
 
-    /// Names a connection that has been read and is still in its handshake.
+    /// Notes a connection that has been read and is still in its handshake.
     fn note_unfinished(&mut self, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(id)
             && connection.session.awaits_request()
@@ -147,16 +149,16 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// While what has arrived in part is over a bound, closes who keeps most of it.
+    /// While what has arrived in part is over a bound, closes the connection that keeps most of it.
     pub(super) fn close_unfinished(&mut self, now: Now) {
         while let Some(id) = self.hub.partials.first_to_go() {
             self.close(id, CloseReason::PartialsFull, now);
-            // Whatever becomes of it, it keeps nothing.
+            // Whatever becomes of the connection, it keeps nothing.
             self.hub.partials.remove(id);
         }
     }
 
-    /// Whether the rest is to be read in the next turn.
+    /// Whether the rest must wait for the next turn.
     fn is_spent(&self, budget: &ReadBudget) -> bool {
         let frames = self.hub.work.frames_read;
         budget.bytes == 0

@@ -1,8 +1,8 @@
-//! Every session anew, after what decides on their rights was reread (SIGHUP): a part of them a turn.
+//! All sessions are renewed after the tokens were reread (SIGHUP), a part of them in each turn.
 //!
-//! Invariant: until a pass is through, nothing is taken from the hand-off. So no session sees an event by a right that
-//! it has lost, and none by one that somebody else has not lost yet. A session that sends a command meanwhile is
-//! renewed before that.
+//! Invariant: until a pass is through, no event is taken from the hand-off. So no session sees an event by a right that it
+//! has lost, and no event goes to its new owner while the old one may still see it. A session that sends a command
+//! meanwhile is renewed first.
 
 use super::Reactor;
 use super::socket::Socket;
@@ -10,15 +10,15 @@ use crate::limits::{RENEWAL_SUBSCRIPTION_COST, RENEWALS_PER_TURN_MAX};
 use crate::session::clock::Now;
 
 impl<S: Socket> Reactor<S> {
-    /// Begins to ask the authenticator again for every session, after it has put in force what was reread; the coming
-    /// turns do it. `config_reloads_total` counts when they have. O(1).
+    /// Begins a pass: the coming turns ask the authenticator again for every session, by the tokens that are in force now.
+    /// `config_reloads_total` counts the end of the pass. O(1).
     pub fn renew_identities(&mut self) {
         self.renewal = Some(0);
         self.hub.is_renewing = true;
     }
 
-    /// Renews sessions until the turn's share of work is done. Who came, or authenticated, since the pass began has the
-    /// new rights already.
+    /// Renews sessions until the share of the turn is done. A session that came or authenticated since the pass began has
+    /// the new rights already.
     pub(super) fn renew_some(&mut self, now: Now) {
         let Some(mut slot) = self.renewal else {
             return;

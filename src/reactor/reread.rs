@@ -1,9 +1,9 @@
 //! Rereading what can change while running (SIGHUP), on a thread of its own: the loop neither reads nor parses a file.
 //!
-//! The loop makes a [`RereadJob`], a thread runs it and wakes the loop, the loop carries out what it came to
-//! ([`PutInForce`]) and gives the thread what that left over, to be dropped where nobody waits. One thread at a time:
-//! asked again meanwhile, the loop begins once more when the first is through, so that the last state of the files
-//! counts.
+//! The loop makes a [`RereadJob`]; a thread runs it and wakes the loop; the loop carries out the result ([`PutInForce`]) and
+//! gives what is left over back to the thread, which drops it, for that may take time. Invariant: there is one thread at
+//! a time. If another reread is asked for meanwhile, it begins when the first is through, so the last state of the files
+//! is put in force.
 
 use std::any::Any;
 use std::{io, thread};
@@ -12,21 +12,21 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use crate::session::hub::Hub;
 
-/// What is to be read and parsed. It runs on a thread that may wait.
+/// Reads and parses. Runs on a thread that may wait.
 pub type RereadJob = Box<dyn FnOnce() -> PutInForce + Send>;
 
-/// What puts in force what was read; to be run by the loop, in no time.
+/// Puts in force what was read. Runs in the loop, so it must not wait.
 pub type PutInForce = Box<dyn FnOnce(&mut Hub) -> Reread + Send>;
 
-/// What putting it in force came to.
+/// The result of putting it in force.
 pub struct Reread {
-    /// Whether identities may have changed, so that every session is to be renewed.
+    /// Whether identities may have changed, so that every session must be renewed.
     pub has_changed_identities: bool,
-    /// What was in force before, to be dropped by the thread.
+    /// What was in force before; the thread drops it.
     pub leftover: Box<dyn Any + Send>,
 }
 
-/// The job of a server that has nothing to read again.
+/// The job of a server that has nothing to reread.
 #[must_use]
 pub fn nothing() -> RereadJob {
     let nothing = || Reread {
@@ -39,14 +39,14 @@ pub fn nothing() -> RereadJob {
 /// Whether files are being read.
 #[derive(Default)]
 pub(super) enum Rereading {
-    /// They are not.
+    /// No.
     #[default]
     Idle,
     /// A thread reads them.
     UnderWay {
         results: Receiver<PutInForce>,
         leftovers: Sender<Box<dyn Any + Send>>,
-        /// They are to be read once more after this.
+        /// They must be read once more after this.
         again: bool,
     },
 }
@@ -61,12 +61,12 @@ impl<W: Fn()> Drop for WakeOnDrop<W> {
 }
 
 fn read(job: RereadJob, to_loop: Sender<PutInForce>) {
-    // It never blocks, as the only message; the loop may have ended.
+    // The only message, so there is room; the loop may have ended.
     let _ended = to_loop.try_send(job());
 }
 
 impl Rereading {
-    /// Begins to read, or notes that it is to be done again. `wake` makes the loop's poll return.
+    /// Begins to read, or notes that it must be done again. `wake` makes the loop's poll return.
     pub(super) fn begin(
         &mut self,
         make_job: impl FnOnce() -> RereadJob,
@@ -85,7 +85,7 @@ impl Rereading {
                     log::error!("cannot wake the loop: {error}");
                 }
             });
-            // In this order, whether the job ends well or not: hand over, close the channel, wake.
+            // In this order, even if the job panics: hand over, close the channel, wake.
             read(job, to_loop);
             drop(waking);
             drop(from_loop.recv());
@@ -102,8 +102,7 @@ impl Rereading {
         }
     }
 
-    /// Puts in force what a thread has read, if one is done. Returns what that came to, and whether it is to be begun
-    /// again. O(1).
+    /// Puts in force what the thread has read, if it is done; returns the result. O(1).
     pub(super) fn finish(&mut self, hub: &mut Hub) -> Option<Finished> {
         let Self::UnderWay {
             results,
@@ -134,7 +133,7 @@ impl Rereading {
     }
 }
 
-/// What [`Rereading::finish`] came to.
+/// The result of [`Rereading::finish`].
 pub(super) struct Finished {
     pub(super) has_changed_identities: bool,
     pub(super) begin_again: bool,

@@ -10,18 +10,18 @@ use crate::protocol::frame::Frame;
 use crate::routing::index::GroupId;
 use crate::session::id::ConnId;
 
-/// What fanning out keeps between events.
+/// The state of the fan-out between two events.
 #[derive(Debug, Default)]
 pub(super) struct FanOut {
     pub(super) scratch: EventScratch,
-    /// The frames of the event at hand, empty between two.
+    /// Room for the frames of one event; empty between two.
     pub(super) matched: Vec<(GroupId, Frame)>,
     pub(super) run: Option<Run>,
     pub(super) sliced: Option<Sliced>,
     pub(super) too_slow: Vec<ConnId>,
 }
 
-/// Frames that wait to be handed out to one group; at least one.
+/// Frames that wait to be handed out to one group: at least one.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) group: GroupId,
@@ -33,7 +33,7 @@ pub(super) struct Run {
 #[derive(Debug)]
 pub(super) struct Sliced {
     pub(super) event: Box<Event>,
-    /// Groups that are still owed it; never empty.
+    /// The groups that have not got it; never empty.
     pub(super) owed: HashSet<GroupId>,
 }
 
@@ -46,13 +46,13 @@ impl Run {
 }
 
 impl FanOut {
-    /// Events, and bytes of frames, that the run holds.
+    /// How many events, and bytes of frames, the run holds.
     pub(super) fn held(&self) -> (u64, u64) {
         let held = |run: &Run| (run.frames.len() as u64, run.bytes);
         self.run.as_ref().map_or((0, 0), held)
     }
 
-    /// Whether an event is still owed to somebody; no other may be fanned out before it.
+    /// Whether some groups have not got their event yet; no other event may be fanned out before that.
     pub(super) fn is_sliced(&self) -> bool {
         self.sliced.is_some()
     }

@@ -1,4 +1,7 @@
-//! The shell around the turn: poll, waker, signals, clock, listeners. One thread runs it to the end.
+//! The shell around the turn: poll, waker, signals, clock, listeners. One thread runs it until the process ends.
+//!
+//! Invariant: after the first signal every connection that the kernel has for the clients' listener is taken before the
+//! listener closes.
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -22,7 +25,7 @@ use crate::session::hub::Hub;
 use crate::session::id::{ConnId, Peer};
 use crate::sys::ring::Ring;
 
-/// Names of what is not a connection: no [`ConnId`] has these words, for generations have 31 bits.
+/// The tokens of what is no connection. No [`ConnId`] has these words, because generations have 24 bits.
 const CLIENTS: Token = Token(usize::MAX);
 const ADMIN: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX - 2);
@@ -34,7 +37,7 @@ const RELOADS: Token = Token(usize::MAX - 4);
 pub struct Addresses {
     /// The websocket port.
     pub clients: SocketAddr,
-    /// Whether several processes share it.
+    /// Whether several processes share that port.
     pub reuse_port: bool,
     /// `max_accept_rate`, of the websocket port.
     pub accept_rate: Option<u32>,
@@ -50,35 +53,35 @@ pub enum StartError {
     /// A listener could not be bound.
     #[error("cannot listen on {address}: {error}")]
     Bind {
-        /// Where.
+        /// Its address.
         address: SocketAddr,
-        /// Why.
+        /// What the system says.
         error: io::Error,
     },
-    /// Something else of the system.
+    /// Another error of the system.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
 }
 
-/// How far a loop is on its way out.
+/// Where a loop is in its life.
 ///
 /// ```text
 /// Serving --signal--> Announced --drain_delay--> Emptying --queue empty--> Draining --nobody left, or time over--> end
 /// ```
 ///
-/// A signal in any other state than `Serving` is the end at once.
+/// A signal in any other state than `Serving` ends the loop at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lifecycle {
     Serving,
-    /// Probes say 503; connections are taken.
+    /// Probes are told 503, and connections are taken.
     Announced {
         until: Duration,
     },
-    /// The clients' listener begins no new handshake; those under way are waited for.
+    /// The clients' listener begins no new TCP handshake; those under way are finished.
     Emptying {
         until: Duration,
     },
-    /// It is closed, and the sessions are being closed.
+    /// The listener is closed, and the sessions are being closed.
     Draining,
 }
 
@@ -93,23 +96,23 @@ pub struct Server {
     lifecycle: Lifecycle,
 }
 
-/// What a running loop needs beside the hub.
+/// What a running loop needs, besides the hub.
 pub struct ServerParts {
     /// Where events come from.
     pub handoff: LoopEnd,
     /// `max_connections`.
     pub connections_max: usize,
-    /// From SIGTERM until connections are no longer taken.
+    /// How long connections are taken after the first signal.
     pub drain_delay: Duration,
-    /// Over which sessions are closed then.
+    /// How long closing all sessions takes after that.
     pub drain: Duration,
-    /// The loop's clock counts from here.
+    /// The moment that the loop's clock counts from.
     pub epoch: Instant,
-    /// Appends what other threads count to the metrics page.
+    /// Appends the counters of other threads to the metrics page.
     pub more_metrics: Box<dyn Fn(&mut String)>,
     /// `io_uring`: whether to try it.
     pub io_uring: bool,
-    /// Called at SIGHUP, in no time: what is to be read again.
+    /// Makes the job of a reread (SIGHUP). Called by the loop, so it must not wait.
     pub reread: Box<dyn Fn(&Hub) -> RereadJob>,
 }
 
@@ -160,7 +163,7 @@ impl Server {
         })
     }
 
-    /// The address taken by the listener of `kind`, if there is one.
+    /// The address of the listener of this kind, if there is one.
     #[must_use]
     pub fn address(&self, kind: ListenerKind) -> Option<SocketAddr> {
         self.listeners
@@ -178,12 +181,12 @@ impl Server {
         LoopWaker::new(move || waker.wake())
     }
 
-    /// Turns until a SIGTERM or SIGINT, and then until the drain is over; a second signal ends it at once. On the way
-    /// out every connection that the clients' listener has is taken before it closes, and served like any other until
-    /// its turn to be closed; the admin listener stays to the end.
+    /// Turns until a SIGTERM or SIGINT, and then until the drain is over; a second signal ends it at once. Every connection
+    /// that the kernel has for the clients' listener is taken before the listener closes, and served until its turn to be
+    /// closed. The admin listener stays to the end.
     ///
     /// # Errors
-    /// The poll broke: nothing can be done any more.
+    /// The poll broke, and nothing can be done any more.
     pub fn run(mut self, hub: Hub, parts: ServerParts) -> io::Result<()> {
         let epoch = parts.epoch;
         let mut reactor: Reactor<TcpStream> = Reactor::new(
@@ -200,7 +203,7 @@ impl Server {
         let mut events = Events::with_capacity(limits::POLL_EVENTS_MAX);
         let mut ready: Vec<Ready> = Vec::with_capacity(limits::POLL_EVENTS_MAX);
         let mut accept_log = LogLimit::default();
-        // What the source has said before counts for the first who comes.
+        // The first connection must find what the source has said before.
         reactor.turn(&[], now_since(epoch));
         loop {
             let now = now_since(epoch);
@@ -270,7 +273,7 @@ impl Server {
         }
     }
 
-    /// Begins to read again what can change while running.
+    /// Begins to read again what can change while the process runs.
     fn reread(&mut self, make_job: &dyn Fn(&Hub) -> RereadJob, hub: &Hub) {
         let waker = self.waker.clone();
         self.rereading.begin(|| make_job(hub), move || waker.wake());
@@ -295,12 +298,12 @@ impl Server {
         }
     }
 
-    /// How long the next poll may wait for the sake of the way out.
+    /// How long the next poll may wait, as far as the lifecycle goes.
     fn lifecycle_patience(&self, now: Now) -> Duration {
         match self.lifecycle {
             Lifecycle::Announced { until } => until.saturating_sub(now.clock),
             Lifecycle::Emptying { until } if now.clock < until => until - now.clock,
-            // From then on the listener tells when to ask it again.
+            // From then on the listener says when it is to be asked again.
             Lifecycle::Serving | Lifecycle::Emptying { .. } | Lifecycle::Draining => Duration::MAX,
         }
     }
@@ -324,7 +327,7 @@ impl Server {
         };
     }
 
-    /// After the delay: no new handshakes; after the time of those under way, the last look into the queue.
+    /// Ends the new handshakes after the delay; and after the time of those under way, asks the queue a last time.
     fn stop_taking(&mut self, now: Now) {
         if let Lifecycle::Announced { until } = self.lifecycle
             && now.clock >= until
@@ -349,8 +352,8 @@ impl Server {
         }
     }
 
-    /// Closes the clients' listener once the handshakes under way have had their time and this turn's accept has
-    /// found nobody; whether it is closed now.
+    /// Closes the clients' listener once the handshakes under way have had their time and the accept of this turn has found
+    /// no connection. Returns whether it was closed.
     fn stop_listening(&mut self, now: Now) -> bool {
         let Lifecycle::Emptying { until } = self.lifecycle else {
             return false;
@@ -380,7 +383,7 @@ impl Server {
             .for_each(Listener::on_ready);
     }
 
-    /// Step 2 of the turn, first half: accept.
+    /// Accepts a bounded number of connections: the beginning of step 2.
     fn accept(&mut self, reactor: &mut Reactor<TcpStream>, log_limit: &mut LogLimit, now: Now) {
         for listener in &mut self.listeners {
             for _ in 0..limits::ACCEPTS_PER_TURN_MAX {
@@ -435,7 +438,7 @@ fn end_told(delay: Duration) -> String {
     }
 }
 
-/// The moment, on the clock of a loop that started at `epoch`.
+/// The present moment, on the clock of a loop that started at `epoch`.
 #[must_use]
 pub fn now_since(epoch: Instant) -> Now {
     let unix = SystemTime::now()
@@ -448,7 +451,7 @@ pub fn now_since(epoch: Instant) -> Now {
     }
 }
 
-/// The ring for this thread, if the kernel gives us one; without it each socket is written to by itself.
+/// The ring for this thread, if the kernel gives us one. Without it each socket is written to with its own system call.
 fn ring() -> Option<Ring> {
     match Ring::new() {
         Ok(ring) => Some(ring),
@@ -476,7 +479,7 @@ impl SignalPipe {
         })
     }
 
-    /// How many came since the last call.
+    /// How many signals came since the last call.
     fn take(&mut self) -> usize {
         let mut bytes = [0; 64];
         let mut count = 0;

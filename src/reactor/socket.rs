@@ -1,4 +1,4 @@
-//! What the loop needs of a client's socket: mio's, or a test's script.
+//! What the loop needs of a client's socket, which is mio's or the script of a test.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -16,19 +16,19 @@ pub trait Socket {
     /// `WouldBlock` when nothing is there; anything else but `Interrupted`: the connection is broken.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes what fits of `slices`, in order.
+    /// Writes as much of `slices` as fits, in order.
     ///
     /// # Errors
     /// `WouldBlock` when nothing fits; anything else but `Interrupted`: the connection is broken.
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Tells the peer that nothing more comes.
+    /// Ends our side of the stream.
     ///
     /// # Errors
     /// The connection is broken.
     fn shutdown_write(&mut self) -> io::Result<()>;
 
-    /// What the kernel knows it by, if it does.
+    /// The descriptor; `None`: it is no socket of the kernel.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 
     /// Whether the peer's kernel still answers, even for a program that reads nothing.

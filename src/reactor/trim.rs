@@ -1,18 +1,20 @@
-//! Memory after a burst: the allocator keeps what was freed resident until it is told to give it back (DESIGN, The
-//! turn, 6). That is done once, in the quiet that follows, or [`limits::TRIM_WITHIN`] after the first was freed where
-//! traffic leaves no quiet. Sessions that come are a burst too: the tables grow, and what they grow out of is freed.
+//! When memory is given back after a burst. The allocator keeps freed memory resident until it is told to give it back
+//! (DESIGN, The turn, 6). That is done once, in the quiet after the burst, or [`limits::TRIM_WITHIN`] after the first
+//! memory was freed if traffic leaves no quiet. New sessions are a burst too: the tables grow, and their old places are
+//! freed.
 //!
-//! Invariant: as long as there is memory worth giving back, a time is set by which it is.
+//! Invariant: as long as there is memory worth giving back, a time is set by which that happens.
 
 use std::time::Duration;
 
 use crate::limits;
 
-/// When to give memory back to the system.
+/// When memory is given back to the system.
 #[derive(Debug, Default)]
 pub(super) struct Trim {
-    /// How often memory had been freed at the last trim, and at the last turn.
+    /// [`TurnDone::freed`] at the last trim.
     freed: u64,
+    /// The same after the last turn.
     freed_before: u64,
     due: Option<Due>,
 }
@@ -20,21 +22,21 @@ pub(super) struct Trim {
 /// What one turn did, as far as it concerns memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TurnDone {
-    /// How often memory has been freed, about, ever.
+    /// About how often memory has been freed, ever.
     pub(super) freed: u64,
-    /// It ran a command or delivered a frame, or something waits to be written. Pings and their answers, which never end
-    /// and leave nothing behind, do not count.
+    /// It ran a command or delivered a frame, or something waits to be written. Pings and their answers do not count: they
+    /// never end, and leave nothing behind.
     pub(super) is_busy: bool,
-    /// Lists have grown that could shrink.
+    /// A list has grown that could shrink.
     pub(super) has_grown: bool,
 }
 
-/// When memory is given back that is worth it.
+/// The time by which memory is given back.
 #[derive(Clone, Copy, Debug)]
 struct Due {
     /// If it is quiet until then.
     quiet: Duration,
-    /// Whatever goes on.
+    /// In any case.
     latest: Duration,
 }
 

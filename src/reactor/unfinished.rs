@@ -1,26 +1,27 @@
-//! The connections whose requests are not whole, counted by their addresses: who goes first when the process is full, so
-//! that whoever holds places with requests that never end holds them against himself.
+//! The connections whose requests are not whole, counted by address. When the process is full, one of the address that has
+//! most of them makes room, so an address that holds places with requests that never end loses its own.
 //!
-//! Named here is who has been read and is still in its handshake (`Listed::UNFINISHED`): one whose request came whole
-//! with its first read, the usual one, never is. Invariant: as many are counted of an address as are named of it.
+//! A connection is here if it has been read and is still in its handshake (`Listed::UNFINISHED`). Usually the whole request
+//! comes with the first read, and the connection never is. Invariant: the count of an address is the number of its
+//! connections here.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use crate::session::id::ConnId;
 
-/// Unfinished handshakes. All operations cost O(log n) of those there are.
+/// The unfinished handshakes. All operations cost O(log n) in their number.
 #[derive(Debug, Default)]
 pub(super) struct Unfinished {
-    /// By address, and of each the oldest first: generations count accepts. When they wrap, after 2^24 of them, a young
-    /// one is taken for an old one once.
+    /// By address, and of each the oldest first, because generations count connections. When they wrap, after 2^24, a young
+    /// connection is taken for an old one once.
     by_age: BTreeSet<(IpAddr, u32, u32)>,
     counts: HashMap<IpAddr, usize>,
     by_count: BTreeSet<(usize, IpAddr)>,
 }
 
 impl Unfinished {
-    /// Names one more of `address`; the caller has seen that it is not named.
+    /// Adds a connection of `address`; it must not be here.
     pub(super) fn insert(&mut self, address: IpAddr, id: ConnId) {
         self.by_age.insert((address, id.generation, id.slot));
         let count = self.counts.entry(address).or_insert(0);
@@ -29,7 +30,7 @@ impl Unfinished {
         self.by_count.insert((*count, address));
     }
 
-    /// Forgets one that was named under `address`.
+    /// Removes a connection that was added with `address`.
     pub(super) fn remove(&mut self, address: IpAddr, id: ConnId) {
         if !self.by_age.remove(&(address, id.generation, id.slot)) {
             return;
@@ -46,7 +47,7 @@ impl Unfinished {
         }
     }
 
-    /// The oldest of the address that has most.
+    /// The oldest connection of the address that has most.
     pub(super) fn first_to_go(&self) -> Option<ConnId> {
         let (_, address) = self.by_count.last()?;
         let of_address = (*address, 0, 0)..=(*address, u32::MAX, u32::MAX);
@@ -54,12 +55,12 @@ impl Unfinished {
         Some(ConnId { slot, generation })
     }
 
-    /// How many there are.
+    /// How many connections are here.
     pub(super) fn len(&self) -> usize {
         self.by_age.len()
     }
 
-    /// Gives memory back that nobody needs.
+    /// Gives back memory that is not in use.
     pub(super) fn shrink(&mut self) {
         self.counts.shrink_to_fit();
     }

@@ -19,7 +19,7 @@ use crate::session::liveness::Health;
 use crate::session::outbox::SlowConsumerPolicy;
 
 impl<S: Socket> Reactor<S> {
-    /// Visits a part of all sessions. A pass that finds nothing to be looked at again is the last, until there is.
+    /// Visits a part of all sessions. A pass that finds nothing to check again is the last one until there is something.
     pub(super) fn sweep(&mut self, now: Now) {
         if !self.is_sweeping() || now.clock < self.sweep.due() {
             return;
@@ -44,7 +44,7 @@ impl<S: Socket> Reactor<S> {
         if let Some(expires) = session.expires()
             && session.is_open()
         {
-            // There is one to look at again, in the next pass.
+            // The next pass must check it again.
             self.hub.tokens_expire = true;
             if expires <= now.unix {
                 return self.close(id, CloseReason::Expired, now);
@@ -52,7 +52,7 @@ impl<S: Socket> Reactor<S> {
         }
         let mut health = session.examine(&self.hub.context(id, now));
         if health.is_fatal() {
-            // What would have saved it may be in the kernel: the last polls and the reads of this turn are bounded.
+            // The bytes that would save it may be in the kernel, for the polls and reads of a turn are bounded.
             let mut budget = ReadBudget::of_one_read();
             self.read(id, &mut budget, now);
             health = self.examine(id, now);
@@ -74,8 +74,8 @@ impl<S: Socket> Reactor<S> {
         connection.session.examine(&self.hub.context(id, now))
     }
 
-    /// Under the policy `drop` a peer that takes nothing is no dead one as long as its kernel answers (PROTOCOL 5): it is
-    /// kept until the next look. True: that was so.
+    /// Under the policy `drop` a peer that takes nothing is not dead as long as its kernel answers (PROTOCOL 5): its session
+    /// is kept until the next check. True: it is kept.
     fn spare(&mut self, id: ConnId) -> bool {
         let Some(connection) = self.connections.get_mut(id) else {
             return false;
@@ -90,7 +90,7 @@ impl<S: Socket> Reactor<S> {
         is_spared
     }
 
-    /// When the sweep has to go on; `None`: there is nothing that it could find.
+    /// When the next step of the sweep is due; `None`: there is nothing that it could find.
     pub(super) fn sweep_due(&self) -> Option<Duration> {
         self.is_sweeping().then_some(self.sweep.due())
     }

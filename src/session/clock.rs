@@ -60,7 +60,7 @@ impl WakingClock {
     pub fn advance(&mut self, now: Duration) {
         self.awake += now.saturating_sub(self.seen).min(STALL_COUNTED_MAX);
         self.seen = now;
-        self.tick = Tick((self.awake.as_millis() / TICK.as_millis()) as u32);
+        self.tick = Tick(((self.awake.as_millis() / TICK.as_millis()) & 0xFFFF_FFFF) as u32);
     }
 
     /// The moment of the turn.

@@ -25,8 +25,8 @@ impl ConnId {
     #[must_use]
     pub fn from_word(word: usize) -> Self {
         Self {
-            slot: (word & 0xFFFF_FFFF) as u32,
-            generation: (word >> 32) as u32,
+            slot: (word as u64 & 0xFFFF_FFFF) as u32,
+            generation: (word as u64 >> 32) as u32,
         }
     }
 }
@@ -116,6 +116,10 @@ impl Peers {
 
     /// The peer. O(1).
     #[must_use]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the place of a kept peer is taken until it is given back"
+    )]
     pub fn get(&self, kept: &KeptPeer) -> Peer {
         match kept.0 {
             Kept::V4(ip, port) => Peer::V4(ip.into(), u16::from_be_bytes(port)),

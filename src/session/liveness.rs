@@ -87,7 +87,7 @@ impl PingRule {
     fn due_after(self, id: ConnId) -> u16 {
         let mixed = (id.slot ^ id.generation.rotate_left(16)).wrapping_mul(0x9E37_79B1) >> 16;
         let spread = u32::from(self.interval) * 2 / 5;
-        self.interval - (spread / 2) as u16 + ((spread * mixed) >> 16) as u16
+        self.interval - self.interval / 5 + ((spread * mixed) >> 16) as u16
     }
 }
 

@@ -303,21 +303,21 @@ impl Session {
         Some(due)
     }
 
-    fn replies(&self) -> Option<&Replies> {
+    fn rare(&self) -> Option<&RareState> {
         match &self.phase {
-            Phase::Open {
-                rare: Some(rare), ..
-            } => Some(&rare.replies),
-            _ => None,
+            Phase::Open { rare, .. } => rare.as_deref(),
+            Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => None,
         }
+    }
+
+    fn replies(&self) -> Option<&Replies> {
+        Some(&self.rare()?.replies)
     }
 
     fn replies_mut(&mut self) -> Option<&mut Replies> {
         match &mut self.phase {
-            Phase::Open {
-                rare: Some(rare), ..
-            } => Some(&mut rare.replies),
-            _ => None,
+            Phase::Open { rare, .. } => Some(&mut rare.as_deref_mut()?.replies),
+            Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => None,
         }
     }
 
@@ -336,15 +336,10 @@ impl Session {
     /// The name and the metadata that the client has given (PROTOCOL 3), for the session listings.
     #[must_use]
     pub fn name_and_metadata(&self) -> (Option<&str>, Option<&RawValue>) {
-        match &self.phase {
-            Phase::Open {
-                rare: Some(rare), ..
-            } => match &rare.label {
-                Some(label) => (label.name.as_deref(), label.metadata.as_deref()),
-                None => (None, None),
-            },
-            _ => (None, None),
-        }
+        let label = self.rare().and_then(|rare| rare.label.as_ref());
+        label.map_or((None, None), |label| {
+            (label.name.as_deref(), label.metadata.as_deref())
+        })
     }
 
     /// Heap bytes of the message, frame or request that has arrived in part.

@@ -103,7 +103,16 @@ impl Replies {
 
     /// The number that the next entry will have.
     pub(super) fn next_number(&self) -> u32 {
-        self.first.wrapping_add(self.entries.len() as u32)
+        self.number_of(self.entries.len())
+    }
+
+    /// The number of the entry at a place.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "there is at most one entry more than HELD_REPLIES_MAX"
+    )]
+    fn number_of(&self, place: usize) -> u32 {
+        self.first.wrapping_add(place as u32)
     }
 
     /// Client bindings that the waiting subscribes ask for.
@@ -202,7 +211,7 @@ impl Replies {
     pub(super) fn waiting(&self) -> impl Iterator<Item = (u32, &Waiting)> {
         let entries = self.entries.iter().enumerate();
         entries.filter_map(|(at, entry)| match entry {
-            Entry::Waiting(waiting) => Some((self.first.wrapping_add(at as u32), &**waiting)),
+            Entry::Waiting(waiting) => Some((self.number_of(at), &**waiting)),
             Entry::Ready(_) | Entry::Taken => None,
         })
     }
