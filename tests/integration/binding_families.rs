@@ -35,12 +35,9 @@ fn document_events_carry_their_type_in_the_name_and_both_spellings_bind_them() {
         (&mut kazoo, "doc_created", "data"),
     ] {
         let events = events_until_marker(&mut fed, ACCOUNT, client);
-        let mut by: Vec<&str> = events
-            .iter()
-            .map(|event| event["subscribed_key"].as_str().unwrap())
-            .collect();
+        let mut by = texts(&events, ["/subscribed_key"]);
         by.sort_unstable();
-        assert_eq!(by, ["doc_created.*.user.*", "object.doc_created.user"]);
+        assert_eq!(by, [["doc_created.*.user.*"], ["object.doc_created.user"]]);
         for event in &events {
             assert_eq!(event["name"], name);
             assert_eq!(event["routing_key"], format!("doc_created.{mine}.user.u1"));
@@ -88,38 +85,20 @@ fn documents_of_a_month_come_from_the_months_database() {
         );
     }
     let events = events_until_marker(&mut fed, ACCOUNT, &mut client);
-    let seen: Vec<(&str, &str)> = events
-        .iter()
-        .map(|event| {
-            (
-                event["subscribed_key"].as_str().unwrap(),
-                event["args"]["Key"].as_str().unwrap(),
-            )
-        })
-        .collect();
-    let expected = [
-        (
-            "object.doc_edited.mailbox_message",
-            format!("doc_edited.{month}.mailbox_message.m"),
-        ),
-        (
-            "fax.object.doc_created",
-            format!("doc_created.{month}.fax.f"),
-        ),
-        ("object.doc_deleted.*", format!("doc_deleted.{month}.fax.f")),
-        (
-            "object.doc_deleted.*",
-            format!("doc_deleted.{whole}.user.u"),
-        ),
-        ("object.*.widget", format!("doc_edited.{whole}.widget.w")),
-    ];
-    assert_eq!(
-        seen,
-        expected
-            .iter()
-            .map(|(one, other)| (*one, &**other))
-            .collect::<Vec<_>>()
+    let seen = texts(&events, ["/subscribed_key", "/args/Key"]);
+    let (mailbox, fax) = (
+        "object.doc_edited.mailbox_message",
+        "fax.object.doc_created",
     );
+    let (deleted, widget) = ("object.doc_deleted.*", "object.*.widget");
+    let expected = [
+        [mailbox, &format!("doc_edited.{month}.mailbox_message.m")],
+        [fax, &format!("doc_created.{month}.fax.f")],
+        [deleted, &format!("doc_deleted.{month}.fax.f")],
+        [deleted, &format!("doc_deleted.{whole}.user.u")],
+        [widget, &format!("doc_edited.{whole}.widget.w")],
+    ];
+    assert_eq!(seen, expected);
 }
 
 #[test]
@@ -238,41 +217,23 @@ fn presence_and_registrations_are_those_of_the_accounts_realm() {
         }
     }
     let events = events_until_marker(&mut fed, ACCOUNT, &mut mine);
-    let seen: Vec<[&str; 3]> = events
-        .iter()
-        .map(|event| {
-            ["subscribed_key", "subscription_key", "routing_key"]
-                .map(|key| event[key].as_str().unwrap())
-        })
-        .collect();
-    let expected = [
-        [
-            bindings[0].to_owned(),
-            format!("dialog.{one}.*"),
-            format!("dialog.{one}.call-9"),
-        ],
-        [
-            bindings[1].to_owned(),
-            format!("update.{one}.call-1"),
-            format!("update.{one}.call-1"),
-        ],
-        [
-            bindings[2].to_owned(),
-            format!("mwi_updates.{one}.*"),
-            format!("mwi_updates.{one}.user"),
-        ],
-        [
-            bindings[3].to_owned(),
-            format!("registration.success.{one}.*"),
-            format!("registration.success.{one}.user"),
-        ],
-    ];
-    assert_eq!(
-        seen,
-        expected
-            .each_ref()
-            .map(|row| row.each_ref().map(|word| &**word))
+    let seen = texts(
+        &events,
+        ["/subscribed_key", "/subscription_key", "/routing_key"],
     );
+    let expected = [
+        ("dialog", "*", "call-9"),
+        ("update", "call-1", "call-1"),
+        ("mwi_updates", "*", "user"),
+        ("registration.success", "*", "user"),
+    ]
+    .map(|(kind, wanted, sent)| [wanted, sent].map(|word| format!("{kind}.{one}.{word}")));
+    for ((seen, binding), [subscription_key, routing_key]) in
+        seen.iter().zip(bindings).zip(&expected)
+    {
+        assert_eq!(*seen, [binding, subscription_key, routing_key]);
+    }
+    assert_eq!(seen.len(), bindings.len());
 }
 
 #[test]
@@ -292,25 +253,15 @@ fn fax_status_is_that_of_the_account_in_its_key() {
         fed.publish("faxes", &format!("fax.status.{account}.{job}"), &body);
     }
     let events = events_until_marker(&mut fed, ACCOUNT, &mut client);
-    let mut seen: Vec<(&str, &str)> = events
-        .iter()
-        .map(|event| {
-            (
-                event["routing_key"].as_str().unwrap(),
-                event["subscribed_key"].as_str().unwrap(),
-            )
-        })
-        .collect();
+    let mut seen = texts(&events, ["/routing_key", "/subscribed_key"]);
     seen.sort_unstable();
-    let key = |job: &str| format!("fax.status.{ACCOUNT}.{job}");
-    assert_eq!(
-        seen,
-        [
-            (&*key("job-1"), "fax.status.*"),
-            (&*key("job-2"), "fax.status.*"),
-            (&*key("job-2"), "fax.status.job-2"),
-        ]
-    );
+    let [one, two] = ["job-1", "job-2"].map(|job| format!("fax.status.{ACCOUNT}.{job}"));
+    let expected = [
+        [&*one, "fax.status.*"],
+        [&*two, "fax.status.*"],
+        [&*two, "fax.status.job-2"],
+    ];
+    assert_eq!(seen, expected);
 }
 
 #[test]
@@ -355,8 +306,7 @@ fn an_operators_own_family_works_like_the_platforms() {
         );
     }
     let events = events_until_marker(&mut fed, ACCOUNT, &mut client);
-    let names: Vec<&Value> = events.iter().map(|event| &event["name"]).collect();
-    assert_eq!(names, ["joined", "left"]);
+    assert_eq!(texts(&events, ["/name"]), [["joined"], ["left"]]);
     assert_eq!(
         events[0]["subscription_key"],
         format!("acdc.*.{ACCOUNT}.q1")
@@ -402,11 +352,12 @@ fn a_family_that_is_off_has_no_subscriptions() {
         );
     }
     let events = events_until_marker(&mut fed, ACCOUNT, &mut client);
-    assert_eq!(
-        events
-            .iter()
-            .map(|event| &event["name"])
-            .collect::<Vec<_>>(),
-        ["CUSTOM"]
-    );
+    assert_eq!(texts(&events, ["/name"]), [["CUSTOM"]]);
+}
+
+/// The texts of each event at these JSON pointers.
+fn texts<'e, const N: usize>(events: &'e [Value], pointers: [&str; N]) -> Vec<[&'e str; N]> {
+    let text = |event: &'e Value, pointer: &str| event.pointer(pointer).and_then(Value::as_str);
+    let row = |event| pointers.map(|pointer| text(event, pointer).unwrap());
+    events.iter().map(row).collect()
 }
