@@ -13,7 +13,7 @@ use std::ops::{Index, IndexMut};
 pub(super) const NONE: u32 = u32::MAX;
 
 /// An arena with at most this many places gives none back.
-const KEPT_PLACES: usize = 64;
+const PLACES_KEPT_MAX: usize = 64;
 
 /// What an [`Arena`] holds: one value of it says that the place is vacant.
 pub(super) trait Place {
@@ -62,7 +62,7 @@ impl<T: Place> Arena<T> {
             .ok()
             .filter(|id| *id != NONE);
         self.places.push(value);
-        self.shrink_below = if self.places.len() > KEPT_PLACES {
+        self.shrink_below = if self.places.len() > PLACES_KEPT_MAX {
             self.places.len() / 4
         } else {
             0

@@ -266,8 +266,8 @@ impl BrokerBindings {
         self.waiting.push(id.0, waiter)
     }
 
-    /// Forgets a waiter that gives up, before it releases the binding; does nothing when its wait is over. `waiter` is the one
-    /// that [`BrokerBindings::wait`] was given. O(1), however many wait.
+    /// Forgets a waiter that gives up, before it releases the binding; does nothing when its wait is over. `waiter` is
+    /// the one that [`BrokerBindings::wait`] was given. O(1), however many wait.
     pub fn stop_waiting(&mut self, id: BindingId, wait: WaitId, waiter: Waiter) {
         self.waiting.stop(wait, id.0, waiter);
     }

@@ -70,8 +70,8 @@ fn found_by(families: &Families, resolved: Resolved<'_>, exchange: &str, key: &s
     found.pop().expect("the event is found by its own key")
 }
 
-/// A line a row, as in PROTOCOL 6: client binding, exchange, AMQP keys, and the subscription key where it is not the first
-/// AMQP key. `A`, `DB`, `MODB` and `R` as words of a key stand for the account's.
+/// A line a row, as in PROTOCOL 6: client binding, exchange, AMQP keys, and the subscription key where it is not the
+/// first AMQP key. `A`, `DB`, `MODB` and `R` as words of a key stand for the account's.
 fn check_rows(rows: &str, scope: Scope, rights: Rights<'_>) {
     let families = families();
     let expand = |key: &str| {

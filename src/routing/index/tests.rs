@@ -1,5 +1,5 @@
-//! What an event finds, in which order, and what subscriptions cost. `tests/routing.rs` compares the index with a
-//! reference matcher.
+//! What an event finds, in which order, and what subscriptions cost. `tests/integration/routing.rs` compares the index
+//! with a reference matcher.
 
 use super::matching::wants;
 use super::*;
