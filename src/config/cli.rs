@@ -12,8 +12,9 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser};
 use serde_json::{Map, Value};
 
+use super::error::ConfigError;
+use super::exit::Exit;
 use super::options::Options;
-use super::{ConfigError, Exit};
 
 /// Bridges platform events from RabbitMQ to websocket clients, each client seeing its own accounts' events.
 #[derive(Debug, Parser)]

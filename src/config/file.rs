@@ -7,8 +7,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::cli;
+use super::error::ConfigError;
 use super::options::Options;
-use super::{ConfigError, cli};
 use crate::json::{self, Members};
 
 /// Reads `file`. Keys that are not in it have their defaults.

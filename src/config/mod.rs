@@ -8,11 +8,13 @@
 //! | `values` | what a value of each type may be, in both spellings |
 //! | `origin` | an entry of `allowed_origins` |
 //! | `file`, `cli` | the two places that keys come from, and the wording of what is wrong there |
+//! | `error` | why a configuration is refused |
 //! | `exit` | how a start ends that does not become a running server |
 //!
 //! Invariant: a [`Config`] is valid as a whole; nobody checks a value again.
 
 mod cli;
+mod error;
 mod exit;
 mod file;
 mod options;
@@ -25,16 +27,17 @@ use std::fmt;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 pub use crate::source::SourceConfig;
 pub use cli::{Key, keys};
+pub use error::ConfigError;
 pub use exit::{CODE_REFUSED, Exit, Stream};
 
 use cidr::IpCidr;
 
-use crate::auth::{AuthConfig, AuthError, Authenticator};
+use crate::auth::{AuthConfig, Authenticator};
 use crate::event::Style;
 use crate::limits::DESCRIPTORS_RESERVED;
 use crate::protocol::proxy::ProxyProtocol;
@@ -50,43 +53,6 @@ pub enum Startup {
     /// Serve with this configuration.
     Run(Config),
 }
-
-/// Why a configuration is refused: [`Display`](std::fmt::Display) names file and key, or option, and what was
-/// expected; it holds no password and no token.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The config file, or one that it names, as a whole.
-    #[error("{file}: {problem}", file = file.display())]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A value.
-    #[error("{place}: {problem}")]
-    Value {
-        /// `config.json: port` or `--port`.
-        place: String,
-        /// Unknown, or what was expected and what was found.
-        problem: String,
-    },
-    /// The command line, where no known option is to blame.
-    #[error("{0}")]
-    CommandLine(String),
-    /// `auth` is not set.
-    #[error("{NO_AUTH}")]
-    NoAuth,
-    /// The token file.
-    #[error(transparent)]
-    Auth(#[from] AuthError),
-}
-
-const NO_AUTH: &str = "\
-auth: not set, and without it nobody could be let in. Set one of:
-  --auth tokens:FILE   clients that know a token of this JSON file:
-                       {\"TOKEN\": {\"account_id\": \"32 hex characters\"}}
-  --auth insecure      for development only: any token, any account";
 
 /// Reads the command line (`args`, the program's name first) and the file that it names. Raises the descriptor
 /// limit, which the default of `max_connections` is made from.
@@ -110,7 +76,8 @@ pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Startup, Exit> 
 }
 
 /// Reads the same command line and its file again, for SIGHUP. A running process takes `log_level` from the result, and
-/// the content of the token file by [`Authenticator::reread`] and [`read_tokens`]. Everything else is read at start only.
+/// the content of the token file by [`Authenticator::reread`] and [`read_tokens`]. Everything else is read at start
+/// only.
 ///
 /// # Errors
 /// The configuration would be refused at start; the running one stays.
@@ -421,8 +388,8 @@ pub struct Config {
     pub max_bindings: Option<usize>,
     /// `max_message_bytes`: of one command, 65536; above it the session is closed with 1009.
     pub max_message_bytes: Option<usize>,
-    /// `max_partials_bytes`: of all messages and requests that have arrived in part, 64 MiB; above it the largest is closed
-    /// with 1008.
+    /// `max_partials_bytes`: of all messages and requests that have arrived in part, 64 MiB; above it the largest is
+    /// closed with 1008.
     pub max_partials_bytes: Option<usize>,
     /// `max_metadata_bytes`: of `data.metadata`, 4096.
     pub max_metadata_bytes: Option<usize>,
@@ -471,8 +438,8 @@ pub struct Config {
 
 impl Config {
     /// TCP_USER_TIMEOUT of the clients' sockets: the kernel ends a connection whose peer acknowledges nothing for as
-    /// long as a peer may leave a ping unanswered. By itself the kernel retransmits for a quarter of an hour, to open and
-    /// to closed sessions alike.
+    /// long as a peer may leave a ping unanswered. By itself the kernel retransmits for a quarter of an hour, to open
+    /// and to closed sessions alike.
     ///
     /// `None` without pings, because the operator then wants silent peers kept. `None` under the policy `drop`, because
     /// the kernel would also end a peer that acknowledges everything and has no room; there the sweep asks the kernel

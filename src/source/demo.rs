@@ -11,7 +11,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Ended, SourceError, answer_until, answer_waiting};
+use super::answers::{Ended, answer_until, answer_waiting};
+use super::options::SourceError;
 use crate::account::AccountId;
 use crate::event::Event;
 use crate::handoff::{FromSource, SourceEnd};

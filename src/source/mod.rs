@@ -1,80 +1,36 @@
 //! The embedded event sources: events without a broker, for the first minute, demos and load tests.
 //!
-//! They use the same hand-off as RabbitMQ's events: [`FromSource::Up`] comes before the start, every [`ToSource::Bind`]
-//! is answered with [`FromSource::Bound`], and events come while the hand-off has room. A source is not a broker: its
-//! bindings do not filter, so the loop gets every event and drops those without a subscriber, and [`ToSource::Unbind`]
-//! has no effect.
+//! They use the same hand-off as RabbitMQ's events: [`FromSource::Up`] comes before the start, every `ToSource::Bind` is
+//! answered with [`FromSource::Bound`], and events come while the hand-off has room. A source is not a broker: its
+//! bindings do not filter, so the loop gets every event and drops those without a subscriber, and `ToSource::Unbind` has
+//! no effect.
 //!
 //! | module | source |
 //! |---|---|
 //! | `demo` | `demo`: made-up calls at a given rate, spread over a given number of accounts |
 //! | `replay` | `replay:FILE`: JSON lines from a file or a named pipe |
 //!
+//! `options` has the choice between them, `answers` what they share.
+//!
 //! Invariant: an event is handed over only after every `Bind` that was waiting has been answered. So a client whose
 //! subscribe was answered sees every event that is made up or read from then on.
 
+mod answers;
 mod demo;
+mod options;
 mod replay;
 
-use std::io;
-use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
-use crossbeam_channel::{RecvTimeoutError, TryRecvError};
-
-use crate::handoff::{Commands, FromSource, LoopGone, SourceEnd, ToSource};
-use crate::routing::amqp_binding::Asked;
-
-/// Where events come from: the key `source`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SourceConfig {
-    /// RabbitMQ, which is not embedded.
-    Amqp,
-    /// Made-up call events, round-robin over the accounts.
-    Demo {
-        /// Events a second, above 0.
-        rate: f64,
-        /// Accounts that they are spread over, at least 1.
-        accounts: u32,
-    },
-    /// JSON lines from a file or a named pipe.
-    Replay {
-        /// The file.
-        file: PathBuf,
-    },
-}
-
-/// Why an embedded source cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// [`SourceConfig::Amqp`], whose events the AMQP thread brings.
-    #[error("source `amqp` is not an embedded source")]
-    NotEmbedded,
-    /// The rate is not a positive finite number.
-    #[error("demo_rate: {0} is not a positive number of events a second")]
-    Rate(f64),
-    /// No account to make events up for.
-    #[error("demo_accounts: at least 1 is needed")]
-    NoAccounts,
-    /// The file of `replay:FILE` cannot be opened.
-    #[error("source replay:{file}: {error}")]
-    Open {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// The system refused a thread.
-    #[error("cannot start the source's thread: {0}")]
-    Thread(io::Error),
-}
+use self::answers::Ended;
+pub use self::options::{SourceConfig, SourceError};
+use crate::handoff::{FromSource, SourceEnd};
 
 /// Starts the embedded source that `config` names, on a thread named `source`. When this returns, the hand-off holds
 /// [`FromSource::Up`]: a loop that takes it before it takes connections has a source for the first of them.
 ///
-/// The thread ends at [`ToSource::Stop`], and when the loop's end is dropped. It may be waiting for room in the
-/// hand-off, so the loop's end must be drained or dropped before the thread is joined.
+/// The thread ends at [`ToSource::Stop`](crate::handoff::ToSource::Stop), and when the loop's end is dropped. It may be
+/// waiting for room in the hand-off, so the loop's end must be drained or dropped before the thread is joined.
 ///
 /// # Errors
 /// [`SourceError`]. The configuration is checked before the thread starts.
@@ -108,70 +64,6 @@ fn start(
             log::debug!("the source has ended");
         })
         .map_err(SourceError::Thread)
-}
-
-/// The source is to end: the loop said [`ToSource::Stop`], or is gone.
-#[derive(Debug)]
-struct Ended;
-
-impl From<LoopGone> for Ended {
-    fn from(LoopGone: LoopGone) -> Self {
-        Self
-    }
-}
-
-/// What a source found among its commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
-    /// No `Bind`.
-    Nothing,
-    /// At least one `Bind`, answered.
-    Bind,
-}
-
-/// Answers every command that waits, without waiting for more.
-fn answer_waiting(source: &SourceEnd) -> Result<Heard, Ended> {
-    match source.commands.try_recv() {
-        Ok(first) => answer(source, first),
-        Err(TryRecvError::Empty) => Ok(Heard::Nothing),
-        Err(TryRecvError::Disconnected) => Err(Ended),
-    }
-}
-
-/// Answers commands as they come, until `deadline`.
-fn answer_until(source: &SourceEnd, deadline: Instant) -> Result<Heard, Ended> {
-    let mut heard = Heard::Nothing;
-    loop {
-        match source.commands.recv_deadline(deadline) {
-            Ok(first) => {
-                if answer(source, first)? == Heard::Bind {
-                    heard = Heard::Bind;
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => return Ok(heard),
-            Err(RecvTimeoutError::Disconnected) => return Err(Ended),
-        }
-    }
-}
-
-/// Answers `first` and whatever waits behind it, all `Bind`s in one [`FromSource::Bound`].
-fn answer(source: &SourceEnd, first: Commands) -> Result<Heard, Ended> {
-    let mut bound = Vec::new();
-    let all = std::iter::once(first).chain(source.commands.try_iter());
-    for command in all.flatten() {
-        match command {
-            ToSource::Bind {
-                binding, ticket, ..
-            } => bound.push(Asked { binding, ticket }),
-            ToSource::Join { .. } | ToSource::Unbind(_) => {}
-            ToSource::Stop => return Err(Ended),
-        }
-    }
-    if bound.is_empty() {
-        return Ok(Heard::Nothing);
-    }
-    source.send(FromSource::Bound(bound))?;
-    Ok(Heard::Bind)
 }
 
 #[cfg(test)]
@@ -286,6 +178,8 @@ mod testing {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::testing::Loop;
     use super::*;
     use crate::handoff::{LoopWaker, handoff};

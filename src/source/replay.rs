@@ -31,7 +31,7 @@ use crossbeam_channel::{Receiver, Sender};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Ended, Heard, answer, answer_until, answer_waiting};
+use super::answers::{Ended, Heard, answer, answer_until, answer_waiting};
 use crate::event::{BODY_BYTES_MAX, Event, EventError};
 use crate::handoff::{FromSource, SourceEnd};
 use crate::log_limit::LogLimit;
