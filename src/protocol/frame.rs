@@ -134,33 +134,32 @@ impl FrameBuilder {
     }
 
     /// Empties the payload, keeping the memory.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.truncate(0);
     }
 
     /// Payload bytes so far.
-    #[must_use]
-    pub fn payload_len(&self) -> usize {
+    pub(super) fn payload_len(&self) -> usize {
         self.buffer.len() - HEADER_BYTES_MAX
     }
 
     /// Cuts the payload back to its first `len` bytes.
-    pub fn truncate(&mut self, len: usize) {
+    pub(super) fn truncate(&mut self, len: usize) {
         self.buffer.truncate(HEADER_BYTES_MAX + len);
     }
 
     /// Appends to the payload.
-    pub fn extend(&mut self, bytes: &[u8]) {
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The payload as a buffer that writers can append to. Nothing before its present end may be touched.
-    pub fn payload_mut(&mut self) -> &mut Vec<u8> {
+    pub(super) fn payload_mut(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
     }
 
     /// Gives memory back when more than `keep` bytes are held.
-    pub fn shrink_to(&mut self, keep: usize) {
+    pub(super) fn shrink_to(&mut self, keep: usize) {
         self.buffer.shrink_to(keep.max(HEADER_BYTES_MAX));
     }
 

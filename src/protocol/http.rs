@@ -16,7 +16,7 @@ pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 pub const HEADERS_MAX: usize = 64;
 
 /// What a refused client is told to wait before it tries again, where waiting may help.
-pub const RETRY_AFTER_SECONDS: u32 = 5;
+const RETRY_AFTER_SECONDS: u32 = 5;
 
 /// First byte of a TLS record that starts a handshake (RFC 8446 section 5.1). No HTTP request starts so.
 const TLS_HANDSHAKE: u8 = 0x16;
