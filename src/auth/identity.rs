@@ -1,4 +1,4 @@
-//! What a token gives the right to (PROTOCOL 4). Pure; built by the authenticators only.
+//! The rights that a token gives (PROTOCOL 4). Pure: an identity is made by the authenticators only.
 
 use std::collections::HashMap;
 use std::fmt;

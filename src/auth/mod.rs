@@ -1,22 +1,38 @@
-//! Who may do what (PROTOCOL 4 and 7): a token becomes an [`Identity`], an identity may see accounts.
+//! Who may do what (PROTOCOL 4 and 7): a token stands for an [`Identity`], and an identity may see accounts.
 //!
 //! | module | owns |
 //! |---|---|
 //! | `identity` | what a token gives the right to; pure |
 //! | `tokens` | the token file: parsing, checking, reloading |
 //!
-//! Sessions hold an `Arc<Identity>`: one allocation a token however many sessions use it, and none a session.
+//! Sessions hold an `Arc<Identity>`: one allocation for each token, however many sessions use it.
 //!
 //! No file is read here: the caller hands in a function that does. A reload has three steps, so that the loop neither
 //! reads nor parses a file: [`Authenticator::reread`] says what is to be read, [`Reread::parse`] has it read and parses
 //! it on a thread of its own, [`Authenticator::take`] puts it in force.
 //!
-//! The seam for authenticators to come. `jwt` is one more `Kind`: it decides from the token and the time, as
-//! `tokens` does. `crossbar` must ask over the network, so it never decides here: [`Verdict`] gets a third
-//! variant that suspends the session's commands, and the answer arrives through the loop's waker from the thread
-//! that asks.
+//! Two authenticators are still to come. `jwt` will be one more `Kind`: it decides from the token and the time, as
+//! `tokens` does. `crossbar` must ask over the network, so it will not decide here: [`Verdict`] will get a third variant
+//! that suspends the commands of the session until a thread has asked, and the loop's waker tells of its answer.
 //!
 //! Invariants: a token is in no log line, no error and no `Debug` output; a reload that fails changes nothing.
+//!
+//! ```
+//! use blackhole::auth::{AuthConfig, AuthError, Authenticator, Verdict};
+//!
+//! let account = "4b8c6fec4b2597882c0390202d195419";
+//! let text = format!(r#"{{"a-token": {{"account_id": "{account}"}}}}"#);
+//! let config = AuthConfig::Tokens("tokens.json".into());
+//! let mut authenticator = Authenticator::new(&config, |_file| Ok::<_, AuthError>(text))?;
+//!
+//! let now = 1_700_000_000;
+//! let Verdict::Accepted(identity) = authenticator.authenticate("a-token", now) else {
+//!     panic!("the token is in the file")
+//! };
+//! assert_eq!(identity.account_id().map(|id| id.to_string()).as_deref(), Some(account));
+//! assert!(matches!(authenticator.authenticate("another", now), Verdict::Refused));
+//! # Ok::<(), AuthError>(())
+//! ```
 
 #![cfg_attr(
     not(test),

@@ -1,8 +1,8 @@
 //! The token file (PROTOCOL 7, `tokens`): `{TOKEN: {"account_id", "descendants", "realm", "superduper_admin",
 //! "expires"}}`.
 //!
-//! Invariants: nothing of the file's content is in an error, only positions and the names of our own keys, because
-//! a misplaced brace makes any text of the file a token; a table is complete or not made.
+//! Invariants: an error holds positions and the names of the known keys, and nothing else of the file's content, because
+//! a misplaced brace can make any text of the file a token. A table is complete, or it is not made.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet};

@@ -1,10 +1,10 @@
-//! A delivery's body before it is read: its encoding, its bounds, its text, and why one is refused.
+//! The body of a delivery before its JSON is read: the encoding, the bounds, the text, and the reasons to drop it.
 
 use std::io::Read;
 
 use crate::json::is_white;
 
-/// Why a delivery is not an event (PROTOCOL 5): it is dropped and counted.
+/// Why a delivery is not an event (PROTOCOL 5). Such a delivery is dropped and counted.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EventError {
     /// The body is not UTF-8.
@@ -16,24 +16,24 @@ pub enum EventError {
     /// The gzip stream is broken.
     #[error("the gzip stream is broken")]
     BrokenGzip,
-    /// More than [`BODY_BYTES_MAX`], before or after inflation, or than [`GZIP_MEMBERS_MAX`].
+    /// More bytes than [`BODY_BYTES_MAX`], before or after inflation, or too many gzip members.
     #[error(
         "the body has more than {BODY_BYTES_MAX} bytes, or more than {GZIP_MEMBERS_MAX} gzip members"
     )]
     TooLarge,
-    /// `content_encoding` names what is neither gzip, nor nothing, nor UTF-8 or a part of it.
+    /// `content_encoding` has a name other than those of gzip, of no encoding, of UTF-8 and of its subsets.
     #[error("the content encoding is not supported")]
     UnknownEncoding,
 }
 
-/// Largest body, after gzip inflation (PROTOCOL 5). A larger one is dropped and counted.
+/// Largest body, before and after gzip inflation (PROTOCOL 5). A larger one is dropped and counted.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
 
-/// Members of a gzip body, each of which costs a decompressor of its own, however little is in it. A body of more is
-/// dropped and counted as one that is too large.
-pub const GZIP_MEMBERS_MAX: usize = 1024;
+/// Most members of a gzip body. Each member costs a decompressor of its own, even an empty one. A body with more members
+/// counts as too large.
+pub(super) const GZIP_MEMBERS_MAX: usize = 1024;
 
-/// The body as it was before `content_encoding`, within [`BODY_BYTES_MAX`].
+/// Undoes `content_encoding`. The result is within [`BODY_BYTES_MAX`].
 pub(super) fn plain(body: Vec<u8>, content_encoding: &str) -> Result<Vec<u8>, EventError> {
     let body = match Encoding::of(content_encoding)? {
         Encoding::Plain => body,
@@ -45,7 +45,7 @@ pub(super) fn plain(body: Vec<u8>, content_encoding: &str) -> Result<Vec<u8>, Ev
     Ok(body)
 }
 
-/// The text of a body, without the white space around it.
+/// Returns the text of a body, without the white space around it.
 pub(super) fn text(mut body: &[u8]) -> Result<&str, EventError> {
     while let [first, rest @ ..] = body
         && is_white(*first)
@@ -60,7 +60,7 @@ pub(super) fn text(mut body: &[u8]) -> Result<&str, EventError> {
     simdutf8::basic::from_utf8(body).map_err(|_| EventError::NotUtf8)
 }
 
-/// What a `content_encoding` says of a body (PROTOCOL 5).
+/// How a body is encoded, according to `content_encoding` (PROTOCOL 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Encoding {
     Plain,
@@ -68,8 +68,8 @@ enum Encoding {
 }
 
 impl Encoding {
-    /// Reads names that `,` or `:` separates, whatever their case, spaces around them and order. Each is that of a
-    /// compression, once at most, or of a character set that is UTF-8 or a part of it.
+    /// Reads names that are separated by `,` or `:`, in any case and order, with or without spaces around them. A name
+    /// is that of a compression, at most once, or of a character set: UTF-8 or a subset of it.
     fn of(names: &str) -> Result<Self, EventError> {
         const PLAIN: [&str; 6] = ["", "identity", "utf-8", "utf8", "us-ascii", "ascii"];
         const GZIP: [&str; 2] = ["gzip", "x-gzip"];
@@ -91,7 +91,7 @@ impl Encoding {
 
 /// Inflates all members of a gzip body (RFC 1952 section 2.2), up to one byte more than [`BODY_BYTES_MAX`].
 fn inflate(mut body: &[u8]) -> Result<Vec<u8>, EventError> {
-    // What is larger than its content may be costs more to inflate than it is worth: members without content.
+    // A compressed body above the bound of its content is made of empty members: it costs more than it can contain.
     if body.len() > BODY_BYTES_MAX {
         return Err(EventError::TooLarge);
     }

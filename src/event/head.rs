@@ -1,4 +1,4 @@
-//! The head of an event: what is read of its body, without building a document tree.
+//! The head of an event: the members of its body that matching and framing need, read without a document tree.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 use super::body::EventError;
 use crate::account::AccountId;
 
-/// What matching and framing need to know of a body. A key that is absent, or not a string, is `None`; of
-/// duplicate keys the last counts, as in every JSON parser a client may use.
+/// What matching and framing need of a body. A key that is absent, or whose value is not a string, is `None`. Of
+/// duplicate keys the last counts, as in every JSON parser that a client may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventHead {
     /// `Event-Name`.
@@ -25,7 +25,7 @@ pub struct EventHead {
 }
 
 impl EventHead {
-    /// Reads the head of a body and checks that the whole of it is one JSON object. Linear, no tree.
+    /// Reads the head of `body`, and checks that all of `body` is one JSON object. Cost: linear.
     pub(super) fn read(body: &str) -> Result<Self, EventError> {
         let mut json = serde_json::Deserializer::from_str(body);
         let members = json
@@ -45,9 +45,9 @@ impl EventHead {
     }
 }
 
-/// The members of an object that a head is made of, as they stand in the body: read only once the whole is known to
-/// be JSON, so that a value that is JSON but no text (half a surrogate pair, a number beyond any range) is as good as
-/// absent and no reason to drop the event.
+/// The members that make a head, as they are written in the body. Their values are read only after the whole body has
+/// proved to be JSON: a value that is JSON but no text (half of a surrogate pair, a number beyond any range) then counts
+/// as absent, and does not cause the event to be dropped.
 #[derive(Default)]
 struct Members<'b> {
     name: Option<&'b RawValue>,
@@ -96,8 +96,8 @@ enum Key {
 }
 
 impl Key {
-    /// Reads a member's key as it stands in the body; it allocates only where that has escapes. One with half a
-    /// surrogate pair is JSON, no text, and none of ours.
+    /// Reads a key as it is written in the body; allocates only for a key with escapes. A key with half of a surrogate
+    /// pair is JSON but no text, so it is [`Key::Other`].
     fn of(key: &RawValue) -> Self {
         let text = match key
             .get()
@@ -118,13 +118,13 @@ impl Key {
     }
 }
 
-/// The content of a string that is text and not empty.
+/// Returns the text of a JSON string that is not empty.
 fn text(value: &RawValue) -> Option<Box<str>> {
     let text: Box<str> = serde_json::from_str(value.get()).ok()?;
     (!text.is_empty()).then_some(text)
 }
 
-/// `Account-ID` of `Custom-Channel-Vars`, if that is an object.
+/// Returns `Account-ID` of `Custom-Channel-Vars`, if that is an object.
 fn channel_account(channel_vars: &RawValue) -> Option<Box<str>> {
     let mut json = serde_json::Deserializer::from_str(channel_vars.get());
     text(json.deserialize_map(MembersVisitor).ok()?.account?)

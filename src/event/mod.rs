@@ -1,15 +1,32 @@
-//! What was published, decoded once: the ground word of everything between the broker and the frames.
+//! An event: one delivery of the broker, decoded once and then shared by all that handle it.
 //!
-//! Owns what an event is, how a delivery becomes one, and the two styles in which clients read it. Writing frames is
-//! `protocol::event_frame`'s; matching is `routing`'s. Pure: no socket, clock, thread or log.
+//! This folder owns what an event is, how a delivery becomes one, and the names of the two styles in which clients get
+//! it. `protocol::event_frame` writes the frames, `routing` finds the subscribers. Pure: no socket, clock, thread or
+//! log.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `body` | a delivery's body: its encoding, its bounds, and why one is refused |
-//! | `head` | what is read of a body |
+//! | `body` | the body of a delivery: its encoding, its bounds, the reasons to drop it |
+//! | `head` | the few members of the body that matching and framing need |
 //!
-//! Invariant: [`Event::body`] is one valid JSON object, so it can stand inside a frame as it is, and the normaliser of
-//! style kazoo may walk it without re-checking it.
+//! Invariant: [`Event::body`] is one valid JSON object. So a frame contains it without another check, and the
+//! normaliser of style kazoo reads it without checks of its own.
+//!
+//! ```
+//! use blackhole::event::{Event, EventError};
+//!
+//! let decode = |body: &str| {
+//!     let key = "call.CHANNEL_CREATE.9f3a";
+//!     Event::decode("callevt".into(), key.into(), body.as_bytes().to_vec(), None)
+//! };
+//! let event = decode(r#" {"Event-Name": "CHANNEL_CREATE", "Call-ID": "9f3a"} "#)?;
+//! assert_eq!(event.head.name.as_deref(), Some("CHANNEL_CREATE"));
+//! assert_eq!(event.head.account, None, "the body names no account");
+//! assert_eq!(&*event.body, r#"{"Event-Name": "CHANNEL_CREATE", "Call-ID": "9f3a"}"#);
+//!
+//! assert_eq!(decode("[]").err(), Some(EventError::NotJsonObject));
+//! # Ok::<(), EventError>(())
+//! ```
 
 #![cfg_attr(
     not(test),
@@ -25,7 +42,7 @@ mod head;
 
 use std::sync::Arc;
 
-pub use body::{BODY_BYTES_MAX, EventError, GZIP_MEMBERS_MAX};
+pub use body::{BODY_BYTES_MAX, EventError};
 pub use head::EventHead;
 
 /// The shape of an event frame (PROTOCOL 5).
@@ -37,31 +54,31 @@ pub enum Style {
     Kazoo,
 }
 
-/// A decoded delivery (PROTOCOL 1): what the loop matches and encodes.
+/// A decoded delivery (PROTOCOL 1). The loop matches it and encodes it.
 #[derive(Debug)]
 pub struct Event {
     /// The exchange it was published to.
     pub exchange: Arc<str>,
     /// Its routing key, as published.
     pub routing_key: Box<str>,
-    /// What matching needs to know of the body.
+    /// The members of the body that matching and framing need.
     pub head: EventHead,
-    /// One JSON object: checked, and otherwise as published (white space around it trimmed).
+    /// One JSON object: checked, and as it was published, without the white space around it.
     pub body: Box<str>,
 }
 
 impl Event {
-    /// Memory that it holds, as good as.
+    /// The memory that the event holds, approximately.
     #[must_use]
     pub fn bytes(&self) -> usize {
         size_of::<Self>() + self.routing_key.len() + self.body.len()
     }
 
-    /// Decodes one delivery: inflates `gzip`, checks UTF-8 and JSON, reads the head without building a document
-    /// tree. Cost linear in the body.
+    /// Decodes one delivery: inflates `gzip`, checks UTF-8 and JSON, and reads the head without building a
+    /// document tree. Cost: linear in the body.
     ///
     /// # Errors
-    /// [`EventError`]: the delivery is to be dropped, counted, and logged once a minute with its routing key.
+    /// [`EventError`]. The caller drops and counts the delivery, and logs its routing key at most once a minute.
     pub fn decode(
         exchange: Arc<str>,
         routing_key: Box<str>,
@@ -83,6 +100,7 @@ impl Event {
 
 #[cfg(test)]
 mod tests {
+    use super::body::GZIP_MEMBERS_MAX;
     use super::*;
     use crate::account::AccountId;
     use std::io::Write;

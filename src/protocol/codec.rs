@@ -1,8 +1,8 @@
 //! The frame codec for what clients send (RFC 6455 section 5), over the loop's shared read buffer.
 //!
-//! Owns what of a client's bytes arrived only in part, and nothing else: a frame that comes whole is unmasked
-//! where it lies and handed out as a borrow of the caller's buffer. What comes in part is kept in one box, which
-//! exists only while a frame is incomplete or a fragmented message is under way.
+//! This module owns the bytes of a client that have arrived only in part, and nothing else. A frame that arrives whole
+//! is unmasked in place and returned as a borrow of the caller's buffer. A part is kept in one box, which exists only
+//! while a frame is incomplete or a fragmented message is under way.
 //!
 //! ```text
 //!            header complete               payload complete, final or control

@@ -1,18 +1,18 @@
 //! Client text to [`Command`] (PROTOCOL 3).
 //!
-//! Owns the shape of the JSON and the texts of the errors. What a command means for a session (is it
-//! authenticated, may it, what does it subscribe to) is the session's: so a command whose `action` part is bad is
-//! still a [`Command`], with the error in place of the action, and the session can answer
-//! `failed to authenticate token` first, as the platform does.
+//! This module owns the shape of the JSON and the texts of the errors. The session decides what a command means: whether
+//! the client is authenticated, what it may see, what it subscribes to. So a command with a bad `action` is still a
+//! [`Command`], with the error in place of the action. The session can then reply `failed to authenticate token` first,
+//! as the platform does.
 //!
-//! Any text that is one JSON object is a command, and its fields are judged one by one (`envelope`): of
-//! duplicate keys the last counts, unknown keys are skipped, `null` is as good as absent. *Of the wrong kind* is in
-//! this table also what is no text (half a surrogate pair), a number that no float holds and what nests deeper than
-//! 127, wherever a text or a list of texts belongs.
+//! Every text that is one JSON object is a command. Its fields are read one by one (`envelope`): of duplicate keys the
+//! last counts, unknown keys are skipped, and `null` counts as absent. In the table, a value is *of the wrong kind* also
+//! when a text or a list of texts is expected and the value is no text (half of a surrogate pair), is a number beyond
+//! the range of a float, or nests deeper than 127.
 //!
 //! | wrong | what happens |
 //! |---|---|
-//! | not JSON, not an object | `invalid JSON: …` with line and column, never with what stands there: it may be a token |
+//! | not JSON, not an object | `invalid JSON: …` with line and column, never with the content, which may be a token |
 //! | `request_id` | a number counts as its text, an empty string as absent; of the wrong kind, or more than [`REQUEST_ID_BYTES_MAX`]: `invalid request_id` |
 //! | `auth_token` of the wrong kind | `failed to authenticate token`; an empty one is absent |
 //! | `action` | absent or empty: `missing action`; of the wrong kind: `invalid action`; `unknown action X` echoes at most [`ACTION_ECHO_BYTES_MAX`] |
@@ -20,6 +20,24 @@
 //! | `account_id`, `binding`, `bindings` | empty: as if absent; of the wrong kind: `invalid account_id` and so on; `bindings` also when one of its elements is empty or no text |
 //! | `name` | of the wrong kind, or more than [`NAME_BYTES_MAX`]: `invalid name` |
 //! | `metadata` | too long: `metadata too large (max N bytes)`; nested deeper than [`METADATA_DEPTH_MAX`], or with a string or number in it that cannot be read: `invalid metadata` |
+//!
+//! ```
+//! use blackhole::protocol::command::{Action, CommandError, CommandLimits, parse};
+//! use blackhole::protocol::frame::FrameBuilder;
+//! use blackhole::protocol::reply;
+//!
+//! let limits = CommandLimits { metadata_bytes_max: 4096 };
+//! let command = parse(r#"{"action": "ping", "request_id": "r1"}"#, &limits)?;
+//! assert!(matches!(command.action, Ok((Action::Ping, _))));
+//!
+//! let frame = reply::pong(&mut FrameBuilder::new(), &command.request_id.unwrap_or_default());
+//! let expected = r#"{"action":"reply","request_id":"r1","status":"success","data":{"response":"pong"}}"#;
+//! assert_eq!(&frame.bytes()[2..], expected.as_bytes(), "behind a header of two bytes");
+//!
+//! let nameless = parse("{}", &limits)?;
+//! assert_eq!(nameless.action.err(), Some(CommandError::MissingAction));
+//! # Ok::<(), CommandError>(())
+//! ```
 
 use std::borrow::Cow;
 use std::fmt;
@@ -29,19 +47,19 @@ use serde_json::value::RawValue;
 
 use super::envelope::{self, Data, Envelope, RawLabel, Value};
 
-/// Longest `request_id`, in bytes of its text: every event of the subscription carries it.
+/// Longest `request_id`, in bytes of its text. Every event of the subscription carries it.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Longest `name`, in bytes of its text.
 pub const NAME_BYTES_MAX: usize = 256;
 
-/// How much of an unknown action its error repeats.
+/// Most bytes of an unknown action that its error repeats.
 pub const ACTION_ECHO_BYTES_MAX: usize = 64;
 
-/// Deepest nesting of `metadata`, so that whoever reads a session listing can parse it.
+/// Deepest nesting of `metadata`, so that every reader of a session listing can parse it.
 pub const METADATA_DEPTH_MAX: usize = 32;
 
-/// Bounds that are configured.
+/// The bounds that are configured.
 #[derive(Clone, Copy, Debug)]
 pub struct CommandLimits {
     /// Bytes of the JSON text of `metadata` (`max_metadata_bytes`); `usize::MAX`: no limit.
@@ -50,15 +68,15 @@ pub struct CommandLimits {
 
 /// One command of a client.
 pub struct Command<'a> {
-    /// What the reply, and for a subscribe every event, carries. `None`: the reply gets a generated one.
+    /// The id that the reply carries, and for a subscribe every event. `None`: the reply gets a generated id.
     pub request_id: Option<Cow<'a, str>>,
-    /// The token, not verified, never empty; or that there was one that cannot be verified.
+    /// The token, not yet verified and never empty. The error: there is a token that cannot be verified.
     pub auth_token: Result<Option<Cow<'a, str>>, CommandError>,
-    /// What to do, and what the session is to be labelled with; or why it cannot be done.
+    /// What to do, and the label for the session; or why the command cannot be run.
     pub action: Result<(Action<'a>, Label<'a>), CommandError>,
 }
 
-/// What a client wants done.
+/// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action<'a> {
     /// Subscribe to all of these or to none.
@@ -70,11 +88,11 @@ pub enum Action<'a> {
     },
     /// Unsubscribe.
     Unsubscribe(Unsubscribe<'a>),
-    /// Answer with `pong`.
+    /// Reply `pong`.
     Ping,
 }
 
-/// What an unsubscribe is about.
+/// The subscriptions that an unsubscribe ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unsubscribe<'a> {
     /// Every subscription of the session.
@@ -90,7 +108,7 @@ pub enum Unsubscribe<'a> {
     },
 }
 
-/// What a client calls its session; `data`'s count before those of the top level.
+/// How a client labels its session. The keys of `data` count before those of the top level.
 #[derive(Clone, Debug, Default)]
 pub struct Label<'a> {
     /// At most [`NAME_BYTES_MAX`], not empty.
@@ -106,32 +124,32 @@ pub enum CommandError {
     /// A command on a session that is not authenticated, without a token.
     #[error("authentication token required")]
     AuthenticationRequired,
-    /// The token did not verify, or is no string.
+    /// The token was not accepted, or is no string.
     #[error("failed to authenticate token")]
     AuthenticationFailed,
     /// No `data`, or nothing in it.
     #[error("missing required keys in data object")]
     MissingData,
-    /// Keys of `data` that must be there and are not.
+    /// Required keys of `data` are missing.
     #[error("missing required keys : {0}")]
     MissingKeys(MissingKeys),
     /// The session's identity may not see this account.
     #[error("unauthorized account id")]
     UnauthorizedAccount,
-    /// `*` as the account, from somebody who is no superduper admin.
+    /// `*` as the account, from a session that is no superduper admin.
     #[error("unauthorized wildcard account id")]
     UnauthorizedWildcard,
     /// The bucket of the session with this id is empty.
     #[error("rate limiting threshold hit for {0}!")]
     RateLimited(Box<str>),
-    /// Not one JSON object; what and where.
+    /// Not one JSON object: what is wrong, and where.
     #[error("invalid JSON: {0}")]
     InvalidJson(Box<str>),
     /// No `action`.
     #[error("missing action")]
     MissingAction,
-    /// An `action` that does not exist; at most [`ACTION_ECHO_BYTES_MAX`] of it. The client's text: escape it
-    /// before it is logged.
+    /// An `action` that does not exist: its first [`ACTION_ECHO_BYTES_MAX`] bytes. It is the client's text, to be
+    /// escaped before it is logged.
     #[error("unknown action {0}")]
     UnknownAction(Box<str>),
     /// The session would have more subscriptions than this.
@@ -143,10 +161,10 @@ pub enum CommandError {
     /// The account would have more AMQP bindings than this.
     #[error("too many bindings of this account (max {0})")]
     TooManyBindingsOfAccount(usize),
-    /// The token's account has so many sessions already. The session stays what it was.
+    /// The token's account already has this many sessions. The session stays as it was.
     #[error("too many sessions of this account (max {0})")]
     TooManySessions(usize),
-    /// The event source did not confirm in time, or is away.
+    /// The event source did not confirm in time, or is not connected.
     #[error("event source unavailable")]
     EventSourceUnavailable,
     /// A field of the wrong kind, or beyond its bound.
@@ -168,7 +186,7 @@ pub enum Field {
     Binding,
     /// No list, or an element is no string, or an empty one.
     Bindings,
-    /// Nested deeper than [`METADATA_DEPTH_MAX`], or some readers could not read it.
+    /// Nested deeper than [`METADATA_DEPTH_MAX`], or with a string or a number that some readers cannot read.
     Metadata,
     /// No string, or longer than [`NAME_BYTES_MAX`].
     Name,
@@ -188,8 +206,8 @@ pub struct MissingKeys {
 /// Reads one command. Cost linear in `text`.
 ///
 /// # Errors
-/// [`CommandError::InvalidJson`] and [`Field::RequestId`]: there is nothing to run and the reply
-/// gets a generated request id. All other errors are inside the [`Command`].
+/// [`CommandError::InvalidJson`], and [`CommandError::Invalid`] for [`Field::RequestId`]: there is nothing to run, and
+/// the reply gets a generated request id. All other errors are inside the [`Command`].
 pub fn parse<'a>(text: &'a str, limits: &CommandLimits) -> Result<Command<'a>, CommandError> {
     let envelope = Envelope::read(text).map_err(|error| invalid_json(&error))?;
     let request_id = match envelope.request_id {
@@ -210,15 +228,15 @@ pub fn parse<'a>(text: &'a str, limits: &CommandLimits) -> Result<Command<'a>, C
     })
 }
 
-/// The request id of a command that is refused unread: the first in `text`, where the whole of it has the last, if it
-/// is usable. What is behind it is not looked at, not even whether it is JSON. Cost: linear in what stands before it.
+/// Returns the first usable request id in the text of a command that is refused without being parsed ([`parse`] takes
+/// the last). The text behind it is not read, so it need not be JSON. Cost: linear in the text before the id.
 #[must_use]
 pub fn first_request_id(text: &str) -> Option<Cow<'_, str>> {
     envelope::first_request_id(text).and_then(|raw| request_id(raw).ok().flatten())
 }
 
 impl fmt::Debug for Command<'_> {
-    /// All but the token.
+    /// Shows everything but the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Command")
             .field("request_id", &self.request_id)
@@ -261,7 +279,7 @@ impl fmt::Display for MissingKeys {
 fn invalid_json(error: &serde_json::Error) -> CommandError {
     let (line, column) = (error.line(), error.column());
     let text = match error.classify() {
-        // These have fixed texts; a data error would name the value that it met.
+        // These have fixed texts. The text of a data error would contain a value of the client.
         Category::Syntax | Category::Eof => error.to_string(),
         Category::Data | Category::Io => format!("not an object at line {line} column {column}"),
     };
@@ -351,7 +369,7 @@ fn unsubscribe(data: Data<'_>) -> Result<Unsubscribe<'_>, CommandError> {
     }
 }
 
-/// The text of `field`; `None` when it is absent or empty.
+/// Returns the text of `field`, or `None` when it is absent or empty.
 fn text<'a>(value: Value<'a>, field: Field) -> Result<Option<Cow<'a, str>>, CommandError> {
     match value {
         Value::Null => Ok(None),
@@ -360,7 +378,7 @@ fn text<'a>(value: Value<'a>, field: Field) -> Result<Option<Cow<'a, str>>, Comm
     }
 }
 
-/// `binding`, else `bindings`: `None` when both are absent or empty; else at least one, and none of them is empty.
+/// Returns `binding`, else `bindings`: at least one, none of them empty; or `None` when both are absent or empty.
 fn bindings<'a>(
     binding: Value<'a>,
     bindings: Value<'a>,
@@ -376,7 +394,7 @@ fn bindings<'a>(
 }
 
 impl<'a> RawLabel<'a> {
-    /// Each of the two from `self` where it has it, else from `other`.
+    /// Takes name and metadata from `self` where it has them, else from `other`.
     fn or(self, other: Self) -> Self {
         Self {
             name: if matches!(self.name, Value::Null) {

@@ -1,11 +1,14 @@
-//! Frames of events (PROTOCOL 5): the body is encoded once a style, the tail once a group.
+//! Events to frames (PROTOCOL 5).
+//!
+//! All subscribers of one group get the same frame. Its largest part, the body, is encoded once for each style and
+//! canonical key; only the tail, which names the subscription, is written for each group.
 
 use super::frame::{Frame, FrameBuilder, Opcode};
 use super::kazoo::normalise;
 use crate::event::{Event, Style};
 use crate::json::write_text;
 
-/// What a group contributes to a frame.
+/// The part of a frame that belongs to one group.
 #[derive(Clone, Copy, Debug)]
 pub struct EventTail<'a> {
     /// The event's canonical routing key under the group's rule.
@@ -20,39 +23,39 @@ pub struct EventTail<'a> {
     pub request_id: Option<&'a str>,
 }
 
-/// Scratch memory for event frames, kept between events.
+/// Scratch memory for the frames of one event after the other.
 #[derive(Debug, Default)]
 pub struct EventScratch {
     piston: Encoded,
     kazoo: Encoded,
 }
 
-/// One style's frame under construction.
+/// The frame of one style, under construction.
 #[derive(Debug, Default)]
 struct Encoded {
     builder: FrameBuilder,
-    /// What the payload's first `shared_len` bytes were encoded for.
+    /// The key for which the first `shared_len` bytes of the payload were encoded.
     routing_key: String,
     name_suffixed_by_type: bool,
-    /// 0: nothing is encoded of the present event.
+    /// 0: nothing of the present event is encoded yet.
     shared_len: usize,
 }
 
-/// Scratch memory kept between events; what a larger event needed is given back.
-const SCRATCH_BYTES_KEPT: usize = 64 << 10;
+/// Most scratch memory that each style keeps between events. The memory of a larger event is given back.
+const SCRATCH_BYTES_MAX: usize = 64 << 10;
 
 impl EventScratch {
-    /// Begins an event; frames of the last one are forgotten.
+    /// Begins the next event and forgets what was encoded of the last one.
     pub fn begin(&mut self) {
         for encoded in [&mut self.piston, &mut self.kazoo] {
             encoded.shared_len = 0;
             encoded.builder.clear();
-            encoded.builder.shrink_to(SCRATCH_BYTES_KEPT);
+            encoded.builder.shrink_to(SCRATCH_BYTES_MAX);
         }
     }
 
-    /// The frame of `event` for one group (PROTOCOL 5). Cost: two allocations and one copy of the frame; the
-    /// body is encoded at the first call of a style.
+    /// Returns the frame of `event` for one group (PROTOCOL 5). The first call for a style and a canonical key encodes
+    /// the body. Cost of every call: two allocations and one copy of the frame.
     pub fn frame(&mut self, event: &Event, style: Style, tail: EventTail<'_>) -> Frame {
         let encoded = match style {
             Style::Piston => &mut self.piston,

@@ -1,7 +1,7 @@
 //! Server frames (RFC 6455 section 5.2): encoded once, never masked, shared by reference.
 //!
-//! One frame is one contiguous allocation, header included: a header, a body and a tail as separate slices cost
-//! 11 to 50 % more to send (DESIGN, The turn, 3).
+//! The bytes of a frame are one piece of memory, header included. A header, a body and a tail as separate slices cost
+//! 11 to 50 % more to send.
 
 use std::rc::Rc;
 
@@ -14,7 +14,7 @@ pub struct Frame(Rc<FrameBytes>);
 #[derive(Debug, PartialEq, Eq)]
 struct FrameBytes {
     bytes: Box<[u8]>,
-    /// What was merged; empty for a frame that is one.
+    /// The frames that were merged; empty for a frame that was not merged.
     parts: Box<[Frame]>,
 }
 
@@ -23,7 +23,7 @@ struct FrameBytes {
 pub enum Opcode {
     /// A whole text message.
     Text = 0x1,
-    /// A whole binary message, which PROTOCOL has none of: for the echo server of the conformance suite.
+    /// A whole binary message. The protocol has none: the echo server of the conformance suite sends them.
     Binary = 0x2,
     /// Close; payload: code and reason.
     Close = 0x8,
@@ -60,13 +60,13 @@ impl Frame {
         builder.frame(Opcode::Close)
     }
 
-    /// A close frame without a body, the answer to one without a body.
+    /// A close frame without a body: the reply to a close frame without a body.
     #[must_use]
     pub fn close_empty() -> Self {
         Self::new(Opcode::Close, &[])
     }
 
-    /// Bytes that are no websocket frame (an HTTP response), to be sent in the same order as frames.
+    /// Bytes that are no websocket frame, such as an HTTP response, to be sent in order with frames.
     #[must_use]
     pub fn raw(bytes: &[u8]) -> Self {
         Self(Rc::new(FrameBytes {
@@ -75,9 +75,8 @@ impl Frame {
         }))
     }
 
-    /// Frames that many peers get one behind the other, as one piece of memory: the kernel takes a piece at once that it
-    /// would take slice by slice. One copy of them all; they stay in memory beside it, to be had back as
-    /// [`Frame::parts`].
+    /// Merges frames that many peers get in a row into one piece of memory, which the kernel takes at once instead of
+    /// slice by slice. Cost: one copy of all bytes. The frames stay in memory too: [`Frame::parts`] returns them.
     #[must_use]
     pub fn merged(frames: &[Self]) -> Self {
         let bytes = frames.iter().map(Self::bytes).collect::<Vec<_>>().concat();
@@ -87,7 +86,7 @@ impl Frame {
         }))
     }
 
-    /// The frames that it was merged of; empty for a frame that is one.
+    /// The frames that this one was merged of; empty for a frame that was not merged.
     #[must_use]
     pub fn parts(&self) -> &[Self] {
         &self.0.parts
@@ -110,8 +109,8 @@ impl Frame {
     }
 }
 
-/// Builds frames that share a beginning without copying it anew: write the payload, [`FrameBuilder::frame`],
-/// [`FrameBuilder::truncate`] to the shared part, write the next tail.
+/// Builds frames with the same beginning, which is encoded once: write the payload, make the frame, truncate to the
+/// shared part, write the next tail.
 #[derive(Debug)]
 pub struct FrameBuilder {
     /// [`HEADER_BYTES_MAX`] bytes of room for the header, always there, then the payload.
@@ -134,33 +133,32 @@ impl FrameBuilder {
     }
 
     /// Empties the payload, keeping the memory.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.truncate(0);
     }
 
     /// Payload bytes so far.
-    #[must_use]
-    pub fn payload_len(&self) -> usize {
+    pub(super) fn payload_len(&self) -> usize {
         self.buffer.len() - HEADER_BYTES_MAX
     }
 
     /// Cuts the payload back to its first `len` bytes.
-    pub fn truncate(&mut self, len: usize) {
+    pub(super) fn truncate(&mut self, len: usize) {
         self.buffer.truncate(HEADER_BYTES_MAX + len);
     }
 
     /// Appends to the payload.
-    pub fn extend(&mut self, bytes: &[u8]) {
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The payload as a buffer that writers can append to. Nothing before its present end may be touched.
-    pub fn payload_mut(&mut self) -> &mut Vec<u8> {
+    pub(super) fn payload_mut(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
     }
 
     /// Gives memory back when more than `keep` bytes are held.
-    pub fn shrink_to(&mut self, keep: usize) {
+    pub(super) fn shrink_to(&mut self, keep: usize) {
         self.buffer.shrink_to(keep.max(HEADER_BYTES_MAX));
     }
 

@@ -1,10 +1,29 @@
-//! What the head of a request asks of the websocket port (PROTOCOL 2, RFC 6455 section 4).
+//! The request that opens a websocket, and its response (PROTOCOL 2, RFC 6455 section 4).
 //!
-//! Owns the judgement of an upgrade and the response to it; what a head is, and the responses to what is refused, are
-//! [`super::http`]'s. What needs more than the bytes (is the token good, the origin allowed, the process full) is
-//! decided by the caller.
+//! This module decides whether the head of a request is a valid upgrade, a probe, or an error. [`super::http`] owns what a
+//! head is and how an error is sent. The caller decides what the bytes alone cannot tell: whether the token is good, the
+//! origin allowed, the process full.
 //!
-//! What is refused first, when more than one thing is wrong ([`parse`]):
+//! ```
+//! use blackhole::protocol::handshake::{Request, parse};
+//! use blackhole::protocol::http::{HttpError, Parsed};
+//!
+//! let head = b"GET / HTTP/1.1\r\nHost: bridge.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+//!     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+//! let Parsed::Complete { request: Request::Upgrade(upgrade), .. } = parse(head) else {
+//!     panic!("a valid upgrade")
+//! };
+//! let response = String::from_utf8_lossy(&upgrade.response()).into_owned();
+//! assert!(response.starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
+//!
+//! assert_eq!(parse(&head[..40]), Parsed::Incomplete);
+//! let Parsed::Complete { request: Request::Refuse(response), .. } = parse(b"GET /x HTTP/1.1\r\n\r\n") else {
+//!     panic!("neither an upgrade nor a probe")
+//! };
+//! assert_eq!(response.error, HttpError::NotFound);
+//! ```
+//!
+//! When more than one thing is wrong, [`parse`] returns the first error of this list:
 //!
 //! 1. bytes that are no HTTP head: 400; a head that is too long or has too many headers: 431
 //! 2. a method that is neither `GET` nor `HEAD`: 405
@@ -24,7 +43,7 @@ use crate::event::Style;
 /// What a client of the websocket port asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// A websocket: valid in all that the bytes alone can tell.
+    /// A websocket. The request is valid as far as its bytes alone can tell.
     Upgrade(Upgrade<'a>),
     /// `GET /` or `HEAD /` of a balancer: 200 or 503, see [`probe_response`].
     Probe(Method),
@@ -61,7 +80,7 @@ pub fn parse(input: &[u8]) -> Parsed<Request<'_>> {
     }
 }
 
-/// The answer to a [`Request::Probe`]: 200, or why the process takes no connections.
+/// The response to a [`Request::Probe`]: 200, or the reason why the process takes no connections.
 #[must_use]
 pub fn probe_response(method: Method, unready: Option<HttpError>) -> Vec<u8> {
     let head_only = method == Method::Head;
@@ -72,8 +91,7 @@ pub fn probe_response(method: Method, unready: Option<HttpError>) -> Vec<u8> {
 }
 
 impl Upgrade<'_> {
-    /// The response that makes the connection a websocket (RFC 6455 section 4.2.2), and nothing more than it must
-    /// have.
+    /// The response that makes the connection a websocket (RFC 6455 section 4.2.2), with the required fields only.
     #[must_use]
     pub fn response(&self) -> Vec<u8> {
         let accept = derive_accept_key(self.key.as_bytes());
@@ -86,7 +104,7 @@ impl Upgrade<'_> {
 }
 
 impl fmt::Debug for Upgrade<'_> {
-    /// All but the token.
+    /// Shows everything but the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upgrade")
             .field("bearer", &self.bearer.map(|_| "(masked)"))

@@ -1,36 +1,35 @@
 //! The head of an HTTP request, and whole responses (RFC 9112), for the websocket port and the admin listener.
 //!
-//! Owns what a head is and what it may cost, the fields of it that mean something here, and the statuses and texts of
-//! everything that is refused. Keeps nothing between calls: the caller holds the bytes until a head is complete.
+//! This module owns what a head is, its bounds, the fields that mean something here, and the statuses and texts of all
+//! errors. It keeps nothing between calls: the caller keeps the bytes until a head is complete.
 //!
-//! Cost of a call is linear in the input, and a head that comes in `n` pieces is read `n` times: at most
-//! [`HEAD_BYTES_MAX`]² / 2 byte steps for one that comes byte by byte, which the caller's deadline for a
-//! handshake ends.
+//! The cost of a call is linear in the input. A head that arrives in `n` pieces is read `n` times: one that arrives byte
+//! by byte costs at most [`HEAD_BYTES_MAX`]² / 2 steps, and the caller's deadline for a handshake ends it.
 
 use httparse::Status;
 
-/// Longest head, request line to empty line; above it 431.
+/// Longest head, from the request line to the empty line. A longer one gets 431.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 
-/// Most headers of one request; above it 431.
+/// Most headers of one request. More get 431.
 pub const HEADERS_MAX: usize = 64;
 
-/// What a refused client is told to wait before it tries again, where waiting may help.
-pub const RETRY_AFTER_SECONDS: u32 = 5;
+/// How long a refused client is told to wait before it tries again, where waiting may help.
+const RETRY_AFTER_SECONDS: u32 = 5;
 
-/// First byte of a TLS record that starts a handshake (RFC 8446 section 5.1). No HTTP request starts so.
+/// First byte of a TLS record that starts a handshake (RFC 8446 section 5.1). No HTTP request starts with it.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// What the bytes so far amount to.
+/// What the bytes that have arrived are.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed<R> {
     /// A valid beginning: call again with more.
     Incomplete,
-    /// The head is complete, or so wrong that no more of it is needed.
+    /// The head is complete, or so wrong that the rest of it does not matter.
     Complete {
-        /// Bytes at the start of the input that are done with. What follows an upgrade belongs to the codec.
+        /// How many bytes at the start of the input were read. Those behind an upgrade are for the codec.
         consumed: usize,
-        /// What was asked for.
+        /// What the client asks for.
         request: R,
     },
 }
@@ -49,12 +48,12 @@ pub enum PlainRequest<'a> {
     Refuse(ErrorResponse),
 }
 
-/// The methods that are served.
+/// The methods that are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// Answered with a body.
+    /// `GET`: the response has a body.
     Get,
-    /// Answered as [`Method::Get`], without the body.
+    /// `HEAD`: the response to `GET`, without its body.
     Head,
 }
 
@@ -67,7 +66,7 @@ pub struct ErrorResponse {
     pub head_only: bool,
 }
 
-/// Why a request is refused, here or by the caller. Each has a status, a line of text and its headers.
+/// Why a request is refused, by this module or by its caller. Each error has a status, a line of text and headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpError {
     /// 400, with what is wrong.
@@ -132,7 +131,7 @@ pub fn response(
     .into_bytes()
 }
 
-/// The content type of every answer here.
+/// The content type of the responses of this module.
 pub const TEXT: &str = "text/plain";
 
 impl HttpError {
@@ -151,7 +150,7 @@ impl HttpError {
         }
     }
 
-    /// The line of text that is the body; fixed, so fit for a log.
+    /// The line of text that is the body. It is fixed, so it can be logged.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
@@ -211,7 +210,7 @@ impl HttpError {
     }
 }
 
-/// A complete head with a method that is served.
+/// A complete head with a method that is allowed.
 pub(super) struct Head<'a> {
     pub(super) method: Method,
     pub(super) is_http_1_1: bool,
@@ -237,7 +236,7 @@ pub(super) struct Fields<'a> {
     pub(super) has_body: bool,
 }
 
-/// A field that may come once.
+/// A field that may occur once.
 #[derive(Clone, Copy, Default)]
 pub(super) enum Single<'a> {
     #[default]

@@ -1,8 +1,10 @@
-//! The normaliser of style kazoo (PROTOCOL 5): the body of an event as Kazoo 4 hands it to its clients.
+//! The normaliser of style kazoo (PROTOCOL 5): it writes the body of an event as Kazoo 4 sends it to its clients.
+//!
+//! It works on the bytes of a body that is known to be JSON, in one pass: no document tree and no recursion.
 
 use crate::json::{is_white, write_text};
 
-/// Headers of the platform's own plumbing, dropped at the top level in style kazoo (PROTOCOL 5).
+/// Headers that are internal to the platform. Style kazoo drops them at the top level (PROTOCOL 5).
 const PRIVATE_HEADERS: [&[u8]; 14] = [
     b"Access-Group",
     b"Defer-Response",
@@ -20,11 +22,10 @@ const PRIVATE_HEADERS: [&[u8]; 14] = [
     b"Deliver-To-PID",
 ];
 
-/// Appends `body` in style kazoo: private headers dropped at the top level, keys with `null` dropped and every
-/// key lower-cased with `-` turned into `_` at every depth, values byte for byte, white space between them gone.
+/// Appends `body` in style kazoo: without the private headers of the top level, without members that are `null`, with
+/// every key in lower case and `_` for `-`, and without white space between tokens. Values are copied byte for byte.
 ///
-/// `body` must be one valid JSON value; anything else gives an unspecified output, never a panic. One pass, no
-/// recursion.
+/// `body` must be one valid JSON value. Anything else gives an unspecified output, but never a panic.
 pub(super) fn normalise(body: &[u8], out: &mut Vec<u8>) {
     struct Level {
         is_object: bool,

@@ -1,19 +1,19 @@
-//! Bytes and their meaning, both directions. Pure: no socket, clock, thread or log. The only folder that names
-//! tungstenite, httparse and (beside the config) serde_json.
+//! Bytes and their meaning, in both directions. Pure: no socket, clock, thread or log. Only this folder uses tungstenite
+//! and httparse.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`http`] | request head -> what it says; responses (RFC 9112) |
-//! | [`handshake`] | upgrade request -> response or refusal (PROTOCOL 2, RFC 6455 section 4) |
-//! | [`proxy`] | PROXY header -> who is behind a trusted proxy (PROXY protocol 1 and 2) |
+//! | [`http`] | the head of a request, and responses that end a connection (RFC 9112) |
+//! | [`handshake`] | head -> upgrade, probe or error (PROTOCOL 2, RFC 6455 section 4) |
+//! | [`proxy`] | PROXY header -> the peer behind a trusted proxy (PROXY protocol 1 and 2) |
 //! | [`forwarded`] | `X-Forwarded-For` and `Forwarded` of a trusted proxy -> the same (RFC 7239) |
-//! | [`codec`] | client bytes -> messages, over the loop's shared buffer (RFC 6455 section 5) |
+//! | [`codec`] | client bytes -> messages, in the loop's shared buffer (RFC 6455 section 5) |
 //! | [`frame`] | server frames: encoded once, shared by reference |
 //! | [`command`] | client text -> command (PROTOCOL 3) |
 //! | `envelope` | the JSON of a command, field by field |
-//! | [`event_frame`] | event -> frames of either style (PROTOCOL 5) |
-//! | [`reply`] | reply, notice -> frame (PROTOCOL 3 and 5) |
-//! | `kazoo` | an event's body as style kazoo has it |
+//! | [`reply`] | reply or notice -> frame (PROTOCOL 3 and 5) |
+//! | [`event_frame`] | event -> frame in either style (PROTOCOL 5) |
+//! | `kazoo` | the body of an event in style kazoo |
 
 #![cfg_attr(
     not(test),

@@ -1,4 +1,7 @@
-//! Replies and notices to frames (PROTOCOL 3 and 5): their keys, in the protocol's order, and their texts.
+//! Replies and notices to frames (PROTOCOL 3 and 5).
+//!
+//! This module owns the keys of replies and notices and their order. Every function first empties the builder that it is
+//! given, and leaves its payload there: the builder is the loop's scratch memory.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,14 +9,13 @@ use std::time::Duration;
 use super::frame::{Frame, FrameBuilder, Opcode};
 use crate::json::write_text;
 
-/// A request id for a command that had none: 32 hex characters of these random bytes.
+/// Returns a request id for a command without one: `random` as 32 hex characters.
 #[must_use]
 pub fn generated_request_id(random: [u8; 16]) -> String {
     format!("{:032x}", u128::from_be_bytes(random))
 }
 
-/// Reply to a subscribe: all client bindings of the session, in subscription order. Like all writers here it
-/// empties `builder` first and leaves its payload behind.
+/// The reply to a subscribe: all client bindings of the session, in the order of their subscription.
 pub fn subscribed<'a>(
     builder: &mut FrameBuilder,
     request_id: &str,
@@ -25,7 +27,7 @@ pub fn subscribed<'a>(
     })
 }
 
-/// Reply to an unsubscribe: the client bindings removed, and those left.
+/// The reply to an unsubscribe: the client bindings that were removed, and those that are left.
 pub fn unsubscribed<'a>(
     builder: &mut FrameBuilder,
     request_id: &str,
@@ -40,14 +42,14 @@ pub fn unsubscribed<'a>(
     })
 }
 
-/// Reply to a ping.
+/// The reply to a ping.
 pub fn pong(builder: &mut FrameBuilder, request_id: &str) -> Frame {
     reply(builder, request_id, "success", |out| {
         out.extend_from_slice(br#""response":"pong""#)
     })
 }
 
-/// Error reply with every error's `Display` text, escaped.
+/// The error reply, with the `Display` text of every error, escaped.
 pub fn errors<E: fmt::Display>(
     builder: &mut FrameBuilder,
     request_id: &str,
@@ -59,7 +61,7 @@ pub fn errors<E: fmt::Display>(
     })
 }
 
-/// Gap notice (PROTOCOL 5): so many events were dropped because the session read too slowly.
+/// The gap notice (PROTOCOL 5) of a session that read too slowly: how many events were dropped.
 pub fn gap_slow_consumer(builder: &mut FrameBuilder, dropped: u64) -> Frame {
     gap(
         builder,
@@ -67,8 +69,8 @@ pub fn gap_slow_consumer(builder: &mut FrameBuilder, dropped: u64) -> Frame {
     )
 }
 
-/// Gap notice (PROTOCOL 5): events may have been lost while the event source was `away`; told in seconds with
-/// one decimal.
+/// The gap notice (PROTOCOL 5) after the event source was `away`, in seconds with one decimal: events may have been
+/// lost.
 pub fn gap_event_source(builder: &mut FrameBuilder, away: Duration) -> Frame {
     gap(
         builder,
@@ -79,16 +81,16 @@ pub fn gap_event_source(builder: &mut FrameBuilder, away: Duration) -> Frame {
     )
 }
 
-/// Why subscriptions ended that the client had not given up.
+/// Why subscriptions ended without an unsubscribe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
-    /// A command's token made the session another identity.
+    /// The token of a command gave the session another identity.
     Identity,
-    /// What the session's identity may see was reread, and is less.
+    /// The rights of the session's identity were reread, and are fewer.
     Rights,
 }
 
-/// Notice of these subscriptions' end (PROTOCOL 3).
+/// The notice that these subscriptions have ended (PROTOCOL 3).
 pub fn subscriptions_ended<'a>(
     builder: &mut FrameBuilder,
     reason: EndReason,
@@ -108,7 +110,7 @@ pub fn subscriptions_ended<'a>(
     builder.frame(Opcode::Text)
 }
 
-/// One reply frame, keys in the order of PROTOCOL 3; `write_data` writes the entries of `data`.
+/// Writes one reply, its keys in the order of PROTOCOL 3. `write_data` writes the members of `data`.
 fn reply(
     builder: &mut FrameBuilder,
     request_id: &str,
@@ -127,7 +129,7 @@ fn reply(
     builder.frame(Opcode::Text)
 }
 
-/// One gap notice; `data` are the entries of its `data`.
+/// Writes one gap notice. `data`: the members of its `data`.
 fn gap(builder: &mut FrameBuilder, data: fmt::Arguments<'_>) -> Frame {
     builder.clear();
     builder.extend(format!(r#"{{"action":"notice","name":"gap","data":{{{data}}}}}"#).as_bytes());
