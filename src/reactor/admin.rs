@@ -5,14 +5,13 @@ use super::socket::Socket;
 use crate::handoff::HANDOFF_EVENTS_MAX;
 use crate::metrics::write_metric;
 use crate::session::admin::{AdminAnswer, AdminPage};
-use crate::session::hub::SourceState;
 
 /// What `page` shows. Cost of the metrics: one pass over nothing but the counters.
 #[must_use]
 pub fn page<S: Socket>(page: AdminPage, reactor: &Reactor<S>) -> AdminAnswer {
     match page {
         AdminPage::Health => AdminAnswer::Well("ok\n".to_owned()),
-        AdminPage::Ready => match reactor.hub.unready() {
+        AdminPage::Ready => match reactor.hub.readiness.unready() {
             None => AdminAnswer::Well("ready\n".to_owned()),
             Some(why) => AdminAnswer::Unwell(format!("{}\n", why.text())),
         },
@@ -165,12 +164,12 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "source_up",
             "Whether the event source is there.",
-            usize::from(hub.source == SourceState::Up),
+            usize::from(hub.readiness.is_source_up()),
         ),
         (
             "ready",
             "Whether sessions are taken and events come.",
-            usize::from(hub.unready().is_none()),
+            usize::from(hub.readiness.unready().is_none()),
         ),
         (
             "counted_ips",

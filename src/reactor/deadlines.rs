@@ -11,77 +11,34 @@ use super::socket::Socket;
 use crate::session::Session;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::hub::Admission;
+use crate::session::deadlines::{DeadlineQueue, Deadlines};
 use crate::session::id::ConnId;
 use crate::session::outbox::SlowConsumerPolicy;
 
+/// Whether a deadline of one kind still matters to its session.
+type Matters = fn(&Session) -> bool;
+
 impl<S: Socket> Reactor<S> {
     pub(super) fn fire_deadlines(&mut self, now: Now) {
-        let connections = &self.connections;
-        let session = |id| connections.get(id).map(|connection| &connection.session);
-        let deadlines = &mut self.hub.deadlines;
-        deadlines
-            .handshake
-            .prune(|id| session(id).is_some_and(Session::is_in_handshake));
-        deadlines
-            .auth
-            .prune(|id| session(id).is_some_and(Session::awaits_authentication));
-        deadlines
-            .command
-            .prune(|id| session(id).is_some_and(Session::is_waiting));
-        deadlines
-            .close
-            .prune(|id| session(id).is_some_and(Session::is_closing));
-        deadlines
-            .answered
-            .prune(|id| session(id).is_some_and(Session::is_closing));
-
-        while let Some(id) = self.hub.deadlines.handshake.pop_due(now.clock) {
-            if self
-                .connections
-                .get(id)
-                .is_some_and(|connection| connection.session.is_in_handshake())
-            {
-                self.close(id, CloseReason::HandshakeTimeout, now);
-            }
+        self.prune_deadlines();
+        while let Some(id) = self.due(|all| &mut all.handshake, Session::is_in_handshake, now) {
+            self.close(id, CloseReason::HandshakeTimeout, now);
         }
-        while let Some(id) = self.hub.deadlines.auth.pop_due(now.clock) {
-            if self
-                .connections
-                .get(id)
-                .is_some_and(|connection| connection.session.awaits_authentication())
-            {
-                self.close(id, CloseReason::NeverAuthenticated, now);
-            }
+        while let Some(id) = self.due(|all| &mut all.auth, Session::awaits_authentication, now) {
+            self.close(id, CloseReason::NeverAuthenticated, now);
         }
-        while let Some(id) = self.hub.deadlines.command.pop_due(now.clock) {
-            let due = self
-                .connections
-                .get(id)
-                .and_then(|connection| connection.session.waits_until());
-            if due.is_some_and(|due| due <= now.clock) {
-                self.act(id, now, Session::on_command_timeout);
-            }
+        while let Some(id) = self.due(|all| &mut all.command, Session::is_waiting, now) {
+            self.act(id, now, Session::on_command_timeout);
         }
-        let patience = self.hub.limits.send_timeout;
-        while let Some(id) = self.hub.deadlines.close.pop_due(now.clock) {
-            let Some(connection) = self.connections.get(id) else {
-                continue;
-            };
-            if connection.session.is_taking_leave(patience, now) {
+        while let Some(id) = self.due(|all| &mut all.close, Session::is_closing, now) {
+            if self.is_taking_leave(id, now) {
                 self.hub.deadlines.close.begin(now.clock, id);
-            } else if connection.session.is_closing() {
+            } else {
                 self.abandon(id, now);
             }
         }
-        while let Some(id) = self.hub.deadlines.answered.pop_due(now.clock) {
-            if self
-                .connections
-                .get(id)
-                .is_some_and(|connection| connection.session.is_closing())
-            {
-                self.abandon(id, now);
-            }
+        while let Some(id) = self.due(|all| &mut all.answered, Session::is_closing, now) {
+            self.abandon(id, now);
         }
         while let Some(id) = self.hub.deadlines.send.pop_due(now.clock) {
             self.check_full_socket(id, now);
@@ -89,6 +46,42 @@ impl<S: Socket> Reactor<S> {
         self.hub.roll_months(now);
         self.sweep(now);
         self.drain_step(now);
+    }
+
+    /// Takes stale deadlines off the heads of the queues, so that they do not end a poll.
+    fn prune_deadlines(&mut self) {
+        let connections = &self.connections;
+        let session = |id| connections.get(id).map(|connection| &connection.session);
+        let all = &mut self.hub.deadlines;
+        let queues: [(&mut DeadlineQueue, Matters); 5] = [
+            (&mut all.handshake, Session::is_in_handshake),
+            (&mut all.auth, Session::awaits_authentication),
+            (&mut all.command, Session::is_waiting),
+            (&mut all.close, Session::is_closing),
+            (&mut all.answered, Session::is_closing),
+        ];
+        for (queue, matters) in queues {
+            queue.prune(|id| session(id).is_some_and(matters));
+        }
+    }
+
+    /// Takes the first deadline that is due, and matters to its session, out of a queue.
+    fn due(
+        &mut self,
+        queue: fn(&mut Deadlines) -> &mut DeadlineQueue,
+        matters: Matters,
+        now: Now,
+    ) -> Option<ConnId> {
+        let queue = queue(&mut self.hub.deadlines);
+        let connections = &self.connections;
+        let session = |id| connections.get(id).map(|connection| &connection.session);
+        std::iter::from_fn(|| queue.pop_due(now.clock)).find(|id| session(*id).is_some_and(matters))
+    }
+
+    fn is_taking_leave(&self, id: ConnId, now: Now) -> bool {
+        let patience = self.hub.limits.send_timeout;
+        let connection = self.connections.get(id);
+        connection.is_some_and(|one| one.session.is_taking_leave(patience, now))
     }
 
     fn check_full_socket(&mut self, id: ConnId, now: Now) {
@@ -122,14 +115,14 @@ impl<S: Socket> Reactor<S> {
 
     /// From now on probes and `/readyz` say that the process is about to end; nothing else changes.
     pub fn announce_drain(&mut self) {
-        self.hub.admission = Admission::Leaving;
+        self.hub.readiness.announce_end();
     }
 
     /// Begins to close all sessions, spread evenly over `drain`. No more connections may come by then. Those that are here
     /// may still finish their handshake, and are closed in their turn.
     pub fn begin_drain(&mut self, drain: Duration, now: Now) {
         if self.drain.is_none() {
-            self.hub.admission = Admission::Leaving;
+            self.hub.readiness.announce_end();
             self.drain = Some(Drain::new(self.connections.len(), drain, now.clock));
         }
     }
@@ -156,7 +149,7 @@ impl<S: Socket> Reactor<S> {
             }
         }
         if drain.is_spread(now.clock) {
-            self.hub.admission = Admission::Draining;
+            self.hub.readiness.refuse_newcomers();
         }
         self.drain = Some(drain);
     }

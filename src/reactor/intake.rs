@@ -16,7 +16,7 @@ use crate::routing::amqp_binding::Asked;
 use crate::routing::waiters::Waiter;
 use crate::session::Session;
 use crate::session::clock::Now;
-use crate::session::hub::{Context, Hub, SourceState};
+use crate::session::hub::{Context, Hub};
 use crate::session::id::ConnId;
 
 impl<S: Socket> Reactor<S> {
@@ -143,8 +143,7 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn on_up(&mut self, now: Now) {
-        let before = std::mem::replace(&mut self.hub.source, SourceState::Up);
-        if let SourceState::Away { since } = before {
+        if let Some(since) = self.hub.readiness.on_source_up() {
             self.announce(now.clock.saturating_sub(since), everybody, now);
         }
         for waiter in self.hub.subscriptions.on_up() {
@@ -154,8 +153,7 @@ impl<S: Socket> Reactor<S> {
 
     fn on_down(&mut self, since: Duration) {
         self.hub.subscriptions.on_down();
-        if self.hub.source == SourceState::Up {
-            self.hub.source = SourceState::Away { since };
+        if self.hub.readiness.on_source_down(since) {
             self.hub.metrics.source_outages_total += 1;
         }
     }

@@ -31,6 +31,18 @@ impl BucketRule {
 }
 
 /// A bucket: 8 bytes. The default is full.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use blackhole::session::bucket::{Bucket, BucketRule};
+///
+/// let rule = BucketRule::new(2, 10).expect("a limit");
+/// let mut bucket = Bucket::default();
+/// assert!(bucket.take(rule, Duration::ZERO) && bucket.take(rule, Duration::ZERO));
+/// assert!(!bucket.take(rule, Duration::ZERO), "a burst is two");
+/// assert!(bucket.take(rule, Duration::from_millis(100)), "ten more each second");
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bucket {
     /// Nanoseconds of the loop's clock.

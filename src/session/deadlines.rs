@@ -8,9 +8,24 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::id::ConnId;
+use super::limits::SessionLimits;
+use crate::limits::LINGER;
 use crate::room::GiveBackRoom;
 
 /// The deadlines of one kind.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use blackhole::session::deadlines::DeadlineQueue;
+/// use blackhole::session::id::ConnId;
+///
+/// let mut queue = DeadlineQueue::new(Duration::from_secs(10));
+/// let id = ConnId { slot: 0, generation: 7 };
+/// queue.begin(Duration::from_secs(1), id);
+/// assert_eq!(queue.pop_due(Duration::from_secs(10)), None);
+/// assert_eq!(queue.pop_due(Duration::from_secs(11)), Some(id));
+/// ```
 #[derive(Debug)]
 pub struct DeadlineQueue {
     after: Duration,
@@ -95,11 +110,24 @@ pub struct Deadlines {
     pub send: DeadlineQueue,
     /// Until a session that is being closed is gone (`send_timeout_ms`).
     pub close: DeadlineQueue,
-    /// Until a connection that got its HTTP response is gone ([`crate::limits::LINGER`]).
+    /// Until a connection that got its HTTP response is gone ([`LINGER`]).
     pub answered: DeadlineQueue,
 }
 
 impl Deadlines {
+    /// No deadline, and the lengths that the operator has set.
+    #[must_use]
+    pub(super) fn new(limits: &SessionLimits) -> Self {
+        Self {
+            handshake: DeadlineQueue::new(limits.request_timeout),
+            auth: DeadlineQueue::new(limits.auth_timeout),
+            command: DeadlineQueue::new(limits.request_timeout),
+            send: DeadlineQueue::new(limits.send_timeout / 4),
+            close: DeadlineQueue::new(limits.send_timeout),
+            answered: DeadlineQueue::new(LINGER),
+        }
+    }
+
     /// When the first deadline of any kind is due.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {

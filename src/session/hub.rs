@@ -3,17 +3,13 @@
 //! Pure, as a session is: commands for the source wait in [`Subscriptions`], and moments to come in [`Deadlines`], until the
 //! loop takes them.
 
-use std::time::Duration;
-
 use crate::auth::Authenticator;
-use crate::limits::LINGER;
 use crate::metrics::Metrics;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
-use crate::protocol::http::HttpError;
 use crate::routing::families::Families;
 
 use super::clock::{Now, WakingClock};
-use super::deadlines::{DeadlineQueue, Deadlines};
+use super::deadlines::Deadlines;
 use super::id::{ConnId, Peers};
 use super::labels::Labels;
 use super::limits::SessionLimits;
@@ -21,34 +17,10 @@ use super::liveness::PING_PAYLOAD;
 use super::occupancy::Occupancy;
 use super::outbox::OutboxTotals;
 use super::partials::Partials;
+use super::readiness::Readiness;
 use super::replies::HeldTotals;
 use super::subscriptions::Subscriptions;
 use super::{Message, Session};
-
-/// Whether the event source is connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceState {
-    /// It has not been connected yet.
-    Starting,
-    /// It is connected: what it has said to be in force is.
-    Up,
-    /// It is away, and events may be lost.
-    Away {
-        /// Since when, on the loop's clock.
-        since: Duration,
-    },
-}
-
-/// Whether new sessions are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// New sessions are taken.
-    Open,
-    /// New sessions are taken, but balancers are told to send no more: the process is about to end.
-    Leaving,
-    /// New sessions are refused: every session is being closed.
-    Draining,
-}
 
 /// What a session needs to act: its name, what it shares with all others, and the moment of the turn.
 #[derive(Debug)]
@@ -89,10 +61,8 @@ pub struct Hub {
     pub authenticator: Authenticator,
     /// What all sessions are subscribed to.
     pub subscriptions: Subscriptions,
-    /// Whether the event source is connected.
-    pub source: SourceState,
-    /// Whether new sessions are taken.
-    pub admission: Admission,
+    /// Whether new sessions are taken and events come.
+    pub readiness: Readiness,
     /// What must happen by when.
     pub deadlines: Deadlines,
     /// What waits in full outboxes.
@@ -108,7 +78,7 @@ pub struct Hub {
     /// The clock by which peers are silent and messages late; the loop advances it at the beginning of each turn.
     pub waking: WakingClock,
     /// The ping that all sessions share.
-    pub ping: Frame,
+    pub(super) ping: Frame,
     /// The messages, frames and requests that have arrived in part.
     pub partials: Partials,
     /// What has been done, as far as the loop decides by it.
@@ -138,16 +108,8 @@ impl Hub {
             on_message: Session::on_command,
             authenticator,
             subscriptions: Subscriptions::new(families, now.unix),
-            source: SourceState::Starting,
-            admission: Admission::Open,
-            deadlines: Deadlines {
-                handshake: DeadlineQueue::new(limits.request_timeout),
-                auth: DeadlineQueue::new(limits.auth_timeout),
-                command: DeadlineQueue::new(limits.request_timeout),
-                send: DeadlineQueue::new(limits.send_timeout / 4),
-                close: DeadlineQueue::new(limits.send_timeout),
-                answered: DeadlineQueue::new(LINGER),
-            },
+            readiness: Readiness::default(),
+            deadlines: Deadlines::new(&limits),
             outboxes: OutboxTotals::default(),
             metrics: Metrics::default(),
             is_renewing: false,
@@ -169,18 +131,6 @@ impl Hub {
     /// The context in which the session of the connection `id` acts, at `now`.
     pub fn context(&mut self, id: ConnId, now: Now) -> Context<'_> {
         Context { id, hub: self, now }
-    }
-
-    /// Why balancers should send no client here; `None`: sessions are taken and events come.
-    #[must_use]
-    pub fn unready(&self) -> Option<HttpError> {
-        match (self.admission, self.source) {
-            (Admission::Leaving | Admission::Draining, _) => Some(HttpError::Draining),
-            (Admission::Open, SourceState::Up) => None,
-            (Admission::Open, SourceState::Starting | SourceState::Away { .. }) => {
-                Some(HttpError::SourceDown)
-            }
-        }
     }
 
     /// Moves subscriptions on when other months are in force, a step at a time.

@@ -32,6 +32,7 @@
 //! | [`subscriptions`], `roll_over` | subscriptions and their AMQP bindings; their move to other months |
 //! | [`occupancy`], [`quota`] | connections counted by address, sessions by account |
 //! | [`binding_quota`] | how many AMQP bindings a session, an account and the process may have |
+//! | [`readiness`] | whether new sessions are taken, and events come |
 //! | [`outbox`] | frames that wait for the peer |
 //! | [`labels`] | names and metadata |
 //! | [`partials`] | how much of unfinished messages each connection keeps |
@@ -74,6 +75,7 @@ mod opening;
 pub mod outbox;
 pub mod partials;
 pub mod quota;
+pub mod readiness;
 pub mod replies;
 mod rights;
 mod roll_over;

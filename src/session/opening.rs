@@ -18,7 +18,7 @@ use super::admin::{AdminPage, AdminRequest};
 use super::bucket::Bucket;
 use super::clock::Now;
 use super::close::CloseReason;
-use super::hub::{Admission, Context, Hub};
+use super::hub::{Context, Hub};
 use super::id::Peer;
 use super::liveness::Liveness;
 use super::occupancy::Place;
@@ -202,7 +202,7 @@ impl Session {
                 ..
             } => {
                 cx.hub.metrics.probes_total += 1;
-                let unready = cx.hub.unready();
+                let unready = cx.hub.readiness.unready();
                 self.respond(&handshake::probe_response(method, unready), cx);
                 return None;
             }
@@ -263,7 +263,7 @@ impl Session {
         hub: &mut Hub,
         now: Now,
     ) -> Result<Option<Arc<Identity>>, HttpError> {
-        if hub.admission == Admission::Draining {
+        if hub.readiness.is_draining() {
             return Err(HttpError::Draining);
         }
         let origins = &hub.limits.allowed_origins;

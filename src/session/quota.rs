@@ -7,6 +7,17 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 /// A bound for each kind, and how much of it is taken.
+///
+/// ```
+/// use blackhole::session::quota::Quota;
+///
+/// let mut quota = Quota::new(Some(1));
+/// assert_eq!(quota.full(&"one"), None);
+/// quota.take("one");
+/// assert_eq!((quota.full(&"one"), quota.full(&"another")), (Some(1), None));
+/// quota.give_back(&"one");
+/// assert_eq!(quota.full(&"one"), None);
+/// ```
 #[derive(Debug)]
 pub struct Quota<K> {
     max: Option<usize>,

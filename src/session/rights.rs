@@ -17,7 +17,7 @@ use crate::routing::index::Revision;
 use super::Session;
 use super::binding_quota;
 use super::close::CloseReason;
-use super::hub::{Context, Hub, SourceState};
+use super::hub::{Context, Hub};
 
 impl Session {
     /// Runs as `identity` from now on, and counts for its account.
@@ -84,7 +84,7 @@ impl Session {
             &mut self.subscriptions,
             |families, resolved| judge(families, resolved, identity, is_less),
             |scope| binding_quota::account_of(identity, scope),
-            hub.source == SourceState::Up,
+            hub.readiness.is_source_up(),
         );
         hub.metrics.subscriptions_moved_total += revisions.moved;
         revisions.ended

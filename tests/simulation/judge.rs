@@ -14,9 +14,9 @@ use blackhole::routing::broker_bindings::BindingCounts;
 use blackhole::routing::index::IndexCounts;
 use blackhole::session::clock::Now;
 use blackhole::session::close::CloseReason;
-use blackhole::session::hub::SourceState;
 use blackhole::session::id::ConnId;
 use blackhole::session::outbox::SlowConsumerPolicy;
+use blackhole::session::readiness::SourceState;
 use blackhole::session::replies::HeldTotals;
 
 use crate::client::Client;
@@ -469,7 +469,7 @@ impl World {
             hub.metrics.sessions_opened_total,
             hub.metrics.sessions_closed_total
         );
-        assert_eq!(hub.source, SourceState::Up);
+        assert_eq!(hub.readiness.source(), SourceState::Up);
         self.check_counters();
     }
 }

@@ -9,8 +9,8 @@ use blackhole::limits::EMPTY_LOOKS_MAX;
 use blackhole::protocol::http::HttpError;
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 use blackhole::routing::index::IndexCounts;
-use blackhole::session::hub::SourceState;
 use blackhole::session::outbox::SlowConsumerPolicy;
+use blackhole::session::readiness::SourceState;
 use serde_json::json;
 
 use crate::SEEDS;
@@ -293,8 +293,8 @@ fn a_source_whose_thread_ends_is_told_of_and_what_it_had_handed_over_is_delivere
     (0..4).for_each(|_| world.turn());
     assert_eq!(world.tally.events - before, 2);
     let hub = &world.reactor.hub;
-    assert!(matches!(hub.source, SourceState::Away { .. }));
-    assert_eq!(hub.unready(), Some(HttpError::SourceDown));
+    assert!(matches!(hub.readiness.source(), SourceState::Away { .. }));
+    assert_eq!(hub.readiness.unready(), Some(HttpError::SourceDown));
     // Nobody will answer: an error in its time, and nothing is kept.
     world.pass(Duration::from_secs(11));
     assert_eq!(world.tally.unavailable, 2);
