@@ -43,3 +43,21 @@ mod slow_consumers;
 mod source_end;
 mod starvation;
 mod wire;
+
+/// Cargo looks for no tests by itself (`autotests = false`), so a file that nothing names would never run.
+#[test]
+fn every_file_of_tests_belongs_to_a_binary() {
+    let files = |folder: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(support::project_file(folder)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".rs")).collect()
+    };
+    assert_eq!(files("tests"), [""; 0], "to be moved to tests/integration");
+    for name in files("tests/integration") {
+        let module = format!("\nmod {};\n", name.trim_end_matches(".rs"));
+        assert!(
+            name == "main.rs" || include_str!("main.rs").contains(&module),
+            "{name} is no module"
+        );
+    }
+}
