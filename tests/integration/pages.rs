@@ -59,6 +59,14 @@ fn the_readme_is_short() {
 }
 
 #[test]
+fn the_readme_asks_for_the_toolchain_that_cargo_asks_for() {
+    let manifest = read(Path::new("Cargo.toml"));
+    let version = between(&manifest, "rust-version = \"", '"')[0];
+    let asked = format!("a Rust toolchain ({version} or later)");
+    assert!(read(Path::new("README.md")).contains(&asked), "{asked}");
+}
+
+#[test]
 fn every_link_leads_somewhere() {
     for page in PAGES.map(Path::new) {
         let text = prose(&read(page));
