@@ -1,5 +1,5 @@
-//! That no cost is quadratic in what a client sends or in how many wait (DESIGN, Nobody's load is another's wait, 5):
-//! the steps of twice as much are about twice as many.
+//! Tests that no cost is quadratic in what a client sends or in how many sessions wait (DESIGN, Nobody's load is
+//! another's wait, 5): twice as much takes about twice as many steps.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -33,7 +33,7 @@ pub struct Occupancy {
 }
 
 impl Occupancy {
-    /// Nobody is there.
+    /// No connections.
     #[must_use]
     pub(super) fn new(limits: &SessionLimits) -> Self {
         Self {

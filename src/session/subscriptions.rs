@@ -6,7 +6,7 @@
 //!
 //! Invariants: an AMQP binding is acquired once for each subscription that needs it and once for each lease of a
 //! subscribe that waits, so the end of one session takes nothing from another. A binding is *lost* from the moment when
-//! its events may be missed until it is in force again or nobody needs it.
+//! its events may be missed until it is in force again, or until no session needs it.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -409,7 +409,7 @@ impl Subscriptions {
         let commands = std::mem::take(&mut self.to_source);
         for command in &commands {
             if let ToSource::Unbind(binding) = command {
-                // Nobody is left who could have missed anything.
+                // No session is left that could have missed an event.
                 self.lost.remove(binding);
             }
         }

@@ -344,14 +344,14 @@ impl Loop {
     fn accept(
         &mut self,
         peer: SocketAddr,
-        door: ListenerKind,
+        listener: ListenerKind,
         bytes: &[u8],
     ) -> (Option<ConnId>, Wires) {
         let wire = Wire::new(usize::MAX, usize::MAX);
         wire.borrow_mut().send(bytes);
         let socket = Scripted(wire.clone());
         let peer = Peer::from(peer);
-        let id = self.reactor.accept(socket, peer, door, now(self.clock));
+        let id = self.reactor.accept(socket, peer, listener, now(self.clock));
         (id, wire)
     }
 
