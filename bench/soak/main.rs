@@ -65,6 +65,9 @@ const READY_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Longest wait for the crowd to leave, and for the gauges to be what they must.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(90);
+/// How long the gauges of the first rest do not change before they are taken for those of rest. Longer than the server
+/// keeps AMQP bindings that nobody wants any more.
+const STILL_MIN: Duration = Duration::from_secs(5);
 
 /// Longest wait for the witnesses' answer: longer than theirs for events and replies.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
@@ -423,12 +426,17 @@ impl Soak<'_> {
     /// Waits until the gauges are those of the first rest, or, at the first, stand still with only the witnesses there.
     fn settle_gauges(&mut self, witnesses: u64) -> io::Result<()> {
         let until = Instant::now() + SETTLE_PATIENCE;
-        let mut last = Gauges::new();
+        let (mut last, mut still_since) = (Gauges::new(), Instant::now());
         loop {
             let gauges = gauges::read(&self.server.page("/metrics").1);
+            if gauges != last {
+                still_since = Instant::now();
+            }
             let differing = match &self.baseline {
                 Some(baseline) => gauges::differing(&gauges, baseline),
-                None if gauges == last && gauges.get("sessions") == Some(&witnesses) => {
+                None if still_since.elapsed() >= STILL_MIN
+                    && gauges.get("sessions") == Some(&witnesses) =>
+                {
                     self.baseline = Some(gauges);
                     return Ok(());
                 }

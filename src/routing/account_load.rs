@@ -43,8 +43,8 @@ impl AccountTag {
 /// The loads of all accounts. All operations cost O(1).
 #[derive(Debug)]
 pub(super) struct AccountLoads {
-    /// Row by row; empty until the first binding is counted.
-    counters: Vec<u32>,
+    /// Row by row.
+    counters: Box<[u32]>,
     seed: RandomState,
 }
 
@@ -59,7 +59,7 @@ impl AccountLoads {
     #[must_use]
     pub(super) fn new() -> Self {
         Self {
-            counters: Vec::new(),
+            counters: vec![0; ROWS << ROW_BITS].into(),
             seed: RandomState::new(),
         }
     }
@@ -89,9 +89,6 @@ impl AccountLoads {
     /// Counts one more binding of an account.
     pub(super) fn add(&mut self, tag: AccountTag) {
         if tag != AccountTag::NOBODY {
-            if self.counters.is_empty() {
-                self.counters = vec![0; ROWS << ROW_BITS];
-            }
             self.count(tag, |counter| *counter += 1);
         }
     }

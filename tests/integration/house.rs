@@ -358,6 +358,24 @@ fn no_import_leads_back_to_its_file() {
     assert!(circles.is_empty(), "\n{}", circles.join("\n"));
 }
 
+#[test]
+fn unsafe_code_is_forbidden_everywhere_but_in_sys() {
+    let lib = syn::parse_file(&fs::read_to_string(src().join("lib.rs")).unwrap()).unwrap();
+    for item in &lib.items {
+        let syn::Item::Mod(module) = item else {
+            continue;
+        };
+        let is_forbidden = module.attrs.iter().any(|attribute| {
+            attribute.path().is_ident("forbid")
+                && attribute
+                    .meta
+                    .require_list()
+                    .is_ok_and(|list| list.tokens.to_string() == "unsafe_code")
+        });
+        assert_eq!(is_forbidden, module.ident != "sys", "{}", module.ident);
+    }
+}
+
 /// A house of these files, each of a name and a text.
 fn house(files: &[(&str, &str)]) -> House {
     let dir = tempfile::tempdir().unwrap();
