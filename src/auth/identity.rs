@@ -14,7 +14,7 @@ pub const REALM_PLACEHOLDER: &str = "{account_id}";
 /// The SIP realms of accounts; one table, shared by all identities of one token file.
 pub(super) type Realms = HashMap<AccountId, Arc<str>>;
 
-/// Who a session speaks for, and what that may see. `Debug` shows everything but the token.
+/// For whom a session speaks, and which events that identity may see. `Debug` shows everything except the token.
 #[derive(PartialEq, Eq)]
 pub struct Identity(Rights);
 
@@ -62,8 +62,8 @@ impl Identity {
         })
     }
 
-    /// Says that what it may see is what `old`, the same token's identity at an earlier reading, may see, if that is
-    /// so. `is_realms_same`: both readings have the same realms. Linear in its descendants.
+    /// Compares the rights with those of `old`, the identity of the same token at an earlier reading, and notes when they
+    /// are equal. `is_realms_same`: both readings have the same realms. Linear in the descendants.
     pub(super) fn join_rights_of(&mut self, old: &Self, is_realms_same: bool) {
         if let Rights::Token {
             account,
@@ -92,7 +92,7 @@ impl Identity {
         }
     }
 
-    /// Whether it is known to see exactly what `other` sees, so that nothing has to be resolved again. O(1).
+    /// Whether it is known to have exactly the rights of `other`, so that nothing has to be resolved again. O(1).
     #[must_use]
     pub fn has_rights_of(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
@@ -150,7 +150,7 @@ impl Identity {
         }
     }
 
-    /// The Unix second from which on the token is no longer good: its sessions are then closed with 4401.
+    /// The Unix second at which the token expires: its sessions are then closed with 4401.
     #[must_use]
     pub fn expires(&self) -> Option<u64> {
         match &self.0 {
@@ -159,14 +159,14 @@ impl Identity {
         }
     }
 
-    /// Whether the token is no longer good at `unix_now` (Unix seconds).
+    /// Whether the token has expired at `unix_now` (Unix seconds).
     #[must_use]
     pub fn has_expired(&self, unix_now: u64) -> bool {
         self.expires().is_some_and(|expires| expires <= unix_now)
     }
 
-    /// The account that the token belongs to, and that its sessions count for (`max_connections_per_account`), those
-    /// of a superduper admin too. `None` under `--auth insecure`, where no token belongs to anybody: such sessions
+    /// The account to which the token belongs, and for which its sessions count (`max_connections_per_account`); sessions
+    /// of a superduper admin count too. `None` under `--auth insecure`, where a token belongs to no account: such sessions
     /// count for none.
     #[must_use]
     pub fn account_id(&self) -> Option<AccountId> {
@@ -176,8 +176,8 @@ impl Identity {
         }
     }
 
-    /// Whether `token` is the one that this identity came from, so that a command carrying it needs no new
-    /// authentication (PROTOCOL 3). Takes the same time for every wrong token of the right length.
+    /// Whether `token` is the token of this identity, so that a command with it needs no new authentication (PROTOCOL 3).
+    /// Takes the same time for every wrong token of the right length.
     #[must_use]
     pub fn is_token(&self, token: &str) -> bool {
         match &self.0 {

@@ -60,8 +60,8 @@ pub(super) struct Table {
     reading: u64,
 }
 
-/// Two accounts that the file gives the same realm, so that each sees the other's events where only the realm tells
-/// accounts apart (PROTOCOL 6). Never a token.
+/// Two accounts with the same realm in the file. Each sees the other's events wherever only the realm tells accounts
+/// apart (PROTOCOL 6). Holds no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SharedRealm {
     /// One of them.
@@ -102,12 +102,12 @@ impl TokenFile {
         Ok(Self { file, table })
     }
 
-    /// What reading the file again takes, to be done on any thread.
+    /// The job of reading the file again, for any thread.
     pub(super) fn reread(&self) -> (PathBuf, Arc<Table>) {
         (self.file.clone(), self.table.clone())
     }
 
-    /// Makes `table` the one in force and returns the one before, which takes time to be dropped.
+    /// Puts `table` in force and returns the table before it, whose drop takes time.
     pub(super) fn replace(&mut self, table: Arc<Table>) -> Arc<Table> {
         std::mem::replace(&mut self.table, table)
     }
@@ -129,9 +129,9 @@ impl TokenFile {
 }
 
 impl Table {
-    /// Parses `text`, the content of `file`, which said `old` before. Identities that did not change stay the same
-    /// `Arc`, so that sessions and table go on sharing them; those that see what they saw
-    /// [say so](Identity::has_rights_of). Linear in the text.
+    /// Parses `text`, the content of `file`; `old` is the table of the reading before. An identity that did not change
+    /// stays the same `Arc`, so that sessions and table go on sharing it. One whose rights did not change
+    /// [says so](Identity::has_rights_of). Linear in the text.
     pub(super) fn parse(file: &Path, text: &str, old: &Self) -> Result<Self, AuthError> {
         let members: Members<&RawValue> =
             serde_json::from_str(text).map_err(|error| AuthError::NotTokens {
@@ -210,7 +210,7 @@ impl Table {
     }
 }
 
-/// Accounts that have one realm: for each realm its first account beside each of the others. O(n log n).
+/// Accounts with the same realm: for each realm its first account together with each of the others. O(n log n).
 fn shared_realms(realms: &Realms) -> Vec<SharedRealm> {
     let mut first: BTreeMap<&str, AccountId> = BTreeMap::new();
     let mut accounts: Vec<_> = realms.iter().collect();

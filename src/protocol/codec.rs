@@ -55,7 +55,7 @@ pub struct CodecLimits {
 /// What one call of [`Codec::decode`] found.
 #[derive(Debug)]
 pub struct Decoded<'a> {
-    /// Bytes at the start of the input that are done with. All of it when there is no item.
+    /// Bytes at the start of the input that were read: all of it when there is no item.
     pub consumed: usize,
     /// The first complete message or control frame, if one is complete.
     pub item: Option<Item<'a>>,
@@ -63,8 +63,8 @@ pub struct Decoded<'a> {
     pub frames: usize,
 }
 
-/// A complete message or control frame. Borrowed from the input when it came whole and in one read; otherwise it
-/// owns the memory in which it was gathered, which goes when the item goes.
+/// A complete message or control frame. It borrows from the input when it came whole in one read; otherwise it owns the
+/// memory in which it was gathered.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Item<'a> {
     /// A text message.
@@ -147,7 +147,7 @@ impl CodecError {
     }
 }
 
-/// One session's decoder: what arrived in part, and nothing for an idle session.
+/// The decoder of one session: what has arrived in part, and nothing for an idle session.
 #[derive(Default)]
 pub struct Codec(Option<Box<Partial>>);
 
@@ -241,9 +241,9 @@ impl Codec {
     /// Reads `input` up to and including the first complete message or control frame. `input` is what arrived
     /// after the bytes that earlier calls consumed; payloads are unmasked in place.
     ///
-    /// The caller may stop after any item and go on later, with the bytes behind `consumed` untouched and
-    /// whatever arrived after them. Without an item everything was consumed. After [`Item::Close`] or an error it
-    /// must not be called again: the peer has nothing more to say, or cannot be understood.
+    /// The caller may stop after any item and go on later with the bytes behind `consumed`, unchanged, and those that
+    /// arrived after them. Without an item everything was consumed. After [`Item::Close`] or an error the caller must not
+    /// call it again: nothing that follows has a meaning.
     ///
     /// Cost linear in the consumed bytes. Allocates only when a frame or message is not complete in `input`.
     ///
@@ -300,16 +300,16 @@ impl Codec {
         self.0.is_none()
     }
 
-    /// Keeps `mark` with what is incomplete, unless that has a mark. It goes with the last frame of the message, or
-    /// with the frame where no message is under way: control frames between the fragments of a message do not touch
-    /// it. Nothing is kept when nothing is incomplete.
+    /// Keeps `mark` with what is incomplete, unless that has a mark already. The mark is dropped with the last frame of
+    /// the message, or with the frame when no message is under way; control frames between the fragments of a message
+    /// leave it. Nothing is kept when nothing is incomplete.
     pub fn mark_once(&mut self, mark: u32) {
         if let Some(partial) = &mut self.0 {
             partial.mark.get_or_insert(mark);
         }
     }
 
-    /// As [`Codec::mark_once`], in the place of the mark that is there.
+    /// As [`Codec::mark_once`], but replaces a mark that is there.
     pub fn mark_anew(&mut self, mark: u32) {
         if let Some(partial) = &mut self.0 {
             partial.mark = Some(mark);
@@ -435,7 +435,7 @@ impl Codec {
         Ok(item)
     }
 
-    /// Keeps a frame of which `arrived` more bytes have come, and more are to come.
+    /// Keeps a frame that is still incomplete after `arrived` more bytes.
     fn keep(&mut self, mut frame: Frame, arrived: usize) -> Option<Item<'static>> {
         frame.mask.rotate_left(arrived % 4);
         self.0.get_or_insert_default().stage = Stage::Payload(frame);

@@ -1,14 +1,14 @@
-//! The JSON of a command, field by field (PROTOCOL 3): which types the fields have, and nothing of what they mean.
+//! The JSON of a command, field by field (PROTOCOL 3). This module knows the types of the fields, not their meaning.
 //!
-//! A text is read once, without a document tree, and strings without escapes are borrowed from it. serde_json ends
-//! such a reading at the first string that is no text (half a surrogate pair), number that no float holds (`1e400`)
-//! or list that nests deeper than 127. Then the text is read once more, with each field kept apart
-//! ([`Reading::Apart`]): the value of each is skipped, which decodes nothing and costs no stack, and then read by
-//! itself, so that what is wrong with one field is the fault of that field ([`Value::Other`]) and of no other.
-//! Only a text that is not JSON, or no object, fails both readings.
+//! A text is read once, without a document tree, and strings without escapes are borrowed from it. `serde_json` stops
+//! this reading at a string that is no valid text (half a surrogate pair), at a number that no float can hold (`1e400`)
+//! and at a list that nests deeper than 127. The text is then read a second time, each field by itself
+//! ([`Reading::Apart`]): the reader first skips the value of a field, which decodes nothing and uses no stack, and then
+//! reads that value alone. So a bad value makes only its own field bad ([`Value::Other`]). A text that is not JSON, or
+//! not an object, fails both readings.
 //!
-//! Of duplicate keys the last counts; unknown keys are skipped. Cost: linear, at most some four times that of the
-//! first reading. Memory is bounded by the text: at most one [`Cow`] for four bytes of it.
+//! The last of duplicate keys counts; unknown keys are skipped. The cost is linear: both readings together cost at most
+//! some four times the first. Memory is bounded by the text: at most one [`Cow`] for four bytes of it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -49,11 +49,11 @@ pub(super) struct DataFields<'a> {
 #[derive(Default)]
 pub(super) struct RawLabel<'a> {
     pub(super) name: Value<'a>,
-    /// Not `null`. Its strings and numbers were skipped and not read: see [`is_readable`].
+    /// Not `null`. Its strings and numbers were skipped, not read: see [`is_readable`].
     pub(super) metadata: Option<&'a RawValue>,
 }
 
-/// A value of any type, of which only texts are of interest.
+/// A value of any type. Only texts and lists of texts are kept.
 #[derive(Default)]
 pub(super) enum Value<'a> {
     /// `null` or absent.
@@ -62,7 +62,7 @@ pub(super) enum Value<'a> {
     Text(Cow<'a, str>),
     /// A list of texts, none of them empty.
     Texts(Vec<Cow<'a, str>>),
-    /// Of another type, or not to be read.
+    /// A value of another type, or one that cannot be read.
     Other,
 }
 
@@ -87,11 +87,11 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The first `request_id` of a command that is not run, and so is not read: what is behind it is not looked at. Cost:
-/// linear in what stands before it, without an allocation.
+/// The first `request_id` of a command that is refused without being read. Reading ends behind it. The cost is linear in
+/// the text before it, without an allocation.
 pub(super) fn first_request_id(text: &str) -> Option<&RawValue> {
     let mut found = None;
-    // What follows the request id is an error here, and it is of no interest.
+    // The reader stops with an error behind the request id, which is no error of the command.
     let _ = read_as(text, FirstRequestId(&mut found));
     found
 }
@@ -111,9 +111,9 @@ pub(super) fn is_readable(json: &RawValue, depth: usize) -> bool {
 /// How the fields of an object are read.
 #[derive(Clone, Copy)]
 enum Reading {
-    /// As they come: one that cannot be read ends it all.
+    /// One after the other: a value that cannot be read ends the reading.
     Whole,
-    /// Each is skipped first, then read by itself.
+    /// Each value is skipped first, and then read by itself.
     Apart,
 }
 
@@ -124,7 +124,7 @@ impl Reading {
     ) -> Result<Option<Cow<'de, str>>, A::Error> {
         match self {
             Self::Whole => Ok(entries.next_key::<Text<'de>>()?.map(|key| key.0)),
-            // A key that is no text is that of no field, as the empty one is.
+            // A key that is no valid text names no field, and neither does the empty key.
             Self::Apart => Ok(entries
                 .next_key::<&'de RawValue>()?
                 .map(|key| text_of(key).unwrap_or_default())),

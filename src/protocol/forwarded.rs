@@ -1,15 +1,15 @@
-//! Who is behind a proxy, as told within the request's head: `X-Forwarded-For`, and `Forwarded` (RFC 7239). Asked
-//! only of heads that came from a trusted proxy ([`Proxies::trust`]).
+//! The client behind a proxy, as the request's head names it: `X-Forwarded-For`, and `Forwarded` (RFC 7239). Only heads
+//! from a trusted proxy are asked ([`Proxies::trust`]).
 //!
-//! Every proxy on the way adds the address that it got the request from on the right; the left end is whatever
-//! the client made up. So the peer is the right-most address that is not itself a trusted proxy's, or the
-//! left-most of all when they all are. An item that is no address (`unknown`, a pseudonym) hides what is left of
-//! it: then the peer is the last that is known, counted from the right.
+//! Every proxy on the way adds, on the right, the address from which it got the request; the client can write anything
+//! at the left end. So the peer is the right-most address that does not belong to a trusted proxy, or the left-most
+//! address when all belong to trusted proxies. An item that is no address (`unknown`, a pseudonym) hides everything to
+//! the left of it: the peer is then the last address that is known, counted from the right.
 //!
-//! A proxy keeps one of the two headers and passes the other on as the client wrote it, and nobody can tell which
-//! from the request. So when both are there and do not agree on the address, the request is refused.
+//! A proxy maintains one of the two headers and passes the other on as the client wrote it, and the request does not
+//! show which. So a request with both headers is refused when they do not agree on the address.
 //!
-//! Pure; no allocation. Cost: one more reading of the head, for sessions through trusted proxies only.
+//! Pure; no allocation. Cost: one more reading of the head, only for sessions through trusted proxies.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,11 +19,11 @@ use super::proxy::Proxies;
 /// `Forwarded` breaks RFC 7239 section 4, so that its right end cannot be told from a quoted text of the client's.
 const MALFORMED: &str = "Forwarded is malformed";
 
-/// The client or a proxy wrote one of them, and neither can be believed.
+/// Both headers are there and disagree. One is the client's own, and the request does not show which.
 const DISAGREE: &str = "Forwarded and X-Forwarded-For disagree";
 
-/// Who is behind `proxy`, which is trusted and has sent this complete `head`; `None` when it does not say. The
-/// port is that of `proxy` where the header tells none, which it rarely does.
+/// The client behind `proxy`, a trusted proxy that sent this complete `head`; `None` when the head names no client. The
+/// port is the one of `proxy` when the header has none, which is usual.
 ///
 /// # Errors
 /// What is wrong with the headers, for a 400.
@@ -83,7 +83,7 @@ impl<'a> Trail<'a> {
         }
     }
 
-    /// Goes one to the right: a trusted proxy is believed what it said of the one before it.
+    /// Goes one address to the right. The address to its left counts only if this one is a trusted proxy's.
     fn add(&mut self, hop: Option<Hop>) {
         let keeps = hop.is_some_and(|hop| self.peer.is_some() && self.proxies.trust(hop.ip));
         if !keeps {
@@ -92,7 +92,7 @@ impl<'a> Trail<'a> {
     }
 }
 
-/// `IP`, `IP:PORT`, `[IPv6]`, `[IPv6]:PORT`; anything else is nobody.
+/// Reads `IP`, `IP:PORT`, `[IPv6]` or `[IPv6]:PORT`; anything else names nobody.
 fn hop(item: &[u8]) -> Option<Hop> {
     let text = std::str::from_utf8(item).ok()?;
     let bare = || {
@@ -114,9 +114,9 @@ fn hop(item: &[u8]) -> Option<Hop> {
     })
 }
 
-/// Reads one `Forwarded` line: elements divided by commas, each of pairs divided by semicolons, each a name and a
-/// value that may be quoted. Values are taken more freely than RFC 7239 has them, since IPv6 addresses and ports
-/// often come without quotes; quotes are not. `None`: malformed.
+/// Reads one `Forwarded` line: elements divided by commas, in each pairs divided by semicolons, in each a name and a
+/// value that may be quoted. Unquoted values may have more characters than RFC 7239 allows, because IPv6 addresses and
+/// ports often come without quotes. Quoted values must follow it. `None`: malformed.
 fn read_forwarded(line: &[u8], trail: &mut Trail<'_>) -> Option<()> {
     let mut rest = line.trim_ascii();
     let mut element = Element::default();
@@ -160,8 +160,7 @@ struct Element {
     by_for: Option<Option<Hop>>,
 }
 
-/// A value at the start of `input`, and what is behind it. What is escaped within quotes stays so: no address has
-/// any of it.
+/// A value at the start of `input`, and the rest behind it. Escapes within quotes are kept: no address has any.
 fn read_value(input: &[u8]) -> Option<(&[u8], &[u8])> {
     let Some(quoted) = input.strip_prefix(b"\"") else {
         let (value, behind) = split(input, |byte| b",; \t".contains(&byte));
@@ -176,7 +175,7 @@ fn read_value(input: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((value, behind.strip_prefix(b"\"")?))
 }
 
-/// Up to the first byte that `ends` holds for, and from there on.
+/// Divides `input` before the first byte for which `ends` is true.
 fn split(input: &[u8], ends: impl FnMut(u8) -> bool) -> (&[u8], &[u8]) {
     let at = input.iter().copied().position(ends);
     input.split_at(at.unwrap_or(input.len()))

@@ -1,14 +1,16 @@
-//! Which proxies are believed, and the PROXY header by which they tell who is behind them (HAProxy's PROXY
-//! protocol, versions 1 and 2): bytes that come before the request's head. What a proxy says within the head is
+//! The proxies that are trusted, and the PROXY header with which a proxy names its client (HAProxy's PROXY protocol,
+//! versions 1 and 2). The header comes before the request's head. What the head itself says of the client is read by
 //! [`super::forwarded`].
 //!
-//! Owns where a header ends and what it amounts to; what is between its ends is read by `ppp`, which is given
-//! whole headers only. Keeps nothing between calls: the caller holds the bytes until a header is complete.
+//! This module finds where a header ends and says what it means; the crate `ppp` reads the bytes between, and gets whole
+//! headers only. Nothing is kept between calls: the caller holds the bytes until a header is complete.
 //!
-//! Rules: of a header only the source counts, and only that of a TCP connection over IP. The destination is skipped
-//! unread. Of the type-length-values behind the addresses only a CRC-32C is read, and a header that does not have it
-//! is malformed. A header that names no such source (`UNKNOWN`, `LOCAL`, Unix sockets, datagrams) leaves the
-//! connection's own address in place, as health checks of a balancer need it.
+//! Rules:
+//!
+//! - Only the source of a header counts, and only the source of a TCP connection over IP. The destination is not read.
+//! - Of the type-length-values behind the addresses only the CRC-32C is read; a header with a wrong one is malformed.
+//! - A header without such a source (`UNKNOWN`, `LOCAL`, Unix sockets, datagrams) leaves the connection's own address in
+//!   place, because the health checks of balancers send such headers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,8 +20,8 @@ use ppp::{v1, v2};
 
 use super::http::HEAD_BYTES_MAX;
 
-/// Longest PROXY header; one that is longer, or says that it will be, is malformed. As much as the head that
-/// follows may have: far more than addresses (216 bytes at most) and the usual values behind them.
+/// Longest PROXY header; a longer one, or one that announces more, is malformed. It is as much as the head behind it may
+/// have, and far more than addresses (216 bytes at most) and the usual values need.
 pub const HEADER_BYTES_MAX: usize = HEAD_BYTES_MAX;
 
 /// Longest line of version 1, CR LF included (PROXY protocol, section 2.1).
@@ -43,41 +45,41 @@ const CRC_32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 /// Type and length of a type-length-value (section 2.2).
 const V2_VALUE_AT: usize = 3;
 
-/// So much of version 2's signature cannot begin an HTTP request, which may have empty lines before it.
+/// The shortest beginning of version 2's signature that no HTTP request has: a request may begin with empty lines.
 const V2_TELLTALE: &[u8] = b"\r\n\r\n\0";
 
-/// Whether proxies tell by PROXY header who is behind them.
+/// Whether proxies name their clients in a PROXY header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProxyProtocol {
-    /// They do not: a PROXY header is a malformed request.
+    /// They do not. A PROXY header is a malformed request.
     #[default]
     Off,
-    /// A trusted proxy may; from anybody else a PROXY header is a malformed request.
+    /// A trusted proxy may. From any other peer a PROXY header is a malformed request.
     Accept,
-    /// A trusted proxy must, and nobody else may connect.
+    /// A trusted proxy must, and no other peer may connect.
     Required,
 }
 
-/// What the bytes so far amount to.
+/// What the bytes that have arrived are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
     /// A valid beginning: call again with more. Never for [`HEADER_BYTES_MAX`] bytes or more.
     Incomplete,
-    /// Something else than a PROXY header.
+    /// No PROXY header.
     Absent,
-    /// The beginning of a PROXY header, and no valid one whatever follows.
+    /// The beginning of a PROXY header that no further bytes can make valid.
     Malformed,
-    /// A whole one.
+    /// A whole header.
     Complete {
         /// Its bytes, at the start of the input. The request's head follows.
         consumed: usize,
-        /// Who is behind the proxy; `None`: the connection's own address stands.
+        /// The client behind the proxy; `None`: the connection's own address counts.
         source: Option<SocketAddr>,
     },
 }
 
-/// Reads what a proxy sent so far. Cost: linear in a line of version 1 and in the values of a whole header of
-/// version 2, constant for a part of one; no allocation.
+/// Reads the bytes that a proxy has sent. The cost is linear in a line of version 1 and in the values of a whole header
+/// of version 2, and constant for a part of version 2; no allocation.
 #[must_use]
 pub fn parse(input: &[u8]) -> Header {
     let signature = v2::PROTOCOL_PREFIX;
@@ -92,7 +94,7 @@ pub fn parse(input: &[u8]) -> Header {
     }
 }
 
-/// Whether bytes that are no HTTP request are the beginning of a PROXY header, so that who sent them can be told.
+/// Whether bytes that are no HTTP request are the beginning of a PROXY header, so that the error can say so.
 #[must_use]
 pub fn is_header_start(input: &[u8]) -> bool {
     input.starts_with(V1_START) || input.starts_with(V2_TELLTALE)
@@ -164,9 +166,9 @@ fn parse_v2(input: &[u8]) -> Header {
     Header::Complete { consumed, source }
 }
 
-/// Whether the values behind the addresses fill the header exactly, and it has the checksum that it says (section
-/// 2.2.3: that of the whole header with zeros in the checksum's place). A second checksum is refused, so that the
-/// header is summed up once. Where no addresses are known to end (family `UNSPEC`) there are no values.
+/// Whether the values behind the addresses fill the header exactly, and its checksum is right (section 2.2.3: that of the
+/// whole header with zeros in place of the checksum). A second checksum is refused, so that the header is summed up once.
+/// A header of family `UNSPEC` has no values, because the end of its addresses is not known.
 fn is_intact(header: &v2::Header<'_>) -> bool {
     let mut at = V2_FIXED_BYTES + header.address_bytes().len();
     let mut checksum = None;
@@ -196,18 +198,18 @@ fn is_intact(header: &v2::Header<'_>) -> bool {
 /// Where a connection on the websocket port stands with its PROXY header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preamble {
-    /// None can come, or one came and told the peer: the request's head is next.
+    /// No header can come, or one came and named the peer: the request's head is next.
     Done,
-    /// One may come before the request's head.
+    /// A header may come before the request's head.
     Optional,
-    /// One must come before the request's head.
+    /// A header must come before the request's head.
     Required,
-    /// One came and told no peer. The request's head is next, and what it says of the peer does not count: the
-    /// proxy has passed on the bytes of somebody it does not name, who may have written it.
+    /// A header came and named no peer. The request's head is next, and what it says of the peer does not count: the
+    /// proxy passes on the bytes of a client that it does not name, and that client may have written them.
     Nameless,
 }
 
-/// Which proxies are believed (`trusted_proxies`), and whether they send PROXY headers (`proxy_protocol`).
+/// The trusted proxies (`trusted_proxies`), and whether they send PROXY headers (`proxy_protocol`).
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     protocol: ProxyProtocol,
@@ -221,14 +223,14 @@ impl Proxies {
         Self { protocol, trusted }
     }
 
-    /// Whether what `peer` says of others is believed. IPv4 within IPv6 must have been unwrapped. Cost: the number
-    /// of networks.
+    /// Whether `peer` is a trusted proxy. The caller must have unwrapped IPv4 within IPv6. Linear in the number of
+    /// networks.
     #[must_use]
     pub fn trust(&self, peer: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&peer))
     }
 
-    /// How a connection from `peer` begins; `None`: it is not to be taken, since only proxies may connect.
+    /// How a connection from `peer` begins; `None`: it must be refused, because only proxies may connect.
     #[must_use]
     pub fn preamble(&self, peer: IpAddr) -> Option<Preamble> {
         match self.protocol {
