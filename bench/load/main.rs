@@ -50,8 +50,8 @@ const TURN_PATIENCE: Duration = Duration::from_millis(200);
 /// come from --first-source and up, 5,000 from each, so one machine can open more than it has ports.
 ///
 /// Templates (--subscribe, --binding, --path) have places that differ by session: {account} becomes an account id, the
-/// number (n - 1) % ACCOUNTS + 1 as 32 hex digits (those of `blackhole --source demo`); {token} the auth token; and
-/// the letter n in braces the session's number n, from 1.
+/// number (n - 1) % ACCOUNTS + 1 as 32 hex digits (those of `blackhole --source demo`); {token} the auth token; the
+/// letter n in braces the session's number n, from 1; and {hex} the same as 12 hex digits, the end of a GUID.
 #[derive(Clone, Parser)]
 #[command(
     name = "blackhole-load",
@@ -88,18 +88,19 @@ struct Options {
     /// First source address to a server on a loopback address: give each program of several its own
     #[arg(long, default_value_t = Ipv4Addr::new(127, 0, 1, 1), value_name = "IP")]
     first_source: Ipv4Addr,
-    /// Command sent after the upgrade; empty: none. Default: {"action":"subscribe","auth_token":"{token}",
+    /// Command sent after the upgrade, again for several; empty: none. Default: {"action":"subscribe","auth_token":"{token}",
     /// "data":{"account_id":"{account}","binding":"BINDING"}}
     #[arg(long, default_value = SUBSCRIBE, value_name = "TEMPLATE", hide_default_value = true)]
-    subscribe: String,
-    /// Binding of the default command: events of the account's calls; topic filter of mqtt, subject of nats
+    subscribe: Vec<String>,
+    /// Binding of the default command, again for several: events of the account's calls; topic filter of mqtt, subject
+    /// of nats
     #[arg(
         long,
         default_value = "call.CHANNEL_CREATE.*",
         value_name = "TEMPLATE",
         conflicts_with = "subscribe"
     )]
-    binding: String,
+    binding: Vec<String>,
     /// Path and query of the upgrade request, for example `/?style=kazoo`
     #[arg(long, default_value = "/", value_name = "TEMPLATE")]
     path: String,
@@ -118,8 +119,8 @@ struct Options {
     /// How long to hold the sessions once they are subscribed
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = positive)]
     hold: f64,
-    /// Measure events from their `Msg-ID` (microseconds since 1970, as demo events have it), one a read; else from
-    /// the moment when all sessions were subscribed
+    /// Measure events from their `Msg-ID` (microseconds since 1970, as demo events have it); else from the moment when
+    /// all sessions were subscribed
     #[arg(long)]
     msg_id_latency: bool,
     /// Let every session ping that often, and tell the round trips
@@ -217,13 +218,18 @@ fn run_here(options: &Options) -> io::Result<(Outcome, bool)> {
 
 fn plan(options: &Options) -> io::Result<Plan> {
     let template = |text: &str| Template::new(text, options.accounts, &options.token);
-    let subscribe = match options.dialect {
-        Dialect::Blackhole => options
-            .subscribe
-            .replace("call.CHANNEL_CREATE.*", &options.binding),
-        Dialect::Mqtt | Dialect::Nats => options.binding.clone(),
-        Dialect::Plain => String::new(),
+    let bindings = options.binding.iter();
+    let mut subscribes: Vec<String> = match options.dialect {
+        Dialect::Blackhole => bindings
+            .flat_map(|binding| {
+                let commands = options.subscribe.iter();
+                commands.map(|command| command.replace("call.CHANNEL_CREATE.*", binding))
+            })
+            .collect(),
+        Dialect::Mqtt | Dialect::Nats => bindings.cloned().collect(),
+        Dialect::Plain => Vec::new(),
     };
+    subscribes.retain(|subscribe| !subscribe.is_empty());
     Ok(Plan {
         address: resolve(&options.address)?,
         sessions: options.sessions as usize,
@@ -231,7 +237,7 @@ fn plan(options: &Options) -> io::Result<Plan> {
         connect_rate: options.connect_rate,
         path: template(&options.path),
         dialect: options.dialect,
-        subscribe: (!subscribe.is_empty()).then(|| template(&subscribe)),
+        subscribes: subscribes.iter().map(|text| template(text)).collect(),
         bearer: options.bearer.then(|| options.token.clone()),
         msg_id_latency: options.msg_id_latency,
         under_way_max: options.under_way as usize,

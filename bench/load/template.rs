@@ -3,6 +3,7 @@
 //! | in the template | becomes |
 //! |---|---|
 //! | `{n}` | the session's number, from 1 |
+//! | `{hex}` | the same as 12 hex digits: the end of a GUID |
 //! | `{account}` | 32 hex digits of `(n - 1) % accounts + 1`: the ids of the demo source's accounts |
 //! | `{token}` | the auth token |
 //!
@@ -32,6 +33,7 @@ impl Template {
         self.text
             .replace("{account}", &format!("{account:032x}"))
             .replace("{n}", &n.to_string())
+            .replace("{hex}", &format!("{n:012x}"))
     }
 }
 
@@ -42,12 +44,14 @@ mod tests {
     #[test]
     fn places_are_filled_and_json_braces_stay() {
         let template = Template::new(
-            r#"{"a":{"n":"{n}","t":"{token}","id":"{account}"}}"#,
+            r#"{"a":{"n":"{n}","t":"{token}","id":"{account}","g":"0-{hex}"}}"#,
             10,
             "secret",
         );
         for (n, account) in [(1, "1"), (10, "a"), (11, "1"), (12, "2")] {
-            let expected = format!(r#"{{"a":{{"n":"{n}","t":"secret","id":"{account:0>32}"}}}}"#);
+            let expected = format!(
+                r#"{{"a":{{"n":"{n}","t":"secret","id":"{account:0>32}","g":"0-{n:012x}"}}}}"#
+            );
             assert_eq!(template.fill(n), expected);
         }
     }

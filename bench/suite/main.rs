@@ -19,6 +19,7 @@ mod matching;
 mod ours;
 mod peers;
 mod picture;
+mod plant;
 mod running;
 mod scale;
 mod statistics;
@@ -35,6 +36,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::Value;
 
 use fanout::{Fanout, leave_out};
+use plant::Plant;
 use shared::{process, programs};
 use subject::{Candidate, Kind, Scenario, Setup, compare};
 
@@ -56,13 +58,13 @@ const CANDIDATES: &[Candidate] = &[
 #[derive(Parser)]
 #[command(name = "scripts/bench", max_term_width = 100)]
 struct Options {
-    /// What to measure; all but `scale` when none is given
+    /// What to measure; all but `scale` and `plant` when none is given
     #[arg(value_enum)]
     what: Vec<What>,
     /// A tenth of the sessions, fewer rounds: shows that everything runs, not what it costs
     #[arg(long)]
     quick: bool,
-    /// Every number of sessions, every size of events, every number in flight, and `scale`: takes an hour
+    /// Every number of sessions, every size of events, every number in flight, `scale` and `plant`: takes an hour
     #[arg(long, conflicts_with = "quick")]
     full: bool,
     /// Whom to measure, by name, separated by commas; all when none is given
@@ -112,6 +114,8 @@ enum What {
     Storm,
     /// Cost as sessions grow, up to 190,000 in ten processes; only when named, or with --full
     Scale,
+    /// A mix of events through RabbitMQ to many accounts, at rising rates; only when named, or with --full
+    Plant,
 }
 
 impl What {
@@ -125,6 +129,7 @@ impl What {
             Self::Fairness => "fairness",
             Self::Storm => "storm",
             Self::Scale => "scale",
+            Self::Plant => "plant",
         }
     }
 
@@ -138,6 +143,7 @@ impl What {
             Self::Fairness => fairness::print(rows),
             Self::Storm => storm::print(rows),
             Self::Scale => scale::print(rows),
+            Self::Plant => plant::print(rows),
         }
     }
 }
@@ -187,6 +193,8 @@ struct Extent {
     fairness: &'static [(u32, u32)],
     /// Rounds of `bridge` and of each series of `scale`.
     rounds: u32,
+    /// Time of one rate of `plant`.
+    plant_seconds: f64,
 }
 
 /// Sessions of `fairness` and `storm`.
@@ -198,6 +206,7 @@ const QUICK: Extent = Extent {
     time_max: Duration::from_secs(1),
     fairness: &[(1, 3), (8, 2)],
     rounds: 2,
+    plant_seconds: 1.0,
 };
 
 const USUAL: Extent = Extent {
@@ -210,6 +219,7 @@ const USUAL: Extent = Extent {
     time_max: Duration::from_secs(4),
     fairness: &[(1, 5), (8, 3)],
     rounds: 3,
+    plant_seconds: 5.0,
 };
 
 const EVERY: &[(u32, u32)] = &[(1, 15), (8, 9), (32, 7)];
@@ -225,6 +235,7 @@ const FULL: Extent = Extent {
     time_max: Duration::from_secs(6),
     fairness: &[(1, 15), (8, 7)],
     rounds: 5,
+    plant_seconds: 8.0,
 };
 
 fn run(options: &Options) -> io::Result<()> {
@@ -278,7 +289,7 @@ fn measure(options: &Options) -> io::Result<Value> {
     };
     let mut report = machine::stamp();
     for suite in What::value_variants() {
-        let is_usual = *suite != What::Scale || options.full;
+        let is_usual = options.full || !matches!(suite, What::Scale | What::Plant);
         if options.what.contains(suite) || (options.what.is_empty() && is_usual) {
             let rows = bench.measure(*suite)?;
             suite.print(&rows);
@@ -313,6 +324,7 @@ impl Bench<'_> {
             What::Fairness => self.fairness(),
             What::Storm => self.storm(),
             What::Scale => self.scale(),
+            What::Plant => self.plant(),
         }
     }
 
@@ -468,6 +480,26 @@ impl Bench<'_> {
             )?);
         }
         Ok(rows)
+    }
+
+    fn plant(&self) -> io::Result<Vec<Value>> {
+        self.check(1, self.shrunk(plant::SESSIONS))?;
+        let names = plant::SUBJECTS.into_iter();
+        let subjects: Vec<_> = names
+            .filter(|name| self.candidates.iter().any(|one| one.name == *name))
+            .collect();
+        let Extent {
+            shrink,
+            plant_seconds: seconds,
+            ..
+        } = *self.extent;
+        Plant {
+            server: &self.server,
+            load: &self.load,
+            shrink,
+            seconds,
+        }
+        .measure(&subjects)
     }
 
     /// This many sessions, or a part of them in a quick run.
