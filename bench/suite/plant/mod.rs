@@ -257,10 +257,26 @@ fn publish(mix: &mut Mix, target: u64, rate: u32, to: &mut dyn Events) -> io::Re
     Ok(sent)
 }
 
-/// Whether core 1 was saturated while the server had time left.
-fn is_held_back(row: &Value) -> bool {
-    let share = |name: &str| row[name].as_f64();
-    share("other_core_busy_share") > Some(SATURATED) && share("server_busy_share") < Some(SATURATED)
+/// A mark for an age that is not the server's, and what it means.
+fn mark(row: &Value) -> Option<(&'static str, &'static str)> {
+    let is_saturated = |name: &str| row[name].as_f64() > Some(SATURATED);
+    if is_saturated("server_busy_share") {
+        None
+    } else if is_saturated("other_core_busy_share") {
+        Some((
+            " !",
+            "!: broker, load generator and publisher had saturated their core and the server had not: the age is \
+             theirs, the CPU of the server is still its own.",
+        ))
+    } else if !is_held(row) {
+        Some((
+            " ?",
+            "?: neither core was saturated by what is measured: the age is that of a stall, of another program on the \
+             machine, or of a publisher that waited for the broker.",
+        ))
+    } else {
+        None
+    }
 }
 
 /// Prints the rows.
@@ -286,15 +302,14 @@ pub(crate) fn print(rows: &[Value]) {
     ]);
     for row in rows {
         let figure = |name: &str| row[name].as_f64();
-        let is_held_back = is_held_back(row);
-        let mark = if is_held_back { " !" } else { "" };
+        let mark = mark(row);
         table.row(vec![
             row["name"].as_str().unwrap_or("").to_owned(),
             row["rate"].to_string(),
             number(figure("events_per_second"), 0),
             number(figure("frames_per_second"), 0),
             number(figure("age_p50_ms"), 1),
-            number(figure("age_p99_ms"), 1) + mark,
+            number(figure("age_p99_ms"), 1) + mark.map_or("", |(mark, _)| mark),
             number(figure("cpu_us_per_frame"), 2),
             ratio(figure("ours_to_it_cpu")),
             number(figure("loop_cpu_us_per_event"), 2),
@@ -307,11 +322,8 @@ pub(crate) fn print(rows: &[Value]) {
             percent(figure("publisher_busy_share")),
             percent(figure("other_core_busy_share")),
         ]);
-        if is_held_back {
-            table.note(
-                "!: broker, load generator and publisher had saturated their core and the server had not: the age is \
-                 theirs, the CPU of the server is still its own.",
-            );
+        if let Some((_, meaning)) = mark {
+            table.note(meaning);
         }
     }
     for name in SUBJECTS {
