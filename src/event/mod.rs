@@ -103,6 +103,7 @@ mod tests {
     use super::body::GZIP_MEMBERS_MAX;
     use super::*;
     use crate::account::AccountId;
+    use proptest::prelude::*;
     use std::io::Write;
 
     const ACCOUNT: &str = "4b8c6fec4b2597882c0390202d195419";
@@ -194,6 +195,68 @@ mod tests {
             EventHead::read(r#"{"Event-Name":5,"Type":{"a":[1.5e9,true,null]},"Event":false}"#),
             Ok(EventHead::default())
         );
+    }
+
+    /// Values and keys that the two readings of the head may take differently, as they are written.
+    const VALUES: [&str; 18] = [
+        r#""""#,
+        r#""x""#,
+        r#""a\u002db""#,
+        r#""\ud800""#,
+        r#""\uDEAD\uD83D\uDE00""#,
+        r#""\q""#,
+        "\"\u{1}\"",
+        "null",
+        "true",
+        "-0",
+        "1.5e9",
+        "1e999",
+        "99999999999999999999",
+        "01",
+        "[]",
+        r#"[1,{"a":["\ud800"]}]"#,
+        r#"{"Account-ID":7,"\ud800":1}"#,
+        "{",
+    ];
+    const KEYS: [&str; 10] = [
+        "Event-Name",
+        "Type",
+        "Event",
+        "Account-ID",
+        "Custom-Channel-Vars",
+        r"Account\u002dID",
+        r"Account-ID\ud800",
+        "Other",
+        r"\ud800",
+        "",
+    ];
+
+    fn member() -> impl Strategy<Value = String> {
+        let account = format!("\"{ACCOUNT}\"");
+        let value = prop_oneof![
+            4 => proptest::sample::select(&VALUES[..]).prop_map(str::to_owned),
+            1 => Just(account.clone()),
+        ];
+        let inner = (proptest::sample::select(&KEYS[..]), value.clone());
+        let inner = inner.prop_map(|(key, value)| format!("\"{key}\":{value}"));
+        let object = proptest::collection::vec(inner, 0..4)
+            .prop_map(|members| format!("{{{}}}", members.join(", ")));
+        let value = prop_oneof![2 => value, 1 => object, 1 => Just(account)];
+        (proptest::sample::select(&KEYS[..]), value)
+            .prop_map(|(key, value)| format!("\"{key}\" : {value}"))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn both_readings_of_a_head_say_the_same(
+            members in proptest::collection::vec(member(), 0..6),
+            end in proptest::sample::select(&["}", "}", "} ", "", ",}", "}}", "]"][..]),
+        ) {
+            let body = format!("{{{}{end}", members.join(","));
+            prop_assert_eq!(EventHead::read(&body), EventHead::read_raw(&body));
+        }
     }
 
     #[test]
