@@ -190,33 +190,34 @@ impl Consumer<'_> {
         } else {
             None
         };
-        let (complaint, shown) = if let Some(announced) = swallowed {
+        let complaint = if let Some(announced) = swallowed {
             increment(&self.counters.undecodable_swallowed);
             bytes = announced;
-            ("the body is too large to be taken".to_owned(), key)
+            "the body is too large to be taken".to_owned()
         } else if exchange.contains(SUBSTITUTE) || key.contains(SUBSTITUTE) {
             increment(&self.counters.undecodable_routing_key);
-            ("exchange or routing key is not UTF-8".to_owned(), key)
+            "exchange or routing key is not UTF-8".to_owned()
         } else {
-            let shown = key.clone();
             let encoding = delivery.properties.content_encoding().as_deref();
-            match Event::decode(
-                intern(names, exchange),
-                key.into_boxed_str(),
-                body,
-                encoding,
-            ) {
-                Ok(event) => return Some(Box::new(event)),
+            match Event::read(body, encoding) {
+                Ok((head, body)) => {
+                    return Some(Box::new(Event {
+                        exchange: intern(names, exchange),
+                        routing_key: key.into_boxed_str(),
+                        head,
+                        body,
+                    }));
+                }
                 Err(error) => {
                     self.counters.count_undecodable(&error);
-                    (error.to_string(), shown)
+                    error.to_string()
                 }
             }
         };
         if let Some(left_out) = log_limit.pass(Instant::now()) {
             log::warn!(
                 "delivery dropped: {complaint}; routing key \"{}\", {bytes} bytes{left_out}",
-                bounded(&shown)
+                bounded(&key)
             );
         }
         None

@@ -74,27 +74,37 @@ impl Event {
         size_of::<Self>() + self.routing_key.len() + self.body.len()
     }
 
-    /// Decodes one delivery: inflates `gzip`, checks UTF-8 and JSON, and reads the head without building a
-    /// document tree. Cost: linear in the body.
+    /// Decodes one delivery ([`Event::read`]).
     ///
     /// # Errors
-    /// [`EventError`]. The caller drops and counts the delivery, and logs its routing key at most once a minute.
+    /// [`EventError`].
     pub fn decode(
         exchange: Arc<str>,
         routing_key: Box<str>,
         body: Vec<u8>,
         content_encoding: Option<&str>,
     ) -> Result<Self, EventError> {
-        let body = body::plain(body, content_encoding.unwrap_or_default())?;
-        let text = body::text(&body)?;
-        let head = EventHead::read(text)?;
-        let body = text.into();
+        let (head, body) = Self::read(body, content_encoding)?;
         Ok(Self {
             exchange,
             routing_key,
             head,
             body,
         })
+    }
+
+    /// Returns head and body of an event: inflates `gzip`, checks UTF-8 and JSON, and reads the head without building
+    /// a document tree. Cost: linear in the body.
+    ///
+    /// # Errors
+    /// [`EventError`]. The caller drops and counts the delivery, and logs its routing key at most once a minute.
+    pub fn read(
+        body: Vec<u8>,
+        content_encoding: Option<&str>,
+    ) -> Result<(EventHead, Box<str>), EventError> {
+        let body = body::plain(body, content_encoding.unwrap_or_default())?;
+        let text = body::text(&body)?;
+        Ok((EventHead::read(text)?, text.into()))
     }
 }
 
