@@ -1,7 +1,8 @@
 //! One large event to many sessions: the most memory that a server takes for it, beyond what it had idle.
 //!
 //! A server that makes a frame of its own for every session, or puts one into a buffer of every socket, holds the event
-//! as many times as there are sessions; one that shares it holds it once, and what is on its way is the kernel's.
+//! as many times as there are sessions; one that shares it holds it once, and what is on its way is the kernel's,
+//! whose sockets on a loopback address take an event of this size whole.
 
 use std::io;
 use std::path::Path;
