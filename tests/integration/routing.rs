@@ -564,7 +564,6 @@ impl World {
                 let frame = (
                     format!("{:?} {:?} {:?}", matched.rule, matched.scope, matched.style),
                     matched.subscribed_key.to_owned(),
-                    matched.request_id.map(str::to_owned),
                 );
                 assert!(groups.insert(frame), "one match a group");
                 assert!(
@@ -575,18 +574,17 @@ impl World {
                     matched.group,
                     matched.subscribed_key.to_owned(),
                     format!("{:?} {:?}", matched.scope, matched.style),
-                    matched.request_id.map(str::to_owned),
                 ));
             },
         );
         let mut found: Vec<Delivered> = Vec::new();
-        for (group, key, frame, request_id) in matches {
-            for slot in self.index.members(group) {
+        for (group, key, frame) in matches {
+            for member in self.index.members(group) {
                 found.push((
-                    slot as usize,
+                    member.slot as usize,
                     key.clone(),
                     frame.clone(),
-                    request_id.clone(),
+                    member.request_id.map(str::to_owned),
                 ));
             }
         }
