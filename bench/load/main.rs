@@ -49,9 +49,10 @@ const TURN_PATIENCE: Duration = Duration::from_millis(200);
 /// time or until each has received the expected number of events. To a server on a loopback address the sessions
 /// come from --first-source and up, 5,000 from each, so one machine can open more than it has ports.
 ///
-/// Templates (--subscribe, --binding, --path) have places that differ by session: {account} becomes an account id, the
-/// number (n - 1) % ACCOUNTS + 1 as 32 hex digits (those of `blackhole --source demo`); {token} the auth token; and
-/// the letter n in braces the session's number n, from 1.
+/// Templates (--subscribe, --binding, --path, --event-end) have places that differ by session: {account} becomes an
+/// account id, the number (n - 1) % ACCOUNTS + 1 as 32 hex digits (those of `blackhole --source demo`); {guid} a GUID
+/// of the session's own, 36 characters, such as clients send for request ids; {token} the auth token; and the letter n
+/// in braces the session's number n, from 1.
 #[derive(Clone, Parser)]
 #[command(
     name = "blackhole-load",
@@ -100,6 +101,10 @@ struct Options {
         conflicts_with = "subscribe"
     )]
     binding: String,
+    /// What every event is to end with, byte for byte (dialects blackhole and plain); a session that gets another event
+    /// is lost. With a --subscribe that has "request_id":"{guid}", for example: "request_id":"{guid}"}
+    #[arg(long, value_name = "TEMPLATE")]
+    event_end: Option<String>,
     /// Path and query of the upgrade request, for example `/?style=kazoo`
     #[arg(long, default_value = "/", value_name = "TEMPLATE")]
     path: String,
@@ -224,6 +229,10 @@ fn plan(options: &Options) -> io::Result<Plan> {
         Dialect::Mqtt | Dialect::Nats => options.binding.clone(),
         Dialect::Plain => String::new(),
     };
+    if options.event_end.is_some() && matches!(options.dialect, Dialect::Mqtt | Dialect::Nats) {
+        let message = "--event-end is for the dialects blackhole and plain";
+        return Err(io::Error::other(message));
+    }
     Ok(Plan {
         address: resolve(&options.address)?,
         sessions: options.sessions as usize,
@@ -232,6 +241,7 @@ fn plan(options: &Options) -> io::Result<Plan> {
         path: template(&options.path),
         dialect: options.dialect,
         subscribe: (!subscribe.is_empty()).then(|| template(&subscribe)),
+        event_end: options.event_end.as_deref().map(template),
         bearer: options.bearer.then(|| options.token.clone()),
         msg_id_latency: options.msg_id_latency,
         under_way_max: options.under_way as usize,

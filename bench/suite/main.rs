@@ -14,6 +14,7 @@ mod bridge;
 mod density;
 mod fairness;
 mod fanout;
+mod large;
 mod machine;
 mod matching;
 mod ours;
@@ -41,9 +42,11 @@ use subject::{Candidate, Kind, Scenario, Setup, compare};
 /// Everything that can be measured. Ours comes first, because every other figure is compared with it.
 const CANDIDATES: &[Candidate] = &[
     ours::CANDIDATE,
+    ours::WITHOUT_IDS,
     bare::SEND,
     bare::WRITEV,
     bare::MERGED,
+    bare::PATCHED,
     peers::NCHAN,
     peers::TOKIO,
     peers::TOKIO_DEFAULTS,
@@ -110,6 +113,8 @@ enum What {
     Fairness,
     /// All sessions reconnect at once: time until all are live, peak memory
     Storm,
+    /// One event of 1 MB to 1,000 sessions: peak memory
+    Large,
     /// Cost as sessions grow, up to 190,000 in ten processes; only when named, or with --full
     Scale,
 }
@@ -124,6 +129,7 @@ impl What {
             Self::Bridge => "bridge",
             Self::Fairness => "fairness",
             Self::Storm => "storm",
+            Self::Large => "large",
             Self::Scale => "scale",
         }
     }
@@ -137,6 +143,7 @@ impl What {
             Self::Bridge => bridge::print(rows),
             Self::Fairness => fairness::print(rows),
             Self::Storm => storm::print(rows),
+            Self::Large => large::print(rows),
             Self::Scale => scale::print(rows),
         }
     }
@@ -185,7 +192,7 @@ struct Extent {
     time_max: Duration,
     /// (in flight, rounds) of `fairness`.
     fairness: &'static [(u32, u32)],
-    /// Rounds of `bridge` and of each series of `scale`.
+    /// Rounds of `bridge`, of `large` and of each series of `scale`.
     rounds: u32,
 }
 
@@ -312,6 +319,7 @@ impl Bench<'_> {
             What::Bridge => self.bridge(),
             What::Fairness => self.fairness(),
             What::Storm => self.storm(),
+            What::Large => self.large(),
             What::Scale => self.scale(),
         }
     }
@@ -445,6 +453,22 @@ impl Bench<'_> {
             ("peak_resident_bytes", "ours_to_it_peak"),
         ];
         compare(&mut rows, &["at_once"], &figures);
+        Ok(rows)
+    }
+
+    fn large(&self) -> io::Result<Vec<Value>> {
+        let sessions = self.shrunk(large::SESSIONS);
+        self.check(1, sessions)?;
+        let mut rows = self.each(sessions, |candidate, setup| {
+            eprintln!("large: {}", candidate.name);
+            let row = large::measure(candidate, setup, &self.load, self.extent.rounds)?;
+            Ok(vec![row])
+        })?;
+        let figures = [
+            ("peak_above_idle_bytes", "ours_to_it_peak"),
+            ("cpu_us_per_frame", "ours_to_it_cpu"),
+        ];
+        compare(&mut rows, &["sessions"], &figures);
         Ok(rows)
     }
 
