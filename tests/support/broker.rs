@@ -1,6 +1,6 @@
 //! A private RabbitMQ for one test or for all tests of a binary, by way of `scripts/broker`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -87,6 +87,11 @@ impl Broker {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// What `scripts/broker --dir` takes to reach it.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// As user `guest`, virtual host `/`.
