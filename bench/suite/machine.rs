@@ -215,6 +215,8 @@ pub(crate) struct Demand {
     pub(crate) spare_files: u64,
     /// Memory in all; reckoned where there is none.
     pub(crate) memory: Option<u64>,
+    /// Memory that is to be left to others.
+    pub(crate) keep_free: u64,
     /// Whether every session may have an event that its client has not read yet, all at the same time. Where clients keep
     /// up, a lower `net.ipv4.tcp_mem` does.
     pub(crate) is_burst: bool,
@@ -228,6 +230,7 @@ pub(crate) fn obstacles(demand: Demand, files: u64) -> Vec<String> {
         sessions,
         spare_files,
         memory,
+        keep_free,
         is_burst,
     } = demand;
     let sockets = 2 * u64::from(processes) * u64::from(sessions);
@@ -285,11 +288,12 @@ pub(crate) fn obstacles(demand: Demand, files: u64) -> Vec<String> {
     if let Ok(available) = meminfo("MemAvailable") {
         let reckoned = sockets * SOCKET_BYTES + u64::from(processes) * (64 << 20);
         let need = memory.unwrap_or(reckoned);
-        if need > available {
+        if need + keep_free > available {
             found.push(format!(
-                "{sockets} sockets need about {} MiB of memory, and {} are available",
+                "{sockets} sockets need about {} MiB of memory, and of {} available ones {} are to be left",
                 need >> 20,
-                available >> 20
+                available >> 20,
+                keep_free >> 20
             ));
         }
     }

@@ -348,6 +348,7 @@ impl Bench<'_> {
             sessions,
             spare_files: 0,
             memory: None,
+            keep_free: 0,
             is_burst: true,
         };
         let obstacles = machine::obstacles(demand, self.files);

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::Plan;
 use super::watch::{LOOK_INTERVAL, Watch};
 use crate::running::Running;
+use support::broker::Broker;
 
 /// Settings of a server beside its port and broker. Pings would be the only work of an idle session, and would blur what
 /// is measured. Times are long, because both ends of all sessions share the machine.
@@ -73,6 +74,8 @@ pub(super) struct Event {
 pub(super) struct Fleet {
     servers: Vec<Running>,
     generators: Vec<Running>,
+    /// Its process.
+    broker: u32,
     address: String,
     lines: Receiver<Line>,
     to_us: Sender<Line>,
@@ -88,7 +91,7 @@ impl Fleet {
     /// A server does not start, or the run must end.
     pub(super) fn start(
         program: &Path,
-        broker: &str,
+        broker: &Broker,
         processes: u32,
         watch: &mut Watch,
     ) -> io::Result<Self> {
@@ -96,6 +99,7 @@ impl Fleet {
         let mut fleet = Self {
             servers: Vec::new(),
             generators: Vec::new(),
+            broker: broker.pid(),
             address: "127.0.0.1:0".to_owned(),
             lines,
             to_us,
@@ -103,7 +107,7 @@ impl Fleet {
         for _ in 0..processes {
             let port = fleet.address.rsplit(':').next().unwrap_or("0");
             let mut arguments = SERVER_ARGUMENTS.map(str::to_owned).to_vec();
-            arguments.extend(["--port", port, "--amqp", broker].map(str::to_owned));
+            arguments.extend(["--port", port, "--amqp", &broker.url()].map(str::to_owned));
             fleet
                 .servers
                 .push(Running::start_anywhere(program, &arguments)?);
@@ -197,7 +201,7 @@ impl Fleet {
                         return;
                     }
                 }
-                let ended = io::Error::other("a load generator has ended");
+                let ended = io::Error::other("million: a load generator has ended");
                 // Nobody listens any more where the fleet is gone.
                 let _ = to_us.send((number, Err(ended)));
             })?;
@@ -275,7 +279,7 @@ impl Fleet {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(io::Error::other("no load generator is left"));
+                    return Err(io::Error::other("million: no load generator is left"));
                 }
             }
             if looked.elapsed() >= LOOK_INTERVAL {
@@ -300,7 +304,7 @@ impl Fleet {
         Ok(answers)
     }
 
-    /// Fails when a process has ended.
+    /// Fails when a process has ended, be it the broker's.
     ///
     /// # Errors
     /// See above.
@@ -318,6 +322,9 @@ impl Fleet {
             if !generator.is_alive() {
                 return ended("a load generator", generator);
             }
+        }
+        if !Path::new(&format!("/proc/{}", self.broker)).exists() {
+            return Err(io::Error::other("million: the broker has ended"));
         }
         Ok(())
     }

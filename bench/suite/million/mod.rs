@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::machine::{Demand, Kernel, obstacles, sysctl};
+use crate::machine::{Demand, Kernel, OTHER_FILES, obstacles, sysctl};
 use crate::ours::{Call, EXCHANGE};
 use crate::subject::Cpu;
 use crate::table::{Table, number};
@@ -29,7 +29,7 @@ use fleet::Fleet;
 use shared::process::{memory, proportional};
 use support::broker::{self, Broker};
 use support::publisher::Publisher;
-use watch::{BrokerGuard, Watch};
+use watch::Watch;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -49,11 +49,11 @@ pub(crate) struct Plan {
 /// Sessions of one process, of which the loop is one thread: what one core serves (`bench/README.md`).
 const SESSIONS_PER_PROCESS_MAX: u64 = 100_000;
 
-/// Memory of one session, both ends, the kernel's and the processes': 8.1 KB were measured.
-const SESSION_BYTES: u64 = 8_200;
+/// Memory of one session, both ends, the kernel's and the processes'.
+const SESSION_BYTES: u64 = 8_700;
 
 /// Memory of a server and a load generator beside their sessions, and of the broker.
-const PAIR_BYTES: u64 = 8 << 20;
+const PAIR_BYTES: u64 = 2 << 20;
 const BROKER_BYTES: u64 = 256 << 20;
 
 /// Until servers that have nothing to do have given back what they will.
@@ -62,9 +62,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 impl Plan {
     /// Sessions of the fullest load generator, where a process may have `files` open files.
     fn share(&self, files: u64) -> u32 {
-        // A tenth is left for the connections that a server has beyond its part.
-        let usual = (files / 10 * 9).clamp(1, SESSIONS_PER_PROCESS_MAX);
-        let most = self.sessions_per_process.unwrap_or(usual as u32);
+        let most = self.sessions_per_process.unwrap_or(usual_share(files));
         self.sessions.div_ceil(self.processes(most))
     }
 
@@ -78,16 +76,25 @@ impl Plan {
         let processes = self.processes(share);
         let memory = u64::from(self.sessions) * SESSION_BYTES
             + u64::from(processes) * PAIR_BYTES
-            + BROKER_BYTES
-            + self.keep_free;
+            + BROKER_BYTES;
         Demand {
             processes,
             sessions: share,
             spare_files: unevenness(share),
             memory: Some(memory),
+            keep_free: self.keep_free,
             is_burst: false,
         }
     }
+}
+
+/// The most sessions of one process that go with `files` open files: with the [`unevenness`] and all other descriptors no
+/// more than that, and a tenth of them unused.
+fn usual_share(files: u64) -> u32 {
+    let files = files.min(2 * SESSIONS_PER_PROCESS_MAX);
+    let even = ((files.saturating_sub(OTHER_FILES) + 9) as f64).sqrt() - 3.0;
+    let most = (even * even).min(files as f64 * 0.9) as u64;
+    most.clamp(1, SESSIONS_PER_PROCESS_MAX) as u32
 }
 
 /// Connections of a server beyond its part of `share`: the kernel draws a server for each by the hash of its addresses, so
@@ -133,15 +140,14 @@ pub(crate) fn measure(server: &Path, load: &Path, plan: &Plan, files: u64) -> io
     eprintln!(
         "million: {} sessions in {processes} servers and {processes} load generators, about {:.1} GB",
         plan.sessions,
-        demand.memory.unwrap_or(0).saturating_sub(plan.keep_free) as f64 / 1e9
+        demand.memory.unwrap_or(0) as f64 / 1e9
     );
     let mut watch = Watch::start(plan.keep_free)?;
-    let broker = Broker::start_with(&[]).map_err(io::Error::other)?;
-    let _guard = BrokerGuard::start(broker.dir())?;
+    let broker = Broker::start_guarded().map_err(io::Error::other)?;
     watch.look()?;
     let kernel = Kernel::now()?;
 
-    let mut fleet = Fleet::start(server, &broker.url(), processes, &mut watch)?;
+    let mut fleet = Fleet::start(server, &broker, processes, &mut watch)?;
     let cpu = Cpus::now(&fleet, &broker)?;
     let connect_seconds = fleet.connect(load, plan, &mut watch)?.as_secs_f64();
     let connect_cpu = Cpus::now(&fleet, &broker)?.since(cpu);
@@ -380,13 +386,14 @@ mod tests {
             (2_000_000, None, 20_000, 112, 17_858),
             (2_000, Some(700), 20_000, 3, 667),
             (1, None, 20_000, 1, 1),
+            (100_000, None, 1_024, 127, 788),
             (1_000_000, None, u64::MAX, 10, 100_000),
         ] {
             let plan = plan(sessions, most);
             let demand = plan.demand(files);
             assert_eq!((demand.processes, demand.sessions), (processes, share));
             let needed = u64::from(demand.sessions) + demand.spare_files;
-            assert!(needed + crate::machine::OTHER_FILES <= files, "{demand:?}");
+            assert!(needed + OTHER_FILES <= files, "{demand:?}");
         }
     }
 

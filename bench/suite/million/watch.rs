@@ -1,10 +1,7 @@
-//! What may end a run before its time: memory that runs out, a signal. And the guard of the broker.
+//! What may end a run before its time: memory that runs out, a signal.
 
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
@@ -125,36 +122,5 @@ impl Watch {
         self.least_available = u64::MAX;
         self.most_tcp = 0;
         self.look()
-    }
-}
-
-/// Stops the broker of a directory when this program has been killed: the broker runs by itself, so the kernel does not
-/// end it with us. Does nothing when dropped.
-pub(super) struct BrokerGuard(Child);
-
-impl BrokerGuard {
-    /// It waits for the end of its stdin, which is ours.
-    ///
-    /// # Errors
-    /// There is no shell.
-    pub(super) fn start(broker: &Path) -> io::Result<Self> {
-        let script = support::project_file("scripts/broker");
-        let child = Command::new("sh")
-            .args(["-c", r#"read -r _; exec "$0" --dir "$1" stop"#])
-            .args([&script, broker])
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        Ok(Self(child))
-    }
-}
-
-impl Drop for BrokerGuard {
-    fn drop(&mut self) {
-        // Before its stdin ends.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
