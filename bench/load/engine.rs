@@ -268,8 +268,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Opens what is due and fits under [`Plan::under_way_max`]; says whether time alone lets more be opened. Where too
-    /// many are under way, an end of one of these does, and the poll tells it.
+    /// Opens what is due and fits under [`Plan::under_way_max`]; says whether time alone lets more be opened. Where
+    /// too many are under way, an end of one of these does, and the poll tells it.
     fn open_due(&mut self) -> bool {
         let due = (self.started.elapsed().as_secs_f64() * self.plan.connect_rate) as usize + 1;
         let due = due.min(self.plan.sessions);

@@ -87,8 +87,8 @@ pub fn memory(pid: u32) -> io::Result<Memory> {
     })
 }
 
-/// Resident memory of `pid` in which a page that several processes share counts for its part (`Pss`), in bytes. Linear in
-/// the pages.
+/// Resident memory of `pid` in which a page that several processes share counts for its part (`Pss`), in bytes.
+/// Linear in the pages.
 ///
 /// # Errors
 /// The process is gone, or another user's.

@@ -69,9 +69,9 @@ pub(crate) fn slab_bytes() -> io::Result<u64> {
 }
 
 /// Bytes of the names that the kernel has made up for /proc: whoever looks at the descriptors of all processes, as
-/// monitors do all the time, leaves some 900 bytes a socket behind, which say nothing of sockets and go when memory is
-/// short. Only root may know: 0 for others.
-fn listed_bytes() -> u64 {
+/// monitors do all the time, leaves some 900 bytes a socket behind, which say nothing of sockets and go when memory
+/// is short. Only root may know: 0 for others. Reading it holds up whoever allocates in the kernel: not to be done often.
+pub(crate) fn listed_bytes() -> u64 {
     let text = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
     // Of a cache: its objects in use, and the bytes of one.
     let cache = |name: &str| {
@@ -139,7 +139,8 @@ impl Kernel {
         }
     }
 
-    /// All of it. Buffered data lies in slabs and in pages of its own, so a part of it counts twice while there is any.
+    /// All of it. Buffered data lies in slabs and in pages of its own, so a part of it counts twice while there is
+    /// any.
     pub(crate) fn all(self) -> u64 {
         self.slab + self.processes + self.tcp
     }
@@ -165,23 +166,23 @@ pub(crate) fn tcp_bytes() -> io::Result<u64> {
 /// Memory that programs can still have.
 ///
 /// `MemAvailable` takes nearly all inodes and directory entries of the kernel for memory that it could give back, and
-/// every socket has one of each: with millions of sockets gigabytes of it are not to be had. So what these have grown by
-/// since [`reclaimable_bytes`] was `reclaimable_before` is taken off.
+/// every socket has one of each: with millions of sockets gigabytes of it are not to be had. So what these have grown
+/// by since [`reclaimable_bytes`] was `reclaimable_before` is taken off. `listed`: [`listed_bytes`].
 ///
 /// # Errors
 /// /proc/meminfo does not tell.
-pub(crate) fn available_bytes(reclaimable_before: u64) -> io::Result<u64> {
-    let grown = reclaimable_bytes()?.saturating_sub(reclaimable_before);
+pub(crate) fn available_bytes(reclaimable_before: u64, listed: u64) -> io::Result<u64> {
+    let grown = reclaimable_bytes(listed)?.saturating_sub(reclaimable_before);
     Ok(meminfo("MemAvailable")?.saturating_sub(grown))
 }
 
-/// Inodes, directory entries and other objects that the kernel says it can give back, but for those of [`listed_bytes`],
-/// which it can.
+/// Inodes, directory entries and other objects that the kernel says it can give back, but for the `listed` ones of
+/// [`listed_bytes`], which it can.
 ///
 /// # Errors
 /// /proc/meminfo does not tell.
-pub(crate) fn reclaimable_bytes() -> io::Result<u64> {
-    Ok(meminfo("SReclaimable")?.saturating_sub(listed_bytes()))
+pub(crate) fn reclaimable_bytes(listed: u64) -> io::Result<u64> {
+    Ok(meminfo("SReclaimable")?.saturating_sub(listed))
 }
 
 fn meminfo(name: &str) -> io::Result<u64> {
@@ -217,13 +218,13 @@ pub(crate) struct Demand {
     pub(crate) memory: Option<u64>,
     /// Memory that is to be left to others.
     pub(crate) keep_free: u64,
-    /// Whether every session may have an event that its client has not read yet, all at the same time. Where clients keep
-    /// up, a lower `net.ipv4.tcp_mem` does.
+    /// Whether every session may have an event that its client has not read yet, all at the same time. Where clients
+    /// keep up, a lower `net.ipv4.tcp_mem` does.
     pub(crate) is_burst: bool,
 }
 
-/// What of this machine's settings stands in the way: one line for each, with what would have to be done. `files` is the
-/// limit of open files of one process.
+/// What of this machine's settings stands in the way: one line for each, with what would have to be done. `files` is
+/// the limit of open files of one process.
 pub(crate) fn obstacles(demand: Demand, files: u64) -> Vec<String> {
     let Demand {
         processes,
@@ -237,8 +238,8 @@ pub(crate) fn obstacles(demand: Demand, files: u64) -> Vec<String> {
     let mut found = Vec::new();
     if u64::from(sessions) + spare_files + OTHER_FILES > files {
         found.push(format!(
-            "{sessions} sessions of one process need {} open files, and the hard limit is {files}: raise it (ulimit -Hn), \
-             or ask for fewer",
+            "{sessions} sessions of one process need {} open files, and the hard limit is {files}: raise it \
+             (ulimit -Hn), or ask for fewer",
             u64::from(sessions) + spare_files + OTHER_FILES
         ));
     }

@@ -43,7 +43,8 @@ impl Running {
         Self::spawn(core, program, arguments, Stdio::piped(), Stdio::inherit())
     }
 
-    /// Starts `program` on whatever cores there are, as [`Running::start`].
+    /// Starts `program` on whatever cores there are, as [`Running::start`]; where hundreds run, this program and the
+    /// broker come first.
     ///
     /// # Errors
     /// As [`Running::start`].
@@ -71,12 +72,13 @@ impl Running {
         stderr: Stdio,
     ) -> io::Result<Self> {
         let name = program.display().to_string();
-        // Both become the program, so the child's id is the program's.
+        // All of them become the program, so the child's id is the program's.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]);
-        if let Some(core) = core {
-            command.args(["taskset", "--cpu-list", core]);
-        }
+        match core {
+            Some(core) => command.args(["taskset", "--cpu-list", core]),
+            None => command.args(["nice", "-n", "5"]),
+        };
         // A group of its own: Ctrl-C is for this program, which ends them in order.
         let mut child = command
             .arg(program)

@@ -63,8 +63,8 @@ impl Broker {
         Ok(broker)
     }
 
-    /// As [`Broker::start_with`] without options; and it does not outlive this process even when that is killed. To be
-    /// called by the main thread only.
+    /// As [`Broker::start_with`] without options; and it does not outlive this process even when that is killed. To
+    /// be called by the main thread only.
     pub fn start_guarded() -> Result<Self, String> {
         let mut broker = Self::new(&[]);
         broker.guard = Some(Guard::start(&broker.dir).map_err(|error| error.to_string())?);

@@ -1,13 +1,13 @@
 //! The servers and the load generators: started, heard all together, and killed on drop.
 //!
-//! Each load generator has a thread here that reads its lines; the main thread hears them in the order in which they come,
-//! and looks at everything else between them. A process that ends before the fleet does ends the run.
+//! Each load generator has a thread here that reads its lines; the main thread hears them in the order in which they
+//! come, and looks at everything else between them. A process that ends before the fleet does ends the run.
 
 use std::fs;
 use std::io::{self, BufRead};
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -17,8 +17,8 @@ use super::watch::{LOOK_INTERVAL, Watch};
 use crate::running::Running;
 use support::broker::Broker;
 
-/// Settings of a server beside its port and broker. Pings would be the only work of an idle session, and would blur what
-/// is measured. Times are long, because both ends of all sessions share the machine.
+/// Settings of a server beside its port and broker. Pings would be the only work of an idle session, and would blur
+/// what is measured. Times are long, because both ends of all sessions share the machine.
 const SERVER_ARGUMENTS: [&str; 15] = [
     "--ip",
     "127.0.0.1",
@@ -68,6 +68,8 @@ pub(super) struct Event {
     pub(super) took: Duration,
     pub(super) frames: u64,
     pub(super) bytes: u64,
+    /// Since the sessions were live.
+    pub(super) gap_notices: u64,
 }
 
 /// All processes but the broker.
@@ -228,6 +230,10 @@ impl Fleet {
             format!("{} frames", progress.sum("events"))
         })?;
         let took = published.elapsed();
+        for generator in &mut self.generators {
+            generator.tell("report")?;
+        }
+        let reports = self.answers("report", PATIENCE, watch, |_| "counting".into())?;
         let sum = |name: &str| -> u64 { rounds.iter().filter_map(|r| r[name].as_u64()).sum() };
         let wrong: Vec<String> = ["missing", "extra", "gaps", "lost"]
             .into_iter()
@@ -242,11 +248,15 @@ impl Fleet {
             took,
             frames: sum("frames"),
             bytes: sum("bytes"),
+            gap_notices: reports
+                .iter()
+                .filter_map(|report| report["gap_notices"].as_u64())
+                .sum(),
         })
     }
 
-    /// Waits until every load generator has said `name`, and returns what they said. `tell` puts what they said of their
-    /// progress into words.
+    /// Waits until every load generator has said `name`, and returns what they said. `tell` puts what they said of
+    /// their progress into words.
     fn answers(
         &mut self,
         name: &str,
@@ -260,32 +270,28 @@ impl Fleet {
         let mut progress = Progress(vec![Value::Null; answers.len()]);
         let (mut told, mut got_on, mut looked) = (began, began, began);
         while missing > 0 {
-            match self.lines.recv_timeout(LOOK_INTERVAL) {
-                Ok((number, line)) => {
-                    let mut line = line?;
-                    if let Some(totals) = line.get_mut("progress") {
-                        let totals = totals.take();
-                        if totals != progress.0[number] {
-                            got_on = Instant::now();
-                        }
-                        progress.0[number] = totals;
-                    } else if let Some(answer) = line.get_mut(name) {
-                        answers[number] = answer.take();
-                        missing -= 1;
+            // All that have come, and then a look: a look takes its time where hundreds of processes run.
+            let first = self.lines.recv_timeout(LOOK_INTERVAL).ok();
+            for (number, line) in first.into_iter().chain(self.lines.try_iter()) {
+                let mut line = line?;
+                if let Some(totals) = line.get_mut("progress") {
+                    let totals = totals.take();
+                    if totals != progress.0[number] {
                         got_on = Instant::now();
-                    } else {
-                        return Err(io::Error::other(format!("{line} instead of {name}")));
                     }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(io::Error::other("million: no load generator is left"));
+                    progress.0[number] = totals;
+                } else if let Some(answer) = line.get_mut(name) {
+                    answers[number] = answer.take();
+                    missing -= 1;
+                    got_on = Instant::now();
+                } else {
+                    return Err(io::Error::other(format!("{line} instead of {name}")));
                 }
             }
             if looked.elapsed() >= LOOK_INTERVAL {
-                looked = Instant::now();
                 watch.look()?;
                 self.check()?;
+                looked = Instant::now();
             }
             if got_on.elapsed() > patience {
                 let message = format!("nothing gets on any more: {}", tell(&progress));
@@ -353,7 +359,8 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        // All before the first is waited for. The clients first: their ends reset the connections, so nothing lingers.
+        // All before the first is waited for. The clients first: their ends reset the connections, so nothing
+        // lingers.
         for running in self.generators.iter_mut().chain(&mut self.servers) {
             running.kill();
         }

@@ -2,8 +2,9 @@
 //! publishing of one event to the last of its frames, and the memory and CPU of servers, load generators, broker and
 //! kernel.
 //!
-//! Servers share one port (`reuse_port`), and the kernel spreads the connections over them. As many load generators open
-//! an equal part of the sessions each. No process is pinned to a core. The events come through a private RabbitMQ.
+//! Servers share one port (`reuse_port`), and the kernel spreads the connections over them. As many load generators
+//! open an equal part of the sessions each. No process is pinned to a core. The events come through a private
+//! RabbitMQ.
 //!
 //! 1. [`refuse`]: what would not fit is refused before anything starts.
 //! 2. [`Fleet::connect`]: all sessions are opened and subscribed.
@@ -88,8 +89,8 @@ impl Plan {
     }
 }
 
-/// The most sessions of one process that go with `files` open files: with the [`unevenness`] and all other descriptors no
-/// more than that, and a tenth of them unused.
+/// The most sessions of one process that go with `files` open files: with the [`unevenness`] and all other
+/// descriptors no more than that, and a tenth of them unused.
 fn usual_share(files: u64) -> u32 {
     let files = files.min(2 * SESSIONS_PER_PROCESS_MAX);
     let even = ((files.saturating_sub(OTHER_FILES) + 9) as f64).sqrt() - 3.0;
@@ -97,13 +98,14 @@ fn usual_share(files: u64) -> u32 {
     most.clamp(1, SESSIONS_PER_PROCESS_MAX) as u32
 }
 
-/// Connections of a server beyond its part of `share`: the kernel draws a server for each by the hash of its addresses, so
-/// their number scatters by the square root, and six times that is not met in a thousand million draws.
+/// Connections of a server beyond its part of `share`: the kernel draws a server for each by the hash of its
+/// addresses, so their number scatters by the square root, and six times that is not met in a thousand million draws.
 fn unevenness(share: u32) -> u64 {
     (f64::from(share).sqrt() * 6.0).ceil() as u64
 }
 
-/// Fails, saying what is missing, when this machine cannot hold `plan`. `files` is the limit of open files of one process.
+/// Fails, saying what is missing, when this machine cannot hold `plan`. `files` is the limit of open files of one
+/// process.
 fn refuse(plan: &Plan, demand: Demand, files: u64) -> io::Result<()> {
     let mut found = obstacles(demand, files);
     let under_way = fleet::under_way(demand.processes);
@@ -130,8 +132,8 @@ fn refuse(plan: &Plan, demand: Demand, files: u64) -> io::Result<()> {
 /// Opens the sessions, sends the event, and tells what it cost.
 ///
 /// # Errors
-/// The machine cannot hold them; memory runs out; a signal came; a process has ended; a session or a frame is missing.
-/// [`io::ErrorKind::NotFound`]: RabbitMQ is not installed.
+/// The machine cannot hold them; memory runs out; a signal came; a process has ended; a session or a frame is
+/// missing. [`io::ErrorKind::NotFound`]: RabbitMQ is not installed.
 pub(crate) fn measure(server: &Path, load: &Path, plan: &Plan, files: u64) -> io::Result<Value> {
     broker::installed()?;
     let demand = plan.demand(files);
@@ -183,9 +185,10 @@ pub(crate) fn measure(server: &Path, load: &Path, plan: &Plan, files: u64) -> io
         "connect_seconds": connect_seconds,
         "event_seconds": event.took.as_secs_f64(),
         "frames": event.frames,
+        "gap_notices": event.gap_notices,
         "frame_bytes": event.bytes as f64 / event.frames as f64,
-        "fewest_of_a_server": idle.spread.0,
-        "most_of_a_server": idle.spread.1,
+        "descriptors_least": idle.spread.0,
+        "descriptors_most": idle.spread.1,
         "parts": [
             part("servers", idle.servers, connect_cpu.servers, event_cpu.servers),
             part("load generators", idle.generators, connect_cpu.generators, event_cpu.generators),
@@ -260,7 +263,7 @@ struct Idle {
     broker: Part,
     /// Since before the first server.
     kernel: Kernel,
-    /// (Fewest, most) connections of one server; 0 where the kernel does not count descriptors (before Linux 6.2).
+    /// (Fewest, most) descriptors of one server; 0 where the kernel does not count descriptors (before Linux 6.2).
     spread: (u64, u64),
 }
 
@@ -348,19 +351,25 @@ fn print_one(row: &Value) {
     whole("both ends: servers, generators, kernel", "both_ends_bytes");
     whole("by the machine's own account", "taken_bytes");
     parts.note(&format!(
-        "Memory is that of idle sessions. While the event was under way, at most {} MB were in sockets, and at least {} MB \
-         of memory were left.",
+        "Memory is that of idle sessions. While the event was under way, at most {} MB were in sockets, and at least \
+         {} MB of memory were left.",
         megabytes(figure("event_tcp_bytes_most")),
         megabytes(figure("event_available_bytes_least")),
     ));
     parts.note(&format!(
-        "Connections of one server: {} to {}. The kernel's work for a socket counts for the process at whose cost it was \
-         done. The servers do not ping.",
-        row["fewest_of_a_server"], row["most_of_a_server"],
+        "Descriptors of one server: {} to {}. The kernel's work for a socket counts for the process at whose cost it \
+         was done. The servers do not ping.",
+        row["descriptors_least"], row["descriptors_most"],
     ));
+    if row["gap_notices"] != 0 {
+        parts.note(&format!(
+            "{} sessions were told of a gap before the event: servers had lost the broker for a while.",
+            row["gap_notices"]
+        ));
+    }
     parts.note(
-        "The machine's own account: by how much MemAvailable less the grown SReclaimable has fallen; with the broker, and \
-         with whatever else the machine does.",
+        "The machine's own account: by how much MemAvailable less the grown SReclaimable has fallen; with the broker, \
+         and with whatever else the machine does.",
     );
     parts.print();
 }

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::fleet::Fleet;
-use crate::machine::{available_bytes, reclaimable_bytes, tcp_bytes};
+use crate::machine::{available_bytes, listed_bytes, reclaimable_bytes, tcp_bytes};
 
 /// Time between two looks.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How readily the kernel ends this program and what it starts, where memory is gone all the same: before anything else.
+/// How readily the kernel ends this program and what it starts, where memory is gone all the same: before anything
+/// else.
 const OOM_SCORE: &str = "1000";
 
 /// Looks at memory and signals.
@@ -26,11 +27,16 @@ pub(super) struct Watch {
     available_at_first: u64,
     least_available: u64,
     most_tcp: u64,
+    /// [`listed_bytes`], as of then.
+    listed: (u64, Instant),
 }
 
+/// How old [`listed_bytes`] may be.
+const LISTED_AGE_MAX: Duration = Duration::from_secs(2);
+
 impl Watch {
-    /// From here on SIGINT, SIGTERM and SIGHUP only make [`Watch::look`] fail. What is started later is the first that
-    /// the kernel ends where memory is gone.
+    /// From here on SIGINT, SIGTERM and SIGHUP only make [`Watch::look`] fail. What is started later is the first
+    /// that the kernel ends where memory is gone.
     ///
     /// # Errors
     /// The system refuses.
@@ -40,8 +46,9 @@ impl Watch {
         for number in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register_usize(number, signal.clone(), number as usize)?;
         }
-        let reclaimable = reclaimable_bytes()?;
-        let available = available_bytes(reclaimable)?;
+        let listed = listed_bytes();
+        let reclaimable = reclaimable_bytes(listed)?;
+        let available = available_bytes(reclaimable, listed)?;
         Ok(Self {
             signal,
             keep_free,
@@ -49,6 +56,7 @@ impl Watch {
             available_at_first: available,
             least_available: available,
             most_tcp: 0,
+            listed: (listed, Instant::now()),
         })
     }
 
@@ -95,8 +103,11 @@ impl Watch {
     ///
     /// # Errors
     /// /proc does not tell.
-    pub(super) fn available(&self) -> io::Result<u64> {
-        available_bytes(self.reclaimable_at_first)
+    pub(super) fn available(&mut self) -> io::Result<u64> {
+        if self.listed.1.elapsed() > LISTED_AGE_MAX {
+            self.listed = (listed_bytes(), Instant::now());
+        }
+        available_bytes(self.reclaimable_at_first, self.listed.0)
     }
 
     /// What was left at the start.
