@@ -409,7 +409,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_what_is_missing() {
         for (sessions, most, word) in [
-            (20_000, Some(19_900), "open files"),
+            (19_900, Some(19_900), "open files"),
             (u32::MAX, None, "memory"),
         ] {
             let plan = plan(sessions, most);
