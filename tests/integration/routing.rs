@@ -279,7 +279,6 @@ struct Rolled {
     session: usize,
     scope: Scope,
     binding: &'static str,
-    request_id: Option<String>,
     months: ActiveMonths,
 }
 
@@ -360,9 +359,10 @@ impl Rolling {
                 if let Subscribed::Overtook(others) = outcome {
                     self.move_on(&resolved, others);
                     let months = self.months;
-                    let others_there = self.subscriptions.iter_mut().filter(|one| {
-                        (one.scope, one.binding, &one.request_id) == (scope, binding, &request_id)
-                    });
+                    let others_there = self
+                        .subscriptions
+                        .iter_mut()
+                        .filter(|one| (one.scope, one.binding) == (scope, binding));
                     let moved = others_there.map(|one| one.months = months.now()).count();
                     assert_eq!(moved, usize::try_from(others).unwrap());
                 }
@@ -375,7 +375,6 @@ impl Rolling {
                     session,
                     scope,
                     binding,
-                    request_id,
                     months,
                 });
             }
