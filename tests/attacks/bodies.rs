@@ -87,8 +87,8 @@ fn an_event_costs_what_its_bytes_cost_whatever_is_in_them() {
 
 #[test]
 fn a_large_event_is_in_memory_once_though_each_session_has_a_request_id_and_reads_slowly() {
-    const SESSIONS: usize = 200;
-    const BYTES: usize = 1 << 20;
+    const SESSIONS: usize = 60;
+    const BYTES: usize = 4 << 20;
     let _alone = alone();
     let mut fed = Fed::insecure(&[]);
     let mut clients: Vec<Client> = (0..SESSIONS)
@@ -111,7 +111,8 @@ fn a_large_event_is_in_memory_once_though_each_session_has_a_request_id_and_read
     fed.server.until("all are blocked", |server| {
         server.metric("outboxes_blocked") == SESSIONS as u64
     });
-    assert!(fed.server.metric("outboxes_blocked_bytes") > (SESSIONS * BYTES / 2) as u64);
+    let waiting = fed.server.metric("outboxes_blocked_bytes");
+    assert!(waiting > 64 << 20, "{waiting} bytes wait");
     for (number, client) in clients.iter_mut().enumerate() {
         let event = client.event();
         assert_eq!(
