@@ -273,7 +273,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Opens what is due and fits under [`Plan::under_way_max`]; says whether more is to be opened later.
+    /// Opens what is due and fits under [`Plan::under_way_max`]; says whether time alone lets more be opened. Where
+    /// too many are under way, an end of one of these does, and the poll tells it.
     fn open_due(&mut self) -> bool {
         let due = (self.started.elapsed().as_secs_f64() * self.plan.connect_rate) as usize + 1;
         let due = due.min(self.plan.sessions);
@@ -298,7 +299,7 @@ impl Engine {
                 Err(error) => self.lose(index, format!("connect: {error}")),
             }
         }
-        self.totals.opened < self.plan.sessions
+        self.totals.opened < self.plan.sessions && self.under_way < self.plan.under_way_max
     }
 
     /// Sends the pings that are due; says how long it is until the next ones are, when there will be any. A ping

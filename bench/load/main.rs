@@ -34,7 +34,7 @@ const SUBSCRIBE: &str = r#"{"action":"subscribe","auth_token":"{token}","data":{
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longest wait for the events of one `expect` under `--control`.
+/// Longest wait for the events of one `expect` under `--control` that does not say how long.
 const ROUND_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Longest `--hold`: longer is for ever.
@@ -63,7 +63,7 @@ const TURN_PATIENCE: Duration = Duration::from_millis(200);
         blackhole-load --sessions 1000 --hold 10 --msg-id-latency\n\n  \
         Each session on an account of its own, until each has received 3 events, result as JSON too:\n  \
         blackhole-load --sessions 5000 --accounts 5000 --events-expected 3 --json result.json\n\n\
-        Control (--control): once all sessions are settled one line `{\"ready\": ...}` is printed; then each line on stdin is answered by one line. `expect N`: `{\"armed\": N}` at once, and `{\"round\": ...}` when every session has received N more events, or 60 s have passed. `pings on`, `pings off`: whether --ping-interval is heeded; off at first. `report`: the result so far. The end of stdin ends the run.\n\n\
+        Control (--control): once all sessions are settled one line `{\"ready\": ...}` is printed; then each line on stdin is answered by one line. `expect N` or `expect N SECONDS`: `{\"armed\": N}` at once, and `{\"round\": ...}` when every session has received N more events, or so many seconds, 60 where none are given, have passed. `pings on`, `pings off`: whether --ping-interval is heeded; off at first. `report`: the result so far. The end of stdin ends the run. Without --quiet a line `{\"progress\": ...}` comes every second while sessions are opened or events expected.\n\n\
         Exit status: 0 all that was promised came (every connect upgraded, every subscribe granted, every expected event received, no gap notice, nobody closed); 1 not so; 2 wrong options."
 )]
 struct Options {
@@ -133,7 +133,7 @@ struct Options {
     /// Write the result to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// No progress on stderr
+    /// No progress on stderr, nor under --control on stdout
     #[arg(long)]
     quiet: bool,
     /// Take rounds from stdin (see below)
@@ -206,7 +206,7 @@ fn run_here(options: &Options) -> io::Result<(Outcome, bool)> {
     }
     let settled = started.elapsed();
     let is_good = if options.control {
-        control(&mut engine, options, settled)?
+        control(&mut engine, options, settled, &mut progress)?
     } else {
         if options.part.is_some() {
             FromPart::Settled(engine.totals).tell()?;
@@ -277,7 +277,12 @@ fn hold(engine: &mut Engine, options: &Options, progress: &mut Progress) -> io::
 }
 
 /// Serves `expect N` lines until stdin ends; whether every round was complete and none had an event too many.
-fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Result<bool> {
+fn control(
+    engine: &mut Engine,
+    options: &Options,
+    settled: Duration,
+    progress: &mut Progress,
+) -> io::Result<bool> {
     let commands = stdin_lines(engine)?;
     engine.is_pinging = false;
     say(&Outcome::of(engine, settled)?.json(), "ready")?;
@@ -291,8 +296,8 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
             }
             Err(TryRecvError::Disconnected) => return Ok(is_good),
         };
-        let each = match line.trim().split_once(' ') {
-            Some(("expect", each)) => each.parse().ok(),
+        let expected = match line.trim().split_once(' ') {
+            Some(("expect", expected)) => expectation(expected),
             Some(("pings", switch @ ("on" | "off"))) => {
                 engine.is_pinging = switch == "on";
                 say(&json!(switch), "pings")?;
@@ -304,7 +309,7 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
             }
             _ => None,
         };
-        let Some(each) = each else {
+        let Some((each, longest)) = expected else {
             return Err(io::Error::other(format!(
                 "--control: unknown command {line:?}"
             )));
@@ -319,8 +324,9 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
         } else {
             TURN_PATIENCE
         };
-        while !engine.is_fulfilled() && started.elapsed() < ROUND_PATIENCE {
+        while !engine.is_fulfilled() && started.elapsed() < longest {
             engine.turn(patience)?;
+            progress.tell(engine.totals)?;
         }
         let elapsed = started.elapsed();
         let (missing, extra) = engine.missing_and_extra();
@@ -339,6 +345,17 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
             "cpu_ns": (process::own_cpu()? - cpu).as_nanos() as u64,
         });
         say(&round, "round")?;
+    }
+}
+
+/// `N` or `N SECONDS`: events of each session, and how long they may take.
+fn expectation(text: &str) -> Option<(u32, Duration)> {
+    match text.split_once(' ') {
+        Some((each, seconds)) => {
+            let longest = Duration::from_secs(seconds.parse().ok()?);
+            Some((each.parse().ok()?, longest))
+        }
+        None => Some((text.parse().ok()?, ROUND_PATIENCE)),
     }
 }
 
@@ -385,6 +402,8 @@ enum ProgressTo {
     Nobody,
     /// In words, on stderr.
     User,
+    /// The program that gives the orders of `--control`.
+    Control,
     /// The process that this one is a part of.
     Parent,
 }
@@ -395,6 +414,7 @@ impl Progress {
             to: match options {
                 Options { part: Some(_), .. } => ProgressTo::Parent,
                 Options { quiet: true, .. } => ProgressTo::Nobody,
+                Options { control: true, .. } => ProgressTo::Control,
                 _ => ProgressTo::User,
             },
             last: Instant::now(),
@@ -411,8 +431,10 @@ impl Progress {
         self.last = Instant::now();
         let new = totals.events - self.events;
         self.events = totals.events;
-        if self.to == ProgressTo::Parent {
-            return FromPart::Progress(totals).tell();
+        match self.to {
+            ProgressTo::Parent => return FromPart::Progress(totals).tell(),
+            ProgressTo::Control => return say(&json!(totals), "progress"),
+            ProgressTo::User | ProgressTo::Nobody => {}
         }
         eprintln!(
             "{} opened, {} subscribed, {} lost, {} events ({:.0}/s), {} gap notices",

@@ -17,6 +17,7 @@ mod fanout;
 mod large;
 mod machine;
 mod matching;
+mod million;
 mod ours;
 mod peers;
 mod picture;
@@ -36,6 +37,8 @@ use clap::{Parser, ValueEnum};
 use serde_json::Value;
 
 use fanout::{Fanout, leave_out};
+use machine::Demand;
+use shared::numbers::positive;
 use shared::{process, programs};
 use subject::{Candidate, Kind, Scenario, Setup, compare};
 
@@ -59,7 +62,7 @@ const CANDIDATES: &[Candidate] = &[
 #[derive(Parser)]
 #[command(name = "scripts/bench", max_term_width = 100)]
 struct Options {
-    /// What to measure; all but `scale` when none is given
+    /// What to measure; all but `scale` and `million` when none is given
     #[arg(value_enum)]
     what: Vec<What>,
     /// A tenth of the sessions, fewer rounds: shows that everything runs, not what it costs
@@ -77,6 +80,19 @@ struct Options {
     /// Servers of each kind in `density`, each with that many sessions
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     processes: u32,
+    /// Sessions of `million`
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    sessions: u32,
+    /// Sessions of one server, and of one load generator, in `million`; nine tenths of the open files that one may have
+    /// (ulimit -Hn) when it is not given, 100,000 at most
+    #[arg(long, value_name = "SESSIONS", value_parser = clap::value_parser!(u32).range(1..))]
+    sessions_per_process: Option<u32>,
+    /// Subscribe every session of `million` with a request id of its own
+    #[arg(long)]
+    request_ids: bool,
+    /// Memory that `million` leaves to others; when less is left, it stops
+    #[arg(long, default_value_t = 2.0, value_name = "GB", value_parser = positive)]
+    keep_free: f64,
     /// The server's program, instead of the one built with this bench
     #[arg(long, value_name = "PROGRAM")]
     server: Option<PathBuf>,
@@ -117,6 +133,8 @@ enum What {
     Large,
     /// Cost as sessions grow, up to 190,000 in ten processes; only when named, or with --full
     Scale,
+    /// A million sessions, or --sessions, on one port: time, memory and CPU of both ends; only when named
+    Million,
 }
 
 impl What {
@@ -131,6 +149,7 @@ impl What {
             Self::Storm => "storm",
             Self::Large => "large",
             Self::Scale => "scale",
+            Self::Million => "million",
         }
     }
 
@@ -145,6 +164,7 @@ impl What {
             Self::Storm => storm::print(rows),
             Self::Large => large::print(rows),
             Self::Scale => scale::print(rows),
+            Self::Million => million::print(rows),
         }
     }
 }
@@ -285,7 +305,11 @@ fn measure(options: &Options) -> io::Result<Value> {
     };
     let mut report = machine::stamp();
     for suite in What::value_variants() {
-        let is_usual = *suite != What::Scale || options.full;
+        let is_usual = match suite {
+            What::Scale => options.full,
+            What::Million => false,
+            _ => true,
+        };
         if options.what.contains(suite) || (options.what.is_empty() && is_usual) {
             let rows = bench.measure(*suite)?;
             suite.print(&rows);
@@ -321,12 +345,21 @@ impl Bench<'_> {
             What::Storm => self.storm(),
             What::Large => self.large(),
             What::Scale => self.scale(),
+            What::Million => self.million(),
         }
     }
 
     /// Fails, saying why, when this machine cannot hold `processes` times `sessions`.
     fn check(&self, processes: u32, sessions: u32) -> io::Result<()> {
-        let obstacles = machine::obstacles(processes, sessions, self.files);
+        let demand = Demand {
+            processes,
+            sessions,
+            spare_files: 0,
+            memory: None,
+            keep_free: 0,
+            is_burst: true,
+        };
+        let obstacles = machine::obstacles(demand, self.files);
         if obstacles.is_empty() {
             return Ok(());
         }
@@ -492,6 +525,17 @@ impl Bench<'_> {
             )?);
         }
         Ok(rows)
+    }
+
+    fn million(&self) -> io::Result<Vec<Value>> {
+        let plan = million::Plan {
+            sessions: self.shrunk(self.options.sessions),
+            sessions_per_process: self.options.sessions_per_process,
+            request_ids: self.options.request_ids,
+            keep_free: (self.options.keep_free * 1e9) as u64,
+            body_bytes: BODY_BYTES,
+        };
+        million::measure(&self.server, &self.load, &plan, self.files).map(|row| vec![row])
     }
 
     /// This many sessions, or a part of them in a quick run.
