@@ -49,15 +49,15 @@ pub(crate) struct Plan {
     pub(crate) path: Template,
     /// What the server speaks.
     pub(crate) dialect: Dialect,
-    /// The command, topic filter or subject of the subscribe after the upgrade; `None`: the session is live once it
+    /// The commands, topic filters or subjects of the subscribes after the upgrade; none: the session is live once it
     /// is upgraded.
-    pub(crate) subscribe: Option<Template>,
+    pub(crate) subscribes: Vec<Template>,
     /// What every event is to end with; a session that gets another is lost.
     pub(crate) event_end: Option<Template>,
     /// Sent as `Authorization: Bearer` with the upgrade request.
     pub(crate) bearer: Option<String>,
-    /// Take an event's latency from its `Msg-ID`, microseconds since 1970 at the publisher (one a read is sampled),
-    /// instead of from [`Engine::promise`].
+    /// Take an event's latency from its `Msg-ID`, microseconds since 1970 at the publisher, instead of from
+    /// [`Engine::promise`]. An event that a read cuts before it is left out.
     pub(crate) msg_id_latency: bool,
     /// Sessions that may be connecting, upgrading or subscribing at once.
     pub(crate) under_way_max: usize,
@@ -71,7 +71,8 @@ pub(crate) struct Plan {
 enum Phase {
     Connecting,
     Upgrading,
-    Subscribing,
+    /// So many answers are still to come.
+    Subscribing(u16),
     Live,
     Lost,
 }
@@ -150,6 +151,8 @@ pub(crate) struct Engine {
     /// Sessions opened that are neither live nor lost.
     under_way: usize,
     promised_at: Instant,
+    /// The `Msg-ID`s of one read.
+    published: Vec<u64>,
     /// Time spent with work, not with waiting for some.
     pub(crate) busy: Duration,
 }
@@ -180,6 +183,7 @@ impl Engine {
             behind: 0,
             under_way: 0,
             promised_at: now,
+            published: Vec::new(),
             busy: Duration::ZERO,
         })
     }
@@ -422,15 +426,20 @@ impl Engine {
     }
 
     fn upgraded(&mut self, index: usize) {
-        match &self.plan.subscribe {
-            None => self.live_now(index),
-            Some(command) => {
-                let n = self.number(index);
-                let opening = self.plan.dialect.opening(n, &command.fill(n));
-                self.sessions[index].phase = Phase::Subscribing;
-                self.write(index, &opening);
-            }
+        let Plan {
+            dialect,
+            subscribes,
+            ..
+        } = &self.plan;
+        let grants = dialect.grants(subscribes.len());
+        if grants == 0 {
+            return self.live_now(index);
         }
+        let n = self.number(index);
+        let commands: Vec<_> = subscribes.iter().map(|command| command.fill(n)).collect();
+        let opening = dialect.opening(n, &commands);
+        self.sessions[index].phase = Phase::Subscribing(grants.try_into().unwrap_or(u16::MAX));
+        self.write(index, &opening);
     }
 
     fn live_now(&mut self, index: usize) {
@@ -450,15 +459,16 @@ impl Engine {
         let (event_end, mut has_wrong_end) = (self.event_end.as_bytes(), false);
         let session = &mut self.sessions[index];
         let mut received = std::mem::take(&mut session.received);
-        let (mut events, mut event_bytes, mut published) = (0_u32, 0, None);
+        let (mut events, mut event_bytes) = (0_u32, 0);
+        let published = &mut self.published;
         let (mut told, mut pongs) = (Vec::new(), Vec::new());
         let wants_msg_id = self.plan.msg_id_latency;
         let fed = received.feed(self.plan.dialect, bytes, |heard| match heard {
             Heard::EventBegins(piece) => {
                 let length = piece.bytes.len() + piece.left as usize;
                 has_wrong_end |= length < event_end.len() || !piece.agrees_with_end(event_end);
-                if wants_msg_id && published.is_none() {
-                    published = msg_id(piece.bytes);
+                if wants_msg_id {
+                    published.extend(msg_id(piece.bytes));
                 }
             }
             Heard::EventGoesOn(piece) => has_wrong_end |= !piece.agrees_with_end(event_end),
@@ -485,11 +495,13 @@ impl Engine {
                 self.event_latency.record(latency, events.into());
             }
         }
-        if let Some(published) = published {
+        if !self.published.is_empty() {
             let now = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, micros);
-            self.event_latency.record(now.saturating_sub(published), 1);
+            for published in self.published.drain(..) {
+                self.event_latency.record(now.saturating_sub(published), 1);
+            }
         }
         for sent in pongs {
             let now = micros(self.started.elapsed());
@@ -523,11 +535,11 @@ impl Engine {
     fn obey(&mut self, index: usize, kind: u8, payload: &[u8]) {
         match self.plan.dialect.meaning(kind, payload) {
             Meaning::Nothing => {}
-            Meaning::Granted => {
-                if self.sessions[index].phase == Phase::Subscribing {
-                    self.live_now(index);
-                }
-            }
+            Meaning::Granted => match &mut self.sessions[index].phase {
+                Phase::Subscribing(1) => self.live_now(index),
+                Phase::Subscribing(left) => *left -= 1,
+                Phase::Connecting | Phase::Upgrading | Phase::Live | Phase::Lost => {}
+            },
             Meaning::Gap { dropped } => {
                 self.totals.gaps += 1;
                 self.totals.gap_events += dropped;
@@ -554,7 +566,7 @@ impl Engine {
         match session.phase {
             Phase::Lost => return,
             Phase::Live => {}
-            Phase::Connecting | Phase::Upgrading | Phase::Subscribing => self.under_way -= 1,
+            Phase::Connecting | Phase::Upgrading | Phase::Subscribing(_) => self.under_way -= 1,
         }
         session.phase = Phase::Lost;
         session.stream = None;
@@ -577,14 +589,13 @@ enum Told {
 /// The number in `"Msg-ID":"1443672757935421"`, wherever it stands.
 fn msg_id(payload: &[u8]) -> Option<u64> {
     const NAME: &[u8] = b"\"Msg-ID\"";
-    let at = payload
-        .windows(NAME.len())
-        .position(|window| window == NAME)?;
-    let digits = payload[at + NAME.len()..]
+    let value = &payload[memchr::memmem::find(payload, NAME)? + NAME.len()..];
+    let start = value
         .iter()
-        .skip_while(|byte| matches!(byte, b':' | b'"' | b' '));
-    let digits: Vec<u8> = digits.copied().take_while(u8::is_ascii_digit).collect();
-    std::str::from_utf8(&digits).ok()?.parse().ok()
+        .position(|byte| !matches!(byte, b':' | b'"' | b' '))?;
+    let digits = &value[start..];
+    let end = digits.iter().position(|byte| !byte.is_ascii_digit())?;
+    std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -682,7 +693,7 @@ mod tests {
             connect_rate: 1000.0,
             path: Template::new("/", 1, ""),
             dialect: Dialect::Blackhole,
-            subscribe: Some(Template::new("{n}", 1, "")),
+            subscribes: vec![Template::new("{n}", 1, "")],
             event_end: None,
             bearer: None,
             msg_id_latency: false,
@@ -732,6 +743,22 @@ mod tests {
         engine.promise(1);
         assert!(!engine.is_fulfilled());
         assert_eq!(engine.missing_and_extra(), (3, 0));
+        drop(engine);
+        server.join().expect("no panic");
+    }
+
+    #[test]
+    fn a_session_is_live_when_all_its_subscribes_are_granted() {
+        let (address, server) = serve(2, |command| match command {
+            b'1' => vec![text(SUCCESS), text(SUCCESS)],
+            _ => vec![text(SUCCESS), text(EVENT)],
+        });
+        let mut engine = engine(address, 2);
+        engine.plan.subscribes.push(Template::new("{n}", 1, ""));
+        turn_until(&mut engine, |engine| {
+            engine.totals.became_live == 1 && engine.totals.events == 1
+        });
+        assert!(!engine.is_settled(), "the second waits for an answer");
         drop(engine);
         server.join().expect("no panic");
     }

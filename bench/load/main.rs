@@ -89,18 +89,19 @@ struct Options {
     /// First source address to a server on a loopback address: give each program of several its own
     #[arg(long, default_value_t = Ipv4Addr::new(127, 0, 1, 1), value_name = "IP")]
     first_source: Ipv4Addr,
-    /// Command sent after the upgrade; empty: none. Default: {"action":"subscribe","auth_token":"{token}",
+    /// Command sent after the upgrade, again for several; empty: none. Default: {"action":"subscribe","auth_token":"{token}",
     /// "data":{"account_id":"{account}","binding":"BINDING"}}
     #[arg(long, default_value = SUBSCRIBE, value_name = "TEMPLATE", hide_default_value = true)]
-    subscribe: String,
-    /// Binding of the default command: events of the account's calls; topic filter of mqtt, subject of nats
+    subscribe: Vec<String>,
+    /// Binding of the default command, again for several: events of the account's calls; topic filter of mqtt, subject
+    /// of nats
     #[arg(
         long,
         default_value = "call.CHANNEL_CREATE.*",
         value_name = "TEMPLATE",
         conflicts_with = "subscribe"
     )]
-    binding: String,
+    binding: Vec<String>,
     /// What every event is to end with, byte for byte (dialects blackhole and plain); a session that gets another event
     /// is lost. With a --subscribe that has "request_id":"{guid}", for example: "request_id":"{guid}"}
     #[arg(long, value_name = "TEMPLATE")]
@@ -123,8 +124,8 @@ struct Options {
     /// How long to hold the sessions once they are subscribed
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = positive)]
     hold: f64,
-    /// Measure events from their `Msg-ID` (microseconds since 1970, as demo events have it), one a read; else from
-    /// the moment when all sessions were subscribed
+    /// Measure events from their `Msg-ID` (microseconds since 1970, as demo events have it); else from the moment when
+    /// all sessions were subscribed
     #[arg(long)]
     msg_id_latency: bool,
     /// Let every session ping that often, and tell the round trips
@@ -222,17 +223,22 @@ fn run_here(options: &Options) -> io::Result<(Outcome, bool)> {
 
 fn plan(options: &Options) -> io::Result<Plan> {
     let template = |text: &str| Template::new(text, options.accounts, &options.token);
-    let subscribe = match options.dialect {
-        Dialect::Blackhole => options
-            .subscribe
-            .replace("call.CHANNEL_CREATE.*", &options.binding),
-        Dialect::Mqtt | Dialect::Nats => options.binding.clone(),
-        Dialect::Plain => String::new(),
+    let bindings = options.binding.iter();
+    let mut subscribes: Vec<String> = match options.dialect {
+        Dialect::Blackhole => bindings
+            .flat_map(|binding| {
+                let commands = options.subscribe.iter();
+                commands.map(|command| command.replace("call.CHANNEL_CREATE.*", binding))
+            })
+            .collect(),
+        Dialect::Mqtt | Dialect::Nats => bindings.cloned().collect(),
+        Dialect::Plain => Vec::new(),
     };
     if options.event_end.is_some() && matches!(options.dialect, Dialect::Mqtt | Dialect::Nats) {
         let message = "--event-end is for the dialects blackhole and plain";
         return Err(io::Error::other(message));
     }
+    subscribes.retain(|subscribe| !subscribe.is_empty());
     Ok(Plan {
         address: resolve(&options.address)?,
         sessions: options.sessions as usize,
@@ -240,7 +246,7 @@ fn plan(options: &Options) -> io::Result<Plan> {
         connect_rate: options.connect_rate,
         path: template(&options.path),
         dialect: options.dialect,
-        subscribe: (!subscribe.is_empty()).then(|| template(&subscribe)),
+        subscribes: subscribes.iter().map(|text| template(text)).collect(),
         event_end: options.event_end.as_deref().map(template),
         bearer: options.bearer.then(|| options.token.clone()),
         msg_id_latency: options.msg_id_latency,

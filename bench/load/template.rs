@@ -3,6 +3,7 @@
 //! | in the template | becomes |
 //! |---|---|
 //! | `{n}` | the session's number, from 1 |
+//! | `{hex}` | the same as 12 hex digits: the end of a GUID |
 //! | `{account}` | 32 hex digits of `(n - 1) % accounts + 1`: the ids of the demo source's accounts |
 //! | `{guid}` | a GUID of the session's own, 36 characters, the same in every run |
 //! | `{token}` | the auth token |
@@ -24,6 +25,7 @@ pub(crate) struct Template {
 enum Piece {
     Text(String),
     Number,
+    Hex,
     Account,
     Guid,
 }
@@ -63,6 +65,7 @@ impl Template {
             let _ = match piece {
                 Piece::Text(piece) => text.write_str(piece),
                 Piece::Number => write!(text, "{n}"),
+                Piece::Hex => write!(text, "{n:012x}"),
                 Piece::Account => {
                     let account = n.saturating_sub(1) % self.accounts as usize + 1;
                     write!(text, "{account:032x}")
@@ -77,6 +80,7 @@ impl Template {
 fn first_place(text: &str) -> Option<(usize, &'static str, Piece)> {
     let places = [
         ("{n}", Piece::Number),
+        ("{hex}", Piece::Hex),
         ("{account}", Piece::Account),
         ("{guid}", Piece::Guid),
     ];
@@ -100,12 +104,14 @@ mod tests {
     #[test]
     fn places_are_filled_and_json_braces_stay() {
         let template = Template::new(
-            r#"{"a":{"n":"{n}","t":"{token}","id":"{account}"}}"#,
+            r#"{"a":{"n":"{n}","t":"{token}","id":"{account}","g":"0-{hex}"}}"#,
             10,
             "secret",
         );
         for (n, account) in [(1, "1"), (10, "a"), (11, "1"), (12, "2")] {
-            let expected = format!(r#"{{"a":{{"n":"{n}","t":"secret","id":"{account:0>32}"}}}}"#);
+            let expected = format!(
+                r#"{{"a":{{"n":"{n}","t":"secret","id":"{account:0>32}","g":"0-{n:012x}"}}}}"#
+            );
             assert_eq!(template.fill(n), expected);
         }
     }

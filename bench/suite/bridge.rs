@@ -43,15 +43,7 @@ pub(crate) fn measure(
     shrink: u32,
 ) -> io::Result<Vec<Value>> {
     broker::installed()?;
-    let broker = Broker::start();
-    let pid = broker.ctl(&["eval", "os:getpid()."]);
-    let pin = ["--all-tasks", "--cpu-list", "--pid", LOAD_CORE];
-    let pid = pid.trim().trim_matches('"');
-    let output = Command::new("taskset").args(pin).arg(pid).output()?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(io::Error::other(format!("taskset of the broker: {text}")));
-    }
+    let broker = pinned_broker()?;
     let ways = [
         Way {
             title: "nobody wants them",
@@ -89,6 +81,22 @@ pub(crate) fn measure(
         )?);
     }
     Ok(rows)
+}
+
+/// A private broker on the core of the load generators.
+///
+/// # Errors
+/// There is no `taskset`.
+pub(crate) fn pinned_broker() -> io::Result<Broker> {
+    let broker = Broker::start();
+    let pin = ["--all-tasks", "--cpu-list", "--pid", LOAD_CORE];
+    let pid = broker.pid().to_string();
+    let output = Command::new("taskset").args(pin).arg(pid).output()?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(io::Error::other(format!("taskset of the broker: {text}")));
+    }
+    Ok(broker)
 }
 
 fn measure_one(

@@ -21,6 +21,7 @@ mod million;
 mod ours;
 mod peers;
 mod picture;
+mod plant;
 mod running;
 mod scale;
 mod statistics;
@@ -38,6 +39,7 @@ use serde_json::Value;
 
 use fanout::{Fanout, leave_out};
 use machine::Demand;
+use plant::Plant;
 use shared::numbers::positive;
 use shared::{process, programs};
 use subject::{Candidate, Kind, Scenario, Setup, compare};
@@ -62,13 +64,13 @@ const CANDIDATES: &[Candidate] = &[
 #[derive(Parser)]
 #[command(name = "scripts/bench", max_term_width = 100)]
 struct Options {
-    /// What to measure; all but `scale` and `million` when none is given
+    /// What to measure; all but `scale`, `plant` and `million` when none is given
     #[arg(value_enum)]
     what: Vec<What>,
     /// A tenth of the sessions, fewer rounds: shows that everything runs, not what it costs
     #[arg(long)]
     quick: bool,
-    /// Every number of sessions, every size of events, every number in flight, and `scale`: takes an hour
+    /// Every number of sessions, every size of events, every number in flight, `scale` and `plant`: takes an hour
     #[arg(long, conflicts_with = "quick")]
     full: bool,
     /// Whom to measure, by name, separated by commas; all when none is given
@@ -135,6 +137,8 @@ enum What {
     Scale,
     /// A million sessions, or --sessions, on one port: time, memory and CPU of both ends; only when named
     Million,
+    /// A mix of events through RabbitMQ to many accounts, at rising rates; only when named, or with --full
+    Plant,
 }
 
 impl What {
@@ -150,6 +154,7 @@ impl What {
             Self::Large => "large",
             Self::Scale => "scale",
             Self::Million => "million",
+            Self::Plant => "plant",
         }
     }
 
@@ -165,6 +170,7 @@ impl What {
             Self::Large => large::print(rows),
             Self::Scale => scale::print(rows),
             Self::Million => million::print(rows),
+            Self::Plant => plant::print(rows),
         }
     }
 }
@@ -214,6 +220,8 @@ struct Extent {
     fairness: &'static [(u32, u32)],
     /// Rounds of `bridge`, of `large` and of each series of `scale`.
     rounds: u32,
+    /// Time of one rate of `plant`.
+    plant_seconds: f64,
 }
 
 /// Sessions of `fairness` and `storm`.
@@ -225,6 +233,7 @@ const QUICK: Extent = Extent {
     time_max: Duration::from_secs(1),
     fairness: &[(1, 3), (8, 2)],
     rounds: 2,
+    plant_seconds: 1.0,
 };
 
 const USUAL: Extent = Extent {
@@ -237,6 +246,7 @@ const USUAL: Extent = Extent {
     time_max: Duration::from_secs(4),
     fairness: &[(1, 5), (8, 3)],
     rounds: 3,
+    plant_seconds: 5.0,
 };
 
 const EVERY: &[(u32, u32)] = &[(1, 15), (8, 9), (32, 7)];
@@ -252,6 +262,7 @@ const FULL: Extent = Extent {
     time_max: Duration::from_secs(6),
     fairness: &[(1, 15), (8, 7)],
     rounds: 5,
+    plant_seconds: 8.0,
 };
 
 fn run(options: &Options) -> io::Result<()> {
@@ -306,7 +317,7 @@ fn measure(options: &Options) -> io::Result<Value> {
     let mut report = machine::stamp();
     for suite in What::value_variants() {
         let is_usual = match suite {
-            What::Scale => options.full,
+            What::Scale | What::Plant => options.full,
             What::Million => false,
             _ => true,
         };
@@ -346,6 +357,7 @@ impl Bench<'_> {
             What::Large => self.large(),
             What::Scale => self.scale(),
             What::Million => self.million(),
+            What::Plant => self.plant(),
         }
     }
 
@@ -536,6 +548,26 @@ impl Bench<'_> {
             body_bytes: BODY_BYTES,
         };
         million::measure(&self.server, &self.load, &plan, self.files).map(|row| vec![row])
+    }
+
+    fn plant(&self) -> io::Result<Vec<Value>> {
+        self.check(1, self.shrunk(plant::SESSIONS))?;
+        let names = plant::SUBJECTS.into_iter();
+        let subjects: Vec<_> = names
+            .filter(|name| self.candidates.iter().any(|one| one.name == *name))
+            .collect();
+        let Extent {
+            shrink,
+            plant_seconds: seconds,
+            ..
+        } = *self.extent;
+        Plant {
+            server: &self.server,
+            load: &self.load,
+            shrink,
+            seconds,
+        }
+        .measure(&subjects)
     }
 
     /// This many sessions, or a part of them in a quick run.

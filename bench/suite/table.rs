@@ -62,7 +62,7 @@ impl Table {
 }
 
 /// A core that is busy for this share of the time is saturated.
-const SATURATED: f64 = 0.95;
+pub(crate) const SATURATED: f64 = 0.95;
 
 /// Whether a row's load generator had its core saturated while the server had time left: then the times are the
 /// generator's, and the CPU of the server is still its own.

@@ -2,7 +2,7 @@
 //!
 //! | dialect | after the upgrade the session sends | an event is |
 //! |---|---|---|
-//! | `blackhole` | a command of PROTOCOL 3 | a text frame that begins with `{"action":"event"` |
+//! | `blackhole` | commands of PROTOCOL 3 | a text frame that begins with `{"action":"event"` |
 //! | `mqtt` | CONNECT and SUBSCRIBE of MQTT 3.1.1 at QoS 0 | a PUBLISH packet, wherever the frames cut it |
 //! | `nats` | CONNECT, SUB and PING of the NATS protocol | a MSG, wherever the frames cut it |
 //! | `plain` | nothing | any text or binary frame |
@@ -37,14 +37,27 @@ impl Dialect {
         }
     }
 
-    /// The frames that session number `n` sends after the upgrade. `subscribe`: the command, topic filter or subject.
+    /// The frames that session number `n` sends after the upgrade. `subscribes`: the commands, topic filters or
+    /// subjects.
     #[must_use]
-    pub(crate) fn opening(self, n: usize, subscribe: &str) -> Vec<u8> {
+    pub(crate) fn opening(self, n: usize, subscribes: &[String]) -> Vec<u8> {
         match self {
-            Self::Blackhole => masked(TEXT, subscribe.as_bytes()),
-            Self::Mqtt => masked(BINARY, &mqtt::opening(n, subscribe)),
-            Self::Nats => masked(BINARY, nats::opening(subscribe).as_bytes()),
+            Self::Blackhole => subscribes
+                .iter()
+                .flat_map(|command| masked(TEXT, command.as_bytes()))
+                .collect(),
+            Self::Mqtt => masked(BINARY, &mqtt::opening(n, subscribes)),
+            Self::Nats => masked(BINARY, nats::opening(subscribes).as_bytes()),
             Self::Plain => Vec::new(),
+        }
+    }
+
+    /// How often [`Meaning::Granted`] comes until all of so many subscribes are in force.
+    #[must_use]
+    pub(crate) fn grants(self, subscribes: usize) -> usize {
+        match self {
+            Self::Blackhole => subscribes,
+            Self::Mqtt | Self::Nats | Self::Plain => subscribes.min(1),
         }
     }
 
@@ -65,7 +78,7 @@ impl Dialect {
 pub(crate) enum Meaning {
     /// Nothing.
     Nothing,
-    /// The session's subscription is in force.
+    /// A subscription of the session is in force, or all are: [`Dialect::grants`].
     Granted,
     /// Events for the session were lost: as many as the server numbers.
     Gap { dropped: u64 },

@@ -37,12 +37,14 @@ impl Format for Packets {
     }
 }
 
-/// CONNECT and SUBSCRIBE to `filter`, of session number `n`. No answer need
+/// CONNECT and one SUBSCRIBE to all `filters`, of session number `n`. No answer need
 /// be awaited between the two (section 3.1.4).
-pub(super) fn opening(n: usize, filter: &str) -> Vec<u8> {
+pub(super) fn opening(n: usize, filters: &[String]) -> Vec<u8> {
     let mut subscribe = PACKET_ID.to_vec();
-    text(&mut subscribe, filter);
-    subscribe.push(0);
+    for filter in filters {
+        text(&mut subscribe, filter);
+        subscribe.push(0);
+    }
     // A second session of a client would end the first, so no two programs may have the same.
     let connect = connect(&format!("load{:x}n{n}", std::process::id()));
     [connect, packet(0x82, &subscribe)].concat()
@@ -53,7 +55,7 @@ pub(super) fn meaning(kind: u8, payload: &[u8]) -> Meaning {
     match (kind, payload) {
         (CONNACK, [_, 0]) => Meaning::Nothing,
         (CONNACK, _) => Meaning::Refused(format!("CONNACK {payload:?}")),
-        (SUBACK, [0, 1, 0]) => Meaning::Granted,
+        (SUBACK, [0, 1, codes @ ..]) if codes.iter().all(|code| *code == 0) => Meaning::Granted,
         (SUBACK, _) => Meaning::Refused(format!("SUBACK {payload:?}")),
         _ => Meaning::Refused(format!("unexpected packet {kind:#04x}")),
     }
@@ -78,13 +80,18 @@ mod tests {
             &[0],
         ]
         .concat();
-        assert_eq!(opening(7, &filter), expected);
+        assert_eq!(opening(7, &[filter]), expected);
     }
 
     #[test]
     fn only_an_accepted_connect_and_subscribe_make_a_session_live() {
         assert_eq!(meaning(CONNACK, &[0, 0]), Meaning::Nothing);
         assert_eq!(meaning(SUBACK, &[0, 1, 0]), Meaning::Granted);
+        assert_eq!(meaning(SUBACK, &[0, 1, 0, 0]), Meaning::Granted);
+        assert!(matches!(
+            meaning(SUBACK, &[0, 1, 0, 0x80]),
+            Meaning::Refused(_)
+        ));
         for (kind, payload) in [(CONNACK, &[0, 5][..]), (SUBACK, &[0, 1, 0x80]), (0x40, &[])] {
             assert!(matches!(meaning(kind, payload), Meaning::Refused(_)));
         }

@@ -34,12 +34,15 @@ impl Format for Lines {
     }
 }
 
-/// CONNECT, SUB to `subject`, and a PING whose PONG says that the subscription is in force.
-pub(super) fn opening(subject: &str) -> String {
-    format!(
-        "CONNECT {{\"verbose\":false,\"pedantic\":false,\"lang\":\"rust\",\"version\":\"1\",\"protocol\":1}}\r\n\
-         SUB {subject} 1\r\nPING\r\n"
-    )
+/// CONNECT, a SUB to each of `subjects`, numbered from 1, and a PING whose PONG says that they are in force.
+pub(super) fn opening(subjects: &[String]) -> String {
+    let mut lines = String::from(
+        "CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"rust\",\"version\":\"1\",\"protocol\":1}\r\n",
+    );
+    for (at, subject) in subjects.iter().enumerate() {
+        lines.push_str(&format!("SUB {subject} {}\r\n", at + 1));
+    }
+    lines + "PING\r\n"
 }
 
 /// What a line that is no MSG means.
@@ -55,6 +58,15 @@ pub(super) fn meaning(line: &[u8]) -> Meaning {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_subject_is_subscribed_to_under_a_number_of_its_own() {
+        let opening = opening(&["a.1".into(), "b.1".into()]);
+        assert!(
+            opening.ends_with("}\r\nSUB a.1 1\r\nSUB b.1 2\r\nPING\r\n"),
+            "{opening}"
+        );
+    }
 
     #[test]
     fn a_ping_is_answered_and_an_error_ends_the_session() {

@@ -21,7 +21,7 @@ use crate::subject::{Batch, Candidate, Kind, Setup, Subject};
 use shared::mqtt;
 
 pub(crate) use mosquitto::MOSQUITTO;
-pub(crate) use nats::NATS;
+pub(crate) use nats::{NATS, Nats};
 pub(crate) use nchan::NCHAN;
 pub(crate) use tokio::{TOKIO, TOKIO_DEFAULTS};
 pub(crate) use web_mqtt::WEB_MQTT;

@@ -9,7 +9,8 @@ use crate::subject::{Batch, Candidate, Scenario, Subject};
 
 pub(crate) const NATS: Candidate = peer("nats", |_| Ok(Box::new(Nats::start()?)));
 
-struct Nats {
+/// The server, and a connection to publish on.
+pub(crate) struct Nats {
     publisher: BufReader<TcpStream>,
     running: Running,
     websockets: SocketAddr,
@@ -17,7 +18,9 @@ struct Nats {
 }
 
 impl Nats {
-    fn start() -> io::Result<Self> {
+    /// # Errors
+    /// It is not installed, or does not start.
+    pub(crate) fn start() -> io::Result<Self> {
         let program = find("nats-server", "nats-server")?;
         let (publishers, websockets) = (free_address()?, free_address()?);
         let dir = tempfile::tempdir()?;
@@ -41,8 +44,21 @@ impl Nats {
         Ok(nats)
     }
 
+    /// The server's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
+    /// Where websocket clients connect.
+    pub(crate) fn websockets(&self) -> String {
+        self.websockets.to_string()
+    }
+
     /// Sends `lines` and a PING, and waits for its PONG: what was sent has then been dealt with.
-    fn say(&mut self, lines: &[u8]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The server is gone, or refuses a line.
+    pub(crate) fn say(&mut self, lines: &[u8]) -> io::Result<()> {
         self.publisher
             .get_mut()
             .write_all(&[lines, b"PING\r\n"].concat())?;
