@@ -102,6 +102,22 @@ pub(crate) const RING_WRITES_MIN: usize = 4;
 /// Slices of one vectored write. A session with more frames is listed again.
 pub(crate) const WRITE_SLICES_MAX: usize = 64;
 
+/// Length of a frame from which on its body is not copied to put a request id into it.
+pub(crate) const LARGE_FRAME_BYTES_MIN: usize = 16 << 10;
+
+/// Bytes of frames with a request id that are put together for one write of one session, give or take one frame; what
+/// is beyond waits for its next write.
+pub(crate) const GATHERED_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of frames with a request id that are put together for one system call, give or take one session's: the scratch
+/// memory of a burst, given back after it. Calls for fewer sessions each cost more than what the processor's cache wins
+/// (10,000 sessions, 8 and 32 events in flight: 0.61 and 0.26 µs a frame with 256 KiB, 0.41 and 0.16 with 4 MiB, 0.38
+/// and 0.19 with 16 MiB).
+pub(crate) const CALL_BYTES_MAX: usize = 4 << 20;
+
+/// Scratch memory of the flush that is not given back.
+pub(crate) const SCRATCH_KEPT_MAX: usize = 16 << 10;
+
 /// Events that may be fanned out while the oldest session on the flush list still waits for its first write;
 /// beyond it the hand-off is left alone until the list has moved, which holds the source back.
 pub const MERGED_EVENTS_MAX: u64 = 64;

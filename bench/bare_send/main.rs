@@ -9,6 +9,9 @@
 //! | `send K BYTES` | K rounds of one `send` of a BYTES long frame to each socket |
 //! | `writev K BYTES` | one `writev` of K such frames, each in memory of its own, to each socket: perfect merging |
 //! | `merged K BYTES` | one `send` of K such frames, copied together beforehand, to each socket: the floor |
+//! | `patched K BYTES` | for each socket K such frames are copied to one scratch buffer, the session's request id is written into each, and one `send` takes them: the floor where each session has an id of its own |
+//!
+//! The request id, of 36 bytes, is that of the session's command; a session without one has a blank one.
 //!
 //! The limit of open files is the one it is started with. Each line is answered on stdout with `sent FRAMES waited N`: N is how often a socket was full and was waited for.
 
@@ -94,7 +97,15 @@ struct Server {
 struct Session {
     stream: TcpStream,
     is_upgraded: bool,
+    request_id: [u8; REQUEST_ID_BYTES],
 }
+
+/// Length of a GUID's text.
+const REQUEST_ID_BYTES: usize = 36;
+
+/// What a frame of `patched` ends with, the request id in between.
+const BEFORE_ID: &str = r#"","request_id":""#;
+const AFTER_ID: &str = r#""}"#;
 
 impl Server {
     fn new() -> io::Result<Self> {
@@ -130,6 +141,7 @@ impl Server {
             self.sessions.push(Some(Session {
                 stream,
                 is_upgraded: false,
+                request_id: [b' '; REQUEST_ID_BYTES],
             }));
         }
     }
@@ -159,7 +171,12 @@ impl Server {
         let (Some(kind), Some(each), Some(bytes)) = (kind, each, bytes) else {
             return Err(io::Error::other(format!("unknown command {line:?}")));
         };
-        let frame = event_frame(bytes)?;
+        let blank = " ".repeat(REQUEST_ID_BYTES);
+        let end = match kind {
+            "patched" => format!("{BEFORE_ID}{blank}{AFTER_ID}"),
+            _ => AFTER_ID.to_owned(),
+        };
+        let frame = event_frame(bytes, &end)?;
         let mut waited = 0;
         match kind {
             "send" => {
@@ -172,6 +189,7 @@ impl Server {
                 waited = self.send_to_all(&frames.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
             }
             "merged" => waited = self.send_to_all(&[&frame.bytes().repeat(each)])?,
+            "patched" => waited = self.patch_and_send_to_all(&frame.bytes().repeat(each), bytes)?,
             _ => return Err(io::Error::other(format!("unknown command {line:?}"))),
         }
         Ok(format!(
@@ -187,38 +205,66 @@ impl Server {
         for session in self.sessions.iter().flatten() {
             slices.clear();
             slices.extend(frames.iter().map(|frame| IoSlice::new(frame)));
-            let mut left = &mut slices[..];
-            while !left.is_empty() {
-                let sent = match &left[..] {
-                    [one] => (&session.stream).write(one),
-                    several => (&session.stream).write_vectored(several),
-                };
-                match sent {
-                    Ok(sent) => IoSlice::advance_slices(&mut left, sent),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        waited += 1;
-                        rustix::event::poll(
-                            &mut [PollFd::new(&session.stream, PollFlags::OUT)],
-                            None,
-                        )?;
-                    }
-                    // The client has gone; the frames it misses fail the run at its end.
-                    Err(_) => break,
-                }
+            waited += session.send(&mut slices)?;
+        }
+        Ok(waited)
+    }
+
+    /// One system call a socket for a copy of `frames`, each `frame_bytes` long, with the session's request id in each;
+    /// says how often a socket was full and was waited for.
+    fn patch_and_send_to_all(&self, frames: &[u8], frame_bytes: usize) -> io::Result<u64> {
+        let mut waited = 0;
+        let mut scratch = vec![0; frames.len()];
+        let id = frame_bytes - AFTER_ID.len() - REQUEST_ID_BYTES..frame_bytes - AFTER_ID.len();
+        for session in self.sessions.iter().flatten() {
+            scratch.copy_from_slice(frames);
+            for frame in scratch.chunks_exact_mut(frame_bytes) {
+                frame[id.clone()].copy_from_slice(&session.request_id);
             }
+            waited += session.send(&mut [IoSlice::new(&scratch)])?;
         }
         Ok(waited)
     }
 }
 
 impl Session {
+    /// Sends all of `slices`; says how often the socket was full and was waited for.
+    fn send(&self, mut slices: &mut [IoSlice<'_>]) -> io::Result<u64> {
+        let mut waited = 0;
+        while !slices.is_empty() {
+            let sent = match &slices[..] {
+                [one] => (&self.stream).write(one),
+                several => (&self.stream).write_vectored(several),
+            };
+            match sent {
+                Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    waited += 1;
+                    let poll = PollFd::new(&self.stream, PollFlags::OUT);
+                    rustix::event::poll(&mut [poll], None)?;
+                }
+                // The client has gone; the frames it misses fail the run at its end.
+                Err(_) => break,
+            }
+        }
+        Ok(waited)
+    }
+
     /// Answers the upgrade request, or one command; `None`: the session is of no use.
     fn answer(&mut self, bytes: &[u8]) -> Option<()> {
         if self.is_upgraded {
-            let (header, _) = FrameHeader::parse(&mut io::Cursor::new(bytes)).ok()??;
+            let mut rest = io::Cursor::new(bytes);
+            let (header, _) = FrameHeader::parse(&mut rest).ok()??;
             let is_text = header.opcode == OpCode::Data(Data::Text);
             if is_text {
+                let mask = header.mask.unwrap_or_default();
+                let payload = bytes.iter().skip(rest.position() as usize);
+                let command: Vec<u8> = payload
+                    .zip(mask.iter().cycle())
+                    .map(|(b, k)| b ^ k)
+                    .collect();
+                self.request_id = request_id(&command).unwrap_or(self.request_id);
                 let reply = br#"{"action":"reply","request_id":"0","status":"success","data":{"subscribed":[]}}"#;
                 self.stream
                     .write_all(Frame::new(Opcode::Text, reply).bytes())
@@ -243,20 +289,25 @@ impl Session {
     }
 }
 
-/// An event frame of `bytes`, header included; the load generator counts it like any other. Fails for lengths that no
-/// frame has: below 30, and where the header grows (128, 129, 65,540 to 65,545).
-fn event_frame(bytes: usize) -> io::Result<Frame> {
+/// The request id of a command that has one of the right length.
+fn request_id(command: &[u8]) -> Option<[u8; REQUEST_ID_BYTES]> {
+    let command: serde_json::Value = serde_json::from_slice(command).ok()?;
+    command["request_id"].as_str()?.as_bytes().try_into().ok()
+}
+
+/// An event frame of `bytes`, header included, that ends with `end`; the load generator counts it like any other. Fails
+/// for lengths that no frame has: too short for that, and where the header grows (128, 129, 65,540 to 65,545).
+fn event_frame(bytes: usize, end: &str) -> io::Result<Frame> {
     const START: &str = r#"{"action":"event","args":""#;
-    const END: &str = r#""}"#;
     let header = match bytes {
         0..=127 => 2,
         128..=0x1_0003 => 4,
         _ => 10,
     };
-    let filler = bytes.saturating_sub(header + START.len() + END.len());
+    let filler = bytes.saturating_sub(header + START.len() + end.len());
     let frame = Frame::new(
         Opcode::Text,
-        format!("{START}{}{END}", "x".repeat(filler)).as_bytes(),
+        format!("{START}{}{end}", "x".repeat(filler)).as_bytes(),
     );
     if frame.len() == bytes {
         Ok(frame)
@@ -274,10 +325,27 @@ mod tests {
     #[test]
     fn a_frame_has_the_length_asked_for() {
         for bytes in [30, 127, 130, 1250, 65_539, 65_546, 70_000] {
-            assert_eq!(event_frame(bytes).expect("a possible length").len(), bytes);
+            let frame = event_frame(bytes, AFTER_ID).expect("a possible length");
+            assert_eq!(frame.len(), bytes);
         }
         for bytes in [0, 29, 128, 129, 65_540, 65_545] {
-            assert!(event_frame(bytes).is_err(), "{bytes}");
+            assert!(event_frame(bytes, AFTER_ID).is_err(), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_taken_from_the_command() {
+        let id = "0b5d3f2e-8a1c-4c55-9d0e-1f2a3b4c5d6e";
+        let command = format!(r#"{{"request_id":"{id}"}}"#);
+        let taken = request_id(command.as_bytes()).expect("it has one");
+        assert_eq!(taken, id.as_bytes());
+        for command in [
+            r#"{"request_id":"short"}"#,
+            r#"{"request_id":1}"#,
+            "{}",
+            "no JSON",
+        ] {
+            assert_eq!(request_id(command.as_bytes()), None, "{command}");
         }
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Plan {
     /// The commands, topic filters or subjects of the subscribes after the upgrade; none: the session is live once it
     /// is upgraded.
     pub(crate) subscribes: Vec<Template>,
+    /// What every event is to end with; a session that gets another is lost.
+    pub(crate) event_end: Option<Template>,
     /// Sent as `Authorization: Bearer` with the upgrade request.
     pub(crate) bearer: Option<String>,
     /// Take an event's latency from its `Msg-ID`, microseconds since 1970 at the publisher, instead of from
@@ -127,6 +129,8 @@ pub(crate) struct Engine {
     events: Events,
     sessions: Vec<Session>,
     buffer: Box<[u8]>,
+    /// What the events of the session that is read are to end with.
+    event_end: String,
     started: Instant,
     /// Counts so far.
     pub(crate) totals: Totals,
@@ -166,6 +170,7 @@ impl Engine {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             buffer: vec![0; BUFFER_BYTES].into(),
+            event_end: String::new(),
             started: now,
             totals: Totals::default(),
             ready_latency: Latencies::default(),
@@ -272,7 +277,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Opens what is due and fits under [`Plan::under_way_max`]; says whether more is to be opened later.
+    /// Opens what is due and fits under [`Plan::under_way_max`]; says whether time alone lets more be opened. Where
+    /// too many are under way, an end of one of these does, and the poll tells it.
     fn open_due(&mut self) -> bool {
         let due = (self.started.elapsed().as_secs_f64() * self.plan.connect_rate) as usize + 1;
         let due = due.min(self.plan.sessions);
@@ -297,7 +303,7 @@ impl Engine {
                 Err(error) => self.lose(index, format!("connect: {error}")),
             }
         }
-        self.totals.opened < self.plan.sessions
+        self.totals.opened < self.plan.sessions && self.under_way < self.plan.under_way_max
     }
 
     /// Sends the pings that are due; says how long it is until the next ones are, when there will be any. A ping
@@ -447,6 +453,10 @@ impl Engine {
 
     /// Counts the frames in `bytes` and answers those that want an answer.
     fn count(&mut self, index: usize, bytes: &[u8]) {
+        if let Some(template) = &self.plan.event_end {
+            template.fill_into(self.number(index), &mut self.event_end);
+        }
+        let (event_end, mut has_wrong_end) = (self.event_end.as_bytes(), false);
         let session = &mut self.sessions[index];
         let mut received = std::mem::take(&mut session.received);
         let (mut events, mut event_bytes) = (0_u32, 0);
@@ -454,11 +464,14 @@ impl Engine {
         let (mut told, mut pongs) = (Vec::new(), Vec::new());
         let wants_msg_id = self.plan.msg_id_latency;
         let fed = received.feed(self.plan.dialect, bytes, |heard| match heard {
-            Heard::EventBegins(payload) => {
+            Heard::EventBegins(piece) => {
+                let length = piece.bytes.len() + piece.left as usize;
+                has_wrong_end |= length < event_end.len() || !piece.agrees_with_end(event_end);
                 if wants_msg_id {
-                    published.extend(msg_id(payload));
+                    published.extend(msg_id(piece.bytes));
                 }
             }
+            Heard::EventGoesOn(piece) => has_wrong_end |= !piece.agrees_with_end(event_end),
             Heard::Event { bytes } => {
                 events += 1;
                 event_bytes += bytes;
@@ -509,6 +522,12 @@ impl Engine {
         }
         if let Err(error) = fed {
             self.lose(index, error.to_string());
+        }
+        if has_wrong_end {
+            self.lose(
+                index,
+                "an event that does not end as --event-end says".into(),
+            );
         }
     }
 
@@ -675,6 +694,7 @@ mod tests {
             path: Template::new("/", 1, ""),
             dialect: Dialect::Blackhole,
             subscribes: vec![Template::new("{n}", 1, "")],
+            event_end: None,
             bearer: None,
             msg_id_latency: false,
             under_way_max: 512,
@@ -798,6 +818,33 @@ mod tests {
             (3, 1),
             "one event too many does not hide three missing"
         );
+        drop(engine);
+        server.join().expect("no panic");
+    }
+
+    #[test]
+    fn an_event_with_another_end_loses_its_session_however_it_arrives() {
+        let (address, server) = serve(4, |command| {
+            let end = match command {
+                b'3' => b'1',
+                own => own,
+            };
+            let event = |end: &str| text(format!(r#"{{"action":"event",{end}"#).as_bytes());
+            let last = match command {
+                b'4' => text(br#"{"action":"event"}"#),
+                _ => event(&format!(r#""request_id":"id-{}"}}"#, char::from(end))),
+            };
+            let first = event(&format!(r#""request_id":"id-{}"}}"#, char::from(command)));
+            vec![text(SUCCESS), first, last]
+        });
+        let mut engine = engine(address, 4);
+        engine.plan.event_end = Some(Template::new(r#""request_id":"id-{n}"}"#, 1, ""));
+        engine.promise(2);
+        turn_until(&mut engine, |engine| {
+            engine.totals.events == 8 && engine.totals.lost == 2
+        });
+        let complaints: Vec<_> = engine.complaints.values().copied().collect();
+        assert_eq!((complaints, engine.live()), (vec![2], 2));
         drop(engine);
         server.join().expect("no panic");
     }

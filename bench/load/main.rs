@@ -34,7 +34,7 @@ const SUBSCRIBE: &str = r#"{"action":"subscribe","auth_token":"{token}","data":{
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longest wait for the events of one `expect` under `--control`.
+/// Longest wait for the events of one `expect` under `--control` that does not say how long.
 const ROUND_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Longest `--hold`: longer is for ever.
@@ -49,9 +49,10 @@ const TURN_PATIENCE: Duration = Duration::from_millis(200);
 /// time or until each has received the expected number of events. To a server on a loopback address the sessions
 /// come from --first-source and up, 5,000 from each, so one machine can open more than it has ports.
 ///
-/// Templates (--subscribe, --binding, --path) have places that differ by session: {account} becomes an account id, the
-/// number (n - 1) % ACCOUNTS + 1 as 32 hex digits (those of `blackhole --source demo`); {token} the auth token; the
-/// letter n in braces the session's number n, from 1; and {hex} the same as 12 hex digits, the end of a GUID.
+/// Templates (--subscribe, --binding, --path, --event-end) have places that differ by session: {account} becomes an
+/// account id, the number (n - 1) % ACCOUNTS + 1 as 32 hex digits (those of `blackhole --source demo`); {guid} a GUID
+/// of the session's own, 36 characters, such as clients send for request ids; {token} the auth token; and the letter n
+/// in braces the session's number n, from 1.
 #[derive(Clone, Parser)]
 #[command(
     name = "blackhole-load",
@@ -62,7 +63,7 @@ const TURN_PATIENCE: Duration = Duration::from_millis(200);
         blackhole-load --sessions 1000 --hold 10 --msg-id-latency\n\n  \
         Each session on an account of its own, until each has received 3 events, result as JSON too:\n  \
         blackhole-load --sessions 5000 --accounts 5000 --events-expected 3 --json result.json\n\n\
-        Control (--control): once all sessions are settled one line `{\"ready\": ...}` is printed; then each line on stdin is answered by one line. `expect N`: `{\"armed\": N}` at once, and `{\"round\": ...}` when every session has received N more events, or 60 s have passed. `pings on`, `pings off`: whether --ping-interval is heeded; off at first. `report`: the result so far. The end of stdin ends the run.\n\n\
+        Control (--control): once all sessions are settled one line `{\"ready\": ...}` is printed; then each line on stdin is answered by one line. `expect N` or `expect N SECONDS`: `{\"armed\": N}` at once, and `{\"round\": ...}` when every session has received N more events, or so many seconds, 60 where none are given, have passed. `pings on`, `pings off`: whether --ping-interval is heeded; off at first. `report`: the result so far. The end of stdin ends the run. Without --quiet a line `{\"progress\": ...}` comes every second while sessions are opened or events expected.\n\n\
         Exit status: 0 all that was promised came (every connect upgraded, every subscribe granted, every expected event received, no gap notice, nobody closed); 1 not so; 2 wrong options."
 )]
 struct Options {
@@ -101,6 +102,10 @@ struct Options {
         conflicts_with = "subscribe"
     )]
     binding: Vec<String>,
+    /// What every event is to end with, byte for byte (dialects blackhole and plain); a session that gets another event
+    /// is lost. With a --subscribe that has "request_id":"{guid}", for example: "request_id":"{guid}"}
+    #[arg(long, value_name = "TEMPLATE")]
+    event_end: Option<String>,
     /// Path and query of the upgrade request, for example `/?style=kazoo`
     #[arg(long, default_value = "/", value_name = "TEMPLATE")]
     path: String,
@@ -129,7 +134,7 @@ struct Options {
     /// Write the result to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// No progress on stderr
+    /// No progress on stderr, nor under --control on stdout
     #[arg(long)]
     quiet: bool,
     /// Take rounds from stdin (see below)
@@ -202,7 +207,7 @@ fn run_here(options: &Options) -> io::Result<(Outcome, bool)> {
     }
     let settled = started.elapsed();
     let is_good = if options.control {
-        control(&mut engine, options, settled)?
+        control(&mut engine, options, settled, &mut progress)?
     } else {
         if options.part.is_some() {
             FromPart::Settled(engine.totals).tell()?;
@@ -229,6 +234,10 @@ fn plan(options: &Options) -> io::Result<Plan> {
         Dialect::Mqtt | Dialect::Nats => bindings.cloned().collect(),
         Dialect::Plain => Vec::new(),
     };
+    if options.event_end.is_some() && matches!(options.dialect, Dialect::Mqtt | Dialect::Nats) {
+        let message = "--event-end is for the dialects blackhole and plain";
+        return Err(io::Error::other(message));
+    }
     subscribes.retain(|subscribe| !subscribe.is_empty());
     Ok(Plan {
         address: resolve(&options.address)?,
@@ -238,6 +247,7 @@ fn plan(options: &Options) -> io::Result<Plan> {
         path: template(&options.path),
         dialect: options.dialect,
         subscribes: subscribes.iter().map(|text| template(text)).collect(),
+        event_end: options.event_end.as_deref().map(template),
         bearer: options.bearer.then(|| options.token.clone()),
         msg_id_latency: options.msg_id_latency,
         under_way_max: options.under_way as usize,
@@ -273,7 +283,12 @@ fn hold(engine: &mut Engine, options: &Options, progress: &mut Progress) -> io::
 }
 
 /// Serves `expect N` lines until stdin ends; whether every round was complete and none had an event too many.
-fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Result<bool> {
+fn control(
+    engine: &mut Engine,
+    options: &Options,
+    settled: Duration,
+    progress: &mut Progress,
+) -> io::Result<bool> {
     let commands = stdin_lines(engine)?;
     engine.is_pinging = false;
     say(&Outcome::of(engine, settled)?.json(), "ready")?;
@@ -287,8 +302,8 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
             }
             Err(TryRecvError::Disconnected) => return Ok(is_good),
         };
-        let each = match line.trim().split_once(' ') {
-            Some(("expect", each)) => each.parse().ok(),
+        let expected = match line.trim().split_once(' ') {
+            Some(("expect", expected)) => expectation(expected),
             Some(("pings", switch @ ("on" | "off"))) => {
                 engine.is_pinging = switch == "on";
                 say(&json!(switch), "pings")?;
@@ -300,7 +315,7 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
             }
             _ => None,
         };
-        let Some(each) = each else {
+        let Some((each, longest)) = expected else {
             return Err(io::Error::other(format!(
                 "--control: unknown command {line:?}"
             )));
@@ -315,8 +330,9 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
         } else {
             TURN_PATIENCE
         };
-        while !engine.is_fulfilled() && started.elapsed() < ROUND_PATIENCE {
+        while !engine.is_fulfilled() && started.elapsed() < longest {
             engine.turn(patience)?;
+            progress.tell(engine.totals)?;
         }
         let elapsed = started.elapsed();
         let (missing, extra) = engine.missing_and_extra();
@@ -335,6 +351,17 @@ fn control(engine: &mut Engine, options: &Options, settled: Duration) -> io::Res
             "cpu_ns": (process::own_cpu()? - cpu).as_nanos() as u64,
         });
         say(&round, "round")?;
+    }
+}
+
+/// `N` or `N SECONDS`: events of each session, and how long they may take.
+fn expectation(text: &str) -> Option<(u32, Duration)> {
+    match text.split_once(' ') {
+        Some((each, seconds)) => {
+            let longest = Duration::from_secs(seconds.parse().ok()?);
+            Some((each.parse().ok()?, longest))
+        }
+        None => Some((text.parse().ok()?, ROUND_PATIENCE)),
     }
 }
 
@@ -381,6 +408,8 @@ enum ProgressTo {
     Nobody,
     /// In words, on stderr.
     User,
+    /// The program that gives the orders of `--control`.
+    Control,
     /// The process that this one is a part of.
     Parent,
 }
@@ -391,6 +420,7 @@ impl Progress {
             to: match options {
                 Options { part: Some(_), .. } => ProgressTo::Parent,
                 Options { quiet: true, .. } => ProgressTo::Nobody,
+                Options { control: true, .. } => ProgressTo::Control,
                 _ => ProgressTo::User,
             },
             last: Instant::now(),
@@ -407,8 +437,10 @@ impl Progress {
         self.last = Instant::now();
         let new = totals.events - self.events;
         self.events = totals.events;
-        if self.to == ProgressTo::Parent {
-            return FromPart::Progress(totals).tell();
+        match self.to {
+            ProgressTo::Parent => return FromPart::Progress(totals).tell(),
+            ProgressTo::Control => return say(&json!(totals), "progress"),
+            ProgressTo::User | ProgressTo::Nobody => {}
         }
         eprintln!(
             "{} opened, {} subscribed, {} lost, {} events ({:.0}/s), {} gap notices",

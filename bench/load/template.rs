@@ -1,27 +1,50 @@
-//! Commands and paths that are numbered by session.
+//! Commands, paths and ends of events that are numbered by session.
 //!
 //! | in the template | becomes |
 //! |---|---|
 //! | `{n}` | the session's number, from 1 |
 //! | `{hex}` | the same as 12 hex digits: the end of a GUID |
 //! | `{account}` | 32 hex digits of `(n - 1) % accounts + 1`: the ids of the demo source's accounts |
+//! | `{guid}` | a GUID of the session's own, 36 characters, the same in every run |
 //! | `{token}` | the auth token |
 //!
 //! Any other brace stays, so JSON needs no escaping.
 
-/// A text with places for the session's number, account and auth token.
+use std::fmt::Write;
+
+use uuid::Builder;
+
+/// A text with places for the session's number, account, GUID and auth token.
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
-    text: String,
+    pieces: Vec<Piece>,
     accounts: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Piece {
+    Text(String),
+    Number,
+    Hex,
+    Account,
+    Guid,
 }
 
 impl Template {
     /// `text` as above with the auth token filled in; `accounts`: at least 1.
     #[must_use]
     pub(crate) fn new(text: &str, accounts: u32, auth_token: &str) -> Self {
+        let text = text.replace("{token}", auth_token);
+        let mut pieces = Vec::new();
+        let mut rest = &text[..];
+        while let Some((at, name, piece)) = first_place(rest) {
+            pieces.push(Piece::Text(rest[..at].into()));
+            pieces.push(piece);
+            rest = &rest[at + name.len()..];
+        }
+        pieces.push(Piece::Text(rest.into()));
         Self {
-            text: text.replace("{token}", auth_token),
+            pieces,
             accounts: accounts.max(1),
         }
     }
@@ -29,17 +52,54 @@ impl Template {
     /// The text of session number `n`, from 1. Linear in the text.
     #[must_use]
     pub(crate) fn fill(&self, n: usize) -> String {
-        let account = n.saturating_sub(1) % self.accounts as usize + 1;
-        self.text
-            .replace("{account}", &format!("{account:032x}"))
-            .replace("{n}", &n.to_string())
-            .replace("{hex}", &format!("{n:012x}"))
+        let mut text = String::new();
+        self.fill_into(n, &mut text);
+        text
     }
+
+    /// Makes `text` that of session number `n`. Linear in the text.
+    pub(crate) fn fill_into(&self, n: usize, text: &mut String) {
+        text.clear();
+        for piece in &self.pieces {
+            // Writing to a text cannot fail.
+            let _ = match piece {
+                Piece::Text(piece) => text.write_str(piece),
+                Piece::Number => write!(text, "{n}"),
+                Piece::Hex => write!(text, "{n:012x}"),
+                Piece::Account => {
+                    let account = n.saturating_sub(1) % self.accounts as usize + 1;
+                    write!(text, "{account:032x}")
+                }
+                Piece::Guid => text.write_str(guid(n).encode_lower(&mut [0; 36])),
+            };
+        }
+    }
+}
+
+/// Where the first place of `text` is, how it is written, and what it is.
+fn first_place(text: &str) -> Option<(usize, &'static str, Piece)> {
+    let places = [
+        ("{n}", Piece::Number),
+        ("{hex}", Piece::Hex),
+        ("{account}", Piece::Account),
+        ("{guid}", Piece::Guid),
+    ];
+    let found = places.into_iter();
+    found
+        .filter_map(|(name, piece)| Some((text.find(name)?, name, piece)))
+        .min_by_key(|(at, ..)| *at)
+}
+
+/// The GUID of session number `n`: version 4, of random bytes that the number seeds.
+fn guid(n: usize) -> uuid::fmt::Hyphenated {
+    let bytes = fastrand::Rng::with_seed(n as u64).u128(..).to_be_bytes();
+    Builder::from_random_bytes(bytes).into_uuid().hyphenated()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn places_are_filled_and_json_braces_stay() {
@@ -54,5 +114,28 @@ mod tests {
             );
             assert_eq!(template.fill(n), expected);
         }
+    }
+
+    #[test]
+    fn every_session_has_a_guid_of_its_own_and_the_same_each_time() {
+        let template = Template::new(r#"{"request_id":"{guid}","again":"{guid}"}"#, 1, "");
+        let mut guids = BTreeSet::new();
+        let mut beginnings = BTreeSet::new();
+        for n in 1..=2_000 {
+            let text = template.fill(n);
+            let command: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            let guid = command["request_id"].as_str().expect("a text").to_owned();
+            let parts: Vec<_> = guid.split('-').map(str::len).collect();
+            assert_eq!(parts, [8, 4, 4, 4, 12], "{guid}");
+            assert_eq!(&guid[14..15], "4", "{guid}: the version");
+            assert_eq!(
+                (&command["again"], template.fill(n)),
+                (&command["request_id"], text)
+            );
+            beginnings.insert(guid[..2].to_owned());
+            guids.insert(guid);
+        }
+        assert_eq!(guids.len(), 2_000);
+        assert_eq!(beginnings.len(), 256, "they begin in every way");
     }
 }

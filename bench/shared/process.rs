@@ -78,19 +78,32 @@ pub struct Memory {
 pub fn memory(pid: u32) -> io::Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let bytes = |name: &str| {
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kilobytes
-            .map(|kilobytes| kilobytes * 1024)
-            .ok_or_else(|| io::Error::other(format!("no {name} in status")))
+        kilobytes(&status, name).ok_or_else(|| io::Error::other(format!("no {name} in status")))
     };
     Ok(Memory {
         resident: bytes("VmRSS")?,
         anonymous: bytes("RssAnon")?,
         peak: bytes("VmHWM")?,
     })
+}
+
+/// Resident memory of `pid` in which a page that several processes share counts for its part (`Pss`), in bytes.
+/// Linear in the pages.
+///
+/// # Errors
+/// The process is gone, or another user's.
+pub fn proportional(pid: u32) -> io::Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    kilobytes(&rollup, "Pss").ok_or_else(|| io::Error::other("no Pss in smaps_rollup"))
+}
+
+/// The bytes of a line `name:  N kB`.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kilobytes = line?.trim().strip_suffix(" kB")?.parse::<u64>().ok()?;
+    Some(kilobytes * 1024)
 }
 
 /// Lets [`Memory::peak`] of `pid` begin anew.

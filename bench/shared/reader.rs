@@ -40,10 +40,10 @@ pub enum Front {
 /// What a stream has come to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen<'a> {
-    /// A passing unit begins; these bytes of its payload are here.
-    Begin(&'a [u8]),
+    /// A passing unit begins.
+    Begin(Piece<'a>),
     /// The next bytes of its payload.
-    More(&'a [u8]),
+    More(Piece<'a>),
     /// Its last byte has been read; `bytes` with its header.
     End {
         /// Length of header and payload.
@@ -56,6 +56,27 @@ pub enum Seen<'a> {
         /// Its payload.
         payload: &'a [u8],
     },
+}
+
+/// Some bytes of a passing unit's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// The bytes that are here; none, where the header alone was read.
+    pub bytes: &'a [u8],
+    /// How many bytes of the payload come after them.
+    pub left: u32,
+}
+
+impl Piece<'_> {
+    /// Whether it agrees with a payload that ends with `end`: what of the end lies in this piece is compared. When all
+    /// pieces of a payload that is no shorter than `end` agree, the payload ends so.
+    #[must_use]
+    pub fn agrees_with_end(&self, end: &[u8]) -> bool {
+        let until_here = end.len().saturating_sub(self.left as usize);
+        let (end, bytes) = (&end[..until_here], self.bytes);
+        let here = until_here.min(bytes.len());
+        end[until_here - here..] == bytes[bytes.len() - here..]
+    }
 }
 
 /// Bytes that the server's protocol does not have.
@@ -132,9 +153,9 @@ impl Reader {
         mut seen: impl FnMut(Seen<'_>),
     ) -> Result<(), BadUnit> {
         if self.left > 0 {
-            let here = bytes.len().min(self.left as usize);
-            seen(Seen::More(&bytes[..here]));
-            bytes = self.pass(bytes, here, &mut seen);
+            let piece = self.piece(bytes);
+            seen(Seen::More(piece));
+            bytes = self.pass(bytes, piece, &mut seen);
         }
         while !bytes.is_empty() {
             match format.front(bytes)? {
@@ -144,9 +165,9 @@ impl Reader {
                         .map_err(|_| BadUnit::TooLong(length))?;
                     self.left = self.passing_bytes - header as u32;
                     let payload = &bytes[header..];
-                    let here = payload.len().min(self.left as usize);
-                    seen(Seen::Begin(&payload[..here]));
-                    bytes = self.pass(payload, here, &mut seen);
+                    let piece = self.piece(payload);
+                    seen(Seen::Begin(piece));
+                    bytes = self.pass(payload, piece, &mut seen);
                 }
                 Front::Whole { header, length } => {
                     if length > KEPT_BYTES_MAX as u64 {
@@ -168,20 +189,29 @@ impl Reader {
         Ok(())
     }
 
-    /// Passes over `here` bytes of the passing unit; the bytes after them.
+    /// What of the passing unit stands at the front of `bytes`.
+    fn piece<'a>(&self, bytes: &'a [u8]) -> Piece<'a> {
+        let here = bytes.len().min(self.left as usize);
+        Piece {
+            bytes: &bytes[..here],
+            left: self.left - here as u32,
+        }
+    }
+
+    /// Passes over `piece` of the passing unit, which stands at the front of `bytes`; the bytes after it.
     fn pass<'a>(
         &mut self,
         bytes: &'a [u8],
-        here: usize,
+        piece: Piece<'_>,
         seen: &mut impl FnMut(Seen<'_>),
     ) -> &'a [u8] {
-        self.left -= here as u32;
+        self.left = piece.left;
         if self.left == 0 {
             seen(Seen::End {
                 bytes: self.passing_bytes.into(),
             });
         }
-        &bytes[here..]
+        &bytes[piece.bytes.len()..]
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::machine::{settled_slab_bytes, slab_bytes};
+use crate::ours;
 use crate::running::{Load, Waiting, micros_each};
 use crate::subject::{Batch, Candidate, Cpu, Scenario, Setup, Subject, memory_of};
 use crate::table::{Table, is_held_back_by_load, number, percent, ratio};
@@ -19,7 +20,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 pub(crate) const CONNECT_RATE: [&str; 2] = ["--connect-rate", "1000000"];
 
 /// How long after a burst its memory is looked at (DESIGN: "resident 2 s after a burst").
-const AFTER_BURST: Duration = Duration::from_secs(2);
+pub(crate) const AFTER_BURST: Duration = Duration::from_secs(2);
 
 /// Events of the burst.
 const BURST: u32 = 32;
@@ -211,6 +212,12 @@ pub(crate) fn print(rows: &[Value]) {
                 None => "-".into(),
             },
         ]);
+    }
+    if rows.iter().any(|row| row["name"] == ours::WITHOUT_IDS.name) {
+        table.note(
+            "ours: each session subscribes with a request id of its own, 36 bytes that the server keeps and puts into \
+             its events; ours-without-ids: without.",
+        );
     }
     table.note("kernel B/socket: growth of the machine's Slab over both ends of every connection.");
     table.print();

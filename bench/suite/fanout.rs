@@ -1,8 +1,12 @@
 //! CPU and latency of a delivered frame, every subject beside ours, in rounds that take turns.
 //!
 //! All subjects hold their sessions all the time and run on the same core. A round publishes K events at once and
-//! ends when every session has received all K frames; the limits send frames of the very length that ours sent.
+//! ends when every session has received all K frames; the limits send frames of the very length that ours sent, with
+//! request ids or without.
 //! Taking turns makes a machine that drifts drift for all; the medians leave out what disturbed one round.
+//!
+//! Ours is measured with a request id for each session and without: every subject is compared with the first, and
+//! with the second too, so that the row of the second tells what request ids cost.
 
 use std::io;
 use std::path::Path;
@@ -11,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::ours;
 use crate::running::{Load, Waiting, micros_each};
 use crate::statistics::median;
 use crate::subject::{Batch, Candidate, Cpu, Kind, ROUND_GAP, Scenario, Setup, Subject};
@@ -19,8 +24,25 @@ use crate::table::{Table, is_held_back_by_load, number, percent, ratio};
 /// Events at once before the first figure: pages, caches and socket buffers find their size.
 const WARM_UP: u32 = 8;
 
-/// A frame is about this much longer than its event's body; only for limits that are measured without ours.
-const FRAME_OVERHEAD: usize = 220;
+/// A frame is about this much longer than its event's body, and this much more where it has a request id; only for
+/// limits that are measured without ours.
+const FRAME_OVERHEAD: usize = 250;
+const REQUEST_ID_OVERHEAD: usize = 52;
+
+/// Length of ours' frames, without request ids and with them.
+#[derive(Clone, Copy)]
+struct FrameBytes([usize; 2]);
+
+impl FrameBytes {
+    fn guess(body_bytes: usize) -> Self {
+        let without = body_bytes + FRAME_OVERHEAD;
+        Self([without, without + REQUEST_ID_OVERHEAD])
+    }
+
+    fn of(self, candidate: &Candidate) -> usize {
+        self.0[usize::from(candidate.has_request_ids)]
+    }
+}
 
 /// What one series of rounds tells.
 #[derive(Default)]
@@ -123,7 +145,18 @@ impl Runner {
         })
     }
 
-    fn round(&mut self, batch: Batch) -> io::Result<(Value, Cpu)> {
+    /// Publishes `events` events, as [`Load::round`]; also what that cost.
+    fn round(
+        &mut self,
+        events: u32,
+        body_bytes: usize,
+        frame_bytes: FrameBytes,
+    ) -> io::Result<(Value, Cpu)> {
+        let batch = Batch {
+            events,
+            body_bytes,
+            frame_bytes: frame_bytes.of(&self.candidate),
+        };
         thread::sleep(ROUND_GAP.saturating_sub(self.last_round.elapsed()));
         let before = Cpu::settled(&self.subject.pids())?;
         let (subject, clients) = (&mut self.subject, &mut self.clients);
@@ -149,32 +182,33 @@ impl Fanout<'_> {
         }
         let mut results = Vec::new();
         for &body_bytes in self.body_bytes {
-            let mut frame_bytes = body_bytes + FRAME_OVERHEAD;
+            let mut frame_bytes = FrameBytes::guess(body_bytes);
             retain(&mut runners, |runner| {
-                let batch = Batch {
-                    events: WARM_UP,
-                    body_bytes,
-                    frame_bytes,
-                };
-                let (round, _) = runner.round(batch)?;
+                let (round, _) = runner.round(WARM_UP, body_bytes, frame_bytes)?;
                 if runner.candidate.kind == Kind::Ours {
-                    frame_bytes = bytes_of_a_frame(&round);
+                    let has_request_ids = runner.candidate.has_request_ids;
+                    frame_bytes.0[usize::from(has_request_ids)] = bytes_of_a_frame(&round);
                 }
                 Ok(())
             })?;
             for &(events, rounds) in self.series {
-                let batch = Batch {
-                    events,
-                    body_bytes,
-                    frame_bytes,
-                };
-                results.push(self.series(&mut runners, batch, rounds)?);
+                let mut row = self.series(&mut runners, rounds, |runner| {
+                    runner.round(events, body_bytes, frame_bytes)
+                })?;
+                row["body_bytes"] = body_bytes.into();
+                row["in_flight"] = events.into();
+                results.push(row);
             }
         }
         Ok(results)
     }
 
-    fn series(&self, runners: &mut Vec<Runner>, batch: Batch, rounds: u32) -> io::Result<Value> {
+    fn series(
+        &self,
+        runners: &mut Vec<Runner>,
+        rounds: u32,
+        measure: impl Fn(&mut Runner) -> io::Result<(Value, Cpu)>,
+    ) -> io::Result<Value> {
         let mut all: Vec<Series> = Vec::new();
         all.resize_with(runners.len(), Series::default);
         for _ in 0..rounds {
@@ -187,7 +221,7 @@ impl Fanout<'_> {
                     return Ok(());
                 }
                 let started = Instant::now();
-                let (round, cpu) = runner.round(batch).inspect_err(|_| failed.push(at - 1))?;
+                let (round, cpu) = measure(runner).inspect_err(|_| failed.push(at - 1))?;
                 series.add(&round, cpu);
                 series.spent += started.elapsed();
                 Ok(())
@@ -197,28 +231,28 @@ impl Fanout<'_> {
             }
         }
         let mut subjects = Vec::new();
-        let ours = runners
-            .iter()
-            .position(|runner| runner.candidate.kind == Kind::Ours);
+        let named = |name: &str| {
+            let at = runners.iter().position(|one| one.candidate.name == name)?;
+            Some(&all[at])
+        };
+        let ours = named(ours::CANDIDATE.name);
+        let without_ids = named(ours::WITHOUT_IDS.name);
         for (runner, series) in runners.iter().zip(&all) {
             let mut subject = series.json();
             subject["name"] = runner.candidate.name.into();
             subject["sessions"] = runner.sessions.into();
-            if let Some(ours) = ours.map(|ours| &all[ours]) {
-                subject["ours_to_it_cpu"] = (median(&ours.cpu) / median(&series.cpu)).into();
-                // Of fewer sessions the last is served sooner.
-                if runner.sessions == self.sessions {
-                    let last = median(&ours.last) / median(&series.last);
-                    subject["ours_to_it_latency_last"] = last.into();
-                }
+            let cpu = |ours: &Series| median(&ours.cpu) / median(&series.cpu);
+            subject["ours_to_it_cpu"] = ours.map(cpu).into();
+            subject["without_ids_to_it_cpu"] = without_ids.map(cpu).into();
+            // Of fewer sessions the last is served sooner.
+            if let Some(ours) = ours.filter(|_| runner.sessions == self.sessions) {
+                let last = median(&ours.last) / median(&series.last);
+                subject["ours_to_it_latency_last"] = last.into();
             }
             subjects.push(subject);
         }
         Ok(json!({
             "sessions": self.sessions,
-            "body_bytes": batch.body_bytes,
-            "frame_bytes": batch.frame_bytes,
-            "in_flight": batch.events,
             "subjects": subjects,
         }))
     }
@@ -272,6 +306,7 @@ pub(crate) fn print(rows: &[Value]) {
         "in flight",
         "CPU µs/frame",
         "ours to it",
+        "without ids to it",
         "its loop",
         "p50 ms",
         "p99 ms",
@@ -295,6 +330,7 @@ pub(crate) fn print(rows: &[Value]) {
                 row["in_flight"].to_string(),
                 number(figure("cpu_us_per_frame"), 3),
                 ratio(figure("ours_to_it_cpu")),
+                ratio(figure("without_ids_to_it_cpu")),
                 number(figure("cpu_main_thread_us_per_frame"), 3),
                 number(figure("latency_p50_ms"), 1),
                 number(figure("latency_p99_ms"), 1),
@@ -314,8 +350,25 @@ pub(crate) fn print(rows: &[Value]) {
             }
         }
     }
+    for row in rows {
+        if let Some(ratio) = ids_to_none(row) {
+            table.note(&format!(
+                "a request id each : none, CPU: {ratio:.3} ({} sessions, {} B, {} in flight)",
+                row["sessions"], row["body_bytes"], row["in_flight"]
+            ));
+        }
+    }
     table.note(
         "CPU µs/frame = CPU seconds of the server a million frames, all its threads and processes.",
     );
     table.print();
+}
+
+/// CPU of a frame with a request id for each session, to that without.
+fn ids_to_none(row: &Value) -> Option<f64> {
+    let subjects = row["subjects"].as_array()?;
+    let without = subjects
+        .iter()
+        .find(|subject| subject["name"] == ours::WITHOUT_IDS.name)?;
+    without["ours_to_it_cpu"].as_f64()
 }

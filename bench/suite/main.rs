@@ -14,8 +14,10 @@ mod bridge;
 mod density;
 mod fairness;
 mod fanout;
+mod large;
 mod machine;
 mod matching;
+mod million;
 mod ours;
 mod peers;
 mod picture;
@@ -36,16 +38,20 @@ use clap::{Parser, ValueEnum};
 use serde_json::Value;
 
 use fanout::{Fanout, leave_out};
+use machine::Demand;
 use plant::Plant;
+use shared::numbers::positive;
 use shared::{process, programs};
 use subject::{Candidate, Kind, Scenario, Setup, compare};
 
 /// Everything that can be measured. Ours comes first, because every other figure is compared with it.
 const CANDIDATES: &[Candidate] = &[
     ours::CANDIDATE,
+    ours::WITHOUT_IDS,
     bare::SEND,
     bare::WRITEV,
     bare::MERGED,
+    bare::PATCHED,
     peers::NCHAN,
     peers::TOKIO,
     peers::TOKIO_DEFAULTS,
@@ -58,7 +64,7 @@ const CANDIDATES: &[Candidate] = &[
 #[derive(Parser)]
 #[command(name = "scripts/bench", max_term_width = 100)]
 struct Options {
-    /// What to measure; all but `scale` and `plant` when none is given
+    /// What to measure; all but `scale`, `plant` and `million` when none is given
     #[arg(value_enum)]
     what: Vec<What>,
     /// A tenth of the sessions, fewer rounds: shows that everything runs, not what it costs
@@ -76,6 +82,19 @@ struct Options {
     /// Servers of each kind in `density`, each with that many sessions
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     processes: u32,
+    /// Sessions of `million`
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    sessions: u32,
+    /// Sessions of one server, and of one load generator, in `million`; nine tenths of the open files that one may have
+    /// (ulimit -Hn) when it is not given, 100,000 at most
+    #[arg(long, value_name = "SESSIONS", value_parser = clap::value_parser!(u32).range(1..))]
+    sessions_per_process: Option<u32>,
+    /// Subscribe every session of `million` with a request id of its own
+    #[arg(long)]
+    request_ids: bool,
+    /// Memory that `million` leaves to others; when less is left, it stops
+    #[arg(long, default_value_t = 2.0, value_name = "GB", value_parser = positive)]
+    keep_free: f64,
     /// The server's program, instead of the one built with this bench
     #[arg(long, value_name = "PROGRAM")]
     server: Option<PathBuf>,
@@ -112,8 +131,12 @@ enum What {
     Fairness,
     /// All sessions reconnect at once: time until all are live, peak memory
     Storm,
+    /// One event of 1 MB to 1,000 sessions: peak memory
+    Large,
     /// Cost as sessions grow, up to 190,000 in ten processes; only when named, or with --full
     Scale,
+    /// A million sessions, or --sessions, on one port: time, memory and CPU of both ends; only when named
+    Million,
     /// A mix of events through RabbitMQ to many accounts, at rising rates; only when named, or with --full
     Plant,
 }
@@ -128,7 +151,9 @@ impl What {
             Self::Bridge => "bridge",
             Self::Fairness => "fairness",
             Self::Storm => "storm",
+            Self::Large => "large",
             Self::Scale => "scale",
+            Self::Million => "million",
             Self::Plant => "plant",
         }
     }
@@ -142,7 +167,9 @@ impl What {
             Self::Bridge => bridge::print(rows),
             Self::Fairness => fairness::print(rows),
             Self::Storm => storm::print(rows),
+            Self::Large => large::print(rows),
             Self::Scale => scale::print(rows),
+            Self::Million => million::print(rows),
             Self::Plant => plant::print(rows),
         }
     }
@@ -191,7 +218,7 @@ struct Extent {
     time_max: Duration,
     /// (in flight, rounds) of `fairness`.
     fairness: &'static [(u32, u32)],
-    /// Rounds of `bridge` and of each series of `scale`.
+    /// Rounds of `bridge`, of `large` and of each series of `scale`.
     rounds: u32,
     /// Time of one rate of `plant`.
     plant_seconds: f64,
@@ -289,7 +316,11 @@ fn measure(options: &Options) -> io::Result<Value> {
     };
     let mut report = machine::stamp();
     for suite in What::value_variants() {
-        let is_usual = options.full || !matches!(suite, What::Scale | What::Plant);
+        let is_usual = match suite {
+            What::Scale | What::Plant => options.full,
+            What::Million => false,
+            _ => true,
+        };
         if options.what.contains(suite) || (options.what.is_empty() && is_usual) {
             let rows = bench.measure(*suite)?;
             suite.print(&rows);
@@ -323,14 +354,24 @@ impl Bench<'_> {
             What::Bridge => self.bridge(),
             What::Fairness => self.fairness(),
             What::Storm => self.storm(),
+            What::Large => self.large(),
             What::Scale => self.scale(),
+            What::Million => self.million(),
             What::Plant => self.plant(),
         }
     }
 
     /// Fails, saying why, when this machine cannot hold `processes` times `sessions`.
     fn check(&self, processes: u32, sessions: u32) -> io::Result<()> {
-        let obstacles = machine::obstacles(processes, sessions, self.files);
+        let demand = Demand {
+            processes,
+            sessions,
+            spare_files: 0,
+            memory: None,
+            keep_free: 0,
+            is_burst: true,
+        };
+        let obstacles = machine::obstacles(demand, self.files);
         if obstacles.is_empty() {
             return Ok(());
         }
@@ -460,6 +501,22 @@ impl Bench<'_> {
         Ok(rows)
     }
 
+    fn large(&self) -> io::Result<Vec<Value>> {
+        let sessions = self.shrunk(large::SESSIONS);
+        self.check(1, sessions)?;
+        let mut rows = self.each(sessions, |candidate, setup| {
+            eprintln!("large: {}", candidate.name);
+            let row = large::measure(candidate, setup, &self.load, self.extent.rounds)?;
+            Ok(vec![row])
+        })?;
+        let figures = [
+            ("peak_above_idle_bytes", "ours_to_it_peak"),
+            ("cpu_us_per_frame", "ours_to_it_cpu"),
+        ];
+        compare(&mut rows, &["sessions"], &figures);
+        Ok(rows)
+    }
+
     fn scale(&self) -> io::Result<Vec<Value>> {
         let mut rows = Vec::new();
         for (processes, sessions) in scale::SIZES {
@@ -480,6 +537,17 @@ impl Bench<'_> {
             )?);
         }
         Ok(rows)
+    }
+
+    fn million(&self) -> io::Result<Vec<Value>> {
+        let plan = million::Plan {
+            sessions: self.shrunk(self.options.sessions),
+            sessions_per_process: self.options.sessions_per_process,
+            request_ids: self.options.request_ids,
+            keep_free: (self.options.keep_free * 1e9) as u64,
+            body_bytes: BODY_BYTES,
+        };
+        million::measure(&self.server, &self.load, &plan, self.files).map(|row| vec![row])
     }
 
     fn plant(&self) -> io::Result<Vec<Value>> {

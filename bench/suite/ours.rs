@@ -1,4 +1,9 @@
 //! Blackhole with its events coming through a named pipe: what is written at once is in flight at once.
+//!
+//! It is measured twice. In [`CANDIDATE`] every session subscribes with a request id of its own, as the platform's web
+//! UI does, and the server puts that into each of its events: so no two sessions get the same bytes. In
+//! [`WITHOUT_IDS`] they subscribe without one, and all on one binding get the same bytes. The load generator compares
+//! the end of every event, the request id in it, with what the session asked for.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -8,13 +13,22 @@ use std::process::Command;
 use crate::running::{Running, SERVER_CORE};
 use crate::subject::{Batch, Candidate, Kind, Scenario, Setup, Subject};
 
-/// The subject that all others are compared with.
+/// The subject that all others are compared with: a request id of its own for each session.
 pub(crate) const CANDIDATE: Candidate = Candidate {
     name: "ours",
     kind: Kind::Ours,
     sessions_max: None,
     has_bindings: true,
-    start: |setup| Ok(Box::new(Ours::start(setup)?)),
+    has_request_ids: true,
+    start: |setup| Ok(Box::new(Ours::start(setup, true)?)),
+};
+
+/// The same server, whose sessions have no request ids.
+pub(crate) const WITHOUT_IDS: Candidate = Candidate {
+    name: "ours-without-ids",
+    has_request_ids: false,
+    start: |setup| Ok(Box::new(Ours::start(setup, false)?)),
+    ..CANDIDATE
 };
 
 /// Room in the pipe: 32 events of 4 KB are written at once without a wait.
@@ -39,10 +53,11 @@ pub(crate) struct Ours {
     events: File,
     _pipe: Pipe,
     published: u64,
+    has_request_ids: bool,
 }
 
 impl Ours {
-    fn start(setup: &Setup<'_>) -> io::Result<Self> {
+    fn start(setup: &Setup<'_>, has_request_ids: bool) -> io::Result<Self> {
         let pipe = Pipe::make()?;
         let source = format!("replay:{}", pipe.path.display());
         let mut arguments: Vec<String> = ARGUMENTS.map(str::to_owned).into();
@@ -57,6 +72,7 @@ impl Ours {
             events,
             _pipe: pipe,
             published: 0,
+            has_request_ids,
         })
     }
 }
@@ -71,15 +87,30 @@ impl Subject for Ours {
     }
 
     fn load_arguments(&self, scenario: Scenario, sessions: u32) -> Vec<String> {
-        match scenario {
-            Scenario::Shared => Vec::new(),
-            Scenario::Own => vec![
-                "--accounts".into(),
-                sessions.to_string(),
-                "--binding".into(),
-                "call.CHANNEL_CREATE.call-{n}".into(),
-            ],
-        }
+        let (accounts, call) = match scenario {
+            Scenario::Shared => (1, "*"),
+            Scenario::Own => (sessions, "call-{n}"),
+        };
+        let (request_id, end) = if self.has_request_ids {
+            (
+                r#""request_id":"{guid}","#,
+                r#""request_id":"{guid}"}"#.to_owned(),
+            )
+        } else {
+            let key = format!("call.{{account}}.CHANNEL_CREATE.{call}");
+            ("", format!(r#""subscription_key":"{key}"}}"#))
+        };
+        let subscribe = format!(
+            r#"{{"action":"subscribe",{request_id}"auth_token":"{{token}}","data":{{"account_id":"{{account}}","binding":"call.CHANNEL_CREATE.{call}"}}}}"#
+        );
+        let arguments = [
+            ("--accounts", accounts.to_string()),
+            ("--subscribe", subscribe),
+            ("--event-end", end),
+        ];
+        let each = arguments.into_iter();
+        each.flat_map(|(option, value)| [option.to_owned(), value])
+            .collect()
     }
 
     /// Events of account 1; each matches `call.CHANNEL_CREATE.*` of that account.

@@ -151,6 +151,7 @@ fn fanout(report: &Value) -> Option<Panel> {
 fn label(row: &Value, sessions: &Value) -> String {
     let name = match row["name"].as_str().unwrap_or("") {
         "ours" => "Blackhole",
+        "ours-without-ids" => "Blackhole without ids",
         other => other,
     };
     if row["sessions"] == *sessions {
@@ -162,7 +163,7 @@ fn label(row: &Value, sessions: &Value) -> String {
 
 fn color(name: &str) -> RGBColor {
     match name {
-        "Blackhole" => OURS,
+        _ if name.starts_with("Blackhole") => OURS,
         _ if name.starts_with("bare-") => LIMIT,
         _ => PEER,
     }

@@ -1,7 +1,12 @@
-//! The processes of a measurement: servers pinned to one core, their load generators pinned to another.
+//! The processes of a measurement: servers pinned to one core, their load generators pinned to another, except in the
+//! suite `million`.
+//!
+//! None of them outlives this program: they end when what started them is dropped, and the kernel kills them when this
+//! program is killed. For that they are started by its main thread only.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -32,9 +37,19 @@ impl Running {
     /// Starts `program` on `core`; its lines on stdout are to be read with [`Running::line`].
     ///
     /// # Errors
-    /// There is no such program, or no `taskset`.
+    /// There is no such program, or no `setpriv` or `taskset`.
     pub(crate) fn start(core: &str, program: &Path, arguments: &[String]) -> io::Result<Self> {
+        let core = Some(core);
         Self::spawn(core, program, arguments, Stdio::piped(), Stdio::inherit())
+    }
+
+    /// Starts `program` on whatever cores there are, as [`Running::start`]; where hundreds run, this program and the
+    /// broker come first.
+    ///
+    /// # Errors
+    /// As [`Running::start`].
+    pub(crate) fn start_anywhere(program: &Path, arguments: &[String]) -> io::Result<Self> {
+        Self::spawn(None, program, arguments, Stdio::piped(), Stdio::inherit())
     }
 
     /// Starts `program` on `core`, and throws away what it says.
@@ -46,27 +61,34 @@ impl Running {
         program: &Path,
         arguments: &[String],
     ) -> io::Result<Self> {
-        Self::spawn(core, program, arguments, Stdio::null(), Stdio::null())
+        Self::spawn(Some(core), program, arguments, Stdio::null(), Stdio::null())
     }
 
     fn spawn(
-        core: &str,
+        core: Option<&str>,
         program: &Path,
         arguments: &[String],
         stdout: Stdio,
         stderr: Stdio,
     ) -> io::Result<Self> {
         let name = program.display().to_string();
-        // taskset becomes the program, so the child's id is the program's.
-        let mut child = Command::new("taskset")
-            .args(["--cpu-list", core])
+        // All of them become the program, so the child's id is the program's.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        match core {
+            Some(core) => command.args(["taskset", "--cpu-list", core]),
+            None => command.args(["nice", "-n", "5"]),
+        };
+        // A group of its own: Ctrl-C is for this program, which ends them in order.
+        let mut child = command
             .arg(program)
             .args(arguments)
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(stdout)
             .stderr(stderr)
             .spawn()
-            .map_err(|error| io::Error::new(error.kind(), format!("taskset {name}: {error}")))?;
+            .map_err(|error| io::Error::new(error.kind(), format!("setpriv {name}: {error}")))?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().map(BufReader::new);
         Ok(Self {
@@ -85,6 +107,17 @@ impl Running {
     /// Whether it has not ended.
     pub(crate) fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Its stdout, for another thread to read; [`Running::line`] fails from then on.
+    pub(crate) fn take_stdout(&mut self) -> Option<BufReader<ChildStdout>> {
+        self.stdout.take()
+    }
+
+    /// Kills it, and does not wait for its end: many end together faster than one after the other.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
     }
 
     /// Waits for its next line, returned without the line end.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::ours;
 use shared::process::{Memory, cpu, memory};
 
 /// One that could be measured.
@@ -22,6 +23,8 @@ pub(crate) struct Candidate {
     pub(crate) sessions_max: Option<u32>,
     /// Whether sessions can have a binding (topic, channel, subject) each.
     pub(crate) has_bindings: bool,
+    /// Whether each session has a request id of its own, which every one of its events carries.
+    pub(crate) has_request_ids: bool,
     /// Starts it. `Err` with [`io::ErrorKind::NotFound`]: it is not installed, with how to install it as the text;
     /// then it is skipped with a line saying so.
     pub(crate) start: fn(&Setup<'_>) -> io::Result<Box<dyn Subject>>,
@@ -30,7 +33,7 @@ pub(crate) struct Candidate {
 /// What a candidate is to ours. A failure of a peer is told and the peer left out; any other ends the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Blackhole.
+    /// Blackhole, with request ids or without.
     Ours,
     /// A loop that does nothing but send: what no server can beat. Measured in `fanout` only.
     Limit,
@@ -102,7 +105,10 @@ pub(crate) fn compare(rows: &mut [Value], keys: &[&str], figures: &[(&str, &str)
         let row = &rows[at];
         let belongs = |other: &&Value| keys.iter().all(|&key| other[key] == row[key]);
         let ours = rows.iter().filter(belongs);
-        let Some(ours) = ours.into_iter().find(|row| row["name"] == "ours").cloned() else {
+        let ours = ours
+            .into_iter()
+            .find(|row| row["name"] == ours::CANDIDATE.name);
+        let Some(ours) = ours.cloned() else {
             continue;
         };
         for &(figure, name) in figures {

@@ -1,16 +1,17 @@
 //! Events to frames (PROTOCOL 5).
 //!
-//! All subscribers of one group get the same frame. Its largest part, the body, is encoded once for each style and
-//! canonical key; only the tail, which names the subscription, is written for each group.
+//! All subscribers of one group share a frame. Its largest part, the body, is encoded once for each style and canonical
+//! key; only its end, which names the subscription, is written for each group. A request id is put in later, as a
+//! [tail](super::tail).
 
 use super::frame::{Frame, FrameBuilder, Opcode};
 use super::kazoo::normalise;
 use crate::event::{Event, Style};
 use crate::json::write_text;
 
-/// The part of a frame that belongs to one group.
+/// What one group has of its own in a frame.
 #[derive(Clone, Copy, Debug)]
-pub struct EventTail<'a> {
+pub struct GroupFields<'a> {
     /// The event's canonical routing key under the group's rule.
     pub routing_key: &'a str,
     /// Whether the rule appends `_` and `Type` to the name in style piston (document events).
@@ -19,8 +20,6 @@ pub struct EventTail<'a> {
     pub subscribed_key: &'a str,
     /// The canonical, account-qualified pattern.
     pub subscription_key: &'a str,
-    /// The request id of the subscribe, when it had one.
-    pub request_id: Option<&'a str>,
 }
 
 /// Scratch memory for the frames of one event after the other.
@@ -56,48 +55,44 @@ impl EventScratch {
 
     /// Returns the frame of `event` for one group (PROTOCOL 5). The first call for a style and a canonical key encodes
     /// the body. Cost of every call: two allocations and one copy of the frame.
-    pub fn frame(&mut self, event: &Event, style: Style, tail: EventTail<'_>) -> Frame {
+    pub fn frame(&mut self, event: &Event, style: Style, fields: GroupFields<'_>) -> Frame {
         let encoded = match style {
             Style::Piston => &mut self.piston,
             Style::Kazoo => &mut self.kazoo,
         };
         if encoded.shared_len == 0
-            || encoded.routing_key != tail.routing_key
-            || encoded.name_suffixed_by_type != tail.name_suffixed_by_type
+            || encoded.routing_key != fields.routing_key
+            || encoded.name_suffixed_by_type != fields.name_suffixed_by_type
         {
-            encoded.encode_shared(event, style, tail);
+            encoded.encode_shared(event, style, fields);
         }
         encoded.builder.truncate(encoded.shared_len);
         let payload = encoded.builder.payload_mut();
         payload.extend_from_slice(b",\"subscribed_key\":");
-        write_text(payload, tail.subscribed_key);
+        write_text(payload, fields.subscribed_key);
         payload.extend_from_slice(b",\"subscription_key\":");
-        write_text(payload, tail.subscription_key);
-        if let Some(request_id) = tail.request_id {
-            payload.extend_from_slice(b",\"request_id\":");
-            write_text(payload, request_id);
-        }
+        write_text(payload, fields.subscription_key);
         payload.push(b'}');
         encoded.builder.frame(Opcode::Text)
     }
 }
 
 impl Encoded {
-    fn encode_shared(&mut self, event: &Event, style: Style, tail: EventTail<'_>) {
+    fn encode_shared(&mut self, event: &Event, style: Style, fields: GroupFields<'_>) {
         self.builder.clear();
         let payload = self.builder.payload_mut();
         payload.extend_from_slice(b"{\"action\":\"event\"");
         if let Some(name) = &event.head.name {
             payload.extend_from_slice(b",\"name\":");
             match (&event.head.doc_type, style) {
-                (Some(doc_type), Style::Piston) if tail.name_suffixed_by_type => {
+                (Some(doc_type), Style::Piston) if fields.name_suffixed_by_type => {
                     write_text(payload, &format!("{name}_{doc_type}"));
                 }
                 _ => write_text(payload, name),
             }
         }
         payload.extend_from_slice(b",\"routing_key\":");
-        write_text(payload, tail.routing_key);
+        write_text(payload, fields.routing_key);
         match style {
             Style::Piston => {
                 payload.extend_from_slice(b",\"args\":");
@@ -109,8 +104,8 @@ impl Encoded {
             }
         }
         self.routing_key.clear();
-        self.routing_key.push_str(tail.routing_key);
-        self.name_suffixed_by_type = tail.name_suffixed_by_type;
+        self.routing_key.push_str(fields.routing_key);
+        self.name_suffixed_by_type = fields.name_suffixed_by_type;
         self.shared_len = self.builder.payload_len();
     }
 }
@@ -129,13 +124,12 @@ mod tests {
         .expect(body)
     }
 
-    fn tail<'a>(subscribed_key: &'a str, request_id: Option<&'a str>) -> EventTail<'a> {
-        EventTail {
+    fn fields(subscribed_key: &str) -> GroupFields<'_> {
+        GroupFields {
             routing_key: "call.acc.CHANNEL_CREATE.x",
             name_suffixed_by_type: false,
             subscribed_key,
             subscription_key: "call.acc.CHANNEL_CREATE.*",
-            request_id,
         }
     }
 
@@ -151,18 +145,14 @@ mod tests {
         let mut scratch = EventScratch::default();
         for _ in 0..2 {
             scratch.begin();
-            let one = text(&scratch.frame(
-                &event,
-                Style::Piston,
-                tail("call.CHANNEL_CREATE.*", Some("r\"1")),
-            ));
-            let kazoo = text(&scratch.frame(&event, Style::Kazoo, tail("call.*.*", None)));
-            let two = text(&scratch.frame(&event, Style::Piston, tail("call.*.*", None)));
+            let one = text(&scratch.frame(&event, Style::Piston, fields("call.CHANNEL_CREATE.*")));
+            let kazoo = text(&scratch.frame(&event, Style::Kazoo, fields("call.*.*")));
+            let two = text(&scratch.frame(&event, Style::Piston, fields("call.*.*")));
             assert_eq!(
                 one,
                 serde_json::json!({"action":"event","name":"CHANNEL_CREATE","routing_key":"call.acc.CHANNEL_CREATE.x",
                     "args":{"Event-Name":"CHANNEL_CREATE","Call-ID":"x","Node":"n"},"subscribed_key":"call.CHANNEL_CREATE.*",
-                    "subscription_key":"call.acc.CHANNEL_CREATE.*","request_id":"r\"1"})
+                    "subscription_key":"call.acc.CHANNEL_CREATE.*"})
             );
             assert_eq!(
                 kazoo,
@@ -180,9 +170,9 @@ mod tests {
         let event = decode(r#"{"Event-Name":"doc_created","Type":"user"}"#);
         let mut scratch = EventScratch::default();
         scratch.begin();
-        let document = EventTail {
+        let document = GroupFields {
             name_suffixed_by_type: true,
-            ..tail("object.doc_created.user", None)
+            ..fields("object.doc_created.user")
         };
         assert_eq!(
             text(&scratch.frame(&event, Style::Piston, document))["name"],
@@ -200,7 +190,7 @@ mod tests {
         let event = decode(&format!(" \r\n{body}\n"));
         let mut scratch = EventScratch::default();
         scratch.begin();
-        let frame = scratch.frame(&event, Style::Piston, tail("x", None));
+        let frame = scratch.frame(&event, Style::Piston, fields("x"));
         let payload = String::from_utf8(frame.bytes().to_vec()).ok();
         let frame_text = String::from_utf8_lossy(&frame.bytes()[4..]).into_owned();
         assert!(

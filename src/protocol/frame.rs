@@ -98,6 +98,31 @@ impl Frame {
         &self.0.bytes
     }
 
+    /// Whether the other is the same piece of memory. O(1).
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The frames that this one was merged of, or this one itself.
+    pub fn singles(&self) -> impl Iterator<Item = &Self> {
+        let parts = self.parts();
+        let own = parts.is_empty().then_some(self);
+        own.into_iter().chain(parts)
+    }
+
+    /// The payload of a frame that was not merged.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        let bytes = self.bytes();
+        let header = match bytes.get(1) {
+            Some(0..=125) => 2,
+            Some(126) => 4,
+            _ => HEADER_BYTES_MAX,
+        };
+        bytes.get(header..).unwrap_or_default()
+    }
+
     /// Length of header and payload.
     #[must_use]
     #[expect(
@@ -106,6 +131,36 @@ impl Frame {
     )]
     pub fn len(&self) -> usize {
         self.0.bytes.len()
+    }
+}
+
+/// The header of an unmasked frame that is a whole message.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// The header stands at the end.
+    room: [u8; HEADER_BYTES_MAX],
+    start: usize,
+}
+
+impl Header {
+    /// The header of a frame with so many bytes of payload, in the shortest form.
+    #[must_use]
+    #[inline]
+    pub fn new(opcode: Opcode, payload_len: usize) -> Self {
+        let first = 0x80 | opcode as u8;
+        let [a, b, c, d, e, f, high, low] = (payload_len as u64).to_be_bytes();
+        let (room, start) = match payload_len {
+            0..=125 => ([0, 0, 0, 0, 0, 0, 0, 0, first, low], 8),
+            126..=0xFFFF => ([0, 0, 0, 0, 0, 0, first, 126, high, low], 6),
+            _ => ([first, 127, a, b, c, d, e, f, high, low], 0),
+        };
+        Self { room, start }
+    }
+
+    /// The header.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.room.get(self.start..).unwrap_or_default()
     }
 }
 
@@ -165,16 +220,9 @@ impl FrameBuilder {
     /// The frame of the present payload; the builder keeps it. Cost: two allocations and one copy.
     #[must_use]
     pub fn frame(&mut self, opcode: Opcode) -> Frame {
-        let length = self.payload_len() as u64;
-        let first = 0x80 | opcode as u8;
-        let [a, b, c, d, e, f, high, low] = length.to_be_bytes();
-        let (header, start) = match length {
-            0..=125 => ([0, 0, 0, 0, 0, 0, 0, 0, first, low], 8),
-            126..=0xFFFF => ([0, 0, 0, 0, 0, 0, first, 126, high, low], 6),
-            _ => ([first, 127, a, b, c, d, e, f, high, low], 0),
-        };
-        if let Some(room) = self.buffer.first_chunk_mut() {
-            *room = header;
+        let Header { room, start } = Header::new(opcode, self.payload_len());
+        if let Some(header) = self.buffer.first_chunk_mut() {
+            *header = room;
         }
         Frame::raw(self.buffer.get(start..).unwrap_or_default())
     }

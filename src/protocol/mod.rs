@@ -9,6 +9,7 @@
 //! | [`forwarded`] | `X-Forwarded-For` and `Forwarded` of a trusted proxy -> the same (RFC 7239) |
 //! | [`codec`] | client bytes -> messages, in the loop's shared buffer (RFC 6455 section 5) |
 //! | [`frame`] | server frames: encoded once, shared by reference |
+//! | [`tail`] | a request id put into the frame that many share |
 //! | [`command`] | client text -> command (PROTOCOL 3) |
 //! | `envelope` | the JSON of a command, field by field |
 //! | [`reply`] | reply or notice -> frame (PROTOCOL 3 and 5) |
@@ -35,3 +36,4 @@ pub mod http;
 mod kazoo;
 pub mod proxy;
 pub mod reply;
+pub mod tail;

@@ -151,7 +151,7 @@ impl<S: Socket> Reactor<S> {
         if !outbox.is_empty() {
             let write = |slices: &[IoSlice<'_>]| socket.write(slices);
             // A new socket has room for the answer; a peer that is gone needs none.
-            let report = outbox.flush(write, now.clock, &mut self.hub.outboxes);
+            let report = outbox.flush(write, &mut self.scratch, now.clock, &mut self.hub.outboxes);
             self.hub.metrics.writes_total += 1;
             self.hub.metrics.written_bytes_total += report.written as u64;
         }

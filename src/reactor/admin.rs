@@ -53,7 +53,7 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "interned_strings",
             "Distinct client bindings, realms and request ids.",
-            index.texts,
+            index.texts + index.request_ids,
         ),
         (
             "amqp_bindings_wanted",

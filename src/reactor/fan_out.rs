@@ -19,7 +19,7 @@ use super::run::{Run, Sliced};
 use super::socket::Socket;
 use crate::event::Event;
 use crate::limits::{EVENT_SLICE_BYTES_MAX, MATCHED_KEPT_MAX, MERGE_MEMBERS_MIN};
-use crate::protocol::event_frame::EventTail;
+use crate::protocol::event_frame::GroupFields;
 use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
 use crate::session::clock::Now;
@@ -112,14 +112,13 @@ impl<S: Socket> Reactor<S> {
                     owed.insert(found.group);
                     return;
                 }
-                let tail = EventTail {
+                let fields = GroupFields {
                     routing_key: found.routing_key,
                     name_suffixed_by_type: found.name_suffixed_by_type,
                     subscribed_key: found.subscribed_key,
                     subscription_key: found.subscription_key,
-                    request_id: found.request_id,
                 };
-                let frame = scratch.frame(event, found.style, tail);
+                let frame = scratch.frame(event, found.style, fields);
                 encoded += frame.len() as u64;
                 matched.push((found.group, frame));
             });
@@ -184,11 +183,13 @@ impl<S: Socket> Reactor<S> {
             gap_notices_total: &mut hub.metrics.gap_notices_total,
         };
         let (mut queued, mut dropped) = (0, 0);
-        for slot in members {
-            let Some((id, connection)) = connections.at_slot(slot) else {
+        for member in members {
+            let Some((id, connection)) = connections.at_slot(member.slot) else {
                 continue;
             };
-            let delivered = connection.session.deliver(batch, &mut shared);
+            let delivered = connection
+                .session
+                .deliver(batch, member.request_id, &mut shared);
             queued += delivered.queued;
             dropped += delivered.dropped;
             if delivered.is_too_slow {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: each session that is taken off the flush list gives its hold on the window back, or is listed again with it.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 
 use super::Reactor;
 use super::connections::{Connection, Listed};
@@ -12,13 +12,14 @@ use crate::limits;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::delivery::AfterFlush;
+use crate::session::gather::{Gather, Offer};
 use crate::session::id::ConnId;
 use crate::session::outbox::{FlushReport, Flushed};
 use crate::sys::ring::{RingWrite, WRITES_MAX};
 
 const _: () = assert!(
     limits::FLUSHES_PER_TURN_MAX <= WRITES_MAX,
-    "all flushes of a turn are one system call"
+    "all flushes of a turn fit in one system call"
 );
 
 impl<S: Socket> Reactor<S> {
@@ -42,6 +43,9 @@ impl<S: Socket> Reactor<S> {
         for (id, hold) in listed {
             self.flush_one(id, hold, now);
         }
+        if self.flush.is_empty() {
+            self.scratch.forget();
+        }
     }
 
     fn flush_one(&mut self, id: ConnId, hold: Hold, now: Now) {
@@ -51,64 +55,78 @@ impl<S: Socket> Reactor<S> {
         let (socket, outbox) = (&mut connection.socket, &mut connection.session.outbox);
         let report = (!outbox.is_empty()).then(|| {
             let write = |slices: &[IoSlice<'_>]| socket.write(slices);
-            outbox.flush(write, now.clock, &mut self.hub.outboxes)
+            let totals = &mut self.hub.outboxes;
+            outbox.flush(write, &mut self.scratch, now.clock, totals)
         });
         self.after_flush(id, hold, report, now);
     }
 
-    /// As [`Reactor::flush_one`] for all of `listed`, with one system call. Returns all of them if that is impossible, after
-    /// doing nothing; otherwise none.
+    /// As [`Reactor::flush_one`] for all of `listed`, with one system call for as many as
+    /// [`limits::CALL_BYTES_MAX`] allows. Returns those that were left alone because there is no ring any more, or no
+    /// descriptors.
     fn flush_through_ring(&mut self, listed: Vec<(ConnId, Hold)>, now: Now) -> Vec<(ConnId, Hold)> {
-        let Some(ring) = &mut self.ring else {
-            return listed;
-        };
-        let mut slices = Vec::with_capacity(listed.len());
-        // For each of `listed`, where its slices end among all.
-        let mut ends = Vec::with_capacity(listed.len());
-        for (id, _) in &listed {
-            let connection = self.connections.get(*id);
-            slices.extend(
-                connection
-                    .into_iter()
-                    .flat_map(|one| one.session.outbox.slices()),
-            );
-            ends.push(slices.len());
+        let mut listed = listed.into_iter();
+        let (mut offers, mut outcomes) = (Vec::with_capacity(listed.len()), Vec::new());
+        while listed.len() > 0 && self.write_some(listed.as_slice(), &mut offers, &mut outcomes) {
+            let mut outcomes = outcomes.drain(..);
+            for (offer, (id, hold)) in offers.drain(..).zip(listed.by_ref()) {
+                let outcome = (offer.bytes > 0).then(|| outcomes.next()).flatten();
+                let Some(connection) = self.connections.get_mut(id) else {
+                    self.flush.give_back(hold);
+                    continue;
+                };
+                let outbox = &mut connection.session.outbox;
+                let totals = &mut self.hub.outboxes;
+                let report =
+                    outcome.map(|outcome| outbox.after_write(outcome, &offer, now.clock, totals));
+                self.after_flush(id, hold, report, now);
+            }
         }
-        let mut writes = Vec::with_capacity(listed.len());
-        let mut begin = 0;
-        for ((id, _), &end) in listed.iter().zip(&ends) {
-            let slices = slices.get(begin..end).unwrap_or_default();
-            begin = end;
+        listed.collect()
+    }
+
+    /// Writes to the first of `listed`, one at least, with one system call. `offers`: what of each of them was written,
+    /// one for each; `outcomes`: the results of those that were not empty. False: it is impossible, and nothing was done.
+    fn write_some(
+        &mut self,
+        listed: &[(ConnId, Hold)],
+        offers: &mut Vec<Offer>,
+        outcomes: &mut Vec<io::Result<usize>>,
+    ) -> bool {
+        let Some(ring) = &mut self.ring else {
+            return false;
+        };
+        let mut gather = Gather::new(std::mem::take(&mut self.scratch));
+        for (id, _) in listed {
+            offers.push(match self.connections.get(*id) {
+                Some(connection) => connection.session.outbox.gather(&mut gather),
+                None => gather.offer(true),
+            });
+            if gather.scratch_len() > limits::CALL_BYTES_MAX {
+                break;
+            }
+        }
+        let slices = gather.slices();
+        let mut writes = Vec::with_capacity(offers.len());
+        for ((id, _), offer) in listed.iter().zip(&*offers) {
+            let slices = Gather::of(&slices, offer);
             let connection = self.connections.get(*id).filter(|_| !slices.is_empty());
             let Some(connection) = connection else {
                 continue;
             };
             let Some(socket) = connection.socket.descriptor() else {
-                return listed;
+                return false;
             };
             writes.push(RingWrite { socket, slices });
         }
         self.hub.metrics.ring_calls_total += 1;
-        let mut outcomes = Vec::with_capacity(writes.len());
-        if let Err(error) = ring.write(&writes, &mut outcomes) {
+        let written = ring.write(&writes, outcomes);
+        self.scratch = gather.into_scratch();
+        if let Err(error) = written {
             log::error!("io_uring broke, each socket is written to by itself from now on: {error}");
             self.ring = None;
         }
-        let mut outcomes = outcomes.into_iter();
-        let mut begin = 0;
-        for ((id, hold), end) in listed.into_iter().zip(ends) {
-            let outcome = (begin < end).then(|| outcomes.next()).flatten();
-            begin = end;
-            let Some(connection) = self.connections.get_mut(id) else {
-                self.flush.give_back(hold);
-                continue;
-            };
-            let outbox = &mut connection.session.outbox;
-            let report = outcome
-                .map(|outcome| outbox.after_write(outcome, now.clock, &mut self.hub.outboxes));
-            self.after_flush(id, hold, report, now);
-        }
-        Vec::new()
+        true
     }
 
     /// Goes on after the flush of a session. `report`: its result; `None`: there was nothing to write.

@@ -87,6 +87,7 @@ use crate::session::close::CloseReason;
 use crate::session::full::FullAnswer;
 use crate::session::hub::{Context, Hub};
 use crate::session::id::{ConnId, Peer};
+use crate::session::scratch::Scratch;
 use crate::sys::ring::Ring;
 
 /// What the poll says of one socket.
@@ -112,6 +113,8 @@ pub struct Reactor<S> {
     connections_max: usize,
     unfinished: Unfinished,
     read_buffer: Box<[u8]>,
+    /// Where frames with a request id are put together for a write.
+    scratch: Scratch,
     full_answer: FullAnswer,
     fan_out: FanOut,
     flush: FlushList,
@@ -165,6 +168,7 @@ impl<S: Socket> Reactor<S> {
             connections_max: parts.connections_max,
             unfinished: Unfinished::default(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
+            scratch: Scratch::default(),
             full_answer: FullAnswer::default(),
             fan_out: FanOut::default(),
             flush: FlushList::default(),
@@ -330,12 +334,13 @@ impl<S: Socket> Reactor<S> {
         let done = TurnDone {
             freed: self.hub.outboxes.queues_freed + self.hub.work.comings_and_goings,
             is_busy: std::mem::take(&mut self.hub.work.is_busy) || !self.flush.is_empty(),
-            has_grown: self.flush.has_grown(),
+            has_grown: self.flush.has_grown() || self.scratch.capacity() > limits::SCRATCH_KEPT_MAX,
         };
         if !self.trim.is_due(done, now.clock) {
             return;
         }
         self.flush.shrink();
+        self.scratch = Scratch::default();
         self.reread.shrink_to(self.reread.len());
         self.connections.shrink_if_empty();
         self.hub.peers.shrink();

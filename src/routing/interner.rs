@@ -1,4 +1,4 @@
-//! Texts that many groups share: client bindings, realms, request ids.
+//! Texts that many groups share: client bindings and realms.
 //!
 //! Invariant: each text is kept once, with the number of its users, and is freed with the last of them.
 

@@ -16,7 +16,7 @@
 //! | [`account_load`] | how many AMQP bindings each account has |
 //! | [`month`] | the months whose databases a subscription follows |
 //! | [`words`] | the words of keys, and their escaping |
-//! | `arena`, `interner`, `table` | the dense storage under `index`, `broker_bindings` and `waiters` |
+//! | `arena`, `interner`, `request_ids`, `table` | the dense storage under `index`, `broker_bindings` and `waiters` |
 //!
 //! Invariant: isolation between accounts is a part of the key that is looked up, never a test after the match.
 
@@ -37,6 +37,7 @@ pub mod families;
 pub mod index;
 mod interner;
 pub mod month;
+mod request_ids;
 mod table;
 pub mod waiters;
 pub mod words;

@@ -4,10 +4,12 @@
 //! Invariant: a notice of a gap is sent before the next event behind the gap.
 
 use std::collections::HashSet;
+use std::slice;
 use std::sync::Arc;
 
 use crate::protocol::frame::{Frame, FrameBuilder};
 use crate::protocol::reply;
+use crate::protocol::tail::Tail;
 use crate::routing::amqp_binding::AmqpBinding;
 
 use super::close::CloseReason;
@@ -76,21 +78,28 @@ impl Session {
         }
     }
 
-    /// Queues frames of events, under the policy for slow consumers (PROTOCOL 5). O(1) for a parcel that the socket is
-    /// believed to take; otherwise linear in the frames.
+    /// Queues frames of events, under the policy for slow consumers (PROTOCOL 5). `request_id`: the one of the
+    /// subscribe, as it stands between the quotes of a JSON string. O(1) for a parcel that the socket is believed to
+    /// take; otherwise linear in the frames.
     #[inline]
-    pub fn deliver(&mut self, batch: Batch<'_>, shared: &mut DeliveryShared<'_>) -> Delivered {
+    pub fn deliver(
+        &mut self,
+        batch: Batch<'_>,
+        request_id: Option<&str>,
+        shared: &mut DeliveryShared<'_>,
+    ) -> Delivered {
         if !self.is_open() {
             return Delivered::default();
         }
         if self.outbox.is_blocked() || self.outbox.owes_notice() {
-            return self.deliver_late(batch.frames, shared);
+            return self.deliver_late(batch.frames, request_id, shared);
         }
-        match batch.parcel {
-            Some(parcel) => self.outbox.push_parcel(parcel, shared.totals),
-            None => {
-                for frame in batch.frames {
-                    self.outbox.push(frame.clone(), shared.totals);
+        match (batch.parcel, request_id) {
+            (Some(parcel), None) => self.outbox.push_parcel(parcel, shared.totals),
+            (parcel, request_id) => {
+                let one = parcel.and_then(Parcel::frame).map(slice::from_ref);
+                for frame in one.unwrap_or(batch.frames) {
+                    self.push_event(frame, request_id, shared.totals);
                 }
             }
         }
@@ -100,19 +109,32 @@ impl Session {
         }
     }
 
-    fn deliver_late(&mut self, batch: &[Frame], shared: &mut DeliveryShared<'_>) -> Delivered {
+    fn push_event(&mut self, frame: &Frame, request_id: Option<&str>, totals: &mut OutboxTotals) {
+        match request_id {
+            Some(id) => self.outbox.push_with_id(frame, id, totals),
+            None => self.outbox.push(frame.clone(), totals),
+        }
+    }
+
+    fn deliver_late(
+        &mut self,
+        batch: &[Frame],
+        request_id: Option<&str>,
+        shared: &mut DeliveryShared<'_>,
+    ) -> Delivered {
         let limits = shared.limits;
         let mut delivered = Delivered::default();
         for frame in batch {
             let (frames, bytes) = self.outbox.blocked();
+            let length = request_id.map_or(frame.len(), |id| Tail(id).len_of(frame));
             match limits.slow_consumer {
-                SlowConsumerPolicy::Close if bytes + frame.len() > limits.outbox_bytes_max => {
+                SlowConsumerPolicy::Close if bytes + length > limits.outbox_bytes_max => {
                     delivered.is_too_slow = true;
                     break;
                 }
                 SlowConsumerPolicy::Drop
                     if frames >= limits.queued_messages_max
-                        || (bytes > 0 && bytes + frame.len() > limits.outbox_bytes_max) =>
+                        || (bytes > 0 && bytes + length > limits.outbox_bytes_max) =>
                 {
                     if limits.gap_notices {
                         self.outbox.count_dropped();
@@ -126,7 +148,7 @@ impl Session {
                 self.outbox.push(notice, shared.totals);
                 *shared.gap_notices_total += 1;
             }
-            self.outbox.push(frame.clone(), shared.totals);
+            self.push_event(frame, request_id, shared.totals);
             delivered.queued += 1;
         }
         delivered

@@ -34,6 +34,7 @@
 //! | [`binding_quota`] | how many AMQP bindings a session, an account and the process may have |
 //! | [`readiness`] | whether new sessions are taken, and events come |
 //! | [`outbox`] | frames that wait for the peer |
+//! | [`gather`], [`scratch`] | the bytes of a flush, and where frames with a request id are put together |
 //! | [`labels`] | names and metadata |
 //! | [`partials`] | how much of unfinished messages each connection keeps |
 //! | [`liveness`], [`clock`] | who is silent, dead or idle; the moments by which that is decided |
@@ -61,6 +62,7 @@ pub mod deadlines;
 pub mod delivery;
 mod errors;
 pub mod full;
+pub mod gather;
 mod held;
 pub mod hub;
 pub mod id;
@@ -79,6 +81,7 @@ pub mod readiness;
 pub mod replies;
 mod rights;
 mod roll_over;
+pub mod scratch;
 pub mod subscriptions;
 mod waiting;
 mod watch;

@@ -1,8 +1,11 @@
 //! The frames that wait for one peer. Nothing else is ever written to its socket, and they leave in the order in which
 //! they were pushed.
 //!
-//! Invariants: an empty outbox owns no memory. Frames are shared, never copied. Only a prefix of the first frame may have
-//! been written, and `bytes` is the sum of the frames' lengths without that prefix. [`OutboxTotals`] are the sums over all
+//! A *piece* is a shared frame, and the request id that the session has of its own in it, if it has one. The two become
+//! bytes in a row only for the time of a write ([`Gather`]).
+//!
+//! Invariants: an empty outbox owns no memory. Frames are shared, never copied. Only a prefix of the first piece may have
+//! been written, and `bytes` is the sum of the pieces' lengths without that prefix. [`OutboxTotals`] are the sums over all
 //! *blocked* outboxes, whose last write would have blocked. A blocked outbox holds no merged frame: it is split into its
 //! parts when the socket does not take it, so that the limits count messages.
 
@@ -11,8 +14,13 @@ use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::limits::WRITE_SLICES_MAX;
+use arcstr::ArcStr;
+use arrayvec::ArrayString;
+
+use super::gather::{Full, Gather, Offer};
+use super::scratch::Scratch;
 use crate::protocol::frame::Frame;
+use crate::protocol::tail::Tail;
 
 /// What happens to a session that reads too slowly (PROTOCOL 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +31,20 @@ pub enum SlowConsumerPolicy {
     Drop,
 }
 
+/// A request id of at most the usual length, which needs no memory of its own.
+type ShortId = ArrayString<SHORT_ID_BYTES_MAX>;
+
+/// No longer than what makes the node of a lone frame as large as that of a queue.
+const SHORT_ID_BYTES_MAX: usize = 68;
+
 /// How many frames a new queue has room for: a burst of as many costs one allocation a session.
 const MERGED_FRAMES_USUAL: usize = 8;
 
 /// Frames waiting for one peer: one word.
 ///
-/// An idle session has none. A lone event is one node that all its sessions share: one frame, of which nothing is written,
-/// for a socket that is believed to take it. Anything else is a queue, in a node of this session alone.
+/// An idle session has none. A lone frame, of which nothing is written, for a socket that is believed to take it, is one
+/// node, which all its sessions share if they have no request id. Anything else is a queue, in a node of this session
+/// alone.
 #[derive(Debug, Default)]
 pub struct Outbox(Option<Rc<Node>>);
 
@@ -39,21 +54,70 @@ pub struct Parcel(Rc<Node>);
 
 #[derive(Debug)]
 enum Node {
-    One(Frame),
+    /// For several sessions.
+    Shared(Frame),
+    /// For one session, with its request id.
+    Own(Frame, ShortId),
     Many(Queue),
 }
 
 impl From<Frame> for Parcel {
     fn from(frame: Frame) -> Self {
-        Self(Rc::new(Node::One(frame)))
+        Self(Rc::new(Node::Shared(frame)))
+    }
+}
+
+impl Parcel {
+    /// The frame.
+    #[must_use]
+    pub fn frame(&self) -> Option<&Frame> {
+        match &*self.0 {
+            Node::Shared(frame) => Some(frame),
+            Node::Own(..) | Node::Many(_) => None,
+        }
+    }
+}
+
+/// A frame, or a merged one, for one session.
+#[derive(Clone, Debug)]
+struct Piece {
+    frame: Frame,
+    request_id: Option<ArcStr>,
+}
+
+impl From<Frame> for Piece {
+    fn from(frame: Frame) -> Self {
+        Self {
+            frame,
+            request_id: None,
+        }
+    }
+}
+
+impl Piece {
+    fn new(frame: &Frame, request_id: Option<&str>) -> Self {
+        Self {
+            frame: frame.clone(),
+            request_id: request_id.map(ArcStr::from),
+        }
+    }
+
+    fn tail(&self) -> Option<Tail<'_>> {
+        self.request_id.as_deref().map(Tail)
+    }
+
+    /// Bytes on the wire. O(1) without a request id; otherwise linear in the frames that were merged.
+    fn len(&self) -> usize {
+        let plain = self.frame.len();
+        self.tail().map_or(plain, |tail| tail.len_of(&self.frame))
     }
 }
 
 /// Frames that merged, or that a socket did not take.
 #[derive(Debug, Default)]
 struct Queue {
-    frames: VecDeque<Frame>,
-    /// Bytes of the first frame that are written.
+    pieces: VecDeque<Piece>,
+    /// Bytes of the first piece that are written.
     begun: usize,
     /// Bytes that are not written.
     bytes: usize,
@@ -122,30 +186,42 @@ impl Outbox {
     /// Appends a frame. O(1).
     pub fn push(&mut self, frame: Frame, totals: &mut OutboxTotals) {
         match &self.0 {
-            None => *self = Self(Some(Parcel::from(frame).0)),
-            Some(_) => self.push_behind(frame, totals),
+            None => self.0 = Some(Parcel::from(frame).0),
+            Some(_) => self.push_behind(Piece::from(frame), totals),
         }
     }
 
     /// Appends the frame of a parcel. O(1), without an allocation when nothing waits.
     #[inline]
     pub fn push_parcel(&mut self, parcel: &Parcel, totals: &mut OutboxTotals) {
-        match &self.0 {
-            None => *self = Self(Some(parcel.0.clone())),
-            Some(_) => {
-                if let Node::One(frame) = &*parcel.0 {
-                    self.push_behind(frame.clone(), totals);
-                }
-            }
+        match (&self.0, parcel.frame()) {
+            (None, _) => self.0 = Some(parcel.0.clone()),
+            (Some(_), Some(frame)) => self.push_behind(Piece::from(frame.clone()), totals),
+            (Some(_), None) => {}
         }
     }
 
-    fn push_behind(&mut self, frame: Frame, totals: &mut OutboxTotals) {
-        if let Some(queue) = self.queue_of_all() {
-            if queue.is_blocked() {
-                totals.blocked_bytes += frame.len();
+    /// Appends a frame of an event, or several merged, in which the session has a request id of its own; it is given as
+    /// it stands between the quotes of a JSON string. O(1) when nothing waits; otherwise linear in the frames that were
+    /// merged.
+    pub fn push_with_id(&mut self, frame: &Frame, request_id: &str, totals: &mut OutboxTotals) {
+        match (&self.0, ShortId::from(request_id)) {
+            (None, Ok(id)) => self.0 = Some(Rc::new(Node::Own(frame.clone(), id))),
+            (None, Err(_)) => {
+                let mut queue = Queue::default();
+                queue.push(Piece::new(frame, Some(request_id)));
+                self.0 = Some(Rc::new(Node::Many(queue)));
             }
-            queue.push(frame);
+            (Some(_), _) => self.push_behind(Piece::new(frame, Some(request_id)), totals),
+        }
+    }
+
+    fn push_behind(&mut self, piece: Piece, totals: &mut OutboxTotals) {
+        if let Some(queue) = self.queue_of_all() {
+            let bytes = queue.push(piece);
+            if queue.is_blocked() {
+                totals.blocked_bytes += bytes;
+            }
         }
     }
 
@@ -156,23 +232,28 @@ impl Outbox {
     fn queue(&self) -> Option<&Queue> {
         match self.node() {
             Some(Node::Many(queue)) => Some(queue),
-            Some(Node::One(_)) | None => None,
+            Some(Node::Shared(_) | Node::Own(..)) | None => None,
         }
     }
 
     fn queue_mut(&mut self) -> Option<&mut Queue> {
         match self.0.as_mut().and_then(Rc::get_mut) {
             Some(Node::Many(queue)) => Some(queue),
-            Some(Node::One(_)) | None => None,
+            Some(Node::Shared(_) | Node::Own(..)) | None => None,
         }
     }
 
     /// The queue; a lone frame becomes one. `None`: nothing waits.
     fn queue_of_all(&mut self) -> Option<&mut Queue> {
-        if let Some(Node::One(frame)) = self.node() {
+        let lone = match self.node() {
+            Some(Node::Shared(frame)) => Some(Piece::from(frame.clone())),
+            Some(Node::Own(frame, id)) => Some(Piece::new(frame, Some(id))),
+            Some(Node::Many(_)) | None => None,
+        };
+        if let Some(piece) = lone {
             let mut queue = Queue::default();
-            queue.frames.reserve_exact(MERGED_FRAMES_USUAL);
-            queue.push(frame.clone());
+            queue.pieces.reserve_exact(MERGED_FRAMES_USUAL);
+            queue.push(piece);
             self.0 = Some(Rc::new(Node::Many(queue)));
         }
         self.queue_mut()
@@ -189,8 +270,8 @@ impl Outbox {
     pub fn frames(&self) -> usize {
         match self.node() {
             None => 0,
-            Some(Node::One(_)) => 1,
-            Some(Node::Many(queue)) => queue.frames.len(),
+            Some(Node::Shared(_) | Node::Own(..)) => 1,
+            Some(Node::Many(queue)) => queue.pieces.len(),
         }
     }
 
@@ -204,7 +285,7 @@ impl Outbox {
     #[must_use]
     pub fn blocked(&self) -> (usize, usize) {
         match self.queue() {
-            Some(queue) if queue.is_blocked() => (queue.frames.len(), queue.bytes),
+            Some(queue) if queue.is_blocked() => (queue.pieces.len(), queue.bytes),
             Some(_) | None => (0, 0),
         }
     }
@@ -272,14 +353,14 @@ impl Outbox {
         self.queue().map_or(0, |queue| queue.dropped)
     }
 
-    /// Drops every frame except one of which a part is written: its rest must be sent to keep the stream whole.
+    /// Drops every piece except one of which a part is written: its rest must be sent to keep the stream whole.
     pub fn forget_unbegun(&mut self, totals: &mut OutboxTotals) {
         self.leave_totals(totals);
         match self.queue_mut() {
             Some(queue) if queue.begun > 0 => {
-                queue.frames.truncate(1);
-                queue.frames.shrink_to_fit();
-                queue.bytes = queue.frames.front().map_or(0, Frame::len) - queue.begun;
+                queue.pieces.truncate(1);
+                queue.pieces.shrink_to_fit();
+                queue.bytes = queue.pieces.front().map_or(0, Piece::len) - queue.begun;
                 (queue.dropped, queue.outage) = (0, None);
             }
             _ => *self = Self::default(),
@@ -293,58 +374,57 @@ impl Outbox {
         *self = Self::default();
     }
 
-    /// Writes, with ONE call of `write`, what one call takes: at most [`WRITE_SLICES_MAX`] frames. `now`: the time since the
+    /// Writes, with ONE call of `write`, what one call takes. `scratch`: memory to be used again. `now`: the time since the
     /// loop's start.
     pub fn flush(
         &mut self,
         write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
+        scratch: &mut Scratch,
         now: Duration,
         totals: &mut OutboxTotals,
     ) -> FlushReport {
-        let result = match self.node() {
-            None => return FlushReport::NOTHING,
-            Some(Node::One(frame)) => write(&[IoSlice::new(frame.bytes())]),
-            Some(Node::Many(_)) => {
-                let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
-                let mut used = 0;
-                for (place, slice) in slices.iter_mut().zip(self.slices()) {
-                    *place = slice;
-                    used += 1;
-                }
-                match used {
-                    0 => return FlushReport::NOTHING,
-                    used => write(slices.get(..used).unwrap_or_default()),
-                }
-            }
-        };
-        self.after_write(result, now, totals)
+        if let Some(Node::Shared(frame)) = self.node() {
+            let result = write(&[IoSlice::new(frame.bytes())]);
+            return self.after_write(result, &Offer::all_of(frame), now, totals);
+        }
+        let mut gather = Gather::new(std::mem::take(scratch));
+        let offer = self.gather(&mut gather);
+        let result = (offer.bytes > 0).then(|| write(&gather.slices()));
+        *scratch = gather.into_scratch();
+        match result {
+            None => FlushReport::NOTHING,
+            Some(result) => self.after_write(result, &offer, now, totals),
+        }
     }
 
-    /// What one write takes: at most [`WRITE_SLICES_MAX`] frames, the first without its written part.
-    pub fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
-        let (one, many, mut begun) = match self.node() {
-            None => (None, None, 0),
-            Some(Node::One(frame)) => (Some(frame), None, 0),
-            Some(Node::Many(queue)) => (None, Some(&queue.frames), queue.begun),
+    /// Adds what one write takes, from the first byte that is not written. Linear in the pieces of the write, and in the
+    /// bytes of those with a request id.
+    pub fn gather<'o>(&'o self, gather: &mut Gather<'o>) -> Offer {
+        let is_all = match self.node() {
+            None => Ok(()),
+            Some(Node::Shared(frame)) => gather.add(frame, None, 0),
+            Some(Node::Own(frame, id)) => gather.add(frame, Some(Tail(id)), 0),
+            Some(Node::Many(queue)) => queue.gather(gather),
         };
-        let frames = one.into_iter().chain(many.into_iter().flatten());
-        frames.take(WRITE_SLICES_MAX).map(move |frame| {
-            let from = std::mem::take(&mut begun);
-            IoSlice::new(frame.bytes().get(from..).unwrap_or_default())
-        })
+        gather.offer(is_all.is_ok())
     }
 
-    /// Notes the result of one write of all of [`Outbox::slices`]. `now`: the time since the loop's start.
+    /// Notes the result of a write of all that `offer` stands for. `now`: the time since the loop's start.
     pub fn after_write(
         &mut self,
         result: io::Result<usize>,
+        offer: &Offer,
         now: Duration,
         totals: &mut OutboxTotals,
     ) -> FlushReport {
-        if let Some(Node::One(frame)) = self.node()
-            && let Ok(written) = result
-            && written == frame.len()
+        // The usual outcome, without a walk over the pieces.
+        if let Ok(written @ 1..) = result
+            && written == offer.bytes
+            && offer.is_all
+            && !self.owes_notice()
         {
+            self.leave_totals(totals);
+            totals.queues_freed += u64::from(self.owns_memory());
             *self = Self::default();
             return FlushReport {
                 outcome: Flushed::Drained,
@@ -355,29 +435,25 @@ impl Outbox {
         let Some(queue) = self.queue_of_all() else {
             return FlushReport::NOTHING;
         };
-        // The usual outcome, without a walk over the frames.
-        if let Ok(written @ 1..) = result
-            && written == queue.bytes
-            && !queue.owes_notice()
-        {
-            totals.queues_freed += 1;
-            *self = Self::default();
-            return FlushReport {
-                outcome: Flushed::Drained,
-                written,
-            };
-        }
-        let (written, outcome) = queue.after_write(result, now);
+        let (written, outcome) = queue.after_write(result, offer.bytes, now);
         if outcome == Flushed::Drained {
             totals.queues_freed += 1;
             if queue.owes_notice() {
-                queue.frames = VecDeque::new();
+                queue.pieces = VecDeque::new();
             } else {
                 *self = Self::default();
             }
         }
         self.join_totals(totals);
         FlushReport { outcome, written }
+    }
+
+    /// Whether something is freed with what waits: not for a frame that is shared with others.
+    fn owns_memory(&self) -> bool {
+        match self.node() {
+            None | Some(Node::Shared(_)) => false,
+            Some(Node::Own(..) | Node::Many(_)) => true,
+        }
     }
 
     fn leave_totals(&self, totals: &mut OutboxTotals) {
@@ -404,24 +480,38 @@ impl Queue {
         self.dropped > 0 || self.outage.is_some()
     }
 
-    fn push(&mut self, frame: Frame) {
-        self.bytes += frame.len();
-        self.frames.push_back(frame);
+    /// Returns the bytes of the piece.
+    fn push(&mut self, piece: Piece) -> usize {
+        let bytes = piece.len();
+        self.bytes += bytes;
+        self.pieces.push_back(piece);
+        bytes
+    }
+
+    fn gather<'o>(&'o self, gather: &mut Gather<'o>) -> Result<(), Full> {
+        let mut begun = self.begun;
+        for piece in &self.pieces {
+            gather.add(&piece.frame, piece.tail(), std::mem::take(&mut begun))?;
+        }
+        Ok(())
     }
 
     fn is_blocked(&self) -> bool {
         matches!(self.state, QueueState::Blocked { .. })
     }
 
-    /// Notes the result of a write. Returns the bytes written and the outcome.
-    fn after_write(&mut self, result: io::Result<usize>, now: Duration) -> (usize, Flushed) {
-        let offered = self.frames.iter().take(WRITE_SLICES_MAX);
-        let offered = offered.map(Frame::len).sum::<usize>() - self.begun;
+    /// Notes the result of a write of the first `offered` bytes. Returns the bytes written and the outcome.
+    fn after_write(
+        &mut self,
+        result: io::Result<usize>,
+        offered: usize,
+        now: Duration,
+    ) -> (usize, Flushed) {
         let (written, outcome) = match result {
             Ok(0) => (0, Flushed::Broken),
             Ok(written) => {
                 self.advance(written);
-                let outcome = match (self.frames.is_empty(), written < offered) {
+                let outcome = match (self.pieces.is_empty(), written < offered) {
                     (true, _) => Flushed::Drained,
                     (false, true) => Flushed::Blocked,
                     (false, false) => Flushed::More,
@@ -448,15 +538,16 @@ impl Queue {
 
     /// Replaces each merged frame by its parts.
     fn split(&mut self) {
-        if self.frames.iter().all(|frame| frame.parts().is_empty()) {
+        let is_merged = |piece: &Piece| !piece.frame.parts().is_empty();
+        if !self.pieces.iter().any(is_merged) {
             return;
         }
-        let merged = std::mem::take(&mut self.frames);
-        for frame in merged {
-            match frame.parts() {
-                [] => self.frames.push_back(frame),
-                parts => self.frames.extend(parts.iter().cloned()),
-            }
+        for Piece { frame, request_id } in std::mem::take(&mut self.pieces) {
+            let single = |frame: &Frame| Piece {
+                frame: frame.clone(),
+                request_id: request_id.clone(),
+            };
+            self.pieces.extend(frame.singles().map(single));
         }
         self.forget_written();
     }
@@ -468,11 +559,11 @@ impl Queue {
     }
 
     fn forget_written(&mut self) {
-        while let Some(first) = self.frames.front()
-            && self.begun >= first.len()
+        while let Some(length) = self.pieces.front().map(Piece::len)
+            && self.begun >= length
         {
-            self.begun -= first.len();
-            self.frames.pop_front();
+            self.begun -= length;
+            self.pieces.pop_front();
         }
     }
 }
@@ -480,6 +571,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{GATHERED_BYTES_MAX, LARGE_FRAME_BYTES_MIN, WRITE_SLICES_MAX};
     use crate::protocol::frame::Opcode;
 
     fn frame(text: &str) -> Frame {
@@ -508,7 +600,12 @@ mod tests {
         outbox.note_unacknowledged(9, T0);
         assert_eq!(outbox.progress_at(), None);
         outbox.push(frame("waits"), &mut totals);
-        outbox.flush(takes(0, &mut Vec::new()), T0, &mut totals);
+        outbox.flush(
+            takes(0, &mut Vec::new()),
+            &mut Scratch::default(),
+            T0,
+            &mut totals,
+        );
         for (bytes, seconds, expected) in [
             (500, 1, 0), // The first look has nothing to compare with.
             (500, 2, 0),
@@ -525,7 +622,12 @@ mod tests {
                 "{bytes} bytes at {seconds} s"
             );
         }
-        outbox.flush(takes(0, &mut Vec::new()), 9 * T0, &mut totals);
+        outbox.flush(
+            takes(0, &mut Vec::new()),
+            &mut Scratch::default(),
+            9 * T0,
+            &mut totals,
+        );
         assert_eq!(outbox.progress_at(), Some(7 * T0), "it took nothing");
     }
 
@@ -542,7 +644,12 @@ mod tests {
             }
             let mut writes = 0;
             while !outbox.is_empty() {
-                let report = outbox.flush(takes(room, &mut sink), T0, &mut totals);
+                let report = outbox.flush(
+                    takes(room, &mut sink),
+                    &mut Scratch::default(),
+                    T0,
+                    &mut totals,
+                );
                 assert_eq!(report.outcome == Flushed::Drained, outbox.is_empty());
                 assert_eq!(totals.blocked_sessions, usize::from(outbox.is_blocked()));
                 assert_eq!(totals.blocked_bytes, outbox.blocked().1);
@@ -572,7 +679,12 @@ mod tests {
                 for frame in [&merged, &single, &merged].into_iter().take(pushes) {
                     outbox.push(frame.clone(), &mut totals);
                 }
-                outbox.flush(takes(room, &mut sink), T0, &mut totals);
+                outbox.flush(
+                    takes(room, &mut sink),
+                    &mut Scratch::default(),
+                    T0,
+                    &mut totals,
+                );
                 assert!(outbox.is_blocked());
                 let mut whole = 0;
                 let ends = parts.iter().chain([&single]).chain(&parts).map(|part| {
@@ -583,10 +695,151 @@ mod tests {
                 let left = left.filter(|end| *end > room).count();
                 assert_eq!(outbox.blocked(), (left, expected.len() - room));
                 assert_eq!(totals.blocked_bytes, expected.len() - room);
-                outbox.flush(takes(usize::MAX, &mut sink), T0, &mut totals);
+                outbox.flush(
+                    takes(usize::MAX, &mut sink),
+                    &mut Scratch::default(),
+                    T0,
+                    &mut totals,
+                );
                 assert_eq!(sink, expected);
                 assert_eq!((totals.blocked_bytes, totals.blocked_sessions), (0, 0));
             }
+        }
+    }
+
+    /// What a peer is to read of a frame, or a merged one, with this request id.
+    fn with_id(frame: &Frame, id: Option<&str>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match id {
+            Some(id) => Tail(id).write(frame, &mut bytes),
+            None => bytes.extend_from_slice(frame.bytes()),
+        }
+        bytes
+    }
+
+    #[test]
+    fn frames_with_and_without_request_ids_go_out_whole_wherever_a_write_is_cut() {
+        let event = |length| {
+            Frame::new(
+                Opcode::Text,
+                format!("{{{}}}", "x".repeat(length)).as_bytes(),
+            )
+        };
+        let run: Vec<Frame> = [5, 70, 120, 40].map(event).into();
+        let merged = Frame::merged(&run);
+        let long_id = "y".repeat(SHORT_ID_BYTES_MAX + 1);
+        let guid = "0b9f4a52-77aa-4f00-9c1e-8a6b2f3d5e71";
+        let pieces = [
+            (event(30), Some(guid)),
+            (merged.clone(), Some(guid)),
+            (event(3), None),
+            (event(115), Some("")),
+            (merged, Some(&long_id)),
+        ];
+        // Each piece first, and all in a row from there; cut at each byte.
+        for first in 0..pieces.len() {
+            let pieces = &pieces[first..];
+            let expected: Vec<u8> = pieces
+                .iter()
+                .flat_map(|(frame, id)| with_id(frame, *id))
+                .collect();
+            let singles: Vec<usize> = pieces
+                .iter()
+                .flat_map(|(frame, id)| frame.singles().map(|one| with_id(one, *id).len()))
+                .collect();
+            let mut scratch = Scratch::default();
+            for room in 0..expected.len() {
+                let (mut outbox, mut totals, mut sink) =
+                    (Outbox::default(), OutboxTotals::default(), Vec::new());
+                for (frame, id) in pieces {
+                    match id {
+                        Some(id) => outbox.push_with_id(frame, id, &mut totals),
+                        None => outbox.push(frame.clone(), &mut totals),
+                    }
+                }
+                outbox.flush(takes(room, &mut sink), &mut scratch, T0, &mut totals);
+                let left = expected.len() - room;
+                let mut end = 0;
+                let ends = singles.iter().map(|length| {
+                    end += length;
+                    end
+                });
+                let frames = ends.filter(|end| *end > room).count();
+                assert_eq!(
+                    outbox.blocked(),
+                    (frames, left),
+                    "cut at {room} from {first}"
+                );
+                assert_eq!(totals.blocked_bytes, left);
+                outbox.flush(takes(7, &mut sink), &mut scratch, T0, &mut totals);
+                outbox.flush(takes(usize::MAX, &mut sink), &mut scratch, T0, &mut totals);
+                assert!(sink == expected, "cut at {room} from {first}");
+                assert_eq!((totals.blocked_bytes, totals.blocked_sessions), (0, 0));
+                assert!(outbox.0.is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_frame_is_not_copied_for_its_request_id() {
+        let large = Frame::new(
+            Opcode::Text,
+            format!("{{{}}}", "x".repeat(3 * LARGE_FRAME_BYTES_MIN)).as_bytes(),
+        );
+        let expected = with_id(&large, Some("id"));
+        let (mut scratch, mut totals) = (Scratch::default(), OutboxTotals::default());
+        for room in [0, 1, 9, 10, 5_000, expected.len() - 20, expected.len() - 1] {
+            let (mut outbox, mut sink) = (Outbox::default(), Vec::new());
+            outbox.push_with_id(&large, "id", &mut totals);
+            outbox.flush(takes(room, &mut sink), &mut scratch, T0, &mut totals);
+            assert_eq!(outbox.blocked(), (1, expected.len() - room));
+            outbox.flush(takes(usize::MAX, &mut sink), &mut scratch, T0, &mut totals);
+            assert!(sink == expected, "cut at {room}");
+        }
+        assert!(scratch.capacity() < 100, "{}", scratch.capacity());
+    }
+
+    #[test]
+    fn what_one_write_has_no_room_for_comes_with_the_next_in_order() {
+        // Three slices each, and in the second row more bytes than are put together at once.
+        for (length, count) in [(LARGE_FRAME_BYTES_MIN, 100), (10_000, 100)] {
+            let frames: Vec<Frame> = (0..count)
+                .map(|n| Frame::new(Opcode::Text, format!("{{{n:0length$}}}").as_bytes()))
+                .collect();
+            let merged = Frame::merged(&frames[..20]);
+            let mut expected = with_id(&merged, Some("id"));
+            let (mut outbox, mut totals, mut sink) =
+                (Outbox::default(), OutboxTotals::default(), Vec::new());
+            outbox.push_with_id(&merged, "id", &mut totals);
+            for frame in &frames[20..] {
+                outbox.push_with_id(frame, "id", &mut totals);
+                expected.extend(with_id(frame, Some("id")));
+            }
+            let mut writes = 0;
+            let mut scratch = Scratch::default();
+            while !outbox.is_empty() {
+                let mut slices_max = 0;
+                let write = |slices: &[IoSlice<'_>]| {
+                    slices_max = slices.len();
+                    takes(usize::MAX, &mut sink)(slices)
+                };
+                let report = outbox.flush(write, &mut scratch, T0, &mut totals);
+                let drained = if outbox.is_empty() {
+                    Flushed::Drained
+                } else {
+                    Flushed::More
+                };
+                assert_eq!(report.outcome, drained);
+                assert!(slices_max <= WRITE_SLICES_MAX, "{slices_max}");
+                writes += 1;
+            }
+            assert!(sink == expected);
+            assert!((3..20).contains(&writes), "{writes} writes");
+            assert!(
+                scratch.capacity() < 2 * GATHERED_BYTES_MAX,
+                "{}",
+                scratch.capacity()
+            );
         }
     }
 
@@ -597,12 +850,22 @@ mod tests {
         for _ in 0..WRITE_SLICES_MAX + 1 {
             outbox.push(frame("x"), &mut totals);
         }
-        let report = outbox.flush(takes(usize::MAX, &mut sink), T0, &mut totals);
+        let report = outbox.flush(
+            takes(usize::MAX, &mut sink),
+            &mut Scratch::default(),
+            T0,
+            &mut totals,
+        );
         assert_eq!(report.outcome, Flushed::More);
         assert!(!outbox.is_blocked());
         assert_eq!(
             outbox
-                .flush(takes(usize::MAX, &mut sink), T0, &mut totals)
+                .flush(
+                    takes(usize::MAX, &mut sink),
+                    &mut Scratch::default(),
+                    T0,
+                    &mut totals
+                )
                 .outcome,
             Flushed::Drained
         );
@@ -614,11 +877,26 @@ mod tests {
             (Outbox::default(), OutboxTotals::default(), Vec::new());
         outbox.push(frame("0123456789"), &mut totals);
         assert_eq!(outbox.progress_at(), None);
-        outbox.flush(takes(0, &mut sink), T0, &mut totals);
+        outbox.flush(
+            takes(0, &mut sink),
+            &mut Scratch::default(),
+            T0,
+            &mut totals,
+        );
         assert_eq!(outbox.progress_at(), Some(T0));
-        outbox.flush(takes(0, &mut sink), T0 * 2, &mut totals);
+        outbox.flush(
+            takes(0, &mut sink),
+            &mut Scratch::default(),
+            T0 * 2,
+            &mut totals,
+        );
         assert_eq!(outbox.progress_at(), Some(T0));
-        outbox.flush(takes(3, &mut sink), T0 * 3, &mut totals);
+        outbox.flush(
+            takes(3, &mut sink),
+            &mut Scratch::default(),
+            T0 * 3,
+            &mut totals,
+        );
         assert_eq!(outbox.progress_at(), Some(T0 * 3));
     }
 
@@ -629,7 +907,12 @@ mod tests {
         let begun = frame("begun");
         outbox.push(begun.clone(), &mut totals);
         outbox.push(frame("forgotten"), &mut totals);
-        outbox.flush(takes(3, &mut sink), T0, &mut totals);
+        outbox.flush(
+            takes(3, &mut sink),
+            &mut Scratch::default(),
+            T0,
+            &mut totals,
+        );
         outbox.forget_unbegun(&mut totals);
         assert_eq!(
             totals,
@@ -641,7 +924,12 @@ mod tests {
         );
         let last = frame("last");
         outbox.push(last.clone(), &mut totals);
-        outbox.flush(takes(usize::MAX, &mut sink), T0, &mut totals);
+        outbox.flush(
+            takes(usize::MAX, &mut sink),
+            &mut Scratch::default(),
+            T0,
+            &mut totals,
+        );
         assert_eq!(sink, [begun.bytes(), last.bytes()].concat());
         assert_eq!((totals.blocked_bytes, totals.blocked_sessions), (0, 0));
 
@@ -656,11 +944,17 @@ mod tests {
         outbox.push(frame("x"), &mut totals);
         let report = outbox.flush(
             |_| Err(io::ErrorKind::ConnectionReset.into()),
+            &mut Scratch::default(),
             T0,
             &mut totals,
         );
         assert_eq!(report.outcome, Flushed::Broken);
-        let report = outbox.flush(|_| Err(io::ErrorKind::Interrupted.into()), T0, &mut totals);
+        let report = outbox.flush(
+            |_| Err(io::ErrorKind::Interrupted.into()),
+            &mut Scratch::default(),
+            T0,
+            &mut totals,
+        );
         assert_eq!(report.outcome, Flushed::More);
     }
 

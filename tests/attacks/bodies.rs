@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::judge::{alone, assert_times};
-use support::client::{ANY_TOKEN, Client};
-use support::events::{ACCOUNT, call_event};
+use support::client::{ANY_TOKEN, Client, subscribe};
+use support::events::{ACCOUNT, call_event, large_call_event};
 use support::server::Fed;
 
 /// Events that are measured together.
@@ -83,4 +83,44 @@ fn an_event_costs_what_its_bytes_cost_whatever_is_in_them() {
             );
         }
     }
+}
+
+#[test]
+fn a_large_event_is_in_memory_once_though_each_session_has_a_request_id_and_reads_slowly() {
+    const SESSIONS: usize = 60;
+    const BYTES: usize = 4 << 20;
+    let _alone = alone();
+    let mut fed = Fed::insecure(&[]);
+    let mut clients: Vec<Client> = (0..SESSIONS)
+        .map(|number| {
+            let mut client = Client::connect_narrow(fed.server.address());
+            let mut command = subscribe(ANY_TOKEN, ACCOUNT, "call.CHANNEL_CREATE.*");
+            command["request_id"] = format!("{number:08x}-77aa-4f00-9c1e-8a6b2f3d5e71").into();
+            assert_eq!(client.ask(&command)["status"], "success");
+            client
+        })
+        .collect();
+    let idle = fed.server.resident_bytes();
+    fed.server.forget_peak();
+    fed.publish(
+        "callevt",
+        "call.CHANNEL_CREATE.1",
+        &large_call_event(ACCOUNT, 1, BYTES),
+    );
+    // What the sockets do not take waits: far more than there is memory for copies under the bound below.
+    fed.server.until("all are blocked", |server| {
+        server.metric("outboxes_blocked") == SESSIONS as u64
+    });
+    let waiting = fed.server.metric("outboxes_blocked_bytes");
+    assert!(waiting > 64 << 20, "{waiting} bytes wait");
+    for (number, client) in clients.iter_mut().enumerate() {
+        let event = client.event();
+        assert_eq!(
+            event["request_id"],
+            format!("{number:08x}-77aa-4f00-9c1e-8a6b2f3d5e71")
+        );
+    }
+    let peak = fed.server.peak_bytes() - idle;
+    println!("{} KiB above idle", peak >> 10);
+    assert!(peak < 24 << 20, "{peak} bytes");
 }

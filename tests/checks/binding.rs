@@ -120,7 +120,8 @@ impl Asked<'_> {
                 },
             );
             for group in &found {
-                assert_eq!(index.members(*group).collect::<Vec<_>>(), [7]);
+                let slots = index.members(*group).map(|member| member.slot);
+                assert_eq!(slots.collect::<Vec<_>>(), [7]);
             }
             found.len()
         };

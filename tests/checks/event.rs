@@ -14,7 +14,8 @@ use std::io::Write;
 
 use blackhole::account::AccountId;
 use blackhole::event::{BODY_BYTES_MAX, Event, EventError, EventHead, Style};
-use blackhole::protocol::event_frame::{EventScratch, EventTail};
+use blackhole::protocol::event_frame::{EventScratch, GroupFields};
+use blackhole::protocol::tail::Tail;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -63,14 +64,13 @@ pub fn check(data: &[u8]) -> String {
     if let Ok(tree) = serde_json::from_str::<Value>(&event.body) {
         check_head(&event.head, &tree);
     }
-    let tail = EventTail {
+    let fields = GroupFields {
         routing_key: &line,
         name_suffixed_by_type: choice & 4 != 0,
         subscribed_key: &line,
         subscription_key: "call.\"*\".\\",
-        request_id: (choice & 8 != 0).then_some(&*line),
     };
-    check_frames(&event, tail);
+    check_frames(&event, fields, (choice & 8 != 0).then_some(&*line));
     let is_deep = serde_json::from_str::<Tree>(&event.body).is_err();
     match &event.head {
         _ if is_deep => "no tree".to_owned(),
@@ -113,33 +113,41 @@ fn check_head(head: &EventHead, tree: &Value) {
     assert_eq!(*head, expected);
 }
 
-fn check_frames(event: &Event, tail: EventTail<'_>) {
+fn check_frames(event: &Event, fields: GroupFields<'_>, request_id: Option<&str>) {
     let mut used = EventScratch::default();
-    let other = EventTail {
+    let other = GroupFields {
         routing_key: "another",
-        request_id: Some("another"),
-        ..tail
+        ..fields
     };
+    let quoted = request_id.map(|id| Value::from(id).to_string());
+    let quoted = quoted.as_deref().map(|text| &text[1..text.len() - 1]);
+    let tail = quoted.map(Tail);
     for style in [Style::Piston, Style::Kazoo] {
         used.frame(event, style, other);
-        let frame = used.frame(event, style, tail);
+        let frame = used.frame(event, style, fields);
         let mut fresh = EventScratch::default();
         fresh.begin();
         assert_eq!(
             frame,
-            fresh.frame(event, style, tail),
+            fresh.frame(event, style, fields),
             "whatever came before"
         );
+        let mut bytes = Vec::new();
+        match &tail {
+            Some(tail) => tail.write(&frame, &mut bytes),
+            None => bytes.extend_from_slice(frame.bytes()),
+        }
         let members: BTreeMap<String, Box<RawValue>> =
-            serde_json::from_str(super::payload_of(frame.bytes())).expect("a JSON object");
-        check_members(event, style, tail, &members);
+            serde_json::from_str(super::payload_of(&bytes)).expect("a JSON object");
+        check_members(event, style, fields, request_id, &members);
     }
 }
 
 fn check_members(
     event: &Event,
     style: Style,
-    tail: EventTail<'_>,
+    fields: GroupFields<'_>,
+    request_id: Option<&str>,
     members: &BTreeMap<String, Box<RawValue>>,
 ) {
     let (is_piston, body_key) = match style {
@@ -151,7 +159,7 @@ fn check_members(
         .name
         .as_deref()
         .map(|name| match &event.head.doc_type {
-            Some(doc_type) if is_piston && tail.name_suffixed_by_type => {
+            Some(doc_type) if is_piston && fields.name_suffixed_by_type => {
                 format!("{name}_{doc_type}")
             }
             _ => name.to_owned(),
@@ -160,10 +168,10 @@ fn check_members(
     for (key, expected) in [
         ("action", Some("event")),
         ("name", name.as_deref()),
-        ("routing_key", Some(tail.routing_key)),
-        ("subscribed_key", Some(tail.subscribed_key)),
-        ("subscription_key", Some(tail.subscription_key)),
-        ("request_id", tail.request_id),
+        ("routing_key", Some(fields.routing_key)),
+        ("subscribed_key", Some(fields.subscribed_key)),
+        ("subscription_key", Some(fields.subscription_key)),
+        ("request_id", request_id),
     ] {
         let found = members
             .get(key)

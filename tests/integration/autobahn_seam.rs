@@ -13,6 +13,7 @@ use blackhole::session::close::CloseReason;
 use blackhole::session::hub::{Context, Hub};
 use blackhole::session::id::{ConnId, Peer};
 use blackhole::session::limits::SessionLimits;
+use blackhole::session::scratch::Scratch;
 use blackhole::session::{ListenerKind, Message, Session};
 use support::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
@@ -65,6 +66,7 @@ fn written(session: &mut Session, hub: &mut Hub) -> Vec<u8> {
                 .collect();
             Ok(bytes.len())
         },
+        &mut Scratch::default(),
         NOW.clock,
         &mut hub.outboxes,
     );

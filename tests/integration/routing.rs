@@ -279,7 +279,6 @@ struct Rolled {
     session: usize,
     scope: Scope,
     binding: &'static str,
-    request_id: Option<String>,
     months: ActiveMonths,
 }
 
@@ -360,9 +359,10 @@ impl Rolling {
                 if let Subscribed::Overtook(others) = outcome {
                     self.move_on(&resolved, others);
                     let months = self.months;
-                    let others_there = self.subscriptions.iter_mut().filter(|one| {
-                        (one.scope, one.binding, &one.request_id) == (scope, binding, &request_id)
-                    });
+                    let others_there = self
+                        .subscriptions
+                        .iter_mut()
+                        .filter(|one| (one.scope, one.binding) == (scope, binding));
                     let moved = others_there.map(|one| one.months = months.now()).count();
                     assert_eq!(moved, usize::try_from(others).unwrap());
                 }
@@ -375,7 +375,6 @@ impl Rolling {
                     session,
                     scope,
                     binding,
-                    request_id,
                     months,
                 });
             }
@@ -564,7 +563,6 @@ impl World {
                 let frame = (
                     format!("{:?} {:?} {:?}", matched.rule, matched.scope, matched.style),
                     matched.subscribed_key.to_owned(),
-                    matched.request_id.map(str::to_owned),
                 );
                 assert!(groups.insert(frame), "one match a group");
                 assert!(
@@ -575,18 +573,17 @@ impl World {
                     matched.group,
                     matched.subscribed_key.to_owned(),
                     format!("{:?} {:?}", matched.scope, matched.style),
-                    matched.request_id.map(str::to_owned),
                 ));
             },
         );
         let mut found: Vec<Delivered> = Vec::new();
-        for (group, key, frame, request_id) in matches {
-            for slot in self.index.members(group) {
+        for (group, key, frame) in matches {
+            for member in self.index.members(group) {
                 found.push((
-                    slot as usize,
+                    member.slot as usize,
                     key.clone(),
                     frame.clone(),
-                    request_id.clone(),
+                    member.request_id.map(str::to_owned),
                 ));
             }
         }

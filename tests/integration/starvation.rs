@@ -147,11 +147,15 @@ impl Stage {
         )
     }
 
-    /// Whether the hand-off had room for an event of this body.
     fn publish_body(&self, body: &Value) -> bool {
+        self.publish_on("callevt", "call.CHANNEL_CREATE.x", body)
+    }
+
+    /// Whether the hand-off had room for an event of this body.
+    fn publish_on(&self, exchange: &str, routing_key: &str, body: &Value) -> bool {
         let event = Event::decode(
-            "callevt".into(),
-            "call.CHANNEL_CREATE.x".into(),
+            exchange.into(),
+            routing_key.into(),
             body.to_string().into_bytes(),
             None,
         );
@@ -265,17 +269,21 @@ fn large_frames(all: &[One]) -> Vec<usize> {
 fn an_event_that_is_large_for_many_is_made_a_slice_at_a_time_and_reaches_each_once_and_in_order() {
     const BODY: usize = 1 << 20;
     const PER_SLICE: usize = EVENT_SLICE_BYTES_MAX as usize / BODY;
+    const CONFERENCE: &str = "conference.command.c";
     let mut stage = Stage::new(100);
     let mut all: Vec<One> = Vec::new();
     for number in 0..4 * PER_SLICE {
-        let mut command = subscribe(ANY_TOKEN, ACCOUNT, "call.CHANNEL_CREATE.*");
-        command["request_id"] = json!(format!("r{number}"));
+        // Of all accounts, each a group of its own.
+        let command = subscribe(ANY_TOKEN, &format!("{number:032x}"), CONFERENCE);
         all.push(stage.subscribed_by(&command));
     }
-    let body =
-        json!({"Event-Name": "CHANNEL_CREATE", "Account-ID": ACCOUNT, "Padding": "x".repeat(BODY)});
-    assert!(stage.publish_body(&body));
-    assert!(stage.publish(ACCOUNT, 7), "what comes next");
+    let body = json!({"Event-Name": "play", "Padding": "x".repeat(BODY)});
+    assert!(stage.publish_on("conference", CONFERENCE, &body));
+    let next = json!({"Event-Name": "stop"});
+    assert!(
+        stage.publish_on("conference", CONFERENCE, &next),
+        "what comes next"
+    );
     stage.turn(&[]);
     let mut got = large_frames(&all);
     assert_eq!(got.iter().sum::<usize>(), PER_SLICE);

@@ -14,7 +14,7 @@ use blackhole::session::id::ConnId;
 use serde_json::{Value, json};
 
 use crate::ends::Seen;
-use crate::model::{ACCOUNTS, Asked, Key};
+use crate::model::{ACCOUNTS, Asked, BINDINGS, Key, PRESENCE};
 use support::scripted::Wire;
 use support::wire::{client_frame, client_text};
 
@@ -84,6 +84,8 @@ pub(crate) struct Client {
     pub(crate) last_pong_number: u64,
     /// Subscriptions whose success was read and that were not given up since.
     pub(crate) live: HashSet<Key>,
+    /// The request ids of its subscribes for each subscription, in order. Those before that of the latest event are gone.
+    pub(crate) request_ids: HashMap<Key, Vec<Option<String>>>,
     pub(crate) ever: HashSet<Key>,
     /// Events that must come, of each live subscription.
     pub(crate) due: HashMap<Key, VecDeque<u64>>,
@@ -145,6 +147,7 @@ impl Client {
             last_pong: None,
             last_pong_number: 0,
             live: HashSet::new(),
+            request_ids: HashMap::new(),
             ever: HashSet::new(),
             due: HashMap::new(),
             maybe: HashMap::new(),
@@ -229,11 +232,32 @@ impl Client {
 
     /// Notes that a command is asked; returns its text, which the caller sends.
     pub(crate) fn ask(&mut self, mut command: Value, asked: Asked) -> String {
-        let request_id = format!("r{}", self.next_request + 1);
+        let is_subscribe = command["action"] == "subscribe";
+        let request_id = self.request_id(is_subscribe);
         command["auth_token"] = self.token.into();
-        command["request_id"] = request_id.clone().into();
+        if !request_id.is_empty() {
+            command["request_id"] = request_id.clone().into();
+        }
+        if let Some(key) = key_of(&command["data"]).filter(|_| is_subscribe) {
+            let ids = self.request_ids.entry(key).or_default();
+            ids.push(Some(request_id.clone()).filter(|id| !id.is_empty()));
+        }
         self.expect_reply(&request_id, asked);
         command.to_string()
+    }
+
+    /// The request id of the next command, of every kind that a session can have: none (empty), one that many clients
+    /// have, a GUID of its own, one longer than most, one that is longer as JSON.
+    fn request_id(&self, is_subscribe: bool) -> String {
+        let number = self.next_request + 1;
+        let ConnId { slot, generation } = self.id;
+        match (number + u64::from(slot)) % 5 {
+            0 if is_subscribe => String::new(),
+            0 | 1 => format!("r{number}"),
+            2 => format!("{generation:08x}-{slot:04x}-4000-8000-{number:012x}"),
+            3 => format!("{number:0>50}-{generation:0>30}-{slot:0>30}"),
+            _ => format!("\"{slot}\"\\{generation}\u{1}é{number}"),
+        }
     }
 
     /// Notes that a command with this request id is sent.
@@ -303,4 +327,12 @@ impl Client {
             }
         }
     }
+}
+
+/// The subscription that a command with this data means, if it is one of those that are judged.
+fn key_of(data: &Value) -> Option<Key> {
+    let account = ACCOUNTS.iter().position(|one| data["account_id"] == *one)?;
+    let mut bindings = BINDINGS.into_iter().chain(PRESENCE);
+    let binding = bindings.find(|one| data["binding"] == *one)?;
+    Some((account, binding))
 }

@@ -251,6 +251,67 @@ fn a_binding_that_was_lost_is_told_to_those_who_need_it_and_to_nobody_else() {
 }
 
 #[test]
+fn an_event_keeps_the_request_id_that_it_was_published_under_though_the_subscription_has_another_now()
+ {
+    let (_directory, tokens) = token_file();
+    let mut world = world_of_readers(5, &[], &tokens);
+    let key = (0, "call.CHANNEL_CREATE.*");
+    let limits = &mut world.reactor.hub.limits;
+    (limits.outbox_bytes_max, limits.outboxes_bytes_max) = (1 << 20, 1 << 30);
+    // Each with another kind of request id, and one with none.
+    for client in &mut world.clients {
+        client.subscribe(key);
+    }
+    world.settle();
+    let before = world.tally.events;
+    for client in &mut world.clients {
+        client.wire.borrow_mut().room = 0;
+    }
+    (0..3).for_each(|_| world.publish_one("CHANNEL_CREATE", "c1", 0));
+    (0..2).for_each(|_| world.turn());
+    for client in &mut world.clients[..4] {
+        client.unsubscribe(key);
+        client.subscribe(key);
+    }
+    (0..2).for_each(|_| world.turn());
+    (0..3).for_each(|_| world.publish_one("CHANNEL_CREATE", "c1", 0));
+    (0..2).for_each(|_| world.turn());
+    let hub = &world.reactor.hub;
+    assert_eq!(hub.outboxes.blocked_sessions, 5);
+    assert!(world.clients[4].request_ids[&key].len() == 1);
+    let ids: Vec<_> = world
+        .clients
+        .iter()
+        .map(|client| client.request_ids[&key].clone())
+        .collect();
+    // A byte at a time at first: each frame is cut everywhere.
+    for _ in 0..400 {
+        for client in &mut world.clients {
+            client.wire.borrow_mut().make_room(1);
+        }
+        world.turn();
+    }
+    world.settle();
+    world.check_debts();
+    assert_eq!(world.tally.events - before, 5 * 6);
+    for (client, ids) in world.clients[..4].iter().zip(ids) {
+        assert_eq!(ids.len(), 2);
+        assert_eq!(
+            client.request_ids[&key],
+            ids[1..],
+            "the older one was on the first three"
+        );
+    }
+    // What a session has of its own goes with it.
+    for client in &mut world.clients {
+        client.wire.borrow_mut().room = 0;
+    }
+    (0..3).for_each(|_| world.publish_one("CHANNEL_CREATE", "c1", 0));
+    (0..2).for_each(|_| world.turn());
+    world.end();
+}
+
+#[test]
 fn who_speaks_during_a_fan_out_is_answered_before_the_fan_out_is_over() {
     let (_directory, tokens) = token_file();
     let mut world = world_of_readers(901, &[], &tokens);

@@ -14,9 +14,9 @@ use blackhole::session::close::CloseReason;
 use blackhole::session::liveness::PING_PAYLOAD;
 use serde_json::Value;
 
-use crate::client::{Client, Deed};
+use crate::client::{Client, Deed, Question};
 use crate::model::{
-    ACCOUNTS, Asked, BINDINGS, PRESENCE, RATE_BURST, RATE_PER_SECOND, escaped, means, needs,
+    ACCOUNTS, Asked, BINDINGS, Key, PRESENCE, RATE_BURST, RATE_PER_SECOND, escaped, means, needs,
 };
 use crate::rights::Rights;
 use crate::world::World;
@@ -188,6 +188,7 @@ impl Client {
             "{binding} does not match {routing_key}"
         );
         assert_eq!(frame["subscription_key"], Value::from(expected));
+        self.judge_request_id(key, frame);
         let last = self.last.insert(key, number).unwrap_or(0);
         assert!(
             number > last,
@@ -216,12 +217,34 @@ impl Client {
         }
     }
 
+    /// An event carries the request id of the subscribe that it comes by. A subscription keeps its own until it is given
+    /// up, and an older one does not come back.
+    fn judge_request_id(&mut self, key: Key, frame: &Value) {
+        let id = frame.get("request_id").map(|id| {
+            let id = id.as_str();
+            id.expect("a string").to_owned()
+        });
+        let ids = self.request_ids.get_mut(&key).expect("it subscribed");
+        let place = ids.iter().position(|one| *one == id);
+        let place = place.unwrap_or_else(|| {
+            panic!(
+                "{:?}: {frame} of {key:?}, which has one of {ids:?}",
+                self.id
+            )
+        });
+        ids.drain(..place);
+    }
+
     fn on_reply(&mut self, frame: &Value, around: &Circumstances<'_>, tally: &mut Tally) {
         let is_success = frame["status"] == "success";
         let error = frame["data"]["errors"][0].as_str().unwrap_or_default();
         tally.errors += u64::from(!is_success);
         let id = frame["request_id"].as_str().expect("a string");
-        let place = self.asked.iter().position(|one| one.request_id == id);
+        // The server makes one up where the command had none.
+        let is_made_up = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_of =
+            |one: &Question| one.request_id == id || (is_made_up && one.request_id.is_empty());
+        let place = self.asked.iter().position(is_of);
         let is_anonymous = |asked: &Asked| matches!(asked, Asked::Anonymous);
         let Some(place) =
             place.or_else(|| self.asked.iter().position(|one| is_anonymous(&one.asked)))

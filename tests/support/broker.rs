@@ -1,7 +1,8 @@
 //! A private RabbitMQ for one test or for all tests of a binary, by way of `scripts/broker`.
 
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ pub struct Broker {
     dir: PathBuf,
     port: u16,
     options: Vec<String>,
+    guard: Option<Guard>,
 }
 
 /// Whether RabbitMQ is there to be started.
@@ -56,18 +58,36 @@ impl Broker {
 
     /// As [`Broker::start`], with options of `scripts/broker`. `Err` says why it did not start.
     pub fn start_with(options: &[&str]) -> Result<Self, String> {
+        let mut broker = Self::new(options);
+        broker.begin()?;
+        Ok(broker)
+    }
+
+    /// As [`Broker::start_with`] without options; and it does not outlive this process even when that is killed. To
+    /// be called by the main thread only.
+    pub fn start_guarded() -> Result<Self, String> {
+        let mut broker = Self::new(&[]);
+        broker.guard = Some(Guard::start(&broker.dir).map_err(|error| error.to_string())?);
+        broker.begin()?;
+        Ok(broker)
+    }
+
+    fn new(options: &[&str]) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let mut broker = Self {
+        Self {
             dir: crate::project_file(&format!("target/brokers/{}-{number}", process::id())),
             port: 0,
             options: options.iter().map(|&option| option.to_owned()).collect(),
-        };
-        broker.try_run(&["start"])?;
-        let port =
-            fs::read_to_string(broker.dir.join("port")).map_err(|error| error.to_string())?;
-        broker.port = port.trim().parse().expect("a port is a number");
-        Ok(broker)
+            guard: None,
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), String> {
+        self.try_run(&["start"])?;
+        let port = fs::read_to_string(self.dir.join("port")).map_err(|error| error.to_string())?;
+        self.port = port.trim().parse().expect("a port is a number");
+        Ok(())
     }
 
     /// The broker that the tests of this binary share: started by the first, stopped by the last that holds it. `None`
@@ -177,7 +197,14 @@ impl Broker {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(script());
+        let mut command = match self.guard {
+            None => Command::new(script()),
+            Some(_) => {
+                let mut command = Command::new("setpriv");
+                command.args(["--pdeathsig", "KILL"]).arg(script());
+                command
+            }
+        };
         command
             .arg("--dir")
             .arg(&self.dir)
@@ -186,6 +213,35 @@ impl Broker {
             .args(arguments);
         command.stdin(Stdio::null());
         command
+    }
+}
+
+/// Waits for the end of its stdin, which is this process's end, and then stops the broker of a directory and removes
+/// that. Twice, because a start that was broken off may have a step under way. Does nothing when dropped.
+struct Guard(Child);
+
+impl Guard {
+    fn start(dir: &Path) -> io::Result<Self> {
+        const STOP: &str =
+            r#"read -r _; "$0" --dir "$1" stop; sleep 3; "$0" --dir "$1" stop; rm -rf "$1""#;
+        let child = Command::new("sh")
+            .args(["-c", STOP])
+            .args([&script(), dir])
+            // Ctrl-C is not for it.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Before its stdin ends.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -12,7 +12,7 @@ mod mqtt;
 mod nats;
 
 use shared::frames::{BINARY, Frames, TEXT, WholeFrame, masked};
-use shared::reader::{BadUnit, Format, Reader, Seen};
+use shared::reader::{BadUnit, Format, Piece, Reader, Seen};
 
 /// The server's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -91,8 +91,10 @@ pub(crate) enum Meaning {
 /// What a session hears.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Heard<'a> {
-    /// An event begins; these bytes of it are here.
-    EventBegins(&'a [u8]),
+    /// An event begins.
+    EventBegins(Piece<'a>),
+    /// More bytes of the event.
+    EventGoesOn(Piece<'a>),
     /// The last byte of an event has been read; `bytes` of its frame, or of its packet inside the frames.
     Event { bytes: u64 },
     /// A message that is no event, whole; `kind` is the first byte of its header.
@@ -154,8 +156,9 @@ impl Stream {
             .feed(&Frames::Passing, bytes, |seen| match seen {
                 Seen::Begin(piece) | Seen::More(piece) => {
                     if fed.is_ok() {
-                        fed =
-                            packets.feed_joined(format, piece, |seen| hear_packet(seen, &mut hear));
+                        fed = packets.feed_joined(format, piece.bytes, |seen| {
+                            hear_packet(seen, &mut hear);
+                        });
                     }
                 }
                 Seen::End { .. } => {}
@@ -180,8 +183,8 @@ fn hear_frame(seen: Seen<'_>, hear: &mut impl FnMut(Heard<'_>)) {
 
 fn hear_packet(seen: Seen<'_>, hear: &mut impl FnMut(Heard<'_>)) {
     match seen {
-        Seen::Begin(bytes) => hear(Heard::EventBegins(bytes)),
-        Seen::More(_) => {}
+        Seen::Begin(piece) => hear(Heard::EventBegins(piece)),
+        Seen::More(piece) => hear(Heard::EventGoesOn(piece)),
         Seen::End { bytes } => hear(Heard::Event { bytes }),
         Seen::Whole { kind, payload } => hear(Heard::Message { kind, payload }),
     }
@@ -200,7 +203,7 @@ mod tests {
             let kept = stream.frames().unstash(&mut buffer);
             buffer[kept..kept + piece.len()].copy_from_slice(piece);
             let fed = stream.feed(dialect, &buffer[..kept + piece.len()], |heard| {
-                if !matches!(heard, Heard::EventBegins(_)) {
+                if !matches!(heard, Heard::EventBegins(_) | Heard::EventGoesOn(_)) {
                     told.push(format!("{heard:?}"));
                 }
             });

@@ -50,6 +50,7 @@ const fn peer(
         kind: Kind::Peer,
         sessions_max: None,
         has_bindings: true,
+        has_request_ids: false,
         start,
     }
 }

@@ -7,17 +7,16 @@ use crate::event::Style;
 use crate::routing::arena::{NONE, Place};
 use crate::routing::table::spread;
 
-/// Equal (rule, scope, realm, client binding, style, request id).
+/// Equal (rule, scope, realm, client binding, style).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Group {
     /// The pattern's hash; tables get it [`spread`] over 64 bits.
     pub(super) hash: u32,
     /// All zeros for scope `*`.
     pub(super) account: [u8; 16],
-    /// The interned client binding. `realm` and `request` are interned too, or [`NONE`].
+    /// The interned client binding. `realm` is interned too, or [`NONE`].
     pub(super) binding: u32,
     pub(super) realm: u32,
-    pub(super) request: u32,
     /// The next younger group in the pattern's ring, or the head after the youngest. In a vacant place: the next vacant
     /// place.
     pub(super) next: u32,
@@ -77,7 +76,7 @@ impl Group {
     /// The hash of all that makes the group.
     pub(super) fn full_hash(&self) -> u64 {
         let [low, high] = halves(&self.account);
-        let own = u64::from(self.request) << 1 | u64::from(self.traits.style() == Style::Kazoo);
+        let own = u64::from(self.traits.style() == Style::Kazoo);
         [low, high, own].into_iter().fold(spread(self.hash), mix)
     }
 
@@ -85,7 +84,6 @@ impl Group {
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.has_pattern_of(other)
             && self.account == other.account
-            && self.request == other.request
             && self.traits.style() == other.traits.style()
     }
 
@@ -107,7 +105,6 @@ impl Place for Group {
             account: [0; 16],
             binding: NONE,
             realm: NONE,
-            request: NONE,
             next,
             previous: NONE,
             members: GroupMembers::NOBODY,

@@ -1,6 +1,6 @@
 //! All groups, and the tables that find them.
 //!
-//! Groups have one *pattern* when they differ in style, request id or (where no account is needed) scope only. They
+//! Groups have one *pattern* when they differ in style or (where no account is needed) scope only. They
 //! form a ring; the oldest is its head. Two hash tables of 4-byte ids find them: `patterns` has the heads, by their
 //! pattern; `others` has the rest, by all of the group. So a group that is alone in its ring, as most are, takes one
 //! entry.
@@ -34,7 +34,7 @@ pub(super) struct Shape {
 #[derive(Debug)]
 pub(super) struct Groups {
     groups: Arena<Group>,
-    /// Client bindings, realms and request ids of the groups.
+    /// Client bindings and realms of the groups.
     pub(super) texts: Interner,
     pub(super) hasher: PatternHasher,
     /// The head of each pattern's ring, by the pattern's hash.
@@ -109,7 +109,6 @@ impl Groups {
         families: &Families,
         resolved: &Resolved<'_>,
         traits: Traits,
-        request_id: Option<&str>,
         members: GroupMembers,
     ) -> Group {
         let (hash, shape) = self.hasher.subscription(families, resolved);
@@ -122,7 +121,6 @@ impl Groups {
                 Scope::Any => [0; 16],
             },
             realm: intern(resolved.realm),
-            request: intern(request_id),
             binding: self.texts.intern(resolved.binding, resolved.shared),
             next: NONE,
             previous: NONE,
@@ -206,7 +204,7 @@ impl Groups {
 
     /// Takes one user of each of a group's texts back.
     pub(super) fn release_texts(&mut self, group: &Group) {
-        for text in [group.binding, group.realm, group.request] {
+        for text in [group.binding, group.realm] {
             if text != NONE {
                 self.texts.release(text);
             }

@@ -38,8 +38,6 @@ pub struct Match<'m> {
     pub subscription_key: &'m str,
     /// The event's canonical routing key.
     pub routing_key: &'m str,
-    /// The request id of the subscribes.
-    pub request_id: Option<&'m str>,
     /// In style piston the event's name is `Event-Name`, `_` and `Type` (PROTOCOL 5).
     pub name_suffixed_by_type: bool,
 }
@@ -147,7 +145,6 @@ fn visit_ring(
             subscribed_key: groups.texts.text(group.binding),
             subscription_key: &scratch.subscription_key,
             routing_key: &scratch.routing_key,
-            request_id: groups.text(group.request),
             name_suffixed_by_type: rule.name_with_type,
         });
         id = group.next;

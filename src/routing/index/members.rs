@@ -1,6 +1,8 @@
 //! Subscriptions, and which of them are the members of a group.
 //!
-//! A lone member needs nothing but its id in the group; two or more have a list of their ids.
+//! A lone member needs nothing but its id and its request id in the group; two or more have a list. The places of a
+//! list are one word each as long as no member has had a request id, and two words, subscription and request id, from
+//! then on.
 //!
 //! Invariants: the members of a group stay in the order in which they subscribed; fewer than half of a list's places
 //! are vacant.
@@ -8,6 +10,7 @@
 use std::slice;
 
 use crate::routing::arena::{Arena, NONE, Place};
+use crate::routing::request_ids::{RequestId, RequestIds};
 
 /// One subscription, in 16 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -36,32 +39,57 @@ impl Place for Subscription {
     }
 }
 
-/// [`MembersOf`] in 4 bytes: the lowest bit tells which, the others the id.
+/// A subscription as a group knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GroupMember {
+    /// [`NONE`]: the place in the list is vacant.
+    pub(super) subscription: u32,
+    pub(super) request_id: RequestId,
+}
+
+/// [`MembersOf`] in 8 bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct GroupMembers(u32);
+pub(super) struct GroupMembers {
+    /// The lowest bit tells which, the others the id.
+    id: u32,
+    /// Of a lone member.
+    request_id: RequestId,
+}
 
 enum MembersOf {
     /// A lone subscription.
-    One(u32),
+    One(GroupMember),
     /// A member list.
     Many(u32),
 }
 
 impl GroupMembers {
-    pub(super) const NOBODY: Self = Self(NONE);
+    pub(super) const NOBODY: Self = Self {
+        id: NONE,
+        request_id: RequestId::NONE,
+    };
 
-    pub(super) fn one(subscription: u32) -> Self {
-        Self(doubled(subscription))
+    pub(super) fn one(member: GroupMember) -> Self {
+        Self {
+            id: doubled(member.subscription),
+            request_id: member.request_id,
+        }
     }
 
     fn many(list: u32) -> Self {
-        Self(doubled(list) | 1)
+        Self {
+            id: doubled(list) | 1,
+            request_id: RequestId::NONE,
+        }
     }
 
     fn get(self) -> MembersOf {
-        match self.0 & 1 {
-            0 => MembersOf::One(self.0 >> 1),
-            _ => MembersOf::Many(self.0 >> 1),
+        match self.id & 1 {
+            0 => MembersOf::One(GroupMember {
+                subscription: self.id >> 1,
+                request_id: self.request_id,
+            }),
+            _ => MembersOf::Many(self.id >> 1),
         }
     }
 }
@@ -71,24 +99,117 @@ fn doubled(id: u32) -> u32 {
         .expect("memory ends before 2^31 subscriptions do")
 }
 
-/// Two members or more; or, without places, a vacant list whose `live` is the next vacant one.
+/// Two members or more; or, without words, a vacant list whose `live` is the next vacant one.
 #[derive(Debug)]
 struct MemberList {
-    /// Subscriptions in the order in which they were made; [`NONE`] where one has gone.
-    places: Vec<u32>,
+    /// The places: subscriptions in the order in which they were made, [`NONE`] where one has gone.
+    words: Vec<u32>,
     live: u32,
+    /// Whether a request id stands behind each subscription.
+    has_request_ids: bool,
+}
+
+impl MemberList {
+    fn new(first: GroupMember) -> Self {
+        let mut list = Self {
+            words: Vec::new(),
+            live: 0,
+            has_request_ids: false,
+        };
+        list.push(first);
+        list
+    }
+
+    fn words_of_a_place(&self) -> usize {
+        1 + usize::from(self.has_request_ids)
+    }
+
+    /// Places, the vacant ones too.
+    fn places(&self) -> usize {
+        self.words.len() / self.words_of_a_place()
+    }
+
+    fn push(&mut self, member: GroupMember) {
+        if !self.has_request_ids && member.request_id != RequestId::NONE {
+            let none = RequestId::NONE.bits();
+            let pairs = self.words.iter().flat_map(|id| [*id, none]);
+            self.words = pairs.collect();
+            self.has_request_ids = true;
+        }
+        self.words.push(member.subscription);
+        if self.has_request_ids {
+            self.words.push(member.request_id.bits());
+        }
+        self.live += 1;
+    }
+
+    fn request_id(&self, place: usize) -> RequestId {
+        if !self.has_request_ids {
+            return RequestId::NONE;
+        }
+        let bits = self.words.get(2 * place + 1);
+        RequestId::from_bits(*bits.expect("a member is in its group's list"))
+    }
+
+    fn vacate(&mut self, place: usize) {
+        let at = place * self.words_of_a_place();
+        let word = self.words.get_mut(at);
+        *word.expect("a member is in its group's list") = NONE;
+        self.live -= 1;
+    }
+
+    fn iter(&self) -> ListedMembers<'_> {
+        ListedMembers(self.words.chunks_exact(self.words_of_a_place()))
+    }
+
+    /// Removes the vacant places.
+    fn compact(&mut self) {
+        let step = self.words_of_a_place();
+        let places = self.words.chunks_exact(step);
+        let live = places.filter(|place| place.first() != Some(&NONE));
+        let mut words = Vec::with_capacity(self.live as usize * step * 5 / 4);
+        words.extend(live.flatten());
+        self.words = words;
+    }
+}
+
+/// The members of a list, without the vacant places.
+#[derive(Clone, Debug)]
+struct ListedMembers<'m>(slice::ChunksExact<'m, u32>);
+
+impl Iterator for ListedMembers<'_> {
+    type Item = GroupMember;
+
+    #[inline]
+    fn next(&mut self) -> Option<GroupMember> {
+        for place in self.0.by_ref() {
+            let (subscription, request_id) = match *place {
+                [subscription] => (subscription, RequestId::NONE),
+                [subscription, bits, ..] => (subscription, RequestId::from_bits(bits)),
+                [] => continue,
+            };
+            if subscription != NONE {
+                return Some(GroupMember {
+                    subscription,
+                    request_id,
+                });
+            }
+        }
+        None
+    }
 }
 
 impl Place for MemberList {
     fn vacant(next: u32) -> Self {
         Self {
-            places: Vec::new(),
+            words: Vec::new(),
             live: next,
+            has_request_ids: false,
         }
     }
 
     fn next_vacant(&self) -> Option<u32> {
-        self.places.is_empty().then_some(self.live)
+        self.words.is_empty().then_some(self.live)
     }
 }
 
@@ -117,48 +238,47 @@ impl Memberships {
         })
     }
 
-    /// What `members` becomes with the subscription `id` as its last member.
-    pub(super) fn join(&mut self, members: GroupMembers, id: u32) -> GroupMembers {
+    /// What `members` becomes with `member` as its last.
+    pub(super) fn join(&mut self, members: GroupMembers, member: GroupMember) -> GroupMembers {
         let list_id = match members.get() {
             MembersOf::Many(list) => list,
-            MembersOf::One(first) => self.lists.insert(MemberList {
-                places: vec![first],
-                live: 1,
-            }),
+            MembersOf::One(first) => self.lists.insert(MemberList::new(first)),
         };
         let list = &mut self.lists[list_id];
-        self.subscriptions[id].position = to_u32(list.places.len());
-        list.places.push(id);
-        list.live += 1;
+        self.subscriptions[member.subscription].position = to_u32(list.places());
+        list.push(member);
         GroupMembers::many(list_id)
     }
 
-    /// What `members` becomes without the subscription `id`; `None`: nobody is left. Amortised O(1).
-    pub(super) fn leave(&mut self, members: GroupMembers, id: u32) -> Option<GroupMembers> {
-        let MembersOf::Many(list_id) = members.get() else {
-            return None;
+    /// What `members` becomes without the subscription `id` (`None`: nobody is left), and the subscription's request
+    /// id. Amortised O(1).
+    pub(super) fn leave(
+        &mut self,
+        members: GroupMembers,
+        id: u32,
+    ) -> (Option<GroupMembers>, RequestId) {
+        let list_id = match members.get() {
+            MembersOf::One(member) => return (None, member.request_id),
+            MembersOf::Many(list_id) => list_id,
         };
         let subscription = &mut self.subscriptions[id];
-        let position = std::mem::take(&mut subscription.position);
+        let position = std::mem::take(&mut subscription.position) as usize;
         let list = &mut self.lists[list_id];
-        let place = list.places.get_mut(position as usize);
-        *place.expect("a member is in its group's list") = NONE;
-        list.live -= 1;
+        let request_id = list.request_id(position);
+        list.vacate(position);
         if list.live == 1 {
-            let live = list.places.iter().copied().find(|id| *id != NONE);
-            let last = live.expect("one is live");
+            let last = list.iter().next().expect("one is live");
             self.lists.remove(list_id);
-            self.subscriptions[last].position = 0;
-            return Some(GroupMembers::one(last));
+            self.subscriptions[last.subscription].position = 0;
+            return (Some(GroupMembers::one(last)), request_id);
         }
-        if (list.live as usize) * 2 < list.places.len() {
-            list.places.retain(|id| *id != NONE);
-            list.places.shrink_to(list.places.len() * 5 / 4);
-            for (at, id) in list.places.iter().enumerate() {
-                self.subscriptions[*id].position = to_u32(at);
+        if (list.live as usize) * 2 < list.places() {
+            list.compact();
+            for (at, member) in list.iter().enumerate() {
+                self.subscriptions[member.subscription].position = to_u32(at);
             }
         }
-        Some(members)
+        (Some(members), request_id)
     }
 
     /// How many members there are.
@@ -169,18 +289,23 @@ impl Memberships {
         }
     }
 
-    pub(super) fn iter(&self, members: GroupMembers) -> Members<'_> {
-        let (one, places, left) = match members.get() {
-            MembersOf::One(id) => (Some(id), &[][..], 1),
+    pub(super) fn iter<'m>(
+        &'m self,
+        members: GroupMembers,
+        request_ids: &'m RequestIds,
+    ) -> Members<'m> {
+        let (one, listed, left) = match members.get() {
+            MembersOf::One(member) => (Some(member), [].chunks_exact(1), 1),
             MembersOf::Many(list) => {
                 let list = &self.lists[list];
-                (None, &*list.places, list.live as usize)
+                (None, list.iter().0, list.live as usize)
             }
         };
         Members {
             one,
-            places: places.iter(),
+            listed: ListedMembers(listed),
             subscriptions: &self.subscriptions,
+            request_ids,
             left,
         }
     }
@@ -190,30 +315,43 @@ impl Memberships {
         let places = self
             .lists
             .iter()
-            .map(|list| list.places.capacity() * size_of::<u32>() + 16);
+            .map(|list| list.words.capacity() * size_of::<u32>() + 16);
         self.subscriptions.heap_bytes() + self.lists.heap_bytes() + places.sum::<usize>()
     }
 }
 
-/// The slots of a group's sessions, in the order in which they subscribed.
+/// A session that is to get an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member<'m> {
+    /// The session's slot.
+    pub slot: u32,
+    /// The request id of its subscribe, as it stands between the quotes of a JSON string.
+    pub request_id: Option<&'m str>,
+}
+
+/// A group's members, in the order in which they subscribed.
 #[derive(Clone, Debug)]
 pub struct Members<'m> {
     /// A lone member.
-    one: Option<u32>,
+    one: Option<GroupMember>,
     /// The members, if there are more.
-    places: slice::Iter<'m, u32>,
+    listed: ListedMembers<'m>,
     subscriptions: &'m Arena<Subscription>,
+    request_ids: &'m RequestIds,
     left: usize,
 }
 
-impl Iterator for Members<'_> {
-    type Item = u32;
+impl<'m> Iterator for Members<'m> {
+    type Item = Member<'m>;
 
-    fn next(&mut self) -> Option<u32> {
-        let next = || self.places.by_ref().copied().find(|id| *id != NONE);
-        let id = self.one.take().or_else(next)?;
+    #[inline]
+    fn next(&mut self) -> Option<Member<'m>> {
+        let member = self.one.take().or_else(|| self.listed.next())?;
         self.left -= 1;
-        Some(self.subscriptions[id].slot)
+        Some(Member {
+            slot: self.subscriptions[member.subscription].slot,
+            request_id: self.request_ids.text(member.request_id),
+        })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -3,13 +3,14 @@
 //! | file | owns |
 //! |---|---|
 //! | `members` | the subscriptions, 16 bytes each, and the members of each group in their order |
-//! | `group` | what a group is: all subscriptions whose frames are equal |
+//! | `group` | what a group is: all subscriptions whose frames are equal but for the request id |
 //! | `groups` | all groups, and the tables that find them |
 //! | `pattern` | the hashes that subscriptions and events are found by |
 //! | `matching` | the way from an event to the groups that want it |
 //!
-//! A *group* is what shares a frame: equal (rule, scope, realm, client binding, style, request id). A session holds
-//! 4 bytes, the first of a chain of its subscriptions, and its removal costs what it had.
+//! A *group* is what shares a frame: equal (rule, scope, realm, client binding, style). A request id is not part of it: a
+//! member brings its own, which is put into the frame when the frame is written. A session holds 4 bytes, the first of a
+//! chain of its subscriptions, and its removal costs what it had.
 //!
 //! Invariants: an event reaches the groups of its own account and no others, because the account is compared as a part
 //! of the key; a group has a member or is not there; what a match costs does not depend on the number of subscriptions.
@@ -24,17 +25,16 @@ use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::sync::Arc;
 
-use arcstr::ArcStr;
-
 use self::group::{Group, Traits};
 use self::groups::Groups;
 pub use self::matching::{GroupId, Match};
 use self::matching::{Matcher, Scratch};
-pub use self::members::Members;
-use self::members::{GroupMembers, Memberships, Subscription};
+use self::members::{GroupMember, GroupMembers, Memberships, Subscription};
+pub use self::members::{Member, Members};
 use super::arena::{NONE, Place, id_of};
 use super::families::{Families, Resolved, RuleId};
 use super::month::ActiveMonths;
+use super::request_ids::{RequestId, RequestIds};
 use crate::account::Scope;
 use crate::event::EventHead;
 use crate::event::Style;
@@ -98,12 +98,14 @@ pub enum Revised<'a> {
 pub struct IndexCounts {
     /// Subscriptions.
     pub subscriptions: usize,
-    /// Groups: as many distinct frames as one event for all of them would take.
+    /// Groups: as many distinct frames, request ids aside, as one event for all of them would take.
     pub groups: usize,
     /// Distinct patterns.
     pub patterns: usize,
-    /// Interned texts: client bindings, realms, request ids.
+    /// Interned texts: client bindings and realms.
     pub texts: usize,
+    /// Distinct request ids of subscriptions.
+    pub request_ids: usize,
 }
 
 /// The index. Every call must pass the same [`Families`].
@@ -134,12 +136,13 @@ pub struct IndexCounts {
 ///         "call.CHANNEL_CREATE.1234",
 ///         &head,
 ///         ActiveMonths::at(0),
-///         &mut |found| {
-///             assert_eq!(found.request_id, Some("r1"));
-///             groups.push(found.group);
-///         },
+///         &mut |found| groups.push(found.group),
 ///     );
-///     groups.into_iter().flat_map(|group| index.members(group)).collect()
+///     let members = groups.into_iter().flat_map(|group| index.members(group));
+///     members
+///         .inspect(|member| assert_eq!(member.request_id, Some("r1")))
+///         .map(|member| member.slot)
+///         .collect()
 /// };
 /// assert_eq!(sessions_of(mine), [7]);
 /// assert!(sessions_of(other).is_empty());
@@ -150,6 +153,7 @@ pub struct IndexCounts {
 #[derive(Debug)]
 pub struct SubscriptionIndex {
     members: Memberships,
+    request_ids: RequestIds,
     groups: Groups,
     /// The side of the groups that follow the current months; those of the other side are behind.
     side: bool,
@@ -166,9 +170,11 @@ impl SubscriptionIndex {
     /// An empty index with hash seeds of its own.
     #[must_use]
     pub fn new() -> Self {
+        let seed = RandomState::new();
         Self {
             members: Memberships::new(),
-            groups: Groups::new(RandomState::new()),
+            request_ids: RequestIds::new(seed.clone()),
+            groups: Groups::new(seed),
             side: false,
             scratch: Scratch::default(),
         }
@@ -252,7 +258,11 @@ impl SubscriptionIndex {
         request_id: Option<&str>,
     ) -> (u32, Subscribed) {
         let id = self.members.add(slot);
-        let overtaken = self.join_group(families, id, resolved, style, request_id);
+        let member = GroupMember {
+            subscription: id,
+            request_id: self.request_ids.intern(request_id),
+        };
+        let overtaken = self.join_group(families, member, resolved, style);
         match last {
             NONE => list.0 = id,
             last => self.members.subscriptions[last].next = id,
@@ -337,7 +347,8 @@ impl SubscriptionIndex {
             NONE => list.0 = next,
             kept => self.members.subscriptions[kept].next = next,
         }
-        self.leave_group(id);
+        let request_id = self.leave_group(id);
+        self.request_ids.release(request_id);
         self.members.subscriptions.remove(id);
     }
 
@@ -366,8 +377,6 @@ impl SubscriptionIndex {
                 Revision::Move(realm) => {
                     revised(Revised::Left(resolved));
                     let binding = self.groups.texts.share(group.binding);
-                    let request =
-                        (group.request != NONE).then(|| self.groups.texts.share(group.request));
                     let moved = Resolved {
                         rule: RuleId(group.rule),
                         scope: group.scope(),
@@ -376,10 +385,12 @@ impl SubscriptionIndex {
                         shared: Some(&binding),
                         is_behind: false,
                     };
-                    self.leave_group(id);
-                    let request = request.as_ref().map(ArcStr::as_str);
+                    let member = GroupMember {
+                        subscription: id,
+                        request_id: self.leave_group(id),
+                    };
                     let style = group.traits.style();
-                    let overtaken = self.join_group(families, id, moved, style, request);
+                    let overtaken = self.join_group(families, member, moved, style);
                     debug_assert_eq!(overtaken, None, "no key holds a realm and a month");
                     revised(Revised::Joined(moved));
                     kept = id;
@@ -489,13 +500,14 @@ impl SubscriptionIndex {
             groups: self.groups.len(),
             patterns: self.groups.patterns(),
             texts: self.groups.texts.len(),
+            request_ids: self.request_ids.len(),
         }
     }
 
     /// Bytes allocated. Linear in the groups that have several members.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.members.heap_bytes() + self.groups.heap_bytes()
+        self.members.heap_bytes() + self.request_ids.heap_bytes() + self.groups.heap_bytes()
     }
 
     fn resolved(&self, group: &Group) -> Resolved<'_> {
@@ -505,24 +517,22 @@ impl SubscriptionIndex {
     /// The members of a group that a match has named since the last change of the index.
     #[must_use]
     pub fn members(&self, group: GroupId) -> Members<'_> {
-        self.members.iter(self.groups[group.0].members)
+        let members = self.groups[group.0].members;
+        self.members.iter(members, &self.request_ids)
     }
 
-    /// Makes the subscription `id` the last member of its group, which is added when it is not there. If the group was
-    /// behind, it is so no longer, and the number of its other members is returned.
+    /// Makes `member` the last of its group, which is added when it is not there. If the group was behind, it is so no
+    /// longer, and the number of its other members is returned.
     fn join_group(
         &mut self,
         families: &Families,
-        id: u32,
+        member: GroupMember,
         resolved: Resolved<'_>,
         style: Style,
-        request_id: Option<&str>,
     ) -> Option<u32> {
         let traits = Traits::new(style, self.side);
-        let alone = GroupMembers::one(id);
-        let wanted = self
-            .groups
-            .describe(families, &resolved, traits, request_id, alone);
+        let alone = GroupMembers::one(member);
+        let wanted = self.groups.describe(families, &resolved, traits, alone);
         let mut overtaken = None;
         let group = match self.groups.find(families, &wanted) {
             (_, Some(same)) => {
@@ -532,23 +542,26 @@ impl SubscriptionIndex {
                     overtaken = Some(self.members.count(group.members));
                     group.traits = traits;
                 }
-                group.members = self.members.join(group.members, id);
+                group.members = self.members.join(group.members, member);
                 same
             }
             (ring, None) => self.groups.add(wanted, ring),
         };
-        self.members.subscriptions[id].group = group;
+        self.members.subscriptions[member.subscription].group = group;
         overtaken
     }
 
-    /// Takes the subscription `id` out of its group, which is removed with its last member.
-    fn leave_group(&mut self, id: u32) {
+    /// Takes the subscription `id` out of its group, which is removed with its last member. Returns the subscription's
+    /// request id.
+    fn leave_group(&mut self, id: u32) -> RequestId {
         let group_id = self.members.subscriptions[id].group;
         let group = &mut self.groups[group_id];
-        match self.members.leave(group.members, id) {
+        let (left, request_id) = self.members.leave(group.members, id);
+        match left {
             Some(members) => group.members = members,
             None => self.groups.remove(group_id),
         }
+        request_id
     }
 }
 

@@ -26,7 +26,7 @@ struct Found {
     subscribed_key: String,
     subscription_key: String,
     routing_key: String,
-    request_id: Option<String>,
+    request_ids: Vec<Option<String>>,
     slots: Vec<u32>,
 }
 
@@ -86,7 +86,7 @@ impl Bench {
                     subscribed_key: matched.subscribed_key.to_owned(),
                     subscription_key: matched.subscription_key.to_owned(),
                     routing_key: matched.routing_key.to_owned(),
-                    request_id: matched.request_id.map(str::to_owned),
+                    request_ids: Vec::new(),
                     slots: Vec::new(),
                 });
             },
@@ -94,7 +94,9 @@ impl Bench {
         for (group, found) in groups.into_iter().zip(&mut found) {
             let members = self.index.members(group);
             assert_eq!(members.len(), members.clone().count());
-            found.slots = members.collect();
+            (found.slots, found.request_ids) = members
+                .map(|member| (member.slot, member.request_id.map(str::to_owned)))
+                .unzip();
         }
         found
     }
@@ -230,7 +232,7 @@ fn a_match_names_its_keys_in_every_family() {
             subscribed_key: binding.into(),
             subscription_key,
             routing_key,
-            request_id: None,
+            request_ids: vec![None],
             slots: vec![7],
         };
         assert_eq!(
@@ -480,9 +482,9 @@ fn subscribing_again_changes_nothing_whatever_the_request_id() {
     assert_eq!(
         found
             .iter()
-            .map(|found| found.request_id.as_deref())
+            .map(|found| &*found.request_ids)
             .collect::<Vec<_>>(),
-        [Some("first")]
+        [[Some("first".to_owned())]]
     );
     assert_eq!(
         bench.subscribe(&mut list, 0, Scope::One(account(2)), "call.*.*"),
@@ -552,22 +554,10 @@ fn many_groups_of_one_pattern_come_and_go_in_their_order() {
     let mut bench = Bench::new();
     let mut lists: Vec<SubscriptionList> = (0..5000).map(|_| SubscriptionList::default()).collect();
     for (slot, list) in (0u32..).zip(&mut lists) {
-        let (style, id) = (
-            if slot % 2 == 0 {
-                Style::Piston
-            } else {
-                Style::Kazoo
-            },
-            (slot / 4).to_string(),
-        );
-        bench.subscribe_as(
-            list,
-            slot,
-            Scope::One(account(1)),
-            "call.*.*",
-            style,
-            Some(&id),
-        );
+        let style = [Style::Piston, Style::Kazoo][slot as usize % 2];
+        // Nothing in its key tells the account, so the groups of all accounts have one pattern.
+        let scope = Scope::One(account(u128::from(slot / 4)));
+        bench.subscribe_as(list, slot, scope, "conference.command.c", style, None);
     }
     assert_eq!(
         bench.index.counts(),
@@ -575,17 +565,60 @@ fn many_groups_of_one_pattern_come_and_go_in_their_order() {
             subscriptions: 5000,
             groups: 2500,
             patterns: 1,
-            texts: 1251
+            texts: 1,
+            request_ids: 0,
         }
     );
     for list in lists.iter_mut().take(4990) {
         bench.index.remove_all(list, &mut |_| {});
     }
-    let slots = bench.slots("callevt", "call.PARK_PARKED.c", &of(account(1)));
+    let slots = bench.slots("conference", "conference.command.c", &EventHead::default());
     assert_eq!(
         slots,
         [4990, 4991, 4992, 4994, 4993, 4995, 4996, 4998, 4997, 4999]
     );
+    for list in &mut lists {
+        bench.index.remove_all(list, &mut |_| {});
+    }
+    assert_eq!(bench.index.counts(), IndexCounts::default());
+}
+
+#[test]
+fn members_with_and_without_request_ids_share_a_group_and_keep_their_order_as_they_come_and_go() {
+    let mut bench = Bench::new();
+    let mut lists: Vec<SubscriptionList> = (0..1000).map(|_| SubscriptionList::default()).collect();
+    let id_of = |slot: u32| (!slot.is_multiple_of(3)).then(|| format!("\"{}", slot / 2));
+    let one = Scope::One(account(1));
+    let subscribe = |bench: &mut Bench, lists: &mut [SubscriptionList], slot: u32| {
+        let (list, id) = (&mut lists[slot as usize], id_of(slot));
+        bench.subscribe_as(list, slot, one, "call.*.*", Style::Piston, id.as_deref())
+    };
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut expected: Vec<u32> = Vec::new();
+    for step in 0..4000 {
+        // It grows to many, shrinks to few, and grows again.
+        let slot = rng.u32(..1000);
+        if let Some(at) = expected.iter().position(|other| *other == slot) {
+            if (step / 1000) % 2 == 1 {
+                expected.remove(at);
+                bench
+                    .index
+                    .remove_all(&mut lists[slot as usize], &mut |_| {});
+            }
+        } else if (step / 1000) % 2 == 0 {
+            expected.push(slot);
+            subscribe(&mut bench, &mut lists, slot);
+        }
+        let found = bench.find("callevt", "call.PARK_PARKED.c", &of(account(1)));
+        assert_eq!(found.len(), usize::from(!expected.is_empty()));
+        let Some(found) = found.first().filter(|_| step % 10 == 0) else {
+            continue;
+        };
+        assert_eq!(found.slots, expected, "step {step}");
+        let as_json = |id: String| id.replace('"', "\\\"");
+        let ids = expected.iter().map(|slot| id_of(*slot).map(as_json));
+        assert_eq!(found.request_ids, ids.collect::<Vec<_>>(), "step {step}");
+    }
     for list in &mut lists {
         bench.index.remove_all(list, &mut |_| {});
     }
