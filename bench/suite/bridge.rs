@@ -83,12 +83,12 @@ pub(crate) fn measure(
     Ok(rows)
 }
 
-/// A private broker on the core of the load generators.
+/// A private broker on the core of the load generators, which ends with this process however that ends.
 ///
 /// # Errors
-/// There is no `taskset`.
+/// It does not start, or there is no `taskset`.
 pub(crate) fn pinned_broker() -> io::Result<Broker> {
-    let broker = Broker::start();
+    let broker = Broker::start_guarded().map_err(io::Error::other)?;
     let pin = ["--all-tasks", "--cpu-list", "--pid", LOAD_CORE];
     let pid = broker.pid().to_string();
     let output = Command::new("taskset").args(pin).arg(pid).output()?;
