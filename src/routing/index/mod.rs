@@ -104,7 +104,7 @@ pub struct IndexCounts {
     pub patterns: usize,
     /// Interned texts: client bindings and realms.
     pub texts: usize,
-    /// Distinct request ids of subscriptions.
+    /// Request ids that are kept: those of subscriptions, most equal ones once.
     pub request_ids: usize,
 }
 
