@@ -1,6 +1,6 @@
 //! Server frames (RFC 6455 section 5.2): encoded once, never masked, shared by reference.
 //!
-//! The bytes of a frame are one piece of memory, header included. A header, a body and a tail as separate slices cost
+//! The bytes of a frame are one piece of memory, header included. A header, a body and an end as separate slices cost
 //! 11 to 50 % more to send.
 
 use std::rc::Rc;

@@ -10,7 +10,7 @@
 //!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`).
 //! 4. Fire the deadlines; take a step of the sweep and of the drain (`deadlines`, `watch`).
 //! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
-//!    io_uring, all these writes are one system call (`flush`).
+//!    io_uring, all these writes are one system call, or a few when they are many bytes (`flush`).
 //! 6. Take the connections that have ended from the table; in the quiet after a burst, give memory back (this file).
 //!
 //! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames that wait is
