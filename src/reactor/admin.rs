@@ -52,8 +52,13 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ),
         (
             "interned_strings",
-            "Distinct client bindings, realms and request ids.",
-            index.texts + index.request_ids,
+            "Distinct client bindings and realms.",
+            index.texts,
+        ),
+        (
+            "subscriptions_with_request_id",
+            "Subscriptions whose events carry a request id.",
+            index.request_ids,
         ),
         (
             "amqp_bindings_wanted",

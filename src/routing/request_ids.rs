@@ -77,8 +77,8 @@ pub(super) struct RequestIds {
     vacant: Vec<Vec<u32>>,
     /// The latest id of each of [`RECENT_MAX`] hashes; without memory before the first. What stands there may be gone.
     recent: Vec<u32>,
-    /// Places in use.
-    live: usize,
+    /// Users of all ids.
+    users: usize,
     seed: RandomState,
     /// The text of the id that is looked for.
     text: Vec<u8>,
@@ -143,7 +143,7 @@ impl RequestIds {
             blocks: Slab::new(),
             vacant: Vec::new(),
             recent: Vec::new(),
-            live: 0,
+            users: 0,
             seed,
             text: Vec::new(),
         }
@@ -154,6 +154,7 @@ impl RequestIds {
         let Some(request_id) = request_id else {
             return RequestId::NONE;
         };
+        self.users += 1;
         let mut quoted = std::mem::take(&mut self.text);
         quoted.clear();
         write_text(&mut quoted, request_id);
@@ -194,6 +195,7 @@ impl RequestIds {
         };
         let left = u32::from_le_bytes(*head) - ONE_USER;
         *head = left.to_le_bytes();
+        self.users -= 1;
         if left < ONE_USER {
             self.vacate(id);
         }
@@ -209,9 +211,16 @@ impl RequestIds {
         self.blocks.get(id.block())?.text(id.place())
     }
 
+    /// Users of all ids.
+    pub(super) fn users(&self) -> usize {
+        self.users
+    }
+
     /// Places that ids take: as many as there are distinct ids, or a few more.
-    pub(super) fn len(&self) -> usize {
-        self.live
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        let used = self.blocks.iter().map(|(_, block)| block.used.count_ones());
+        used.sum::<u32>() as usize
     }
 
     /// Bytes allocated. Linear in the blocks.
@@ -254,7 +263,6 @@ impl RequestIds {
         let block = &mut blocks[at];
         let place = block.used.trailing_ones() as usize;
         block.put(place, text);
-        self.live += 1;
         if block.used == u64::MAX {
             list.pop();
         }
@@ -273,7 +281,6 @@ impl RequestIds {
             list.push(to_u32(at));
         }
         block.used &= !(1 << id.place());
-        self.live -= 1;
         if block.used == 0 {
             let listed_at = block.listed_at as usize;
             list.swap_remove(listed_at);

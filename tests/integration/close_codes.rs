@@ -212,6 +212,7 @@ fn however_sessions_end_every_gauge_is_back_where_it_was() {
         "subscriptions",
         "subscription_groups",
         "interned_strings",
+        "subscriptions_with_request_id",
         "amqp_bindings_wanted",
         "subscribes_waiting",
         "outboxes_blocked_bytes",

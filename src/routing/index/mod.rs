@@ -104,7 +104,7 @@ pub struct IndexCounts {
     pub patterns: usize,
     /// Interned texts: client bindings and realms.
     pub texts: usize,
-    /// Request ids that are kept: those of subscriptions, most equal ones once.
+    /// Subscriptions with a request id.
     pub request_ids: usize,
 }
 
@@ -500,7 +500,7 @@ impl SubscriptionIndex {
             groups: self.groups.len(),
             patterns: self.groups.patterns(),
             texts: self.groups.texts.len(),
-            request_ids: self.request_ids.len(),
+            request_ids: self.request_ids.users(),
         }
     }
 
