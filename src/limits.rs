@@ -260,3 +260,46 @@ pub(crate) const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Lines about the connection to a broker, or of its client, that are logged before [`LOG_INTERVAL`] holds.
 pub(crate) const FAULTS_LOGGED_FREELY: u32 = 3;
+
+/// Longest token that `jwt` verifies and that `crossbar` asks about; a longer one is refused unread (PROTOCOL 7).
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+
+/// JWTs whose signatures wait to be verified, of one network at most half of them. Beyond it the client is told
+/// `authentication unavailable`. A thread verifies some 30,000 a second.
+pub const VERIFY_QUESTIONS_MAX: usize = 32 << 10;
+
+/// Questions that wait to be put to the platform, of one network at most half of them, and those of live sessions whose
+/// answers run out not counted. As [`VERIFY_QUESTIONS_MAX`].
+pub const PLATFORM_QUESTIONS_MAX: usize = 4 << 10;
+
+/// Who may wait for answers, each counted once for each question. As [`VERIFY_QUESTIONS_MAX`].
+pub(crate) const ASKERS_MAX: usize = 128 << 10;
+
+/// Answers that are no, or trouble, kept so that nobody asks again at once: 2 MiB. The oldest go first.
+pub(crate) const DENIALS_MAX: usize = 16 << 10;
+
+/// Verified JWTs that are kept so that a session that comes again costs no signature: 10 MiB. The oldest go first; sessions
+/// that are there keep what they have.
+pub(crate) const VERIFIED_MAX: usize = 64 << 10;
+
+/// Answers that are yes, each for a token and an account. Beyond it no question about another is put (`authentication
+/// unavailable`); those that no session uses go when their time is over.
+pub(crate) const GRANTS_MAX: usize = 128 << 10;
+
+/// How long trouble is told without asking again.
+pub(crate) const TROUBLE_KEPT: Duration = Duration::from_secs(1);
+
+/// How long it is remembered that the platform has no key of an id.
+pub(crate) const KEY_DENIAL_KEPT: Duration = Duration::from_secs(60);
+
+/// Answers of threads that one turn takes.
+pub(crate) const ANSWERS_PER_TURN_MAX: usize = 256;
+
+/// Sessions that go on in one turn because an answer is there: some 2 ms of commands.
+pub(crate) const ANSWERED_PER_TURN_MAX: usize = 96;
+
+/// Shortest time between two passes over all sessions because the platform has taken a right away.
+pub(crate) const WITHDRAWALS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Answers of the platform that one turn asks for again.
+pub(crate) const ASKED_AGAIN_PER_TURN_MAX: usize = 256;

@@ -2,8 +2,17 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | `identity` | what a token gives the right to; pure |
+//! | this | the authenticator: which of the others decides on a token |
+//! | `identity` | what a token itself says |
+//! | `sight` | which accounts an identity may see, by all that decides on it |
 //! | `tokens` | the token file: parsing, checking, reloading |
+//! | `jwt` | signatures and claims of the platform's own tokens, and the keys |
+//! | `accounts` | the account tree |
+//! | `grants` | what the platform has allowed (`crossbar`) |
+//! | [`question`] | what a thread must be asked, and its answer |
+//! | `inquiries` | questions without an answer, and who waits for each |
+//! | `verified`, `denials` | the answers that are kept: JWTs that hold; no, and trouble |
+//! | `digest` | tokens as the caches know them |
 //!
 //! Sessions hold an `Arc<Identity>`: one allocation for each token, however many sessions use it.
 //!
@@ -11,26 +20,27 @@
 //! reads nor parses a file: [`Authenticator::reread`] says what is to be read, [`Reread::parse`] has it read and parses
 //! it on a thread of its own, [`Authenticator::take`] puts it in force.
 //!
-//! Two authenticators are still to come. `jwt` will be one more `Kind`: it decides from the token and the time, as
-//! `tokens` does. `crossbar` must ask over the network, so it will not decide here: [`Verdict`] will get a third variant
-//! that suspends the commands of the session until a thread has asked, and the loop's waker tells of its answer.
+//! Nobody is asked here either. What is not known is put into a list ([`Authenticator::next_question`]), and the session is
+//! told [`Verdict::Asks`] or [`Right::Asks`]. The loop hands the questions to threads and the answers back
+//! ([`Authenticator::take_answer`]), which says who is to look again.
 //!
 //! Invariants: a token is in no log line, no error and no `Debug` output; a reload that fails changes nothing.
 //!
 //! ```
-//! use blackhole::auth::{AuthConfig, AuthError, Authenticator, Verdict};
+//! use blackhole::auth::{Asker, AuthConfig, AuthError, Authenticator, Moment, Verdict};
 //!
 //! let account = "4b8c6fec4b2597882c0390202d195419";
 //! let text = format!(r#"{{"a-token": {{"account_id": "{account}"}}}}"#);
 //! let config = AuthConfig::Tokens("tokens.json".into());
 //! let mut authenticator = Authenticator::new(&config, |_file| Ok::<_, AuthError>(text))?;
 //!
-//! let now = 1_700_000_000;
-//! let Verdict::Accepted(identity) = authenticator.authenticate("a-token", now) else {
+//! let now = Moment { unix: 1_700_000_000, clock: std::time::Duration::ZERO };
+//! let asker = Asker { connection: 1, network: [127, 0, 0, 1].into() };
+//! let Verdict::Accepted(identity) = authenticator.identify("a-token", asker, now) else {
 //!     panic!("the token is in the file")
 //! };
 //! assert_eq!(identity.account_id().map(|id| id.to_string()).as_deref(), Some(account));
-//! assert!(matches!(authenticator.authenticate("another", now), Verdict::Refused));
+//! assert!(matches!(authenticator.identify("another", asker, now), Verdict::Refused));
 //! # Ok::<(), AuthError>(())
 //! ```
 
@@ -43,16 +53,41 @@
     )
 )]
 
+mod accounts;
+mod denials;
+mod digest;
+mod grants;
 mod identity;
+mod inquiries;
+pub mod jwt;
+pub mod question;
+mod sight;
 mod tokens;
+mod verified;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+pub use accounts::Accounts;
+pub use grants::CacheTimes;
 pub use identity::{Identity, REALM_PLACEHOLDER};
+pub use inquiries::Asker;
+pub use sight::Sight;
 pub use tokens::{AuthError, SharedRealm};
 
+use denials::{Denial, Denials};
+use digest::Digest;
+use grants::{Again, Change, Grants};
+use inquiries::Inquiries;
+use question::{AccountAnswer, Answer, KeyAnswer, Lane, Question};
 use tokens::{Table, TokenFile};
+use verified::Verified;
+
+use crate::account::AccountId;
+use crate::limits::{
+    ASKED_AGAIN_PER_TURN_MAX, KEY_DENIAL_KEPT, TOKEN_BYTES_MAX, TROUBLE_KEPT, WITHDRAWALS_INTERVAL,
+};
 
 /// Which authenticator there is to be: the key `auth`.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,23 +101,100 @@ pub enum AuthConfig {
     },
 }
 
-/// Decides who a token belongs to.
+/// Decides who a token belongs to, and what that may see.
 #[derive(Debug)]
-pub struct Authenticator(Kind);
-
-#[derive(Debug)]
-enum Kind {
-    Tokens(TokenFile),
-    Insecure(Arc<Identity>),
+pub struct Authenticator {
+    insecure: Option<Arc<Identity>>,
+    tokens: Option<TokenFile>,
+    jwt: Option<Jwt>,
+    grants: Option<Grants>,
+    tree: Option<Arc<Accounts>>,
+    denials: Denials,
+    inquiries: Inquiries,
+    /// The tree is another than the one by which all sessions were last renewed.
+    has_new_tree: bool,
+    /// When a pass over all sessions may begin because the platform has taken rights away.
+    renewal_due: Duration,
+    /// What was asked of threads, and what they said.
+    pub counts: Counts,
 }
 
-/// What an authenticator says of a token. An authenticator that must ask elsewhere will add a variant that
-/// suspends the command until the answer is there.
+/// JWTs are verified.
+#[derive(Debug)]
+struct Jwt {
+    keys: Arc<jwt::Keys>,
+    rules: Arc<jwt::Rules>,
+    verified: Verified,
+}
+
+/// What was asked of threads, and what they said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// JWTs that hold.
+    pub verified: u64,
+    /// JWTs that do not.
+    pub forged: u64,
+    /// The platform said yes.
+    pub allowed: u64,
+    /// The platform said no.
+    pub denied: u64,
+    /// Nobody could say.
+    pub trouble: u64,
+    /// The platform took a right away that a session had, or may have had.
+    pub withdrawn: u64,
+}
+
+/// The present moment, on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Unix seconds, by which tokens expire.
+    pub unix: u64,
+    /// The loop's clock, by which answers grow old.
+    pub clock: Duration,
+}
+
+/// What an authenticator says of a token.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// The token is good now; it may still [expire](Identity::expires).
+    /// The token is good now, or only the platform knows ([`Identity::is_proven`]). It may still
+    /// [expire](Identity::expires).
     Accepted(Arc<Identity>),
     /// Unknown or expired; the two are not told apart, for the client would learn which tokens once existed.
+    Refused,
+    /// A thread is asked; whoever asked is told when to look again.
+    Asks,
+    /// Nobody can say (`authentication unavailable`).
+    Unavailable,
+}
+
+/// What an identity may do with an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// See its events.
+    Yes,
+    /// Nothing.
+    No,
+    /// The platform does not take the token any more.
+    TokenRefused,
+    /// As [`Verdict::Asks`].
+    Asks,
+    /// As [`Verdict::Unavailable`].
+    Unavailable,
+}
+
+/// What became of the identity of a session.
+#[derive(Clone, Debug)]
+pub enum Renewal {
+    /// Nothing.
+    Same,
+    /// What it may see must be looked at again. `is_known_less`: although its token says the same.
+    Changed {
+        /// The identity from now on.
+        identity: Arc<Identity>,
+        /// The tree or the platform changed what it may see.
+        by_others: bool,
+    },
+    /// Its token is no good any more.
     Refused,
 }
 
@@ -121,54 +233,392 @@ impl Authenticator {
         config: &AuthConfig,
         read: impl FnOnce(&Path) -> Result<String, E>,
     ) -> Result<Self, E> {
-        Ok(Self(match config {
-            AuthConfig::Tokens(file) => Kind::Tokens(TokenFile::parse(file.clone(), &read(file)?)?),
-            AuthConfig::Insecure { realm_template } => {
-                Kind::Insecure(Arc::new(Identity::insecure(realm_template)))
+        let mut authenticator = Self {
+            insecure: None,
+            tokens: None,
+            jwt: None,
+            grants: None,
+            tree: None,
+            denials: Denials::default(),
+            inquiries: Inquiries::default(),
+            has_new_tree: false,
+            renewal_due: Duration::ZERO,
+            counts: Counts::default(),
+        };
+        match config {
+            AuthConfig::Tokens(file) => {
+                authenticator.tokens = Some(TokenFile::parse(file.clone(), &read(file)?)?);
             }
-        }))
+            AuthConfig::Insecure { realm_template } => {
+                authenticator.insecure = Some(Arc::new(Identity::insecure(realm_template)));
+            }
+        }
+        Ok(authenticator)
     }
 
-    /// Decides on `token` at `unix_now` (Unix seconds). One hash lookup. `&mut`, because authenticators with a
-    /// cache change by being asked.
-    pub fn authenticate(&mut self, token: &str, unix_now: u64) -> Verdict {
-        let identity = match &self.0 {
-            Kind::Tokens(file) => file.find(token),
-            Kind::Insecure(identity) => Some(identity),
-        };
-        match identity {
-            Some(identity) if !identity.has_expired(unix_now) => {
-                Verdict::Accepted(identity.clone())
+    /// Decides on `token`. Linear in it. A JWT that is not known, and what follows from it, is asked of a thread.
+    pub fn identify(&mut self, token: &str, asker: Asker, now: Moment) -> Verdict {
+        if let Some(identity) = &self.insecure {
+            return Verdict::Accepted(identity.clone());
+        }
+        if self.jwt.is_some() && jwt::has_shape(token) {
+            return self.identify_jwt(token, asker, now);
+        }
+        if let Some(identity) = self.tokens.as_ref().and_then(|file| file.find(token)) {
+            return match identity.has_expired(now.unix) {
+                false => Verdict::Accepted(identity.clone()),
+                true => Verdict::Refused,
+            };
+        }
+        match &self.grants {
+            Some(grants) if token.len() <= TOKEN_BYTES_MAX => {
+                let identity = match grants.identity(token) {
+                    Some(identity) => identity.clone(),
+                    None => Arc::new(Identity::asked(token.into(), None, false)),
+                };
+                match identity.has_expired(now.unix) {
+                    false => Verdict::Accepted(identity),
+                    true => Verdict::Refused,
+                }
             }
-            _ => Verdict::Refused,
+            Some(_) | None => Verdict::Refused,
         }
     }
 
-    /// Decides anew on a session's identity, for the loop to ask after a [reload](Self::reload): refused when its
-    /// token was taken out of the file, the same `Arc` when nothing changed for it.
-    pub fn renew(&mut self, identity: &Arc<Identity>, unix_now: u64) -> Verdict {
-        match identity.token() {
-            Some(token) => self.authenticate(token, unix_now),
-            None => Verdict::Accepted(identity.clone()),
+    fn identify_jwt(&mut self, token: &str, asker: Asker, now: Moment) -> Verdict {
+        let Some(jwt) = self.jwt.as_ref().filter(|_| token.len() <= TOKEN_BYTES_MAX) else {
+            return Verdict::Refused;
+        };
+        let digest = Digest::of_token(token);
+        if let Some(identity) = jwt.verified.get(&digest, now.unix) {
+            return Verdict::Accepted(identity.clone());
+        }
+        match self.denials.get(&digest, now.clock) {
+            Some(Denial::Token | Denial::Account) => return Verdict::Refused,
+            Some(Denial::Trouble) => return Verdict::Unavailable,
+            None => {}
+        }
+        let question = || Question::Verify {
+            token: token.into(),
+            keys: jwt.keys.clone(),
+            rules: jwt.rules.clone(),
+            unix_now: now.unix,
+        };
+        match self.inquiries.ask(digest, asker, question) {
+            true => Verdict::Asks,
+            false => Verdict::Unavailable,
+        }
+    }
+
+    /// What the identity may see now.
+    #[must_use]
+    pub fn sight<'a>(&'a self, identity: &'a Identity) -> Sight<'a> {
+        Sight {
+            identity,
+            tree: self.tree.as_deref(),
+            grants: self.grants.as_ref(),
+        }
+    }
+
+    /// Whether the platform may have to be asked before this identity can be judged.
+    #[must_use]
+    pub fn is_asked_for(&self, identity: &Identity) -> bool {
+        self.sight(identity).is_asked_for()
+    }
+
+    /// Decides whether the identity may see `account`, for a command. Linear in the token. `needs_realm`: what the command
+    /// asks for takes the account's realm, which the platform may have to be asked for.
+    pub fn authorise(
+        &mut self,
+        identity: &Arc<Identity>,
+        account: AccountId,
+        needs_realm: bool,
+        asker: Asker,
+        now: Moment,
+    ) -> Right {
+        let sight = self.sight(identity);
+        let (sees, is_asked_for) = (sight.sees_by_itself(account), sight.is_asked_for());
+        let lacks_realm = needs_realm && is_asked_for && sight.realm_of(account).is_none();
+        if sees && !lacks_realm {
+            return Right::Yes;
+        }
+        let Some(grants) = self.grants.as_ref().filter(|_| is_asked_for) else {
+            return Right::No;
+        };
+        let Some(token) = identity.token() else {
+            return Right::No;
+        };
+        if grants.fresh(token, account, now.clock).is_some() {
+            return Right::Yes;
+        }
+        let digest = Digest::of_account(token, account);
+        let denial = self
+            .denials
+            .get(&Digest::of_token(token), now.clock)
+            .or_else(|| self.denials.get(&digest, now.clock));
+        match denial {
+            // The platform knows no realm, or cannot say: what the token gives is left.
+            Some(_) if sees => return Right::Yes,
+            Some(Denial::Token) => return Right::TokenRefused,
+            Some(Denial::Account) => return Right::No,
+            Some(Denial::Trouble) => return Right::Unavailable,
+            None => {}
+        }
+        let question = || Question::Account {
+            token: token.into(),
+            account,
+        };
+        match grants.has_room() && self.inquiries.ask(digest, asker, question) {
+            true => Right::Asks,
+            false => Right::Unavailable,
+        }
+    }
+
+    /// The next question for this lane, if its thread can take one.
+    pub fn next_question(&mut self, lane: Lane) -> Option<Question> {
+        self.inquiries.next(lane)
+    }
+
+    /// Whether a question for this lane waits.
+    #[must_use]
+    pub fn has_question(&self, lane: Lane) -> bool {
+        self.inquiries.has_next(lane)
+    }
+
+    /// Takes an answer, and returns the connections that are to look again. `random`: any number.
+    pub fn take_answer(&mut self, answer: Answer, random: u64, now: Moment) -> Vec<usize> {
+        match answer {
+            Answer::Verify { token, verdict } => self.take_verified(&token, verdict, now),
+            Answer::Account {
+                token,
+                account,
+                answer,
+            } => self.take_account(&token, account, answer, random, now),
+            Answer::Key { kid, answer } => self.take_key(&kid, answer, now),
+        }
+    }
+
+    fn take_verified(
+        &mut self,
+        token: &Arc<str>,
+        verdict: Result<jwt::Claims, jwt::Refusal>,
+        now: Moment,
+    ) -> Vec<usize> {
+        let digest = Digest::of_token(token);
+        let Some(jwt) = &mut self.jwt else {
+            return Vec::new();
+        };
+        match verdict {
+            // Its key may have been taken away meanwhile: then it is asked again, by the keys that are in force.
+            Ok(claims) if !jwt.keys.has(claims.key) => {}
+            Ok(claims) => {
+                self.counts.verified += 1;
+                let kept = self.grants.is_some().then(|| token.clone());
+                let identity =
+                    Identity::claimed(digest, kept, claims.account, claims.expires, claims.key);
+                jwt.verified.keep(digest, Arc::new(identity));
+            }
+            Err(jwt::Refusal::UnknownKey { kid }) if self.grants.is_some() => {
+                return self.take_unknown_key(digest, &kid, now);
+            }
+            Err(_) => {
+                self.counts.forged += 1;
+                self.deny(digest, Denial::Token, now);
+            }
+        }
+        self.inquiries.answered(&digest)
+    }
+
+    /// A JWT names a key that is not known: the platform is asked for it, and those who wait for the JWT wait for the key.
+    fn take_unknown_key(&mut self, digest: Digest, kid: &str, now: Moment) -> Vec<usize> {
+        let of_key = Digest::of_key(kid);
+        let denial = match self.denials.get(&of_key, now.clock) {
+            None if self.inquiries.move_to(&digest, of_key, || Question::Key { kid: kid.into() }) => {
+                return Vec::new();
+            }
+            Some(Denial::Trouble) | None => Denial::Trouble,
+            Some(Denial::Token | Denial::Account) => Denial::Token,
+        };
+        self.counts.forged += u64::from(denial == Denial::Token);
+        self.deny(digest, denial, now);
+        self.inquiries.answered(&digest)
+    }
+
+    fn take_key(&mut self, kid: &str, answer: KeyAnswer, now: Moment) -> Vec<usize> {
+        let digest = Digest::of_key(kid);
+        let denial = match answer {
+            KeyAnswer::Pem(pem) => match self.jwt.as_mut().map(|jwt| jwt.keys.with(kid, &pem)) {
+                Some(Ok(keys)) => {
+                    if let Some(jwt) = &mut self.jwt {
+                        jwt.keys = Arc::new(keys);
+                    }
+                    None
+                }
+                Some(Err(_)) | None => Some(Denial::Trouble),
+            },
+            KeyAnswer::Unknown => Some(Denial::Account),
+            KeyAnswer::Trouble => Some(Denial::Trouble),
+        };
+        match denial {
+            None => self.counts.allowed += 1,
+            Some(Denial::Trouble) => {
+                self.counts.trouble += 1;
+                self.denials.note(digest, Denial::Trouble, now.clock + TROUBLE_KEPT);
+            }
+            Some(denial) => {
+                self.counts.denied += 1;
+                self.denials.note(digest, denial, now.clock + KEY_DENIAL_KEPT);
+            }
+        }
+        self.inquiries.answered(&digest)
+    }
+
+    fn take_account(
+        &mut self,
+        token: &Arc<str>,
+        account: AccountId,
+        answer: AccountAnswer,
+        random: u64,
+        now: Moment,
+    ) -> Vec<usize> {
+        let (digest, of_token) = (Digest::of_account(token, account), Digest::of_token(token));
+        let Some(grants) = &mut self.grants else {
+            return Vec::new();
+        };
+        let denial = match answer {
+            AccountAnswer::Yes { realm, superduper } => {
+                self.counts.allowed += 1;
+                let of_file = self.tokens.as_ref().and_then(|file| file.find(token));
+                let of_jwt = self.jwt.as_ref();
+                let of_jwt = of_jwt.and_then(|jwt| jwt.verified.get(&of_token, now.unix));
+                let other = of_file.or(of_jwt).map(Arc::downgrade);
+                grants.allow(token, account, (realm, superduper), other, now.clock, random);
+                self.denials.forget(&digest);
+                None
+            }
+            AccountAnswer::TokenRefused => {
+                grants.refuse(token);
+                self.counts.denied += 1;
+                Some((of_token, Denial::Token))
+            }
+            AccountAnswer::AccountRefused => {
+                grants.withdraw(token, account);
+                self.counts.denied += 1;
+                Some((digest, Denial::Account))
+            }
+            AccountAnswer::Trouble => {
+                grants.trouble(token, account, now.clock, random);
+                self.counts.trouble += 1;
+                Some((digest, Denial::Trouble))
+            }
+        };
+        if let Some((digest, denial)) = denial {
+            self.deny(digest, denial, now);
+        }
+        self.inquiries.answered(&digest)
+    }
+
+    fn deny(&mut self, digest: Digest, denial: Denial, now: Moment) {
+        let no = self.grants.as_ref().map_or(TROUBLE_KEPT, |grants| grants.times.no);
+        let kept = match denial {
+            Denial::Token | Denial::Account => no.max(TROUBLE_KEPT),
+            Denial::Trouble => TROUBLE_KEPT,
+        };
+        self.denials.note(digest, denial, now.clock + kept);
+    }
+
+    /// Asks again for what sessions use and whose time runs out, at most so much in a turn. O(log n) each.
+    pub fn ask_again(&mut self, now: Moment) {
+        let Some(grants) = &mut self.grants else {
+            return;
+        };
+        for _ in 0..ASKED_AGAIN_PER_TURN_MAX {
+            let (jwt, tokens) = (self.jwt.as_ref(), self.tokens.as_ref());
+            let held_elsewhere = |identity: &Arc<Identity>| {
+                let of_jwt = || jwt?.verified.get(identity.digest()?, now.unix);
+                let of_file = || tokens?.find(identity.token()?);
+                let keeper = of_jwt().or_else(of_file);
+                usize::from(keeper.is_some_and(|keeper| Arc::ptr_eq(keeper, identity)))
+            };
+            let Some(Again { token, account }) = grants.pop_due(now.clock, held_elsewhere) else {
+                return;
+            };
+            let digest = Digest::of_account(&token, account);
+            self.inquiries
+                .ask_again(digest, Question::Account { token, account });
+        }
+    }
+
+    /// When [`Authenticator::ask_again`] or a pass over all sessions is due next, on the loop's clock.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Duration> {
+        let grants = self.grants.as_ref()?;
+        let renewal = grants.has_changed().then_some(self.renewal_due);
+        grants.next_due().into_iter().chain(renewal).min()
+    }
+
+    /// Whether all sessions must be renewed at `now`, because the platform has taken rights away.
+    pub fn must_renew(&mut self, now: Moment) -> bool {
+        let is_due = now.clock >= self.renewal_due;
+        let must = is_due && self.grants.as_ref().is_some_and(Grants::has_changed);
+        if must {
+            self.renewal_due = now.clock + WITHDRAWALS_INTERVAL;
+            self.counts.withdrawn += 1;
+        }
+        must
+    }
+
+    /// All sessions have been renewed since a pass began.
+    pub fn on_renewed(&mut self) {
+        self.has_new_tree = false;
+        if let Some(grants) = &mut self.grants {
+            grants.forget_changes();
+        }
+    }
+
+    /// Decides anew on a session's identity, after a [reload](Self::reload) or when the platform has taken rights away.
+    pub fn renew(&self, identity: &Arc<Identity>, unix_now: u64) -> Renewal {
+        let token = identity.token();
+        let change = token.and_then(|token| self.grants.as_ref()?.change(token));
+        if change == Some(Change::Refused) {
+            return Renewal::Refused;
+        }
+        let renewed = match (identity.key(), token) {
+            (Some(key), _) => {
+                let holds = self.jwt.as_ref().is_some_and(|jwt| jwt.keys.has(key));
+                holds.then_some(identity)
+            }
+            (None, Some(token)) if identity.is_asked() => {
+                let grants = self.grants.as_ref();
+                Some(grants.and_then(|grants| grants.identity(token)).unwrap_or(identity))
+            }
+            (None, Some(token)) => self.tokens.as_ref().and_then(|file| file.find(token)),
+            (None, None) => Some(identity),
+        };
+        let by_others = change.is_some() || self.has_new_tree;
+        match renewed.filter(|identity| !identity.has_expired(unix_now)) {
+            None => Renewal::Refused,
+            Some(same) if Arc::ptr_eq(same, identity) && !by_others => Renewal::Same,
+            Some(renewed) => Renewal::Changed {
+                identity: renewed.clone(),
+                by_others,
+            },
         }
     }
 
     /// What is to be read again (SIGHUP). O(1).
     #[must_use]
     pub fn reread(&self) -> Reread {
-        Reread(match &self.0 {
-            Kind::Tokens(file) => Some(file.reread()),
-            Kind::Insecure(_) => None,
-        })
+        Reread(self.tokens.as_ref().map(TokenFile::reread))
     }
 
     /// Puts in force what was read again. Sessions keep the identities they hold until they are
     /// [renewed](Self::renew), which is to be done before any of them sees another event. O(1). What it returns is
     /// what was in force before, and takes time to be dropped.
     pub fn take(&mut self, fresh: Fresh) -> Fresh {
-        match (&mut self.0, fresh.0) {
-            (Kind::Tokens(file), Some(table)) => Fresh(Some(file.replace(table))),
-            (Kind::Tokens(_) | Kind::Insecure(_), fresh) => Fresh(fresh),
+        match (&mut self.tokens, fresh.0) {
+            (Some(file), Some(table)) => Fresh(Some(file.replace(table))),
+            (_, fresh) => Fresh(fresh),
         }
     }
 
@@ -189,26 +639,51 @@ impl Authenticator {
     /// warned of.
     #[must_use]
     pub fn shared_realms(&self) -> &[SharedRealm] {
-        match &self.0 {
-            Kind::Tokens(file) => file.shared_realms(),
-            Kind::Insecure(_) => &[],
-        }
+        self.tokens.as_ref().map_or(&[], TokenFile::shared_realms)
     }
 
     /// Whether anybody may do anything: to be warned of at every start (PROTOCOL 7).
     #[must_use]
     pub fn is_insecure(&self) -> bool {
-        matches!(self.0, Kind::Insecure(_))
+        self.insecure.is_some()
     }
 
-    /// Tokens on file (a gauge); 0 where there is no file.
+    /// What is kept (gauges).
     #[must_use]
-    pub fn tokens(&self) -> usize {
-        match &self.0 {
-            Kind::Tokens(file) => file.len(),
-            Kind::Insecure(_) => 0,
+    pub fn sizes(&self) -> Sizes {
+        let (questions, askers) = self.inquiries.counts();
+        Sizes {
+            tokens: self.tokens.as_ref().map_or(0, TokenFile::len),
+            verified: self.jwt.as_ref().map_or(0, |jwt| jwt.verified.len()),
+            grants: self.grants.as_ref().map_or(0, Grants::len),
+            denials: self.denials.len(),
+            questions,
+            askers,
+            asked: self.inquiries.put,
+            not_asked: self.inquiries.refused,
         }
     }
+}
+
+/// What an authenticator keeps, and how much it has asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Tokens on file; 0 where there is no file.
+    pub tokens: usize,
+    /// Verified JWTs.
+    pub verified: usize,
+    /// Answers of the platform that are yes.
+    pub grants: usize,
+    /// Answers that are no, or trouble.
+    pub denials: usize,
+    /// Questions without an answer.
+    pub questions: usize,
+    /// Those who wait for them.
+    pub askers: usize,
+    /// Questions put to threads, ever.
+    pub asked: u64,
+    /// Questions that were not taken because of a bound, ever.
+    pub not_asked: u64,
 }
 
 #[cfg(test)]
