@@ -90,6 +90,9 @@ metrics! {
     counter subscriptions_ended_total "Subscriptions ended because the session's identity or rights changed.";
     counter subscriptions_moved_total "Subscriptions that follow another realm because their account's changed.";
     counter authentications_failed_total "Tokens that did not verify.";
+    counter commands_suspended_total "Commands that waited for the authenticator.";
+    counter commands_refused_unavailable_total "Commands answered with authentication unavailable.";
+    counter sessions_resumed_total "Times a session, or its handshake, went on because the authenticator had an answer.";
     counter events_total "Events taken from the source.";
     counter events_sliced_total "Events whose frames were made a part at a time, because all of them together were too large.";
     counter events_unmatched_total "Events that no subscription wanted.";

@@ -138,7 +138,8 @@ impl Inquiries {
         true
     }
 
-    /// Lets those who wait for one question wait for another instead. False: a bound is met, and they wait as before.
+    /// Lets those who wait for one question wait for another instead, which shares one turn with all others of its kind.
+    /// False: a bound is met, and they wait as before.
     pub(super) fn move_to(
         &mut self,
         from: &Digest,
@@ -148,11 +149,12 @@ impl Inquiries {
         if !self.pending.contains_key(&to) {
             let question = question();
             let turns = self.lane(question.lane());
-            if turns.again.len() >= PLATFORM_QUESTIONS_MAX {
+            let shared = IpAddr::from([0; 4]);
+            if !turns.has_room_for(&shared, PLATFORM_QUESTIONS_MAX) {
                 self.refused += 1;
                 return false;
             }
-            turns.again.push_back(question);
+            turns.push(shared, question);
         }
         let waited = self.pending.remove(from).unwrap_or_default();
         self.pending.entry(to).or_default().extend(waited);

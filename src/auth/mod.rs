@@ -310,6 +310,27 @@ impl Authenticator {
         }
     }
 
+    /// The identity of `token`, if nobody has to be asked for it. Linear in the token.
+    #[must_use]
+    pub fn known(&self, token: &str, now: Moment) -> Option<Arc<Identity>> {
+        match &self.jwt {
+            Some(jwt) if jwt::has_shape(token) => {
+                jwt.verified.get(&Digest::of_token(token), now.unix).cloned()
+            }
+            Some(_) | None => self.grants.as_ref()?.identity(token).cloned(),
+        }
+    }
+
+    /// The identity as it is known now: the platform may have authorised its token since. O(1).
+    #[must_use]
+    pub fn current(&self, identity: &Arc<Identity>) -> Arc<Identity> {
+        let known = || self.grants.as_ref()?.identity(identity.token()?);
+        match identity.is_proven() {
+            true => identity.clone(),
+            false => known().unwrap_or(identity).clone(),
+        }
+    }
+
     /// What the identity may see now.
     #[must_use]
     pub fn sight<'a>(&'a self, identity: &'a Identity) -> Sight<'a> {

@@ -127,6 +127,9 @@ pub enum CommandError {
     /// The token was not accepted, or is no string.
     #[error("failed to authenticate token")]
     AuthenticationFailed,
+    /// Nobody can say whether the token is good, or may see the account: what must be asked does not answer.
+    #[error("authentication unavailable")]
+    AuthenticationUnavailable,
     /// No `data`, or nothing in it.
     #[error("missing required keys in data object")]
     MissingData,
@@ -262,6 +265,16 @@ impl fmt::Display for Field {
             Self::Metadata => "metadata",
             Self::Name => "name",
             Self::RequestId => "request_id",
+        })
+    }
+}
+
+impl CommandError {
+    /// The account is missing, and nothing else.
+    pub(crate) fn missing_account() -> Self {
+        Self::MissingKeys(MissingKeys {
+            account_id: true,
+            binding: false,
         })
     }
 }

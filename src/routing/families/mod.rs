@@ -337,6 +337,17 @@ impl Families {
         }
     }
 
+    /// Whether what `binding` means depends on the account's realm. As costly as [`Families::resolve`].
+    #[must_use]
+    pub fn needs_realm(&self, binding: &str, scope: Scope) -> bool {
+        let rights = Rights {
+            superduper: false,
+            realm: Some("realm"),
+        };
+        let resolved = self.resolve(binding, scope, rights);
+        resolved.is_ok_and(|resolved| resolved.realm().is_some())
+    }
+
     /// The exchange of a subscription's AMQP bindings.
     #[must_use]
     pub fn exchange(&self, resolved: &Resolved<'_>) -> &str {
