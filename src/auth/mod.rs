@@ -3,6 +3,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `identity` | what a token gives the right to; pure |
+//! | `question` | what is asked elsewhere, because the loop must not wait, and the answers |
 //! | `tokens` | the token file: parsing, checking, reloading |
 //!
 //! Sessions hold an `Arc<Identity>`: one allocation for each token, however many sessions use it.
@@ -44,12 +45,14 @@
 )]
 
 mod identity;
+mod question;
 mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use identity::{Identity, REALM_PLACEHOLDER};
+pub use question::{AccountAnswer, Answer, KeyAnswer, Question};
 pub use tokens::{AuthError, SharedRealm};
 
 use tokens::{Table, TokenFile};
