@@ -303,3 +303,42 @@ pub(crate) const WITHDRAWALS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Answers of the platform that one turn asks for again.
 pub(crate) const ASKED_AGAIN_PER_TURN_MAX: usize = 256;
+
+/// Questions to the platform's REST API that wait for a thread: few, because those behind them wait in turns
+/// ([`PLATFORM_QUESTIONS_MAX`]).
+pub const CROSSBAR_QUESTIONS_MAX: usize = 2 * CROSSBAR_THREADS;
+
+/// JWTs that wait for the thread that verifies: some 2 ms of work. Those behind them wait in turns
+/// ([`VERIFY_QUESTIONS_MAX`]).
+pub const VERIFY_LANE_MAX: usize = 64;
+
+/// Threads that ask the platform's REST API, and connections to it: each has one exchange at a time.
+pub const CROSSBAR_THREADS: usize = 8;
+
+/// Longest wait of a question for a thread. After it the answer is trouble, unasked, so that a REST API that is silent
+/// keeps nobody waiting for longer than this and one exchange.
+pub(crate) const CROSSBAR_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of an answer's body that are read; a longer one is trouble.
+pub const CROSSBAR_BODY_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of an answer's head; a longer one is trouble.
+pub(crate) const CROSSBAR_HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Longest SIP realm that is taken from an answer: no routing key is longer. A longer one is trouble.
+pub(crate) const CROSSBAR_REALM_BYTES_MAX: usize = 255;
+
+/// Longest key id that is asked for; a longer one is unknown, unasked.
+pub(crate) const CROSSBAR_KEY_ID_BYTES_MAX: usize = 128;
+
+/// Longest time that a connection to the REST API is kept without use.
+pub(crate) const CROSSBAR_IDLE_MAX: Duration = Duration::from_secs(15);
+
+/// How long the addresses of the REST API's host are good.
+pub(crate) const CROSSBAR_ADDRESSES_KEPT: Duration = Duration::from_secs(10);
+
+/// Bytes of an error's text that are logged; the peer chooses some of them.
+pub(crate) const CROSSBAR_LOGGED_BYTES_MAX: usize = 200;
+
+/// Answers that wait for the loop. Beyond it the threads wait, which makes their questions wait in turn.
+pub(crate) const ANSWERS_MAX: usize = 1024;

@@ -89,6 +89,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let patience = AMQP_STOP_PATIENCE.min(config.drain / 4);
     let parts = ServerParts {
         handoff: loop_end,
+        inquiry: None,
         connections_max: config.max_connections.unwrap_or(usize::MAX),
         drain_delay: config.drain_delay,
         drain: config.drain - patience,
@@ -166,7 +167,7 @@ fn put_in_force(
     match tokens {
         Ok(fresh) => {
             let before = hub.authenticator.take(fresh);
-            log::info!("SIGHUP: tokens on file: {}", hub.authenticator.tokens());
+            log::info!("SIGHUP: tokens on file: {}", hub.authenticator.sizes().tokens);
             warn_of_shared_realms(&hub.authenticator);
             Reread {
                 has_changed_identities: true,

@@ -34,7 +34,9 @@ pub(super) struct Grants {
     /// When a grant must be looked at; an entry whose grant is gone is stale.
     due: BinaryHeap<Reverse<(Duration, Arc<str>, AccountId)>>,
     /// Tokens whose rights became other or less since all sessions were last renewed.
-    changed: HashMap<Arc<str>, Change>,
+    changed: HashMap<Arc<str>, (Change, u64)>,
+    /// Passes over all sessions that have begun; a change is told with the number that there were.
+    passes: u64,
 }
 
 /// What became of the rights of a token.
@@ -84,6 +86,7 @@ impl Grants {
             len: 0,
             due: BinaryHeap::new(),
             changed: HashMap::new(),
+            passes: 0,
         }
     }
 
@@ -152,14 +155,16 @@ impl Grants {
             && identity.is_superduper() != superduper
         {
             *identity = Arc::new(Identity::asked(token.clone(), Some(account), superduper));
-            self.changed.insert(token.clone(), Change::Other);
+            self.changed
+                .insert(token.clone(), (Change::Other, self.passes));
         }
         let until = now + self.times.yes;
         match holder.grants.entry(account) {
             Entry::Occupied(mut known) => {
                 let grant = known.get_mut();
                 if grant.realm != realm {
-                    self.changed.insert(token.clone(), Change::Other);
+                    self.changed
+                .insert(token.clone(), (Change::Other, self.passes));
                 }
                 *grant = Grant { realm, until };
             }
@@ -179,7 +184,8 @@ impl Grants {
         if holder.grants.remove(&account).is_some() {
             self.len -= 1;
             if let Some((token, _)) = self.holders.get_key_value(token) {
-                self.changed.insert(token.clone(), Change::Other);
+                self.changed
+                .insert(token.clone(), (Change::Other, self.passes));
             }
         }
     }
@@ -188,7 +194,7 @@ impl Grants {
     pub(super) fn refuse(&mut self, token: &str) {
         if let Some((token, holder)) = self.holders.remove_entry(token) {
             self.len -= holder.grants.len();
-            self.changed.insert(token, Change::Refused);
+            self.changed.insert(token, (Change::Refused, self.passes));
         }
     }
 
@@ -264,12 +270,19 @@ impl Grants {
 
     /// How the rights of this token did.
     pub(super) fn change(&self, token: &str) -> Option<Change> {
-        self.changed.get(token).copied()
+        self.changed.get(token).map(|(change, _)| *change)
     }
 
-    /// All sessions have been renewed since the last change. Linear in the changes.
-    pub(super) fn forget_changes(&mut self) {
-        for token in std::mem::take(&mut self.changed).into_keys() {
+    /// A pass begins, in which all sessions are renewed.
+    pub(super) fn begin_pass(&mut self) {
+        self.passes += 1;
+    }
+
+    /// All sessions have been renewed since the pass began: what had changed before is done with. Linear in the changes.
+    pub(super) fn end_pass(&mut self) {
+        let passes = self.passes;
+        let done = self.changed.extract_if(|_, (_, at)| *at < passes);
+        for (token, _) in done {
             if let Entry::Occupied(holder) = self.holders.entry(token)
                 && holder.get().grants.is_empty()
             {
@@ -290,6 +303,11 @@ mod tests {
             yes: MINUTE,
             no: Duration::from_secs(5),
         })
+    }
+
+    fn pass(grants: &mut Grants) {
+        grants.begin_pass();
+        grants.end_pass();
     }
 
     fn account(number: u8) -> AccountId {
@@ -341,12 +359,12 @@ mod tests {
         grants.withdraw("t", account(2));
         assert!(grants.live("t", account(2)).is_none() && grants.live("t", account(1)).is_some());
         assert!(grants.change("t") == Some(Change::Other) && grants.change("u").is_none());
-        grants.forget_changes();
+        pass(&mut grants);
         yes(&mut grants, "t", 1, "r", Duration::ZERO);
         assert!(!grants.has_changed(), "the same again");
         yes(&mut grants, "t", 1, "other", Duration::ZERO);
         assert!(grants.change("t").is_some(), "another realm");
-        grants.forget_changes();
+        pass(&mut grants);
         let answer = (Some(Arc::from("other")), true);
         grants.allow(&"t".into(), account(1), answer, None, Duration::ZERO, 0);
         assert!(grants.change("t").is_some(), "another right");
@@ -360,8 +378,11 @@ mod tests {
     fn a_token_that_may_see_nothing_any_more_is_forgotten() {
         let mut grants = grants();
         yes(&mut grants, "t", 1, "r", Duration::ZERO);
+        grants.begin_pass();
         grants.withdraw("t", account(1));
-        grants.forget_changes();
+        grants.end_pass();
+        assert!(grants.has_changed(), "some sessions were renewed before");
+        pass(&mut grants);
         assert_eq!((grants.len(), grants.holders.len()), (0, 0));
     }
 

@@ -89,10 +89,6 @@ impl Turns {
             self.pop_new().or_else(|| self.again.pop_front())
         }
     }
-
-    fn len(&self) -> usize {
-        self.len + self.again.len()
-    }
 }
 
 impl Inquiries {
@@ -176,12 +172,12 @@ impl Inquiries {
         question
     }
 
-    /// Whether a question waits to be put to a lane.
-    pub(super) fn has_next(&self, lane: Lane) -> bool {
-        match lane {
-            Lane::Verify => self.verify.len() > 0,
-            Lane::Platform => self.platform.len() > 0,
-        }
+    /// Takes back a question that could not be put; it is the next one.
+    pub(super) fn put_back(&mut self, question: Question) {
+        self.put -= 1;
+        let turns = self.lane(question.lane());
+        turns.again.push_front(question);
+        turns.is_again_next = false;
     }
 
     /// Who waited for the answer that is there now; they are to look again.
@@ -260,7 +256,6 @@ mod tests {
             rest += 1;
         }
         assert_eq!(rest, taken - 1);
-        assert!(!inquiries.has_next(Lane::Platform));
         assert_eq!(inquiries.put, taken as u64 + 2);
     }
 }

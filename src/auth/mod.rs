@@ -9,7 +9,7 @@
 //! | `jwt` | signatures and claims of the platform's own tokens, and the keys |
 //! | `accounts` | the account tree |
 //! | `grants` | what the platform has allowed (`crossbar`) |
-//! | [`question`] | what a thread must be asked, and its answer |
+//! | `question` | what a thread must be asked, and its answer |
 //! | `inquiries` | questions without an answer, and who waits for each |
 //! | `verified`, `denials` | the answers that are kept: JWTs that hold; no, and trouble |
 //! | `digest` | tokens as the caches know them |
@@ -60,7 +60,7 @@ mod grants;
 mod identity;
 mod inquiries;
 pub mod jwt;
-pub mod question;
+mod question;
 mod sight;
 mod tokens;
 mod verified;
@@ -73,6 +73,7 @@ pub use accounts::Accounts;
 pub use grants::CacheTimes;
 pub use identity::{Identity, REALM_PLACEHOLDER};
 pub use inquiries::Asker;
+pub use question::{AccountAnswer, Answer, KeyAnswer, Lane, Question};
 pub use sight::Sight;
 pub use tokens::{AuthError, SharedRealm};
 
@@ -80,7 +81,6 @@ use denials::{Denial, Denials};
 use digest::Digest;
 use grants::{Again, Change, Grants};
 use inquiries::Inquiries;
-use question::{AccountAnswer, Answer, KeyAnswer, Lane, Question};
 use tokens::{Table, TokenFile};
 use verified::Verified;
 
@@ -400,10 +400,9 @@ impl Authenticator {
         self.inquiries.next(lane)
     }
 
-    /// Whether a question for this lane waits.
-    #[must_use]
-    pub fn has_question(&self, lane: Lane) -> bool {
-        self.inquiries.has_next(lane)
+    /// Takes back a question that could not be put; it is the next one.
+    pub fn put_back(&mut self, question: Question) {
+        self.inquiries.put_back(question);
     }
 
     /// Takes an answer, and returns the connections that are to look again. `random`: any number.
@@ -589,11 +588,18 @@ impl Authenticator {
         must
     }
 
-    /// All sessions have been renewed since a pass began.
+    /// A pass over all sessions begins.
+    pub fn on_renewal(&mut self) {
+        if let Some(grants) = &mut self.grants {
+            grants.begin_pass();
+        }
+    }
+
+    /// All sessions have been renewed since the pass began.
     pub fn on_renewed(&mut self) {
         self.has_new_tree = false;
         if let Some(grants) = &mut self.grants {
-            grants.forget_changes();
+            grants.end_pass();
         }
     }
 

@@ -67,6 +67,7 @@ impl fmt::Debug for Question {
 }
 
 /// The answer to the question of the same name.
+#[derive(Clone)]
 pub enum Answer {
     /// What the JWT says, if it holds.
     Verify {

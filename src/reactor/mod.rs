@@ -5,13 +5,13 @@
 //! 1. Poll, until the next deadline at most ([`server`]).
 //! 2. Accept a bounded number of connections ([`server`], `accept`). Read the ready sockets, each within a budget and all
 //!    within another, and run their commands (`read`).
-//! 3. After a reread, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
+//! 3. Let sessions go on whose tokens or rights a thread was asked about (`answers`). After a reread, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
 //!    source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more
 //!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`).
 //! 4. Fire the deadlines; take a step of the sweep and of the drain (`deadlines`, `watch`).
 //! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
 //!    io_uring, all these writes are one system call, or a few when they are many bytes (`flush`).
-//! 6. Take the connections that have ended from the table; in the quiet after a burst, give memory back (this file).
+//! 6. Take the connections that have ended from the table; put the authenticator's questions to threads (`answers`); in the quiet after a burst, give memory back (this file).
 //!
 //! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames that wait is
 //! on the flush list, or its last write would have blocked; a session with unread bytes is on the reread list, or its last
@@ -30,6 +30,7 @@
 //! | [`server`] | step 1: poll, waker, signals, clock; the entry of the thread |
 //! | `accept` | step 2: connections taken in, and refused when there is no room |
 //! | `read` | step 2: reading |
+//! | `answers` | step 3: answers to the authenticator's questions; step 6: the questions |
 //! | `intake` | step 3: the source and its events |
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
 //! | `renewal` | step 3: every session renewed after a reread |
@@ -48,6 +49,7 @@
 
 mod accept;
 pub mod admin;
+mod answers;
 pub mod connections;
 mod deadlines;
 pub mod drain;
@@ -70,6 +72,7 @@ mod watch;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use self::answers::Answers;
 use self::connections::{Connection, Connections, Listed};
 use self::drain::Drain;
 use self::flush_list::FlushList;
@@ -79,6 +82,7 @@ use self::sweep::Sweep;
 use self::trim::{Trim, TurnDone};
 use self::unfinished::Unfinished;
 use crate::handoff::LoopEnd;
+use crate::inquiry::Inquiry;
 use crate::limits;
 use crate::log_limit::LogLimit;
 use crate::session::Session;
@@ -109,6 +113,7 @@ pub struct Reactor<S> {
     pub hub: Hub,
     connections: Connections<S>,
     handoff: LoopEnd,
+    answers: Answers,
     epoch: Instant,
     connections_max: usize,
     unfinished: Unfinished,
@@ -128,6 +133,8 @@ pub struct Reactor<S> {
     source_gone: bool,
     /// The next slot to be renewed; `None`: no pass is under way.
     renewal: Option<u32>,
+    /// That pass follows a reread.
+    is_rereading: bool,
     sweep: Sweep,
     trim: Trim,
     drain: Option<Drain>,
@@ -144,6 +151,8 @@ pub struct Reactor<S> {
 pub struct ReactorParts {
     /// Where events come from.
     pub handoff: LoopEnd,
+    /// Who answers the authenticator's questions; `None`: it has none.
+    pub inquiry: Option<Inquiry>,
     /// The moment that the loop's clock counts from.
     pub epoch: Instant,
     /// `max_connections`.
@@ -164,6 +173,10 @@ impl<S: Socket> Reactor<S> {
             hub,
             connections: Connections::default(),
             handoff: parts.handoff,
+            answers: Answers {
+                inquiry: parts.inquiry,
+                ..Answers::default()
+            },
             epoch: parts.epoch,
             connections_max: parts.connections_max,
             unfinished: Unfinished::default(),
@@ -179,6 +192,7 @@ impl<S: Socket> Reactor<S> {
             held_for: Duration::ZERO,
             source_gone: false,
             renewal: None,
+            is_rereading: false,
             sweep: Sweep::default(),
             trim: Trim::default(),
             drain: None,
@@ -214,12 +228,14 @@ impl<S: Socket> Reactor<S> {
         self.hub.waking.advance(now.clock);
         self.read_ready(ready, now);
         self.close_unfinished(now);
+        self.take_answers(now);
         self.renew_some(now);
         self.take_events(now);
         self.fire_deadlines(now);
         self.flush_some(now);
         self.close_largest(now);
         self.reap_closed(now);
+        self.put_questions(now);
         self.give_memory_back(now);
         let commands = self.hub.subscriptions.end_turn(now);
         self.handoff.tell(commands);
@@ -233,6 +249,7 @@ impl<S: Socket> Reactor<S> {
             || !self.reread.is_empty()
             || !self.reap.is_empty()
             || self.renewal.is_some()
+            || self.answers.is_pressing()
         {
             return Duration::ZERO;
         }
@@ -242,7 +259,8 @@ impl<S: Socket> Reactor<S> {
             self.hub.deadlines.next_due(),
             self.hub.subscriptions.months_due(),
         );
-        [deadline, months, sweep, self.trim.due(), drain]
+        let asked = self.hub.authenticator.next_due();
+        [deadline, months, sweep, self.trim.due(), drain, asked]
             .into_iter()
             .flatten()
             .map(|due| due.saturating_sub(now.clock))

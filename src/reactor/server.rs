@@ -17,6 +17,7 @@ use super::listener::{Accepted, Listener};
 use super::reread::{RereadJob, Rereading};
 use super::{Reactor, ReactorParts, Ready};
 use crate::handoff::{LoopEnd, LoopWaker};
+use crate::inquiry::Inquiry;
 use crate::limits;
 use crate::log_limit::LogLimit;
 use crate::session::ListenerKind;
@@ -100,6 +101,8 @@ pub struct Server {
 pub struct ServerParts {
     /// Where events come from.
     pub handoff: LoopEnd,
+    /// Who answers the authenticator's questions; `None`: it has none.
+    pub inquiry: Option<Inquiry>,
     /// `max_connections`.
     pub connections_max: usize,
     /// How long connections are taken after the first signal.
@@ -193,6 +196,7 @@ impl Server {
             hub,
             ReactorParts {
                 handoff: parts.handoff,
+                inquiry: parts.inquiry,
                 epoch,
                 connections_max: parts.connections_max,
                 more_metrics: parts.more_metrics,

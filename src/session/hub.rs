@@ -141,6 +141,11 @@ impl Hub {
             .roll_months(now, random, &mut self.metrics);
     }
 
+    /// Any number; it may be predictable.
+    pub fn random(&mut self) -> u64 {
+        self.request_ids.next()
+    }
+
     /// A new request id, for a reply to a command that had none.
     pub fn generate_request_id(&mut self) -> [u8; 16] {
         self.request_ids.generate()

@@ -6,9 +6,9 @@ pub struct Fingerprint([u8; 16]);
 pub struct Keys;
 #[derive(Debug)]
 pub struct Rules { pub issuer: Box<str>, pub require_exp: bool }
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Claims { pub account: AccountId, pub expires: Option<u64>, pub key: Fingerprint }
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Refusal { UnknownKey { kid: Box<str> }, Other }
 #[must_use] pub fn has_shape(token: &str) -> bool { token.split('.').count() == 3 }
 /// # Errors

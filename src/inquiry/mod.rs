@@ -1,0 +1,291 @@
+//! The threads that answer the authenticator's questions, so that the loop never waits for a signature or the network.
+//!
+//! ```text
+//! loop -> verify lane, bounded  -> thread "verify": signatures of JWTs
+//! loop -> network lane, bounded -> threads "crossbar-N": one exchange at a time each
+//! loop <- waker, answers, bounded <-
+//! ```
+//!
+//! | module | owns |
+//! |---|---|
+//! | this | the lanes, and the threads' life |
+//! | `crossbar` | the HTTP client of the platform's REST API, and what its answers mean |
+//! | `resolver` | the addresses of that API's host |
+//! | `trouble` | causes of trouble, and how often they are logged |
+//! | `counters` | figures for the metrics page |
+//!
+//! Both ends can be held by a test, which then plays the loop or the threads.
+//!
+//! Invariants: a question is given back at once or answered once, while the loop is there; a lane that is full keeps
+//! nobody waiting but who is in it; a panic is an answer that is no yes, and its thread goes on; every thread ends when
+//! the loop's end is dropped, after its exchange; an answer is seen by the loop, or a wake is pending.
+
+mod counters;
+mod crossbar;
+mod resolver;
+mod trouble;
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+pub use self::counters::InquiryCounters;
+use self::counters::increment;
+pub use self::crossbar::{
+    Authorities, Crossbar, CrossbarError, CrossbarOptions, CrossbarUrl, CrossbarUrlError,
+};
+use crate::auth::{AccountAnswer, Answer, KeyAnswer, Lane, Question, jwt};
+use crate::handoff::{LoopGone, LoopWaker};
+use crate::limits::{
+    ANSWERS_MAX, CROSSBAR_QUESTIONS_MAX, CROSSBAR_THREADS, CROSSBAR_WAIT_MAX, VERIFY_LANE_MAX,
+};
+
+/// A question on its way.
+struct Asked {
+    question: Question,
+    since: Instant,
+}
+
+/// The loop's end. Dropping it ends the threads.
+pub struct Inquiry {
+    verify: Sender<Asked>,
+    network: Sender<Asked>,
+    answers: Receiver<Answer>,
+    waker: LoopWaker,
+    counters: Arc<InquiryCounters>,
+}
+
+impl Inquiry {
+    /// Asks. Never waits. O(1).
+    ///
+    /// # Errors
+    /// The question back: as many wait as may, or no thread answers this kind.
+    pub fn ask(&self, question: Question) -> Result<(), Question> {
+        let lane = match question.lane() {
+            Lane::Verify => &self.verify,
+            Lane::Platform => &self.network,
+        };
+        let asked = Asked {
+            question,
+            since: Instant::now(),
+        };
+        lane.try_send(asked).map_err(|error| {
+            if matches!(error, TrySendError::Full(_)) {
+                increment(&self.counters.questions_full);
+            }
+            error.into_inner().question
+        })
+    }
+
+    /// The next answer, if there is one. The loop is woken for answers that come after a `None`: it takes answers until
+    /// there is none, or does not wait before it takes more. O(1).
+    #[must_use]
+    pub fn try_answer(&self) -> Option<Answer> {
+        self.answers.try_recv().ok().or_else(|| {
+            // One that comes after the next look finds the flag down, and wakes.
+            self.waker.clear();
+            self.answers.try_recv().ok()
+        })
+    }
+
+    /// Whether a lane takes another question.
+    #[must_use]
+    pub fn has_room(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Verify => !self.verify.is_full(),
+            Lane::Platform => !self.network.is_full(),
+        }
+    }
+
+    /// Questions that wait for a thread (a gauge).
+    #[must_use]
+    pub fn questions_waiting(&self) -> usize {
+        self.verify.len() + self.network.len()
+    }
+
+    /// Answers that wait for the loop (a gauge).
+    #[must_use]
+    pub fn answers_waiting(&self) -> usize {
+        self.answers.len()
+    }
+}
+
+/// The way of answers to the loop.
+#[derive(Clone)]
+struct ToLoop {
+    answers: Sender<Answer>,
+    waker: LoopWaker,
+}
+
+impl ToLoop {
+    /// Hands over an answer; waits while as many wait as may.
+    fn send(&self, answer: Answer) -> Result<(), LoopGone> {
+        self.answers.send(answer).map_err(|_| LoopGone)?;
+        self.waker.wake();
+        Ok(())
+    }
+}
+
+/// The threads' end: threads are [started](Answering::start) with it, or a test answers.
+pub struct Answering {
+    verify: Receiver<Asked>,
+    network: Receiver<Asked>,
+    to_loop: ToLoop,
+    counters: Arc<InquiryCounters>,
+}
+
+impl Answering {
+    /// The next question, without waiting: for a test that plays the threads.
+    #[must_use]
+    pub fn try_question(&self) -> Option<Question> {
+        let asked = self.verify.try_recv().or_else(|_| self.network.try_recv());
+        asked.ok().map(|asked| asked.question)
+    }
+
+    /// Answers: for a test that plays the threads. Waits while as many answers wait for the loop as may.
+    ///
+    /// # Errors
+    /// The loop's end was dropped.
+    pub fn answer(&self, answer: Answer) -> Result<(), LoopGone> {
+        self.to_loop.send(answer)
+    }
+
+    /// Starts the threads of what is configured. Questions of a kind that no thread answers are given back from then on.
+    /// What it returns need not be joined.
+    ///
+    /// # Errors
+    /// The system refused a thread. Those that were started end with the loop's end.
+    pub fn start(
+        self,
+        verifies: bool,
+        crossbar: Option<Crossbar>,
+    ) -> io::Result<Vec<JoinHandle<()>>> {
+        let Self {
+            verify,
+            network,
+            to_loop,
+            counters,
+        } = self;
+        let mut threads = Vec::new();
+        if verifies {
+            let (to_loop, counters) = (to_loop.clone(), counters.clone());
+            let work = move || serve(&verify, &to_loop, &counters, compute);
+            threads.push(thread::Builder::new().name("verify".to_owned()).spawn(work)?);
+        }
+        if let Some(crossbar) = crossbar {
+            let crossbar = Arc::new(crossbar);
+            for number in 1..=CROSSBAR_THREADS {
+                let (network, to_loop) = (network.clone(), to_loop.clone());
+                let (counters, crossbar) = (counters.clone(), crossbar.clone());
+                let find = move |asked: &Asked| find_over_network(&crossbar, asked);
+                let work = move || serve(&network, &to_loop, &counters, find);
+                let name = format!("crossbar-{number}");
+                threads.push(thread::Builder::new().name(name).spawn(work)?);
+            }
+        }
+        Ok(threads)
+    }
+}
+
+/// The two ends. `waker` makes the loop's poll return; it is for answers alone.
+#[must_use]
+pub fn channels(waker: LoopWaker, counters: Arc<InquiryCounters>) -> (Inquiry, Answering) {
+    let (to_verify, verify) = bounded(VERIFY_LANE_MAX);
+    let (to_network, network) = bounded(CROSSBAR_QUESTIONS_MAX);
+    let (to_loop, answers) = bounded(ANSWERS_MAX);
+    let inquiry = Inquiry {
+        verify: to_verify,
+        network: to_network,
+        answers,
+        waker: waker.clone(),
+        counters: counters.clone(),
+    };
+    let answering = Answering {
+        verify,
+        network,
+        to_loop: ToLoop {
+            answers: to_loop,
+            waker,
+        },
+        counters,
+    };
+    (inquiry, answering)
+}
+
+/// A thread's life: answers questions until the loop's end is gone.
+fn serve(
+    questions: &Receiver<Asked>,
+    to_loop: &ToLoop,
+    counters: &InquiryCounters,
+    find: impl Fn(&Asked) -> Answer,
+) {
+    for asked in questions {
+        let answer = catch_unwind(AssertUnwindSafe(|| find(&asked))).unwrap_or_else(|_| {
+            // The panic's own line is in the log already.
+            log::error!("inquiry: a thread panicked over a question; it goes on");
+            increment(&counters.panics);
+            no_answer(asked.question)
+        });
+        if to_loop.send(answer).is_err() {
+            return;
+        }
+    }
+}
+
+/// What is said when nothing is known.
+fn no_answer(question: Question) -> Answer {
+    match question {
+        Question::Verify { token, .. } => Answer::Verify {
+            token,
+            verdict: Err(jwt::Refusal::Other),
+        },
+        Question::Account { token, account } => Answer::Account {
+            token,
+            account,
+            answer: AccountAnswer::Trouble,
+        },
+        Question::Key { kid } => Answer::Key {
+            kid,
+            answer: KeyAnswer::Trouble,
+        },
+    }
+}
+
+/// Verifies a JWT; on other questions there is nothing to compute.
+fn compute(asked: &Asked) -> Answer {
+    match &asked.question {
+        Question::Verify {
+            token,
+            keys,
+            rules,
+            unix_now,
+        } => Answer::Verify {
+            token: token.clone(),
+            verdict: jwt::verify(token, keys, rules, *unix_now),
+        },
+        Question::Account { .. } | Question::Key { .. } => no_answer(asked.question.clone()),
+    }
+}
+
+fn find_over_network(crossbar: &Crossbar, asked: &Asked) -> Answer {
+    if asked.since.elapsed() > CROSSBAR_WAIT_MAX {
+        crossbar.note_late();
+        return no_answer(asked.question.clone());
+    }
+    match &asked.question {
+        Question::Verify { .. } => no_answer(asked.question.clone()),
+        Question::Account { token, account } => Answer::Account {
+            token: token.clone(),
+            account: *account,
+            answer: crossbar.account(token, *account),
+        },
+        Question::Key { kid } => Answer::Key {
+            kid: kid.clone(),
+            answer: crossbar.key(kid),
+        },
+    }
+}
