@@ -261,7 +261,8 @@ pub(crate) const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Lines about the connection to a broker, or of its client, that are logged before [`LOG_INTERVAL`] holds.
 pub(crate) const FAULTS_LOGGED_FREELY: u32 = 3;
 
-/// Longest token that `jwt` verifies and that `crossbar` asks about; a longer one is refused unread (PROTOCOL 7).
+/// Longest token that `jwt` verifies and that `crossbar` asks about; a longer one is refused unread (PROTOCOL 7). The
+/// platform's are some 700 bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 << 10;
 
 /// JWTs whose signatures wait to be verified, of one network at most half of them. Beyond it the client is told
@@ -342,3 +343,16 @@ pub(crate) const CROSSBAR_LOGGED_BYTES_MAX: usize = 200;
 
 /// Answers that wait for the loop. Beyond it the threads wait, which makes their questions wait in turn.
 pub(crate) const ANSWERS_MAX: usize = 1024;
+
+/// Bytes of a key id; a token that names a longer one is refused. The platform's are 32.
+pub const JWT_KID_BYTES_MAX: usize = 256;
+
+/// How far the platform's clock and ours may be apart: added to a token's `exp`, taken from its `nbf` (PROTOCOL 7).
+pub const JWT_LEEWAY: Duration = Duration::from_secs(30);
+
+/// Public keys for JWTs, of files and fetched ones together; a file or folder with more is refused, and a key that is
+/// fetched beyond them is not kept.
+pub const JWT_KEYS_MAX: usize = 1000;
+
+/// Accounts of the account tree; a file with more is refused. Each takes some 100 bytes.
+pub const ACCOUNTS_MAX: usize = 1_000_000;

@@ -150,7 +150,7 @@ fn reread(hub: &Hub, args: Vec<OsString>) -> RereadJob {
     let authenticator = hub.authenticator.reread();
     Box::new(move || {
         let config = config::reread(args.into_iter());
-        let tokens = authenticator.parse(config::read_tokens);
+        let tokens = authenticator.parse(config::read_tokens, config::read_keys);
         Box::new(move |hub| put_in_force(hub, config, tokens))
     })
 }
@@ -167,7 +167,10 @@ fn put_in_force(
     match tokens {
         Ok(fresh) => {
             let before = hub.authenticator.take(fresh);
-            log::info!("SIGHUP: tokens on file: {}", hub.authenticator.sizes().tokens);
+            log::info!(
+                "SIGHUP: tokens on file: {}",
+                hub.authenticator.sizes().tokens
+            );
             warn_of_shared_realms(&hub.authenticator);
             Reread {
                 has_changed_identities: true,
@@ -189,12 +192,12 @@ const SHARED_REALMS_LOGGED: usize = 8;
 
 fn warn_of_shared_realms(authenticator: &Authenticator) {
     let shared = authenticator.shared_realms();
-    for SharedRealm { one, other } in shared.iter().take(SHARED_REALMS_LOGGED) {
+    for SharedRealm { one, other } in shared.clone().take(SHARED_REALMS_LOGGED) {
         log::warn!(
             "tokens: accounts {one} and {other} have one realm: each sees the other's presence and registration events"
         );
     }
-    if let Some(more @ 1..) = shared.len().checked_sub(SHARED_REALMS_LOGGED) {
+    if let Some(more @ 1..) = shared.count().checked_sub(SHARED_REALMS_LOGGED) {
         log::warn!("tokens: {more} more accounts share a realm with another");
     }
 }

@@ -71,10 +71,16 @@ mod tests {
         let mut denials = Denials::default();
         let digest = |number: usize| Digest::of_token(&number.to_string());
         denials.note(digest(0), Denial::Trouble, Duration::from_secs(1));
-        assert_eq!(denials.get(&digest(0), Duration::ZERO), Some(Denial::Trouble));
+        assert_eq!(
+            denials.get(&digest(0), Duration::ZERO),
+            Some(Denial::Trouble)
+        );
         assert_eq!(denials.get(&digest(0), Duration::from_secs(1)), None);
         denials.note(digest(0), Denial::Token, Duration::from_secs(9));
-        assert_eq!(denials.get(&digest(0), Duration::from_secs(1)), Some(Denial::Token));
+        assert_eq!(
+            denials.get(&digest(0), Duration::from_secs(1)),
+            Some(Denial::Token)
+        );
         for number in 1..=DENIALS_MAX {
             denials.note(digest(number), Denial::Account, Duration::from_secs(9));
         }

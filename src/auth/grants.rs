@@ -164,7 +164,7 @@ impl Grants {
                 let grant = known.get_mut();
                 if grant.realm != realm {
                     self.changed
-                .insert(token.clone(), (Change::Other, self.passes));
+                        .insert(token.clone(), (Change::Other, self.passes));
                 }
                 *grant = Grant { realm, until };
             }
@@ -185,7 +185,7 @@ impl Grants {
             self.len -= 1;
             if let Some((token, _)) = self.holders.get_key_value(token) {
                 self.changed
-                .insert(token.clone(), (Change::Other, self.passes));
+                    .insert(token.clone(), (Change::Other, self.passes));
             }
         }
     }
@@ -199,9 +199,16 @@ impl Grants {
     }
 
     /// The platform could not say; a session that is there keeps its right, and the question is put again.
-    pub(super) fn trouble(&mut self, token: &Arc<str>, account: AccountId, now: Duration, random: u64) {
+    pub(super) fn trouble(
+        &mut self,
+        token: &Arc<str>,
+        account: AccountId,
+        now: Duration,
+        random: u64,
+    ) {
         if self.live(token, account).is_some() {
-            let within = (self.times.yes / 4).clamp(Duration::from_secs(1), Duration::from_secs(10));
+            let within =
+                (self.times.yes / 4).clamp(Duration::from_secs(1), Duration::from_secs(10));
             self.look_within(token.clone(), account, now, within, random);
         }
     }
@@ -216,7 +223,8 @@ impl Grants {
         random: u64,
     ) {
         let spread = time.mul_f64(0.4 * (random % 1024) as f64 / 1024.0);
-        self.due.push(Reverse((now + time / 2 + spread, token, account)));
+        self.due
+            .push(Reverse((now + time / 2 + spread, token, account)));
     }
 
     /// When the next grant must be looked at.
@@ -316,7 +324,14 @@ mod tests {
 
     fn yes(grants: &mut Grants, token: &str, number: u8, realm: &str, now: Duration) {
         let answer = (Some(Arc::from(realm)), false);
-        grants.allow(&token.into(), account(number), answer, None, now, now.as_secs());
+        grants.allow(
+            &token.into(),
+            account(number),
+            answer,
+            None,
+            now,
+            now.as_secs(),
+        );
     }
 
     fn due(grants: &mut Grants, now: Duration) -> Vec<(String, AccountId)> {

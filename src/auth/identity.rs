@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
@@ -72,7 +71,7 @@ struct Expiry {
 fn claimed_expiry(token: &str) -> Option<u64> {
     let mut parts = token.split('.');
     let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
-    let claims = URL_SAFE_NO_PAD.decode(claims).ok()?;
+    let claims = BASE64URL_NOPAD.decode(claims.as_bytes()).ok()?;
     let Expiry { exp } = serde_json::from_slice(&claims).ok()?;
     Some(exp)
 }

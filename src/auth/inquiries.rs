@@ -242,10 +242,7 @@ mod tests {
         while ask(&mut inquiries, &format!("flood{taken}"), asker(taken, 1)) {
             taken += 1;
         }
-        assert_eq!(
-            (taken, inquiries.refused),
-            (PLATFORM_QUESTIONS_MAX / 2, 1)
-        );
+        assert_eq!((taken, inquiries.refused), (PLATFORM_QUESTIONS_MAX / 2, 1));
         assert!(ask(&mut inquiries, "other", asker(1, 2)));
         inquiries.ask_again(Digest::of_key("live"), question("live"));
         inquiries.ask_again(Digest::of_key("live"), question("live"));

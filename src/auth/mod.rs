@@ -12,6 +12,7 @@
 //! | `question` | what a thread must be asked, and its answer |
 //! | `inquiries` | questions without an answer, and who waits for each |
 //! | `verified`, `denials` | the answers that are kept: JWTs that hold; no, and trouble |
+//! | `entry` | what the JSON files of this folder have in common |
 //! | `digest` | tokens as the caches know them |
 //!
 //! Sessions hold an `Arc<Identity>`: one allocation for each token, however many sessions use it.
@@ -31,8 +32,9 @@
 //!
 //! let account = "4b8c6fec4b2597882c0390202d195419";
 //! let text = format!(r#"{{"a-token": {{"account_id": "{account}"}}}}"#);
-//! let config = AuthConfig::Tokens("tokens.json".into());
-//! let mut authenticator = Authenticator::new(&config, |_file| Ok::<_, AuthError>(text))?;
+//! let config = AuthConfig { tokens: Some("tokens.json".into()), ..AuthConfig::default() };
+//! let read = |_file: &_| Ok::<_, AuthError>(text.clone());
+//! let mut authenticator = Authenticator::new(&config, read, |_path| unreachable!("there are no keys"))?;
 //!
 //! let now = Moment { unix: 1_700_000_000, clock: std::time::Duration::ZERO };
 //! let asker = Asker { connection: 1, network: [127, 0, 0, 1].into() };
@@ -53,9 +55,10 @@
     )
 )]
 
-mod accounts;
+pub mod accounts;
 mod denials;
 mod digest;
+mod entry;
 mod grants;
 mod identity;
 mod inquiries;
@@ -65,17 +68,19 @@ mod sight;
 mod tokens;
 mod verified;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use accounts::Accounts;
+pub use entry::SharedRealm;
 pub use grants::CacheTimes;
 pub use identity::{Identity, REALM_PLACEHOLDER};
 pub use inquiries::Asker;
 pub use question::{AccountAnswer, Answer, KeyAnswer, Lane, Question};
 pub use sight::Sight;
-pub use tokens::{AuthError, SharedRealm};
+pub use tokens::AuthError;
 
 use denials::{Denial, Denials};
 use digest::Digest;
@@ -89,16 +94,29 @@ use crate::limits::{
     ASKED_AGAIN_PER_TURN_MAX, KEY_DENIAL_KEPT, TOKEN_BYTES_MAX, TROUBLE_KEPT, WITHDRAWALS_INTERVAL,
 };
 
-/// Which authenticator there is to be: the key `auth`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum AuthConfig {
+/// Which authenticators there are to be. None at all refuses every token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AuthConfig {
+    /// `insecure`, alone: any token for any account, with this template of the SIP realm of an account
+    /// ([`REALM_PLACEHOLDER`]). Development only.
+    pub insecure: Option<String>,
     /// `tokens:FILE`.
-    Tokens(PathBuf),
-    /// `insecure`: any token for any account. Development only.
-    Insecure {
-        /// `insecure_realm`: the SIP realm of an account, with [`REALM_PLACEHOLDER`] where its id goes.
-        realm_template: String,
-    },
+    pub tokens: Option<PathBuf>,
+    /// `jwt:FILE_OR_FOLDER`.
+    pub jwt: Option<JwtConfig>,
+    /// `crossbar:URL`: how long its answers are good. Threads ask it.
+    pub platform: Option<CacheTimes>,
+    /// `accounts`: the file of the account tree.
+    pub accounts: Option<PathBuf>,
+}
+
+/// How JWTs are verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JwtConfig {
+    /// The file or the folder of the keys.
+    pub keys: PathBuf,
+    /// What the claims must say.
+    pub rules: jwt::Rules,
 }
 
 /// Decides who a token belongs to, and what that may see.
@@ -108,7 +126,7 @@ pub struct Authenticator {
     tokens: Option<TokenFile>,
     jwt: Option<Jwt>,
     grants: Option<Grants>,
-    tree: Option<Arc<Accounts>>,
+    tree: Option<(PathBuf, Arc<Accounts>)>,
     denials: Denials,
     inquiries: Inquiries,
     /// The tree is another than the one by which all sessions were last renewed.
@@ -122,7 +140,10 @@ pub struct Authenticator {
 /// JWTs are verified.
 #[derive(Debug)]
 struct Jwt {
+    path: PathBuf,
     keys: Arc<jwt::Keys>,
+    /// The keys that the platform sent, by their ids: they outlive a reread.
+    fetched: BTreeMap<Box<str>, String>,
     rules: Arc<jwt::Rules>,
     verified: Verified,
 }
@@ -200,40 +221,62 @@ pub enum Renewal {
 
 /// What can change while running, to be read again; where to, and what was known before.
 #[derive(Debug)]
-pub struct Reread(Option<(PathBuf, Arc<Table>)>);
+pub struct Reread {
+    tokens: Option<(PathBuf, Arc<Table>)>,
+    keys: Option<(PathBuf, BTreeMap<Box<str>, String>)>,
+    tree: Option<(PathBuf, Arc<Accounts>)>,
+}
 
 /// What was read again and is not in force yet.
-#[derive(Debug)]
-pub struct Fresh(Option<Arc<Table>>);
+#[derive(Debug, Default)]
+pub struct Fresh {
+    tokens: Option<Arc<Table>>,
+    keys: Option<Arc<jwt::Keys>>,
+    tree: Option<Arc<Accounts>>,
+}
 
 impl Reread {
-    /// Parses the token file, if there is one, which `read` reads: on a thread that may wait. Linear in the file.
+    /// Parses the files, which `read` and `read_keys` read: on a thread that may wait. Linear in the files.
     ///
     /// # Errors
-    /// That of `read`, or [`AuthError`]: the file holds something else than it should.
+    /// That of `read` or `read_keys`, or [`AuthError`]: a file holds something else than it should.
     pub fn parse<E: From<AuthError>>(
         self,
-        read: impl FnOnce(&Path) -> Result<String, E>,
+        read: impl Fn(&Path) -> Result<String, E>,
+        read_keys: impl Fn(&Path) -> Result<jwt::KeyText, E>,
     ) -> Result<Fresh, E> {
-        let Some((file, old)) = self.0 else {
-            return Ok(Fresh(None));
-        };
-        let text = read(&file)?;
-        let table = Table::parse(&file, &text, &old)?;
-        Ok(Fresh(Some(Arc::new(table))))
+        let mut fresh = Fresh::default();
+        if let Some((file, old)) = self.tokens {
+            let table = Table::parse(&file, &read(&file)?, &old)?;
+            fresh.tokens = Some(Arc::new(table));
+        }
+        if let Some((path, fetched)) = self.keys {
+            let keys = jwt::Keys::parse(&path, &read_keys(&path)?).map_err(AuthError::from)?;
+            fresh.keys = Some(Arc::new(with_fetched(keys, &fetched)));
+        }
+        if let Some((file, old)) = self.tree {
+            let tree = Accounts::parse(&file, &read(&file)?).map_err(AuthError::from)?;
+            fresh.tree = Some(if tree == *old { old } else { Arc::new(tree) });
+        }
+        Ok(fresh)
     }
 }
 
+/// The keys of the files, and those that the platform sent since the start.
+fn with_fetched(keys: jwt::Keys, fetched: &BTreeMap<Box<str>, String>) -> jwt::Keys {
+    fetched.iter().fold(keys, |keys, (kid, pem)| {
+        // A key of the files counts more, and one for which there is no room any more is left out.
+        let is_there = keys.has_id(kid);
+        let with = (!is_there).then(|| keys.with(kid, pem).ok()).flatten();
+        with.unwrap_or(keys)
+    })
+}
+
 impl Authenticator {
-    /// Makes the authenticator that is configured, for `tokens` from the text that `read` returns for its file.
-    ///
-    /// # Errors
-    /// That of `read`, or [`AuthError`]: the token file holds something else than it should.
-    pub fn new<E: From<AuthError>>(
-        config: &AuthConfig,
-        read: impl FnOnce(&Path) -> Result<String, E>,
-    ) -> Result<Self, E> {
-        let mut authenticator = Self {
+    /// An authenticator that refuses every token.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
             insecure: None,
             tokens: None,
             jwt: None,
@@ -244,16 +287,43 @@ impl Authenticator {
             has_new_tree: false,
             renewal_due: Duration::ZERO,
             counts: Counts::default(),
-        };
-        match config {
-            AuthConfig::Tokens(file) => {
-                authenticator.tokens = Some(TokenFile::parse(file.clone(), &read(file)?)?);
-            }
-            AuthConfig::Insecure { realm_template } => {
-                authenticator.insecure = Some(Arc::new(Identity::insecure(realm_template)));
-            }
         }
-        Ok(authenticator)
+    }
+
+    /// Makes the authenticator that is configured, from the texts that `read` and `read_keys` return for its files.
+    ///
+    /// # Errors
+    /// That of `read` or `read_keys`, or [`AuthError`]: a file holds something else than it should.
+    pub fn new<E: From<AuthError>>(
+        config: &AuthConfig,
+        read: impl Fn(&Path) -> Result<String, E>,
+        read_keys: impl Fn(&Path) -> Result<jwt::KeyText, E>,
+    ) -> Result<Self, E> {
+        let mut all = Self::none();
+        if let Some(realm_template) = &config.insecure {
+            all.insecure = Some(Arc::new(Identity::insecure(realm_template)));
+        }
+        if let Some(file) = &config.tokens {
+            all.tokens = Some(TokenFile::parse(file.clone(), &read(file)?)?);
+        }
+        if let Some(JwtConfig { keys: path, rules }) = &config.jwt {
+            let keys = jwt::Keys::parse(path, &read_keys(path)?).map_err(AuthError::from)?;
+            all.jwt = Some(Jwt {
+                path: path.clone(),
+                keys: Arc::new(keys),
+                fetched: BTreeMap::new(),
+                rules: Arc::new(rules.clone()),
+                verified: Verified::default(),
+            });
+        }
+        if let Some(times) = config.platform {
+            all.grants = Some(Grants::new(times));
+        }
+        if let Some(file) = &config.accounts {
+            let tree = Accounts::parse(file, &read(file)?).map_err(AuthError::from)?;
+            all.tree = Some((file.clone(), Arc::new(tree)));
+        }
+        Ok(all)
     }
 
     /// Decides on `token`. Linear in it. A JWT that is not known, and what follows from it, is asked of a thread.
@@ -314,9 +384,10 @@ impl Authenticator {
     #[must_use]
     pub fn known(&self, token: &str, now: Moment) -> Option<Arc<Identity>> {
         match &self.jwt {
-            Some(jwt) if jwt::has_shape(token) => {
-                jwt.verified.get(&Digest::of_token(token), now.unix).cloned()
-            }
+            Some(jwt) if jwt::has_shape(token) => jwt
+                .verified
+                .get(&Digest::of_token(token), now.unix)
+                .cloned(),
             Some(_) | None => self.grants.as_ref()?.identity(token).cloned(),
         }
     }
@@ -336,7 +407,7 @@ impl Authenticator {
     pub fn sight<'a>(&'a self, identity: &'a Identity) -> Sight<'a> {
         Sight {
             identity,
-            tree: self.tree.as_deref(),
+            tree: self.tree.as_ref().map(|(_, tree)| &**tree),
             grants: self.grants.as_ref(),
         }
     }
@@ -453,7 +524,10 @@ impl Authenticator {
     fn take_unknown_key(&mut self, digest: Digest, kid: &str, now: Moment) -> Vec<usize> {
         let of_key = Digest::of_key(kid);
         let denial = match self.denials.get(&of_key, now.clock) {
-            None if self.inquiries.move_to(&digest, of_key, || Question::Key { kid: kid.into() }) => {
+            None if self
+                .inquiries
+                .move_to(&digest, of_key, || Question::Key { kid: kid.into() }) =>
+            {
                 return Vec::new();
             }
             Some(Denial::Trouble) | None => Denial::Trouble,
@@ -471,6 +545,7 @@ impl Authenticator {
                 Some(Ok(keys)) => {
                     if let Some(jwt) = &mut self.jwt {
                         jwt.keys = Arc::new(keys);
+                        jwt.fetched.insert(kid.into(), pem);
                     }
                     None
                 }
@@ -483,11 +558,13 @@ impl Authenticator {
             None => self.counts.allowed += 1,
             Some(Denial::Trouble) => {
                 self.counts.trouble += 1;
-                self.denials.note(digest, Denial::Trouble, now.clock + TROUBLE_KEPT);
+                self.denials
+                    .note(digest, Denial::Trouble, now.clock + TROUBLE_KEPT);
             }
             Some(denial) => {
                 self.counts.denied += 1;
-                self.denials.note(digest, denial, now.clock + KEY_DENIAL_KEPT);
+                self.denials
+                    .note(digest, denial, now.clock + KEY_DENIAL_KEPT);
             }
         }
         self.inquiries.answered(&digest)
@@ -512,7 +589,14 @@ impl Authenticator {
                 let of_jwt = self.jwt.as_ref();
                 let of_jwt = of_jwt.and_then(|jwt| jwt.verified.get(&of_token, now.unix));
                 let other = of_file.or(of_jwt).map(Arc::downgrade);
-                grants.allow(token, account, (realm, superduper), other, now.clock, random);
+                grants.allow(
+                    token,
+                    account,
+                    (realm, superduper),
+                    other,
+                    now.clock,
+                    random,
+                );
                 self.denials.forget(&digest);
                 None
             }
@@ -539,7 +623,10 @@ impl Authenticator {
     }
 
     fn deny(&mut self, digest: Digest, denial: Denial, now: Moment) {
-        let no = self.grants.as_ref().map_or(TROUBLE_KEPT, |grants| grants.times.no);
+        let no = self
+            .grants
+            .as_ref()
+            .map_or(TROUBLE_KEPT, |grants| grants.times.no);
         let kept = match denial {
             Denial::Token | Denial::Account => no.max(TROUBLE_KEPT),
             Denial::Trouble => TROUBLE_KEPT,
@@ -617,7 +704,11 @@ impl Authenticator {
             }
             (None, Some(token)) if identity.is_asked() => {
                 let grants = self.grants.as_ref();
-                Some(grants.and_then(|grants| grants.identity(token)).unwrap_or(identity))
+                Some(
+                    grants
+                        .and_then(|grants| grants.identity(token))
+                        .unwrap_or(identity),
+                )
             }
             (None, Some(token)) => self.tokens.as_ref().and_then(|file| file.find(token)),
             (None, None) => Some(identity),
@@ -633,40 +724,72 @@ impl Authenticator {
         }
     }
 
-    /// What is to be read again (SIGHUP). O(1).
+    /// What is to be read again (SIGHUP). Linear in the keys that were fetched.
     #[must_use]
     pub fn reread(&self) -> Reread {
-        Reread(self.tokens.as_ref().map(TokenFile::reread))
+        let keys = self.jwt.as_ref();
+        Reread {
+            tokens: self.tokens.as_ref().map(TokenFile::reread),
+            keys: keys.map(|jwt| (jwt.path.clone(), jwt.fetched.clone())),
+            tree: self.tree.clone(),
+        }
     }
 
     /// Puts in force what was read again. Sessions keep the identities they hold until they are
-    /// [renewed](Self::renew), which is to be done before any of them sees another event. O(1). What it returns is
-    /// what was in force before, and takes time to be dropped.
+    /// [renewed](Self::renew), which is to be done before any of them sees another event. Linear in the JWTs that are
+    /// kept, where keys were read. What it returns is what was in force before, and takes time to be dropped.
     pub fn take(&mut self, fresh: Fresh) -> Fresh {
-        match (&mut self.tokens, fresh.0) {
-            (Some(file), Some(table)) => Fresh(Some(file.replace(table))),
-            (_, fresh) => Fresh(fresh),
+        let mut before = Fresh::default();
+        if let (Some(file), Some(table)) = (&mut self.tokens, fresh.tokens) {
+            before.tokens = Some(file.replace(table));
         }
+        if let (Some(jwt), Some(keys)) = (&mut self.jwt, fresh.keys) {
+            before.keys = Some(std::mem::replace(&mut jwt.keys, keys));
+            let keys = &jwt.keys;
+            jwt.verified
+                .retain(|identity| identity.key().is_some_and(|key| keys.has(key)));
+            // A token that was refused may hold by the new keys.
+            self.denials.clear();
+        }
+        if let (Some((_, tree)), Some(fresh)) = (&mut self.tree, fresh.tree) {
+            self.has_new_tree |= !Arc::ptr_eq(tree, &fresh);
+            before.tree = Some(std::mem::replace(tree, fresh));
+        }
+        before
     }
 
     /// All steps of a reload at once, on the calling thread.
     ///
     /// # Errors
-    /// That of [`Reread::parse`], and the old table stays in force.
+    /// That of [`Reread::parse`], and what was in force stays.
     pub fn reload<E: From<AuthError>>(
         &mut self,
-        read: impl FnOnce(&Path) -> Result<String, E>,
+        read: impl Fn(&Path) -> Result<String, E>,
+        read_keys: impl Fn(&Path) -> Result<jwt::KeyText, E>,
     ) -> Result<(), E> {
-        let fresh = self.reread().parse(read)?;
+        let fresh = self.reread().parse(read, read_keys)?;
         self.take(fresh);
         Ok(())
     }
 
     /// Accounts that share a realm, and so see each other's events where only the realm tells accounts apart: to be
-    /// warned of.
+    /// warned of. Those of the token file, then those of the account tree.
+    pub fn shared_realms(&self) -> impl Iterator<Item = &SharedRealm> + Clone {
+        let of_file = self
+            .tokens
+            .as_ref()
+            .map_or(&[][..], TokenFile::shared_realms);
+        let of_tree = self
+            .tree
+            .as_ref()
+            .map_or(&[][..], |(_, tree)| tree.shared_realms());
+        of_file.iter().chain(of_tree)
+    }
+
+    /// Whether JWTs are verified, which takes a thread.
     #[must_use]
-    pub fn shared_realms(&self) -> &[SharedRealm] {
-        self.tokens.as_ref().map_or(&[], TokenFile::shared_realms)
+    pub fn verifies(&self) -> bool {
+        self.jwt.is_some()
     }
 
     /// Whether anybody may do anything: to be warned of at every start (PROTOCOL 7).
@@ -718,33 +841,41 @@ mod tests {
     use super::*;
     use crate::account::AccountId;
 
-    fn nothing_to_read(file: &Path) -> Result<String, AuthError> {
-        panic!("{} is not to be read", file.display())
+    fn nothing_to_read<T>(path: &Path) -> Result<T, AuthError> {
+        panic!("{} is not to be read", path.display())
     }
 
     #[test]
     fn insecure_takes_any_token_for_any_account_with_the_templates_realm() {
-        let config = AuthConfig::Insecure {
-            realm_template: "{account_id}.sip.example".to_owned(),
+        let config = AuthConfig {
+            insecure: Some("{account_id}.sip.example".to_owned()),
+            ..AuthConfig::default()
         };
         let mut authenticator =
-            Authenticator::new(&config, nothing_to_read).expect("reads nothing");
-        let Verdict::Accepted(identity) = authenticator.authenticate("anything", u64::MAX) else {
+            Authenticator::new(&config, nothing_to_read, nothing_to_read).expect("reads nothing");
+        let (asker, now) = (
+            Asker {
+                connection: 1,
+                network: [127, 0, 0, 1].into(),
+            },
+            Moment {
+                unix: u64::MAX,
+                clock: Duration::ZERO,
+            },
+        );
+        let Verdict::Accepted(identity) = authenticator.identify("anything", asker, now) else {
             panic!("refused");
         };
         let account = AccountId::parse("00112233445566778899aabbccddeeff").expect("an account id");
-        assert!(
-            identity.may_see(account) && identity.is_superduper() && identity.is_token("another")
-        );
+        let sight = authenticator.sight(&identity);
+        assert!(sight.may_see(account) && sight.is_superduper() && identity.is_token("another"));
         assert_eq!(identity.account_id(), None);
         assert_eq!(identity.expires(), None);
         assert_eq!(
-            identity.realm_of(account).as_deref(),
+            sight.realm_of(account).as_deref(),
             Some("00112233445566778899aabbccddeeff.sip.example")
         );
         assert!(authenticator.is_insecure());
-        assert!(
-            matches!(authenticator.renew(&identity, 0), Verdict::Accepted(same) if Arc::ptr_eq(&same, &identity))
-        );
+        assert!(matches!(authenticator.renew(&identity, 0), Renewal::Same));
     }
 }

@@ -38,7 +38,9 @@ impl Sight<'_> {
     #[must_use]
     pub fn is_superduper(&self) -> bool {
         self.identity.is_superduper()
-            || self.tree_of_own().is_some_and(|(tree, own)| tree.is_superduper(own))
+            || self
+                .tree_of_own()
+                .is_some_and(|(tree, own)| tree.is_superduper(own))
     }
 
     /// The SIP realm of `account` (PROTOCOL 6, REALM), unescaped. `None` when the account may not be

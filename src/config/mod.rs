@@ -37,6 +37,7 @@ pub use exit::{CODE_REFUSED, Exit, Stream};
 
 use cidr::IpCidr;
 
+use crate::auth::jwt::KeyText;
 use crate::auth::{AuthConfig, Authenticator};
 use crate::event::Style;
 use crate::limits::DESCRIPTORS_RESERVED;
@@ -142,7 +143,7 @@ impl Config {
     /// # Errors
     /// The token file cannot be read or holds something else than it should.
     pub fn authenticator(&self) -> Result<Authenticator, ConfigError> {
-        Authenticator::new(&self.auth, read_tokens)
+        Authenticator::new(&self.auth, read_tokens, read_keys)
     }
 
     /// Makes the typed form of `options`; `place` names a key as the operator wrote it.
@@ -222,9 +223,13 @@ impl Config {
             });
         }
         let auth = match auth.ok_or(ConfigError::NoAuth)?.0 {
-            AuthName::Tokens(file) => AuthConfig::Tokens(file),
-            AuthName::Insecure => AuthConfig::Insecure {
-                realm_template: insecure_realm.0.0,
+            AuthName::Tokens(file) => AuthConfig {
+                tokens: Some(file),
+                ..AuthConfig::default()
+            },
+            AuthName::Insecure => AuthConfig {
+                insecure: Some(insecure_realm.0.0),
+                ..AuthConfig::default()
             },
         };
         Ok(Self {
@@ -452,6 +457,14 @@ impl Config {
     }
 }
 
+/// Reads the keys of JWTs.
+///
+/// # Errors
+/// The file cannot be read, or is not UTF-8.
+pub fn read_keys(path: &Path) -> Result<KeyText, ConfigError> {
+    read_tokens(path).map(KeyText::File)
+}
+
 /// Reads a token file. Its content is in no error.
 ///
 /// # Errors
@@ -473,7 +486,7 @@ impl fmt::Debug for Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Verdict;
+    use crate::auth::{Asker, Moment, Verdict};
 
     #[test]
     fn a_key_or_a_path_below_it_is_named_as_the_operator_wrote_it() {
@@ -509,15 +522,23 @@ mod tests {
         fs::write(&file, text).expect("writable");
         let mut authenticator = config.authenticator().expect("a token file");
         fs::remove_file(&file).expect("there");
-        let error = authenticator.reload(read_tokens).err();
+        let error = authenticator.reload(read_tokens, read_keys).err();
         let error = error.map(|error| error.to_string()).unwrap_or_default();
         assert!(
             error.starts_with(&gone) && !error.contains("secret"),
             "{error}"
         );
-        assert_eq!(authenticator.tokens(), 1);
+        assert_eq!(authenticator.sizes().tokens, 1);
+        let asker = Asker {
+            connection: 1,
+            network: [127, 0, 0, 1].into(),
+        };
+        let now = Moment {
+            unix: 0,
+            clock: Duration::ZERO,
+        };
         assert!(matches!(
-            authenticator.authenticate("secret", 0),
+            authenticator.identify("secret", asker, now),
             Verdict::Accepted(_)
         ));
     }

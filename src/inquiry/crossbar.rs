@@ -42,9 +42,8 @@ const USER_AGENT: &str = concat!("blackhole/", env!("CARGO_PKG_VERSION"));
 /// Room for the head of a request, which has a token and a URL in it, and for reading; each for each connection.
 const BUFFER_BYTES: usize = 16 << 10;
 
-const _: () = assert!(
-    TOKEN_BYTES_MAX + 4096 <= BUFFER_BYTES && CROSSBAR_HEAD_BYTES_MAX <= BUFFER_BYTES
-);
+const _: () =
+    assert!(TOKEN_BYTES_MAX + 4096 <= BUFFER_BYTES && CROSSBAR_HEAD_BYTES_MAX <= BUFFER_BYTES);
 
 /// Where the REST API is, without the slash at the end: `https://host:8443/v2`.
 #[derive(Clone, Debug, PartialEq, Eq)]

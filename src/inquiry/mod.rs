@@ -174,7 +174,11 @@ impl Answering {
         if verifies {
             let (to_loop, counters) = (to_loop.clone(), counters.clone());
             let work = move || serve(&verify, &to_loop, &counters, compute);
-            threads.push(thread::Builder::new().name("verify".to_owned()).spawn(work)?);
+            threads.push(
+                thread::Builder::new()
+                    .name("verify".to_owned())
+                    .spawn(work)?,
+            );
         }
         if let Some(crossbar) = crossbar {
             let crossbar = Arc::new(crossbar);
@@ -241,7 +245,7 @@ fn no_answer(question: Question) -> Answer {
     match question {
         Question::Verify { token, .. } => Answer::Verify {
             token,
-            verdict: Err(jwt::Refusal::Other),
+            verdict: Err(jwt::Refusal::Malformed),
         },
         Question::Account { token, account } => Answer::Account {
             token,

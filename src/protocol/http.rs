@@ -148,10 +148,7 @@ impl HttpError {
             Self::UnsupportedVersion => 426,
             Self::TooManyFromThisIp | Self::TooManyOfThisAccount => 429,
             Self::HeadTooLarge => 431,
-            Self::Full
-            | Self::Draining
-            | Self::SourceDown
-            | Self::AuthenticationUnavailable => 503,
+            Self::Full | Self::Draining | Self::SourceDown | Self::AuthenticationUnavailable => 503,
         }
     }
 
@@ -194,10 +191,7 @@ impl HttpError {
             Self::UnsupportedVersion => {
                 "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n".to_owned()
             }
-            Self::Full
-            | Self::Draining
-            | Self::SourceDown
-            | Self::AuthenticationUnavailable => {
+            Self::Full | Self::Draining | Self::SourceDown | Self::AuthenticationUnavailable => {
                 format!("Retry-After: {RETRY_AFTER_SECONDS}\r\n")
             }
             Self::Malformed(_)

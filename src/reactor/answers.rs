@@ -48,7 +48,10 @@ impl<S: Socket> Reactor<S> {
                 break;
             };
             let random = self.hub.random();
-            let concerned = self.hub.authenticator.take_answer(answer, random, now.into());
+            let concerned = self
+                .hub
+                .authenticator
+                .take_answer(answer, random, now.into());
             let concerned = concerned.into_iter().map(ConnId::from_word);
             self.answers.concerned.extend(concerned);
         }

@@ -24,9 +24,9 @@ use crate::routing::waiters::Waiter;
 
 use super::Session;
 use super::binding_quota;
+use super::clock::Now;
 use super::errors::CommandErrors;
 use super::hub::{Context, Hub};
-use super::clock::Now;
 use super::replies::Reply;
 use super::rights::authorised;
 use super::suspended::Judged;

@@ -317,7 +317,9 @@ impl Session {
 
     /// Whether no token of the session has been verified.
     fn has_no_proof(&self) -> bool {
-        self.identity.as_ref().is_none_or(|identity| !identity.is_proven())
+        self.identity
+            .as_ref()
+            .is_none_or(|identity| !identity.is_proven())
     }
 
     fn rare(&self) -> Option<&RareState> {

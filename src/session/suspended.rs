@@ -140,7 +140,11 @@ impl Session {
         if !cx.hub.authenticator.is_asked_for(identity) {
             return Ok(Judged::Known);
         }
-        let live = cx.hub.subscriptions.index().subscriptions(&self.subscriptions);
+        let live = cx
+            .hub
+            .subscriptions
+            .index()
+            .subscriptions(&self.subscriptions);
         let live = live.map(|one| (one.scope(), one.realm().is_some()));
         let waiting = self.replies().into_iter().flat_map(|all| all.waiting());
         let waiting = waiting.map(|(_, one)| (one.wanted.scope, one.wanted.realm.is_some()));

@@ -103,8 +103,9 @@ fn defaults_are_the_platforms() {
     assert_eq!(config.source, SourceConfig::Amqp);
     assert_eq!(
         config.auth,
-        AuthConfig::Insecure {
-            realm_template: "{account_id}.localhost".to_owned()
+        AuthConfig {
+            insecure: Some("{account_id}.localhost".to_owned()),
+            ..AuthConfig::default()
         }
     );
     assert_eq!(
@@ -228,8 +229,9 @@ fn sources_and_authenticators_take_their_details_from_their_own_keys() {
     );
     assert_eq!(
         config.auth,
-        AuthConfig::Insecure {
-            realm_template: "{account_id}.x".to_owned()
+        AuthConfig {
+            insecure: Some("{account_id}.x".to_owned()),
+            ..AuthConfig::default()
         }
     );
     let config = runs(&[
@@ -246,7 +248,10 @@ fn sources_and_authenticators_take_their_details_from_their_own_keys() {
     );
     assert_eq!(
         config.auth,
-        AuthConfig::Tokens(PathBuf::from("/etc/t.json"))
+        AuthConfig {
+            tokens: Some(PathBuf::from("/etc/t.json")),
+            ..AuthConfig::default()
+        }
     );
     let config = runs(&[
         "--auth=insecure",

@@ -216,6 +216,7 @@ pub fn reactor(config: &Config, handoff_max: usize, seed: u64) -> (SourceEnd, Re
         seed,
     );
     let parts = ReactorParts {
+        inquiry: None,
         ring: None,
         handoff,
         epoch: Instant::now(),
