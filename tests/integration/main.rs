@@ -11,6 +11,7 @@
     reason = "a test that cannot be set up, or whose peer does otherwise, must fail"
 )]
 
+mod asking;
 mod autobahn_seam;
 mod binding_families;
 mod binding_quota;
