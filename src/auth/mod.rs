@@ -25,8 +25,9 @@
 //!
 //! let account = "4b8c6fec4b2597882c0390202d195419";
 //! let text = format!(r#"{{"a-token": {{"account_id": "{account}"}}}}"#);
-//! let config = AuthConfig::Tokens("tokens.json".into());
-//! let mut authenticator = Authenticator::new(&config, |_file| Ok::<_, AuthError>(text))?;
+//! let config = AuthConfig { tokens: Some("tokens.json".into()), ..AuthConfig::default() };
+//! let read = |_file: &_| Ok::<_, AuthError>(text.clone());
+//! let mut authenticator = Authenticator::new(&config, read, |_path| unreachable!("there are no keys"))?;
 //!
 //! let now = 1_700_000_000;
 //! let Verdict::Accepted(identity) = authenticator.authenticate("a-token", now) else {
@@ -54,6 +55,7 @@ mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use entry::SharedRealm;
 pub use identity::{Identity, REALM_PLACEHOLDER};
@@ -61,16 +63,38 @@ pub use tokens::AuthError;
 
 use tokens::{Table, TokenFile};
 
-/// Which authenticator there is to be: the key `auth`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum AuthConfig {
+/// Which authenticators there are to be. None at all refuses every token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AuthConfig {
+    /// `insecure`, alone: any token for any account, with this template of the SIP realm of an account
+    /// ([`REALM_PLACEHOLDER`]). Development only.
+    pub insecure: Option<String>,
     /// `tokens:FILE`.
-    Tokens(PathBuf),
-    /// `insecure`: any token for any account. Development only.
-    Insecure {
-        /// `insecure_realm`: the SIP realm of an account, with [`REALM_PLACEHOLDER`] where its id goes.
-        realm_template: String,
-    },
+    pub tokens: Option<PathBuf>,
+    /// `jwt:FILE_OR_FOLDER`.
+    pub jwt: Option<JwtConfig>,
+    /// `crossbar:URL`: how long its answers are good. Threads ask it.
+    pub platform: Option<CacheTimes>,
+    /// `accounts`: the file of the account tree.
+    pub accounts: Option<PathBuf>,
+}
+
+/// How JWTs are verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JwtConfig {
+    /// The file or the folder of the keys.
+    pub keys: PathBuf,
+    /// What the claims must say.
+    pub rules: jwt::Rules,
+}
+
+/// How long answers are good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheTimes {
+    /// `crossbar_yes_seconds`.
+    pub yes: Duration,
+    /// `crossbar_no_seconds`.
+    pub no: Duration,
 }
 
 /// Decides who a token belongs to.
@@ -120,19 +144,27 @@ impl Reread {
 }
 
 impl Authenticator {
-    /// Makes the authenticator that is configured, for `tokens` from the text that `read` returns for its file.
+    /// Makes the authenticator that is configured, from the texts that `read` and `read_keys` return for what is named.
     ///
     /// # Errors
-    /// That of `read`, or [`AuthError`]: the token file holds something else than it should.
+    /// That of `read` or `read_keys`, or [`AuthError`]: a file holds something else than it should.
     pub fn new<E: From<AuthError>>(
         config: &AuthConfig,
-        read: impl FnOnce(&Path) -> Result<String, E>,
+        read: impl Fn(&Path) -> Result<String, E>,
+        read_keys: impl Fn(&Path) -> Result<jwt::KeyText, E>,
     ) -> Result<Self, E> {
-        Ok(Self(match config {
-            AuthConfig::Tokens(file) => Kind::Tokens(TokenFile::parse(file.clone(), &read(file)?)?),
-            AuthConfig::Insecure { realm_template } => {
+        if let Some(JwtConfig { keys, .. }) = &config.jwt {
+            jwt::Keys::parse(keys, &read_keys(keys)?).map_err(AuthError::from)?;
+        }
+        if let Some(file) = &config.accounts {
+            accounts::Accounts::parse(file, &read(file)?).map_err(AuthError::from)?;
+        }
+        Ok(Self(match (&config.insecure, &config.tokens) {
+            (Some(realm_template), _) => {
                 Kind::Insecure(Arc::new(Identity::insecure(realm_template)))
             }
+            (None, Some(file)) => Kind::Tokens(TokenFile::parse(file.clone(), &read(file)?)?),
+            (None, None) => Kind::Tokens(TokenFile::parse(PathBuf::new(), "{}")?),
         }))
     }
 
@@ -229,11 +261,12 @@ mod tests {
 
     #[test]
     fn insecure_takes_any_token_for_any_account_with_the_templates_realm() {
-        let config = AuthConfig::Insecure {
-            realm_template: "{account_id}.sip.example".to_owned(),
+        let config = AuthConfig {
+            insecure: Some("{account_id}.sip.example".to_owned()),
+            ..AuthConfig::default()
         };
-        let mut authenticator =
-            Authenticator::new(&config, nothing_to_read).expect("reads nothing");
+        let mut authenticator = Authenticator::new(&config, nothing_to_read, |_| panic!("no keys"))
+            .expect("reads nothing");
         let Verdict::Accepted(identity) = authenticator.authenticate("anything", u64::MAX) else {
             panic!("refused");
         };

@@ -287,12 +287,15 @@ mod tests {
 
     /// An authenticator on a file of this content.
     fn on_file(text: &str) -> Authenticator {
-        let config = AuthConfig::Tokens("tokens.json".into());
-        Authenticator::new(&config, says(text)).expect(text)
+        let config = AuthConfig {
+            tokens: Some("tokens.json".into()),
+            ..AuthConfig::default()
+        };
+        Authenticator::new(&config, says(text), |_| panic!("no keys")).expect(text)
     }
 
     /// Reads a file of this content.
-    fn says(text: &str) -> impl FnOnce(&Path) -> Result<String, AuthError> {
+    fn says(text: &str) -> impl Fn(&Path) -> Result<String, AuthError> {
         move |_| Ok(text.to_owned())
     }
 
