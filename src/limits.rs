@@ -356,3 +356,12 @@ pub const JWT_KEYS_MAX: usize = 1000;
 
 /// Accounts of the account tree; a file with more is refused. Each takes some 100 bytes.
 pub const ACCOUNTS_MAX: usize = 1_000_000;
+
+/// Bytes of a file of keys for JWTs, PEM or JWKS; a larger one is refused.
+pub const KEY_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of all files of a folder of keys; a folder with more is refused.
+pub const KEY_FOLDER_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of a token file or an account tree; a larger one is refused. A million accounts are some 120 MB.
+pub const AUTH_FILE_BYTES_MAX: u64 = 256 << 20;

@@ -334,7 +334,8 @@ mod tests {
             "expired"
         );
         let beta = accepted(&mut authenticator, "beta", u64::MAX).expect("never expires");
-        assert!(!beta.may_see(account(ONE)) && beta.realm_of(account(ONE)).is_none());
+        let sight = authenticator.sight(&beta);
+        assert!(!sight.may_see(account(ONE)) && sight.realm_of(account(ONE)).is_none());
         assert!(
             accepted(&mut authenticator, "root", 0)
                 .expect("on file")

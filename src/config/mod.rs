@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `options` | the one list of keys, with types, defaults and help |
 //! | `values` | what a value of each type may be, in both spellings |
+//! | `authenticators` | the keys about who may do what, and the reading of their files |
 //! | `origin` | an entry of `allowed_origins` |
 //! | `file`, `cli` | the two places that keys come from, and the wording of what is wrong there |
 //! | `error` | why a configuration is refused |
@@ -13,6 +14,7 @@
 //!
 //! Invariant: a [`Config`] is valid as a whole; nobody checks a value again.
 
+mod authenticators;
 mod cli;
 mod error;
 mod exit;
@@ -24,29 +26,30 @@ mod values;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::time::Duration;
 
 pub use crate::source::SourceConfig;
+pub use authenticators::{CrossbarConfig, read_keys, read_tokens};
 pub use cli::{Key, keys};
 pub use error::ConfigError;
 pub use exit::{CODE_REFUSED, Exit, Stream};
 
 use cidr::IpCidr;
 
-use crate::auth::jwt::KeyText;
-use crate::auth::{AuthConfig, Authenticator};
+use crate::auth::jwt::Rules;
+use crate::auth::{AuthConfig, Authenticator, CacheTimes};
 use crate::event::Style;
 use crate::limits::DESCRIPTORS_RESERVED;
 use crate::protocol::proxy::ProxyProtocol;
 use crate::routing::families::{Families, FamilyOptions, FamilySpec};
 use crate::session::outbox::SlowConsumerPolicy;
+use authenticators::AuthKeys;
 use cli::{CommandLine, NoCommandLine};
 use options::Options;
-use values::{AuthName, Limit, Network, Object, Setting, SourceName, Word};
+use values::{Limit, Network, Object, Setting, SourceName, Word};
 
 /// What a valid command line asks for; `--help` and its like are an [`Exit`].
 #[derive(Debug)]
@@ -138,10 +141,10 @@ fn check(loaded: &Loaded) -> Result<String, ConfigError> {
 }
 
 impl Config {
-    /// Makes the authenticator that is configured; `tokens` reads its file.
+    /// Makes the authenticator that is configured, and reads all its files.
     ///
     /// # Errors
-    /// The token file cannot be read or holds something else than it should.
+    /// A file cannot be read or holds something else than it should.
     pub fn authenticator(&self) -> Result<Authenticator, ConfigError> {
         Authenticator::new(&self.auth, read_tokens, read_keys)
     }
@@ -164,6 +167,13 @@ impl Config {
             style,
             gap_notices,
             auth,
+            accounts,
+            jwt_issuer,
+            jwt_require_exp,
+            crossbar_token,
+            crossbar_yes_seconds,
+            crossbar_no_seconds,
+            crossbar_timeout_ms,
             insecure_realm,
             allowed_origins,
             request_timeout_ms,
@@ -222,16 +232,19 @@ impl Config {
                 ),
             });
         }
-        let auth = match auth.ok_or(ConfigError::NoAuth)?.0 {
-            AuthName::Tokens(file) => AuthConfig {
-                tokens: Some(file),
-                ..AuthConfig::default()
+        let (auth, crossbar) = AuthKeys {
+            kinds: auth.into_iter().map(|kind| kind.0).collect(),
+            insecure_realm: insecure_realm.0.0,
+            rules: Rules::new(&jwt_issuer.0.0, jwt_require_exp.0),
+            times: CacheTimes {
+                yes: seconds(crossbar_yes_seconds),
+                no: seconds(crossbar_no_seconds),
             },
-            AuthName::Insecure => AuthConfig {
-                insecure: Some(insecure_realm.0.0),
-                ..AuthConfig::default()
-            },
-        };
+            service_token: crossbar_token.map(|token| token.0.0),
+            timeout: milliseconds(crossbar_timeout_ms),
+            accounts: accounts.map(|file| file.0.0),
+        }
+        .read(&place("auth"))?;
         Ok(Self {
             ip: ip.0,
             port: port.0,
@@ -245,6 +258,7 @@ impl Config {
             amqp: amqp.into_iter().map(|url| url.0.0).collect(),
             source,
             auth,
+            crossbar,
             style: style.0,
             io_uring: io_uring.0,
             log_level: log_level.0,
@@ -302,6 +316,10 @@ fn limit(limit: Setting<Limit<u64>>) -> Option<usize> {
 
 fn milliseconds(milliseconds: Setting<NonZeroU32>) -> Duration {
     Duration::from_millis(milliseconds.0.get().into())
+}
+
+fn seconds(seconds: Setting<NonZeroU32>) -> Duration {
+    Duration::from_secs(seconds.0.get().into())
 }
 
 /// A time of zero milliseconds switches off what it is the time of.
@@ -366,9 +384,11 @@ pub struct Config {
     pub amqp: Vec<String>,
     /// `source`: where events come from.
     pub source: SourceConfig,
-    /// `auth`: who decides who may do what; without it there is no `Config`. The content of the token file can
-    /// change while running ([`crate::auth::Authenticator::reload`]), the kind and the path cannot.
+    /// `auth` and what belongs to it: who decides who may do what; without one there is no `Config`. What their files hold
+    /// can change while running ([`crate::auth::Authenticator::reload`]), kinds and paths cannot.
     pub auth: AuthConfig,
+    /// `auth` with `crossbar:URL`: whom its threads ask. There exactly when `auth.platform` is.
+    pub crossbar: Option<CrossbarConfig>,
     /// `style`: event style of sessions that do not choose one.
     pub style: Style,
     /// `io_uring`: whether to try it.
@@ -457,25 +477,6 @@ impl Config {
     }
 }
 
-/// Reads the keys of JWTs.
-///
-/// # Errors
-/// The file cannot be read, or is not UTF-8.
-pub fn read_keys(path: &Path) -> Result<KeyText, ConfigError> {
-    read_tokens(path).map(KeyText::File)
-}
-
-/// Reads a token file. Its content is in no error.
-///
-/// # Errors
-/// The file cannot be read, or is not UTF-8.
-pub fn read_tokens(file: &Path) -> Result<String, ConfigError> {
-    fs::read_to_string(file).map_err(|error| ConfigError::File {
-        file: file.to_owned(),
-        problem: format!("cannot be read: {error}"),
-    })
-}
-
 impl fmt::Debug for Config {
     /// Nothing of it: broker URLs hold passwords. `--check-config` prints it masked.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -487,6 +488,7 @@ impl fmt::Debug for Config {
 mod tests {
     use super::*;
     use crate::auth::{Asker, Moment, Verdict};
+    use std::fs;
 
     #[test]
     fn a_key_or_a_path_below_it_is_named_as_the_operator_wrote_it() {

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blackhole::auth::AuthConfig;
+use blackhole::auth::jwt::Rules;
+use blackhole::auth::{AuthConfig, CacheTimes, JwtConfig};
 use blackhole::config::{
     CODE_REFUSED, Config, Exit, SourceConfig, Startup, Stream, from_args, keys, reread,
 };
@@ -108,6 +109,7 @@ fn defaults_are_the_platforms() {
             ..AuthConfig::default()
         }
     );
+    assert_eq!(config.crossbar, None);
     assert_eq!(
         (config.style, config.log_level),
         (Style::Piston, log::LevelFilter::Info)
@@ -227,13 +229,7 @@ fn sources_and_authenticators_take_their_details_from_their_own_keys() {
             accounts: 3
         }
     );
-    assert_eq!(
-        config.auth,
-        AuthConfig {
-            insecure: Some("{account_id}.x".to_owned()),
-            ..AuthConfig::default()
-        }
-    );
+    assert_eq!(config.auth.insecure.as_deref(), Some("{account_id}.x"));
     let config = runs(&[
         "--auth",
         "tokens:/etc/t.json",
@@ -263,6 +259,50 @@ fn sources_and_authenticators_take_their_details_from_their_own_keys() {
     assert_eq!(
         config.allowed_origins,
         ["https://a", "http://b:8080", "null"]
+    );
+}
+
+#[test]
+fn several_authenticators_stand_beside_each_other_with_keys_of_their_own() {
+    let files = Files::new(&[(
+        "config.json",
+        r#"{"auth": ["jwt:/etc/keys", "crossbar:https://api.example:8443/v2/", "tokens:/etc/t.json"],
+            "accounts": "/etc/accounts.json", "jwt_issuer": "piston", "jwt_require_exp": true,
+            "crossbar_token": "hunter2", "crossbar_yes_seconds": 30, "crossbar_no_seconds": 3,
+            "crossbar_timeout_ms": 700}"#,
+    )]);
+    let config = runs(&["--config", &files.path("config.json")]);
+    assert_eq!(
+        config.auth,
+        AuthConfig {
+            insecure: None,
+            tokens: Some("/etc/t.json".into()),
+            jwt: Some(JwtConfig {
+                keys: "/etc/keys".into(),
+                rules: Rules::new("piston", true),
+            }),
+            platform: Some(CacheTimes {
+                yes: Duration::from_secs(30),
+                no: Duration::from_secs(3),
+            }),
+            accounts: Some("/etc/accounts.json".into()),
+        }
+    );
+    let crossbar = config.crossbar.expect("configured");
+    assert_eq!(crossbar.url, "https://api.example:8443/v2");
+    assert_eq!(crossbar.service_token.as_deref(), Some("hunter2"));
+    assert_eq!(crossbar.timeout, Duration::from_millis(700));
+    assert!(!format!("{crossbar:?}").contains("hunter2"));
+
+    let config = runs(&["--auth=jwt:k.pem", "--auth=crossbar:http://h:8000"]);
+    assert_eq!(
+        config.auth.jwt.map(|jwt| jwt.rules),
+        Some(Rules::new("kazoo", false))
+    );
+    assert_eq!((config.auth.tokens, config.auth.accounts), (None, None));
+    assert_eq!(
+        config.crossbar.map(|crossbar| crossbar.timeout),
+        Some(Duration::from_secs(5))
     );
 }
 
@@ -337,12 +377,30 @@ fn a_command_line_that_does_not_fit_is_refused_with_option_and_expectation() {
             "--log-level: expected error, warn, info or debug, found \"loud\"",
         ),
         (
-            &["--auth", "jwt:keys.pem"],
-            "--auth: the authenticator jwt is not built into this version yet; expected tokens:FILE or insecure",
+            &["--auth", "crossbar:ftp://127.0.0.1"],
+            "--auth: the scheme of crossbar's URL is neither http nor https; expected tokens:FILE, jwt:FILE_OR_FOLDER, crossbar:URL or insecure",
         ),
         (
-            &["--auth", "crossbar:http://127.0.0.1:8000/v2"],
-            "--auth: the authenticator crossbar is not built into this version yet; expected tokens:FILE or insecure",
+            &["--auth", "jwt:"],
+            "--auth: expected tokens:FILE, jwt:FILE_OR_FOLDER, crossbar:URL or insecure",
+        ),
+        (
+            &[
+                "--auth", "tokens:a", "--auth", "jwt:b", "--auth", "tokens:c",
+            ],
+            "--auth: tokens is given twice; expected each kind at most once",
+        ),
+        (
+            &["--auth", "tokens:a", "--auth", "insecure"],
+            "--auth: insecure takes any token, so it stands alone",
+        ),
+        (
+            &["--auth", "tokens:a", "--crossbar-no-seconds", "0"],
+            "--crossbar-no-seconds: expected a whole number from 1 to 4294967295, found \"0\"",
+        ),
+        (
+            &["--auth", "tokens:a", "--accounts="],
+            "--accounts: expected the path of a file, found \"\"",
         ),
         (
             &["--amqp", "amqps://broker"],
@@ -423,6 +481,8 @@ fn no_refusal_repeats_a_password_or_a_token() {
         &["--ampq=amqp://user:hunter2@one"],
         &["--auth", "hunter2"],
         &["--auth", "token:hunter2"],
+        &["--auth", "crossbar:http://user:hunter2@host"],
+        &["--auth=insecure", "--crossbar-token", "hunter2 "],
         &["hunter2"],
     ] {
         let text = refusal(line);
@@ -447,6 +507,7 @@ fn check_config_prints_a_configuration_that_can_be_read_again_with_passwords_mas
         &auth,
         "--amqp",
         "amqp://user:hunter2@broker/x",
+        "--crossbar-token=hunter2",
         "--max-connections=9",
     ];
     let checked = [&line[..], &["--check-config"]].concat();
@@ -457,7 +518,8 @@ fn check_config_prints_a_configuration_that_can_be_read_again_with_passwords_mas
         ("port", json!(2)),
         ("style", json!("kazoo")),
         ("amqp", json!(["amqp://user:***@broker/x"])),
-        ("auth", json!(auth)),
+        ("auth", json!([auth])),
+        ("crossbar_token", json!("***")),
         ("admin", json!(null)),
         ("max_connections", json!(9)),
     ] {
@@ -478,6 +540,32 @@ fn check_config_reads_the_files_that_are_named() {
     assert!(
         refused.starts_with(&format!("{tokens}: entry 1: key 1 is none of account_id")),
         "{refused}"
+    );
+    let keys = Files::new(&[("a.pem", "hunter2")]);
+    let folder = keys.path("");
+    let refused = refusal(&["--auth", &format!("jwt:{folder}"), "--check-config"]);
+    assert_eq!(
+        refused,
+        format!(
+            "{}: expected one PEM block, RSA PUBLIC KEY or PUBLIC KEY",
+            keys.path("a.pem")
+        )
+    );
+    let account = "1".repeat(32);
+    let accounts = format!("{{\n\"{account}\": {{\"parent\": \"{account}\"}}}}");
+    let files = Files::new(&[("accounts.json", &accounts)]);
+    let accounts = files.path("accounts.json");
+    let line = [
+        "--auth=crossbar:http://h",
+        "--accounts",
+        &accounts,
+        "--check-config",
+    ];
+    assert_eq!(
+        refusal(&line),
+        format!(
+            "{accounts}: line 2: account {account}: parent: a cycle, the account is its own ancestor"
+        )
     );
     let replay = files.path("missing.jsonl");
     let refused = refusal(&[
