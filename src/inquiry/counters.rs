@@ -4,7 +4,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::trouble::Cause;
 use crate::metrics::write_metric;
 
 /// Declares [`InquiryCounters`]: one field, one metric, one help text each.
@@ -42,19 +41,6 @@ counters! {
     trouble_tls "crossbar_trouble_tls_total" "Questions without an answer: TLS failed, a certificate that is not trusted included.";
     trouble_late "crossbar_trouble_late_total" "Questions without an answer: they waited 10 s for a thread and were not asked.";
     panics "inquiry_panics_total" "Panics of the threads that answer, each turned into an answer that is no yes.";
-}
-
-impl InquiryCounters {
-    pub(super) fn count_trouble(&self, cause: Cause) {
-        increment(match cause {
-            Cause::Timeout => &self.trouble_timeout,
-            Cause::Connect => &self.trouble_connect,
-            Cause::Status => &self.trouble_status,
-            Cause::Body => &self.trouble_body,
-            Cause::Tls => &self.trouble_tls,
-            Cause::Late => &self.trouble_late,
-        });
-    }
 }
 
 pub(super) fn increment(counter: &AtomicU64) {
