@@ -261,6 +261,10 @@ pub(crate) const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Lines about the connection to a broker, or of its client, that are logged before [`LOG_INTERVAL`] holds.
 pub(crate) const FAULTS_LOGGED_FREELY: u32 = 3;
 
+/// JWTs that wait to be verified: some 2 s of a thread's time. Beyond it a question is given back at once, counted, and
+/// never a yes. Any session can add to it, one question for each token; none is longer than [`JWT_BYTES_MAX`].
+pub const VERIFY_QUESTIONS_MAX: usize = 32 << 10;
+
 /// Questions to the platform's REST API that wait for a thread. Beyond it a question is given back at once, counted, and
 /// never a yes. Any session can add to it, one question for each token and account.
 pub const CROSSBAR_QUESTIONS_MAX: usize = 1024;
@@ -284,9 +288,6 @@ pub const CROSSBAR_TOKEN_BYTES_MAX: usize = 8 << 10;
 /// Longest SIP realm that is taken from an answer: no routing key is longer. A longer one is trouble.
 pub(crate) const CROSSBAR_REALM_BYTES_MAX: usize = 255;
 
-/// Longest key id that is asked for; a longer one is unknown, unasked.
-pub(crate) const CROSSBAR_KEY_ID_BYTES_MAX: usize = 128;
-
 /// Longest time that a connection to the REST API is kept without use.
 pub(crate) const CROSSBAR_IDLE_MAX: Duration = Duration::from_secs(15);
 
@@ -298,3 +299,19 @@ pub(crate) const CROSSBAR_LOGGED_BYTES_MAX: usize = 200;
 
 /// Answers that wait for the loop. Beyond it the threads wait, which makes their questions wait in turn.
 pub(crate) const ANSWERS_MAX: usize = 1024;
+
+/// Bytes of a JWT; a longer one is refused unread. The platform's are some 700 bytes.
+pub const JWT_BYTES_MAX: usize = 8 << 10;
+
+/// Bytes of a key id; a token that names a longer one is refused. The platform's are 32.
+pub const JWT_KID_BYTES_MAX: usize = 256;
+
+/// How far the platform's clock and ours may be apart: added to a token's `exp`, taken from its `nbf` (PROTOCOL 7).
+pub const JWT_LEEWAY: Duration = Duration::from_secs(30);
+
+/// Public keys for JWTs, of files and fetched ones together; a file or folder with more is refused, and a key that is
+/// fetched beyond them is not kept.
+pub const JWT_KEYS_MAX: usize = 1000;
+
+/// Accounts of the account tree; a file with more is refused. Each takes some 100 bytes.
+pub const ACCOUNTS_MAX: usize = 1_000_000;

@@ -5,6 +5,9 @@
 //! | `identity` | what a token gives the right to; pure |
 //! | `question` | what is asked elsewhere, because the loop must not wait, and the answers |
 //! | `tokens` | the token file: parsing, checking, reloading |
+//! | `jwt` | the platform's signed tokens, and the keys that they are checked with |
+//! | `accounts` | the account tree: who is below whom |
+//! | `entry` | what the JSON files of this folder have in common |
 //!
 //! Sessions hold an `Arc<Identity>`: one allocation for each token, however many sessions use it.
 //!
@@ -44,16 +47,20 @@
     )
 )]
 
+pub mod accounts;
+mod entry;
 mod identity;
+pub mod jwt;
 mod question;
 mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use entry::SharedRealm;
 pub use identity::{Identity, REALM_PLACEHOLDER};
 pub use question::{AccountAnswer, Answer, KeyAnswer, Question};
-pub use tokens::{AuthError, SharedRealm};
+pub use tokens::AuthError;
 
 use tokens::{Table, TokenFile};
 

@@ -8,11 +8,23 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::jwt;
 use crate::account::AccountId;
 
 /// What a thread is asked.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Question {
+    /// Whether the signature and the claims of a JWT hold. CPU only.
+    Verify {
+        /// The JWT.
+        token: Arc<str>,
+        /// Those in force when it was asked.
+        keys: Arc<jwt::Keys>,
+        /// What is asked of its claims.
+        rules: Arc<jwt::Rules>,
+        /// Unix seconds.
+        unix_now: u64,
+    },
     /// `GET {url}/accounts/{account_id}` with the token: whether it may see the account.
     Account {
         /// Sent as `X-Auth-Token`.
@@ -30,6 +42,13 @@ pub enum Question {
 /// The answer to a question of the same name.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Answer {
+    /// Whether the JWT is good.
+    Verify {
+        /// As asked.
+        token: Arc<str>,
+        /// What it says, or why it is refused.
+        verdict: Result<jwt::Claims, jwt::Refusal>,
+    },
     /// Whether the token may see the account.
     Account {
         /// As asked.
@@ -80,6 +99,17 @@ pub enum KeyAnswer {
 impl fmt::Debug for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Verify {
+                token: _,
+                keys,
+                rules,
+                unix_now,
+            } => f
+                .debug_struct("Verify")
+                .field("keys", keys)
+                .field("rules", rules)
+                .field("unix_now", unix_now)
+                .finish_non_exhaustive(),
             Self::Account { token: _, account } => f
                 .debug_struct("Account")
                 .field("account", account)
@@ -92,6 +122,10 @@ impl fmt::Debug for Question {
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Verify { token: _, verdict } => f
+                .debug_struct("Verify")
+                .field("verdict", verdict)
+                .finish_non_exhaustive(),
             Self::Account {
                 token: _,
                 account,

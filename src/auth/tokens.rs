@@ -5,22 +5,23 @@
 //! a misplaced brace can make any text of the file a token. A table is complete, or it is not made.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::accounts::AccountsError;
+use super::entry::{ACCOUNT_ID, SharedRealm, account_id, read, realm as sip_realm, shared_realms};
 use super::identity::{Identity, Realms};
+use super::jwt::KeysError;
 use crate::account::AccountId;
 use crate::json::{self, Members};
 
 const KEYS: &str = "account_id, descendants, realm, superduper_admin, expires";
-const ACCOUNT_ID: &str = "32 hex characters";
 
-/// Why a token file is not taken. Holds no token.
+/// Why a file of this folder is not taken. Holds no token.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     /// It is not one JSON object.
@@ -41,6 +42,12 @@ pub enum AuthError {
         /// Key and expectation.
         problem: String,
     },
+    /// The keys of JWTs.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The account tree.
+    #[error(transparent)]
+    Accounts(#[from] AccountsError),
 }
 
 /// A token file, read.
@@ -58,16 +65,6 @@ pub(super) struct Table {
     shared_realms: Vec<SharedRealm>,
     /// Readings are numbered from 1.
     reading: u64,
-}
-
-/// Two accounts with the same realm in the file. Each sees the other's events wherever only the realm tells accounts
-/// apart (PROTOCOL 6). Holds no token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SharedRealm {
-    /// One of them.
-    pub one: AccountId,
-    /// The other.
-    pub other: AccountId,
 }
 
 /// An identity that is found by its token, which it holds: the table does not store tokens a second time. A wrong
@@ -172,7 +169,7 @@ impl Table {
                 ));
             }
         }
-        let shared_realms = shared_realms(&realms);
+        let shared_realms = shared_realms(realms.iter().map(|(id, realm)| (*id, &**realm)));
         let is_realms_same = realms == *old.realms;
         let realms = if is_realms_same {
             old.realms.clone()
@@ -210,24 +207,6 @@ impl Table {
     }
 }
 
-/// Accounts with the same realm: for each realm its first account together with each of the others. O(n log n).
-fn shared_realms(realms: &Realms) -> Vec<SharedRealm> {
-    let mut first: BTreeMap<&str, AccountId> = BTreeMap::new();
-    let mut accounts: Vec<_> = realms.iter().collect();
-    accounts.sort_unstable();
-    let mut shared = Vec::new();
-    for (account, realm) in accounts {
-        let one = *first.entry(realm).or_insert(*account);
-        if one != *account {
-            shared.push(SharedRealm {
-                one,
-                other: *account,
-            });
-        }
-    }
-    shared
-}
-
 /// What the file says of one token.
 struct Entry {
     account: AccountId,
@@ -261,13 +240,7 @@ impl Entry {
                         .map(|id| account_id(id, "descendants"))
                         .collect::<Result<_, _>>()?;
                 }
-                "realm" => {
-                    let text: String = read(value, "realm", "a SIP realm")?;
-                    if text.is_empty() || text.contains(char::is_whitespace) {
-                        return Err("realm: expected a SIP realm".to_owned());
-                    }
-                    realm = Some(text.into());
-                }
+                "realm" => realm = Some(sip_realm(value)?),
                 "superduper_admin" => {
                     superduper = read(value, "superduper_admin", "true or false")?
                 }
@@ -287,18 +260,6 @@ impl Entry {
             expires,
         })
     }
-}
-
-fn read<'a, T: Deserialize<'a>>(
-    value: &'a RawValue,
-    key: &str,
-    expected: &str,
-) -> Result<T, String> {
-    serde_json::from_str(value.get()).map_err(|_| format!("{key}: expected {expected}"))
-}
-
-fn account_id(text: &str, key: &str) -> Result<AccountId, String> {
-    AccountId::parse(text).ok_or_else(|| format!("{key}: expected {ACCOUNT_ID}"))
 }
 
 #[cfg(test)]

@@ -25,6 +25,9 @@ macro_rules! counters {
 }
 
 counters! {
+    verified "jwt_verified_total" "JWTs whose signature and claims were found good, on the thread for it; those known already are not among them.";
+    verify_refused "jwt_verify_refused_total" "JWTs that were found not good there.";
+    verify_full "jwt_network_full_total" "JWTs given back unverified because 32,768 waited already.";
     requests "crossbar_requests_total" "Requests sent to the platform's REST API, those sent again included.";
     requests_again "crossbar_requests_again_total" "Requests sent again because the connection ended before the answer began, as a kept one may.";
     yes "crossbar_yes_total" "Accounts that the platform let a token see.";
@@ -33,7 +36,7 @@ counters! {
     accounts_refused "crossbar_accounts_refused_total" "Answers that a token may not see an account (403, 404).";
     keys "crossbar_keys_total" "Public keys that the platform sent.";
     keys_unknown "crossbar_keys_unknown_total" "Key ids that the platform does not know, or that were not asked for: they cannot be ids, or there is no crossbar_token.";
-    questions_full "crossbar_questions_full_total" "Questions to the platform given back unasked because 1,024 waited already.";
+    network_full "crossbar_network_full_total" "Questions to the platform given back unasked because 1,024 waited already.";
     trouble_timeout "crossbar_trouble_timeout_total" "Questions without an answer: it was not whole within crossbar_timeout_ms.";
     trouble_connect "crossbar_trouble_connect_total" "Questions without an answer: no connection, or it broke before the answer's head.";
     trouble_status "crossbar_trouble_status_total" "Questions without an answer: a status that says neither yes nor no, a redirect included.";

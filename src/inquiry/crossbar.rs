@@ -33,8 +33,8 @@ use super::trouble::{Cause, Trouble, TroubleLog};
 use crate::account::AccountId;
 use crate::auth::{AccountAnswer, KeyAnswer};
 use crate::limits::{
-    CROSSBAR_BODY_BYTES_MAX, CROSSBAR_HEAD_BYTES_MAX, CROSSBAR_IDLE_MAX, CROSSBAR_KEY_ID_BYTES_MAX,
-    CROSSBAR_REALM_BYTES_MAX, CROSSBAR_THREADS, CROSSBAR_TOKEN_BYTES_MAX,
+    CROSSBAR_BODY_BYTES_MAX, CROSSBAR_HEAD_BYTES_MAX, CROSSBAR_IDLE_MAX, CROSSBAR_REALM_BYTES_MAX,
+    CROSSBAR_THREADS, CROSSBAR_TOKEN_BYTES_MAX, JWT_KID_BYTES_MAX,
 };
 
 const USER_AGENT: &str = concat!("blackhole/", env!("CARGO_PKG_VERSION"));
@@ -328,7 +328,7 @@ fn header(token: &str) -> Option<HeaderValue> {
 /// Whether it is one segment of a path and means nothing else in a URL.
 fn is_key_id(kid: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    (1..=CROSSBAR_KEY_ID_BYTES_MAX).contains(&kid.len())
+    (1..=JWT_KID_BYTES_MAX).contains(&kid.len())
         && kid.bytes().all(is_plain)
         && kid.bytes().any(|byte| byte != b'.')
 }

@@ -1,8 +1,8 @@
 //! The threads that answer the authenticator's questions, so that the loop never waits for a signature or the network.
 //!
 //! ```text
-//! loop                         -> network lane, bounded -> threads "crossbar-N": one exchange at a time each
-//! loop <- waker, answers, bounded <-
+//! loop -> lane of signatures, bounded -> thread "jwt-verify"                               -> answers, bounded -> loop
+//!      -> lane of the network, bounded -> threads "crossbar-N", one exchange at a time each ->    and its waker
 //! ```
 //!
 //! | module | owns |
@@ -37,9 +37,12 @@ use self::counters::increment;
 pub use self::crossbar::{
     Authorities, Crossbar, CrossbarError, CrossbarOptions, CrossbarUrl, CrossbarUrlError,
 };
+use crate::auth::jwt::{self, Refusal};
 use crate::auth::{AccountAnswer, Answer, KeyAnswer, Question};
 use crate::handoff::{LoopGone, LoopWaker};
-use crate::limits::{ANSWERS_MAX, CROSSBAR_QUESTIONS_MAX, CROSSBAR_THREADS, CROSSBAR_WAIT_MAX};
+use crate::limits::{
+    ANSWERS_MAX, CROSSBAR_QUESTIONS_MAX, CROSSBAR_THREADS, CROSSBAR_WAIT_MAX, VERIFY_QUESTIONS_MAX,
+};
 
 /// A question on its way.
 struct Asked {
@@ -49,6 +52,7 @@ struct Asked {
 
 /// The loop's end. Dropping it ends the threads.
 pub struct Inquiry {
+    verify: Sender<Asked>,
     network: Sender<Asked>,
     answers: Receiver<Answer>,
     waker: LoopWaker,
@@ -61,13 +65,19 @@ impl Inquiry {
     /// # Errors
     /// The question back: as many wait as may, or no thread answers this kind.
     pub fn ask(&self, question: Question) -> Result<(), Question> {
+        let (lane, full) = match question {
+            Question::Verify { .. } => (&self.verify, &self.counters.verify_full),
+            Question::Account { .. } | Question::Key { .. } => {
+                (&self.network, &self.counters.network_full)
+            }
+        };
         let asked = Asked {
             question,
             since: Instant::now(),
         };
-        self.network.try_send(asked).map_err(|error| {
+        lane.try_send(asked).map_err(|error| {
             if matches!(error, TrySendError::Full(_)) {
-                increment(&self.counters.questions_full);
+                increment(full);
             }
             error.into_inner().question
         })
@@ -84,9 +94,15 @@ impl Inquiry {
         })
     }
 
-    /// Questions that wait for a thread (a gauge).
+    /// JWTs that wait to be verified (a gauge).
     #[must_use]
-    pub fn questions_waiting(&self) -> usize {
+    pub fn verify_waiting(&self) -> usize {
+        self.verify.len()
+    }
+
+    /// Questions that wait for a thread to ask the platform (a gauge).
+    #[must_use]
+    pub fn network_waiting(&self) -> usize {
         self.network.len()
     }
 
@@ -115,16 +131,18 @@ impl ToLoop {
 
 /// The threads' end: threads are [started](Answering::start) with it, or a test answers.
 pub struct Answering {
+    verify: Receiver<Asked>,
     network: Receiver<Asked>,
     to_loop: ToLoop,
     counters: Arc<InquiryCounters>,
 }
 
 impl Answering {
-    /// The next question, without waiting: for a test that plays the threads.
+    /// The next question, signatures first, without waiting: for a test that plays the threads.
     #[must_use]
     pub fn try_question(&self) -> Option<Question> {
-        self.network.try_recv().ok().map(|asked| asked.question)
+        let next = self.verify.try_recv().or_else(|_| self.network.try_recv());
+        next.ok().map(|asked| asked.question)
     }
 
     /// Answers: for a test that plays the threads. Waits while as many answers wait for the loop as may.
@@ -135,18 +153,33 @@ impl Answering {
         self.to_loop.send(answer)
     }
 
-    /// Starts the threads of what is configured. Questions of a kind that no thread answers are given back from then on.
-    /// What it returns need not be joined.
+    /// Starts the threads of what is configured: one that `verifies` JWTs, and those that ask `crossbar`. Questions of a
+    /// kind that no thread answers are given back from then on. What it returns need not be joined.
     ///
     /// # Errors
     /// The system refused a thread. Those that were started end with the loop's end.
-    pub fn start(self, crossbar: Option<Crossbar>) -> io::Result<Vec<JoinHandle<()>>> {
+    pub fn start(
+        self,
+        verifies: bool,
+        crossbar: Option<Crossbar>,
+    ) -> io::Result<Vec<JoinHandle<()>>> {
         let Self {
+            verify,
             network,
             to_loop,
             counters,
         } = self;
         let mut threads = Vec::new();
+        if verifies {
+            let (to_loop, counters) = (to_loop.clone(), counters.clone());
+            let find = {
+                let counters = counters.clone();
+                move |asked: &Asked| find_here(&counters, asked)
+            };
+            let work = move || serve(&verify, &to_loop, &counters, find);
+            let name = "jwt-verify".to_owned();
+            threads.push(thread::Builder::new().name(name).spawn(work)?);
+        }
         if let Some(crossbar) = crossbar {
             let crossbar = Arc::new(crossbar);
             for number in 1..=CROSSBAR_THREADS {
@@ -165,15 +198,18 @@ impl Answering {
 /// The two ends. `waker` makes the loop's poll return; it is for answers alone.
 #[must_use]
 pub fn channels(waker: LoopWaker, counters: Arc<InquiryCounters>) -> (Inquiry, Answering) {
+    let (to_verify, verify) = bounded(VERIFY_QUESTIONS_MAX);
     let (to_network, network) = bounded(CROSSBAR_QUESTIONS_MAX);
     let (to_loop, answers) = bounded(ANSWERS_MAX);
     let inquiry = Inquiry {
+        verify: to_verify,
         network: to_network,
         answers,
         waker: waker.clone(),
         counters: counters.clone(),
     };
     let answering = Answering {
+        verify,
         network,
         to_loop: ToLoop {
             answers: to_loop,
@@ -207,6 +243,10 @@ fn serve(
 /// What is said when nothing is known.
 fn no_answer(question: Question) -> Answer {
     match question {
+        Question::Verify { token, .. } => Answer::Verify {
+            token,
+            verdict: Err(Refusal::Malformed),
+        },
         Question::Account { token, account } => Answer::Account {
             token,
             account,
@@ -219,12 +259,35 @@ fn no_answer(question: Question) -> Answer {
     }
 }
 
+fn find_here(counters: &InquiryCounters, asked: &Asked) -> Answer {
+    match &asked.question {
+        Question::Verify {
+            token,
+            keys,
+            rules,
+            unix_now,
+        } => {
+            let verdict = jwt::verify(token, keys, rules, *unix_now);
+            increment(match verdict {
+                Ok(_) => &counters.verified,
+                Err(_) => &counters.verify_refused,
+            });
+            Answer::Verify {
+                token: token.clone(),
+                verdict,
+            }
+        }
+        Question::Account { .. } | Question::Key { .. } => no_answer(asked.question.clone()),
+    }
+}
+
 fn find_over_network(crossbar: &Crossbar, asked: &Asked) -> Answer {
     if asked.since.elapsed() > CROSSBAR_WAIT_MAX {
         crossbar.note_late();
         return no_answer(asked.question.clone());
     }
     match &asked.question {
+        Question::Verify { .. } => no_answer(asked.question.clone()),
         Question::Account { token, account } => Answer::Account {
             token: token.clone(),
             account: *account,
