@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::iter;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -19,6 +20,7 @@ use blackhole::inquiry::{
     Answering, Authorities, Crossbar, CrossbarOptions, CrossbarUrl, Inquiry, InquiryCounters,
     channels,
 };
+use socket2::{Domain, Socket, Type};
 use support::platform_api::{Account, After, HttpServer, PlatformApi, SERVICE_TOKEN, answer};
 
 /// Longer than anything good takes.
@@ -303,6 +305,7 @@ const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
 
 #[test]
 fn nothing_that_a_server_does_is_a_yes_or_takes_longer_than_it_may() {
+    static TAKEN_WHOLE: AtomicBool = AtomicBool::new(false);
     let silence: Nasty = |socket| {
         let _closed = socket.read(&mut [0]);
         Ok(After::Close)
@@ -314,13 +317,13 @@ fn nothing_that_a_server_does_is_a_yes_or_takes_longer_than_it_may() {
             thread::sleep(Duration::from_millis(20));
         }
     };
-    let drip_of_the_head: Nasty = |socket| loop {
-        socket.write_all(if socket.peek(&mut [0]).is_ok_and(|read| read > 0) {
-            b""
-        } else {
-            b"H"
-        })?;
-        thread::sleep(Duration::from_millis(20));
+    let drip_of_the_head: Nasty = |socket| {
+        let endless = HEAD.bytes().chain(*b"x-long: ").chain(iter::repeat(b'a'));
+        for byte in endless {
+            socket.write_all(&[byte])?;
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(After::Close)
     };
     let half_a_body: Nasty = |socket| {
         let body = body_of(r#"{"realm":"a"}"#);
@@ -353,17 +356,15 @@ fn nothing_that_a_server_does_is_a_yes_or_takes_longer_than_it_may() {
             socket.write_all(b"x-header: and one more of them, as there is no end of it\r\n")?;
         }
     };
-    let reset: Nasty = |socket| {
-        socket2::SockRef::from(&*socket).set_linger(Some(Duration::ZERO))?;
-        // The accept loop's copy would keep the socket; a shutdown is no reset, so this one is given up whole.
-        Ok(After::Close)
-    };
+    let reset: Nasty = |_| Ok(After::Reset);
+    let closed: Nasty = |_| Ok(After::Close);
     let a_hundred_megabytes: Nasty = |socket| {
         write!(socket, "{HEAD}content-length: 100000000\r\n\r\n")?;
         for _ in 0..100_000_000 / 100_000 {
             socket.write_all(&[b' '; 100_000])?;
         }
-        panic!("a body of 100 MB was taken");
+        TAKEN_WHOLE.store(true, SeqCst);
+        Ok(After::Close)
     };
     let an_endless_refusal: Nasty = |socket| {
         write!(socket, "HTTP/1.1 500 Oh\r\n\r\n")?;
@@ -371,7 +372,7 @@ fn nothing_that_a_server_does_is_a_yes_or_takes_longer_than_it_may() {
             socket.write_all(&[b' '; 100_000])?;
         }
     };
-    let rows: [(&str, Nasty, Counter, usize); 11] = [
+    let rows: [(&str, Nasty, Counter, usize); 12] = [
         ("silence", silence, |of| &of.trouble_timeout, 1),
         ("drip", drip, |of| &of.trouble_timeout, 1),
         (
@@ -385,6 +386,7 @@ fn nothing_that_a_server_does_is_a_yes_or_takes_longer_than_it_may() {
         ("half a head", half_a_head, |of| &of.trouble_connect, 2),
         ("garbage", garbage, |of| &of.trouble_body, 1),
         ("endless head", endless_head, |of| &of.trouble_body, 1),
+        ("closed", closed, |of| &of.trouble_connect, 2),
         ("reset", reset, |of| &of.trouble_connect, 2),
         ("100 MB", a_hundred_megabytes, |of| &of.trouble_body, 1),
         (
@@ -409,9 +411,65 @@ fn nothing_that_a_server_does_is_a_yes_or_takes_longer_than_it_may() {
         assert_eq!(counter(&counters).load(Relaxed), 1, "{name}: {counters:?}");
         assert_eq!(server.requests(), requests, "{name}");
     }
+    assert!(!TAKEN_WHOLE.load(SeqCst), "a body of 100 MB was read");
 }
 
 type Counter = fn(&InquiryCounters) -> &AtomicU64;
+
+#[test]
+fn a_host_that_takes_no_connection_is_trouble_in_time() {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    // Until the queue is full: the kernel answers no more.
+    let mut queued = Vec::new();
+    while let Ok(client) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        queued.push(client);
+    }
+    let (crossbar, counters) =
+        client_within(&format!("http://{address}"), Duration::from_millis(500));
+    let asked = Instant::now();
+    assert_eq!(
+        crossbar.account("child", account(ONE)),
+        AccountAnswer::Trouble
+    );
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert_eq!(counters.trouble_timeout.load(Relaxed), 1, "{counters:?}");
+}
+
+#[test]
+fn a_host_may_have_a_name_or_not_exist() {
+    let api = PlatformApi::start();
+    api.allow("child", ONE, "one.example");
+    let (crossbar, _) = client(&api.url().replace("127.0.0.1", "localhost"));
+    for _ in 0..3 {
+        assert_eq!(
+            crossbar.account("child", account(ONE)),
+            yes(Some("one.example"), false)
+        );
+    }
+    assert_eq!(api.accepted(), 1);
+    // Reserved never to exist (RFC 2606). Where no name server answers at all, it is the time that ends it.
+    let (crossbar, counters) = client_within("http://platform.invalid/v2", Duration::from_secs(2));
+    assert_eq!(
+        crossbar.account("child", account(ONE)),
+        AccountAnswer::Trouble
+    );
+    let troubles = [&counters.trouble_connect, &counters.trouble_timeout];
+    assert_eq!(
+        troubles
+            .map(|counter| counter.load(Relaxed))
+            .iter()
+            .sum::<u64>(),
+        1
+    );
+}
 
 #[test]
 fn a_redirect_is_trouble_and_not_followed() {
@@ -575,7 +633,7 @@ fn take(inquiry: &Inquiry, woken: &Receiver<()>, expected: usize) -> Vec<Answer>
         woken
             .recv_timeout(LONG)
             .expect("a wake for the answers that are missing");
-        answers.extend(std::iter::from_fn(|| inquiry.try_answer()));
+        answers.extend(iter::from_fn(|| inquiry.try_answer()));
     }
     answers
 }
