@@ -1,9 +1,9 @@
 //! The threads that ask the platform's REST API, and their HTTP client, against a real HTTP server.
 
 use std::collections::HashSet;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::iter;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
@@ -17,10 +17,15 @@ use blackhole::auth::jwt::{self, KeyText, Keys};
 use blackhole::auth::{AccountAnswer, Answer, KeyAnswer, Question};
 use blackhole::handoff::LoopWaker;
 use blackhole::inquiry::{
-    Answering, Authorities, Crossbar, CrossbarOptions, CrossbarUrl, Inquiry, InquiryCounters,
-    channels,
+    Answering, Authorities, Crossbar, CrossbarError, CrossbarOptions, CrossbarUrl, Inquiry,
+    InquiryCounters, channels,
 };
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use socket2::{Domain, Socket, Type};
+use support::certificates::{Ca, Certified, LOCAL};
 use support::platform_api::{Account, After, HttpServer, PlatformApi, SERVICE_TOKEN, answer};
 
 /// Longer than anything good takes.
@@ -769,4 +774,110 @@ fn a_test_can_play_the_threads() {
     assert_eq!(inquiry.try_answer(), Some(answer.clone()));
     drop(inquiry);
     assert!(answering.answer(answer).is_err());
+}
+
+/// An HTTP server behind TLS that answers every request with `body_of("{}")` and keeps connections. Returns its port, and
+/// the connections that it has taken.
+fn start_https(certified: &Certified) -> (u16, Arc<AtomicUsize>) {
+    let certificate = CertificateDer::from_pem_file(certified.cert()).unwrap();
+    let key = PrivateKeyDer::from_pem_file(certified.key()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counted = accepted.clone();
+    thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            counted.fetch_add(1, SeqCst);
+            let tls = ServerConnection::new(config.clone()).unwrap();
+            thread::spawn(move || {
+                let mut stream = BufReader::new(StreamOwned::new(tls, socket));
+                let mut line = String::new();
+                while stream.read_line(&mut line).is_ok_and(|read| read > 0) {
+                    if line == "\r\n" {
+                        answer(stream.get_mut(), 200, &body_of("{}")).unwrap();
+                        stream.get_mut().flush().unwrap();
+                    }
+                    line.clear();
+                }
+            });
+        }
+    });
+    (port, accepted)
+}
+
+#[test]
+fn with_https_a_certificate_must_be_trusted_and_of_the_host() {
+    let (ca, other) = (Ca::new(), Ca::new());
+    let (good, accepted) = start_https(&ca.certify(LOCAL, 9));
+    let (elsewhere, _) = start_https(&ca.certify("DNS:elsewhere.example,IP:127.0.0.2", 9));
+    let (expired, _) = start_https(&ca.certify(LOCAL, 0));
+    let plain = HttpServer::start(|_, socket| answer(socket, 200, &body_of("{}")));
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let trusted = || Authorities::Pem(std::fs::read(ca.pem()).unwrap());
+    let others = Authorities::Pem(std::fs::read(other.pem()).unwrap());
+    let tls: Counter = |of| &of.trouble_tls;
+    let rows: [(&str, u16, Authorities, Counter); 8] = [
+        ("127.0.0.1", good, trusted(), |of| &of.yes),
+        ("localhost", good, trusted(), |of| &of.yes),
+        ("127.0.0.1", good, others, tls),
+        ("127.0.0.1", good, Authorities::System, tls),
+        ("127.0.0.1", elsewhere, trusted(), tls),
+        ("127.0.0.1", expired, trusted(), tls),
+        ("127.0.0.1", plain.address().port(), trusted(), tls),
+        (
+            "127.0.0.1",
+            silent.local_addr().unwrap().port(),
+            trusted(),
+            |of| &of.trouble_timeout,
+        ),
+    ];
+    for (row, (host, port, authorities, counter)) in rows.into_iter().enumerate() {
+        let counters = Arc::new(InquiryCounters::default());
+        let is_silent = row == 7;
+        let options = CrossbarOptions {
+            url: CrossbarUrl::parse(&format!("https://{host}:{port}/v2")).unwrap(),
+            timeout: if is_silent {
+                Duration::from_millis(500)
+            } else {
+                LONG
+            },
+            service_token: None,
+            authorities,
+        };
+        // A machine without any authority has none to trust in row 3.
+        let crossbar = match Crossbar::new(options, counters.clone()) {
+            Err(CrossbarError::NoAuthorities(_)) if row == 3 => continue,
+            crossbar => crossbar.unwrap(),
+        };
+        let before = accepted.load(SeqCst);
+        for asked in 1..=2 {
+            let answer = crossbar.account("child", account(ONE));
+            let is_good = row < 2;
+            assert_eq!(
+                answer == yes(None, false),
+                is_good,
+                "{row}: {answer:?} {counters:?}"
+            );
+            assert_eq!(answer == AccountAnswer::Trouble, !is_good, "{row}");
+            assert_eq!(
+                counter(&counters).load(Relaxed),
+                asked,
+                "{row}: {counters:?}"
+            );
+        }
+        if row < 2 {
+            assert_eq!(
+                accepted.load(SeqCst) - before,
+                1,
+                "{row}: a kept connection"
+            );
+        }
+    }
 }
