@@ -329,9 +329,6 @@ pub(crate) const CROSSBAR_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Longest SIP realm that is taken from an answer: no routing key is longer. A longer one is trouble.
 pub(crate) const CROSSBAR_REALM_BYTES_MAX: usize = 255;
 
-/// Longest key id that is asked for; a longer one is unknown, unasked.
-pub(crate) const CROSSBAR_KEY_ID_BYTES_MAX: usize = 128;
-
 /// Longest time that a connection to the REST API is kept without use.
 pub(crate) const CROSSBAR_IDLE_MAX: Duration = Duration::from_secs(15);
 

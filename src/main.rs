@@ -14,6 +14,7 @@ use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread};
 use blackhole::auth::{Authenticator, Fresh, SharedRealm};
 use blackhole::config::{self, Config, ConfigError, Exit, SourceConfig, Startup};
 use blackhole::handoff::{SourceEnd, handoff};
+use blackhole::inquiry::{self, Authorities, Crossbar, CrossbarOptions, Inquiry, InquiryCounters};
 use blackhole::reactor::reread::{Reread, RereadJob};
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::{Exchange, Families};
@@ -59,6 +60,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         log::warn!("--auth insecure: ANY token is taken for ANY account; for development only");
     }
     warn_of_shared_realms(&authenticator);
+    let verifies = authenticator.verifies();
     let families = Families::new(&config.families).map_err(Exit::refused)?;
     warn_of_open_families(&families);
     let exchanges = families.exchanges().cloned().collect();
@@ -84,12 +86,13 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let (source_end, loop_end) = handoff(server.waker());
     let counters = Arc::new(AmqpCounters::default());
     let source = start_source(&config, exchanges, source_end, &counters)?;
+    let (inquiry, inquiry_counters) = start_inquiry(&config, verifies, &server)?;
 
     announce(&server);
     let patience = AMQP_STOP_PATIENCE.min(config.drain / 4);
     let parts = ServerParts {
         handoff: loop_end,
-        inquiry: None,
+        inquiry: Some(inquiry),
         connections_max: config.max_connections.unwrap_or(usize::MAX),
         drain_delay: config.drain_delay,
         drain: config.drain - patience,
@@ -97,6 +100,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         io_uring: config.io_uring,
         more_metrics: Box::new(move |out| {
             counters.write(out);
+            inquiry_counters.write(out);
             logging::write_metrics(out);
         }),
         reread: Box::new(move |hub| reread(hub, args.clone())),
@@ -131,6 +135,33 @@ fn start_source(
     amqp::spawn(options, source_end, counters.clone())
         .map(Source::Amqp)
         .map_err(|error| Exit::failed(CODE_FAILED, error))
+}
+
+/// Starts the threads that answer the authenticator's questions.
+fn start_inquiry(
+    config: &Config,
+    verifies: bool,
+    server: &Server,
+) -> Result<(Inquiry, Arc<InquiryCounters>), Exit> {
+    let counters = Arc::new(InquiryCounters::default());
+    let crossbar = config.crossbar.as_ref().map(|asked| {
+        let options = CrossbarOptions {
+            url: asked.url.clone(),
+            timeout: asked.timeout,
+            service_token: asked.service_token.clone().map(Into::into),
+            authorities: Authorities::System,
+        };
+        Crossbar::new(options, counters.clone())
+    });
+    let crossbar = crossbar
+        .transpose()
+        .map_err(|error| Exit::failed(CODE_FAILED, format!("crossbar: {error}")))?;
+    let (inquiry, answering) = inquiry::channels(server.waker(), counters.clone());
+    // They end with the loop.
+    let _threads = answering
+        .start(verifies, crossbar)
+        .map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    Ok((inquiry, counters))
 }
 
 /// Tells scripts and operators where to connect (PROTOCOL 9).

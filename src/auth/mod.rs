@@ -161,7 +161,7 @@ pub struct Counts {
     pub denied: u64,
     /// Nobody could say.
     pub trouble: u64,
-    /// The platform took a right away that a session had, or may have had.
+    /// Passes over all sessions because the platform took rights away.
     pub withdrawn: u64,
 }
 
@@ -208,7 +208,7 @@ pub enum Right {
 pub enum Renewal {
     /// Nothing.
     Same,
-    /// What it may see must be looked at again. `is_known_less`: although its token says the same.
+    /// What it may see must be looked at again.
     Changed {
         /// The identity from now on.
         identity: Arc<Identity>,
@@ -804,6 +804,7 @@ impl Authenticator {
         let (questions, askers) = self.inquiries.counts();
         Sizes {
             tokens: self.tokens.as_ref().map_or(0, TokenFile::len),
+            accounts: self.tree.as_ref().map_or(0, |(_, tree)| tree.len()),
             verified: self.jwt.as_ref().map_or(0, |jwt| jwt.verified.len()),
             grants: self.grants.as_ref().map_or(0, Grants::len),
             denials: self.denials.len(),
@@ -820,6 +821,8 @@ impl Authenticator {
 pub struct Sizes {
     /// Tokens on file; 0 where there is no file.
     pub tokens: usize,
+    /// Accounts of the account tree; 0 where there is none.
+    pub accounts: usize,
     /// Verified JWTs.
     pub verified: usize,
     /// Answers of the platform that are yes.

@@ -12,13 +12,14 @@ use super::error::ConfigError;
 use super::values::AuthName;
 use crate::auth::jwt::{KeyText, Rules};
 use crate::auth::{AuthConfig, CacheTimes, JwtConfig};
+use crate::inquiry::CrossbarUrl;
 use crate::limits::{AUTH_FILE_BYTES_MAX, JWT_KEYS_MAX, KEY_FILE_BYTES_MAX, KEY_FOLDER_BYTES_MAX};
 
 /// Where the platform's REST API is and how it is asked (`--auth crossbar:URL`).
 #[derive(Clone, PartialEq, Eq)]
 pub struct CrossbarConfig {
-    /// The base URL, `http` or `https`, without a `/` at its end, a user, a query or a fragment.
-    pub url: String,
+    /// Where it is.
+    pub url: CrossbarUrl,
     /// `crossbar_token`: what keys are fetched with; a secret. Without it none is fetched.
     pub service_token: Option<String>,
     /// `crossbar_timeout_ms`: for an answer. 5,000.
@@ -28,7 +29,7 @@ pub struct CrossbarConfig {
 impl fmt::Debug for CrossbarConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CrossbarConfig")
-            .field("url", &self.url)
+            .field("url", &self.url.as_str())
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
+use crate::inquiry::{CrossbarUrl, CrossbarUrlError};
 use crate::limits::{PERIOD_MAX, TOKEN_BYTES_MAX};
 use crate::protocol::proxy::ProxyProtocol;
 use crate::session::outbox::SlowConsumerPolicy;
@@ -536,7 +537,7 @@ pub(crate) enum AuthName {
     Tokens(PathBuf),
     Jwt(PathBuf),
     /// The base URL of the platform's REST API, without a `/` at its end.
-    Crossbar(String),
+    Crossbar(CrossbarUrl),
     Insecure,
 }
 
@@ -562,7 +563,7 @@ impl Text for AuthName {
             return Some(Self::Insecure);
         }
         if let Some(url) = text.strip_prefix("crossbar:") {
-            return CrossbarUrl::read(url).ok().map(Self::Crossbar);
+            return CrossbarUrl::parse(url).ok().map(Self::Crossbar);
         }
         file_after("tokens:", text)
             .map(Self::Tokens)
@@ -570,37 +571,32 @@ impl Text for AuthName {
     }
 
     fn hint(text: &str) -> Option<&'static str> {
-        CrossbarUrl::read(text.strip_prefix("crossbar:")?).err()
+        let error = CrossbarUrl::parse(text.strip_prefix("crossbar:")?).err()?;
+        Some(crossbar_url_problem(error))
     }
 
     fn print(&self) -> String {
         match self {
             Self::Tokens(file) => format!("tokens:{}", file.display()),
             Self::Jwt(path) => format!("jwt:{}", path.display()),
-            Self::Crossbar(url) => format!("crossbar:{url}"),
+            Self::Crossbar(url) => format!("crossbar:{}", url.as_str()),
             Self::Insecure => "insecure".to_owned(),
         }
     }
 }
 
-/// The URL of `crossbar:URL`.
-enum CrossbarUrl {}
-
-impl CrossbarUrl {
-    /// Reads a base URL; a `/` at its end is dropped. What is wrong, as half a sentence, otherwise.
-    fn read(text: &str) -> Result<String, &'static str> {
-        let url = url::Url::parse(text)
-            .map_err(|_| "the URL of crossbar is none such as https://HOST:8443/v2")?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err("the scheme of crossbar's URL is neither http nor https");
+/// What is wrong with the URL of `crossbar:URL`, as half a sentence.
+fn crossbar_url_problem(error: CrossbarUrlError) -> &'static str {
+    match error {
+        CrossbarUrlError::Malformed => "the URL of crossbar is none such as https://HOST:8443/v2",
+        CrossbarUrlError::Scheme => "the scheme of crossbar's URL is neither http nor https",
+        CrossbarUrlError::Userinfo => {
+            "crossbar's URL has a user or password, which no request would carry"
         }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("crossbar's URL has a user or password, which no request would carry");
+        CrossbarUrlError::QueryOrFragment => {
+            "crossbar's URL has a query or fragment, behind which nothing can be put"
         }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err("crossbar's URL has a query or fragment, behind which nothing can be put");
-        }
-        Ok(url.as_str().trim_end_matches('/').to_owned())
+        CrossbarUrlError::TooLong => "crossbar's URL is longer than 2,048 bytes",
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::trouble::Cause;
 use crate::metrics::write_metric;
 
 /// Declares [`InquiryCounters`]: one field, one metric, one help text each.
@@ -26,6 +25,8 @@ macro_rules! counters {
 }
 
 counters! {
+    verified "jwt_verified_total" "JWTs whose signature and claims were found good, on the thread for it; those known already are not among them.";
+    verify_refused "jwt_verify_refused_total" "JWTs that were found not good there.";
     requests "crossbar_requests_total" "Requests sent to the platform's REST API, those sent again included.";
     requests_again "crossbar_requests_again_total" "Requests sent again because the connection ended before the answer began, as a kept one may.";
     yes "crossbar_yes_total" "Accounts that the platform let a token see.";
@@ -34,7 +35,6 @@ counters! {
     accounts_refused "crossbar_accounts_refused_total" "Answers that a token may not see an account (403, 404).";
     keys "crossbar_keys_total" "Public keys that the platform sent.";
     keys_unknown "crossbar_keys_unknown_total" "Key ids that the platform does not know, or that were not asked for: they cannot be ids, or there is no crossbar_token.";
-    questions_full "crossbar_questions_full_total" "Questions to the platform given back unasked because all threads were busy.";
     trouble_timeout "crossbar_trouble_timeout_total" "Questions without an answer: it was not whole within crossbar_timeout_ms.";
     trouble_connect "crossbar_trouble_connect_total" "Questions without an answer: no connection, or it broke before the answer's head.";
     trouble_status "crossbar_trouble_status_total" "Questions without an answer: a status that says neither yes nor no, a redirect included.";
@@ -42,19 +42,6 @@ counters! {
     trouble_tls "crossbar_trouble_tls_total" "Questions without an answer: TLS failed, a certificate that is not trusted included.";
     trouble_late "crossbar_trouble_late_total" "Questions without an answer: they waited 10 s for a thread and were not asked.";
     panics "inquiry_panics_total" "Panics of the threads that answer, each turned into an answer that is no yes.";
-}
-
-impl InquiryCounters {
-    pub(super) fn count_trouble(&self, cause: Cause) {
-        increment(match cause {
-            Cause::Timeout => &self.trouble_timeout,
-            Cause::Connect => &self.trouble_connect,
-            Cause::Status => &self.trouble_status,
-            Cause::Body => &self.trouble_body,
-            Cause::Tls => &self.trouble_tls,
-            Cause::Late => &self.trouble_late,
-        });
-    }
 }
 
 pub(super) fn increment(counter: &AtomicU64) {

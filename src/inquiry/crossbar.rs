@@ -33,8 +33,8 @@ use super::trouble::{Cause, Trouble, TroubleLog};
 use crate::account::AccountId;
 use crate::auth::{AccountAnswer, KeyAnswer};
 use crate::limits::{
-    CROSSBAR_BODY_BYTES_MAX, CROSSBAR_HEAD_BYTES_MAX, CROSSBAR_IDLE_MAX, CROSSBAR_KEY_ID_BYTES_MAX,
-    CROSSBAR_REALM_BYTES_MAX, CROSSBAR_THREADS, TOKEN_BYTES_MAX,
+    CROSSBAR_BODY_BYTES_MAX, CROSSBAR_HEAD_BYTES_MAX, CROSSBAR_IDLE_MAX, CROSSBAR_REALM_BYTES_MAX,
+    CROSSBAR_THREADS, JWT_KID_BYTES_MAX, TOKEN_BYTES_MAX,
 };
 
 const USER_AGENT: &str = concat!("blackhole/", env!("CARGO_PKG_VERSION"));
@@ -327,7 +327,7 @@ fn header(token: &str) -> Option<HeaderValue> {
 /// Whether it is one segment of a path and means nothing else in a URL.
 fn is_key_id(kid: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    (1..=CROSSBAR_KEY_ID_BYTES_MAX).contains(&kid.len())
+    (1..=JWT_KID_BYTES_MAX).contains(&kid.len())
         && kid.bytes().all(is_plain)
         && kid.bytes().any(|byte| byte != b'.')
 }
@@ -481,4 +481,65 @@ fn read_envelope<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Trouble> 
         ));
     }
     Ok(envelope.data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_taken_whole_or_refused_without_showing_it() {
+        for (text, expected) in [
+            ("http://10.0.0.1:8000/v2", Ok("http://10.0.0.1:8000/v2")),
+            ("https://Host.example/", Ok("https://host.example")),
+            ("https://[::1]:8443/a/b//", Ok("https://[::1]:8443/a/b")),
+            ("https://host:443/v2/@x", Ok("https://host/v2/@x")),
+            ("host:8000/v2", Err(CrossbarUrlError::Scheme)),
+            ("/v2", Err(CrossbarUrlError::Malformed)),
+            ("", Err(CrossbarUrlError::Malformed)),
+            ("http://", Err(CrossbarUrlError::Malformed)),
+            ("ftp://host", Err(CrossbarUrlError::Scheme)),
+            ("http://user@host", Err(CrossbarUrlError::Userinfo)),
+            ("http://user:secret@host/", Err(CrossbarUrlError::Userinfo)),
+            ("http://:secret@host/", Err(CrossbarUrlError::Userinfo)),
+            ("http://@host/", Err(CrossbarUrlError::Userinfo)),
+            (
+                "http://host/?secret",
+                Err(CrossbarUrlError::QueryOrFragment),
+            ),
+            (
+                "http://host/#secret",
+                Err(CrossbarUrlError::QueryOrFragment),
+            ),
+        ] {
+            let parsed = CrossbarUrl::parse(text);
+            let found = parsed.as_ref().map(CrossbarUrl::as_str);
+            assert_eq!(found, expected.as_ref().copied(), "{text}");
+            if let Err(error) = parsed {
+                assert!(!error.to_string().contains("secret"), "{text}");
+            }
+        }
+        let long = format!("http://host/{}", "a".repeat(2048));
+        assert_eq!(CrossbarUrl::parse(&long), Err(CrossbarUrlError::TooLong));
+    }
+
+    #[test]
+    fn without_a_certificate_of_an_authority_there_is_no_https() {
+        let with = |url: &str, pem: &[u8]| {
+            let options = CrossbarOptions {
+                url: CrossbarUrl::parse(url).expect("a URL"),
+                timeout: Duration::from_secs(1),
+                service_token: Some("a-secret-of-ours".into()),
+                authorities: Authorities::Pem(pem.to_vec()),
+            };
+            Crossbar::new(options, Arc::default())
+        };
+        let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for pem in [&b""[..], b"no PEM", broken] {
+            let error = with("https://host", pem).expect_err("no authority");
+            assert!(error.to_string().contains("authority"), "{error}");
+        }
+        let crossbar = with("http://host", b"").expect("no certificate is needed");
+        assert!(!format!("{crossbar:?}").contains("secret"));
+    }
 }

@@ -1,9 +1,8 @@
 //! The threads that answer the authenticator's questions, so that the loop never waits for a signature or the network.
 //!
 //! ```text
-//! loop -> verify lane, bounded  -> thread "verify": signatures of JWTs
-//! loop -> network lane, bounded -> threads "crossbar-N": one exchange at a time each
-//! loop <- waker, answers, bounded <-
+//! loop -> lane of signatures, bounded -> thread "jwt-verify"                               -> answers, bounded -> loop
+//!      -> lane of the network, bounded -> threads "crossbar-N", one exchange at a time each ->    and its waker
 //! ```
 //!
 //! | module | owns |
@@ -31,14 +30,15 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use self::counters::InquiryCounters;
 use self::counters::increment;
 pub use self::crossbar::{
     Authorities, Crossbar, CrossbarError, CrossbarOptions, CrossbarUrl, CrossbarUrlError,
 };
-use crate::auth::{AccountAnswer, Answer, KeyAnswer, Lane, Question, jwt};
+use crate::auth::jwt::{self, Refusal};
+use crate::auth::{AccountAnswer, Answer, KeyAnswer, Lane, Question};
 use crate::handoff::{LoopGone, LoopWaker};
 use crate::limits::{
     ANSWERS_MAX, CROSSBAR_QUESTIONS_MAX, CROSSBAR_THREADS, CROSSBAR_WAIT_MAX, VERIFY_LANE_MAX,
@@ -56,7 +56,6 @@ pub struct Inquiry {
     network: Sender<Asked>,
     answers: Receiver<Answer>,
     waker: LoopWaker,
-    counters: Arc<InquiryCounters>,
 }
 
 impl Inquiry {
@@ -73,12 +72,17 @@ impl Inquiry {
             question,
             since: Instant::now(),
         };
-        lane.try_send(asked).map_err(|error| {
-            if matches!(error, TrySendError::Full(_)) {
-                increment(&self.counters.questions_full);
-            }
-            error.into_inner().question
-        })
+        lane.try_send(asked)
+            .map_err(|error| error.into_inner().question)
+    }
+
+    /// Whether a lane takes another question. O(1).
+    #[must_use]
+    pub fn has_room(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Verify => !self.verify.is_full(),
+            Lane::Platform => !self.network.is_full(),
+        }
     }
 
     /// The next answer, if there is one. The loop is woken for answers that come after a `None`: it takes answers until
@@ -92,19 +96,16 @@ impl Inquiry {
         })
     }
 
-    /// Whether a lane takes another question.
+    /// JWTs that wait to be verified (a gauge).
     #[must_use]
-    pub fn has_room(&self, lane: Lane) -> bool {
-        match lane {
-            Lane::Verify => !self.verify.is_full(),
-            Lane::Platform => !self.network.is_full(),
-        }
+    pub fn verify_waiting(&self) -> usize {
+        self.verify.len()
     }
 
-    /// Questions that wait for a thread (a gauge).
+    /// Questions that wait for a thread to ask the platform (a gauge).
     #[must_use]
-    pub fn questions_waiting(&self) -> usize {
-        self.verify.len() + self.network.len()
+    pub fn network_waiting(&self) -> usize {
+        self.network.len()
     }
 
     /// Answers that wait for the loop (a gauge).
@@ -139,11 +140,11 @@ pub struct Answering {
 }
 
 impl Answering {
-    /// The next question, without waiting: for a test that plays the threads.
+    /// The next question, signatures first, without waiting: for a test that plays the threads.
     #[must_use]
     pub fn try_question(&self) -> Option<Question> {
-        let asked = self.verify.try_recv().or_else(|_| self.network.try_recv());
-        asked.ok().map(|asked| asked.question)
+        let next = self.verify.try_recv().or_else(|_| self.network.try_recv());
+        next.ok().map(|asked| asked.question)
     }
 
     /// Answers: for a test that plays the threads. Waits while as many answers wait for the loop as may.
@@ -154,8 +155,8 @@ impl Answering {
         self.to_loop.send(answer)
     }
 
-    /// Starts the threads of what is configured. Questions of a kind that no thread answers are given back from then on.
-    /// What it returns need not be joined.
+    /// Starts the threads of what is configured: one that `verifies` JWTs, and those that ask `crossbar`. Questions of a
+    /// kind that no thread answers are given back from then on. What it returns need not be joined.
     ///
     /// # Errors
     /// The system refused a thread. Those that were started end with the loop's end.
@@ -173,12 +174,13 @@ impl Answering {
         let mut threads = Vec::new();
         if verifies {
             let (to_loop, counters) = (to_loop.clone(), counters.clone());
-            let work = move || serve(&verify, &to_loop, &counters, compute);
-            threads.push(
-                thread::Builder::new()
-                    .name("verify".to_owned())
-                    .spawn(work)?,
-            );
+            let find = {
+                let counters = counters.clone();
+                move |asked: &Asked| find_here(&counters, asked)
+            };
+            let work = move || serve(&verify, &to_loop, &counters, find);
+            let name = "jwt-verify".to_owned();
+            threads.push(thread::Builder::new().name(name).spawn(work)?);
         }
         if let Some(crossbar) = crossbar {
             let crossbar = Arc::new(crossbar);
@@ -206,7 +208,6 @@ pub fn channels(waker: LoopWaker, counters: Arc<InquiryCounters>) -> (Inquiry, A
         network: to_network,
         answers,
         waker: waker.clone(),
-        counters: counters.clone(),
     };
     let answering = Answering {
         verify,
@@ -245,7 +246,7 @@ fn no_answer(question: Question) -> Answer {
     match question {
         Question::Verify { token, .. } => Answer::Verify {
             token,
-            verdict: Err(jwt::Refusal::Malformed),
+            verdict: Err(Refusal::Malformed),
         },
         Question::Account { token, account } => Answer::Account {
             token,
@@ -259,18 +260,24 @@ fn no_answer(question: Question) -> Answer {
     }
 }
 
-/// Verifies a JWT; on other questions there is nothing to compute.
-fn compute(asked: &Asked) -> Answer {
+fn find_here(counters: &InquiryCounters, asked: &Asked) -> Answer {
     match &asked.question {
         Question::Verify {
             token,
             keys,
             rules,
             unix_now,
-        } => Answer::Verify {
-            token: token.clone(),
-            verdict: jwt::verify(token, keys, rules, *unix_now),
-        },
+        } => {
+            let verdict = jwt::verify(token, keys, rules, *unix_now);
+            increment(match verdict {
+                Ok(_) => &counters.verified,
+                Err(_) => &counters.verify_refused,
+            });
+            Answer::Verify {
+                token: token.clone(),
+                verdict,
+            }
+        }
         Question::Account { .. } | Question::Key { .. } => no_answer(asked.question.clone()),
     }
 }
@@ -291,5 +298,163 @@ fn find_over_network(crossbar: &Crossbar, asked: &Asked) -> Answer {
             kid: kid.clone(),
             answer: crossbar.key(kid),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::AccountId;
+    use crate::auth::jwt::{KeyText, Keys, Rules};
+    use std::path::Path;
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    fn key_question(kid: &str) -> Question {
+        Question::Key { kid: kid.into() }
+    }
+
+    fn no_waker() -> LoopWaker {
+        LoopWaker::new(|| Ok(()))
+    }
+
+    /// Takes `count` answers, as they come.
+    fn take(inquiry: &Inquiry, count: usize) -> Vec<Answer> {
+        let answers =
+            std::iter::from_fn(|| inquiry.answers.recv_timeout(Duration::from_secs(20)).ok());
+        let answers: Vec<_> = answers.take(count).collect();
+        assert_eq!(answers.len(), count);
+        answers
+    }
+
+    #[test]
+    fn a_panic_is_trouble_and_its_thread_goes_on() {
+        let counters = Arc::new(InquiryCounters::default());
+        let (inquiry, answering) = channels(no_waker(), counters.clone());
+        let questions = [
+            key_question("bad"),
+            Question::Account {
+                token: "t".into(),
+                account: AccountId::from_bytes([7; 16]),
+            },
+            key_question("good"),
+        ];
+        for question in &questions {
+            inquiry.ask(question.clone()).expect("there is room");
+        }
+        let thread = thread::spawn(move || {
+            let find = |asked: &Asked| match &asked.question {
+                Question::Key { kid } if &**kid == "good" => Answer::Key {
+                    kid: kid.clone(),
+                    answer: KeyAnswer::Unknown,
+                },
+                _ => panic!("a panic of this test"),
+            };
+            serve(
+                &answering.network,
+                &answering.to_loop,
+                &answering.counters,
+                find,
+            );
+        });
+        let [bad, account, good] = questions.map(no_answer);
+        let answers = take(&inquiry, 3);
+        assert_eq!(answers[..2], [bad, account]);
+        assert!(
+            matches!(&answers[2], Answer::Key { answer: KeyAnswer::Unknown, .. } if answers[2] != good)
+        );
+        assert_eq!(counters.panics.load(Ordering::Relaxed), 2);
+        drop(inquiry);
+        thread.join().expect("it ends with the loop's end");
+    }
+
+    #[test]
+    fn a_question_that_waited_too_long_is_not_asked() {
+        let counters = Arc::new(InquiryCounters::default());
+        let options = CrossbarOptions {
+            url: CrossbarUrl::parse("http://127.0.0.1:1/").expect("a URL"),
+            timeout: Duration::from_secs(1),
+            service_token: Some("t".into()),
+            authorities: Authorities::System,
+        };
+        let crossbar = Crossbar::new(options, counters.clone()).expect("no TLS");
+        let now = Instant::now();
+        for (waited, requests) in [(11, 0), (9, 1)] {
+            let asked = Asked {
+                question: key_question("0123"),
+                since: now
+                    .checked_sub(Duration::from_secs(waited))
+                    .expect("up for longer"),
+            };
+            let answer = find_over_network(&crossbar, &asked);
+            assert!(answer == no_answer(key_question("0123")), "{answer:?}");
+            assert_eq!(counters.trouble_late.load(Ordering::Relaxed), 1);
+            assert_eq!(counters.requests.load(Ordering::Relaxed), requests);
+        }
+    }
+
+    #[test]
+    fn jwts_have_a_thread_of_their_own() {
+        let counters = Arc::new(InquiryCounters::default());
+        let (inquiry, answering) = channels(no_waker(), counters.clone());
+        let pem = include_str!("../../tests/fixtures/system_key.pem").to_owned();
+        let keys = Keys::parse(Path::new("key.pem"), &KeyText::File(pem)).expect("a key");
+        let (keys, rules) = (Arc::new(keys), Arc::new(Rules::new("kazoo", false)));
+        let question = |token: &str| Question::Verify {
+            token: token.into(),
+            keys: keys.clone(),
+            rules: rules.clone(),
+            unix_now: 1_700_000_000,
+        };
+        for _ in 0..VERIFY_LANE_MAX {
+            inquiry.ask(question("a.b.c")).expect("there is room");
+        }
+        let too_many = inquiry
+            .ask(question("secret"))
+            .expect_err("the lane is full");
+        assert!(matches!(&too_many, Question::Verify { token, .. } if &**token == "secret"));
+        assert!(!format!("{too_many:?}").contains("secret"));
+        let threads = answering.start(true, None).expect("a thread");
+        assert_eq!(threads[0].thread().name(), Some("jwt-verify"));
+        inquiry
+            .ask(key_question("0123"))
+            .expect_err("nobody asks the network");
+        for answer in take(&inquiry, VERIFY_LANE_MAX) {
+            let expected = Answer::Verify {
+                token: "a.b.c".into(),
+                verdict: Err(Refusal::Malformed),
+            };
+            assert_eq!(answer, expected);
+        }
+        let refused = counters.verify_refused.load(Ordering::Relaxed);
+        assert_eq!(
+            (refused as usize, counters.verified.load(Ordering::Relaxed)),
+            (VERIFY_LANE_MAX, 0)
+        );
+        drop(inquiry);
+        for thread in threads {
+            thread.join().expect("it ends with the loop's end");
+        }
+    }
+
+    #[test]
+    fn a_burst_of_answers_costs_one_wake_and_one_after_the_last_look_wakes_again() {
+        let wakes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = wakes.clone();
+        let waker = LoopWaker::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        });
+        let (inquiry, answering) = channels(waker, Arc::default());
+        let answer = || answering.answer(no_answer(key_question("0123")));
+        for wakes_expected in 1..=2 {
+            for _ in 0..10 {
+                answer().expect("the loop's end is held");
+            }
+            assert_eq!(wakes.load(Ordering::Relaxed), wakes_expected);
+            assert_eq!(std::iter::from_fn(|| inquiry.try_answer()).count(), 10);
+        }
+        drop(inquiry);
+        answer().expect_err("the loop's end is gone");
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::counters::InquiryCounters;
+use super::counters::{InquiryCounters, increment};
 use crate::limits::CROSSBAR_LOGGED_BYTES_MAX;
 use crate::log_limit::LogLimit;
 
@@ -64,7 +64,14 @@ impl TroubleLog {
     }
 
     pub(super) fn take(&self, trouble: &Trouble) {
-        self.counters.count_trouble(trouble.cause);
+        increment(match trouble.cause {
+            Cause::Timeout => &self.counters.trouble_timeout,
+            Cause::Connect => &self.counters.trouble_connect,
+            Cause::Status => &self.counters.trouble_status,
+            Cause::Body => &self.counters.trouble_body,
+            Cause::Tls => &self.counters.trouble_tls,
+            Cause::Late => &self.counters.trouble_late,
+        });
         let passed = self.limits.get(trouble.cause as usize).and_then(|limit| {
             let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
             limit.pass(Instant::now())

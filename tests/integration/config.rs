@@ -289,7 +289,7 @@ fn several_authenticators_stand_beside_each_other_with_keys_of_their_own() {
         }
     );
     let crossbar = config.crossbar.expect("configured");
-    assert_eq!(crossbar.url, "https://api.example:8443/v2");
+    assert_eq!(crossbar.url.as_str(), "https://api.example:8443/v2");
     assert_eq!(crossbar.service_token.as_deref(), Some("hunter2"));
     assert_eq!(crossbar.timeout, Duration::from_millis(700));
     assert!(!format!("{crossbar:?}").contains("hunter2"));

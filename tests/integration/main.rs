@@ -21,6 +21,7 @@ mod command_limits;
 mod commands;
 mod config;
 mod corpus;
+mod crossbar;
 mod drain;
 mod events;
 mod handover;

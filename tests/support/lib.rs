@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, reason = "as above")]
 
 pub mod broker;
+pub mod certificates;
 pub mod client;
 pub mod client_frame;
 pub mod events;
@@ -18,6 +19,7 @@ pub mod left_out;
 pub mod mute_broker;
 pub mod numbered;
 pub mod own_process;
+pub mod platform_api;
 pub mod publisher;
 pub mod scripted;
 pub mod server;
