@@ -713,7 +713,7 @@ fn a_silent_platform_fills_the_lane_and_the_rest_is_given_back() {
         Ok(After::Close)
     });
     let url = format!("http://{}", server.address());
-    let (inquiry, woken, counters, threads) = threads(&url, Duration::from_millis(300));
+    let (inquiry, woken, _counters, threads) = threads(&url, Duration::from_millis(300));
     let deadline = Instant::now() + LONG;
     let mut asked = 0;
     let given_back = loop {
