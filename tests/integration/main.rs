@@ -29,6 +29,7 @@ mod handshake;
 #[cfg(target_env = "gnu")]
 mod heap;
 mod house;
+mod jwt;
 mod limits;
 mod liveness;
 mod log;

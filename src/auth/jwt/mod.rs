@@ -73,6 +73,48 @@ mod tests {
         Keys::parse(Path::new("system_key.pem"), &KeyText::File(text)).expect("a key")
     }
 
+    /// Of that key, as the platform writes them; signed by OpenSSL.
+    fn token() -> &'static str {
+        include_str!("../../../tests/fixtures/system_token.jwt").trim_ascii_end()
+    }
+
+    #[test]
+    fn a_token_of_the_platform_is_taken_and_no_byte_of_it_may_be_another() {
+        let (keys, rules) = (keys(), Rules::new("kazoo", true));
+        let claims = verify(token(), &keys, &rules, 1_700_000_000).expect("a good token");
+        assert_eq!(
+            claims.account.to_string(),
+            "4b8c6fec4b2597882c0390202d195419"
+        );
+        assert_eq!(claims.expires, Some(2_000_000_030));
+        assert!(keys.has(claims.key));
+        for index in 0..token().len() {
+            let mut bytes = token().as_bytes().to_vec();
+            bytes[index] = if bytes[index] == b'A' { b'B' } else { b'A' };
+            let other = String::from_utf8(bytes).expect("ASCII");
+            assert!(verify(&other, &keys, &rules, 0).is_err(), "byte {index}");
+            let cut = &token()[..index];
+            assert!(verify(cut, &keys, &rules, 0).is_err(), "{index} bytes");
+        }
+    }
+
+    #[test]
+    #[ignore = "figures, to be read: cargo test --release --lib jwt::tests::the_cost -- --ignored --nocapture"]
+    fn the_cost_of_a_verification() {
+        const TIMES: u32 = 20_000;
+        let (keys, rules) = (keys(), Rules::new("kazoo", true));
+        let forged = token().replace(".eyJpc3M", ".eyJpc3N");
+        let unknown = format!("{}.e30.AAAA", BASE64URL_NOPAD.encode(br#"{"alg":"none"}"#));
+        for (what, token) in [("good", token()), ("forged", &forged), ("none", &unknown)] {
+            let start = std::time::Instant::now();
+            for _ in 0..TIMES {
+                let verdict = verify(std::hint::black_box(token), &keys, &rules, 0);
+                assert_eq!(verdict.is_ok(), what == "good");
+            }
+            println!("{what}: {:?} each", start.elapsed() / TIMES);
+        }
+    }
+
     #[test]
     fn the_length_is_looked_at_before_all_else_and_the_signature_before_the_claims() {
         let (keys, rules) = (keys(), Rules::new("kazoo", false));
