@@ -14,7 +14,7 @@ use crate::account::{AccountId, Scope};
 use crate::auth::{Identity, Verdict};
 use crate::limits::HELD_TOTAL_BYTES_MAX;
 use crate::protocol::command::{
-    self, Action, Command, CommandError, CommandLimits, Label, Unsubscribe,
+    self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Unsubscribe,
 };
 use crate::protocol::frame::Frame;
 use crate::protocol::reply::{self, EndReason};
@@ -148,7 +148,7 @@ impl Session {
                 account_id,
                 bindings,
             } => {
-                let wanted = self.authorise(&account_id, &bindings, &identity, cx.hub)?;
+                let wanted = self.authorise(account_id.as_deref(), &bindings, &identity, cx.hub)?;
                 let request_id = command.request_id.as_deref();
                 self.subscribe(wanted, request_id, reply_id, cx)
             }
@@ -206,16 +206,26 @@ impl Session {
         }
     }
 
-    /// The client bindings, if the identity may have all of them; otherwise every reason against it.
+    /// The client bindings, if the identity may have all of them; otherwise every reason against it. They are for the
+    /// identity's own account unless the command names one.
     fn authorise(
         &self,
-        account_id: &str,
+        account_id: Option<&str>,
         bindings: &[Cow<'_, str>],
         identity: &Identity,
         hub: &Hub,
     ) -> Result<Wanted, CommandErrors> {
         let superduper = identity.is_superduper();
-        let scope = scope_of(account_id).ok_or(CommandError::UnauthorizedAccount)?;
+        let own = || identity.account_id().map(Scope::One);
+        let missing = MissingKeys {
+            account_id: account_id.is_none() && own().is_none(),
+            binding: bindings.is_empty(),
+        };
+        if missing.account_id || missing.binding {
+            return Err(CommandError::MissingKeys(missing).into());
+        }
+        let scope = account_id.map_or_else(own, scope_of);
+        let scope = scope.ok_or(CommandError::UnauthorizedAccount)?;
         let realm = authorised(scope, identity)?;
         let mut wanted = Wanted {
             scope,

@@ -118,7 +118,7 @@ fn the_documentations_example_client_gets_the_three_fixture_events_untouched() {
         }));
         let expected = json!({
             "action": "reply", "request_id": format!("request-{name}"), "status": "success",
-            "data": {"subscribed": subscribed}
+            "data": {"subscribed": subscribed, "subscriptions": subscribed}
         });
         assert_eq!(reply, expected);
     }
@@ -646,6 +646,33 @@ const ROWS: &[Row] = &[
         key: |account| format!("mwi_updates.{}.1001", realm(account)),
         canonical: None,
         subscription: |account| format!("mwi_updates.{}.*", realm(account)),
+        more: "{}",
+        name: "an_event",
+    },
+    Row {
+        binding: "dialog.call.id",
+        exchange: "presence",
+        key: |account| format!("dialog.{}.call%2Eid", realm(account)),
+        canonical: None,
+        subscription: |account| format!("dialog.{}.call%2Eid", realm(account)),
+        more: "{}",
+        name: "an_event",
+    },
+    Row {
+        binding: "update.*",
+        exchange: "presence",
+        key: |account| format!("update.{}.other", realm(account)),
+        canonical: None,
+        subscription: |account| format!("update.{}.*", realm(account)),
+        more: "{}",
+        name: "an_event",
+    },
+    Row {
+        binding: "mwi_updates.1002",
+        exchange: "presence",
+        key: |account| format!("mwi_updates.{}.1002", realm(account)),
+        canonical: None,
+        subscription: |account| format!("mwi_updates.{}.1002", realm(account)),
         more: "{}",
         name: "an_event",
     },

@@ -126,8 +126,11 @@ fn every_row_of_the_protocol_has_its_exchange_and_keys() {
     *.*.call_recording.d 1 | configuration | *.DB.call_recording.d+1
     doc_deleted.*.fax.f1 | configuration | doc_deleted.MODB.fax.f1
     presence.dialog.a@1.2 | presence | dialog.R.a%401%2E2
+    dialog.a@1.2 | presence | dialog.R.a%401%2E2
     presence.update.* | presence | update.R.*
+    update.* | presence | update.R.*
     presence.mwi_updates.1001 | presence | mwi_updates.R.1001
+    mwi_updates.1001 | presence | mwi_updates.R.1001
     registration.success | registrar | registration.success.R.*
 ";
     check_rows(ROWS, scope(), rights());
@@ -143,6 +146,7 @@ fn for_every_account_the_words_that_qualify_are_wildcards() {
     object.doc_created.* | configuration | doc_created.*.*.*
     object.doc_created.user | configuration | doc_created.*.user.*
     presence.dialog.* | presence | dialog.*.*
+    dialog.* | presence | dialog.*.*
     registration.success | registrar | registration.success.*.*
 ";
     let rights = Rights {
@@ -287,7 +291,7 @@ fn a_superduper_admin_may_leave_the_conference_open_in_events_and_not_in_command
 fn families_of_a_realm_need_one_that_is_no_wildcard() {
     let families = families();
     for realm in [None, Some(""), Some("*"), Some("#")] {
-        for binding in ["presence.dialog.*", "registration.success"] {
+        for binding in ["presence.dialog.*", "update.*", "registration.success"] {
             let rights = Rights {
                 superduper: false,
                 realm,
