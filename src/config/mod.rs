@@ -45,7 +45,7 @@ use crate::routing::families::{Families, FamilyOptions, FamilySpec};
 use crate::session::outbox::SlowConsumerPolicy;
 use cli::{CommandLine, NoCommandLine};
 use options::Options;
-use values::{AuthName, Limit, Network, Object, Setting, SourceName, Word};
+use values::{AuthName, Limit, Network, NodeName, Object, Setting, SourceName, Text, Word};
 
 /// What a valid command line asks for; `--help` and its like are an [`Exit`].
 #[derive(Debug)]
@@ -108,9 +108,18 @@ fn load(command_line: &CommandLine, descriptors: u64) -> Result<Loaded, ConfigEr
     options
         .max_connections
         .get_or_insert(Setting(default_connections));
+    options
+        .node_name
+        .get_or_insert_with(|| Setting(default_node_name()));
     let place = |path: &str| place(command_line, path);
     let config = Config::new(options.clone(), &place)?;
     Ok(Loaded { options, config })
+}
+
+/// `blackhole@` and the host's name. A host may be called what no node name can hold, and then is `localhost` here.
+fn default_node_name() -> NodeName {
+    let name = format!("blackhole@{}", crate::sys::host_name());
+    NodeName::read(&name).unwrap_or_else(|| NodeName("blackhole@localhost".to_owned()))
 }
 
 /// How messages name a key, or a path below one such as `families[0].keys[1]`: as the operator wrote it.
@@ -158,6 +167,8 @@ impl Config {
             amqp,
             prefetch,
             max_queue_length,
+            control,
+            node_name,
             demo_rate,
             demo_accounts,
             style,
@@ -239,6 +250,8 @@ impl Config {
             admin: admin.map(|admin| admin.0),
             amqp: amqp.into_iter().map(|url| url.0.0).collect(),
             source,
+            control: control.0,
+            node_name: node_name.map_or_else(default_node_name, |name| name.0).0,
             auth,
             style: style.0,
             io_uring: io_uring.0,
@@ -361,6 +374,11 @@ pub struct Config {
     pub amqp: Vec<String>,
     /// `source`: where events come from.
     pub source: SourceConfig,
+    /// `control`: whether the platform's questions over AMQP are answered. True; without effect where events come from
+    /// elsewhere.
+    pub control: bool,
+    /// `node_name`: what this process is called there. Default: `blackhole@` and the host's name.
+    pub node_name: String,
     /// `auth`: who decides who may do what; without it there is no `Config`. The content of the token file can
     /// change while running ([`crate::auth::Authenticator::reload`]), the kind and the path cannot.
     pub auth: AuthConfig,

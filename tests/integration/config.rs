@@ -111,7 +111,9 @@ fn defaults_are_the_platforms() {
         (config.style, config.log_level),
         (Style::Piston, log::LevelFilter::Info)
     );
-    assert!(config.io_uring);
+    assert!(config.io_uring && config.control);
+    let host = blackhole::sys::host_name();
+    assert_eq!(config.node_name, format!("blackhole@{host}"));
     assert_eq!(
         (config.max_connections_per_ip, config.max_subscriptions),
         (None, Some(256))
@@ -294,6 +296,14 @@ fn a_command_line_that_does_not_fit_is_refused_with_option_and_expectation() {
         (
             &["--reuse-port=maybe"],
             "--reuse-port: expected true or false, found \"maybe\"",
+        ),
+        (
+            &["--node-name", "blackhole"],
+            "--node-name: expected a node name such as blackhole@host, at most 255 bytes, found \"blackhole\"",
+        ),
+        (
+            &["--node-name", "blackhole@a b"],
+            "--node-name: expected a node name such as blackhole@host, at most 255 bytes",
         ),
         (
             &["--ip", "localhost"],
