@@ -54,6 +54,9 @@ enum Source {
 fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     logging::start(config.log_level, amqp::CLIENT_LINES)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    for note in &config.notes {
+        log::log!(note.level, "{}", note.text);
+    }
     let authenticator = config.authenticator().map_err(Exit::refused)?;
     if authenticator.is_insecure() {
         log::warn!("--auth insecure: ANY token is taken for ANY account; for development only");

@@ -7,16 +7,20 @@
 //! | `options` | the one list of keys, with types, defaults and help |
 //! | `values` | what a value of each type may be, in both spellings |
 //! | `origin` | an entry of `allowed_origins` |
-//! | `file`, `cli` | the two places that keys come from, and the wording of what is wrong there |
+//! | `file`, `cli` | the two places that keys come from |
+//! | `known` | the keys that a file may hold, and the wording of what is wrong with one |
+//! | `document` | the platform's own document in place of such a file |
 //! | `error` | why a configuration is refused |
 //! | `exit` | how a start ends that does not become a running server |
 //!
 //! Invariant: a [`Config`] is valid as a whole; nobody checks a value again.
 
 mod cli;
+mod document;
 mod error;
 mod exit;
 mod file;
+mod known;
 mod options;
 mod origin;
 mod session_limits;
@@ -33,7 +37,7 @@ use std::time::Duration;
 pub use crate::source::SourceConfig;
 pub use cli::{Key, keys};
 pub use error::ConfigError;
-pub use exit::{CODE_REFUSED, Exit, Stream};
+pub use exit::{CODE_REFUSED, Exit, Note, Stream};
 
 use cidr::IpCidr;
 
@@ -44,6 +48,7 @@ use crate::protocol::proxy::ProxyProtocol;
 use crate::routing::families::{Families, FamilyOptions, FamilySpec};
 use crate::session::outbox::SlowConsumerPolicy;
 use cli::{CommandLine, NoCommandLine};
+use file::FromFile;
 use options::Options;
 use values::{AuthName, Limit, Network, NodeName, Object, Setting, SourceName, Text, Word};
 
@@ -70,7 +75,11 @@ pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Startup, Exit> 
     };
     let loaded = load(&command_line, descriptors).map_err(Exit::refused)?;
     if command_line.check_config {
-        return Err(check(&loaded).map_or_else(Exit::refused, Exit::done));
+        let notes = &loaded.config.notes;
+        return Err(match check(&loaded) {
+            Ok(text) => Exit::done(text).with(notes),
+            Err(error) => Exit::refused(error),
+        });
     }
     Ok(Startup::Run(loaded.config))
 }
@@ -99,8 +108,14 @@ struct Loaded {
 }
 
 fn load(command_line: &CommandLine, descriptors: u64) -> Result<Loaded, ConfigError> {
-    let file = command_line.config.as_deref();
-    let mut options = file.map_or_else(|| Ok(Options::default()), file::read)?;
+    let mut asked = Options::default();
+    command_line.lay_over(&mut asked)?;
+    let node_name = asked.node_name.map(|name| name.0);
+    let mut from_file = match command_line.config.as_deref() {
+        Some(file) => file::read(file, node_name.as_ref(), &default_node_name())?,
+        None => FromFile::default(),
+    };
+    let mut options = std::mem::take(&mut from_file.options);
     command_line.lay_over(&mut options)?;
     let default_connections = Limit(
         (descriptors < u64::MAX).then(|| descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1)),
@@ -111,8 +126,9 @@ fn load(command_line: &CommandLine, descriptors: u64) -> Result<Loaded, ConfigEr
     options
         .node_name
         .get_or_insert_with(|| Setting(default_node_name()));
-    let place = |path: &str| place(command_line, path);
-    let config = Config::new(options.clone(), &place)?;
+    let place = |path: &str| place(command_line, &from_file, path);
+    let mut config = Config::new(options.clone(), &place)?;
+    config.notes = from_file.notes;
     Ok(Loaded { options, config })
 }
 
@@ -123,10 +139,10 @@ fn default_node_name() -> NodeName {
 }
 
 /// How messages name a key, or a path below one such as `families[0].keys[1]`: as the operator wrote it.
-fn place(command_line: &CommandLine, path: &str) -> String {
+fn place(command_line: &CommandLine, from_file: &FromFile, path: &str) -> String {
     let key = path.split(['[', '.']).next().unwrap_or_default();
     match &command_line.config {
-        Some(file) if !command_line.has(key) => file::place(file, path),
+        Some(file) if !command_line.has(key) => from_file.place(file, path),
         _ => cli::option(path),
     }
 }
@@ -250,6 +266,7 @@ impl Config {
             admin: admin.map(|admin| admin.0),
             amqp: amqp.into_iter().map(|url| url.0.0).collect(),
             source,
+            notes: Vec::new(),
             control: control.0,
             node_name: node_name.map_or_else(default_node_name, |name| name.0).0,
             auth,
@@ -374,6 +391,8 @@ pub struct Config {
     pub amqp: Vec<String>,
     /// `source`: where events come from.
     pub source: SourceConfig,
+    /// What the operator is to be told at the start about the config file.
+    pub notes: Vec<Note>,
     /// `control`: whether the platform's questions over AMQP are answered. True; without effect where events come from
     /// elsewhere.
     pub control: bool,
@@ -505,7 +524,7 @@ mod tests {
             ("channel_events", "config.json: channel_events"),
             ("channel_events[2]", "config.json: channel_events[2]"),
         ] {
-            assert_eq!(place(&command_line, path), expected);
+            assert_eq!(place(&command_line, &FromFile::default(), path), expected);
         }
     }
 
