@@ -45,13 +45,13 @@ const NO_RATE_LIMIT: [&str; 4] = ["--rate-limit-burst", "1000000", "--max-subscr
 const VIRTUAL_HOSTS: usize = 40;
 
 /// A virtual host of the shared broker.
-struct Host {
+pub(crate) struct Host {
     broker: Arc<Broker>,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Host {
-    fn take() -> Option<Self> {
+    pub(crate) fn take() -> Option<Self> {
         static TAKEN: Mutex<(Weak<Broker>, usize)> = Mutex::new((Weak::new(), 0));
         let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         let broker = Broker::shared()?;
@@ -75,7 +75,7 @@ impl Host {
         })
     }
 
-    fn publisher(&self) -> Publisher {
+    pub(crate) fn publisher(&self) -> Publisher {
         Publisher::connect(&self.url)
     }
 }

@@ -42,6 +42,7 @@ mod secrets;
 mod slow_consumers;
 mod source_end;
 mod starvation;
+mod web_ui;
 mod wire;
 
 /// Cargo looks for no tests by itself (`autotests = false`), so a file that nothing names would never run.
