@@ -420,6 +420,143 @@ fn subscribing_again_succeeds_and_changes_nothing() {
 }
 
 #[test]
+fn one_binding_for_two_accounts_is_two_subscriptions_and_an_account_id_tells_them_apart() {
+    const BINDING: &str = "call.CHANNEL_CREATE.*";
+    let mut fed = Fed::insecure(&[]);
+    let mut client = Client::connect_as(fed.server.address(), ANY_TOKEN);
+    let mut both = |client: &mut Client| {
+        for account in [ACCOUNT, OTHER_ACCOUNT, PARENT_ACCOUNT] {
+            let body = call_event(account, "CHANNEL_CREATE", 0);
+            fed.publish("callevt", "call.CHANNEL_CREATE.c", &body);
+        }
+        let body = call_event(PARENT_ACCOUNT, "PARK_PARKED", 0);
+        fed.publish("callevt", "call.PARK_PARKED.c", &body);
+        let mut seen = Vec::new();
+        loop {
+            let event = client.event();
+            if event["name"] == "PARK_PARKED" {
+                return seen;
+            }
+            let id = event["request_id"].as_str().unwrap_or("none");
+            seen.push(id.to_owned());
+        }
+    };
+    client.must_subscribe(ANY_TOKEN, PARENT_ACCOUNT, "call.PARK_PARKED.*");
+    let command = |action: &str, id: Value, account: Option<&str>| {
+        json!({"action": action, "request_id": id,
+            "data": {"binding": BINDING, "account_id": account}})
+    };
+    success(&client.ask(&command("subscribe", json!(17), Some(ACCOUNT))));
+    let reply = client.ask(&command("subscribe", json!("two"), Some(OTHER_ACCOUNT)));
+    assert_eq!(
+        success(&reply)["subscribed"],
+        json!(["call.PARK_PARKED.*", BINDING, BINDING])
+    );
+    // The first request id stays, and a number is its digits.
+    let reply = client.ask(&command("subscribe", json!("again"), Some(ACCOUNT)));
+    assert_eq!(reply["request_id"], "again");
+    assert_eq!(both(&mut client), ["17", "two"]);
+    for (account, removed) in [
+        (Some(PARENT_ACCOUNT), vec![]),
+        (Some("nobody"), vec![]),
+        (Some("*"), vec![]),
+        (Some(ACCOUNT), vec![BINDING]),
+    ] {
+        let reply = client.ask(&command("unsubscribe", json!("u"), account));
+        assert_eq!(success(&reply)["unsubscribed"], json!(removed));
+    }
+    assert_eq!(both(&mut client), ["two"]);
+    // A new subscription has the id of its own subscribe.
+    success(&client.ask(&command("subscribe", json!(null), Some(ACCOUNT))));
+    assert_eq!(both(&mut client), ["none", "two"]);
+    let reply = client.ask(&command("unsubscribe", json!("u"), None));
+    assert_eq!(
+        success(&reply)["unsubscribed"],
+        json!([BINDING, BINDING]),
+        "without an account it is meant of every one"
+    );
+    assert_eq!(both(&mut client), [""; 0]);
+}
+
+#[test]
+fn of_several_faults_the_first_in_the_order_of_the_checks_is_told() {
+    let tokens = TokenFile::new(&json!({"good": {"account_id": ACCOUNT}}));
+    let server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
+    let mut client = Client::connect(server.address());
+    let wrong = |token: &str, data: Value| json!({"action": "subscribe", "auth_token": token, "request_id": "r", "data": data});
+    let of_other = json!({"account_id": OTHER_ACCOUNT, "binding": "call.#"});
+    for (command, expected) in [
+        (wrong("bad", json!({})), "failed to authenticate token"),
+        (
+            json!({"action": "fly", "auth_token": "bad", "request_id": "r"}),
+            "failed to authenticate token",
+        ),
+        (
+            json!({"action": 5, "request_id": "r"}),
+            "authentication token required",
+        ),
+        (
+            wrong("good", json!({"account_id": 5, "binding": 5})),
+            "invalid account_id",
+        ),
+        (
+            wrong("good", json!({"account_id": OTHER_ACCOUNT, "binding": 5})),
+            "invalid binding",
+        ),
+        (
+            wrong("good", json!({"account_id": OTHER_ACCOUNT})),
+            "missing required keys : binding",
+        ),
+        (wrong("good", of_other), "unauthorized account id"),
+        (
+            wrong("good", json!({"account_id": "*", "binding": "call.#"})),
+            "unauthorized wildcard account id",
+        ),
+        (
+            wrong("good", json!({"binding": "call.#"})),
+            "invalid format for call subscription : #",
+        ),
+    ] {
+        let reply = client.ask(&command);
+        assert_eq!(errors(&reply), [expected], "{command}");
+        assert_eq!(reply["request_id"], "r", "{command}");
+    }
+    assert_eq!(server.metric("subscriptions"), 0);
+}
+
+#[test]
+fn a_list_takes_each_binding_once_and_is_answered_in_the_order_of_the_list() {
+    let server = Server::demo(&[]);
+    let mut client = Client::connect(server.address());
+    let twice = [
+        "fax.status.*",
+        "call.*.*",
+        "fax.status.*",
+        "dialog.*",
+        "presence.dialog.*",
+    ];
+    let once = ["fax.status.*", "call.*.*", "dialog.*", "presence.dialog.*"];
+    let reply = client.ask(&subscribe_data(json!({"bindings": twice})));
+    assert_eq!(success(&reply)["subscribed"], json!(once));
+    // Refused whole, also what it has already.
+    let reply = client.ask(&subscribe_data(
+        json!({"bindings": ["call.*.*", "dialog", "update.*"]}),
+    ));
+    assert_eq!(
+        errors(&reply),
+        ["invalid format for dialog subscription : "]
+    );
+    let removed = ["presence.dialog.*", "fax.status.*"];
+    let reply = client.ask(&json!({"action": "unsubscribe",
+        "data": {"bindings": [removed[0], "update.*", removed[1], removed[0]]}}));
+    let left = ["call.*.*", "dialog.*"];
+    assert_eq!(
+        success(&reply),
+        &json!({"unsubscribed": removed, "subscribed": left, "subscriptions": left})
+    );
+}
+
+#[test]
 fn a_reply_carries_the_request_id_or_a_fresh_one_of_32_hex_characters() {
     let server = Server::demo(&[]);
     let mut client = Client::connect(server.address());

@@ -100,6 +100,8 @@ struct Page {
     token: &'static str,
     /// Every event so far, in order.
     events: Vec<Value>,
+    /// The GUID of the first subscribe of each binding.
+    first: HashMap<String, String>,
     /// Error texts of replies so far.
     errors: Vec<String>,
     guids: fastrand::Rng,
@@ -114,6 +116,7 @@ impl Page {
             asked: Vec::new(),
             token,
             events: Vec::new(),
+            first: HashMap::new(),
             errors: Vec::new(),
             guids: fastrand::Rng::with_seed(u64::from(address.port())),
         }
@@ -174,6 +177,10 @@ impl Page {
         self.client.send(
             &json!({"action": action, "auth_token": token, "request_id": guid, "data": data}),
         );
+        if matches!(asked, Asked::Subscribe(_)) {
+            let first = self.first.entry(listener.binding.clone());
+            first.or_insert_with(|| guid.clone());
+        }
         self.asked.push((guid, asked));
     }
 
@@ -354,6 +361,10 @@ fn a_page_binds_all_its_listeners_in_one_burst_and_each_hears_every_event_once()
         assert_eq!(sorted(page.hears(10)), sorted(expected), "{life:?}");
         let heard = listeners.each_ref().map(|listener| listener.heard.get());
         assert_eq!(heard, [1, 1, 1, 1, 3, 1, 1, 1, 1], "{life:?}");
+        for event in &page.events {
+            let first = &page.first[event["subscribed_key"].as_str().unwrap()];
+            assert_eq!(event["request_id"], **first, "{life:?}: {event}");
+        }
         for (name, body) in FIXTURES {
             let body: Value = serde_json::from_str(body).unwrap();
             let of_it = page.events.iter().filter(|event| event["name"] == name);
