@@ -84,7 +84,8 @@ pub(crate) struct Options {
     /// kapps, targeted)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = EVENTS)]
     pub(crate) control: Setting<bool>,
-    /// What this process is called in its answers to the platform; unset: blackhole@ and the host's name
+    /// What this process is called in its answers to the platform, and its part of the platform's own document; unset:
+    /// blackhole@ and the host's name
     #[arg(long, value_name = "NAME@HOST", help_heading = EVENTS)]
     pub(crate) node_name: Option<Setting<NodeName>>,
     /// Events a second that the demo source makes up
