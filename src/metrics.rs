@@ -111,6 +111,10 @@ metrics! {
     counter heap_trims_total "Times memory was given back to the system, in the quiet after a burst or under lasting traffic.";
     counter months_rolled_total "Month roll-overs of document bindings begun: two a month, one to bind and one to release.";
     counter months_groups_total "Groups of document subscriptions that a roll-over brought to other months.";
+    counter control_requests_total "Requests of the platform over AMQP that were answered.";
+    counter control_sessions_listed_total "Sessions told of in answers to the platform.";
+    counter control_sessions_left_out_total "Sessions left out of answers to the platform because the answers were full.";
+    counter modules_switched_total "Times the families of a module were started or stopped while running.";
     counter config_reloads_total "Rereads of what can change while running (SIGHUP).";
 }
 

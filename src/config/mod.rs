@@ -8,6 +8,7 @@
 //! | `values` | what a value of each type may be, in both spellings |
 //! | `origin` | an entry of `allowed_origins` |
 //! | `file`, `cli` | the two places that keys come from, and the wording of what is wrong there |
+//! | `modules` | which modules the platform has started and stopped, kept in a file beside the config file |
 //! | `error` | why a configuration is refused |
 //! | `exit` | how a start ends that does not become a running server |
 //!
@@ -17,23 +18,26 @@ mod cli;
 mod error;
 mod exit;
 mod file;
+mod modules;
 mod options;
 mod origin;
 mod session_limits;
 mod values;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use crate::source::SourceConfig;
 pub use cli::{Key, keys};
 pub use error::ConfigError;
 pub use exit::{CODE_REFUSED, Exit, Stream};
+pub use modules::keep_module;
 
 use cidr::IpCidr;
 
@@ -112,7 +116,8 @@ fn load(command_line: &CommandLine, descriptors: u64) -> Result<Loaded, ConfigEr
         .node_name
         .get_or_insert_with(|| Setting(default_node_name()));
     let place = |path: &str| place(command_line, path);
-    let config = Config::new(options.clone(), &place)?;
+    let mut config = Config::new(options.clone(), &place)?;
+    config.modules_file = file.map(modules::beside);
     Ok(Loaded { options, config })
 }
 
@@ -134,6 +139,7 @@ fn place(command_line: &CommandLine, path: &str) -> String {
 /// What `--check-config` does beyond loading: opens the files that are named, and prints.
 fn check(loaded: &Loaded) -> Result<String, ConfigError> {
     loaded.config.authenticator()?;
+    loaded.config.modules()?;
     if let SourceConfig::Replay { file } = &loaded.config.source {
         File::open(file).map_err(|error| ConfigError::File {
             file: file.clone(),
@@ -152,6 +158,15 @@ impl Config {
     /// The token file cannot be read or holds something else than it should.
     pub fn authenticator(&self) -> Result<Authenticator, ConfigError> {
         Authenticator::new(&self.auth, read_tokens)
+    }
+
+    /// Reads which modules the platform has started (true) and stopped, as was kept; none where there is no file.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds something else than it should.
+    pub fn modules(&self) -> Result<BTreeMap<String, bool>, ConfigError> {
+        let file = self.modules_file.as_deref();
+        file.map_or_else(|| Ok(BTreeMap::new()), modules::read)
     }
 
     /// Makes the typed form of `options`; `place` names a key as the operator wrote it.
@@ -251,6 +266,7 @@ impl Config {
             amqp: amqp.into_iter().map(|url| url.0.0).collect(),
             source,
             control: control.0,
+            modules_file: None,
             node_name: node_name.map_or_else(default_node_name, |name| name.0).0,
             auth,
             style: style.0,
@@ -379,6 +395,8 @@ pub struct Config {
     pub control: bool,
     /// `node_name`: what this process is called there. Default: `blackhole@` and the host's name.
     pub node_name: String,
+    /// Where changes of modules are kept over a restart: beside the config file, if there is one.
+    pub modules_file: Option<PathBuf>,
     /// `auth`: who decides who may do what; without it there is no `Config`. The content of the token file can
     /// change while running ([`crate::auth::Authenticator::reload`]), the kind and the path cannot.
     pub auth: AuthConfig,
