@@ -42,16 +42,16 @@ const TOKENS: &str = concat!(
 const NO_RATE_LIMIT: [&str; 4] = ["--rate-limit-burst", "1000000", "--max-subscriptions", "0"];
 
 /// Virtual hosts made at the broker's start; a test takes one or two.
-const VIRTUAL_HOSTS: usize = 40;
+const VIRTUAL_HOSTS: usize = 50;
 
 /// A virtual host of the shared broker.
-struct Host {
-    broker: Arc<Broker>,
-    url: String,
+pub(crate) struct Host {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) url: String,
 }
 
 impl Host {
-    fn take() -> Option<Self> {
+    pub(crate) fn take() -> Option<Self> {
         static TAKEN: Mutex<(Weak<Broker>, usize)> = Mutex::new((Weak::new(), 0));
         let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         let broker = Broker::shared()?;
@@ -75,7 +75,7 @@ impl Host {
         })
     }
 
-    fn publisher(&self) -> Publisher {
+    pub(crate) fn publisher(&self) -> Publisher {
         Publisher::connect(&self.url)
     }
 }
