@@ -178,8 +178,13 @@ impl ControlThread {
         let now = Instant::now();
         let vitals = Arc::new(Vitals::with_bodies_up_to(CONTROL_REQUEST_BYTES_MAX, now));
         let attempt = self.abort.begin();
-        let mut connection = match connection::open(endpoint, &self.abort, attempt, vitals.clone())
-        {
+        let mut connection = match connection::open(
+            endpoint,
+            "blackhole control",
+            &self.abort,
+            attempt,
+            vitals.clone(),
+        ) {
             Ok(connection) => connection,
             Err(error) => return Trouble::Because(error.to_string()),
         };
