@@ -87,7 +87,7 @@ metrics! {
     counter subscribes_timed_out_total "Subscribes that the broker did not confirm in request_timeout_ms.";
     counter subscribes_refused_total "Subscribes that needed a binding that the broker refuses.";
     counter subscribes_given_up_total "Subscribes that could not wait, or wait on, because too much was held back.";
-    counter subscriptions_ended_total "Subscriptions ended because the session's identity or rights changed.";
+    counter subscriptions_ended_total "Subscriptions ended because the session's identity or rights changed, or their family was stopped.";
     counter subscriptions_moved_total "Subscriptions that follow another realm because their account's changed.";
     counter authentications_failed_total "Tokens that did not verify.";
     counter events_total "Events taken from the source.";

@@ -335,6 +335,7 @@ fn write_key(out: &mut Vec<u8>, key: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::strategy::Strategy as _;
     use serde_json::json;
 
     const ACCOUNT: &str = "4b8c6fec4b2597882c0390202d195419";
@@ -590,5 +591,24 @@ mod tests {
         }
         let empty = answer(Reply::Sessions(Vec::new())).to_json("n@h");
         assert!(empty.ends_with(br#","Data":[]}"#));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_is_a_request_that_can_be_answered_or_is_refused(
+            body in proptest::prop_oneof![
+                proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+                "\\{\"(Server-ID|Account-ID|Module)\":\"(pid://)?.{0,300}\"(,\"Server-ID\":\".{0,300}\")?\\}"
+                    .prop_map(String::into_bytes),
+            ],
+        ) {
+            for (exchange, key) in [SESSIONS_ADDRESS, MODULE_ADDRESS] {
+                if let Ok(request) = read(exchange, key, &body) {
+                    let ReplyTo { routing_key, pid } = request.reply_to;
+                    proptest::prop_assert!((1..=255).contains(&routing_key.len()));
+                    proptest::prop_assert!(pid.is_none_or(|pid| pid.len() <= 255));
+                }
+            }
+        }
     }
 }

@@ -853,11 +853,13 @@ fn sigterm_closes_sessions_with_1001_exits_0_and_leaves_no_queue_behind() {
             "name",
         ])
     };
-    assert_eq!(queues().lines().count(), 1);
+    server.wait_for_metric("amqp_control_connects_total", 1);
+    // That of the events, and that of the platform's requests.
+    assert_eq!(queues().lines().count(), 2);
     server.signal(Signal::TERM);
     assert_eq!(session.expect_close().0, 1001);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-    wait_within(BROKER_PATIENCE, "its queue is gone", || {
+    wait_within(BROKER_PATIENCE, "its queues are gone", || {
         queues().trim().is_empty().then_some(())
     });
 }

@@ -481,3 +481,29 @@ fn requests_beyond_the_rate_wait_for_the_next_second_and_for_room_for_their_answ
     }
     assert_eq!(answered, 60);
 }
+
+#[test]
+fn sessions_with_as_much_as_they_may_have_are_ended_one_a_turn() {
+    let mut world = World::new(None);
+    const SESSIONS: usize = 20;
+    for session in 0..SESSIONS {
+        let bindings: Vec<String> = (0..256)
+            .map(|call| format!("call.*.{session}-{call}"))
+            .collect();
+        world.connect(&[json!({
+            "action": "subscribe", "auth_token": "any", "data": {"account_id": A, "bindings": bindings}
+        })]);
+    }
+    world.settle();
+    let wanted = |world: &World| world.reactor.hub.subscriptions.broker().counts().wanted;
+    assert_eq!(wanted(&world), SESSIONS * 256 * 9);
+    world.ask_for_sessions(A);
+    let (answer, turns) = world.turns_to_answer();
+    println!("told of: {}", slowest(&turns));
+    assert_eq!(data(&answer).len(), SESSIONS);
+    world.ask_for_module("bh_call", "stop", false);
+    let (_, turns) = world.turns_to_answer();
+    println!("ended: {}", slowest(&turns));
+    assert!(turns.len() >= SESSIONS, "{}", turns.len());
+    assert_eq!(wanted(&world), 0);
+}
