@@ -10,6 +10,7 @@
 //! | `file`, `cli` | the two places that keys come from |
 //! | `known` | the keys that a file may hold, and the wording of what is wrong with one |
 //! | `document` | the platform's own document in place of such a file |
+//! | `modules` | which modules the platform has started and stopped, kept in a file beside the config file |
 //! | `error` | why a configuration is refused |
 //! | `exit` | how a start ends that does not become a running server |
 //!
@@ -21,23 +22,26 @@ mod error;
 mod exit;
 mod file;
 mod known;
+mod modules;
 mod options;
 mod origin;
 mod session_limits;
 mod values;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use crate::source::SourceConfig;
 pub use cli::{Key, keys};
 pub use error::ConfigError;
 pub use exit::{CODE_REFUSED, Exit, Note, Stream};
+pub use modules::keep_module;
 
 use cidr::IpCidr;
 
@@ -129,6 +133,7 @@ fn load(command_line: &CommandLine, descriptors: u64) -> Result<Loaded, ConfigEr
     let place = |path: &str| place(command_line, &from_file, path);
     let mut config = Config::new(options.clone(), &place)?;
     config.notes = from_file.notes;
+    config.modules_file = command_line.config.as_deref().map(modules::beside);
     Ok(Loaded { options, config })
 }
 
@@ -150,6 +155,7 @@ fn place(command_line: &CommandLine, from_file: &FromFile, path: &str) -> String
 /// What `--check-config` does beyond loading: opens the files that are named, and prints.
 fn check(loaded: &Loaded) -> Result<String, ConfigError> {
     loaded.config.authenticator()?;
+    loaded.config.modules()?;
     if let SourceConfig::Replay { file } = &loaded.config.source {
         File::open(file).map_err(|error| ConfigError::File {
             file: file.clone(),
@@ -168,6 +174,15 @@ impl Config {
     /// The token file cannot be read or holds something else than it should.
     pub fn authenticator(&self) -> Result<Authenticator, ConfigError> {
         Authenticator::new(&self.auth, read_tokens)
+    }
+
+    /// Reads which modules the platform has started (true) and stopped, as was kept; none where there is no file.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds something else than it should.
+    pub fn modules(&self) -> Result<BTreeMap<String, bool>, ConfigError> {
+        let file = self.modules_file.as_deref();
+        file.map_or_else(|| Ok(BTreeMap::new()), modules::read)
     }
 
     /// Makes the typed form of `options`; `place` names a key as the operator wrote it.
@@ -268,6 +283,7 @@ impl Config {
             source,
             notes: Vec::new(),
             control: control.0,
+            modules_file: None,
             node_name: node_name.map_or_else(default_node_name, |name| name.0).0,
             auth,
             style: style.0,
@@ -398,6 +414,8 @@ pub struct Config {
     pub control: bool,
     /// `node_name`: what this process is called there. Default: `blackhole@` and the host's name.
     pub node_name: String,
+    /// Where changes of modules are kept over a restart: beside the config file, if there is one.
+    pub modules_file: Option<PathBuf>,
     /// `auth`: who decides who may do what; without it there is no `Config`. The content of the token file can
     /// change while running ([`crate::auth::Authenticator::reload`]), the kind and the path cannot.
     pub auth: AuthConfig,

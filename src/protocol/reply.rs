@@ -89,6 +89,8 @@ pub enum EndReason {
     Identity,
     /// The rights of the session's identity were reread, and are fewer.
     Rights,
+    /// Their family was stopped.
+    Module,
 }
 
 /// The notice that these subscriptions have ended (PROTOCOL 3).
@@ -103,6 +105,7 @@ pub fn subscriptions_ended<'a>(
     let reason = match reason {
         EndReason::Identity => "identity",
         EndReason::Rights => "rights",
+        EndReason::Module => "module",
     };
     write_text(out, reason);
     out.extend_from_slice(br#","bindings":"#);
@@ -205,6 +208,10 @@ mod tests {
             (
                 subscriptions_ended(builder, EndReason::Rights, ["x"]),
                 r#"{"action":"notice","name":"subscriptions_ended","data":{"reason":"rights","bindings":["x"]}}"#,
+            ),
+            (
+                subscriptions_ended(builder, EndReason::Module, ["x"]),
+                r#"{"action":"notice","name":"subscriptions_ended","data":{"reason":"module","bindings":["x"]}}"#,
             ),
             (
                 gap_slow_consumer(builder, 12),

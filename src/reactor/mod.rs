@@ -5,7 +5,7 @@
 //! 1. Poll, until the next deadline at most ([`server`]).
 //! 2. Accept a bounded number of connections ([`server`], `accept`). Read the ready sockets, each within a budget and all
 //!    within another, and run their commands (`read`).
-//! 3. After a reread, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
+//! 3. Do a slice of what the platform asks (`answers`, `switching`). After a reread, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
 //!    source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more
 //!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`).
 //! 4. Fire the deadlines; take a step of the sweep and of the drain (`deadlines`, `watch`).
@@ -32,6 +32,8 @@
 //! | `read` | step 2: reading |
 //! | `intake` | step 3: the source and its events |
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
+//! | `answers`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
+//! | [`control`], [`modules`] | those requests; a change of families, and how it is kept |
 //! | `renewal` | step 3: every session renewed after a reread |
 //! | `deadlines` | step 4: deadlines, the drain |
 //! | `watch`, `sweep` | step 4: the slow walk over all sessions, and how far it is |
@@ -48,7 +50,9 @@
 
 mod accept;
 pub mod admin;
+mod answers;
 pub mod connections;
+pub mod control;
 mod deadlines;
 pub mod drain;
 mod fan_out;
@@ -56,6 +60,7 @@ mod flush;
 pub mod flush_list;
 mod intake;
 pub mod listener;
+pub mod modules;
 mod read;
 mod renewal;
 pub mod reread;
@@ -63,6 +68,7 @@ mod run;
 pub mod server;
 pub mod socket;
 mod sweep;
+mod switching;
 mod trim;
 mod unfinished;
 mod watch;
@@ -71,6 +77,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use self::connections::{Connection, Connections, Listed};
+use self::control::Control;
 use self::drain::Drain;
 use self::flush_list::FlushList;
 use self::run::FanOut;
@@ -126,6 +133,8 @@ pub struct Reactor<S> {
     held_since: Option<Duration>,
     held_for: Duration,
     source_gone: bool,
+    /// `None`: the platform asks nothing here.
+    control: Option<Control>,
     /// The next slot to be renewed; `None`: no pass is under way.
     renewal: Option<u32>,
     sweep: Sweep,
@@ -178,6 +187,7 @@ impl<S: Socket> Reactor<S> {
             held_since: None,
             held_for: Duration::ZERO,
             source_gone: false,
+            control: None,
             renewal: None,
             sweep: Sweep::default(),
             trim: Trim::default(),
@@ -214,6 +224,7 @@ impl<S: Socket> Reactor<S> {
         self.hub.waking.advance(now.clock);
         self.read_ready(ready, now);
         self.close_unfinished(now);
+        self.answer_platform(now);
         self.renew_some(now);
         self.take_events(now);
         self.fire_deadlines(now);
@@ -242,7 +253,8 @@ impl<S: Socket> Reactor<S> {
             self.hub.deadlines.next_due(),
             self.hub.subscriptions.months_due(),
         );
-        [deadline, months, sweep, self.trim.due(), drain]
+        let control = self.control.as_ref().and_then(Control::due);
+        [deadline, months, sweep, self.trim.due(), drain, control]
             .into_iter()
             .flatten()
             .map(|due| due.saturating_sub(now.clock))

@@ -27,6 +27,8 @@
 //! | `closing` | every way to end |
 //! | `commands`, `errors` | what a command does, and why it is refused |
 //! | `held`, `waiting`, [`replies`] | subscribes that wait for the broker, and the replies behind them |
+//! | `switched_off` | what a family that is stopped ends |
+//! | [`listing`], [`arrivals`] | what the platform is told of a session; when it came |
 //! | `rights` | what another identity, or other rights, change |
 //! | [`hub`] | what all sessions share, and the context in which one acts |
 //! | [`subscriptions`], `roll_over` | subscriptions and their AMQP bindings; their move to other months |
@@ -52,6 +54,7 @@
 )]
 
 pub mod admin;
+pub mod arrivals;
 pub mod binding_quota;
 pub mod bucket;
 pub mod clock;
@@ -71,6 +74,7 @@ pub mod labels;
 pub mod limits;
 #[cfg(test)]
 mod linear;
+pub mod listing;
 pub mod liveness;
 pub mod occupancy;
 mod opening;
@@ -83,6 +87,7 @@ mod rights;
 mod roll_over;
 pub mod scratch;
 pub mod subscriptions;
+mod switched_off;
 mod waiting;
 mod watch;
 

@@ -42,11 +42,11 @@ const TOKENS: &str = concat!(
 const NO_RATE_LIMIT: [&str; 4] = ["--rate-limit-burst", "1000000", "--max-subscriptions", "0"];
 
 /// Virtual hosts made at the broker's start; a test takes one or two.
-const VIRTUAL_HOSTS: usize = 40;
+const VIRTUAL_HOSTS: usize = 50;
 
 /// A virtual host of the shared broker.
 pub(crate) struct Host {
-    broker: Arc<Broker>,
+    pub(crate) broker: Arc<Broker>,
     pub(crate) url: String,
 }
 
@@ -880,11 +880,13 @@ fn sigterm_closes_sessions_with_1001_exits_0_and_leaves_no_queue_behind() {
             "name",
         ])
     };
-    assert_eq!(queues().lines().count(), 1);
+    server.wait_for_metric("amqp_control_connects_total", 1);
+    // That of the events, and that of the platform's requests.
+    assert_eq!(queues().lines().count(), 2);
     server.signal(Signal::TERM);
     assert_eq!(session.expect_close().0, 1001);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-    wait_within(BROKER_PATIENCE, "its queue is gone", || {
+    wait_within(BROKER_PATIENCE, "its queues are gone", || {
         queues().trim().is_empty().then_some(())
     });
 }

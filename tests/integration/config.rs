@@ -498,6 +498,16 @@ fn check_config_reads_the_files_that_are_named() {
         refused.starts_with(&format!("{replay}: cannot be read: ")),
         "{refused}"
     );
+    let files = Files::new(&[
+        ("config.json", "{}"),
+        ("config.json.modules.json", r#"{"bh_call": "off"}"#),
+    ]);
+    let file = files.path("config.json");
+    let refused = refusal(&["--auth=insecure", "--config", &file, "--check-config"]);
+    assert!(
+        refused.starts_with(&format!("{file}.modules.json: line 1 column ")),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod close_codes;
 mod command_limits;
 mod commands;
 mod config;
+mod control;
 mod corpus;
 mod drain;
 mod events;
@@ -42,6 +43,7 @@ mod secrets;
 mod slow_consumers;
 mod source_end;
 mod starvation;
+mod switching;
 mod web_ui;
 mod wire;
 

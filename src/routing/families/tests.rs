@@ -368,6 +368,7 @@ fn a_family_that_is_off_is_unknown_and_needs_no_exchange() {
     assert_eq!(
         names,
         [
+            "callevt",
             "conference",
             "faxes",
             "configuration",
@@ -714,4 +715,29 @@ fn wrong_lists_of_the_configuration_are_named_with_their_place() {
         let error = Families::new(&options).expect_err(expected).to_string();
         assert!(error.starts_with(expected), "{error}");
     }
+}
+
+#[test]
+fn a_module_is_switched_off_and_on_with_its_bindings_and_its_events() {
+    let mut families = Families::new(&FamilyOptions::default()).expect("the platform's families");
+    let binding = "fax.status.*";
+    let rules = families.rules_on("faxes").to_vec();
+    for (module, is_on, expected) in [
+        ("bh_fax", true, Some(false)),
+        ("bh_fax", false, Some(true)),
+        ("bh_fax", false, Some(false)),
+        ("bh_facts", false, None),
+    ] {
+        assert_eq!(families.switch_module(module, is_on), expected, "{module}");
+    }
+    let refused = families.resolve(binding, scope(), rights());
+    assert_eq!(refused, Err(BindingError::NoSubscriptions));
+    assert!(families.rules_on("faxes").is_empty() && !rules.is_empty());
+    assert!(!families.rules_on("configuration").is_empty());
+    assert_eq!(families.is_module_on("bh_fax"), Some(false));
+    assert_eq!(families.is_module_on("bh_object"), Some(true));
+    assert_eq!(families.switch_module("bh_fax", true), Some(true));
+    let resolved = families.resolve(binding, scope(), rights());
+    assert!(resolved.is_ok_and(|resolved| families.is_on(&resolved)));
+    assert_eq!(families.rules_on("faxes"), rules);
 }
