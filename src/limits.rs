@@ -362,3 +362,34 @@ pub const KEY_FOLDER_BYTES_MAX: u64 = 16 << 20;
 
 /// Bytes of a token file or an account tree; a larger one is refused. A million accounts are some 120 MB.
 pub const AUTH_FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// Requests of the platform over AMQP that wait for the loop. Beyond it a request is dropped without an answer, and
+/// counted.
+pub const CONTROL_REQUESTS_MAX: usize = 64;
+
+/// Answers to the platform that wait for the broker; with so many the loop takes no further request.
+pub const CONTROL_ANSWERS_MAX: usize = 4;
+
+/// Requests of the platform that the loop begins to answer a second, and as many at once after a quiet second; beyond it
+/// they wait.
+pub(crate) const CONTROL_REQUESTS_PER_SECOND_MAX: u32 = 50;
+
+/// Bytes of a request of the platform; a larger one is never kept, gets no answer, and is counted.
+pub(crate) const CONTROL_REQUEST_BYTES_MAX: u64 = 64 << 10;
+
+/// Bytes of the sessions in one answer, give or take one session: some 12,000 of the usual size. Sessions beyond it are left
+/// out, counted and told in the log.
+pub const CONTROL_ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// Sessions looked at in one turn for an answer to the platform, or to end what a stopped family leaves.
+pub(crate) const CONTROL_SESSIONS_PER_TURN_MAX: usize = 1024;
+
+/// Bytes of sessions written in one turn for an answer, give or take one session; some 0.2 ms.
+pub(crate) const CONTROL_BYTES_PER_TURN_MAX: usize = 64 << 10;
+
+/// Cost of ending one subscription of a stopped family, where a session or subscription that is looked at costs 1. So a turn
+/// ends some 64, in some 0.3 ms.
+pub(crate) const ENDING_COST: usize = 16;
+
+/// Marks by which connections are dated: 64 KiB. Beyond it the older ones are dated less exactly.
+pub(crate) const ARRIVAL_MARKS_MAX: usize = 4096;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -10,11 +11,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use blackhole::amqp::control::ControlOptions;
 use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread};
 use blackhole::auth::{Authenticator, Fresh, SharedRealm};
 use blackhole::config::{self, Config, ConfigError, Exit, SourceConfig, Startup};
+use blackhole::handoff::ask::ask_channels;
 use blackhole::handoff::{SourceEnd, handoff};
 use blackhole::inquiry::{self, Authorities, Crossbar, CrossbarOptions, Inquiry, InquiryCounters};
+use blackhole::reactor::control::ControlParts;
+use blackhole::reactor::modules::KeepModule;
 use blackhole::reactor::reread::{Reread, RereadJob};
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::{Exchange, Families};
@@ -55,16 +60,20 @@ enum Source {
 fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     logging::start(config.log_level, amqp::CLIENT_LINES)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    for note in &config.notes {
+        log::log!(note.level, "{}", note.text);
+    }
     let authenticator = config.authenticator().map_err(Exit::refused)?;
     if authenticator.is_insecure() {
         log::warn!("--auth insecure: ANY token is taken for ANY account; for development only");
     }
     warn_of_shared_realms(&authenticator);
     let verifies = authenticator.verifies();
-    let families = Families::new(&config.families).map_err(Exit::refused)?;
+    let mut families = Families::new(&config.families).map_err(Exit::refused)?;
+    switch_as_kept(&mut families, &config.modules().map_err(Exit::refused)?);
     warn_of_open_families(&families);
     let exchanges = families.exchanges().cloned().collect();
-    let server = Server::bind(Addresses {
+    let mut server = Server::bind(Addresses {
         clients: SocketAddr::new(config.ip, config.port),
         reuse_port: config.reuse_port,
         accept_rate: config.max_accept_rate,
@@ -87,6 +96,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let counters = Arc::new(AmqpCounters::default());
     let source = start_source(&config, exchanges, source_end, &counters)?;
     let (inquiry, inquiry_counters) = start_inquiry(&config, verifies, &server)?;
+    let control = start_control(&config, &mut server, &counters)?;
 
     announce(&server);
     let patience = AMQP_STOP_PATIENCE.min(config.drain / 4);
@@ -106,10 +116,14 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         reread: Box::new(move |hub| reread(hub, args.clone())),
     };
     let ended = server.run(hub, parts);
-    // The loop's end of the hand-off is gone, so the source ends; one that hangs on its broker is aborted.
+    // The loop's ends of the channels are gone, so the threads end; one that hangs on its broker is aborted.
+    let patience = patience / if control.is_some() { 2 } else { 1 };
     match source {
         Source::Amqp(thread) => thread.stop(patience),
         Source::Embedded(thread) => drop(thread),
+    }
+    if let Some(thread) = control {
+        thread.stop(patience);
     }
     ended.map_err(|error| Exit::failed(CODE_FAILED, error))
 }
@@ -162,6 +176,52 @@ fn start_inquiry(
         .start(verifies, crossbar)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     Ok((inquiry, counters))
+}
+
+/// Answers the platform over AMQP from now on, unless events come from elsewhere or it is switched off.
+fn start_control(
+    config: &Config,
+    server: &mut Server,
+    counters: &Arc<AmqpCounters>,
+) -> Result<Option<AmqpThread>, Exit> {
+    if !config.control || config.source != SourceConfig::Amqp {
+        return Ok(None);
+    }
+    let (asker, requests) = ask_channels(
+        server.waker(),
+        limits::CONTROL_REQUESTS_MAX,
+        limits::CONTROL_ANSWERS_MAX,
+    );
+    server.take_control(ControlParts {
+        requests,
+        host: sys::host_name(),
+        keep: config.modules_file.clone().map(|file| {
+            let keep = move |module: &str, is_on| config::keep_module(&file, module, is_on);
+            Arc::new(keep) as KeepModule
+        }),
+    });
+    let options = ControlOptions {
+        urls: config.amqp.clone(),
+        node: config.node_name.clone(),
+        answer_max: limits::BROKER_ANSWER_MAX,
+    };
+    amqp::control::spawn(options, asker, counters.clone())
+        .map(Some)
+        .map_err(|error| Exit::failed(CODE_FAILED, error))
+}
+
+/// What was kept of families that the platform has started and stopped comes over `autoload_modules`.
+fn switch_as_kept(families: &mut Families, modules: &BTreeMap<String, bool>) {
+    for (module, is_on) in modules {
+        match families.switch_module(module, *is_on) {
+            Some(true) => {
+                let state = if *is_on { "on" } else { "off" };
+                log::info!("module {module} is {state}, as was kept");
+            }
+            Some(false) => {}
+            None => log::warn!("module {module}: its state was kept, and it is not there any more"),
+        }
+    }
 }
 
 /// Tells scripts and operators where to connect (PROTOCOL 9).

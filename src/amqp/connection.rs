@@ -35,12 +35,13 @@ pub(super) enum OpenError {
 }
 
 /// Connects and logs in. Blocks for at most 3 s for each address, then 5 s for each step of the handshake; `abort` ends
-/// it earlier.
+/// it earlier. `name`: what the broker's operator sees the connection called.
 ///
 /// # Errors
 /// [`OpenError`]; its text may still need [`Endpoint::redact`].
 pub(super) fn open(
     endpoint: &Endpoint,
+    name: &str,
     abort: &Abort,
     attempt: Attempt,
     vitals: Arc<Vitals>,
@@ -53,7 +54,7 @@ pub(super) fn open(
         match TcpStream::connect_timeout(&address, TCP_CONNECT_TIMEOUT) {
             Ok(socket) => {
                 let stream = prepare(socket, abort, attempt).map_err(OpenError::Connect)?;
-                return Ok(log_in(endpoint, Guard::new(stream, vitals))?);
+                return Ok(log_in(endpoint, name, Guard::new(stream, vitals))?);
             }
             Err(error) => failure = OpenError::Connect(error),
         }
@@ -72,7 +73,7 @@ fn prepare(
     mio06::net::TcpStream::from_stream(socket)
 }
 
-fn log_in<S>(endpoint: &Endpoint, stream: Guard<S>) -> amiquip::Result<Connection>
+fn log_in<S>(endpoint: &Endpoint, name: &str, stream: Guard<S>) -> amiquip::Result<Connection>
 where
     S: Read + Write + mio06::Evented + Send + 'static,
 {
@@ -85,7 +86,7 @@ where
         .heartbeat(HEARTBEAT_SECONDS)
         .frame_max(FRAME_BYTES_MAX)
         .connection_timeout(Some(HANDSHAKE_STEP_TIMEOUT))
-        .information(Some("blackhole".into()));
+        .information(Some(name.to_owned()));
     let tuning = ConnectionTuning::default().mem_channel_bound(CALLS_WAITING_MAX);
     Connection::insecure_open_stream(stream, options, tuning)
 }
@@ -170,6 +171,7 @@ mod tests {
         let endpoint = Endpoint::parse("amqp://h").expect("a URL");
         let outcome = log_in(
             &endpoint,
+            "blackhole",
             Guard::new(stream, Arc::new(Vitals::new(Instant::now()))),
         );
         assert!(

@@ -7,6 +7,7 @@
 //! thread "amqp-consume"                                 deliveries -> events -> hand-off -> acks
 //! thread "amqp-watch"    cuts the connection when an answer is overdue
 //! threads "amqp-unbind"  one batch of unbinds
+//! thread "amqp-control"  a connection of its own: the platform's requests -> loop -> answers
 //! thread of the client   socket <-> guard <-> frames
 //! ```
 //!
@@ -26,14 +27,15 @@
 //! | `lingering` | bindings that nobody wants any more and the broker still has |
 //! | `topology` | queue, exchanges, bindings on the broker |
 //! | `consumer` | deliveries |
+//! | [`control`] | the platform's requests, and the answers, over a connection of their own |
 //! | `counters` | figures for the metrics page |
 //! | `watchdog`, `abort` | how long an answer may take; the end of a call that hangs |
 //! | `client_log` | the client's own lines of the log |
 //!
 //! Invariants: the thread says `Up` only after every wanted binding is in force or was said to be `Lost`; `Down`
 //! follows every `Up`, and comes after the last event of that connection; a panic anywhere here becomes a reconnect
-//! (rail 10); nothing is ever published on this connection, because a broker that blocks publishers would hang the
-//! consumer too (rail 7).
+//! (rail 10); nothing is ever published on the connection of the events, because a broker that blocks publishers would hang
+//! the consumer too (rail 7).
 
 mod abort;
 mod backoff;
@@ -44,6 +46,7 @@ mod client_log;
 mod connection;
 mod connector;
 mod consumer;
+pub mod control;
 mod counters;
 mod guard;
 mod lingering;
@@ -123,16 +126,7 @@ pub fn spawn(
     source: SourceEnd,
     counters: Arc<AmqpCounters>,
 ) -> io::Result<AmqpThread> {
-    let invalid = |error: AmqpUrlError| io::Error::new(io::ErrorKind::InvalidInput, error);
-    let endpoints: Vec<_> = options
-        .urls
-        .iter()
-        .map(|url| Endpoint::parse(url).map_err(invalid))
-        .collect::<Result<_, _>>()?;
-    if endpoints.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no broker URL"));
-    }
-    client_log::keep_secret(&endpoints);
+    let endpoints = parse_endpoints(&options.urls)?;
     let abort = Arc::new(Abort::default());
     let (alive, ended) = bounded(0);
     let options = AmqpOptions {
@@ -151,6 +145,20 @@ pub fn spawn(
         ended,
         abort,
     })
+}
+
+/// The brokers of these URLs, whose passwords are kept out of the log from now on.
+fn parse_endpoints(urls: &[String]) -> io::Result<Vec<Endpoint>> {
+    let invalid = |error: AmqpUrlError| io::Error::new(io::ErrorKind::InvalidInput, error);
+    let endpoints: Vec<_> = urls
+        .iter()
+        .map(|url| Endpoint::parse(url).map_err(invalid))
+        .collect::<Result<_, _>>()?;
+    if endpoints.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no broker URL"));
+    }
+    client_log::keep_secret(&endpoints);
+    Ok(endpoints)
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@
 //! | `values` | what a value of each type may be, in both spellings |
 //! | `authenticators` | the keys about who may do what, and the reading of their files |
 //! | `origin` | an entry of `allowed_origins` |
-//! | `file`, `cli` | the two places that keys come from, and the wording of what is wrong there |
+//! | `file`, `cli` | the two places that keys come from |
+//! | `known` | the keys that a file may hold, and the wording of what is wrong with one |
+//! | `document` | the platform's own document in place of such a file |
+//! | `modules` | which modules the platform has started and stopped, kept in a file beside the config file |
 //! | `error` | why a configuration is refused |
 //! | `exit` | how a start ends that does not become a running server |
 //!
@@ -16,26 +19,32 @@
 
 mod authenticators;
 mod cli;
+mod document;
 mod error;
 mod exit;
 mod file;
+mod known;
+mod modules;
 mod options;
 mod origin;
 mod session_limits;
 mod values;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use crate::source::SourceConfig;
 pub use authenticators::{CrossbarConfig, read_keys, read_tokens};
 pub use cli::{Key, keys};
 pub use error::ConfigError;
-pub use exit::{CODE_REFUSED, Exit, Stream};
+pub use exit::{CODE_REFUSED, Exit, Note, Stream};
+pub use modules::keep_module;
 
 use cidr::IpCidr;
 
@@ -48,8 +57,9 @@ use crate::routing::families::{Families, FamilyOptions, FamilySpec};
 use crate::session::outbox::SlowConsumerPolicy;
 use authenticators::AuthKeys;
 use cli::{CommandLine, NoCommandLine};
+use file::FromFile;
 use options::Options;
-use values::{Limit, Network, Object, Setting, SourceName, Word};
+use values::{Limit, Network, NodeName, Object, Setting, SourceName, Text, Word};
 
 /// What a valid command line asks for; `--help` and its like are an [`Exit`].
 #[derive(Debug)]
@@ -74,7 +84,11 @@ pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Startup, Exit> 
     };
     let loaded = load(&command_line, descriptors).map_err(Exit::refused)?;
     if command_line.check_config {
-        return Err(check(&loaded).map_or_else(Exit::refused, Exit::done));
+        let notes = &loaded.config.notes;
+        return Err(match check(&loaded) {
+            Ok(text) => Exit::done(text).with(notes),
+            Err(error) => Exit::refused(error),
+        });
     }
     Ok(Startup::Run(loaded.config))
 }
@@ -103,8 +117,14 @@ struct Loaded {
 }
 
 fn load(command_line: &CommandLine, descriptors: u64) -> Result<Loaded, ConfigError> {
-    let file = command_line.config.as_deref();
-    let mut options = file.map_or_else(|| Ok(Options::default()), file::read)?;
+    let mut asked = Options::default();
+    command_line.lay_over(&mut asked)?;
+    let node_name = asked.node_name.map(|name| name.0);
+    let mut from_file = match command_line.config.as_deref() {
+        Some(file) => file::read(file, node_name.as_ref(), &default_node_name())?,
+        None => FromFile::default(),
+    };
+    let mut options = std::mem::take(&mut from_file.options);
     command_line.lay_over(&mut options)?;
     let default_connections = Limit(
         (descriptors < u64::MAX).then(|| descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1)),
@@ -112,16 +132,27 @@ fn load(command_line: &CommandLine, descriptors: u64) -> Result<Loaded, ConfigEr
     options
         .max_connections
         .get_or_insert(Setting(default_connections));
-    let place = |path: &str| place(command_line, path);
-    let config = Config::new(options.clone(), &place)?;
+    options
+        .node_name
+        .get_or_insert_with(|| Setting(default_node_name()));
+    let place = |path: &str| place(command_line, &from_file, path);
+    let mut config = Config::new(options.clone(), &place)?;
+    config.notes = from_file.notes;
+    config.modules_file = command_line.config.as_deref().map(modules::beside);
     Ok(Loaded { options, config })
 }
 
+/// `blackhole@` and the host's name. A host may be called what no node name can hold, and then is `localhost` here.
+fn default_node_name() -> NodeName {
+    let name = format!("blackhole@{}", crate::sys::host_name());
+    NodeName::read(&name).unwrap_or_else(|| NodeName("blackhole@localhost".to_owned()))
+}
+
 /// How messages name a key, or a path below one such as `families[0].keys[1]`: as the operator wrote it.
-fn place(command_line: &CommandLine, path: &str) -> String {
+fn place(command_line: &CommandLine, from_file: &FromFile, path: &str) -> String {
     let key = path.split(['[', '.']).next().unwrap_or_default();
     match &command_line.config {
-        Some(file) if !command_line.has(key) => file::place(file, path),
+        Some(file) if !command_line.has(key) => from_file.place(file, path),
         _ => cli::option(path),
     }
 }
@@ -129,6 +160,7 @@ fn place(command_line: &CommandLine, path: &str) -> String {
 /// What `--check-config` does beyond loading: opens the files that are named, and prints.
 fn check(loaded: &Loaded) -> Result<String, ConfigError> {
     loaded.config.authenticator()?;
+    loaded.config.modules()?;
     if let SourceConfig::Replay { file } = &loaded.config.source {
         File::open(file).map_err(|error| ConfigError::File {
             file: file.clone(),
@@ -149,6 +181,15 @@ impl Config {
         Authenticator::new(&self.auth, read_tokens, read_keys)
     }
 
+    /// Reads which modules the platform has started (true) and stopped, as was kept; none where there is no file.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds something else than it should.
+    pub fn modules(&self) -> Result<BTreeMap<String, bool>, ConfigError> {
+        let file = self.modules_file.as_deref();
+        file.map_or_else(|| Ok(BTreeMap::new()), modules::read)
+    }
+
     /// Makes the typed form of `options`; `place` names a key as the operator wrote it.
     fn new(options: Options, place: &dyn Fn(&str) -> String) -> Result<Self, ConfigError> {
         let Options {
@@ -162,6 +203,8 @@ impl Config {
             amqp,
             prefetch,
             max_queue_length,
+            control,
+            node_name,
             demo_rate,
             demo_accounts,
             style,
@@ -257,6 +300,10 @@ impl Config {
             admin: admin.map(|admin| admin.0),
             amqp: amqp.into_iter().map(|url| url.0.0).collect(),
             source,
+            notes: Vec::new(),
+            control: control.0,
+            modules_file: None,
+            node_name: node_name.map_or_else(default_node_name, |name| name.0).0,
             auth,
             crossbar,
             style: style.0,
@@ -384,6 +431,15 @@ pub struct Config {
     pub amqp: Vec<String>,
     /// `source`: where events come from.
     pub source: SourceConfig,
+    /// What the operator is to be told at the start about the config file.
+    pub notes: Vec<Note>,
+    /// `control`: whether the platform's questions over AMQP are answered. True; without effect where events come from
+    /// elsewhere.
+    pub control: bool,
+    /// `node_name`: what this process is called there. Default: `blackhole@` and the host's name.
+    pub node_name: String,
+    /// Where changes of modules are kept over a restart: beside the config file, if there is one.
+    pub modules_file: Option<PathBuf>,
     /// `auth` and what belongs to it: who decides who may do what; without one there is no `Config`. What their files hold
     /// can change while running ([`crate::auth::Authenticator::reload`]), kinds and paths cannot.
     pub auth: AuthConfig,
@@ -502,7 +558,7 @@ mod tests {
             ("channel_events", "config.json: channel_events"),
             ("channel_events[2]", "config.json: channel_events[2]"),
         ] {
-            assert_eq!(place(&command_line, path), expected);
+            assert_eq!(place(&command_line, &FromFile::default(), path), expected);
         }
     }
 

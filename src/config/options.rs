@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::origin::Origin;
 use super::values::{
-    AuthName, BrokerUrl, FileName, Issuer, Limit, Network, Object, Period, Rate, RealmTemplate,
-    Secret, Setting, SourceName, Word, list, list_or_one,
+    AuthName, BrokerUrl, FileName, Issuer, Limit, Network, NodeName, Object, Period, Rate,
+    RealmTemplate, Secret, Setting, SourceName, Word, list, list_or_one,
 };
 use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
@@ -80,6 +80,14 @@ pub(crate) struct Options {
     /// Messages that wait on the broker for this process; beyond it the oldest are lost, and sessions get a notice
     #[arg(long, value_name = "N", help_heading = EVENTS)]
     pub(crate) max_queue_length: Setting<Limit<u32>>,
+    /// Answer the platform's questions about sessions, and start and stop families for it, over AMQP (exchanges sysconf,
+    /// kapps, targeted)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = EVENTS)]
+    pub(crate) control: Setting<bool>,
+    /// What this process is called in its answers to the platform, and its part of the platform's own document; unset:
+    /// blackhole@ and the host's name
+    #[arg(long, value_name = "NAME@HOST", help_heading = EVENTS)]
+    pub(crate) node_name: Option<Setting<NodeName>>,
     /// Events a second that the demo source makes up
     #[arg(long, value_name = "RATE", help_heading = EVENTS)]
     pub(crate) demo_rate: Setting<Rate>,
@@ -252,6 +260,8 @@ impl Default for Options {
             ))],
             prefetch: const { nonzero_u16(2048) },
             max_queue_length: Setting(Limit(Some(100_000))),
+            control: Setting(true),
+            node_name: None,
             demo_rate: Setting(Rate(2.0)),
             demo_accounts: const { nonzero_u32(1) },
             style: Setting(Style::Piston),

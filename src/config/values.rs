@@ -699,6 +699,33 @@ impl Text for Word {
     }
 }
 
+/// What this process is called on the platform: `NAME@HOST`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeName(pub(crate) String);
+
+/// Longest node name: the platform's own are Erlang's, which are no longer.
+const NODE_NAME_BYTES_MAX: usize = 255;
+
+impl Text for NodeName {
+    const EXPECTED: &str = "a node name such as blackhole@host, at most 255 bytes";
+
+    fn read(text: &str) -> Option<Self> {
+        let (name, host) = text.split_once('@')?;
+        let fits = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+        };
+        (fits(name) && fits(host) && text.len() <= NODE_NAME_BYTES_MAX)
+            .then(|| Self(text.to_owned()))
+    }
+
+    fn print(&self) -> String {
+        self.0.clone()
+    }
+}
+
 /// A broker's URL, with its password; printed with the password masked.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct BrokerUrl(pub(crate) String);

@@ -1,6 +1,7 @@
 //! The pages of the admin listener: `/healthz`, `/readyz`, `/metrics` (Prometheus text format 0.0.4).
 
 use super::Reactor;
+use super::control::Control;
 use super::socket::Socket;
 use crate::handoff::HANDOFF_EVENTS_MAX;
 use crate::metrics::write_metric;
@@ -121,7 +122,7 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "sessions_to_resume",
             "Sessions that have an answer and have not gone on.",
-            reactor.answers.concerned.len(),
+            reactor.inquiries.concerned.len(),
         ),
         (
             "outboxes_blocked",
@@ -182,6 +183,11 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             "handoff_commands",
             "Commands to the source that it has not taken.",
             reactor.handoff.commands_waiting(),
+        ),
+        (
+            "control_requests_waiting",
+            "Requests of the platform over AMQP that the loop has not taken.",
+            reactor.control.as_ref().map_or(0, Control::waiting),
         ),
         (
             "handshake_deadlines",

@@ -5,13 +5,14 @@
 //! 1. Poll, until the next deadline at most ([`server`]).
 //! 2. Accept a bounded number of connections ([`server`], `accept`). Read the ready sockets, each within a budget and all
 //!    within another, and run their commands (`read`).
-//! 3. Let sessions go on whose tokens or rights a thread was asked about (`answers`). After a reread, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
+//! 3. Let sessions go on whose tokens or rights a thread was asked about (`inquiries`). Do a slice of what the platform asks
+//!    (`answers`, `switching`). After a reread, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
 //!    source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more
 //!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`).
 //! 4. Fire the deadlines; take a step of the sweep and of the drain (`deadlines`, `watch`).
 //! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
 //!    io_uring, all these writes are one system call, or a few when they are many bytes (`flush`).
-//! 6. Take the connections that have ended from the table; put the authenticator's questions to threads (`answers`); in the quiet after a burst, give memory back (this file).
+//! 6. Take the connections that have ended from the table; put the authenticator's questions to threads (`inquiries`); in the quiet after a burst, give memory back (this file).
 //!
 //! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames that wait is
 //! on the flush list, or its last write would have blocked; a session with unread bytes is on the reread list, or its last
@@ -30,9 +31,11 @@
 //! | [`server`] | step 1: poll, waker, signals, clock; the entry of the thread |
 //! | `accept` | step 2: connections taken in, and refused when there is no room |
 //! | `read` | step 2: reading |
-//! | `answers` | step 3: answers to the authenticator's questions; step 6: the questions |
+//! | `inquiries` | step 3: answers to the authenticator's questions; step 6: the questions |
 //! | `intake` | step 3: the source and its events |
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
+//! | `answers`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
+//! | [`control`], [`modules`] | those requests; a change of families, and how it is kept |
 //! | `renewal` | step 3: every session renewed after a reread |
 //! | `deadlines` | step 4: deadlines, the drain |
 //! | `watch`, `sweep` | step 4: the slow walk over all sessions, and how far it is |
@@ -51,13 +54,16 @@ mod accept;
 pub mod admin;
 mod answers;
 pub mod connections;
+pub mod control;
 mod deadlines;
 pub mod drain;
 mod fan_out;
 mod flush;
 pub mod flush_list;
+mod inquiries;
 mod intake;
 pub mod listener;
+pub mod modules;
 mod read;
 mod renewal;
 pub mod reread;
@@ -65,6 +71,7 @@ mod run;
 pub mod server;
 pub mod socket;
 mod sweep;
+mod switching;
 mod trim;
 mod unfinished;
 mod watch;
@@ -72,10 +79,11 @@ mod watch;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use self::answers::Answers;
 use self::connections::{Connection, Connections, Listed};
+use self::control::Control;
 use self::drain::Drain;
 use self::flush_list::FlushList;
+use self::inquiries::Inquiries;
 use self::run::FanOut;
 use self::socket::Socket;
 use self::sweep::Sweep;
@@ -113,7 +121,7 @@ pub struct Reactor<S> {
     pub hub: Hub,
     connections: Connections<S>,
     handoff: LoopEnd,
-    answers: Answers,
+    inquiries: Inquiries,
     epoch: Instant,
     connections_max: usize,
     unfinished: Unfinished,
@@ -131,6 +139,8 @@ pub struct Reactor<S> {
     held_since: Option<Duration>,
     held_for: Duration,
     source_gone: bool,
+    /// `None`: the platform asks nothing here.
+    control: Option<Control>,
     /// The next slot to be renewed; `None`: no pass is under way.
     renewal: Option<u32>,
     /// That pass follows a reread.
@@ -173,9 +183,9 @@ impl<S: Socket> Reactor<S> {
             hub,
             connections: Connections::default(),
             handoff: parts.handoff,
-            answers: Answers {
+            inquiries: Inquiries {
                 inquiry: parts.inquiry,
-                ..Answers::default()
+                ..Inquiries::default()
             },
             epoch: parts.epoch,
             connections_max: parts.connections_max,
@@ -191,6 +201,7 @@ impl<S: Socket> Reactor<S> {
             held_since: None,
             held_for: Duration::ZERO,
             source_gone: false,
+            control: None,
             renewal: None,
             is_rereading: false,
             sweep: Sweep::default(),
@@ -229,6 +240,7 @@ impl<S: Socket> Reactor<S> {
         self.read_ready(ready, now);
         self.close_unfinished(now);
         self.take_answers(now);
+        self.answer_platform(now);
         self.renew_some(now);
         self.take_events(now);
         self.fire_deadlines(now);
@@ -249,7 +261,7 @@ impl<S: Socket> Reactor<S> {
             || !self.reread.is_empty()
             || !self.reap.is_empty()
             || self.renewal.is_some()
-            || self.answers.is_pressing()
+            || self.inquiries.is_pressing()
         {
             return Duration::ZERO;
         }
@@ -260,13 +272,22 @@ impl<S: Socket> Reactor<S> {
             self.hub.subscriptions.months_due(),
         );
         let asked = self.hub.authenticator.next_due();
-        [deadline, months, sweep, self.trim.due(), drain, asked]
-            .into_iter()
-            .flatten()
-            .map(|due| due.saturating_sub(now.clock))
-            .min()
-            .unwrap_or(limits::POLL_WAIT_MAX)
-            .min(limits::POLL_WAIT_MAX)
+        let control = self.control.as_ref().and_then(Control::due);
+        [
+            deadline,
+            months,
+            sweep,
+            self.trim.due(),
+            drain,
+            asked,
+            control,
+        ]
+        .into_iter()
+        .flatten()
+        .map(|due| due.saturating_sub(now.clock))
+        .min()
+        .unwrap_or(limits::POLL_WAIT_MAX)
+        .min(limits::POLL_WAIT_MAX)
     }
 
     /// Puts a connection on the lists that its state calls for.

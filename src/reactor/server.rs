@@ -13,6 +13,7 @@ use mio::net::{TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::control::ControlParts;
 use super::listener::{Accepted, Listener};
 use super::reread::{RereadJob, Rereading};
 use super::{Reactor, ReactorParts, Ready};
@@ -95,6 +96,7 @@ pub struct Server {
     reloads: SignalPipe,
     rereading: Rereading,
     lifecycle: Lifecycle,
+    control: Option<ControlParts>,
 }
 
 /// What a running loop needs, besides the hub.
@@ -163,7 +165,13 @@ impl Server {
             reloads,
             rereading: Rereading::default(),
             lifecycle: Lifecycle::Serving,
+            control: None,
         })
+    }
+
+    /// Lets the loop answer the platform's requests over AMQP.
+    pub fn take_control(&mut self, control: ControlParts) {
+        self.control = Some(control);
     }
 
     /// The address of the listener of this kind, if there is one.
@@ -204,6 +212,10 @@ impl Server {
                 ring: parts.io_uring.then(ring).flatten(),
             },
         );
+        if let Some(control) = self.control.take() {
+            let waker = self.waker.clone();
+            reactor.take_control(control, Arc::new(move || waker.wake()));
+        }
         let mut events = Events::with_capacity(limits::POLL_EVENTS_MAX);
         let mut ready: Vec<Ready> = Vec::with_capacity(limits::POLL_EVENTS_MAX);
         let mut accept_log = LogLimit::default();

@@ -16,7 +16,7 @@ use crate::account::{AccountId, Scope};
 use crate::auth::{Identity, Right, Verdict};
 use crate::limits::HELD_TOTAL_BYTES_MAX;
 use crate::protocol::command::{
-    self, Action, Command, CommandError, CommandLimits, Label, Unsubscribe,
+    self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Unsubscribe,
 };
 use crate::protocol::frame::Frame;
 use crate::protocol::reply::{self, EndReason};
@@ -198,7 +198,7 @@ impl Session {
             account_id,
             bindings,
         } = &action
-            && !self.is_known(&identity, account_id, bindings, cx)?
+            && !self.is_known(&identity, account_id.as_deref(), bindings, cx)?
         {
             return Ok(Outcome::Suspended);
         }
@@ -213,7 +213,7 @@ impl Session {
                 account_id,
                 bindings,
             } => {
-                let wanted = self.authorise(&account_id, &bindings, &identity, cx.hub)?;
+                let wanted = self.authorise(account_id.as_deref(), &bindings, &identity, cx.hub)?;
                 let request_id = command.request_id.as_deref();
                 self.subscribe(wanted, request_id, reply_id, place, cx)
             }
@@ -273,7 +273,19 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Result<Option<Arc<Identity>>, CommandError> {
         let named = match action {
-            Action::Subscribe { account_id, .. } => Some(account_id),
+            Action::Subscribe {
+                account_id,
+                bindings,
+            } => {
+                let missing = MissingKeys {
+                    account_id: account_id.is_none(),
+                    binding: bindings.is_empty(),
+                };
+                if missing.account_id || missing.binding {
+                    return Err(CommandError::MissingKeys(missing));
+                }
+                account_id.as_ref()
+            }
             Action::Unsubscribe(Unsubscribe::Account(account_id)) => Some(account_id),
             Action::Unsubscribe(Unsubscribe::Bindings { account_id, .. }) => account_id.as_ref(),
             Action::Unsubscribe(Unsubscribe::All) | Action::Ping => None,
@@ -325,14 +337,18 @@ impl Session {
     fn is_known(
         &self,
         identity: &Arc<Identity>,
-        account_id: &str,
+        account_id: Option<&str>,
         bindings: &[Cow<'_, str>],
         cx: &mut Context<'_>,
     ) -> Result<bool, CommandError> {
-        if !cx.hub.authenticator.is_asked_for(identity) {
+        if bindings.is_empty() || !cx.hub.authenticator.is_asked_for(identity) {
             return Ok(true);
         }
-        let Some(account) = AccountId::parse(account_id) else {
+        let account = match account_id {
+            Some(account_id) => AccountId::parse(account_id),
+            None => identity.account_id(),
+        };
+        let Some(account) = account else {
             return Ok(true);
         };
         let families = cx.hub.subscriptions.families();
@@ -359,17 +375,27 @@ impl Session {
         }
     }
 
-    /// The client bindings, if the identity may have all of them; otherwise every reason against it.
+    /// The client bindings, if the identity may have all of them; otherwise every reason against it. They are for the
+    /// identity's own account unless the command names one.
     fn authorise(
         &self,
-        account_id: &str,
+        account_id: Option<&str>,
         bindings: &[Cow<'_, str>],
         identity: &Identity,
         hub: &Hub,
     ) -> Result<Wanted, CommandErrors> {
         let sight = hub.authenticator.sight(identity);
         let superduper = sight.is_superduper();
-        let scope = scope_of(account_id).ok_or(CommandError::UnauthorizedAccount)?;
+        let own = || identity.account_id().map(Scope::One);
+        let missing = MissingKeys {
+            account_id: account_id.is_none() && own().is_none(),
+            binding: bindings.is_empty(),
+        };
+        if missing.account_id || missing.binding {
+            return Err(CommandError::MissingKeys(missing).into());
+        }
+        let scope = account_id.map_or_else(own, scope_of);
+        let scope = scope.ok_or(CommandError::UnauthorizedAccount)?;
         let realm = authorised(scope, &sight)?;
         let mut wanted = Wanted {
             scope,

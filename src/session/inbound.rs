@@ -174,6 +174,9 @@ impl Session {
                 return;
             }
         }
+        if cx.hub.is_ending_families {
+            self.end_switched_off(cx);
+        }
         self.run(text, is_allowed, cx);
         self.drop_empty_rare();
     }

@@ -28,6 +28,8 @@
 //! | `commands`, `errors` | what a command does, and why it is refused |
 //! | `held`, `waiting`, [`replies`] | subscribes that wait for the broker, and the replies behind them |
 //! | `suspended` | commands that wait for the authenticator |
+//! | `switched_off` | what a family that is stopped ends |
+//! | [`listing`], [`arrivals`] | what the platform is told of a session; when it came |
 //! | `rights` | what another identity, or other rights, change |
 //! | [`hub`] | what all sessions share, and the context in which one acts |
 //! | [`subscriptions`], `roll_over` | subscriptions and their AMQP bindings; their move to other months |
@@ -53,6 +55,7 @@
 )]
 
 pub mod admin;
+pub mod arrivals;
 pub mod binding_quota;
 pub mod bucket;
 pub mod clock;
@@ -72,6 +75,7 @@ pub mod labels;
 pub mod limits;
 #[cfg(test)]
 mod linear;
+pub mod listing;
 pub mod liveness;
 pub mod occupancy;
 mod opening;
@@ -85,6 +89,7 @@ mod roll_over;
 pub mod scratch;
 pub mod subscriptions;
 mod suspended;
+mod switched_off;
 mod waiting;
 mod watch;
 

@@ -120,7 +120,10 @@ impl Session {
             Err(_) => None,
         };
         if let Some(identity) = identity
-            && let Some(account) = AccountId::parse(account_id)
+            && let Some(account) = match account_id {
+                Some(account_id) => AccountId::parse(account_id),
+                None => identity.account_id(),
+            }
         {
             let asker = self.asker(cx);
             let authenticator = &mut cx.hub.authenticator;

@@ -132,6 +132,7 @@ fn any_client_binding_is_refused_or_gets_the_events_of_its_own_keys_only() {
             "object",
             "doc_created",
             "presence",
+            "dialog",
             "registration",
             "queue",
             "for every account",

@@ -20,6 +20,7 @@ mod close_codes;
 mod command_limits;
 mod commands;
 mod config;
+mod control;
 mod corpus;
 mod crossbar;
 mod drain;
@@ -45,6 +46,8 @@ mod secrets;
 mod slow_consumers;
 mod source_end;
 mod starvation;
+mod switching;
+mod web_ui;
 mod wire;
 
 /// Cargo looks for no tests by itself (`autotests = false`), so a file that nothing names would never run.
