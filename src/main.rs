@@ -55,6 +55,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     logging::start(config.log_level, amqp::CLIENT_LINES)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let authenticator = config.authenticator().map_err(Exit::refused)?;
+    config.check_tls().map_err(Exit::refused)?;
     if authenticator.is_insecure() {
         log::warn!("--auth insecure: ANY token is taken for ANY account; for development only");
     }
@@ -122,6 +123,7 @@ fn start_source(
     }
     let options = AmqpOptions {
         urls: config.amqp.clone(),
+        tls: config.tls.clone(),
         prefetch: config.prefetch,
         max_queue_length: config.max_queue_length,
         exchanges,

@@ -11,10 +11,13 @@ use amiquip::{Auth, Connection, ConnectionOptions, ConnectionTuning};
 use super::abort::{Abort, Attempt};
 use super::broker::Lost;
 use super::guard::{FRAME_BYTES_MAX, Guard, HEARTBEAT_SECONDS, Vitals};
-use super::url::Endpoint;
+use super::tls::{self, Fault};
+use super::url::{Endpoint, Wire};
 
 /// Longest wait for a connect to one address of the broker's host name.
 const TCP_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for the TLS handshake.
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for one step of the AMQP handshake.
 const HANDSHAKE_STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Calls that may wait for the client's thread, so that a pipelined burst does not pause at each of them.
@@ -31,11 +34,13 @@ pub(super) enum OpenError {
     #[error("{0}")]
     Connect(io::Error),
     #[error("{0}")]
+    Tls(#[from] Fault),
+    #[error("{}", text(.0))]
     Client(#[from] amiquip::Error),
 }
 
-/// Connects and logs in. Blocks for at most 3 s for each address, then 5 s for each step of the handshake; `abort` ends
-/// it earlier.
+/// Connects and logs in. Blocks for at most 3 s for each address, then 5 s for the TLS handshake, if there is one, and 5
+/// s for each step of the AMQP handshake; `abort` ends it earlier.
 ///
 /// # Errors
 /// [`OpenError`]; its text may still need [`Endpoint::redact`].
@@ -52,8 +57,8 @@ pub(super) fn open(
     for address in addresses {
         match TcpStream::connect_timeout(&address, TCP_CONNECT_TIMEOUT) {
             Ok(socket) => {
-                let stream = prepare(socket, abort, attempt).map_err(OpenError::Connect)?;
-                return Ok(log_in(endpoint, Guard::new(stream, vitals))?);
+                prepare(&socket, abort, attempt).map_err(OpenError::Connect)?;
+                return begin(endpoint, socket, vitals);
             }
             Err(error) => failure = OpenError::Connect(error),
         }
@@ -62,14 +67,27 @@ pub(super) fn open(
 }
 
 /// Sets `TCP_NODELAY`, which the client does not: without it a call stalls for 40 ms again and again.
-fn prepare(
-    socket: TcpStream,
-    abort: &Abort,
-    attempt: Attempt,
-) -> io::Result<mio06::net::TcpStream> {
+fn prepare(socket: &TcpStream, abort: &Abort, attempt: Attempt) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    abort.arm(attempt, &socket)?;
-    mio06::net::TcpStream::from_stream(socket)
+    abort.arm(attempt, socket)
+}
+
+fn begin(
+    endpoint: &Endpoint,
+    socket: TcpStream,
+    vitals: Arc<Vitals>,
+) -> Result<Connection, OpenError> {
+    match &endpoint.wire {
+        Wire::Plain => {
+            let stream = mio06::net::TcpStream::from_stream(socket).map_err(OpenError::Connect)?;
+            Ok(log_in(endpoint, Guard::new(stream, vitals))?)
+        }
+        Wire::Tls { name, files } => {
+            let config = files.read().map_err(Fault::from)?;
+            let stream = tls::connect(socket, name, config, TLS_HANDSHAKE_TIMEOUT)?;
+            Ok(log_in(endpoint, Guard::new(stream, vitals))?)
+        }
+    }
 }
 
 fn log_in<S>(endpoint: &Endpoint, stream: Guard<S>) -> amiquip::Result<Connection>
@@ -96,15 +114,26 @@ impl From<amiquip::Error> for Lost {
         use amiquip::Error::{ClientClosedConnection, EventLoopClientDropped, EventLoopDropped};
         match error {
             EventLoopDropped | EventLoopClientDropped | ClientClosedConnection => Self::ClientGone,
-            error => Self::Because(error.to_string()),
+            error => Self::Because(text(&error)),
         }
+    }
+}
+
+/// The client's error, or the fault of TLS that it wraps.
+fn text(error: &amiquip::Error) -> String {
+    use amiquip::Error::{IoErrorReadingSocket, IoErrorWritingSocket};
+    match error {
+        IoErrorReadingSocket { source } | IoErrorWritingSocket { source } => {
+            Fault::within(source).map_or_else(|| error.to_string(), ToString::to_string)
+        }
+        error => error.to_string(),
     }
 }
 
 /// Why the client's thread has ended, for the log, from what closing the connection returns.
 pub(super) fn cause_of_end(close: amiquip::Result<()>) -> String {
     match close {
-        Err(error) => error.to_string(),
+        Err(error) => text(&error),
         Ok(()) => "the AMQP client ended without an error".into(),
     }
 }

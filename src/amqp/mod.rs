@@ -7,7 +7,7 @@
 //! thread "amqp-consume"                                 deliveries -> events -> hand-off -> acks
 //! thread "amqp-watch"    cuts the connection when an answer is overdue
 //! threads "amqp-unbind"  one batch of unbinds
-//! thread of the client   socket <-> guard <-> frames
+//! thread of the client   socket <-> TLS, where there is any <-> guard <-> frames
 //! ```
 //!
 //! | module | owns |
@@ -18,6 +18,7 @@
 //! | `connector` | the way from one connection to the next |
 //! | `backoff` | pauses between tries |
 //! | `connection` | socket and login, and why a connection ended |
+//! | `tls` | TLS: trust, handshake, the decrypted stream |
 //! | `guard` | which of the broker's bytes the client's parser sees |
 //! | `broker` | what is asked of a broker |
 //! | `worker` | what the loop wants, batch by batch, and what the loop is told |
@@ -48,6 +49,7 @@ mod counters;
 mod guard;
 mod lingering;
 mod options;
+mod tls;
 mod topology;
 mod url;
 mod watchdog;
@@ -65,8 +67,9 @@ pub use self::client_log::CLIENT_LINES;
 use self::connector::Connector;
 pub use self::counters::AmqpCounters;
 pub use self::options::AmqpOptions;
+pub use self::tls::{ClientFiles, TlsFileError, TlsFiles};
 use self::url::Endpoint;
-pub(crate) use self::url::{AmqpUrlError, validate_url};
+pub(crate) use self::url::{AmqpUrlError, has_tls, validate_url};
 use crate::handoff::SourceEnd;
 
 /// Appends to `passed` those of a broker's bytes that the AMQP client would see (AMQP rail 1). This is the guard
@@ -124,11 +127,12 @@ pub fn spawn(
     counters: Arc<AmqpCounters>,
 ) -> io::Result<AmqpThread> {
     let invalid = |error: AmqpUrlError| io::Error::new(io::ErrorKind::InvalidInput, error);
+    let tls = Arc::new(options.tls.clone());
     let endpoints: Vec<_> = options
         .urls
         .iter()
-        .map(|url| Endpoint::parse(url).map_err(invalid))
-        .collect::<Result<_, _>>()?;
+        .map(|url| Ok(Endpoint::parse(url).map_err(invalid)?.with_files(&tls)))
+        .collect::<io::Result<_>>()?;
     if endpoints.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no broker URL"));
     }
@@ -159,10 +163,11 @@ mod tests {
 
     #[test]
     fn a_refused_url_keeps_the_thread_from_starting_and_shows_nothing() {
-        for urls in [vec![], vec!["amqp://h".into(), "amqps://u:s3cret@h".into()]] {
+        for urls in [vec![], vec!["amqp://h".into(), "amqpz://u:s3cret@h".into()]] {
             let (source, _end) = crate::handoff::handoff(crate::handoff::LoopWaker::new(|| Ok(())));
             let options = AmqpOptions {
                 urls,
+                tls: TlsFiles::default(),
                 prefetch: 1,
                 max_queue_length: None,
                 exchanges: Vec::new(),

@@ -633,6 +633,7 @@ mod tests {
             let (source, end) = handoff(LoopWaker::new(|| Ok(())));
             let options = AmqpOptions {
                 urls: Vec::new(),
+                tls: Default::default(),
                 prefetch: 1,
                 max_queue_length: None,
                 exchanges: Vec::new(),

@@ -340,8 +340,8 @@ fn a_command_line_that_does_not_fit_is_refused_with_option_and_expectation() {
             "--auth: the authenticator crossbar is not built into this version yet; expected tokens:FILE or insecure",
         ),
         (
-            &["--amqp", "amqps://broker"],
-            "--amqp: the scheme amqps (TLS to the broker) is not supported yet; expected a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
+            &["--amqp", "amqpz://broker"],
+            "--amqp: the scheme is neither amqp nor amqps; expected a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
         ),
         (
             &["--amqp", "amqp://user:hunter2@broker:99999"],
@@ -413,7 +413,7 @@ fn no_refusal_repeats_a_password_or_a_token() {
             "amqp://user:hunter2@one",
             "amqp://user:hunter2@two",
         ][..],
-        &["--amqp", "amqps://user:hunter2@one"],
+        &["--amqp", "amqpz://user:hunter2@one"],
         &["--amqp", "amqp://user:hunter2@one/a/b"],
         &["--ampq=amqp://user:hunter2@one"],
         &["--auth", "hunter2"],
