@@ -10,7 +10,7 @@ use amiquip::{Auth, Connection, ConnectionOptions, ConnectionTuning};
 
 use super::abort::{Abort, Attempt};
 use super::broker::Lost;
-use super::guard::{FRAME_BYTES_MAX, Guard, HEARTBEAT_SECONDS, Vitals};
+use super::guard::{FRAME_BYTES_MAX, Guard, HEARTBEAT_SECONDS, Violation, Vitals};
 use super::tls::{self, Fault};
 use super::url::{Endpoint, Wire};
 
@@ -119,12 +119,19 @@ impl From<amiquip::Error> for Lost {
     }
 }
 
-/// The client's error, or the fault of TLS that it wraps.
+/// The client's error, or what of ours it wraps: the fault of TLS, or the breach of the guard's bounds.
 fn text(error: &amiquip::Error) -> String {
     use amiquip::Error::{IoErrorReadingSocket, IoErrorWritingSocket};
     match error {
         IoErrorReadingSocket { source } | IoErrorWritingSocket { source } => {
-            Fault::within(source).map_or_else(|| error.to_string(), ToString::to_string)
+            let is_violation = source
+                .get_ref()
+                .is_some_and(|inner| inner.is::<Violation>());
+            match Fault::within(source) {
+                Some(fault) => fault.to_string(),
+                None if is_violation => source.to_string(),
+                None => error.to_string(),
+            }
         }
         error => error.to_string(),
     }

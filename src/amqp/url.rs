@@ -196,7 +196,8 @@ impl Endpoint {
             Some(url::Host::Domain(_)) | None => return Err(AmqpUrlError::NoHost),
         };
         let wire = if is_tls {
-            let name = ServerName::try_from(host.clone()).map_err(|_| AmqpUrlError::NoHostForTls)?;
+            let name =
+                ServerName::try_from(host.clone()).map_err(|_| AmqpUrlError::NoHostForTls)?;
             let files = Arc::default();
             Wire::Tls { name, files }
         } else {
@@ -344,11 +345,7 @@ mod tests {
             ("s3cret".to_owned(), E::NoScheme, "scheme"),
             ("//u:s3cret@h".to_owned(), E::NoScheme, "scheme"),
             ("amqp//u:s3cret@h".to_owned(), E::NoScheme, "scheme"),
-            (
-                "amqpz://u:s3cret@h".to_owned(),
-                E::WrongScheme,
-                "scheme",
-            ),
+            ("amqpz://u:s3cret@h".to_owned(), E::WrongScheme, "scheme"),
             ("http://u:s3cret@h".to_owned(), E::WrongScheme, "scheme"),
             ("u:s3cret@h".to_owned(), E::WrongScheme, "scheme"),
             ("amqp:///s3cret".to_owned(), E::NoHost, "host"),

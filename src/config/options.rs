@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::origin::Origin;
 use super::values::{
-    AuthName, BrokerUrl, FileName, Limit, Network, Object, Period, Rate, RealmTemplate, Setting, SourceName,
-    Word, list,
+    AuthName, BrokerUrl, FileName, Limit, Network, Object, Period, Rate, RealmTemplate, Setting,
+    SourceName, Word, list,
 };
 use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;

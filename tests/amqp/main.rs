@@ -3,6 +3,8 @@
 //! Most need RabbitMQ, and are left out where it is missing.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
 
+mod tls;
+
 use std::collections::VecDeque;
 use std::io::Write;
 use std::net::TcpListener;

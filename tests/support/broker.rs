@@ -63,6 +63,14 @@ impl Broker {
         Ok(broker)
     }
 
+    /// With TLS on a port of its own, by the files of a directory ([`crate::certificates::Certified`]); `clients`: and
+    /// only for clients with a certificate of the same CA.
+    pub fn start_with_tls(files: &Path, clients: bool) -> Result<Self, String> {
+        let files = files.to_str().expect("a name in UTF-8");
+        let clients = clients.then_some("--tls-clients");
+        Self::start_with(&[&["--tls", files], clients.as_slice()].concat())
+    }
+
     /// As [`Broker::start_with`] without options; and it does not outlive this process even when that is killed. To
     /// be called by the main thread only.
     pub fn start_guarded() -> Result<Self, String> {
@@ -168,6 +176,11 @@ impl Broker {
     /// Where MQTT clients connect when it was started with `--web-mqtt`.
     pub fn mqtt_port(&self) -> u16 {
         self.port + 4
+    }
+
+    /// Where AMQP is spoken over TLS when it was started so.
+    pub fn tls_port(&self) -> u16 {
+        self.port + 5
     }
 
     /// The node's process.

@@ -22,7 +22,9 @@ pub(in crate::amqp) enum Fault {
     Slow(Duration),
     #[error("the connection was closed within the TLS handshake")]
     Closed,
-    #[error("what answers on this port speaks AMQP without TLS: amqp:// in the URL, or another port")]
+    #[error(
+        "what answers on this port speaks AMQP without TLS: amqp:// in the URL, or another port"
+    )]
     PlainAmqp,
     #[error("what answers on this port does not speak TLS")]
     NotTls,
@@ -60,7 +62,8 @@ impl From<Fault> for io::Error {
 fn certificate(error: &CertificateError, name: &str) -> String {
     use CertificateError as E;
     match error {
-        E::UnknownIssuer => {
+        // A CA may have been made anew under its old name.
+        E::UnknownIssuer | E::BadSignature => {
             "the broker's certificate comes from a CA that is not trusted; amqp_ca_cert names one's own".into()
         }
         E::NotValidForName => format!("the broker's certificate is not for {name:?}"),
@@ -86,7 +89,9 @@ fn refusal(alert: AlertDescription, shows: bool) -> String {
     match alert {
         // Before TLS 1.3 there was no word of its own for it.
         A::CertificateRequired | A::HandshakeFailure if !shows => {
-            format!("the broker wants a client certificate (amqp_client_cert, amqp_client_key); it says {alert:?}")
+            format!(
+                "the broker wants a client certificate (amqp_client_cert, amqp_client_key); it says {alert:?}"
+            )
         }
         A::CertificateRequired
         | A::BadCertificate

@@ -132,7 +132,10 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileErro
         .collect::<Result<_, _>>()
         .map_err(|error| wrong(file, pem_problem(&error, "certificate")))?;
     if certificates.is_empty() {
-        return Err(wrong(file, pem_problem(&pem::Error::NoItemsFound, "certificate")));
+        return Err(wrong(
+            file,
+            pem_problem(&pem::Error::NoItemsFound, "certificate"),
+        ));
     }
     Ok(certificates)
 }
@@ -147,7 +150,11 @@ fn pem_problem(error: &pem::Error, wanted: &str) -> String {
 fn content(file: &Path) -> Result<Vec<u8>, TlsFileError> {
     let mut content = Vec::new();
     File::open(file)
-        .and_then(|opened| opened.take(TLS_FILE_BYTES_MAX + 1).read_to_end(&mut content))
+        .and_then(|opened| {
+            opened
+                .take(TLS_FILE_BYTES_MAX + 1)
+                .read_to_end(&mut content)
+        })
         .map_err(|error| wrong(file, format!("cannot be read: {error}")))?;
     if content.len() as u64 > TLS_FILE_BYTES_MAX {
         let problem = format!("is longer than {TLS_FILE_BYTES_MAX} bytes");

@@ -175,7 +175,9 @@ impl<S: mio06::Evented> mio06::Evented for TlsStream<S> {
         interest: mio06::Ready,
         options: mio06::PollOpt,
     ) -> io::Result<()> {
-        self.socket.get_ref().register(poll, token, interest, options)
+        self.socket
+            .get_ref()
+            .register(poll, token, interest, options)
     }
 
     fn reregister(
@@ -185,7 +187,9 @@ impl<S: mio06::Evented> mio06::Evented for TlsStream<S> {
         interest: mio06::Ready,
         options: mio06::PollOpt,
     ) -> io::Result<()> {
-        self.socket.get_ref().reregister(poll, token, interest, options)
+        self.socket
+            .get_ref()
+            .reregister(poll, token, interest, options)
     }
 
     fn deregister(&self, poll: &mio06::Poll) -> io::Result<()> {
