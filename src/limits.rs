@@ -261,6 +261,9 @@ pub(crate) const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Lines about the connection to a broker, or of its client, that are logged before [`LOG_INTERVAL`] holds.
 pub(crate) const FAULTS_LOGGED_FREELY: u32 = 3;
 
+/// Missing permissions that the log and `/readyz` name; of more only the number is told (`amqp_permissions_missing`).
+pub(crate) const PERMISSIONS_TOLD_MAX: usize = 16;
+
 /// Longest file of CAs, certificates or keys for TLS to the broker; a longer one is refused. A system's whole store of
 /// CAs has some 200 KiB.
 pub(crate) const TLS_FILE_BYTES_MAX: u64 = 4 << 20;

@@ -39,6 +39,15 @@ pub(super) enum OpenError {
     Client(#[from] amiquip::Error),
 }
 
+impl OpenError {
+    /// Whether the user may not enter the virtual host.
+    pub(super) fn is_barred(&self) -> bool {
+        const NOT_ALLOWED: u16 = 530;
+        matches!(self, Self::Client(amiquip::Error::ServerClosedConnection { code: NOT_ALLOWED, message })
+            if message.contains("refused for user"))
+    }
+}
+
 /// Connects and logs in. Blocks for at most 3 s for each address, then 5 s for the TLS handshake, if there is one, and 5
 /// s for each step of the AMQP handshake; `abort` ends it earlier.
 ///
@@ -218,6 +227,7 @@ mod tests {
     fn the_cause_is_what_closing_tells_unless_the_call_knows_more() {
         let cause = |call: amiquip::Error, close| match Lost::from(call) {
             Lost::Because(cause) => cause,
+            Lost::Barred(line) => line.into(),
             Lost::ClientGone => cause_of_end(close),
         };
         let silent = || Err(amiquip::Error::MissedServerHeartbeats);

@@ -26,6 +26,7 @@
 //! | `bind_queue` | bindings that wait to be bound, in turns between accounts |
 //! | `lingering` | bindings that nobody wants any more and the broker still has |
 //! | `topology` | queue, exchanges, bindings on the broker |
+//! | `permissions` | what the broker's user may not do |
 //! | `consumer` | deliveries |
 //! | `counters` | figures for the metrics page |
 //! | `watchdog`, `abort` | how long an answer may take; the end of a call that hangs |
@@ -49,6 +50,7 @@ mod counters;
 mod guard;
 mod lingering;
 mod options;
+mod permissions;
 mod tls;
 mod topology;
 mod url;

@@ -126,6 +126,8 @@ pub struct Reactor<S> {
     held_since: Option<Duration>,
     held_for: Duration,
     source_gone: bool,
+    /// What the broker does not permit its user, a line each.
+    barred: Vec<Box<str>>,
     /// The next slot to be renewed; `None`: no pass is under way.
     renewal: Option<u32>,
     sweep: Sweep,
@@ -178,6 +180,7 @@ impl<S: Socket> Reactor<S> {
             held_since: None,
             held_for: Duration::ZERO,
             source_gone: false,
+            barred: Vec::new(),
             renewal: None,
             sweep: Sweep::default(),
             trim: Trim::default(),

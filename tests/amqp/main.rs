@@ -3,6 +3,7 @@
 //! Most need RabbitMQ, and are left out where it is missing.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
 
+mod permissions;
 mod tls;
 
 use std::collections::VecDeque;

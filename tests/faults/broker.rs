@@ -100,7 +100,7 @@ fn a_broker_short_of_memory_drops_no_session_and_hangs_neither_reconnect_nor_end
 }
 
 /// As an operator would.
-fn close_our_connection(broker: &Broker) {
+pub(crate) fn close_our_connection(broker: &Broker) {
     let connections = broker.ctl(&["list_connections", "pid", "client_properties"]);
     let ours = connections
         .lines()
