@@ -305,6 +305,8 @@ mod tests {
     fn a_broker_url_is_read_with_the_platforms_defaults() {
         let rows = [
             ("amqp://broker", ("broker", 5672, "guest", "guest", "/")),
+            ("amqps://broker", ("broker", 5671, "guest", "guest", "/")),
+            ("amqps://u:p@[::1]:1/", ("::1", 1, "u", "p", "/")),
             ("amqp://broker/", ("broker", 5672, "guest", "guest", "/")),
             (
                 "amqp://guest:guest@127.0.0.1:5672/%2f",
@@ -321,6 +323,8 @@ mod tests {
         ];
         for (text, (host, port, user, password, vhost)) in rows {
             let read = Endpoint::parse(text).expect(text);
+            assert_eq!(read.wire != Wire::Plain, has_tls(text));
+            assert_eq!(has_tls(text), text.starts_with("amqps"));
             assert_eq!(
                 (
                     &*read.host,

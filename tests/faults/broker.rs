@@ -104,7 +104,7 @@ pub(crate) fn close_our_connection(broker: &Broker) {
     let connections = broker.ctl(&["list_connections", "pid", "client_properties"]);
     let ours = connections
         .lines()
-        .find(|line| line.contains("blackhole"))
+        .find(|line| line.contains("\"information\",\"blackhole\""))
         .unwrap_or_else(|| panic!("none is ours: {connections}"));
     let pid = ours.split_whitespace().next().unwrap();
     broker.ctl(&["close_connection", pid, "the operator wants it so"]);

@@ -489,6 +489,30 @@ fn check_config_reads_the_files_that_are_named() {
 }
 
 #[test]
+fn files_for_tls_are_checked_at_the_start_and_belong_together() {
+    for (args, expected) in [
+        (
+            &["--amqp-ca-cert", "/nowhere.pem"][..],
+            "/nowhere.pem: cannot be read: ",
+        ),
+        (
+            &["--amqp-client-cert", "a.pem"],
+            "--amqp-client-cert: expected amqp_client_key beside it",
+        ),
+        (
+            &["--amqp-client-key", "a.pem"],
+            "--amqp-client-key: expected amqp_client_cert beside it",
+        ),
+    ] {
+        for check in [&[][..], &["--check-config"]] {
+            let line = [&["--auth=insecure", "--amqp=amqps://broker"], args, check].concat();
+            let refused = refused(&line);
+            assert!(refused.starts_with(expected), "{refused}");
+        }
+    }
+}
+
+#[test]
 fn every_key_is_an_option_a_file_key_a_line_of_check_config_and_of_help() {
     let text = printed(&["--auth=insecure", "--check-config"]);
     let effective: serde_json::Map<String, Value> = serde_json::from_str(&text).expect("JSON");
