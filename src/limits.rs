@@ -393,3 +393,10 @@ pub(crate) const ENDING_COST: usize = 16;
 
 /// Marks by which connections are dated: 64 KiB. Beyond it the older ones are dated less exactly.
 pub(crate) const ARRIVAL_MARKS_MAX: usize = 4096;
+
+/// Missing permissions that the log and `/readyz` name; of more only the number is told (`amqp_permissions_missing`).
+pub(crate) const PERMISSIONS_TOLD_MAX: usize = 16;
+
+/// Longest file of CAs, certificates or keys for TLS to the broker; a longer one is refused. A system's whole store of
+/// CAs has some 200 KiB.
+pub(crate) const TLS_FILE_BYTES_MAX: u64 = 4 << 20;

@@ -64,6 +64,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         log::log!(note.level, "{}", note.text);
     }
     let authenticator = config.authenticator().map_err(Exit::refused)?;
+    config.check_tls().map_err(Exit::refused)?;
     if authenticator.is_insecure() {
         log::warn!("--auth insecure: ANY token is taken for ANY account; for development only");
     }
@@ -141,6 +142,7 @@ fn start_source(
     }
     let options = AmqpOptions {
         urls: config.amqp.clone(),
+        tls: config.tls.clone(),
         prefetch: config.prefetch,
         max_queue_length: config.max_queue_length,
         exchanges,
@@ -202,6 +204,7 @@ fn start_control(
     });
     let options = ControlOptions {
         urls: config.amqp.clone(),
+        tls: config.tls.clone(),
         node: config.node_name.clone(),
         answer_max: limits::BROKER_ANSWER_MAX,
     };

@@ -22,6 +22,8 @@ pub(super) enum Answer {
 pub(super) enum Lost {
     /// Why, for the log.
     Because(String),
+    /// The broker's user lacks a permission without which there are no events at all. Which, for the log.
+    Barred(Box<str>),
     /// The client's thread has ended; what closing the connection returns tells why.
     ClientGone,
 }
@@ -38,6 +40,9 @@ pub(super) trait Broker {
     fn rebind(&mut self, batch: &[AmqpBinding]) -> Result<Vec<Arc<str>>, Lost>;
     /// Returns how many messages wait in the queue; none when it was deleted.
     fn queue_length(&mut self) -> Result<Option<u32>, Lost>;
+    /// Asks which exchanges there will be no events of, because the user lacks a permission. Returns a line for each, and
+    /// changes nothing on the broker.
+    fn barred(&mut self) -> Result<Vec<Box<str>>, Lost>;
     /// Looks at refused exchanges again when they are next named (AMQP rail 8: every 5 s).
     fn forget_refused(&mut self);
 }

@@ -10,11 +10,14 @@ use amiquip::{Auth, Connection, ConnectionOptions, ConnectionTuning};
 
 use super::abort::{Abort, Attempt};
 use super::broker::Lost;
-use super::guard::{FRAME_BYTES_MAX, Guard, HEARTBEAT_SECONDS, Vitals};
-use super::url::Endpoint;
+use super::guard::{FRAME_BYTES_MAX, Guard, HEARTBEAT_SECONDS, Violation, Vitals};
+use super::tls::{self, Fault};
+use super::url::{Endpoint, Wire};
 
 /// Longest wait for a connect to one address of the broker's host name.
 const TCP_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for the TLS handshake.
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for one step of the AMQP handshake.
 const HANDSHAKE_STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Calls that may wait for the client's thread, so that a pipelined burst does not pause at each of them.
@@ -31,11 +34,23 @@ pub(super) enum OpenError {
     #[error("{0}")]
     Connect(io::Error),
     #[error("{0}")]
+    Tls(#[from] Fault),
+    #[error("{}", text(.0))]
     Client(#[from] amiquip::Error),
 }
 
-/// Connects and logs in. Blocks for at most 3 s for each address, then 5 s for each step of the handshake; `abort` ends
-/// it earlier. `name`: what the broker's operator sees the connection called.
+impl OpenError {
+    /// Whether the user may not enter the virtual host.
+    pub(super) fn is_barred(&self) -> bool {
+        const NOT_ALLOWED: u16 = 530;
+        matches!(self, Self::Client(amiquip::Error::ServerClosedConnection { code: NOT_ALLOWED, message })
+            if message.contains("refused for user"))
+    }
+}
+
+/// Connects and logs in. Blocks for at most 3 s for each address, then 5 s for the TLS handshake, if there is one, and 5
+/// s for each step of the AMQP handshake; `abort` ends it earlier. `name`: what the broker's operator sees the connection
+/// called.
 ///
 /// # Errors
 /// [`OpenError`]; its text may still need [`Endpoint::redact`].
@@ -53,8 +68,8 @@ pub(super) fn open(
     for address in addresses {
         match TcpStream::connect_timeout(&address, TCP_CONNECT_TIMEOUT) {
             Ok(socket) => {
-                let stream = prepare(socket, abort, attempt).map_err(OpenError::Connect)?;
-                return Ok(log_in(endpoint, name, Guard::new(stream, vitals))?);
+                prepare(&socket, abort, attempt).map_err(OpenError::Connect)?;
+                return begin(endpoint, name, socket, vitals);
             }
             Err(error) => failure = OpenError::Connect(error),
         }
@@ -63,14 +78,31 @@ pub(super) fn open(
 }
 
 /// Sets `TCP_NODELAY`, which the client does not: without it a call stalls for 40 ms again and again.
-fn prepare(
-    socket: TcpStream,
-    abort: &Abort,
-    attempt: Attempt,
-) -> io::Result<mio06::net::TcpStream> {
+fn prepare(socket: &TcpStream, abort: &Abort, attempt: Attempt) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    abort.arm(attempt, &socket)?;
-    mio06::net::TcpStream::from_stream(socket)
+    abort.arm(attempt, socket)
+}
+
+fn begin(
+    endpoint: &Endpoint,
+    name: &str,
+    socket: TcpStream,
+    vitals: Arc<Vitals>,
+) -> Result<Connection, OpenError> {
+    match &endpoint.wire {
+        Wire::Plain => {
+            let stream = mio06::net::TcpStream::from_stream(socket).map_err(OpenError::Connect)?;
+            Ok(log_in(endpoint, name, Guard::new(stream, vitals))?)
+        }
+        Wire::Tls {
+            name: server_name,
+            files,
+        } => {
+            let config = files.read().map_err(Fault::from)?;
+            let stream = tls::connect(socket, server_name, config, TLS_HANDSHAKE_TIMEOUT)?;
+            Ok(log_in(endpoint, name, Guard::new(stream, vitals))?)
+        }
+    }
 }
 
 fn log_in<S>(endpoint: &Endpoint, name: &str, stream: Guard<S>) -> amiquip::Result<Connection>
@@ -97,15 +129,33 @@ impl From<amiquip::Error> for Lost {
         use amiquip::Error::{ClientClosedConnection, EventLoopClientDropped, EventLoopDropped};
         match error {
             EventLoopDropped | EventLoopClientDropped | ClientClosedConnection => Self::ClientGone,
-            error => Self::Because(error.to_string()),
+            error => Self::Because(text(&error)),
         }
+    }
+}
+
+/// The client's error, or what of ours it wraps: the fault of TLS, or the breach of the guard's bounds.
+fn text(error: &amiquip::Error) -> String {
+    use amiquip::Error::{IoErrorReadingSocket, IoErrorWritingSocket};
+    match error {
+        IoErrorReadingSocket { source } | IoErrorWritingSocket { source } => {
+            let is_violation = source
+                .get_ref()
+                .is_some_and(|inner| inner.is::<Violation>());
+            match Fault::within(source) {
+                Some(fault) => fault.to_string(),
+                None if is_violation => source.to_string(),
+                None => error.to_string(),
+            }
+        }
+        error => error.to_string(),
     }
 }
 
 /// Why the client's thread has ended, for the log, from what closing the connection returns.
 pub(super) fn cause_of_end(close: amiquip::Result<()>) -> String {
     match close {
-        Err(error) => error.to_string(),
+        Err(error) => text(&error),
         Ok(()) => "the AMQP client ended without an error".into(),
     }
 }
@@ -184,6 +234,7 @@ mod tests {
     fn the_cause_is_what_closing_tells_unless_the_call_knows_more() {
         let cause = |call: amiquip::Error, close| match Lost::from(call) {
             Lost::Because(cause) => cause,
+            Lost::Barred(line) => line.into(),
             Lost::ClientGone => cause_of_end(close),
         };
         let silent = || Err(amiquip::Error::MissedServerHeartbeats);

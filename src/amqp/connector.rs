@@ -20,6 +20,7 @@ use super::consumer::{ConsumeEnd, Consumer};
 use super::counters::{AmqpCounters, increment, set};
 use super::guard::Vitals;
 use super::options::AmqpOptions;
+use super::permissions;
 use super::topology::{self, Topology};
 use super::url::{Endpoint, bounded as bounded_text};
 use super::watchdog::Watchdog;
@@ -29,6 +30,9 @@ use crate::limits::FAULTS_LOGGED_FREELY;
 use crate::log_limit::LogLimit;
 use crate::routing::families::Exchange;
 
+/// Pause after a try that failed because the user lacks a permission, once every broker was tried: somebody has to do
+/// something first.
+const BARRED_PAUSE: Duration = Duration::from_secs(10);
 /// A connection that lasted this long was a good one, and the pauses start from the shortest again.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
@@ -48,6 +52,8 @@ pub(super) struct Connector {
     options: AmqpOptions,
     worker: Worker,
     connects: LogLimit,
+    /// Tries in a row, up to now, that failed because the user lacks a permission.
+    barred_in_a_row: usize,
 }
 
 impl Connector {
@@ -61,6 +67,7 @@ impl Connector {
             worker: Worker::new(&options, source, counters, abort),
             options,
             connects: LogLimit::with_credit(FAULTS_LOGGED_FREELY),
+            barred_in_a_row: 0,
         }
     }
 
@@ -75,6 +82,7 @@ impl Connector {
         for endpoint in endpoints.iter().cycle() {
             let vitals = Arc::new(Vitals::new(Instant::now()));
             let mut up_since = None;
+            let barred_before = std::mem::take(&mut self.barred_in_a_row);
             let served = catch_unwind(AssertUnwindSafe(|| {
                 self.connect_and_serve(endpoint, &vitals, &mut up_since)
             }));
@@ -96,7 +104,13 @@ impl Connector {
             } else {
                 increment(&self.worker.counters.connect_failures);
             }
-            let pause = backoff.next(getrandom::u32().unwrap_or_default());
+            let mut pause = backoff.next(getrandom::u32().unwrap_or_default());
+            if self.barred_in_a_row > 0 {
+                self.barred_in_a_row += barred_before;
+                if self.barred_in_a_row.is_multiple_of(endpoints.len()) {
+                    pause = BARRED_PAUSE;
+                }
+            }
             if let Some(left_out) = faults.pass(Instant::now()) {
                 let fault = fault(endpoint, up_since.is_some(), &cause, pause);
                 log::warn!("amqp: {fault}{left_out}");
@@ -125,6 +139,7 @@ impl Connector {
             Ok(connection) => connection,
             Err(Trouble::Halt) => return None,
             Err(Trouble::Lost(Lost::Because(cause))) => return Some(cause),
+            Err(Trouble::Lost(Lost::Barred(line))) => return self.barred(line),
             Err(Trouble::Lost(Lost::ClientGone)) => return Some(connection::cause_of_end(Ok(()))),
         };
         let mut kept = None;
@@ -146,8 +161,18 @@ impl Connector {
                 Some(self.overdue())
             }
             Trouble::Lost(Lost::Because(cause)) => Some(cause),
+            Trouble::Lost(Lost::Barred(line)) => self.barred(line),
             Trouble::Lost(Lost::ClientGone) => Some(connection::cause_of_end(close)),
         }
+    }
+
+    /// Without a permission there are no events at all. The log gets the line as the cause of the end.
+    fn barred(&mut self, line: Box<str>) -> Option<String> {
+        self.barred_in_a_row = 1;
+        increment(&self.worker.counters.permission_refusals);
+        set(&self.worker.counters.permissions_missing, 1);
+        let told = self.worker.tell_barred(vec![line.clone()]);
+        told.is_ok().then(|| line.into())
     }
 
     fn overdue(&self) -> String {
@@ -164,6 +189,7 @@ impl Connector {
     ) -> Result<Connection, Trouble> {
         self.worker.take_commands()?;
         let (opened, outcome) = bounded(1);
+        let barred_line = permissions::lack_of_vhost(endpoint);
         let (endpoint, abort, vitals) =
             (endpoint.clone(), self.worker.abort.clone(), vitals.clone());
         let attempt = abort.begin();
@@ -189,6 +215,7 @@ impl Connector {
                 recv(outcome) -> opened => return match opened {
                     Ok(Ok(connection)) => Ok(connection),
                     Ok(Err(_)) if self.worker.abort.is_stopping() => Err(Trouble::Halt),
+                    Ok(Err(error)) if error.is_barred() => Err(Lost::Barred(barred_line).into()),
                     Ok(Err(error)) => Err(Trouble::because(error.to_string())),
                     Err(_) => {
                         increment(&self.worker.counters.panics);
@@ -217,7 +244,7 @@ impl Connector {
     ) -> Trouble {
         let (counters, specs) = (self.worker.counters.clone(), self.options.exchanges.clone());
         let watchdog = self.worker.watchdog.clone();
-        let prepared = self.prepare(connection, &specs, &watchdog, &counters);
+        let prepared = self.prepare(connection, endpoint, &specs, &watchdog, &counters);
         let (channel, queue, mut topology) = match prepared {
             Ok(prepared) => prepared,
             Err(trouble) => return trouble,
@@ -311,6 +338,7 @@ impl Connector {
     fn prepare<'a>(
         &mut self,
         connection: &'a mut Connection,
+        endpoint: &'a Endpoint,
         specs: &'a [Exchange],
         watchdog: &'a Watchdog,
         counters: &'a AmqpCounters,
@@ -318,9 +346,18 @@ impl Connector {
         let question = watchdog.question();
         let channel = connection.open_channel(None)?;
         channel.qos(0, self.options.prefetch, false)?;
-        let queue = topology::declare_queue(&channel, self.options.max_queue_length)?;
-        let mut topology = Topology::new(connection, queue.clone(), specs, watchdog, counters)?;
+        let queue = topology::declare_queue(&channel, self.options.max_queue_length, endpoint)?;
+        let mut topology = Topology::new(
+            connection,
+            queue.clone(),
+            endpoint,
+            specs,
+            watchdog,
+            counters,
+        )?;
         drop(question);
+        topology.check_queue()?;
+        self.worker.ask_barred(&mut topology, true)?;
         self.worker.restore(&mut topology)?;
         Ok((channel, queue, topology))
     }

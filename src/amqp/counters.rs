@@ -46,6 +46,7 @@ counters! {
     counter unbinds "amqp_unbinds_total" "AMQP bindings taken back.";
     counter binds_refused "amqp_binds_refused_total" "Times a binding or its exchange was refused (rail 8), retries included.";
     counter binds_too_long "amqp_binds_too_long_total" "Bindings asked for whose exchange or key is longer than 255 bytes (rail 2).";
+    counter permission_refusals "amqp_permission_refusals_total" "Times the broker refused what its user has no permission for, retries included.";
     counter overflow_suspicions "amqp_overflow_suspicions_total" "Checks that found the queue at its length limit, so that the broker may have dropped events.";
     counter control_requests "amqp_control_requests_total" "Requests of the platform received, good or bad.";
     counter control_refused "amqp_control_refused_total" "Those of them without an answer because they were no requests: garbage, too large, or without a Server-ID that an answer can go to.";
@@ -60,6 +61,7 @@ counters! {
     gauge bindings_wanted "amqp_thread_bindings_wanted" "Bindings the loop wants, as far as the AMQP thread has heard.";
     gauge bindings_in_force "amqp_thread_bindings_in_force" "Bindings in force on the queue, those awaiting their unbind included.";
     gauge bindings_refused "amqp_thread_bindings_refused" "Bindings wanted but refused (rail 8), tried again every 5 s.";
+    gauge permissions_missing "amqp_permissions_missing" "Permissions that the broker's user lacks, as /readyz names them.";
     gauge binds_queued "amqp_thread_binds_queued" "Bindings that wait for their turn to be bound.";
     gauge unbinds_queued "amqp_thread_unbinds_queued" "Bindings that wait for their turn to be unbound.";
 }

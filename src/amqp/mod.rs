@@ -8,7 +8,7 @@
 //! thread "amqp-watch"    cuts the connection when an answer is overdue
 //! threads "amqp-unbind"  one batch of unbinds
 //! thread "amqp-control"  a connection of its own: the platform's requests -> loop -> answers
-//! thread of the client   socket <-> guard <-> frames
+//! thread of the client   socket <-> TLS, where there is any <-> guard <-> frames
 //! ```
 //!
 //! | module | owns |
@@ -19,6 +19,7 @@
 //! | `connector` | the way from one connection to the next |
 //! | `backoff` | pauses between tries |
 //! | `connection` | socket and login, and why a connection ended |
+//! | `tls` | TLS: trust, handshake, the decrypted stream |
 //! | `guard` | which of the broker's bytes the client's parser sees |
 //! | `broker` | what is asked of a broker |
 //! | `worker` | what the loop wants, batch by batch, and what the loop is told |
@@ -26,6 +27,7 @@
 //! | `bind_queue` | bindings that wait to be bound, in turns between accounts |
 //! | `lingering` | bindings that nobody wants any more and the broker still has |
 //! | `topology` | queue, exchanges, bindings on the broker |
+//! | `permissions` | what the broker's user may not do |
 //! | `consumer` | deliveries |
 //! | [`control`] | the platform's requests, and the answers, over a connection of their own |
 //! | `counters` | figures for the metrics page |
@@ -51,6 +53,8 @@ mod counters;
 mod guard;
 mod lingering;
 mod options;
+mod permissions;
+mod tls;
 mod topology;
 mod url;
 mod watchdog;
@@ -68,8 +72,9 @@ pub use self::client_log::CLIENT_LINES;
 use self::connector::Connector;
 pub use self::counters::AmqpCounters;
 pub use self::options::AmqpOptions;
+pub use self::tls::{ClientFiles, TlsFileError, TlsFiles};
 use self::url::Endpoint;
-pub(crate) use self::url::{AmqpUrlError, validate_url};
+pub(crate) use self::url::{AmqpUrlError, has_tls, validate_url};
 use crate::handoff::SourceEnd;
 
 /// Appends to `passed` those of a broker's bytes that the AMQP client would see (AMQP rail 1). This is the guard
@@ -126,7 +131,7 @@ pub fn spawn(
     source: SourceEnd,
     counters: Arc<AmqpCounters>,
 ) -> io::Result<AmqpThread> {
-    let endpoints = parse_endpoints(&options.urls)?;
+    let endpoints = parse_endpoints(&options.urls, &options.tls)?;
     let abort = Arc::new(Abort::default());
     let (alive, ended) = bounded(0);
     let options = AmqpOptions {
@@ -148,12 +153,13 @@ pub fn spawn(
 }
 
 /// The brokers of these URLs, whose passwords are kept out of the log from now on.
-fn parse_endpoints(urls: &[String]) -> io::Result<Vec<Endpoint>> {
+fn parse_endpoints(urls: &[String], tls: &TlsFiles) -> io::Result<Vec<Endpoint>> {
+    let tls = Arc::new(tls.clone());
     let invalid = |error: AmqpUrlError| io::Error::new(io::ErrorKind::InvalidInput, error);
     let endpoints: Vec<_> = urls
         .iter()
-        .map(|url| Endpoint::parse(url).map_err(invalid))
-        .collect::<Result<_, _>>()?;
+        .map(|url| Ok(Endpoint::parse(url).map_err(invalid)?.with_files(&tls)))
+        .collect::<io::Result<_>>()?;
     if endpoints.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no broker URL"));
     }
@@ -167,10 +173,11 @@ mod tests {
 
     #[test]
     fn a_refused_url_keeps_the_thread_from_starting_and_shows_nothing() {
-        for urls in [vec![], vec!["amqp://h".into(), "amqps://u:s3cret@h".into()]] {
+        for urls in [vec![], vec!["amqp://h".into(), "amqpz://u:s3cret@h".into()]] {
             let (source, _end) = crate::handoff::handoff(crate::handoff::LoopWaker::new(|| Ok(())));
             let options = AmqpOptions {
                 urls,
+                tls: TlsFiles::default(),
                 prefetch: 1,
                 max_queue_length: None,
                 exchanges: Vec::new(),

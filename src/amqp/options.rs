@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::tls::TlsFiles;
 use crate::routing::families::Exchange;
 
 /// What the AMQP thread is told at its start.
@@ -9,6 +10,8 @@ use crate::routing::families::Exchange;
 pub struct AmqpOptions {
     /// Brokers, tried in turn. The URLs contain passwords: they are never logged, and the struct has no `Debug`.
     pub urls: Vec<String>,
+    /// For those of them with TLS. Read again for each connection.
+    pub tls: TlsFiles,
     /// Unacknowledged deliveries, at least 1: how many events may be under way from the broker to the loop.
     pub prefetch: u16,
     /// `x-max-length` of our queue; above it the broker drops the oldest events. `None`: the broker's memory is the

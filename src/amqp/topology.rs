@@ -17,6 +17,8 @@ use amiquip::{
 
 use super::broker::{Answer, Broker, Lost};
 use super::counters::{AmqpCounters, increment};
+use super::permissions::{self, OUR_QUEUE, Permission};
+use super::url::Endpoint;
 use super::watchdog::Watchdog;
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::families::{Exchange, ExchangeKind};
@@ -30,6 +32,11 @@ const UNBINDS_ALONE_MAX: usize = 16;
 /// `reply-code` of a declaration whose properties differ from the existing one's.
 const PRECONDITION_FAILED: u16 = 406;
 const NOT_FOUND: u16 = 404;
+const ACCESS_REFUSED: u16 = 403;
+/// A key that nobody binds, for questions about permissions.
+const NO_KEY: &str = "blackhole.permission";
+/// An exchange that every broker has.
+const STANDARD_EXCHANGE: &str = "amq.topic";
 
 /// The broker's refusal of one call: it closed the channel, and nothing else.
 #[derive(Debug)]
@@ -40,7 +47,11 @@ struct Refusal {
 
 /// Declares the queue, which dies with the connection: named by the server, exclusive, auto-delete (AMQP rail 6).
 /// Returns its name.
-pub(super) fn declare_queue(channel: &Channel, max_length: Option<u32>) -> amiquip::Result<String> {
+pub(super) fn declare_queue(
+    channel: &Channel,
+    max_length: Option<u32>,
+    endpoint: &Endpoint,
+) -> Result<String, Lost> {
     let mut arguments = FieldTable::new();
     if let Some(max_length) = max_length {
         arguments.insert(
@@ -54,7 +65,17 @@ pub(super) fn declare_queue(channel: &Channel, max_length: Option<u32>) -> amiqu
         auto_delete: true,
         arguments,
     };
-    Ok(channel.queue_declare("", options)?.name().to_owned())
+    match channel.queue_declare("", options) {
+        Ok(queue) => Ok(queue.name().to_owned()),
+        Err(amiquip::Error::ServerClosedChannel { code, .. }) if code == ACCESS_REFUSED => {
+            Err(Lost::Barred(permissions::lack(
+                endpoint,
+                Permission::Configure,
+                OUR_QUEUE,
+            )))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The binding side of one connection.
@@ -64,6 +85,7 @@ pub(super) struct Topology<'a> {
     /// Channels for batches of unbinds, opened when first needed.
     unbinders: Vec<Channel>,
     queue: String,
+    endpoint: &'a Endpoint,
     specs: &'a [Exchange],
     watchdog: &'a Watchdog,
     /// Exchanges declared on this connection: admitted (true), or refused until the next retry.
@@ -75,6 +97,7 @@ impl<'a> Topology<'a> {
     pub(super) fn new(
         connection: &'a mut Connection,
         queue: String,
+        endpoint: &'a Endpoint,
         specs: &'a [Exchange],
         watchdog: &'a Watchdog,
         counters: &'a AmqpCounters,
@@ -85,10 +108,61 @@ impl<'a> Topology<'a> {
             channel,
             unbinders: Vec::new(),
             queue,
+            endpoint,
             specs,
             watchdog,
             admitted: HashMap::new(),
             counters,
+        })
+    }
+
+    /// Makes sure that the queue can be bound and consumed from, before anything is bound to it: asks for a message of
+    /// it, and to take back a binding that there is not.
+    pub(super) fn check_queue(&mut self) -> Result<(), Lost> {
+        let queue = self.queue.clone();
+        let read = self.attempt(|channel| channel.basic_get(&*queue, true).map(|_| ()))?;
+        if read.is_err_and(|refusal| refusal.code == ACCESS_REFUSED) {
+            let line = permissions::lack(self.endpoint, Permission::Read, OUR_QUEUE);
+            return Err(Lost::Barred(line));
+        }
+        match self.ask_for_bind(STANDARD_EXCHANGE)? {
+            // The queue is asked for first.
+            Err(refusal)
+                if refusal.code == ACCESS_REFUSED && refusal.text.contains("to queue ") =>
+            {
+                let line = permissions::lack(self.endpoint, Permission::Write, OUR_QUEUE);
+                Err(Lost::Barred(line))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the queue may be bound to an exchange: taking a binding back asks for the same permissions, and there is
+    /// none of this key.
+    fn ask_for_bind(&mut self, exchange: &str) -> amiquip::Result<Result<(), Refusal>> {
+        let queue = self.queue.clone();
+        self.attempt(|channel| channel.queue_unbind(queue, exchange, NO_KEY, FieldTable::new()))
+    }
+
+    fn is_there(&mut self, exchange: &str) -> amiquip::Result<bool> {
+        let answer =
+            self.attempt(|channel| channel.exchange_declare_passive(exchange).map(|_| ()))?;
+        Ok(!answer.is_err_and(|refusal| refusal.code == NOT_FOUND))
+    }
+
+    /// Whether an exchange that is not there may be declared: with an alternate exchange that is a number, which RabbitMQ
+    /// refuses (406) where it has not refused it for want of the permission (403).
+    fn ask_for_declare(&mut self, exchange: &str) -> amiquip::Result<Result<(), Refusal>> {
+        let mut arguments = FieldTable::new();
+        arguments.insert("alternate-exchange".into(), AmqpValue::LongLongInt(0));
+        self.attempt(|channel| {
+            let options = ExchangeDeclareOptions {
+                arguments,
+                ..ExchangeDeclareOptions::default()
+            };
+            channel
+                .exchange_declare(ExchangeType::Topic, exchange, options)
+                .map(|_| ())
         })
     }
 
@@ -151,6 +225,14 @@ impl<'a> Topology<'a> {
     fn admit(&mut self, first: &AmqpBinding) -> amiquip::Result<Answer> {
         let answer = match self.declare(&first.exchange)? {
             Ok(()) => self.bind_one(first)?,
+            Err(refusal) if refusal.code == ACCESS_REFUSED => {
+                increment(&self.counters.binds_refused);
+                increment(&self.counters.permission_refusals);
+                self.admitted.insert(first.exchange.clone(), false);
+                let exchange = format!("exchange '{}'", first.exchange);
+                let line = permissions::lack(self.endpoint, Permission::Configure, &exchange);
+                return Ok(Answer::Refused(Some(line.into())));
+            }
             refused => refused,
         };
         self.admitted.insert(first.exchange.clone(), answer.is_ok());
@@ -205,6 +287,12 @@ impl<'a> Topology<'a> {
     /// Counts a refusal; returns its text for the log.
     fn refused(&self, exchange: &str, refusal: &Refusal) -> String {
         increment(&self.counters.binds_refused);
+        if refusal.code == ACCESS_REFUSED {
+            increment(&self.counters.permission_refusals);
+            if let Some(line) = permissions::lack_of_bind(self.endpoint, &refusal.text) {
+                return line.into();
+            }
+        }
         format!("exchange {exchange:?}: {} {}", refusal.code, refusal.text)
     }
 
@@ -323,6 +411,29 @@ impl Broker for Topology<'_> {
                 .map(|queue| queue.declared_message_count())
         })?;
         Ok(answer.ok().flatten())
+    }
+
+    fn barred(&mut self) -> Result<Vec<Box<str>>, Lost> {
+        let mut lines = Vec::new();
+        for spec in self.specs {
+            let line = match self.ask_for_bind(&spec.name)? {
+                // Keys have permissions of their own. The key of this question is nobody's.
+                Err(refusal) if refusal.text.contains("access to topic ") => None,
+                Err(refusal) if refusal.code == ACCESS_REFUSED => {
+                    permissions::lack_of_bind(self.endpoint, &refusal.text)
+                }
+                _ if self.is_there(&spec.name)? => None,
+                _ => {
+                    let asked = self.ask_for_declare(&spec.name)?;
+                    let exchange = format!("exchange '{}'", spec.name);
+                    asked
+                        .is_err_and(|refusal| refusal.code == ACCESS_REFUSED)
+                        .then(|| permissions::lack(self.endpoint, Permission::Configure, &exchange))
+                }
+            };
+            lines.extend(line);
+        }
+        Ok(lines)
     }
 
     fn forget_refused(&mut self) {

@@ -1,11 +1,15 @@
-//! Broker URLs: `amqp://USER:PASSWORD@HOST:PORT/VHOST`, each part percent-encoded where needed.
+//! Broker URLs: `amqp://USER:PASSWORD@HOST:PORT/VHOST`, each part percent-encoded where needed; `amqps` is with TLS.
 //!
 //! Invariants: an error contains no piece of the text that was given, because in a malformed URL any piece may belong
 //! to the password; the `Display` of an [`Endpoint`] contains no password.
 
 use std::fmt;
+use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
+use rustls::pki_types::ServerName;
+
+use super::tls::TlsFiles;
 
 /// Longest user name, password and virtual host: the longest short string of AMQP.
 const PART_BYTES_MAX: usize = 255;
@@ -36,14 +40,14 @@ pub(crate) enum AmqpUrlError {
     Malformed,
     /// Nothing that could be a scheme before a `:`.
     NoScheme,
-    /// `amqps`.
-    TlsNotSupported,
-    /// Another scheme.
+    /// Neither `amqp` nor `amqps`.
     WrongScheme,
     /// No host.
     NoHost,
     /// Neither a name nor an address.
     WrongHost,
+    /// Not what a certificate can be made out to, and TLS is asked for.
+    NoHostForTls,
     /// No number from 1 to 65535. What stands there may be the beginning of a password with a `/` in it.
     WrongPort,
     /// A `@` behind the host: most likely a password with a `/` in it, whose rest must not be taken for the virtual
@@ -71,12 +75,12 @@ impl AmqpUrlError {
         match self {
             Self::Malformed => "not a URL",
             Self::NoScheme => "the scheme is missing",
-            Self::TlsNotSupported => "the scheme amqps (TLS to the broker) is not supported yet",
-            Self::WrongScheme => "the scheme is not amqp",
+            Self::WrongScheme => "the scheme is neither amqp nor amqps",
             Self::NoHost => "the host is missing",
             Self::WrongHost => {
                 "the host is neither a name nor an address; IPv6 is written in brackets"
             }
+            Self::NoHostForTls => "the host is not a name that a certificate can be made out to",
             Self::WrongPort => {
                 "the port is not a number from 1 to 65535; in user and password `/`, `?`, `#` and `@` are written %2F, \
                  %3F, %23 and %40"
@@ -136,13 +140,33 @@ pub(crate) fn validate_url(url: &str) -> Result<(), AmqpUrlError> {
     Endpoint::parse(url).map(|_| ())
 }
 
+/// Whether this broker URL, which was [checked](validate_url), asks for TLS.
+pub(crate) fn has_tls(url: &str) -> bool {
+    Endpoint::parse(url).is_ok_and(|endpoint| endpoint.wire != Wire::Plain)
+}
+
+/// What is between a broker and us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// `amqp`.
+    Plain,
+    /// `amqps`.
+    Tls {
+        /// Whom the broker's certificate must be made out to.
+        name: ServerName<'static>,
+        /// Those of no key, unless [`Endpoint::with_files`] was called.
+        files: Arc<TlsFiles>,
+    },
+}
+
 /// One broker, as read from its URL. Its `Display` is `HOST:PORT vhost VHOST`.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     /// Name or address, without the brackets of an IPv6 address.
     pub(super) host: String,
-    /// 5672 when the URL has none.
+    /// 5672, or 5671 with TLS, when the URL has none.
     pub(super) port: u16,
+    pub(super) wire: Wire,
     /// `guest` when the URL has none.
     pub(super) user: String,
     /// `guest` when the URL has none.
@@ -154,11 +178,11 @@ pub(super) struct Endpoint {
 impl Endpoint {
     pub(super) fn parse(text: &str) -> Result<Self, AmqpUrlError> {
         let url = url::Url::parse(text)?;
-        match url.scheme() {
-            "amqp" => {}
-            "amqps" => return Err(AmqpUrlError::TlsNotSupported),
+        let is_tls = match url.scheme() {
+            "amqp" => false,
+            "amqps" => true,
             _ => return Err(AmqpUrlError::WrongScheme),
-        }
+        };
         if url.query().is_some() {
             return Err(AmqpUrlError::Query);
         }
@@ -171,7 +195,15 @@ impl Endpoint {
             Some(url::Host::Ipv6(address)) => address.to_string(),
             Some(url::Host::Domain(_)) | None => return Err(AmqpUrlError::NoHost),
         };
-        let port = url.port().unwrap_or(5672);
+        let wire = if is_tls {
+            let name =
+                ServerName::try_from(host.clone()).map_err(|_| AmqpUrlError::NoHostForTls)?;
+            let files = Arc::default();
+            Wire::Tls { name, files }
+        } else {
+            Wire::Plain
+        };
+        let port = url.port().unwrap_or(if is_tls { 5671 } else { 5672 });
         if port == 0 {
             return Err(AmqpUrlError::WrongPort);
         }
@@ -189,10 +221,19 @@ impl Endpoint {
         Ok(Self {
             host,
             port,
+            wire,
             user: or(url.username(), DEFAULT_LOGIN, EncodedPart::User)?,
             password: or(password, DEFAULT_LOGIN, EncodedPart::Password)?,
             vhost: or(vhost, "/", EncodedPart::VirtualHost)?,
         })
+    }
+
+    /// With these files for its TLS, where it has any.
+    pub(super) fn with_files(mut self, of_key: &Arc<TlsFiles>) -> Self {
+        if let Wire::Tls { files, .. } = &mut self.wire {
+            *files = of_key.clone();
+        }
+        self
     }
 
     /// The password, unless it is the default one of every broker.
@@ -264,6 +305,8 @@ mod tests {
     fn a_broker_url_is_read_with_the_platforms_defaults() {
         let rows = [
             ("amqp://broker", ("broker", 5672, "guest", "guest", "/")),
+            ("amqps://broker", ("broker", 5671, "guest", "guest", "/")),
+            ("amqps://u:p@[::1]:1/", ("::1", 1, "u", "p", "/")),
             ("amqp://broker/", ("broker", 5672, "guest", "guest", "/")),
             (
                 "amqp://guest:guest@127.0.0.1:5672/%2f",
@@ -280,6 +323,8 @@ mod tests {
         ];
         for (text, (host, port, user, password, vhost)) in rows {
             let read = Endpoint::parse(text).expect(text);
+            assert_eq!(read.wire != Wire::Plain, has_tls(text));
+            assert_eq!(has_tls(text), text.starts_with("amqps"));
             assert_eq!(
                 (
                     &*read.host,
@@ -304,11 +349,7 @@ mod tests {
             ("s3cret".to_owned(), E::NoScheme, "scheme"),
             ("//u:s3cret@h".to_owned(), E::NoScheme, "scheme"),
             ("amqp//u:s3cret@h".to_owned(), E::NoScheme, "scheme"),
-            (
-                "amqps://u:s3cret@h".to_owned(),
-                E::TlsNotSupported,
-                "scheme",
-            ),
+            ("amqpz://u:s3cret@h".to_owned(), E::WrongScheme, "scheme"),
             ("http://u:s3cret@h".to_owned(), E::WrongScheme, "scheme"),
             ("u:s3cret@h".to_owned(), E::WrongScheme, "scheme"),
             ("amqp:///s3cret".to_owned(), E::NoHost, "host"),
@@ -327,6 +368,11 @@ mod tests {
                 "host",
             ),
             (format!("amqp://{long}"), E::TooLong(Part::Host), "host"),
+            (
+                "amqps://u:s3cret@h_".to_owned() + &"x".repeat(64),
+                E::NoHostForTls,
+                "host",
+            ),
             ("amqp://u:s3cret@h:x".to_owned(), E::WrongPort, "port"),
             ("amqp://u:s3cret@h:0".to_owned(), E::WrongPort, "port"),
             ("amqp://u:s3cret@h:65536".to_owned(), E::WrongPort, "port"),

@@ -18,13 +18,15 @@ use super::options::AmqpOptions;
 use super::url::bounded;
 use super::watchdog::Watchdog;
 use crate::handoff::{Commands, FromSource, SourceEnd, ToSource};
-use crate::limits::FAULTS_LOGGED_FREELY;
+use crate::limits::{FAULTS_LOGGED_FREELY, PERMISSIONS_TOLD_MAX};
 use crate::log_limit::LogLimit;
 use crate::routing::account_load::AccountTag;
 use crate::routing::amqp_binding::{AmqpBinding, Ticket};
 
 /// How often refused exchanges and bindings are tried again (AMQP rail 8).
 const RETRY_REFUSED: Duration = Duration::from_secs(5);
+/// How often it is asked again whether the user still lacks a permission.
+const ASK_BARRED: Duration = Duration::from_secs(15);
 /// How often the queue's length is asked for and some bindings are bound again.
 const CHECK: Duration = Duration::from_secs(1);
 /// Checks in which every binding is bound again once, unless there are too many for that.
@@ -73,6 +75,7 @@ impl From<Lost> for Trouble {
 /// When the work that is done at intervals is due next, for one connection.
 pub(super) struct Schedule {
     retry_at: Instant,
+    ask_barred_at: Instant,
     check_at: Instant,
     /// When the queue was last seen below its limit.
     below_at: Instant,
@@ -82,6 +85,7 @@ impl Schedule {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             retry_at: now + RETRY_REFUSED,
+            ask_barred_at: now + ASK_BARRED,
             check_at: now,
             below_at: now,
         }
@@ -105,6 +109,8 @@ pub(super) struct Worker {
     pub(super) bindings: Bindings,
     prefetch: u16,
     max_queue_length: Option<u32>,
+    /// What the loop was told last that the user lacks.
+    barred: Vec<Box<str>>,
     refusals: LogLimit,
     too_long: LogLimit,
     overflows: LogLimit,
@@ -127,6 +133,7 @@ impl Worker {
             bindings: Bindings::default(),
             prefetch: options.prefetch,
             max_queue_length: options.max_queue_length,
+            barred: Vec::new(),
             refusals: LogLimit::with_credit(FAULTS_LOGGED_FREELY),
             too_long: LogLimit::default(),
             overflows: LogLimit::default(),
@@ -190,6 +197,12 @@ impl Worker {
                 self.bindings.retry_refused();
             }
         }
+        if now >= schedule.ask_barred_at {
+            schedule.ask_barred_at = now + ASK_BARRED;
+            if !self.barred.is_empty() {
+                self.ask_barred(broker, false)?;
+            }
+        }
         if now >= schedule.check_at {
             schedule.check_at = now + CHECK;
             self.check(broker, schedule, behind, now)?;
@@ -200,6 +213,39 @@ impl Worker {
             Some(Some(due)) => due.saturating_duration_since(now).min(IDLE),
             None => IDLE,
         })
+    }
+
+    /// Asks which permissions the user lacks, and tells the log and the loop what has changed; on a new connection the
+    /// log is told all of it. Of many lines both get the first few.
+    pub(super) fn ask_barred(
+        &mut self,
+        broker: &mut impl Broker,
+        is_new: bool,
+    ) -> Result<(), Trouble> {
+        let mut lines = broker.barred()?;
+        add(&self.counters.permission_refusals, lines.len());
+        set(&self.counters.permissions_missing, lines.len());
+        lines.truncate(PERMISSIONS_TOLD_MAX);
+        for line in &lines {
+            if (is_new || !self.barred.contains(line))
+                && let Some(left_out) = self.refusals.pass(Instant::now())
+            {
+                log::warn!("amqp: {line}: its events are missing{left_out}");
+            }
+        }
+        if lines.is_empty() && !self.barred.is_empty() {
+            log::info!("amqp: the broker's user lacks no permission any more");
+        }
+        Ok(self.tell_barred(lines)?)
+    }
+
+    /// Tells the loop what the user lacks, if that has changed.
+    pub(super) fn tell_barred(&mut self, lines: Vec<Box<str>>) -> Result<(), Halt> {
+        if lines == self.barred {
+            return Ok(());
+        }
+        self.barred.clone_from(&lines);
+        self.tell(FromSource::Barred(lines))
     }
 
     fn bind_batch(&mut self, broker: &mut impl Broker) -> Result<(), Trouble> {
@@ -457,6 +503,7 @@ mod tests {
             self.end.tell(Vec::new());
             while let Ok(message) = self.end.try_recv() {
                 let told = match message {
+                    FromSource::Barred(lines) => panic!("nothing is barred: {lines:?}"),
                     FromSource::Up => {
                         self.ups += 1;
                         self.table.on_up()
@@ -566,6 +613,10 @@ mod tests {
     }
 
     impl Broker for Fake {
+        fn barred(&mut self) -> Result<Vec<Box<str>>, Lost> {
+            Ok(Vec::new())
+        }
+
         fn bind(&mut self, batch: Vec<AmqpBinding>) -> Result<Vec<(AmqpBinding, Answer)>, Lost> {
             assert!(self.batches.len() < 10_000, "the worker spins");
             self.batches.push(batch.clone());
@@ -633,6 +684,7 @@ mod tests {
             let (source, end) = handoff(LoopWaker::new(|| Ok(())));
             let options = AmqpOptions {
                 urls: Vec::new(),
+                tls: Default::default(),
                 prefetch: 1,
                 max_queue_length: None,
                 exchanges: Vec::new(),

@@ -146,8 +146,8 @@ mod tests {
                 "config.json: amqp: expected a list, each item a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
             ),
             (
-                r#"{"amqp": ["amqp://a", "amqps://b"]}"#,
-                "config.json: amqp: item 2: the scheme amqps (TLS to the broker) is not supported yet; expected a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
+                r#"{"amqp": ["amqps://a", "amqpz://b"]}"#,
+                "config.json: amqp: item 2: the scheme is neither amqp nor amqps; expected a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
             ),
             (
                 r#"{"families": [1]}"#,

@@ -48,6 +48,7 @@ pub use modules::keep_module;
 
 use cidr::IpCidr;
 
+use crate::amqp::{ClientFiles, TlsFileError, TlsFiles};
 use crate::auth::jwt::Rules;
 use crate::auth::{AuthConfig, Authenticator, CacheTimes};
 use crate::event::Style;
@@ -59,7 +60,7 @@ use authenticators::AuthKeys;
 use cli::{CommandLine, NoCommandLine};
 use file::FromFile;
 use options::Options;
-use values::{Limit, Network, NodeName, Object, Setting, SourceName, Text, Word};
+use values::{FileName, Limit, Network, NodeName, Object, Setting, SourceName, Text, Word};
 
 /// What a valid command line asks for; `--help` and its like are an [`Exit`].
 #[derive(Debug)]
@@ -161,6 +162,7 @@ fn place(command_line: &CommandLine, from_file: &FromFile, path: &str) -> String
 fn check(loaded: &Loaded) -> Result<String, ConfigError> {
     loaded.config.authenticator()?;
     loaded.config.modules()?;
+    loaded.config.check_tls()?;
     if let SourceConfig::Replay { file } = &loaded.config.source {
         File::open(file).map_err(|error| ConfigError::File {
             file: file.clone(),
@@ -190,6 +192,22 @@ impl Config {
         file.map_or_else(|| Ok(BTreeMap::new()), modules::read)
     }
 
+    /// Makes sure that the files for TLS to the broker serve, if there is a broker with TLS or a file is named.
+    ///
+    /// # Errors
+    /// A file cannot be read or holds something else than it should.
+    pub fn check_tls(&self) -> Result<(), ConfigError> {
+        let is_needed = self.source == SourceConfig::Amqp
+            && self.amqp.iter().any(|url| crate::amqp::has_tls(url))
+            || self.tls != TlsFiles::default();
+        if !is_needed {
+            return Ok(());
+        }
+        self.tls
+            .check()
+            .map_err(|TlsFileError { file, problem }| ConfigError::File { file, problem })
+    }
+
     /// Makes the typed form of `options`; `place` names a key as the operator wrote it.
     fn new(options: Options, place: &dyn Fn(&str) -> String) -> Result<Self, ConfigError> {
         let Options {
@@ -201,6 +219,9 @@ impl Config {
             admin,
             source,
             amqp,
+            amqp_ca_cert,
+            amqp_client_cert,
+            amqp_client_key,
             prefetch,
             max_queue_length,
             control,
@@ -266,6 +287,7 @@ impl Config {
                 problem: "expected at least one broker URL".to_owned(),
             });
         }
+        let tls = tls_files(amqp_ca_cert, amqp_client_cert, amqp_client_key, place)?;
         if proxy_protocol.0 != ProxyProtocol::Off && trusted_proxies.is_empty() {
             return Err(ConfigError::Value {
                 place: place("trusted_proxies"),
@@ -299,6 +321,7 @@ impl Config {
                 .collect(),
             admin: admin.map(|admin| admin.0),
             amqp: amqp.into_iter().map(|url| url.0.0).collect(),
+            tls,
             source,
             notes: Vec::new(),
             control: control.0,
@@ -378,6 +401,32 @@ fn words(words: Vec<Setting<Word>>) -> Vec<String> {
     words.into_iter().map(|word| word.0.0).collect()
 }
 
+/// The three keys about TLS to a broker.
+fn tls_files(
+    ca_cert: Option<Setting<FileName>>,
+    client_cert: Option<Setting<FileName>>,
+    client_key: Option<Setting<FileName>>,
+    place: &dyn Fn(&str) -> String,
+) -> Result<TlsFiles, ConfigError> {
+    let needs = |key, other| ConfigError::Value {
+        place: place(key),
+        problem: format!("expected {other} beside it"),
+    };
+    let client = match (client_cert, client_key) {
+        (Some(cert), Some(key)) => Some(ClientFiles {
+            cert: cert.0.0,
+            key: key.0.0,
+        }),
+        (None, None) => None,
+        (Some(_), None) => return Err(needs("amqp_client_cert", "amqp_client_key")),
+        (None, Some(_)) => return Err(needs("amqp_client_key", "amqp_client_cert")),
+    };
+    Ok(TlsFiles {
+        ca_cert: ca_cert.map(|file| file.0.0),
+        client,
+    })
+}
+
 /// Checks the four keys about binding families; `place` names a key as the operator wrote it.
 fn family_options(
     families: Vec<Setting<Object>>,
@@ -429,6 +478,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// `amqp`: broker URLs, tried in turn. Contain passwords: never logged.
     pub amqp: Vec<String>,
+    /// `amqp_ca_cert`, `amqp_client_cert` and `amqp_client_key`: for brokers whose URLs are `amqps`.
+    pub tls: TlsFiles,
     /// `source`: where events come from.
     pub source: SourceConfig,
     /// What the operator is to be told at the start about the config file.

@@ -70,10 +70,19 @@ pub(crate) struct Options {
     /// Where events come from: amqp, demo (made-up calls), or replay:FILE (JSON lines)
     #[arg(long, value_name = "SOURCE", help_heading = EVENTS)]
     pub(crate) source: Setting<SourceName>,
-    /// Broker to take events from; give it several times for brokers to try in turn
+    /// Broker to take events from, with TLS as amqps://…; give it several times for brokers to try in turn
     #[arg(long, value_name = "URL", help_heading = EVENTS)]
     #[serde(deserialize_with = "list")]
     pub(crate) amqp: Vec<Setting<BrokerUrl>>,
+    /// CAs to trust for brokers with TLS (amqps), as a PEM file; unset: those that the system trusts
+    #[arg(long, value_name = "FILE", help_heading = EVENTS)]
+    pub(crate) amqp_ca_cert: Option<Setting<FileName>>,
+    /// Certificate to show a broker that asks for one, as a PEM file, with what links it to its CA behind it
+    #[arg(long, value_name = "FILE", help_heading = EVENTS)]
+    pub(crate) amqp_client_cert: Option<Setting<FileName>>,
+    /// Private key of amqp_client_cert, as a PEM file
+    #[arg(long, value_name = "FILE", help_heading = EVENTS)]
+    pub(crate) amqp_client_key: Option<Setting<FileName>>,
     /// Deliveries that the broker sends ahead of our acknowledgement
     #[arg(long, value_name = "N", help_heading = EVENTS)]
     pub(crate) prefetch: Setting<NonZeroU16>,
@@ -258,6 +267,9 @@ impl Default for Options {
             amqp: vec![Setting(BrokerUrl(
                 "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned(),
             ))],
+            amqp_ca_cert: None,
+            amqp_client_cert: None,
+            amqp_client_key: None,
             prefetch: const { nonzero_u16(2048) },
             max_queue_length: Setting(Limit(Some(100_000))),
             control: Setting(true),

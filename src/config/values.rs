@@ -625,22 +625,6 @@ impl Text for Secret {
     }
 }
 
-/// The path of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FileName(pub(crate) PathBuf);
-
-impl Text for FileName {
-    const EXPECTED: &str = "the path of a file";
-
-    fn read(text: &str) -> Option<Self> {
-        file_after("", text).map(Self)
-    }
-
-    fn print(&self) -> String {
-        self.0.display().to_string()
-    }
-}
-
 /// What `iss` of a token must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Issuer(pub(crate) String);
@@ -661,6 +645,25 @@ fn file_after(prefix: &str, text: &str) -> Option<PathBuf> {
     text.strip_prefix(prefix)
         .filter(|file| !file.is_empty())
         .map(|file| Path::new(file).to_owned())
+}
+
+/// A key whose whole value is the name of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileName(pub(crate) PathBuf);
+
+impl Text for FileName {
+    const EXPECTED: &str = "the name of a file";
+    /// An operator may have given what is in the file.
+    const REPEATABLE: bool = false;
+
+    fn read(text: &str) -> Option<Self> {
+        let fits = !text.is_empty() && !text.contains(char::is_control);
+        fits.then(|| Self(PathBuf::from(text)))
+    }
+
+    fn print(&self) -> String {
+        self.0.display().to_string()
+    }
 }
 
 /// A template of realms: text in which every brace belongs to a [`REALM_PLACEHOLDER`].
@@ -884,6 +887,8 @@ mod tests {
             json!("{account_id}.sip.example"),
         );
         survives::<Object>(r#"{"name": "x"}"#, json!({"name": "x"}));
+        survives::<FileName>("ca.pem", json!("ca.pem"));
+        survives::<BrokerUrl>("amqps://broker", json!("amqps://broker"));
         survives::<BrokerUrl>(
             "amqp://guest:guest@127.0.0.1:5672/%2f",
             json!("amqp://guest:guest@127.0.0.1:5672/%2f"),
@@ -898,7 +903,7 @@ mod tests {
         let same = BrokerUrl::from_text("amqp://hunter2:hunter2@broker").expect("a good URL");
         assert_eq!(same.to_json(), json!("amqp://***:***@broker"));
         for wrong in [
-            "amqps://user:hunter2@broker",
+            "amqpz://user:hunter2@broker",
             "http://user:hunter2@broker",
             "hunter2",
             "amqp://user:hunter2@h/a/b",
@@ -910,9 +915,9 @@ mod tests {
             );
         }
         assert!(
-            problems::<BrokerUrl>("amqps://broker", &json!(1))
+            problems::<BrokerUrl>("amqpz://broker", &json!(1))
                 .0
-                .starts_with("the scheme amqps (TLS to the broker) is not")
+                .starts_with("the scheme is neither amqp nor amqps")
         );
         let (problem, json) = problems::<AuthName>("hunter2", &json!({"tokens": "hunter2"}));
         assert_eq!(
@@ -921,6 +926,12 @@ mod tests {
                 "expected tokens:FILE, jwt:FILE_OR_FOLDER, crossbar:URL or insecure",
                 "expected tokens:FILE, jwt:FILE_OR_FOLDER, crossbar:URL or insecure"
             )
+        );
+        let pem = "-----BEGIN PRIVATE KEY-----\nhunter2";
+        let (problem, json) = problems::<FileName>(pem, &json!(["hunter2"]));
+        assert_eq!(
+            (&*problem, &*json),
+            ("expected the name of a file", "expected the name of a file")
         );
         for (url, hint) in [
             (

@@ -22,6 +22,9 @@ pub enum FromSource {
     /// These bindings are wanted but not in force (their exchange clashes, AMQP rail 8); the source keeps trying
     /// and says [`FromSource::Bound`] when it succeeds. Events for them may be lost meanwhile.
     Lost(Vec<Asked>),
+    /// What the broker does not permit its user, a line each: events are missing because of it. Replaces what was told
+    /// before; none: everything that is needed.
+    Barred(Vec<Box<str>>),
     /// Events may have been dropped on the broker's side (queue at its length limit) since this moment.
     Overflowed {
         /// When the queue was last seen below its limit.
@@ -46,6 +49,7 @@ impl FromSource {
             | Self::Down { .. }
             | Self::Bound(_)
             | Self::Lost(_)
+            | Self::Barred(_)
             | Self::Overflowed { .. } => 0,
         }
     }

@@ -12,10 +12,14 @@ use crate::session::admin::{AdminAnswer, AdminPage};
 pub fn page<S: Socket>(page: AdminPage, reactor: &Reactor<S>) -> AdminAnswer {
     match page {
         AdminPage::Health => AdminAnswer::Well("ok\n".to_owned()),
-        AdminPage::Ready => match reactor.hub.readiness.unready() {
-            None => AdminAnswer::Well("ready\n".to_owned()),
-            Some(why) => AdminAnswer::Unwell(format!("{}\n", why.text())),
-        },
+        AdminPage::Ready => {
+            let lines = reactor.barred.iter();
+            let barred: String = lines.map(|line| format!("{line}\n")).collect();
+            match reactor.hub.readiness.unready() {
+                None => AdminAnswer::Well(format!("ready\n{barred}")),
+                Some(why) => AdminAnswer::Unwell(format!("{}\n{barred}", why.text())),
+            }
+        }
         AdminPage::Metrics => AdminAnswer::Metrics(metrics(reactor)),
     }
 }

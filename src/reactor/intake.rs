@@ -131,6 +131,7 @@ impl<S: Socket> Reactor<S> {
                     }
                 }
             }
+            FromSource::Barred(lines) => self.barred = lines,
             FromSource::Overflowed { since } => {
                 let away = now.clock.saturating_sub(self.clock_of(since));
                 self.announce(away, everybody, now);

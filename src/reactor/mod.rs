@@ -141,6 +141,8 @@ pub struct Reactor<S> {
     source_gone: bool,
     /// `None`: the platform asks nothing here.
     control: Option<Control>,
+    /// What the broker does not permit its user, a line each.
+    barred: Vec<Box<str>>,
     /// The next slot to be renewed; `None`: no pass is under way.
     renewal: Option<u32>,
     /// That pass follows a reread.
@@ -202,6 +204,7 @@ impl<S: Socket> Reactor<S> {
             held_for: Duration::ZERO,
             source_gone: false,
             control: None,
+            barred: Vec::new(),
             renewal: None,
             is_rereading: false,
             sweep: Sweep::default(),

@@ -3,6 +3,9 @@
 //! Most need RabbitMQ, and are left out where it is missing.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
 
+mod permissions;
+mod tls;
+
 use std::collections::VecDeque;
 use std::io::Write;
 use std::net::TcpListener;
@@ -11,7 +14,7 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use amiquip::ExchangeType;
-use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread};
+use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread, TlsFiles};
 use blackhole::event::Event;
 use blackhole::handoff::{
     FromSource, HANDOFF_EVENTS_MAX, LoopEnd, LoopWaker, ToSource, handoff_bounded,
@@ -220,6 +223,7 @@ fn body(event: &Event) -> String {
 fn options(urls: &[&str]) -> AmqpOptions {
     AmqpOptions {
         urls: urls.iter().map(|&url| url.to_owned()).collect(),
+        tls: TlsFiles::default(),
         prefetch: 2048,
         max_queue_length: Some(100_000),
         exchanges: Vec::new(),

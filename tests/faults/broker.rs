@@ -100,11 +100,11 @@ fn a_broker_short_of_memory_drops_no_session_and_hangs_neither_reconnect_nor_end
 }
 
 /// As an operator would.
-fn close_our_connection(broker: &Broker) {
+pub(crate) fn close_our_connection(broker: &Broker) {
     let connections = broker.ctl(&["list_connections", "pid", "client_properties"]);
     let ours = connections
         .lines()
-        .find(|line| line.contains("blackhole") && !line.contains("blackhole control"))
+        .find(|line| line.contains("\"information\",\"blackhole\""))
         .unwrap_or_else(|| panic!("none is ours: {connections}"));
     let pid = ours.split_whitespace().next().unwrap();
     broker.ctl(&["close_connection", pid, "the operator wants it so"]);

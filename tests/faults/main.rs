@@ -4,6 +4,8 @@
 //! | module | what fails |
 //! |---|---|
 //! | `broker` | RabbitMQ: killed, frozen, short of memory, its operator ends what is ours |
+//! | `cluster` | the node of a RabbitMQ cluster that the server is on |
+//! | `permissions` | what the broker's user may do |
 //! | `network` | the way to the broker, and the way to a client |
 //! | `clients` | those that die in the middle of a fan-out |
 //! | `resources` | descriptors and memory |
@@ -14,6 +16,8 @@
 
 mod broker;
 mod clients;
+mod cluster;
 mod network;
+mod permissions;
 mod resources;
 mod scene;

@@ -415,8 +415,8 @@ fn a_command_line_that_does_not_fit_is_refused_with_option_and_expectation() {
             "--accounts: expected the path of a file, found \"\"",
         ),
         (
-            &["--amqp", "amqps://broker"],
-            "--amqp: the scheme amqps (TLS to the broker) is not supported yet; expected a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
+            &["--amqp", "amqpz://broker"],
+            "--amqp: the scheme is neither amqp nor amqps; expected a broker URL such as amqp://user:password@127.0.0.1:5672/%2f",
         ),
         (
             &["--amqp", "amqp://user:hunter2@broker:99999"],
@@ -488,7 +488,7 @@ fn no_refusal_repeats_a_password_or_a_token() {
             "amqp://user:hunter2@one",
             "amqp://user:hunter2@two",
         ][..],
-        &["--amqp", "amqps://user:hunter2@one"],
+        &["--amqp", "amqpz://user:hunter2@one"],
         &["--amqp", "amqp://user:hunter2@one/a/b"],
         &["--ampq=amqp://user:hunter2@one"],
         &["--auth", "hunter2"],
@@ -601,6 +601,30 @@ fn check_config_reads_the_files_that_are_named() {
         refused.starts_with(&format!("{file}.modules.json: line 1 column ")),
         "{refused}"
     );
+}
+
+#[test]
+fn files_for_tls_are_checked_at_the_start_and_belong_together() {
+    for (args, expected) in [
+        (
+            &["--amqp-ca-cert", "/nowhere.pem"][..],
+            "/nowhere.pem: cannot be read: ",
+        ),
+        (
+            &["--amqp-client-cert", "a.pem"],
+            "--amqp-client-cert: expected amqp_client_key beside it",
+        ),
+        (
+            &["--amqp-client-key", "a.pem"],
+            "--amqp-client-key: expected amqp_client_cert beside it",
+        ),
+    ] {
+        for check in [&[][..], &["--check-config"]] {
+            let line = [&["--auth=insecure", "--amqp=amqps://broker"], args, check].concat();
+            let refused = refusal(&line);
+            assert!(refused.starts_with(expected), "{refused}");
+        }
+    }
 }
 
 #[test]

@@ -63,6 +63,14 @@ impl Broker {
         Ok(broker)
     }
 
+    /// With TLS on a port of its own, by the files of a directory ([`crate::certificates::Certified`]); `clients`: and
+    /// only for clients with a certificate of the same CA.
+    pub fn start_with_tls(files: &Path, clients: bool) -> Result<Self, String> {
+        let files = files.to_str().expect("a name in UTF-8");
+        let clients = clients.then_some("--tls-clients");
+        Self::start_with(&[&["--tls", files], clients.as_slice()].concat())
+    }
+
     /// As [`Broker::start_with`] without options; and it does not outlive this process even when that is killed. To
     /// be called by the main thread only.
     pub fn start_guarded() -> Result<Self, String> {
@@ -170,6 +178,11 @@ impl Broker {
         self.port + 4
     }
 
+    /// Where AMQP is spoken over TLS when it was started so.
+    pub fn tls_port(&self) -> u16 {
+        self.port + 5
+    }
+
     /// The node's process.
     pub fn pid(&self) -> u32 {
         let pid = fs::read_to_string(self.dir.join("pid")).expect("a broker writes its process id");
@@ -213,6 +226,87 @@ impl Broker {
             .args(arguments);
         command.stdin(Stdio::null());
         command
+    }
+}
+
+/// Nodes of one cluster, each a [`Broker`]; stopped and removed on drop.
+pub struct Cluster {
+    dir: PathBuf,
+    nodes: Vec<Broker>,
+}
+
+impl Cluster {
+    /// Starts one of so many nodes and waits until each knows all others; `None` where the running test must leave
+    /// itself out ([`is_there`]).
+    pub fn start(nodes: usize) -> Option<Self> {
+        if !is_there() {
+            return None;
+        }
+        let count = nodes.to_string();
+        let whole = Broker::new(&["--cluster", &count]);
+        let dir = whole.dir.clone();
+        let node = |number: usize| Broker {
+            dir: dir.join(number.to_string()),
+            port: 0,
+            options: Vec::new(),
+            guard: None,
+        };
+        // Before the start, so that one that fails leaves nothing behind.
+        let mut cluster = Self {
+            nodes: (1..=nodes).map(node).collect(),
+            dir: dir.clone(),
+        };
+        whole.run(&["start"]);
+        std::mem::forget(whole);
+        for node in &mut cluster.nodes {
+            let port = fs::read_to_string(node.dir.join("port")).expect("a started node");
+            node.port = port.trim().parse().expect("a port is a number");
+        }
+        Some(cluster)
+    }
+
+    pub fn nodes(&self) -> &[Broker] {
+        &self.nodes
+    }
+
+    /// Waits until all nodes run and the last knows them.
+    pub fn until_whole(&self) {
+        let count = self.nodes.len().to_string();
+        let last = self.nodes.last().expect("at least one");
+        last.ctl(&["await_online_nodes", &count, "--timeout", "60"]);
+    }
+
+    /// Cuts a node off from the others: their connections end, and no other can be made, because the node does not know
+    /// the others' cookie any more. Clients reach it as before. It sees a minority and pauses.
+    pub fn part(&self, node: usize) {
+        self.each_other(
+            node,
+            "erlang:set_cookie(N, parted), erlang:disconnect_node(N)",
+        );
+    }
+
+    /// Ends what [`Cluster::part`] began.
+    pub fn heal(&self, node: usize) {
+        self.each_other(node, "erlang:set_cookie(N, erlang:get_cookie())");
+    }
+
+    /// Runs Erlang on a node with the names of the others as `N`.
+    fn each_other(&self, node: usize, erlang: &str) {
+        let name = |other: &Broker| format!("'blackhole{}@localhost'", other.port);
+        let others = self.nodes.iter().enumerate();
+        let others: Vec<_> = others
+            .filter(|(number, _)| *number != node)
+            .map(|(_, other)| name(other))
+            .collect();
+        let each = format!("[begin {erlang} end || N <- [{}]].", others.join(", "));
+        self.nodes[node].ctl(&["eval", &each]);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.nodes.clear();
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 

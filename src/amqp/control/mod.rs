@@ -33,7 +33,7 @@ use super::counters::{AmqpCounters, increment, set};
 use super::guard::Vitals;
 use super::url::Endpoint;
 use super::watchdog::Watchdog;
-use super::{AmqpThread, parse_endpoints};
+use super::{AmqpThread, TlsFiles, parse_endpoints};
 use crate::handoff::ask::AskEnd;
 use crate::limits::{CONTROL_REQUEST_BYTES_MAX, FAULTS_LOGGED_FREELY};
 use crate::log_limit::LogLimit;
@@ -49,6 +49,8 @@ const DENIED_PAUSE: Duration = Duration::from_secs(60);
 pub struct ControlOptions {
     /// Brokers, tried in turn. The URLs contain passwords.
     pub urls: Vec<String>,
+    /// For those that are `amqps`.
+    pub tls: TlsFiles,
     /// `node_name`: what answers call this process.
     pub node: String,
     /// Longest wait for one answer of a broker.
@@ -64,7 +66,7 @@ pub fn spawn(
     requests: AskEnd<Request, Answer>,
     counters: Arc<AmqpCounters>,
 ) -> io::Result<AmqpThread> {
-    let endpoints = parse_endpoints(&options.urls)?;
+    let endpoints = parse_endpoints(&options.urls, &options.tls)?;
     let abort = Arc::new(Abort::default());
     let (alive, ended) = bounded(0);
     let watchdog = Arc::new(Watchdog::new(options.answer_max));

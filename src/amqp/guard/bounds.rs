@@ -24,7 +24,9 @@ pub(super) const FRAME_END_BYTES: usize = 1;
 
 /// What a broker must not send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Violation {
+pub(in crate::amqp) enum Violation {
+    #[error("what answers on this port speaks TLS: amqps:// in the URL, or another port")]
+    Tls,
     #[error("the peer does not speak AMQP 0-9-1 (octet {0} where a frame begins)")]
     NotAFrame(u8),
     #[error("a frame of {0} bytes, above the negotiated {FRAME_BYTES_MAX}")]

@@ -42,7 +42,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub(super) use self::bounds::{FRAME_BYTES_MAX, HEARTBEAT_SECONDS};
+pub(super) use self::bounds::{FRAME_BYTES_MAX, HEARTBEAT_SECONDS, Violation};
 use self::bounds::{FRAME_END_BYTES, FRAME_HEADER_BYTES, METHOD_BYTES_MAX};
 pub(super) use self::fields::SUBSTITUTE;
 use self::screen::Screen;

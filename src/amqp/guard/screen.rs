@@ -12,6 +12,8 @@ const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
+/// The first byte of what TLS answers to anything else.
+const TLS_ALERT: u8 = 21;
 /// The header of a heartbeat, which has no payload.
 const HEARTBEAT_HEADER: [u8; FRAME_HEADER_BYTES] = [HEARTBEAT, 0, 0, 0, 0, 0, 0];
 
@@ -101,7 +103,7 @@ impl Screen {
             else {
                 // A peer that speaks another protocol may stop after a few bytes, so the first of them is checked.
                 return match rest.first() {
-                    Some(&kind) if !is_frame(kind) => Err(Violation::NotAFrame(kind)),
+                    Some(&kind) if !is_frame(kind) => Err(not_a_frame(kind)),
                     _ => Ok(passed(cleared)),
                 };
             };
@@ -110,7 +112,7 @@ impl Screen {
                 return Err(if is_frame(kind) {
                     Violation::FrameTooLarge(size)
                 } else {
-                    Violation::NotAFrame(kind)
+                    not_a_frame(kind)
                 });
             }
             let channel = u16::from_be_bytes([channel_high, channel_low]);
@@ -120,7 +122,7 @@ impl Screen {
                 METHOD => size,
                 HEADER => size.min(CONTENT_BYTES_LOOKED_AT),
                 BODY | HEARTBEAT => 0,
-                other => return Err(Violation::NotAFrame(other)),
+                other => return Err(not_a_frame(other)),
             };
             let Some((header, payload)) = rest
                 .get_mut(..FRAME_HEADER_BYTES + looked_at)
@@ -190,6 +192,14 @@ impl Screen {
             self.end(channel);
         }
         Ok(true)
+    }
+}
+
+fn not_a_frame(kind: u8) -> Violation {
+    if kind == TLS_ALERT {
+        Violation::Tls
+    } else {
+        Violation::NotAFrame(kind)
     }
 }
 
