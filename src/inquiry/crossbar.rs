@@ -483,3 +483,64 @@ fn read_envelope<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Trouble> 
     }
     Ok(envelope.data)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_taken_whole_or_refused_without_showing_it() {
+        for (text, expected) in [
+            ("http://10.0.0.1:8000/v2", Ok("http://10.0.0.1:8000/v2")),
+            ("https://Host.example/", Ok("https://host.example")),
+            ("https://[::1]:8443/a/b//", Ok("https://[::1]:8443/a/b")),
+            ("https://host:443/v2/@x", Ok("https://host/v2/@x")),
+            ("host:8000/v2", Err(CrossbarUrlError::Scheme)),
+            ("/v2", Err(CrossbarUrlError::Malformed)),
+            ("", Err(CrossbarUrlError::Malformed)),
+            ("http://", Err(CrossbarUrlError::Malformed)),
+            ("ftp://host", Err(CrossbarUrlError::Scheme)),
+            ("http://user@host", Err(CrossbarUrlError::Userinfo)),
+            ("http://user:secret@host/", Err(CrossbarUrlError::Userinfo)),
+            ("http://:secret@host/", Err(CrossbarUrlError::Userinfo)),
+            ("http://@host/", Err(CrossbarUrlError::Userinfo)),
+            (
+                "http://host/?secret",
+                Err(CrossbarUrlError::QueryOrFragment),
+            ),
+            (
+                "http://host/#secret",
+                Err(CrossbarUrlError::QueryOrFragment),
+            ),
+        ] {
+            let parsed = CrossbarUrl::parse(text);
+            let found = parsed.as_ref().map(CrossbarUrl::as_str);
+            assert_eq!(found, expected.as_ref().copied(), "{text}");
+            if let Err(error) = parsed {
+                assert!(!error.to_string().contains("secret"), "{text}");
+            }
+        }
+        let long = format!("http://host/{}", "a".repeat(2048));
+        assert_eq!(CrossbarUrl::parse(&long), Err(CrossbarUrlError::TooLong));
+    }
+
+    #[test]
+    fn without_a_certificate_of_an_authority_there_is_no_https() {
+        let with = |url: &str, pem: &[u8]| {
+            let options = CrossbarOptions {
+                url: CrossbarUrl::parse(url).expect("a URL"),
+                timeout: Duration::from_secs(1),
+                service_token: Some("a-secret-of-ours".into()),
+                authorities: Authorities::Pem(pem.to_vec()),
+            };
+            Crossbar::new(options, Arc::default())
+        };
+        let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for pem in [&b""[..], b"no PEM", broken] {
+            let error = with("https://host", pem).expect_err("no authority");
+            assert!(error.to_string().contains("authority"), "{error}");
+        }
+        let crossbar = with("http://host", b"").expect("no certificate is needed");
+        assert!(!format!("{crossbar:?}").contains("secret"));
+    }
+}

@@ -299,3 +299,162 @@ fn find_over_network(crossbar: &Crossbar, asked: &Asked) -> Answer {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::AccountId;
+    use crate::auth::jwt::{KeyText, Keys, Rules};
+    use std::path::Path;
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    fn key_question(kid: &str) -> Question {
+        Question::Key { kid: kid.into() }
+    }
+
+    fn no_waker() -> LoopWaker {
+        LoopWaker::new(|| Ok(()))
+    }
+
+    /// Takes `count` answers, as they come.
+    fn take(inquiry: &Inquiry, count: usize) -> Vec<Answer> {
+        let answers =
+            std::iter::from_fn(|| inquiry.answers.recv_timeout(Duration::from_secs(20)).ok());
+        let answers: Vec<_> = answers.take(count).collect();
+        assert_eq!(answers.len(), count);
+        answers
+    }
+
+    #[test]
+    fn a_panic_is_trouble_and_its_thread_goes_on() {
+        let counters = Arc::new(InquiryCounters::default());
+        let (inquiry, answering) = channels(no_waker(), counters.clone());
+        let questions = [
+            key_question("bad"),
+            Question::Account {
+                token: "t".into(),
+                account: AccountId::from_bytes([7; 16]),
+            },
+            key_question("good"),
+        ];
+        for question in &questions {
+            inquiry.ask(question.clone()).expect("there is room");
+        }
+        let thread = thread::spawn(move || {
+            let find = |asked: &Asked| match &asked.question {
+                Question::Key { kid } if &**kid == "good" => Answer::Key {
+                    kid: kid.clone(),
+                    answer: KeyAnswer::Unknown,
+                },
+                _ => panic!("a panic of this test"),
+            };
+            serve(
+                &answering.network,
+                &answering.to_loop,
+                &answering.counters,
+                find,
+            );
+        });
+        let [bad, account, good] = questions.map(no_answer);
+        let answers = take(&inquiry, 3);
+        assert_eq!(answers[..2], [bad, account]);
+        assert!(
+            matches!(&answers[2], Answer::Key { answer: KeyAnswer::Unknown, .. } if answers[2] != good)
+        );
+        assert_eq!(counters.panics.load(Ordering::Relaxed), 2);
+        drop(inquiry);
+        thread.join().expect("it ends with the loop's end");
+    }
+
+    #[test]
+    fn a_question_that_waited_too_long_is_not_asked() {
+        let counters = Arc::new(InquiryCounters::default());
+        let options = CrossbarOptions {
+            url: CrossbarUrl::parse("http://127.0.0.1:1/").expect("a URL"),
+            timeout: Duration::from_secs(1),
+            service_token: Some("t".into()),
+            authorities: Authorities::System,
+        };
+        let crossbar = Crossbar::new(options, counters.clone()).expect("no TLS");
+        let now = Instant::now();
+        for (waited, requests) in [(11, 0), (9, 1)] {
+            let asked = Asked {
+                question: key_question("0123"),
+                since: now
+                    .checked_sub(Duration::from_secs(waited))
+                    .expect("up for longer"),
+            };
+            let answer = find_over_network(&crossbar, &asked);
+            assert!(answer == no_answer(key_question("0123")), "{answer:?}");
+            assert_eq!(counters.trouble_late.load(Ordering::Relaxed), 1);
+            assert_eq!(counters.requests.load(Ordering::Relaxed), requests);
+        }
+    }
+
+    #[test]
+    fn jwts_have_a_thread_of_their_own() {
+        let counters = Arc::new(InquiryCounters::default());
+        let (inquiry, answering) = channels(no_waker(), counters.clone());
+        let pem = include_str!("../../tests/fixtures/system_key.pem").to_owned();
+        let keys = Keys::parse(Path::new("key.pem"), &KeyText::File(pem)).expect("a key");
+        let (keys, rules) = (Arc::new(keys), Arc::new(Rules::new("kazoo", false)));
+        let question = |token: &str| Question::Verify {
+            token: token.into(),
+            keys: keys.clone(),
+            rules: rules.clone(),
+            unix_now: 1_700_000_000,
+        };
+        for _ in 0..VERIFY_QUESTIONS_MAX {
+            inquiry.ask(question("a.b.c")).expect("there is room");
+        }
+        let too_many = inquiry
+            .ask(question("secret"))
+            .expect_err("the lane is full");
+        assert!(matches!(&too_many, Question::Verify { token, .. } if &**token == "secret"));
+        assert!(!format!("{too_many:?}").contains("secret"));
+        assert_eq!(counters.verify_full.load(Ordering::Relaxed), 1);
+        let threads = answering.start(true, None).expect("a thread");
+        assert_eq!(threads[0].thread().name(), Some("jwt-verify"));
+        inquiry
+            .ask(key_question("0123"))
+            .expect_err("nobody asks the network");
+        for answer in take(&inquiry, VERIFY_QUESTIONS_MAX) {
+            let expected = Answer::Verify {
+                token: "a.b.c".into(),
+                verdict: Err(Refusal::Malformed),
+            };
+            assert_eq!(answer, expected);
+        }
+        let refused = counters.verify_refused.load(Ordering::Relaxed);
+        assert_eq!(
+            (refused as usize, counters.verified.load(Ordering::Relaxed)),
+            (VERIFY_QUESTIONS_MAX, 0)
+        );
+        drop(inquiry);
+        for thread in threads {
+            thread.join().expect("it ends with the loop's end");
+        }
+    }
+
+    #[test]
+    fn a_burst_of_answers_costs_one_wake_and_one_after_the_last_look_wakes_again() {
+        let wakes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = wakes.clone();
+        let waker = LoopWaker::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        });
+        let (inquiry, answering) = channels(waker, Arc::default());
+        let answer = || answering.answer(no_answer(key_question("0123")));
+        for wakes_expected in 1..=2 {
+            for _ in 0..10 {
+                answer().expect("the loop's end is held");
+            }
+            assert_eq!(wakes.load(Ordering::Relaxed), wakes_expected);
+            assert_eq!(std::iter::from_fn(|| inquiry.try_answer()).count(), 10);
+        }
+        drop(inquiry);
+        answer().expect_err("the loop's end is gone");
+    }
+}

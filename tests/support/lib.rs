@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, reason = "as above")]
 
 pub mod broker;
+pub mod certificates;
 pub mod client;
 pub mod client_frame;
 pub mod events;

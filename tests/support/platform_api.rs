@@ -6,7 +6,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 /// A request, as far as it matters here. Names of headers are in lower case.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ impl Request {
 pub enum After {
     Keep,
     Close,
+    /// Ended with a RST.
+    Reset,
 }
 
 type Script = dyn Fn(&Request, &mut TcpStream) -> io::Result<After> + Send + Sync;
@@ -44,10 +48,13 @@ struct Shared {
     requests: AtomicUsize,
 }
 
+/// Copies of the sockets that are being served, by number.
+type Live = Mutex<HashMap<usize, TcpStream>>;
+
 /// The threads of one start, and what ends them.
 struct Accepting {
     ends: Arc<AtomicBool>,
-    live: Arc<Mutex<Vec<TcpStream>>>,
+    live: Arc<Live>,
     thread: JoinHandle<()>,
 }
 
@@ -72,24 +79,25 @@ impl HttpServer {
 
     fn accept(&mut self, listener: TcpListener) {
         let ends = Arc::new(AtomicBool::new(false));
-        let live = Arc::new(Mutex::new(Vec::new()));
+        let live = Arc::new(Live::default());
         let (shared, has_ended, all) = (self.shared.clone(), ends.clone(), live.clone());
         let thread = thread::spawn(move || {
-            let mut serving = Vec::new();
             for socket in listener.incoming().map_while(Result::ok) {
                 if has_ended.load(Ordering::SeqCst) {
                     break;
                 }
-                shared.accepted.fetch_add(1, Ordering::SeqCst);
-                all.lock().unwrap().push(socket.try_clone().unwrap());
-                let shared = shared.clone();
-                // A client that goes away is no failure of the server.
-                serving.push(thread::spawn(move || drop(serve(socket, &shared))));
+                let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
+                let copy = socket.try_clone().unwrap();
+                all.lock().unwrap().insert(number, copy);
+                let (shared, all) = (shared.clone(), all.clone());
+                thread::spawn(move || {
+                    // A client that goes away is no failure of the server.
+                    let _gone = serve(&socket, &shared);
+                    all.lock().unwrap().remove(&number);
+                });
             }
             drop(listener);
-            for socket in all.lock().unwrap().drain(..) {
-                let _gone = socket.shutdown(Shutdown::Both);
-            }
+            shut_down(&all);
         });
         self.accepting = Some(Accepting { ends, live, thread });
     }
@@ -111,9 +119,7 @@ impl HttpServer {
     /// Closes all connections; it goes on taking new ones.
     pub fn close_all(&self) {
         if let Some(accepting) = &self.accepting {
-            for socket in accepting.live.lock().unwrap().drain(..) {
-                let _gone = socket.shutdown(Shutdown::Both);
-            }
+            shut_down(&accepting.live);
         }
     }
 
@@ -130,11 +136,11 @@ impl HttpServer {
     pub fn start_again(&mut self) {
         assert!(self.accepting.is_none(), "it is running");
         // The port is ours as soon as nothing of the last start is left on it.
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         let listener = loop {
             match TcpListener::bind(self.address) {
                 Ok(listener) => break listener,
-                Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
             }
             thread::yield_now();
         };
@@ -148,13 +154,22 @@ impl Drop for HttpServer {
     }
 }
 
-fn serve(mut socket: TcpStream, shared: &Shared) -> io::Result<()> {
+fn shut_down(live: &Live) {
+    for socket in live.lock().unwrap().values() {
+        let _gone = socket.shutdown(Shutdown::Both);
+    }
+}
+
+fn serve(socket: &TcpStream, shared: &Shared) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let mut reader = BufReader::new(socket.try_clone()?);
+    let mut writer = socket.try_clone()?;
     while let Some(request) = read_request(&mut reader)? {
         shared.requests.fetch_add(1, Ordering::SeqCst);
-        if (shared.script)(&request, &mut socket)? == After::Close {
-            break;
+        match (shared.script)(&request, &mut writer)? {
+            After::Keep => {}
+            After::Close => break,
+            After::Reset => return SockRef::from(socket).set_linger(Some(Duration::ZERO)),
         }
     }
     socket.shutdown(Shutdown::Both)
