@@ -26,6 +26,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use socket2::{Domain, Socket, Type};
 use support::certificates::{Ca, Certified, LOCAL};
+use support::own_process::in_own_process;
 use support::platform_api::{Account, After, HttpServer, PlatformApi, SERVICE_TOKEN, answer};
 
 /// Longer than anything good takes.
@@ -893,4 +894,102 @@ fn with_https_a_certificate_must_be_trusted_and_of_the_host() {
             );
         }
     }
+}
+
+/// Collects the lines of this process.
+struct Lines(Mutex<Vec<(log::Level, String)>>);
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{}: {}", record.target(), record.args());
+        self.0.lock().unwrap().push((record.level(), line));
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn trouble_is_logged_once_a_minute_for_each_cause_and_no_line_shows_a_token() {
+    static LINES: Lines = Lines(Mutex::new(Vec::new()));
+    let test = "crossbar::trouble_is_logged_once_a_minute_for_each_cause_and_no_line_shows_a_token";
+    in_own_process(test, || {
+        log::set_logger(&LINES).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+        let number = AtomicUsize::new(0);
+        let server = HttpServer::start(move |request, socket| {
+            let token = request.token();
+            match number.fetch_add(1, SeqCst) % 4 {
+                0 => answer(socket, 500, token),
+                1 => answer(
+                    socket,
+                    200,
+                    &format!(r#"{{"data":{{"superduper_admin":"{token}"}}}}"#),
+                ),
+                2 => {
+                    write!(
+                        socket,
+                        "HTTP/1.1 302 {token}\r\nlocation: http://{token}/\r\n"
+                    )?;
+                    write!(socket, "content-length: 0\r\n{token}: {token}\r\n\r\n")?;
+                    Ok(After::Keep)
+                }
+                _ => {
+                    write!(socket, "{token} {token}\r\n{token}\r\n\r\n")?;
+                    Ok(After::Close)
+                }
+            }
+        });
+        let (crossbar, counters) = client(&format!("http://{}", server.address()));
+        for _ in 0..8 {
+            assert_eq!(
+                crossbar.account("secret-of-a-user", account(ONE)),
+                AccountAnswer::Trouble
+            );
+            assert_eq!(crossbar.key("0123abcd"), KeyAnswer::Trouble);
+        }
+        assert_eq!(counters.trouble_status.load(Relaxed), 8);
+        assert_eq!(counters.trouble_body.load(Relaxed), 8);
+        let lines = LINES.0.lock().unwrap();
+        for (_, line) in lines.iter() {
+            for token in ["secret-of-a-user", SERVICE_TOKEN] {
+                assert!(!line.contains(token), "{line}");
+            }
+        }
+        let warnings = lines.iter().filter(|(level, _)| *level <= log::Level::Warn);
+        let warnings: Vec<_> = warnings.map(|(_, line)| &**line).collect();
+        let [status, body] = warnings[..] else {
+            panic!("{warnings:?}");
+        };
+        assert!(
+            status.contains("crossbar: no answer: status 500"),
+            "{status}"
+        );
+        assert!(body.contains("not the JSON that it should be"), "{body}");
+    });
+}
+
+#[test]
+fn a_refusal_counts_though_its_body_never_ends() {
+    let server = HttpServer::start(|_, socket| {
+        write!(socket, "HTTP/1.1 401 No\r\ncontent-length: 1000\r\n\r\n")?;
+        let _closed = socket.read(&mut [0]);
+        Ok(After::Close)
+    });
+    let url = format!("http://{}", server.address());
+    let (crossbar, counters) = client_within(&url, Duration::from_millis(500));
+    let asked = Instant::now();
+    assert_eq!(
+        crossbar.account("child", account(ONE)),
+        AccountAnswer::TokenRefused
+    );
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert_eq!(counters.tokens_refused.load(Relaxed), 1);
 }
