@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use blackhole::account::AccountId;
 use blackhole::auth::jwt::{self, KeyText, Keys};
@@ -27,6 +27,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use socket2::{Domain, Socket, Type};
 use support::certificates::{Ca, Certified, LOCAL};
+use support::own_process::in_own_process;
 use support::platform_api::{Account, After, HttpServer, PlatformApi, SERVICE_TOKEN, answer};
 
 /// Longer than anything good takes.
@@ -814,7 +815,16 @@ fn with_https_a_certificate_must_be_trusted_and_of_the_host() {
     let (good, accepted) = start_https(&ca.certify(LOCAL, 9));
     let (elsewhere, _) = start_https(&ca.certify("DNS:elsewhere.example,IP:127.0.0.2", 9));
     let (expired, _) = start_https(&ca.certify(LOCAL, 0));
-    let plain = HttpServer::start(|_, socket| answer(socket, 200, &body_of("{}")));
+    let made = SystemTime::now();
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain_port = plain.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        for mut socket in plain.incoming().map_while(Result::ok) {
+            answer(&mut socket, 400, "TLS is not spoken here").unwrap();
+            kept.push(socket);
+        }
+    });
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let trusted = || Authorities::Pem(std::fs::read(ca.pem()).unwrap());
     let others = Authorities::Pem(std::fs::read(other.pem()).unwrap());
@@ -826,7 +836,7 @@ fn with_https_a_certificate_must_be_trusted_and_of_the_host() {
         ("127.0.0.1", good, Authorities::System, tls),
         ("127.0.0.1", elsewhere, trusted(), tls),
         ("127.0.0.1", expired, trusted(), tls),
-        ("127.0.0.1", plain.address().port(), trusted(), tls),
+        ("127.0.0.1", plain_port, trusted(), tls),
         (
             "127.0.0.1",
             silent.local_addr().unwrap().port(),
@@ -852,6 +862,10 @@ fn with_https_a_certificate_must_be_trusted_and_of_the_host() {
             Err(CrossbarError::NoAuthorities(_)) if row == 3 => continue,
             crossbar => crossbar.unwrap(),
         };
+        while row == 5 && made.elapsed().unwrap() < Duration::from_secs(2) {
+            // Its time is over with the second in which it was made.
+            thread::sleep(Duration::from_millis(10));
+        }
         let before = accepted.load(SeqCst);
         for asked in 1..=2 {
             let answer = crossbar.account("child", account(ONE));
@@ -876,4 +890,102 @@ fn with_https_a_certificate_must_be_trusted_and_of_the_host() {
             );
         }
     }
+}
+
+/// Collects the lines of this process.
+struct Lines(Mutex<Vec<(log::Level, String)>>);
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{}: {}", record.target(), record.args());
+        self.0.lock().unwrap().push((record.level(), line));
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn trouble_is_logged_once_a_minute_for_each_cause_and_no_line_shows_a_token() {
+    static LINES: Lines = Lines(Mutex::new(Vec::new()));
+    let test = "crossbar::trouble_is_logged_once_a_minute_for_each_cause_and_no_line_shows_a_token";
+    in_own_process(test, || {
+        log::set_logger(&LINES).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+        let number = AtomicUsize::new(0);
+        let server = HttpServer::start(move |request, socket| {
+            let token = request.token();
+            match number.fetch_add(1, SeqCst) % 4 {
+                0 => answer(socket, 500, token),
+                1 => answer(
+                    socket,
+                    200,
+                    &format!(r#"{{"data":{{"superduper_admin":"{token}"}}}}"#),
+                ),
+                2 => {
+                    write!(
+                        socket,
+                        "HTTP/1.1 302 {token}\r\nlocation: http://{token}/\r\n"
+                    )?;
+                    write!(socket, "content-length: 0\r\n{token}: {token}\r\n\r\n")?;
+                    Ok(After::Keep)
+                }
+                _ => {
+                    write!(socket, "{token} {token}\r\n{token}\r\n\r\n")?;
+                    Ok(After::Close)
+                }
+            }
+        });
+        let (crossbar, counters) = client(&format!("http://{}", server.address()));
+        for _ in 0..8 {
+            assert_eq!(
+                crossbar.account("secret-of-a-user", account(ONE)),
+                AccountAnswer::Trouble
+            );
+            assert_eq!(crossbar.key("0123abcd"), KeyAnswer::Trouble);
+        }
+        assert_eq!(counters.trouble_status.load(Relaxed), 8);
+        assert_eq!(counters.trouble_body.load(Relaxed), 8);
+        let lines = LINES.0.lock().unwrap();
+        for (_, line) in lines.iter() {
+            for token in ["secret-of-a-user", SERVICE_TOKEN] {
+                assert!(!line.contains(token), "{line}");
+            }
+        }
+        let warnings = lines.iter().filter(|(level, _)| *level <= log::Level::Warn);
+        let warnings: Vec<_> = warnings.map(|(_, line)| &**line).collect();
+        let [status, body] = warnings[..] else {
+            panic!("{warnings:?}");
+        };
+        assert!(
+            status.contains("crossbar: no answer: status 500"),
+            "{status}"
+        );
+        assert!(body.contains("not the JSON that it should be"), "{body}");
+    });
+}
+
+#[test]
+fn a_refusal_counts_though_its_body_never_ends() {
+    let server = HttpServer::start(|_, socket| {
+        write!(socket, "HTTP/1.1 401 No\r\ncontent-length: 1000\r\n\r\n")?;
+        let _closed = socket.read(&mut [0]);
+        Ok(After::Close)
+    });
+    let url = format!("http://{}", server.address());
+    let (crossbar, counters) = client_within(&url, Duration::from_millis(500));
+    let asked = Instant::now();
+    assert_eq!(
+        crossbar.account("child", account(ONE)),
+        AccountAnswer::TokenRefused
+    );
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert_eq!(counters.tokens_refused.load(Relaxed), 1);
 }
