@@ -151,6 +151,10 @@ pub const HELD_BYTES_MAX: usize = 256 << 10;
 /// Subscribes that wait and replies behind them, of one session; as [`HELD_BYTES_MAX`].
 pub(crate) const HELD_REPLIES_MAX: usize = 1024;
 
+/// Heap bytes of the commands of a session that wait until its first token is verified, if there are several: more than a
+/// web page sends at once, a long token in each. Beyond it a command is refused at once (`authentication unavailable`).
+pub const SUSPENDED_BYTES_MAX: usize = 128 << 10;
+
 /// Heap bytes of the subscribes that wait and the replies behind them, of all sessions. Above it a subscribe that would
 /// have to wait is refused at once (`event source unavailable`).
 pub const HELD_TOTAL_BYTES_MAX: usize = 64 << 20;

@@ -261,9 +261,12 @@ fn put_in_force(
     match tokens {
         Ok(fresh) => {
             let before = hub.authenticator.take(fresh);
+            let sizes = hub.authenticator.sizes();
             log::info!(
-                "SIGHUP: tokens on file: {}",
-                hub.authenticator.sizes().tokens
+                "SIGHUP: tokens on file: {}; keys: {}; accounts in the tree: {}",
+                sizes.tokens,
+                sizes.keys,
+                sizes.accounts
             );
             warn_of_shared_realms(&hub.authenticator);
             Reread {
@@ -272,7 +275,7 @@ fn put_in_force(
             }
         }
         Err(error) => {
-            log::error!("SIGHUP: tokens not reread: {error}");
+            log::error!("SIGHUP: keys, accounts and tokens not reread: {error}");
             Reread {
                 has_changed_identities: false,
                 leftover: Box::new(()),

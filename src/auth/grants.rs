@@ -60,8 +60,8 @@ struct Holder {
 enum Owner {
     /// An identity that is known by these grants only.
     Asked(Arc<Identity>),
-    /// An identity of another kind, and how many others than sessions hold it.
-    Other(Weak<Identity>),
+    /// Identities of another kind with this token: several where one was verified again.
+    Others(Vec<Weak<Identity>>),
 }
 
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl Grants {
     pub(super) fn identity(&self, token: &str) -> Option<&Arc<Identity>> {
         match &self.holders.get(token)?.owner {
             Owner::Asked(identity) => Some(identity),
-            Owner::Other(_) => None,
+            Owner::Others(_) => None,
         }
     }
 
@@ -125,27 +125,51 @@ impl Grants {
         self.len
     }
 
-    /// The platform says yes. `identity`: of the token, if it is of another kind than `crossbar`. `random`: any number,
-    /// which spreads the time of the next question. O(log n).
+    /// Notes that sessions with this identity, which is of another kind than `crossbar`, use the grants of its token. Linear in
+    /// the identities with this token.
+    pub(super) fn attach(&mut self, token: &str, identity: &Arc<Identity>) {
+        if let Some(holder) = self.holders.get_mut(token)
+            && let Owner::Others(others) = &mut holder.owner
+            && !others
+                .iter()
+                .any(|other| other.as_ptr() == Arc::as_ptr(identity))
+        {
+            others.retain(|other| other.strong_count() > 0);
+            others.push(Arc::downgrade(identity));
+        }
+    }
+
+    /// Forgets the grants of a token that another kind of authenticator knew and does not know any more.
+    pub(super) fn forget_others(&mut self, token: &str) {
+        if let Some(Holder {
+            owner: Owner::Others(_),
+            grants,
+        }) = self.holders.get(token)
+        {
+            self.len -= grants.len();
+            self.holders.remove(token);
+        }
+    }
+
+    /// The platform says yes. `is_asked`: it alone knows the token. `random`: any number, which spreads the time of the next
+    /// question. O(log n).
     pub(super) fn allow(
         &mut self,
         token: &Arc<str>,
         account: AccountId,
         (realm, superduper): (Option<Arc<str>>, bool),
-        other: Option<Weak<Identity>>,
+        is_asked: bool,
         now: Duration,
         random: u64,
     ) {
         let holder = match self.holders.entry(token.clone()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(Holder {
-                owner: match other {
-                    Some(other) => Owner::Other(other),
-                    None => Owner::Asked(Arc::new(Identity::asked(
-                        token.clone(),
-                        Some(account),
-                        superduper,
-                    ))),
+                owner: if is_asked {
+                    let identity = Identity::asked(token.clone(), Some(account), superduper);
+                    Owner::Asked(Arc::new(identity))
+                } else {
+                    Owner::Others(Vec::new())
                 },
                 grants: HashMap::new(),
             }),
@@ -250,8 +274,10 @@ impl Grants {
             let is_used = self.changed.contains_key(&token)
                 || match &holder.owner {
                     Owner::Asked(identity) => Arc::strong_count(identity) > 1,
-                    Owner::Other(identity) => identity.upgrade().is_some_and(|identity| {
-                        Arc::strong_count(&identity) > 1 + held_elsewhere(&identity)
+                    Owner::Others(others) => others.iter().any(|other| {
+                        other.upgrade().is_some_and(|identity| {
+                            Arc::strong_count(&identity) > 1 + held_elsewhere(&identity)
+                        })
                     }),
                 };
             if is_used {
@@ -328,7 +354,7 @@ mod tests {
             &token.into(),
             account(number),
             answer,
-            None,
+            true,
             now,
             now.as_secs(),
         );
@@ -381,7 +407,7 @@ mod tests {
         assert!(grants.change("t").is_some(), "another realm");
         pass(&mut grants);
         let answer = (Some(Arc::from("other")), true);
-        grants.allow(&"t".into(), account(1), answer, None, Duration::ZERO, 0);
+        grants.allow(&"t".into(), account(1), answer, true, Duration::ZERO, 0);
         assert!(grants.change("t").is_some(), "another right");
         assert!(grants.identity("t").is_some_and(|one| one.is_superduper()));
         grants.refuse("t");
@@ -402,12 +428,36 @@ mod tests {
     }
 
     #[test]
+    fn a_token_of_another_kind_is_used_as_long_as_a_session_has_any_identity_of_it() {
+        let mut grants = grants();
+        let answer = (None, false);
+        grants.allow(&"t".into(), account(1), answer, false, Duration::ZERO, 0);
+        assert!(grants.identity("t").is_none());
+        let identity = || Arc::new(Identity::asked("t".into(), Some(account(2)), false));
+        // Two of one token, because the first was verified and forgotten.
+        let (first, second) = (identity(), identity());
+        for identity in [&first, &second, &first] {
+            grants.attach("t", identity);
+        }
+        drop(second);
+        assert_eq!(due(&mut grants, MINUTE).len(), 1, "a session has the first");
+        grants.trouble(&"t".into(), account(1), MINUTE, 0);
+        drop(first);
+        assert_eq!(due(&mut grants, 2 * MINUTE), []);
+        assert_eq!(grants.len(), 0);
+
+        grants.allow(&"t".into(), account(1), (None, false), false, MINUTE, 0);
+        grants.forget_others("t");
+        assert_eq!((grants.len(), grants.holders.len()), (0, 0));
+    }
+
+    #[test]
     fn superduper_counts_only_in_the_answer_about_the_own_account() {
         let mut grants = grants();
         let answer = |superduper| (None, superduper);
         let zero = Duration::ZERO;
-        grants.allow(&"t".into(), account(1), answer(false), None, zero, 0);
-        grants.allow(&"t".into(), account(2), answer(true), None, zero, 0);
+        grants.allow(&"t".into(), account(1), answer(false), true, zero, 0);
+        grants.allow(&"t".into(), account(2), answer(true), true, zero, 0);
         let identity = grants.identity("t").expect("known");
         assert!(!identity.is_superduper());
         assert_eq!(identity.account_id(), Some(account(1)));

@@ -340,8 +340,9 @@ impl Authenticator {
                 true => Verdict::Refused,
             };
         }
-        match &self.grants {
+        match &mut self.grants {
             Some(grants) if token.len() <= TOKEN_BYTES_MAX => {
+                grants.forget_others(token);
                 let identity = match grants.identity(token) {
                     Some(identity) => identity.clone(),
                     None => Arc::new(Identity::asked(token.into(), None, false)),
@@ -396,9 +397,9 @@ impl Authenticator {
     #[must_use]
     pub fn current(&self, identity: &Arc<Identity>) -> Arc<Identity> {
         let known = || self.grants.as_ref()?.identity(identity.token()?);
-        match identity.is_proven() {
-            true => identity.clone(),
-            false => known().unwrap_or(identity).clone(),
+        match identity.is_asked() {
+            true => known().unwrap_or(identity).clone(),
+            false => identity.clone(),
         }
     }
 
@@ -434,13 +435,14 @@ impl Authenticator {
         if sees && !lacks_realm {
             return Right::Yes;
         }
-        let Some(grants) = self.grants.as_ref().filter(|_| is_asked_for) else {
+        let Some(grants) = self.grants.as_mut().filter(|_| is_asked_for) else {
             return Right::No;
         };
         let Some(token) = identity.token() else {
             return Right::No;
         };
         if grants.fresh(token, account, now.clock).is_some() {
+            grants.attach(token, identity);
             return Right::Yes;
         }
         let digest = Digest::of_account(token, account);
@@ -585,18 +587,11 @@ impl Authenticator {
         let denial = match answer {
             AccountAnswer::Yes { realm, superduper } => {
                 self.counts.allowed += 1;
-                let of_file = self.tokens.as_ref().and_then(|file| file.find(token));
-                let of_jwt = self.jwt.as_ref();
-                let of_jwt = of_jwt.and_then(|jwt| jwt.verified.get(&of_token, now.unix));
-                let other = of_file.or(of_jwt).map(Arc::downgrade);
-                grants.allow(
-                    token,
-                    account,
-                    (realm, superduper),
-                    other,
-                    now.clock,
-                    random,
-                );
+                let is_jwt = self.jwt.is_some() && jwt::has_shape(token);
+                let on_file = self.tokens.as_ref().and_then(|file| file.find(token));
+                let is_asked = !is_jwt && on_file.is_none();
+                let answer = (realm, superduper);
+                grants.allow(token, account, answer, is_asked, now.clock, random);
                 self.denials.forget(&digest);
                 None
             }
@@ -691,7 +686,7 @@ impl Authenticator {
     }
 
     /// Decides anew on a session's identity, after a [reload](Self::reload) or when the platform has taken rights away.
-    pub fn renew(&self, identity: &Arc<Identity>, unix_now: u64) -> Renewal {
+    pub fn renew(&mut self, identity: &Arc<Identity>, unix_now: u64) -> Renewal {
         let token = identity.token();
         let change = token.and_then(|token| self.grants.as_ref()?.change(token));
         if change == Some(Change::Refused) {
@@ -717,10 +712,16 @@ impl Authenticator {
         match renewed.filter(|identity| !identity.has_expired(unix_now)) {
             None => Renewal::Refused,
             Some(same) if Arc::ptr_eq(same, identity) && !by_others => Renewal::Same,
-            Some(renewed) => Renewal::Changed {
-                identity: renewed.clone(),
-                by_others,
-            },
+            Some(renewed) => {
+                let identity = renewed.clone();
+                if let (Some(grants), Some(token)) = (&mut self.grants, identity.token()) {
+                    grants.attach(token, &identity);
+                }
+                Renewal::Changed {
+                    identity,
+                    by_others,
+                }
+            }
         }
     }
 
@@ -804,6 +805,7 @@ impl Authenticator {
         let (questions, askers) = self.inquiries.counts();
         Sizes {
             tokens: self.tokens.as_ref().map_or(0, TokenFile::len),
+            keys: self.jwt.as_ref().map_or(0, |jwt| jwt.keys.len()),
             accounts: self.tree.as_ref().map_or(0, |(_, tree)| tree.len()),
             verified: self.jwt.as_ref().map_or(0, |jwt| jwt.verified.len()),
             grants: self.grants.as_ref().map_or(0, Grants::len),
@@ -821,6 +823,8 @@ impl Authenticator {
 pub struct Sizes {
     /// Tokens on file; 0 where there is no file.
     pub tokens: usize,
+    /// Keys of JWTs, those that the platform sent included.
+    pub keys: usize,
     /// Accounts of the account tree; 0 where there is none.
     pub accounts: usize,
     /// Verified JWTs.

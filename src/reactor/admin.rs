@@ -94,6 +94,11 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ("replies_held_bytes", "Bytes of them.", hub.held.bytes),
         ("auth_tokens", "Tokens on file.", asked.tokens),
         (
+            "auth_keys",
+            "Keys of JWTs, those that the platform sent included.",
+            asked.keys,
+        ),
+        (
             "auth_accounts",
             "Accounts of the account tree.",
             asked.accounts,

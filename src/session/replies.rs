@@ -102,6 +102,11 @@ pub(super) struct Replies {
 }
 
 impl Replies {
+    /// Heap bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

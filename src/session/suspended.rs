@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::account::AccountId;
 use crate::auth::{Asker, Identity, Moment, Right};
-use crate::limits::HELD_TOTAL_BYTES_MAX;
+use crate::limits::{HELD_TOTAL_BYTES_MAX, SUSPENDED_BYTES_MAX};
 use crate::protocol::command::{self, Action, Command, CommandError};
 
 use super::Session;
@@ -72,14 +72,23 @@ impl Session {
     /// Keeps a command until the authenticator has its answer.
     ///
     /// # Errors
-    /// Too much is kept already.
+    /// Too much is kept already, of all sessions, or of this one, whose token nobody has verified yet.
     pub(super) fn suspend(
         &mut self,
         text: &str,
         due: Duration,
         cx: &mut Context<'_>,
     ) -> Result<(), CommandErrors> {
-        if cx.hub.held.bytes > HELD_TOTAL_BYTES_MAX {
+        let bytes = self.replies().map_or(0, |replies| replies.bytes());
+        // Whoever waits with one command only still gets in when those who wait with many fill the room.
+        let (is_over, total_max) = match bytes {
+            0 => (false, 2 * HELD_TOTAL_BYTES_MAX),
+            _ => (
+                bytes + text.len() > SUSPENDED_BYTES_MAX,
+                HELD_TOTAL_BYTES_MAX,
+            ),
+        };
+        if self.has_no_proof() && is_over || cx.hub.held.bytes > total_max {
             return Err(CommandError::AuthenticationUnavailable.into());
         }
         cx.hub.metrics.commands_suspended_total += 1;

@@ -730,3 +730,157 @@ fn an_unknown_key_is_fetched_once_and_what_the_platform_does_not_know_is_refused
     assert_eq!(verify(&mut world), 1);
     assert_eq!(world.told(session), ["p: failed to authenticate token"]);
 }
+
+/// Accounts below one another: A is above B, C stands alone.
+fn tree(of_b: &str) -> String {
+    json!({A: {"realm": "a.example"}, B: {"realm": "b.example", "parent": of_b}, C: {"realm": "c.example"}})
+        .to_string()
+}
+
+#[test]
+fn a_parent_sees_what_is_below_it_and_a_tree_that_changes_takes_it_away() {
+    let auth = AuthConfig {
+        tokens: Some(PathBuf::from("tokens.json")),
+        accounts: Some(PathBuf::from("accounts.json")),
+        platform: crossbar().platform,
+        ..AuthConfig::default()
+    };
+    let tokens = json!({"t": {"account_id": A}, "u": {"account_id": B}}).to_string();
+    let texts = [("tokens.json", tokens.clone()), ("accounts.json", tree(A))];
+    let mut world = World::new(&auth, &texts);
+    let (parent, child) = (world.connect(), world.connect());
+    world.subscribe(parent, "t", A, CALLS, "own");
+    world.subscribe(parent, "t", B, CALLS, "below");
+    world.subscribe(parent, "t", B, DIALOGS, "realm");
+    world.subscribe(parent, "t", C, CALLS, "beside");
+    assert_eq!(
+        world.told(parent),
+        [
+            "own: ok",
+            "below: ok",
+            "realm: ok",
+            "beside: unauthorized account id"
+        ]
+    );
+    world.subscribe(child, "u", A, CALLS, "above");
+    world.subscribe(child, "u", B, CALLS, "own");
+    assert_eq!(
+        world.told(child),
+        ["above: unauthorized account id", "own: ok"]
+    );
+    assert!(
+        world.asked().is_empty(),
+        "the tree decides on tokens of the file"
+    );
+    world.publish_call(B);
+    world.publish_dialog("b.example");
+    assert_eq!(world.told(parent), ["event CHANNEL_CREATE", "event dialog"]);
+
+    // SIGHUP, but for the thread: the child stands alone now.
+    let read = |path: &Path| -> Result<String, AuthError> {
+        let is_tree = path == Path::new("accounts.json");
+        Ok(if is_tree { tree(C) } else { tokens.clone() })
+    };
+    let no_keys = |_: &Path| -> Result<jwt::KeyText, AuthError> { panic!("no keys") };
+    world
+        .reactor
+        .hub
+        .authenticator
+        .reload(read, no_keys)
+        .unwrap();
+    world.reactor.renew_identities();
+    world.publish_call(B);
+    world.publish_dialog("b.example");
+    world.publish_call(A);
+    assert_eq!(
+        world.told(parent),
+        [
+            &*format!("subscriptions_ended \"rights\" [\"{CALLS}\",\"{DIALOGS}\"]"),
+            "event CHANNEL_CREATE"
+        ]
+    );
+    assert_eq!(world.told(child), ["event CHANNEL_CREATE"; 2]);
+}
+
+#[test]
+fn without_a_tree_the_platform_decides_on_accounts_that_a_token_of_the_file_does_not_have() {
+    let auth = AuthConfig {
+        tokens: Some(PathBuf::from("tokens.json")),
+        platform: crossbar().platform,
+        ..AuthConfig::default()
+    };
+    let tokens = json!({"t": {"account_id": A}}).to_string();
+    let mut world = World::new(&auth, &[("tokens.json", tokens)]);
+    let session = world.connect();
+    world.subscribe(session, "t", A, CALLS, "own");
+    assert_eq!(world.told(session), ["own: ok"], "nobody is asked");
+    world.subscribe(session, "t", B, CALLS, "other");
+    assert_eq!(world.asked(), [("t".to_owned(), account(B))]);
+    world.answer("t", B, yes_in("b.example"));
+    assert_eq!(world.told(session), ["other: ok"]);
+    world.publish_call(B);
+    assert_eq!(world.told(session), ["event CHANNEL_CREATE"]);
+    // Its own realm is not in the file, so the platform is asked for it when it matters.
+    world.subscribe(session, "t", A, DIALOGS, "realm");
+    assert_eq!(world.asked(), [("t".to_owned(), account(A))]);
+    world.answer("t", A, yes_in("a.example"));
+    assert_eq!(world.told(session), ["realm: ok"]);
+    for _ in 0..2 {
+        world.wait(55 * SECOND);
+        let mut asked = world.asked();
+        asked.sort();
+        let expected = [A, B].map(|one| ("t".to_owned(), account(one)));
+        assert_eq!(asked, expected, "asked again while the session lives");
+        world.answer("t", A, yes_in("a.example"));
+        world.answer("t", B, yes_in("b.example"));
+    }
+    world.wait(55 * SECOND);
+    assert_eq!(world.asked().len(), 2);
+    world.answer("t", A, AccountAnswer::AccountRefused);
+    world.answer("t", B, AccountAnswer::AccountRefused);
+    world.wait(SECOND);
+    world.publish_call(A);
+    world.publish_call(B);
+    let told = world.told(session);
+    let last = told.len() - 1;
+    assert_eq!(told[last], "event CHANNEL_CREATE", "{told:?}");
+    assert!(
+        told[..last]
+            .iter()
+            .all(|line| line.starts_with("subscriptions_ended")),
+        "{told:?}"
+    );
+    world.clients[session].wire.borrow_mut().is_reset = true;
+    world.clients[session].wire.borrow_mut().edge_readable = true;
+    world.wait(61 * SECOND);
+    assert_eq!(world.reactor.hub.authenticator.sizes().grants, 0);
+}
+
+#[test]
+fn a_session_that_lost_its_own_account_can_come_back_by_another() {
+    let mut world = World::new(&crossbar(), &[]);
+    let session = world.connect();
+    world.subscribe(session, "t", A, CALLS, "a");
+    world.questions();
+    world.answer("t", A, yes());
+    world.wait(55 * SECOND);
+    assert_eq!(world.asked().len(), 1);
+    world.answer("t", A, AccountAnswer::AccountRefused);
+    world.wait(6 * SECOND);
+    assert_eq!(world.told(session).len(), 2, "the reply, and the notice");
+    world.subscribe(session, "t", B, CALLS, "b");
+    assert_eq!(world.asked().len(), 1);
+    world.answer("t", B, yes());
+    assert_eq!(world.told(session), ["b: ok"]);
+    for _ in 0..3 {
+        world.wait(55 * SECOND);
+        assert_eq!(
+            world.asked().len(),
+            1,
+            "it is asked again while the session lives"
+        );
+        world.answer("t", B, yes());
+    }
+    world.publish_call(B);
+    assert_eq!(world.told(session), ["event CHANNEL_CREATE"]);
+}
