@@ -266,6 +266,23 @@ fn any_request_head_is_judged_alike_however_cut_and_as_another_server() {
 }
 
 #[test]
+fn any_token_is_refused_but_the_signed_one_and_any_key_or_account_file_is_read_whole_or_not() {
+    replay(
+        "jwt",
+        &[
+            "taken",
+            "too_long",
+            "malformed",
+            "algorithm",
+            "signature",
+            "keys",
+            "tree",
+            "account refused",
+        ],
+    );
+}
+
+#[test]
 fn any_proxy_header_tells_the_peer_and_only_from_a_trusted_proxy() {
     replay(
         "proxy",
