@@ -10,7 +10,7 @@
 //!
 //! Invariants:
 //!
-//! - A command runs when it arrives, unless the authenticator must be asked first ([`suspended`]). Replies leave in the order of their commands, except the reply to a ping; a reply
+//! - A command runs when it arrives, unless the authenticator must be asked first (`suspending`). Replies leave in the order of their commands, except the reply to a ping; a reply
 //!   behind a subscribe that waits for the broker is held ([`replies`]).
 //! - A session that is not `Open` has no subscription.
 //! - A connection counts for its address from the moment when that is known, and for its account from the moment when it
@@ -27,8 +27,8 @@
 //! | `closing` | every way to end |
 //! | `commands`, `errors` | what a command does, and why it is refused |
 //! | `held`, `waiting`, [`replies`] | subscribes that wait for the broker, and the replies behind them |
-//! | `suspended` | commands that wait for the authenticator |
-//! | `switched_off` | what a family that is stopped ends |
+//! | `suspended`, `suspending` | commands that wait for the authenticator; how they wait and go on |
+//! | [`switched_off`] | what a family that is stopped ends |
 //! | [`listing`], [`arrivals`] | what the platform is told of a session; when it came |
 //! | `rights` | what another identity, or other rights, change |
 //! | [`hub`] | what all sessions share, and the context in which one acts |
@@ -89,7 +89,8 @@ mod roll_over;
 pub mod scratch;
 pub mod subscriptions;
 mod suspended;
-mod switched_off;
+mod suspending;
+pub mod switched_off;
 mod waiting;
 mod watch;
 
