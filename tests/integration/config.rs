@@ -14,6 +14,7 @@ use blackhole::limits::DESCRIPTORS_RESERVED;
 use blackhole::protocol::proxy::ProxyProtocol;
 use blackhole::session::outbox::SlowConsumerPolicy;
 use serde_json::{Value, json};
+use support::server::run_to_end;
 
 fn args(line: &[&str]) -> impl Iterator<Item = OsString> {
     std::iter::once("blackhole")
@@ -504,11 +505,13 @@ fn files_for_tls_are_checked_at_the_start_and_belong_together() {
             "--amqp-client-key: expected amqp_client_cert beside it",
         ),
     ] {
-        for check in [&[][..], &["--check-config"]] {
-            let line = [&["--auth=insecure", "--amqp=amqps://broker"], args, check].concat();
-            let refused = refused(&line);
-            assert!(refused.starts_with(expected), "{refused}");
-        }
+        let line = [&["--auth=insecure", "--amqp=amqps://broker"], args].concat();
+        let refused = refusal(&[&line[..], &["--check-config"]].concat());
+        assert!(refused.starts_with(expected), "{refused}");
+        let output = run_to_end(&line);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.starts_with(&format!("blackhole: {refused}")), "{said}");
     }
 }
 
