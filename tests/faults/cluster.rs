@@ -10,7 +10,7 @@ fn a_node_that_is_killed_stopped_left_frozen_or_cut_off_costs_a_gap_notice_and_t
     let Some(cluster) = Cluster::start(3) else {
         return;
     };
-    let [one, two, three] = &cluster.nodes()[..] else {
+    let [one, two, three] = cluster.nodes() else {
         panic!("three nodes");
     };
     let (second, third) = (two.url(), three.url());
