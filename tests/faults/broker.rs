@@ -99,12 +99,15 @@ fn a_broker_short_of_memory_drops_no_session_and_hangs_neither_reconnect_nor_end
     session.take_back();
 }
 
+/// What tells our connection from others in a list with `client_properties`.
+pub(crate) const OURS: &str = "\"information\",\"blackhole\"";
+
 /// As an operator would.
 pub(crate) fn close_our_connection(broker: &Broker) {
     let connections = broker.ctl(&["list_connections", "pid", "client_properties"]);
     let ours = connections
         .lines()
-        .find(|line| line.contains("\"information\",\"blackhole\""))
+        .find(|line| line.contains(OURS))
         .unwrap_or_else(|| panic!("none is ours: {connections}"));
     let pid = ours.split_whitespace().next().unwrap();
     broker.ctl(&["close_connection", pid, "the operator wants it so"]);

@@ -1,54 +1,61 @@
 //! A RabbitMQ cluster of three nodes, all three given to the server. Whatever happens to the node that it is on,
 //! sessions stay, events flow again through another, and what is missed lies in the gap that is told.
 
-use crate::broker::close_our_connection;
+use crate::broker::{OURS, close_our_connection};
 use crate::scene::Scene;
-use support::broker::Cluster;
+use support::broker::{Broker, Cluster};
 
 #[test]
 fn a_node_that_is_killed_stopped_left_frozen_or_cut_off_costs_a_gap_notice_and_the_next_serves() {
     let Some(cluster) = Cluster::start(3) else {
         return;
     };
-    let [one, two, three] = &cluster.nodes()[..] else {
+    let [one, two, three] = cluster.nodes() else {
         panic!("three nodes");
     };
     let (second, third) = (two.url(), three.url());
     let args = ["--amqp", &second, "--amqp", &third];
     // The publisher is on the third, to which nothing happens.
     let scene = Scene::open(three, &one.url(), &args);
-    let is_on = |node: &support::broker::Broker, times: usize| {
-        let line = format!("connected to 127.0.0.1:{} ", node.port());
-        let log = scene.server.log();
-        assert_eq!(log.matches(&line).count(), times, "{log}");
+    // Its log leaves out what repeats, so the cluster is asked.
+    let is_on = |node: &Broker| {
+        let connections = three.ctl(&["list_connections", "pid", "client_properties"]);
+        let ours = connections.lines().find(|line| line.contains(OURS));
+        let name = format!("<blackhole{}@", node.port());
+        assert!(
+            ours.is_some_and(|ours| ours.starts_with(&name)),
+            "{name}: {connections}"
+        );
     };
-    is_on(one, 1);
+    is_on(one);
 
     one.kill9();
     scene.until_back(1);
-    is_on(two, 1);
+    is_on(two);
     one.restart();
     cluster.until_whole();
 
     two.stop();
     scene.until_back(2);
-    is_on(three, 1);
+    is_on(three);
     two.restart();
     cluster.until_whole();
 
     close_our_connection(three);
     scene.until_back(3);
-    is_on(one, 2);
+    is_on(one);
 
     one.pause();
     scene.until_back(4);
-    is_on(two, 2);
-    one.resume();
+    is_on(two);
+    // One that thaws after the others gave it up may stay apart from them; its operator starts it again.
+    one.kill9();
+    one.restart();
     cluster.until_whole();
 
     cluster.part(1);
     scene.until_back(5);
-    is_on(three, 2);
+    is_on(three);
     cluster.heal(1);
     cluster.until_whole();
 

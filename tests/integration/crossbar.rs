@@ -659,13 +659,18 @@ fn the_threads_answer_every_question_once_over_no_more_connections_than_threads(
     api.set_key("kid", pem);
     api.allow("token0", ONE, "one.example");
     let (inquiry, woken, counters, threads) = threads(&api.url(), LONG);
-    for number in 0..500 {
-        inquiry
-            .ask(ask_account(&format!("token{number}"), ONE))
-            .unwrap();
+    let accounts = (0..500).map(|number| ask_account(&format!("token{number}"), ONE));
+    let key = Question::Key { kid: "kid".into() };
+    let mut questions = accounts.chain([key]).peekable();
+    let mut answers = Vec::new();
+    while answers.len() < 501 {
+        while inquiry.has_room(Lane::Platform)
+            && let Some(question) = questions.next()
+        {
+            inquiry.ask(question).unwrap();
+        }
+        answers.extend(take(&inquiry, &woken, 1));
     }
-    inquiry.ask(Question::Key { kid: "kid".into() }).unwrap();
-    let answers = take(&inquiry, &woken, 501);
     let mut tokens = HashSet::new();
     let mut good = Vec::new();
     for answer in answers {

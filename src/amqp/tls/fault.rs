@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, Error};
 
-use super::TlsFileError;
+use super::files::TlsFileError;
 
 /// Why there is no TLS, or none any more.
 #[derive(Debug, thiserror::Error)]

@@ -235,3 +235,188 @@ impl Write for Deadlined {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    use rustls::crypto::ring;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::{ServerConfig, ServerConnection};
+    use support::certificates::{Ca, LOCAL};
+
+    use crate::amqp::tls::TlsFiles;
+
+    /// A socket that does not block.
+    #[derive(Default)]
+    struct Pipe {
+        /// So many bytes are taken before a write would block.
+        room: usize,
+        sent: Vec<u8>,
+        come: VecDeque<u8>,
+    }
+
+    impl Read for Pipe {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            if self.come.is_empty() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.come.read(into)
+        }
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room);
+            if taken == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.room -= taken;
+            self.sent.extend(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn would_block<T: std::fmt::Debug>(result: io::Result<T>) {
+        let error = result.expect_err("it would block");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+    }
+
+    struct Pair {
+        client: TlsStream<Pipe>,
+        server: ServerConnection,
+    }
+
+    impl Pair {
+        fn shaken() -> Self {
+            let ca = Ca::new();
+            let certified = ca.certify(LOCAL, 9);
+            let chain = CertificateDer::pem_file_iter(certified.cert()).expect("a certificate");
+            let chain = chain.map(|it| it.expect("PEM")).collect();
+            let key = PrivateKeyDer::from_pem_file(certified.key()).expect("a key");
+            let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .expect("a certificate and its key");
+            let files = TlsFiles {
+                ca_cert: Some(ca.pem()),
+                client: None,
+            };
+            let name = ServerName::try_from("localhost").expect("a name");
+            let tls = ClientConnection::new(files.read().expect("a CA"), name.clone());
+            let mut pair = Self {
+                client: TlsStream {
+                    tls: tls.expect("a client"),
+                    name,
+                    shows: false,
+                    socket: BufReader::with_capacity(READ_BYTES, Pipe::default()),
+                    accepted: 0,
+                },
+                server: ServerConnection::new(Arc::new(config)).expect("a server"),
+            };
+            while pair.client.tls.is_handshaking() || pair.server.is_handshaking() {
+                pair.client.socket.get_mut().room = usize::MAX;
+                pair.client.flush().expect("room");
+                pair.serve();
+                would_block(pair.client.read(&mut [0; 9]));
+            }
+            pair.serve();
+            would_block(pair.client.read(&mut [0; 9]));
+            pair.client.socket.get_mut().room = 0;
+            pair
+        }
+
+        /// The server takes what was sent and sends what it has to say.
+        fn serve(&mut self) {
+            let pipe = self.client.socket.get_mut();
+            let mut sent = &pipe.sent[..];
+            while !sent.is_empty() {
+                self.server.read_tls(&mut sent).expect("bytes");
+                self.server.process_new_packets().expect("good TLS");
+            }
+            pipe.sent.clear();
+            while self.server.wants_write() {
+                self.server.write_tls(&mut pipe.come).expect("room");
+            }
+        }
+    }
+
+    /// As the AMQP client writes: what was not taken again, and more behind it.
+    #[test]
+    fn what_is_written_arrives_once_and_a_write_is_done_when_its_last_byte_is_sent() {
+        for seed in 0..20 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut pair = Pair::shaken();
+            let (mut written, mut arrived) = (Vec::<u8>::new(), Vec::<u8>::new());
+            let mut waiting = Vec::<u8>::new();
+            while written.len() < 300_000 || !waiting.is_empty() {
+                if written.len() < 300_000 {
+                    let more: Vec<u8> =
+                        (0..random.usize(..40_000)).map(|_| random.u8(..)).collect();
+                    written.extend(&more);
+                    waiting.extend(&more);
+                }
+                pair.client.socket.get_mut().room = random.usize(..60_000);
+                while !waiting.is_empty() {
+                    match pair.client.write(&waiting) {
+                        Ok(taken) => {
+                            assert!(taken > 0 && !pair.client.tls.wants_write(), "seed {seed}");
+                            waiting.drain(..taken);
+                        }
+                        Err(error) => {
+                            assert_eq!(pair.client.socket.get_ref().room, 0, "{error}");
+                            break;
+                        }
+                    }
+                }
+                let pipe = pair.client.socket.get_mut();
+                let mut sent = &std::mem::take(&mut pipe.sent)[..];
+                while !sent.is_empty() {
+                    pair.server.read_tls(&mut sent).expect("bytes");
+                    pair.server.process_new_packets().expect("good TLS");
+                    let mut reader = pair.server.reader();
+                    would_block(reader.read_to_end(&mut arrived));
+                }
+            }
+            assert!(arrived == written, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_read_would_block_only_when_nothing_is_left_however_records_are_cut() {
+        for seed in 0..20 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut pair = Pair::shaken();
+            let said: Vec<u8> = (0..200_000).map(|_| random.u8(..)).collect();
+            let mut bytes = VecDeque::new();
+            for piece in said.chunks(random.usize(1..40_000)) {
+                pair.server.writer().write_all(piece).expect("room");
+                while pair.server.wants_write() {
+                    pair.server.write_tls(&mut bytes).expect("room");
+                }
+            }
+            let mut heard = Vec::<u8>::new();
+            while !bytes.is_empty() {
+                let cut = random.usize(1..50_000).min(bytes.len());
+                pair.client.socket.get_mut().come.extend(bytes.drain(..cut));
+                let mut into = vec![0; random.usize(1..30_000)];
+                loop {
+                    match pair.client.read(&mut into) {
+                        Ok(read) => heard.extend(&into[..read]),
+                        error => break would_block(error),
+                    }
+                }
+                assert!(pair.client.socket.get_ref().come.is_empty());
+            }
+            assert!(heard == said, "seed {seed}");
+        }
+    }
+}
