@@ -29,7 +29,6 @@ use super::errors::CommandErrors;
 use super::hub::{Context, Hub};
 use super::replies::Reply;
 use super::rights::authorised;
-use super::suspending::Judged;
 use super::waiting::{Progress, Waiting, Wanted};
 
 /// The result of a command that is not refused.
@@ -185,10 +184,10 @@ impl Session {
             }
         };
         if !self.is_current(&identity) {
-            match self.judge_all(&identity, cx)? {
-                Judged::Known => self.authenticate(&identity, cx)?,
-                Judged::Asks => return Ok(Outcome::Suspended),
+            if !self.is_all_known(&identity, cx)? {
+                return Ok(Outcome::Suspended);
             }
+            self.authenticate(&identity, cx)?;
             if !self.is_open() {
                 return Ok(Outcome::Closed);
             }

@@ -24,14 +24,6 @@ use super::hub::Context;
 use super::replies::Reply;
 use super::suspended::Suspended;
 
-/// What the authenticator says of the accounts that a session has subscriptions for.
-pub(super) enum Judged {
-    /// It knows all of them.
-    Known,
-    /// It must ask.
-    Asks,
-}
-
 impl From<Now> for Moment {
     fn from(now: Now) -> Self {
         Self {
@@ -126,17 +118,18 @@ impl Session {
         }
     }
 
-    /// Asks whether `identity` may have what the session is subscribed to, and waits for, so that it can be judged by it.
+    /// Whether it is known if `identity` may have what the session is subscribed to, and waits for, so that it can be judged
+    /// by it. False: the platform is asked.
     ///
     /// # Errors
     /// The platform does not take the token, or nobody can say.
-    pub(super) fn judge_all(
+    pub(super) fn is_all_known(
         &self,
         identity: &Arc<Identity>,
         cx: &mut Context<'_>,
-    ) -> Result<Judged, CommandError> {
+    ) -> Result<bool, CommandError> {
         if !cx.hub.authenticator.is_asked_for(identity) {
-            return Ok(Judged::Known);
+            return Ok(true);
         }
         let live = cx
             .hub
@@ -150,18 +143,18 @@ impl Session {
         let accounts = all.filter_map(|(scope, has_realm)| Some((scope.account()?, has_realm)));
         let accounts: HashSet<(AccountId, bool)> = accounts.collect();
         let asker = self.asker(cx);
-        let mut judged = Judged::Known;
+        let mut is_known = true;
         for (account, needs_realm) in accounts {
             let now = cx.now.into();
             let authenticator = &mut cx.hub.authenticator;
             match authenticator.authorise(identity, account, needs_realm, asker, now) {
                 Right::Yes | Right::No => {}
-                Right::Asks => judged = Judged::Asks,
+                Right::Asks => is_known = false,
                 Right::TokenRefused => return Err(CommandError::AuthenticationFailed),
                 Right::Unavailable => return Err(CommandError::AuthenticationUnavailable),
             }
         }
-        Ok(judged)
+        Ok(is_known)
     }
 
     /// The authenticator has an answer that the session, or its handshake, may wait for.
