@@ -22,7 +22,7 @@ use blackhole::routing::amqp_binding::Asked;
 use blackhole::session::ListenerKind;
 use blackhole::session::id::{ConnId, Peer};
 use serde_json::{Value, json};
-use support::scripted::{Scripted, Wire, config, now, reactor_that_asks};
+use support::scripted::{Scripted, Wire, config, now, reactor_that_asks, under_seeds};
 use support::wire::{UPGRADE_REQUEST, client_text, server_frames};
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -883,4 +883,164 @@ fn a_session_that_lost_its_own_account_can_come_back_by_another() {
     }
     world.publish_call(B);
     assert_eq!(world.told(session), ["event CHANNEL_CREATE"]);
+}
+
+/// What one client of the random test has sent and not been answered.
+#[derive(Default)]
+struct Sent {
+    /// In the order of the commands; pings apart, which may overtake.
+    commands: VecDeque<String>,
+    pings: Vec<String>,
+}
+
+/// Random commands of several clients, answered by a platform that changes its mind, in any order, late, or not at all:
+/// every command is answered once and in its place, nobody gets an event of an account by a token that the platform took
+/// back, and nothing is left.
+#[test]
+fn whatever_is_answered_and_when_each_command_has_its_reply_and_nobody_a_right_that_was_taken_away()
+{
+    let mut totals = [0; 4];
+    for (events, waited, ended, refused) in under_seeds(48, random_platform) {
+        for (total, one) in totals.iter_mut().zip([events, waited, ended, refused]) {
+            *total += one;
+        }
+    }
+    println!("events, commands that waited, subscriptions ended, commands refused: {totals:?}");
+    if std::env::var_os("BLACKHOLE_SEED").is_none() {
+        assert!(totals.iter().all(|total| *total > 50), "{totals:?}");
+    }
+}
+
+#[expect(clippy::too_many_lines, reason = "one script, read from top to bottom")]
+fn random_platform(seed: u64) -> (u64, u64, u64, u64) {
+    const CLIENTS: usize = 4;
+    let accounts = [A, B, C];
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut world = World::new(&crossbar(), &[]);
+    let mut sent: Vec<Sent> = (0..CLIENTS).map(|_| Sent::default()).collect();
+    let mut is_closed = [false; CLIENTS];
+    for _ in 0..CLIENTS {
+        world.connect();
+    }
+    // What the platform would say; what it said last, and when.
+    let mut truth = std::collections::HashMap::<(String, &str), bool>::new();
+    let mut said = std::collections::HashMap::<(String, &str), (bool, Duration)>::new();
+    let mut open: Vec<(String, AccountId)> = Vec::new();
+    let mut events = 0;
+    for step in 0..400 {
+        let client = rng.usize(..CLIENTS);
+        let token = format!("{client}-{}", rng.u8(..2));
+        let (hex, id) = (accounts[rng.usize(..3)], step.to_string());
+        match rng.u8(..20) {
+            0..=5 if !is_closed[client] => {
+                world.subscribe(client, &token, hex, CALLS, &id);
+                sent[client].commands.push_back(id);
+            }
+            6 if !is_closed[client] => {
+                let command = json!({"action": "unsubscribe", "request_id": id, "auth_token": token,
+                    "data": {"account_id": hex, "binding": CALLS}});
+                world.send(client, &command);
+                sent[client].commands.push_back(id);
+            }
+            7..=8 if !is_closed[client] => {
+                world.ping(client, rng.bool().then_some(&*token), &id);
+                sent[client].pings.push(id);
+            }
+            9..=14 if !open.is_empty() => {
+                let (token, account) = open.swap_remove(rng.usize(..open.len()));
+                let hex = *accounts
+                    .iter()
+                    .find(|hex| self::account(hex) == account)
+                    .unwrap();
+                let key = (token.clone(), hex);
+                if rng.u8(..6) == 0 {
+                    world.answer(&token, hex, AccountAnswer::Trouble);
+                } else {
+                    let is_yes = *truth.entry(key.clone()).or_insert_with(|| rng.u8(..4) > 0);
+                    said.insert(key, (is_yes, world.clock));
+                    let no = AccountAnswer::AccountRefused;
+                    world.answer(&token, hex, if is_yes { yes() } else { no });
+                }
+            }
+            15 => {
+                truth.insert((token, hex), rng.bool());
+            }
+            16..=17 => world.wait(Duration::from_millis(rng.u64(..20_000))),
+            18 => {
+                world.publish_call(hex);
+                for (receiver, client) in world.clients.iter_mut().enumerate() {
+                    let got = |frame: &Value| frame["action"] == "event";
+                    let count = client.frames.iter().filter(|frame| got(frame)).count() as u64;
+                    client.frames.retain(|frame| !got(frame));
+                    events += count;
+                    let may = (0..2).any(|number| {
+                        let said = said.get(&(format!("{receiver}-{number}"), hex));
+                        said.is_some_and(|(is_yes, at)| *is_yes || world.clock < *at + 2 * SECOND)
+                    });
+                    assert!(count == 0 || may, "client {receiver} got an event of {hex}");
+                }
+            }
+            _ => {}
+        }
+        open.extend(world.asked());
+        take_replies(&mut world, &mut sent, &mut is_closed);
+    }
+    // The platform is gone: what waits is given up in its time.
+    world.wait(11 * SECOND);
+    world.wait(11 * SECOND);
+    take_replies(&mut world, &mut sent, &mut is_closed);
+    for (client, sent) in sent.iter().enumerate() {
+        let is_done = sent.commands.is_empty() && sent.pings.is_empty();
+        assert!(
+            is_done || is_closed[client],
+            "client {client} waits: {:?} {:?}",
+            sent.commands,
+            sent.pings
+        );
+    }
+    assert_eq!(world.reactor.hub.held, Default::default());
+    for client in &world.clients {
+        let mut wire = client.wire.borrow_mut();
+        (wire.is_reset, wire.edge_readable) = (true, true);
+    }
+    world.turn();
+    for _ in 0..3 {
+        open.extend(world.asked());
+        for (token, account) in std::mem::take(&mut open) {
+            world.answer(&token, &account.to_string(), AccountAnswer::Trouble);
+        }
+        world.wait(2 * YES);
+    }
+    let sizes = world.reactor.hub.authenticator.sizes();
+    assert_eq!((sizes.grants, sizes.askers), (0, 0), "{sizes:?}");
+    let metrics = &world.reactor.hub.metrics;
+    (
+        events,
+        metrics.commands_suspended_total,
+        metrics.subscriptions_ended_total,
+        metrics.commands_failed_total,
+    )
+}
+
+/// Judges the order of the replies.
+fn take_replies(world: &mut World, sent: &mut [Sent], is_closed: &mut [bool]) {
+    for (index, client) in world.clients.iter_mut().enumerate() {
+        for frame in client.frames.drain(..) {
+            is_closed[index] |= frame.get("close").is_some();
+            if frame["action"] != "reply" {
+                continue;
+            }
+            let id = frame["request_id"].as_str().unwrap();
+            let sent = &mut sent[index];
+            if let Some(place) = sent.pings.iter().position(|ping| ping == id) {
+                sent.pings.remove(place);
+            } else {
+                assert_eq!(
+                    sent.commands.pop_front().as_deref(),
+                    Some(id),
+                    "in its place"
+                );
+            }
+        }
+    }
 }
