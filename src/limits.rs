@@ -289,5 +289,9 @@ pub(crate) const CONTROL_BYTES_PER_TURN_MAX: usize = 64 << 10;
 /// ends some 64, in some 0.3 ms.
 pub(crate) const ENDING_COST: usize = 16;
 
+/// Subscriptions of a stopped family that a session ends in one turn, each of up to nine AMQP bindings or more; the others
+/// follow in the next. A session that sends a command meanwhile ends all of its own.
+pub(crate) const ENDED_AT_ONCE_MAX: usize = 64;
+
 /// Marks by which connections are dated: 64 KiB. Beyond it the older ones are dated less exactly.
 pub(crate) const ARRIVAL_MARKS_MAX: usize = 4096;

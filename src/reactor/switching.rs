@@ -7,7 +7,7 @@ use crossbeam_channel::TryRecvError;
 use super::Reactor;
 use super::modules::{Keeper, Stage, Switch};
 use super::socket::Socket;
-use crate::limits::CONTROL_SESSIONS_PER_TURN_MAX;
+use crate::limits::{CONTROL_SESSIONS_PER_TURN_MAX, ENDED_AT_ONCE_MAX};
 use crate::protocol::control::{ModuleChange, ModuleReply};
 use crate::session::clock::Now;
 
@@ -105,8 +105,13 @@ impl<S: Socket> Reactor<S> {
             }
             if let Some((id, connection)) = self.connections.at_slot(slot) {
                 let session = &mut connection.session;
-                cost += session.end_switched_off(&mut self.hub.context(id, now));
+                let cx = &mut self.hub.context(id, now);
+                let ended = session.end_switched_off(ENDED_AT_ONCE_MAX, cx);
                 self.settle(id);
+                cost += ended.cost;
+                if !ended.is_all {
+                    return Some(slot);
+                }
             }
             cost += 1;
             slot += 1;

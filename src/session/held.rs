@@ -47,7 +47,7 @@ impl Session {
     /// One AMQP binding that the subscribe of this number waits for is in force. The reply is sent when it was the last.
     pub fn on_bound(&mut self, number: u32, cx: &mut Context<'_>) {
         if cx.hub.is_ending_families {
-            self.end_switched_off(cx);
+            self.end_switched_off(usize::MAX, cx);
         }
         let Some(waiting) = self
             .replies_mut()

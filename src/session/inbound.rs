@@ -170,7 +170,7 @@ impl Session {
             }
         }
         if cx.hub.is_ending_families {
-            self.end_switched_off(cx);
+            self.end_switched_off(usize::MAX, cx);
         }
         self.run(text, is_allowed, cx);
         self.drop_empty_rare();

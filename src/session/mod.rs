@@ -27,7 +27,7 @@
 //! | `closing` | every way to end |
 //! | `commands`, `errors` | what a command does, and why it is refused |
 //! | `held`, `waiting`, [`replies`] | subscribes that wait for the broker, and the replies behind them |
-//! | `switched_off` | what a family that is stopped ends |
+//! | [`switched_off`] | what a family that is stopped ends |
 //! | [`listing`], [`arrivals`] | what the platform is told of a session; when it came |
 //! | `rights` | what another identity, or other rights, change |
 //! | [`hub`] | what all sessions share, and the context in which one acts |
@@ -87,7 +87,7 @@ mod rights;
 mod roll_over;
 pub mod scratch;
 pub mod subscriptions;
-mod switched_off;
+pub mod switched_off;
 mod waiting;
 mod watch;
 
