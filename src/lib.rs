@@ -17,6 +17,7 @@
 //! | 6 | [`config`] | shell | what an operator can choose; nobody below knows it |
 //! | 5 | [`session`] | pure | one client's life: phases, outbox, rate limit, close reasons |
 //! | 5 | [`amqp`] | shell | the other thread; the only place that names the AMQP client |
+//! | 5 | [`inquiry`] | shell | the threads that answer the authenticator's questions; the HTTP client of `crossbar` |
 //! | 5 | [`source`] | shell | the embedded event sources, for trying and loading without a broker |
 //! | 4 | [`handoff`] | shared | all that the two threads share: two bounded channels to the loop, a list of commands back, a waker |
 //! | 4 | [`protocol`] | pure | bytes and their meaning: handshake, frames, commands, replies, frames of events |
@@ -59,6 +60,8 @@ pub mod config;
 pub mod event;
 #[forbid(unsafe_code)]
 pub mod handoff;
+#[forbid(unsafe_code)]
+pub mod inquiry;
 #[forbid(unsafe_code)]
 mod json;
 #[forbid(unsafe_code)]

@@ -151,6 +151,10 @@ pub const HELD_BYTES_MAX: usize = 256 << 10;
 /// Subscribes that wait and replies behind them, of one session; as [`HELD_BYTES_MAX`].
 pub(crate) const HELD_REPLIES_MAX: usize = 1024;
 
+/// Heap bytes of the commands of a session that wait until its first token is verified, if there are several: more than a
+/// web page sends at once, a long token in each. Beyond it a command is refused at once (`authentication unavailable`).
+pub const SUSPENDED_BYTES_MAX: usize = 128 << 10;
+
 /// Heap bytes of the subscribes that wait and the replies behind them, of all sessions. Above it a subscribe that would
 /// have to wait is refused at once (`event source unavailable`).
 pub const HELD_TOTAL_BYTES_MAX: usize = 64 << 20;
@@ -260,6 +264,143 @@ pub(crate) const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Lines about the connection to a broker, or of its client, that are logged before [`LOG_INTERVAL`] holds.
 pub(crate) const FAULTS_LOGGED_FREELY: u32 = 3;
+
+/// Longest token that `jwt` verifies and that `crossbar` asks about; a longer one is refused unread (PROTOCOL 7). The
+/// platform's are some 700 bytes.
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+
+/// JWTs whose signatures wait to be verified, of one network at most half of them. Beyond it the client is told
+/// `authentication unavailable`. A thread verifies some 30,000 a second.
+pub const VERIFY_QUESTIONS_MAX: usize = 32 << 10;
+
+/// Questions that wait to be put to the platform, of one network at most half of them, and those of live sessions whose
+/// answers run out not counted. As [`VERIFY_QUESTIONS_MAX`].
+pub const PLATFORM_QUESTIONS_MAX: usize = 4 << 10;
+
+/// Who may wait for answers, each counted once for each question. As [`VERIFY_QUESTIONS_MAX`].
+pub(crate) const ASKERS_MAX: usize = 128 << 10;
+
+/// Answers that are no, or trouble, kept so that nobody asks again at once: 2 MiB. The oldest go first.
+pub(crate) const DENIALS_MAX: usize = 16 << 10;
+
+/// Verified JWTs that are kept so that a session that comes again costs no signature: 10 MiB. The oldest go first; sessions
+/// that are there keep what they have.
+pub(crate) const VERIFIED_MAX: usize = 64 << 10;
+
+/// Answers that are yes, each for a token and an account. Beyond it no question about another is put (`authentication
+/// unavailable`); those that no session uses go when their time is over.
+pub(crate) const GRANTS_MAX: usize = 128 << 10;
+
+/// How long trouble is told without asking again.
+pub(crate) const TROUBLE_KEPT: Duration = Duration::from_secs(1);
+
+/// How long it is remembered that the platform has no key of an id.
+pub(crate) const KEY_DENIAL_KEPT: Duration = Duration::from_secs(60);
+
+/// Answers of threads that one turn takes.
+pub(crate) const ANSWERS_PER_TURN_MAX: usize = 256;
+
+/// Sessions that go on in one turn because an answer is there: some 2 ms of commands.
+pub(crate) const ANSWERED_PER_TURN_MAX: usize = 96;
+
+/// Shortest time between two passes over all sessions because the platform has taken a right away.
+pub(crate) const WITHDRAWALS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Answers of the platform that one turn asks for again.
+pub(crate) const ASKED_AGAIN_PER_TURN_MAX: usize = 256;
+
+/// Questions to the platform's REST API that wait for a thread: few, because those behind them wait in turns
+/// ([`PLATFORM_QUESTIONS_MAX`]).
+pub const CROSSBAR_QUESTIONS_MAX: usize = 2 * CROSSBAR_THREADS;
+
+/// JWTs that wait for the thread that verifies: some 2 ms of work. Those behind them wait in turns
+/// ([`VERIFY_QUESTIONS_MAX`]).
+pub const VERIFY_LANE_MAX: usize = 64;
+
+/// Threads that ask the platform's REST API, and connections to it: each has one exchange at a time.
+pub const CROSSBAR_THREADS: usize = 8;
+
+/// Longest wait of a question for a thread. After it the answer is trouble, unasked, so that a REST API that is silent
+/// keeps nobody waiting for longer than this and one exchange.
+pub(crate) const CROSSBAR_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of an answer's body that are read; a longer one is trouble.
+pub const CROSSBAR_BODY_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of an answer's head; a longer one is trouble.
+pub(crate) const CROSSBAR_HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Longest SIP realm that is taken from an answer: no routing key is longer. A longer one is trouble.
+pub(crate) const CROSSBAR_REALM_BYTES_MAX: usize = 255;
+
+/// Longest time that a connection to the REST API is kept without use.
+pub(crate) const CROSSBAR_IDLE_MAX: Duration = Duration::from_secs(15);
+
+/// How long the addresses of the REST API's host are good.
+pub(crate) const CROSSBAR_ADDRESSES_KEPT: Duration = Duration::from_secs(10);
+
+/// Bytes of an error's text that are logged; the peer chooses some of them.
+pub(crate) const CROSSBAR_LOGGED_BYTES_MAX: usize = 200;
+
+/// Answers that wait for the loop. Beyond it the threads wait, which makes their questions wait in turn.
+pub(crate) const ANSWERS_MAX: usize = 1024;
+
+/// Bytes of a key id; a token that names a longer one is refused. The platform's are 32.
+pub const JWT_KID_BYTES_MAX: usize = 256;
+
+/// How far the platform's clock and ours may be apart: added to a token's `exp`, taken from its `nbf` (PROTOCOL 7).
+pub const JWT_LEEWAY: Duration = Duration::from_secs(30);
+
+/// Public keys for JWTs, of files and fetched ones together; a file or folder with more is refused, and a key that is
+/// fetched beyond them is not kept.
+pub const JWT_KEYS_MAX: usize = 1000;
+
+/// Accounts of the account tree; a file with more is refused. Each takes some 100 bytes.
+pub const ACCOUNTS_MAX: usize = 1_000_000;
+
+/// Bytes of a file of keys for JWTs, PEM or JWKS; a larger one is refused.
+pub const KEY_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of all files of a folder of keys; a folder with more is refused.
+pub const KEY_FOLDER_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of a token file or an account tree; a larger one is refused. A million accounts are some 120 MB.
+pub const AUTH_FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// Requests of the platform over AMQP that wait for the loop. Beyond it a request is dropped without an answer, and
+/// counted.
+pub const CONTROL_REQUESTS_MAX: usize = 64;
+
+/// Answers to the platform that wait for the broker; with so many the loop takes no further request.
+pub const CONTROL_ANSWERS_MAX: usize = 4;
+
+/// Requests of the platform that the loop begins to answer a second, and as many at once after a quiet second; beyond it
+/// they wait.
+pub(crate) const CONTROL_REQUESTS_PER_SECOND_MAX: u32 = 50;
+
+/// Bytes of a request of the platform; a larger one is never kept, gets no answer, and is counted.
+pub(crate) const CONTROL_REQUEST_BYTES_MAX: u64 = 64 << 10;
+
+/// Bytes of the sessions in one answer, give or take one session: some 12,000 of the usual size. Sessions beyond it are left
+/// out, counted and told in the log.
+pub const CONTROL_ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// Sessions looked at in one turn for an answer to the platform, or to end what a stopped family leaves.
+pub(crate) const CONTROL_SESSIONS_PER_TURN_MAX: usize = 1024;
+
+/// Bytes of sessions written in one turn for an answer, give or take one session; some 0.2 ms.
+pub(crate) const CONTROL_BYTES_PER_TURN_MAX: usize = 64 << 10;
+
+/// Cost of ending one subscription of a stopped family, where a session or subscription that is looked at costs 1. So a turn
+/// ends some 64, in some 0.3 ms.
+pub(crate) const ENDING_COST: usize = 16;
+
+/// Subscriptions of a stopped family that a session ends in one turn, each of up to nine AMQP bindings or more; the others
+/// follow in the next. A session that sends a command meanwhile ends all of its own.
+pub(crate) const ENDED_AT_ONCE_MAX: usize = 64;
+
+/// Marks by which connections are dated: 64 KiB. Beyond it the older ones are dated less exactly.
+pub(crate) const ARRIVAL_MARKS_MAX: usize = 4096;
 
 /// Missing permissions that the log and `/readyz` name; of more only the number is told (`amqp_permissions_missing`).
 pub(crate) const PERMISSIONS_TOLD_MAX: usize = 16;

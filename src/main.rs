@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -10,10 +11,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use blackhole::amqp::control::ControlOptions;
 use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread};
 use blackhole::auth::{Authenticator, Fresh, SharedRealm};
 use blackhole::config::{self, Config, ConfigError, Exit, SourceConfig, Startup};
+use blackhole::handoff::ask::ask_channels;
 use blackhole::handoff::{SourceEnd, handoff};
+use blackhole::inquiry::{self, Authorities, Crossbar, CrossbarOptions, Inquiry, InquiryCounters};
+use blackhole::reactor::control::ControlParts;
+use blackhole::reactor::modules::KeepModule;
 use blackhole::reactor::reread::{Reread, RereadJob};
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::{Exchange, Families};
@@ -54,16 +60,21 @@ enum Source {
 fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     logging::start(config.log_level, amqp::CLIENT_LINES)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    for note in &config.notes {
+        log::log!(note.level, "{}", note.text);
+    }
     let authenticator = config.authenticator().map_err(Exit::refused)?;
     config.check_tls().map_err(Exit::refused)?;
     if authenticator.is_insecure() {
         log::warn!("--auth insecure: ANY token is taken for ANY account; for development only");
     }
     warn_of_shared_realms(&authenticator);
-    let families = Families::new(&config.families).map_err(Exit::refused)?;
+    let verifies = authenticator.verifies();
+    let mut families = Families::new(&config.families).map_err(Exit::refused)?;
+    switch_as_kept(&mut families, &config.modules().map_err(Exit::refused)?);
     warn_of_open_families(&families);
     let exchanges = families.exchanges().cloned().collect();
-    let server = Server::bind(Addresses {
+    let mut server = Server::bind(Addresses {
         clients: SocketAddr::new(config.ip, config.port),
         reuse_port: config.reuse_port,
         accept_rate: config.max_accept_rate,
@@ -85,11 +96,14 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let (source_end, loop_end) = handoff(server.waker());
     let counters = Arc::new(AmqpCounters::default());
     let source = start_source(&config, exchanges, source_end, &counters)?;
+    let (inquiry, inquiry_counters) = start_inquiry(&config, verifies, &server)?;
+    let control = start_control(&config, &mut server, &counters)?;
 
     announce(&server);
     let patience = AMQP_STOP_PATIENCE.min(config.drain / 4);
     let parts = ServerParts {
         handoff: loop_end,
+        inquiry: Some(inquiry),
         connections_max: config.max_connections.unwrap_or(usize::MAX),
         drain_delay: config.drain_delay,
         drain: config.drain - patience,
@@ -97,15 +111,20 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         io_uring: config.io_uring,
         more_metrics: Box::new(move |out| {
             counters.write(out);
+            inquiry_counters.write(out);
             logging::write_metrics(out);
         }),
         reread: Box::new(move |hub| reread(hub, args.clone())),
     };
     let ended = server.run(hub, parts);
-    // The loop's end of the hand-off is gone, so the source ends; one that hangs on its broker is aborted.
+    // The loop's ends of the channels are gone, so the threads end; one that hangs on its broker is aborted.
+    let patience = patience / if control.is_some() { 2 } else { 1 };
     match source {
         Source::Amqp(thread) => thread.stop(patience),
         Source::Embedded(thread) => drop(thread),
+    }
+    if let Some(thread) = control {
+        thread.stop(patience);
     }
     ended.map_err(|error| Exit::failed(CODE_FAILED, error))
 }
@@ -134,6 +153,80 @@ fn start_source(
         .map_err(|error| Exit::failed(CODE_FAILED, error))
 }
 
+/// Starts the threads that answer the authenticator's questions.
+fn start_inquiry(
+    config: &Config,
+    verifies: bool,
+    server: &Server,
+) -> Result<(Inquiry, Arc<InquiryCounters>), Exit> {
+    let counters = Arc::new(InquiryCounters::default());
+    let crossbar = config.crossbar.as_ref().map(|asked| {
+        let options = CrossbarOptions {
+            url: asked.url.clone(),
+            timeout: asked.timeout,
+            service_token: asked.service_token.clone().map(Into::into),
+            authorities: Authorities::System,
+        };
+        Crossbar::new(options, counters.clone())
+    });
+    let crossbar = crossbar
+        .transpose()
+        .map_err(|error| Exit::failed(CODE_FAILED, format!("crossbar: {error}")))?;
+    let (inquiry, answering) = inquiry::channels(server.waker(), counters.clone());
+    // They end with the loop.
+    let _threads = answering
+        .start(verifies, crossbar)
+        .map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    Ok((inquiry, counters))
+}
+
+/// Answers the platform over AMQP from now on, unless events come from elsewhere or it is switched off.
+fn start_control(
+    config: &Config,
+    server: &mut Server,
+    counters: &Arc<AmqpCounters>,
+) -> Result<Option<AmqpThread>, Exit> {
+    if !config.control || config.source != SourceConfig::Amqp {
+        return Ok(None);
+    }
+    let (asker, requests) = ask_channels(
+        server.waker(),
+        limits::CONTROL_REQUESTS_MAX,
+        limits::CONTROL_ANSWERS_MAX,
+    );
+    server.take_control(ControlParts {
+        requests,
+        host: sys::host_name(),
+        keep: config.modules_file.clone().map(|file| {
+            let keep = move |module: &str, is_on| config::keep_module(&file, module, is_on);
+            Arc::new(keep) as KeepModule
+        }),
+    });
+    let options = ControlOptions {
+        urls: config.amqp.clone(),
+        tls: config.tls.clone(),
+        node: config.node_name.clone(),
+        answer_max: limits::BROKER_ANSWER_MAX,
+    };
+    amqp::control::spawn(options, asker, counters.clone())
+        .map(Some)
+        .map_err(|error| Exit::failed(CODE_FAILED, error))
+}
+
+/// What was kept of families that the platform has started and stopped comes over `autoload_modules`.
+fn switch_as_kept(families: &mut Families, modules: &BTreeMap<String, bool>) {
+    for (module, is_on) in modules {
+        match families.switch_module(module, *is_on) {
+            Some(true) => {
+                let state = if *is_on { "on" } else { "off" };
+                log::info!("module {module} is {state}, as was kept");
+            }
+            Some(false) => {}
+            None => log::warn!("module {module}: its state was kept, and it is not there any more"),
+        }
+    }
+}
+
 /// Tells scripts and operators where to connect (PROTOCOL 9).
 fn announce(server: &Server) {
     if let Some(address) = server.address(ListenerKind::Clients) {
@@ -151,7 +244,7 @@ fn reread(hub: &Hub, args: Vec<OsString>) -> RereadJob {
     let authenticator = hub.authenticator.reread();
     Box::new(move || {
         let config = config::reread(args.into_iter());
-        let tokens = authenticator.parse(config::read_tokens);
+        let tokens = authenticator.parse(config::read_tokens, config::read_keys);
         Box::new(move |hub| put_in_force(hub, config, tokens))
     })
 }
@@ -168,7 +261,13 @@ fn put_in_force(
     match tokens {
         Ok(fresh) => {
             let before = hub.authenticator.take(fresh);
-            log::info!("SIGHUP: tokens on file: {}", hub.authenticator.tokens());
+            let sizes = hub.authenticator.sizes();
+            log::info!(
+                "SIGHUP: tokens on file: {}; keys: {}; accounts in the tree: {}",
+                sizes.tokens,
+                sizes.keys,
+                sizes.accounts
+            );
             warn_of_shared_realms(&hub.authenticator);
             Reread {
                 has_changed_identities: true,
@@ -176,7 +275,7 @@ fn put_in_force(
             }
         }
         Err(error) => {
-            log::error!("SIGHUP: tokens not reread: {error}");
+            log::error!("SIGHUP: keys, accounts and tokens not reread: {error}");
             Reread {
                 has_changed_identities: false,
                 leftover: Box::new(()),
@@ -190,12 +289,12 @@ const SHARED_REALMS_LOGGED: usize = 8;
 
 fn warn_of_shared_realms(authenticator: &Authenticator) {
     let shared = authenticator.shared_realms();
-    for SharedRealm { one, other } in shared.iter().take(SHARED_REALMS_LOGGED) {
+    for SharedRealm { one, other } in shared.clone().take(SHARED_REALMS_LOGGED) {
         log::warn!(
             "tokens: accounts {one} and {other} have one realm: each sees the other's presence and registration events"
         );
     }
-    if let Some(more @ 1..) = shared.len().checked_sub(SHARED_REALMS_LOGGED) {
+    if let Some(more @ 1..) = shared.count().checked_sub(SHARED_REALMS_LOGGED) {
         log::warn!("tokens: {more} more accounts share a realm with another");
     }
 }

@@ -87,9 +87,12 @@ metrics! {
     counter subscribes_timed_out_total "Subscribes that the broker did not confirm in request_timeout_ms.";
     counter subscribes_refused_total "Subscribes that needed a binding that the broker refuses.";
     counter subscribes_given_up_total "Subscribes that could not wait, or wait on, because too much was held back.";
-    counter subscriptions_ended_total "Subscriptions ended because the session's identity or rights changed.";
+    counter subscriptions_ended_total "Subscriptions ended because the session's identity or rights changed, or their family was stopped.";
     counter subscriptions_moved_total "Subscriptions that follow another realm because their account's changed.";
     counter authentications_failed_total "Tokens that did not verify.";
+    counter commands_suspended_total "Commands that waited for the authenticator.";
+    counter commands_refused_unavailable_total "Commands answered with authentication unavailable.";
+    counter sessions_resumed_total "Times a session, or its handshake, went on because the authenticator had an answer.";
     counter events_total "Events taken from the source.";
     counter events_sliced_total "Events whose frames were made a part at a time, because all of them together were too large.";
     counter events_unmatched_total "Events that no subscription wanted.";
@@ -111,6 +114,10 @@ metrics! {
     counter heap_trims_total "Times memory was given back to the system, in the quiet after a burst or under lasting traffic.";
     counter months_rolled_total "Month roll-overs of document bindings begun: two a month, one to bind and one to release.";
     counter months_groups_total "Groups of document subscriptions that a roll-over brought to other months.";
+    counter control_requests_total "Requests of the platform over AMQP that were answered.";
+    counter control_sessions_listed_total "Sessions told of in answers to the platform.";
+    counter control_sessions_left_out_total "Sessions left out of answers to the platform because the answers were full.";
+    counter modules_switched_total "Times the families of a module were started or stopped while running.";
     counter config_reloads_total "Rereads of what can change while running (SIGHUP).";
 }
 

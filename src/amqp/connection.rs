@@ -49,12 +49,14 @@ impl OpenError {
 }
 
 /// Connects and logs in. Blocks for at most 3 s for each address, then 5 s for the TLS handshake, if there is one, and 5
-/// s for each step of the AMQP handshake; `abort` ends it earlier.
+/// s for each step of the AMQP handshake; `abort` ends it earlier. `name`: what the broker's operator sees the connection
+/// called.
 ///
 /// # Errors
 /// [`OpenError`]; its text may still need [`Endpoint::redact`].
 pub(super) fn open(
     endpoint: &Endpoint,
+    name: &str,
     abort: &Abort,
     attempt: Attempt,
     vitals: Arc<Vitals>,
@@ -67,7 +69,7 @@ pub(super) fn open(
         match TcpStream::connect_timeout(&address, TCP_CONNECT_TIMEOUT) {
             Ok(socket) => {
                 prepare(&socket, abort, attempt).map_err(OpenError::Connect)?;
-                return begin(endpoint, socket, vitals);
+                return begin(endpoint, name, socket, vitals);
             }
             Err(error) => failure = OpenError::Connect(error),
         }
@@ -83,23 +85,27 @@ fn prepare(socket: &TcpStream, abort: &Abort, attempt: Attempt) -> io::Result<()
 
 fn begin(
     endpoint: &Endpoint,
+    name: &str,
     socket: TcpStream,
     vitals: Arc<Vitals>,
 ) -> Result<Connection, OpenError> {
     match &endpoint.wire {
         Wire::Plain => {
             let stream = mio06::net::TcpStream::from_stream(socket).map_err(OpenError::Connect)?;
-            Ok(log_in(endpoint, Guard::new(stream, vitals))?)
+            Ok(log_in(endpoint, name, Guard::new(stream, vitals))?)
         }
-        Wire::Tls { name, files } => {
+        Wire::Tls {
+            name: server_name,
+            files,
+        } => {
             let config = files.read().map_err(Fault::from)?;
-            let stream = tls::connect(socket, name, config, TLS_HANDSHAKE_TIMEOUT)?;
-            Ok(log_in(endpoint, Guard::new(stream, vitals))?)
+            let stream = tls::connect(socket, server_name, config, TLS_HANDSHAKE_TIMEOUT)?;
+            Ok(log_in(endpoint, name, Guard::new(stream, vitals))?)
         }
     }
 }
 
-fn log_in<S>(endpoint: &Endpoint, stream: Guard<S>) -> amiquip::Result<Connection>
+fn log_in<S>(endpoint: &Endpoint, name: &str, stream: Guard<S>) -> amiquip::Result<Connection>
 where
     S: Read + Write + mio06::Evented + Send + 'static,
 {
@@ -112,7 +118,7 @@ where
         .heartbeat(HEARTBEAT_SECONDS)
         .frame_max(FRAME_BYTES_MAX)
         .connection_timeout(Some(HANDSHAKE_STEP_TIMEOUT))
-        .information(Some("blackhole".into()));
+        .information(Some(name.to_owned()));
     let tuning = ConnectionTuning::default().mem_channel_bound(CALLS_WAITING_MAX);
     Connection::insecure_open_stream(stream, options, tuning)
 }
@@ -215,6 +221,7 @@ mod tests {
         let endpoint = Endpoint::parse("amqp://h").expect("a URL");
         let outcome = log_in(
             &endpoint,
+            "blackhole",
             Guard::new(stream, Arc::new(Vitals::new(Instant::now()))),
         );
         assert!(

@@ -198,7 +198,13 @@ impl Connector {
             .name("amqp-connect".into())
             .spawn(move || {
                 // An error: nobody waits for the connection any more, and it is closed by its drop.
-                let _ = opened.send(connection::open(&endpoint, &abort, attempt, vitals));
+                let _ = opened.send(connection::open(
+                    &endpoint,
+                    "blackhole",
+                    &abort,
+                    attempt,
+                    vitals,
+                ));
             })
             .map_err(|error| Trouble::because(format!("cannot start a thread: {error}")))?;
         let commands = self.worker.source.commands.clone();

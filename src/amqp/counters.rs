@@ -48,6 +48,15 @@ counters! {
     counter binds_too_long "amqp_binds_too_long_total" "Bindings asked for whose exchange or key is longer than 255 bytes (rail 2).";
     counter permission_refusals "amqp_permission_refusals_total" "Times the broker refused what its user has no permission for, retries included.";
     counter overflow_suspicions "amqp_overflow_suspicions_total" "Checks that found the queue at its length limit, so that the broker may have dropped events.";
+    counter control_requests "amqp_control_requests_total" "Requests of the platform received, good or bad.";
+    counter control_refused "amqp_control_refused_total" "Those of them without an answer because they were no requests: garbage, too large, or without a Server-ID that an answer can go to.";
+    counter control_dropped "amqp_control_dropped_total" "Those of them without an answer because too many waited for the loop.";
+    counter control_answers "amqp_control_answers_total" "Answers to the platform published.";
+    counter control_answers_lost "amqp_control_answers_lost_total" "Answers to the platform that were not published, because the connection was away or the user may not.";
+    counter control_connects "amqp_control_connects_total" "Control connections that reached the point where requests come.";
+    counter control_failures "amqp_control_failures_total" "Control connections that were lost, and tries that did not get that far.";
+    counter control_denied "amqp_control_denied_total" "Those of them that failed because the user lacks a permission; tried again a minute later.";
+    gauge control_up "amqp_control_up" "1 while requests of the platform can come, else 0.";
     gauge up "amqp_up" "1 while connected with everything bound, else 0.";
     gauge bindings_wanted "amqp_thread_bindings_wanted" "Bindings the loop wants, as far as the AMQP thread has heard.";
     gauge bindings_in_force "amqp_thread_bindings_in_force" "Bindings in force on the queue, those awaiting their unbind included.";

@@ -7,6 +7,7 @@
 //! thread "amqp-consume"                                 deliveries -> events -> hand-off -> acks
 //! thread "amqp-watch"    cuts the connection when an answer is overdue
 //! threads "amqp-unbind"  one batch of unbinds
+//! thread "amqp-control"  a connection of its own: the platform's requests -> loop -> answers
 //! thread of the client   socket <-> TLS, where there is any <-> guard <-> frames
 //! ```
 //!
@@ -28,14 +29,15 @@
 //! | `topology` | queue, exchanges, bindings on the broker |
 //! | `permissions` | what the broker's user may not do |
 //! | `consumer` | deliveries |
+//! | [`control`] | the platform's requests, and the answers, over a connection of their own |
 //! | `counters` | figures for the metrics page |
 //! | `watchdog`, `abort` | how long an answer may take; the end of a call that hangs |
 //! | `client_log` | the client's own lines of the log |
 //!
 //! Invariants: the thread says `Up` only after every wanted binding is in force or was said to be `Lost`; `Down`
 //! follows every `Up`, and comes after the last event of that connection; a panic anywhere here becomes a reconnect
-//! (rail 10); nothing is ever published on this connection, because a broker that blocks publishers would hang the
-//! consumer too (rail 7).
+//! (rail 10); nothing is ever published on the connection of the events, because a broker that blocks publishers would hang
+//! the consumer too (rail 7).
 
 mod abort;
 mod backoff;
@@ -46,6 +48,7 @@ mod client_log;
 mod connection;
 mod connector;
 mod consumer;
+pub mod control;
 mod counters;
 mod guard;
 mod lingering;
@@ -128,17 +131,7 @@ pub fn spawn(
     source: SourceEnd,
     counters: Arc<AmqpCounters>,
 ) -> io::Result<AmqpThread> {
-    let invalid = |error: AmqpUrlError| io::Error::new(io::ErrorKind::InvalidInput, error);
-    let tls = Arc::new(options.tls.clone());
-    let endpoints: Vec<_> = options
-        .urls
-        .iter()
-        .map(|url| Ok(Endpoint::parse(url).map_err(invalid)?.with_files(&tls)))
-        .collect::<io::Result<_>>()?;
-    if endpoints.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no broker URL"));
-    }
-    client_log::keep_secret(&endpoints);
+    let endpoints = parse_endpoints(&options.urls, &options.tls)?;
     let abort = Arc::new(Abort::default());
     let (alive, ended) = bounded(0);
     let options = AmqpOptions {
@@ -157,6 +150,21 @@ pub fn spawn(
         ended,
         abort,
     })
+}
+
+/// The brokers of these URLs, whose passwords are kept out of the log from now on.
+fn parse_endpoints(urls: &[String], tls: &TlsFiles) -> io::Result<Vec<Endpoint>> {
+    let tls = Arc::new(tls.clone());
+    let invalid = |error: AmqpUrlError| io::Error::new(io::ErrorKind::InvalidInput, error);
+    let endpoints: Vec<_> = urls
+        .iter()
+        .map(|url| Ok(Endpoint::parse(url).map_err(invalid)?.with_files(&tls)))
+        .collect::<io::Result<_>>()?;
+    if endpoints.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no broker URL"));
+    }
+    client_log::keep_secret(&endpoints);
+    Ok(endpoints)
 }
 
 #[cfg(test)]

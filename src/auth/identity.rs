@@ -1,12 +1,17 @@
-//! The rights that a token gives (PROTOCOL 4). Pure: an identity is made by the authenticators only.
+//! What a token itself says (PROTOCOL 4 and 7). An identity is made by the authenticators only. What the account tree and
+//! the platform add to it is in [`super::sight`].
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use data_encoding::BASE64URL_NOPAD;
+use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
-use crate::account::{AccountId, Scope};
+use super::digest::Digest;
+use super::jwt::Fingerprint;
+use crate::account::AccountId;
 
 /// Stands for an account's 32 hex characters in `insecure_realm`.
 pub const REALM_PLACEHOLDER: &str = "{account_id}";
@@ -32,8 +37,43 @@ enum Rights {
         /// The reading of the file that gave it what it may see; see [`Identity::has_rights_of`].
         reading: u64,
     },
+    /// A verified JWT.
+    Claimed {
+        digest: Digest,
+        /// Kept only where the platform may have to be asked about it.
+        token: Option<Arc<str>>,
+        account: AccountId,
+        expires: Option<u64>,
+        /// The key that verified it.
+        key: Fingerprint,
+    },
+    /// A token that only the platform knows.
+    Asked {
+        token: Arc<str>,
+        /// The account that was authorised first; `None`: none has been.
+        account: Option<AccountId>,
+        superduper: bool,
+        /// What it says of itself, if it is a JWT.
+        expires: Option<u64>,
+    },
     /// Anything at all.
     Insecure { realm_template: Box<str> },
+}
+
+/// The one claim that is read of a token that the platform verifies.
+#[derive(Deserialize)]
+struct Expiry {
+    exp: u64,
+}
+
+/// When a token expires by what it says of itself, if it is a JWT and says so. It is not verified: it can only shorten
+/// what the platform allows.
+fn claimed_expiry(token: &str) -> Option<u64> {
+    let mut parts = token.split('.');
+    let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
+    let claims = BASE64URL_NOPAD.decode(claims.as_bytes()).ok()?;
+    let Expiry { exp } = serde_json::from_slice(&claims).ok()?;
+    Some(exp)
 }
 
 impl Identity {
@@ -92,7 +132,36 @@ impl Identity {
         }
     }
 
-    /// Whether it is known to have exactly the rights of `other`, so that nothing has to be resolved again. O(1).
+    /// The identity of a verified JWT. `token`: where the platform may have to be asked about it.
+    pub(super) fn claimed(
+        digest: Digest,
+        token: Option<Arc<str>>,
+        account: AccountId,
+        expires: Option<u64>,
+        key: Fingerprint,
+    ) -> Self {
+        Self(Rights::Claimed {
+            digest,
+            token,
+            account,
+            expires,
+            key,
+        })
+    }
+
+    /// The identity of a token that only the platform knows. `account`: the one that it was authorised for first.
+    pub(super) fn asked(token: Arc<str>, account: Option<AccountId>, superduper: bool) -> Self {
+        let expires = claimed_expiry(&token);
+        Self(Rights::Asked {
+            token,
+            account,
+            superduper,
+            expires,
+        })
+    }
+
+    /// Whether its token is known to give exactly the rights of `other`, so that nothing has to be resolved again, unless the
+    /// account tree or the platform gives others. Linear in the token.
     #[must_use]
     pub fn has_rights_of(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
@@ -104,9 +173,27 @@ impl Identity {
                     ..
                 },
             ) => reading == other_reading && token == other_token,
+            (Rights::Claimed { digest, .. }, Rights::Claimed { digest: other, .. }) => {
+                digest == other
+            }
+            (
+                Rights::Asked {
+                    token, superduper, ..
+                },
+                Rights::Asked {
+                    token: other_token,
+                    superduper: other_superduper,
+                    ..
+                },
+            ) => superduper == other_superduper && token == other_token,
             (Rights::Insecure { .. }, Rights::Insecure { .. }) => true,
-            (Rights::Token { .. }, Rights::Insecure { .. })
-            | (Rights::Insecure { .. }, Rights::Token { .. }) => false,
+            (
+                Rights::Token { .. }
+                | Rights::Claimed { .. }
+                | Rights::Asked { .. }
+                | Rights::Insecure { .. },
+                _,
+            ) => false,
         }
     }
 
@@ -117,10 +204,9 @@ impl Identity {
         })
     }
 
-    /// Whether events of `account` may be shown to this identity (PROTOCOL 4): its own account, a descendant, or any
-    /// for a superduper admin. O(log descendants).
-    #[must_use]
-    pub fn may_see(&self, account: AccountId) -> bool {
+    /// Whether the token itself gives the right to see events of `account` (PROTOCOL 4): its own account, a descendant that
+    /// it lists, or any for a superduper admin. O(log descendants).
+    pub(super) fn may_see(&self, account: AccountId) -> bool {
         match &self.0 {
             Rights::Token {
                 account: own,
@@ -128,25 +214,49 @@ impl Identity {
                 superduper,
                 ..
             } => *superduper || *own == account || descendants.binary_search(&account).is_ok(),
+            Rights::Claimed { account: own, .. } => *own == account,
+            Rights::Asked { .. } => false,
             Rights::Insecure { .. } => true,
         }
     }
 
-    /// Whether it may subscribe for `scope`: an account it [may see](Self::may_see), or all for a superduper admin.
-    #[must_use]
-    pub fn may_have(&self, scope: Scope) -> bool {
-        match scope {
-            Scope::One(account) => self.may_see(account),
-            Scope::Any => self.is_superduper(),
-        }
-    }
-
-    /// Whether it may ask for `*` as the account.
-    #[must_use]
-    pub fn is_superduper(&self) -> bool {
+    /// Whether the token itself gives the right to ask for `*` as the account.
+    pub(super) fn is_superduper(&self) -> bool {
         match &self.0 {
-            Rights::Token { superduper, .. } => *superduper,
+            Rights::Token { superduper, .. } | Rights::Asked { superduper, .. } => *superduper,
+            Rights::Claimed { .. } => false,
             Rights::Insecure { .. } => true,
+        }
+    }
+
+    /// Whether its token has been verified. A token that only the platform knows has not, until it was authorised for an
+    /// account (PROTOCOL 7, `crossbar`).
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        match &self.0 {
+            Rights::Asked { account, .. } => account.is_some(),
+            Rights::Token { .. } | Rights::Claimed { .. } | Rights::Insecure { .. } => true,
+        }
+    }
+
+    /// Whether only the platform knows its token.
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(&self.0, Rights::Asked { .. })
+    }
+
+    /// The key that verified its token.
+    pub(super) fn key(&self) -> Option<Fingerprint> {
+        match &self.0 {
+            Rights::Claimed { key, .. } => Some(*key),
+            Rights::Token { .. } | Rights::Asked { .. } | Rights::Insecure { .. } => None,
+        }
+    }
+
+    /// The digest of a verified JWT.
+    pub(super) fn digest(&self) -> Option<&Digest> {
+        match &self.0 {
+            Rights::Claimed { digest, .. } => Some(digest),
+            Rights::Token { .. } | Rights::Asked { .. } | Rights::Insecure { .. } => None,
         }
     }
 
@@ -154,7 +264,9 @@ impl Identity {
     #[must_use]
     pub fn expires(&self) -> Option<u64> {
         match &self.0 {
-            Rights::Token { expires, .. } => *expires,
+            Rights::Token { expires, .. }
+            | Rights::Claimed { expires, .. }
+            | Rights::Asked { expires, .. } => *expires,
             Rights::Insecure { .. } => None,
         }
     }
@@ -166,12 +278,13 @@ impl Identity {
     }
 
     /// The account to which the token belongs, and for which its sessions count (`max_connections_per_account`); sessions
-    /// of a superduper admin count too. `None` under `--auth insecure`, where a token belongs to no account: such sessions
-    /// count for none.
+    /// of a superduper admin count too. `None` under `--auth insecure`, where a token belongs to no account, and for one that is
+    /// not [proven](Self::is_proven): such sessions count for none.
     #[must_use]
     pub fn account_id(&self) -> Option<AccountId> {
         match &self.0 {
-            Rights::Token { account, .. } => Some(*account),
+            Rights::Token { account, .. } | Rights::Claimed { account, .. } => Some(*account),
+            Rights::Asked { account, .. } => *account,
             Rights::Insecure { .. } => None,
         }
     }
@@ -182,22 +295,17 @@ impl Identity {
     pub fn is_token(&self, token: &str) -> bool {
         match &self.0 {
             Rights::Token { token: own, .. } => own.as_bytes().ct_eq(token.as_bytes()).into(),
+            Rights::Claimed { digest, .. } => *digest == Digest::of_token(token),
+            Rights::Asked { token: own, .. } => own.as_bytes().ct_eq(token.as_bytes()).into(),
             Rights::Insecure { .. } => true,
         }
     }
 
-    /// The SIP realm of `account` (PROTOCOL 6, REALM), unescaped. `None` when the account may not be
-    /// [seen](Self::may_see) or no realm is known for it.
-    #[must_use]
-    pub fn realm_of(&self, account: AccountId) -> Option<Arc<str>> {
+    /// The SIP realm of `account` (PROTOCOL 6, REALM), unescaped, if the token's authenticator knows one.
+    pub(super) fn realm_of(&self, account: AccountId) -> Option<Arc<str>> {
         match &self.0 {
-            Rights::Token { realms, .. } => {
-                if self.may_see(account) {
-                    realms.get(&account).cloned()
-                } else {
-                    None
-                }
-            }
+            Rights::Token { realms, .. } => realms.get(&account).cloned(),
+            Rights::Claimed { .. } | Rights::Asked { .. } => None,
             Rights::Insecure { realm_template } => Some(
                 realm_template
                     .replace(REALM_PLACEHOLDER, &account.to_string())
@@ -206,10 +314,12 @@ impl Identity {
         }
     }
 
-    /// For the table that finds identities by token; `None` under `--auth insecure`.
+    /// The token, where it must be found again or the platform be asked about it.
     pub(super) fn token(&self) -> Option<&str> {
         match &self.0 {
             Rights::Token { token, .. } => Some(token),
+            Rights::Claimed { token, .. } => token.as_deref(),
+            Rights::Asked { token, .. } => Some(token),
             Rights::Insecure { .. } => None,
         }
     }
@@ -230,6 +340,22 @@ impl fmt::Debug for Identity {
                 .field("descendants", &descendants.len())
                 .field("superduper", superduper)
                 .field("expires", expires)
+                .finish_non_exhaustive(),
+            Rights::Claimed {
+                account, expires, ..
+            } => f
+                .debug_struct("Identity")
+                .field("account", account)
+                .field("expires", expires)
+                .finish_non_exhaustive(),
+            Rights::Asked {
+                account,
+                superduper,
+                ..
+            } => f
+                .debug_struct("Identity")
+                .field("account", account)
+                .field("superduper", superduper)
                 .finish_non_exhaustive(),
             Rights::Insecure { .. } => f.write_str("Identity(insecure)"),
         }
@@ -266,12 +392,6 @@ mod tests {
         for number in 0..=9 {
             let may = [1, 3, 5, 7].contains(&number);
             assert_eq!(identity.may_see(account(number)), may, "{number}");
-            let realm = may.then(|| format!("realm{number}"));
-            assert_eq!(
-                identity.realm_of(account(number)).as_deref(),
-                realm.as_deref(),
-                "{number}"
-            );
         }
         assert!(!identity.is_superduper());
         assert_eq!(identity.account_id(), Some(account(1)));

@@ -5,22 +5,23 @@
 //! a misplaced brace can make any text of the file a token. A table is complete, or it is not made.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::accounts::AccountsError;
+use super::entry::{ACCOUNT_ID, SharedRealm, account_id, read, realm as sip_realm, shared_realms};
 use super::identity::{Identity, Realms};
+use super::jwt::KeysError;
 use crate::account::AccountId;
 use crate::json::{self, Members};
 
 const KEYS: &str = "account_id, descendants, realm, superduper_admin, expires";
-const ACCOUNT_ID: &str = "32 hex characters";
 
-/// Why a token file is not taken. Holds no token.
+/// Why a file is not taken. Holds no token.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     /// It is not one JSON object.
@@ -41,6 +42,12 @@ pub enum AuthError {
         /// Key and expectation.
         problem: String,
     },
+    /// The keys of JWTs.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The account tree.
+    #[error(transparent)]
+    Accounts(#[from] AccountsError),
 }
 
 /// A token file, read.
@@ -58,16 +65,6 @@ pub(super) struct Table {
     shared_realms: Vec<SharedRealm>,
     /// Readings are numbered from 1.
     reading: u64,
-}
-
-/// Two accounts with the same realm in the file. Each sees the other's events wherever only the realm tells accounts
-/// apart (PROTOCOL 6). Holds no token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SharedRealm {
-    /// One of them.
-    pub one: AccountId,
-    /// The other.
-    pub other: AccountId,
 }
 
 /// An identity that is found by its token, which it holds: the table does not store tokens a second time. A wrong
@@ -172,7 +169,7 @@ impl Table {
                 ));
             }
         }
-        let shared_realms = shared_realms(&realms);
+        let shared_realms = shared_realms(realms.iter().map(|(id, realm)| (*id, &**realm)));
         let is_realms_same = realms == *old.realms;
         let realms = if is_realms_same {
             old.realms.clone()
@@ -210,24 +207,6 @@ impl Table {
     }
 }
 
-/// Accounts with the same realm: for each realm its first account together with each of the others. O(n log n).
-fn shared_realms(realms: &Realms) -> Vec<SharedRealm> {
-    let mut first: BTreeMap<&str, AccountId> = BTreeMap::new();
-    let mut accounts: Vec<_> = realms.iter().collect();
-    accounts.sort_unstable();
-    let mut shared = Vec::new();
-    for (account, realm) in accounts {
-        let one = *first.entry(realm).or_insert(*account);
-        if one != *account {
-            shared.push(SharedRealm {
-                one,
-                other: *account,
-            });
-        }
-    }
-    shared
-}
-
 /// What the file says of one token.
 struct Entry {
     account: AccountId,
@@ -261,13 +240,7 @@ impl Entry {
                         .map(|id| account_id(id, "descendants"))
                         .collect::<Result<_, _>>()?;
                 }
-                "realm" => {
-                    let text: String = read(value, "realm", "a SIP realm")?;
-                    if text.is_empty() || text.contains(char::is_whitespace) {
-                        return Err("realm: expected a SIP realm".to_owned());
-                    }
-                    realm = Some(text.into());
-                }
+                "realm" => realm = Some(sip_realm(value)?),
                 "superduper_admin" => {
                     superduper = read(value, "superduper_admin", "true or false")?
                 }
@@ -289,21 +262,9 @@ impl Entry {
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(
-    value: &'a RawValue,
-    key: &str,
-    expected: &str,
-) -> Result<T, String> {
-    serde_json::from_str(value.get()).map_err(|_| format!("{key}: expected {expected}"))
-}
-
-fn account_id(text: &str, key: &str) -> Result<AccountId, String> {
-    AccountId::parse(text).ok_or_else(|| format!("{key}: expected {ACCOUNT_ID}"))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{AuthConfig, Authenticator, Verdict};
+    use super::super::{Asker, AuthConfig, Authenticator, Moment, Renewal, Verdict, jwt};
     use super::*;
 
     const ONE: &str = "11111111111111111111111111111111";
@@ -318,21 +279,37 @@ mod tests {
         token: &str,
         unix_now: u64,
     ) -> Option<Arc<Identity>> {
-        match authenticator.authenticate(token, unix_now) {
+        let asker = Asker {
+            connection: 1,
+            network: [127, 0, 0, 1].into(),
+        };
+        let now = Moment {
+            unix: unix_now,
+            clock: std::time::Duration::ZERO,
+        };
+        match authenticator.identify(token, asker, now) {
             Verdict::Accepted(identity) => Some(identity),
             Verdict::Refused => None,
+            Verdict::Asks | Verdict::Unavailable => panic!("nobody is to be asked"),
         }
     }
 
     /// An authenticator on a file of this content.
     fn on_file(text: &str) -> Authenticator {
-        let config = AuthConfig::Tokens("tokens.json".into());
-        Authenticator::new(&config, says(text)).expect(text)
+        let config = AuthConfig {
+            tokens: Some("tokens.json".into()),
+            ..AuthConfig::default()
+        };
+        Authenticator::new(&config, says(text), no_keys).expect(text)
     }
 
     /// Reads a file of this content.
-    fn says(text: &str) -> impl FnOnce(&Path) -> Result<String, AuthError> {
+    fn says(text: &str) -> impl Fn(&Path) -> Result<String, AuthError> {
         move |_| Ok(text.to_owned())
+    }
+
+    fn no_keys(path: &Path) -> Result<jwt::KeyText, AuthError> {
+        panic!("{} is not to be read", path.display())
     }
 
     #[test]
@@ -342,7 +319,7 @@ mod tests {
                 "beta": {{"account_id": "{TWO}", "realm": "two.example"}},
                 "root": {{"account_id": "{TWO}", "superduper_admin": true}}}}"#
         ));
-        assert_eq!(authenticator.tokens(), 3);
+        assert_eq!(authenticator.sizes().tokens, 3);
         let alpha = accepted(&mut authenticator, "alpha", 999).expect("on file");
         assert_eq!(alpha.account_id(), Some(account(ONE)));
         assert!(alpha.may_see(account(TWO)) && !alpha.is_superduper());
@@ -357,7 +334,8 @@ mod tests {
             "expired"
         );
         let beta = accepted(&mut authenticator, "beta", u64::MAX).expect("never expires");
-        assert!(!beta.may_see(account(ONE)) && beta.realm_of(account(ONE)).is_none());
+        let sight = authenticator.sight(&beta);
+        assert!(!sight.may_see(account(ONE)) && sight.realm_of(account(ONE)).is_none());
         assert!(
             accepted(&mut authenticator, "root", 0)
                 .expect("on file")
@@ -480,16 +458,16 @@ mod tests {
             entry("stays", ONE),
             entry("new", TWO)
         );
-        authenticator.reload(says(&moved)).expect("a good file");
+        authenticator
+            .reload(says(&moved), no_keys)
+            .expect("a good file");
+        assert!(matches!(authenticator.renew(&stays, 0), Renewal::Same));
+        assert!(matches!(authenticator.renew(&goes, 0), Renewal::Refused));
         assert!(
-            matches!(authenticator.renew(&stays, 0), Verdict::Accepted(same) if Arc::ptr_eq(&same, &stays))
-        );
-        assert!(matches!(authenticator.renew(&goes, 0), Verdict::Refused));
-        assert!(
-            matches!(authenticator.renew(&moves, 0), Verdict::Accepted(new) if new.account_id() == Some(account(TWO)))
+            matches!(authenticator.renew(&moves, 0), Renewal::Changed { identity, .. } if identity.account_id() == Some(account(TWO)))
         );
         assert!(accepted(&mut authenticator, "new", 0).is_some());
-        assert_eq!(authenticator.tokens(), 3);
+        assert_eq!(authenticator.sizes().tokens, 3);
     }
 
     #[test]
@@ -497,7 +475,7 @@ mod tests {
         let mut authenticator = on_file(&format!(r#"{{"secret1": {{"account_id": "{ONE}"}}}}"#));
         for broken in ["", r#"{"secret2": {"account_id": "x"}}"#] {
             let error = authenticator
-                .reload(says(broken))
+                .reload(says(broken), no_keys)
                 .err()
                 .map(|error| error.to_string())
                 .unwrap_or_default();
@@ -507,7 +485,10 @@ mod tests {
             );
             assert!(accepted(&mut authenticator, "secret1", 0).is_some());
         }
-        let unread = authenticator.reload::<Box<dyn std::error::Error>>(|_| Err("unread".into()));
+        let unread = authenticator.reload::<Box<dyn std::error::Error>>(
+            |_| Err("unread".into()),
+            |_| Err("no keys".into()),
+        );
         assert_eq!(
             unread.err().map(|error| error.to_string()).as_deref(),
             Some("unread")

@@ -35,6 +35,8 @@ Examples:
   On a platform:
     blackhole --ip 127.0.0.1 --port 5555 --amqp amqp://guest:guest@127.0.0.1:5672/%2f \\
               --auth tokens:/etc/blackhole/tokens.json --admin 127.0.0.1:5559
+  With the platform's own tokens, and its accounts:
+    blackhole --auth jwt:/etc/blackhole/system_key.pem --accounts /etc/blackhole/accounts.json
   Two brokers, tried in turn; everything else in a file:
     blackhole --amqp amqp://user:password@mq1 --amqp amqp://user:password@mq2 --config FILE
   Check a file before a restart:
@@ -44,9 +46,12 @@ The token file (--auth tokens:FILE), reread on SIGHUP:
     {\"TOKEN\": {\"account_id\": \"32 hex characters\", \"descendants\": [\"32 hex characters\"],
                \"realm\": \"sip.example.com\", \"superduper_admin\": false, \"expires\": 1893456000}}
 
+The account tree (--accounts FILE), reread on SIGHUP:
+    {\"ACCOUNT\": {\"parent\": \"ACCOUNT\", \"realm\": \"sip.example.com\", \"superduper_admin\": false}}
+
 For any --max-… option 0 means no limit. Exit code 2: the configuration was refused.
 SIGTERM and SIGINT close all sessions over the drain time and exit 0.
-SIGHUP rereads the token file and the log level.";
+SIGHUP rereads the token file, the keys, the account tree and the log level.";
 
 /// The command line, read.
 pub(super) struct CommandLine {

@@ -30,7 +30,7 @@ pub enum ConfigError {
     /// `auth` is not set.
     #[error("{NO_AUTH}")]
     NoAuth,
-    /// The token file.
+    /// A file that an authenticator is made from.
     #[error(transparent)]
     Auth(#[from] AuthError),
 }
@@ -39,4 +39,7 @@ const NO_AUTH: &str = "\
 auth: not set, and without it nobody could be let in. Set one of:
   --auth tokens:FILE   clients that know a token of this JSON file:
                        {\"TOKEN\": {\"account_id\": \"32 hex characters\"}}
+  --auth jwt:FILE      clients with a token that the platform has signed; FILE is the public key
+                       as PEM, or a JWKS file, or a folder of KEY_ID.pem
+  --auth crossbar:URL  clients with a token that the platform's REST API knows
   --auth insecure      for development only: any token, any account";

@@ -1,98 +1,101 @@
-//! The config file: one JSON object of the keys of [`Options`], with underscores.
-//!
-//! Invariant: a message names the file and the key, and repeats no key that may be a secret of another file.
+//! The config file: one JSON object of the keys of [`Options`], with underscores; or the platform's own document
+//! ([`document`]).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::cli;
 use super::error::ConfigError;
+use super::exit::Note;
 use super::options::Options;
+use super::values::NodeName;
+use super::{document, known};
 use crate::json::{self, Members};
 
-/// Reads `file`. Keys that are not in it have their defaults.
+/// What a config file says.
+#[derive(Default)]
+pub(super) struct FromFile {
+    pub(super) options: Options,
+    /// What the operator is to be told of it.
+    pub(super) notes: Vec<Note>,
+    /// Of the platform's document, the part that each key is from.
+    parts: BTreeMap<String, String>,
+}
+
+impl FromFile {
+    /// How messages name a key of `file`, or a path below one.
+    pub(super) fn place(&self, file: &Path, path: &str) -> String {
+        let key = path.split(['[', '.']).next().unwrap_or_default();
+        match self.parts.get(key) {
+            Some(part) => known::place(file, &format!("{part}.{path}")),
+            None => known::place(file, path),
+        }
+    }
+}
+
+/// Reads `file`. Keys that are not in it have their defaults. Of the platform's document it takes the part of
+/// `node_name`, or else of the one that the document gives, or else of `usual`.
 ///
 /// # Errors
 /// The file cannot be read or is not a JSON object; a key is unknown, given twice, or its value does not fit.
-pub(super) fn read(file: &Path) -> Result<Options, ConfigError> {
+pub(super) fn read(
+    file: &Path,
+    node_name: Option<&NodeName>,
+    usual: &NodeName,
+) -> Result<FromFile, ConfigError> {
     let text = fs::read_to_string(file).map_err(|error| ConfigError::File {
         file: file.to_owned(),
         problem: format!("cannot be read: {error}"),
     })?;
-    parse(file, &text)
+    parse(file, &text, node_name, usual)
 }
 
-fn parse(file: &Path, text: &str) -> Result<Options, ConfigError> {
+fn parse(
+    file: &Path,
+    text: &str,
+    node_name: Option<&NodeName>,
+    usual: &NodeName,
+) -> Result<FromFile, ConfigError> {
     let members: Members<Value> =
         serde_json::from_str(text).map_err(|error| ConfigError::File {
             file: file.to_owned(),
             problem: json::problem(&error, "a JSON object of keys and values"),
         })?;
-    let wrong = |key: &str, problem: String| ConfigError::Value {
-        place: place(file, key),
-        problem,
+    let mut read = FromFile::default();
+    let keys: Map<String, Value> = if document::is_document(&members) {
+        let document::Document { keys, notes } = document::read(file, text, node_name, usual)?;
+        read.notes = notes;
+        let part_of = |(key, (part, _)): (&String, &(String, _))| (key.clone(), part.clone());
+        read.parts = keys.iter().map(part_of).collect();
+        keys.into_iter()
+            .map(|(key, (_, value))| (key, value))
+            .collect()
+    } else {
+        known::check(&|key: &str| known::place(file, key), &members, &[])?;
+        members.0.into_iter().collect()
     };
-    let known = cli::defaults();
-    for (index, (key, value)) in members.0.iter().enumerate() {
-        if !known.contains_key(key) {
-            return Err(match shown(key, value) {
-                Some(key) => wrong(key, unknown(key, known.keys())),
-                None => wrong(&format!("key {}", index + 1), UNKNOWN.to_owned()),
-            });
-        }
-        let alone = Map::from_iter([(key.clone(), value.clone())]);
-        serde_json::from_value::<Options>(Value::Object(alone))
-            .map_err(|error| wrong(key, error.to_string()))?;
-    }
-    if let Some((key, _)) = members.repeated().and_then(|index| members.0.get(index)) {
-        return Err(wrong(key, "given twice".to_owned()));
-    }
     // Each key fits by itself, and no rule spans two of them here.
-    serde_json::from_value(Value::Object(members.0.into_iter().collect())).map_err(|error| {
-        ConfigError::File {
+    read.options =
+        serde_json::from_value(Value::Object(keys)).map_err(|error| ConfigError::File {
             file: file.to_owned(),
             problem: error.to_string(),
-        }
-    })
-}
-
-/// How messages name a key of the file.
-pub(super) fn place(file: &Path, key: &str) -> String {
-    format!("{}: {key}", file.display())
-}
-
-const UNKNOWN: &str = "unknown key; blackhole --help lists them, with dashes for underscores";
-
-/// Returns an unknown key if a message may repeat it. In a file that was not meant as a config file, such as the token
-/// file, keys may be secrets: a key is shown only if it is written as our keys are and its value is not an object.
-fn shown<'k>(key: &'k str, value: &Value) -> Option<&'k str> {
-    let is_plain = |byte| matches!(byte, b'a'..=b'z' | b'_' | b'-');
-    (key.bytes().all(is_plain) && !value.is_object()).then_some(key)
-}
-
-/// Returns the message about an unknown key, with the key that is likely meant: dashes for underscores, or a typing
-/// error.
-fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {
-    let meant = key.replace('-', "_").to_ascii_lowercase();
-    let closest = known
-        .map(|name| (strsim::levenshtein(&meant, name), name))
-        .min();
-    match closest {
-        Some((steps, name)) if steps <= 2.max(name.len() / 4) => {
-            format!("unknown key; did you mean {name}?")
-        }
-        _ => UNKNOWN.to_owned(),
-    }
+        })?;
+    Ok(read)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<FromFile, ConfigError> {
+        let usual = NodeName("blackhole@host".to_owned());
+        super::parse(Path::new("config.json"), text, None, &usual)
+    }
+
     fn problem(text: &str) -> String {
-        parse(Path::new("config.json"), text)
+        parse(text)
             .err()
             .map(|error| error.to_string())
             .unwrap_or_default()
@@ -184,33 +187,10 @@ mod tests {
     #[test]
     fn a_file_with_every_key_at_its_default_changes_nothing() {
         let text = serde_json::to_string(&Options::default()).expect("options are JSON");
-        let read = parse(Path::new("config.json"), &text).expect("the defaults are valid");
+        let read = parse(&text).expect("the defaults are valid");
         assert_eq!(
-            serde_json::to_string(&read).expect("options are JSON"),
+            serde_json::to_string(&read.options).expect("options are JSON"),
             text
         );
-    }
-
-    #[test]
-    fn the_closest_key_is_suggested_unless_it_takes_too_many_slips() {
-        for (key, meant) in [
-            ("prot", Some("port")),
-            ("pi", Some("ip")),
-            ("amp", Some("amqp")),
-            ("AMQP", Some("amqp")),
-            ("admn", Some("admin")),
-            ("", Some("ip")),
-            ("xx", Some("ip")),
-            ("max-connections-per-ip", Some("max_connections_per_ip")),
-            ("connections_per_ip", Some("max_connections_per_ip")),
-            ("timeout", None),
-            ("configuration", None),
-            ("päfetch", Some("prefetch")),
-        ] {
-            let expected = meant.map_or(UNKNOWN.to_owned(), |meant| {
-                format!("unknown key; did you mean {meant}?")
-            });
-            assert_eq!(unknown(key, cli::defaults().keys()), expected, "{key}");
-        }
     }
 }

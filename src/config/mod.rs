@@ -6,47 +6,61 @@
 //! |---|---|
 //! | `options` | the one list of keys, with types, defaults and help |
 //! | `values` | what a value of each type may be, in both spellings |
+//! | `authenticators` | the keys about who may do what, and the reading of their files |
 //! | `origin` | an entry of `allowed_origins` |
-//! | `file`, `cli` | the two places that keys come from, and the wording of what is wrong there |
+//! | `file`, `cli` | the two places that keys come from |
+//! | `known` | the keys that a file may hold, and the wording of what is wrong with one |
+//! | `document` | the platform's own document in place of such a file |
+//! | `modules` | which modules the platform has started and stopped, kept in a file beside the config file |
 //! | `error` | why a configuration is refused |
 //! | `exit` | how a start ends that does not become a running server |
 //!
 //! Invariant: a [`Config`] is valid as a whole; nobody checks a value again.
 
+mod authenticators;
 mod cli;
+mod document;
 mod error;
 mod exit;
 mod file;
+mod known;
+mod modules;
 mod options;
 mod origin;
 mod session_limits;
 mod values;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use crate::source::SourceConfig;
+pub use authenticators::{CrossbarConfig, read_keys, read_tokens};
 pub use cli::{Key, keys};
 pub use error::ConfigError;
-pub use exit::{CODE_REFUSED, Exit, Stream};
+pub use exit::{CODE_REFUSED, Exit, Note, Stream};
+pub use modules::keep_module;
 
 use cidr::IpCidr;
 
 use crate::amqp::{ClientFiles, TlsFileError, TlsFiles};
-use crate::auth::{AuthConfig, Authenticator};
+use crate::auth::jwt::Rules;
+use crate::auth::{AuthConfig, Authenticator, CacheTimes};
 use crate::event::Style;
 use crate::limits::DESCRIPTORS_RESERVED;
 use crate::protocol::proxy::ProxyProtocol;
 use crate::routing::families::{Families, FamilyOptions, FamilySpec};
 use crate::session::outbox::SlowConsumerPolicy;
+use authenticators::AuthKeys;
 use cli::{CommandLine, NoCommandLine};
+use file::FromFile;
 use options::Options;
-use values::{AuthName, FileName, Limit, Network, Object, Setting, SourceName, Word};
+use values::{FileName, Limit, Network, NodeName, Object, Setting, SourceName, Text, Word};
 
 /// What a valid command line asks for; `--help` and its like are an [`Exit`].
 #[derive(Debug)]
@@ -71,7 +85,11 @@ pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Startup, Exit> 
     };
     let loaded = load(&command_line, descriptors).map_err(Exit::refused)?;
     if command_line.check_config {
-        return Err(check(&loaded).map_or_else(Exit::refused, Exit::done));
+        let notes = &loaded.config.notes;
+        return Err(match check(&loaded) {
+            Ok(text) => Exit::done(text).with(notes),
+            Err(error) => Exit::refused(error),
+        });
     }
     Ok(Startup::Run(loaded.config))
 }
@@ -100,8 +118,14 @@ struct Loaded {
 }
 
 fn load(command_line: &CommandLine, descriptors: u64) -> Result<Loaded, ConfigError> {
-    let file = command_line.config.as_deref();
-    let mut options = file.map_or_else(|| Ok(Options::default()), file::read)?;
+    let mut asked = Options::default();
+    command_line.lay_over(&mut asked)?;
+    let node_name = asked.node_name.map(|name| name.0);
+    let mut from_file = match command_line.config.as_deref() {
+        Some(file) => file::read(file, node_name.as_ref(), &default_node_name())?,
+        None => FromFile::default(),
+    };
+    let mut options = std::mem::take(&mut from_file.options);
     command_line.lay_over(&mut options)?;
     let default_connections = Limit(
         (descriptors < u64::MAX).then(|| descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1)),
@@ -109,16 +133,27 @@ fn load(command_line: &CommandLine, descriptors: u64) -> Result<Loaded, ConfigEr
     options
         .max_connections
         .get_or_insert(Setting(default_connections));
-    let place = |path: &str| place(command_line, path);
-    let config = Config::new(options.clone(), &place)?;
+    options
+        .node_name
+        .get_or_insert_with(|| Setting(default_node_name()));
+    let place = |path: &str| place(command_line, &from_file, path);
+    let mut config = Config::new(options.clone(), &place)?;
+    config.notes = from_file.notes;
+    config.modules_file = command_line.config.as_deref().map(modules::beside);
     Ok(Loaded { options, config })
 }
 
+/// `blackhole@` and the host's name. A host may be called what no node name can hold, and then is `localhost` here.
+fn default_node_name() -> NodeName {
+    let name = format!("blackhole@{}", crate::sys::host_name());
+    NodeName::read(&name).unwrap_or_else(|| NodeName("blackhole@localhost".to_owned()))
+}
+
 /// How messages name a key, or a path below one such as `families[0].keys[1]`: as the operator wrote it.
-fn place(command_line: &CommandLine, path: &str) -> String {
+fn place(command_line: &CommandLine, from_file: &FromFile, path: &str) -> String {
     let key = path.split(['[', '.']).next().unwrap_or_default();
     match &command_line.config {
-        Some(file) if !command_line.has(key) => file::place(file, path),
+        Some(file) if !command_line.has(key) => from_file.place(file, path),
         _ => cli::option(path),
     }
 }
@@ -126,6 +161,7 @@ fn place(command_line: &CommandLine, path: &str) -> String {
 /// What `--check-config` does beyond loading: opens the files that are named, and prints.
 fn check(loaded: &Loaded) -> Result<String, ConfigError> {
     loaded.config.authenticator()?;
+    loaded.config.modules()?;
     loaded.config.check_tls()?;
     if let SourceConfig::Replay { file } = &loaded.config.source {
         File::open(file).map_err(|error| ConfigError::File {
@@ -139,12 +175,21 @@ fn check(loaded: &Loaded) -> Result<String, ConfigError> {
 }
 
 impl Config {
-    /// Makes the authenticator that is configured; `tokens` reads its file.
+    /// Makes the authenticator that is configured, and reads all its files.
     ///
     /// # Errors
-    /// The token file cannot be read or holds something else than it should.
+    /// A file cannot be read or holds something else than it should.
     pub fn authenticator(&self) -> Result<Authenticator, ConfigError> {
-        Authenticator::new(&self.auth, read_tokens)
+        Authenticator::new(&self.auth, read_tokens, read_keys)
+    }
+
+    /// Reads which modules the platform has started (true) and stopped, as was kept; none where there is no file.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds something else than it should.
+    pub fn modules(&self) -> Result<BTreeMap<String, bool>, ConfigError> {
+        let file = self.modules_file.as_deref();
+        file.map_or_else(|| Ok(BTreeMap::new()), modules::read)
     }
 
     /// Makes sure that the files for TLS to the broker serve, if there is a broker with TLS or a file is named.
@@ -179,11 +224,20 @@ impl Config {
             amqp_client_key,
             prefetch,
             max_queue_length,
+            control,
+            node_name,
             demo_rate,
             demo_accounts,
             style,
             gap_notices,
             auth,
+            accounts,
+            jwt_issuer,
+            jwt_require_exp,
+            crossbar_token,
+            crossbar_yes_seconds,
+            crossbar_no_seconds,
+            crossbar_timeout_ms,
             insecure_realm,
             allowed_origins,
             request_timeout_ms,
@@ -243,12 +297,19 @@ impl Config {
                 ),
             });
         }
-        let auth = match auth.ok_or(ConfigError::NoAuth)?.0 {
-            AuthName::Tokens(file) => AuthConfig::Tokens(file),
-            AuthName::Insecure => AuthConfig::Insecure {
-                realm_template: insecure_realm.0.0,
+        let (auth, crossbar) = AuthKeys {
+            kinds: auth.into_iter().map(|kind| kind.0).collect(),
+            insecure_realm: insecure_realm.0.0,
+            rules: Rules::new(&jwt_issuer.0.0, jwt_require_exp.0),
+            times: CacheTimes {
+                yes: seconds(crossbar_yes_seconds),
+                no: seconds(crossbar_no_seconds),
             },
-        };
+            service_token: crossbar_token.map(|token| token.0.0),
+            timeout: milliseconds(crossbar_timeout_ms),
+            accounts: accounts.map(|file| file.0.0),
+        }
+        .read(&place("auth"))?;
         Ok(Self {
             ip: ip.0,
             port: port.0,
@@ -262,7 +323,12 @@ impl Config {
             amqp: amqp.into_iter().map(|url| url.0.0).collect(),
             tls,
             source,
+            notes: Vec::new(),
+            control: control.0,
+            modules_file: None,
+            node_name: node_name.map_or_else(default_node_name, |name| name.0).0,
             auth,
+            crossbar,
             style: style.0,
             io_uring: io_uring.0,
             log_level: log_level.0,
@@ -320,6 +386,10 @@ fn limit(limit: Setting<Limit<u64>>) -> Option<usize> {
 
 fn milliseconds(milliseconds: Setting<NonZeroU32>) -> Duration {
     Duration::from_millis(milliseconds.0.get().into())
+}
+
+fn seconds(seconds: Setting<NonZeroU32>) -> Duration {
+    Duration::from_secs(seconds.0.get().into())
 }
 
 /// A time of zero milliseconds switches off what it is the time of.
@@ -412,9 +482,20 @@ pub struct Config {
     pub tls: TlsFiles,
     /// `source`: where events come from.
     pub source: SourceConfig,
-    /// `auth`: who decides who may do what; without it there is no `Config`. The content of the token file can
-    /// change while running ([`crate::auth::Authenticator::reload`]), the kind and the path cannot.
+    /// What the operator is to be told at the start about the config file.
+    pub notes: Vec<Note>,
+    /// `control`: whether the platform's questions over AMQP are answered. True; without effect where events come from
+    /// elsewhere.
+    pub control: bool,
+    /// `node_name`: what this process is called there. Default: `blackhole@` and the host's name.
+    pub node_name: String,
+    /// Where changes of modules are kept over a restart: beside the config file, if there is one.
+    pub modules_file: Option<PathBuf>,
+    /// `auth` and what belongs to it: who decides who may do what; without one there is no `Config`. What their files hold
+    /// can change while running ([`crate::auth::Authenticator::reload`]), kinds and paths cannot.
     pub auth: AuthConfig,
+    /// `auth` with `crossbar:URL`: whom its threads ask. There exactly when `auth.platform` is.
+    pub crossbar: Option<CrossbarConfig>,
     /// `style`: event style of sessions that do not choose one.
     pub style: Style,
     /// `io_uring`: whether to try it.
@@ -503,17 +584,6 @@ impl Config {
     }
 }
 
-/// Reads a token file. Its content is in no error.
-///
-/// # Errors
-/// The file cannot be read, or is not UTF-8.
-pub fn read_tokens(file: &Path) -> Result<String, ConfigError> {
-    fs::read_to_string(file).map_err(|error| ConfigError::File {
-        file: file.to_owned(),
-        problem: format!("cannot be read: {error}"),
-    })
-}
-
 impl fmt::Debug for Config {
     /// Nothing of it: broker URLs hold passwords. `--check-config` prints it masked.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -524,7 +594,8 @@ impl fmt::Debug for Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Verdict;
+    use crate::auth::{Asker, Moment, Verdict};
+    use std::fs;
 
     #[test]
     fn a_key_or_a_path_below_it_is_named_as_the_operator_wrote_it() {
@@ -538,7 +609,7 @@ mod tests {
             ("channel_events", "config.json: channel_events"),
             ("channel_events[2]", "config.json: channel_events[2]"),
         ] {
-            assert_eq!(place(&command_line, path), expected);
+            assert_eq!(place(&command_line, &FromFile::default(), path), expected);
         }
     }
 
@@ -560,15 +631,23 @@ mod tests {
         fs::write(&file, text).expect("writable");
         let mut authenticator = config.authenticator().expect("a token file");
         fs::remove_file(&file).expect("there");
-        let error = authenticator.reload(read_tokens).err();
+        let error = authenticator.reload(read_tokens, read_keys).err();
         let error = error.map(|error| error.to_string()).unwrap_or_default();
         assert!(
             error.starts_with(&gone) && !error.contains("secret"),
             "{error}"
         );
-        assert_eq!(authenticator.tokens(), 1);
+        assert_eq!(authenticator.sizes().tokens, 1);
+        let asker = Asker {
+            connection: 1,
+            network: [127, 0, 0, 1].into(),
+        };
+        let now = Moment {
+            unix: 0,
+            clock: Duration::ZERO,
+        };
         assert!(matches!(
-            authenticator.authenticate("secret", 0),
+            authenticator.identify("secret", asker, now),
             Verdict::Accepted(_)
         ));
     }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::origin::Origin;
 use super::values::{
-    AuthName, BrokerUrl, FileName, Limit, Network, Object, Period, Rate, RealmTemplate, Setting,
-    SourceName, Word, list,
+    AuthName, BrokerUrl, FileName, Issuer, Limit, Network, NodeName, Object, Period, Rate,
+    RealmTemplate, Secret, Setting, SourceName, Word, list, list_or_one,
 };
 use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
@@ -89,6 +89,14 @@ pub(crate) struct Options {
     /// Messages that wait on the broker for this process; beyond it the oldest are lost, and sessions get a notice
     #[arg(long, value_name = "N", help_heading = EVENTS)]
     pub(crate) max_queue_length: Setting<Limit<u32>>,
+    /// Answer the platform's questions about sessions, and start and stop families for it, over AMQP (exchanges sysconf,
+    /// kapps, targeted)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = EVENTS)]
+    pub(crate) control: Setting<bool>,
+    /// What this process is called in its answers to the platform, and its part of the platform's own document; unset:
+    /// blackhole@ and the host's name
+    #[arg(long, value_name = "NAME@HOST", help_heading = EVENTS)]
+    pub(crate) node_name: Option<Setting<NodeName>>,
     /// Events a second that the demo source makes up
     #[arg(long, value_name = "RATE", help_heading = EVENTS)]
     pub(crate) demo_rate: Setting<Rate>,
@@ -102,9 +110,34 @@ pub(crate) struct Options {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = EVENTS)]
     pub(crate) gap_notices: Setting<bool>,
 
-    /// Who may do what: tokens:FILE, or insecure (development only: any token, any account). Must be set
+    /// Who may do what: tokens:FILE, jwt:FILE_OR_FOLDER (the platform's tokens), crossbar:URL (ask the platform), each at
+    /// most once; or insecure alone (development only: any token, any account). Must be set
     #[arg(long, value_name = "KIND", help_heading = CLIENTS)]
-    pub(crate) auth: Option<Setting<AuthName>>,
+    #[serde(deserialize_with = "list_or_one")]
+    pub(crate) auth: Vec<Setting<AuthName>>,
+    /// JSON file of the account tree: {"ACCOUNT": {"parent": "ACCOUNT", "realm": "sip.example.com"}}; a token may see
+    /// what is below its account
+    #[arg(long, value_name = "FILE", help_heading = CLIENTS)]
+    pub(crate) accounts: Option<Setting<FileName>>,
+    /// Issuer (iss) that the tokens of --auth jwt must have
+    #[arg(long, value_name = "ISSUER", help_heading = CLIENTS)]
+    pub(crate) jwt_issuer: Setting<Issuer>,
+    /// Refuse tokens of --auth jwt that never expire
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = CLIENTS)]
+    pub(crate) jwt_require_exp: Setting<bool>,
+    /// Token to fetch keys from --auth crossbar with, for --auth jwt; better in the file, since others on the machine can
+    /// read a command line
+    #[arg(long, value_name = "TOKEN", help_heading = CLIENTS)]
+    pub(crate) crossbar_token: Option<Setting<Secret>>,
+    /// Time that a yes of --auth crossbar is good, in seconds
+    #[arg(long, value_name = "SECONDS", help_heading = CLIENTS)]
+    pub(crate) crossbar_yes_seconds: Setting<NonZeroU32>,
+    /// Time that a no of --auth crossbar is good, in seconds
+    #[arg(long, value_name = "SECONDS", help_heading = CLIENTS)]
+    pub(crate) crossbar_no_seconds: Setting<NonZeroU32>,
+    /// Time for an answer of --auth crossbar, in milliseconds
+    #[arg(long, value_name = "MS", help_heading = CLIENTS)]
+    pub(crate) crossbar_timeout_ms: Setting<NonZeroU32>,
     /// SIP realm of an account under --auth insecure
     #[arg(long, value_name = "TEMPLATE", help_heading = CLIENTS)]
     pub(crate) insecure_realm: Setting<RealmTemplate>,
@@ -239,11 +272,20 @@ impl Default for Options {
             amqp_client_key: None,
             prefetch: const { nonzero_u16(2048) },
             max_queue_length: Setting(Limit(Some(100_000))),
+            control: Setting(true),
+            node_name: None,
             demo_rate: Setting(Rate(2.0)),
             demo_accounts: const { nonzero_u32(1) },
             style: Setting(Style::Piston),
             gap_notices: Setting(true),
-            auth: None,
+            auth: Vec::new(),
+            accounts: None,
+            jwt_issuer: Setting(Issuer("kazoo".to_owned())),
+            jwt_require_exp: Setting(false),
+            crossbar_token: None,
+            crossbar_yes_seconds: const { nonzero_u32(60) },
+            crossbar_no_seconds: const { nonzero_u32(5) },
+            crossbar_timeout_ms: const { nonzero_u32(5_000) },
             insecure_realm: Setting(RealmTemplate(format!("{}.localhost", REALM_PLACEHOLDER))),
             allowed_origins: Vec::new(),
             request_timeout_ms: const { nonzero_u32(10_000) },

@@ -17,7 +17,8 @@ use serde_json::Value;
 
 use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
-use crate::limits::PERIOD_MAX;
+use crate::inquiry::{CrossbarUrl, CrossbarUrlError};
+use crate::limits::{PERIOD_MAX, TOKEN_BYTES_MAX};
 use crate::protocol::proxy::ProxyProtocol;
 use crate::session::outbox::SlowConsumerPolicy;
 
@@ -110,6 +111,16 @@ pub(crate) fn list<'de, D: Deserializer<'de>, T: Written>(
         .map(read)
         .collect::<Result<_, _>>()
         .map_err(D::Error::custom)
+}
+
+/// Reads a list, or one item without brackets.
+pub(crate) fn list_or_one<'de, D: Deserializer<'de>, T: Written>(
+    deserializer: D,
+) -> Result<Vec<Setting<T>>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        list @ Value::Array(_) => self::list(list).map_err(D::Error::custom),
+        one => Ok(vec![Setting(T::from_json(&one).map_err(D::Error::custom)?)]),
+    }
 }
 
 /// Whole numbers of the types' own ranges.
@@ -520,38 +531,113 @@ impl Text for SourceName {
     }
 }
 
-/// The key `auth`.
+/// An item of the key `auth`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AuthName {
     Tokens(PathBuf),
+    Jwt(PathBuf),
+    /// The base URL of the platform's REST API, without a `/` at its end.
+    Crossbar(CrossbarUrl),
     Insecure,
 }
 
+impl AuthName {
+    /// What stands before the colon.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Tokens(_) => "tokens",
+            Self::Jwt(_) => "jwt",
+            Self::Crossbar(_) => "crossbar",
+            Self::Insecure => "insecure",
+        }
+    }
+}
+
 impl Text for AuthName {
-    const EXPECTED: &str = "tokens:FILE or insecure";
+    const EXPECTED: &str = "tokens:FILE, jwt:FILE_OR_FOLDER, crossbar:URL or insecure";
     /// An operator may have given the token itself.
     const REPEATABLE: bool = false;
 
     fn read(text: &str) -> Option<Self> {
-        match text {
-            "insecure" => Some(Self::Insecure),
-            _ => file_after("tokens:", text).map(Self::Tokens),
+        if text == "insecure" {
+            return Some(Self::Insecure);
         }
+        if let Some(url) = text.strip_prefix("crossbar:") {
+            return CrossbarUrl::parse(url).ok().map(Self::Crossbar);
+        }
+        file_after("tokens:", text)
+            .map(Self::Tokens)
+            .or_else(|| file_after("jwt:", text).map(Self::Jwt))
     }
 
     fn hint(text: &str) -> Option<&'static str> {
-        match text.split_once(':')?.0 {
-            "jwt" => Some("the authenticator jwt is not built into this version yet"),
-            "crossbar" => Some("the authenticator crossbar is not built into this version yet"),
-            _ => None,
-        }
+        let error = CrossbarUrl::parse(text.strip_prefix("crossbar:")?).err()?;
+        Some(crossbar_url_problem(error))
     }
 
     fn print(&self) -> String {
         match self {
             Self::Tokens(file) => format!("tokens:{}", file.display()),
+            Self::Jwt(path) => format!("jwt:{}", path.display()),
+            Self::Crossbar(url) => format!("crossbar:{}", url.as_str()),
             Self::Insecure => "insecure".to_owned(),
         }
+    }
+}
+
+/// What is wrong with the URL of `crossbar:URL`, as half a sentence.
+fn crossbar_url_problem(error: CrossbarUrlError) -> &'static str {
+    match error {
+        CrossbarUrlError::Malformed => "the URL of crossbar is none such as https://HOST:8443/v2",
+        CrossbarUrlError::Scheme => "the scheme of crossbar's URL is neither http nor https",
+        CrossbarUrlError::Userinfo => {
+            "crossbar's URL has a user or password, which no request would carry"
+        }
+        CrossbarUrlError::QueryOrFragment => {
+            "crossbar's URL has a query or fragment, behind which nothing can be put"
+        }
+        CrossbarUrlError::TooLong => "crossbar's URL is longer than 2,048 bytes",
+    }
+}
+
+/// A secret that goes into an HTTP header; printed as `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Text for Secret {
+    const EXPECTED: &str = "a token of 1 to 8192 visible characters";
+    const REPEATABLE: bool = false;
+
+    fn read(text: &str) -> Option<Self> {
+        let fits = (1..=TOKEN_BYTES_MAX).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_graphic());
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    fn print(&self) -> String {
+        "***".to_owned()
+    }
+}
+
+/// What `iss` of a token must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Issuer(pub(crate) String);
+
+impl Text for Issuer {
+    const EXPECTED: &str = "the iss of the tokens, not empty";
+
+    fn read(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    fn print(&self) -> String {
+        self.0.clone()
     }
 }
 
@@ -609,6 +695,33 @@ impl Text for Word {
     fn read(text: &str) -> Option<Self> {
         let fits = !text.is_empty() && !text.contains(char::is_whitespace);
         fits.then(|| Self(text.to_owned()))
+    }
+
+    fn print(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// What this process is called on the platform: `NAME@HOST`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeName(pub(crate) String);
+
+/// Longest node name: the platform's own are Erlang's, which are no longer.
+const NODE_NAME_BYTES_MAX: usize = 255;
+
+impl Text for NodeName {
+    const EXPECTED: &str = "a node name such as blackhole@host, at most 255 bytes";
+
+    fn read(text: &str) -> Option<Self> {
+        let (name, host) = text.split_once('@')?;
+        let fits = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+        };
+        (fits(name) && fits(host) && text.len() <= NODE_NAME_BYTES_MAX)
+            .then(|| Self(text.to_owned()))
     }
 
     fn print(&self) -> String {
@@ -762,6 +875,13 @@ mod tests {
         survives::<log::LevelFilter>("debug", json!("debug"));
         survives::<SourceName>("replay:a b.jsonl", json!("replay:a b.jsonl"));
         survives::<AuthName>("tokens:/etc/tokens.json", json!("tokens:/etc/tokens.json"));
+        survives::<AuthName>("jwt:/etc/keys", json!("jwt:/etc/keys"));
+        survives::<AuthName>(
+            "crossbar:http://127.0.0.1:8000/v2/",
+            json!("crossbar:http://127.0.0.1:8000/v2"),
+        );
+        survives::<FileName>("a b.json", json!("a b.json"));
+        survives::<Issuer>("kazoo", json!("kazoo"));
         survives::<RealmTemplate>(
             "{account_id}.sip.example",
             json!("{account_id}.sip.example"),
@@ -803,8 +923,8 @@ mod tests {
         assert_eq!(
             (&*problem, &*json),
             (
-                "expected tokens:FILE or insecure",
-                "expected tokens:FILE or insecure"
+                "expected tokens:FILE, jwt:FILE_OR_FOLDER, crossbar:URL or insecure",
+                "expected tokens:FILE, jwt:FILE_OR_FOLDER, crossbar:URL or insecure"
             )
         );
         let pem = "-----BEGIN PRIVATE KEY-----\nhunter2";
@@ -813,12 +933,46 @@ mod tests {
             (&*problem, &*json),
             ("expected the name of a file", "expected the name of a file")
         );
-        for kind in ["jwt:keys.pem", "crossbar:http://127.0.0.1:8000/v2"] {
-            let (problem, _) = problems::<AuthName>(kind, &json!(1));
+        for (url, hint) in [
+            (
+                "hunter2",
+                "the URL of crossbar is none such as https://HOST:8443/v2",
+            ),
+            (
+                "hunter2://host",
+                "the scheme of crossbar's URL is neither http nor https",
+            ),
+            (
+                "http://user:hunter2@host",
+                "crossbar's URL has a user or password",
+            ),
+            (
+                "http://host/v2?hunter2",
+                "crossbar's URL has a query or fragment",
+            ),
+            (
+                "http://host/v2#hunter2",
+                "crossbar's URL has a query or fragment",
+            ),
+        ] {
+            let (problem, _) = problems::<AuthName>(&format!("crossbar:{url}"), &json!(1));
             assert!(
-                problem.contains("is not built into this version yet"),
+                problem.starts_with(hint) && !problem.contains("hunter2"),
                 "{problem}"
             );
+        }
+        let secret = Secret::from_text("hunter2").expect("a good secret");
+        assert_eq!(secret.to_json(), json!("***"));
+        assert_eq!(format!("{secret:?}"), "***");
+        for wrong in [
+            "",
+            "hunter2 ",
+            "hunter2\n",
+            "hunter2ü",
+            &"hunter2".repeat(2000),
+        ] {
+            let (problem, _) = problems::<Secret>(wrong, &json!(["hunter2"]));
+            assert_eq!(problem, "expected a token of 1 to 8192 visible characters");
         }
     }
 }

@@ -16,6 +16,7 @@
 //! source hands over events, so [`HANDOFF_BYTES_MAX`] is exceeded by less than one event, and no wait for room is
 //! missed.
 
+pub mod ask;
 mod commands;
 mod messages;
 mod wake;

@@ -62,7 +62,7 @@ impl LoopWaker {
     }
 
     /// To be called after a message was put in.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if self.pending.raise()
             && let Err(error) = (self.waker)()
         {
@@ -72,7 +72,7 @@ impl LoopWaker {
     }
 
     /// To be called before messages are looked for: one that is put in afterwards wakes the loop again.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.pending.lower();
     }
 }

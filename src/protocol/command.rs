@@ -18,6 +18,7 @@
 //! | `action` | absent or empty: `missing action`; of the wrong kind: `invalid action`; `unknown action X` echoes at most [`ACTION_ECHO_BYTES_MAX`] |
 //! | `data` | subscribe: absent, empty or no object: `missing required keys in data object`; unsubscribe: absent or empty means all |
 //! | `account_id`, `binding`, `bindings` | empty: as if absent; of the wrong kind: `invalid account_id` and so on; `bindings` also when one of its elements is empty or no text |
+//! | no binding at all | subscribe: the session answers, which knows whether the account is missing too; unsubscribe, unless `account_id` is all there is: `missing required keys : binding` |
 //! | `name` | of the wrong kind, or more than [`NAME_BYTES_MAX`]: `invalid name` |
 //! | `metadata` | too long: `metadata too large (max N bytes)`; nested deeper than [`METADATA_DEPTH_MAX`], or with a string or number in it that cannot be read: `invalid metadata` |
 //!
@@ -81,9 +82,10 @@ pub struct Command<'a> {
 pub enum Action<'a> {
     /// Subscribe to all of these or to none.
     Subscribe {
-        /// Account id or `*`, as sent: not checked, not empty.
-        account_id: Cow<'a, str>,
-        /// Client bindings, as sent: not checked, at least one, none empty.
+        /// Account id or `*`, as sent: not checked, not empty. `None`: the identity's own account, if it has one.
+        account_id: Option<Cow<'a, str>>,
+        /// Client bindings, as sent: not checked, none empty. None at all is an error, whose text depends on the
+        /// identity: [`MissingKeys`].
         bindings: Vec<Cow<'a, str>>,
     },
     /// Unsubscribe.
@@ -103,7 +105,7 @@ pub enum Unsubscribe<'a> {
     Bindings {
         /// Account id or `*`; `None`: of every account.
         account_id: Option<Cow<'a, str>>,
-        /// Client bindings.
+        /// Client bindings, at least one.
         bindings: Vec<Cow<'a, str>>,
     },
 }
@@ -127,6 +129,9 @@ pub enum CommandError {
     /// The token was not accepted, or is no string.
     #[error("failed to authenticate token")]
     AuthenticationFailed,
+    /// Nobody can say whether the token is good, or may see the account: what must be asked does not answer.
+    #[error("authentication unavailable")]
+    AuthenticationUnavailable,
     /// No `data`, or nothing in it.
     #[error("missing required keys in data object")]
     MissingData,
@@ -197,7 +202,7 @@ pub enum Field {
 /// Which keys of `data` are missing. At least one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingKeys {
-    /// `account_id`.
+    /// `account_id`, which only an identity without an account of its own must give.
     pub account_id: bool,
     /// `binding`, and `bindings` in its place.
     pub binding: bool,
@@ -266,6 +271,16 @@ impl fmt::Display for Field {
     }
 }
 
+impl CommandError {
+    /// The account is missing, and nothing else.
+    pub(crate) fn missing_account() -> Self {
+        Self::MissingKeys(MissingKeys {
+            account_id: true,
+            binding: false,
+        })
+    }
+}
+
 impl fmt::Display for MissingKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (self.account_id, self.binding) {
@@ -327,19 +342,10 @@ fn subscribe(data: Data<'_>) -> Result<Action<'_>, CommandError> {
     let Data::Object(fields) = data else {
         return Err(CommandError::MissingData);
     };
-    match (
-        text(fields.account_id, Field::AccountId)?,
-        bindings(fields.binding, fields.bindings)?,
-    ) {
-        (Some(account_id), Some(bindings)) => Ok(Action::Subscribe {
-            account_id,
-            bindings,
-        }),
-        (account_id, bindings) => Err(CommandError::MissingKeys(MissingKeys {
-            account_id: account_id.is_none(),
-            binding: bindings.is_none(),
-        })),
-    }
+    Ok(Action::Subscribe {
+        account_id: text(fields.account_id, Field::AccountId)?,
+        bindings: bindings(fields.binding, fields.bindings)?.unwrap_or_default(),
+    })
 }
 
 fn unsubscribe(data: Data<'_>) -> Result<Unsubscribe<'_>, CommandError> {
@@ -362,8 +368,8 @@ fn unsubscribe(data: Data<'_>) -> Result<Unsubscribe<'_>, CommandError> {
             bindings,
         }),
         (Some(account_id), None) if !names_bindings => Ok(Unsubscribe::Account(account_id)),
-        (account_id, None) => Err(CommandError::MissingKeys(MissingKeys {
-            account_id: account_id.is_none(),
+        (_, None) => Err(CommandError::MissingKeys(MissingKeys {
+            account_id: false,
             binding: true,
         })),
     }
@@ -454,7 +460,10 @@ mod tests {
             Action::Subscribe {
                 account_id,
                 bindings,
-            } => format!("subscribe {account_id} {bindings:?}"),
+            } => {
+                let account_id = account_id.as_deref().unwrap_or("own account");
+                format!("subscribe {account_id} {bindings:?}")
+            }
             Action::Unsubscribe(Unsubscribe::All) => "unsubscribe all".to_owned(),
             Action::Unsubscribe(Unsubscribe::Account(account_id)) => {
                 format!("unsubscribe {account_id}")
@@ -478,9 +487,8 @@ mod tests {
     #[test]
     fn every_command_means_what_the_protocol_says() {
         let missing_data = "missing required keys in data object";
-        let missing_both = "missing required keys : account_id, binding";
-        let missing_account = "missing required keys : account_id";
         let missing_binding = "missing required keys : binding";
+        let names_nothing = "subscribe own account []";
         for (text, expected) in [
             // subscribe
             (
@@ -512,26 +520,30 @@ mod tests {
             (r#"{"action":"subscribe","data":true}"#, missing_data),
             (r#"{"action":"subscribe","data":-1}"#, missing_data),
             (r#"{"action":"subscribe","data":1.5}"#, missing_data),
-            (r#"{"action":"subscribe","data":{"x":1}}"#, missing_both),
+            (r#"{"action":"subscribe","data":{"x":1}}"#, names_nothing),
             (
                 r#"{"action":"subscribe","data":{"account_id":7,"binding":{"a":1}}}"#,
                 "invalid account_id",
             ),
             (
                 r#"{"action":"subscribe","data":{"account_id":"","binding":""}}"#,
-                missing_both,
+                names_nothing,
             ),
             (
                 r#"{"action":"subscribe","data":{"account_id":null,"binding":"b"}}"#,
-                missing_account,
+                r#"subscribe own account ["b"]"#,
+            ),
+            (
+                r#"{"action":"subscribe","data":{"bindings":["b"],"account_id":""}}"#,
+                r#"subscribe own account ["b"]"#,
             ),
             (
                 r#"{"action":"subscribe","data":{"account_id":"a"}}"#,
-                missing_binding,
+                "subscribe a []",
             ),
             (
                 r#"{"action":"subscribe","data":{"account_id":"a","bindings":[]}}"#,
-                missing_binding,
+                "subscribe a []",
             ),
             (
                 r#"{"action":"subscribe","data":{"account_id":"a","bindings":["x",1,"y"]}}"#,
@@ -584,11 +596,15 @@ mod tests {
             ),
             (
                 r#"{"action":"unsubscribe","data":{"bindngs":["typo"]}}"#,
-                missing_both,
+                missing_binding,
             ),
             (
                 r#"{"action":"unsubscribe","data":{"binding":""}}"#,
-                missing_both,
+                missing_binding,
+            ),
+            (
+                r#"{"action":"unsubscribe","data":{"account_id":"a","binding":""}}"#,
+                missing_binding,
             ),
             // ping, labels
             (r#"{"action":"ping"}"#, "ping"),
@@ -629,7 +645,7 @@ mod tests {
             ),
             (
                 r#"{"action":"subscribe","data":{"account_id":"a","binding":"x"},"data":{"account_id":"b"}}"#,
-                missing_binding,
+                "subscribe b []",
             ),
         ] {
             assert_eq!(understood(text), expected, "{text}");
@@ -887,7 +903,7 @@ mod tests {
         else {
             panic!("a subscribe")
         };
-        assert!(matches!(account_id, Cow::Borrowed("a")));
+        assert!(matches!(account_id, Some(Cow::Borrowed("a"))));
         assert!(matches!(&bindings[..], [Cow::Borrowed("b")]));
     }
 

@@ -95,6 +95,8 @@ pub enum HttpError {
     Draining,
     /// 503: the event source is down.
     SourceDown,
+    /// 503: nobody can say whether the bearer token is good.
+    AuthenticationUnavailable,
 }
 
 /// Reads what a client of the admin listener sent so far: any `GET` or `HEAD`.
@@ -146,7 +148,7 @@ impl HttpError {
             Self::UnsupportedVersion => 426,
             Self::TooManyFromThisIp | Self::TooManyOfThisAccount => 429,
             Self::HeadTooLarge => 431,
-            Self::Full | Self::Draining | Self::SourceDown => 503,
+            Self::Full | Self::Draining | Self::SourceDown | Self::AuthenticationUnavailable => 503,
         }
     }
 
@@ -167,6 +169,7 @@ impl HttpError {
             Self::Full => "no more connections can be taken",
             Self::Draining => "going away",
             Self::SourceDown => "event source unavailable",
+            Self::AuthenticationUnavailable => "authentication unavailable",
         }
     }
 
@@ -188,7 +191,7 @@ impl HttpError {
             Self::UnsupportedVersion => {
                 "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n".to_owned()
             }
-            Self::Full | Self::Draining | Self::SourceDown => {
+            Self::Full | Self::Draining | Self::SourceDown | Self::AuthenticationUnavailable => {
                 format!("Retry-After: {RETRY_AFTER_SECONDS}\r\n")
             }
             Self::Malformed(_)

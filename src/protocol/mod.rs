@@ -12,6 +12,7 @@
 //! | [`tail`] | a request id put into the frame that many share |
 //! | [`command`] | client text -> command (PROTOCOL 3) |
 //! | `envelope` | the JSON of a command, field by field |
+//! | [`control`] | the platform's requests over AMQP, and the answers (PROTOCOL 8) |
 //! | [`reply`] | reply or notice -> frame (PROTOCOL 3 and 5) |
 //! | [`event_frame`] | event -> frame in either style (PROTOCOL 5) |
 //! | `kazoo` | the body of an event in style kazoo |
@@ -27,6 +28,7 @@
 
 pub mod codec;
 pub mod command;
+pub mod control;
 mod envelope;
 pub mod event_frame;
 pub mod forwarded;

@@ -15,19 +15,20 @@ pub fn generated_request_id(random: [u8; 16]) -> String {
     format!("{:032x}", u128::from_be_bytes(random))
 }
 
-/// The reply to a subscribe: all client bindings of the session, in the order of their subscription.
+/// The reply to a subscribe: all client bindings of the session, in the order of their subscription, under both of their
+/// names.
 pub fn subscribed<'a>(
     builder: &mut FrameBuilder,
     request_id: &str,
     subscribed: impl IntoIterator<Item = &'a str>,
 ) -> Frame {
     reply(builder, request_id, "success", |out| {
-        out.extend_from_slice(br#""subscribed":"#);
-        write_list(out, subscribed);
+        write_subscribed(out, subscribed);
     })
 }
 
-/// The reply to an unsubscribe: the client bindings that were removed, and those that are left.
+/// The reply to an unsubscribe: the client bindings that were removed, and those that are left, under both of their
+/// names.
 pub fn unsubscribed<'a>(
     builder: &mut FrameBuilder,
     request_id: &str,
@@ -37,8 +38,8 @@ pub fn unsubscribed<'a>(
     reply(builder, request_id, "success", |out| {
         out.extend_from_slice(br#""unsubscribed":"#);
         write_list(out, unsubscribed);
-        out.extend_from_slice(br#","subscribed":"#);
-        write_list(out, subscribed);
+        out.push(b',');
+        write_subscribed(out, subscribed);
     })
 }
 
@@ -88,6 +89,8 @@ pub enum EndReason {
     Identity,
     /// The rights of the session's identity were reread, and are fewer.
     Rights,
+    /// Their family was stopped.
+    Module,
 }
 
 /// The notice that these subscriptions have ended (PROTOCOL 3).
@@ -102,6 +105,7 @@ pub fn subscriptions_ended<'a>(
     let reason = match reason {
         EndReason::Identity => "identity",
         EndReason::Rights => "rights",
+        EndReason::Module => "module",
     };
     write_text(out, reason);
     out.extend_from_slice(br#","bindings":"#);
@@ -136,6 +140,17 @@ fn gap(builder: &mut FrameBuilder, data: fmt::Arguments<'_>) -> Frame {
     builder.frame(Opcode::Text)
 }
 
+/// Writes the client bindings of a session as `subscribed`, and once more as `subscriptions`, which clients of Kazoo 5
+/// read.
+fn write_subscribed<'a>(out: &mut Vec<u8>, bindings: impl IntoIterator<Item = &'a str>) {
+    out.extend_from_slice(br#""subscribed":"#);
+    let begin = out.len();
+    write_list(out, bindings);
+    let end = out.len();
+    out.extend_from_slice(br#","subscriptions":"#);
+    out.extend_from_within(begin..end);
+}
+
 fn write_list(out: &mut Vec<u8>, texts: impl IntoIterator<Item = impl AsRef<str>>) {
     out.push(b'[');
     for (index, text) in texts.into_iter().enumerate() {
@@ -164,15 +179,15 @@ mod tests {
         for (frame, expected) in [
             (
                 subscribed(builder, "r\"1", ["call.CHANNEL_CREATE.*", "a\\b"]),
-                r#"{"action":"reply","request_id":"r\"1","status":"success","data":{"subscribed":["call.CHANNEL_CREATE.*","a\\b"]}}"#,
+                r#"{"action":"reply","request_id":"r\"1","status":"success","data":{"subscribed":["call.CHANNEL_CREATE.*","a\\b"],"subscriptions":["call.CHANNEL_CREATE.*","a\\b"]}}"#,
             ),
             (
                 subscribed(builder, "r", []),
-                r#"{"action":"reply","request_id":"r","status":"success","data":{"subscribed":[]}}"#,
+                r#"{"action":"reply","request_id":"r","status":"success","data":{"subscribed":[],"subscriptions":[]}}"#,
             ),
             (
                 unsubscribed(builder, "r", ["x", "y"], ["z"]),
-                r#"{"action":"reply","request_id":"r","status":"success","data":{"unsubscribed":["x","y"],"subscribed":["z"]}}"#,
+                r#"{"action":"reply","request_id":"r","status":"success","data":{"unsubscribed":["x","y"],"subscribed":["z"],"subscriptions":["z"]}}"#,
             ),
             (
                 pong(builder, "r"),
@@ -193,6 +208,10 @@ mod tests {
             (
                 subscriptions_ended(builder, EndReason::Rights, ["x"]),
                 r#"{"action":"notice","name":"subscriptions_ended","data":{"reason":"rights","bindings":["x"]}}"#,
+            ),
+            (
+                subscriptions_ended(builder, EndReason::Module, ["x"]),
+                r#"{"action":"notice","name":"subscriptions_ended","data":{"reason":"module","bindings":["x"]}}"#,
             ),
             (
                 gap_slow_consumer(builder, 12),

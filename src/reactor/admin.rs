@@ -1,6 +1,7 @@
 //! The pages of the admin listener: `/healthz`, `/readyz`, `/metrics` (Prometheus text format 0.0.4).
 
 use super::Reactor;
+use super::control::Control;
 use super::socket::Socket;
 use crate::handoff::HANDOFF_EVENTS_MAX;
 use crate::metrics::write_metric;
@@ -31,6 +32,7 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         subscriptions.index().counts(),
         subscriptions.broker().counts(),
     );
+    let asked = hub.authenticator.sizes();
     let sessions = hub.metrics.sessions_opened_total - hub.metrics.sessions_closed_total;
     for (name, help, value) in [
         (
@@ -90,6 +92,47 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             hub.held.replies,
         ),
         ("replies_held_bytes", "Bytes of them.", hub.held.bytes),
+        ("auth_tokens", "Tokens on file.", asked.tokens),
+        (
+            "auth_keys",
+            "Keys of JWTs, those that the platform sent included.",
+            asked.keys,
+        ),
+        (
+            "auth_accounts",
+            "Accounts of the account tree.",
+            asked.accounts,
+        ),
+        (
+            "auth_verified",
+            "JWTs that were verified and are kept.",
+            asked.verified,
+        ),
+        (
+            "auth_grants",
+            "Answers of the platform that are yes and are kept, each for a token and an account.",
+            asked.grants,
+        ),
+        (
+            "auth_denials",
+            "Answers that are no, or trouble, and are kept.",
+            asked.denials,
+        ),
+        (
+            "auth_questions",
+            "Questions about tokens that no thread has answered.",
+            asked.questions,
+        ),
+        (
+            "auth_askers",
+            "Those who wait for the answers, once for each question.",
+            asked.askers,
+        ),
+        (
+            "sessions_to_resume",
+            "Sessions that have an answer and have not gone on.",
+            reactor.inquiries.concerned.len(),
+        ),
         (
             "outboxes_blocked",
             "Sessions whose sockets are full.",
@@ -151,6 +194,11 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             reactor.handoff.commands_waiting(),
         ),
         (
+            "control_requests_waiting",
+            "Requests of the platform over AMQP that the loop has not taken.",
+            reactor.control.as_ref().map_or(0, Control::waiting),
+        ),
+        (
             "handshake_deadlines",
             "Handshake deadlines kept.",
             hub.deadlines.handshake.len(),
@@ -192,6 +240,51 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ),
     ] {
         write_metric(&mut out, name, "gauge", help, value as u64);
+    }
+    let counts = hub.authenticator.counts;
+    for (name, help, value) in [
+        (
+            "auth_questions_asked_total",
+            "Questions about tokens put to threads.",
+            asked.asked,
+        ),
+        (
+            "auth_questions_refused_total",
+            "Questions about tokens that were not taken, because too many wait already, of an address or of all.",
+            asked.not_asked,
+        ),
+        (
+            "auth_jwts_verified_total",
+            "JWTs that hold.",
+            counts.verified,
+        ),
+        (
+            "auth_jwts_refused_total",
+            "JWTs that do not.",
+            counts.forged,
+        ),
+        (
+            "auth_allowed_total",
+            "Answers of the platform that are yes.",
+            counts.allowed,
+        ),
+        (
+            "auth_denied_total",
+            "Answers of the platform that are no.",
+            counts.denied,
+        ),
+        (
+            "auth_trouble_total",
+            "Questions to the platform that nobody answered.",
+            counts.trouble,
+        ),
+        (
+            "auth_withdrawals_total",
+            "Passes over all sessions because the platform took rights away.",
+            counts.withdrawn,
+        ),
+    ] {
+        write_metric(&mut out, name, "counter", help, value);
     }
     hub.metrics.write(&mut out);
     (reactor.more_metrics)(&mut out);

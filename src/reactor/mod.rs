@@ -5,13 +5,14 @@
 //! 1. Poll, until the next deadline at most ([`server`]).
 //! 2. Accept a bounded number of connections ([`server`], `accept`). Read the ready sockets, each within a budget and all
 //!    within another, and run their commands (`read`).
-//! 3. After a reread, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
+//! 3. Let sessions go on whose tokens or rights a thread was asked about (`asking`). Do a slice of what the platform asks
+//!    (`answers`, `switching`). After a reread, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
 //!    source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more
 //!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`).
 //! 4. Fire the deadlines; take a step of the sweep and of the drain (`deadlines`, `watch`).
 //! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
 //!    io_uring, all these writes are one system call, or a few when they are many bytes (`flush`).
-//! 6. Take the connections that have ended from the table; in the quiet after a burst, give memory back (this file).
+//! 6. Take the connections that have ended from the table; put the authenticator's questions to threads (`asking`); in the quiet after a burst, give memory back (this file).
 //!
 //! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames that wait is
 //! on the flush list, or its last write would have blocked; a session with unread bytes is on the reread list, or its last
@@ -30,8 +31,12 @@
 //! | [`server`] | step 1: poll, waker, signals, clock; the entry of the thread |
 //! | `accept` | step 2: connections taken in, and refused when there is no room |
 //! | `read` | step 2: reading |
+//! | `asking` | step 3: answers to the authenticator's questions; step 6: the questions |
+//! | `inquiries` | the questions under way, and whom their answers concern |
 //! | `intake` | step 3: the source and its events |
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
+//! | `answers`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
+//! | [`control`], [`modules`] | those requests; a change of families, and how it is kept |
 //! | `renewal` | step 3: every session renewed after a reread |
 //! | `deadlines` | step 4: deadlines, the drain |
 //! | `watch`, `sweep` | step 4: the slow walk over all sessions, and how far it is |
@@ -48,14 +53,19 @@
 
 mod accept;
 pub mod admin;
+mod answers;
+mod asking;
 pub mod connections;
+pub mod control;
 mod deadlines;
 pub mod drain;
 mod fan_out;
 mod flush;
 pub mod flush_list;
+mod inquiries;
 mod intake;
 pub mod listener;
+pub mod modules;
 mod read;
 mod renewal;
 pub mod reread;
@@ -63,6 +73,7 @@ mod run;
 pub mod server;
 pub mod socket;
 mod sweep;
+mod switching;
 mod trim;
 mod unfinished;
 mod watch;
@@ -71,14 +82,17 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use self::connections::{Connection, Connections, Listed};
+use self::control::Control;
 use self::drain::Drain;
 use self::flush_list::FlushList;
+use self::inquiries::Inquiries;
 use self::run::FanOut;
 use self::socket::Socket;
 use self::sweep::Sweep;
 use self::trim::{Trim, TurnDone};
 use self::unfinished::Unfinished;
 use crate::handoff::LoopEnd;
+use crate::inquiry::Inquiry;
 use crate::limits;
 use crate::log_limit::LogLimit;
 use crate::session::Session;
@@ -109,6 +123,7 @@ pub struct Reactor<S> {
     pub hub: Hub,
     connections: Connections<S>,
     handoff: LoopEnd,
+    inquiries: Inquiries,
     epoch: Instant,
     connections_max: usize,
     unfinished: Unfinished,
@@ -126,10 +141,14 @@ pub struct Reactor<S> {
     held_since: Option<Duration>,
     held_for: Duration,
     source_gone: bool,
+    /// `None`: the platform asks nothing here.
+    control: Option<Control>,
     /// What the broker does not permit its user, a line each.
     barred: Vec<Box<str>>,
     /// The next slot to be renewed; `None`: no pass is under way.
     renewal: Option<u32>,
+    /// That pass follows a reread.
+    is_rereading: bool,
     sweep: Sweep,
     trim: Trim,
     drain: Option<Drain>,
@@ -146,6 +165,8 @@ pub struct Reactor<S> {
 pub struct ReactorParts {
     /// Where events come from.
     pub handoff: LoopEnd,
+    /// Who answers the authenticator's questions; `None`: it has none.
+    pub inquiry: Option<Inquiry>,
     /// The moment that the loop's clock counts from.
     pub epoch: Instant,
     /// `max_connections`.
@@ -166,6 +187,10 @@ impl<S: Socket> Reactor<S> {
             hub,
             connections: Connections::default(),
             handoff: parts.handoff,
+            inquiries: Inquiries {
+                inquiry: parts.inquiry,
+                ..Inquiries::default()
+            },
             epoch: parts.epoch,
             connections_max: parts.connections_max,
             unfinished: Unfinished::default(),
@@ -180,8 +205,10 @@ impl<S: Socket> Reactor<S> {
             held_since: None,
             held_for: Duration::ZERO,
             source_gone: false,
+            control: None,
             barred: Vec::new(),
             renewal: None,
+            is_rereading: false,
             sweep: Sweep::default(),
             trim: Trim::default(),
             drain: None,
@@ -217,12 +244,15 @@ impl<S: Socket> Reactor<S> {
         self.hub.waking.advance(now.clock);
         self.read_ready(ready, now);
         self.close_unfinished(now);
+        self.take_answers(now);
+        self.answer_platform(now);
         self.renew_some(now);
         self.take_events(now);
         self.fire_deadlines(now);
         self.flush_some(now);
         self.close_largest(now);
         self.reap_closed(now);
+        self.put_questions(now);
         self.give_memory_back(now);
         let commands = self.hub.subscriptions.end_turn(now);
         self.handoff.tell(commands);
@@ -236,6 +266,7 @@ impl<S: Socket> Reactor<S> {
             || !self.reread.is_empty()
             || !self.reap.is_empty()
             || self.renewal.is_some()
+            || self.inquiries.is_pressing()
         {
             return Duration::ZERO;
         }
@@ -245,13 +276,23 @@ impl<S: Socket> Reactor<S> {
             self.hub.deadlines.next_due(),
             self.hub.subscriptions.months_due(),
         );
-        [deadline, months, sweep, self.trim.due(), drain]
-            .into_iter()
-            .flatten()
-            .map(|due| due.saturating_sub(now.clock))
-            .min()
-            .unwrap_or(limits::POLL_WAIT_MAX)
-            .min(limits::POLL_WAIT_MAX)
+        let asked = self.hub.authenticator.next_due();
+        let control = self.control.as_ref().and_then(Control::due);
+        [
+            deadline,
+            months,
+            sweep,
+            self.trim.due(),
+            drain,
+            asked,
+            control,
+        ]
+        .into_iter()
+        .flatten()
+        .map(|due| due.saturating_sub(now.clock))
+        .min()
+        .unwrap_or(limits::POLL_WAIT_MAX)
+        .min(limits::POLL_WAIT_MAX)
     }
 
     /// Puts a connection on the lists that its state calls for.

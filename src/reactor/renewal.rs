@@ -1,4 +1,4 @@
-//! All sessions are renewed after the tokens were reread (SIGHUP), a part of them in each turn.
+//! All sessions are renewed after the tokens were reread (SIGHUP), or the platform has taken rights away, a part of them in each turn.
 //!
 //! Invariant: until a pass is through, no event is taken from the hand-off. So no session sees an event by a right that it
 //! has lost, and no event goes to its new owner while the old one may still see it. A session that sends a command
@@ -10,11 +10,18 @@ use crate::limits::{RENEWAL_SUBSCRIPTION_COST, RENEWALS_PER_TURN_MAX};
 use crate::session::clock::Now;
 
 impl<S: Socket> Reactor<S> {
-    /// Begins a pass: the coming turns ask the authenticator again for every session, by the tokens that are in force now.
-    /// `config_reloads_total` counts the end of the pass. O(1).
+    /// Begins a pass after a reread: the coming turns ask the authenticator again for every session, by the tokens that are in
+    /// force now. `config_reloads_total` counts the end of the pass. O(1).
     pub fn renew_identities(&mut self) {
+        self.is_rereading = true;
+        self.begin_renewal();
+    }
+
+    /// Begins a pass, or begins it again.
+    pub(super) fn begin_renewal(&mut self) {
         self.renewal = Some(0);
         self.hub.is_renewing = true;
+        self.hub.authenticator.on_renewal();
     }
 
     /// Renews sessions until the share of the turn is done. A session that came or authenticated since the pass began has
@@ -38,7 +45,11 @@ impl<S: Socket> Reactor<S> {
         self.renewal = (!is_through).then_some(slot);
         if is_through {
             self.hub.is_renewing = false;
-            self.hub.metrics.config_reloads_total += 1;
+            self.hub.authenticator.on_renewed();
+            if self.is_rereading {
+                self.is_rereading = false;
+                self.hub.metrics.config_reloads_total += 1;
+            }
         }
     }
 }

@@ -52,7 +52,7 @@ pub(super) enum Rereading {
 }
 
 /// Wakes the loop when the job is done, or has panicked.
-struct WakeOnDrop<W: Fn()>(W);
+pub(super) struct WakeOnDrop<W: Fn()>(pub(super) W);
 
 impl<W: Fn()> Drop for WakeOnDrop<W> {
     fn drop(&mut self) {

@@ -13,10 +13,12 @@ use mio::net::{TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::control::ControlParts;
 use super::listener::{Accepted, Listener};
 use super::reread::{RereadJob, Rereading};
 use super::{Reactor, ReactorParts, Ready};
 use crate::handoff::{LoopEnd, LoopWaker};
+use crate::inquiry::Inquiry;
 use crate::limits;
 use crate::log_limit::LogLimit;
 use crate::session::ListenerKind;
@@ -94,12 +96,15 @@ pub struct Server {
     reloads: SignalPipe,
     rereading: Rereading,
     lifecycle: Lifecycle,
+    control: Option<ControlParts>,
 }
 
 /// What a running loop needs, besides the hub.
 pub struct ServerParts {
     /// Where events come from.
     pub handoff: LoopEnd,
+    /// Who answers the authenticator's questions; `None`: it has none.
+    pub inquiry: Option<Inquiry>,
     /// `max_connections`.
     pub connections_max: usize,
     /// How long connections are taken after the first signal.
@@ -160,7 +165,13 @@ impl Server {
             reloads,
             rereading: Rereading::default(),
             lifecycle: Lifecycle::Serving,
+            control: None,
         })
+    }
+
+    /// Lets the loop answer the platform's requests over AMQP.
+    pub fn take_control(&mut self, control: ControlParts) {
+        self.control = Some(control);
     }
 
     /// The address of the listener of this kind, if there is one.
@@ -193,6 +204,7 @@ impl Server {
             hub,
             ReactorParts {
                 handoff: parts.handoff,
+                inquiry: parts.inquiry,
                 epoch,
                 connections_max: parts.connections_max,
                 more_metrics: parts.more_metrics,
@@ -200,6 +212,10 @@ impl Server {
                 ring: parts.io_uring.then(ring).flatten(),
             },
         );
+        if let Some(control) = self.control.take() {
+            let waker = self.waker.clone();
+            reactor.take_control(control, Arc::new(move || waker.wake()));
+        }
         let mut events = Events::with_capacity(limits::POLL_EVENTS_MAX);
         let mut ready: Vec<Ready> = Vec::with_capacity(limits::POLL_EVENTS_MAX);
         let mut accept_log = LogLimit::default();

@@ -3,18 +3,20 @@
 //! Order of the checks, as on the platform: rate limit, JSON, token, the command's own keys, account, bindings.
 //! A subscribe whose AMQP bindings are not all in force waits ([`super::held`]) and holds a lease on each of them. It
 //! succeeds when all are in force. When the broker refuses one, or `request_timeout_ms` is over, it is refused and
-//! nothing of it is kept. The commands behind it run when they arrive: a subscribe waits beside it, an unsubscribe takes
+//! nothing of it is kept. A command that the authenticator cannot judge yet waits as a whole ([`super::suspending`]). The
+//! commands behind a subscribe that waits for the broker run when they arrive: a subscribe waits beside it, an unsubscribe takes
 //! from it what it asked for, another identity changes its rights. Only their replies wait, except the reply to a ping.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::account::{AccountId, Scope};
-use crate::auth::{Identity, Verdict};
+use crate::auth::{Identity, Right, Verdict};
 use crate::limits::HELD_TOTAL_BYTES_MAX;
 use crate::protocol::command::{
-    self, Action, Command, CommandError, CommandLimits, Label, Unsubscribe,
+    self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Unsubscribe,
 };
 use crate::protocol::frame::Frame;
 use crate::protocol::reply::{self, EndReason};
@@ -22,6 +24,7 @@ use crate::routing::waiters::Waiter;
 
 use super::Session;
 use super::binding_quota;
+use super::clock::Now;
 use super::errors::CommandErrors;
 use super::hub::{Context, Hub};
 use super::replies::Reply;
@@ -29,22 +32,35 @@ use super::rights::authorised;
 use super::waiting::{Progress, Waiting, Wanted};
 
 /// The result of a command that is not refused.
-enum Outcome {
+pub(super) enum Outcome {
     /// A reply that is sent in its turn.
     Reply(Reply),
     /// A reply that is sent at once, whatever waits.
     Pong(Frame),
     /// A subscribe that waits for the broker.
     Waits(Waiting),
+    /// The command waits for the authenticator; nothing of it is done but what its token alone brings.
+    Suspended,
     /// The command closed the session.
     Closed,
+}
+
+/// Where the reply of a command stands, and the command's time.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// The number among the replies.
+    pub(super) number: u32,
+    /// When the command is given up, if it must wait.
+    pub(super) due: Duration,
 }
 
 impl Session {
     /// Runs one command and sends its reply, unless the reply has to wait.
     pub(super) fn run(&mut self, text: &str, is_allowed: bool, cx: &mut Context<'_>) {
-        let limits = CommandLimits {
-            metadata_bytes_max: cx.hub.limits.metadata_bytes_max,
+        let limits = self.command_limits(cx.hub);
+        let place = Place {
+            number: self.replies().map_or(0, |replies| replies.next_number()),
+            due: cx.hub.deadlines.command.due(cx.now.clock),
         };
         let (request_id, result) = if is_allowed {
             match command::parse(text, &limits) {
@@ -52,7 +68,12 @@ impl Session {
                 Ok(command) => {
                     let request_id = command.request_id.as_deref();
                     let reply_id = reply_id(request_id, cx.hub);
-                    let result = self.execute(command, &reply_id, cx);
+                    let result = if self.is_suspended() && !self.is_answered_at_once(&command, cx) {
+                        self.ask_ahead(&command, cx);
+                        Ok(Outcome::Suspended)
+                    } else {
+                        self.execute(command, &reply_id, place, cx)
+                    };
                     (Some(reply_id), result)
                 }
             }
@@ -60,6 +81,13 @@ impl Session {
             let request_id = command::first_request_id(text);
             let refused = self.rate_limited(cx.hub);
             (request_id.as_deref().map(Box::from), Err(refused))
+        };
+        let result = match result {
+            Ok(Outcome::Suspended) => match self.suspend(text, place.due, cx) {
+                Ok(()) => return,
+                Err(refusals) => Err(refusals),
+            },
+            result => result,
         };
         match result {
             Ok(Outcome::Reply(reply)) => self.answer(reply, cx),
@@ -72,7 +100,7 @@ impl Session {
                 }
                 self.shorten_replies(cx);
             }
-            Ok(Outcome::Closed) => {}
+            Ok(Outcome::Closed | Outcome::Suspended) => {}
             Err(refusals) => {
                 refusals.count(&mut cx.hub.metrics);
                 cx.hub.metrics.commands_failed_total += 1;
@@ -122,21 +150,57 @@ impl Session {
         self.push(frame, cx);
     }
 
+    pub(super) fn command_limits(&self, hub: &Hub) -> CommandLimits {
+        CommandLimits {
+            metadata_bytes_max: hub.limits.metadata_bytes_max,
+        }
+    }
+
     fn rate_limited(&self, hub: &Hub) -> CommandErrors {
         CommandError::RateLimited(self.peer(hub).to_string().into()).into()
     }
 
-    fn execute(
+    /// Does what a command asks for, or tells that it must wait for the authenticator: then it is run again from its
+    /// beginning.
+    pub(super) fn execute(
         &mut self,
         command: Command<'_>,
         reply_id: &str,
+        place: Place,
         cx: &mut Context<'_>,
     ) -> Result<Outcome, CommandErrors> {
-        let identity = self.authenticate(command.auth_token?.as_deref(), cx)?;
-        if !self.is_open() {
-            return Ok(Outcome::Closed);
+        let claimed = self.claim(command.auth_token?.as_deref(), cx)?;
+        let Some(claimed) = claimed else {
+            return Ok(Outcome::Suspended);
+        };
+        let (identity, action) = if claimed.is_proven() {
+            (claimed, command.action)
+        } else {
+            // Only the platform knows the token, and it answers for an account.
+            let action = command.action?;
+            match self.prove(&claimed, &action.0, cx)? {
+                Some(identity) => (identity, Ok(action)),
+                None => return Ok(Outcome::Suspended),
+            }
+        };
+        if !self.is_current(&identity) {
+            if !self.is_all_known(&identity, cx)? {
+                return Ok(Outcome::Suspended);
+            }
+            self.authenticate(&identity, cx)?;
+            if !self.is_open() {
+                return Ok(Outcome::Closed);
+            }
         }
-        let (action, label) = command.action?;
+        let (action, label) = action?;
+        if let Action::Subscribe {
+            account_id,
+            bindings,
+        } = &action
+            && !self.is_known(&identity, account_id.as_deref(), bindings, cx)?
+        {
+            return Ok(Outcome::Suspended);
+        }
         self.keep_label(&label, identity.account_id(), cx.hub);
         match action {
             Action::Ping => Ok(Outcome::Pong(reply::pong(&mut cx.hub.builder, reply_id))),
@@ -148,27 +212,39 @@ impl Session {
                 account_id,
                 bindings,
             } => {
-                let wanted = self.authorise(&account_id, &bindings, &identity, cx.hub)?;
+                let wanted = self.authorise(account_id.as_deref(), &bindings, &identity, cx.hub)?;
                 let request_id = command.request_id.as_deref();
-                self.subscribe(wanted, request_id, reply_id, cx)
+                self.subscribe(wanted, request_id, reply_id, place, cx)
             }
         }
     }
 
-    /// The identity that the command runs as: that of the session, or that of the token in the command.
-    fn authenticate(
+    /// The identity that the session runs as, if its token has been verified and is good.
+    pub(super) fn authenticated(&self, now: Now) -> Option<&Arc<Identity>> {
+        let identity = self.identity.as_ref()?;
+        (identity.is_proven() && !identity.has_expired(now.unix)).then_some(identity)
+    }
+
+    fn is_current(&self, identity: &Arc<Identity>) -> bool {
+        let own = self.identity.as_ref();
+        own.is_some_and(|own| Arc::ptr_eq(own, identity))
+    }
+
+    /// The identity that the command is to run as: that of the session, or that of the token in the command, which may not
+    /// be [proven](Identity::is_proven) yet. `None`: a thread is asked.
+    fn claim(
         &mut self,
         auth_token: Option<&str>,
         cx: &mut Context<'_>,
-    ) -> Result<Arc<Identity>, CommandError> {
+    ) -> Result<Option<Arc<Identity>>, CommandError> {
         let current = self
             .identity
             .as_ref()
             .filter(|identity| !identity.has_expired(cx.now.unix));
         let token = match (auth_token, current) {
-            (None, Some(identity)) => return Ok(identity.clone()),
+            (None, Some(identity)) => return Ok(Some(cx.hub.authenticator.current(identity))),
             (Some(token), Some(identity)) if identity.is_token(token) => {
-                return Ok(identity.clone());
+                return Ok(Some(cx.hub.authenticator.current(identity)));
             }
             (None, None) if self.identity.is_none() => {
                 return Err(CommandError::AuthenticationRequired);
@@ -176,22 +252,114 @@ impl Session {
             (None, None) => return Err(CommandError::AuthenticationFailed),
             (Some(token), _) => token,
         };
-        match cx.hub.authenticator.authenticate(token, cx.now.unix) {
-            Verdict::Accepted(identity) => {
-                let account = identity.account_id();
-                let is_new = account != self.identity.as_ref().and_then(|own| own.account_id());
-                if let Some(account) = account.filter(|_| is_new)
-                    && let Some(max) = cx.hub.occupancy.accounts.full(&account)
-                {
-                    return Err(CommandError::TooManySessions(max));
-                }
-                self.become_identity(identity.clone(), EndReason::Identity, cx);
-                Ok(identity)
-            }
+        let asker = self.asker(cx);
+        match cx.hub.authenticator.identify(token, asker, cx.now.into()) {
+            Verdict::Accepted(identity) => Ok(Some(identity)),
+            Verdict::Asks => Ok(None),
             Verdict::Refused => {
                 cx.hub.metrics.authentications_failed_total += 1;
                 Err(CommandError::AuthenticationFailed)
             }
+            Verdict::Unavailable => Err(CommandError::AuthenticationUnavailable),
+        }
+    }
+
+    /// Proves an identity by the account that the command names (PROTOCOL 7, `crossbar`). `None`: the platform is asked.
+    fn prove(
+        &self,
+        identity: &Arc<Identity>,
+        action: &Action<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<Arc<Identity>>, CommandError> {
+        let named = match action {
+            Action::Subscribe {
+                account_id,
+                bindings,
+            } => {
+                let missing = MissingKeys {
+                    account_id: account_id.is_none(),
+                    binding: bindings.is_empty(),
+                };
+                if missing.account_id || missing.binding {
+                    return Err(CommandError::MissingKeys(missing));
+                }
+                account_id.as_ref()
+            }
+            Action::Unsubscribe(Unsubscribe::Account(account_id)) => Some(account_id),
+            Action::Unsubscribe(Unsubscribe::Bindings { account_id, .. }) => account_id.as_ref(),
+            Action::Unsubscribe(Unsubscribe::All) | Action::Ping => None,
+        };
+        let named = named.ok_or(CommandError::missing_account())?;
+        let account = match scope_of(named) {
+            Some(Scope::One(account)) => account,
+            Some(Scope::Any) => return Err(CommandError::UnauthorizedWildcard),
+            None => return Err(CommandError::UnauthorizedAccount),
+        };
+        let asker = self.asker(cx);
+        let authenticator = &mut cx.hub.authenticator;
+        match authenticator.authorise(identity, account, false, asker, cx.now.into()) {
+            Right::Yes => {
+                let proven = authenticator.current(identity);
+                match proven.is_proven() {
+                    true => Ok(Some(proven)),
+                    false => Err(CommandError::AuthenticationUnavailable),
+                }
+            }
+            Right::No => Err(CommandError::UnauthorizedAccount),
+            Right::TokenRefused => {
+                cx.hub.metrics.authentications_failed_total += 1;
+                Err(CommandError::AuthenticationFailed)
+            }
+            Right::Asks => Ok(None),
+            Right::Unavailable => Err(CommandError::AuthenticationUnavailable),
+        }
+    }
+
+    /// Runs as a proven identity from now on.
+    fn authenticate(
+        &mut self,
+        identity: &Arc<Identity>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), CommandError> {
+        let account = identity.account_id();
+        let is_new = account != self.identity.as_ref().and_then(|own| own.account_id());
+        if let Some(account) = account.filter(|_| is_new)
+            && let Some(max) = cx.hub.occupancy.accounts.full(&account)
+        {
+            return Err(CommandError::TooManySessions(max));
+        }
+        self.become_identity(identity.clone(), EndReason::Identity, false, cx);
+        Ok(())
+    }
+
+    /// Whether it is known if the identity may have these bindings of the account. False: the platform is asked.
+    fn is_known(
+        &self,
+        identity: &Arc<Identity>,
+        account_id: Option<&str>,
+        bindings: &[Cow<'_, str>],
+        cx: &mut Context<'_>,
+    ) -> Result<bool, CommandError> {
+        if bindings.is_empty() || !cx.hub.authenticator.is_asked_for(identity) {
+            return Ok(true);
+        }
+        let account = match account_id {
+            Some(account_id) => AccountId::parse(account_id),
+            None => identity.account_id(),
+        };
+        let Some(account) = account else {
+            return Ok(true);
+        };
+        let families = cx.hub.subscriptions.families();
+        let scope = Scope::One(account);
+        let needs_realm = bindings.iter().any(|one| families.needs_realm(one, scope));
+        let asker = self.asker(cx);
+        let authenticator = &mut cx.hub.authenticator;
+        match authenticator.authorise(identity, account, needs_realm, asker, cx.now.into()) {
+            Right::Yes | Right::No => Ok(true),
+            Right::Asks => Ok(false),
+            Right::TokenRefused => Err(CommandError::AuthenticationFailed),
+            Right::Unavailable => Err(CommandError::AuthenticationUnavailable),
         }
     }
 
@@ -206,17 +374,28 @@ impl Session {
         }
     }
 
-    /// The client bindings, if the identity may have all of them; otherwise every reason against it.
+    /// The client bindings, if the identity may have all of them; otherwise every reason against it. They are for the
+    /// identity's own account unless the command names one.
     fn authorise(
         &self,
-        account_id: &str,
+        account_id: Option<&str>,
         bindings: &[Cow<'_, str>],
         identity: &Identity,
         hub: &Hub,
     ) -> Result<Wanted, CommandErrors> {
-        let superduper = identity.is_superduper();
-        let scope = scope_of(account_id).ok_or(CommandError::UnauthorizedAccount)?;
-        let realm = authorised(scope, identity)?;
+        let sight = hub.authenticator.sight(identity);
+        let superduper = sight.is_superduper();
+        let own = || identity.account_id().map(Scope::One);
+        let missing = MissingKeys {
+            account_id: account_id.is_none() && own().is_none(),
+            binding: bindings.is_empty(),
+        };
+        if missing.account_id || missing.binding {
+            return Err(CommandError::MissingKeys(missing).into());
+        }
+        let scope = account_id.map_or_else(own, scope_of);
+        let scope = scope.ok_or(CommandError::UnauthorizedAccount)?;
+        let realm = authorised(scope, &sight)?;
         let mut wanted = Wanted {
             scope,
             superduper,
@@ -278,6 +457,7 @@ impl Session {
         wanted: Wanted,
         request_id: Option<&str>,
         reply_id: &str,
+        place: Place,
         cx: &mut Context<'_>,
     ) -> Result<Outcome, CommandErrors> {
         let quota = cx.hub.limits.bindings;
@@ -310,7 +490,6 @@ impl Session {
                 &cx.hub.subscriptions,
             )?;
         }
-        let due = cx.hub.deadlines.command.due(cx.now.clock);
         let request_id = request_id.map(Box::from);
         let mut waiting = Waiting {
             reply_id: reply_id.into(),
@@ -319,11 +498,10 @@ impl Session {
             months: None,
             leases: Vec::new(),
             outstanding: 0,
-            due,
+            due: place.due,
         };
         cx.hub.subscriptions.lease(&mut waiting);
-        let number = self.replies().map_or(0, |replies| replies.next_number());
-        let waiter = Waiter::new(cx.id.slot, number);
+        let waiter = Waiter::new(cx.id.slot, place.number);
         match cx.hub.subscriptions.wait_for_leases(&mut waiting, waiter) {
             Progress::InForce => Ok(Outcome::Reply(self.finish_subscribe(waiting, cx))),
             Progress::Waits if cx.hub.held.bytes <= HELD_TOTAL_BYTES_MAX => {
@@ -446,7 +624,7 @@ impl Session {
     }
 }
 
-fn reply_id(request_id: Option<&str>, hub: &mut Hub) -> Box<str> {
+pub(super) fn reply_id(request_id: Option<&str>, hub: &mut Hub) -> Box<str> {
     match request_id {
         Some(request_id) => request_id.into(),
         None => reply::generated_request_id(hub.generate_request_id()).into(),

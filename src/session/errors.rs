@@ -26,6 +26,9 @@ impl CommandErrors {
     /// Counts the refusal for the limit that was met, if it was a limit.
     pub(super) fn count(&self, metrics: &mut Metrics) {
         let counter = match self {
+            Self::Command(CommandError::AuthenticationUnavailable) => {
+                &mut metrics.commands_refused_unavailable_total
+            }
             Self::Command(CommandError::TooManySubscriptions(_)) => {
                 &mut metrics.commands_refused_subscriptions_total
             }

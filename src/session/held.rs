@@ -3,6 +3,8 @@
 //! Invariant: a subscribe is taken out of its place ([`super::replies`]) before it is changed, and either goes back there
 //! or leaves its reply there, so the order of the replies holds.
 
+use std::sync::Arc;
+
 use crate::auth::Identity;
 use crate::protocol::command::CommandError;
 use crate::routing::waiters::Waiter;
@@ -46,6 +48,9 @@ impl Session {
 
     /// One AMQP binding that the subscribe of this number waits for is in force. The reply is sent when it was the last.
     pub fn on_bound(&mut self, number: u32, cx: &mut Context<'_>) {
+        if cx.hub.is_ending_families {
+            self.end_switched_off(usize::MAX, cx);
+        }
         let Some(waiting) = self
             .replies_mut()
             .and_then(|replies| replies.waiting_mut(number))
@@ -71,13 +76,17 @@ impl Session {
         }
     }
 
-    /// The time of one subscribe, or of several, may be over.
+    /// The time of one subscribe or command that waits, or of several, may be over.
     pub fn on_command_timeout(&mut self, cx: &mut Context<'_>) {
         while let Some((number, due)) = self.replies().and_then(|replies| replies.first_due())
             && due <= cx.now.clock
         {
-            cx.hub.metrics.subscribes_timed_out_total += 1;
-            self.give_up(number, CommandError::EventSourceUnavailable, cx);
+            if self.give_up_suspended(number, cx) {
+                self.send_ready(cx);
+            } else {
+                cx.hub.metrics.subscribes_timed_out_total += 1;
+                self.give_up(number, CommandError::EventSourceUnavailable, cx);
+            }
         }
         self.drop_empty_rare();
     }
@@ -134,18 +143,19 @@ impl Session {
 
     /// Checks the subscribes that wait against the rights of `identity`. One that it may not have is refused; one whose realm
     /// is another waits for the AMQP bindings of that realm. Each keeps its time. Linear in what they ask for.
-    pub(super) fn revise_waiting(&mut self, identity: &Identity, cx: &mut Context<'_>) {
+    pub(super) fn revise_waiting(&mut self, identity: &Arc<Identity>, cx: &mut Context<'_>) {
         let numbers = self.replies().into_iter().flat_map(|all| all.waiting());
         for number in numbers.map(|(number, _)| number).collect::<Vec<u32>>() {
             let Some(mut waiting) = self.take_waiting(number, cx.hub) else {
                 continue;
             };
             let wanted = &mut waiting.wanted;
-            let refusals = match authorised(wanted.scope, identity) {
+            let sight = cx.hub.authenticator.sight(identity);
+            let refusals = match authorised(wanted.scope, &sight) {
                 Err(error) => Some(error.into()),
                 Ok(realm) => {
                     wanted.account = binding_quota::account_of(identity, wanted.scope);
-                    wanted.superduper = identity.is_superduper();
+                    wanted.superduper = sight.is_superduper();
                     let is_moved = wanted.realm != realm;
                     wanted.realm = realm;
                     let families = cx.hub.subscriptions.families();
@@ -180,13 +190,17 @@ impl Session {
         }
     }
 
-    /// Gives up the subscribes that have waited longest, while the session holds more than it may.
+    /// Gives up the subscribes and commands that have waited longest, while the session holds more than it may.
     pub(super) fn shorten_replies(&mut self, cx: &mut Context<'_>) {
         while let Some(replies) = self.replies().filter(|replies| replies.is_over())
             && let Some((number, _)) = replies.first_due()
         {
-            cx.hub.metrics.subscribes_given_up_total += 1;
-            self.give_up(number, CommandError::EventSourceUnavailable, cx);
+            if self.give_up_suspended(number, cx) {
+                self.send_ready(cx);
+            } else {
+                cx.hub.metrics.subscribes_given_up_total += 1;
+                self.give_up(number, CommandError::EventSourceUnavailable, cx);
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::routing::families::Families;
 
+use super::arrivals::Arrivals;
 use super::clock::{Now, WakingClock};
 use super::deadlines::Deadlines;
 use super::id::{ConnId, Peers};
@@ -71,6 +72,10 @@ pub struct Hub {
     pub metrics: Metrics,
     /// Sessions are being renewed after a reread: each is renewed before it runs its next command.
     pub is_renewing: bool,
+    /// A family was stopped, and not every session has ended its subscriptions of it: each does so before it acts.
+    pub is_ending_families: bool,
+    /// When each connection came.
+    pub arrivals: Arrivals,
     /// Subscribes that wait, and the replies behind them.
     pub held: HeldTotals,
     /// Since the last pass of the sweep began, a session was found to have, or was given, a token that expires.
@@ -113,6 +118,8 @@ impl Hub {
             outboxes: OutboxTotals::default(),
             metrics: Metrics::default(),
             is_renewing: false,
+            is_ending_families: false,
+            arrivals: Arrivals::default(),
             held: HeldTotals::default(),
             tokens_expire: false,
             waking: WakingClock::default(),
@@ -139,6 +146,11 @@ impl Hub {
         let random = || ids.generate()[0];
         self.subscriptions
             .roll_months(now, random, &mut self.metrics);
+    }
+
+    /// Any number; it may be predictable.
+    pub fn random(&mut self) -> u64 {
+        self.request_ids.next()
     }
 
     /// A new request id, for a reply to a command that had none.

@@ -35,9 +35,14 @@ impl Session {
                 let (listener, preamble) = (*listener, *preamble);
                 match head.take() {
                     None => self.on_start(listener, preamble, input, cx),
+                    Some(mut whole) if whole.awaits_answer => {
+                        whole.bytes.extend_from_slice(input);
+                        *head = Some(whole);
+                        None
+                    }
                     Some(mut gathered) => {
-                        gathered.0.extend_from_slice(input);
-                        self.on_start(listener, preamble, &mut gathered.0, cx)
+                        gathered.bytes.extend_from_slice(input);
+                        self.on_start(listener, preamble, &mut gathered.bytes, cx)
                     }
                 }
             }
@@ -169,6 +174,9 @@ impl Session {
                 return;
             }
         }
+        if cx.hub.is_ending_families {
+            self.end_switched_off(usize::MAX, cx);
+        }
         self.run(text, is_allowed, cx);
         self.drop_empty_rare();
     }
@@ -176,7 +184,7 @@ impl Session {
     /// Tells the hub how much of a message or request the session keeps.
     pub(super) fn note_partial(&self, cx: &mut Context<'_>) {
         let is_told = self.place != Place::Unknown;
-        let address = (is_told && self.identity.is_none()).then(|| self.peer(cx.hub).network());
+        let address = (is_told && self.has_no_proof()).then(|| self.peer(cx.hub).network());
         cx.hub.partials.set(cx.id, self.partial_bytes(), address);
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::id::{ConnId, Peer};
 use super::{ListenerKind, Message, Session};
-use crate::config::{self, Startup, read_tokens};
+use crate::config::{self, Startup, read_keys, read_tokens};
 use crate::handoff::ToSource;
 use crate::protocol::proxy::Preamble;
 use crate::routing::amqp_binding::Asked;
@@ -234,7 +234,7 @@ fn twice_as_much_costs_twice_as_many_steps() {
             world
                 .hub
                 .authenticator
-                .reload(read_tokens)
+                .reload(read_tokens, read_keys)
                 .expect("a token file");
             let steps = steps::of(|| {
                 let checked = world.sessions[0].renew_identity(&mut world.hub.context(id(0), NOW));
@@ -249,7 +249,7 @@ fn twice_as_much_costs_twice_as_many_steps() {
             world
                 .hub
                 .authenticator
-                .reload(read_tokens)
+                .reload(read_tokens, read_keys)
                 .expect("a token file");
             for number in 0..n {
                 let data =
@@ -261,7 +261,7 @@ fn twice_as_much_costs_twice_as_many_steps() {
             world
                 .hub
                 .authenticator
-                .reload(read_tokens)
+                .reload(read_tokens, read_keys)
                 .expect("a token file");
             let steps =
                 steps::of(|| world.sessions[0].renew_identity(&mut world.hub.context(id(0), NOW)));

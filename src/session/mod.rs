@@ -10,7 +10,7 @@
 //!
 //! Invariants:
 //!
-//! - A command runs when it arrives. Replies leave in the order of their commands, except the reply to a ping; a reply
+//! - A command runs when it arrives, unless the authenticator must be asked first (`suspending`). Replies leave in the order of their commands, except the reply to a ping; a reply
 //!   behind a subscribe that waits for the broker is held ([`replies`]).
 //! - A session that is not `Open` has no subscription.
 //! - A connection counts for its address from the moment when that is known, and for its account from the moment when it
@@ -27,6 +27,9 @@
 //! | `closing` | every way to end |
 //! | `commands`, `errors` | what a command does, and why it is refused |
 //! | `held`, `waiting`, [`replies`] | subscribes that wait for the broker, and the replies behind them |
+//! | `suspended`, `suspending` | commands that wait for the authenticator; how they wait and go on |
+//! | [`switched_off`] | what a family that is stopped ends |
+//! | [`listing`], [`arrivals`] | what the platform is told of a session; when it came |
 //! | `rights` | what another identity, or other rights, change |
 //! | [`hub`] | what all sessions share, and the context in which one acts |
 //! | [`subscriptions`], `roll_over` | subscriptions and their AMQP bindings; their move to other months |
@@ -52,6 +55,7 @@
 )]
 
 pub mod admin;
+pub mod arrivals;
 pub mod binding_quota;
 pub mod bucket;
 pub mod clock;
@@ -71,6 +75,7 @@ pub mod labels;
 pub mod limits;
 #[cfg(test)]
 mod linear;
+pub mod listing;
 pub mod liveness;
 pub mod occupancy;
 mod opening;
@@ -83,6 +88,9 @@ mod rights;
 mod roll_over;
 pub mod scratch;
 pub mod subscriptions;
+mod suspended;
+mod suspending;
+pub mod switched_off;
 mod waiting;
 mod watch;
 
@@ -171,7 +179,11 @@ pub enum ListenerKind {
 /// A request's head, or the PROXY header before it, that arrived in part; at most [`HEAD_BYTES_MAX`](crate::protocol::http::HEAD_BYTES_MAX)
 /// and one read.
 #[derive(Debug)]
-struct Head(Vec<u8>);
+struct Head {
+    bytes: Vec<u8>,
+    /// The request is whole, and the authenticator has to say whether its token is good.
+    awaits_answer: bool,
+}
 
 /// What only some sessions have, and none for long: a box that an idle session does not pay for.
 #[derive(Debug, Default)]
@@ -258,7 +270,7 @@ impl Session {
     /// Whether the session is upgraded and has no identity.
     #[must_use]
     pub fn awaits_authentication(&self) -> bool {
-        self.is_open() && self.identity.is_none()
+        self.is_open() && self.has_no_proof()
     }
 
     /// Why the session ended, and whether it ever was upgraded. `None`: it has not ended.
@@ -276,7 +288,8 @@ impl Session {
     pub fn wants_bytes(&self) -> bool {
         match &self.phase {
             Phase::Open { .. } => self.outbox.frames() <= READ_BEHIND_FRAMES_MAX,
-            Phase::Handshake { .. } | Phase::Closing { .. } => true,
+            Phase::Handshake { head, .. } => !head.as_ref().is_some_and(|head| head.awaits_answer),
+            Phase::Closing { .. } => true,
             Phase::Gone { .. } => false,
         }
     }
@@ -295,17 +308,24 @@ impl Session {
         }
     }
 
-    /// Whether a subscribe of the session waits for the broker.
+    /// Whether a subscribe of the session waits for the broker, or a command for the authenticator.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.waits_until().is_some()
     }
 
-    /// By when the oldest subscribe that waits is given up.
+    /// By when the oldest of them is given up.
     #[must_use]
     pub fn waits_until(&self) -> Option<Duration> {
         let (_, due) = self.replies()?.first_due()?;
         Some(due)
+    }
+
+    /// Whether no token of the session has been verified.
+    fn has_no_proof(&self) -> bool {
+        self.identity
+            .as_ref()
+            .is_none_or(|identity| !identity.is_proven())
     }
 
     fn rare(&self) -> Option<&RareState> {
@@ -356,7 +376,7 @@ impl Session {
             } => rare.codec.heap_bytes(),
             Phase::Handshake {
                 head: Some(head), ..
-            } => size_of::<Head>() + head.0.capacity(),
+            } => size_of::<Head>() + head.bytes.capacity(),
             Phase::Handshake { head: None, .. }
             | Phase::Open { rare: None, .. }
             | Phase::Closing { .. }

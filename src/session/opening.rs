@@ -16,7 +16,6 @@ use crate::routing::index::SubscriptionList;
 
 use super::admin::{AdminPage, AdminRequest};
 use super::bucket::Bucket;
-use super::clock::Now;
 use super::close::CloseReason;
 use super::hub::{Context, Hub};
 use super::id::Peer;
@@ -24,6 +23,14 @@ use super::liveness::Liveness;
 use super::occupancy::Place;
 use super::outbox::Outbox;
 use super::{Head, ListenerKind, PeerSide, Phase, Session};
+
+/// What becomes of a valid upgrade request.
+enum Admission {
+    /// The session opens; `None`: without an identity.
+    Open(Option<Arc<Identity>>),
+    /// The authenticator must be asked first.
+    Asks,
+}
 
 impl Session {
     /// A new connection. `preamble`: whether a PROXY header must come first.
@@ -134,7 +141,10 @@ impl Session {
         self.phase = Phase::Handshake {
             listener,
             preamble,
-            head: Some(Box::new(Head(input.to_vec()))),
+            head: Some(Box::new(Head {
+                bytes: input.to_vec(),
+                awaits_answer: false,
+            })),
         };
         if self.is_beyond_surplus(cx.hub) {
             self.close(CloseReason::NoPlace, cx);
@@ -213,28 +223,74 @@ impl Session {
                 let head = input.get(..consumed).unwrap_or_default();
                 let told = self.take_forwarded(head, preamble, cx.hub);
                 self.take_place(cx.hub);
-                match told.and_then(|()| self.admit(&upgrade, cx.hub, cx.now)) {
-                    Ok(identity) => self.open(&upgrade, identity, cx),
-                    Err(error) => {
-                        self.refuse(
-                            ErrorResponse {
-                                error,
-                                head_only: false,
-                            },
-                            cx,
-                        );
-                        return None;
-                    }
+                if let Err(error) = told {
+                    self.refuse_upgrade(error, cx);
+                    return None;
+                }
+                if !self.on_upgrade(&upgrade, cx) {
+                    self.await_answer(input);
+                    return None;
                 }
                 consumed
             }
         };
+        self.on_rest(consumed, input, cx);
+        None
+    }
+
+    /// Opens the session or refuses to. False: the authenticator must be asked first.
+    fn on_upgrade(&mut self, upgrade: &Upgrade<'_>, cx: &mut Context<'_>) -> bool {
+        match self.admit(upgrade, cx) {
+            Ok(Admission::Open(identity)) => self.open(upgrade, identity, cx),
+            Ok(Admission::Asks) => return false,
+            Err(error) => self.refuse_upgrade(error, cx),
+        }
+        true
+    }
+
+    /// Keeps a whole request, and what came behind it, until the authenticator has its answer. Nothing is read meanwhile.
+    fn await_answer(&mut self, input: &[u8]) {
+        self.phase = Phase::Handshake {
+            listener: ListenerKind::Clients,
+            preamble: Preamble::Done,
+            head: Some(Box::new(Head {
+                bytes: input.to_vec(),
+                awaits_answer: true,
+            })),
+        };
+    }
+
+    /// Decides again on a request that waited for the authenticator. Its address is known and counted already.
+    pub(super) fn resume_handshake(&mut self, cx: &mut Context<'_>) {
+        let Phase::Handshake { head, .. } = &mut self.phase else {
+            return;
+        };
+        let Some(mut head) = head.take_if(|head| head.awaits_answer) else {
+            return;
+        };
+        let Parsed::Complete {
+            consumed,
+            request: Request::Upgrade(upgrade),
+        } = handshake::parse(&head.bytes)
+        else {
+            return self.close(CloseReason::Lost, cx);
+        };
+        if self.on_upgrade(&upgrade, cx) {
+            self.on_rest(consumed, &mut head.bytes, cx);
+        } else {
+            self.await_answer(&head.bytes);
+        }
+        self.note_partial(cx);
+    }
+
+    /// Takes what came behind the request.
+    fn on_rest(&mut self, consumed: usize, input: &mut [u8], cx: &mut Context<'_>) {
         if let Some(rest) = input.get_mut(consumed..)
             && !rest.is_empty()
+            && self.is_open()
         {
             self.on_frames(rest, cx);
         }
-        None
     }
 
     /// Takes the client that a trusted proxy names in the head of its upgrade request for the peer.
@@ -260,9 +316,10 @@ impl Session {
     fn admit(
         &mut self,
         upgrade: &Upgrade<'_>,
-        hub: &mut Hub,
-        now: Now,
-    ) -> Result<Option<Arc<Identity>>, HttpError> {
+        cx: &mut Context<'_>,
+    ) -> Result<Admission, HttpError> {
+        let asker = self.asker(cx);
+        let (hub, now) = (&mut *cx.hub, cx.now);
         if hub.readiness.is_draining() {
             return Err(HttpError::Draining);
         }
@@ -277,8 +334,10 @@ impl Session {
         }
         let identity = match upgrade.bearer {
             None => None,
-            Some(token) => match hub.authenticator.authenticate(token, now.unix) {
+            Some(token) => match hub.authenticator.identify(token, asker, now.into()) {
                 Verdict::Accepted(identity) => Some(identity),
+                Verdict::Asks => return Ok(Admission::Asks),
+                Verdict::Unavailable => return Err(HttpError::AuthenticationUnavailable),
                 Verdict::Refused => {
                     hub.metrics.authentications_failed_total += 1;
                     return Err(HttpError::InvalidToken);
@@ -292,7 +351,7 @@ impl Session {
         if account.is_some_and(|account| hub.occupancy.accounts.full(&account).is_some()) {
             return Err(HttpError::TooManyOfThisAccount);
         }
-        Ok(identity)
+        Ok(Admission::Open(identity))
     }
 
     fn open(
@@ -310,10 +369,20 @@ impl Session {
             rare: None,
             life: Liveness::new(cx.hub.waking.tick()),
         };
-        match identity {
-            Some(identity) => self.take_identity(identity, cx.hub),
-            None => cx.hub.deadlines.auth.begin(cx.now.clock, cx.id),
+        if let Some(identity) = identity {
+            self.take_identity(identity, cx.hub);
         }
+        if self.has_no_proof() {
+            cx.hub.deadlines.auth.begin(cx.now.clock, cx.id);
+        }
+    }
+
+    fn refuse_upgrade(&mut self, error: HttpError, cx: &mut Context<'_>) {
+        let response = ErrorResponse {
+            error,
+            head_only: false,
+        };
+        self.refuse(response, cx);
     }
 
     fn refuse(&mut self, response: ErrorResponse, cx: &mut Context<'_>) {
@@ -361,6 +430,7 @@ fn limit_counter(error: HttpError, metrics: &mut Metrics) -> Option<&mut u64> {
         | HttpError::UnsupportedVersion
         | HttpError::Full
         | HttpError::Draining
-        | HttpError::SourceDown => None,
+        | HttpError::SourceDown
+        | HttpError::AuthenticationUnavailable => None,
     }
 }

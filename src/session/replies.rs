@@ -1,13 +1,14 @@
 //! The replies of one session that cannot be sent yet. Replies keep the order of their commands (PROTOCOL 3), and a
-//! subscribe that waits for the broker has no reply yet, so the replies behind it are held. Commands never wait: each
-//! runs when it arrives.
+//! subscribe that waits for the broker, or a command that waits for the authenticator, has no reply yet, so the replies
+//! behind it are held.
 //!
-//! Invariants: the first entry, if there is one, is a subscribe that waits. The times by which subscribes are given up
-//! never run backwards. `bytes` is the sum over the entries, and [`HeldTotals`] the sum over all sessions.
+//! Invariants: the first entry, if there is one, is a subscribe or a command that waits. Commands that wait for the
+//! authenticator go on in their order. The times by which those that wait are given up never run backwards. `bytes` is the sum over the entries, and [`HeldTotals`] the sum over all sessions.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::suspended::Suspended;
 use super::waiting::Waiting;
 use crate::limits::{HELD_BYTES_MAX, HELD_REPLIES_MAX};
 use crate::protocol::frame::Frame;
@@ -53,8 +54,9 @@ impl Reply {
 #[derive(Debug)]
 enum Entry {
     Waiting(Box<Waiting>),
+    Suspended(Box<Suspended>),
     Ready(Reply),
-    /// The subscribe was taken out, and something is about to take its place.
+    /// The subscribe or the command was taken out, and something is about to take its place.
     Taken,
 }
 
@@ -63,6 +65,7 @@ impl Entry {
         size_of::<Self>()
             + match self {
                 Self::Waiting(waiting) => waiting.bytes(),
+                Self::Suspended(suspended) => suspended.bytes(),
                 Self::Ready(reply) => reply.bytes(),
                 Self::Taken => 0,
             }
@@ -71,14 +74,14 @@ impl Entry {
     fn wanted(&self) -> usize {
         match self {
             Self::Waiting(waiting) => waiting.wanted(),
-            Self::Ready(_) | Self::Taken => 0,
+            Self::Suspended(_) | Self::Ready(_) | Self::Taken => 0,
         }
     }
 
     fn leases(&self) -> usize {
         match self {
             Self::Waiting(waiting) => waiting.leases(),
-            Self::Ready(_) | Self::Taken => 0,
+            Self::Suspended(_) | Self::Ready(_) | Self::Taken => 0,
         }
     }
 }
@@ -87,6 +90,8 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(super) struct Replies {
     entries: VecDeque<Entry>,
+    /// The numbers of the commands that wait for the authenticator, oldest first.
+    suspended: VecDeque<u32>,
     /// The number of the first entry; numbers wrap.
     first: u32,
     bytes: usize,
@@ -97,6 +102,11 @@ pub(super) struct Replies {
 }
 
 impl Replies {
+    /// Heap bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -135,6 +145,45 @@ impl Replies {
         self.push(Entry::Waiting(Box::new(waiting)), totals);
     }
 
+    pub(super) fn push_suspended(&mut self, suspended: Suspended, totals: &mut HeldTotals) {
+        self.suspended.push_back(self.next_number());
+        self.push(Entry::Suspended(Box::new(suspended)), totals);
+    }
+
+    /// Whether a command waits for the authenticator.
+    pub(super) fn is_suspended(&self) -> bool {
+        !self.suspended.is_empty()
+    }
+
+    /// The number of the oldest command that waits for the authenticator.
+    pub(super) fn first_suspended(&self) -> Option<u32> {
+        self.suspended.front().copied()
+    }
+
+    /// Takes out the oldest command that waits for the authenticator, and tells its number. [`Replies::suspend_again`],
+    /// [`Replies::put_back`] or [`Replies::settle`] must follow before anything else is asked.
+    pub(super) fn take_suspended(
+        &mut self,
+        totals: &mut HeldTotals,
+    ) -> Option<(u32, Box<Suspended>)> {
+        let number = self.suspended.pop_front()?;
+        match self.replace(number, Entry::Taken, totals)? {
+            Entry::Suspended(suspended) => Some((number, suspended)),
+            Entry::Waiting(_) | Entry::Ready(_) | Entry::Taken => None,
+        }
+    }
+
+    /// Puts back the command that was taken out last: it waits again.
+    pub(super) fn suspend_again(
+        &mut self,
+        number: u32,
+        suspended: Box<Suspended>,
+        totals: &mut HeldTotals,
+    ) {
+        self.suspended.push_front(number);
+        self.replace(number, Entry::Suspended(suspended), totals);
+    }
+
     /// Puts a reply behind the others; there must be one.
     pub(super) fn push_ready(&mut self, reply: Reply, totals: &mut HeldTotals) {
         debug_assert!(!self.entries.is_empty());
@@ -151,7 +200,7 @@ impl Replies {
     pub(super) fn waiting_mut(&mut self, number: u32) -> Option<&mut Waiting> {
         match self.entry_mut(number)? {
             Entry::Waiting(waiting) => Some(waiting),
-            Entry::Ready(_) | Entry::Taken => None,
+            Entry::Suspended(_) | Entry::Ready(_) | Entry::Taken => None,
         }
     }
 
@@ -161,7 +210,7 @@ impl Replies {
         self.waiting_mut(number)?;
         match self.replace(number, Entry::Taken, totals)? {
             Entry::Waiting(waiting) => Some(waiting),
-            Entry::Ready(_) | Entry::Taken => None,
+            Entry::Suspended(_) | Entry::Ready(_) | Entry::Taken => None,
         }
     }
 
@@ -182,13 +231,14 @@ impl Replies {
         }
         match self.pop(totals)? {
             Entry::Ready(reply) => Some(reply),
-            Entry::Waiting(_) | Entry::Taken => None,
+            Entry::Waiting(_) | Entry::Suspended(_) | Entry::Taken => None,
         }
     }
 
     /// Takes everything out, and returns the subscribes that waited, with their numbers. Linear in all entries.
     pub(super) fn clear(&mut self, totals: &mut HeldTotals) -> Vec<(u32, Waiting)> {
         let mut waiting = Vec::new();
+        self.suspended = VecDeque::new();
         let mut number = self.first;
         while let Some(entry) = self.pop(totals) {
             if let Entry::Waiting(one) = entry {
@@ -199,10 +249,11 @@ impl Replies {
         waiting
     }
 
-    /// The number of the subscribe that has waited longest, and the time by which it is given up.
+    /// The number of the subscribe or command that has waited longest, and the time by which it is given up.
     pub(super) fn first_due(&self) -> Option<(u32, Duration)> {
         match self.entries.front()? {
             Entry::Waiting(waiting) => Some((self.first, waiting.due)),
+            Entry::Suspended(suspended) => Some((self.first, suspended.due)),
             Entry::Ready(_) | Entry::Taken => None,
         }
     }
@@ -212,7 +263,7 @@ impl Replies {
         let entries = self.entries.iter().enumerate();
         entries.filter_map(|(at, entry)| match entry {
             Entry::Waiting(waiting) => Some((self.number_of(at), &**waiting)),
-            Entry::Ready(_) | Entry::Taken => None,
+            Entry::Suspended(_) | Entry::Ready(_) | Entry::Taken => None,
         })
     }
 

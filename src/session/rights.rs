@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::account::Scope;
-use crate::auth::{Identity, Verdict};
+use crate::auth::{Authenticator, Identity, Renewal, Sight};
 use crate::protocol::command::CommandError;
 use crate::protocol::reply::{self, EndReason};
 use crate::routing::families::{Families, Resolved, Rights};
@@ -42,16 +42,19 @@ impl Session {
     }
 
     /// As [`Session::take_identity`], for a session that may have subscriptions. The session may be closed afterwards.
-    /// Returns how many subscriptions were checked: none if both identities are known to see the same.
+    /// `by_others`: the tree or the platform may have changed what an equal token gives. Returns how many subscriptions were
+    /// checked: none if both identities are known to see the same.
     pub(super) fn become_identity(
         &mut self,
         identity: Arc<Identity>,
         reason: EndReason,
+        by_others: bool,
         cx: &mut Context<'_>,
     ) -> usize {
         let before = self.identity.clone();
         self.take_identity(identity.clone(), cx.hub);
-        let Some(before) = before.filter(|before| !identity.has_rights_of(before)) else {
+        let is_other = |before: &Arc<Identity>| by_others || !identity.has_rights_of(before);
+        let Some(before) = before.filter(is_other) else {
             return 0;
         };
         let waits_for = self.replies().map_or(0, |replies| replies.wanted());
@@ -59,7 +62,7 @@ impl Session {
         if checked == 0 {
             return 0;
         }
-        let ended = self.revise_subscriptions(&before, &identity, cx.hub);
+        let ended = self.revise_subscriptions(&before, &identity, by_others, cx.hub);
         self.revise_waiting(&identity, cx);
         if !ended.is_empty() {
             cx.hub.metrics.subscriptions_ended_total += ended.len() as u64;
@@ -77,12 +80,16 @@ impl Session {
         &mut self,
         before: &Identity,
         identity: &Identity,
+        by_others: bool,
         hub: &mut Hub,
     ) -> Vec<Box<str>> {
-        let is_less = before.is_superduper() && !identity.is_superduper();
+        let authenticator: &Authenticator = &hub.authenticator;
+        let sight = authenticator.sight(identity);
+        let was_superduper = by_others || authenticator.sight(before).is_superduper();
+        let is_less = was_superduper && !sight.is_superduper();
         let revisions = hub.subscriptions.revise(
             &mut self.subscriptions,
-            |families, resolved| judge(families, resolved, identity, is_less),
+            |families, resolved| judge(families, resolved, &sight, is_less),
             |scope| binding_quota::account_of(identity, scope),
             hub.readiness.is_source_up(),
         );
@@ -90,7 +97,7 @@ impl Session {
         revisions.ended
     }
 
-    /// Asks the authenticator again after it has reread its tokens. A token that is no longer valid closes the session with
+    /// Asks the authenticator again after it has reread its files, or the platform has taken rights away. A token that is no longer valid closes the session with
     /// 4401. A token that now belongs to another account takes the session there, even if that account is full, for
     /// `max_connections_per_account` refuses newcomers only. Returns how many subscriptions were checked.
     pub fn renew_identity(&mut self, cx: &mut Context<'_>) -> usize {
@@ -98,13 +105,16 @@ impl Session {
             return 0;
         };
         match cx.hub.authenticator.renew(identity, cx.now.unix) {
-            Verdict::Accepted(renewed) if Arc::ptr_eq(&renewed, identity) => 0,
-            Verdict::Accepted(renewed) => {
-                let checked = self.become_identity(renewed, EndReason::Rights, cx);
+            Renewal::Same => 0,
+            Renewal::Changed {
+                identity,
+                by_others,
+            } => {
+                let checked = self.become_identity(identity, EndReason::Rights, by_others, cx);
                 self.drop_empty_rare();
                 checked
             }
-            Verdict::Refused => {
+            Renewal::Refused => {
                 let had = cx.hub.subscriptions.index().len(&self.subscriptions);
                 self.close(CloseReason::Expired, cx);
                 had
@@ -113,42 +123,42 @@ impl Session {
     }
 }
 
-/// The realm by which `identity` has subscriptions for `scope`.
+/// The realm by which an identity has subscriptions for `scope`.
 ///
 /// # Errors
 /// It may not have any.
 pub(super) fn authorised(
     scope: Scope,
-    identity: &Identity,
+    sight: &Sight<'_>,
 ) -> Result<Option<Arc<str>>, CommandError> {
     match scope {
-        Scope::Any if identity.is_superduper() => Ok(None),
+        Scope::Any if sight.is_superduper() => Ok(None),
         Scope::Any => Err(CommandError::UnauthorizedWildcard),
-        Scope::One(account) if identity.may_see(account) => Ok(identity.realm_of(account)),
+        Scope::One(account) if sight.may_see(account) => Ok(sight.realm_of(account)),
         Scope::One(_) => Err(CommandError::UnauthorizedAccount),
     }
 }
 
-/// What becomes of a subscription of a session that runs as `identity` now. `is_less`: the session was superduper before
+/// What becomes of a subscription of a session that runs as an identity that sees this now. `is_less`: the session was superduper before
 /// and is not any more.
 fn judge(
     families: &Families,
     resolved: Resolved<'_>,
-    identity: &Identity,
+    sight: &Sight<'_>,
     is_less: bool,
 ) -> Revision {
-    if !identity.may_have(resolved.scope()) {
+    if !sight.may_have(resolved.scope()) {
         return Revision::End;
     }
     let realm = match resolved.scope() {
-        Scope::One(account) if resolved.realm().is_some() => identity.realm_of(account),
+        Scope::One(account) if resolved.realm().is_some() => sight.realm_of(account),
         Scope::One(_) | Scope::Any => None,
     };
     if !is_less && realm.as_deref() == resolved.realm() {
         return Revision::Keep;
     }
     let rights = Rights {
-        superduper: identity.is_superduper(),
+        superduper: sight.is_superduper(),
         realm: realm.as_deref(),
     };
     let again = families.resolve(resolved.binding(), resolved.scope(), rights);

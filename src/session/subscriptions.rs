@@ -91,6 +91,11 @@ impl Subscriptions {
         &self.families
     }
 
+    /// Starts or stops the families of a module ([`Families::switch_module`]).
+    pub fn switch_module(&mut self, module: &str, is_on: bool) -> Option<bool> {
+        self.families.switch_module(module, is_on)
+    }
+
     /// Who wants what.
     #[must_use]
     pub fn index(&self) -> &SubscriptionIndex {

@@ -59,7 +59,8 @@ impl Wanted {
         }
     }
 
-    /// The bindings, resolved. They resolved before, and the families do not change, so none is left out.
+    /// The bindings, resolved. They resolved before, so none is left out, but those of a family that was stopped meanwhile
+    /// and whose subscribes are about to be refused.
     pub(super) fn resolved<'a>(
         &'a self,
         families: &'a Families,

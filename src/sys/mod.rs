@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::system::uname;
 
 /// Descriptors this process may hold open now (soft RLIMIT_NOFILE); `u64::MAX` when unlimited.
 #[must_use]
@@ -33,6 +34,12 @@ pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
         },
     )?;
     Ok(descriptor_limit())
+}
+
+/// The name of this host, as the system calls it.
+#[must_use]
+pub fn host_name() -> String {
+    uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Lets all threads but the main one allocate from one heap. To be called before any thread is started. Otherwise each

@@ -80,6 +80,7 @@ fn run(config: &Config) -> Result<(), Exit> {
             .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     }
     let parts = ServerParts {
+        inquiry: None,
         handoff: loop_end,
         connections_max: usize::MAX,
         drain_delay: Duration::ZERO,

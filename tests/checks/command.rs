@@ -117,11 +117,15 @@ fn check_bounds(command: &Command<'_>) {
             assert!(depth(&tree) <= METADATA_DEPTH_MAX);
         }
     }
-    if let Action::Subscribe { bindings, .. }
-    | Action::Unsubscribe(Unsubscribe::Bindings { bindings, .. }) = action
-    {
-        assert!(!bindings.is_empty() && bindings.iter().all(|binding| !binding.is_empty()));
-    }
+    let bindings = match action {
+        Action::Subscribe { bindings, .. } => bindings,
+        Action::Unsubscribe(Unsubscribe::Bindings { bindings, .. }) => {
+            assert!(!bindings.is_empty());
+            bindings
+        }
+        Action::Unsubscribe(_) | Action::Ping => return,
+    };
+    assert!(bindings.iter().all(|binding| !binding.is_empty()));
 }
 
 fn depth(tree: &Value) -> usize {
@@ -271,8 +275,8 @@ fn expected_action(tree: &Members) -> Result<Action<'_>, CommandError> {
         _ => (None, None),
     };
     let missing = CommandError::MissingKeys(MissingKeys {
-        account_id: account.is_none(),
-        binding: bindings.is_none(),
+        account_id: false,
+        binding: true,
     });
     let cow = |bindings: Vec<_>| {
         bindings
@@ -282,11 +286,10 @@ fn expected_action(tree: &Members) -> Result<Action<'_>, CommandError> {
     };
     match (action, account, bindings) {
         ("subscribe", _, _) if data.is_none() => Err(CommandError::MissingData),
-        ("subscribe", Some(account), Some(bindings)) => Ok(Action::Subscribe {
-            account_id: account.into(),
-            bindings: cow(bindings),
+        ("subscribe", account_id, bindings) => Ok(Action::Subscribe {
+            account_id: account_id.map(Into::into),
+            bindings: cow(bindings.unwrap_or_default()),
         }),
-        ("subscribe", _, _) => Err(missing),
         ("unsubscribe", _, _) if data.is_none() => Ok(Action::Unsubscribe(Unsubscribe::All)),
         ("unsubscribe", account_id, Some(bindings)) => {
             Ok(Action::Unsubscribe(Unsubscribe::Bindings {

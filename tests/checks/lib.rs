@@ -18,6 +18,7 @@ pub mod family;
 pub mod forwarded;
 pub mod guard;
 pub mod handshake;
+pub mod jwt;
 pub mod proxy;
 
 use std::io::Cursor;
@@ -29,7 +30,7 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 pub type Check = fn(&[u8]) -> String;
 
 /// Every target, by the name of its folder in `corpus/`.
-pub const TARGETS: [(&str, Check); 9] = [
+pub const TARGETS: [(&str, Check); 10] = [
     ("binding", binding::check),
     ("codec", codec::check),
     ("command", command::check),
@@ -38,6 +39,7 @@ pub const TARGETS: [(&str, Check); 9] = [
     ("forwarded", forwarded::check),
     ("guard", guard::check),
     ("handshake", handshake::check),
+    ("jwt", jwt::check),
     ("proxy", proxy::check),
 ];
 

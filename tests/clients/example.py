@@ -21,6 +21,10 @@ def expect(socket, expected):
     assert seen == expected, f"\nseen     {seen}\nexpected {expected}"
 
 
+def lists(bindings, **more):
+    return {"subscribed": bindings, "subscriptions": bindings, **more}
+
+
 def reply(request_id, data):
     return {"action": "reply", "request_id": request_id, "status": "success", "data": data}
 
@@ -35,7 +39,7 @@ def main(url, token, account, fixtures):
         for name in STAGES:
             bindings.append(f"call.{name}.*")
             command("subscribe", data={"account_id": account, "binding": bindings[-1], "name": "My new socket"})
-            expect(socket, reply("subscribe", {"subscribed": bindings}))
+            expect(socket, reply("subscribe", lists(bindings)))
         print("subscribed", flush=True)
 
         for name, stage in STAGES.items():
@@ -51,9 +55,9 @@ def main(url, token, account, fixtures):
             })
 
         command("unsubscribe", data={"binding": bindings[0]})
-        expect(socket, reply("unsubscribe", {"unsubscribed": bindings[:1], "subscribed": bindings[1:]}))
+        expect(socket, reply("unsubscribe", lists(bindings[1:], unsubscribed=bindings[:1])))
         command("unsubscribe")
-        expect(socket, reply("unsubscribe", {"unsubscribed": bindings[1:], "subscribed": []}))
+        expect(socket, reply("unsubscribe", lists([], unsubscribed=bindings[1:])))
         command("ping")
         expect(socket, reply("ping", {"response": "pong"}))
         assert socket.ping().wait(PATIENCE), "no pong frame"

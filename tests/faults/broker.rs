@@ -10,7 +10,7 @@ use crate::scene::{Scene, new_account};
 use support::broker::Broker;
 use support::client::{Idle, subscribe};
 use support::events::{ACCOUNT, call_event};
-use support::publisher::Publisher;
+use support::publisher::{Asker, Publisher};
 use support::server::{BROKER_PATIENCE, Server, wait_within};
 
 /// How long a broker is frozen: longer than a silent one is waited for.
@@ -217,4 +217,46 @@ fn publish_call(broker: &Broker, number: usize) {
         "call.CHANNEL_CREATE.call",
         event.to_string().as_bytes(),
     );
+}
+
+#[test]
+fn a_broker_killed_under_the_platforms_requests_is_asked_through_again_once_it_is_back() {
+    let Some(broker) = Broker::own() else {
+        return;
+    };
+    let server = Server::bridge(&broker.url(), &[]);
+    server.wait_for_metric("amqp_control_connects_total", 1);
+    let account = new_account();
+    let mut session = server.client();
+    session.must_subscribe("any", &account, "call.*.*");
+    let session_id = session.session_id();
+    let idle = Idle::start(session);
+    let listed = |asker: &Asker| {
+        asker.ask_for_sessions(&json!({"Account-ID": account}));
+        asker.answer().json["Data"][0]["websocket_session_id"].clone()
+    };
+    assert_eq!(listed(&Asker::connect(&broker.url(), "q")), *session_id);
+    broker.kill9();
+    server.wait_for_metric("amqp_control_up", 0);
+    broker.restart();
+    server.wait_for_metric("amqp_control_connects_total", 2);
+    let asker = Asker::connect(&broker.url(), "q");
+    assert_eq!(listed(&asker), *session_id);
+    let answer = asker.switch("bh_fax", "stop", &json!({"Persist": false}));
+    assert_eq!(answer["Started"], false, "{answer}");
+
+    // Frozen, in order and without a word: the server ends in time all the same.
+    server.until_ready();
+    let session = idle.take_back();
+    broker.pause();
+    let mut server = server;
+    let told = Instant::now();
+    assert!(server.stop().success());
+    assert!(
+        told.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        told.elapsed()
+    );
+    broker.resume();
+    drop(session);
 }

@@ -326,6 +326,7 @@ fn a_family_that_is_off_has_no_subscriptions() {
         "conference.command.room",
         "object.doc_created.user",
         "presence.dialog.*",
+        "dialog.*",
         "registration.success",
     ] {
         let refused = client.subscribe(ANY_TOKEN, ACCOUNT, binding);

@@ -42,16 +42,16 @@ const TOKENS: &str = concat!(
 const NO_RATE_LIMIT: [&str; 4] = ["--rate-limit-burst", "1000000", "--max-subscriptions", "0"];
 
 /// Virtual hosts made at the broker's start; a test takes one or two.
-const VIRTUAL_HOSTS: usize = 40;
+const VIRTUAL_HOSTS: usize = 50;
 
 /// A virtual host of the shared broker.
-struct Host {
-    broker: Arc<Broker>,
-    url: String,
+pub(crate) struct Host {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) url: String,
 }
 
 impl Host {
-    fn take() -> Option<Self> {
+    pub(crate) fn take() -> Option<Self> {
         static TAKEN: Mutex<(Weak<Broker>, usize)> = Mutex::new((Weak::new(), 0));
         let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         let broker = Broker::shared()?;
@@ -75,7 +75,7 @@ impl Host {
         })
     }
 
-    fn publisher(&self) -> Publisher {
+    pub(crate) fn publisher(&self) -> Publisher {
         Publisher::connect(&self.url)
     }
 }
@@ -118,7 +118,7 @@ fn the_documentations_example_client_gets_the_three_fixture_events_untouched() {
         }));
         let expected = json!({
             "action": "reply", "request_id": format!("request-{name}"), "status": "success",
-            "data": {"subscribed": subscribed}
+            "data": {"subscribed": subscribed, "subscriptions": subscribed}
         });
         assert_eq!(reply, expected);
     }
@@ -650,6 +650,33 @@ const ROWS: &[Row] = &[
         name: "an_event",
     },
     Row {
+        binding: "dialog.call.id",
+        exchange: "presence",
+        key: |account| format!("dialog.{}.call%2Eid", realm(account)),
+        canonical: None,
+        subscription: |account| format!("dialog.{}.call%2Eid", realm(account)),
+        more: "{}",
+        name: "an_event",
+    },
+    Row {
+        binding: "update.*",
+        exchange: "presence",
+        key: |account| format!("update.{}.other", realm(account)),
+        canonical: None,
+        subscription: |account| format!("update.{}.*", realm(account)),
+        more: "{}",
+        name: "an_event",
+    },
+    Row {
+        binding: "mwi_updates.1002",
+        exchange: "presence",
+        key: |account| format!("mwi_updates.{}.1002", realm(account)),
+        canonical: None,
+        subscription: |account| format!("mwi_updates.{}.1002", realm(account)),
+        more: "{}",
+        name: "an_event",
+    },
+    Row {
         binding: "registration.success",
         exchange: "registrar",
         key: |account| format!("registration.success.{}.user", realm(account)),
@@ -853,11 +880,13 @@ fn sigterm_closes_sessions_with_1001_exits_0_and_leaves_no_queue_behind() {
             "name",
         ])
     };
-    assert_eq!(queues().lines().count(), 1);
+    server.wait_for_metric("amqp_control_connects_total", 1);
+    // That of the events, and that of the platform's requests.
+    assert_eq!(queues().lines().count(), 2);
     server.signal(Signal::TERM);
     assert_eq!(session.expect_close().0, 1001);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-    wait_within(BROKER_PATIENCE, "its queue is gone", || {
+    wait_within(BROKER_PATIENCE, "its queues are gone", || {
         queues().trim().is_empty().then_some(())
     });
 }

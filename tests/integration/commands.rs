@@ -30,7 +30,7 @@ fn the_documentations_subscribes_are_answered_with_all_bindings_in_subscription_
             "data": {"account_id": ACCOUNT, "binding": binding, "name": "My new socket", "metadata": {"test": "test"}}});
         subscribed.push(binding);
         let expected = json!({"action": "reply", "request_id": event, "status": "success",
-            "data": {"subscribed": subscribed}});
+            "data": {"subscribed": subscribed, "subscriptions": subscribed}});
         assert_eq!(client.ask(&command), expected);
     }
 }
@@ -54,7 +54,7 @@ fn a_command_that_cannot_be_run_gets_its_error_text_and_the_session_lives() {
     let action = |name: &str| json!({"action": name}).to_string();
     let of_good = |account: &str, binding: &str| command(Some("good"), account, binding);
     let own = |binding: &str| of_good(ACCOUNT, binding);
-    let table: [(&str, Vec<String>); 18] = [
+    let table: [(&str, Vec<String>); 16] = [
         (
             "authentication token required",
             vec![
@@ -79,16 +79,14 @@ fn a_command_that_cannot_be_run_gets_its_error_text_and_the_session_lives() {
             ],
         ),
         (
-            "missing required keys : account_id, binding",
-            vec![as_good(json!({"name": "n"}))],
-        ),
-        (
             "missing required keys : binding",
-            vec![as_good(json!({"account_id": ACCOUNT}))],
-        ),
-        (
-            "missing required keys : account_id",
-            vec![as_good(json!({"binding": "call.*.*"}))],
+            vec![
+                as_good(json!({"name": "n"})),
+                as_good(json!({"account_id": "", "bindings": []})),
+                as_good(json!({"account_id": ACCOUNT})),
+                as_good(json!({"account_id": OTHER_ACCOUNT, "binding": ""})),
+                json!({"action": "unsubscribe", "data": {"bindngs": ["call.*.*"]}}).to_string(),
+            ],
         ),
         (
             "unauthorized account id",
@@ -152,6 +150,113 @@ fn a_command_that_cannot_be_run_gets_its_error_text_and_the_session_lives() {
         success(&client.ask(&ping("alive"))),
         &json!({"response": "pong"})
     );
+}
+
+#[test]
+fn without_an_account_id_a_subscribe_is_for_the_identitys_own_account() {
+    let tokens = json!({
+        "mine": {"account_id": ACCOUNT, "descendants": [OTHER_ACCOUNT]},
+        "root": {"account_id": PARENT_ACCOUNT, "superduper_admin": true},
+    });
+    let mut fed = Fed::with_tokens(&tokens, &[]);
+    let mut client = Client::connect_as(fed.server.address(), "mine");
+    let subscribe_own = |binding: &str| json!({"action": "subscribe", "request_id": binding, "data": {"binding": binding}});
+    let mut empty = subscribe_own("call.CHANNEL_DESTROY.*");
+    empty["data"]["account_id"] = json!("");
+    success(&client.ask(&empty));
+    success(&client.ask(&subscribe_own("call.CHANNEL_CREATE.*")));
+    client.must_subscribe("mine", OTHER_ACCOUNT, "call.CHANNEL_CREATE.*");
+    // Another token, another own account; and of a superduper admin it is one account too, not all.
+    let mut as_root = subscribe_own("call.CHANNEL_ANSWER.*");
+    as_root["auth_token"] = json!("root");
+    let mut admin = Client::connect(fed.server.address());
+    success(&admin.ask(&as_root));
+    for (number, (account, event)) in [
+        (PARENT_ACCOUNT, "CHANNEL_DESTROY"),
+        (ACCOUNT, "CHANNEL_DESTROY"),
+        (ACCOUNT, "CHANNEL_ANSWER"),
+        (PARENT_ACCOUNT, "CHANNEL_ANSWER"),
+        (ACCOUNT, "CHANNEL_CREATE"),
+        (OTHER_ACCOUNT, "CHANNEL_CREATE"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let body = call_event(account, event, number);
+        fed.publish("callevt", &format!("call.{event}.c"), &body);
+    }
+    let seen = [1, 4, 5].map(|_| {
+        let event = client.event();
+        (
+            event["args"]["Number"].clone(),
+            event["subscription_key"].clone(),
+            event["request_id"].clone(),
+        )
+    });
+    let expected = [
+        (
+            1,
+            ACCOUNT,
+            "CHANNEL_DESTROY",
+            json!("call.CHANNEL_DESTROY.*"),
+        ),
+        (4, ACCOUNT, "CHANNEL_CREATE", json!("call.CHANNEL_CREATE.*")),
+        (5, OTHER_ACCOUNT, "CHANNEL_CREATE", Value::Null),
+    ]
+    .map(|(number, account, event, id)| {
+        (
+            json!(number),
+            json!(format!("call.{account}.{event}.*")),
+            id,
+        )
+    });
+    assert_eq!(seen, expected);
+    assert_eq!(admin.event()["args"]["Number"], 3);
+    client.assert_nothing_came("mine");
+    admin.assert_nothing_came("root");
+    // It is the same subscription as one that names the account.
+    let mut named = subscribe_own("call.CHANNEL_CREATE.*");
+    named["data"]["account_id"] = json!(ACCOUNT);
+    assert_eq!(
+        success(&client.ask(&named))["subscribed"]
+            .as_array()
+            .map(Vec::len),
+        Some(3)
+    );
+}
+
+#[test]
+fn an_identity_without_an_account_must_name_one() {
+    let server = Server::demo(&[]);
+    let mut client = Client::connect_as(server.address(), ANY_TOKEN);
+    for (data, error) in [
+        (
+            json!({"binding": "call.*.*"}),
+            "missing required keys : account_id",
+        ),
+        (
+            json!({"binding": "nonsense", "account_id": null}),
+            "missing required keys : account_id",
+        ),
+        (
+            json!({"name": "n"}),
+            "missing required keys : account_id, binding",
+        ),
+        (
+            json!({"bindings": [], "account_id": ""}),
+            "missing required keys : account_id, binding",
+        ),
+        (
+            json!({"account_id": ACCOUNT}),
+            "missing required keys : binding",
+        ),
+        (json!({}), "missing required keys in data object"),
+    ] {
+        let reply = client.ask(&json!({"action": "subscribe", "data": data}));
+        assert_eq!(errors(&reply), [error], "{data}");
+    }
+    let reply = client.ask(&json!({"action": "unsubscribe", "data": {"binding": "call.*.*"}}));
+    assert_eq!(success(&reply)["unsubscribed"], json!([]));
 }
 
 #[test]
@@ -270,7 +375,7 @@ fn unsubscribe_takes_a_binding_a_list_an_account_or_everything() {
         let reply = client.ask(&json!({"action": "unsubscribe", "data": data}));
         assert_eq!(
             success(&reply),
-            &json!({"unsubscribed": removed, "subscribed": left}),
+            &json!({"unsubscribed": removed, "subscribed": left, "subscriptions": left}),
             "{data}"
         );
     }
@@ -311,6 +416,143 @@ fn subscribing_again_succeeds_and_changes_nothing() {
         fed.server.metric("amqp_bindings_wanted"),
         0,
         "one unsubscribe undoes both"
+    );
+}
+
+#[test]
+fn one_binding_for_two_accounts_is_two_subscriptions_and_an_account_id_tells_them_apart() {
+    const BINDING: &str = "call.CHANNEL_CREATE.*";
+    let mut fed = Fed::insecure(&[]);
+    let mut client = Client::connect_as(fed.server.address(), ANY_TOKEN);
+    let mut both = |client: &mut Client| {
+        for account in [ACCOUNT, OTHER_ACCOUNT, PARENT_ACCOUNT] {
+            let body = call_event(account, "CHANNEL_CREATE", 0);
+            fed.publish("callevt", "call.CHANNEL_CREATE.c", &body);
+        }
+        let body = call_event(PARENT_ACCOUNT, "PARK_PARKED", 0);
+        fed.publish("callevt", "call.PARK_PARKED.c", &body);
+        let mut seen = Vec::new();
+        loop {
+            let event = client.event();
+            if event["name"] == "PARK_PARKED" {
+                return seen;
+            }
+            let id = event["request_id"].as_str().unwrap_or("none");
+            seen.push(id.to_owned());
+        }
+    };
+    client.must_subscribe(ANY_TOKEN, PARENT_ACCOUNT, "call.PARK_PARKED.*");
+    let command = |action: &str, id: Value, account: Option<&str>| {
+        json!({"action": action, "request_id": id,
+            "data": {"binding": BINDING, "account_id": account}})
+    };
+    success(&client.ask(&command("subscribe", json!(17), Some(ACCOUNT))));
+    let reply = client.ask(&command("subscribe", json!("two"), Some(OTHER_ACCOUNT)));
+    assert_eq!(
+        success(&reply)["subscribed"],
+        json!(["call.PARK_PARKED.*", BINDING, BINDING])
+    );
+    // The first request id stays, and a number is its digits.
+    let reply = client.ask(&command("subscribe", json!("again"), Some(ACCOUNT)));
+    assert_eq!(reply["request_id"], "again");
+    assert_eq!(both(&mut client), ["17", "two"]);
+    for (account, removed) in [
+        (Some(PARENT_ACCOUNT), vec![]),
+        (Some("nobody"), vec![]),
+        (Some("*"), vec![]),
+        (Some(ACCOUNT), vec![BINDING]),
+    ] {
+        let reply = client.ask(&command("unsubscribe", json!("u"), account));
+        assert_eq!(success(&reply)["unsubscribed"], json!(removed));
+    }
+    assert_eq!(both(&mut client), ["two"]);
+    // A new subscription has the id of its own subscribe.
+    success(&client.ask(&command("subscribe", json!(null), Some(ACCOUNT))));
+    assert_eq!(both(&mut client), ["none", "two"]);
+    let reply = client.ask(&command("unsubscribe", json!("u"), None));
+    assert_eq!(
+        success(&reply)["unsubscribed"],
+        json!([BINDING, BINDING]),
+        "without an account it is meant of every one"
+    );
+    assert_eq!(both(&mut client), [""; 0]);
+}
+
+#[test]
+fn of_several_faults_the_first_in_the_order_of_the_checks_is_told() {
+    let tokens = TokenFile::new(&json!({"good": {"account_id": ACCOUNT}}));
+    let server = Server::start(&["--source", "demo", "--auth", &tokens.option()]);
+    let mut client = Client::connect(server.address());
+    let wrong = |token: &str, data: Value| json!({"action": "subscribe", "auth_token": token, "request_id": "r", "data": data});
+    let of_other = json!({"account_id": OTHER_ACCOUNT, "binding": "call.#"});
+    for (command, expected) in [
+        (wrong("bad", json!({})), "failed to authenticate token"),
+        (
+            json!({"action": "fly", "auth_token": "bad", "request_id": "r"}),
+            "failed to authenticate token",
+        ),
+        (
+            json!({"action": 5, "request_id": "r"}),
+            "authentication token required",
+        ),
+        (
+            wrong("good", json!({"account_id": 5, "binding": 5})),
+            "invalid account_id",
+        ),
+        (
+            wrong("good", json!({"account_id": OTHER_ACCOUNT, "binding": 5})),
+            "invalid binding",
+        ),
+        (
+            wrong("good", json!({"account_id": OTHER_ACCOUNT})),
+            "missing required keys : binding",
+        ),
+        (wrong("good", of_other), "unauthorized account id"),
+        (
+            wrong("good", json!({"account_id": "*", "binding": "call.#"})),
+            "unauthorized wildcard account id",
+        ),
+        (
+            wrong("good", json!({"binding": "call.#"})),
+            "invalid format for call subscription : #",
+        ),
+    ] {
+        let reply = client.ask(&command);
+        assert_eq!(errors(&reply), [expected], "{command}");
+        assert_eq!(reply["request_id"], "r", "{command}");
+    }
+    assert_eq!(server.metric("subscriptions"), 0);
+}
+
+#[test]
+fn a_list_takes_each_binding_once_and_is_answered_in_the_order_of_the_list() {
+    let server = Server::demo(&[]);
+    let mut client = Client::connect(server.address());
+    let twice = [
+        "fax.status.*",
+        "call.*.*",
+        "fax.status.*",
+        "dialog.*",
+        "presence.dialog.*",
+    ];
+    let once = ["fax.status.*", "call.*.*", "dialog.*", "presence.dialog.*"];
+    let reply = client.ask(&subscribe_data(json!({"bindings": twice})));
+    assert_eq!(success(&reply)["subscribed"], json!(once));
+    // Refused whole, also what it has already.
+    let reply = client.ask(&subscribe_data(
+        json!({"bindings": ["call.*.*", "dialog", "update.*"]}),
+    ));
+    assert_eq!(
+        errors(&reply),
+        ["invalid format for dialog subscription : "]
+    );
+    let removed = ["presence.dialog.*", "fax.status.*"];
+    let reply = client.ask(&json!({"action": "unsubscribe",
+        "data": {"bindings": [removed[0], "update.*", removed[1], removed[0]]}}));
+    let left = ["call.*.*", "dialog.*"];
+    assert_eq!(
+        success(&reply),
+        &json!({"unsubscribed": removed, "subscribed": left, "subscriptions": left})
     );
 }
 
@@ -540,7 +782,8 @@ fn name_and_metadata_are_taken_at_either_level_and_change_no_reply() {
     );
     command["name"] = json!("a label");
     command["metadata"] = json!([1, {"two": null}]);
-    let expected = json!({"subscribed": [format!("call.CHANNEL_CREATE.{CALL_ID}")]});
+    let subscribed = [format!("call.CHANNEL_CREATE.{CALL_ID}")];
+    let expected = json!({"subscribed": subscribed, "subscriptions": subscribed});
     assert_eq!(success(&client.ask(&command)), &expected);
     let mut bad = ping("bad");
     bad["name"] = json!(7);

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blackhole::auth::AuthConfig;
+use blackhole::auth::jwt::Rules;
+use blackhole::auth::{AuthConfig, CacheTimes, JwtConfig};
 use blackhole::config::{
     CODE_REFUSED, Config, Exit, SourceConfig, Startup, Stream, from_args, keys, reread,
 };
@@ -13,8 +14,9 @@ use blackhole::event::Style;
 use blackhole::limits::DESCRIPTORS_RESERVED;
 use blackhole::protocol::proxy::ProxyProtocol;
 use blackhole::session::outbox::SlowConsumerPolicy;
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::server::run_to_end;
+use support::server::{Server, run_to_end};
 
 fn args(line: &[&str]) -> impl Iterator<Item = OsString> {
     std::iter::once("blackhole")
@@ -104,15 +106,19 @@ fn defaults_are_the_platforms() {
     assert_eq!(config.source, SourceConfig::Amqp);
     assert_eq!(
         config.auth,
-        AuthConfig::Insecure {
-            realm_template: "{account_id}.localhost".to_owned()
+        AuthConfig {
+            insecure: Some("{account_id}.localhost".to_owned()),
+            ..AuthConfig::default()
         }
     );
+    assert_eq!(config.crossbar, None);
     assert_eq!(
         (config.style, config.log_level),
         (Style::Piston, log::LevelFilter::Info)
     );
-    assert!(config.io_uring);
+    assert!(config.io_uring && config.control);
+    let host = blackhole::sys::host_name();
+    assert_eq!(config.node_name, format!("blackhole@{host}"));
     assert_eq!(
         (config.max_connections_per_ip, config.max_subscriptions),
         (None, Some(256))
@@ -227,12 +233,7 @@ fn sources_and_authenticators_take_their_details_from_their_own_keys() {
             accounts: 3
         }
     );
-    assert_eq!(
-        config.auth,
-        AuthConfig::Insecure {
-            realm_template: "{account_id}.x".to_owned()
-        }
-    );
+    assert_eq!(config.auth.insecure.as_deref(), Some("{account_id}.x"));
     let config = runs(&[
         "--auth",
         "tokens:/etc/t.json",
@@ -247,7 +248,10 @@ fn sources_and_authenticators_take_their_details_from_their_own_keys() {
     );
     assert_eq!(
         config.auth,
-        AuthConfig::Tokens(PathBuf::from("/etc/t.json"))
+        AuthConfig {
+            tokens: Some(PathBuf::from("/etc/t.json")),
+            ..AuthConfig::default()
+        }
     );
     let config = runs(&[
         "--auth=insecure",
@@ -259,6 +263,50 @@ fn sources_and_authenticators_take_their_details_from_their_own_keys() {
     assert_eq!(
         config.allowed_origins,
         ["https://a", "http://b:8080", "null"]
+    );
+}
+
+#[test]
+fn several_authenticators_stand_beside_each_other_with_keys_of_their_own() {
+    let files = Files::new(&[(
+        "config.json",
+        r#"{"auth": ["jwt:/etc/keys", "crossbar:https://api.example:8443/v2/", "tokens:/etc/t.json"],
+            "accounts": "/etc/accounts.json", "jwt_issuer": "piston", "jwt_require_exp": true,
+            "crossbar_token": "hunter2", "crossbar_yes_seconds": 30, "crossbar_no_seconds": 3,
+            "crossbar_timeout_ms": 700}"#,
+    )]);
+    let config = runs(&["--config", &files.path("config.json")]);
+    assert_eq!(
+        config.auth,
+        AuthConfig {
+            insecure: None,
+            tokens: Some("/etc/t.json".into()),
+            jwt: Some(JwtConfig {
+                keys: "/etc/keys".into(),
+                rules: Rules::new("piston", true),
+            }),
+            platform: Some(CacheTimes {
+                yes: Duration::from_secs(30),
+                no: Duration::from_secs(3),
+            }),
+            accounts: Some("/etc/accounts.json".into()),
+        }
+    );
+    let crossbar = config.crossbar.expect("configured");
+    assert_eq!(crossbar.url.as_str(), "https://api.example:8443/v2");
+    assert_eq!(crossbar.service_token.as_deref(), Some("hunter2"));
+    assert_eq!(crossbar.timeout, Duration::from_millis(700));
+    assert!(!format!("{crossbar:?}").contains("hunter2"));
+
+    let config = runs(&["--auth=jwt:k.pem", "--auth=crossbar:http://h:8000"]);
+    assert_eq!(
+        config.auth.jwt.map(|jwt| jwt.rules),
+        Some(Rules::new("kazoo", false))
+    );
+    assert_eq!((config.auth.tokens, config.auth.accounts), (None, None));
+    assert_eq!(
+        config.crossbar.map(|crossbar| crossbar.timeout),
+        Some(Duration::from_secs(5))
     );
 }
 
@@ -297,6 +345,14 @@ fn a_command_line_that_does_not_fit_is_refused_with_option_and_expectation() {
             "--reuse-port: expected true or false, found \"maybe\"",
         ),
         (
+            &["--node-name", "blackhole"],
+            "--node-name: expected a node name such as blackhole@host, at most 255 bytes, found \"blackhole\"",
+        ),
+        (
+            &["--node-name", "blackhole@a b"],
+            "--node-name: expected a node name such as blackhole@host, at most 255 bytes",
+        ),
+        (
             &["--ip", "localhost"],
             "--ip: expected an IP address such as 127.0.0.1 or ::1, found \"localhost\"",
         ),
@@ -333,12 +389,30 @@ fn a_command_line_that_does_not_fit_is_refused_with_option_and_expectation() {
             "--log-level: expected error, warn, info or debug, found \"loud\"",
         ),
         (
-            &["--auth", "jwt:keys.pem"],
-            "--auth: the authenticator jwt is not built into this version yet; expected tokens:FILE or insecure",
+            &["--auth", "crossbar:ftp://127.0.0.1"],
+            "--auth: the scheme of crossbar's URL is neither http nor https; expected tokens:FILE, jwt:FILE_OR_FOLDER, crossbar:URL or insecure",
         ),
         (
-            &["--auth", "crossbar:http://127.0.0.1:8000/v2"],
-            "--auth: the authenticator crossbar is not built into this version yet; expected tokens:FILE or insecure",
+            &["--auth", "jwt:"],
+            "--auth: expected tokens:FILE, jwt:FILE_OR_FOLDER, crossbar:URL or insecure",
+        ),
+        (
+            &[
+                "--auth", "tokens:a", "--auth", "jwt:b", "--auth", "tokens:c",
+            ],
+            "--auth: tokens is given twice; expected each kind at most once",
+        ),
+        (
+            &["--auth", "tokens:a", "--auth", "insecure"],
+            "--auth: insecure takes any token, so it stands alone",
+        ),
+        (
+            &["--auth", "tokens:a", "--crossbar-no-seconds", "0"],
+            "--crossbar-no-seconds: expected a whole number from 1 to 4294967295, found \"0\"",
+        ),
+        (
+            &["--auth", "tokens:a", "--accounts="],
+            "--accounts: expected the name of a file",
         ),
         (
             &["--amqp", "amqpz://broker"],
@@ -419,6 +493,8 @@ fn no_refusal_repeats_a_password_or_a_token() {
         &["--ampq=amqp://user:hunter2@one"],
         &["--auth", "hunter2"],
         &["--auth", "token:hunter2"],
+        &["--auth", "crossbar:http://user:hunter2@host"],
+        &["--auth=insecure", "--crossbar-token", "hunter2 "],
         &["hunter2"],
     ] {
         let text = refusal(line);
@@ -443,6 +519,7 @@ fn check_config_prints_a_configuration_that_can_be_read_again_with_passwords_mas
         &auth,
         "--amqp",
         "amqp://user:hunter2@broker/x",
+        "--crossbar-token=hunter2",
         "--max-connections=9",
     ];
     let checked = [&line[..], &["--check-config"]].concat();
@@ -453,7 +530,8 @@ fn check_config_prints_a_configuration_that_can_be_read_again_with_passwords_mas
         ("port", json!(2)),
         ("style", json!("kazoo")),
         ("amqp", json!(["amqp://user:***@broker/x"])),
-        ("auth", json!(auth)),
+        ("auth", json!([auth])),
+        ("crossbar_token", json!("***")),
         ("admin", json!(null)),
         ("max_connections", json!(9)),
     ] {
@@ -475,6 +553,32 @@ fn check_config_reads_the_files_that_are_named() {
         refused.starts_with(&format!("{tokens}: entry 1: key 1 is none of account_id")),
         "{refused}"
     );
+    let keys = Files::new(&[("a.pem", "hunter2")]);
+    let folder = keys.path("");
+    let refused = refusal(&["--auth", &format!("jwt:{folder}"), "--check-config"]);
+    assert_eq!(
+        refused,
+        format!(
+            "{}: expected one PEM block, RSA PUBLIC KEY or PUBLIC KEY",
+            keys.path("a.pem")
+        )
+    );
+    let account = "1".repeat(32);
+    let accounts = format!("{{\n\"{account}\": {{\"parent\": \"{account}\"}}}}");
+    let files = Files::new(&[("accounts.json", &accounts)]);
+    let accounts = files.path("accounts.json");
+    let line = [
+        "--auth=crossbar:http://h",
+        "--accounts",
+        &accounts,
+        "--check-config",
+    ];
+    assert_eq!(
+        refusal(&line),
+        format!(
+            "{accounts}: line 2: account {account}: parent: a cycle, the account is its own ancestor"
+        )
+    );
     let replay = files.path("missing.jsonl");
     let refused = refusal(&[
         "--auth",
@@ -485,6 +589,16 @@ fn check_config_reads_the_files_that_are_named() {
     ]);
     assert!(
         refused.starts_with(&format!("{replay}: cannot be read: ")),
+        "{refused}"
+    );
+    let files = Files::new(&[
+        ("config.json", "{}"),
+        ("config.json.modules.json", r#"{"bh_call": "off"}"#),
+    ]);
+    let file = files.path("config.json");
+    let refused = refusal(&["--auth=insecure", "--config", &file, "--check-config"]);
+    assert!(
+        refused.starts_with(&format!("{file}.modules.json: line 1 column ")),
         "{refused}"
     );
 }
@@ -595,6 +709,226 @@ fn a_reread_sees_the_changed_file_and_reports_a_broken_one() {
         error,
         format!("{file}: log_level: expected error, warn, info or debug, found 1")
     );
+}
+
+/// The platform's document as its database holds it.
+const DOCUMENT: &str = r#"{
+    "_id": "blackhole", "_rev": "12-5a1", "pvt_type": "config", "pvt_created": 63700000000, "pvt_document_hash": "00ff",
+    "default": {
+        "port": 5555, "ip": "10.0.0.1", "max_connections_per_ip": 40, "request_timeout_ms": 10000,
+        "compress_response_body": true, "acceptors": 100, "use_plaintext": true, "use_ssl": false,
+        "ssl_port": 5556, "ssl_cert": "priv/ssl/blackhole.crt", "ssl_password": "hunter2",
+        "autoload_modules": ["bh_token_auth", "bh_call", "bh_object", "bh_fax", "bh_conference", "bh_events",
+                             "bh_authz_subscribe", "bh_acme"],
+        "bindings": {"call": ["call.CHANNEL_CREATE.{CALL_ID}"], "fax": ["fax.status.{FAX_ID}"]},
+        "auth": "insecure", "max_queued_messages": 50
+    },
+    "kazoo_apps@one.example.com": {"port": 6666, "max_connections_per_ip": 7, "acceptors": 10},
+    "kazoo_apps@two.example.com": {"port": 7777, "autoload_modules": ["bh_fax", "bh_ping"]},
+    "zone-1": {"port": 8888}
+}"#;
+
+#[test]
+fn the_platforms_own_document_is_taken_as_it_is() {
+    let files = Files::new(&[("blackhole.json", DOCUMENT)]);
+    let file = files.path("blackhole.json");
+    let families = ["bh_call", "bh_object", "bh_fax", "bh_conference"];
+    let modules = "modules bh_acme, bh_authz_subscribe, bh_events, bh_token_auth";
+    let keys = "keys acceptors, bindings, compress_response_body, ssl_cert, ssl_password, ssl_port, use_plaintext, use_ssl";
+    for (node, port, per_ip, families, in_force, modules, parts) in [
+        (
+            "kazoo_apps@one.example.com",
+            6666,
+            7,
+            &families[..],
+            "default, and over it kazoo_apps@one.example.com",
+            modules,
+            "kazoo_apps@two.example.com, zone-1",
+        ),
+        (
+            "kazoo_apps@two.example.com",
+            7777,
+            40,
+            &["bh_fax"],
+            "default, and over it kazoo_apps@two.example.com",
+            "modules bh_ping",
+            "kazoo_apps@one.example.com, zone-1",
+        ),
+        (
+            "kazoo_apps@three",
+            5555,
+            40,
+            &families[..],
+            "default alone; it has no part kazoo_apps@three (node_name)",
+            modules,
+            "kazoo_apps@one.example.com, kazoo_apps@two.example.com, zone-1",
+        ),
+    ] {
+        let config = runs(&["--config", &file, "--node-name", node]);
+        assert_eq!(
+            (config.port, config.ip.to_string()),
+            (port, "10.0.0.1".to_owned())
+        );
+        assert_eq!(config.max_connections_per_ip, Some(per_ip));
+        assert_eq!(config.families.autoload_modules, families, "{node}");
+        assert_eq!(config.node_name, node);
+        let notes: Vec<_> = config.notes.iter().map(|note| note.text.clone()).collect();
+        let expected = [
+            format!("{file}: the platform's own document; in force: {in_force}"),
+            format!(
+                "{file}: passed over, since it means nothing here: {keys}; {modules}; parts {parts}"
+            ),
+        ];
+        assert_eq!(notes, expected, "{node}");
+    }
+    // The command line wins over both parts, and a name in the document over the host's.
+    let line = [
+        "--config",
+        &file,
+        "--node-name",
+        "kazoo_apps@one.example.com",
+        "--port",
+        "0",
+    ];
+    assert_eq!(runs(&line).port, 0);
+    let named = DOCUMENT.replace(
+        r#""auth": "#,
+        r#""node_name": "kazoo_apps@two.example.com", "auth": "#,
+    );
+    let files = Files::new(&[("blackhole.json", &named)]);
+    let config = runs(&["--config", &files.path("blackhole.json")]);
+    assert_eq!(
+        (config.port, &*config.node_name),
+        (7777, "kazoo_apps@two.example.com")
+    );
+}
+
+#[test]
+fn a_check_says_what_is_passed_over_beside_what_is_in_force_and_a_start_logs_it_once() {
+    let files = Files::new(&[(
+        "blackhole.json",
+        &DOCUMENT.replace(r#""use_ssl": false"#, r#""use_ssl": true"#),
+    )]);
+    let file = files.path("blackhole.json");
+    let output = run_to_end(&["--check-config", "--config", &file]);
+    let (stdout, stderr) = (
+        String::from_utf8(output.stdout).expect("text"),
+        String::from_utf8(output.stderr).expect("text"),
+    );
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let in_force: Value = serde_json::from_str(&stdout).expect("JSON alone");
+    assert_eq!(
+        (&in_force["port"], in_force.get("ssl_port")),
+        (&json!(5555), None)
+    );
+    assert!(!(stdout + &stderr).contains("hunter2"));
+    let lines: Vec<&str> = stderr.lines().collect();
+    let tls =
+        "use_ssl, use_plaintext: clients are not served by TLS here, which a proxy in front is for";
+    assert_eq!(lines.len(), 3, "{stderr}");
+    assert_eq!(lines[2], format!("blackhole: {file}: {tls}"));
+
+    let mut server = Server::start(&["--source", "demo", "--config", &file]);
+    server.signal(Signal::HUP);
+    server.wait_for_metric("config_reloads_total", 1);
+    server.stop();
+    let log = server.log();
+    for line in lines {
+        let text = line.trim_start_matches("blackhole: ");
+        assert_eq!(log.matches(text).count(), 1, "{text}\n{log}");
+    }
+    assert!(!log.contains("hunter2"));
+}
+
+#[test]
+fn what_the_platforms_document_may_not_hold_is_named_with_its_part() {
+    let node = r#""blackhole@one": "#;
+    for (members, expected) in [
+        (
+            r#""default": {"prot": 1}"#,
+            "default.prot: unknown key; did you mean port?",
+        ),
+        (
+            r#""default": {"alowed_origins": []}"#,
+            "default.alowed_origins: unknown key; did you mean allowed_origins?",
+        ),
+        (
+            r#""default": {"hunter2_x": {"a": 1}}"#,
+            "default.key 1: unknown key; blackhole --help lists them, with dashes for underscores",
+        ),
+        (
+            r#""default": {"port": "5555"}"#,
+            "default.port: expected a whole number from 0 to 65535, found \"5555\"",
+        ),
+        (
+            &format!(r#"{node}{{"port": -1}}"#),
+            "blackhole@one.port: expected a whole number from 0 to 65535, found -1",
+        ),
+        (
+            &format!(r#"{node}{{"port": 1, "port": 2}}"#),
+            "blackhole@one.port: given twice",
+        ),
+        (
+            &format!(r#"{node}[]"#),
+            "blackhole@one: expected a JSON object of keys and values",
+        ),
+        (
+            &format!(r#""default": {{}}, {node}{{"families": [{{}}]}}"#),
+            "blackhole@one.families[0]: missing field `name`",
+        ),
+        (r#""default": {}, "default": {}"#, "key 3: given twice"),
+        (
+            r#""defualt": {"port": 1}"#,
+            "defualt: unknown; did you mean default?",
+        ),
+        (
+            r#""port": 5555"#,
+            "port: expected in the part default, or in that of a node",
+        ),
+        (
+            r#""hunter2 \u0007": {}"#,
+            "key 2: expected in the part default, or in that of a node",
+        ),
+        (
+            r#""default": {"autoload_modules": ["bh_events", "bh_cal"]}"#,
+            "default.autoload_modules[1]: unknown module; did you mean bh_call?",
+        ),
+        (
+            r#""default": {"autoload_modules": ["call"]}"#,
+            "default.autoload_modules[0]: no module is called call; known: \
+             bh_call, bh_conference, bh_fax, bh_object, bh_presence, bh_registration",
+        ),
+        (
+            r#""default": {"autoload_modules": ["bh_call", 5]}"#,
+            "default.autoload_modules: item 2: expected a text without white space, found 5",
+        ),
+    ] {
+        let text = format!(r#"{{"_id": "blackhole", {members}}}"#);
+        let files = Files::new(&[("c.json", &text)]);
+        let file = files.path("c.json");
+        let line = [
+            "--auth=insecure",
+            "--node-name=blackhole@one",
+            "--config",
+            &file,
+        ];
+        assert_eq!(refusal(&line), format!("{file}: {expected}"), "{text}");
+    }
+    for id in [r#""crossbar""#, "5", r#"{"hunter2": 1}"#] {
+        let files = Files::new(&[(
+            "c.json",
+            &format!(r#"{{"_id": {id}, "default": {{"port": 1}}}}"#),
+        )]);
+        let file = files.path("c.json");
+        let expected = format!("{file}: _id: expected \"blackhole\", the document of this app");
+        assert_eq!(refusal(&["--auth=insecure", "--config", &file]), expected);
+    }
+    // A family of the operator's own has a module that is known.
+    let text = r#"{"_id": "blackhole", "default": {"auth": "insecure", "autoload_modules": ["bh_queue", "bh_fax", "bh_ping"],
+        "families": [{"name": "queue", "module": "bh_queue", "binding": "queue.{id}", "exchange": "queues", "keys": ["q.{account}.{id}"]}]}}"#;
+    let files = Files::new(&[("c.json", text)]);
+    let config = runs(&["--config", &files.path("c.json")]);
+    assert_eq!(config.families.autoload_modules, ["bh_queue", "bh_fax"]);
 }
 
 #[test]

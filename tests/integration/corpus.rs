@@ -132,6 +132,7 @@ fn any_client_binding_is_refused_or_gets_the_events_of_its_own_keys_only() {
             "object",
             "doc_created",
             "presence",
+            "dialog",
             "registration",
             "queue",
             "for every account",
@@ -260,6 +261,23 @@ fn any_request_head_is_judged_alike_however_cut_and_as_another_server() {
             "405",
             "426",
             "431",
+        ],
+    );
+}
+
+#[test]
+fn any_token_is_refused_but_the_signed_one_and_any_key_or_account_file_is_read_whole_or_not() {
+    replay(
+        "jwt",
+        &[
+            "taken",
+            "too_long",
+            "malformed",
+            "algorithm",
+            "signature",
+            "keys",
+            "tree",
+            "account refused",
         ],
     );
 }

@@ -1374,7 +1374,7 @@ impl World {
             .reactor
             .hub
             .authenticator
-            .reload(blackhole::config::read_tokens)
+            .reload(blackhole::config::read_tokens, blackhole::config::read_keys)
             .unwrap();
         self.the.reactor.renew_identities();
         self.the.turn(&[]);

@@ -11,6 +11,7 @@
     reason = "a test that cannot be set up, or whose peer does otherwise, must fail"
 )]
 
+mod asking;
 mod autobahn_seam;
 mod binding_families;
 mod binding_quota;
@@ -19,7 +20,9 @@ mod close_codes;
 mod command_limits;
 mod commands;
 mod config;
+mod control;
 mod corpus;
+mod crossbar;
 mod drain;
 mod events;
 mod handover;
@@ -27,6 +30,7 @@ mod handshake;
 #[cfg(target_env = "gnu")]
 mod heap;
 mod house;
+mod jwt;
 mod limits;
 mod liveness;
 mod log;
@@ -42,6 +46,8 @@ mod secrets;
 mod slow_consumers;
 mod source_end;
 mod starvation;
+mod switching;
+mod web_ui;
 mod wire;
 
 /// Cargo looks for no tests by itself (`autotests = false`), so a file that nothing names would never run.

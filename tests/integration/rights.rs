@@ -245,7 +245,7 @@ impl World {
         self.reactor
             .hub
             .authenticator
-            .reload(blackhole::config::read_tokens)
+            .reload(blackhole::config::read_tokens, blackhole::config::read_keys)
             .unwrap();
         self.reactor.renew_identities();
     }

@@ -99,7 +99,8 @@ fn client_binding() -> impl Strategy<Value = String> {
         (action(), doc_type()).prop_map(|(action, kind)| format!("object.{action}.{kind}")),
         (action(), doc_type(), select(vec!["*", "id1"]))
             .prop_map(|(action, kind, id)| format!("{action}.*.{kind}.{id}")),
-        (presence(), call_id()).prop_map(|(kind, id)| format!("presence.{kind}.{id}")),
+        (select(vec!["presence.", ""]), presence(), call_id())
+            .prop_map(|(prefix, kind, id)| format!("{prefix}{kind}.{id}")),
         Just("registration.success".to_owned()),
     ]
 }
@@ -734,7 +735,7 @@ proptest! {
     /// Bytes of a client never panic, and what is taken fits AMQP.
     #[test]
     fn any_client_binding_is_refused_or_has_keys_of_at_most_255_bytes(
-        binding in "(call|conference|fax|object|presence|registration|doc_created|\\*)?[.]?(event|command|status|dialog)?[.]?\\PC{0,120}",
+        binding in "(call|conference|fax|object|presence|dialog|registration|doc_created|\\*)?[.]?(event|command|status|dialog)?[.]?\\PC{0,120}",
         superduper in any::<bool>(),
         number in 0..2u8,
     ) {

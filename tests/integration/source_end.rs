@@ -91,6 +91,7 @@ fn run(config: &Config, started: &Sender<Loop>) {
     };
     started.send(about).unwrap();
     let parts = ServerParts {
+        inquiry: None,
         handoff: end,
         connections_max: 10,
         drain_delay: Duration::ZERO,

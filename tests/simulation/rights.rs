@@ -126,7 +126,7 @@ impl World {
             .reactor
             .hub
             .authenticator
-            .reload(blackhole::config::read_tokens);
+            .reload(blackhole::config::read_tokens, blackhole::config::read_keys);
         reloaded.expect("a valid token file");
         self.reactor.renew_identities();
         let before = self.rights.last().map(|(_, before)| before);

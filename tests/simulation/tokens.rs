@@ -69,7 +69,7 @@ fn sessions_come_and_go_with_their_tokens(seed: u64) {
                     .reactor
                     .hub
                     .authenticator
-                    .reload(blackhole::config::read_tokens);
+                    .reload(blackhole::config::read_tokens, blackhole::config::read_keys);
                 reloaded.expect("a valid token file");
                 world.reactor.renew_identities();
             }

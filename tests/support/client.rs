@@ -75,6 +75,15 @@ impl Client {
         Self::open(TcpStream::connect(address).unwrap(), path, headers)
     }
 
+    /// As [`Client::connect_with`]; nothing when the connection is refused or ends before the upgrade.
+    pub fn try_connect_with(
+        address: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Option<Self> {
+        Self::try_open(TcpStream::connect(address).ok()?, path, headers).ok()
+    }
+
     /// Connects as the owner of this token.
     pub fn connect_as(address: SocketAddr, token: &str) -> Self {
         Self::connect_with(
@@ -91,9 +100,13 @@ impl Client {
     }
 
     fn open(stream: TcpStream, path: &str, headers: &[(&str, &str)]) -> Self {
+        Self::try_open(stream, path, headers).unwrap_or_else(|error| panic!("upgraded: {error}"))
+    }
+
+    fn try_open(stream: TcpStream, path: &str, headers: &[(&str, &str)]) -> Result<Self, String> {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        let address = stream.peer_addr().unwrap();
+        let address = stream.peer_addr().map_err(|error| error.to_string())?;
         let mut request = format!("ws://{address}{path}")
             .into_client_request()
             .unwrap();
@@ -103,12 +116,13 @@ impl Client {
                 .headers_mut()
                 .insert(name, HeaderValue::from_str(value).unwrap());
         }
-        let (socket, _response) = tungstenite::client(request, Steady(stream)).expect("upgraded");
-        Self {
+        let (socket, _response) =
+            tungstenite::client(request, Steady(stream)).map_err(|error| error.to_string())?;
+        Ok(Self {
             socket,
             held: VecDeque::new(),
             patience: PATIENCE,
-        }
+        })
     }
 
     /// Sets the longest wait for a message, which is [`PATIENCE`] at first.

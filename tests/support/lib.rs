@@ -19,6 +19,7 @@ pub mod left_out;
 pub mod mute_broker;
 pub mod numbered;
 pub mod own_process;
+pub mod platform_api;
 pub mod publisher;
 pub mod scripted;
 pub mod server;

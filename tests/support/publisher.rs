@@ -5,10 +5,13 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use amiquip::{
-    AmqpProperties, Auth, Channel, Connection, ConnectionOptions, ConnectionTuning,
-    ExchangeDeclareOptions, ExchangeType, Publish,
+    AmqpProperties, AmqpValue, Auth, Channel, Connection, ConnectionOptions, ConnectionTuning,
+    ExchangeDeclareOptions, ExchangeType, FieldTable, Publish, QueueDeclareOptions,
 };
 use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+
+use crate::server::{BROKER_PATIENCE, wait_within};
 
 /// Longest wait for a step of the connect.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -102,6 +105,117 @@ impl Publisher {
     pub fn try_settle(&self) -> Result<(), amiquip::Error> {
         self.channel.qos(0, 0, false)
     }
+}
+
+/// Asks a server as the platform does (PROTOCOL 8), and reads the answers from `targeted`.
+pub struct Asker {
+    publisher: Publisher,
+    queue: String,
+}
+
+/// An answer: its JSON, as text too, and its header `Deliver-To-PID`.
+pub struct Answered {
+    pub json: Value,
+    pub text: String,
+    pub pid: Option<String>,
+}
+
+impl Asker {
+    /// With a queue of this name, bound to `targeted` with that name, as a node of the platform has.
+    pub fn connect(url: &str, queue: &str) -> Self {
+        let publisher = Publisher::connect(url);
+        for (exchange, kind) in [
+            ("sysconf", ExchangeType::Topic),
+            ("kapps", ExchangeType::Topic),
+            ("targeted", ExchangeType::Direct),
+        ] {
+            publisher.declare(kind, exchange);
+        }
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let channel = &publisher.channel;
+        channel.queue_declare(queue, options).unwrap();
+        channel
+            .queue_bind(queue, "targeted", queue, FieldTable::new())
+            .unwrap();
+        Self {
+            publisher,
+            queue: queue.to_owned(),
+        }
+    }
+
+    /// The `Server-ID` of a process of the platform.
+    pub fn server_id(&self) -> String {
+        format!("pid://<0.1234.0>/{}", self.queue)
+    }
+
+    /// Asks which sessions there are: the platform's own message, with `more` over it.
+    pub fn ask_for_sessions(&self, more: &Value) {
+        let message = self.message("get_req", more);
+        self.send("sysconf", "websockets.get", message.to_string().as_bytes());
+    }
+
+    /// Asks to start or stop a module: the platform's own message, with `more` over it.
+    pub fn ask_for_module(&self, module: &str, action: &str, more: &Value) {
+        let mut change = json!({"Module": module, "Action": action});
+        lay_over(&mut change, more);
+        let message = self.message("module_req", &change);
+        self.send("kapps", "ws.module_req", message.to_string().as_bytes());
+    }
+
+    pub fn send(&self, exchange: &str, key: &str, body: &[u8]) {
+        self.publisher.publish(exchange, key, body);
+    }
+
+    fn message(&self, name: &str, more: &Value) -> Value {
+        let mut message = json!({
+            "Event-Category": "websockets", "Event-Name": name, "Msg-ID": "msg-1", "Server-ID": self.server_id(),
+            "App-Name": "crossbar", "App-Version": "4.3.142", "Node": "kazoo_apps@apps001.example.com",
+            "System-Log-ID": "1a2b3c"
+        });
+        lay_over(&mut message, more);
+        message
+    }
+
+    /// The next answer.
+    pub fn answer(&self) -> Answered {
+        let got = wait_within(BROKER_PATIENCE, "an answer", || {
+            self.publisher
+                .channel
+                .basic_get(&*self.queue, true)
+                .unwrap()
+        });
+        let delivery = got.delivery;
+        let headers = delivery.properties.headers().clone().unwrap_or_default();
+        let pid = headers.get("Deliver-To-PID").map(|value| match value {
+            AmqpValue::LongString(text) => text.clone(),
+            other => panic!("not a text: {other:?}"),
+        });
+        assert_eq!(delivery.exchange, "targeted");
+        assert_eq!(
+            delivery.properties.content_type().as_deref(),
+            Some("application/json")
+        );
+        let text = String::from_utf8(delivery.body).unwrap();
+        Answered {
+            json: serde_json::from_str(&text).unwrap(),
+            text,
+            pid,
+        }
+    }
+
+    /// The answer to [`Asker::ask_for_module`].
+    pub fn switch(&self, module: &str, action: &str, more: &Value) -> Value {
+        self.ask_for_module(module, action, more);
+        self.answer().json
+    }
+}
+
+fn lay_over(message: &mut Value, more: &Value) {
+    let members = more.as_object().unwrap().clone();
+    message.as_object_mut().unwrap().extend(members);
 }
 
 /// Writes AMQP frames by hand, as user `guest`.

@@ -9,10 +9,13 @@ use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use blackhole::auth::Authenticator;
 use blackhole::config::{self, Config, Startup};
 use blackhole::handoff::{LoopWaker, SourceEnd, handoff_bounded};
+use blackhole::inquiry::{self, Answering};
 use blackhole::reactor::socket::Socket;
 use blackhole::reactor::{Reactor, ReactorParts};
 use blackhole::routing::families::Families;
@@ -205,8 +208,20 @@ pub fn config(args: &[&str]) -> Config {
 
 /// A loop without connections and the source's end of its hand-off, which holds `handoff_max` messages.
 pub fn reactor(config: &Config, handoff_max: usize, seed: u64) -> (SourceEnd, Reactor<Scripted>) {
-    let (source, handoff) = handoff_bounded(LoopWaker::new(|| Ok(())), handoff_max);
     let authenticator = config.authenticator().expect("a valid token file");
+    let (source, _, reactor) = reactor_that_asks(config, authenticator, handoff_max, seed);
+    (source, reactor)
+}
+
+/// As [`reactor`], with this authenticator, whose questions the test answers.
+pub fn reactor_that_asks(
+    config: &Config,
+    authenticator: Authenticator,
+    handoff_max: usize,
+    seed: u64,
+) -> (SourceEnd, Answering, Reactor<Scripted>) {
+    let (source, handoff) = handoff_bounded(LoopWaker::new(|| Ok(())), handoff_max);
+    let (inquiry, answering) = inquiry::channels(LoopWaker::new(|| Ok(())), Arc::default());
     let families = Families::new(&config.families).expect("valid families");
     let hub = Hub::new(
         SessionLimits::from(config),
@@ -216,6 +231,7 @@ pub fn reactor(config: &Config, handoff_max: usize, seed: u64) -> (SourceEnd, Re
         seed,
     );
     let parts = ReactorParts {
+        inquiry: Some(inquiry),
         ring: None,
         handoff,
         epoch: Instant::now(),
@@ -223,7 +239,7 @@ pub fn reactor(config: &Config, handoff_max: usize, seed: u64) -> (SourceEnd, Re
         more_metrics: Box::new(|_| ()),
         trim_heap: || (),
     };
-    (source, Reactor::new(hub, parts))
+    (source, answering, Reactor::new(hub, parts))
 }
 
 /// What `world` comes to under each of so many seeds, or under the one that `BLACKHOLE_SEED` names. A failure tells

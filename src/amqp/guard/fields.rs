@@ -1,7 +1,7 @@
 //! The fields of methods and content headers: which of them are hidden from the client's parser, or put right for it.
 //! Changes are made in place and keep every length. Pure but for [`Vitals`].
 
-use super::bounds::{BACKLOG_BYTES_MAX, BODY_BYTES_MAX, HEARTBEAT_SECONDS, Violation};
+use super::bounds::{BACKLOG_BYTES_MAX, HEARTBEAT_SECONDS, Violation};
 use super::vitals::Vitals;
 use crate::event;
 
@@ -76,7 +76,7 @@ pub(super) fn screen_content(
     let backlog = vitals.backlog_bytes().saturating_add(body);
     let is_no_event = body > event::BODY_BYTES_MAX as u64;
     let mut swallowed = None;
-    if body > BODY_BYTES_MAX || (backlog > BACKLOG_BYTES_MAX && is_no_event) {
+    if body > vitals.body_bytes_max() || (backlog > BACKLOG_BYTES_MAX && is_no_event) {
         let Some(tag) = tag else {
             return Err(Violation::BodyTooLarge(body));
         };

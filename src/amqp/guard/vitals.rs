@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::bounds::{SWALLOWED_MAX, Violation};
+use super::bounds::{BODY_BYTES_MAX, SWALLOWED_MAX, Violation};
 
 /// The figures of one connection.
 #[derive(Debug)]
@@ -18,13 +18,22 @@ pub(in crate::amqp) struct Vitals {
     heard_micros: AtomicU64,
     backlog_bytes: AtomicU64,
     violations: AtomicU64,
+    /// Largest body that is passed on; a larger one is swallowed.
+    body_bytes_max: u64,
     /// Tag and announced bytes of deliveries whose body was swallowed, in the order of their coming.
     swallowed: Mutex<VecDeque<(u64, u64)>>,
 }
 
 impl Vitals {
+    /// Of a connection whose bodies are events.
     pub(in crate::amqp) fn new(now: Instant) -> Self {
+        Self::with_bodies_up_to(BODY_BYTES_MAX, now)
+    }
+
+    /// Of a connection whose larger bodies are swallowed.
+    pub(in crate::amqp) fn with_bodies_up_to(body_bytes_max: u64, now: Instant) -> Self {
         Self {
+            body_bytes_max,
             epoch: now,
             heard_micros: AtomicU64::new(0),
             backlog_bytes: AtomicU64::new(0),
@@ -36,6 +45,11 @@ impl Vitals {
     /// When bytes last came from the broker; before any came, the time given to [`Vitals::new`].
     pub(in crate::amqp) fn last_heard(&self) -> Instant {
         self.epoch + Duration::from_micros(self.heard_micros.load(Ordering::Relaxed))
+    }
+
+    /// Largest body that is passed on.
+    pub(super) fn body_bytes_max(&self) -> u64 {
+        self.body_bytes_max
     }
 
     /// Bytes of bodies read but not yet taken.

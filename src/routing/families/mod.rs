@@ -229,15 +229,46 @@ impl Families {
                     .iter()
                     .any(|module| **module == *rule.module);
         }
-        for ExchangeRules { exchange, rules } in &mut families.exchanges {
-            let rows = families.rules.iter().enumerate();
+        families.list_rules();
+        Ok(families)
+    }
+
+    /// Lists the rules that are switched on by their exchanges.
+    fn list_rules(&mut self) {
+        for ExchangeRules { exchange, rules } in &mut self.exchanges {
+            let rows = self.rules.iter().enumerate();
             let is_of_it = |rule: &Rule| rule.is_on && rule.exchange == exchange.name;
+            rules.clear();
             rules.extend(
                 rows.filter(|(_, rule)| is_of_it(rule))
                     .map(|(row, _)| RuleId::of(row)),
             );
         }
-        Ok(families)
+    }
+
+    /// Whether the families of a module are on; `None`: there is none of this name. Linear in the rules.
+    #[must_use]
+    pub fn is_module_on(&self, module: &str) -> Option<bool> {
+        let rule = self.rules.iter().find(|rule| *rule.module == *module)?;
+        Some(rule.is_on)
+    }
+
+    /// Starts or stops the families of a module (PROTOCOL 6 and 8): bindings of a family that is off are refused, and its
+    /// events are nobody's, both from now on. Subscriptions that there are stay until their sessions end them
+    /// ([`Families::is_on`]). Returns whether that changed anything; `None`: there is no such module. Linear in the rules.
+    pub fn switch_module(&mut self, module: &str, is_on: bool) -> Option<bool> {
+        let was_on = self.is_module_on(module)?;
+        for rule in self.rules.iter_mut().filter(|one| *one.module == *module) {
+            rule.is_on = is_on;
+        }
+        self.list_rules();
+        Some(was_on != is_on)
+    }
+
+    /// Whether the family of a subscription is on.
+    #[must_use]
+    pub fn is_on(&self, resolved: &Resolved<'_>) -> bool {
+        self.rule(resolved.rule).is_on
     }
 
     /// The operator's families that every account can have all events of, as paths in the configuration: they need no
@@ -247,12 +278,9 @@ impl Families {
         &self.open_to_all
     }
 
-    /// The exchanges of the families that are switched on, each once.
+    /// The exchanges of all families, each once; of those that are off too, because they may be started.
     pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
-        self.exchanges
-            .iter()
-            .filter(|known| !known.rules.is_empty())
-            .map(|known| &known.exchange)
+        self.exchanges.iter().map(|known| &known.exchange)
     }
 
     /// What `binding` means for an account. The caller must know that the identity may ask for that account. Linear in
@@ -335,6 +363,17 @@ impl Families {
         } else {
             Ok(resolved)
         }
+    }
+
+    /// Whether what `binding` means depends on the account's realm. As costly as [`Families::resolve`].
+    #[must_use]
+    pub fn needs_realm(&self, binding: &str, scope: Scope) -> bool {
+        let rights = Rights {
+            superduper: false,
+            realm: Some("realm"),
+        };
+        let resolved = self.resolve(binding, scope, rights);
+        resolved.is_ok_and(|resolved| resolved.realm().is_some())
     }
 
     /// The exchange of a subscription's AMQP bindings.

@@ -358,13 +358,31 @@ pub(crate) fn platform_families(options: &FamilyOptions) -> Vec<FamilySpec> {
         ),
         row(
             "bh_presence",
+            "dialog.{call...}",
+            "presence",
+            &["dialog.{realm}.{call}"],
+        ),
+        row(
+            "bh_presence",
             "presence.update.{call...}",
             "presence",
             &["update.{realm}.{call}"],
         ),
         row(
             "bh_presence",
+            "update.{call...}",
+            "presence",
+            &["update.{realm}.{call}"],
+        ),
+        row(
+            "bh_presence",
             "presence.mwi_updates.{user...}",
+            "presence",
+            &["mwi_updates.{realm}.{user}"],
+        ),
+        row(
+            "bh_presence",
+            "mwi_updates.{user...}",
             "presence",
             &["mwi_updates.{realm}.{user}"],
         ),

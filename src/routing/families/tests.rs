@@ -126,8 +126,11 @@ fn every_row_of_the_protocol_has_its_exchange_and_keys() {
     *.*.call_recording.d 1 | configuration | *.DB.call_recording.d+1
     doc_deleted.*.fax.f1 | configuration | doc_deleted.MODB.fax.f1
     presence.dialog.a@1.2 | presence | dialog.R.a%401%2E2
+    dialog.a@1.2 | presence | dialog.R.a%401%2E2
     presence.update.* | presence | update.R.*
+    update.* | presence | update.R.*
     presence.mwi_updates.1001 | presence | mwi_updates.R.1001
+    mwi_updates.1001 | presence | mwi_updates.R.1001
     registration.success | registrar | registration.success.R.*
 ";
     check_rows(ROWS, scope(), rights());
@@ -143,6 +146,7 @@ fn for_every_account_the_words_that_qualify_are_wildcards() {
     object.doc_created.* | configuration | doc_created.*.*.*
     object.doc_created.user | configuration | doc_created.*.user.*
     presence.dialog.* | presence | dialog.*.*
+    dialog.* | presence | dialog.*.*
     registration.success | registrar | registration.success.*.*
 ";
     let rights = Rights {
@@ -287,7 +291,7 @@ fn a_superduper_admin_may_leave_the_conference_open_in_events_and_not_in_command
 fn families_of_a_realm_need_one_that_is_no_wildcard() {
     let families = families();
     for realm in [None, Some(""), Some("*"), Some("#")] {
-        for binding in ["presence.dialog.*", "registration.success"] {
+        for binding in ["presence.dialog.*", "update.*", "registration.success"] {
             let rights = Rights {
                 superduper: false,
                 realm,
@@ -364,6 +368,7 @@ fn a_family_that_is_off_is_unknown_and_needs_no_exchange() {
     assert_eq!(
         names,
         [
+            "callevt",
             "conference",
             "faxes",
             "configuration",
@@ -710,4 +715,29 @@ fn wrong_lists_of_the_configuration_are_named_with_their_place() {
         let error = Families::new(&options).expect_err(expected).to_string();
         assert!(error.starts_with(expected), "{error}");
     }
+}
+
+#[test]
+fn a_module_is_switched_off_and_on_with_its_bindings_and_its_events() {
+    let mut families = Families::new(&FamilyOptions::default()).expect("the platform's families");
+    let binding = "fax.status.*";
+    let rules = families.rules_on("faxes").to_vec();
+    for (module, is_on, expected) in [
+        ("bh_fax", true, Some(false)),
+        ("bh_fax", false, Some(true)),
+        ("bh_fax", false, Some(false)),
+        ("bh_facts", false, None),
+    ] {
+        assert_eq!(families.switch_module(module, is_on), expected, "{module}");
+    }
+    let refused = families.resolve(binding, scope(), rights());
+    assert_eq!(refused, Err(BindingError::NoSubscriptions));
+    assert!(families.rules_on("faxes").is_empty() && !rules.is_empty());
+    assert!(!families.rules_on("configuration").is_empty());
+    assert_eq!(families.is_module_on("bh_fax"), Some(false));
+    assert_eq!(families.is_module_on("bh_object"), Some(true));
+    assert_eq!(families.switch_module("bh_fax", true), Some(true));
+    let resolved = families.resolve(binding, scope(), rights());
+    assert!(resolved.is_ok_and(|resolved| families.is_on(&resolved)));
+    assert_eq!(families.rules_on("faxes"), rules);
 }

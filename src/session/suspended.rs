@@ -1,0 +1,19 @@
+//! A command that waits for the authenticator: its text, and its time. How it waits is in `suspending`.
+
+use std::time::Duration;
+
+/// A command that waits for the authenticator.
+#[derive(Debug)]
+pub(super) struct Suspended {
+    /// The command, as it came.
+    pub(super) text: Box<str>,
+    /// When it is given up.
+    pub(super) due: Duration,
+}
+
+impl Suspended {
+    /// Heap bytes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.text.len()
+    }
+}
