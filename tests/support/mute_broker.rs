@@ -87,6 +87,7 @@ fn serve(mut socket: TcpStream, answers: usize, questions: &AtomicUsize) -> io::
             (50, 50) => (51, b""),
             (60, 10) => (11, b""),
             (60, 20) => (21, b"\x01c"),
+            (60, 70) => (72, b"\0"),
             _ => continue,
         };
         let is_login = class == 10;
