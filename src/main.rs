@@ -103,7 +103,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let patience = AMQP_STOP_PATIENCE.min(config.drain / 4);
     let parts = ServerParts {
         handoff: loop_end,
-        inquiry: Some(inquiry),
+        inquiry,
         connections_max: config.max_connections.unwrap_or(usize::MAX),
         drain_delay: config.drain_delay,
         drain: config.drain - patience,
@@ -153,13 +153,16 @@ fn start_source(
         .map_err(|error| Exit::failed(CODE_FAILED, error))
 }
 
-/// Starts the threads that answer the authenticator's questions.
+/// Starts the threads that answer the authenticator's questions, if it has any.
 fn start_inquiry(
     config: &Config,
     verifies: bool,
     server: &Server,
-) -> Result<(Inquiry, Arc<InquiryCounters>), Exit> {
+) -> Result<(Option<Inquiry>, Arc<InquiryCounters>), Exit> {
     let counters = Arc::new(InquiryCounters::default());
+    if !verifies && config.crossbar.is_none() {
+        return Ok((None, counters));
+    }
     let crossbar = config.crossbar.as_ref().map(|asked| {
         let options = CrossbarOptions {
             url: asked.url.clone(),
@@ -177,7 +180,7 @@ fn start_inquiry(
     let _threads = answering
         .start(verifies, crossbar)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
-    Ok((inquiry, counters))
+    Ok((Some(inquiry), counters))
 }
 
 /// Answers the platform over AMQP from now on, unless events come from elsewhere or it is switched off.
