@@ -300,8 +300,11 @@ pub(crate) const KEY_DENIAL_KEPT: Duration = Duration::from_secs(60);
 /// Answers of threads that one turn takes.
 pub(crate) const ANSWERS_PER_TURN_MAX: usize = 256;
 
-/// Sessions that go on in one turn because an answer is there: some 2 ms of commands.
-pub(crate) const ANSWERED_PER_TURN_MAX: usize = 96;
+/// Commands, and sessions, that go on in one turn because an answer is there: some 2 ms.
+pub(crate) const RESUMED_COMMANDS_PER_TURN_MAX: usize = 128;
+
+/// Commands of one session that go on before the next session has its turn.
+pub(crate) const RESUMED_COMMANDS_OF_SESSION_MAX: usize = 16;
 
 /// Shortest time between two passes over all sessions because the platform has taken a right away.
 pub(crate) const WITHDRAWALS_INTERVAL: Duration = Duration::from_secs(1);

@@ -92,7 +92,7 @@ metrics! {
     counter authentications_failed_total "Tokens that did not verify.";
     counter commands_suspended_total "Commands that waited for the authenticator.";
     counter commands_refused_unavailable_total "Commands answered with authentication unavailable.";
-    counter sessions_resumed_total "Times a session, or its handshake, went on because the authenticator had an answer.";
+    counter commands_resumed_total "Times such a command was run again because the authenticator had an answer.";
     counter events_total "Events taken from the source.";
     counter events_sliced_total "Events whose frames were made a part at a time, because all of them together were too large.";
     counter events_unmatched_total "Events that no subscription wanted.";

@@ -1,18 +1,18 @@
 //! Steps 3 and 6 of the turn: answers to the authenticator's questions, and the questions themselves.
 //!
 //! Invariants: the loop waits for no answer. Sessions that an answer concerns go on in the order in which the answers came,
-//! at most [`ANSWERED_PER_TURN_MAX`] in a turn, so that an answer that thousands wait for delays nobody else; while some
+//! at most [`RESUMED_COMMANDS_PER_TURN_MAX`] commands in a turn and a few of each session, so that an answer that thousands wait for delays nobody else; while some
 //! are left, the next poll does not wait. Questions go to a lane only as it has room, so that the authenticator's turns
 //! between networks hold.
 
 use super::Reactor;
 use super::socket::Socket;
 use crate::auth::Lane;
-use crate::limits::{ANSWERED_PER_TURN_MAX, ANSWERS_PER_TURN_MAX};
+use crate::limits::{ANSWERS_PER_TURN_MAX, RESUMED_COMMANDS_PER_TURN_MAX};
 use crate::room::GiveBackRoom;
-use crate::session::Session;
 use crate::session::clock::Now;
 use crate::session::id::ConnId;
+use crate::session::suspended::Resumed;
 
 impl<S: Socket> Reactor<S> {
     /// Takes answers, and lets sessions that waited for one go on.
@@ -34,13 +34,15 @@ impl<S: Socket> Reactor<S> {
             let concerned = concerned.into_iter().map(ConnId::from_word);
             self.inquiries.concerned.extend(concerned);
         }
-        for _ in 0..ANSWERED_PER_TURN_MAX {
-            let Some(id) = self.inquiries.concerned.pop_front() else {
-                break;
-            };
-            if self.connections.get(id).is_some() {
-                self.hub.metrics.sessions_resumed_total += 1;
-                self.act(id, now, Session::on_answered);
+        let mut commands = 0;
+        while commands < RESUMED_COMMANDS_PER_TURN_MAX
+            && let Some(id) = self.inquiries.concerned.pop_front()
+        {
+            let mut resumed = Resumed::default();
+            self.act(id, now, |session, cx| resumed = session.on_answered(cx));
+            commands += 1 + resumed.commands;
+            if resumed.has_more {
+                self.inquiries.concerned.push_back(id);
             }
         }
         self.inquiries.concerned.give_back_room();

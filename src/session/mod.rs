@@ -27,7 +27,7 @@
 //! | `closing` | every way to end |
 //! | `commands`, `errors` | what a command does, and why it is refused |
 //! | `held`, `waiting`, [`replies`] | subscribes that wait for the broker, and the replies behind them |
-//! | `suspended`, `suspending` | commands that wait for the authenticator; how they wait and go on |
+//! | [`suspended`], `suspending` | commands that wait for the authenticator; how they wait and go on |
 //! | [`switched_off`] | what a family that is stopped ends |
 //! | [`listing`], [`arrivals`] | what the platform is told of a session; when it came |
 //! | `rights` | what another identity, or other rights, change |
@@ -88,7 +88,7 @@ mod rights;
 mod roll_over;
 pub mod scratch;
 pub mod subscriptions;
-mod suspended;
+pub mod suspended;
 mod suspending;
 pub mod switched_off;
 mod waiting;

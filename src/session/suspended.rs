@@ -1,4 +1,5 @@
-//! A command that waits for the authenticator: its text, and its time. How it waits is in `suspending`.
+//! A command that waits for the authenticator: its text, and its time; and what came of an answer. How it waits is in
+//! `suspending`.
 
 use std::time::Duration;
 
@@ -16,4 +17,13 @@ impl Suspended {
     pub(super) fn bytes(&self) -> usize {
         size_of::<Self>() + self.text.len()
     }
+}
+
+/// What came of an answer for one session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resumed {
+    /// Commands that were run again.
+    pub commands: usize,
+    /// More of them may go on, in another turn.
+    pub has_more: bool,
 }

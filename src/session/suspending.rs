@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::account::AccountId;
 use crate::auth::{Asker, Identity, Moment, Right};
-use crate::limits::{HELD_TOTAL_BYTES_MAX, SUSPENDED_BYTES_MAX};
+use crate::limits::{HELD_TOTAL_BYTES_MAX, RESUMED_COMMANDS_OF_SESSION_MAX, SUSPENDED_BYTES_MAX};
 use crate::protocol::command::{self, Action, Command, CommandError};
 
 use super::Session;
@@ -22,7 +22,7 @@ use super::commands::{Outcome, Place, reply_id};
 use super::errors::CommandErrors;
 use super::hub::Context;
 use super::replies::Reply;
-use super::suspended::Suspended;
+use super::suspended::{Resumed, Suspended};
 
 impl From<Now> for Moment {
     fn from(now: Now) -> Self {
@@ -157,20 +157,30 @@ impl Session {
         Ok(is_known)
     }
 
-    /// The authenticator has an answer that the session, or its handshake, may wait for.
-    pub fn on_answered(&mut self, cx: &mut Context<'_>) {
+    /// The authenticator has an answer that the session, or its handshake, may wait for. Runs at most
+    /// [`RESUMED_COMMANDS_OF_SESSION_MAX`] commands.
+    pub fn on_answered(&mut self, cx: &mut Context<'_>) -> Resumed {
+        let mut resumed = Resumed::default();
         if self.is_in_handshake() {
-            return self.resume_handshake(cx);
+            self.resume_handshake(cx);
+            return resumed;
         }
         while let Some(replies) = self.replies_mut()
             && let Some((number, suspended)) = replies.take_suspended(&mut cx.hub.held)
         {
+            resumed.commands += 1;
             if !self.go_on(number, suspended, cx) {
                 break;
             }
+            if resumed.commands == RESUMED_COMMANDS_OF_SESSION_MAX {
+                resumed.has_more = self.is_suspended();
+                break;
+            }
         }
+        cx.hub.metrics.commands_resumed_total += resumed.commands as u64;
         self.send_ready(cx);
         self.drop_empty_rare();
+        resumed
     }
 
     /// Runs a command that was taken out. False: it waits again.
