@@ -125,7 +125,7 @@ impl Key {
         self.algorithm.is_none_or(|own| own == algorithm)
     }
 
-    /// Whether `signature` is this key's over `message`. Some 20 to 40 µs for a key of 2048 bits.
+    /// Whether `signature` is this key's over `message`. Some tens of µs for a key of 2048 bits.
     pub(super) fn has_signed(
         &self,
         algorithm: Algorithm,

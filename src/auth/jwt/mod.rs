@@ -35,8 +35,8 @@ use keys::Search;
 
 use crate::limits::TOKEN_BYTES_MAX;
 
-/// Decides on `token` at `unix_now` (Unix seconds). CPU only: some 20 to 40 µs with a key of 2048 bits, most of it for
-/// the signature; below 5 µs for what is refused before that.
+/// Decides on `token` at `unix_now` (Unix seconds). CPU only: some tens of µs with a key of 2048 bits, nearly all of it for
+/// the signature; a few µs for what is refused before that.
 ///
 /// # Errors
 /// The token is [refused](Refusal).
