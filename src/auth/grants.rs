@@ -31,7 +31,7 @@ pub(super) struct Grants {
     pub(super) times: CacheTimes,
     holders: HashMap<Arc<str>, Holder>,
     len: usize,
-    /// When a grant must be looked at; an entry whose grant is gone is stale.
+    /// When a grant must be looked at; an entry is stale whose grant is gone, or is to be looked at at another time.
     due: BinaryHeap<Reverse<(Duration, Arc<str>, AccountId)>>,
     /// Tokens whose rights became other or less since all sessions were last renewed.
     changed: HashMap<Arc<str>, (Change, u64)>,
@@ -69,6 +69,8 @@ struct Grant {
     realm: Option<Arc<str>>,
     /// Until when it is good for newcomers.
     until: Duration,
+    /// When it is to be looked at; `None`: it is asked for again.
+    due: Option<Duration>,
 }
 
 /// A grant that must be asked for again.
@@ -166,10 +168,14 @@ impl Grants {
                     self.changed
                         .insert(token.clone(), (Change::Other, self.passes));
                 }
-                *grant = Grant { realm, until };
+                (grant.realm, grant.until) = (realm, until);
             }
             Entry::Vacant(new) => {
-                new.insert(Grant { realm, until });
+                new.insert(Grant {
+                    realm,
+                    until,
+                    due: None,
+                });
                 self.len += 1;
             }
         }
@@ -198,7 +204,8 @@ impl Grants {
         }
     }
 
-    /// The platform could not say; a session that is there keeps its right, and the question is put again.
+    /// The platform could not say; a session that is there keeps its right, and the question is put again, at one time
+    /// however many asked.
     pub(super) fn trouble(
         &mut self,
         token: &Arc<str>,
@@ -206,7 +213,11 @@ impl Grants {
         now: Duration,
         random: u64,
     ) {
-        if self.live(token, account).is_some() {
+        let grant = self
+            .holders
+            .get(token)
+            .and_then(|holder| holder.grants.get(&account));
+        if grant.is_some_and(|grant| grant.due.is_none()) {
             let within =
                 (self.times.yes / 4).clamp(Duration::from_secs(1), Duration::from_secs(10));
             self.look_within(token.clone(), account, now, within, random);
@@ -223,8 +234,13 @@ impl Grants {
         random: u64,
     ) {
         let spread = time.mul_f64(0.4 * (random % 1024) as f64 / 1024.0);
-        self.due
-            .push(Reverse((now + time / 2 + spread, token, account)));
+        let due = now + time / 2 + spread;
+        if let Some(holder) = self.holders.get_mut(&token)
+            && let Some(grant) = holder.grants.get_mut(&account)
+        {
+            grant.due = Some(due);
+            self.due.push(Reverse((due, token, account)));
+        }
     }
 
     /// When the next grant must be looked at.
@@ -240,13 +256,16 @@ impl Grants {
         held_elsewhere: impl Fn(&Arc<Identity>) -> usize,
     ) -> Option<Again> {
         while self.next_due()? <= now {
-            let Reverse((_, token, account)) = self.due.pop()?;
+            let Reverse((due, token, account)) = self.due.pop()?;
             let Some(holder) = self.holders.get_mut(&token) else {
                 continue;
             };
-            let Some(grant) = holder.grants.get(&account) else {
+            let Some(grant) = holder.grants.get_mut(&account) else {
                 continue;
             };
+            if grant.due.take_if(|at| *at == due).is_none() {
+                continue;
+            }
             let is_used = self.changed.contains_key(&token)
                 || match &holder.owner {
                     Owner::Asked(identity) => Arc::strong_count(identity) > 1,
@@ -259,6 +278,7 @@ impl Grants {
             }
             if grant.until > now {
                 let until = grant.until;
+                grant.due = Some(until);
                 self.due.push(Reverse((until, token, account)));
                 continue;
             }
@@ -363,6 +383,28 @@ mod tests {
         let again = due(&mut grants, MINUTE + Duration::from_secs(10));
         assert_eq!(again.len(), 1);
         assert!(!grants.has_changed());
+    }
+
+    #[test]
+    fn newcomers_who_ask_in_vain_do_not_make_a_session_ask_more_often() {
+        let mut grants = grants();
+        yes(&mut grants, "used", 1, "r", Duration::ZERO);
+        let _session = grants.identity("used").expect("known").clone();
+        let mut now = MINUTE;
+        assert_eq!(due(&mut grants, now).len(), 1);
+        let mut asked = 0;
+        for second in 0..600 {
+            now += Duration::from_secs(1);
+            grants.trouble(&"used".into(), account(1), now, second);
+            asked += due(&mut grants, now).len();
+        }
+        assert!((60..=120).contains(&asked), "once in 5 to 9 s: {asked}");
+        assert!(grants.due.len() <= 1);
+        // The same when it is back, and a newcomer was faster.
+        yes(&mut grants, "used", 1, "r", now);
+        yes(&mut grants, "used", 1, "r", now);
+        assert_eq!(due(&mut grants, now + MINUTE).len(), 1);
+        assert_eq!(grants.due.len(), 0);
     }
 
     #[test]
