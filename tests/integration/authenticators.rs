@@ -544,6 +544,46 @@ fn a_flood_of_questions_is_bounded_and_another_address_is_served_in_its_turn() {
     assert!(unavailable >= 1, "{unavailable}");
 }
 
+#[test]
+fn thousands_of_different_tokens_are_bounded_and_another_address_is_served_in_its_turn() {
+    // One question of a session at a time, so it takes a connection for each.
+    const TOKENS: usize = 2400;
+    let api = PlatformApi::start();
+    api.allow("honest", ACCOUNT, "a.example");
+    api.set_delay(Duration::from_millis(100));
+    let fed = decided_by(&api, &["--request-timeout-ms", "3000"]);
+    let server = &fed.server;
+    let mut flooders: Vec<Raw> = (0..TOKENS)
+        .map(|number| {
+            let mut raw = Raw::upgraded(server.address());
+            raw.send_text(&subscribe(&format!("flood-{number}"), ACCOUNT, CALLS).to_string());
+            raw
+        })
+        .collect();
+    server.until("a flood that is too much", |server| {
+        server.metric("auth_questions_refused_total") > 0
+    });
+    let asked = Instant::now();
+    let mut honest = Raw::connect_from([127, 0, 0, 2], server.address());
+    honest.send(upgrade_with(&[]).as_bytes());
+    assert_eq!(honest.head().status, 101);
+    honest.send_text(&subscribe("honest", ACCOUNT, CALLS).to_string());
+    assert_eq!(verdict(&honest.json()), "ok");
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    // All are answered within their time: by the platform, or that it cannot be told.
+    let mut told = BTreeMap::<String, usize>::new();
+    for flooder in &mut flooders {
+        *told.entry(verdict(&flooder.json())).or_default() += 1;
+    }
+    assert_eq!(told.values().sum::<usize>(), TOKENS);
+    assert_eq!(told.keys().collect::<Vec<_>>(), [UNAVAILABLE, FAILED]);
+    assert!(told[UNAVAILABLE] > TOKENS / 2, "{told:?}");
+    // What nobody waits for any more is let go of as its turn comes; the server goes on.
+    honest.send_text(&ping("alive").to_string());
+    assert_eq!(honest.json()["data"]["response"], "pong");
+}
+
 /// Answers are good for two seconds.
 const SHORT: [&str; 4] = ["--crossbar-yes-seconds", "2", "--crossbar-no-seconds", "1"];
 
@@ -927,6 +967,47 @@ fn a_parent_sees_what_is_below_it_in_the_tree_and_a_moved_child_goes() {
         assert_eq!(output.status.code(), Some(2), "{told}");
         assert!(told.contains("accounts.json: line 2: "), "{told}");
     }
+}
+
+#[test]
+fn with_a_tree_the_platform_is_asked_about_its_own_tokens_only() {
+    let Some(made) = Made::as_of(unix_now()) else {
+        return;
+    };
+    let jwt = made.token("rs256");
+    let api = PlatformApi::start();
+    api.set_others(jwt, Account::Status(500));
+    api.allow("of-the-platform", ACCOUNT, "told.example");
+    let file = Scratch::file("accounts.json", &tree(ACCOUNT));
+    let keys = format!("jwt:{}", made.path("spki.pem").display());
+    let crossbar = format!("crossbar:{}", api.url());
+    let accounts = file.path().to_str().unwrap();
+    let mut fed = Fed::start(&["--auth", &keys, "--auth", &crossbar, "--accounts", accounts]);
+    let (mut verified, mut asked) = (fed.server.client(), fed.server.client());
+    for (account, expected) in [
+        (ACCOUNT, "ok"),
+        (CHILD, "ok"),
+        (GRANDCHILD, "ok"),
+        (SIBLING, UNAUTHORIZED),
+        (OTHER_ACCOUNT, UNAUTHORIZED),
+    ] {
+        let told = verified.subscribe(jwt, account, CALLS);
+        assert_eq!(verdict(&told), expected, "{account}");
+    }
+    verified.must_subscribe(jwt, ACCOUNT, DIALOGS);
+    assert_eq!(api.questions(), 0);
+    for (account, expected) in [(ACCOUNT, "ok"), (CHILD, UNAUTHORIZED)] {
+        let told = asked.subscribe("of-the-platform", account, CALLS);
+        assert_eq!(verdict(&told), expected, "{account}");
+    }
+    asked.must_subscribe("of-the-platform", ACCOUNT, DIALOGS);
+    assert_eq!(api.questions(), 2);
+    publish_dialog(&mut fed, "told.example", 1);
+    publish_dialog(&mut fed, "own.example", 2);
+    publish_call(&mut fed, GRANDCHILD, 3);
+    publish_call(&mut fed, ACCOUNT, 4);
+    assert_eq!([2, 3, 4].map(|_| number(&mut verified)), [2, 3, 4]);
+    assert_eq!([1, 4].map(|_| number(&mut asked)), [1, 4]);
 }
 
 #[test]
