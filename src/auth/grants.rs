@@ -60,7 +60,7 @@ struct Holder {
 enum Owner {
     /// An identity that is known by these grants only.
     Asked(Arc<Identity>),
-    /// An identity of another kind, and how many others than sessions hold it.
+    /// An identity of another kind.
     Other(Weak<Identity>),
 }
 
@@ -249,11 +249,12 @@ impl Grants {
     }
 
     /// Takes the next grant that must be asked for again at `now`, and drops those that nobody uses and whose time is over.
-    /// `held_elsewhere`: how many others than sessions hold the identity of this token. O(log n) each.
-    pub(super) fn pop_due(
+    /// `keeper`: the identity that a token of another kind has now; it is held by whoever keeps it, and by sessions. O(log n)
+    /// each.
+    pub(super) fn pop_due<'a>(
         &mut self,
         now: Duration,
-        held_elsewhere: impl Fn(&Arc<Identity>) -> usize,
+        keeper: impl Fn(&str) -> Option<&'a Arc<Identity>>,
     ) -> Option<Again> {
         while self.next_due()? <= now {
             let Reverse((due, token, account)) = self.due.pop()?;
@@ -267,11 +268,9 @@ impl Grants {
                 continue;
             }
             let is_used = self.changed.contains_key(&token)
-                || match &holder.owner {
+                || match &mut holder.owner {
                     Owner::Asked(identity) => Arc::strong_count(identity) > 1,
-                    Owner::Other(identity) => identity.upgrade().is_some_and(|identity| {
-                        Arc::strong_count(&identity) > 1 + held_elsewhere(&identity)
-                    }),
+                    Owner::Other(known) => is_held(known, keeper(&token)),
                 };
             if is_used {
                 return Some(Again { token, account });
@@ -320,6 +319,26 @@ impl Grants {
     }
 }
 
+/// Whether sessions hold the identity that is `known` to use grants, or the one that its token has `now`, because it was
+/// read again. That one is known from then on.
+fn is_held(known: &mut Weak<Identity>, now: Option<&Arc<Identity>>) -> bool {
+    let before = known.upgrade();
+    let is_same = before
+        .as_ref()
+        .zip(now)
+        .is_some_and(|(a, b)| Arc::ptr_eq(a, b));
+    // Ours, and that of the keeper.
+    let elsewhere = 1 + usize::from(is_same);
+    if before.is_some_and(|before| Arc::strong_count(&before) > elsewhere) {
+        return true;
+    }
+    let Some(now) = now.filter(|_| !is_same) else {
+        return false;
+    };
+    *known = Arc::downgrade(now);
+    Arc::strong_count(now) > 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,7 +374,7 @@ mod tests {
     }
 
     fn due(grants: &mut Grants, now: Duration) -> Vec<(String, AccountId)> {
-        let next = |grants: &mut Grants| grants.pop_due(now, |_| 0);
+        let next = |grants: &mut Grants| grants.pop_due(now, |_| None);
         std::iter::from_fn(|| next(grants))
             .map(|again| (again.token.to_string(), again.account))
             .collect()

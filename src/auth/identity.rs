@@ -252,14 +252,6 @@ impl Identity {
         }
     }
 
-    /// The digest of a verified JWT.
-    pub(super) fn digest(&self) -> Option<&Digest> {
-        match &self.0 {
-            Rights::Claimed { digest, .. } => Some(digest),
-            Rights::Token { .. } | Rights::Asked { .. } | Rights::Insecure { .. } => None,
-        }
-    }
-
     /// The Unix second at which the token expires: its sessions are then closed with 4401.
     #[must_use]
     pub fn expires(&self) -> Option<u64> {

@@ -641,13 +641,12 @@ impl Authenticator {
         };
         for _ in 0..ASKED_AGAIN_PER_TURN_MAX {
             let (jwt, tokens) = (self.jwt.as_ref(), self.tokens.as_ref());
-            let held_elsewhere = |identity: &Arc<Identity>| {
-                let of_jwt = || jwt?.verified.get(identity.digest()?, now.unix);
-                let of_file = || tokens?.find(identity.token()?);
-                let keeper = of_jwt().or_else(of_file);
-                usize::from(keeper.is_some_and(|keeper| Arc::ptr_eq(keeper, identity)))
-            };
-            let Some(Again { token, account }) = grants.pop_due(now.clock, held_elsewhere) else {
+            let again = grants.pop_due(now.clock, |token| {
+                let of_jwt = || jwt?.verified.get(&Digest::of_token(token), now.unix);
+                let of_file = || tokens?.find(token);
+                of_jwt().or_else(of_file)
+            });
+            let Some(Again { token, account }) = again else {
                 return;
             };
             let digest = Digest::of_account(&token, account);

@@ -970,6 +970,45 @@ fn a_parent_sees_what_is_below_it_in_the_tree_and_a_moved_child_goes() {
 }
 
 #[test]
+fn a_right_from_the_platform_is_still_asked_for_after_the_tokens_were_reread() {
+    let api = PlatformApi::start();
+    api.allow("of-the-file", CHILD, "child.example");
+    let tokens = TokenFile::new(&json!({"of-the-file": {"account_id": ACCOUNT}}));
+    let (file, crossbar) = (tokens.option(), format!("crossbar:{}", api.url()));
+    let args = ["--auth", &file, "--auth", &crossbar];
+    let mut fed = Fed::start(&[&args, &SHORT[..]].concat());
+    let mut session = fed.server.client();
+    session.must_subscribe("of-the-file", CHILD, CALLS);
+    for rereads in 1..=2 {
+        // Another account gets a realm: nothing that concerns this token.
+        let realm = format!("{rereads}.example");
+        let other = json!({"account_id": OTHER_ACCOUNT, "realm": realm});
+        let own = json!({"account_id": ACCOUNT});
+        tokens.write(&json!({"of-the-file": own, "another": other}).to_string());
+        reread(&fed.server, rereads);
+    }
+    let asked = api.questions();
+    fed.server.until("it is asked again, and again", |_| {
+        api.questions() >= asked + 3
+    });
+    publish_call(&mut fed, CHILD, 1);
+    assert_eq!(number(&mut session), 1);
+    api.set("of-the-file", CHILD, Account::Status(403));
+    assert_eq!(ended(&mut session), ("rights".to_owned(), json!([CALLS])));
+    publish_call(&mut fed, CHILD, 2);
+    assert_alive(&mut session);
+    assert_eq!(session.next_or_pong()["action"], "reply", "and no event");
+    // Of what no session has nobody is asked any more.
+    api.allow("of-the-file", CHILD, "child.example");
+    wait_for("the right again", || {
+        let told = session.subscribe("of-the-file", CHILD, CALLS);
+        (told["status"] == "success").then_some(())
+    });
+    session.close();
+    fed.server.wait_for_metric("auth_grants", 0);
+}
+
+#[test]
 fn with_a_tree_the_platform_is_asked_about_its_own_tokens_only() {
     let Some(made) = Made::as_of(unix_now()) else {
         return;
