@@ -31,7 +31,7 @@ pub(super) struct Grants {
     pub(super) times: CacheTimes,
     holders: HashMap<Arc<str>, Holder>,
     len: usize,
-    /// When a grant must be looked at; an entry whose grant is gone is stale.
+    /// When a grant must be looked at; an entry is stale whose grant is gone, or is to be looked at at another time.
     due: BinaryHeap<Reverse<(Duration, Arc<str>, AccountId)>>,
     /// Tokens whose rights became other or less since all sessions were last renewed.
     changed: HashMap<Arc<str>, (Change, u64)>,
@@ -52,7 +52,8 @@ pub(super) enum Change {
 #[derive(Debug)]
 struct Holder {
     owner: Owner,
-    grants: HashMap<AccountId, Grant>,
+    /// In the order of the accounts: few, as a rule.
+    grants: Vec<(AccountId, Grant)>,
 }
 
 /// Whose sessions use the grants of a token.
@@ -69,6 +70,31 @@ struct Grant {
     realm: Option<Arc<str>>,
     /// Until when it is good for newcomers.
     until: Duration,
+    /// When it is to be looked at; `None`: it is asked for again.
+    due: Option<Duration>,
+}
+
+impl Holder {
+    fn place(&self, account: AccountId) -> Result<usize, usize> {
+        self.grants.binary_search_by_key(&account, |(one, _)| *one)
+    }
+
+    fn grant(&self, account: AccountId) -> Option<&Grant> {
+        let (_, grant) = self.grants.get(self.place(account).ok()?)?;
+        Some(grant)
+    }
+
+    fn grant_mut(&mut self, account: AccountId) -> Option<&mut Grant> {
+        let place = self.place(account).ok()?;
+        let (_, grant) = self.grants.get_mut(place)?;
+        Some(grant)
+    }
+
+    fn remove(&mut self, account: AccountId) -> Option<Grant> {
+        let place = self.place(account).ok()?;
+        let (_, grant) = self.grants.remove(place);
+        Some(grant)
+    }
 }
 
 /// A grant that must be asked for again.
@@ -100,7 +126,7 @@ impl Grants {
 
     /// Whether the token may see the account, for sessions that are there; the realm is in the `Option` within.
     pub(super) fn live(&self, token: &str, account: AccountId) -> Option<Option<&Arc<str>>> {
-        let grant = self.holders.get(token)?.grants.get(&account)?;
+        let grant = self.holders.get(token)?.grant(account)?;
         Some(grant.realm.as_ref())
     }
 
@@ -111,7 +137,7 @@ impl Grants {
         account: AccountId,
         now: Duration,
     ) -> Option<Option<&Arc<str>>> {
-        let grant = self.holders.get(token)?.grants.get(&account)?;
+        let grant = self.holders.get(token)?.grant(account)?;
         (grant.until > now).then_some(grant.realm.as_ref())
     }
 
@@ -171,7 +197,7 @@ impl Grants {
                 } else {
                     Owner::Others(Vec::new())
                 },
-                grants: HashMap::new(),
+                grants: Vec::new(),
             }),
         };
         if let Owner::Asked(identity) = &mut holder.owner
@@ -183,17 +209,27 @@ impl Grants {
                 .insert(token.clone(), (Change::Other, self.passes));
         }
         let until = now + self.times.yes;
-        match holder.grants.entry(account) {
-            Entry::Occupied(mut known) => {
-                let grant = known.get_mut();
-                if grant.realm != realm {
-                    self.changed
-                        .insert(token.clone(), (Change::Other, self.passes));
+        match holder.place(account) {
+            Ok(_) => {
+                if let Some(grant) = holder.grant_mut(account) {
+                    if grant.realm != realm {
+                        self.changed
+                            .insert(token.clone(), (Change::Other, self.passes));
+                    }
+                    (grant.realm, grant.until) = (realm, until);
                 }
-                *grant = Grant { realm, until };
             }
-            Entry::Vacant(new) => {
-                new.insert(Grant { realm, until });
+            Err(place) => {
+                let grant = Grant {
+                    realm,
+                    until,
+                    due: None,
+                };
+                if holder.grants.is_empty() {
+                    // Most tokens have one.
+                    holder.grants.reserve_exact(1);
+                }
+                holder.grants.insert(place, (account, grant));
                 self.len += 1;
             }
         }
@@ -205,7 +241,7 @@ impl Grants {
         let Some(holder) = self.holders.get_mut(token) else {
             return;
         };
-        if holder.grants.remove(&account).is_some() {
+        if holder.remove(account).is_some() {
             self.len -= 1;
             if let Some((token, _)) = self.holders.get_key_value(token) {
                 self.changed
@@ -222,7 +258,8 @@ impl Grants {
         }
     }
 
-    /// The platform could not say; a session that is there keeps its right, and the question is put again.
+    /// The platform could not say; a session that is there keeps its right, and the question is put again, at one time
+    /// however many asked.
     pub(super) fn trouble(
         &mut self,
         token: &Arc<str>,
@@ -230,7 +267,11 @@ impl Grants {
         now: Duration,
         random: u64,
     ) {
-        if self.live(token, account).is_some() {
+        let grant = self
+            .holders
+            .get(token)
+            .and_then(|holder| holder.grant(account));
+        if grant.is_some_and(|grant| grant.due.is_none()) {
             let within =
                 (self.times.yes / 4).clamp(Duration::from_secs(1), Duration::from_secs(10));
             self.look_within(token.clone(), account, now, within, random);
@@ -247,8 +288,13 @@ impl Grants {
         random: u64,
     ) {
         let spread = time.mul_f64(0.4 * (random % 1024) as f64 / 1024.0);
-        self.due
-            .push(Reverse((now + time / 2 + spread, token, account)));
+        let due = now + time / 2 + spread;
+        if let Some(holder) = self.holders.get_mut(&token)
+            && let Some(grant) = holder.grant_mut(account)
+        {
+            grant.due = Some(due);
+            self.due.push(Reverse((due, token, account)));
+        }
     }
 
     /// When the next grant must be looked at.
@@ -264,13 +310,17 @@ impl Grants {
         held_elsewhere: impl Fn(&Arc<Identity>) -> usize,
     ) -> Option<Again> {
         while self.next_due()? <= now {
-            let Reverse((_, token, account)) = self.due.pop()?;
+            let Reverse((due, token, account)) = self.due.pop()?;
             let Some(holder) = self.holders.get_mut(&token) else {
                 continue;
             };
-            let Some(grant) = holder.grants.get(&account) else {
+            let Some(grant) = holder.grant_mut(account) else {
                 continue;
             };
+            if grant.due.take_if(|at| *at == due).is_none() {
+                continue;
+            }
+            let until = grant.until;
             let is_used = self.changed.contains_key(&token)
                 || match &holder.owner {
                     Owner::Asked(identity) => Arc::strong_count(identity) > 1,
@@ -283,12 +333,14 @@ impl Grants {
             if is_used {
                 return Some(Again { token, account });
             }
-            if grant.until > now {
-                let until = grant.until;
+            if until > now {
+                if let Some(grant) = holder.grant_mut(account) {
+                    grant.due = Some(until);
+                }
                 self.due.push(Reverse((until, token, account)));
                 continue;
             }
-            holder.grants.remove(&account);
+            holder.remove(account);
             self.len -= 1;
             if holder.grants.is_empty() {
                 self.holders.remove(&token);
@@ -389,6 +441,28 @@ mod tests {
         let again = due(&mut grants, MINUTE + Duration::from_secs(10));
         assert_eq!(again.len(), 1);
         assert!(!grants.has_changed());
+    }
+
+    #[test]
+    fn newcomers_who_ask_in_vain_do_not_make_a_session_ask_more_often() {
+        let mut grants = grants();
+        yes(&mut grants, "used", 1, "r", Duration::ZERO);
+        let _session = grants.identity("used").expect("known").clone();
+        let mut now = MINUTE;
+        assert_eq!(due(&mut grants, now).len(), 1);
+        let mut asked = 0;
+        for second in 0..600 {
+            now += Duration::from_secs(1);
+            grants.trouble(&"used".into(), account(1), now, second);
+            asked += due(&mut grants, now).len();
+        }
+        assert!((60..=120).contains(&asked), "once in 5 to 9 s: {asked}");
+        assert!(grants.due.len() <= 1);
+        // The same when it is back, and a newcomer was faster.
+        yes(&mut grants, "used", 1, "r", now);
+        yes(&mut grants, "used", 1, "r", now);
+        assert_eq!(due(&mut grants, now + MINUTE).len(), 1);
+        assert_eq!(grants.due.len(), 0);
     }
 
     #[test]

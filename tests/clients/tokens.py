@@ -3,9 +3,13 @@
 by hand those that PyJWT will not make.
 
 usage: tokens.py FOLDER NOW
+       tokens.py FOLDER sign <WANTED
 
 Writes into FOLDER the public keys: pkcs1.pem, spki.pem, keys/{system,other}.pem, jwks.json. Prints one JSON object of
 tokens by name. All are of the account ACCOUNT and as of NOW (Unix seconds) good, but for what their name says.
+
+With `sign` it prints more tokens by the keys that are in FOLDER. WANTED is a JSON object, by name, of what is to be in
+each: `key`, `algorithm` and `kid`, and the claims.
 """
 
 import base64
@@ -45,6 +49,20 @@ def by_hand(header, claims, sign):
     return (signed + b"." + base64url(sign(signed))).decode()
 
 
+def private_keys(folder):
+    return {name: load_pem_private_key((folder / f"{name}.private").read_bytes(), None) for name in ("system", "other")}
+
+
+def sign(folder, wanted):
+    private = private_keys(folder)
+
+    def token(key="system", algorithm="RS256", kid="system", **claims):
+        claims = {"iss": "kazoo", "account_id": ACCOUNT, **claims}
+        return jwt.encode(claims, private[key], algorithm=algorithm, headers={"kid": kid})
+
+    print(json.dumps({name: token(**one) for name, one in wanted.items()}))
+
+
 def main(folder, now):
     # The platform makes its keys with the exponent 2049.
     system = new_key(folder, "system", 2049)
@@ -58,7 +76,7 @@ def main(folder, now):
     (folder / "keys").mkdir()
     (folder / "keys/system.pem").write_bytes(public["pkcs1"])
     (folder / "keys/other.pem").write_bytes(openssl("rsa", "-in", str(other), "-pubout"))
-    private = {name: load_pem_private_key(file.read_bytes(), None) for name, file in [("system", system), ("other", other)]}
+    private = private_keys(folder)
     jwks = []
     for kid, key in private.items():
         jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
@@ -119,4 +137,7 @@ def main(folder, now):
     print(json.dumps(tokens))
 
 
-main(pathlib.Path(sys.argv[1]), int(sys.argv[2]))
+if sys.argv[2] == "sign":
+    sign(pathlib.Path(sys.argv[1]), json.load(sys.stdin))
+else:
+    main(pathlib.Path(sys.argv[1]), int(sys.argv[2]))

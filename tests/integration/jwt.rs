@@ -1,58 +1,13 @@
 //! Tokens and keys of another hand (PROTOCOL 7, `jwt`): PyJWT and OpenSSL make them when the test runs.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
 use blackhole::auth::jwt::{self, Keys, Refusal, Rules, has_shape};
 use blackhole::config::read_keys;
-use support::client::Python;
-use support::left_out::leave_out;
-use support::project_file;
+use support::tokens::Made;
 
 const ACCOUNT: &str = "4b8c6fec4b2597882c0390202d195419";
 const NOW: u64 = 1_700_000_000;
-
-/// Public keys in a folder, and tokens by name.
-struct Made {
-    folder: tempfile::TempDir,
-    tokens: BTreeMap<String, String>,
-}
-
-impl Made {
-    /// `None` where PyJWT or OpenSSL is missing, which is said.
-    fn new() -> Option<Self> {
-        let python = Python::installed()?;
-        let has_jwt = python.command().args(["-c", "import jwt"]).status();
-        if !has_jwt.is_ok_and(|status| status.success()) {
-            leave_out(&"PyJWT is missing: run scripts/setup");
-            return None;
-        }
-        if Command::new("openssl").arg("version").output().is_err() {
-            leave_out(&"openssl is missing");
-            return None;
-        }
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let output = python
-            .command()
-            .arg(project_file("tests/clients/tokens.py"))
-            .arg(folder.path())
-            .arg(NOW.to_string())
-            .output()
-            .expect("Python starts");
-        assert!(output.status.success(), "{:?}", output.status);
-        let tokens = serde_json::from_slice(&output.stdout).expect("an object of tokens");
-        Some(Self { folder, tokens })
-    }
-
-    fn keys(&self, name: &str) -> Keys {
-        read(&self.folder.path().join(name))
-    }
-
-    fn token(&self, name: &str) -> &str {
-        self.tokens.get(name).expect(name)
-    }
-}
 
 fn read(path: &Path) -> Keys {
     let text = read_keys(path).expect("readable");
@@ -69,7 +24,7 @@ fn verify(token: &str, keys: &Keys, require_exp: bool) -> Result<Option<u64>, Re
 
 #[test]
 fn tokens_of_another_hand_are_judged_by_keys_of_another_hand() {
-    let Some(made) = Made::new() else {
+    let Some(made) = Made::as_of(NOW) else {
         return;
     };
     let unknown = |kid: &str| Err(Refusal::UnknownKey { kid: kid.into() });
@@ -120,7 +75,7 @@ fn tokens_of_another_hand_are_judged_by_keys_of_another_hand() {
     ];
     assert_eq!(
         judged.len() + of_a_set.len(),
-        made.tokens.len(),
+        made.count(),
         "every token is judged"
     );
     for (source, more) in [
@@ -129,7 +84,7 @@ fn tokens_of_another_hand_are_judged_by_keys_of_another_hand() {
         ("keys", &of_a_set),
         ("jwks.json", &of_a_set),
     ] {
-        let keys = made.keys(source);
+        let keys = read(&made.path(source));
         for (name, expected) in judged.iter().chain(more) {
             let verdict = verify(made.token(name), &keys, false);
             assert_eq!(verdict, *expected, "{name}, by {source}");
@@ -145,10 +100,10 @@ fn tokens_of_another_hand_are_judged_by_keys_of_another_hand() {
 
 #[test]
 fn a_token_that_is_cut_or_misspelt_is_refused() {
-    let Some(made) = Made::new() else {
+    let Some(made) = Made::as_of(NOW) else {
         return;
     };
-    let keys = made.keys("spki.pem");
+    let keys = read(&made.path("spki.pem"));
     let token = made.token("rs256");
     for length in 0..token.len() {
         assert!(

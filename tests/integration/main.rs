@@ -12,6 +12,7 @@
 )]
 
 mod asking;
+mod authenticators;
 mod autobahn_seam;
 mod binding_families;
 mod binding_quota;

@@ -24,6 +24,7 @@ pub mod publisher;
 pub mod scripted;
 pub mod server;
 pub mod tcp_proxy;
+pub mod tokens;
 pub mod wire;
 
 use std::path::{Path, PathBuf};
