@@ -45,7 +45,8 @@ impl Tokens {
         let to_der = ["pkcs8", "-topk8", "-nocrypt", "-outform", "DER", "-in"];
         openssl(&[&to_der[..], &[&private, "-out"]].concat(), &der)?;
         openssl(&["pkey", "-pubout", "-in", &private, "-out"], &key)?;
-        let pair = RsaKeyPair::from_pkcs8(&fs::read(&der)?).map_err(io::Error::other)?;
+        let pair = RsaKeyPair::from_pkcs8(&fs::read(&der)?)
+            .map_err(|error| io::Error::other(format!("the key of openssl: {error}")))?;
         let tokens = sign_all(&pair, count, unix_now())?;
         let (each, one) = (file("each"), file("one"));
         fs::write(&each, tokens.join("\n"))?;
