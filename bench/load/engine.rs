@@ -55,7 +55,7 @@ pub(crate) struct Plan {
     /// What every event is to end with; a session that gets another is lost.
     pub(crate) event_end: Option<Template>,
     /// Sent as `Authorization: Bearer` with the upgrade request.
-    pub(crate) bearer: Option<String>,
+    pub(crate) bearer: Option<Template>,
     /// Take an event's latency from its `Msg-ID`, microseconds since 1970 at the publisher, instead of from
     /// [`Engine::promise`]. An event that a read cuts before it is left out.
     pub(crate) msg_id_latency: bool,
@@ -63,6 +63,8 @@ pub(crate) struct Plan {
     pub(crate) under_way_max: usize,
     /// Every live session sends a ping this often.
     pub(crate) ping_interval: Option<Duration>,
+    /// The ping is a command, where the dialect has one, and no control frame.
+    pub(crate) has_ping_command: bool,
     /// To a server on a loopback address the first [`SESSIONS_PER_SOURCE`] sessions come from here, and so on.
     pub(crate) first_source: Ipv4Addr,
 }
@@ -243,6 +245,16 @@ impl Engine {
             })
     }
 
+    /// Opens no more sessions, and gives up those that are not subscribed. Linear in the sessions.
+    pub(crate) fn give_up(&mut self) {
+        self.plan.sessions = self.totals.opened;
+        for index in 0..self.sessions.len() {
+            if self.sessions[index].phase != Phase::Live {
+                self.lose(index, "not subscribed in time".into());
+            }
+        }
+    }
+
     /// Opens the connections that are due, waits at most `patience` for the sockets, and handles what they have.
     ///
     /// # Errors
@@ -314,7 +326,11 @@ impl Engine {
         if now >= self.next_ping {
             self.next_ping = now + interval;
             let sent = micros(now.duration_since(self.started));
-            let ping = masked(PING, &sent.to_be_bytes());
+            let command = self.plan.has_ping_command;
+            let command = command.then(|| self.plan.dialect.ping_command(sent));
+            let ping = command
+                .flatten()
+                .unwrap_or_else(|| masked(PING, &sent.to_be_bytes()));
             for index in 0..self.sessions.len() {
                 if self.sessions[index].phase == Phase::Live {
                     self.write(index, &ping);
@@ -374,6 +390,7 @@ impl Engine {
             ..
         } = &self.plan;
         let sub_protocol = dialect.sub_protocol();
+        let bearer = bearer.as_ref().map(|bearer| bearer.fill(n));
         socket::upgrade_request(*address, &path.fill(n), bearer.as_deref(), sub_protocol)
     }
 
@@ -504,9 +521,7 @@ impl Engine {
             }
         }
         for sent in pongs {
-            let now = micros(self.started.elapsed());
-            self.ping_latency
-                .record(now.saturating_sub(u64::from_be_bytes(sent)), 1);
+            self.ponged(u64::from_be_bytes(sent));
         }
         for told in told {
             match told {
@@ -531,6 +546,12 @@ impl Engine {
         }
     }
 
+    /// A ping sent at `sent` is answered.
+    fn ponged(&mut self, sent: u64) {
+        let now = micros(self.started.elapsed());
+        self.ping_latency.record(now.saturating_sub(sent), 1);
+    }
+
     /// A message that is no event.
     fn obey(&mut self, index: usize, kind: u8, payload: &[u8]) {
         match self.plan.dialect.meaning(kind, payload) {
@@ -540,6 +561,7 @@ impl Engine {
                 Phase::Subscribing(left) => *left -= 1,
                 Phase::Connecting | Phase::Upgrading | Phase::Live | Phase::Lost => {}
             },
+            Meaning::Pong { sent } => self.ponged(sent),
             Meaning::Gap { dropped } => {
                 self.totals.gaps += 1;
                 self.totals.gap_events += dropped;
@@ -699,6 +721,7 @@ mod tests {
             msg_id_latency: false,
             under_way_max: 512,
             ping_interval: None,
+            has_ping_command: false,
             first_source: Ipv4Addr::new(127, 0, 1, 1),
         })
         .expect("a poll")
@@ -845,6 +868,24 @@ mod tests {
         });
         let complaints: Vec<_> = engine.complaints.values().copied().collect();
         assert_eq!((complaints, engine.live()), (vec![2], 2));
+        drop(engine);
+        server.join().expect("no panic");
+    }
+
+    #[test]
+    fn sessions_that_are_not_subscribed_in_time_are_given_up() {
+        let (address, server) = serve(2, |command| match command {
+            b'1' => vec![text(SUCCESS)],
+            _ => Vec::new(),
+        });
+        let mut engine = engine(address, 2);
+        turn_until(&mut engine, |engine| {
+            engine.totals.opened == 2 && engine.totals.became_live == 1
+        });
+        assert!(!engine.is_settled());
+        engine.give_up();
+        assert!(engine.is_settled());
+        assert_eq!((engine.live(), engine.totals.lost), (1, 1));
         drop(engine);
         server.join().expect("no panic");
     }

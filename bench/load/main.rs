@@ -26,7 +26,7 @@ use outcome::Outcome;
 use parts::FromPart;
 use shared::numbers::positive;
 use shared::process;
-use template::Template;
+use template::{Template, Tokens};
 
 /// The subscribe command when none is given.
 const SUBSCRIBE: &str = r#"{"action":"subscribe","auth_token":"{token}","data":{"account_id":"{account}","binding":"call.CHANNEL_CREATE.*"}}"#;
@@ -51,8 +51,8 @@ const TURN_PATIENCE: Duration = Duration::from_millis(200);
 ///
 /// Templates (--subscribe, --binding, --path, --event-end) have places that differ by session: {account} becomes an
 /// account id, the number (n - 1) % ACCOUNTS + 1 as 32 hex digits (those of `blackhole --source demo`); {guid} a GUID
-/// of the session's own, 36 characters, such as clients send for request ids; {token} the auth token; and the letter n
-/// in braces the session's number n, from 1.
+/// of the session's own, 36 characters, such as clients send for request ids; {token} the auth token, of --tokens the
+/// one of the session's turn; and the letter n in braces the session's number n, from 1.
 #[derive(Clone, Parser)]
 #[command(
     name = "blackhole-load",
@@ -115,6 +115,9 @@ struct Options {
     /// Auth token for `{token}`
     #[arg(long, default_value = "load")]
     token: String,
+    /// File of auth tokens for `{token}`, one a line, that the sessions take in turn
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    tokens: Option<PathBuf>,
     /// Send the token as `Authorization: Bearer` with the upgrade request too
     #[arg(long)]
     bearer: bool,
@@ -131,6 +134,12 @@ struct Options {
     /// Let every session ping that often, and tell the round trips
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     ping_interval: Option<u32>,
+    /// Ping by the server's command, which its own code answers, instead of by control frames (dialect blackhole)
+    #[arg(long, requires = "ping_interval")]
+    ping_command: bool,
+    /// Longest time until all sessions are subscribed; those that are not are lost then
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    settle_within: Option<f64>,
     /// Write the result to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -204,6 +213,10 @@ fn run_here(options: &Options) -> io::Result<(Outcome, bool)> {
     while !engine.is_settled() {
         engine.turn(TURN_PATIENCE)?;
         progress.tell(engine.totals)?;
+        let longest = options.settle_within;
+        if longest.is_some_and(|longest| started.elapsed().as_secs_f64() > longest) {
+            engine.give_up();
+        }
     }
     let settled = started.elapsed();
     let is_good = if options.control {
@@ -222,7 +235,8 @@ fn run_here(options: &Options) -> io::Result<(Outcome, bool)> {
 }
 
 fn plan(options: &Options) -> io::Result<Plan> {
-    let template = |text: &str| Template::new(text, options.accounts, &options.token);
+    let tokens = tokens(options)?;
+    let template = |text: &str| Template::new(text, options.accounts, tokens.clone());
     let bindings = options.binding.iter();
     let mut subscribes: Vec<String> = match options.dialect {
         Dialect::Blackhole => bindings
@@ -238,6 +252,10 @@ fn plan(options: &Options) -> io::Result<Plan> {
         let message = "--event-end is for the dialects blackhole and plain";
         return Err(io::Error::other(message));
     }
+    if options.ping_command && options.dialect != Dialect::Blackhole {
+        let message = "--ping-command is for the dialect blackhole";
+        return Err(io::Error::other(message));
+    }
     subscribes.retain(|subscribe| !subscribe.is_empty());
     Ok(Plan {
         address: resolve(&options.address)?,
@@ -248,14 +266,24 @@ fn plan(options: &Options) -> io::Result<Plan> {
         dialect: options.dialect,
         subscribes: subscribes.iter().map(|text| template(text)).collect(),
         event_end: options.event_end.as_deref().map(template),
-        bearer: options.bearer.then(|| options.token.clone()),
+        bearer: options.bearer.then(|| template("{token}")),
         msg_id_latency: options.msg_id_latency,
         under_way_max: options.under_way as usize,
         ping_interval: options
             .ping_interval
             .map(|interval| Duration::from_millis(interval.into())),
+        has_ping_command: options.ping_command,
         first_source: options.first_source,
     })
+}
+
+fn tokens(options: &Options) -> io::Result<Tokens> {
+    let Some(file) = &options.tokens else {
+        return Ok(options.token.as_str().into());
+    };
+    let wrong = |what: &str| io::Error::other(format!("--tokens {}: {what}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(&error.to_string()))?;
+    Tokens::lines(&text).ok_or_else(|| wrong("no token in it"))
 }
 
 fn resolve(address: &str) -> io::Result<SocketAddr> {

@@ -6,11 +6,12 @@
 //! | `{hex}` | the same as 12 hex digits: the end of a GUID |
 //! | `{account}` | 32 hex digits of `(n - 1) % accounts + 1`: the ids of the demo source's accounts |
 //! | `{guid}` | a GUID of the session's own, 36 characters, the same in every run |
-//! | `{token}` | the auth token |
+//! | `{token}` | the auth token; of several the one of the session's turn |
 //!
 //! Any other brace stays, so JSON needs no escaping.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use uuid::Builder;
 
@@ -19,6 +20,39 @@ use uuid::Builder;
 pub(crate) struct Template {
     pieces: Vec<Piece>,
     accounts: u32,
+    tokens: Tokens,
+}
+
+/// The auth tokens of all sessions.
+#[derive(Clone, Debug)]
+pub(crate) enum Tokens {
+    /// One for all; what looks like a place in it is one.
+    Shared(Arc<str>),
+    /// The sessions take them in turn, as they are. Not empty.
+    Each(Arc<[Box<str>]>),
+}
+
+impl Tokens {
+    /// The tokens of `text`, one a line; `None` when there is none.
+    pub(crate) fn lines(text: &str) -> Option<Self> {
+        let tokens = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let tokens: Arc<[Box<str>]> = tokens.map(Box::from).collect();
+        (!tokens.is_empty()).then_some(Self::Each(tokens))
+    }
+
+    /// That of session number `n`, from 1.
+    fn of(&self, n: usize) -> &str {
+        match self {
+            Self::Shared(token) => token,
+            Self::Each(tokens) => &tokens[n.saturating_sub(1) % tokens.len()],
+        }
+    }
+}
+
+impl From<&str> for Tokens {
+    fn from(token: &str) -> Self {
+        Self::Shared(token.into())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -28,13 +62,18 @@ enum Piece {
     Hex,
     Account,
     Guid,
+    Token,
 }
 
 impl Template {
-    /// `text` as above with the auth token filled in; `accounts`: at least 1.
+    /// `text` as above; `accounts`: at least 1.
     #[must_use]
-    pub(crate) fn new(text: &str, accounts: u32, auth_token: &str) -> Self {
-        let text = text.replace("{token}", auth_token);
+    pub(crate) fn new(text: &str, accounts: u32, tokens: impl Into<Tokens>) -> Self {
+        let tokens = tokens.into();
+        let text = match &tokens {
+            Tokens::Shared(token) => text.replace("{token}", token),
+            Tokens::Each(_) => text.to_owned(),
+        };
         let mut pieces = Vec::new();
         let mut rest = &text[..];
         while let Some((at, name, piece)) = first_place(rest) {
@@ -46,6 +85,7 @@ impl Template {
         Self {
             pieces,
             accounts: accounts.max(1),
+            tokens,
         }
     }
 
@@ -71,6 +111,7 @@ impl Template {
                     write!(text, "{account:032x}")
                 }
                 Piece::Guid => text.write_str(guid(n).encode_lower(&mut [0; 36])),
+                Piece::Token => text.write_str(self.tokens.of(n)),
             };
         }
     }
@@ -83,6 +124,7 @@ fn first_place(text: &str) -> Option<(usize, &'static str, Piece)> {
         ("{hex}", Piece::Hex),
         ("{account}", Piece::Account),
         ("{guid}", Piece::Guid),
+        ("{token}", Piece::Token),
     ];
     let found = places.into_iter();
     found
@@ -114,6 +156,22 @@ mod tests {
             );
             assert_eq!(template.fill(n), expected);
         }
+    }
+
+    #[test]
+    fn sessions_take_tokens_in_turn_and_as_they_are() {
+        let tokens = Tokens::lines("one\n\n  {n} \nthree\n").expect("three tokens");
+        let template = Template::new(r#"{"t":"{token}","n":"{n}"}"#, 1, tokens);
+        for (n, token) in [
+            (1, "one"),
+            (2, "{n}"),
+            (3, "three"),
+            (4, "one"),
+            (6, "three"),
+        ] {
+            assert_eq!(template.fill(n), format!(r#"{{"t":"{token}","n":"{n}"}}"#));
+        }
+        assert!(Tokens::lines(" \n\n").is_none());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::subject::{Batch, Candidate, Cpu, Scenario, Setup, Subject, memory_of}
 use crate::table::{Table, is_held_back_by_load, number, percent, ratio};
 
 /// Until a server that has nothing to do has given back what it will.
-const SETTLE: Duration = Duration::from_secs(3);
+pub(crate) const SETTLE: Duration = Duration::from_secs(3);
 
 /// More than any server takes: what holds the load generator back are the 512 sessions it has under way.
 pub(crate) const CONNECT_RATE: [&str; 2] = ["--connect-rate", "1000000"];

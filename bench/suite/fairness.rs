@@ -36,7 +36,7 @@ pub(crate) fn measure(
             frame_bytes: body_bytes,
         };
         let own = subject.load_arguments(Scenario::Own, 1);
-        let mut pinger = Load::start_pinger(load, &address, &own)?;
+        let mut pinger = Load::start_pinger(load, &address, 1, &own)?;
         for _ in 0..rounds {
             Cpu::settled(&subject.pids())?;
             clients.arm(events)?;

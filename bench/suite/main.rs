@@ -15,6 +15,7 @@ mod density;
 mod fairness;
 mod fanout;
 mod large;
+mod logins;
 mod machine;
 mod matching;
 mod million;
@@ -133,6 +134,8 @@ enum What {
     Storm,
     /// One event of 1 MB to 1,000 sessions: peak memory
     Large,
+    /// Logins with the platform's tokens: sessions a second, CPU and bytes of each, a ping meanwhile
+    Logins,
     /// Cost as sessions grow, up to 190,000 in ten processes; only when named, or with --full
     Scale,
     /// A million sessions, or --sessions, on one port: time, memory and CPU of both ends; only when named
@@ -152,6 +155,7 @@ impl What {
             Self::Fairness => "fairness",
             Self::Storm => "storm",
             Self::Large => "large",
+            Self::Logins => "logins",
             Self::Scale => "scale",
             Self::Million => "million",
             Self::Plant => "plant",
@@ -168,6 +172,7 @@ impl What {
             Self::Fairness => fairness::print(rows),
             Self::Storm => storm::print(rows),
             Self::Large => large::print(rows),
+            Self::Logins => logins::print(rows),
             Self::Scale => scale::print(rows),
             Self::Million => million::print(rows),
             Self::Plant => plant::print(rows),
@@ -224,7 +229,7 @@ struct Extent {
     plant_seconds: f64,
 }
 
-/// Sessions of `fairness` and `storm`.
+/// Sessions of `fairness`, `storm` and `logins`.
 const MOST_SESSIONS: u32 = 19_000;
 
 const QUICK: Extent = Extent {
@@ -355,6 +360,7 @@ impl Bench<'_> {
             What::Fairness => self.fairness(),
             What::Storm => self.storm(),
             What::Large => self.large(),
+            What::Logins => self.logins(),
             What::Scale => self.scale(),
             What::Million => self.million(),
             What::Plant => self.plant(),
@@ -515,6 +521,22 @@ impl Bench<'_> {
         ];
         compare(&mut rows, &["sessions"], &figures);
         Ok(rows)
+    }
+
+    fn logins(&self) -> io::Result<Vec<Value>> {
+        let sessions = self.shrunk(MOST_SESSIONS);
+        self.check(1, sessions)?;
+        let setup = Setup {
+            server: &self.server,
+            sessions,
+        };
+        match logins::measure(&setup, &self.load) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                eprintln!("logins: skipped, not installed: {error}");
+                Ok(Vec::new())
+            }
+            rows => rows,
+        }
     }
 
     fn scale(&self) -> io::Result<Vec<Value>> {

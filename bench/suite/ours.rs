@@ -34,17 +34,20 @@ pub(crate) const WITHOUT_IDS: Candidate = Candidate {
 /// Room in the pipe: 32 events of 4 KB are written at once without a wait.
 const PIPE_BYTES: usize = 1 << 20;
 
-/// Settings of every server that is measured, whatever its source.
+/// Settings of every server that is measured, whatever its source, but those of the suite `logins`.
 pub(crate) const ARGUMENTS: [&str; 8] = [
     "--ip",
     "127.0.0.1",
     "--port",
     "0",
-    "--auth",
-    "insecure",
     "--log-level",
     "error",
+    "--auth",
+    "insecure",
 ];
+
+/// The same without the authenticator.
+const ARGUMENTS_WITHOUT_AUTH: &[&str] = ARGUMENTS.split_at(6).0;
 
 /// Blackhole under measurement.
 pub(crate) struct Ours {
@@ -58,10 +61,26 @@ pub(crate) struct Ours {
 
 impl Ours {
     fn start(setup: &Setup<'_>, has_request_ids: bool) -> io::Result<Self> {
+        Self::start_with(setup, has_request_ids, &ARGUMENTS)
+    }
+
+    /// Starts it with request ids, an authenticator and more settings of one's own.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub(crate) fn start_with_auth(setup: &Setup<'_>, more: &[&str]) -> io::Result<Self> {
+        Self::start_with(setup, true, &[ARGUMENTS_WITHOUT_AUTH, more].concat())
+    }
+
+    fn start_with(
+        setup: &Setup<'_>,
+        has_request_ids: bool,
+        arguments: &[&str],
+    ) -> io::Result<Self> {
         let pipe = Pipe::make()?;
         let source = format!("replay:{}", pipe.path.display());
-        let mut arguments: Vec<String> = ARGUMENTS.map(str::to_owned).into();
-        arguments.extend(["--source".to_owned(), source]);
+        let arguments = [arguments, &["--source", &source]].concat();
+        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
         let mut running = Running::start(SERVER_CORE, setup.server, &arguments)?;
         let address = running.listening()?;
         let events = OpenOptions::new().write(true).open(&pipe.path)?;

@@ -202,15 +202,20 @@ impl Load {
     }
 
     /// Opens one session that takes the core from every other program when it has something to do, and pings every
-    /// millisecond between `pings on` and `pings off`. Without the right to that it only pings.
+    /// `interval_ms` between `pings on` and `pings off`. Without the right to that it only pings.
     ///
     /// # Errors
     /// It does not become live.
-    pub(crate) fn start_pinger(program: &Path, address: &str, more: &[String]) -> io::Result<Self> {
+    pub(crate) fn start_pinger(
+        program: &Path,
+        address: &str,
+        interval_ms: u32,
+        more: &[String],
+    ) -> io::Result<Self> {
         let mut arguments: Vec<String> = ["-n", "-20"].map(str::to_owned).into();
         arguments.push(program.display().to_string());
         arguments.extend(Self::arguments(address, 1, more));
-        arguments.extend(["--ping-interval", "1"].map(str::to_owned));
+        arguments.extend(["--ping-interval".to_owned(), interval_ms.to_string()]);
         Self::settled(Running::start(LOAD_CORE, Path::new("nice"), &arguments)?, 1)
     }
 

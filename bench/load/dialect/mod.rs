@@ -52,6 +52,15 @@ impl Dialect {
         }
     }
 
+    /// The frame of a command, sent at `sent`, whose answer is [`Meaning::Pong`]; `None`: there is no such command.
+    #[must_use]
+    pub(crate) fn ping_command(self, sent: u64) -> Option<Vec<u8>> {
+        match self {
+            Self::Blackhole => Some(masked(TEXT, blackhole::ping(sent).as_bytes())),
+            Self::Mqtt | Self::Nats | Self::Plain => None,
+        }
+    }
+
     /// How often [`Meaning::Granted`] comes until all of so many subscribes are in force.
     #[must_use]
     pub(crate) fn grants(self, subscribes: usize) -> usize {
@@ -80,6 +89,8 @@ pub(crate) enum Meaning {
     Nothing,
     /// A subscription of the session is in force, or all are: [`Dialect::grants`].
     Granted,
+    /// The answer to the [ping command](Dialect::ping_command) that was sent then.
+    Pong { sent: u64 },
     /// Events for the session were lost: as many as the server numbers.
     Gap { dropped: u64 },
     /// These bytes are to be sent.
