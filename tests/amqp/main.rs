@@ -161,6 +161,19 @@ impl Loop {
         });
     }
 
+    /// One binding is put in force, another is lost, in any order.
+    fn bound_and_lost(&mut self, kept: &AmqpBinding, gone: &AmqpBinding) {
+        let (mut is_bound, mut is_lost) = (false, false);
+        self.wait("Bound and Lost", |message| {
+            match message {
+                FromSource::Bound(bound) => is_bound |= names(bound, kept),
+                FromSource::Lost(lost) => is_lost |= names(lost, gone),
+                _ => {}
+            }
+            (is_bound && is_lost).then_some(())
+        });
+    }
+
     /// The next event, which must have this routing key.
     fn event(&mut self, key: &str) -> String {
         self.wait(&format!("event {key}"), |message| match message {

@@ -95,8 +95,7 @@ fn a_missing_permission_is_named_at_the_start_and_what_is_permitted_works() {
         assert_eq!(logged(&format!("{line}: its events are missing")), 1);
     }
     let (right, absent) = (bridge.bind("right", "#"), bridge.bind("absent", "#"));
-    bridge.bound(&right);
-    bridge.lost(&absent);
+    bridge.bound_and_lost(&right, &absent);
     assert!(logged(&format!("refused: {}", expected[0])) >= 1);
     assert_eq!(bridge.count(|counters| &counters.permissions_missing), 2);
     assert_eq!(bridge.count(|counters| &counters.disconnects), 0);
