@@ -44,7 +44,8 @@ impl Sight<'_> {
     }
 
     /// The SIP realm of `account` (PROTOCOL 6, REALM), unescaped. `None` when the account may not be
-    /// [seen](Self::may_see) or no realm is known for it.
+    /// [seen](Self::may_see) or no realm is known for it. Of a token that only the platform knows, the platform's word
+    /// counts before the tree's.
     #[must_use]
     pub fn realm_of(&self, account: AccountId) -> Option<Arc<str>> {
         if !self.may_see(account) {
@@ -53,7 +54,10 @@ impl Sight<'_> {
         let of_tree = || self.tree?.realm_of(account);
         let granted = || self.granted(account)?.cloned();
         let of_token = self.identity.realm_of(account);
-        of_token.or_else(of_tree).or_else(granted)
+        match self.identity.is_asked() {
+            true => granted().or_else(of_tree),
+            false => of_token.or_else(of_tree).or_else(granted),
+        }
     }
 
     /// Whether the token or the tree gives the right, so that nobody has to be asked.

@@ -7,12 +7,13 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Signal, getrlimit};
 use serde_json::{Value, json};
 use support::client::{Client, Raw, errors, ping, ping_as, subscribe, success, upgrade_with};
 use support::events::{
     ACCOUNT, OTHER_ACCOUNT, PARENT_ACCOUNT, call_event, events_until_marker, subscribe_to_marker,
 };
+use support::left_out::leave_out;
 use support::platform_api::{Account, After, HttpServer, PlatformApi, SERVICE_TOKEN, answer};
 use support::server::{Fed, Scratch, Server, TokenFile, run_to_end, unix_now, wait_for};
 use support::tokens::Made;
@@ -548,6 +549,11 @@ fn a_flood_of_questions_is_bounded_and_another_address_is_served_in_its_turn() {
 fn thousands_of_different_tokens_are_bounded_and_another_address_is_served_in_its_turn() {
     // One question of a session at a time, so it takes a connection for each.
     const TOKENS: usize = 2400;
+    let descriptors = getrlimit(Resource::Nofile).current;
+    if descriptors.is_some_and(|most| most < 2 * TOKENS as u64) {
+        leave_out(&"fewer descriptors than it takes: ulimit -n");
+        return;
+    }
     let api = PlatformApi::start();
     api.allow("honest", ACCOUNT, "a.example");
     api.set_delay(Duration::from_millis(100));
