@@ -101,7 +101,14 @@ struct Scene {
 impl Scene {
     fn open(broker: Arc<Broker>) -> Self {
         let tokens = tokens();
-        let args = ["--max-subscriptions", "1000", "--rate-limit-burst", "1000"];
+        // Without the platform's questions, whose queue has bindings of its own.
+        let args = [
+            "--max-subscriptions",
+            "1000",
+            "--rate-limit-burst",
+            "1000",
+            "--control=false",
+        ];
         let server = Server::authorised(&broker.url(), &tokens.option(), &args);
         let session = server.client();
         let scene = Self {
