@@ -164,6 +164,9 @@ fn start_inquiry(
         return Ok((None, counters));
     }
     let crossbar = config.crossbar.as_ref().map(|asked| {
+        if asked.url.is_exposed() {
+            log::warn!("--auth crossbar: tokens go to the platform unencrypted; use https");
+        }
         let options = CrossbarOptions {
             url: asked.url.clone(),
             timeout: asked.timeout,

@@ -208,6 +208,10 @@ impl Grants {
             self.changed
                 .insert(token.clone(), (Change::Other, self.passes));
         }
+        if let Some((change @ Change::Refused, _)) = self.changed.get_mut(token) {
+            // It is good again, before all who had it were closed.
+            *change = Change::Other;
+        }
         let until = now + self.times.yes;
         match holder.place(account) {
             Ok(_) => {
@@ -486,6 +490,17 @@ mod tests {
         assert!(grants.identity("t").is_some_and(|one| one.is_superduper()));
         grants.refuse("t");
         assert_eq!(grants.len(), 0);
+        assert!(grants.identity("t").is_none() && grants.change("t") == Some(Change::Refused));
+        grants.allow(
+            &"t".into(),
+            account(1),
+            (None, false),
+            true,
+            Duration::ZERO,
+            0,
+        );
+        assert_eq!(grants.change("t"), Some(Change::Other), "it is good again");
+        grants.refuse("t");
         assert!(grants.identity("t").is_none() && grants.change("t") == Some(Change::Refused));
     }
 

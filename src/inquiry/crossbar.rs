@@ -25,7 +25,7 @@ use ureq::http::{HeaderValue, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body};
-use url::Url;
+use url::{Host, Url};
 
 use super::counters::{InquiryCounters, increment};
 use super::resolver::OneHost;
@@ -99,6 +99,21 @@ impl CrossbarUrl {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether tokens go there unencrypted, and leave this machine: to be warned of.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        let url = Url::parse(&self.0).ok();
+        let is_local = url
+            .as_ref()
+            .and_then(Url::host)
+            .is_some_and(|host| match host {
+                Host::Domain(name) => name == "localhost",
+                Host::Ipv4(ip) => ip.is_loopback(),
+                Host::Ipv6(ip) => ip.is_loopback(),
+            });
+        !self.is_https() && !is_local
     }
 
     fn is_https(&self) -> bool {
@@ -521,6 +536,21 @@ mod tests {
         }
         let long = format!("http://host/{}", "a".repeat(2048));
         assert_eq!(CrossbarUrl::parse(&long), Err(CrossbarUrlError::TooLong));
+    }
+
+    #[test]
+    fn tokens_that_leave_the_machine_unencrypted_are_to_be_warned_of() {
+        for (url, expected) in [
+            ("http://localhost:8000/v2", false),
+            ("http://127.0.0.9/v2", false),
+            ("http://[::1]/v2", false),
+            ("https://api.example/v2", false),
+            ("http://api.example/v2", true),
+            ("http://10.0.0.1/v2", true),
+        ] {
+            let parsed = CrossbarUrl::parse(url).expect(url);
+            assert_eq!(parsed.is_exposed(), expected, "{url}");
+        }
     }
 
     #[test]
