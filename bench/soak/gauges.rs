@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-/// What a gauge is when nothing but the reading of the page goes on; a gauge that is not named here is zero. Those
-/// whose names end with `_max` are bounds, and left out.
-const AT_REST: [(&str, u64); 5] = [
+/// What a gauge is when nothing but the reading of the page goes on; a gauge that is not named here is zero. Left out are
+/// those whose names end with `_max`, which are bounds, and [`ON_FILE`].
+const AT_REST: [(&str, u64); 6] = [
     // The one that reads the page.
     ("connections", 1),
     ("handshake_deadlines", 1),
@@ -12,7 +12,11 @@ const AT_REST: [(&str, u64); 5] = [
     ("source_up", 1),
     ("ready", 1),
     ("amqp_up", 1),
+    ("amqp_control_up", 1),
 ];
+
+/// What the server has read from files.
+const ON_FILE: [&str; 3] = ["auth_tokens", "auth_keys", "auth_accounts"];
 
 /// Name, without the prefix `blackhole_`, and value of every gauge of a metrics page.
 pub(crate) type Gauges = BTreeMap<String, u64>;
@@ -30,6 +34,7 @@ pub(crate) fn read(page: &str) -> Gauges {
             .and_then(|line| line.split_once(' '))
             && gauge == Some(name)
             && !name.ends_with("_max")
+            && !ON_FILE.contains(&name)
             && let Ok(value) = value.parse()
         {
             gauges.insert(name.to_owned(), value);
@@ -74,6 +79,9 @@ blackhole_connections 1
 # HELP blackhole_connections_max Bound.
 # TYPE blackhole_connections_max gauge
 blackhole_connections_max 100
+# HELP blackhole_auth_tokens Tokens on file.
+# TYPE blackhole_auth_tokens gauge
+blackhole_auth_tokens 8
 # HELP blackhole_subscriptions Subscriptions.
 # TYPE blackhole_subscriptions gauge
 blackhole_subscriptions 0
