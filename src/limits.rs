@@ -291,6 +291,11 @@ pub(crate) const VERIFIED_MAX: usize = 64 << 10;
 /// unavailable`); those that no session uses go when their time is over.
 pub(crate) const GRANTS_MAX: usize = 128 << 10;
 
+/// Answers that are yes of one token, each for another account. Beyond it no question of the token about another account is
+/// put (`authentication unavailable`), so that a token that sees thousands of accounts takes no room from others, and the
+/// platform is not asked again for more than some 100 of them a second.
+pub const GRANTS_OF_TOKEN_MAX: usize = 4 << 10;
+
 /// How long trouble is told without asking again.
 pub(crate) const TROUBLE_KEPT: Duration = Duration::from_secs(1);
 

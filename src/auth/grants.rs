@@ -3,7 +3,7 @@
 //! A yes is good for newcomers until its time is over. For sessions that are there it stays good until the platform says
 //! no: it is asked again before its time is over, and trouble takes nothing from them.
 //!
-//! Invariants: at most [`GRANTS_MAX`] are kept. A grant that no session uses goes when its time is over. A token that the
+//! Invariants: at most [`GRANTS_MAX`] are kept, of one token at most [`GRANTS_OF_TOKEN_MAX`]. A grant that no session uses goes when its time is over. A token that the
 //! platform refuses has no grant.
 
 use std::cmp::Reverse;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::identity::Identity;
 use crate::account::AccountId;
-use crate::limits::GRANTS_MAX;
+use crate::limits::{GRANTS_MAX, GRANTS_OF_TOKEN_MAX};
 
 /// How long answers are good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,20 +130,20 @@ impl Grants {
         Some(grant.realm.as_ref())
     }
 
-    /// As [`Grants::live`], for newcomers at `now`.
-    pub(super) fn fresh(
-        &self,
-        token: &str,
-        account: AccountId,
-        now: Duration,
-    ) -> Option<Option<&Arc<str>>> {
-        let grant = self.holders.get(token)?.grant(account)?;
-        (grant.until > now).then_some(grant.realm.as_ref())
+    /// Whether the token may see the account, for newcomers at `now`.
+    pub(super) fn is_fresh(&self, token: &str, account: AccountId, now: Duration) -> bool {
+        let holder = self.holders.get(token);
+        let grant = holder.and_then(|holder| holder.grant(account));
+        grant.is_some_and(|grant| grant.until > now)
     }
 
-    /// Whether there is room for a grant of another token or account.
-    pub(super) fn has_room(&self) -> bool {
-        self.len < GRANTS_MAX
+    /// Whether there is room for another grant of this token.
+    pub(super) fn has_room_for(&self, token: &str) -> bool {
+        let of_token = self
+            .holders
+            .get(token)
+            .map_or(0, |holder| holder.grants.len());
+        self.len < GRANTS_MAX && of_token < GRANTS_OF_TOKEN_MAX
     }
 
     /// Grants that are kept.
@@ -151,8 +151,8 @@ impl Grants {
         self.len
     }
 
-    /// Notes that sessions with this identity, which is of another kind than `crossbar`, use the grants of its token. Linear in
-    /// the identities with this token.
+    /// Notes that sessions with this identity, which is of another kind than `crossbar`, use the grants of its token. Linear
+    /// in the identities with this token.
     pub(super) fn attach(&mut self, token: &str, identity: &Arc<Identity>) {
         if let Some(holder) = self.holders.get_mut(token)
             && let Owner::Others(others) = &mut holder.owner
@@ -200,26 +200,19 @@ impl Grants {
                 grants: Vec::new(),
             }),
         };
+        let mut has_changed = false;
         if let Owner::Asked(identity) = &mut holder.owner
             && identity.account_id() == Some(account)
             && identity.is_superduper() != superduper
         {
             *identity = Arc::new(Identity::asked(token.clone(), Some(account), superduper));
-            self.changed
-                .insert(token.clone(), (Change::Other, self.passes));
-        }
-        if let Some((change @ Change::Refused, _)) = self.changed.get_mut(token) {
-            // It is good again, before all who had it were closed.
-            *change = Change::Other;
+            has_changed = true;
         }
         let until = now + self.times.yes;
         match holder.place(account) {
-            Ok(_) => {
-                if let Some(grant) = holder.grant_mut(account) {
-                    if grant.realm != realm {
-                        self.changed
-                            .insert(token.clone(), (Change::Other, self.passes));
-                    }
+            Ok(place) => {
+                if let Some((_, grant)) = holder.grants.get_mut(place) {
+                    has_changed |= grant.realm != realm;
                     (grant.realm, grant.until) = (realm, until);
                 }
             }
@@ -237,20 +230,25 @@ impl Grants {
                 self.len += 1;
             }
         }
+        if has_changed {
+            self.note(token.clone(), Change::Other);
+        } else if let Some((change, _)) = self.changed.get_mut(token) {
+            // A token that was refused is good again, before all who had it were closed.
+            *change = Change::Other;
+        }
         self.look_within(token.clone(), account, now, self.times.yes, random);
     }
 
+    fn note(&mut self, token: Arc<str>, change: Change) {
+        self.changed.insert(token, (change, self.passes));
+    }
+
     /// The platform says no to this account.
-    pub(super) fn withdraw(&mut self, token: &str, account: AccountId) {
-        let Some(holder) = self.holders.get_mut(token) else {
-            return;
-        };
-        if holder.remove(account).is_some() {
+    pub(super) fn withdraw(&mut self, token: &Arc<str>, account: AccountId) {
+        let holder = self.holders.get_mut(token);
+        if holder.and_then(|holder| holder.remove(account)).is_some() {
             self.len -= 1;
-            if let Some((token, _)) = self.holders.get_key_value(token) {
-                self.changed
-                    .insert(token.clone(), (Change::Other, self.passes));
-            }
+            self.note(token.clone(), Change::Other);
         }
     }
 
@@ -258,7 +256,7 @@ impl Grants {
     pub(super) fn refuse(&mut self, token: &str) {
         if let Some((token, holder)) = self.holders.remove_entry(token) {
             self.len -= holder.grants.len();
-            self.changed.insert(token, (Change::Refused, self.passes));
+            self.note(token, Change::Refused);
         }
     }
 
@@ -441,7 +439,7 @@ mod tests {
         // Nobody could say: the session keeps it, a newcomer does not get it, and it is asked for again.
         grants.trouble(&"used".into(), account(2), MINUTE, 0);
         assert!(grants.live("used", account(2)).is_some());
-        assert!(grants.fresh("used", account(2), MINUTE).is_none());
+        assert!(!grants.is_fresh("used", account(2), MINUTE));
         let again = due(&mut grants, MINUTE + Duration::from_secs(10));
         assert_eq!(again.len(), 1);
         assert!(!grants.has_changed());
@@ -475,7 +473,7 @@ mod tests {
         yes(&mut grants, "t", 1, "r", Duration::ZERO);
         yes(&mut grants, "t", 2, "r", Duration::ZERO);
         assert!(!grants.has_changed(), "more is no change");
-        grants.withdraw("t", account(2));
+        grants.withdraw(&"t".into(), account(2));
         assert!(grants.live("t", account(2)).is_none() && grants.live("t", account(1)).is_some());
         assert!(grants.change("t") == Some(Change::Other) && grants.change("u").is_none());
         pass(&mut grants);
@@ -509,7 +507,7 @@ mod tests {
         let mut grants = grants();
         yes(&mut grants, "t", 1, "r", Duration::ZERO);
         grants.begin_pass();
-        grants.withdraw("t", account(1));
+        grants.withdraw(&"t".into(), account(1));
         grants.end_pass();
         assert!(grants.has_changed(), "some sessions were renewed before");
         pass(&mut grants);

@@ -441,7 +441,7 @@ impl Authenticator {
         let Some(token) = identity.token() else {
             return Right::No;
         };
-        if grants.fresh(token, account, now.clock).is_some() {
+        if grants.is_fresh(token, account, now.clock) {
             grants.attach(token, identity);
             return Right::Yes;
         }
@@ -462,7 +462,11 @@ impl Authenticator {
             token: token.into(),
             account,
         };
-        match grants.has_room() && self.inquiries.ask(digest, asker, question) {
+        if !grants.has_room_for(token) {
+            self.inquiries.refused += 1;
+            return Right::Unavailable;
+        }
+        match self.inquiries.ask(digest, asker, question) {
             true => Right::Asks,
             false => Right::Unavailable,
         }

@@ -181,10 +181,12 @@ impl Session {
         self.drop_empty_rare();
     }
 
-    /// Tells the hub how much of a message or request the session keeps.
+    /// Tells the hub how much of a message or request the session keeps. An address answers for what it leaves unfinished, and
+    /// not for whole requests that wait for us.
     pub(super) fn note_partial(&self, cx: &mut Context<'_>) {
         let is_told = self.place != Place::Unknown;
-        let address = (is_told && self.has_no_proof()).then(|| self.peer(cx.hub).network());
+        let is_its_own = is_told && self.has_no_proof() && !self.awaits_answer();
+        let address = is_its_own.then(|| self.peer(cx.hub).network());
         cx.hub.partials.set(cx.id, self.partial_bytes(), address);
     }
 }

@@ -288,7 +288,7 @@ impl Session {
     pub fn wants_bytes(&self) -> bool {
         match &self.phase {
             Phase::Open { .. } => self.outbox.frames() <= READ_BEHIND_FRAMES_MAX,
-            Phase::Handshake { head, .. } => !head.as_ref().is_some_and(|head| head.awaits_answer),
+            Phase::Handshake { .. } => !self.awaits_answer(),
             Phase::Closing { .. } => true,
             Phase::Gone { .. } => false,
         }
@@ -319,6 +319,11 @@ impl Session {
     pub fn waits_until(&self) -> Option<Duration> {
         let (_, due) = self.replies()?.first_due()?;
         Some(due)
+    }
+
+    /// Whether a whole upgrade request waits for the authenticator.
+    fn awaits_answer(&self) -> bool {
+        matches!(&self.phase, Phase::Handshake { head: Some(head), .. } if head.awaits_answer)
     }
 
     /// Whether no token of the session has been verified.

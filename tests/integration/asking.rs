@@ -16,7 +16,7 @@ use blackhole::auth::{
 use blackhole::event::Event;
 use blackhole::handoff::{FromSource, SourceEnd, ToSource};
 use blackhole::inquiry::Answering;
-use blackhole::limits::PLATFORM_QUESTIONS_MAX;
+use blackhole::limits::{GRANTS_OF_TOKEN_MAX, PLATFORM_QUESTIONS_MAX, SUSPENDED_BYTES_MAX};
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::Asked;
 use blackhole::session::ListenerKind;
@@ -1043,4 +1043,80 @@ fn take_replies(world: &mut World, sent: &mut [Sent], is_closed: &mut [bool]) {
             }
         }
     }
+}
+
+#[test]
+fn thousands_of_upgrades_of_one_address_wait_for_their_signatures_and_none_is_closed() {
+    let mut world = World::new(&jwt_auth(), &[("key.pem", key())]);
+    let count = 2_000;
+    // As long as the platform's tokens.
+    let token = |number: usize| format!("eyJhbGciOiJSUzI1NiJ9.{number:0700}.AAAA");
+    let sessions: Vec<usize> = (0..count)
+        .map(|number| world.connect_from([127, 0, 0, 1], Some(&token(number))))
+        .collect();
+    let mut verified = 0;
+    while verified < count {
+        let more = verify(&mut world);
+        assert!(more > 0, "{verified} of {count} were asked about");
+        verified += more;
+    }
+    for session in sessions {
+        assert_eq!(world.clients[session].status, "403 Forbidden");
+    }
+}
+
+#[test]
+fn a_token_has_at_most_its_share_of_grants_and_another_gets_its_own() {
+    let mut world = World::new(&crossbar(), &[]);
+    let greedy = world.connect();
+    let account = |number: usize| format!("{number:032x}");
+    let ask = |world: &mut World, number: usize| {
+        world.subscribe(greedy, "t", &account(number), CALLS, "s");
+        let is_asked = !world.asked().is_empty();
+        if is_asked {
+            world.answer("t", &account(number), yes());
+        }
+        let data = json!({"account_id": account(number), "binding": CALLS});
+        world.send(
+            greedy,
+            &json!({"action": "unsubscribe", "request_id": "u", "data": data}),
+        );
+        let told = world.told(greedy);
+        (is_asked, told)
+    };
+    world.reactor.hub.limits.rate = None;
+    for number in 0..GRANTS_OF_TOKEN_MAX {
+        let (is_asked, told) = ask(&mut world, number);
+        assert!(is_asked && told == ["s: ok", "u: ok"], "{number}: {told:?}");
+    }
+    let (is_asked, told) = ask(&mut world, GRANTS_OF_TOKEN_MAX);
+    assert!(!is_asked);
+    assert_eq!(told[0], "s: authentication unavailable");
+    let (is_asked, told) = ask(&mut world, 0);
+    assert!(!is_asked, "what it has it keeps");
+    assert_eq!(told[0], "s: ok");
+    let other = world.connect();
+    world.subscribe(other, "u", A, CALLS, "s");
+    assert_eq!(world.asked().len(), 1);
+    world.answer("u", A, yes());
+    assert_eq!(world.told(other), ["s: ok"]);
+}
+
+#[test]
+fn a_session_without_proof_keeps_only_so_much_waiting() {
+    let mut world = World::new(&crossbar(), &[]);
+    let session = world.connect();
+    let large = "x".repeat(60_000);
+    for id in ["1", "2", "3"] {
+        let command = json!({"action": "subscribe", "auth_token": "t", "request_id": id, "padding": large,
+            "data": {"account_id": A, "binding": CALLS}});
+        world.send(session, &command);
+    }
+    assert_eq!(world.asked().len(), 1);
+    assert!(world.reactor.hub.held.bytes <= SUSPENDED_BYTES_MAX + 1_000);
+    world.answer("t", A, yes());
+    assert_eq!(
+        world.told(session),
+        ["1: ok", "2: ok", "3: authentication unavailable"]
+    );
 }
