@@ -155,9 +155,14 @@ pub(crate) const HELD_REPLIES_MAX: usize = 1024;
 /// web page sends at once, a long token in each. Beyond it a command is refused at once (`authentication unavailable`).
 pub const SUSPENDED_BYTES_MAX: usize = 128 << 10;
 
-/// Heap bytes of the subscribes that wait and the replies behind them, of all sessions. Above it a subscribe that would
-/// have to wait is refused at once (`event source unavailable`).
+/// Heap bytes of the subscribes and commands that wait and the replies behind them, of all sessions. Above it a subscribe
+/// that would have to wait for the broker is refused at once (`event source unavailable`), and a command that would have to
+/// wait for the authenticator behind another (`authentication unavailable`).
 pub const HELD_TOTAL_BYTES_MAX: usize = 64 << 20;
+
+/// The same for the first command of a session that waits for the authenticator: who waits with one command still gets in
+/// when those who wait with many fill the room.
+pub const FIRST_TOTAL_BYTES_MAX: usize = 2 * HELD_TOTAL_BYTES_MAX;
 
 /// Work that renewing sessions may do in one turn after a reread, counted in sessions and
 /// [`RENEWAL_SUBSCRIPTION_COST`]; a session is renewed as a whole. Until all are renewed no event is taken from the

@@ -419,20 +419,21 @@ impl Authenticator {
         self.sight(identity).is_asked_for()
     }
 
-    /// Decides whether the identity may see `account`, for a command. Linear in the token. `needs_realm`: what the command
-    /// asks for takes the account's realm, which the platform may have to be asked for.
+    /// Decides whether the identity may see `account`, for a command. Linear in the token. `needs_realm`: whether what
+    /// the command asks for takes the account's realm, which the platform may have to be asked for; called only where it is
+    /// not known.
     pub fn authorise(
         &mut self,
         identity: &Arc<Identity>,
         account: AccountId,
-        needs_realm: bool,
+        needs_realm: impl FnOnce() -> bool,
         asker: Asker,
         now: Moment,
     ) -> Right {
         let sight = self.sight(identity);
         let (sees, is_asked_for) = (sight.sees_by_itself(account), sight.is_asked_for());
-        let lacks_realm = needs_realm && is_asked_for && sight.realm_of(account).is_none();
-        if sees && !lacks_realm {
+        let lacks_realm = || is_asked_for && sight.realm_of(account).is_none() && needs_realm();
+        if sees && !lacks_realm() {
             return Right::Yes;
         }
         let Some(grants) = self.grants.as_mut().filter(|_| is_asked_for) else {

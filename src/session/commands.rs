@@ -13,13 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::account::{AccountId, Scope};
-use crate::auth::{Identity, Right, Verdict};
+use crate::auth::{Identity, Verdict};
 use crate::limits::HELD_TOTAL_BYTES_MAX;
 use crate::protocol::command::{
     self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Unsubscribe,
 };
 use crate::protocol::frame::Frame;
 use crate::protocol::reply::{self, EndReason};
+use crate::routing::families::Families;
 use crate::routing::waiters::Waiter;
 
 use super::Session;
@@ -57,30 +58,16 @@ pub(super) struct Place {
 impl Session {
     /// Runs one command and sends its reply, unless the reply has to wait.
     pub(super) fn run(&mut self, text: &str, is_allowed: bool, cx: &mut Context<'_>) {
-        let limits = self.command_limits(cx.hub);
         let place = Place {
             number: self.replies().map_or(0, |replies| replies.next_number()),
             due: cx.hub.deadlines.command.due(cx.now.clock),
         };
-        let (request_id, result) = if is_allowed {
-            match command::parse(text, &limits) {
-                Err(error) => (None, Err(error.into())),
-                Ok(command) => {
-                    let request_id = command.request_id.as_deref();
-                    let reply_id = reply_id(request_id, cx.hub);
-                    let result = if self.is_suspended() && !self.is_answered_at_once(&command, cx) {
-                        self.ask_ahead(&command, cx);
-                        Ok(Outcome::Suspended)
-                    } else {
-                        self.execute(command, &reply_id, place, cx)
-                    };
-                    (Some(reply_id), result)
-                }
-            }
+        let (reply_id, result) = if is_allowed {
+            self.judge(text, place, self.is_suspended(), cx)
         } else {
             let request_id = command::first_request_id(text);
-            let refused = self.rate_limited(cx.hub);
-            (request_id.as_deref().map(Box::from), Err(refused))
+            let reply_id = reply_id(request_id.as_deref(), cx.hub);
+            (reply_id, Err(self.rate_limited(cx.hub)))
         };
         let result = match result {
             Ok(Outcome::Suspended) => match self.suspend(text, place.due, cx) {
@@ -102,13 +89,36 @@ impl Session {
             }
             Ok(Outcome::Closed | Outcome::Suspended) => {}
             Err(refusals) => {
-                refusals.count(&mut cx.hub.metrics);
-                cx.hub.metrics.commands_failed_total += 1;
-                let reply_id = request_id.unwrap_or_else(|| reply_id(None, cx.hub));
-                let reply = refusals.reply(&mut cx.hub.builder, &reply_id);
+                let reply = refusals.refuse(&reply_id, cx.hub);
                 self.answer(reply, cx);
             }
         }
+    }
+
+    /// Does what the text of a command asks for, and returns what became of it and the id of its reply. `is_behind`: commands
+    /// before it wait for the authenticator, so it waits too, unless it is answered at once.
+    pub(super) fn judge(
+        &mut self,
+        text: &str,
+        place: Place,
+        is_behind: bool,
+        cx: &mut Context<'_>,
+    ) -> (Box<str>, Result<Outcome, CommandErrors>) {
+        let limits = CommandLimits {
+            metadata_bytes_max: cx.hub.limits.metadata_bytes_max,
+        };
+        let command = match command::parse(text, &limits) {
+            Ok(command) => command,
+            Err(error) => return (reply_id(None, cx.hub), Err(error.into())),
+        };
+        let reply_id = reply_id(command.request_id.as_deref(), cx.hub);
+        let result = if is_behind && !self.is_answered_at_once(&command, cx) {
+            self.ask_ahead(&command, cx);
+            Ok(Outcome::Suspended)
+        } else {
+            self.execute(command, &reply_id, place, cx)
+        };
+        (reply_id, result)
     }
 
     /// Sends a reply in its turn.
@@ -150,19 +160,13 @@ impl Session {
         self.push(frame, cx);
     }
 
-    pub(super) fn command_limits(&self, hub: &Hub) -> CommandLimits {
-        CommandLimits {
-            metadata_bytes_max: hub.limits.metadata_bytes_max,
-        }
-    }
-
     fn rate_limited(&self, hub: &Hub) -> CommandErrors {
         CommandError::RateLimited(self.peer(hub).to_string().into()).into()
     }
 
     /// Does what a command asks for, or tells that it must wait for the authenticator: then it is run again from its
     /// beginning.
-    pub(super) fn execute(
+    fn execute(
         &mut self,
         command: Command<'_>,
         reply_id: &str,
@@ -295,23 +299,20 @@ impl Session {
             Some(Scope::Any) => return Err(CommandError::UnauthorizedWildcard),
             None => return Err(CommandError::UnauthorizedAccount),
         };
-        let asker = self.asker(cx);
-        let authenticator = &mut cx.hub.authenticator;
-        match authenticator.authorise(identity, account, false, asker, cx.now.into()) {
-            Right::Yes => {
-                let proven = authenticator.current(identity);
+        let may_see = self.may_see(identity, account, |_| false, cx);
+        if may_see == Err(CommandError::AuthenticationFailed) {
+            cx.hub.metrics.authentications_failed_total += 1;
+        }
+        match may_see? {
+            Some(true) => {
+                let proven = cx.hub.authenticator.current(identity);
                 match proven.is_proven() {
                     true => Ok(Some(proven)),
                     false => Err(CommandError::AuthenticationUnavailable),
                 }
             }
-            Right::No => Err(CommandError::UnauthorizedAccount),
-            Right::TokenRefused => {
-                cx.hub.metrics.authentications_failed_total += 1;
-                Err(CommandError::AuthenticationFailed)
-            }
-            Right::Asks => Ok(None),
-            Right::Unavailable => Err(CommandError::AuthenticationUnavailable),
+            Some(false) => Err(CommandError::UnauthorizedAccount),
+            None => Ok(None),
         }
     }
 
@@ -350,17 +351,12 @@ impl Session {
         let Some(account) = account else {
             return Ok(true);
         };
-        let families = cx.hub.subscriptions.families();
-        let scope = Scope::One(account);
-        let needs_realm = bindings.iter().any(|one| families.needs_realm(one, scope));
-        let asker = self.asker(cx);
-        let authenticator = &mut cx.hub.authenticator;
-        match authenticator.authorise(identity, account, needs_realm, asker, cx.now.into()) {
-            Right::Yes | Right::No => Ok(true),
-            Right::Asks => Ok(false),
-            Right::TokenRefused => Err(CommandError::AuthenticationFailed),
-            Right::Unavailable => Err(CommandError::AuthenticationUnavailable),
-        }
+        let needs_realm = |families: &Families| {
+            let scope = Scope::One(account);
+            bindings.iter().any(|one| families.needs_realm(one, scope))
+        };
+        let may_see = self.may_see(identity, account, needs_realm, cx)?;
+        Ok(may_see.is_some())
     }
 
     fn keep_label(&mut self, label: &Label<'_>, account: Option<AccountId>, hub: &mut Hub) {

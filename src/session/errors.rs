@@ -1,11 +1,11 @@
-//! Why a command is refused, the reply that says so, and its counter.
+//! Why a command is refused, the reply that says so, and its counters.
 
 use crate::metrics::Metrics;
 use crate::protocol::command::CommandError;
-use crate::protocol::frame::FrameBuilder;
 use crate::protocol::reply;
 use crate::routing::families::BindingError;
 
+use super::hub::Hub;
 use super::replies::Reply;
 
 /// Every reason for which a command is refused; at least one.
@@ -15,16 +15,18 @@ pub(super) enum CommandErrors {
 }
 
 impl CommandErrors {
-    /// The error reply.
-    pub(super) fn reply(self, builder: &mut FrameBuilder, reply_id: &str) -> Reply {
+    /// Counts the refusal, and returns the error reply.
+    pub(super) fn refuse(self, reply_id: &str, hub: &mut Hub) -> Reply {
+        self.count(&mut hub.metrics);
+        hub.metrics.commands_failed_total += 1;
         Reply::Frame(match self {
-            Self::Command(error) => reply::errors(builder, reply_id, [error]),
-            Self::Bindings(errors) => reply::errors(builder, reply_id, errors),
+            Self::Command(error) => reply::errors(&mut hub.builder, reply_id, [error]),
+            Self::Bindings(errors) => reply::errors(&mut hub.builder, reply_id, errors),
         })
     }
 
-    /// Counts the refusal for the limit that was met, if it was a limit.
-    pub(super) fn count(&self, metrics: &mut Metrics) {
+    /// Counts the limit that was met, if it was a limit.
+    fn count(&self, metrics: &mut Metrics) {
         let counter = match self {
             Self::Command(CommandError::AuthenticationUnavailable) => {
                 &mut metrics.commands_refused_unavailable_total

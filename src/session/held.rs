@@ -125,11 +125,10 @@ impl Session {
         refusals: CommandErrors,
         cx: &mut Context<'_>,
     ) {
-        cx.hub.metrics.commands_failed_total += 1;
         cx.hub
             .subscriptions
             .release_leases(&mut waiting, Waiter::new(cx.id.slot, number));
-        let reply = refusals.reply(&mut cx.hub.builder, &waiting.reply_id);
+        let reply = refusals.refuse(&waiting.reply_id, cx.hub);
         self.settle(number, reply, cx.hub);
     }
 

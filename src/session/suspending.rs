@@ -13,14 +13,18 @@ use std::time::Duration;
 
 use crate::account::AccountId;
 use crate::auth::{Asker, Identity, Moment, Right};
-use crate::limits::{HELD_TOTAL_BYTES_MAX, RESUMED_COMMANDS_OF_SESSION_MAX, SUSPENDED_BYTES_MAX};
+use crate::limits::{
+    FIRST_TOTAL_BYTES_MAX, HELD_TOTAL_BYTES_MAX, RESUMED_COMMANDS_OF_SESSION_MAX,
+    SUSPENDED_BYTES_MAX,
+};
 use crate::protocol::command::{self, Action, Command, CommandError};
+use crate::routing::families::Families;
 
 use super::Session;
 use super::clock::Now;
 use super::commands::{Outcome, Place, reply_id};
 use super::errors::CommandErrors;
-use super::hub::Context;
+use super::hub::{Context, Hub};
 use super::replies::Reply;
 use super::suspended::{Resumed, Suspended};
 
@@ -58,9 +62,8 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Result<(), CommandErrors> {
         let bytes = self.replies().map_or(0, |replies| replies.bytes());
-        // Whoever waits with one command only still gets in when those who wait with many fill the room.
         let (is_over, total_max) = match bytes {
-            0 => (false, 2 * HELD_TOTAL_BYTES_MAX),
+            0 => (false, FIRST_TOTAL_BYTES_MAX),
             _ => (
                 bytes + text.len() > SUSPENDED_BYTES_MAX,
                 HELD_TOTAL_BYTES_MAX,
@@ -112,9 +115,36 @@ impl Session {
                 None => identity.account_id(),
             }
         {
-            let asker = self.asker(cx);
-            let authenticator = &mut cx.hub.authenticator;
-            authenticator.authorise(&identity, account, false, asker, cx.now.into());
+            // Whatever it is, the command will be told when it runs.
+            let _answer = self.may_see(&identity, account, |_| false, cx);
+        }
+    }
+
+    /// Whether the identity may see an account; `None`: the platform is asked, and the session is told when to look again.
+    /// `needs_realm`: whether the account's realm must be known too; called only where it is not.
+    ///
+    /// # Errors
+    /// The platform does not take the token, or nobody can say.
+    pub(super) fn may_see(
+        &self,
+        identity: &Arc<Identity>,
+        account: AccountId,
+        needs_realm: impl FnOnce(&Families) -> bool,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<bool>, CommandError> {
+        let asker = self.asker(cx);
+        let Hub {
+            authenticator,
+            subscriptions,
+            ..
+        } = &mut *cx.hub;
+        let needs_realm = || needs_realm(subscriptions.families());
+        match authenticator.authorise(identity, account, needs_realm, asker, cx.now.into()) {
+            Right::Yes => Ok(Some(true)),
+            Right::No => Ok(Some(false)),
+            Right::Asks => Ok(None),
+            Right::TokenRefused => Err(CommandError::AuthenticationFailed),
+            Right::Unavailable => Err(CommandError::AuthenticationUnavailable),
         }
     }
 
@@ -142,17 +172,10 @@ impl Session {
         let all = live.chain(waiting);
         let accounts = all.filter_map(|(scope, has_realm)| Some((scope.account()?, has_realm)));
         let accounts: HashSet<(AccountId, bool)> = accounts.collect();
-        let asker = self.asker(cx);
         let mut is_known = true;
         for (account, needs_realm) in accounts {
-            let now = cx.now.into();
-            let authenticator = &mut cx.hub.authenticator;
-            match authenticator.authorise(identity, account, needs_realm, asker, now) {
-                Right::Yes | Right::No => {}
-                Right::Asks => is_known = false,
-                Right::TokenRefused => return Err(CommandError::AuthenticationFailed),
-                Right::Unavailable => return Err(CommandError::AuthenticationUnavailable),
-            }
+            let may_see = self.may_see(identity, account, |_| needs_realm, cx)?;
+            is_known &= may_see.is_some();
         }
         Ok(is_known)
     }
@@ -185,19 +208,11 @@ impl Session {
 
     /// Runs a command that was taken out. False: it waits again.
     fn go_on(&mut self, number: u32, suspended: Box<Suspended>, cx: &mut Context<'_>) -> bool {
-        let limits = self.command_limits(cx.hub);
         let place = Place {
             number,
             due: suspended.due,
         };
-        let (reply_id, result) = match command::parse(&suspended.text, &limits) {
-            Err(error) => (reply_id(None, cx.hub), Err(error.into())),
-            Ok(command) => {
-                let reply_id = reply_id(command.request_id.as_deref(), cx.hub);
-                let result = self.execute(command, &reply_id, place, cx);
-                (reply_id, result)
-            }
-        };
+        let (reply_id, result) = self.judge(&suspended.text, place, false, cx);
         match result {
             Ok(Outcome::Suspended) => {
                 if let Some(replies) = self.replies_mut() {
@@ -213,9 +228,7 @@ impl Session {
             }
             Ok(Outcome::Closed) => {}
             Err(refusals) => {
-                refusals.count(&mut cx.hub.metrics);
-                cx.hub.metrics.commands_failed_total += 1;
-                let reply = refusals.reply(&mut cx.hub.builder, &reply_id);
+                let reply = refusals.refuse(&reply_id, cx.hub);
                 self.settle(number, reply, cx.hub);
             }
         }
@@ -236,9 +249,7 @@ impl Session {
         let request_id = command::first_request_id(&suspended.text);
         let reply_id = reply_id(request_id.as_deref(), cx.hub);
         let refusals = CommandErrors::from(CommandError::AuthenticationUnavailable);
-        refusals.count(&mut cx.hub.metrics);
-        cx.hub.metrics.commands_failed_total += 1;
-        let reply = refusals.reply(&mut cx.hub.builder, &reply_id);
+        let reply = refusals.refuse(&reply_id, cx.hub);
         self.settle(number, reply, cx.hub);
         true
     }
