@@ -297,11 +297,11 @@ fn warn_of_shared_realms(authenticator: &Authenticator) {
     let shared = authenticator.shared_realms();
     for SharedRealm { one, other } in shared.clone().take(SHARED_REALMS_LOGGED) {
         log::warn!(
-            "tokens: accounts {one} and {other} have one realm: each sees the other's presence and registration events"
+            "accounts {one} and {other} have one realm: each sees the other's presence and registration events"
         );
     }
     if let Some(more @ 1..) = shared.count().checked_sub(SHARED_REALMS_LOGGED) {
-        log::warn!("tokens: {more} more accounts share a realm with another");
+        log::warn!("{more} more accounts share a realm with another");
     }
 }
 

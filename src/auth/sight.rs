@@ -19,7 +19,7 @@ pub struct Sight<'a> {
 
 impl Sight<'_> {
     /// Whether events of `account` may be shown (PROTOCOL 4). Where the platform must be asked, it has been, and its last word
-    /// counts. O(log descendants), O(depth) in the tree.
+    /// counts. O(log descendants) and the look-ups of a token and an account.
     #[must_use]
     pub fn may_see(&self, account: AccountId) -> bool {
         self.is_superduper() || self.sees_by_itself(account) || self.granted(account).is_some()

@@ -88,7 +88,7 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ),
         (
             "replies_held",
-            "Subscribes that wait for the broker, and replies behind them.",
+            "Subscribes that wait for the broker, commands that wait for the authenticator, and replies behind them.",
             hub.held.replies,
         ),
         ("replies_held_bytes", "Bytes of them.", hub.held.bytes),
@@ -127,6 +127,16 @@ fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             "auth_askers",
             "Those who wait for the answers, once for each question.",
             asked.askers,
+        ),
+        (
+            "auth_questions_in_lanes",
+            "Those of them that wait in the lanes of the threads.",
+            reactor.inquiries.in_lanes(),
+        ),
+        (
+            "auth_answers",
+            "Answers of threads that the loop has not taken.",
+            reactor.inquiries.answered(),
         ),
         (
             "sessions_to_resume",

@@ -1,9 +1,9 @@
 //! Steps 3 and 6 of the turn: answers to the authenticator's questions, and the questions themselves.
 //!
 //! Invariants: the loop waits for no answer. Sessions that an answer concerns go on in the order in which the answers came,
-//! at most [`RESUMED_COMMANDS_PER_TURN_MAX`] commands in a turn and a few of each session, so that an answer that thousands wait for delays nobody else; while some
-//! are left, the next poll does not wait. Questions go to a lane only as it has room, so that the authenticator's turns
-//! between networks hold.
+//! at most [`RESUMED_COMMANDS_PER_TURN_MAX`] commands in a turn and a few of each session, so that an answer that thousands
+//! wait for delays nobody else; while some are left, the next poll does not wait. Questions go to a lane only as it has
+//! room, so that the authenticator's turns between networks hold.
 
 use super::Reactor;
 use super::socket::Socket;

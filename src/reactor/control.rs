@@ -1,4 +1,4 @@
-//! The platform's requests over AMQP (PROTOCOL 8), and how far the one under way is ([`super::answers`]).
+//! The platform's requests over AMQP (PROTOCOL 8), and how far the one under way is ([`super::requests`]).
 //!
 //! Invariant: one request is under way at a time, and the next is taken only when there is room for its answer.
 

@@ -21,4 +21,15 @@ impl Inquiries {
     pub(super) fn is_pressing(&self) -> bool {
         self.has_more || !self.concerned.is_empty()
     }
+
+    /// Questions in the lanes of the threads (a gauge).
+    pub(super) fn in_lanes(&self) -> usize {
+        let waiting = |inquiry: &Inquiry| inquiry.verify_waiting() + inquiry.network_waiting();
+        self.inquiry.as_ref().map_or(0, waiting)
+    }
+
+    /// Answers that wait for the loop (a gauge).
+    pub(super) fn answered(&self) -> usize {
+        self.inquiry.as_ref().map_or(0, Inquiry::answers_waiting)
+    }
 }

@@ -6,13 +6,15 @@
 //! 2. Accept a bounded number of connections ([`server`], `accept`). Read the ready sockets, each within a budget and all
 //!    within another, and run their commands (`read`).
 //! 3. Let sessions go on whose tokens or rights a thread was asked about (`asking`). Do a slice of what the platform asks
-//!    (`answers`, `switching`). After a reread, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
-//!    source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more
-//!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`).
+//!    (`requests`, `switching`). After a reread, or when rights were taken away, renew some of the sessions, and take no
+//!    event until all are renewed (`renewal`). Take what the source says of itself, then a bounded number of events from
+//!    the hand-off, again after a fan-out as long as more come; match them, and put shared frames into outboxes (`intake`,
+//!    `fan_out`).
 //! 4. Fire the deadlines; take a step of the sweep and of the drain (`deadlines`, `watch`).
 //! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
 //!    io_uring, all these writes are one system call, or a few when they are many bytes (`flush`).
-//! 6. Take the connections that have ended from the table; put the authenticator's questions to threads (`asking`); in the quiet after a burst, give memory back (this file).
+//! 6. Take the connections that have ended from the table; put the authenticator's questions to threads (`asking`); in the
+//!    quiet after a burst, give memory back (this file).
 //!
 //! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames that wait is
 //! on the flush list, or its last write would have blocked; a session with unread bytes is on the reread list, or its last
@@ -35,7 +37,7 @@
 //! | `inquiries` | the questions under way, and whom their answers concern |
 //! | `intake` | step 3: the source and its events |
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
-//! | `answers`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
+//! | `requests`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
 //! | [`control`], [`modules`] | those requests; a change of families, and how it is kept |
 //! | `renewal` | step 3: every session renewed after a reread |
 //! | `deadlines` | step 4: deadlines, the drain |
@@ -53,7 +55,6 @@
 
 mod accept;
 pub mod admin;
-mod answers;
 mod asking;
 pub mod connections;
 pub mod control;
@@ -68,6 +69,7 @@ pub mod listener;
 pub mod modules;
 mod read;
 mod renewal;
+mod requests;
 pub mod reread;
 mod run;
 pub mod server;

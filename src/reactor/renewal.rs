@@ -1,4 +1,5 @@
-//! All sessions are renewed after the tokens were reread (SIGHUP), or the platform has taken rights away, a part of them in each turn.
+//! All sessions are renewed after the tokens were reread (SIGHUP), or the platform has taken rights away, a part of them in
+//! each turn.
 //!
 //! Invariant: until a pass is through, no event is taken from the hand-off. So no session sees an event by a right that it
 //! has lost, and no event goes to its new owner while the old one may still see it. A session that sends a command

@@ -1,9 +1,9 @@
 //! When each connection came, without a byte a session: connections are numbered in the order of their coming
 //! ([`ConnId::generation`]), so a few marks of which number came when tell it for all.
 //!
-//! Invariant: the marks rise in number; not always in time, for a clock can be set. A connection is dated by the last mark that is not behind it: exactly, to
-//! the second, while connections came in at most [`ARRIVAL_MARKS_MAX`] different seconds; beyond that the older ones too
-//! early, by less than the time to the next mark.
+//! Invariant: the marks rise in number; not always in time, for a clock can be set. A connection is dated by the last mark
+//! that is not behind it: exactly, to the second, while connections came in at most [`ARRIVAL_MARKS_MAX`] different seconds;
+//! beyond that the older ones too early, by less than the time to the next mark.
 
 use super::id::ConnId;
 use crate::limits::ARRIVAL_MARKS_MAX;

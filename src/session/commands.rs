@@ -4,8 +4,8 @@
 //! A subscribe whose AMQP bindings are not all in force waits ([`super::held`]) and holds a lease on each of them. It
 //! succeeds when all are in force. When the broker refuses one, or `request_timeout_ms` is over, it is refused and
 //! nothing of it is kept. A command that the authenticator cannot judge yet waits as a whole ([`super::suspending`]). The
-//! commands behind a subscribe that waits for the broker run when they arrive: a subscribe waits beside it, an unsubscribe takes
-//! from it what it asked for, another identity changes its rights. Only their replies wait, except the reply to a ping.
+//! commands behind a subscribe that waits for the broker run when they arrive: a subscribe waits beside it, an unsubscribe
+//! takes from it what it asked for, another identity changes its rights. Only their replies wait, except the reply to a ping.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};

@@ -10,8 +10,9 @@
 //!
 //! Invariants:
 //!
-//! - A command runs when it arrives, unless the authenticator must be asked first (`suspending`). Replies leave in the order of their commands, except the reply to a ping; a reply
-//!   behind a subscribe that waits for the broker is held ([`replies`]).
+//! - A command runs when it arrives, unless the authenticator must be asked first (`suspending`). Replies leave in the order
+//!   of their commands, except the reply to a ping; a reply behind a subscribe that waits for the broker is held
+//!   ([`replies`]).
 //! - A session that is not `Open` has no subscription.
 //! - A connection counts for its address from the moment when that is known, and for its account from the moment when it
 //!   has one, until its very end ([`Session::dissolve`]).

@@ -3,7 +3,8 @@
 //! behind it are held.
 //!
 //! Invariants: the first entry, if there is one, is a subscribe or a command that waits. Commands that wait for the
-//! authenticator go on in their order. The times by which those that wait are given up never run backwards. `bytes` is the sum over the entries, and [`HeldTotals`] the sum over all sessions.
+//! authenticator go on in their order. The times by which those that wait are given up never run backwards. `bytes` is the
+//! sum over the entries, and [`HeldTotals`] the sum over all sessions.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -97,9 +97,10 @@ impl Session {
         revisions.ended
     }
 
-    /// Asks the authenticator again after it has reread its files, or the platform has taken rights away. A token that is no longer valid closes the session with
-    /// 4401. A token that now belongs to another account takes the session there, even if that account is full, for
-    /// `max_connections_per_account` refuses newcomers only. Returns how many subscriptions were checked.
+    /// Asks the authenticator again after it has reread its files, or the platform has taken rights away. A token that is no
+    /// longer valid closes the session with 4401. A token that now belongs to another account takes the session there, even
+    /// if that account is full, for `max_connections_per_account` refuses newcomers only. Returns how many subscriptions
+    /// were checked.
     pub fn renew_identity(&mut self, cx: &mut Context<'_>) -> usize {
         let Some(identity) = self.identity.as_ref().filter(|_| self.is_open()) else {
             return 0;
