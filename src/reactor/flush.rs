@@ -165,7 +165,7 @@ impl<S: Socket> Reactor<S> {
                 return self.settle(id);
             }
         }
-        match session.after_flush(hub) {
+        match session.after_flush(id, hub) {
             AfterFlush::Idle => {
                 if session.ended().is_some() {
                     self.settle(id);

@@ -38,7 +38,8 @@
 //! | `intake` | step 3: the source and its events |
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
 //! | `requests`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
-//! | [`control`], [`modules`] | those requests; a change of families, and how it is kept |
+//! | `control`, [`modules`] | those requests; a change of families, and how it is kept |
+//! | `walk` | step 3: a walk over all sessions for those that are asked for |
 //! | `renewal` | step 3: every session renewed after a reread |
 //! | `deadlines` | step 4: deadlines, the drain |
 //! | `watch`, `sweep` | step 4: the slow walk over all sessions, and how far it is |
@@ -57,7 +58,7 @@ mod accept;
 pub mod admin;
 mod asking;
 pub mod connections;
-pub mod control;
+mod control;
 mod deadlines;
 pub mod drain;
 mod fan_out;
@@ -78,9 +79,11 @@ mod sweep;
 mod switching;
 mod trim;
 mod unfinished;
+mod walk;
 mod watch;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::connections::{Connection, Connections, Listed};
@@ -88,6 +91,7 @@ use self::control::Control;
 use self::drain::Drain;
 use self::flush_list::FlushList;
 use self::inquiries::Inquiries;
+use self::modules::{HostParts, Keeper, WakeLoop};
 use self::run::FanOut;
 use self::socket::Socket;
 use self::sweep::Sweep;
@@ -145,6 +149,11 @@ pub struct Reactor<S> {
     source_gone: bool,
     /// `None`: the platform asks nothing here.
     control: Option<Control>,
+    /// The name of this host.
+    host: String,
+    keeper: Keeper,
+    /// A change of families is under way, whoever asked for it.
+    is_switching: bool,
     /// What the broker does not permit its user, a line each.
     barred: Vec<Box<str>>,
     /// The next slot to be renewed; `None`: no pass is under way.
@@ -154,6 +163,7 @@ pub struct Reactor<S> {
     sweep: Sweep,
     trim: Trim,
     drain: Option<Drain>,
+    drain_ordered: bool,
     slow_log: LogLimit,
     proxy_log: LogLimit,
     /// Appends the counters of other threads to the metrics page.
@@ -208,18 +218,34 @@ impl<S: Socket> Reactor<S> {
             held_for: Duration::ZERO,
             source_gone: false,
             control: None,
+            host: String::new(),
+            keeper: Keeper {
+                keep: None,
+                wake: Arc::new(|| Ok(())),
+            },
+            is_switching: false,
             barred: Vec::new(),
             renewal: None,
             is_rereading: false,
             sweep: Sweep::default(),
             trim: Trim::default(),
             drain: None,
+            drain_ordered: false,
             slow_log: LogLimit::default(),
             proxy_log: LogLimit::default(),
             more_metrics: parts.more_metrics,
             trim_heap: parts.trim_heap,
             ring: parts.ring,
         }
+    }
+
+    /// What this host is called, and how changes are kept here. `wake` makes the loop's poll return.
+    pub fn take_host(&mut self, parts: HostParts, wake: WakeLoop) {
+        self.host = parts.name;
+        self.keeper = Keeper {
+            keep: parts.keep,
+            wake,
+        };
     }
 
     /// All connections.
@@ -279,7 +305,8 @@ impl<S: Socket> Reactor<S> {
             self.hub.subscriptions.months_due(),
         );
         let asked = self.hub.authenticator.next_due();
-        let control = self.control.as_ref().and_then(Control::due);
+        let control = self.control.as_ref();
+        let control = control.and_then(|control| control.due(self.is_switching));
         [
             deadline,
             months,

@@ -17,6 +17,7 @@ use crate::routing::index::SubscriptionList;
 use super::admin::{AdminPage, AdminRequest};
 use super::bucket::Bucket;
 use super::close::CloseReason;
+use super::figures::LowFrames;
 use super::hub::{Context, Hub};
 use super::id::Peer;
 use super::liveness::Liveness;
@@ -49,6 +50,7 @@ impl Session {
             subscriptions: SubscriptionList::default(),
             style: hub.limits.style,
             place: Place::Unknown,
+            frames: LowFrames::default(),
         };
         if listener == ListenerKind::Clients && preamble == Preamble::Done {
             session.take_known_place(hub);

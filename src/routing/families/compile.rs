@@ -43,6 +43,7 @@ impl Rule {
                 superduper_may: spec.superduper_wildcard,
             });
             variables.push(Variable {
+                name: name.as_str().into(),
                 words,
                 required,
                 is_escaped: !spec.unescaped.contains(name),
@@ -94,6 +95,7 @@ impl Rule {
             None => None,
         };
         let rule = Self {
+            family: spec.name.as_str().into(),
             module: spec.module.as_deref().unwrap_or(&spec.name).into(),
             is_on: true,
             exchange,
