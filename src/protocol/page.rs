@@ -2,7 +2,6 @@
 //!
 //! ```json
 //! {"data":[…],"page_size":2,"next_start_key":"17","status":"success"}
-//! {"data":{"message":"no such session"},"error":"404","status":"error"}
 //! ```
 //!
 //! Invariant: nothing here is ever handed a token.
@@ -80,18 +79,6 @@ pub fn whole(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = br#"{"data":"#.to_vec();
     write(&mut out);
     end_well(&mut out);
-    out
-}
-
-/// Why there is no page, in one line.
-#[must_use]
-pub fn refusal(status: u16, message: &str) -> Vec<u8> {
-    let mut out = br#"{"data":{"message":"#.to_vec();
-    write_text(&mut out, message);
-    write_all(
-        &mut out,
-        format_args!(r#"}},"error":"{status}","status":"error"}}"#),
-    );
     out
 }
 
@@ -221,8 +208,6 @@ mod tests {
         page.add(|out| out.extend_from_slice(b"7"));
         let one = page.finish_one().expect("it has one");
         assert_eq!(read(&one), json!({"data": 7, "status": "success"}));
-        let expected = json!({"data": {"message": "no \"x\""}, "error": "404", "status": "error"});
-        assert_eq!(read(&refusal(404, "no \"x\"")), expected);
     }
 
     #[test]

@@ -11,6 +11,8 @@
     reason = "a test that cannot be set up, or whose peer does otherwise, must fail"
 )]
 
+mod admin_sessions;
+mod admin_slices;
 mod asking;
 mod authenticators;
 mod autobahn_seam;

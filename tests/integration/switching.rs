@@ -40,7 +40,7 @@ pub(crate) struct World {
 }
 
 pub(crate) struct One {
-    id: ConnId,
+    pub(crate) id: ConnId,
     pub(crate) wire: Rc<RefCell<Wire>>,
 }
 
