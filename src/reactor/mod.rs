@@ -48,9 +48,10 @@
 //! | [`flush_list`] | the sessions to write to, and how many events may merge meanwhile |
 //! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
 //! | [`drain`] | the pace at which every session is closed |
+//! | `door` | the two kinds of socket that listen |
 //! | [`listener`] | a listening socket: accepting, running out of descriptors |
 //! | [`reread`] | the thread that reads files again |
-//! | [`admin`] | what the admin pages show |
+//! | [`admin`] | what the admin address is asked, and its answers |
 //! | [`socket`] | what the loop needs of a socket |
 
 mod accept;
@@ -59,6 +60,7 @@ mod asking;
 pub mod connections;
 pub mod control;
 mod deadlines;
+mod door;
 pub mod drain;
 mod fan_out;
 mod flush;
@@ -83,6 +85,7 @@ mod watch;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use self::admin::desk::Desk;
 use self::connections::{Connection, Connections, Listed};
 use self::control::Control;
 use self::drain::Drain;
@@ -129,6 +132,7 @@ pub struct Reactor<S> {
     epoch: Instant,
     connections_max: usize,
     unfinished: Unfinished,
+    desk: Desk,
     read_buffer: Box<[u8]>,
     /// Where frames with a request id are put together for a write.
     scratch: Scratch,
@@ -196,6 +200,7 @@ impl<S: Socket> Reactor<S> {
             epoch: parts.epoch,
             connections_max: parts.connections_max,
             unfinished: Unfinished::default(),
+            desk: Desk::default(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
             scratch: Scratch::default(),
             full_answer: FullAnswer::default(),
@@ -403,6 +408,9 @@ impl<S: Socket> Reactor<S> {
         let peer = connection.session.peer(&self.hub);
         if connection.listed.contains(Listed::UNFINISHED) {
             self.unfinished.remove(peer.network(), id);
+        }
+        if connection.listed.contains(Listed::ADMIN) {
+            self.desk.remove(id);
         }
         let gone = connection.session.ended();
         connection.session.dissolve(&mut self.hub);
