@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 const AT_REST: [(&str, u64); 6] = [
     // The one that reads the page.
     ("connections", 1),
-    ("handshake_deadlines", 1),
+    ("admin_connections", 1),
+    ("admin_deadlines", 1),
     // States.
     ("source_up", 1),
     ("ready", 1),

@@ -49,9 +49,10 @@
 //! | [`flush_list`] | the sessions to write to, and how many events may merge meanwhile |
 //! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
 //! | [`drain`] | the pace at which every session is closed |
+//! | `door` | the two kinds of socket that listen |
 //! | [`listener`] | a listening socket: accepting, running out of descriptors |
 //! | [`reread`] | the thread that reads files again |
-//! | [`admin`] | what the admin pages show |
+//! | [`admin`] | what the admin address is asked, and its answers |
 //! | [`socket`] | what the loop needs of a socket |
 
 mod accept;
@@ -60,6 +61,7 @@ mod asking;
 pub mod connections;
 mod control;
 mod deadlines;
+mod door;
 pub mod drain;
 mod fan_out;
 mod flush;
@@ -86,6 +88,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::admin::desk::Desk;
+use self::admin::jobs::Jobs;
 use self::connections::{Connection, Connections, Listed};
 use self::control::Control;
 use self::drain::Drain;
@@ -133,6 +137,8 @@ pub struct Reactor<S> {
     epoch: Instant,
     connections_max: usize,
     unfinished: Unfinished,
+    desk: Desk,
+    jobs: Jobs,
     read_buffer: Box<[u8]>,
     /// Where frames with a request id are put together for a write.
     scratch: Scratch,
@@ -206,6 +212,8 @@ impl<S: Socket> Reactor<S> {
             epoch: parts.epoch,
             connections_max: parts.connections_max,
             unfinished: Unfinished::default(),
+            desk: Desk::default(),
+            jobs: Jobs::default(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
             scratch: Scratch::default(),
             full_answer: FullAnswer::default(),
@@ -274,6 +282,7 @@ impl<S: Socket> Reactor<S> {
         self.close_unfinished(now);
         self.take_answers(now);
         self.answer_platform(now);
+        self.go_on_with_jobs(now);
         self.renew_some(now);
         self.take_events(now);
         self.fire_deadlines(now);
@@ -294,6 +303,7 @@ impl<S: Socket> Reactor<S> {
             || !self.reread.is_empty()
             || !self.reap.is_empty()
             || self.renewal.is_some()
+            || self.jobs.is_pressing()
             || self.inquiries.is_pressing()
         {
             return Duration::ZERO;
@@ -430,6 +440,9 @@ impl<S: Socket> Reactor<S> {
         let peer = connection.session.peer(&self.hub);
         if connection.listed.contains(Listed::UNFINISHED) {
             self.unfinished.remove(peer.network(), id);
+        }
+        if connection.listed.contains(Listed::ADMIN) {
+            self.desk.remove(id);
         }
         let gone = connection.session.ended();
         connection.session.dissolve(&mut self.hub);

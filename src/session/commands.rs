@@ -77,7 +77,7 @@ impl Session {
             result => result,
         };
         match result {
-            Ok(Outcome::Reply(reply)) => self.answer(reply, cx),
+            Ok(Outcome::Reply(reply)) => self.tell(reply, cx),
             Ok(Outcome::Pong(frame)) => self.push(frame, cx),
             Ok(Outcome::Waits(waiting)) => {
                 cx.hub.metrics.subscribes_waited_total += 1;
@@ -90,7 +90,7 @@ impl Session {
             Ok(Outcome::Closed | Outcome::Suspended) => {}
             Err(refusals) => {
                 let reply = refusals.refuse(&reply_id, cx.hub);
-                self.answer(reply, cx);
+                self.tell(reply, cx);
             }
         }
     }
@@ -122,7 +122,7 @@ impl Session {
     }
 
     /// Sends a reply in its turn.
-    fn answer(&mut self, reply: Reply, cx: &mut Context<'_>) {
+    fn tell(&mut self, reply: Reply, cx: &mut Context<'_>) {
         if !self.is_open() {
             return;
         }

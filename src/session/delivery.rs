@@ -49,6 +49,8 @@ pub enum AfterFlush {
     More,
     /// End our side of the stream.
     ShutdownWrite,
+    /// Let the asker's next request begin ([`Session::next_request`]).
+    NextRequest,
 }
 
 /// What a fan-out lends to [`Session::deliver`].
@@ -209,13 +211,15 @@ impl Session {
     }
 
     /// Goes on after a flush that emptied the outbox.
-    pub fn after_flush(&mut self, id: ConnId, hub: &mut Hub) -> AfterFlush {
+    pub fn after_flush(&mut self, cx: &mut Context<'_>) -> AfterFlush {
+        let hub = &mut *cx.hub;
         match &mut self.phase {
+            Phase::Admin(_) => self.after_admin_flush(cx),
             Phase::Open { .. } => {
                 let mut after = AfterFlush::Idle;
                 while let Some(notice) = self.take_gap_notice(&mut hub.builder) {
                     hub.metrics.gap_notices_total += 1;
-                    self.frames.count(1, id.slot, &mut hub.figures);
+                    self.frames.count(1, cx.id.slot, &mut hub.figures);
                     self.outbox.push(notice, &mut hub.outboxes);
                     after = AfterFlush::More;
                 }

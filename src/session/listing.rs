@@ -12,7 +12,7 @@ use crate::protocol::admin::{CloseOrder, SessionQuery, SortKey};
 use crate::protocol::control::{self, SessionFacts, Whose};
 use crate::protocol::page::SessionRow;
 
-use super::clock::{Now, TICK};
+use super::clock::{Now, TICK, Tick};
 use super::hub::Hub;
 use super::id::{ConnId, Peer};
 use super::{Phase, Session};
@@ -201,7 +201,10 @@ impl<'s> Shown<'s> {
     pub fn sort_value(&self, key: SortKey, bytes: impl FnOnce() -> Option<u64>) -> u64 {
         match key {
             SortKey::Age => u64::MAX - self.hub.arrivals.unix(self.id),
-            SortKey::Idle => self.spoke().map_or(0, |spoke| u64::from(u32::MAX - spoke)),
+            SortKey::Idle => {
+                let spoke = self.spoke().map(Tick::to_mark);
+                spoke.map_or(0, |spoke| u64::from(u32::MAX - spoke))
+            }
             SortKey::Bytes => bytes().unwrap_or(0),
             SortKey::Frames => self.frames(),
             SortKey::Outbox => self.session.outbox.bytes() as u64,
@@ -213,19 +216,22 @@ impl<'s> Shown<'s> {
         self.hub.figures.frames(self.session.frames, self.id.slot)
     }
 
-    fn spoke(&self) -> Option<u32> {
+    /// When its peer last completed a frame of its own; `None`: it is not open.
+    fn spoke(&self) -> Option<Tick> {
         match &self.session.phase {
-            Phase::Open { life, .. } => Some(life.spoke().to_mark()),
-            Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => None,
+            Phase::Open { life, .. } => Some(life.spoke()),
+            Phase::Handshake { .. }
+            | Phase::Admin(_)
+            | Phase::Closing { .. }
+            | Phase::Gone { .. } => None,
         }
     }
 
-    /// How long its peer has completed no frame of its own, on a clock that stands still while the process does.
+    /// How long ago that was, on a clock that stands still while the process does.
     fn idle(&self) -> Duration {
-        match &self.session.phase {
-            Phase::Open { life, .. } => TICK * self.hub.waking.tick().since(life.spoke()),
-            Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => Duration::ZERO,
-        }
+        let now = self.hub.waking.tick();
+        let idle = self.spoke().map(|spoke| TICK * now.since(spoke));
+        idle.unwrap_or_default()
     }
 }
 

@@ -275,8 +275,7 @@ impl Outbox {
         }
     }
 
-    /// How many bytes wait, whether the socket is full or not. O(1), but linear in the frames that were merged of a lone
-    /// piece with a request id.
+    /// How many bytes wait, whether the socket is full or not. O(1), but for a lone frame with a request id.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self.node() {

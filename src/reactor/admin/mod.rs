@@ -1,24 +1,113 @@
-//! What a request on the admin address begins (PROTOCOL 8).
+//! What a request of the admin address begins (PROTOCOL 8), and the answers.
+//!
+//! | module | owns |
+//! |---|---|
+//! | this | which request begins what |
+//! | [`desk`] | the connections of the admin address, and how many there may be |
+//! | `metrics` | the page `/metrics` |
+//! | `jobs` | what takes more than one turn, a slice a turn |
+//! | `sessions` | listings of sessions, and sessions closed |
+//! | `actions` | a drain, the log level, families started and stopped |
 
+mod actions;
+pub(super) mod desk;
+pub(super) mod jobs;
 mod metrics;
+mod sessions;
 
+use self::jobs::Work;
+use self::sessions::{Closing, Listing};
 use super::Reactor;
 use super::socket::Socket;
-use crate::session::admin::{AdminAnswer, AdminPage};
+use crate::protocol::admin::{AdminRefusal, AdminRequest};
+use crate::protocol::http::Status;
+use crate::protocol::page;
+use crate::session::admin::AdminAnswer;
+use crate::session::clock::Now;
+use crate::session::id::ConnId;
 
-/// What `page` shows.
-#[must_use]
-pub fn page<S: Socket>(page: AdminPage, reactor: &Reactor<S>) -> AdminAnswer {
-    match page {
-        AdminPage::Health => AdminAnswer::Well("ok\n".to_owned()),
-        AdminPage::Ready => {
-            let lines = reactor.barred.iter();
-            let barred: String = lines.map(|line| format!("{line}\n")).collect();
-            match reactor.hub.readiness.unready() {
-                None => AdminAnswer::Well(format!("ready\n{barred}")),
-                Some(why) => AdminAnswer::Unwell(format!("{}\n{barred}", why.text())),
+impl<S: Socket> Reactor<S> {
+    /// Begins what is asked for. The connection waits for [`Reactor::answer_admin`], which comes at once or in a later turn.
+    pub(super) fn begin_admin(&mut self, request: AdminRequest, id: ConnId, now: Now) {
+        let answer = match request {
+            AdminRequest::Health => AdminAnswer::Text {
+                status: Status::Ok,
+                body: "ok\n".to_owned(),
+            },
+            AdminRequest::Ready => self.readiness(),
+            AdminRequest::Metrics => AdminAnswer::Metrics(metrics::metrics(self)),
+            AdminRequest::Bindings => self.available_bindings(),
+            AdminRequest::AccountSessions {
+                account,
+                session,
+                limit,
+                start_key,
+            } => {
+                let listing = Listing::of_account(account, session, limit, start_key.as_deref());
+                return self.begin_listing(listing, id, now);
+            }
+            AdminRequest::Sessions(query) => {
+                return self.begin_listing(Listing::of_query(&query), id, now);
+            }
+            AdminRequest::CloseSessions(order) => {
+                let work = Work::Closing(Closing::new(order));
+                return self.begin_job(work, id, now);
+            }
+            AdminRequest::Drain => self.order_drain(),
+            AdminRequest::LogLevel(level) => actions::set_log_level(level),
+            AdminRequest::Module(change) => return self.begin_module(change, id, now),
+            AdminRequest::Trace(_) => {
+                AdminAnswer::Refused(AdminRefusal::new(Status::Unavailable, "not here yet"))
+            }
+        };
+        self.answer_admin(id, &answer, now);
+    }
+
+    /// Answers the request that waits on a connection, if it is still there.
+    pub(super) fn answer_admin(&mut self, id: ConnId, answer: &AdminAnswer, now: Now) {
+        self.act(id, now, |session, cx| session.answer(answer, cx));
+    }
+
+    /// Begins the next request of an asker who sent several at once.
+    pub(super) fn begin_next(&mut self, id: ConnId, now: Now) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        let cx = &mut self.hub.context(id, now);
+        if let Some(request) = connection.session.next_request(cx) {
+            self.begin_admin(request, id, now);
+        }
+        self.settle(id);
+    }
+
+    fn begin_listing(&mut self, listing: Result<Listing, &'static str>, id: ConnId, now: Now) {
+        match listing {
+            Ok(listing) => self.begin_job(Work::Listing(listing), id, now),
+            Err(wrong) => {
+                let refusal = AdminRefusal::new(Status::BadRequest, wrong);
+                self.answer_admin(id, &AdminAnswer::Refused(refusal), now);
             }
         }
-        AdminPage::Metrics => AdminAnswer::Metrics(metrics::metrics(reactor)),
+    }
+
+    fn available_bindings(&self) -> AdminAnswer {
+        let families = self.hub.subscriptions.families();
+        AdminAnswer::Json {
+            status: Status::Ok,
+            body: page::whole(|out| page::write_bindings(out, families.available())),
+        }
+    }
+
+    fn readiness(&self) -> AdminAnswer {
+        let lines = self.barred.iter();
+        let barred: String = lines.map(|line| format!("{line}\n")).collect();
+        let (status, told) = match self.hub.readiness.unready() {
+            None => (Status::Ok, "ready"),
+            Some(why) => (Status::Unavailable, why.text()),
+        };
+        AdminAnswer::Text {
+            status,
+            body: format!("{told}\n{barred}"),
+        }
     }
 }

@@ -293,9 +293,7 @@ impl<S: Socket> Reactor<S> {
         let asker = self.connections.get(asker);
         let asker = asker.map(|one| format!(", asked for by {}", one.session.peer(&self.hub)));
         let asker = asker.unwrap_or_default();
-        log::info!(
-            "the operator closed {closed} sessions ({whose}) with {code} {reason:?}{asker}"
-        );
+        log::info!("the operator closed {closed} sessions ({whose}) with {code} {reason:?}{asker}");
         let body = page::whole(|out| {
             out.extend_from_slice(format!(r#"{{"closed":{closed}}}"#).as_bytes());
         });
@@ -320,11 +318,9 @@ impl<S: Socket> Found<'_, S> {
     fn cost_of_value(&self, key: SortKey) -> usize {
         match key {
             SortKey::Bytes => KERNEL_ASKED_COST,
-            SortKey::Age
-            | SortKey::Idle
-            | SortKey::Frames
-            | SortKey::Outbox
-            | SortKey::Dropped => 0,
+            SortKey::Age | SortKey::Idle | SortKey::Frames | SortKey::Outbox | SortKey::Dropped => {
+                0
+            }
         }
     }
 }
