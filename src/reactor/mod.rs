@@ -6,7 +6,7 @@
 //! 2. Accept a bounded number of connections ([`server`], `accept`). Read the ready sockets, each within a budget and all
 //!    within another, and run their commands (`read`).
 //! 3. Let sessions go on whose tokens or rights a thread was asked about (`asking`). Do a slice of what the platform asks
-//!    (`requests`, `switching`). After a reread, or when rights were taken away, renew some of the sessions, and take no
+//!    (`requests`, `switching`), and of what the operator asks on the admin address ([`admin`]). After a reread, or when rights were taken away, renew some of the sessions, and take no
 //!    event until all are renewed (`renewal`). Take what the source says of itself, then a bounded number of events from
 //!    the hand-off, again after a fan-out as long as more come; match them, and put shared frames into outboxes (`intake`,
 //!    `fan_out`).
@@ -39,7 +39,7 @@
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
 //! | `requests`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
 //! | `control`, [`modules`] | those requests; a change of families, and how it is kept |
-//! | `walk` | step 3: a walk over all sessions for those that are asked for |
+//! | `walk`, `walking` | step 3: a walk over all sessions for those that are asked for; a slice of it |
 //! | `renewal` | step 3: every session renewed after a reread |
 //! | `deadlines` | step 4: deadlines, the drain |
 //! | `watch`, `sweep` | step 4: the slow walk over all sessions, and how far it is |
@@ -82,6 +82,7 @@ mod switching;
 mod trim;
 mod unfinished;
 mod walk;
+mod walking;
 mod watch;
 
 use std::collections::VecDeque;
@@ -89,7 +90,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::admin::desk::Desk;
-use self::admin::jobs::Jobs;
+use self::admin::job::Jobs;
 use self::connections::{Connection, Connections, Listed};
 use self::control::Control;
 use self::drain::Drain;

@@ -468,9 +468,9 @@ fn families_are_started_and_stopped() {
 
 #[test]
 fn the_log_level_is_changed_while_running() {
-    let fed = fed(&["--log-level", "warn"]);
+    let fed = fed(&[]);
     let changed = answer(&fed.server, 200, "POST", "/log-level?level=debug");
-    assert_eq!(changed["data"], json!({"old": "warn", "new": "debug"}));
+    assert_eq!(changed["data"], json!({"old": "info", "new": "debug"}));
     fed.server.client().close();
     fed.server.wait_for_log("ended: closed by the peer");
     let changed = answer(&fed.server, 200, "POST", "/log-level?level=error");
@@ -490,7 +490,7 @@ fn a_drain_is_ordered_once_and_the_first_signal_behind_it_changes_nothing() {
     assert_eq!(again["data"]["drain"], "under way already");
     fed.server.signal(Signal::TERM);
     assert_eq!(client.expect_close(), (1001, "going away".to_owned()));
-    client.close();
+    drop(client);
     assert!(fed.server.wait().success());
     let log = fed.server.log();
     assert!(

@@ -7,10 +7,7 @@
 
 use log::LevelFilter;
 
-use super::super::Reactor;
-use super::super::modules::Switch;
-use super::super::socket::Socket;
-use super::jobs::Work;
+use super::job::{Work, busy};
 use crate::closest::closest;
 use crate::json::write_text;
 use crate::logging;
@@ -18,6 +15,9 @@ use crate::protocol::admin::AdminRefusal;
 use crate::protocol::control::{ModuleChange, ModuleReply};
 use crate::protocol::http::Status;
 use crate::protocol::page;
+use crate::reactor::Reactor;
+use crate::reactor::modules::Switch;
+use crate::reactor::socket::Socket;
 use crate::session::admin::AdminAnswer;
 use crate::session::clock::Now;
 use crate::session::id::ConnId;
@@ -47,8 +47,8 @@ impl<S: Socket> Reactor<S> {
         let answer = if self.is_switching {
             let text = "another module is being started or stopped; ask again".to_owned();
             refused(Status::Conflict, text)
-        } else if !self.has_room_for_job() {
-            super::jobs::busy()
+        } else if !self.jobs.has_room() {
+            busy()
         } else {
             let module = change.module.clone();
             match self.begin_switch(change) {

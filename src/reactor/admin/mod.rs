@@ -5,18 +5,20 @@
 //! | this | which request begins what |
 //! | [`desk`] | the connections of the admin address, and how many there may be |
 //! | `metrics` | the page `/metrics` |
-//! | `jobs` | what takes more than one turn, a slice a turn |
-//! | `sessions` | listings of sessions, and sessions closed |
+//! | `job`, `jobs` | what takes more than one turn; a slice of it a turn |
+//! | `listing`, `sessions` | listings of sessions, and sessions closed; a slice of them |
 //! | `actions` | a drain, the log level, families started and stopped |
 
 mod actions;
 pub(super) mod desk;
-pub(super) mod jobs;
+pub(super) mod job;
+mod jobs;
+mod listing;
 mod metrics;
 mod sessions;
 
-use self::jobs::Work;
-use self::sessions::{Closing, Listing};
+use self::job::Work;
+use self::listing::{Closing, Listing};
 use super::Reactor;
 use super::socket::Socket;
 use crate::protocol::admin::{AdminRefusal, AdminRequest};
