@@ -522,8 +522,14 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
     let are_there = pages.iter().filter(|id| full.is_there(**id)).count();
     assert_eq!(are_there, ADMIN_CONNECTIONS_MAX);
     let metrics = &full.reactor.hub.metrics;
-    assert_eq!(metrics.admin_connections_evicted_total as usize, ADMIN_CONNECTIONS_MAX + 1);
-    assert_eq!((metrics.admin_connections_refused_total, dropped(&full)), (0, 1));
+    assert_eq!(
+        metrics.admin_connections_evicted_total as usize,
+        ADMIN_CONNECTIONS_MAX + 1
+    );
+    assert_eq!(
+        (metrics.admin_connections_refused_total, dropped(&full)),
+        (0, 1)
+    );
     let (id, wire) = full.accept(stranger, ListenerKind::Clients, UPGRADE_REQUEST.as_bytes());
     assert_eq!((id, response(&wire).0), (None, 503));
 
