@@ -582,7 +582,7 @@ mod tests {
             is_start: true,
             persist: true,
         };
-        let of_account = |session| AdminRequest::AccountSessions {
+        let of_account = |session: Option<SocketAddr>| AdminRequest::AccountSessions {
             account: account_id,
             limit: if session.is_some() { 1 } else { 1000 },
             session,

@@ -234,7 +234,7 @@ fn the_pages_of_a_listing_hold_each_session_that_stays_exactly_once() {
     let server = &fed.server;
     let connect = |number: usize| {
         let mut client = Client::connect(server.address());
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             client.must_subscribe(OF_A, A, CREATED);
         }
         client
