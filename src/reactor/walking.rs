@@ -40,7 +40,7 @@ impl<S: Socket> Reactor<S> {
             else {
                 continue;
             };
-            if walk.wanted.is_by_subscriptions() {
+            if session.is_judged_by_subscriptions(&walk.wanted) {
                 cost += self.hub.subscriptions.index().len(session.subscriptions());
             }
             let Some(shown) = session.shown(id, &walk.wanted, &self.hub) else {

@@ -76,12 +76,6 @@ impl Wanted {
         }
     }
 
-    /// Whether the subscriptions of a session decide, so that to look at it is linear in them.
-    #[must_use]
-    pub fn is_by_subscriptions(&self) -> bool {
-        self.binding.is_some()
-    }
-
     /// Whether at most one session is meant.
     #[must_use]
     pub fn is_of_one(&self) -> bool {
@@ -135,6 +129,13 @@ impl Session {
             .as_ref()
             .is_none_or(|meant| shown.bindings().any(|one| *one == **meant));
         is_wanted.then_some(shown)
+    }
+
+    /// Whether its subscriptions decide whether it is wanted, so that [`Session::shown`] is linear in them.
+    #[must_use]
+    pub fn is_judged_by_subscriptions(&self, wanted: &Wanted) -> bool {
+        let is_nobodys = || self.account().is_none();
+        wanted.binding.is_some() || (wanted.account.is_some() && is_nobodys())
     }
 
     fn account(&self) -> Option<AccountId> {

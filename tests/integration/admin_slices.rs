@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use blackhole::event::Event;
+use blackhole::handoff::FromSource;
 use blackhole::limits::{ADMIN_JOBS_MAX, ADMIN_PAGE_BYTES_MAX};
 use blackhole::session::ListenerKind;
 use serde_json::{Value, json};
 use support::client::{subscribe, subscribe_to_all};
+use support::events::call_event;
 
 use crate::switching::{World, module, slowest};
 
@@ -133,6 +136,40 @@ fn nineteen_thousand_sessions_are_listed_and_closed_in_slices() {
         .counts()
         .subscriptions;
     assert_eq!(left, SESSIONS / 50);
+}
+
+#[test]
+fn more_frames_than_16_bits_count_are_told_and_forgotten_with_the_session() {
+    let mut world = World::new(None);
+    let many = world.connect(&[subscribe("any", A, "call.CHANNEL_CREATE.*")]);
+    world.connect(&[subscribe("any", B, "call.CHANNEL_CREATE.*")]);
+    world.settle();
+    const EVENTS: usize = 70_000;
+    let body = call_event(A, "CHANNEL_CREATE", 0).to_string();
+    for number in 0..EVENTS {
+        let event = Event::decode(
+            "callevt".into(),
+            "call.CHANNEL_CREATE.x".into(),
+            body.clone().into_bytes(),
+            None,
+        );
+        let event = FromSource::Event(Box::new(event.unwrap()));
+        world.source.send(event).unwrap();
+        if number % 1000 == 0 {
+            world.settle();
+            world.forget_texts();
+        }
+    }
+    world.settle();
+    let asker = ask(&mut world, "GET", "/v2/sessions?sort=frames");
+    let (_, page, _) = turns_to_answer(&mut world, asker);
+    // Behind the reply to its subscribe.
+    assert_eq!(page["data"][0]["frames"], EVENTS + 1);
+    assert_eq!(page["data"][1]["frames"], 1);
+    assert_eq!(world.reactor.hub.figures.len(), 1);
+    abandon(&mut world, many);
+    world.settle();
+    assert!(world.reactor.hub.figures.is_empty());
 }
 
 #[test]

@@ -11,6 +11,7 @@
     reason = "a test that cannot be set up, or whose peer does otherwise, must fail"
 )]
 
+mod admin_http;
 mod admin_sessions;
 mod admin_slices;
 mod asking;

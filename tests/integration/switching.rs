@@ -31,7 +31,7 @@ const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 /// A loop that takes any token, between scripted clients and a platform that the test plays.
 pub(crate) struct World {
     pub(crate) reactor: Reactor<Scripted>,
-    source: SourceEnd,
+    pub(crate) source: SourceEnd,
     asker: AskEnd<Request, Answer>,
     pub(crate) clients: Vec<One>,
     pub(crate) clock: Duration,
