@@ -43,6 +43,7 @@ impl Rule {
                 superduper_may: spec.superduper_wildcard,
             });
             variables.push(Variable {
+                is_event_word: words.is_some() || name == EVENT,
                 words,
                 required,
                 is_escaped: !spec.unescaped.contains(name),
