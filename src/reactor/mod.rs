@@ -37,6 +37,7 @@
 //! | `inquiries` | the questions under way, and whom their answers concern |
 //! | `intake` | step 3: the source and its events |
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
+//! | `looked_at` | step 3: the same for an event that somebody looks at |
 //! | `requests`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
 //! | [`control`], [`modules`] | those requests; a change of families, and how it is kept |
 //! | `renewal` | step 3: every session renewed after a reread |
@@ -65,6 +66,7 @@ mod flush;
 pub mod flush_list;
 mod inquiries;
 mod intake;
+mod looked_at;
 pub mod listener;
 pub mod modules;
 mod read;

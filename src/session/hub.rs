@@ -21,6 +21,7 @@ use super::partials::Partials;
 use super::readiness::Readiness;
 use super::replies::HeldTotals;
 use super::subscriptions::Subscriptions;
+use super::trace::Trace;
 use super::{Message, Session};
 
 /// What a session needs to act: its name, what it shares with all others, and the moment of the turn.
@@ -96,6 +97,8 @@ pub struct Hub {
     pub occupancy: Occupancy,
     /// The names and metadata of all sessions.
     pub labels: Labels,
+    /// Who looks at what happens.
+    pub trace: Trace,
     request_ids: RequestIds,
 }
 
@@ -130,6 +133,7 @@ impl Hub {
             peers: Peers::default(),
             occupancy: Occupancy::new(&limits),
             labels: Labels::default(),
+            trace: Trace::default(),
             request_ids: RequestIds(seed),
             limits,
         }

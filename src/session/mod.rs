@@ -43,6 +43,7 @@
 //! | [`partials`] | how much of unfinished messages each connection keeps |
 //! | [`liveness`], [`clock`] | who is silent, dead or idle; the moments by which that is decided |
 //! | [`full`], [`admin`] | the answers that need no websocket: no room, and the admin pages |
+//! | [`trace`], `telling` | what those who look are told; what a session tells them |
 //! | [`limits`] | the bounds and choices of the operator |
 //! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, deadlines, close reasons, names |
 
@@ -92,6 +93,8 @@ pub mod subscriptions;
 pub mod suspended;
 mod suspending;
 pub mod switched_off;
+mod telling;
+pub mod trace;
 mod waiting;
 mod watch;
 
@@ -100,6 +103,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use crate::account::AccountId;
 use crate::auth::Identity;
 use crate::event::Style;
 use crate::limits::{HANDSHAKE_READ_BYTES_MAX, READ_BEHIND_FRAMES_MAX, SESSION_READ_BYTES_MAX};
@@ -350,6 +354,12 @@ impl Session {
             Phase::Open { rare, .. } => Some(&mut rare.as_deref_mut()?.replies),
             Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => None,
         }
+    }
+
+    /// The account of the session's identity.
+    #[must_use]
+    pub fn account(&self) -> Option<AccountId> {
+        self.identity.as_ref()?.account_id()
     }
 
     /// The subscriptions of the session, as the index knows them.
