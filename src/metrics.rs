@@ -118,6 +118,9 @@ metrics! {
     counter control_sessions_listed_total "Sessions told of in answers to the platform.";
     counter control_sessions_left_out_total "Sessions left out of answers to the platform because the answers were full.";
     counter modules_switched_total "Times the families of a module were started or stopped while running.";
+    counter trace_looks_total "Looks begun (GET /trace).";
+    counter trace_looks_refused_total "Looks refused because there were as many as there may be.";
+    counter trace_left_out_total "Lines and events that lookers were told were left out.";
     counter config_reloads_total "Rereads of what can change while running (SIGHUP).";
 }
 

@@ -89,7 +89,8 @@ impl<S: Socket> Reactor<S> {
             let (queued, dropped) =
                 self.hand_out(*group, std::slice::from_ref(frame), |id, delivered| {
                     sessions += 1;
-                    let is_its = |concern: &Concern| matches!(concern.nearest, Some((of, _)) if of == id);
+                    let is_its =
+                        |concern: &Concern| matches!(concern.nearest, Some((of, _)) if of == id);
                     let places = concerns.iter().enumerate();
                     let places = places.filter(|(_, concern)| is_its(concern));
                     at.extend(places.map(|(place, _)| (place, delivered)));
@@ -178,7 +179,9 @@ impl<S: Socket> Reactor<S> {
         let families = subscriptions.families();
         let standing = families.standing(&key);
         for (concern, is_delivered) in concerns.iter().zip(is_delivered) {
-            let nearest = concern.nearest.map_or(Nearness::Far, |(_, nearest)| nearest);
+            let nearest = concern
+                .nearest
+                .map_or(Nearness::Far, |(_, nearest)| nearest);
             // What fits and has not gone out is of a later slice.
             let is_told = match concern.is_of_session {
                 true => is_delivered || nearest == Nearness::Fits,

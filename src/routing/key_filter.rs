@@ -71,7 +71,10 @@ impl KeyFilter {
         }
         if client.is_none() && amqp.is_empty() {
             return Err(UnknownKey {
-                key: key.get(..key.floor_char_boundary(ECHO_BYTES_MAX)).unwrap_or_default().into(),
+                key: key
+                    .get(..key.floor_char_boundary(ECHO_BYTES_MAX))
+                    .unwrap_or_default()
+                    .into(),
                 nearest: nearest(families, key),
             });
         }
@@ -95,7 +98,10 @@ impl KeyFilter {
             families.nearness_on_or_off(&resolved, event, months) == Nearness::Fits
         });
         is_client
-            || self.amqp.iter().any(|(exchange, _)| **exchange == *event.exchange())
+            || self
+                .amqp
+                .iter()
+                .any(|(exchange, _)| **exchange == *event.exchange())
                 && is_like(&self.key, event.words())
     }
 
@@ -110,7 +116,8 @@ impl KeyFilter {
             families.amqp_bindings(&resolved, months, out);
         }
         for (exchange, rule) in &self.amqp {
-            let is_there = |known: &AmqpBinding| known.exchange == *exchange && *known.key == *self.key;
+            let is_there =
+                |known: &AmqpBinding| known.exchange == *exchange && *known.key == *self.key;
             if families.rule(*rule).is_on && !out.iter().any(is_there) {
                 out.push(AmqpBinding {
                     exchange: exchange.clone(),
@@ -179,7 +186,11 @@ fn rules_with_key<'f>(families: &'f Families, key: &str) -> Vec<(RuleId, Arc<str
     let Some(key_words) = words::split(key, &mut key_words) else {
         return Vec::new();
     };
-    if key.len() > KEY_BYTES_MAX || key_words.iter().any(|word| matches!(*word, "" | WILDCARD_REST)) {
+    if key.len() > KEY_BYTES_MAX
+        || key_words
+            .iter()
+            .any(|word| matches!(*word, "" | WILDCARD_REST))
+    {
         return Vec::new();
     }
     let rules = families.rules().iter().enumerate();
@@ -201,7 +212,9 @@ fn is_like(key: &str, words: &[&str]) -> bool {
 
 /// The client binding that is written most alike.
 fn nearest(families: &Families, key: &str) -> Box<str> {
-    let key = key.get(..key.floor_char_boundary(ECHO_BYTES_MAX)).unwrap_or_default();
+    let key = key
+        .get(..key.floor_char_boundary(ECHO_BYTES_MAX))
+        .unwrap_or_default();
     let mut best = (usize::MAX, Box::default());
     for rule in families.rules() {
         rule.client_bindings(|binding| {
@@ -212,4 +225,163 @@ fn nearest(families: &Families, key: &str) -> Box<str> {
         });
     }
     best.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventHead;
+    use crate::routing::families::FamilyOptions;
+
+    const NOVEMBER: u64 = 1_795_425_948; // 2026-11
+    const HEX: &str = "4b8c6fec4b2597882c0390202d195419";
+    const DB: &str = "account%2F4b%2F8c%2F6fec4b2597882c0390202d195419";
+
+    fn families() -> Families {
+        Families::new(&FamilyOptions::default()).expect("the platform's families")
+    }
+
+    fn bindings(fill: impl FnOnce(ActiveMonths, &mut Vec<AmqpBinding>)) -> Vec<String> {
+        let mut out = Vec::new();
+        fill(ActiveMonths::at(NOVEMBER), &mut out);
+        out.iter()
+            .map(|one| format!("{} {}", one.exchange, one.key))
+            .collect()
+    }
+
+    #[test]
+    fn a_key_is_a_client_binding_or_an_amqp_key_or_both() {
+        let families = families();
+        let account = AccountId::parse(HEX);
+        let monthly = format!("configuration doc_created.{DB}-202611.fax.*");
+        for (key, account, realm, expected) in [
+            (
+                "call.CHANNEL_CREATE.*",
+                None,
+                None,
+                vec!["callevt call.CHANNEL_CREATE.*"],
+            ),
+            (
+                "call.CHANNEL_CREATE.a@b",
+                None,
+                None,
+                vec![
+                    "callevt call.CHANNEL_CREATE.a%40b",
+                    "callevt call.CHANNEL_CREATE.a@b",
+                ],
+            ),
+            (
+                "fax.status.*",
+                account,
+                None,
+                vec!["faxes fax.status.4b8c6fec4b2597882c0390202d195419.*"],
+            ),
+            (
+                "fax.status.4b8c6fec4b2597882c0390202d195419.*",
+                None,
+                None,
+                vec!["faxes fax.status.4b8c6fec4b2597882c0390202d195419.*"],
+            ),
+            ("fax.object.doc_created", account, None, vec![&*monthly]),
+            (
+                "presence.dialog.*",
+                account,
+                Some("a.b"),
+                vec!["presence dialog.a%2Eb.*"],
+            ),
+            (
+                "presence.dialog.*",
+                account,
+                None,
+                vec!["presence dialog.*.*"],
+            ),
+            (
+                "registration.success.a%2Eb.*",
+                None,
+                None,
+                vec!["registrar registration.success.a%2Eb.*"],
+            ),
+        ] {
+            let filter = KeyFilter::new(&families, key, account, realm).expect(key);
+            let found = bindings(|months, out| filter.amqp_bindings(&families, months, out));
+            assert_eq!(found, expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_no_family_knows_is_refused_with_the_nearest_binding() {
+        let families = families();
+        for (key, nearest) in [
+            ("call.CHANEL_CREATE.*", "call.CHANNEL_CREATE.*"),
+            ("cal.CHANNEL_ANSWER.*", "call.CHANNEL_ANSWER.*"),
+            ("object.doc_created.usr", "object.doc_created.user"),
+            ("presence.dialogs.*", "presence.dialog.*"),
+        ] {
+            let error = KeyFilter::new(&families, key, None, None).expect_err(key);
+            assert_eq!(&*error.nearest, nearest, "{key}");
+        }
+        for key in [
+            "",
+            "call.#",
+            "*.*.*",
+            "call.CHANNEL_CREATE..x",
+            "conference.command.*",
+        ] {
+            let error = KeyFilter::new(&families, key, None, None).err();
+            assert_eq!(error.is_some(), key != "conference.command.*", "{key}");
+        }
+        let long = "é".repeat(100_000);
+        let error = KeyFilter::new(&families, &long, None, None).expect_err("no key is so long");
+        assert!(error.to_string().len() < 400);
+    }
+
+    #[test]
+    fn an_account_is_looked_at_by_the_widest_keys_that_name_it() {
+        let families = families();
+        let account = AccountId::parse(HEX).expect("32 hex characters");
+        let found = bindings(|months, out| {
+            families.account_bindings(account, Some("a.b"), months, out);
+        });
+        let of_calls = |one: &&String| one.starts_with("callevt call.");
+        assert_eq!(found.iter().filter(of_calls).count(), 9, "{found:?}");
+        let mut others: Vec<_> = found.iter().filter(|one| !of_calls(one)).cloned().collect();
+        others.sort();
+        assert_eq!(
+            others,
+            [
+                format!("conference conference.event.*.{HEX}.*.*"),
+                format!("configuration *.{DB}-202611.*.*"),
+                format!("configuration *.{DB}-202611.fax.*"),
+                format!("configuration *.{DB}.*.*"),
+                format!("faxes fax.status.{HEX}.*"),
+                "presence dialog.a%2Eb.*".to_owned(),
+                "presence mwi_updates.a%2Eb.*".to_owned(),
+                "presence update.a%2Eb.*".to_owned(),
+                "registrar registration.success.a%2Eb.*".to_owned(),
+            ]
+        );
+        let without = bindings(|months, out| {
+            families.account_bindings(account, None, months, out);
+        });
+        assert!(
+            !without
+                .iter()
+                .any(|one| one.contains("presence") || one.contains("registrar"))
+        );
+    }
+
+    #[test]
+    fn a_family_that_is_off_is_known_and_not_bound() {
+        let mut families = families();
+        families.switch_module("bh_call", false);
+        assert_eq!(families.stopped(), ["bh_call"]);
+        let filter = KeyFilter::new(&families, "call.*.*", None, None).expect("it is known");
+        let found = bindings(|months, out| filter.amqp_bindings(&families, months, out));
+        assert_eq!(found, Vec::<String>::new());
+        let head = EventHead::default();
+        let event = EventKey::new("callevt", "call.CHANNEL_CREATE.x", &head).expect("few words");
+        assert!(filter.fits(&families, &event, ActiveMonths::at(NOVEMBER)));
+        let other = EventKey::new("faxes", "call.CHANNEL_CREATE.x", &head).expect("few words");
+        assert!(!filter.fits(&families, &other, ActiveMonths::at(NOVEMBER)));
+    }
 }

@@ -163,8 +163,8 @@ impl Families {
             (Scope::One(account), Some(qualifier)) => {
                 qualifier.admits(account, || subscription.realm)
             }
-            // A month that is over or has not begun is no matter of accounts.
-            (Scope::One(_), None) if event.form.is_monthly() => return Nearness::Far,
+            // A database of no account, or of a month that is not in force, is another thing, and no matter of accounts.
+            (Scope::One(_), None) if event.form.names_database() => return Nearness::Far,
             (Scope::One(_), None) => false,
         };
         match (is_in_scope, is_same_word) {
@@ -193,7 +193,9 @@ impl Families {
             Qualifier::Realm(word) => Some(Owner::Realm(word)),
             Qualifier::None => None,
         });
-        let in_key = owners.fold(None, |found: Option<Owner<'e>>, owner| found.or(Some(owner)));
+        let in_key = owners.fold(None, |found: Option<Owner<'e>>, owner| {
+            found.or(Some(owner))
+        });
         in_key.unwrap_or_else(|| event.head.account.map_or(Owner::Nobody, Owner::Account))
     }
 

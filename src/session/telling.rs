@@ -4,7 +4,9 @@
 //! masked.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
+use crate::account::AccountId;
 use crate::protocol::command::{self, Action, Command, CommandLimits, Unsubscribe};
 
 use super::Session;
@@ -36,6 +38,13 @@ impl Session {
         }
     }
 
+    /// The SIP realm of `account`, if the session's identity may see that account and the realm is known.
+    #[must_use]
+    pub fn realm_of(&self, account: AccountId, hub: &Hub) -> Option<Arc<str>> {
+        let identity = self.identity.as_ref()?;
+        hub.authenticator.sight(identity).realm_of(account)
+    }
+
     pub(super) fn tell_opened(&self, cx: &mut Context<'_>) {
         let who = self.who(cx.id, cx.hub);
         cx.hub.trace.opened(&who, self.style, cx.now);
@@ -49,7 +58,9 @@ impl Session {
 
     pub(super) fn tell_ended(&self, bindings: &[Box<str>], reason: &str, cx: &mut Context<'_>) {
         let who = self.who(cx.id, cx.hub);
-        cx.hub.trace.subscriptions_ended(&who, bindings, reason, cx.now);
+        cx.hub
+            .trace
+            .subscriptions_ended(&who, bindings, reason, cx.now);
     }
 
     /// Tells what came of a command. One that has closed the session is told by its close.
@@ -112,7 +123,9 @@ impl Session {
             bindings: bindings.iter().map(AsRef::as_ref).collect(),
         };
         let errors = refusals.map(CommandErrors::texts);
-        let came = errors.as_ref().map_or(Came::Ok, |errors| Came::Errors(errors));
+        let came = errors
+            .as_ref()
+            .map_or(Came::Ok, |errors| Came::Errors(errors));
         let who = self.who(cx.id, cx.hub);
         cx.hub.trace.command(&who, &asked, came, cx.now);
     }

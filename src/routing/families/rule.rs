@@ -616,8 +616,16 @@ impl Form {
         }
     }
 
-    pub(crate) fn is_monthly(&self) -> bool {
+    pub(super) fn is_monthly(&self) -> bool {
         matches!(self.qualifier, FormQualifier::Modb(_))
+    }
+
+    /// Whether its key names the account by a database.
+    pub(crate) fn names_database(&self) -> bool {
+        matches!(
+            self.qualifier,
+            FormQualifier::Db(_) | FormQualifier::Modb(_)
+        )
     }
 
     pub(super) fn qualifier_position(&self) -> Option<usize> {

@@ -59,9 +59,16 @@ impl Filter {
         owner: Owner<'_>,
         months: ActiveMonths,
     ) -> bool {
-        self.account.is_none_or(|account| self.is_own(account, owner))
-            && self.event.as_ref().is_none_or(|name| is_called(event, name))
-            && self.key.as_ref().is_none_or(|key| key.fits(families, event, months))
+        self.account
+            .is_none_or(|account| self.is_own(account, owner))
+            && self
+                .event
+                .as_ref()
+                .is_none_or(|name| is_called(event, name))
+            && self
+                .key
+                .as_ref()
+                .is_none_or(|key| key.fits(families, event, months))
     }
 
     fn is_own(&self, account: AccountId, owner: Owner<'_>) -> bool {
@@ -79,6 +86,8 @@ impl Filter {
 /// Whether an event has this name, or this word in its body or its key. No allocation.
 fn is_called(event: &EventKey<'_>, name: &str) -> bool {
     let head = event.head();
-    [&head.name, &head.event].into_iter().any(|known| known.as_deref() == Some(name))
+    [&head.name, &head.event]
+        .into_iter()
+        .any(|known| known.as_deref() == Some(name))
         || event.words().iter().any(|word| is_escaped_form(name, word))
 }

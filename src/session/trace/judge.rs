@@ -118,9 +118,9 @@ pub(super) fn concern(
         is_own |= match (one.scope(), owner) {
             (Scope::Any, _) => true,
             (Scope::One(scope), Owner::Account(owner)) => scope == owner,
-            (Scope::One(_), Owner::Realm(word)) => {
-                one.realm().is_some_and(|realm| is_escaped_form(realm, word))
-            }
+            (Scope::One(_), Owner::Realm(word)) => one
+                .realm()
+                .is_some_and(|realm| is_escaped_form(realm, word)),
             (Scope::One(_), Owner::Nobody) => false,
         };
     }
@@ -139,11 +139,31 @@ mod tests {
     #[test]
     fn the_first_reason_that_holds_is_told() {
         for (standing, nearest, is_others, expected) in [
-            (Standing::Off("bh_call"), Nearness::ButForScope, false, Why::Stopped),
-            (Standing::UnknownExchange, Nearness::Far, false, Why::Stopped),
+            (
+                Standing::Off("bh_call"),
+                Nearness::ButForScope,
+                false,
+                Why::Stopped,
+            ),
+            (
+                Standing::UnknownExchange,
+                Nearness::Far,
+                false,
+                Why::Stopped,
+            ),
             (Standing::On, Nearness::ButForScope, true, Why::OtherAccount),
-            (Standing::On, Nearness::ButForEventWord, true, Why::OtherEventWord),
-            (Standing::Formless, Nearness::ButForEventWord, false, Why::OtherEventWord),
+            (
+                Standing::On,
+                Nearness::ButForEventWord,
+                true,
+                Why::OtherEventWord,
+            ),
+            (
+                Standing::Formless,
+                Nearness::ButForEventWord,
+                false,
+                Why::OtherEventWord,
+            ),
             (Standing::On, Nearness::Far, true, Why::NotBoundHere),
             (Standing::On, Nearness::Far, false, Why::NotBound),
             (Standing::Formless, Nearness::Far, false, Why::NotBound),

@@ -187,7 +187,11 @@ mod tests {
             .text_if("none", None::<&str>)
             .value("code", 1001)
             .texts("bindings", ["a", "b"])
-            .objects("keys", ["exchange", "key"], [[Some("e"), Some("k")], [None, None]])
+            .objects(
+                "keys",
+                ["exchange", "key"],
+                [[Some("e"), Some("k")], [None, None]],
+            )
             .end();
         let line = String::from_utf8(line).expect("UTF-8");
         let expected = "event: closed\ndata: {\"at\":17,\"session\":\"a\\\"b\\r\\n\\ndata: x\",\"code\":1001,\
@@ -199,12 +203,20 @@ mod tests {
     fn what_is_too_long_is_cut_and_what_is_too_many_is_counted() {
         let long = "é".repeat(TRACE_TEXT_BYTES_MAX);
         let many = vec!["x"; TRACE_LISTED_MAX + 3];
-        let line = Line::new(Word::Command, 0).text("a", &long).texts("b", many).end();
-        let json = line.strip_prefix(b"event: command\ndata: ").expect("the word");
+        let line = Line::new(Word::Command, 0)
+            .text("a", &long)
+            .texts("b", many)
+            .end();
+        let json = line
+            .strip_prefix(b"event: command\ndata: ")
+            .expect("the word");
         let json: serde_json::Value = serde_json::from_slice(json).expect("an object");
         let text = json["a"].as_str().expect("a text");
         assert_eq!(text, &long[..TRACE_TEXT_BYTES_MAX / 2 * 2]);
         let listed = json["b"].as_array().expect("a list");
-        assert_eq!((listed.len(), &json["b_left_out"]), (TRACE_LISTED_MAX, &3.into()));
+        assert_eq!(
+            (listed.len(), &json["b_left_out"]),
+            (TRACE_LISTED_MAX, &3.into())
+        );
     }
 }

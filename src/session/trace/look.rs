@@ -63,6 +63,8 @@ impl Ended {
 pub struct Lines {
     /// Whole server-sent events; may be empty.
     pub bytes: Vec<u8>,
+    /// How many lines and events they tell were left out.
+    pub left_out: u64,
     /// They are the last.
     pub is_last: bool,
 }
@@ -159,11 +161,17 @@ impl Look {
         self.comment_due
     }
 
+    /// Puts the next comment off.
+    pub(super) fn put_off(&mut self, now: Duration) {
+        self.comment_due = now + TRACE_COMMENT_INTERVAL;
+    }
+
     /// Takes what there is to send, now that there is room. `None`: nothing.
     pub(super) fn take(&mut self, at: u64, now: Duration) -> Option<Lines> {
         let mut bytes = std::mem::take(&mut self.lines);
         let LeftOut { lines, events } = std::mem::take(&mut self.left_out);
-        if lines + events > 0 {
+        let left_out = lines + events;
+        if left_out > 0 {
             let line = Line::new(Word::LeftOut, at)
                 .value("lines", lines)
                 .value("events", events);
@@ -178,9 +186,10 @@ impl Look {
         if bytes.is_empty() {
             return None;
         }
-        self.comment_due = now + TRACE_COMMENT_INTERVAL;
+        self.put_off(now);
         Some(Lines {
             bytes,
+            left_out,
             is_last: self.ended.is_some(),
         })
     }

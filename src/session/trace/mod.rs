@@ -152,7 +152,13 @@ impl Trace {
     }
 
     /// Begins a look, and tells its first line.
-    pub fn begin(&mut self, mut look: Look, beginning: &Beginning<'_>, limit: Option<u64>, now: Now) {
+    pub fn begin(
+        &mut self,
+        mut look: Look,
+        beginning: &Beginning<'_>,
+        limit: Option<u64>,
+        now: Now,
+    ) {
         let all = self.0.get_or_insert_with(|| {
             Box::new(Looks {
                 looks: Vec::new(),
@@ -213,6 +219,13 @@ impl Trace {
         let broker = subscriptions.broker();
         look.tell_bound(at, |key| is_source_up && broker.is_confirmed(key));
         look.take(at, now.clock)
+    }
+
+    /// Puts the next comment for a looker off, because there is no room for it.
+    pub fn put_off(&mut self, id: ConnId, now: Now) {
+        for look in self.looks_mut().filter(|look| look.id == id) {
+            look.put_off(now.clock);
+        }
     }
 
     /// When something is due, on the loop's clock.
@@ -346,7 +359,13 @@ impl Trace {
     }
 
     /// Notes that subscriptions of a session were ended.
-    pub fn subscriptions_ended(&mut self, who: &Who, bindings: &[Box<str>], reason: &str, now: Now) {
+    pub fn subscriptions_ended(
+        &mut self,
+        who: &Who,
+        bindings: &[Box<str>],
+        reason: &str,
+        now: Now,
+    ) {
         let asked = Asked {
             bindings: bindings.iter().map(AsRef::as_ref).collect(),
             ..Asked::default()
@@ -396,7 +415,9 @@ impl Trace {
             return;
         };
         let state = if is_up { "up" } else { "down" };
-        let line = Line::new(Word::Source, all.at(now)).text("state", state).end();
+        let line = Line::new(Word::Source, all.at(now))
+            .text("state", state)
+            .end();
         for look in &mut all.looks {
             look.tell(&line);
         }
