@@ -52,6 +52,11 @@ metrics! {
     counter handshakes_refused_origin_total "Those of them refused with 403 because of allowed_origins.";
     counter handshakes_refused_token_total "Those of them refused with 403 because their bearer token did not verify.";
     counter handshakes_refused_head_total "Those of them refused with 431 because their head was too large.";
+    counter admin_requests_total "Requests of the admin address.";
+    counter admin_requests_refused_total "Those of them that were refused.";
+    counter admin_connections_refused_total "Connections of the admin address refused with 503 because all the others waited for answers.";
+    counter admin_connections_evicted_total "Connections of the admin address that made room for another while they waited for a request.";
+    counter admin_slow_total "Connections of the admin address ended because the asker did not read in send_timeout_ms.";
     counter handshakes_lost_total "Connections that ended before their request was answered.";
     counter handshake_timeouts_total "Connections closed because the handshake was not finished in time.";
     counter probes_total "Balancer checks (GET or HEAD / without upgrade) answered.";

@@ -14,7 +14,7 @@
 //! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
 //!    io_uring, all these writes are one system call, or a few when they are many bytes (`flush`).
 //! 6. Take the connections that have ended from the table; put the authenticator's questions to threads (`asking`); in the
-//!    quiet after a burst, give memory back (this file).
+//!    quiet after a burst, give memory back (this file). Tell those who look what has happened (`admin`).
 //!
 //! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames that wait is
 //! on the flush list, or its last write would have blocked; a session with unread bytes is on the reread list, or its last
@@ -49,9 +49,10 @@
 //! | [`flush_list`] | the sessions to write to, and how many events may merge meanwhile |
 //! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
 //! | [`drain`] | the pace at which every session is closed |
+//! | `door` | the two kinds of socket that listen |
 //! | [`listener`] | a listening socket: accepting, running out of descriptors |
 //! | [`reread`] | the thread that reads files again |
-//! | [`admin`] | what the admin pages show |
+//! | [`admin`] | what the admin address is asked, and its answers |
 //! | [`socket`] | what the loop needs of a socket |
 
 mod accept;
@@ -60,6 +61,7 @@ mod asking;
 pub mod connections;
 pub mod control;
 mod deadlines;
+mod door;
 pub mod drain;
 mod fan_out;
 mod flush;
@@ -85,6 +87,7 @@ mod watch;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use self::admin::desk::Desk;
 use self::connections::{Connection, Connections, Listed};
 use self::control::Control;
 use self::drain::Drain;
@@ -131,6 +134,7 @@ pub struct Reactor<S> {
     epoch: Instant,
     connections_max: usize,
     unfinished: Unfinished,
+    desk: Desk,
     read_buffer: Box<[u8]>,
     /// Where frames with a request id are put together for a write.
     scratch: Scratch,
@@ -198,6 +202,7 @@ impl<S: Socket> Reactor<S> {
             epoch: parts.epoch,
             connections_max: parts.connections_max,
             unfinished: Unfinished::default(),
+            desk: Desk::default(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
             scratch: Scratch::default(),
             full_answer: FullAnswer::default(),
@@ -258,6 +263,7 @@ impl<S: Socket> Reactor<S> {
         self.reap_closed(now);
         self.put_questions(now);
         self.give_memory_back(now);
+        self.feed_looks(now);
         let commands = self.hub.subscriptions.end_turn(now);
         self.handoff.tell(commands);
     }
@@ -282,6 +288,7 @@ impl<S: Socket> Reactor<S> {
         );
         let asked = self.hub.authenticator.next_due();
         let control = self.control.as_ref().and_then(Control::due);
+        let looks = self.hub.trace.next_due();
         [
             deadline,
             months,
@@ -290,6 +297,7 @@ impl<S: Socket> Reactor<S> {
             drain,
             asked,
             control,
+            looks,
         ]
         .into_iter()
         .flatten()
@@ -405,6 +413,9 @@ impl<S: Socket> Reactor<S> {
         let peer = connection.session.peer(&self.hub);
         if connection.listed.contains(Listed::UNFINISHED) {
             self.unfinished.remove(peer.network(), id);
+        }
+        if connection.listed.contains(Listed::ADMIN) {
+            self.desk.remove(id);
         }
         let gone = connection.session.ended();
         connection.session.dissolve(&mut self.hub);

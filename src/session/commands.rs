@@ -79,7 +79,7 @@ impl Session {
             self.tell_command(text, &result, cx);
         }
         match result {
-            Ok(Outcome::Reply(reply)) => self.answer(reply, cx),
+            Ok(Outcome::Reply(reply)) => self.tell(reply, cx),
             Ok(Outcome::Pong(frame)) => self.push(frame, cx),
             Ok(Outcome::Waits(waiting)) => {
                 cx.hub.metrics.subscribes_waited_total += 1;
@@ -92,7 +92,7 @@ impl Session {
             Ok(Outcome::Closed | Outcome::Suspended) => {}
             Err(refusals) => {
                 let reply = refusals.refuse(&reply_id, cx.hub);
-                self.answer(reply, cx);
+                self.tell(reply, cx);
             }
         }
     }
@@ -124,7 +124,7 @@ impl Session {
     }
 
     /// Sends a reply in its turn.
-    fn answer(&mut self, reply: Reply, cx: &mut Context<'_>) {
+    fn tell(&mut self, reply: Reply, cx: &mut Context<'_>) {
         if !self.is_open() {
             return;
         }

@@ -46,7 +46,7 @@ fn hub() -> Hub {
 /// An open session, its upgrade response written.
 fn open(hub: &mut Hub) -> Session {
     let peer = Peer::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-    let mut session = Session::new(ListenerKind::Clients, Preamble::Done, peer, hub);
+    let mut session = Session::new(Preamble::Done, peer, hub);
     session.on_bytes(
         &mut UPGRADE_REQUEST.as_bytes().to_vec(),
         &mut hub.context(ID, NOW),

@@ -14,7 +14,7 @@ use blackhole::account::AccountId;
 use blackhole::config::Config;
 use blackhole::handoff::{FromSource, SourceEnd, ToSource};
 use blackhole::limits::{
-    ADMIN_BEYOND_FULL_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS_MAX, PARTIAL_OVERHEAD_BYTES_MAX,
+    ADMIN_CONNECTIONS_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS_MAX, PARTIAL_OVERHEAD_BYTES_MAX,
     REFUSALS_MAX, SURPLUS_MAX,
 };
 use blackhole::protocol::http::HEAD_BYTES_MAX;
@@ -510,12 +510,26 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
             .all(|(_, wire)| wire.borrow().to_server.is_empty())
     );
 
-    // The admin listener has room beyond them, and whole requests are still answered.
-    let admin = |full: &mut Loop| full.accept(stranger, ListenerKind::Admin, b"").0;
-    let pages: Vec<ConnId> = (0..ADMIN_BEYOND_FULL_MAX)
-        .map(|_| admin(&mut full).unwrap())
+    // The admin address has room of its own, in which the newest finds a place; and whole requests are still answered.
+    let silent: Vec<ConnId> = (0..2 * ADMIN_CONNECTIONS_MAX)
+        .map(|_| full.accept(stranger, ListenerKind::Admin, b"").0.unwrap())
         .collect();
-    assert_eq!((admin(&mut full), dropped(&full)), (None, 2));
+    let page = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let (id, wire) = full.accept(stranger, ListenerKind::Admin, page);
+    full.turn(&[]);
+    assert_eq!(response(&wire), (200, "ok\n".to_owned()));
+    let pages: Vec<ConnId> = silent.into_iter().chain(id).collect();
+    let are_there = pages.iter().filter(|id| full.is_there(**id)).count();
+    assert_eq!(are_there, ADMIN_CONNECTIONS_MAX);
+    let metrics = &full.reactor.hub.metrics;
+    assert_eq!(
+        metrics.admin_connections_evicted_total as usize,
+        ADMIN_CONNECTIONS_MAX + 1
+    );
+    assert_eq!(
+        (metrics.admin_connections_refused_total, dropped(&full)),
+        (0, 1)
+    );
     let (id, wire) = full.accept(stranger, ListenerKind::Clients, UPGRADE_REQUEST.as_bytes());
     assert_eq!((id, response(&wire).0), (None, 503));
 

@@ -319,7 +319,7 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
         let bytes = [header, claim.as_bytes(), &command].concat();
         let mut feed = |pieces: Vec<&[u8]>| {
             let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 9)));
-            let mut session = Session::new(ListenerKind::Clients, preamble, peer, &mut hub);
+            let mut session = Session::new(preamble, peer, &mut hub);
             let before = hub.metrics.commands_total;
             for piece in &pieces {
                 assert_eq!(

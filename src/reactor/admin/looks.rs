@@ -127,7 +127,7 @@ impl<S: Socket> Reactor<S> {
     /// # Errors
     /// Nothing is named, a key that no family knows is, or there are as many looks as there may be.
     fn filter(&mut self, query: &TraceQuery) -> Result<Filter, AdminRefusal> {
-        let bad = |text: &str| AdminRefusal::new(Status::BadRequest, text);
+        let bad = |text: &str| AdminRefusal::new(Status::BadRequest, text.to_owned());
         if query.session.is_none() && query.account.is_none() && query.key.is_none() {
             return Err(bad("one of session, account and key must be given"));
         }

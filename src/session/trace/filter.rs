@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Who;
+use super::who::Who;
 use crate::account::AccountId;
 use crate::routing::families::Families;
 use crate::routing::key_filter::KeyFilter;

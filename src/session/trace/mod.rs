@@ -5,7 +5,7 @@
 //! | this | all looks; what sessions and the loop note |
 //! | `look` | one look, and the lines that wait for its looker |
 //! | `line` | the words of the lines, and how they are written |
-//! | `filter` | what a look looks at |
+//! | `filter`, `who` | what a look looks at; the session that something happens to |
 //! | `judge` | which looks an event concerns, and why it did not arrive |
 //!
 //! Who notes something asks [`Trace::is_on`] first, so that it costs one test while nobody looks. While somebody does, a turn
@@ -18,6 +18,7 @@ mod filter;
 mod judge;
 mod line;
 mod look;
+mod who;
 
 use std::time::Duration;
 
@@ -25,9 +26,10 @@ pub use self::filter::Filter;
 pub use self::judge::{Concern, LookedAt, Why};
 use self::line::{Line, Word, cut};
 pub use self::look::{Ended, Lines, Look};
+pub use self::who::Who;
 use super::clock::Now;
 use super::close::CloseReason;
-use super::id::{ConnId, Peer};
+use super::id::ConnId;
 use super::subscriptions::Subscriptions;
 use crate::account::{AccountId, Scope};
 use crate::event::Style;
@@ -48,17 +50,6 @@ struct Looks {
     /// What is to be added to the loop's clock for Unix milliseconds; at most a second too little, and exact after the first
     /// turn that begins with a new second.
     clock_to_unix: Duration,
-}
-
-/// The session that something happens to.
-#[derive(Clone, Copy, Debug)]
-pub struct Who {
-    /// Its connection.
-    pub id: ConnId,
-    /// Its peer.
-    pub peer: Peer,
-    /// The account of its identity, else of its first subscription.
-    pub account: Option<AccountId>,
 }
 
 /// What a command asks for, without its token.
