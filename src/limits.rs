@@ -433,8 +433,8 @@ pub(crate) const PERMISSIONS_TOLD_MAX: usize = 16;
 /// CAs has some 200 KiB.
 pub(crate) const TLS_FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// Looks at once (`GET /trace`). Beyond it the looker is told 503.
-pub const TRACE_LOOKS_MAX: usize = 16;
+/// Looks at once (`GET /trace`). Beyond it the looker is told 503. They leave half of the admin address to others.
+pub const TRACE_LOOKS_MAX: usize = ADMIN_CONNECTIONS_MAX / 2;
 
 /// AMQP bindings that are held for one look. Those beyond it are not bound, and the first line tells how many.
 pub const TRACE_KEYS_MAX: usize = 64;
@@ -446,8 +446,8 @@ pub const TRACE_KEYS_TOTAL_MAX: usize = 4 * TRACE_KEYS_MAX;
 /// the looker is told how many.
 pub const TRACE_LINES_BYTES_MAX: usize = 64 << 10;
 
-/// Share of a turn that goes into looks, of all lookers: one step for each subscription that is judged, and
-/// [`TRACE_LINE_COST`] for each line; some 1 ms. Beyond it events and lines are left out, and told as
+/// Share of a turn that goes into looks, of all lookers: one step for each event and look, one for each
+/// subscription that is judged, and [`TRACE_LINE_COST`] for each line; some 1 ms. Beyond it events and lines are left out, and told as
 /// [`TRACE_LINES_BYTES_MAX`].
 pub(crate) const TRACE_STEPS_PER_TURN_MAX: usize = 4096;
 

@@ -31,6 +31,9 @@ impl<S: Socket> Reactor<S> {
     /// share.
     pub(super) fn concerns(&mut self, event: &Event) -> Vec<Concern> {
         let mut concerns = Vec::new();
+        if !self.hub.trace.may_judge() {
+            return concerns;
+        }
         let Some(key) = EventKey::new(&event.exchange, &event.routing_key, &event.head) else {
             return concerns;
         };

@@ -359,16 +359,20 @@ impl Rule {
         self.variable(variable).is_event_word
     }
 
-    /// Whether `key`, in which `*` stands for any word, is of this form: its literal words are there, and no event word is
-    /// on no list.
+    /// Whether `key`, in which `*` stands for any word, is of this form: its literal words are there, listed words are on
+    /// their lists, and what stands for an account can be one.
     pub(crate) fn has_key(&self, form: &Form, key: &[&str]) -> bool {
         form.parts.len() == key.len()
             && form.parts.iter().zip(key).all(|(part, word)| match part {
                 Part::Literal(literal) => **literal == **word,
-                Part::Variable(variable) => {
-                    *word == WILDCARD || self.is_deliverable(*variable, word)
-                }
-                Part::Account | Part::Db | Part::Modb | Part::Realm | Part::Free(_) => true,
+                _ if *word == WILDCARD => true,
+                Part::Variable(variable) => self.variable(*variable).accepts(word),
+                Part::Account => AccountId::parse_word(word).is_some(),
+                Part::Db => AccountId::parse_db(word).is_some(),
+                Part::Modb => word.rsplit_once('-').is_some_and(|(db, month)| {
+                    AccountId::parse_db(db).is_some() && Month::parse(month).is_some()
+                }),
+                Part::Realm | Part::Free(_) => true,
             })
     }
 

@@ -89,7 +89,7 @@ impl Why {
 }
 
 /// Whether an event concerns a look, and how near the subscriptions of its session come. `steps` is what is left of the
-/// turn's share, and loses one for each subscription that is judged.
+/// turn's share, and loses one for the look, and one for each subscription that is judged.
 ///
 /// # Errors
 /// The share is used up before that is known.
@@ -101,6 +101,7 @@ pub(super) fn concern(
     subscriptions: &Subscriptions,
     steps: &mut usize,
 ) -> Result<Option<Option<(ConnId, Nearness)>>, OutOfSteps> {
+    *steps = steps.checked_sub(1).ok_or(OutOfSteps)?;
     let (families, months) = (subscriptions.families(), subscriptions.months().now());
     if !filter.admits(families, event, owner, months) {
         return Ok(None);

@@ -9,8 +9,8 @@
 //! | `judge` | which looks an event concerns, and why it did not arrive |
 //!
 //! Who notes something asks [`Trace::is_on`] first, so that it costs one test while nobody looks. While somebody does, a turn
-//! spends at most [`TRACE_STEPS_PER_TURN_MAX`] steps on it: one for each subscription that is judged, and
-//! [`TRACE_LINE_COST`] for each line. What is beyond is left out, counted, and told. A session pays nothing.
+//! spends at most [`TRACE_STEPS_PER_TURN_MAX`] steps on it: one for each event and look, one for each subscription that is
+//! judged, and [`TRACE_LINE_COST`] for each line. What is beyond is left out, counted, and told. A session pays nothing.
 //!
 //! Invariant: nothing that is noted changes what happens.
 
@@ -224,6 +224,15 @@ impl Trace {
     pub fn next_due(&self) -> Option<Duration> {
         let looks = self.0.iter().flat_map(|all| &all.looks);
         looks.map(Look::due).min()
+    }
+
+    /// Whether something is left of the turn's share; if not, the event at hand is left out for all looks.
+    pub fn may_judge(&mut self) -> bool {
+        let is_left = self.0.as_ref().is_some_and(|all| all.steps > 0);
+        if !is_left {
+            self.looks_mut().for_each(Look::leave_event_out);
+        }
+        is_left
     }
 
     /// The looks, each with the connection of the session that it looks at, if that is there.
@@ -536,4 +545,195 @@ fn looking(look: &Look, beginning: &Beginning<'_>, limit: Option<u64>, at: u64) 
         .texts("stopped", beginning.stopped.iter().copied())
         .text("source", if beginning.is_source_up { "up" } else { "down" })
         .end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{TRACE_COMMENT_INTERVAL, TRACE_LINES_BYTES_MAX};
+    use crate::routing::families::{Families, FamilyOptions};
+
+    const LOOKER: ConnId = ConnId {
+        slot: 1,
+        generation: 1,
+    };
+
+    fn at(seconds: u64, millis: u64) -> Now {
+        Now {
+            clock: Duration::from_millis(seconds * 1000 + millis),
+            unix: 1_795_425_948 + seconds,
+        }
+    }
+
+    fn who(slot: u32) -> Who {
+        Who {
+            id: ConnId {
+                slot,
+                generation: 7,
+            },
+            peer: std::net::SocketAddr::from(([127, 0, 0, 1], 5000)).into(),
+            account: Some(AccountId::from_bytes([1; 16])),
+        }
+    }
+
+    struct Bench {
+        trace: Trace,
+        subscriptions: Subscriptions,
+    }
+
+    impl Bench {
+        fn new(limit: Option<u64>) -> Self {
+            let families = Families::new(&FamilyOptions::default()).expect("the platform's");
+            let mut bench = Self {
+                trace: Trace::default(),
+                subscriptions: Subscriptions::new(families, at(0, 0).unix),
+            };
+            let filter = Filter {
+                session: None,
+                account: who(0).account,
+                realm: None,
+                key: None,
+                event: None,
+            };
+            let look = Look::new(LOOKER, filter, None, Vec::new(), limit, at(0, 0).clock);
+            bench
+                .trace
+                .begin(look, &Beginning::default(), limit, at(0, 0));
+            assert!(bench.take(at(0, 0)).starts_with("event: looking\n"));
+            bench
+        }
+
+        fn take(&mut self, now: Now) -> String {
+            let lines = self.trace.take(LOOKER, &self.subscriptions, true, now);
+            let bytes = lines.map(|lines| lines.bytes).unwrap_or_default();
+            String::from_utf8(bytes).expect("UTF-8")
+        }
+
+        fn ping(&mut self, now: Now) {
+            let asked = Asked {
+                action: Some("ping"),
+                ..Asked::default()
+            };
+            self.trace.command(&who(9), &asked, Came::Ok, now);
+        }
+    }
+
+    #[test]
+    fn what_is_beyond_the_share_of_a_turn_is_counted_and_the_next_turn_has_its_own() {
+        let mut bench = Bench::new(None);
+        let room = TRACE_STEPS_PER_TURN_MAX / TRACE_LINE_COST;
+        for _ in 0..room + 5 {
+            bench.ping(at(0, 1));
+        }
+        assert!(!bench.trace.may_judge());
+        let told = bench.take(at(0, 1));
+        assert_eq!(told.matches("event: command\n").count(), room);
+        assert!(
+            told.contains("event: left_out\n") && told.contains("\"lines\":5,\"events\":1}"),
+            "{told}"
+        );
+        bench.trace.begin_share(at(0, 2));
+        bench.ping(at(0, 2));
+        let told = bench.take(at(0, 2));
+        assert!(
+            told.contains("event: command\n") && !told.contains("left_out"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn a_looker_that_takes_nothing_keeps_no_more_than_its_bound() {
+        let mut bench = Bench::new(None);
+        let mut told = 0;
+        for turn in 0..200 {
+            bench.trace.begin_share(at(turn, 0));
+            for _ in 0..100 {
+                bench.ping(at(turn, 0));
+                told += 1;
+            }
+            bench.trace.put_off(LOOKER, at(turn, 0));
+        }
+        let lines = bench.take(at(200, 0));
+        assert!(lines.len() < TRACE_LINES_BYTES_MAX + 200, "{}", lines.len());
+        let kept = lines.matches("event: command\n").count();
+        assert!(
+            lines.contains(&format!("\"lines\":{},\"events\":0}}", told - kept)),
+            "{kept}"
+        );
+    }
+
+    #[test]
+    fn a_look_ends_after_its_limit_and_tells_nothing_more() {
+        let mut bench = Bench::new(Some(2));
+        for _ in 0..3 {
+            bench.ping(at(0, 0));
+        }
+        bench.trace.source(false, at(0, 0));
+        bench.trace.end_all(Ended::Drain);
+        let told = bench.take(at(0, 0));
+        let words: Vec<_> = told
+            .lines()
+            .filter_map(|line| line.strip_prefix("event: "))
+            .collect();
+        assert_eq!(words, ["command", "command", "ended"]);
+        assert!(told.contains("\"why\":\"limit\""), "{told}");
+        assert!(bench.trace.end(LOOKER).is_some());
+        assert!(!bench.trace.is_on());
+        assert_eq!(bench.trace.next_due(), None);
+    }
+
+    #[test]
+    fn a_comment_comes_when_nothing_else_has_for_its_interval() {
+        let mut bench = Bench::new(None);
+        let due = bench.trace.next_due().expect("somebody looks");
+        assert_eq!(due, TRACE_COMMENT_INTERVAL);
+        assert_eq!(bench.take(at(14, 999)), "");
+        assert_eq!(bench.take(at(15, 0)), ": still here\n\n");
+        assert_eq!(bench.trace.next_due(), Some(2 * TRACE_COMMENT_INTERVAL));
+        bench.trace.source(false, at(16, 0));
+        let told = bench.take(at(30, 0));
+        assert!(
+            told.starts_with("event: source\n") && told.contains("\"state\":\"down\""),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn times_are_unix_milliseconds_once_a_second_has_begun() {
+        let mut bench = Bench::new(None);
+        bench.trace.begin_share(at(1, 0));
+        bench.ping(at(1, 250));
+        let told = bench.take(at(1, 250));
+        assert!(told.contains("{\"at\":1795425949250,"), "{told}");
+    }
+
+    #[test]
+    fn what_happens_to_others_is_not_told() {
+        let mut bench = Bench::new(None);
+        let mut other = who(9);
+        other.account = Some(AccountId::from_bytes([2; 16]));
+        bench.trace.closed(&other, CloseReason::Peer, at(0, 0));
+        bench.trace.opened(&other, Style::Kazoo, at(0, 0));
+        bench.trace.written(other.id, 5, 0, at(0, 0));
+        let asked = Asked {
+            action: Some("subscribe"),
+            ..Asked::default()
+        };
+        bench.trace.command(&other, &asked, Came::Ok, at(0, 0));
+        assert_eq!(bench.take(at(0, 0)), "");
+        // But who asks for the account is.
+        let account = AccountId::from_bytes([1; 16]).to_string();
+        let asked = Asked {
+            account: Some(&account),
+            ..asked
+        };
+        bench
+            .trace
+            .command(&other, &asked, Came::Waits("broker"), at(0, 0));
+        let told = bench.take(at(0, 0));
+        assert!(
+            told.contains("\"outcome\":\"waits\",\"waits_for\":\"broker\""),
+            "{told}"
+        );
+    }
 }
