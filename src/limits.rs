@@ -189,6 +189,10 @@ pub const SURPLUS_MAX: usize = 16;
 /// room; if all wait for answers, the newcomer is refused (503).
 pub const ADMIN_CONNECTIONS_MAX: usize = 16;
 
+/// Connections of one of those two listeners that have had their last answer, or were refused, and whose askers have not
+/// closed. Beyond it the oldest ends at once, and may not have read all of its answer.
+pub(crate) const ADMIN_LEAVING_MAX: usize = 4;
+
 /// Bytes that wait for a looker of `/trace`, give or take one line, before lines are left out for it.
 pub const TRACE_OUTBOX_BYTES_MAX: usize = 256 << 10;
 
@@ -202,8 +206,10 @@ pub(crate) const ADMIN_SOCKETS_MAX: usize = 1024;
 /// in which a connection beyond the limit can still be accepted and told so.
 pub const DESCRIPTORS_RESERVED: u64 = 96;
 
-const _: () =
-    assert!((REFUSALS_MAX + 2 * ADMIN_CONNECTIONS_MAX + 32) as u64 <= DESCRIPTORS_RESERVED);
+const _: () = assert!(
+    (REFUSALS_MAX + 2 * (ADMIN_CONNECTIONS_MAX + ADMIN_LEAVING_MAX) + 32) as u64
+        <= DESCRIPTORS_RESERVED
+);
 
 /// How long a peer may take to read an HTTP response and close its side.
 pub const LINGER: Duration = Duration::from_secs(1);

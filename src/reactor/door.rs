@@ -12,7 +12,7 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdTcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -127,7 +127,12 @@ impl Drop for LocalSocket {
 /// Removes the sockets that dead processes have left. What cannot be removed is left there.
 fn remove_stale(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)?.take(ADMIN_SOCKETS_MAX) {
-        let path = entry?.path();
+        let entry = entry?;
+        // A file that is no socket refuses connections too.
+        if !entry.file_type()?.is_socket() {
+            continue;
+        }
+        let path = entry.path();
         let name = path.file_name().and_then(|name| name.to_str());
         let is_ours =
             name.is_some_and(|name| name.starts_with("blackhole-") && name.ends_with(".sock"));
@@ -149,7 +154,6 @@ fn is_left_behind(path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileTypeExt;
     use std::os::unix::net::UnixStream;
 
     #[test]

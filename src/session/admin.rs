@@ -106,12 +106,6 @@ impl AdminAnswer {
     }
 }
 
-/// The word to a connection of the admin address for which there is no room.
-#[must_use]
-pub fn busy_answer() -> Vec<u8> {
-    HttpError::Full.response(false)
-}
-
 impl Session {
     /// A new connection of the admin address, through this listener, at `now`.
     #[must_use]

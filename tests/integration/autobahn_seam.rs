@@ -14,7 +14,7 @@ use blackhole::session::hub::{Context, Hub};
 use blackhole::session::id::{ConnId, Peer};
 use blackhole::session::limits::SessionLimits;
 use blackhole::session::scratch::Scratch;
-use blackhole::session::{ListenerKind, Message, Session};
+use blackhole::session::{Message, Session};
 use support::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
 const ID: ConnId = ConnId {

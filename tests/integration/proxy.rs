@@ -8,11 +8,11 @@ use std::time::Duration;
 use blackhole::config::{Startup, from_args};
 use blackhole::protocol::proxy::Preamble;
 use blackhole::routing::families::{Families, FamilyOptions};
+use blackhole::session::Session;
 use blackhole::session::clock::Now;
 use blackhole::session::hub::Hub;
 use blackhole::session::id::{ConnId, Peer};
 use blackhole::session::limits::SessionLimits;
-use blackhole::session::{ListenerKind, Session};
 
 use support::client::{ANY_TOKEN, Peek, Raw, Response, ping_as, upgrade_with};
 use support::server::{PATIENCE, Server, wait_for};
