@@ -450,3 +450,37 @@ pub(crate) const PERMISSIONS_TOLD_MAX: usize = 16;
 /// Longest file of CAs, certificates or keys for TLS to the broker; a longer one is refused. A system's whole store of
 /// CAs has some 200 KiB.
 pub(crate) const TLS_FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// Looks at once (`GET /trace`). Beyond it the looker is told 503. They leave half of the admin address to others.
+pub const TRACE_LOOKS_MAX: usize = ADMIN_CONNECTIONS_MAX / 2;
+
+/// AMQP bindings that are held for one look. Those beyond it are not bound, and the first line tells how many.
+pub const TRACE_KEYS_MAX: usize = 64;
+
+/// AMQP bindings that are held for all looks; as [`TRACE_KEYS_MAX`].
+pub const TRACE_KEYS_TOTAL_MAX: usize = 4 * TRACE_KEYS_MAX;
+
+/// Bytes of lines that wait until a looker's outbox has room, give or take the first line. Beyond it lines are left out, and
+/// the looker is told how many.
+pub const TRACE_LINES_BYTES_MAX: usize = 64 << 10;
+
+/// Share of a turn that goes into looks, of all lookers: one step for each event and look, one for each
+/// subscription that is judged, and [`TRACE_LINE_COST`] for each line; some 1 ms. Beyond it events and lines are left out, and told as
+/// [`TRACE_LINES_BYTES_MAX`].
+pub(crate) const TRACE_STEPS_PER_TURN_MAX: usize = 4096;
+
+/// Cost of a line, where a subscription that is judged costs 1.
+pub(crate) const TRACE_LINE_COST: usize = 16;
+
+/// Groups of equal subscriptions that are told of one event, where no session is asked about. The others are left out, and
+/// told as [`TRACE_LINES_BYTES_MAX`].
+pub(crate) const TRACE_GROUPS_TOLD_MAX: usize = 16;
+
+/// Entries of a list in a line of a trace; the line tells how many more there are.
+pub(crate) const TRACE_LISTED_MAX: usize = 64;
+
+/// Bytes of a text in a line of a trace; what is longer is cut.
+pub(crate) const TRACE_TEXT_BYTES_MAX: usize = 256;
+
+/// Time without a line after which a comment shows whether a looker is still there.
+pub(crate) const TRACE_COMMENT_INTERVAL: Duration = Duration::from_secs(15);

@@ -125,6 +125,9 @@ metrics! {
     counter control_sessions_left_out_total "Sessions left out of answers to the platform because the answers were full.";
     counter admin_jobs_refused_total "Listings and orders of the admin address answered with busy, because too many were under way.";
     counter modules_switched_total "Times the families of a module were started or stopped while running.";
+    counter trace_looks_total "Looks begun (GET /trace).";
+    counter trace_looks_refused_total "Looks refused because there were as many as there may be.";
+    counter trace_left_out_total "Lines and events that lookers were told were left out.";
     counter config_reloads_total "Rereads of what can change while running (SIGHUP).";
 }
 

@@ -403,6 +403,13 @@ impl Authenticator {
         }
     }
 
+    /// The SIP realm of an account by the account tree, if there is one.
+    #[must_use]
+    pub fn realm_in_tree(&self, account: AccountId) -> Option<Arc<str>> {
+        let (_, tree) = self.tree.as_ref()?;
+        tree.realm_of(account)
+    }
+
     /// What the identity may see now.
     #[must_use]
     pub fn sight<'a>(&'a self, identity: &'a Identity) -> Sight<'a> {

@@ -93,6 +93,18 @@ pub enum EndReason {
     Module,
 }
 
+impl EndReason {
+    /// The word of `data.reason`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Rights => "rights",
+            Self::Module => "module",
+        }
+    }
+}
+
 /// The notice that these subscriptions have ended (PROTOCOL 3).
 pub fn subscriptions_ended<'a>(
     builder: &mut FrameBuilder,
@@ -102,11 +114,7 @@ pub fn subscriptions_ended<'a>(
     builder.clear();
     let out = builder.payload_mut();
     out.extend_from_slice(br#"{"action":"notice","name":"subscriptions_ended","data":{"reason":"#);
-    let reason = match reason {
-        EndReason::Identity => "identity",
-        EndReason::Rights => "rights",
-        EndReason::Module => "module",
-    };
+    let reason = reason.word();
     write_text(out, reason);
     out.extend_from_slice(br#","bindings":"#);
     write_list(out, bindings);

@@ -24,7 +24,8 @@ use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::delivery::{Batch, DeliveryShared};
+use crate::session::delivery::{Batch, Delivered, DeliveryShared};
+use crate::session::id::ConnId;
 use crate::session::outbox::Parcel;
 
 impl<S: Socket> Reactor<S> {
@@ -32,6 +33,12 @@ impl<S: Socket> Reactor<S> {
     /// and their members.
     pub(super) fn fan_out(&mut self, event: Box<Event>, now: Now) {
         self.hub.metrics.events_total += 1;
+        if self.hub.trace.is_on() {
+            let concerns = self.concerns(&event);
+            if !concerns.is_empty() {
+                return self.fan_out_looked_at(event, &concerns, now);
+            }
+        }
         let mut matched = std::mem::take(&mut self.fan_out.matched);
         let mut owed = self.match_event(&event, None, &mut matched);
         let run = self.fan_out.run.as_ref();
@@ -67,7 +74,14 @@ impl<S: Socket> Reactor<S> {
         let mut matched = std::mem::take(&mut self.fan_out.matched);
         let owed = self.match_event(&event, Some(&owed), &mut matched);
         if !matched.is_empty() {
-            self.hand_out_all(&matched, now);
+            let concerns = match self.hub.trace.is_on() {
+                true => self.concerns(&event),
+                false => Vec::new(),
+            };
+            match concerns.is_empty() {
+                true => self.hand_out_all(&matched, now),
+                false => self.hand_out_looked_at(&event, &matched, &concerns, false, now),
+            }
         }
         self.keep_matched(matched);
         if !owed.is_empty() {
@@ -79,13 +93,13 @@ impl<S: Socket> Reactor<S> {
         let mut encoded = 0;
         for (group, frame) in matched {
             encoded += frame.len() as u64;
-            self.hand_out(*group, std::slice::from_ref(frame));
+            self.hand_out(*group, std::slice::from_ref(frame), |_, _| {});
         }
         self.flush.event_done(encoded);
         self.close_too_slow(now);
     }
 
-    fn keep_matched(&mut self, mut matched: Vec<(GroupId, Frame)>) {
+    pub(super) fn keep_matched(&mut self, mut matched: Vec<(GroupId, Frame)>) {
         matched.clear();
         matched.shrink_to(MATCHED_KEPT_MAX);
         self.fan_out.matched = matched;
@@ -93,7 +107,7 @@ impl<S: Socket> Reactor<S> {
 
     /// Makes the frames of an event for the groups that want it, if `only` is given for those of them, up to
     /// [`EVENT_SLICE_BYTES_MAX`]. Returns the groups for which no frame was made.
-    fn match_event(
+    pub(super) fn match_event(
         &mut self,
         event: &Event,
         only: Option<&HashSet<GroupId>>,
@@ -147,15 +161,21 @@ impl<S: Socket> Reactor<S> {
         let Some(run) = self.fan_out.run.take() else {
             return false;
         };
-        self.hand_out(run.group, &run.frames);
+        self.hand_out(run.group, &run.frames, |_, _| {});
         for frame in &run.frames {
             self.flush.event_done(frame.len() as u64);
         }
         self.close_too_slow(now)
     }
 
-    /// Puts `frames`, one for each event, into the outboxes of all members of `group`.
-    fn hand_out(&mut self, group: GroupId, frames: &[Frame]) {
+    /// Puts `frames`, one for each event, into the outboxes of all members of `group`. `each` gets what became of them at each
+    /// member. Returns how many were queued and dropped.
+    pub(super) fn hand_out(
+        &mut self,
+        group: GroupId,
+        frames: &[Frame],
+        mut each: impl FnMut(ConnId, Delivered),
+    ) -> (u64, u64) {
         let Self {
             hub,
             connections,
@@ -193,6 +213,7 @@ impl<S: Socket> Reactor<S> {
                 .deliver(id, batch, member.request_id, &mut shared);
             queued += delivered.queued;
             dropped += delivered.dropped;
+            each(id, delivered);
             if delivered.is_too_slow {
                 fan_out.too_slow.push(id);
             }
@@ -206,10 +227,11 @@ impl<S: Socket> Reactor<S> {
         hub.metrics.frames_delivered_total += queued;
         hub.work.is_busy |= queued > 0;
         hub.metrics.frames_dropped_total += dropped;
+        (queued, dropped)
     }
 
     /// Closes the sessions that were too slow for their frames. True: there were some.
-    fn close_too_slow(&mut self, now: Now) -> bool {
+    pub(super) fn close_too_slow(&mut self, now: Now) -> bool {
         let too_slow = std::mem::take(&mut self.fan_out.too_slow);
         for id in &too_slow {
             self.close(*id, CloseReason::SlowConsumer, now);

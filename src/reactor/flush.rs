@@ -144,6 +144,10 @@ impl<S: Socket> Reactor<S> {
         if let Some(report) = report {
             hub.metrics.writes_total += 1;
             hub.metrics.written_bytes_total += report.written as u64;
+            if hub.trace.is_on() {
+                let (_, waiting_bytes) = session.outbox.blocked();
+                hub.trace.written(id, report.written, waiting_bytes, now);
+            }
             if report.outcome == Flushed::More {
                 let has_events = !session.subscriptions().is_empty();
                 listed.insert(Listed::FLUSH);

@@ -123,7 +123,10 @@ impl<S: Socket> Reactor<S> {
             FromSource::Event(event) => self.fan_out(event, now),
             FromSource::Bound(bindings) => self.on_bound(bindings, now),
             FromSource::Up => self.on_up(now),
-            FromSource::Down { since } => self.on_down(self.clock_of(since)),
+            FromSource::Down { since } => {
+                self.on_down(self.clock_of(since));
+                self.hub.trace.source(false, now);
+            }
             FromSource::Lost(bindings) => {
                 for lost in bindings {
                     for waiter in self.hub.subscriptions.on_lost(&lost, now) {
@@ -147,6 +150,7 @@ impl<S: Socket> Reactor<S> {
         if let Some(since) = self.hub.readiness.on_source_up() {
             self.announce(now.clock.saturating_sub(since), everybody, now);
         }
+        self.hub.trace.source(true, now);
         for waiter in self.hub.subscriptions.on_up() {
             self.resume(waiter, now, Session::on_bound);
         }

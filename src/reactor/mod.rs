@@ -14,7 +14,7 @@
 //! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
 //!    io_uring, all these writes are one system call, or a few when they are many bytes (`flush`).
 //! 6. Take the connections that have ended from the table; put the authenticator's questions to threads (`asking`); in the
-//!    quiet after a burst, give memory back (this file).
+//!    quiet after a burst, give memory back (this file). Tell those who look what has happened (`admin`).
 //!
 //! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames that wait is
 //! on the flush list, or its last write would have blocked; a session with unread bytes is on the reread list, or its last
@@ -37,6 +37,7 @@
 //! | `inquiries` | the questions under way, and whom their answers concern |
 //! | `intake` | step 3: the source and its events |
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
+//! | `looked_at` | step 3: the same for an event that somebody looks at |
 //! | `requests`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
 //! | `control`, [`modules`] | those requests; a change of families, and how it is kept |
 //! | `walk`, `walking` | step 3: a walk over all sessions for those that are asked for; a slice of it |
@@ -69,6 +70,7 @@ pub mod flush_list;
 mod inquiries;
 mod intake;
 pub mod listener;
+mod looked_at;
 pub mod modules;
 mod read;
 mod renewal;
@@ -292,6 +294,7 @@ impl<S: Socket> Reactor<S> {
         self.reap_closed(now);
         self.put_questions(now);
         self.give_memory_back(now);
+        self.feed_looks(now);
         let commands = self.hub.subscriptions.end_turn(now);
         self.handoff.tell(commands);
     }
@@ -318,6 +321,7 @@ impl<S: Socket> Reactor<S> {
         let asked = self.hub.authenticator.next_due();
         let control = self.control.as_ref();
         let control = control.and_then(|control| control.due(self.is_switching));
+        let looks = self.hub.trace.next_due();
         [
             deadline,
             months,
@@ -326,6 +330,7 @@ impl<S: Socket> Reactor<S> {
             drain,
             asked,
             control,
+            looks,
         ]
         .into_iter()
         .flatten()

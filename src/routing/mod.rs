@@ -10,6 +10,8 @@
 //! |---|---|
 //! | [`families`] | the table of binding families, and what a client binding means under it |
 //! | [`index`] | subscriptions in groups; from an event to groups to members |
+//! | [`nearness`] | how near a subscription comes to an event; whose an event is |
+//! | [`key_filter`] | the keys that somebody who looks may name, and what must be bound for that |
 //! | [`broker_bindings`] | how many subscriptions need each AMQP binding, and whether it is in force |
 //! | [`waiters`] | who waits until a binding is in force |
 //! | [`amqp_binding`] | one AMQP binding, and the number of a request for it |
@@ -36,7 +38,9 @@ pub mod broker_bindings;
 pub mod families;
 pub mod index;
 mod interner;
+pub mod key_filter;
 pub mod month;
+pub mod nearness;
 mod request_ids;
 mod table;
 pub mod waiters;

@@ -49,6 +49,9 @@ impl Session {
             }
             Phase::Closing { .. } | Phase::Gone { .. } => {}
             Phase::Open { .. } => {
+                if cx.hub.trace.is_on() {
+                    self.tell_closed(reason, cx);
+                }
                 self.leave(cx);
                 if reason == CloseReason::Drain {
                     while let Some(notice) = self.take_gap_notice(&mut cx.hub.builder) {
@@ -95,6 +98,9 @@ impl Session {
                 self.note_partial(cx);
             }
             Phase::Open { .. } => {
+                if cx.hub.trace.is_on() {
+                    self.tell_closed(CloseReason::Lost, cx);
+                }
                 self.leave(cx);
                 self.phase = Phase::Gone {
                     reason: CloseReason::Lost,

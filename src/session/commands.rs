@@ -70,12 +70,14 @@ impl Session {
             (reply_id, Err(self.rate_limited(cx.hub)))
         };
         let result = match result {
-            Ok(Outcome::Suspended) => match self.suspend(text, place.due, cx) {
-                Ok(()) => return,
-                Err(refusals) => Err(refusals),
-            },
+            Ok(Outcome::Suspended) => self
+                .suspend(text, place.due, cx)
+                .map(|()| Outcome::Suspended),
             result => result,
         };
+        if cx.hub.trace.is_on() {
+            self.tell_command(text, &result, cx);
+        }
         match result {
             Ok(Outcome::Reply(reply)) => self.tell(reply, cx),
             Ok(Outcome::Pong(frame)) => self.push(frame, cx),

@@ -25,6 +25,15 @@ impl CommandErrors {
         })
     }
 
+    /// The error texts, for those who look: as the client is told them, but for what an unknown action is called.
+    pub(super) fn texts(&self) -> Vec<String> {
+        match self {
+            Self::Command(CommandError::UnknownAction(_)) => vec!["unknown action".to_owned()],
+            Self::Command(error) => vec![error.to_string()],
+            Self::Bindings(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
+    }
+
     /// Counts the limit that was met, if it was a limit.
     fn count(&self, metrics: &mut Metrics) {
         let counter = match self {

@@ -105,6 +105,9 @@ impl Session {
         let waiter = Waiter::new(cx.id.slot, number);
         match cx.hub.subscriptions.wait_for_leases(&mut waiting, waiter) {
             Progress::InForce => {
+                if cx.hub.trace.is_on() {
+                    self.tell_waited(&waiting, None, cx);
+                }
                 let reply = self.finish_subscribe(*waiting, cx);
                 self.settle(number, reply, cx.hub);
             }
@@ -125,6 +128,9 @@ impl Session {
         refusals: CommandErrors,
         cx: &mut Context<'_>,
     ) {
+        if cx.hub.trace.is_on() {
+            self.tell_waited(&waiting, Some(&refusals), cx);
+        }
         cx.hub
             .subscriptions
             .release_leases(&mut waiting, Waiter::new(cx.id.slot, number));

@@ -22,6 +22,7 @@ use super::partials::Partials;
 use super::readiness::Readiness;
 use super::replies::HeldTotals;
 use super::subscriptions::Subscriptions;
+use super::trace::Trace;
 use super::{Message, Session};
 
 /// What a session needs to act: its name, what it shares with all others, and the moment of the turn.
@@ -99,6 +100,8 @@ pub struct Hub {
     pub occupancy: Occupancy,
     /// The names and metadata of all sessions.
     pub labels: Labels,
+    /// Who looks at what happens.
+    pub trace: Trace,
     request_ids: RequestIds,
 }
 
@@ -134,6 +137,7 @@ impl Hub {
             peers: Peers::default(),
             occupancy: Occupancy::new(&limits),
             labels: Labels::default(),
+            trace: Trace::default(),
             request_ids: RequestIds(seed),
             limits,
         }

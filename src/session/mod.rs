@@ -47,6 +47,7 @@
 //! | [`liveness`], [`clock`] | who is silent, dead or idle; the moments by which that is decided |
 //! | [`full`] | the answer when there is no room |
 //! | [`admin`], `asker` | a connection of the admin address, from request to answer; what it keeps |
+//! | [`trace`], `telling` | what those who look are told; what a session tells them |
 //! | [`limits`] | the bounds and choices of the operator |
 //! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, deadlines, close reasons, names |
 
@@ -99,6 +100,8 @@ pub mod subscriptions;
 pub mod suspended;
 mod suspending;
 pub mod switched_off;
+mod telling;
+pub mod trace;
 mod waiting;
 mod watch;
 
@@ -107,6 +110,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use crate::account::AccountId;
 use crate::auth::Identity;
 use crate::event::Style;
 use crate::limits::{HANDSHAKE_READ_BYTES_MAX, READ_BEHIND_FRAMES_MAX, SESSION_READ_BYTES_MAX};
@@ -371,6 +375,12 @@ impl Session {
             | Phase::Closing { .. }
             | Phase::Gone { .. } => None,
         }
+    }
+
+    /// The account of the session's identity.
+    #[must_use]
+    pub fn account(&self) -> Option<AccountId> {
+        self.identity.as_ref()?.account_id()
     }
 
     /// The subscriptions of the session, as the index knows them.

@@ -335,6 +335,9 @@ impl Session {
         if let Some(identity) = identity {
             self.take_identity(identity, cx.hub);
         }
+        if cx.hub.trace.is_on() {
+            self.tell_opened(cx);
+        }
         if self.has_no_proof() {
             cx.hub.deadlines.auth.begin(cx.now.clock, cx.id);
         }

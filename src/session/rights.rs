@@ -66,6 +66,9 @@ impl Session {
         self.revise_waiting(&identity, cx);
         if !ended.is_empty() {
             cx.hub.metrics.subscriptions_ended_total += ended.len() as u64;
+            if cx.hub.trace.is_on() {
+                self.tell_ended(&ended, reason.word(), cx);
+            }
             let ended = ended.iter().map(AsRef::as_ref);
             let notice = reply::subscriptions_ended(&mut cx.hub.builder, reason, ended);
             self.push(notice, cx);

@@ -372,6 +372,20 @@ impl Subscriptions {
         }
     }
 
+    /// Holds AMQP bindings for somebody who looks, as a subscription of nobody's account would.
+    pub fn hold(&mut self, bindings: &[AmqpBinding]) {
+        for binding in bindings {
+            self.acquire(binding, 1, None);
+        }
+    }
+
+    /// Gives back what was [held](Self::hold).
+    pub fn let_go(&mut self, bindings: &[AmqpBinding]) {
+        for binding in bindings {
+            self.release(binding, 1);
+        }
+    }
+
     /// Acquires, then releases.
     fn carry_out(&mut self, moves: &Moves) {
         for (binding, users, account) in &moves.acquired {

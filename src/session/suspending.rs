@@ -213,6 +213,9 @@ impl Session {
             due: suspended.due,
         };
         let (reply_id, result) = self.judge(&suspended.text, place, false, cx);
+        if cx.hub.trace.is_on() && !matches!(result, Ok(Outcome::Suspended)) {
+            self.tell_command(&suspended.text, &result, cx);
+        }
         match result {
             Ok(Outcome::Suspended) => {
                 if let Some(replies) = self.replies_mut() {
@@ -248,7 +251,13 @@ impl Session {
         };
         let request_id = command::first_request_id(&suspended.text);
         let reply_id = reply_id(request_id.as_deref(), cx.hub);
-        let refusals = CommandErrors::from(CommandError::AuthenticationUnavailable);
+        let result = Err(CommandErrors::from(CommandError::AuthenticationUnavailable));
+        if cx.hub.trace.is_on() {
+            self.tell_command(&suspended.text, &result, cx);
+        }
+        let Err(refusals) = result else {
+            return true;
+        };
         let reply = refusals.refuse(&reply_id, cx.hub);
         self.settle(number, reply, cx.hub);
         true

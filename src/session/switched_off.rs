@@ -62,6 +62,9 @@ impl Session {
         let ended = revisions.ended;
         if !ended.is_empty() {
             cx.hub.metrics.subscriptions_ended_total += ended.len() as u64;
+            if cx.hub.trace.is_on() {
+                self.tell_ended(&ended, EndReason::Module.word(), cx);
+            }
             let bindings = ended.iter().map(AsRef::as_ref);
             let notice =
                 reply::subscriptions_ended(&mut cx.hub.builder, EndReason::Module, bindings);

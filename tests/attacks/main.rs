@@ -9,6 +9,7 @@
 //! | `partial_messages` | messages begun and never finished, for the memory that they take |
 //! | `bodies` | events whose work grows with the square of their bytes |
 //! | `lists` | commands whose work grows with the square of what is sent |
+//! | `lookers` | lookers (`GET /trace`) that read nothing, under a flood of events |
 //! | `vain_subscribes` | subscribes that cannot succeed, before those that can |
 //! | `mute_broker` | brokers that beat their heart and answer nothing |
 //! | `admin_askers` | askers of the admin address that list all sessions again and again |
@@ -29,6 +30,7 @@ mod flood;
 mod flooders;
 mod judge;
 mod lists;
+mod lookers;
 mod mute_broker;
 mod partial_messages;
 mod places;

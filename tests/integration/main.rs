@@ -51,6 +51,7 @@ mod slow_consumers;
 mod source_end;
 mod starvation;
 mod switching;
+mod trace;
 mod web_ui;
 mod wire;
 

@@ -10,6 +10,7 @@ use blackhole::routing::broker_bindings::{Ask, BindingCounts, BrokerBindings};
 use blackhole::routing::families::{Families, FamilyOptions, Resolved, Rights};
 use blackhole::routing::index::{Subscribed, SubscriptionIndex, SubscriptionList};
 use blackhole::routing::month::{ActiveMonths, FollowedMonths};
+use blackhole::routing::nearness::{EventKey, Nearness};
 use blackhole::routing::words;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -598,6 +599,114 @@ impl World {
         found.sort();
         expected.sort();
         assert_eq!(found, expected, "{exchange} {key} {head:?}");
+        self.check_nearness(exchange, key, head);
+    }
+
+    /// What those who look are told of each subscription: that it fits exactly when it gets the event; and otherwise what
+    /// a change of nothing but its account, or of nothing but event words, would make of it.
+    fn check_nearness(&self, exchange: &str, key: &str, head: &EventHead) {
+        let event = EventKey::new(exchange, key, head);
+        for (list, plain) in self.lists.iter().zip(&self.plain) {
+            for (resolved, had) in self.index.subscriptions(list).zip(plain) {
+                let found = event.as_ref().map_or(Nearness::Far, |event| {
+                    self.families.nearness(&resolved, event, self.months)
+                });
+                let expected = if had.wants(exchange, key, head) {
+                    Nearness::Fits
+                } else if self.would_want_for_another(had, exchange, key, head) {
+                    Nearness::ButForScope
+                } else if self.would_want_another_event(&resolved, exchange, key, head) {
+                    Nearness::ButForEventWord
+                } else {
+                    Nearness::Far
+                };
+                assert_eq!(found, expected, "{had:?}: {exchange} {key} {head:?}");
+            }
+        }
+    }
+
+    fn would_want(
+        &self,
+        (scope, realm): (Scope, Option<&str>),
+        binding: &str,
+        (exchange, key, head): (&str, &str, &EventHead),
+    ) -> bool {
+        let rights = Rights {
+            superduper: true,
+            realm,
+        };
+        let Ok(resolved) = self.families.resolve(binding, scope, rights) else {
+            return false;
+        };
+        let mut amqp = Vec::new();
+        self.families
+            .amqp_bindings(&resolved, self.months, &mut amqp);
+        let plain = Plain {
+            scope,
+            binding: binding.to_owned(),
+            style: Style::Piston,
+            request_id: None,
+            amqp,
+        };
+        plain.wants(exchange, key, head)
+    }
+
+    fn would_want_for_another(
+        &self,
+        had: &Plain,
+        exchange: &str,
+        key: &str,
+        head: &EventHead,
+    ) -> bool {
+        let event = (exchange, key, head);
+        let others = (0..4).any(|number| {
+            let realm = realm(number);
+            let other = (Scope::One(account(number)), Some(&*realm));
+            self.would_want(other, &had.binding, event)
+        });
+        // Nobody's event; but a database of nobody is another thing.
+        let nobodys =
+            exchange != "configuration" && self.would_want((Scope::Any, None), &had.binding, event);
+        others || nobodys
+    }
+
+    fn would_want_another_event(
+        &self,
+        resolved: &Resolved<'_>,
+        exchange: &str,
+        key: &str,
+        head: &EventHead,
+    ) -> bool {
+        let mut binding: Vec<&str> = resolved.binding().split('.').collect();
+        let mut key: Vec<&str> = key.split('.').collect();
+        let (places, exchange_of): (&[(usize, usize)], _) = match (binding[0], binding.len()) {
+            ("call", _) => (&[(1, 1)], "callevt"),
+            ("conference", 5..) => (&[(2, 2)], "conference"),
+            ("fax", _) if binding[1] == "object" => (&[(2, 0)], "configuration"),
+            ("object", _) => (&[(1, 0), (2, 2)], "configuration"),
+            ("doc_created" | "doc_edited" | "*", _) => (&[(0, 0), (2, 2)], "configuration"),
+            _ => return false,
+        };
+        if exchange != exchange_of {
+            return false;
+        }
+        for (in_binding, in_key) in places {
+            let Some(word) = key.get_mut(*in_key) else {
+                return false;
+            };
+            // No list has it, so nobody can ask for it.
+            match *word {
+                "OTHER" => *word = "PARK_PARKED",
+                "other" if *in_key == 0 => *word = "doc_created",
+                "other" => *word = "user",
+                _ => {}
+            }
+            if binding[*in_binding] != "*" {
+                binding[*in_binding] = *word;
+            }
+        }
+        let own = (resolved.scope(), resolved.realm());
+        self.would_want(own, &binding.join("."), (exchange, &key.join("."), head))
     }
 
     fn check_lists(&self) {

@@ -568,6 +568,11 @@ impl Raw {
         Self::over(narrow(address)).upgrade()
     }
 
+    /// The session id (PROTOCOL 1).
+    pub fn session_id(&self) -> String {
+        self.stream.0.local_addr().unwrap().to_string()
+    }
+
     fn upgrade(mut self) -> Self {
         self.send(UPGRADE_REQUEST.as_bytes());
         assert_eq!(self.head().status, 101);

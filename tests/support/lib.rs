@@ -16,6 +16,7 @@ pub mod client;
 pub mod client_frame;
 pub mod events;
 pub mod left_out;
+pub mod looker;
 pub mod mute_broker;
 pub mod numbered;
 pub mod own_process;

@@ -126,6 +126,7 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             "Sessions that have an answer and have not gone on.",
             reactor.inquiries.concerned.len(),
         ),
+        ("trace_looks", "Looks under way.", hub.trace.looks()),
         (
             "outboxes_blocked",
             "Sessions whose sockets are full.",

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | this | which request begins what |
 //! | [`desk`] | the connections of the admin address, and how many there may be |
+//! | `looks` | the looks of `/trace`: how they begin, are fed, and end |
 //! | `metrics` | the page `/metrics` |
 //! | `job`, `jobs` | what takes more than one turn; a slice of it a turn |
 //! | `listing`, `sessions` | listings of sessions, and sessions closed; a slice of them |
@@ -14,6 +15,7 @@ pub(super) mod desk;
 pub(super) mod job;
 mod jobs;
 mod listing;
+mod looks;
 mod metrics;
 mod sessions;
 
@@ -58,9 +60,7 @@ impl<S: Socket> Reactor<S> {
             AdminRequest::Drain => self.order_drain(),
             AdminRequest::LogLevel(level) => actions::set_log_level(level),
             AdminRequest::Module(change) => return self.begin_module(change, id, now),
-            AdminRequest::Trace(_) => {
-                AdminAnswer::Refused(AdminRefusal::new(Status::Unavailable, "not here yet"))
-            }
+            AdminRequest::Trace(query) => return self.begin_look(&query, id, now),
         };
         self.answer_admin(id, &answer, now);
     }

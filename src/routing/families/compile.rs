@@ -44,6 +44,7 @@ impl Rule {
             });
             variables.push(Variable {
                 name: name.as_str().into(),
+                is_event_word: words.is_some() || name == EVENT,
                 words,
                 required,
                 is_escaped: !spec.unescaped.contains(name),

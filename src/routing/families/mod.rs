@@ -64,7 +64,7 @@ pub struct Exchange {
 pub struct RuleId(pub(crate) u16);
 
 impl RuleId {
-    fn of(index: usize) -> Self {
+    pub(crate) fn of(index: usize) -> Self {
         Self(u16::try_from(index).expect("FAMILIES_MAX and the platform's rows fit"))
     }
 }
@@ -301,6 +301,31 @@ impl Families {
         scope: Scope,
         rights: Rights<'a>,
     ) -> Result<Resolved<'a>, BindingError> {
+        self.resolve_among(binding, scope, rights, |rule| rule.is_on)
+    }
+
+    /// As [`Families::resolve`], with the families that are off, too: for those who look at what happens, never for a
+    /// subscription.
+    ///
+    /// # Errors
+    /// [`BindingError`].
+    pub(crate) fn resolve_for_a_look<'a>(
+        &self,
+        binding: &'a str,
+        scope: Scope,
+        realm: Option<&'a str>,
+    ) -> Result<Resolved<'a>, BindingError> {
+        let superduper = true;
+        self.resolve_among(binding, scope, Rights { superduper, realm }, |_| true)
+    }
+
+    fn resolve_among<'a>(
+        &self,
+        binding: &'a str,
+        scope: Scope,
+        rights: Rights<'a>,
+        is_meant: impl Fn(&Rule) -> bool,
+    ) -> Result<Resolved<'a>, BindingError> {
         let (first, rest) = binding.split_once('.').unwrap_or((binding, ""));
         let invalid_format = || BindingError::InvalidFormat {
             family: echo(first).to_owned(),
@@ -310,7 +335,7 @@ impl Families {
             .rules
             .iter()
             .enumerate()
-            .filter(|(_, rule)| rule.is_on && rule.begins_with(first))
+            .filter(|(_, rule)| is_meant(rule) && rule.begins_with(first))
             .peekable();
         if of_family.peek().is_none() {
             return Err(BindingError::NoSubscriptions);
@@ -446,6 +471,11 @@ impl Families {
             .iter()
             .find(is_it)
             .map_or(&[], |known| &known.rules)
+    }
+
+    /// All rules, those that are switched off included.
+    pub(crate) fn rules(&self) -> &[Rule] {
+        &self.rules
     }
 
     /// The words of a subscription's binding that stand for its rule's variables.

@@ -107,6 +107,8 @@ pub(super) struct Variable {
     pub(super) required: Option<Required>,
     /// Whether publishers escape its word.
     pub(super) is_escaped: bool,
+    /// Whether its word says what happened, and not to what: it has a list, or is called `event`.
+    pub(super) is_event_word: bool,
 }
 
 #[derive(Debug)]
@@ -152,6 +154,22 @@ pub(crate) enum Qualifier<'e> {
     Realm(&'e str),
     /// No qualifier is needed.
     None,
+}
+
+impl Qualifier<'_> {
+    /// Whether a subscription for `account`, by its SIP realm `realm` where accounts are told apart by that, gets events that
+    /// are qualified so.
+    pub(crate) fn admits<'r>(
+        &self,
+        account: AccountId,
+        realm: impl FnOnce() -> Option<&'r str>,
+    ) -> bool {
+        match self {
+            Self::Account(owner) => account == *owner,
+            Self::Realm(word) => realm().is_some_and(|realm| words::is_escaped_form(realm, word)),
+            Self::None => true,
+        }
+    }
 }
 
 impl Rule {
@@ -317,6 +335,104 @@ impl Rule {
                 Part::Variable(variable) => self.variable(*variable).is_deliverable(word),
                 Part::Account | Part::Db | Part::Modb | Part::Realm | Part::Free(_) => true,
             })
+    }
+
+    /// As [`Rule::fits`], whatever the words that stand for variables.
+    pub(crate) fn is_of_form(&self, form: &Form, event: &[&str]) -> bool {
+        form.parts.len() == event.len()
+            && form.parts.iter().zip(event).all(|(part, word)| match part {
+                Part::Literal(literal) => **literal == **word,
+                Part::Variable(_)
+                | Part::Account
+                | Part::Db
+                | Part::Modb
+                | Part::Realm
+                | Part::Free(_) => true,
+            })
+    }
+
+    /// Whether some subscription's AMQP key can hold this word of an event.
+    pub(crate) fn is_deliverable(&self, variable: usize, word: &str) -> bool {
+        self.variable(variable).is_deliverable(word)
+    }
+
+    /// Whether the word of a variable says what happened, and not to what.
+    pub(crate) fn is_event_word(&self, variable: usize) -> bool {
+        self.variable(variable).is_event_word
+    }
+
+    /// Whether `key`, in which `*` stands for any word, is of this form: its literal words are there, listed words are on
+    /// their lists, and what stands for an account can be one.
+    pub(crate) fn has_key(&self, form: &Form, key: &[&str]) -> bool {
+        form.parts.len() == key.len()
+            && form.parts.iter().zip(key).all(|(part, word)| match part {
+                Part::Literal(literal) => **literal == **word,
+                _ if *word == WILDCARD => true,
+                Part::Variable(variable) => self.variable(*variable).accepts(word),
+                Part::Account => AccountId::parse_word(word).is_some(),
+                Part::Db => AccountId::parse_db(word).is_some(),
+                Part::Modb => word.rsplit_once('-').is_some_and(|(db, month)| {
+                    AccountId::parse_db(db).is_some() && Month::parse(month).is_some()
+                }),
+                Part::Realm | Part::Free(_) => true,
+            })
+    }
+
+    /// Renders the AMQP binding keys that bring all events of an account, as far as its keys can tell: where some form names
+    /// the account or its realm, only such forms. None where nothing tells the accounts' events apart.
+    pub(crate) fn widest_keys(
+        &self,
+        account: AccountId,
+        realm: Option<&str>,
+        month: Month,
+        mut each: impl FnMut(&str),
+    ) {
+        match self.qualification {
+            Qualification::None => return,
+            Qualification::Realm if realm.is_none() => return,
+            Qualification::Account | Qualification::Realm => {}
+        }
+        let names_it = |form: &&Form| form.qualifier_position().is_some();
+        let is_named = self.forms.iter().any(|form| names_it(&form));
+        let values = KeyValues {
+            variables: Variables([WILDCARD; VARIABLES_MAX]),
+            scope: Scope::One(account),
+            realm,
+            month,
+        };
+        let mut key = String::new();
+        for form in self.forms.iter().filter(|form| !is_named || names_it(form)) {
+            self.expand(form, values, 0, &mut key, &mut each);
+        }
+    }
+
+    /// Renders the client bindings that there are, with `*` where any word can stand; for lists, one for each word.
+    pub(crate) fn client_bindings(&self, mut each: impl FnMut(&str)) {
+        self.expand_client(0, &mut String::new(), &mut each);
+    }
+
+    fn expand_client(&self, from: usize, text: &mut String, each: &mut impl FnMut(&str)) {
+        let Some(part) = self.client.get(from) else {
+            return each(text);
+        };
+        let length = text.len();
+        if from > 0 {
+            text.push('.');
+        }
+        let dotted = text.len();
+        let mut go_on = |word: &str| {
+            text.truncate(dotted);
+            text.push_str(word);
+            self.expand_client(from + 1, text, each);
+        };
+        match part {
+            ClientWord::Literal(literal) => go_on(literal),
+            ClientWord::Variable(variable) => match &self.variable(*variable).words {
+                Some(list) => list.words.iter().for_each(|word| go_on(word)),
+                None => go_on(WILDCARD),
+            },
+        }
+        text.truncate(length);
     }
 
     /// The variable that decides between forms with a month and without, when the event's word for it belongs to the
@@ -508,6 +624,14 @@ impl Form {
 
     pub(super) fn is_monthly(&self) -> bool {
         matches!(self.qualifier, FormQualifier::Modb(_))
+    }
+
+    /// Whether its key names the account by a database.
+    pub(crate) fn names_database(&self) -> bool {
+        matches!(
+            self.qualifier,
+            FormQualifier::Db(_) | FormQualifier::Modb(_)
+        )
     }
 
     pub(super) fn qualifier_position(&self) -> Option<usize> {

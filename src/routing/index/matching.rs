@@ -10,10 +10,10 @@
 use super::group::Group;
 use super::groups::{Groups, Shape};
 use super::pattern::{ANY_SCOPE, named_variables, pattern_hash};
-use crate::account::Scope;
+use crate::account::{AccountId, Scope};
 use crate::event::EventHead;
 use crate::event::Style;
-use crate::routing::families::{Families, FormedEvent, Qualifier, Rule, RuleId};
+use crate::routing::families::{Families, FormedEvent, Rule, RuleId};
 use crate::routing::month::ActiveMonths;
 use crate::routing::words::{self, WORDS_MAX};
 
@@ -156,15 +156,11 @@ fn visit_ring(
 
 /// Whether the pattern of a group, whose shape was probed for, wants the event: the exact comparison behind a probe.
 pub(super) fn wants(groups: &Groups, group: &Group, rule: &Rule, event: &FormedEvent<'_>) -> bool {
+    let account = AccountId::from_bytes(group.account);
     let is_qualified = group.shape & ANY_SCOPE != 0
-        || match event.qualifier {
-            Some(Qualifier::Account(account)) => group.account == *account.bytes(),
-            Some(Qualifier::Realm(word)) => groups
-                .text(group.realm)
-                .is_some_and(|realm| words::is_escaped_form(realm, word)),
-            Some(Qualifier::None) => true,
-            None => false,
-        };
+        || event
+            .qualifier
+            .is_some_and(|qualifier| qualifier.admits(account, || groups.text(group.realm)));
     let mut named = named_variables(rule, group.shape).peekable();
     if !is_qualified || named.peek().is_none() {
         return is_qualified;
