@@ -144,7 +144,6 @@ impl Session {
     }
 
     fn on_text(&mut self, text: &str, cx: &mut Context<'_>) {
-        cx.hub.metrics.commands_total += 1;
         cx.hub.work.is_busy = true;
         let is_allowed = cx
             .hub
@@ -159,19 +158,19 @@ impl Session {
                 rare.refused_in_a_row = 0;
             }
         } else {
-            cx.hub.metrics.commands_rate_limited_total += 1;
             let Some(rare) = self.rare_mut() else {
                 return;
             };
             rare.refused_in_a_row += 1;
             if rare.refused_in_a_row >= REFUSED_COMMANDS_MAX {
+                count_unread(CommandResult::RateLimited, cx);
                 return self.close(CloseReason::RateLimit, cx);
             }
         }
         if cx.hub.is_renewing {
             self.renew_identity(cx);
             if !self.is_open() {
-                return;
+                return count_unread(CommandResult::Abandoned, cx);
             }
         }
         if cx.hub.is_ending_families {
@@ -189,6 +188,11 @@ impl Session {
         let address = is_its_own.then(|| self.peer(cx.hub).network());
         cx.hub.partials.set(cx.id, self.partial_bytes(), address);
     }
+}
+
+/// Counts a command that is not read.
+fn count_unread(result: CommandResult, cx: &mut Context<'_>) {
+    cx.count_command(CommandAction::Unknown, result, cx.now.clock);
 }
 
 /// The pings of one read. The first are answered one by one; of the rest only the newest is answered, as RFC 6455 section
