@@ -4,6 +4,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`http`] | the head of a request, and responses that end a connection (RFC 9112) |
+//! | [`admin`] | what may be asked for on the admin address (PROTOCOL 8) |
 //! | [`handshake`] | head -> upgrade, probe or error (PROTOCOL 2, RFC 6455 section 4) |
 //! | [`proxy`] | PROXY header -> the peer behind a trusted proxy (PROXY protocol 1 and 2) |
 //! | [`forwarded`] | `X-Forwarded-For` and `Forwarded` of a trusted proxy -> the same (RFC 7239) |
@@ -26,6 +27,7 @@
     )
 )]
 
+pub mod admin;
 pub mod codec;
 pub mod command;
 pub mod control;

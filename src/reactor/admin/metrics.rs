@@ -1,30 +1,13 @@
-//! The pages of the admin listener: `/healthz`, `/readyz`, `/metrics` (Prometheus text format 0.0.4).
+//! The page `/metrics` (Prometheus text format 0.0.4).
 
-use super::Reactor;
-use super::control::Control;
-use super::socket::Socket;
 use crate::handoff::HANDOFF_EVENTS_MAX;
 use crate::metrics::write_metric;
-use crate::session::admin::{AdminAnswer, AdminPage};
+use crate::reactor::Reactor;
+use crate::reactor::control::Control;
+use crate::reactor::socket::Socket;
 
-/// What `page` shows. Cost of the metrics: one pass over nothing but the counters.
-#[must_use]
-pub fn page<S: Socket>(page: AdminPage, reactor: &Reactor<S>) -> AdminAnswer {
-    match page {
-        AdminPage::Health => AdminAnswer::Well("ok\n".to_owned()),
-        AdminPage::Ready => {
-            let lines = reactor.barred.iter();
-            let barred: String = lines.map(|line| format!("{line}\n")).collect();
-            match reactor.hub.readiness.unready() {
-                None => AdminAnswer::Well(format!("ready\n{barred}")),
-                Some(why) => AdminAnswer::Unwell(format!("{}\n{barred}", why.text())),
-            }
-        }
-        AdminPage::Metrics => AdminAnswer::Metrics(metrics(reactor)),
-    }
-}
-
-fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
+/// The page. Cost: one pass over nothing but the counters.
+pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
     let mut out = String::with_capacity(16 << 10);
     let hub = &reactor.hub;
     let subscriptions = &hub.subscriptions;
