@@ -58,23 +58,6 @@ figures! {
 }
 
 impl AmqpCounters {
-    /// Deliveries dropped, of every kind.
-    #[must_use]
-    pub fn undecodable(&self) -> u64 {
-        [
-            &self.undecodable_not_utf8,
-            &self.undecodable_not_json_object,
-            &self.undecodable_broken_gzip,
-            &self.undecodable_too_large,
-            &self.undecodable_swallowed,
-            &self.undecodable_unknown_encoding,
-            &self.undecodable_routing_key,
-        ]
-        .into_iter()
-        .map(|counter| counter.load(Ordering::Relaxed))
-        .sum()
-    }
-
     pub(super) fn count_undecodable(&self, error: &EventError) {
         increment(match error {
             EventError::NotUtf8 => &self.undecodable_not_utf8,

@@ -276,11 +276,7 @@ impl Crossbar {
         self.log.take(subject, &Trouble::new(Cause::Late, text));
     }
 
-    fn counted<T>(
-        &self,
-        subject: Subject,
-        answer: Result<(&AtomicU64, T), Trouble>,
-    ) -> Option<T> {
+    fn counted<T>(&self, subject: Subject, answer: Result<(&AtomicU64, T), Trouble>) -> Option<T> {
         match answer {
             Ok((counter, answer)) => {
                 increment(counter);

@@ -34,10 +34,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use self::counters::InquiryCounters;
 use self::counters::increment;
-use self::trouble::Subject;
 pub use self::crossbar::{
     Authorities, Crossbar, CrossbarError, CrossbarOptions, CrossbarUrl, CrossbarUrlError,
 };
+use self::trouble::Subject;
 use crate::auth::jwt::{self, Refusal};
 use crate::auth::{AccountAnswer, Answer, KeyAnswer, Lane, Question};
 use crate::handoff::{LoopGone, LoopWaker};

@@ -122,7 +122,11 @@ impl CommandCounts {
     #[must_use]
     pub fn refused(&self) -> u64 {
         let good = [CommandResult::Ok, CommandResult::Abandoned];
-        self.total() - good.into_iter().map(|result| self.of_result(result)).sum::<u64>()
+        self.total()
+            - good
+                .into_iter()
+                .map(|result| self.of_result(result))
+                .sum::<u64>()
     }
 
     /// Appends all of them to `out`, in Prometheus' text format.
@@ -132,7 +136,10 @@ impl CommandCounts {
         write_head(out, name, "counter", help);
         for action in CommandAction::ALL {
             for result in CommandResult::ALL {
-                let labels = [("action", &action.word() as _), ("result", &result.word() as _)];
+                let labels = [
+                    ("action", &action.word() as _),
+                    ("result", &result.word() as _),
+                ];
                 write_sample(out, name, "", &labels, self.of(*action, *result));
             }
         }

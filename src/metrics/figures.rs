@@ -48,6 +48,15 @@ macro_rules! figures {
         }
 
         impl $name {
+            $(
+                #[doc = concat!("The sum of `", stringify!($family), "`.")]
+                #[must_use]
+                pub fn $family(&self) -> u64 {
+                    use $crate::metrics::figures::Figure;
+                    0 $(+ self.$member.value())+
+                }
+            )*
+
             /// Appends all of them to `out`, in Prometheus' text format.
             pub fn write(&self, out: &mut String) {
                 use $crate::metrics::figures::Figure;
@@ -59,10 +68,10 @@ macro_rules! figures {
                 $(
                     let name = Name::ours(stringify!($family));
                     write_head(out, name, stringify!($family_kind), $family_help);
+                    let labels = [$(stringify!($label)),+];
                     $(
                         let values = [$(&$value as &dyn std::fmt::Display),+];
-                        let labels = [$(stringify!($label)),+];
-                        let mut pairs = labels.map(|label| (label, &"" as &dyn std::fmt::Display));
+                        let mut pairs = labels.map(|label| (label, values[0]));
                         for (pair, value) in pairs.iter_mut().zip(values) {
                             pair.1 = value;
                         }

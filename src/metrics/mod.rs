@@ -121,6 +121,15 @@ figures! {
     }
 }
 
+impl Metrics {
+    /// Sessions that are open now.
+    #[must_use]
+    pub fn sessions_open(&self) -> u64 {
+        self.sessions_opened_total
+            .saturating_sub(self.closes_total())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,8 +24,8 @@ const OF_THE_LAG: [Duration; 11] = micros([
 ]);
 /// From one turn to as many as a storm takes.
 const OF_A_FAN_OUT: [Duration; 14] = micros([
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    5_000_000,
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 5_000_000,
 ]);
 /// From what the network takes to what nobody waits for any more.
 const OF_AN_EVENT: [Duration; 14] = micros([
@@ -34,8 +34,8 @@ const OF_AN_EVENT: [Duration; 14] = micros([
 ]);
 /// From an answer in the same turn to `request_timeout_ms`.
 const OF_AN_ANSWER: [Duration; 14] = micros([
-    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
-    5_000_000, 10_000_000,
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000,
 ]);
 
 macro_rules! timings {
@@ -84,7 +84,10 @@ mod tests {
             &OF_AN_EVENT,
             &OF_AN_ANSWER,
         ] {
-            assert!(bounds.len() <= BUCKETS_MAX && bounds.is_sorted(), "{bounds:?}");
+            assert!(
+                bounds.len() <= BUCKETS_MAX && bounds.is_sorted(),
+                "{bounds:?}"
+            );
         }
     }
 }

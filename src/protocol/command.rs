@@ -325,10 +325,7 @@ fn action<'a>(
     data: Data<'a>,
     label: RawLabel<'a>,
     limits: &CommandLimits,
-) -> (
-    CommandAction,
-    Result<(Action<'a>, Label<'a>), CommandError>,
-) {
+) -> (CommandAction, Result<(Action<'a>, Label<'a>), CommandError>) {
     let name = match text(name, Field::Action) {
         Ok(Some(name)) => name,
         Ok(None) => return (CommandAction::Unknown, Err(CommandError::MissingAction)),

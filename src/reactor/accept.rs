@@ -62,7 +62,7 @@ impl<S: Socket> Reactor<S> {
         if room == Room::Close {
             return None;
         }
-        let session = Session::new(listener, preamble, peer, &mut self.hub);
+        let session = Session::new(listener, preamble, peer, now.clock, &mut self.hub);
         let is_surplus = session.is_surplus();
         let id = self.connections.insert(socket, session);
         self.hub.arrivals.note(now.unix);
@@ -104,12 +104,14 @@ impl<S: Socket> Reactor<S> {
             ListenerKind::Admin => {}
             ListenerKind::Clients if self.evict_unfinished(now) => return Room::Free,
             ListenerKind::Clients => {
-                self.hub.metrics.connections_refused_full_total += 1;
-                if self.answer_at_once(socket, preamble) {
-                    return Room::Close;
-                }
-                if beyond < limits::REFUSALS_MAX {
-                    return Room::Refuse;
+                let is_answered = self.answer_at_once(socket, preamble);
+                if is_answered || beyond < limits::REFUSALS_MAX {
+                    self.hub.metrics.handshakes_refused_full_total += 1;
+                    return if is_answered {
+                        Room::Close
+                    } else {
+                        Room::Refuse
+                    };
                 }
             }
         }

@@ -51,6 +51,12 @@ impl<S: Socket> Reactor<S> {
             [(group, frame)] if owed.is_empty() => self.extend_run(*group, frame.clone()),
             _ => self.hand_out_all(&matched, now),
         }
+        if !matched.is_empty()
+            && let Some(arrival) = event.arrival
+        {
+            let age = arrival.age_at(self.epoch + now.clock);
+            self.hub.metrics.timings.event_age.record(age);
+        }
         self.keep_matched(matched);
         if !owed.is_empty() {
             self.hub.metrics.events_sliced_total += 1;
@@ -81,7 +87,7 @@ impl<S: Socket> Reactor<S> {
             encoded += frame.len() as u64;
             self.hand_out(*group, std::slice::from_ref(frame));
         }
-        self.flush.event_done(encoded);
+        self.flush.event_done(encoded, now.clock);
         self.close_too_slow(now);
     }
 
@@ -149,7 +155,7 @@ impl<S: Socket> Reactor<S> {
         };
         self.hand_out(run.group, &run.frames);
         for frame in &run.frames {
-            self.flush.event_done(frame.len() as u64);
+            self.flush.event_done(frame.len() as u64, now.clock);
         }
         self.close_too_slow(now)
     }

@@ -3,6 +3,7 @@
 //! Invariant: after each read the hub knows how much of an unfinished message or request the session keeps.
 
 use crate::limits::{PONGS_PER_READ_MAX, REFUSED_COMMANDS_MAX};
+use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::codec::Item;
 use crate::protocol::frame::{Frame, Opcode};
 
@@ -31,6 +32,7 @@ impl Session {
                 listener,
                 preamble,
                 head,
+                ..
             } => {
                 let (listener, preamble) = (*listener, *preamble);
                 match head.take() {

@@ -108,7 +108,7 @@ use crate::protocol::proxy::Preamble;
 use crate::routing::index::SubscriptionList;
 
 use self::bucket::Bucket;
-use self::clock::Now;
+use self::clock::{Now, Stamp};
 use self::close::CloseReason;
 use self::id::KeptPeer;
 use self::labels::Label;
@@ -137,6 +137,8 @@ enum Phase {
     Handshake {
         listener: ListenerKind,
         preamble: Preamble,
+        /// When the connection was accepted.
+        came: Stamp,
         head: Option<Box<Head>>,
     },
     /// Upgraded. `rare` exists only while it holds something.
@@ -154,7 +156,7 @@ enum Phase {
     Gone { reason: CloseReason, was_open: bool },
 }
 
-// Each idle session pays for this size. The liveness fills what would be padding.
+// Each idle session pays for this size. The liveness, and the stamp of a handshake, fill what would be padding.
 const _: () = assert!(size_of::<Phase>() == 16);
 
 /// What a closing session still waits for from its peer.

@@ -1,6 +1,7 @@
 //! What a request on the admin address begins (PROTOCOL 8).
 
 mod metrics;
+mod process;
 
 use super::Reactor;
 use super::socket::Socket;
