@@ -219,7 +219,11 @@ impl Walk {
         }
         let timestamp = timestamp_of([original[12], original[13]], &original[at..]);
         let is_kept = timestamp.is_some();
-        assert_eq!(payload[13], if is_kept { 0x40 } else { 0 }, "of these, the timestamp");
+        assert_eq!(
+            payload[13],
+            if is_kept { 0x40 } else { 0 },
+            "of these, the timestamp"
+        );
         if let Some(timestamp) = timestamp {
             assert_eq!(payload[at..at + 8], *timestamp);
             at += 8;

@@ -366,7 +366,10 @@ fn a_clashing_exchange_is_unavailable_at_once_and_heals_while_others_go_on() {
     }
     let subscribed = json!(["call.CHANNEL_ANSWER.*"]);
     assert_eq!(replies[3]["data"]["subscribed"], subscribed);
-    assert_eq!(server.metric("subscribes_refused_total"), 3);
+    assert_eq!(
+        server.metric(r#"commands_total{result="broker_refused"}"#),
+        3
+    );
     fax.ask(&json!({"action": "unsubscribe"}));
     assert_eq!(
         server.metric("subscriptions"),

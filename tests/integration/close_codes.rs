@@ -258,8 +258,5 @@ fn however_sessions_end_every_gauge_is_back_where_it_was() {
         now["connections"] == 1 && gauges.iter().all(|gauge| now[*gauge] == 0)
     });
     let after = server.metrics();
-    assert_eq!(
-        after["sessions_opened_total"],
-        after["closes_total"]
-    );
+    assert_eq!(after["sessions_opened_total"], after["closes_total"]);
 }

@@ -148,7 +148,10 @@ fn metadata_fits_up_to_its_limit_and_a_bigger_one_refuses_the_command() {
         errors(&client.ask(&at_top)),
         ["metadata too large (max 40 bytes)"]
     );
-    assert_eq!(server.metric("commands_refused_metadata_total"), 2);
+    assert_eq!(
+        server.metric(r#"commands_total{result="metadata_too_large"}"#),
+        2
+    );
 }
 
 #[test]

@@ -211,7 +211,10 @@ fn a_bearer_token_is_verified_before_the_upgrade_and_then_no_command_needs_one()
         "other schemes are not ours"
     );
     assert_eq!(server.metric("authentications_failed_total"), 2);
-    assert_eq!(server.metric(r#"handshakes_refused_total{reason="token"}"#), 3);
+    assert_eq!(
+        server.metric(r#"handshakes_refused_total{reason="token"}"#),
+        3
+    );
 }
 
 #[test]
@@ -292,7 +295,10 @@ fn only_listed_origins_and_clients_without_one_are_upgraded() {
         );
     }
     drop(Raw::upgraded(server.address()));
-    assert_eq!(server.metric(r#"handshakes_refused_total{reason="origin"}"#), 4);
+    assert_eq!(
+        server.metric(r#"handshakes_refused_total{reason="origin"}"#),
+        4
+    );
 }
 
 #[test]
@@ -395,7 +401,10 @@ fn a_head_or_what_comes_before_it_that_drips_is_cut_off_after_request_timeout() 
             &[first, UPGRADE_REQUEST.as_bytes()].concat(),
         );
         drip(server.admin(), page.as_bytes());
-        assert_eq!(server.metric(r#"connections_dropped_total{reason="handshake_timeout"}"#), 2);
+        assert_eq!(
+            server.metric(r#"connections_dropped_total{reason="handshake_timeout"}"#),
+            2
+        );
         assert_eq!(
             server.metric("handshake_deadlines"),
             1,

@@ -17,6 +17,7 @@ use blackhole::limits::{
     ADMIN_BEYOND_FULL_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS_MAX, PARTIAL_OVERHEAD_BYTES_MAX,
     REFUSALS_MAX, SURPLUS_MAX,
 };
+use blackhole::metrics::commands::CommandResult;
 use blackhole::protocol::http::HEAD_BYTES_MAX;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::Asked;
@@ -64,7 +65,10 @@ fn a_head_may_have_8_kib_and_not_a_byte_more() {
         assert_eq!(request.len(), HEAD_BYTES_MAX - 1 + more);
         assert_eq!(knock(&server, request.as_bytes()).0, status, "{more}");
     }
-    assert_eq!(server.metric(r#"handshakes_refused_total{reason="head"}"#), 1);
+    assert_eq!(
+        server.metric(r#"handshakes_refused_total{reason="head"}"#),
+        1
+    );
 }
 
 #[test]
@@ -86,7 +90,10 @@ fn a_session_has_256_subscriptions_by_default() {
     assert_eq!(errors(&client.ask(&all)), [over]);
     let metrics = server.metrics();
     assert_eq!(metrics["subscriptions"], 256);
-    assert_eq!(metrics["commands_refused_subscriptions_total"], 2);
+    assert_eq!(
+        metrics[r#"commands_total{result="too_many_subscriptions"}"#],
+        2
+    );
 }
 
 #[test]
@@ -162,7 +169,7 @@ fn an_account_has_no_more_sessions_than_it_may_however_they_authenticate() {
     );
     let metrics = server.metrics();
     assert_eq!(metrics[r#"handshakes_refused_total{reason="account"}"#], 3);
-    assert_eq!(metrics["commands_refused_account_total"], 3);
+    assert_eq!(metrics[r#"commands_total{result="too_many_sessions"}"#], 3);
     assert_eq!((metrics["sessions"], metrics["counted_accounts"]), (3, 1));
     // Another token of the own account takes no second place, nor does the account that one descends from.
     success(&by_bearer.ask(&ping_as("admin", "again")));
@@ -1111,7 +1118,6 @@ impl World {
             }
             return;
         };
-        self.told(r#"handshakes_refused_total{reason="full"}"#);
         if id.is_some() && wish.known_after == 0 {
             // It counts too, though it is kept only to be told.
             one.is_surplus = self.of_network(wish.network) >= PER_IP_MAX;
@@ -1120,6 +1126,7 @@ impl World {
         self.the.turn(&[]);
         let is_whole = cut == wish.request.len() && !wish.is_large;
         if is_whole || beyond < REFUSALS_MAX {
+            self.told(r#"handshakes_refused_total{reason="full"}"#);
             assert_eq!(response(&one.wire).0, 503);
             assert_eq!(id.is_none(), is_whole);
         } else {
@@ -1261,7 +1268,7 @@ impl World {
             };
             let is_new = identity.is_none_or(|(_, own)| own.account != owner.account);
             if is_new && self.of_account(owner.account) >= PER_ACCOUNT_MAX {
-                self.told("commands_refused_account_total");
+                self.told(r#"commands_total{result="too_many_sessions"}"#);
                 return Err(format!(
                     "too many sessions of this account (max {PER_ACCOUNT_MAX})"
                 ));
@@ -1279,7 +1286,7 @@ impl World {
             panic!("it is authenticated")
         };
         if metadata.is_some_and(|length| length > METADATA_MAX) {
-            self.told("commands_refused_metadata_total");
+            self.told(r#"commands_total{result="metadata_too_large"}"#);
             return Err(format!("metadata too large (max {METADATA_MAX} bytes)"));
         }
         let mut more = subscriptions.clone();
@@ -1290,7 +1297,7 @@ impl World {
             }
         }
         if more.len() > SUBSCRIPTIONS_MAX {
-            self.told("commands_refused_subscriptions_total");
+            self.told(r#"commands_total{result="too_many_subscriptions"}"#);
             return Err(format!("too many subscriptions (max {SUBSCRIPTIONS_MAX})"));
         }
         *subscriptions = more;
@@ -1472,25 +1479,36 @@ impl World {
                 r#"connections_dropped_total{reason="full"}"#,
                 metrics.connections_dropped_full_total,
             ),
-            (r#"connections_dropped_total{reason="evicted"}"#, metrics.handshakes_evicted_total),
+            (
+                r#"connections_dropped_total{reason="evicted"}"#,
+                metrics.handshakes_evicted_total,
+            ),
             ("none", metrics.connections_dropped_ip_total),
-            ("handshakes_refused_total", metrics.handshakes_refused_total()),
+            (
+                "handshakes_refused_total",
+                metrics.handshakes_refused_total() - metrics.handshakes_refused_full_total,
+            ),
             ("ip", metrics.handshakes_refused_ip_total),
             ("account", metrics.handshakes_refused_account_total),
             ("origin", metrics.handshakes_refused_origin_total),
             ("token", metrics.handshakes_refused_token_total),
             ("head", metrics.handshakes_refused_head_total),
-            (r#"connections_dropped_total{reason="handshake_timeout"}"#, metrics.handshake_timeouts_total),
             (
-                "commands_refused_account_total",
+                r#"connections_dropped_total{reason="handshake_timeout"}"#,
+                metrics.handshake_timeouts_total,
+            ),
+            (
+                r#"commands_total{result="too_many_sessions"}"#,
                 metrics.commands.of_result(CommandResult::TooManySessions),
             ),
             (
-                "commands_refused_subscriptions_total",
-                metrics.commands.of_result(CommandResult::TooManySubscriptions),
+                r#"commands_total{result="too_many_subscriptions"}"#,
+                metrics
+                    .commands
+                    .of_result(CommandResult::TooManySubscriptions),
             ),
             (
-                "commands_refused_metadata_total",
+                r#"commands_total{result="metadata_too_large"}"#,
                 metrics.commands.of_result(CommandResult::MetadataTooLarge),
             ),
         ] {
@@ -1616,9 +1634,9 @@ fn counts_of_sessions_never_leak_whatever_becomes_of_them() {
             r#"connections_dropped_total{reason="evicted"}"#,
             r#"connections_dropped_total{reason="handshake_timeout"}"#,
             "never authenticated",
-            "commands_refused_account_total",
-            "commands_refused_subscriptions_total",
-            "commands_refused_metadata_total",
+            r#"commands_total{result="too_many_sessions"}"#,
+            r#"commands_total{result="too_many_subscriptions"}"#,
+            r#"commands_total{result="metadata_too_large"}"#,
         ] {
             assert!(all[counter] > 50, "{counter} was hardly tried: {all:?}");
         }

@@ -42,7 +42,13 @@ fn a_client_that_answers_pings_stays_and_is_served() {
         opcode == PING || !String::from_utf8_lossy(&payload).contains("served")
     } {}
     let metrics = server.metrics();
-    assert_eq!((metrics[r#"closes_total{reason="dead"}"#], metrics["sessions"]), (0, 1));
+    assert_eq!(
+        (
+            metrics[r#"closes_total{reason="dead"}"#],
+            metrics["sessions"]
+        ),
+        (0, 1)
+    );
     assert!(metrics["pings_sent_total"] >= 5);
 }
 
@@ -61,7 +67,10 @@ fn a_client_with_nothing_to_say_is_closed_with_1000_at_the_idle_limit() {
     server.wait_for_metric("sessions", 0);
     let metrics = server.metrics();
     assert_eq!(
-        (metrics[r#"closes_total{reason="idle"}"#], metrics["pings_sent_total"]),
+        (
+            metrics[r#"closes_total{reason="idle"}"#],
+            metrics["pings_sent_total"]
+        ),
         (1, 0)
     );
 }

@@ -447,7 +447,8 @@ fn clients_from_another_hand_subscribe_get_events_ping_and_close_cleanly() {
         );
         assert!(child.wait().unwrap().success(), "{kind}");
     }
-    fed.server.wait_for_metric(r#"closes_total{reason="peer"}"#, 2);
+    fed.server
+        .wait_for_metric(r#"closes_total{reason="peer"}"#, 2);
     assert_eq!(fed.server.metric(r#"closes_total{reason="lost"}"#), 0);
     assert_eq!(
         errors(&Client::connect(address).ask(&ping("1"))),

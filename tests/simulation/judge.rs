@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
+use blackhole::metrics::commands::CommandResult;
 use blackhole::reactor::connections::Listed;
 use blackhole::routing::amqp_binding::AmqpBinding;
 use blackhole::routing::broker_bindings::BindingCounts;

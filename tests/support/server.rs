@@ -295,8 +295,9 @@ impl Server {
     }
 
     /// All metrics that are whole numbers by name, with their labels as they stand on the page and without the prefix
-    /// `blackhole_`: `sessions`, `closes_total{reason="peer"}`, `turn_seconds_bucket{le="0.002"}`, `process_threads`. The sum
-    /// of a family is there too, by the name without labels: `closes_total`.
+    /// `blackhole_`: `sessions`, `closes_total{reason="peer"}`, `turn_seconds_bucket{le="0.002"}`, `process_threads`. Sums
+    /// of a family are there too, by the name without labels (`closes_total`), or with one of several
+    /// (`commands_total{result="ok"}`).
     pub fn metrics(&self) -> HashMap<String, u64> {
         let (status, body) = self.page("/metrics");
         assert_eq!(status, 200);
@@ -440,7 +441,10 @@ pub fn samples(page: &str) -> impl Iterator<Item = (&str, &str)> {
         let (name, value) = line.rsplit_once(' ').expect("name and value");
         let ours = name.strip_prefix("blackhole_");
         let is_standard = name.starts_with("process_");
-        assert!(ours.is_some() || is_standard, "neither ours nor a standard name: {name}");
+        assert!(
+            ours.is_some() || is_standard,
+            "neither ours nor a standard name: {name}"
+        );
         (ours.unwrap_or(name), value)
     })
 }
@@ -455,8 +459,12 @@ pub fn whole_metrics(page: &str) -> HashMap<String, u64> {
         };
         let before = metrics.insert(name.to_owned(), whole);
         assert_eq!(before, None, "{name} stands on the page twice");
-        if let Some((family, _)) = name.split_once('{') {
+        if let Some((family, labels)) = name.split_once('{') {
             *sums.entry(family.to_owned()).or_insert(0) += whole;
+            let labels: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
+            for label in labels.iter().filter(|_| labels.len() > 1) {
+                *sums.entry(format!("{family}{{{label}}}")).or_insert(0) += whole;
+            }
         }
     }
     metrics.extend(sums);
