@@ -29,7 +29,7 @@ use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
 
 use crate::limits::{LOG_FLUSH_MAX, LOG_QUEUE_BYTES_MAX};
-use crate::metrics::write_metric;
+use crate::metrics::page::write_metric;
 
 /// The format of [`SimpleLogger`], which itself would write the time of the writing.
 const TIMESTAMP: StaticFormatDescription =

@@ -83,13 +83,13 @@ const NEVER: [&str; 10] = [
     "amqp_panics_total",
     "amqp_guard_violations_total",
     "amqp_binds_refused_total",
-    "amqp_undecodable_not_utf8_total",
-    "amqp_undecodable_not_json_object_total",
-    "amqp_undecodable_broken_gzip_total",
-    "amqp_undecodable_too_large_total",
-    "amqp_undecodable_swallowed_total",
-    "amqp_undecodable_unknown_encoding_total",
-    "amqp_undecodable_routing_key_total",
+    r#"amqp_undecodable_total{reason="not_utf8"}"#,
+    r#"amqp_undecodable_total{reason="not_json_object"}"#,
+    r#"amqp_undecodable_total{reason="broken_gzip"}"#,
+    r#"amqp_undecodable_total{reason="too_large"}"#,
+    r#"amqp_undecodable_total{reason="swallowed"}"#,
+    r#"amqp_undecodable_total{reason="unknown_encoding"}"#,
+    r#"amqp_undecodable_total{reason="routing_key"}"#,
 ];
 
 /// Soak a Blackhole server: sessions that come and go, numbered events and broker restarts, for so many minutes.

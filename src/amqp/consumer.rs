@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use amiquip::{Channel, ConsumerMessage, ConsumerOptions, Delivery};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
@@ -18,7 +18,8 @@ use super::counters::{AmqpCounters, add, increment};
 use super::guard::{SUBSTITUTE, Vitals};
 use super::url::bounded;
 use super::watchdog::Watchdog;
-use crate::event::Event;
+use crate::event::age::age_of;
+use crate::event::{Arrival, Event};
 use crate::handoff::{FromSource, SourceEnd};
 use crate::log_limit::LogLimit;
 
@@ -239,11 +240,13 @@ impl Consumer<'_> {
             let encoding = delivery.properties.content_encoding().as_deref();
             match Event::read(body, encoding) {
                 Ok((head, body)) => {
+                    let published = *delivery.properties.timestamp();
                     return Some(Box::new(Event {
                         exchange: intern(names, exchange),
                         routing_key: key.into_boxed_str(),
                         head,
                         body,
+                        arrival: Some(arrival(published)),
                     }));
                 }
                 Err(error) => {
@@ -293,6 +296,15 @@ impl Consumer<'_> {
             }
         }
         (unacked.count, unacked.since) = (0, None);
+    }
+}
+
+/// An event that comes now. `published`: its timestamp, in whatever unit its publisher counts.
+fn arrival(published: Option<u64>) -> Arrival {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    Arrival {
+        at: Instant::now(),
+        age: published.and_then(|published| age_of(published, since_1970.ok()?)),
     }
 }
 

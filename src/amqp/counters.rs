@@ -5,85 +5,59 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::event::EventError;
-use crate::metrics::write_metric;
+use crate::metrics::figures::figures;
 
-/// Declares [`AmqpCounters`]: one field, one metric, one help text each.
-macro_rules! counters {
-    ($($kind:ident $name:ident $metric:literal $help:literal;)*) => {
-        /// Counters (only grow) and gauges of the AMQP side, for the whole life of the process.
-        #[derive(Debug, Default)]
-        pub struct AmqpCounters {
-            $(#[doc = $help] pub $name: AtomicU64,)*
+figures! {
+    /// Counters (only grow) and gauges of the AMQP side, for the whole life of the process.
+    struct AmqpCounters of AtomicU64;
+    plain {
+        counter deliveries as "amqp_deliveries_total" "Deliveries received from the broker, good or bad.";
+        counter acks as "amqp_acks_total" "Deliveries acknowledged to the broker, each after its hand-over.";
+        counter handover_waits as "amqp_handover_waits_total" "Times a delivery or message had to wait because the hand-off was full: the back-pressure at work.";
+        counter connects as "amqp_connects_total" "Connections that reached the point where everything wanted was bound.";
+        counter connect_failures as "amqp_connect_failures_total" "Tries to connect that did not get that far.";
+        counter disconnects as "amqp_disconnects_total" "Connections lost after they had got that far. Each is a gap for every session.";
+        counter panics as "amqp_panics_total" "Panics of the AMQP client or of our own code around it that were turned into a reconnect (rail 10).";
+        counter answers_overdue as "amqp_answers_overdue_total" "Connections cut because the broker did not answer in 20 s, heartbeats or not.";
+        counter guard_violations as "amqp_guard_violations_total" "Connections ended because the broker's bytes broke a bound of the guard (rail 1).";
+        counter binds as "amqp_binds_total" "AMQP bindings put in force, those after a reconnect included.";
+        counter unbinds as "amqp_unbinds_total" "AMQP bindings taken back.";
+        counter binds_refused as "amqp_binds_refused_total" "Times a binding or its exchange was refused (rail 8), retries included.";
+        counter binds_too_long as "amqp_binds_too_long_total" "Bindings asked for whose exchange or key is longer than 255 bytes (rail 2).";
+        counter permission_refusals as "amqp_permission_refusals_total" "Times the broker refused what its user has no permission for, retries included.";
+        counter overflow_suspicions as "amqp_overflow_suspicions_total" "Checks that found the queue at its length limit, so that the broker may have dropped events.";
+        counter control_requests as "amqp_control_requests_total" "Requests of the platform received, good or bad.";
+        counter control_refused as "amqp_control_refused_total" "Those of them without an answer because they were no requests: garbage, too large, or without a Server-ID that an answer can go to.";
+        counter control_dropped as "amqp_control_dropped_total" "Those of them without an answer because too many waited for the loop.";
+        counter control_answers as "amqp_control_answers_total" "Answers to the platform published.";
+        counter control_answers_lost as "amqp_control_answers_lost_total" "Answers to the platform that were not published, because the connection was away or the user may not.";
+        counter control_connects as "amqp_control_connects_total" "Control connections that reached the point where requests come.";
+        counter control_failures as "amqp_control_failures_total" "Control connections that were lost, and tries that did not get that far.";
+        counter control_denied as "amqp_control_denied_total" "Those of them that failed because the user lacks a permission; tried again a minute later.";
+        gauge control_up as "amqp_control_up" "1 while requests of the platform can come, else 0.";
+        gauge up as "amqp_up" "1 while connected with everything bound, else 0.";
+        gauge bindings_wanted as "amqp_thread_bindings_wanted" "Bindings the loop wants, as far as the AMQP thread has heard.";
+        gauge bindings_in_force as "amqp_thread_bindings_in_force" "Bindings in force on the queue, those awaiting their unbind included.";
+        gauge bindings_refused as "amqp_thread_bindings_refused" "Bindings wanted but refused (rail 8), tried again every 5 s.";
+        gauge permissions_missing as "amqp_permissions_missing" "Permissions that the broker's user lacks, as /readyz names them.";
+        gauge binds_queued as "amqp_thread_binds_queued" "Bindings that wait for their turn to be bound.";
+        gauge unbinds_queued as "amqp_thread_unbinds_queued" "Bindings that wait for their turn to be unbound.";
+    }
+    families {
+        counter amqp_undecodable_total [reason] "Deliveries dropped because they hold no event, by reason." {
+            undecodable_not_utf8 ("not_utf8") "The body is not UTF-8.";
+            undecodable_not_json_object ("not_json_object") "The body is not a JSON object.";
+            undecodable_broken_gzip ("broken_gzip") "The gzip stream is broken.";
+            undecodable_too_large ("too_large") "The body is too large, after inflation where there is one.";
+            undecodable_swallowed ("swallowed") "The body is above 64 MiB, or above 8 MiB while 256 MiB wait to be taken, and was never kept (AMQP rail 1).";
+            undecodable_unknown_encoding ("unknown_encoding") "The content encoding is not supported.";
+            undecodable_routing_key ("routing_key") "The exchange or routing key is not UTF-8 (AMQP rail 3).";
         }
-
-        impl AmqpCounters {
-            /// Appends all of them to `out`, in Prometheus' text format.
-            pub fn write(&self, out: &mut String) {
-                $(write_metric(out, $metric, stringify!($kind), $help, self.$name.load(Ordering::Relaxed));)*
-            }
-        }
-    };
-}
-
-counters! {
-    counter deliveries "amqp_deliveries_total" "Deliveries received from the broker, good or bad.";
-    counter acks "amqp_acks_total" "Deliveries acknowledged to the broker, each after its hand-over.";
-    counter handover_waits "amqp_handover_waits_total" "Times a delivery or message had to wait because the hand-off was full: the back-pressure at work.";
-    counter undecodable_not_utf8 "amqp_undecodable_not_utf8_total" "Deliveries dropped: the body is not UTF-8.";
-    counter undecodable_not_json_object "amqp_undecodable_not_json_object_total" "Deliveries dropped: the body is not a JSON object.";
-    counter undecodable_broken_gzip "amqp_undecodable_broken_gzip_total" "Deliveries dropped: the gzip stream is broken.";
-    counter undecodable_too_large "amqp_undecodable_too_large_total" "Deliveries dropped: the body is too large, after inflation where there is one.";
-    counter undecodable_swallowed "amqp_undecodable_swallowed_total" "Deliveries dropped: the body is above 64 MiB, or above 8 MiB while 256 MiB wait to be taken, and was never kept (AMQP rail 1).";
-    counter undecodable_unknown_encoding "amqp_undecodable_unknown_encoding_total" "Deliveries dropped: the content encoding is not supported.";
-    counter undecodable_routing_key "amqp_undecodable_routing_key_total" "Deliveries dropped: the exchange or routing key is not UTF-8 (AMQP rail 3).";
-    counter connects "amqp_connects_total" "Connections that reached the point where everything wanted was bound.";
-    counter connect_failures "amqp_connect_failures_total" "Tries to connect that did not get that far.";
-    counter disconnects "amqp_disconnects_total" "Connections lost after they had got that far. Each is a gap for every session.";
-    counter panics "amqp_panics_total" "Panics of the AMQP client or of our own code around it that were turned into a reconnect (rail 10).";
-    counter answers_overdue "amqp_answers_overdue_total" "Connections cut because the broker did not answer in 20 s, heartbeats or not.";
-    counter guard_violations "amqp_guard_violations_total" "Connections ended because the broker's bytes broke a bound of the guard (rail 1).";
-    counter binds "amqp_binds_total" "AMQP bindings put in force, those after a reconnect included.";
-    counter unbinds "amqp_unbinds_total" "AMQP bindings taken back.";
-    counter binds_refused "amqp_binds_refused_total" "Times a binding or its exchange was refused (rail 8), retries included.";
-    counter binds_too_long "amqp_binds_too_long_total" "Bindings asked for whose exchange or key is longer than 255 bytes (rail 2).";
-    counter permission_refusals "amqp_permission_refusals_total" "Times the broker refused what its user has no permission for, retries included.";
-    counter overflow_suspicions "amqp_overflow_suspicions_total" "Checks that found the queue at its length limit, so that the broker may have dropped events.";
-    counter control_requests "amqp_control_requests_total" "Requests of the platform received, good or bad.";
-    counter control_refused "amqp_control_refused_total" "Those of them without an answer because they were no requests: garbage, too large, or without a Server-ID that an answer can go to.";
-    counter control_dropped "amqp_control_dropped_total" "Those of them without an answer because too many waited for the loop.";
-    counter control_answers "amqp_control_answers_total" "Answers to the platform published.";
-    counter control_answers_lost "amqp_control_answers_lost_total" "Answers to the platform that were not published, because the connection was away or the user may not.";
-    counter control_connects "amqp_control_connects_total" "Control connections that reached the point where requests come.";
-    counter control_failures "amqp_control_failures_total" "Control connections that were lost, and tries that did not get that far.";
-    counter control_denied "amqp_control_denied_total" "Those of them that failed because the user lacks a permission; tried again a minute later.";
-    gauge control_up "amqp_control_up" "1 while requests of the platform can come, else 0.";
-    gauge up "amqp_up" "1 while connected with everything bound, else 0.";
-    gauge bindings_wanted "amqp_thread_bindings_wanted" "Bindings the loop wants, as far as the AMQP thread has heard.";
-    gauge bindings_in_force "amqp_thread_bindings_in_force" "Bindings in force on the queue, those awaiting their unbind included.";
-    gauge bindings_refused "amqp_thread_bindings_refused" "Bindings wanted but refused (rail 8), tried again every 5 s.";
-    gauge permissions_missing "amqp_permissions_missing" "Permissions that the broker's user lacks, as /readyz names them.";
-    gauge binds_queued "amqp_thread_binds_queued" "Bindings that wait for their turn to be bound.";
-    gauge unbinds_queued "amqp_thread_unbinds_queued" "Bindings that wait for their turn to be unbound.";
+    }
+    beside {}
 }
 
 impl AmqpCounters {
-    /// Deliveries dropped, of every kind.
-    #[must_use]
-    pub fn undecodable(&self) -> u64 {
-        [
-            &self.undecodable_not_utf8,
-            &self.undecodable_not_json_object,
-            &self.undecodable_broken_gzip,
-            &self.undecodable_too_large,
-            &self.undecodable_swallowed,
-            &self.undecodable_unknown_encoding,
-            &self.undecodable_routing_key,
-        ]
-        .into_iter()
-        .map(|counter| counter.load(Ordering::Relaxed))
-        .sum()
-    }
-
     pub(super) fn count_undecodable(&self, error: &EventError) {
         increment(match error {
             EventError::NotUtf8 => &self.undecodable_not_utf8,

@@ -35,8 +35,6 @@ pub(super) struct Inquiries {
     platform: Turns,
     /// Questions that were not taken because of a bound.
     pub(super) refused: u64,
-    /// Questions that were put.
-    pub(super) put: u64,
 }
 
 /// The questions of one lane that have not been put, in turns.
@@ -167,14 +165,11 @@ impl Inquiries {
 
     /// The next question to be put to a lane.
     pub(super) fn next(&mut self, lane: Lane) -> Option<Question> {
-        let question = self.lane(lane).pop();
-        self.put += u64::from(question.is_some());
-        question
+        self.lane(lane).pop()
     }
 
     /// Takes back a question that could not be put; it is the next one.
     pub(super) fn put_back(&mut self, question: Question) {
-        self.put -= 1;
         let turns = self.lane(question.lane());
         turns.again.push_front(question);
         turns.is_again_next = false;
@@ -253,6 +248,5 @@ mod tests {
             rest += 1;
         }
         assert_eq!(rest, taken - 1);
-        assert_eq!(inquiries.put, taken as u64 + 2);
     }
 }

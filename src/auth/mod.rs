@@ -133,8 +133,8 @@ pub struct Authenticator {
     has_new_tree: bool,
     /// When a pass over all sessions may begin because the platform has taken rights away.
     renewal_due: Duration,
-    /// What was asked of threads, and what they said.
-    pub counts: Counts,
+    /// Passes over all sessions because the platform took rights away.
+    pub withdrawals: u64,
 }
 
 /// JWTs are verified.
@@ -146,23 +146,6 @@ struct Jwt {
     fetched: BTreeMap<Box<str>, String>,
     rules: Arc<jwt::Rules>,
     verified: Verified,
-}
-
-/// What was asked of threads, and what they said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// JWTs that hold.
-    pub verified: u64,
-    /// JWTs that do not.
-    pub forged: u64,
-    /// The platform said yes.
-    pub allowed: u64,
-    /// The platform said no.
-    pub denied: u64,
-    /// Nobody could say.
-    pub trouble: u64,
-    /// Passes over all sessions because the platform took rights away.
-    pub withdrawn: u64,
 }
 
 /// The present moment, on both clocks.
@@ -286,7 +269,7 @@ impl Authenticator {
             inquiries: Inquiries::default(),
             has_new_tree: false,
             renewal_due: Duration::ZERO,
-            counts: Counts::default(),
+            withdrawals: 0,
         }
     }
 
@@ -517,7 +500,6 @@ impl Authenticator {
             // Its key may have been taken away meanwhile: then it is asked again, by the keys that are in force.
             Ok(claims) if !jwt.keys.has(claims.key) => {}
             Ok(claims) => {
-                self.counts.verified += 1;
                 let kept = self.grants.is_some().then(|| token.clone());
                 let identity =
                     Identity::claimed(digest, kept, claims.account, claims.expires, claims.key);
@@ -527,7 +509,6 @@ impl Authenticator {
                 return self.take_unknown_key(digest, &kid, now);
             }
             Err(_) => {
-                self.counts.forged += 1;
                 self.deny(digest, Denial::Token, now);
             }
         }
@@ -547,7 +528,6 @@ impl Authenticator {
             Some(Denial::Trouble) | None => Denial::Trouble,
             Some(Denial::Token | Denial::Account) => Denial::Token,
         };
-        self.counts.forged += u64::from(denial == Denial::Token);
         self.deny(digest, denial, now);
         self.inquiries.answered(&digest)
     }
@@ -569,14 +549,12 @@ impl Authenticator {
             KeyAnswer::Trouble => Some(Denial::Trouble),
         };
         match denial {
-            None => self.counts.allowed += 1,
+            None => {}
             Some(Denial::Trouble) => {
-                self.counts.trouble += 1;
                 self.denials
                     .note(digest, Denial::Trouble, now.clock + TROUBLE_KEPT);
             }
             Some(denial) => {
-                self.counts.denied += 1;
                 self.denials
                     .note(digest, denial, now.clock + KEY_DENIAL_KEPT);
             }
@@ -598,7 +576,6 @@ impl Authenticator {
         };
         let denial = match answer {
             AccountAnswer::Yes { realm, superduper } => {
-                self.counts.allowed += 1;
                 let is_jwt = self.jwt.is_some() && jwt::has_shape(token);
                 let on_file = self.tokens.as_ref().and_then(|file| file.find(token));
                 let is_asked = !is_jwt && on_file.is_none();
@@ -609,17 +586,14 @@ impl Authenticator {
             }
             AccountAnswer::TokenRefused => {
                 grants.refuse(token);
-                self.counts.denied += 1;
                 Some((of_token, Denial::Token))
             }
             AccountAnswer::AccountRefused => {
                 grants.withdraw(token, account);
-                self.counts.denied += 1;
                 Some((digest, Denial::Account))
             }
             AccountAnswer::Trouble => {
                 grants.trouble(token, account, now.clock, random);
-                self.counts.trouble += 1;
                 Some((digest, Denial::Trouble))
             }
         };
@@ -677,7 +651,7 @@ impl Authenticator {
         let must = is_due && self.grants.as_ref().is_some_and(Grants::has_changed);
         if must {
             self.renewal_due = now.clock + WITHDRAWALS_INTERVAL;
-            self.counts.withdrawn += 1;
+            self.withdrawals += 1;
         }
         must
     }
@@ -824,7 +798,6 @@ impl Authenticator {
             denials: self.denials.len(),
             questions,
             askers,
-            asked: self.inquiries.put,
             not_asked: self.inquiries.refused,
         }
     }
@@ -849,8 +822,6 @@ pub struct Sizes {
     pub questions: usize,
     /// Those who wait for them.
     pub askers: usize,
-    /// Questions put to threads, ever.
-    pub asked: u64,
     /// Questions that were not taken because of a bound, ever.
     pub not_asked: u64,
 }

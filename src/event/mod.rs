@@ -6,6 +6,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`age`] | when it came, and how old it was then |
 //! | `body` | the body of a delivery: its encoding, its bounds, the reasons to drop it |
 //! | `head` | the few members of the body that matching and framing need |
 //!
@@ -37,11 +38,13 @@
     )
 )]
 
+pub mod age;
 mod body;
 mod head;
 
 use std::sync::Arc;
 
+pub use age::Arrival;
 pub use body::{BODY_BYTES_MAX, EventError};
 pub use head::EventHead;
 
@@ -65,6 +68,8 @@ pub struct Event {
     pub head: EventHead,
     /// One JSON object: checked, and as it was published, without the white space around it.
     pub body: Box<str>,
+    /// When it came into this process; `None`: whoever made it did not say.
+    pub arrival: Option<Arrival>,
 }
 
 impl Event {
@@ -74,7 +79,7 @@ impl Event {
         size_of::<Self>() + self.routing_key.len() + self.body.len()
     }
 
-    /// Decodes one delivery ([`Event::read`]).
+    /// Decodes one delivery ([`Event::read`]); when it came is for the caller to say.
     ///
     /// # Errors
     /// [`EventError`].
@@ -90,6 +95,7 @@ impl Event {
             routing_key,
             head,
             body,
+            arrival: None,
         })
     }
 

@@ -307,6 +307,7 @@ mod tests {
             routing_key: "key".into(),
             head: EventHead::default(),
             body: "x".repeat(body_bytes).into(),
+            arrival: None,
         }))
     }
 

@@ -29,7 +29,7 @@ use url::{Host, Url};
 
 use super::counters::{InquiryCounters, increment};
 use super::resolver::OneHost;
-use super::trouble::{Cause, Trouble, TroubleLog};
+use super::trouble::{Cause, Subject, Trouble, TroubleLog};
 use crate::account::AccountId;
 use crate::auth::{AccountAnswer, KeyAnswer};
 use crate::limits::{
@@ -242,7 +242,8 @@ impl Crossbar {
                 403 | 404 => Ok((&counters.accounts_refused, AccountAnswer::AccountRefused)),
                 status => Err(unexpected(status)),
             });
-        self.counted(answer).unwrap_or(AccountAnswer::Trouble)
+        self.counted(Subject::Account, answer)
+            .unwrap_or(AccountAnswer::Trouble)
     }
 
     /// Asks for the public key with the id `kid`. Waits for the exchange's limit of time at most. What cannot be an id is
@@ -265,23 +266,24 @@ impl Crossbar {
                 )),
                 status => Err(unexpected(status)),
             });
-        self.counted(answer).unwrap_or(KeyAnswer::Trouble)
+        self.counted(Subject::Key, answer)
+            .unwrap_or(KeyAnswer::Trouble)
     }
 
     /// Notes a question that waited too long and was not asked.
-    pub(super) fn note_late(&self) {
+    pub(super) fn note_late(&self, subject: Subject) {
         let text = "a question waited too long for a thread and was not asked";
-        self.log.take(&Trouble::new(Cause::Late, text));
+        self.log.take(subject, &Trouble::new(Cause::Late, text));
     }
 
-    fn counted<T>(&self, answer: Result<(&AtomicU64, T), Trouble>) -> Option<T> {
+    fn counted<T>(&self, subject: Subject, answer: Result<(&AtomicU64, T), Trouble>) -> Option<T> {
         match answer {
             Ok((counter, answer)) => {
                 increment(counter);
                 Some(answer)
             }
             Err(trouble) => {
-                self.log.take(&trouble);
+                self.log.take(subject, &trouble);
                 None
             }
         }

@@ -37,6 +37,7 @@ use self::counters::increment;
 pub use self::crossbar::{
     Authorities, Crossbar, CrossbarError, CrossbarOptions, CrossbarUrl, CrossbarUrlError,
 };
+use self::trouble::Subject;
 use crate::auth::jwt::{self, Refusal};
 use crate::auth::{AccountAnswer, Answer, KeyAnswer, Lane, Question};
 use crate::handoff::{LoopGone, LoopWaker};
@@ -232,7 +233,7 @@ fn serve(
         let answer = catch_unwind(AssertUnwindSafe(|| find(&asked))).unwrap_or_else(|_| {
             // The panic's own line is in the log already.
             log::error!("inquiry: a thread panicked over a question; it goes on");
-            increment(&counters.panics);
+            counters.count_panic(&asked.question);
             no_answer(asked.question)
         });
         if to_loop.send(answer).is_err() {
@@ -284,7 +285,10 @@ fn find_here(counters: &InquiryCounters, asked: &Asked) -> Answer {
 
 fn find_over_network(crossbar: &Crossbar, asked: &Asked) -> Answer {
     if asked.since.elapsed() > CROSSBAR_WAIT_MAX {
-        crossbar.note_late();
+        crossbar.note_late(match asked.question {
+            Question::Key { .. } => Subject::Key,
+            Question::Verify { .. } | Question::Account { .. } => Subject::Account,
+        });
         return no_answer(asked.question.clone());
     }
     match &asked.question {
@@ -363,7 +367,8 @@ mod tests {
         assert!(
             matches!(&answers[2], Answer::Key { answer: KeyAnswer::Unknown, .. } if answers[2] != good)
         );
-        assert_eq!(counters.panics.load(Ordering::Relaxed), 2);
+        let panics = [&counters.key_panics, &counters.account_panics];
+        assert_eq!(panics.map(|one| one.load(Ordering::Relaxed)), [1, 1]);
         drop(inquiry);
         thread.join().expect("it ends with the loop's end");
     }
@@ -388,7 +393,7 @@ mod tests {
             };
             let answer = find_over_network(&crossbar, &asked);
             assert!(answer == no_answer(key_question("0123")), "{answer:?}");
-            assert_eq!(counters.trouble_late.load(Ordering::Relaxed), 1);
+            assert_eq!(counters.key_late.load(Ordering::Relaxed), 1);
             assert_eq!(counters.requests.load(Ordering::Relaxed), requests);
         }
     }

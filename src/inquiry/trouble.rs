@@ -2,6 +2,7 @@
 //!
 //! Invariants: no text here holds a token, and none is longer than [`CROSSBAR_LOGGED_BYTES_MAX`].
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -27,6 +28,13 @@ pub(super) enum Cause {
 }
 
 const CAUSES: usize = 6;
+
+/// What was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    Account,
+    Key,
+}
 
 /// A question without an answer.
 #[derive(Debug)]
@@ -63,21 +71,32 @@ impl TroubleLog {
         }
     }
 
-    pub(super) fn take(&self, trouble: &Trouble) {
-        increment(match trouble.cause {
-            Cause::Timeout => &self.counters.trouble_timeout,
-            Cause::Connect => &self.counters.trouble_connect,
-            Cause::Status => &self.counters.trouble_status,
-            Cause::Body => &self.counters.trouble_body,
-            Cause::Tls => &self.counters.trouble_tls,
-            Cause::Late => &self.counters.trouble_late,
-        });
+    pub(super) fn take(&self, subject: Subject, trouble: &Trouble) {
+        increment(self.counter(subject, trouble.cause));
         let passed = self.limits.get(trouble.cause as usize).and_then(|limit| {
             let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
             limit.pass(Instant::now())
         });
         if let Some(left_out) = passed {
             log::warn!("crossbar: no answer: {}{left_out}", trouble.text);
+        }
+    }
+
+    fn counter(&self, subject: Subject, cause: Cause) -> &AtomicU64 {
+        let of = &self.counters;
+        match (subject, cause) {
+            (Subject::Account, Cause::Timeout) => &of.trouble_timeout,
+            (Subject::Account, Cause::Connect) => &of.trouble_connect,
+            (Subject::Account, Cause::Status) => &of.trouble_status,
+            (Subject::Account, Cause::Body) => &of.trouble_body,
+            (Subject::Account, Cause::Tls) => &of.trouble_tls,
+            (Subject::Account, Cause::Late) => &of.trouble_late,
+            (Subject::Key, Cause::Timeout) => &of.key_timeout,
+            (Subject::Key, Cause::Connect) => &of.key_connect,
+            (Subject::Key, Cause::Status) => &of.key_status,
+            (Subject::Key, Cause::Body) => &of.key_body,
+            (Subject::Key, Cause::Tls) => &of.key_tls,
+            (Subject::Key, Cause::Late) => &of.key_late,
         }
     }
 }

@@ -46,6 +46,8 @@ use std::fmt;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use crate::metrics::commands::CommandAction;
+
 use super::envelope::{self, Data, Envelope, RawLabel, Value};
 
 /// Longest `request_id`, in bytes of its text. Every event of the subscription carries it.
@@ -73,6 +75,8 @@ pub struct Command<'a> {
     pub request_id: Option<Cow<'a, str>>,
     /// The token, not yet verified and never empty. The error: there is a token that cannot be verified.
     pub auth_token: Result<Option<Cow<'a, str>>, CommandError>,
+    /// The word of `action`, as metrics name it.
+    pub verb: CommandAction,
     /// What to do, and the label for the session; or why the command cannot be run.
     pub action: Result<(Action<'a>, Label<'a>), CommandError>,
 }
@@ -225,10 +229,11 @@ pub fn parse<'a>(text: &'a str, limits: &CommandLimits) -> Result<Command<'a>, C
         Value::Null => Ok(None),
         Value::Texts(_) | Value::Other => Err(CommandError::AuthenticationFailed),
     };
-    let action = action(envelope.action, envelope.data, envelope.label, limits);
+    let (verb, action) = action(envelope.action, envelope.data, envelope.label, limits);
     Ok(Command {
         request_id,
         auth_token,
+        verb,
         action,
     })
 }
@@ -317,21 +322,41 @@ fn request_id(raw: &RawValue) -> Result<Option<Cow<'_, str>>, CommandError> {
 
 fn action<'a>(
     name: Value<'a>,
+    data: Data<'a>,
+    label: RawLabel<'a>,
+    limits: &CommandLimits,
+) -> (CommandAction, Result<(Action<'a>, Label<'a>), CommandError>) {
+    let name = match text(name, Field::Action) {
+        Ok(Some(name)) => name,
+        Ok(None) => return (CommandAction::Unknown, Err(CommandError::MissingAction)),
+        Err(error) => return (CommandAction::Unknown, Err(error)),
+    };
+    let verb = match &*name {
+        "subscribe" => CommandAction::Subscribe,
+        "unsubscribe" => CommandAction::Unsubscribe,
+        "ping" => CommandAction::Ping,
+        _ => CommandAction::Unknown,
+    };
+    (verb, labelled_action(verb, &name, data, label, limits))
+}
+
+fn labelled_action<'a>(
+    verb: CommandAction,
+    name: &str,
     mut data: Data<'a>,
     label: RawLabel<'a>,
     limits: &CommandLimits,
 ) -> Result<(Action<'a>, Label<'a>), CommandError> {
-    let name = text(name, Field::Action)?.ok_or(CommandError::MissingAction)?;
     let data_label = match &mut data {
         Data::Object(fields) => std::mem::take(&mut fields.label),
         Data::Empty | Data::NotAnObject => RawLabel::default(),
     };
-    let action = match &*name {
-        "subscribe" => subscribe(data)?,
-        "unsubscribe" => Action::Unsubscribe(unsubscribe(data)?),
-        "ping" => Action::Ping,
-        unknown => {
-            let (echo, _) = unknown.split_at(unknown.floor_char_boundary(ACTION_ECHO_BYTES_MAX));
+    let action = match verb {
+        CommandAction::Subscribe => subscribe(data)?,
+        CommandAction::Unsubscribe => Action::Unsubscribe(unsubscribe(data)?),
+        CommandAction::Ping => Action::Ping,
+        CommandAction::Unknown => {
+            let (echo, _) = name.split_at(name.floor_char_boundary(ACTION_ECHO_BYTES_MAX));
             return Err(CommandError::UnknownAction(echo.into()));
         }
     };

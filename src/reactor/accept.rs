@@ -62,7 +62,7 @@ impl<S: Socket> Reactor<S> {
         if room == Room::Close {
             return None;
         }
-        let session = Session::new(preamble, peer, &mut self.hub);
+        let session = Session::new(preamble, peer, now.clock, &mut self.hub);
         let is_surplus = session.is_surplus();
         let id = self.connections.insert(socket, session);
         self.hub.arrivals.note(now.unix);
@@ -96,12 +96,14 @@ impl<S: Socket> Reactor<S> {
         if self.evict_unfinished(now) {
             return Room::Free;
         }
-        self.hub.metrics.connections_refused_full_total += 1;
-        if self.answer_at_once(socket, preamble) {
-            return Room::Close;
-        }
-        if beyond < limits::REFUSALS_MAX {
-            return Room::Refuse;
+        let is_answered = self.answer_at_once(socket, preamble);
+        if is_answered || beyond < limits::REFUSALS_MAX {
+            self.hub.metrics.handshakes_refused_full_total += 1;
+            return if is_answered {
+                Room::Close
+            } else {
+                Room::Refuse
+            };
         }
         self.hub.metrics.connections_dropped_full_total += 1;
         Room::Close

@@ -58,10 +58,21 @@ impl<S: Socket> Reactor<S> {
             [(group, frame)] if owed.is_empty() => self.extend_run(*group, frame.clone()),
             _ => self.hand_out_all(&matched, now),
         }
+        if !matched.is_empty() {
+            self.note_age(&event, now);
+        }
         self.keep_matched(matched);
         if !owed.is_empty() {
             self.hub.metrics.events_sliced_total += 1;
             self.fan_out.sliced = Some(Sliced { event, owed });
+        }
+    }
+
+    /// Records how old an event is whose frames are put into outboxes.
+    pub(super) fn note_age(&mut self, event: &Event, now: Now) {
+        if let Some(arrival) = event.arrival {
+            let age = arrival.age_at(self.epoch + now.clock);
+            self.hub.metrics.timings.event_age.record(age);
         }
     }
 
@@ -95,7 +106,7 @@ impl<S: Socket> Reactor<S> {
             encoded += frame.len() as u64;
             self.hand_out(*group, std::slice::from_ref(frame), |_, _| {});
         }
-        self.flush.event_done(encoded);
+        self.flush.event_done(encoded, now.clock);
         self.close_too_slow(now);
     }
 
@@ -163,7 +174,7 @@ impl<S: Socket> Reactor<S> {
         };
         self.hand_out(run.group, &run.frames, |_, _| {});
         for frame in &run.frames {
-            self.flush.event_done(frame.len() as u64);
+            self.flush.event_done(frame.len() as u64, now.clock);
         }
         self.close_too_slow(now)
     }

@@ -11,6 +11,7 @@
 //! behind one that is. A session that is taken off the list gives its [`Hold`] back, or is listed again with it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::limits::{FLUSH_LIST_KEPT_MAX, MERGED_BYTES_MAX, MERGED_EVENTS_MAX};
 use crate::session::id::ConnId;
@@ -28,6 +29,9 @@ pub struct FlushList {
     /// The events before it, down to the oldest that is held.
     window: VecDeque<Fanned>,
     window_bytes: u64,
+    /// When the events that have left the window since the last [`FlushList::take_done`] were fanned out, and how many at
+    /// each moment.
+    done: Vec<(Duration, u32)>,
 }
 
 /// An event of the window.
@@ -37,6 +41,8 @@ struct Fanned {
     bytes: u64,
     /// How many sessions hold the window from it on.
     holders: u32,
+    /// When it was fanned out.
+    at: Duration,
 }
 
 /// The event from which on a session holds the window; `None`: it holds nothing.
@@ -106,14 +112,23 @@ impl FlushList {
         if let Some(holders) = holders {
             *holders -= 1;
         }
-        while let Some(Fanned { bytes, holders: 0 }) = self.window.front() {
+        while let Some(&Fanned {
+            bytes,
+            holders: 0,
+            at,
+        }) = self.window.front()
+        {
             self.window_bytes -= bytes;
             self.window.pop_front();
+            match self.done.last_mut() {
+                Some((last, events)) if *last == at => *events += 1,
+                _ => self.done.push((at, 1)),
+            }
         }
     }
 
-    /// Ends the fan-out of one event, of which `encoded` bytes of frames were made.
-    pub fn event_done(&mut self, encoded: u64) {
+    /// Ends the fan-out of one event, of which `encoded` bytes of frames were made, at the moment `at`.
+    pub fn event_done(&mut self, encoded: u64, at: Duration) {
         self.event = self.event.wrapping_add(1);
         let holders = std::mem::take(&mut self.holders);
         if holders > 0 || !self.window.is_empty() {
@@ -121,8 +136,15 @@ impl FlushList {
             self.window.push_back(Fanned {
                 bytes: encoded,
                 holders,
+                at,
             });
         }
+    }
+
+    /// The events whose last session has been written to since the last call: when they were fanned out, and how many at each
+    /// such moment. A session whose socket is full is not waited for. What the events of a turn cost is one entry.
+    pub fn take_done(&mut self) -> impl Iterator<Item = (Duration, u32)> {
+        self.done.drain(..)
     }
 
     /// Whether another event may be fanned out before the list has moved. `held`: how many events, and bytes of their frames,
@@ -162,6 +184,7 @@ impl FlushList {
         self.spoke.shrink_to(self.spoke.len());
         self.queue.shrink_to(self.queue.len());
         self.window.shrink_to(self.window.len());
+        self.done.shrink_to(self.done.len());
     }
 }
 
@@ -186,21 +209,21 @@ mod tests {
     #[test]
     fn the_window_is_what_came_since_the_first_on_the_list() {
         let mut list = FlushList::default();
-        list.event_done(1 << 40);
+        list.event_done(1 << 40, Duration::ZERO);
         assert!(
             list.takes_another_event((0, 0)),
             "nobody waits for what nobody got"
         );
         list.push(id(1));
-        list.event_done(10);
+        list.event_done(10, Duration::ZERO);
         list.push(id(2));
-        list.event_done(MERGED_BYTES_MAX - 10);
+        list.event_done(MERGED_BYTES_MAX - 10, Duration::ZERO);
         assert!(!list.takes_another_event((0, 0)));
         assert_eq!(flushed(&mut list, true), Some(id(1)));
         assert!(list.takes_another_event((0, 0)));
         for _ in 1..MERGED_EVENTS_MAX {
             assert!(list.takes_another_event((0, 0)));
-            list.event_done(0);
+            list.event_done(0, Duration::ZERO);
         }
         assert!(!list.takes_another_event((0, 0)));
         assert_eq!(flushed(&mut list, true), Some(id(2)));
@@ -226,7 +249,7 @@ mod tests {
             let (flooder, hold) = list.pop(true).expect("it is listed again each time");
             list.push_again(flooder, hold, false);
             assert!(list.takes_another_event((0, 0)));
-            list.event_done(MERGED_BYTES_MAX);
+            list.event_done(MERGED_BYTES_MAX, Duration::ZERO);
         }
         assert_eq!(list.len(), 1);
     }
@@ -235,9 +258,9 @@ mod tests {
     fn events_that_need_another_write_hold_the_window_from_where_they_did() {
         let mut list = FlushList::default();
         list.push(id(1));
-        list.event_done(MERGED_BYTES_MAX - 1);
+        list.event_done(MERGED_BYTES_MAX - 1, Duration::ZERO);
         list.push(id(2));
-        list.event_done(1);
+        list.event_done(1, Duration::ZERO);
         let (one, hold) = list.pop(true).expect("two are listed");
         list.push_again(one, hold, true);
         assert_eq!(flushed(&mut list, true), Some(id(2)));
@@ -261,7 +284,7 @@ mod tests {
         assert_eq!(flushed(&mut list, true), Some(id(3)));
         assert_eq!(flushed(&mut list, false), Some(id(1)));
         assert_eq!(flushed(&mut list, false), Some(id(2)));
-        list.event_done(MERGED_BYTES_MAX);
+        list.event_done(MERGED_BYTES_MAX, Duration::ZERO);
         assert!(
             !list.takes_another_event((0, 0)),
             "the fourth got that event too"

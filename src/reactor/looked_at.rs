@@ -66,7 +66,11 @@ impl<S: Socket> Reactor<S> {
         self.end_run(now);
         let mut matched = std::mem::take(&mut self.fan_out.matched);
         let owed = self.match_event(&event, None, &mut matched);
-        self.hub.metrics.events_unmatched_total += u64::from(matched.is_empty());
+        if matched.is_empty() {
+            self.hub.metrics.events_unmatched_total += 1;
+        } else {
+            self.note_age(&event, now);
+        }
         self.hand_out_looked_at(&event, &matched, concerns, true, now);
         self.keep_matched(matched);
         if !owed.is_empty() {
@@ -109,7 +113,7 @@ impl<S: Socket> Reactor<S> {
         // Before a session that was too slow leaves its groups.
         self.tell(event, &handed_out, concerns, is_first, now);
         if !matched.is_empty() {
-            self.flush.event_done(encoded);
+            self.flush.event_done(encoded, now.clock);
         }
         self.close_too_slow(now);
     }

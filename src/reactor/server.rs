@@ -262,6 +262,7 @@ impl Server {
         reactor.turn(&[], now_since(epoch));
         loop {
             let now = now_since(epoch);
+            reactor.turn_done(now);
             let patience = self
                 .listeners
                 .iter()

@@ -9,16 +9,27 @@ use crate::limits;
 /// The slow walk over all sessions.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
-    due: Duration,
+    /// `None`: nothing is to be walked for, so no step is due.
+    due: Option<Duration>,
     next_slot: u32,
     /// A pass has begun and is not through.
     is_under_way: bool,
 }
 
 impl Sweep {
-    /// When the next step is due, if there is one.
+    /// When the next step is due: at once, where none was.
     pub(super) fn due(&self) -> Duration {
-        self.due
+        self.due.unwrap_or_default()
+    }
+
+    /// There is nothing to walk for.
+    pub(super) fn rest(&mut self) {
+        self.due = None;
+    }
+
+    /// How late the next step is at `now`; `None`: it is not due yet. One that nobody waited for is due just now.
+    pub(super) fn late_for(&mut self, now: Duration) -> Option<Duration> {
+        now.checked_sub(*self.due.get_or_insert(now))
     }
 
     /// Whether a pass has begun and is not through.
@@ -29,7 +40,7 @@ impl Sweep {
     /// Begins a step, of a new pass if none is under way. Returns how many of the `slots` it visits.
     pub(super) fn begin_step(&mut self, slots: u32, now: Duration) -> usize {
         self.is_under_way = true;
-        self.due = now + limits::SWEEP_INTERVAL;
+        self.due = Some(now + limits::SWEEP_INTERVAL);
         (slots as usize / limits::SWEEP_STEPS_MAX).max(limits::SWEEP_SESSIONS_MIN)
     }
 

@@ -21,9 +21,13 @@ use crate::session::outbox::SlowConsumerPolicy;
 impl<S: Socket> Reactor<S> {
     /// Visits a part of all sessions. A pass that finds nothing to check again is the last one until there is something.
     pub(super) fn sweep(&mut self, now: Now) {
-        if !self.is_sweeping() || now.clock < self.sweep.due() {
-            return;
+        if !self.is_sweeping() {
+            return self.sweep.rest();
         }
+        let Some(late) = self.sweep.late_for(now.clock) else {
+            return;
+        };
+        self.hub.metrics.timings.lag.record(late);
         if !self.sweep.is_under_way() {
             self.hub.tokens_expire = false;
         }

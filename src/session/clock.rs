@@ -14,6 +14,24 @@ pub struct Now {
     pub unix: u64,
 }
 
+/// A moment on the loop's clock in the four bytes that a handshake has to spare: microseconds, which wrap after 71 minutes.
+/// A longer handshake, which `request_timeout_ms` would have to allow, is told as so much shorter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamp([u8; 4]);
+
+impl Stamp {
+    /// The moment `clock`.
+    pub(super) fn of(clock: Duration) -> Self {
+        Self(((clock.as_micros() & 0xFFFF_FFFF) as u32).to_ne_bytes())
+    }
+
+    /// How long it has been at `clock`.
+    pub(super) fn elapsed(self, clock: Duration) -> Duration {
+        let now = u32::from_ne_bytes(Self::of(clock).0);
+        Duration::from_micros(now.wrapping_sub(u32::from_ne_bytes(self.0)).into())
+    }
+}
+
 /// Length of a [`Tick`].
 pub(super) const TICK: Duration = SWEEP_INTERVAL;
 
@@ -73,6 +91,20 @@ impl WakingClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stamp_tells_how_long_it_has_been_over_a_wrap_too() {
+        for seconds in [0, 1, 4_294, 4_295, 1_000_000] {
+            let came = Duration::from_secs(seconds);
+            for took in [
+                Duration::ZERO,
+                Duration::from_micros(1),
+                Duration::from_secs(4_200),
+            ] {
+                assert_eq!(Stamp::of(came).elapsed(came + took), took, "{seconds}");
+            }
+        }
+    }
 
     #[test]
     fn a_stall_counts_little_and_a_loop_that_turns_counts_in_full() {

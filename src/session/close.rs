@@ -125,7 +125,18 @@ impl CloseReason {
 
     /// Counts one more end for this reason. `was_open`: of a session, not of a connection that never became one.
     pub fn count(self, was_open: bool, metrics: &mut Metrics) {
-        let counter = match self {
+        let counter = if was_open {
+            self.counter_of_session(metrics)
+        } else {
+            self.counter_of_handshake(metrics)
+        };
+        if let Some(counter) = counter {
+            *counter += 1;
+        }
+    }
+
+    fn counter_of_session(self, metrics: &mut Metrics) -> Option<&mut u64> {
+        Some(match self {
             Self::Peer => &mut metrics.closes_normal_total,
             Self::Idle => &mut metrics.closes_idle_total,
             Self::Drain => &mut metrics.closes_drain_total,
@@ -142,6 +153,23 @@ impl CloseReason {
             Self::Expired => &mut metrics.closes_expired_total,
             Self::SlowConsumer => &mut metrics.closes_slow_consumer_total,
             Self::OutboxesFull => &mut metrics.closes_outboxes_full_total,
+            // The others end no session.
+            Self::Lost
+            | Self::Http
+            | Self::NoPlace
+            | Self::Evicted
+            | Self::AdminEvicted
+            | Self::AdminSlow
+            | Self::HandshakeTimeout
+            | Self::NoProxyHeader
+            | Self::BadProxyHeader => &mut metrics.closes_lost_total,
+        })
+    }
+
+    fn counter_of_handshake(self, metrics: &mut Metrics) -> Option<&mut u64> {
+        Some(match self {
+            // Answered, and counted then.
+            Self::Http => return None,
             Self::NoPlace => &mut metrics.connections_dropped_ip_total,
             Self::Evicted => &mut metrics.handshakes_evicted_total,
             Self::AdminEvicted => &mut metrics.admin_connections_evicted_total,
@@ -149,10 +177,24 @@ impl CloseReason {
             Self::HandshakeTimeout => &mut metrics.handshake_timeouts_total,
             Self::NoProxyHeader => &mut metrics.proxy_headers_missing_total,
             Self::BadProxyHeader => &mut metrics.proxy_headers_malformed_total,
-            Self::Lost if was_open => &mut metrics.closes_lost_total,
-            Self::Lost => &mut metrics.handshakes_lost_total,
-            Self::Http => return,
-        };
-        *counter += 1;
+            Self::PartialsFull => &mut metrics.handshakes_partials_full_total,
+            Self::Drain => &mut metrics.handshakes_drained_total,
+            // The others end no handshake.
+            Self::Lost
+            | Self::Peer
+            | Self::Idle
+            | Self::Dead
+            | Self::Protocol
+            | Self::Binary
+            | Self::InvalidText
+            | Self::RateLimit
+            | Self::NeverAuthenticated
+            | Self::MessageTimeout
+            | Self::Operator
+            | Self::TooBig
+            | Self::Expired
+            | Self::SlowConsumer
+            | Self::OutboxesFull => &mut metrics.handshakes_lost_total,
+        })
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::account::{AccountId, Scope};
 use crate::auth::{Identity, Verdict};
 use crate::limits::HELD_TOTAL_BYTES_MAX;
+use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::command::{
     self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Unsubscribe,
 };
@@ -26,7 +27,7 @@ use crate::routing::waiters::Waiter;
 use super::Session;
 use super::binding_quota;
 use super::clock::Now;
-use super::errors::CommandErrors;
+use super::errors::{CommandErrors, SourceTrouble};
 use super::hub::{Context, Hub};
 use super::replies::Reply;
 use super::rights::authorised;
@@ -46,6 +47,16 @@ pub(super) enum Outcome {
     Closed,
 }
 
+/// What became of a command.
+pub(super) struct Judged {
+    /// The id of its reply.
+    pub(super) reply_id: Box<str>,
+    /// What it asks for.
+    pub(super) verb: CommandAction,
+    /// The reply, or the wait for it, or why it is refused.
+    pub(super) result: Result<Outcome, CommandErrors>,
+}
+
 /// Where the reply of a command stands, and the command's time.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
@@ -62,22 +73,31 @@ impl Session {
             number: self.replies().map_or(0, |replies| replies.next_number()),
             due: cx.hub.deadlines.command.due(cx.now.clock),
         };
-        let (reply_id, result) = if is_allowed {
+        let judged = if is_allowed {
             self.judge(text, place, self.is_suspended(), cx)
         } else {
             let request_id = command::first_request_id(text);
-            let reply_id = reply_id(request_id.as_deref(), cx.hub);
-            (reply_id, Err(self.rate_limited(cx.hub)))
+            Judged {
+                reply_id: reply_id(request_id.as_deref(), cx.hub),
+                verb: CommandAction::Unknown,
+                result: Err(self.rate_limited(cx.hub)),
+            }
         };
-        let result = match result {
-            Ok(Outcome::Suspended) => self
-                .suspend(text, place.due, cx)
-                .map(|()| Outcome::Suspended),
-            result => result,
-        };
+        let Judged {
+            reply_id,
+            verb,
+            mut result,
+        } = judged;
+        if let Ok(Outcome::Suspended) = result {
+            match self.suspend(text, verb, place.due, cx) {
+                Ok(()) => {}
+                Err(refusals) => result = Err(refusals),
+            }
+        }
         if cx.hub.trace.is_on() {
             self.tell_command(text, &result, cx);
         }
+        count_judged(verb, &result, place.due, cx);
         match result {
             Ok(Outcome::Reply(reply)) => self.tell(reply, cx),
             Ok(Outcome::Pong(frame)) => self.push(frame, cx),
@@ -91,13 +111,13 @@ impl Session {
             }
             Ok(Outcome::Closed | Outcome::Suspended) => {}
             Err(refusals) => {
-                let reply = refusals.refuse(&reply_id, cx.hub);
+                let reply = refusals.reply(&reply_id, cx.hub);
                 self.tell(reply, cx);
             }
         }
     }
 
-    /// Does what the text of a command asks for, and returns what became of it and the id of its reply. `is_behind`: commands
+    /// Does what the text of a command asks for, and returns what became of it. `is_behind`: commands
     /// before it wait for the authenticator, so it waits too, unless it is answered at once.
     pub(super) fn judge(
         &mut self,
@@ -105,22 +125,33 @@ impl Session {
         place: Place,
         is_behind: bool,
         cx: &mut Context<'_>,
-    ) -> (Box<str>, Result<Outcome, CommandErrors>) {
+    ) -> Judged {
         let limits = CommandLimits {
             metadata_bytes_max: cx.hub.limits.metadata_bytes_max,
         };
         let command = match command::parse(text, &limits) {
             Ok(command) => command,
-            Err(error) => return (reply_id(None, cx.hub), Err(error.into())),
+            Err(error) => {
+                return Judged {
+                    reply_id: reply_id(None, cx.hub),
+                    verb: CommandAction::Unknown,
+                    result: Err(error.into()),
+                };
+            }
         };
         let reply_id = reply_id(command.request_id.as_deref(), cx.hub);
+        let verb = command.verb;
         let result = if is_behind && !self.is_answered_at_once(&command, cx) {
             self.ask_ahead(&command, cx);
             Ok(Outcome::Suspended)
         } else {
             self.execute(command, &reply_id, place, cx)
         };
-        (reply_id, result)
+        Judged {
+            reply_id,
+            verb,
+            result,
+        }
     }
 
     /// Sends a reply in its turn.
@@ -506,14 +537,12 @@ impl Session {
                 Ok(Outcome::Waits(waiting))
             }
             Progress::Waits => {
-                cx.hub.metrics.subscribes_given_up_total += 1;
                 cx.hub.subscriptions.release_leases(&mut waiting, waiter);
-                Err(CommandError::EventSourceUnavailable.into())
+                Err(SourceTrouble::GivenUp.into())
             }
             Progress::Refused => {
-                cx.hub.metrics.subscribes_refused_total += 1;
                 cx.hub.subscriptions.release_leases(&mut waiting, waiter);
-                Err(CommandError::EventSourceUnavailable.into())
+                Err(SourceTrouble::Refused.into())
             }
         }
     }
@@ -611,6 +640,7 @@ impl Session {
                 cx.hub
                     .subscriptions
                     .release_leases(&mut waiting, Waiter::new(cx.id.slot, number));
+                cx.count_command(CommandAction::Subscribe, CommandResult::Ok, waiting.due);
                 let reply = Reply::Subscribed {
                     id: waiting.reply_id,
                 };
@@ -620,6 +650,22 @@ impl Session {
             }
         }
     }
+}
+
+/// Counts a command, if it is known what became of it. `due`: when it would have been given up.
+pub(super) fn count_judged(
+    verb: CommandAction,
+    result: &Result<Outcome, CommandErrors>,
+    due: Duration,
+    cx: &mut Context<'_>,
+) {
+    let result = match result {
+        Ok(Outcome::Reply(_) | Outcome::Pong(_)) => CommandResult::Ok,
+        Ok(Outcome::Closed) => CommandResult::Abandoned,
+        Ok(Outcome::Waits(_) | Outcome::Suspended) => return,
+        Err(refusals) => refusals.result(),
+    };
+    cx.count_command(verb, result, due);
 }
 
 pub(super) fn reply_id(request_id: Option<&str>, hub: &mut Hub) -> Box<str> {

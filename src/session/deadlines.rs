@@ -53,6 +53,12 @@ impl DeadlineQueue {
         now + self.after
     }
 
+    /// When the deadline that is due at `due` has begun.
+    #[must_use]
+    pub fn begun(&self, due: Duration) -> Duration {
+        due.saturating_sub(self.after)
+    }
+
     /// When the first deadline is due.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {

@@ -1,6 +1,6 @@
-//! Why a command is refused, the reply that says so, and its counters.
+//! Why a command is refused, the reply that says so, and what the metrics call it.
 
-use crate::metrics::Metrics;
+use crate::metrics::commands::CommandResult;
 use crate::protocol::command::CommandError;
 use crate::protocol::reply;
 use crate::routing::families::BindingError;
@@ -12,16 +12,31 @@ use super::replies::Reply;
 pub(super) enum CommandErrors {
     Command(CommandError),
     Bindings(Vec<BindingError>),
+    /// The client gets [`CommandError::EventSourceUnavailable`].
+    Source(SourceTrouble),
+}
+
+/// Why a subscribe does not get what it needs of the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SourceTrouble {
+    /// The broker did not confirm a binding in `request_timeout_ms`.
+    Timeout,
+    /// The broker refuses a binding.
+    Refused,
+    /// The subscribe could not wait, or wait on, because too much was held back.
+    GivenUp,
 }
 
 impl CommandErrors {
-    /// Counts the refusal, and returns the error reply.
-    pub(super) fn refuse(self, reply_id: &str, hub: &mut Hub) -> Reply {
-        self.count(&mut hub.metrics);
-        hub.metrics.commands_failed_total += 1;
+    /// Returns the error reply.
+    pub(super) fn reply(self, reply_id: &str, hub: &mut Hub) -> Reply {
+        let builder = &mut hub.builder;
         Reply::Frame(match self {
-            Self::Command(error) => reply::errors(&mut hub.builder, reply_id, [error]),
-            Self::Bindings(errors) => reply::errors(&mut hub.builder, reply_id, errors),
+            Self::Command(error) => reply::errors(builder, reply_id, [error]),
+            Self::Bindings(errors) => reply::errors(builder, reply_id, errors),
+            Self::Source(_) => {
+                reply::errors(builder, reply_id, [CommandError::EventSourceUnavailable])
+            }
         })
     }
 
@@ -31,38 +46,51 @@ impl CommandErrors {
             Self::Command(CommandError::UnknownAction(_)) => vec!["unknown action".to_owned()],
             Self::Command(error) => vec![error.to_string()],
             Self::Bindings(errors) => errors.iter().map(ToString::to_string).collect(),
+            Self::Source(_) => vec![CommandError::EventSourceUnavailable.to_string()],
         }
     }
 
-    /// Counts the limit that was met, if it was a limit.
-    fn count(&self, metrics: &mut Metrics) {
-        let counter = match self {
-            Self::Command(CommandError::AuthenticationUnavailable) => {
-                &mut metrics.commands_refused_unavailable_total
-            }
-            Self::Command(CommandError::TooManySubscriptions(_)) => {
-                &mut metrics.commands_refused_subscriptions_total
-            }
-            Self::Command(CommandError::MetadataTooLarge(_)) => {
-                &mut metrics.commands_refused_metadata_total
-            }
-            Self::Command(CommandError::TooManySessions(_)) => {
-                &mut metrics.commands_refused_account_total
-            }
-            Self::Command(CommandError::TooManyBindings(_)) => {
-                &mut metrics.commands_refused_bindings_total
-            }
-            Self::Command(CommandError::TooManyBindingsOfAccount(_)) => {
-                &mut metrics.commands_refused_account_bindings_total
-            }
-            Self::Command(_) | Self::Bindings(_) => return,
-        };
-        *counter += 1;
+    /// What the metrics call it.
+    pub(super) fn result(&self) -> CommandResult {
+        match self {
+            Self::Bindings(_) => CommandResult::Failed,
+            Self::Source(SourceTrouble::Timeout) => CommandResult::BrokerTimeout,
+            Self::Source(SourceTrouble::Refused) => CommandResult::BrokerRefused,
+            Self::Source(SourceTrouble::GivenUp) => CommandResult::GivenUp,
+            Self::Command(error) => match error {
+                CommandError::AuthenticationRequired | CommandError::AuthenticationFailed => {
+                    CommandResult::Unauthenticated
+                }
+                CommandError::AuthenticationUnavailable => CommandResult::Unavailable,
+                CommandError::UnauthorizedAccount | CommandError::UnauthorizedWildcard => {
+                    CommandResult::Unauthorized
+                }
+                CommandError::RateLimited(_) => CommandResult::RateLimited,
+                CommandError::TooManySubscriptions(_) => CommandResult::TooManySubscriptions,
+                CommandError::TooManyBindings(_) => CommandResult::TooManyBindings,
+                CommandError::TooManyBindingsOfAccount(_) => CommandResult::TooManyAccountBindings,
+                CommandError::TooManySessions(_) => CommandResult::TooManySessions,
+                CommandError::MetadataTooLarge(_) => CommandResult::MetadataTooLarge,
+                CommandError::EventSourceUnavailable => CommandResult::BrokerRefused,
+                CommandError::MissingData
+                | CommandError::MissingKeys(_)
+                | CommandError::InvalidJson(_)
+                | CommandError::MissingAction
+                | CommandError::UnknownAction(_)
+                | CommandError::Invalid(_) => CommandResult::Failed,
+            },
+        }
     }
 }
 
 impl From<CommandError> for CommandErrors {
     fn from(error: CommandError) -> Self {
         Self::Command(error)
+    }
+}
+
+impl From<SourceTrouble> for CommandErrors {
+    fn from(trouble: SourceTrouble) -> Self {
+        Self::Source(trouble)
     }
 }

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use crate::auth::Identity;
-use crate::protocol::command::CommandError;
+use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::routing::waiters::Waiter;
 
 use super::Session;
 use super::binding_quota;
-use super::errors::CommandErrors;
+use super::errors::{CommandErrors, SourceTrouble};
 use super::hub::{Context, Hub};
 use super::replies::Reply;
 use super::rights::authorised;
@@ -23,10 +23,14 @@ impl Session {
         let Some(replies) = self.replies_mut() else {
             return;
         };
+        let unanswered: Vec<_> = replies.unanswered().collect();
         for (number, mut waiting) in replies.clear(&mut cx.hub.held) {
             cx.hub
                 .subscriptions
                 .release_leases(&mut waiting, Waiter::new(cx.id.slot, number));
+        }
+        for (action, due) in unanswered {
+            cx.count_command(action, CommandResult::Abandoned, due);
         }
     }
 
@@ -70,8 +74,7 @@ impl Session {
         let is_waiting =
             |session: &mut Self| session.replies_mut()?.waiting_mut(number).map(|_| ());
         if is_waiting(self).is_some() {
-            cx.hub.metrics.subscribes_refused_total += 1;
-            self.give_up(number, CommandError::EventSourceUnavailable, cx);
+            self.give_up(number, SourceTrouble::Refused, cx);
             self.drop_empty_rare();
         }
     }
@@ -84,8 +87,7 @@ impl Session {
             if self.give_up_suspended(number, cx) {
                 self.send_ready(cx);
             } else {
-                cx.hub.metrics.subscribes_timed_out_total += 1;
-                self.give_up(number, CommandError::EventSourceUnavailable, cx);
+                self.give_up(number, SourceTrouble::Timeout, cx);
             }
         }
         self.drop_empty_rare();
@@ -108,14 +110,13 @@ impl Session {
                 if cx.hub.trace.is_on() {
                     self.tell_waited(&waiting, None, cx);
                 }
+                cx.count_command(CommandAction::Subscribe, CommandResult::Ok, waiting.due);
                 let reply = self.finish_subscribe(*waiting, cx);
                 self.settle(number, reply, cx.hub);
             }
             Progress::Waits => self.put_back(number, waiting, cx.hub),
             Progress::Refused => {
-                cx.hub.metrics.subscribes_refused_total += 1;
-                let error = CommandError::EventSourceUnavailable.into();
-                self.refuse_waiting(number, waiting, error, cx);
+                self.refuse_waiting(number, waiting, SourceTrouble::Refused.into(), cx);
             }
         }
     }
@@ -134,14 +135,15 @@ impl Session {
         cx.hub
             .subscriptions
             .release_leases(&mut waiting, Waiter::new(cx.id.slot, number));
-        let reply = refusals.refuse(&waiting.reply_id, cx.hub);
+        cx.count_command(CommandAction::Subscribe, refusals.result(), waiting.due);
+        let reply = refusals.reply(&waiting.reply_id, cx.hub);
         self.settle(number, reply, cx.hub);
     }
 
     /// Refuses a subscribe that is in its place, and sends the replies that wait for nothing any more.
-    pub(super) fn give_up(&mut self, number: u32, error: CommandError, cx: &mut Context<'_>) {
+    pub(super) fn give_up(&mut self, number: u32, why: SourceTrouble, cx: &mut Context<'_>) {
         if let Some(waiting) = self.take_waiting(number, cx.hub) {
-            self.refuse_waiting(number, waiting, error.into(), cx);
+            self.refuse_waiting(number, waiting, why.into(), cx);
         }
         self.send_ready(cx);
     }
@@ -203,8 +205,7 @@ impl Session {
             if self.give_up_suspended(number, cx) {
                 self.send_ready(cx);
             } else {
-                cx.hub.metrics.subscribes_given_up_total += 1;
-                self.give_up(number, CommandError::EventSourceUnavailable, cx);
+                self.give_up(number, SourceTrouble::GivenUp, cx);
             }
         }
     }

@@ -3,8 +3,11 @@
 //! Pure, as a session is: commands for the source wait in [`Subscriptions`], and moments to come in [`Deadlines`], until the
 //! loop takes them.
 
+use std::time::Duration;
+
 use crate::auth::Authenticator;
 use crate::metrics::Metrics;
+use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
 use crate::routing::families::Families;
 
@@ -34,6 +37,25 @@ pub struct Context<'h> {
     pub hub: &'h mut Hub,
     /// The moment of the turn.
     pub now: Now,
+}
+
+impl Context<'_> {
+    /// Counts a command of which it is known now what became of it. `due`: when it would have been given up, which tells when
+    /// it came.
+    pub(super) fn count_command(
+        &mut self,
+        action: CommandAction,
+        result: CommandResult,
+        due: Duration,
+    ) {
+        let metrics = &mut self.hub.metrics;
+        metrics.commands.count(action, result);
+        if action == CommandAction::Subscribe && result != CommandResult::Abandoned {
+            let came = self.hub.deadlines.command.begun(due);
+            let took = self.now.clock.saturating_sub(came);
+            metrics.timings.subscribe.record(took);
+        }
+    }
 }
 
 /// What an open session does with a complete message. Control frames and violations of the protocol never come here. The

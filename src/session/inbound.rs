@@ -4,6 +4,7 @@
 
 use crate::limits::{PONGS_PER_READ_MAX, REFUSED_COMMANDS_MAX};
 use crate::protocol::admin::AdminRequest;
+use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::codec::Item;
 use crate::protocol::frame::{Frame, Opcode};
 
@@ -28,7 +29,7 @@ impl Session {
     fn take_bytes(&mut self, input: &mut [u8], cx: &mut Context<'_>) -> Option<AdminRequest> {
         match &mut self.phase {
             Phase::Admin(_) => self.on_admin_bytes(input, cx),
-            Phase::Handshake { preamble, head } => {
+            Phase::Handshake { preamble, head, .. } => {
                 let preamble = *preamble;
                 match head.take() {
                     None => self.on_start(preamble, input, cx),
@@ -141,7 +142,6 @@ impl Session {
     }
 
     fn on_text(&mut self, text: &str, cx: &mut Context<'_>) {
-        cx.hub.metrics.commands_total += 1;
         cx.hub.work.is_busy = true;
         let is_allowed = cx
             .hub
@@ -156,19 +156,19 @@ impl Session {
                 rare.refused_in_a_row = 0;
             }
         } else {
-            cx.hub.metrics.commands_rate_limited_total += 1;
             let Some(rare) = self.rare_mut() else {
                 return;
             };
             rare.refused_in_a_row += 1;
             if rare.refused_in_a_row >= REFUSED_COMMANDS_MAX {
+                count_unread(CommandResult::RateLimited, cx);
                 return self.close(CloseReason::RateLimit, cx);
             }
         }
         if cx.hub.is_renewing {
             self.renew_identity(cx);
             if !self.is_open() {
-                return;
+                return count_unread(CommandResult::Abandoned, cx);
             }
         }
         if cx.hub.is_ending_families {
@@ -186,6 +186,11 @@ impl Session {
         let address = is_its_own.then(|| self.peer(cx.hub).network());
         cx.hub.partials.set(cx.id, self.partial_bytes(), address);
     }
+}
+
+/// Counts a command that is not read.
+fn count_unread(result: CommandResult, cx: &mut Context<'_>) {
+    cx.count_command(CommandAction::Unknown, result, cx.now.clock);
 }
 
 /// The pings of one read. The first are answered one by one; of the rest only the newest is answered, as RFC 6455 section

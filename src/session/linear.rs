@@ -62,7 +62,7 @@ impl World {
         hub.subscriptions.on_up();
         let sessions = (0..sessions).map(|slot| {
             let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 1)));
-            let mut session = Session::new(Preamble::Done, peer, &mut hub);
+            let mut session = Session::new(Preamble::Done, peer, Duration::ZERO, &mut hub);
             let mut upgrade = UPGRADE.as_bytes().to_vec();
             assert_eq!(
                 session.on_bytes(&mut upgrade, &mut hub.context(id(slot), NOW)),

@@ -138,10 +138,6 @@ impl Session {
         wanted.binding.is_some() || (wanted.account.is_some() && is_nobodys())
     }
 
-    fn account(&self) -> Option<AccountId> {
-        self.identity.as_ref().and_then(|own| own.account_id())
-    }
-
     /// Whether its socket takes nothing now, or events were dropped because it did not.
     fn is_slow(&self, id: ConnId, hub: &Hub) -> bool {
         self.outbox.is_blocked() || hub.figures.dropped(id.slot) > 0

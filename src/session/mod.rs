@@ -120,7 +120,7 @@ use crate::routing::index::SubscriptionList;
 
 use self::asker::AdminConnection;
 use self::bucket::Bucket;
-use self::clock::Now;
+use self::clock::{Now, Stamp};
 use self::close::CloseReason;
 use self::figures::LowFrames;
 use self::id::KeptPeer;
@@ -154,6 +154,8 @@ enum Phase {
     /// Before the upgrade. `head`: what has arrived of a request, if that is a part of one.
     Handshake {
         preamble: Preamble,
+        /// When the connection was accepted.
+        came: Stamp,
         head: Option<Box<Head>>,
     },
     /// Of the admin address.
@@ -173,7 +175,7 @@ enum Phase {
     Gone { reason: CloseReason, was_open: bool },
 }
 
-// Each idle session pays for this size. The liveness fills what would be padding.
+// Each idle session pays for this size. The liveness, and the stamp of a handshake, fill what would be padding.
 const _: () = assert!(size_of::<Phase>() == 16);
 
 /// What a closing session still waits for from its peer.

@@ -3,6 +3,7 @@
 //! Invariant: the address of a connection is known, and counted, before its upgrade request is decided on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::auth::{Identity, Verdict};
 use crate::limits::SURPLUS_MAX;
@@ -15,6 +16,7 @@ use crate::protocol::proxy::{self, Preamble};
 use crate::routing::index::SubscriptionList;
 
 use super::bucket::Bucket;
+use super::clock::Stamp;
 use super::close::CloseReason;
 use super::figures::LowFrames;
 use super::hub::{Context, Hub};
@@ -33,12 +35,13 @@ enum Admission {
 }
 
 impl Session {
-    /// A new connection of the websocket port. `preamble`: whether a PROXY header must come first.
+    /// A new connection of the websocket port, accepted at `clock`, on the loop's clock. `preamble`: whether a PROXY header must come first.
     #[must_use]
-    pub fn new(preamble: Preamble, peer: Peer, hub: &mut Hub) -> Self {
+    pub fn new(preamble: Preamble, peer: Peer, clock: Duration, hub: &mut Hub) -> Self {
         let mut session = Self::unplaced(peer, hub);
         session.phase = Phase::Handshake {
             preamble,
+            came: Stamp::of(clock),
             head: None,
         };
         if preamble == Preamble::Done {
@@ -52,6 +55,7 @@ impl Session {
         Self {
             phase: Phase::Handshake {
                 preamble: Preamble::Done,
+                came: Stamp::default(),
                 head: None,
             },
             identity: None,
@@ -140,8 +144,12 @@ impl Session {
 
     /// Keeps the part that has arrived.
     fn gather(&mut self, preamble: Preamble, input: &[u8], cx: &mut Context<'_>) {
+        let Phase::Handshake { came, .. } = self.phase else {
+            return;
+        };
         self.phase = Phase::Handshake {
             preamble,
+            came,
             head: Some(Box::new(Head {
                 bytes: input.to_vec(),
                 awaits_answer: false,
@@ -214,8 +222,12 @@ impl Session {
 
     /// Keeps a whole request, and what came behind it, until the authenticator has its answer. Nothing is read meanwhile.
     fn await_answer(&mut self, input: &[u8]) {
+        let Phase::Handshake { came, .. } = self.phase else {
+            return;
+        };
         self.phase = Phase::Handshake {
             preamble: Preamble::Done,
+            came,
             head: Some(Box::new(Head {
                 bytes: input.to_vec(),
                 awaits_answer: true,
@@ -323,6 +335,7 @@ impl Session {
         identity: Option<Arc<Identity>>,
         cx: &mut Context<'_>,
     ) {
+        self.note_answered(cx);
         cx.hub.metrics.sessions_opened_total += 1;
         cx.hub.work.comings_and_goings += 1;
         self.outbox
@@ -343,7 +356,16 @@ impl Session {
         }
     }
 
+    /// The upgrade request is about to be answered.
+    fn note_answered(&self, cx: &mut Context<'_>) {
+        if let Phase::Handshake { came, .. } = self.phase {
+            let took = came.elapsed(cx.now.clock);
+            cx.hub.metrics.timings.handshake.record(took);
+        }
+    }
+
     fn refuse_upgrade(&mut self, error: HttpError, cx: &mut Context<'_>) {
+        self.note_answered(cx);
         let response = ErrorResponse {
             error,
             head_only: false,
@@ -352,10 +374,7 @@ impl Session {
     }
 
     fn refuse(&mut self, response: ErrorResponse, cx: &mut Context<'_>) {
-        cx.hub.metrics.handshakes_refused_total += 1;
-        if let Some(counter) = limit_counter(response.error, &mut cx.hub.metrics) {
-            *counter += 1;
-        }
+        *refusal_counter(response.error, &mut cx.hub.metrics) += 1;
         self.respond(&response.error.response(response.head_only), cx);
     }
 
@@ -381,22 +400,23 @@ impl Session {
     }
 }
 
-/// The counter of the limit that the refusal is for; `None`: it is for no limit.
-fn limit_counter(error: HttpError, metrics: &mut Metrics) -> Option<&mut u64> {
+/// The counter of refusals for this reason.
+fn refusal_counter(error: HttpError, metrics: &mut Metrics) -> &mut u64 {
     match error {
-        HttpError::TooManyFromThisIp => Some(&mut metrics.handshakes_refused_ip_total),
-        HttpError::TooManyOfThisAccount => Some(&mut metrics.handshakes_refused_account_total),
-        HttpError::OriginNotAllowed => Some(&mut metrics.handshakes_refused_origin_total),
-        HttpError::InvalidToken => Some(&mut metrics.handshakes_refused_token_total),
-        HttpError::HeadTooLarge => Some(&mut metrics.handshakes_refused_head_total),
+        HttpError::TooManyFromThisIp => &mut metrics.handshakes_refused_ip_total,
+        HttpError::TooManyOfThisAccount => &mut metrics.handshakes_refused_account_total,
+        HttpError::OriginNotAllowed => &mut metrics.handshakes_refused_origin_total,
+        HttpError::InvalidToken => &mut metrics.handshakes_refused_token_total,
+        HttpError::HeadTooLarge => &mut metrics.handshakes_refused_head_total,
+        HttpError::Full => &mut metrics.handshakes_refused_full_total,
+        HttpError::Draining => &mut metrics.handshakes_refused_draining_total,
+        HttpError::SourceDown | HttpError::AuthenticationUnavailable => {
+            &mut metrics.handshakes_refused_unavailable_total
+        }
         HttpError::Malformed(_)
         | HttpError::SubProtocol
         | HttpError::NotFound
         | HttpError::MethodNotAllowed
-        | HttpError::UnsupportedVersion
-        | HttpError::Full
-        | HttpError::Draining
-        | HttpError::SourceDown
-        | HttpError::AuthenticationUnavailable => None,
+        | HttpError::UnsupportedVersion => &mut metrics.handshakes_refused_request_total,
     }
 }

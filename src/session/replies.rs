@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::suspended::Suspended;
 use super::waiting::Waiting;
 use crate::limits::{HELD_BYTES_MAX, HELD_REPLIES_MAX};
+use crate::metrics::commands::CommandAction;
 use crate::protocol::frame::Frame;
 
 /// The sums over all sessions.
@@ -257,6 +258,15 @@ impl Replies {
             Entry::Suspended(suspended) => Some((self.first, suspended.due)),
             Entry::Ready(_) | Entry::Taken => None,
         }
+    }
+
+    /// The commands that have no answer yet, and by when each is given up. Linear in all entries.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = (CommandAction, Duration)> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Waiting(waiting) => Some((CommandAction::Subscribe, waiting.due)),
+            Entry::Suspended(suspended) => Some((suspended.verb, suspended.due)),
+            Entry::Ready(_) | Entry::Taken => None,
+        })
     }
 
     /// The subscribes that wait, oldest first. Linear in all entries.

@@ -3,11 +3,15 @@
 
 use std::time::Duration;
 
+use crate::metrics::commands::CommandAction;
+
 /// A command that waits for the authenticator.
 #[derive(Debug)]
 pub(super) struct Suspended {
     /// The command, as it came.
     pub(super) text: Box<str>,
+    /// What it asks for.
+    pub(super) verb: CommandAction,
     /// When it is given up.
     pub(super) due: Duration,
 }

@@ -17,12 +17,13 @@ use crate::limits::{
     FIRST_TOTAL_BYTES_MAX, HELD_TOTAL_BYTES_MAX, RESUMED_COMMANDS_OF_SESSION_MAX,
     SUSPENDED_BYTES_MAX,
 };
+use crate::metrics::commands::CommandAction;
 use crate::protocol::command::{self, Action, Command, CommandError};
 use crate::routing::families::Families;
 
 use super::Session;
 use super::clock::Now;
-use super::commands::{Outcome, Place, reply_id};
+use super::commands::{Judged, Outcome, Place, count_judged, reply_id};
 use super::errors::CommandErrors;
 use super::hub::{Context, Hub};
 use super::replies::Reply;
@@ -58,6 +59,7 @@ impl Session {
     pub(super) fn suspend(
         &mut self,
         text: &str,
+        verb: CommandAction,
         due: Duration,
         cx: &mut Context<'_>,
     ) -> Result<(), CommandErrors> {
@@ -76,6 +78,7 @@ impl Session {
         cx.hub.deadlines.command.begin(cx.now.clock, cx.id);
         let suspended = Suspended {
             text: text.into(),
+            verb,
             due,
         };
         if let Some(rare) = self.rare_mut() {
@@ -212,10 +215,15 @@ impl Session {
             number,
             due: suspended.due,
         };
-        let (reply_id, result) = self.judge(&suspended.text, place, false, cx);
+        let Judged {
+            reply_id,
+            verb,
+            result,
+        } = self.judge(&suspended.text, place, false, cx);
         if cx.hub.trace.is_on() && !matches!(result, Ok(Outcome::Suspended)) {
             self.tell_command(&suspended.text, &result, cx);
         }
+        count_judged(verb, &result, place.due, cx);
         match result {
             Ok(Outcome::Suspended) => {
                 if let Some(replies) = self.replies_mut() {
@@ -231,7 +239,7 @@ impl Session {
             }
             Ok(Outcome::Closed) => {}
             Err(refusals) => {
-                let reply = refusals.refuse(&reply_id, cx.hub);
+                let reply = refusals.reply(&reply_id, cx.hub);
                 self.settle(number, reply, cx.hub);
             }
         }
@@ -251,14 +259,16 @@ impl Session {
         };
         let request_id = command::first_request_id(&suspended.text);
         let reply_id = reply_id(request_id.as_deref(), cx.hub);
-        let result = Err(CommandErrors::from(CommandError::AuthenticationUnavailable));
+        let refusals = CommandErrors::from(CommandError::AuthenticationUnavailable);
+        cx.count_command(suspended.verb, refusals.result(), suspended.due);
+        let result = Err(refusals);
         if cx.hub.trace.is_on() {
             self.tell_command(&suspended.text, &result, cx);
         }
         let Err(refusals) = result else {
             return true;
         };
-        let reply = refusals.refuse(&reply_id, cx.hub);
+        let reply = refusals.reply(&reply_id, cx.hub);
         self.settle(number, reply, cx.hub);
         true
     }

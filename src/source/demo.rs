@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::answers::{Ended, answer_until, answer_waiting};
 use super::options::SourceError;
 use crate::account::AccountId;
-use crate::event::Event;
+use crate::event::{Arrival, Event};
 use crate::handoff::{FromSource, SourceEnd};
 
 /// The furthest that the source may be behind its pace and still catch up.
@@ -117,7 +117,11 @@ impl Demo {
         loop {
             for index in pace.due(Instant::now()) {
                 answer_waiting(source)?;
-                let event = self.event(&exchange, index, unix_microseconds());
+                let mut event = self.event(&exchange, index, unix_microseconds());
+                event.arrival = Some(Arrival {
+                    at: Instant::now(),
+                    age: None,
+                });
                 source.send(FromSource::Event(Box::new(event)))?;
             }
             answer_until(source, pace.next_due(Instant::now()))?;

@@ -32,7 +32,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::answers::{Ended, Heard, answer, answer_until, answer_waiting};
-use crate::event::{BODY_BYTES_MAX, Event, EventError};
+use crate::event::{Arrival, BODY_BYTES_MAX, Event, EventError};
 use crate::handoff::{FromSource, SourceEnd};
 use crate::log_limit::LogLimit;
 
@@ -144,11 +144,15 @@ fn play(source: &SourceEnd, steps: Receiver<Option<Step>>) -> Result<Infallible,
             }
             recv(steps) -> step => {
                 let Ok(step) = step else { break };
-                let Some(Step { delay, event }) = step else { continue };
+                let Some(Step { delay, mut event }) = step else { continue };
                 if !delay.is_zero() {
                     answer_until(source, last + delay)?;
                 }
                 answer_waiting(source)?;
+                event.arrival = Some(Arrival {
+                    at: Instant::now(),
+                    age: None,
+                });
                 source.send(FromSource::Event(event))?;
                 last = Instant::now();
                 played += 1;

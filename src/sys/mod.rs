@@ -1,8 +1,9 @@
 //! System calls that the standard library, mio, socket2 and rustix do not offer. [`ring`] writes to many sockets with
-//! one system call.
+//! one system call, [`process`] tells what the system says of this process.
 //!
 //! Invariant: `unsafe` stands in this folder only, each block with its reason and with what makes it sound.
 
+pub mod process;
 pub mod ring;
 
 use std::io;

@@ -445,7 +445,7 @@ fn undecodable_bodies_are_dropped_by_kind_and_the_next_event_comes() {
     ] {
         assert_eq!(counter.load(Ordering::Relaxed), 1, "{counters:?}");
     }
-    assert_eq!(counters.undecodable(), 5);
+    assert_eq!(counters.amqp_undecodable_total(), 5);
     bridge.until("acks", |counters| &counters.acks, |acks| acks == 6);
 }
 

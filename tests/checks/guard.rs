@@ -5,7 +5,8 @@
 //! Invariants, read off the frames by a second, plain parser and by the client's own: the same verdict however the
 //! bytes are cut, and the same bytes as far as they were passed on; nothing is added, nothing is taken away but the body
 //! of a delivery that is too large, whose size is then none and whose frames are heartbeats; nothing else is changed but
-//! a start's table, a tune's heartbeat, a delivery's names and a content's flags, type and encoding; no frame passes that
+//! a start's table, a tune's heartbeat, a delivery's names and a content's flags, type and encoding, and a copy of its timestamp; no
+//! frame passes that
 //! is above its bound; a whole delivery or content that passes is one that the client can parse, with no table in it.
 
 use std::collections::HashMap;
@@ -22,8 +23,9 @@ const BODY_BYTES_MAX: u64 = 64 << 20;
 const BACKLOG_BYTES_MAX: u64 = 256 << 20;
 /// A larger body is no event: it is swallowed rather than that the backlog grows beyond its bound.
 const EVENT_BYTES_MAX: u64 = 8 << 20;
-/// What of a content may be changed: class, weight, size, flags, and two names of at most 255 bytes.
-const CONTENT_BYTES_CHANGED: usize = 14 + 2 * 256;
+/// What of a content may be changed: class, weight, size, flags, two names of at most 255 bytes, and what stands where the
+/// timestamp is copied to, which is found within these bytes.
+const CONTENT_BYTES_CHANGED: usize = 4096;
 const FRAME_END: u8 = 0xCE;
 /// Above it a stream is not fed byte by byte, which costs its square.
 const SINGLE_BYTES_MAX: usize = 4096;
@@ -208,20 +210,47 @@ impl Walk {
             self.bodies += body;
         }
         let flags = payload[12];
-        assert_eq!(
-            [flags, payload[13]],
-            [original[12] & 0xC0, 0],
-            "type and encoding alone"
-        );
+        assert_eq!(flags, original[12] & 0xC0, "of these, type and encoding");
         let mut at = 14;
         for flag in [0x80, 0x40] {
             if flags & flag != 0 {
                 at = judge_name(payload, original, at);
             }
         }
+        let timestamp = timestamp_of([original[12], original[13]], &original[at..]);
+        let is_kept = timestamp.is_some();
+        assert_eq!(
+            payload[13],
+            if is_kept { 0x40 } else { 0 },
+            "of these, the timestamp"
+        );
+        if let Some(timestamp) = timestamp {
+            assert_eq!(payload[at..at + 8], *timestamp);
+            at += 8;
+        }
         assert_eq!(payload[at..], original[at..]);
         is_swallowed.then_some(body)
     }
+}
+
+/// The timestamp among the properties behind type and encoding, if these flags announce one that is there.
+fn timestamp_of(flags: [u8; 2], properties: &[u8]) -> Option<&[u8]> {
+    let [high, low] = flags;
+    if low & 0x40 == 0 || low & 1 != 0 {
+        return None;
+    }
+    let mut at = 0;
+    if high & 0x20 != 0 {
+        let length: [u8; 4] = properties.get(..4)?.try_into().ok()?;
+        at = 4 + u32::from_be_bytes(length) as usize;
+    }
+    at += usize::from(high & 0x10 != 0) + usize::from(high & 0x08 != 0);
+    for is_there in [high & 4 != 0, high & 2 != 0, high & 1 != 0, low & 0x80 != 0] {
+        if is_there {
+            at += 1 + usize::from(*properties.get(at)?);
+        }
+    }
+    properties.get(at..at + 8)
 }
 
 fn judge_method(payload: &[u8], original: &[u8]) {

@@ -309,7 +309,7 @@ fn feed(
     hub: &mut Hub,
 ) -> Option<SocketAddr> {
     let opened = hub.metrics.sessions_opened_total;
-    let mut session = Session::new(preamble, Peer::from(own), hub);
+    let mut session = Session::new(preamble, Peer::from(own), Duration::ZERO, hub);
     for piece in pieces {
         session.on_bytes(&mut piece.to_vec(), &mut hub.context(ID, NOW));
         if session.is_open() {

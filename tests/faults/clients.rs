@@ -74,7 +74,8 @@ fn five_hundred_clients_that_die_by_reset_in_a_fan_out_cost_the_others_nothing_a
     let server = &fed.server;
     server.wait_for_metric("sessions", SURVIVORS as u64);
     assert!(
-        server.metric("closes_lost_total") + server.metric("closes_slow_consumer_total")
+        server.metric(r#"closes_total{reason="lost"}"#)
+            + server.metric(r#"closes_total{reason="slow_consumer"}"#)
             >= DYING as u64
     );
     server.until("nothing is left of the dead", |server| {

@@ -123,7 +123,8 @@ fn a_client_behind_a_network_that_falls_silent_is_closed_as_a_slow_consumer_and_
     proxy.set(Mode::BlackHole);
     let published = flood(&mut fed, &mut beside, 0, "subscriptions", 1);
     // Its close frame is given up too, and its place with it.
-    fed.server.wait_for_metric("closes_slow_consumer_total", 1);
+    fed.server
+        .wait_for_metric(r#"closes_total{reason="slow_consumer"}"#, 1);
     fed.server.wait_for_metric("sessions", 1);
     proxy.set(Mode::Pass);
     let (messages, code) = behind.read_what_is_left();

@@ -86,7 +86,7 @@ impl Scene {
         for client in &mut idle {
             client.assert_nothing_came("any");
         }
-        assert_eq!(self.server.metric("sessions_closed_total"), 0);
+        assert_eq!(self.server.metric("closes_total"), 0);
         (self.server, books)
     }
 }

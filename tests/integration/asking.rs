@@ -1018,7 +1018,7 @@ fn random_platform(seed: u64) -> (u64, u64, u64, u64) {
         events,
         metrics.commands_suspended_total,
         metrics.subscriptions_ended_total,
-        metrics.commands_failed_total,
+        metrics.commands.refused(),
     )
 }
 

@@ -46,7 +46,7 @@ fn hub() -> Hub {
 /// An open session, its upgrade response written.
 fn open(hub: &mut Hub) -> Session {
     let peer = Peer::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-    let mut session = Session::new(Preamble::Done, peer, hub);
+    let mut session = Session::new(Preamble::Done, peer, Duration::ZERO, hub);
     session.on_bytes(
         &mut UPGRADE_REQUEST.as_bytes().to_vec(),
         &mut hub.context(ID, NOW),
@@ -137,5 +137,5 @@ fn a_hub_with_another_use_of_messages_is_given_each_complete_message_and_nothing
             (CLOSE, 1000_u16.to_be_bytes().to_vec()),
         ]
     );
-    assert_eq!(hub.metrics.commands_total, 0);
+    assert_eq!(hub.metrics.commands.total(), 0);
 }

@@ -143,8 +143,8 @@ fn what_would_pass_a_bound_is_refused_and_counted_and_what_has_gone_makes_room()
             }
             let after = server.metrics();
             let counted: u64 = [
-                "commands_refused_bindings_total",
-                "commands_refused_account_bindings_total",
+                r#"commands_total{result="too_many_bindings"}"#,
+                r#"commands_total{result="too_many_account_bindings"}"#,
             ]
             .map(|counter| after[counter] - before[counter])
             .iter()

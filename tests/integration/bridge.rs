@@ -366,7 +366,10 @@ fn a_clashing_exchange_is_unavailable_at_once_and_heals_while_others_go_on() {
     }
     let subscribed = json!(["call.CHANNEL_ANSWER.*"]);
     assert_eq!(replies[3]["data"]["subscribed"], subscribed);
-    assert_eq!(server.metric("subscribes_refused_total"), 3);
+    assert_eq!(
+        server.metric(r#"commands_total{result="broker_refused"}"#),
+        3
+    );
     fax.ask(&json!({"action": "unsubscribe"}));
     assert_eq!(
         server.metric("subscriptions"),
@@ -439,12 +442,12 @@ fn hostile_publishes_are_counted_and_no_session_notices() {
     }
     session.assert_nothing_came("any");
     for (counter, expected) in [
-        ("amqp_undecodable_routing_key_total", 1),
-        ("amqp_undecodable_too_large_total", 2),
-        ("amqp_undecodable_broken_gzip_total", 1),
-        ("amqp_undecodable_unknown_encoding_total", 1),
-        ("amqp_undecodable_not_json_object_total", 2),
-        ("amqp_undecodable_not_utf8_total", 1),
+        (r#"amqp_undecodable_total{reason="routing_key"}"#, 1),
+        (r#"amqp_undecodable_total{reason="too_large"}"#, 2),
+        (r#"amqp_undecodable_total{reason="broken_gzip"}"#, 1),
+        (r#"amqp_undecodable_total{reason="unknown_encoding"}"#, 1),
+        (r#"amqp_undecodable_total{reason="not_json_object"}"#, 2),
+        (r#"amqp_undecodable_total{reason="not_utf8"}"#, 1),
         ("amqp_disconnects_total", 0),
         ("amqp_panics_total", 0),
         ("gap_notices_total", 0),
@@ -960,5 +963,5 @@ fn a_client_by_another_hand_gets_the_documentations_example() {
     );
     assert_eq!(rest, ["done"]);
     server.wait_for_metric("sessions", 0);
-    assert_eq!(server.metric("closes_normal_total"), 1);
+    assert_eq!(server.metric(r#"closes_total{reason="peer"}"#), 1);
 }

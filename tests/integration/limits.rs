@@ -17,6 +17,7 @@ use blackhole::limits::{
     ADMIN_CONNECTIONS_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS_MAX, PARTIAL_OVERHEAD_BYTES_MAX,
     REFUSALS_MAX, SURPLUS_MAX,
 };
+use blackhole::metrics::commands::CommandResult;
 use blackhole::protocol::http::HEAD_BYTES_MAX;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::Asked;
@@ -64,7 +65,10 @@ fn a_head_may_have_8_kib_and_not_a_byte_more() {
         assert_eq!(request.len(), HEAD_BYTES_MAX - 1 + more);
         assert_eq!(knock(&server, request.as_bytes()).0, status, "{more}");
     }
-    assert_eq!(server.metric("handshakes_refused_head_total"), 1);
+    assert_eq!(
+        server.metric(r#"handshakes_refused_total{reason="head"}"#),
+        1
+    );
 }
 
 #[test]
@@ -86,7 +90,10 @@ fn a_session_has_256_subscriptions_by_default() {
     assert_eq!(errors(&client.ask(&all)), [over]);
     let metrics = server.metrics();
     assert_eq!(metrics["subscriptions"], 256);
-    assert_eq!(metrics["commands_refused_subscriptions_total"], 2);
+    assert_eq!(
+        metrics[r#"commands_total{result="too_many_subscriptions"}"#],
+        2
+    );
 }
 
 #[test]
@@ -111,7 +118,7 @@ fn an_ipv6_network_of_64_bits_is_one_address() {
     assert_eq!(neighbour, 101, "the next /64");
     let metrics = server.metrics();
     assert_eq!(metrics["counted_ips"], 2);
-    assert_eq!(metrics["handshakes_refused_ip_total"], 1);
+    assert_eq!(metrics[r#"handshakes_refused_total{reason="ip"}"#], 1);
     drop(held);
     server.wait_for_metric("sessions", 2);
     assert_eq!(from("2001:db8:1:2:8000::").0, 101, "a place is free");
@@ -161,8 +168,8 @@ fn an_account_has_no_more_sessions_than_it_may_however_they_authenticate() {
         ["authentication token required"]
     );
     let metrics = server.metrics();
-    assert_eq!(metrics["handshakes_refused_account_total"], 3);
-    assert_eq!(metrics["commands_refused_account_total"], 3);
+    assert_eq!(metrics[r#"handshakes_refused_total{reason="account"}"#], 3);
+    assert_eq!(metrics[r#"commands_total{result="too_many_sessions"}"#], 3);
     assert_eq!((metrics["sessions"], metrics["counted_accounts"]), (3, 1));
     // Another token of the own account takes no second place, nor does the account that one descends from.
     success(&by_bearer.ask(&ping_as("admin", "again")));
@@ -238,7 +245,7 @@ fn connections_above_the_accept_rate_wait_and_none_is_lost() {
         assert_eq!(raw.head().status, 101);
     }
     assert_eq!(server.metric("accept_rate_pauses_total"), 0, "at the rate");
-    let turns = server.metric("turns_total");
+    let turns = server.metric("turn_seconds_count");
     let mut waiting: Vec<Raw> = (0..3 * RATE).map(|_| knock()).collect();
     for raw in &mut waiting {
         assert_eq!(raw.head().status, 101);
@@ -250,10 +257,10 @@ fn connections_above_the_accept_rate_wait_and_none_is_lost() {
     );
     let metrics = server.metrics();
     assert!(metrics["accept_rate_pauses_total"] > 0);
-    let turns = metrics["turns_total"] - turns;
+    let turns = metrics["turn_seconds_count"] - turns;
     assert!(turns < 500, "{turns} turns: the loop spins while they wait");
     assert_eq!(metrics["sessions"], 4 * RATE as u64);
-    assert_eq!(metrics["connections_refused_full_total"], 0);
+    assert_eq!(metrics[r#"handshakes_refused_total{reason="full"}"#], 0);
 }
 
 #[test]
@@ -276,10 +283,10 @@ fn a_full_process_answers_however_many_come_and_keeps_none_of_them() {
     let metrics = server.metrics();
     assert_eq!(metrics["connections"], 4, "the page's own connection");
     assert_eq!(
-        metrics["connections_refused_full_total"],
+        metrics[r#"handshakes_refused_total{reason="full"}"#],
         refused.len() as u64
     );
-    assert_eq!(metrics["connections_dropped_full_total"], 0);
+    assert_eq!(metrics[r#"connections_dropped_total{reason="full"}"#], 0);
     for mut raw in refused {
         assert_eq!(raw.rest(), "no more connections can be taken\n");
     }
@@ -474,7 +481,7 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
             assert_eq!(response(&wire), (503, body.to_owned()), "{request}");
             assert!(wire.borrow().to_server.is_empty(), "unread: a reset");
             let metrics = &full.reactor.hub.metrics;
-            assert_eq!(metrics.connections_refused_full_total, refused);
+            assert_eq!(metrics.handshakes_refused_full_total, refused);
         }
     };
     for _ in 0..REFUSALS_MAX {
@@ -1089,7 +1096,7 @@ impl World {
             .accept(peer, ListenerKind::Clients, &wish.request[..cut]);
         if let Some(index) = evicted {
             beyond = None;
-            self.told("handshakes_evicted_total");
+            self.told(r#"connections_dropped_total{reason="evicted"}"#);
             let one = &mut self.clients[index];
             assert_eq!(response(&one.wire).0, 503, "{one:?}");
             assert!(!self.the.is_there(one.id), "{one:?}");
@@ -1125,7 +1132,6 @@ impl World {
             }
             return;
         };
-        self.told("connections_refused_full_total");
         if id.is_some() && wish.known_after == 0 {
             // It counts too, though it is kept only to be told.
             one.is_surplus = self.of_network(wish.network) >= PER_IP_MAX;
@@ -1134,11 +1140,12 @@ impl World {
         self.the.turn(&[]);
         let is_whole = cut == wish.request.len() && !wish.is_large;
         if is_whole || beyond < REFUSALS_MAX {
+            self.told(r#"handshakes_refused_total{reason="full"}"#);
             assert_eq!(response(&one.wire).0, 503);
             assert_eq!(id.is_none(), is_whole);
         } else {
             assert_eq!(id, None);
-            self.told("connections_dropped_full_total");
+            self.told(r#"connections_dropped_total{reason="full"}"#);
         }
         if id.is_some() {
             self.clients.push(one);
@@ -1275,7 +1282,7 @@ impl World {
             };
             let is_new = identity.is_none_or(|(_, own)| own.account != owner.account);
             if is_new && self.of_account(owner.account) >= PER_ACCOUNT_MAX {
-                self.told("commands_refused_account_total");
+                self.told(r#"commands_total{result="too_many_sessions"}"#);
                 return Err(format!(
                     "too many sessions of this account (max {PER_ACCOUNT_MAX})"
                 ));
@@ -1293,7 +1300,7 @@ impl World {
             panic!("it is authenticated")
         };
         if metadata.is_some_and(|length| length > METADATA_MAX) {
-            self.told("commands_refused_metadata_total");
+            self.told(r#"commands_total{result="metadata_too_large"}"#);
             return Err(format!("metadata too large (max {METADATA_MAX} bytes)"));
         }
         let mut more = subscriptions.clone();
@@ -1304,7 +1311,7 @@ impl World {
             }
         }
         if more.len() > SUBSCRIPTIONS_MAX {
-            self.told("commands_refused_subscriptions_total");
+            self.told(r#"commands_total{result="too_many_subscriptions"}"#);
             return Err(format!("too many subscriptions (max {SUBSCRIPTIONS_MAX})"));
         }
         *subscriptions = more;
@@ -1432,7 +1439,7 @@ impl World {
                 Life::Asking { .. } if age >= REQUEST_TIMEOUT => {
                     assert!(!self.the.is_there(one.id));
                     one.life = Life::Ended;
-                    self.told("handshake_timeouts_total");
+                    self.told(r#"connections_dropped_total{reason="handshake_timeout"}"#);
                 }
                 _ => {}
             }
@@ -1479,33 +1486,44 @@ impl World {
         for (told, counted) in [
             ("opened", metrics.sessions_opened_total),
             (
-                "connections_refused_full_total",
-                metrics.connections_refused_full_total,
+                r#"handshakes_refused_total{reason="full"}"#,
+                metrics.handshakes_refused_full_total,
             ),
             (
-                "connections_dropped_full_total",
+                r#"connections_dropped_total{reason="full"}"#,
                 metrics.connections_dropped_full_total,
             ),
-            ("handshakes_evicted_total", metrics.handshakes_evicted_total),
+            (
+                r#"connections_dropped_total{reason="evicted"}"#,
+                metrics.handshakes_evicted_total,
+            ),
             ("none", metrics.connections_dropped_ip_total),
-            ("handshakes_refused_total", metrics.handshakes_refused_total),
+            (
+                "handshakes_refused_total",
+                metrics.handshakes_refused_total() - metrics.handshakes_refused_full_total,
+            ),
             ("ip", metrics.handshakes_refused_ip_total),
             ("account", metrics.handshakes_refused_account_total),
             ("origin", metrics.handshakes_refused_origin_total),
             ("token", metrics.handshakes_refused_token_total),
             ("head", metrics.handshakes_refused_head_total),
-            ("handshake_timeouts_total", metrics.handshake_timeouts_total),
             (
-                "commands_refused_account_total",
-                metrics.commands_refused_account_total,
+                r#"connections_dropped_total{reason="handshake_timeout"}"#,
+                metrics.handshake_timeouts_total,
             ),
             (
-                "commands_refused_subscriptions_total",
-                metrics.commands_refused_subscriptions_total,
+                r#"commands_total{result="too_many_sessions"}"#,
+                metrics.commands.of_result(CommandResult::TooManySessions),
             ),
             (
-                "commands_refused_metadata_total",
-                metrics.commands_refused_metadata_total,
+                r#"commands_total{result="too_many_subscriptions"}"#,
+                metrics
+                    .commands
+                    .of_result(CommandResult::TooManySubscriptions),
+            ),
+            (
+                r#"commands_total{result="metadata_too_large"}"#,
+                metrics.commands.of_result(CommandResult::MetadataTooLarge),
             ),
         ] {
             assert_eq!(counted, self.told.get(told).copied().unwrap_or(0), "{told}");
@@ -1542,7 +1560,7 @@ impl World {
         );
         assert_eq!(hub.deadlines.next_due(), None);
         let metrics = &hub.metrics;
-        assert_eq!(metrics.sessions_opened_total, metrics.sessions_closed_total);
+        assert_eq!(metrics.sessions_opened_total, metrics.closes_total());
         assert_eq!(
             metrics.closes_never_authenticated_total,
             self.told.get("never authenticated").copied().unwrap_or(0)
@@ -1621,18 +1639,18 @@ fn counts_of_sessions_never_leak_whatever_becomes_of_them() {
     if told.len() > 1 {
         for counter in [
             "opened",
-            "connections_refused_full_total",
+            r#"handshakes_refused_total{reason="full"}"#,
             "ip",
             "account",
             "origin",
             "token",
             "head",
-            "handshakes_evicted_total",
-            "handshake_timeouts_total",
+            r#"connections_dropped_total{reason="evicted"}"#,
+            r#"connections_dropped_total{reason="handshake_timeout"}"#,
             "never authenticated",
-            "commands_refused_account_total",
-            "commands_refused_subscriptions_total",
-            "commands_refused_metadata_total",
+            r#"commands_total{result="too_many_sessions"}"#,
+            r#"commands_total{result="too_many_subscriptions"}"#,
+            r#"commands_total{result="metadata_too_large"}"#,
         ] {
             assert!(all[counter] > 50, "{counter} was hardly tried: {all:?}");
         }

@@ -23,8 +23,8 @@ fn a_client_that_answers_no_ping_is_told_1001_and_dropped_without_waiting_for_it
     // Never early: the ping may have come a tenth of a second before the fifth.
     assert!(begun.elapsed() >= Duration::from_millis(300));
     server.wait_for_metric("sessions", 0);
-    assert_eq!(server.metric("closes_dead_total"), 1);
-    assert_eq!(server.metric("closes_drain_total"), 0);
+    assert_eq!(server.metric(r#"closes_total{reason="dead"}"#), 1);
+    assert_eq!(server.metric(r#"closes_total{reason="drain"}"#), 0);
 }
 
 #[test]
@@ -42,7 +42,13 @@ fn a_client_that_answers_pings_stays_and_is_served() {
         opcode == PING || !String::from_utf8_lossy(&payload).contains("served")
     } {}
     let metrics = server.metrics();
-    assert_eq!((metrics["closes_dead_total"], metrics["sessions"]), (0, 1));
+    assert_eq!(
+        (
+            metrics[r#"closes_total{reason="dead"}"#],
+            metrics["sessions"]
+        ),
+        (0, 1)
+    );
     assert!(metrics["pings_sent_total"] >= 5);
 }
 
@@ -61,7 +67,10 @@ fn a_client_with_nothing_to_say_is_closed_with_1000_at_the_idle_limit() {
     server.wait_for_metric("sessions", 0);
     let metrics = server.metrics();
     assert_eq!(
-        (metrics["closes_idle_total"], metrics["pings_sent_total"]),
+        (
+            metrics[r#"closes_total{reason="idle"}"#],
+            metrics["pings_sent_total"]
+        ),
         (1, 0)
     );
 }
@@ -93,7 +102,7 @@ fn a_message_that_drips_is_cut_off_at_the_message_timeout_and_its_memory_is_free
     let metrics = server.metrics();
     assert_eq!(
         (
-            metrics["closes_message_timeout_total"],
+            metrics[r#"closes_total{reason="message_timeout"}"#],
             metrics["partial_messages_bytes"]
         ),
         (1, 0)

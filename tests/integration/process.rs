@@ -448,8 +448,9 @@ fn clients_from_another_hand_subscribe_get_events_ping_and_close_cleanly() {
         );
         assert!(child.wait().unwrap().success(), "{kind}");
     }
-    fed.server.wait_for_metric("closes_normal_total", 2);
-    assert_eq!(fed.server.metric("closes_lost_total"), 0);
+    fed.server
+        .wait_for_metric(r#"closes_total{reason="peer"}"#, 2);
+    assert_eq!(fed.server.metric(r#"closes_total{reason="lost"}"#), 0);
     assert_eq!(
         errors(&Client::connect(address).ask(&ping("1"))),
         ["authentication token required"]

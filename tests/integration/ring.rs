@@ -43,7 +43,9 @@ fn fan_out(option: &str) -> u64 {
         }
     }
     let mut number = 0;
-    while number < MANY && fed.server.metric("closes_slow_consumer_total") < SLOW as u64 {
+    while number < MANY
+        && fed.server.metric(r#"closes_total{reason="slow_consumer"}"#) < SLOW as u64
+    {
         if number == 5 {
             vanishing.clear();
         }

@@ -470,8 +470,8 @@ fn nothing_that_a_client_says_in_confidence_comes_out_of_the_server() {
     let answer = say(&server, &[UPGRADE_REQUEST.as_bytes(), &flood].concat());
     assert!(has(&answer, b"rate limiting threshold hit"));
     secrets.are_not_in("an answer beyond the rate limit", &answer);
-    assert!(server.metric("commands_rate_limited_total") >= 1000);
-    assert_eq!(server.metric("closes_rate_limit_total"), 1);
+    assert!(server.metric(r#"commands_total{result="rate_limited"}"#) >= 1000);
+    assert_eq!(server.metric(r#"closes_total{reason="rate_limit"}"#), 1);
 
     let answer = expiring_session.rest_as_bytes();
     assert!(has(&answer, b"token expired"));

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
+use blackhole::metrics::commands::CommandResult;
 use blackhole::reactor::connections::Listed;
 use blackhole::routing::amqp_binding::AmqpBinding;
 use blackhole::routing::broker_bindings::BindingCounts;
@@ -368,19 +369,19 @@ impl World {
             ),
             (
                 "commands",
-                metrics.commands_total,
+                metrics.commands.total(),
                 tally.replies,
                 frames + commands,
             ),
             (
                 "commands_failed",
-                metrics.commands_failed_total,
+                metrics.commands.refused(),
                 tally.errors,
                 frames + commands,
             ),
             (
                 "commands_rate_limited",
-                metrics.commands_rate_limited_total,
+                metrics.commands.of_result(CommandResult::RateLimited),
                 tally.rate_limited,
                 frames + commands,
             ),
@@ -467,7 +468,7 @@ impl World {
         assert_eq!(hub.deadlines.next_due(), None);
         assert_eq!(
             hub.metrics.sessions_opened_total,
-            hub.metrics.sessions_closed_total
+            hub.metrics.closes_total()
         );
         assert_eq!(hub.readiness.source(), SourceState::Up);
         self.check_counters();

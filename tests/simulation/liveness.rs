@@ -334,9 +334,9 @@ fn a_message_that_was_begun_is_finished_in_its_time_however_it_drips_or_the_sess
             if is_closed {
                 world.clients[0].expects.push(CloseReason::MessageTimeout);
             }
-            let commands = world.reactor.hub.metrics.commands_total;
+            let commands = world.reactor.hub.metrics.commands.total();
             assert_eq!(drip(&mut world, &pieces, time * TICK), is_closed, "{time}");
-            let more = world.reactor.hub.metrics.commands_total - commands;
+            let more = world.reactor.hub.metrics.commands.total() - commands;
             assert_eq!(more, u64::from(!is_closed), "{time}");
             // The next has a time of its own.
             assert!(is_closed || !drip(&mut world, &pieces, 99 * TICK));

@@ -298,26 +298,33 @@ impl Server {
         (status.expect("a status"), body.to_owned())
     }
 
-    /// All metrics by name, without their prefix `blackhole_`.
+    /// All metrics that are whole numbers by name, with their labels as they stand on the page and without the prefix
+    /// `blackhole_`: `sessions`, `closes_total{reason="peer"}`, `turn_seconds_bucket{le="0.002"}`, `process_threads`. Sums
+    /// of a family are there too, by the name without labels (`closes_total`), or with one of several
+    /// (`commands_total{result="ok"}`).
     pub fn metrics(&self) -> HashMap<String, u64> {
         let (status, body) = self.page("/metrics");
         assert_eq!(status, 200);
-        let mut metrics = HashMap::new();
-        for line in body.lines().filter(|line| !line.starts_with('#')) {
-            let (name, value) = line.split_once(' ').expect("name and value");
-            let name = name.strip_prefix("blackhole_").expect("our prefix");
-            let before = metrics.insert(name.to_owned(), value.parse().expect("a whole number"));
-            assert_eq!(before, None, "{name} stands on the page twice");
-        }
-        metrics
+        whole_metrics(&body)
     }
 
-    /// One metric.
+    /// One metric, or the sum of a family.
     pub fn metric(&self, name: &str) -> u64 {
         *self
             .metrics()
             .get(name)
             .unwrap_or_else(|| panic!("no metric {name}"))
+    }
+
+    /// One metric of a time, in seconds, such as `turn_seconds_sum`.
+    pub fn metric_seconds(&self, name: &str) -> f64 {
+        let (status, body) = self.page("/metrics");
+        assert_eq!(status, 200);
+        let mut samples = samples(&body);
+        let (_, value) = samples
+            .find(|(sample, _)| *sample == name)
+            .unwrap_or_else(|| panic!("no metric {name}"));
+        value.parse().expect("a number")
     }
 
     /// Waits until a metric has this value.
@@ -429,6 +436,43 @@ impl Drop for Server {
             assert!(is_fine, "ended with {status}:\n{}", self.log());
         }
     }
+}
+
+/// The samples of a metrics page: their names, as [`Server::metrics`] has them, and their values.
+pub fn samples(page: &str) -> impl Iterator<Item = (&str, &str)> {
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| {
+        let (name, value) = line.rsplit_once(' ').expect("name and value");
+        let ours = name.strip_prefix("blackhole_");
+        let is_standard = name.starts_with("process_");
+        assert!(
+            ours.is_some() || is_standard,
+            "neither ours nor a standard name: {name}"
+        );
+        (ours.unwrap_or(name), value)
+    })
+}
+
+/// [`Server::metrics`] of a page.
+pub fn whole_metrics(page: &str) -> HashMap<String, u64> {
+    let (mut metrics, mut sums) = (HashMap::new(), HashMap::new());
+    for (name, value) in samples(page) {
+        let Ok(whole) = value.parse::<u64>() else {
+            assert!(value.parse::<f64>().is_ok(), "{name} is {value}");
+            continue;
+        };
+        let before = metrics.insert(name.to_owned(), whole);
+        assert_eq!(before, None, "{name} stands on the page twice");
+        if let Some((family, labels)) = name.split_once('{') {
+            *sums.entry(family.to_owned()).or_insert(0) += whole;
+            let labels: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
+            for label in labels.iter().filter(|_| labels.len() > 1) {
+                *sums.entry(format!("{family}{{{label}}}")).or_insert(0) += whole;
+            }
+        }
+    }
+    metrics.extend(sums);
+    metrics
 }
 
 /// The lines of a child's stream, as they come.

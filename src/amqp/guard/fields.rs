@@ -8,10 +8,14 @@ use crate::event;
 /// Stands for what was not UTF-8: ASCII's own character for that, which no escaped routing key contains (PROTOCOL 6).
 pub(in crate::amqp) const SUBSTITUTE: char = '\u{1a}';
 
-/// Class, weight, body size, flags, then two short strings at most: the part of a content header that is screened.
-pub(super) const CONTENT_BYTES_LOOKED_AT: usize = 14 + 2 * 256;
+/// Class, weight, body size, flags, then two short strings at most, and what there is in front of a timestamp: the part of a
+/// content header that is screened. A timestamp behind more headers than this has room for is hidden like the rest.
+pub(super) const CONTENT_BYTES_LOOKED_AT: usize = 4096;
 pub(super) const CONTENT_TYPE: u16 = 1 << 15;
 pub(super) const CONTENT_ENCODING: u16 = 1 << 14;
+pub(super) const TIMESTAMP: u16 = 1 << 6;
+/// More flags follow, which basic's properties never need.
+const MORE_FLAGS: u16 = 1;
 
 const CONNECTION_START: (u16, u16) = (10, 10);
 const CONNECTION_TUNE: (u16, u16) = (10, 30);
@@ -89,15 +93,61 @@ pub(super) fn screen_content(
         vitals.received(body);
     }
     let flags_bytes = fields.take(2)?;
-    let flags =
-        u16::from_be_bytes([flags_bytes[0], flags_bytes[1]]) & (CONTENT_TYPE | CONTENT_ENCODING);
-    flags_bytes.copy_from_slice(&flags.to_be_bytes());
+    let announced = u16::from_be_bytes([flags_bytes[0], flags_bytes[1]]);
+    let mut flags = announced & (CONTENT_TYPE | CONTENT_ENCODING);
     for flag in [CONTENT_TYPE, CONTENT_ENCODING] {
         if flags & flag != 0 {
             substitute(fields.short_string()?);
         }
     }
+    if bring_timestamp_forward(fields.0, announced) {
+        flags |= TIMESTAMP;
+    }
+    flags_bytes.copy_from_slice(&flags.to_be_bytes());
     Ok(swallowed)
+}
+
+/// Copies the timestamp of a content to the front of `properties`, which begin behind its type and encoding, so that it is
+/// what the parser meets next. False: there is none, or it cannot be found in them; nothing was changed.
+fn bring_timestamp_forward(properties: &mut [u8], announced: u16) -> bool {
+    if announced & TIMESTAMP == 0 || announced & MORE_FLAGS != 0 {
+        return false;
+    }
+    match find_timestamp(properties, announced) {
+        Ok(timestamp) => match properties.first_chunk_mut() {
+            Some(front) => {
+                *front = timestamp;
+                true
+            }
+            None => false,
+        },
+        Err(_) => false,
+    }
+}
+
+/// Steps over the properties between the encoding and the timestamp (AMQP 0-9-1, class basic).
+fn find_timestamp(properties: &mut [u8], announced: u16) -> Result<[u8; 8], Violation> {
+    const HEADERS: u16 = 1 << 13;
+    const DELIVERY_MODE: u16 = 1 << 12;
+    const PRIORITY: u16 = 1 << 11;
+    /// The correlation id, the queue to reply to, the expiration and the message id.
+    const SHORT_STRINGS: [u16; 4] = [1 << 10, 1 << 9, 1 << 8, 1 << 7];
+    let mut fields = Fields(properties);
+    if announced & HEADERS != 0 {
+        let length = fields.u32()? as usize;
+        fields.skip(length)?;
+    }
+    for one_byte in [DELIVERY_MODE, PRIORITY] {
+        if announced & one_byte != 0 {
+            fields.skip(1)?;
+        }
+    }
+    for text in SHORT_STRINGS {
+        if announced & text != 0 {
+            fields.short_string()?;
+        }
+    }
+    fields.array()
 }
 
 /// Makes the content of `table` one byte array, which does not nest. In less than 6 bytes nothing can nest.

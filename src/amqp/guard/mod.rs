@@ -13,8 +13,9 @@
 //! is not UTF-8. And it lets a broker turn heartbeats off, after which it waits for a dead broker for ever. Any
 //! publisher can cause the first two. So:
 //!
-//! - of a delivery's properties only `content_type` and `content_encoding` survive: the flags of all others,
-//!   `headers` among them, are cleared, and the parser never looks at what they announced. The table in
+//! - of a delivery's properties only `content_type`, `content_encoding` and `timestamp` survive: the flags of all others,
+//!   `headers` among them, are cleared, and the parser never looks at what they announced. The timestamp, 8 bytes that
+//!   cannot be wrong, is copied over them. The table in
 //!   `connection.start` is blanked, and a method that carries a table but is not for a broker to send is refused.
 //!   Hence no table is ever parsed, at any depth, and no publisher can end the connection with one;
 //! - bytes that are not UTF-8 in a delivery's exchange, routing key, type or encoding become [`SUBSTITUTE`], and

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::bounds::{BODY_BYTES_MAX, CONTENTS_MAX, Violation};
-use super::fields::{CONTENT_ENCODING, CONTENT_TYPE};
+use super::fields::{CONTENT_BYTES_LOOKED_AT, CONTENT_ENCODING, CONTENT_TYPE, TIMESTAMP};
 use super::{FRAME_BYTES_MAX, Guard, METHOD_BYTES_MAX, Vitals, pass_on};
 use crate::event;
 
@@ -131,7 +131,7 @@ fn a_well_formed_stream_passes_unchanged() {
 }
 
 #[test]
-fn every_property_but_type_and_encoding_is_hidden_from_the_parser() {
+fn every_property_but_type_encoding_and_timestamp_is_hidden_from_the_parser() {
     let table = vec![b'A'; 20_000];
     let hostile = [&b"\x04gzip"[..], &[0, 0, 78, 32], &table].concat();
     let passed =
@@ -147,6 +147,66 @@ fn what_is_not_utf8_is_substituted_in_place() {
     assert_eq!(passed, deliver(b"e", b"a.\x1a(.\x1a\x1a"));
     let passed = screened(&content(0, CONTENT_ENCODING, b"\x02g\xfe")).expect("nothing to refuse");
     assert_eq!(passed, content(0, CONTENT_ENCODING, b"\x02g\x1a"));
+}
+
+#[test]
+fn a_timestamp_is_brought_to_the_front_from_behind_any_other_properties() {
+    let stamp = *b"\x00\x01\x02\x03\xff\x05\x06\x07";
+    let table = |bytes: usize| {
+        [
+            &u32::try_from(bytes).expect("small").to_be_bytes()[..],
+            &vec![0xfe; bytes],
+        ]
+        .concat()
+    };
+    let room = CONTENT_BYTES_LOOKED_AT - 14;
+    for (flags, front, before, is_kept) in [
+        (0, &b""[..], vec![], true),
+        (
+            CONTENT_TYPE | CONTENT_ENCODING,
+            b"\x01t\x04gzip",
+            vec![],
+            true,
+        ),
+        (1 << 13, b"", table(0), true),
+        (1 << 13, b"", table(300), true),
+        (1 << 13, b"", table(room - 4 - 8), true),
+        (1 << 13, b"", table(room - 4 - 7), false),
+        (1 << 13, b"", table(60_000), false),
+        (
+            0x3f80,
+            b"",
+            [&table(9)[..], b"\x02\x05\x01c\x00\x03exp\x02id"].concat(),
+            true,
+        ),
+        (
+            CONTENT_ENCODING | 0x3f80 | 0x3c,
+            b"\x01e",
+            [&table(9)[..], b"\x02\x05\x01c\x00\x03exp\x02id"].concat(),
+            true,
+        ),
+        // A table that is said to be longer than the frame, and more flags than basic has.
+        (1 << 13, b"", b"\xff\xff\xff\xff".to_vec(), false),
+        (1, b"", vec![], false),
+    ] {
+        let of_parser = flags & (CONTENT_TYPE | CONTENT_ENCODING);
+        let behind = [&before[..], &stamp, b"behind"].concat();
+        let sent = content(1, flags | TIMESTAMP, &[front, &behind].concat());
+        let mut seen = behind.clone();
+        let mut flags_seen = of_parser;
+        if is_kept {
+            seen[..8].copy_from_slice(&stamp);
+            flags_seen |= TIMESTAMP;
+        }
+        let passed = screened(&sent).expect("nothing to refuse");
+        assert!(
+            passed == content(1, flags_seen, &[front, &seen].concat()),
+            "{flags:x} {} bytes",
+            before.len()
+        );
+    }
+    let cut = content(1, TIMESTAMP, b"1234567");
+    assert_eq!(screened(&cut), Ok(content(1, 0, b"1234567")));
 }
 
 #[test]

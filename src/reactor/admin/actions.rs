@@ -31,8 +31,7 @@ impl<S: Socket> Reactor<S> {
             self.announce_drain();
             self.drain_ordered = true;
         }
-        let metrics = &self.hub.metrics;
-        let sessions = metrics.sessions_opened_total - metrics.sessions_closed_total;
+        let sessions = self.hub.metrics.sessions_open();
         let drain = if is_new { "begun" } else { "under way already" };
         done(
             Status::Accepted,

@@ -1,7 +1,9 @@
 //! The page `/metrics` (Prometheus text format 0.0.4).
 
+use super::process;
 use crate::handoff::HANDOFF_EVENTS_MAX;
-use crate::metrics::write_metric;
+use crate::metrics::histogram::Seconds;
+use crate::metrics::page::{Name, write_head, write_metric, write_sample};
 use crate::reactor::Reactor;
 use crate::reactor::control::Control;
 use crate::reactor::socket::Socket;
@@ -16,7 +18,6 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         subscriptions.broker().counts(),
     );
     let asked = hub.authenticator.sizes();
-    let sessions = hub.metrics.sessions_opened_total - hub.metrics.sessions_closed_total;
     for (name, help, value) in [
         (
             "connections",
@@ -26,7 +27,7 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "sessions",
             "Upgraded sessions.",
-            usize::try_from(sessions).unwrap_or(usize::MAX),
+            usize::try_from(hub.metrics.sessions_open()).unwrap_or(usize::MAX),
         ),
         (
             "connections_max",
@@ -183,11 +184,6 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             reactor.handoff.waiting_bytes(),
         ),
         (
-            "handoff_held_milliseconds",
-            "How long events had waited there, at the last look, for what was fanned out before to be written.",
-            usize::try_from(reactor.held_for.as_millis()).unwrap_or(usize::MAX),
-        ),
-        (
             "handoff_controls",
             "Messages of the source about itself that the loop has not taken.",
             reactor.handoff.controls_waiting(),
@@ -255,52 +251,38 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
     ] {
         write_metric(&mut out, name, "gauge", help, value as u64);
     }
-    let counts = hub.authenticator.counts;
+    write_metric(
+        &mut out,
+        "handoff_held_seconds",
+        "gauge",
+        "How long events had waited there, at the last look, for what was fanned out before to be written.",
+        Seconds(reactor.held_for),
+    );
     for (name, help, value) in [
         (
-            "auth_questions_asked_total",
-            "Questions about tokens put to threads.",
-            asked.asked,
-        ),
-        (
             "auth_questions_refused_total",
-            "Questions about tokens that were not taken, because too many wait already, of an address or of all.",
+            "Questions of the authenticator that were not taken, because too many wait already, of an address or of all.",
             asked.not_asked,
-        ),
-        (
-            "auth_jwts_verified_total",
-            "JWTs that hold.",
-            counts.verified,
-        ),
-        (
-            "auth_jwts_refused_total",
-            "JWTs that do not.",
-            counts.forged,
-        ),
-        (
-            "auth_allowed_total",
-            "Answers of the platform that are yes.",
-            counts.allowed,
-        ),
-        (
-            "auth_denied_total",
-            "Answers of the platform that are no.",
-            counts.denied,
-        ),
-        (
-            "auth_trouble_total",
-            "Questions to the platform that nobody answered.",
-            counts.trouble,
         ),
         (
             "auth_withdrawals_total",
             "Passes over all sessions because the platform took rights away.",
-            counts.withdrawn,
+            hub.authenticator.withdrawals,
         ),
     ] {
         write_metric(&mut out, name, "counter", help, value);
     }
+    write_build_info(&mut out);
     hub.metrics.write(&mut out);
     (reactor.more_metrics)(&mut out);
+    process::write(&mut out);
     out
+}
+
+/// What runs here, as labels of a constant.
+fn write_build_info(out: &mut String) {
+    let name = Name::ours("build_info");
+    write_head(out, name, "gauge", "The version that runs; always 1.");
+    let version = env!("CARGO_PKG_VERSION");
+    write_sample(out, name, "", &[("version", &version)], 1);
 }

@@ -17,6 +17,7 @@ mod jobs;
 mod listing;
 mod looks;
 mod metrics;
+mod process;
 mod sessions;
 
 use self::job::Work;
