@@ -3,9 +3,11 @@
 //! | module | owns |
 //! |---|---|
 //! | this | which request begins what |
-//! | [`desk`] | the connections of the admin address, and how many there may be |
+//! | `accept` | connections of the admin address taken in, and refused when there is no room |
+//! | [`desk`] | which connections they are |
 //! | `metrics` | the page `/metrics` |
 
+mod accept;
 pub(super) mod desk;
 mod metrics;
 
