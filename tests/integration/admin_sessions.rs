@@ -413,7 +413,10 @@ fn sessions_are_closed_by_id_account_and_address_as_the_operator_says() {
         "{line}"
     );
     let line = server.wait_for_log("4321");
-    assert!(line.contains(A) && line.contains("see you"), "{line}");
+    assert!(
+        line.contains(A) && line.contains("see you") && line.contains("asked for by 127.0.0.1"),
+        "{line}"
+    );
     for wrong in [
         "",
         "?",
