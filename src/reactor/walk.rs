@@ -1,5 +1,5 @@
-//! A walk over all sessions for those that are wanted, a slice a turn: for whoever asks, the platform or the operator: how far
-//! it is. The loop goes on with it in [`super::walking`].
+//! How far a walk over all sessions is, for those that somebody asks for, the platform or the operator. The loop goes on with
+//! it in [`super::walking`], a slice a turn.
 //!
 //! Invariant: a session keeps its slot, and a walk visits each slot once. So a session that is there all the time, and is wanted
 //! when it is visited, is found exactly once; one that comes or goes meanwhile is found or not.

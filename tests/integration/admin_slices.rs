@@ -1,11 +1,14 @@
 //! Listings and orders of the admin address as the loop does them, on scripted sockets and a virtual clock: thousands of
 //! sessions in slices, jobs in turns, askers that go.
 
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use blackhole::event::Event;
 use blackhole::handoff::FromSource;
 use blackhole::limits::{ADMIN_JOBS_MAX, ADMIN_PAGE_BYTES_MAX};
+use blackhole::reactor::modules::KeepModule;
 use blackhole::session::ListenerKind;
 use serde_json::{Value, json};
 use support::client::{subscribe, subscribe_to_all};
@@ -325,4 +328,41 @@ fn one_change_of_families_is_under_way_at_a_time_whoever_asks() {
     let families = world.reactor.hub.subscriptions.families();
     let are_on = ["bh_call", "bh_fax"].map(|name| families.is_module_on(name));
     assert_eq!(are_on, [Some(false), Some(false)]);
+}
+
+#[test]
+fn while_a_change_is_written_down_listings_go_on_and_the_loop_rests() {
+    let (write, written): (Sender<()>, Receiver<()>) = channel();
+    let written = Mutex::new(written);
+    let keep: KeepModule = Arc::new(move |module, is_on| {
+        assert_eq!((module, is_on), ("bh_call", false));
+        written.lock().unwrap().recv().unwrap();
+        Ok(())
+    });
+    let mut world = World::new(Some(keep));
+    world.connect(&[subscribe("any", A, "fax.status.*")]);
+    world.settle();
+    let change = ask(&mut world, "POST", "/modules/bh_call?action=stop");
+    // At rest: only the thread is waited for.
+    world.settle();
+    assert_eq!(answered(&world, change), None);
+    let listing = ask(&mut world, "GET", "/v2/sessions?sort=age");
+    world.settle();
+    let (status, page) = answered(&world, listing).expect("it does not wait");
+    assert_eq!((status, &page["page_size"]), (200, &json!(1)));
+    let other = ask(&mut world, "POST", "/modules/bh_fax?action=stop");
+    world.settle();
+    assert_eq!(answered(&world, other).expect("at once").0, 409);
+
+    write.send(()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let (status, answer) = loop {
+        world.turn_once();
+        if let Some(answer) = answered(&world, change) {
+            break answer;
+        }
+        assert!(Instant::now() < deadline, "never written");
+    };
+    let expected = json!({"module": "bh_call", "started": false, "persisted": true});
+    assert_eq!((status, &answer["data"]), (200, &expected));
 }

@@ -7,7 +7,7 @@
 
 use log::LevelFilter;
 
-use super::job::{Work, busy};
+use super::job::Work;
 use crate::closest::closest;
 use crate::json::write_text;
 use crate::logging;
@@ -43,11 +43,12 @@ impl<S: Socket> Reactor<S> {
     /// Lets a family be started or stopped, unless there is none or another change is under way.
     pub(super) fn begin_module(&mut self, change: ModuleChange, asker: ConnId, now: Now) {
         let refused = |status, text| AdminAnswer::Refused(AdminRefusal::new(status, text));
+        if !self.jobs.has_room() {
+            return self.refuse_job(asker, now);
+        }
         let answer = if self.is_switching {
             let text = "another module is being started or stopped; ask again".to_owned();
             refused(Status::Conflict, text)
-        } else if !self.jobs.has_room() {
-            busy()
         } else {
             let module = change.module.clone();
             match self.begin_switch(change) {

@@ -6,10 +6,7 @@ use std::collections::VecDeque;
 
 use super::listing::{Closing, Listing};
 use crate::limits::ADMIN_JOBS_MAX;
-use crate::protocol::admin::AdminRefusal;
-use crate::protocol::http::Status;
 use crate::reactor::modules::Switch;
-use crate::session::admin::AdminAnswer;
 use crate::session::id::ConnId;
 
 /// The jobs under way, the next one first.
@@ -72,10 +69,4 @@ impl Jobs {
     pub(in crate::reactor) fn len(&self) -> usize {
         self.0.len()
     }
-}
-
-/// The answer to one too many.
-pub(super) fn busy() -> AdminAnswer {
-    let text = "busy: too many listings and orders are under way; ask again";
-    AdminAnswer::Refused(AdminRefusal::new(Status::Unavailable, text))
 }

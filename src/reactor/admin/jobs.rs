@@ -5,14 +5,19 @@
 //!                                                        -> done: its asker is answered
 //! ```
 //!
-//! Invariants: at most [`ADMIN_JOBS_MAX`](crate::limits::ADMIN_JOBS_MAX) jobs; who comes beyond is told so at once. A slice costs as much as one of an answer
-//! to the platform, whatever is asked. A listing whose asker has gone ends; an order is carried out all the same. While
-//! sessions are renewed ([`renewal`](super::super::renewal)) nothing goes on, because whose session is whose may not be known.
+//! Invariants: at most [`ADMIN_JOBS_MAX`](crate::limits::ADMIN_JOBS_MAX) jobs; who comes beyond is told so at once. A slice
+//! costs as much as one of an answer to the platform, whatever is asked. A listing ends when its connection has left the
+//! table; an order is carried out all the same. That a peer has closed its side ends nothing: clients do so that wait for
+//! the answer. While sessions are renewed ([`renewal`](crate::reactor::renewal)) nothing goes on, because whose session is
+//! whose may not be known.
 
 use super::actions;
-use super::job::{Job, Work, busy};
+use super::job::{Job, Work};
+use crate::protocol::admin::AdminRefusal;
+use crate::protocol::http::Status;
 use crate::reactor::Reactor;
 use crate::reactor::socket::Socket;
+use crate::session::admin::AdminAnswer;
 use crate::session::clock::Now;
 use crate::session::id::ConnId;
 
@@ -22,9 +27,16 @@ impl<S: Socket> Reactor<S> {
         if self.jobs.has_room() {
             self.jobs.push(Job { asker, work });
         } else {
-            self.hub.metrics.admin_jobs_refused_total += 1;
-            self.answer_admin(asker, &busy(), now);
+            self.refuse_job(asker, now);
         }
+    }
+
+    /// Tells an asker that there are too many jobs.
+    pub(super) fn refuse_job(&mut self, asker: ConnId, now: Now) {
+        self.hub.metrics.admin_jobs_refused_total += 1;
+        let text = "busy: too many listings and orders are under way; ask again";
+        let refusal = AdminRefusal::new(Status::Unavailable, text);
+        self.answer_admin(asker, &AdminAnswer::Refused(refusal), now);
     }
 
     /// A slice of the first job that need not wait.

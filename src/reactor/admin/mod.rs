@@ -3,13 +3,15 @@
 //! | module | owns |
 //! |---|---|
 //! | this | which request begins what |
-//! | [`desk`] | the connections of the admin address, and how many there may be |
+//! | `accept` | connections of the admin address taken in, and refused when there is no room |
+//! | [`desk`] | which connections they are |
 //! | `looks` | the looks of `/trace`: how they begin, are fed, and end |
 //! | `metrics` | the page `/metrics` |
 //! | `job`, `jobs` | what takes more than one turn; a slice of it a turn |
 //! | `listing`, `sessions` | listings of sessions, and sessions closed; a slice of them |
 //! | `actions` | a drain, the log level, families started and stopped |
 
+mod accept;
 mod actions;
 pub(super) mod desk;
 pub(super) mod job;

@@ -166,9 +166,7 @@ impl<S: Socket> Reactor<S> {
         if closed == 0 && closing.walk.wanted.is_of_one() {
             return Some(not_found(format!("no {whose}")));
         }
-        let asker = self.connections.get(asker);
-        let asker = asker.map(|one| format!(", asked for by {}", one.session.peer(&self.hub)));
-        let asker = asker.unwrap_or_default();
+        let asker = self.asker_told(asker);
         log::info!("the operator closed {closed} sessions ({whose}) with {code} {reason:?}{asker}");
         let body = page::whole(|out| {
             out.extend_from_slice(format!(r#"{{"closed":{closed}}}"#).as_bytes());
@@ -176,6 +174,19 @@ impl<S: Socket> Reactor<S> {
         Some(AdminAnswer::Json {
             status: Status::Ok,
             body,
+        })
+    }
+
+    /// Who asked, for the log; nothing if that is not known any more.
+    fn asker_told(&self, asker: ConnId) -> String {
+        let connection = self.connections.get(asker);
+        connection.map_or_else(String::new, |one| {
+            let peer = one.session.peer(&self.hub);
+            if peer.address().ip().is_unspecified() {
+                ", asked for on the admin socket".to_owned()
+            } else {
+                format!(", asked for by {peer}")
+            }
         })
     }
 }
