@@ -45,7 +45,7 @@ struct LeftOut {
 pub enum Ended {
     /// It has told as many lines as it was asked for.
     Limit,
-    /// The process drains.
+    /// The process has drained, and ends.
     Drain,
 }
 
