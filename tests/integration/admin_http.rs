@@ -538,7 +538,11 @@ fn an_operator_gets_in_however_many_connect_and_say_nothing() {
 
 #[test]
 fn askers_that_do_not_read_are_ended_and_hold_nobody_up() {
-    let server = Server::demo(&["--send-timeout-ms", "1000", "--slow-consumer", "drop"]);
+    let server = Server::demo(&[
+        "--send-timeout-ms=1000",
+        "--slow-consumer=drop",
+        "--rate-limit-burst=1000000",
+    ]);
     let mut client = Client::connect(server.address());
     success(&client.ask(&ping_as(ANY_TOKEN, "first")));
     let slow: Vec<Socket> = (0..ADMIN_CONNECTIONS_MAX)

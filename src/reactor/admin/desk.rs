@@ -1,16 +1,10 @@
-//! The connections of the admin address. They take no place of a client, and no client takes theirs: an operator gets in
-//! when the process is full. A flood of one listener takes no place of the other.
+//! Which connections are those of the admin address.
 
-use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_LEAVING_MAX};
-use crate::reactor::Reactor;
-use crate::reactor::connections::Listed;
-use crate::reactor::socket::Socket;
-use crate::session::clock::Now;
-use crate::session::id::{ConnId, Peer};
-use crate::session::{ListenerKind, Session};
+use crate::session::ListenerKind;
+use crate::session::id::ConnId;
 
 /// Which connections are those of the admin address, the oldest first. Invariant: of each listener at most
-/// [`ADMIN_CONNECTIONS_MAX`] that ask and [`ADMIN_LEAVING_MAX`] that are closing when another is accepted; a connection is
+/// [`ADMIN_CONNECTIONS_MAX`](crate::limits::ADMIN_CONNECTIONS_MAX) that ask and [`ADMIN_LEAVING_MAX`](crate::limits::ADMIN_LEAVING_MAX) that are closing when another is accepted; a connection is
 /// here from its accept until it leaves the table.
 #[derive(Debug, Default)]
 pub(in crate::reactor) struct Desk {
@@ -23,83 +17,19 @@ impl Desk {
         self.connections.len()
     }
 
+    /// A connection of this listener was taken in.
+    pub(super) fn insert(&mut self, listener: ListenerKind, id: ConnId) {
+        self.connections.push((listener, id));
+    }
+
     /// A connection has left the table. O(n) in their number, which is small.
     pub(in crate::reactor) fn remove(&mut self, id: ConnId) {
         self.connections.retain(|(_, other)| *other != id);
     }
 
-    fn of(&self, listener: ListenerKind) -> impl Iterator<Item = ConnId> {
+    /// The connections of this listener, the oldest first.
+    pub(super) fn of(&self, listener: ListenerKind) -> impl Iterator<Item = ConnId> {
         let is_of_it = move |(kind, _): &&(ListenerKind, ConnId)| *kind == listener;
         self.connections.iter().filter(is_of_it).map(|(_, id)| *id)
-    }
-}
-
-impl<S: Socket> Reactor<S> {
-    /// Takes a connection of the admin address in, to be read in the coming turn. If there are as many as there may be, one
-    /// that waits for a request makes room; if all wait for answers, the newcomer is kept just long enough to be told so
-    /// (503). `None`: it is closed already.
-    pub(in crate::reactor) fn accept_admin(
-        &mut self,
-        socket: S,
-        peer: Peer,
-        listener: ListenerKind,
-        now: Now,
-    ) -> Option<ConnId> {
-        let (mut asking, mut leaving) = (Vec::new(), Vec::new());
-        for id in self.desk.of(listener) {
-            let connection = self.connections.get(id);
-            let is_asking = connection.is_some_and(|one| one.session.is_admin());
-            (if is_asking { &mut asking } else { &mut leaving }).push(id);
-        }
-        if leaving.len() >= ADMIN_LEAVING_MAX
-            && let Some(oldest) = leaving.first()
-        {
-            self.evict(*oldest, now);
-        }
-        let mut is_refused = false;
-        if asking.len() >= ADMIN_CONNECTIONS_MAX {
-            let is_at_rest = |id: &&ConnId| {
-                let connection = self.connections.get(**id);
-                connection.is_some_and(|one| one.session.is_admin_at_rest())
-            };
-            match asking.iter().find(is_at_rest) {
-                Some(id) => self.evict(*id, now),
-                None => is_refused = true,
-            }
-        }
-        let session = Session::of_admin(listener, peer, now.clock, &mut self.hub);
-        let id = self.connections.insert(socket, session);
-        self.desk.connections.push((listener, id));
-        self.hub.arrivals.note(now.unix);
-        let connection = self.connections.get_mut(id)?;
-        connection.listed.insert(Listed::REREAD | Listed::ADMIN);
-        self.reread.push_back(id);
-        if is_refused {
-            self.hub.metrics.admin_connections_refused_total += 1;
-            self.act(id, now, Session::refuse_full);
-        } else {
-            self.hub.deadlines.admin.begin(now.clock, id);
-        }
-        Some(id)
-    }
-
-    /// Ends a connection at once.
-    fn evict(&mut self, id: ConnId, now: Now) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.session.evict(&mut self.hub.context(id, now));
-        }
-        self.remove(id);
-    }
-
-    /// Looks whether a connection has waited too long for a request.
-    pub(in crate::reactor) fn check_admin(&mut self, id: ConnId, now: Now) {
-        let Some(connection) = self.connections.get_mut(id) else {
-            return;
-        };
-        let cx = &mut self.hub.context(id, now);
-        if connection.session.check_admin(cx) {
-            self.hub.deadlines.admin.begin(now.clock, id);
-        }
-        self.settle(id);
     }
 }

@@ -3,10 +3,12 @@
 //! | module | owns |
 //! |---|---|
 //! | this | which request begins what |
-//! | [`desk`] | the connections of the admin address, and how many there may be |
+//! | `accept` | connections of the admin address taken in, and refused when there is no room |
+//! | [`desk`] | which connections they are |
 //! | `looks` | the looks of `/trace`: how they begin, are fed, and end |
 //! | `metrics` | the page `/metrics` |
 
+mod accept;
 pub(super) mod desk;
 mod looks;
 mod metrics;
