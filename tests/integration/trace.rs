@@ -7,10 +7,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use support::client::{ANY_TOKEN, Client, Raw, subscribe, subscribe_to_all, success};
-use support::events::{ACCOUNT, OTHER_ACCOUNT, call_event};
+use support::events::{ACCOUNT, OTHER_ACCOUNT, call_event, large_call_event};
 use support::looker::Looker;
 use support::publisher::Publisher;
-use support::server::{Fed, Server};
+use support::server::{Fed, Server, TokenFile};
 use support::wire::UPGRADE_REQUEST;
 
 use crate::bridge::Host;
@@ -602,6 +602,68 @@ fn a_looker_that_does_not_read_loses_lines_and_is_told_how_many() {
     assert_eq!(told + lost, COMMANDS);
     mine.ask(&last);
     assert_eq!(looker.until("command")["request_id"], "last");
+}
+
+#[test]
+fn an_event_that_is_handed_out_in_slices_is_told_once_for_each_subscription() {
+    const BINDINGS: [&str; 4] = [
+        "call.*.*",
+        "call.*.c",
+        "call.CHANNEL_CREATE.*",
+        "call.CHANNEL_CREATE.c",
+    ];
+    let mut fed = fed(&["--max-outbox-bytes", "100000000"]);
+    let admin = fed.server.admin();
+    let mut sessions = ["piston", "kazoo"].map(|style| {
+        let mut client = fed.server.client_at(&format!("/?style={style}"));
+        client.must_subscribe_to_all(MINE, ACCOUNT, &BINDINGS);
+        let (looker, _) = Looker::look(admin, &format!("session={}", client.session_id()));
+        (client, looker)
+    });
+    let body = large_call_event(ACCOUNT, 1, 3 << 20);
+    fed.publish("callevt", "call.CHANNEL_CREATE.c", &body);
+    for (client, looker) in &mut sessions {
+        let mut got = BINDINGS.map(|_| {
+            client.event()["subscribed_key"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        });
+        let mut told = BINDINGS.map(|_| verdict(looker.line_but(&["written"])).2);
+        got.sort();
+        told.sort();
+        assert_eq!(told, got);
+    }
+    assert_eq!(fed.server.metric("events_sliced_total"), 1);
+    publish_call(&mut fed, ACCOUNT, "CHANNEL_ANSWER");
+    let told = verdict(sessions[0].1.line_but(&["written"]));
+    assert_eq!(told.1, "call.CHANNEL_ANSWER.c", "nothing was told twice");
+}
+
+#[test]
+fn subscriptions_that_are_taken_away_and_a_token_that_is_are_told() {
+    let entry =
+        |descendants: &[&str]| json!({"account_id": OTHER_ACCOUNT, "descendants": descendants});
+    let file = TokenFile::new(&json!({THEIRS: entry(&[ACCOUNT])}));
+    let fed = Fed::start(&["--auth", &file.option()]);
+    let mut theirs = subscribed(&fed.server, THEIRS, ACCOUNT, "call.*.*");
+    theirs.must_subscribe(THEIRS, OTHER_ACCOUNT, "fax.status.*");
+    let id = theirs.session_id();
+    let (mut looker, _) = Looker::look(fed.server.admin(), &format!("session={id}"));
+    file.write(&json!({THEIRS: entry(&[])}).to_string());
+    fed.server.signal(Signal::HUP);
+    let ended = looker.until("subscriptions_ended");
+    assert_eq!(
+        (&ended["bindings"], &ended["reason"]),
+        (&json!(["call.*.*"]), &json!("rights"))
+    );
+    file.write("{}");
+    fed.server.signal(Signal::HUP);
+    let closed = looker.until("closed");
+    assert_eq!(
+        (&closed["session"], &closed["code"], &closed["reason"]),
+        (&json!(id), &json!(4401), &json!("token expired"))
+    );
 }
 
 /// SplitMix64.
