@@ -32,6 +32,7 @@
 //! | 1 | room | pure | how much memory a table gives back as it empties |
 //! | 1 | [`sys`] | shell | the system calls that need `unsafe` |
 //! | 1 | [`account`] | pure | account ids |
+//! | 1 | closest | pure | the known name that is likely meant by another |
 //! | 1 | steps | tests only | counts the steps of an algorithm |
 //!
 //! A module imports from lower floors and from its own folder, and no chain of imports leads back to the file where it
@@ -54,6 +55,8 @@ pub mod account;
 pub mod amqp;
 #[forbid(unsafe_code)]
 pub mod auth;
+#[forbid(unsafe_code)]
+mod closest;
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]

@@ -429,6 +429,18 @@ pub(crate) const ENDING_COST: usize = 16;
 /// follow in the next. A session that sends a command meanwhile ends all of its own.
 pub(crate) const ENDED_AT_ONCE_MAX: usize = 64;
 
+/// Listings and orders of the admin address that take more than one turn and are under way; who asks beyond is told
+/// `busy` (503). They take turns, so each more makes the others slower, and no turn longer.
+pub const ADMIN_JOBS_MAX: usize = 8;
+
+/// Bytes of one page of a listing on the admin address, give or take one session; the page then ends, and says where the next
+/// one begins.
+pub const ADMIN_PAGE_BYTES_MAX: usize = 512 << 10;
+
+/// Cost of asking the kernel what a peer has acknowledged, where a session that is looked at costs 1: a turn asks about some
+/// 200 sockets.
+pub(crate) const KERNEL_ASKED_COST: usize = 4;
+
 /// Marks by which connections are dated: 64 KiB. Beyond it the older ones are dated less exactly.
 pub(crate) const ARRIVAL_MARKS_MAX: usize = 4096;
 

@@ -18,8 +18,7 @@ use blackhole::config::{self, Config, ConfigError, Exit, SourceConfig, Startup};
 use blackhole::handoff::ask::ask_channels;
 use blackhole::handoff::{SourceEnd, handoff};
 use blackhole::inquiry::{self, Authorities, Crossbar, CrossbarOptions, Inquiry, InquiryCounters};
-use blackhole::reactor::control::ControlParts;
-use blackhole::reactor::modules::KeepModule;
+use blackhole::reactor::modules::{HostParts, KeepModule};
 use blackhole::reactor::reread::{Reread, RereadJob};
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::{Exchange, Families};
@@ -102,6 +101,13 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let source = start_source(&config, exchanges, source_end, &counters)?;
     let (inquiry, inquiry_counters) = start_inquiry(&config, verifies, &server)?;
     let control = start_control(&config, &mut server, &counters)?;
+    server.take_host(HostParts {
+        name: sys::host_name(),
+        keep: config.modules_file.clone().map(|file| {
+            let keep = move |module: &str, is_on| config::keep_module(&file, module, is_on);
+            Arc::new(keep) as KeepModule
+        }),
+    });
 
     announce(&server);
     let patience = AMQP_STOP_PATIENCE.min(config.drain / 4);
@@ -204,14 +210,7 @@ fn start_control(
         limits::CONTROL_REQUESTS_MAX,
         limits::CONTROL_ANSWERS_MAX,
     );
-    server.take_control(ControlParts {
-        requests,
-        host: sys::host_name(),
-        keep: config.modules_file.clone().map(|file| {
-            let keep = move |module: &str, is_on| config::keep_module(&file, module, is_on);
-            Arc::new(keep) as KeepModule
-        }),
-    });
+    server.take_control(requests);
     let options = ControlOptions {
         urls: config.amqp.clone(),
         tls: config.tls.clone(),

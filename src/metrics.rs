@@ -77,6 +77,7 @@ metrics! {
     counter closes_idle_total "Sessions closed with 1000: no frame of the client's own for idle_timeout_ms.";
     counter closes_message_timeout_total "Sessions closed with 1008: a message was begun and not finished in message_timeout_ms.";
     counter closes_partials_full_total "Sessions closed with 1008, and unfinished handshakes ended, because unfinished messages and requests were over max_partials_bytes, or those of one address over its share.";
+    counter closes_operator_total "Sessions closed on the admin address, with 1008 or the code that was given.";
     counter closes_lost_total "Sessions whose connection broke or ended without a close frame.";
     counter commands_total "Commands received.";
     counter commands_rate_limited_total "Commands refused by the rate limit.";
@@ -122,6 +123,7 @@ metrics! {
     counter control_requests_total "Requests of the platform over AMQP that were answered.";
     counter control_sessions_listed_total "Sessions told of in answers to the platform.";
     counter control_sessions_left_out_total "Sessions left out of answers to the platform because the answers were full.";
+    counter admin_jobs_refused_total "Listings and orders of the admin address answered with busy, because too many were under way.";
     counter modules_switched_total "Times the families of a module were started or stopped while running.";
     counter trace_looks_total "Looks begun (GET /trace).";
     counter trace_looks_refused_total "Looks refused because there were as many as there may be.";

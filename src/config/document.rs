@@ -24,6 +24,7 @@ use super::error::ConfigError;
 use super::exit::Note;
 use super::known;
 use super::values::{NodeName, Text};
+use crate::closest::closest;
 use crate::json::{self, Members};
 use crate::routing::families::{FamilyOptions, FamilyProblem};
 
@@ -140,7 +141,7 @@ pub(super) fn read(
         if is_of_the_database || name == DEFAULT || *name == own {
             continue;
         }
-        let is_slip = known::closest(name, [DEFAULT].into_iter()).is_some();
+        let is_slip = closest(name, [DEFAULT].into_iter()).is_some();
         if part.get().starts_with('{') && is_name(name) && !is_slip {
             reader.pass_over(PARTS, name);
             continue;
@@ -238,7 +239,7 @@ impl Reader<'_> {
                 kept.push(module);
                 continue;
             }
-            let problem = match known::closest(name, known.iter().map(String::as_str)) {
+            let problem = match closest(name, known.iter().map(String::as_str)) {
                 Some(meant) => format!("unknown module; did you mean {meant}?"),
                 None if name.starts_with(MODULE_PREFIX) && is_name(name) => {
                     passed_over.push(name.to_owned());
@@ -318,7 +319,7 @@ mod tests {
     fn nothing_of_the_platforms_is_taken_for_a_slip_of_ours() {
         let families = FamilyOptions::default().autoload_modules;
         for module in OF_THE_PLATFORM {
-            let closest = known::closest(module, families.iter().map(String::as_str));
+            let closest = closest(module, families.iter().map(String::as_str));
             assert_eq!(closest, None, "{module}");
             assert!(module.starts_with(MODULE_PREFIX) && is_name(module));
         }

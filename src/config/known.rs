@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::cli;
 use super::error::ConfigError;
 use super::options::Options;
+use crate::closest::closest;
 use crate::json::Members;
 
 /// Checks that each member is a key with a value that fits, or one of `passed_over`, and that none stands twice. `place`
@@ -64,15 +65,6 @@ fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {
         Some(name) => format!("unknown key; did you mean {name}?"),
         None => UNKNOWN.to_owned(),
     }
-}
-
-/// Of the names that are `known`, the one that is likely meant by `name`. Cost: the product of the lengths, for each.
-pub(super) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let meant = name.replace('-', "_").to_ascii_lowercase();
-    let (steps, closest) = known
-        .map(|name| (strsim::levenshtein(&meant, name), name))
-        .min()?;
-    (steps <= 2.max(closest.len() / 4)).then_some(closest)
 }
 
 #[cfg(test)]

@@ -28,6 +28,10 @@ pub enum AdminRequest {
         account: AccountId,
         /// The one of this id only.
         session: Option<SocketAddr>,
+        /// How many at most, 1 to 1,000.
+        limit: usize,
+        /// Where the page before ended: its `next_start_key`.
+        start_key: Option<Box<str>>,
     },
     /// `GET /v2/sessions`: sessions and what they cost.
     Sessions(SessionQuery),

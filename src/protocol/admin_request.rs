@@ -180,11 +180,13 @@ const ROUTES: &[Route] = &[
     Route {
         method: Method::Get,
         path: "/v2/accounts/{}/websockets",
-        keys: &[],
+        keys: &["limit", "start_key"],
         read: |given| {
             Ok(AdminRequest::AccountSessions {
                 account: account(given.word(0))?,
                 session: None,
+                limit: given.limit(PAGE_SESSIONS_MAX)?,
+                start_key: given.text("start_key")?,
             })
         },
     },
@@ -196,6 +198,8 @@ const ROUTES: &[Route] = &[
             Ok(AdminRequest::AccountSessions {
                 account: account(given.word(0))?,
                 session: Some(session(given.word(1))?),
+                limit: 1,
+                start_key: None,
             })
         },
     },
@@ -389,6 +393,16 @@ impl Given<'_> {
         })
     }
 
+    /// How many sessions a page may have.
+    fn limit(&self, usual: usize) -> Result<usize, AdminRefusal> {
+        let expected = "1 to 1000";
+        let limit = self.number("limit", expected)?.unwrap_or(usual);
+        if !(1..=PAGE_SESSIONS_MAX).contains(&limit) {
+            return Err(wrong(format!("limit: expected {expected}")));
+        }
+        Ok(limit)
+    }
+
     /// One of some words.
     fn choice<T: Copy>(
         &self,
@@ -422,13 +436,6 @@ fn ip(text: &str) -> Result<IpAddr, AdminRefusal> {
 const BOOLS: &[(&str, bool)] = &[("1", true), ("true", true), ("0", false), ("false", false)];
 
 fn read_session_query(given: &Given<'_>) -> Result<AdminRequest, AdminRefusal> {
-    let expected = "1 to 1000";
-    let limit = given
-        .number("limit", expected)?
-        .unwrap_or(PAGE_SESSIONS_USUAL);
-    if !(1..=PAGE_SESSIONS_MAX).contains(&limit) {
-        return Err(wrong(format!("limit: expected {expected}")));
-    }
     Ok(AdminRequest::Sessions(SessionQuery {
         ip: given.read("ip", ip)?,
         account: given.read("account", account)?,
@@ -445,7 +452,7 @@ fn read_session_query(given: &Given<'_>) -> Result<AdminRequest, AdminRefusal> {
                 ("dropped", SortKey::Dropped),
             ],
         )?,
-        limit,
+        limit: given.limit(PAGE_SESSIONS_USUAL)?,
         start_key: given.text("start_key")?,
     }))
 }
@@ -575,9 +582,11 @@ mod tests {
             is_start: true,
             persist: true,
         };
-        let of_account = |session| AdminRequest::AccountSessions {
+        let of_account = |session: Option<SocketAddr>| AdminRequest::AccountSessions {
             account: account_id,
+            limit: if session.is_some() { 1 } else { 1000 },
             session,
+            start_key: None,
         };
         for (method, target, expected) in [
             ("GET", "/healthz", AdminRequest::Health),

@@ -15,6 +15,8 @@ use serde_json::{Map, Value};
 use crate::account::AccountId;
 use crate::json::write_text;
 
+use super::page::write_texts;
+
 /// The exchange and routing key of a request for sessions.
 pub const SESSIONS_ADDRESS: (&str, &str) = ("sysconf", "websockets.get");
 /// The exchange and routing key of a request to start or stop a family.
@@ -215,14 +217,9 @@ pub fn write_session<'b, B: IntoIterator<Item = &'b str>>(
     facts: SessionFacts<'_, B>,
     destination: &str,
 ) {
-    out.extend_from_slice(br#"{"bindings":["#);
-    for (index, binding) in facts.bindings.into_iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        write_text(out, binding);
-    }
-    out.extend_from_slice(br#"],"websocket_session_id":"#);
+    out.extend_from_slice(br#"{"bindings":"#);
+    write_texts(out, facts.bindings);
+    out.extend_from_slice(br#","websocket_session_id":"#);
     write_text(out, facts.id);
     let timestamp = facts.unix.saturating_add(GREGORIAN_UNIX_SECONDS);
     out.extend_from_slice(format!(r#","timestamp":{timestamp}"#).as_bytes());

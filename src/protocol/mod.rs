@@ -16,6 +16,7 @@
 //! | [`command`] | client text -> command (PROTOCOL 3) |
 //! | `envelope` | the JSON of a command, field by field |
 //! | [`control`] | the platform's requests over AMQP, and the answers (PROTOCOL 8) |
+//! | [`page`] | pages of the admin address as JSON (PROTOCOL 8) |
 //! | [`reply`] | reply or notice -> frame (PROTOCOL 3 and 5) |
 //! | [`event_frame`] | event -> frame in either style (PROTOCOL 5) |
 //! | `kazoo` | the body of an event in style kazoo |
@@ -42,6 +43,7 @@ pub mod frame;
 pub mod handshake;
 pub mod http;
 mod kazoo;
+pub mod page;
 pub mod proxy;
 pub mod reply;
 pub mod tail;

@@ -141,6 +141,14 @@ impl<S> Connections<S> {
         self.slab.try_remove(id.slot as usize)
     }
 
+    /// As [`Connections::at_slot`], to look at.
+    #[must_use]
+    pub fn peek(&self, slot: u32) -> Option<(ConnId, &Connection<S>)> {
+        let connection = self.slab.get(slot as usize)?;
+        let generation = connection.generation.get();
+        Some((ConnId { slot, generation }, connection))
+    }
+
     /// All connections in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Connection<S>)> {
         self.slab.iter().map(|(slot, connection)| {

@@ -4,30 +4,18 @@
 
 use std::time::Duration;
 
-use super::modules::{KeepModule, Keeper, Switch, WakeLoop};
+use super::modules::Switch;
+use super::walk::Walk;
 use crate::handoff::ask::AnswerEnd;
 use crate::limits;
 use crate::log_limit::LogLimit;
-use crate::protocol::control::{Answer, Reply, ReplyTo, Request};
+use crate::protocol::control::{Answer, ModuleChange, Reply, ReplyTo, Request};
 use crate::session::bucket::{Bucket, BucketRule};
 use crate::session::clock::Now;
-use crate::session::listing::Wanted;
-
-/// What the platform is answered with.
-pub struct ControlParts {
-    /// Its requests, and the way of the answers.
-    pub requests: AnswerEnd<Request, Answer>,
-    /// The name of this host.
-    pub host: String,
-    /// Keeps changes over a restart; `None`: they are not kept.
-    pub keep: Option<KeepModule>,
-}
 
 /// The requests, and the one under way.
 pub(super) struct Control {
     pub(super) requests: AnswerEnd<Request, Answer>,
-    pub(super) host: String,
-    pub(super) keeper: Keeper,
     rate: Option<BucketRule>,
     bucket: Bucket,
     pub(super) job: Option<Job>,
@@ -44,6 +32,8 @@ pub(super) struct Job {
 /// What is done for it.
 pub(super) enum Work {
     Listing(Listing),
+    /// A change that begins when no other is under way.
+    Waiting(ModuleChange),
     Switching(Switch),
     /// Nothing is left to do but to answer.
     Done(Reply),
@@ -51,23 +41,17 @@ pub(super) enum Work {
 
 /// An answer that is being made.
 pub(super) struct Listing {
-    pub(super) wanted: Wanted,
-    pub(super) next_slot: u32,
+    pub(super) walk: Walk,
     pub(super) data: Vec<u8>,
     pub(super) listed: u64,
     pub(super) left_out: u64,
 }
 
 impl Control {
-    pub(super) fn new(parts: ControlParts, wake: WakeLoop) -> Self {
+    pub(super) fn new(requests: AnswerEnd<Request, Answer>) -> Self {
         let per_second = limits::CONTROL_REQUESTS_PER_SECOND_MAX;
         Self {
-            requests: parts.requests,
-            host: parts.host,
-            keeper: Keeper {
-                keep: parts.keep,
-                wake,
-            },
+            requests,
             rate: BucketRule::new(per_second, per_second),
             bucket: Bucket::default(),
             job: None,
@@ -75,12 +59,16 @@ impl Control {
         }
     }
 
-    /// When there is something to do; `None`: when the loop is woken.
-    pub(super) fn due(&self) -> Option<Duration> {
+    /// When there is something to do; `None`: when the loop is woken. `is_switching`: a change is under way, whoever asked for
+    /// it.
+    pub(super) fn due(&self, is_switching: bool) -> Option<Duration> {
         match &self.job {
             Some(job) => match &job.work {
                 Work::Switching(switch) if switch.is_waiting() => None,
-                Work::Switching(_) | Work::Listing(_) | Work::Done(_) => Some(Duration::ZERO),
+                Work::Waiting(_) if is_switching => None,
+                Work::Waiting(_) | Work::Switching(_) | Work::Listing(_) | Work::Done(_) => {
+                    Some(Duration::ZERO)
+                }
             },
             None => self.requests.has_question().then(|| {
                 let ready_at = |rule| self.bucket.ready_at(rule);

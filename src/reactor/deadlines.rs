@@ -124,6 +124,11 @@ impl<S: Socket> Reactor<S> {
         self.hub.readiness.announce_end();
     }
 
+    /// Whether the operator has ordered a drain since the last call. The drain is announced already.
+    pub fn take_drain_order(&mut self) -> bool {
+        std::mem::take(&mut self.drain_ordered)
+    }
+
     /// Begins to close all sessions, spread evenly over `drain`. No more connections may come by then. Those that are here
     /// may still finish their handshake, and are closed in their turn.
     pub fn begin_drain(&mut self, drain: Duration, now: Now) {

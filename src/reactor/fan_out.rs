@@ -200,6 +200,7 @@ impl<S: Socket> Reactor<S> {
             limits: &hub.limits,
             totals: &mut hub.outboxes,
             builder: &mut hub.builder,
+            figures: &mut hub.figures,
             gap_notices_total: &mut hub.metrics.gap_notices_total,
         };
         let (mut queued, mut dropped) = (0, 0);
@@ -209,7 +210,7 @@ impl<S: Socket> Reactor<S> {
             };
             let delivered = connection
                 .session
-                .deliver(batch, member.request_id, &mut shared);
+                .deliver(id, batch, member.request_id, &mut shared);
             queued += delivered.queued;
             dropped += delivered.dropped;
             each(id, delivered);

@@ -6,7 +6,7 @@
 //! 2. Accept a bounded number of connections ([`server`], `accept`). Read the ready sockets, each within a budget and all
 //!    within another, and run their commands (`read`).
 //! 3. Let sessions go on whose tokens or rights a thread was asked about (`asking`). Do a slice of what the platform asks
-//!    (`requests`, `switching`). After a reread, or when rights were taken away, renew some of the sessions, and take no
+//!    (`requests`, `switching`), and of what the operator asks on the admin address ([`admin`]). After a reread, or when rights were taken away, renew some of the sessions, and take no
 //!    event until all are renewed (`renewal`). Take what the source says of itself, then a bounded number of events from
 //!    the hand-off, again after a fan-out as long as more come; match them, and put shared frames into outboxes (`intake`,
 //!    `fan_out`).
@@ -39,7 +39,8 @@
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
 //! | `looked_at` | step 3: the same for an event that somebody looks at |
 //! | `requests`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
-//! | [`control`], [`modules`] | those requests; a change of families, and how it is kept |
+//! | `control`, [`modules`] | those requests; a change of families, and how it is kept |
+//! | `walk`, `walking` | step 3: a walk over all sessions for those that are asked for; a slice of it |
 //! | `renewal` | step 3: every session renewed after a reread |
 //! | `deadlines` | step 4: deadlines, the drain |
 //! | `watch`, `sweep` | step 4: the slow walk over all sessions, and how far it is |
@@ -59,7 +60,7 @@ mod accept;
 pub mod admin;
 mod asking;
 pub mod connections;
-pub mod control;
+mod control;
 mod deadlines;
 mod door;
 pub mod drain;
@@ -82,17 +83,22 @@ mod sweep;
 mod switching;
 mod trim;
 mod unfinished;
+mod walk;
+mod walking;
 mod watch;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::admin::desk::Desk;
+use self::admin::job::Jobs;
 use self::connections::{Connection, Connections, Listed};
 use self::control::Control;
 use self::drain::Drain;
 use self::flush_list::FlushList;
 use self::inquiries::Inquiries;
+use self::modules::{HostParts, Keeper, WakeLoop};
 use self::run::FanOut;
 use self::socket::Socket;
 use self::sweep::Sweep;
@@ -135,6 +141,7 @@ pub struct Reactor<S> {
     connections_max: usize,
     unfinished: Unfinished,
     desk: Desk,
+    jobs: Jobs,
     read_buffer: Box<[u8]>,
     /// Where frames with a request id are put together for a write.
     scratch: Scratch,
@@ -151,6 +158,11 @@ pub struct Reactor<S> {
     source_gone: bool,
     /// `None`: the platform asks nothing here.
     control: Option<Control>,
+    /// The name of this host.
+    host: String,
+    keeper: Keeper,
+    /// A change of families is under way, whoever asked for it.
+    is_switching: bool,
     /// What the broker does not permit its user, a line each.
     barred: Vec<Box<str>>,
     /// The next slot to be renewed; `None`: no pass is under way.
@@ -160,6 +172,7 @@ pub struct Reactor<S> {
     sweep: Sweep,
     trim: Trim,
     drain: Option<Drain>,
+    drain_ordered: bool,
     slow_log: LogLimit,
     proxy_log: LogLimit,
     /// Appends the counters of other threads to the metrics page.
@@ -203,6 +216,7 @@ impl<S: Socket> Reactor<S> {
             connections_max: parts.connections_max,
             unfinished: Unfinished::default(),
             desk: Desk::default(),
+            jobs: Jobs::default(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
             scratch: Scratch::default(),
             full_answer: FullAnswer::default(),
@@ -215,18 +229,34 @@ impl<S: Socket> Reactor<S> {
             held_for: Duration::ZERO,
             source_gone: false,
             control: None,
+            host: String::new(),
+            keeper: Keeper {
+                keep: None,
+                wake: Arc::new(|| Ok(())),
+            },
+            is_switching: false,
             barred: Vec::new(),
             renewal: None,
             is_rereading: false,
             sweep: Sweep::default(),
             trim: Trim::default(),
             drain: None,
+            drain_ordered: false,
             slow_log: LogLimit::default(),
             proxy_log: LogLimit::default(),
             more_metrics: parts.more_metrics,
             trim_heap: parts.trim_heap,
             ring: parts.ring,
         }
+    }
+
+    /// What this host is called, and how changes are kept here. `wake` makes the loop's poll return.
+    pub fn take_host(&mut self, parts: HostParts, wake: WakeLoop) {
+        self.host = parts.name;
+        self.keeper = Keeper {
+            keep: parts.keep,
+            wake,
+        };
     }
 
     /// All connections.
@@ -255,6 +285,7 @@ impl<S: Socket> Reactor<S> {
         self.close_unfinished(now);
         self.take_answers(now);
         self.answer_platform(now);
+        self.go_on_with_jobs(now);
         self.renew_some(now);
         self.take_events(now);
         self.fire_deadlines(now);
@@ -276,6 +307,7 @@ impl<S: Socket> Reactor<S> {
             || !self.reread.is_empty()
             || !self.reap.is_empty()
             || self.renewal.is_some()
+            || self.jobs.is_pressing()
             || self.inquiries.is_pressing()
         {
             return Duration::ZERO;
@@ -287,7 +319,8 @@ impl<S: Socket> Reactor<S> {
             self.hub.subscriptions.months_due(),
         );
         let asked = self.hub.authenticator.next_due();
-        let control = self.control.as_ref().and_then(Control::due);
+        let control = self.control.as_ref();
+        let control = control.and_then(|control| control.due(self.is_switching));
         let looks = self.hub.trace.next_due();
         [
             deadline,

@@ -28,6 +28,14 @@ pub type WakeLoop = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 /// The error of a change that should be kept where there is no file to keep it in.
 pub const NOWHERE_TO_KEEP: &str = "not kept: the process was started without --config";
 
+/// What the loop needs to answer questions about this host, and to change it.
+pub struct HostParts {
+    /// Its name.
+    pub name: String,
+    /// Keeps changes over a restart; `None`: they are not kept.
+    pub keep: Option<KeepModule>,
+}
+
 /// How changes are kept.
 pub(super) struct Keeper {
     /// `None`: they are not.

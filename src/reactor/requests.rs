@@ -8,18 +8,19 @@
 //! A session that comes or goes while an answer is made may be in it or not.
 
 use super::Reactor;
-use super::control::{Control, ControlParts, Job, Listing, Work};
-use super::modules::WakeLoop;
+use super::control::{Control, Job, Listing, Work};
 use super::socket::Socket;
+use super::walk::{Visit, Walk, Walked};
+use crate::handoff::ask::AnswerEnd;
 use crate::limits;
 use crate::protocol::control::{Answer, ModuleChange, Question, Reply, Request, Whose};
 use crate::session::clock::Now;
 use crate::session::listing::Wanted;
 
 impl<S: Socket> Reactor<S> {
-    /// Answers the platform's requests from now on. `wake` makes the loop's poll return.
-    pub fn take_control(&mut self, parts: ControlParts, wake: WakeLoop) {
-        self.control = Some(Control::new(parts, wake));
+    /// Answers the platform's requests from now on.
+    pub fn take_control(&mut self, requests: AnswerEnd<Request, Answer>) {
+        self.control = Some(Control::new(requests));
     }
 
     /// A slice of the request under way, or of the next.
@@ -52,7 +53,7 @@ impl<S: Socket> Reactor<S> {
     fn begin(&mut self, request: Request) -> Job {
         let work = match request.question {
             Question::Sessions(whose) => begin_listing(&whose),
-            Question::Module(change) => self.begin_change(change),
+            Question::Module(change) => Work::Waiting(change),
         };
         Job {
             reply_to: request.reply_to,
@@ -72,11 +73,15 @@ impl<S: Socket> Reactor<S> {
     fn go_on(&mut self, work: &mut Work, control: &mut Control, now: Now) -> Option<Reply> {
         match work {
             Work::Done(reply) => Some(reply.clone()),
-            Work::Switching(switch) => self
-                .go_on_switch(switch, &control.keeper, now)
-                .map(Reply::Module),
+            Work::Waiting(_) if self.is_switching => None,
+            Work::Waiting(change) => {
+                let change = change.clone();
+                *work = self.begin_change(change);
+                None
+            }
+            Work::Switching(switch) => self.go_on_switch(switch, now).map(Reply::Module),
             Work::Listing(listing) => {
-                let is_whole = self.list_some(listing, &control.host);
+                let is_whole = self.list_some(listing);
                 is_whole.then(|| {
                     let metrics = &mut self.hub.metrics;
                     metrics.control_sessions_listed_total += listing.listed;
@@ -98,36 +103,31 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Writes sessions as far as the share of the turn goes. True: the answer is whole.
-    fn list_some(&mut self, listing: &mut Listing, host: &str) -> bool {
-        let bytes_max = listing.data.len() + limits::CONTROL_BYTES_PER_TURN_MAX;
-        for _ in 0..limits::CONTROL_SESSIONS_PER_TURN_MAX {
-            if listing.next_slot >= self.connections.slots() {
-                return true;
+    fn list_some(&mut self, listing: &mut Listing) -> bool {
+        let Listing {
+            walk,
+            data,
+            listed,
+            left_out,
+        } = listing;
+        let bytes_max = data.len() + limits::CONTROL_BYTES_PER_TURN_MAX;
+        let walked = self.walk_on(walk, |found| {
+            if data.len() >= limits::CONTROL_ANSWER_BYTES_MAX {
+                *left_out += 1;
+                return Visit::GoOn(0);
             }
-            if listing.data.len() >= bytes_max {
-                return false;
+            *listed += 1;
+            if !data.is_empty() {
+                data.push(b',');
             }
-            let slot = listing.next_slot;
-            listing.next_slot += 1;
-            let Some((id, connection)) = self.connections.at_slot(slot) else {
-                continue;
-            };
-            let has_room = listing.data.len() < limits::CONTROL_ANSWER_BYTES_MAX;
-            let (session, wanted) = (&connection.session, &listing.wanted);
-            let out = has_room.then_some(&mut listing.data);
-            if !session.list(id, wanted, host, &self.hub, out) {
-                continue;
-            }
-            if has_room {
-                listing.listed += 1;
+            found.shown.write_object(&self.host, data);
+            if data.len() >= bytes_max {
+                Visit::Pause
             } else {
-                listing.left_out += 1;
+                Visit::GoOn(0)
             }
-            if listing.wanted.is_of_one() {
-                return true;
-            }
-        }
-        false
+        });
+        walked == Walked::Ended
     }
 }
 
@@ -135,8 +135,7 @@ fn begin_listing(whose: &Whose) -> Work {
     match Wanted::of(whose) {
         None => Work::Done(Reply::Sessions(Vec::new())),
         Some(wanted) => Work::Listing(Listing {
-            wanted,
-            next_slot: 0,
+            walk: Walk::new(wanted),
             data: Vec::new(),
             listed: 0,
             left_out: 0,

@@ -1,6 +1,6 @@
 //! The shell around the turn: poll, waker, signals, clock, listeners. One thread runs it until the process ends.
 //!
-//! Invariant: after the first signal every connection that the kernel has for the clients' listener is taken before the
+//! Invariant: after the first signal, or the operator's order to drain, every connection that the kernel has for the clients' listener is taken before the
 //! listener closes.
 
 use std::io::{self, Read};
@@ -14,14 +14,16 @@ use mio::net::{TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::control::ControlParts;
 use super::listener::{Accepted, Listener};
+use super::modules::HostParts;
 use super::reread::{RereadJob, Rereading};
 use super::{Reactor, ReactorParts, Ready};
+use crate::handoff::ask::AnswerEnd;
 use crate::handoff::{LoopEnd, LoopWaker};
 use crate::inquiry::Inquiry;
 use crate::limits;
 use crate::log_limit::LogLimit;
+use crate::protocol::control::{Answer, Request};
 use crate::session::ListenerKind;
 use crate::session::clock::Now;
 use crate::session::hub::Hub;
@@ -80,10 +82,10 @@ pub enum StartError {
 /// Where a loop is in its life.
 ///
 /// ```text
-/// Serving --signal--> Announced --drain_delay--> Emptying --queue empty--> Draining --nobody left, or time over--> end
+/// Serving --signal, or POST /drain--> Announced --drain_delay--> Emptying --queue empty--> Draining --nobody left, or time over--> end
 /// ```
 ///
-/// A signal in any other state than `Serving` ends the loop at once.
+/// `POST /drain` does as a signal, once; any signal behind the first ends the loop at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lifecycle {
     Serving,
@@ -108,7 +110,10 @@ pub struct Server {
     reloads: SignalPipe,
     rereading: Rereading,
     lifecycle: Lifecycle,
-    control: Option<ControlParts>,
+    /// A signal has come.
+    is_told: bool,
+    control: Option<AnswerEnd<Request, Answer>>,
+    host: Option<HostParts>,
 }
 
 /// What a running loop needs, besides the hub.
@@ -184,13 +189,20 @@ impl Server {
             reloads,
             rereading: Rereading::default(),
             lifecycle: Lifecycle::Serving,
+            is_told: false,
             control: None,
+            host: None,
         })
     }
 
     /// Lets the loop answer the platform's requests over AMQP.
-    pub fn take_control(&mut self, control: ControlParts) {
-        self.control = Some(control);
+    pub fn take_control(&mut self, requests: AnswerEnd<Request, Answer>) {
+        self.control = Some(requests);
+    }
+
+    /// What this host is called, and how changes are kept here.
+    pub fn take_host(&mut self, host: HostParts) {
+        self.host = Some(host);
     }
 
     /// The address of the listener of this kind, if there is one.
@@ -215,7 +227,8 @@ impl Server {
         LoopWaker::new(move || waker.wake())
     }
 
-    /// Turns until a SIGTERM or SIGINT, and then until the drain is over; a second signal ends it at once. Every connection
+    /// Turns until a SIGTERM, a SIGINT or the operator's order, and then until the drain is over; a second signal ends it at
+    /// once. Every connection
     /// that the kernel has for the clients' listener is taken before the listener closes, and served until its turn to be
     /// closed. The admin listener stays to the end.
     ///
@@ -235,9 +248,12 @@ impl Server {
                 ring: parts.io_uring.then(ring).flatten(),
             },
         );
-        if let Some(control) = self.control.take() {
+        if let Some(requests) = self.control.take() {
+            reactor.take_control(requests);
+        }
+        if let Some(host) = self.host.take() {
             let waker = self.waker.clone();
-            reactor.take_control(control, Arc::new(move || waker.wake()));
+            reactor.take_host(host, Arc::new(move || waker.wake()));
         }
         let mut events = Events::with_capacity(limits::POLL_EVENTS_MAX);
         let mut ready: Vec<Ready> = Vec::with_capacity(limits::POLL_EVENTS_MAX);
@@ -267,7 +283,7 @@ impl Server {
                     WAKER => {}
                     TERMINATIONS => {
                         for _ in 0..self.terminations.take() {
-                            if self.lifecycle != Lifecycle::Serving {
+                            if std::mem::replace(&mut self.is_told, true) {
                                 log::warn!("told again to end: closing at once");
                                 return Ok(());
                             }
@@ -302,6 +318,9 @@ impl Server {
             }
             let connections = reactor.connections().len();
             reactor.turn(&ready, now);
+            if reactor.take_drain_order() {
+                self.announce_end(parts.drain_delay, now);
+            }
             if reactor.connections().len() < connections {
                 self.listeners.iter_mut().for_each(Listener::on_reap);
             }
@@ -355,8 +374,11 @@ impl Server {
             .find(|listener| listener.kind == ListenerKind::Clients)
     }
 
-    /// The first signal.
+    /// The first signal, or the operator's order; nothing if the end is announced already.
     fn announce_end(&mut self, delay: Duration, now: Now) {
+        if self.lifecycle != Lifecycle::Serving {
+            return;
+        }
         log::info!("{}", end_told(delay));
         if let Some(listener) = self.clients_listener()
             && let Err(error) = listener.stop_deferring()

@@ -33,6 +33,9 @@ pub trait Socket {
 
     /// Whether the peer's kernel still answers, even for a program that reads nothing.
     fn is_peer_answering(&self) -> bool;
+
+    /// Bytes that the peer's system has acknowledged, ever; `None`: ours cannot say. One system call.
+    fn acknowledged_bytes(&self) -> Option<u64>;
 }
 
 impl Socket for TcpStream {
@@ -57,5 +60,9 @@ impl Socket for TcpStream {
 
     fn is_peer_answering(&self) -> bool {
         sys::is_peer_answering(self).unwrap_or(false)
+    }
+
+    fn acknowledged_bytes(&self) -> Option<u64> {
+        sys::acknowledged_bytes(self).ok()
     }
 }

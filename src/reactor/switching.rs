@@ -5,14 +5,15 @@ use std::borrow::Cow;
 use crossbeam_channel::TryRecvError;
 
 use super::Reactor;
-use super::modules::{Keeper, Stage, Switch};
+use super::modules::{Stage, Switch};
 use super::socket::Socket;
 use crate::limits::{CONTROL_SESSIONS_PER_TURN_MAX, ENDED_AT_ONCE_MAX};
 use crate::protocol::control::{ModuleChange, ModuleReply};
 use crate::session::clock::Now;
 
 impl<S: Socket> Reactor<S> {
-    /// Begins a change, which [`Reactor::go_on_switch`] goes on with. One at a time: the last must be done. O(families).
+    /// Begins a change, which [`Reactor::go_on_switch`] goes on with. One at a time, whoever asks: while one is under way
+    /// (`is_switching`) this must not be called. O(families).
     ///
     /// # Errors
     /// There is no such module.
@@ -38,6 +39,7 @@ impl<S: Socket> Reactor<S> {
         }
         let is_ending = changed && !is_start;
         self.hub.is_ending_families = is_ending;
+        self.is_switching = true;
         Ok(Switch {
             module,
             is_start,
@@ -51,12 +53,13 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Goes on with a change, a slice of the sessions at a time. Returns what became of it once it is done.
-    pub(super) fn go_on_switch(
-        &mut self,
-        switch: &mut Switch,
-        keeper: &Keeper,
-        now: Now,
-    ) -> Option<ModuleReply> {
+    pub(super) fn go_on_switch(&mut self, switch: &mut Switch, now: Now) -> Option<ModuleReply> {
+        let done = self.switch_on(switch, now);
+        self.is_switching = done.is_none();
+        done
+    }
+
+    fn switch_on(&mut self, switch: &mut Switch, now: Now) -> Option<ModuleReply> {
         let reply = |kept: Result<bool, Cow<'static, str>>| ModuleReply {
             persisted: kept.as_ref().is_ok_and(|is_kept| *is_kept),
             started: switch.is_start,
@@ -70,7 +73,7 @@ impl<S: Socket> Reactor<S> {
                 None
             }
             Stage::Ended if !switch.persist => Some(reply(Ok(false))),
-            Stage::Ended => match keeper.begin(&switch.module, switch.is_start) {
+            Stage::Ended => match self.keeper.begin(&switch.module, switch.is_start) {
                 Ok(result) => {
                     switch.stage = Stage::Keeping(result);
                     None

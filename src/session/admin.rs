@@ -136,6 +136,13 @@ impl Session {
                 .is_some_and(|admin| admin.step == Step::Reading)
     }
 
+    /// Whether the answer to its request is still to come.
+    #[must_use]
+    pub fn is_admin_waiting(&self) -> bool {
+        self.admin()
+            .is_some_and(|admin| matches!(admin.step, Step::Answering(_)))
+    }
+
     /// Takes what the peer sent. Returns the request, if it is whole and permitted, for [`Session::answer`] or
     /// [`Session::begin_stream`], which must follow, at once or later.
     pub(super) fn on_admin_bytes(

@@ -29,6 +29,8 @@ pub enum CloseReason {
     /// 1008, or no close frame in a handshake: what had arrived in part, in all or of one address, was over its bound, and
     /// this connection had most of it.
     PartialsFull,
+    /// 1008, or what the operator chose: closed on the admin address.
+    Operator,
     /// 1009: a message over the size limit.
     TooBig,
     /// 4401: the token expired, or is no longer valid.
@@ -73,6 +75,7 @@ impl CloseReason {
             Self::NeverAuthenticated => Some((1008, "authentication timeout")),
             Self::MessageTimeout => Some((1008, "message timeout")),
             Self::PartialsFull => Some((1008, "too many unfinished messages")),
+            Self::Operator => Some((1008, "closed by the operator")),
             Self::TooBig => Some((1009, "message too big")),
             Self::Expired => Some((4401, "token expired")),
             Self::SlowConsumer | Self::OutboxesFull => Some((4408, "slow consumer")),
@@ -104,6 +107,7 @@ impl CloseReason {
             Self::NeverAuthenticated => "never authenticated",
             Self::MessageTimeout => "message timeout",
             Self::PartialsFull => "unfinished messages, largest of all",
+            Self::Operator => "closed by the operator",
             Self::TooBig => "message too big",
             Self::Expired => "token expired",
             Self::SlowConsumer => "slow consumer",
@@ -133,6 +137,7 @@ impl CloseReason {
             Self::NeverAuthenticated => &mut metrics.closes_never_authenticated_total,
             Self::MessageTimeout => &mut metrics.closes_message_timeout_total,
             Self::PartialsFull => &mut metrics.closes_partials_full_total,
+            Self::Operator => &mut metrics.closes_operator_total,
             Self::TooBig => &mut metrics.closes_too_big_total,
             Self::Expired => &mut metrics.closes_expired_total,
             Self::SlowConsumer => &mut metrics.closes_slow_consumer_total,

@@ -23,6 +23,15 @@ impl Session {
         self.begin_closing(reason, frame, peer, cx);
     }
 
+    /// Closes an open session as the operator says it: with this code and this reason, at most 123 bytes (RFC 6455 section
+    /// 5.5).
+    pub fn close_for_operator(&mut self, code: u16, reason: &str, cx: &mut Context<'_>) {
+        if self.is_open() {
+            let frame = Frame::close(code, reason);
+            self.begin_closing(CloseReason::Operator, Some(frame), PeerSide::Open, cx);
+        }
+    }
+
     pub(super) fn begin_closing(
         &mut self,
         reason: CloseReason,
@@ -145,6 +154,7 @@ impl Session {
         {
             cx.hub.labels.drop_label(&mut rare.label);
         }
+        cx.hub.figures.forget(cx.id.slot);
         self.stop_waiting(cx);
         if !self.subscriptions.is_empty() {
             let list = &mut self.subscriptions;

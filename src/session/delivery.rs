@@ -13,7 +13,9 @@ use crate::protocol::tail::Tail;
 use crate::routing::amqp_binding::AmqpBinding;
 
 use super::close::CloseReason;
+use super::figures::Figures;
 use super::hub::{Context, Hub};
+use super::id::ConnId;
 use super::limits::SessionLimits;
 use super::outbox::{OutboxTotals, Parcel, SlowConsumerPolicy};
 use super::{PeerSide, Phase, Session};
@@ -60,6 +62,8 @@ pub struct DeliveryShared<'a> {
     pub totals: &'a mut OutboxTotals,
     /// Scratch memory for notices.
     pub builder: &'a mut FrameBuilder,
+    /// What sessions were sent and have lost.
+    pub figures: &'a mut Figures,
     /// The counter of notices.
     pub gap_notices_total: &'a mut u64,
 }
@@ -76,6 +80,7 @@ impl Session {
         {
             self.close(CloseReason::SlowConsumer, cx);
         } else {
+            self.frames.count(1, cx.id.slot, &mut cx.hub.figures);
             self.outbox.push(frame, &mut cx.hub.outboxes);
         }
     }
@@ -86,6 +91,7 @@ impl Session {
     #[inline]
     pub fn deliver(
         &mut self,
+        id: ConnId,
         batch: Batch<'_>,
         request_id: Option<&str>,
         shared: &mut DeliveryShared<'_>,
@@ -94,8 +100,10 @@ impl Session {
             return Delivered::default();
         }
         if self.outbox.is_blocked() || self.outbox.owes_notice() {
-            return self.deliver_late(batch.frames, request_id, shared);
+            return self.deliver_late(id, batch.frames, request_id, shared);
         }
+        let queued = batch.frames.len() as u64;
+        self.frames.count(queued, id.slot, shared.figures);
         match (batch.parcel, request_id) {
             (Some(parcel), None) => self.outbox.push_parcel(parcel, shared.totals),
             (parcel, request_id) => {
@@ -106,7 +114,7 @@ impl Session {
             }
         }
         Delivered {
-            queued: batch.frames.len() as u64,
+            queued,
             ..Delivered::default()
         }
     }
@@ -120,12 +128,13 @@ impl Session {
 
     fn deliver_late(
         &mut self,
+        id: ConnId,
         batch: &[Frame],
         request_id: Option<&str>,
         shared: &mut DeliveryShared<'_>,
     ) -> Delivered {
         let limits = shared.limits;
-        let mut delivered = Delivered::default();
+        let (mut delivered, mut notices) = (Delivered::default(), 0);
         for frame in batch {
             let (frames, bytes) = self.outbox.blocked();
             let length = request_id.map_or(frame.len(), |id| Tail(id).len_of(frame));
@@ -148,11 +157,16 @@ impl Session {
             }
             while let Some(notice) = self.take_gap_notice(shared.builder) {
                 self.outbox.push(notice, shared.totals);
-                *shared.gap_notices_total += 1;
+                notices += 1;
             }
             self.push_event(frame, request_id, shared.totals);
             delivered.queued += 1;
         }
+        *shared.gap_notices_total += notices;
+        let figures = &mut *shared.figures;
+        self.frames
+            .count(delivered.queued + notices, id.slot, figures);
+        figures.count_dropped(delivered.dropped, id.slot);
         delivered
     }
 
@@ -205,6 +219,7 @@ impl Session {
                 let mut after = AfterFlush::Idle;
                 while let Some(notice) = self.take_gap_notice(&mut hub.builder) {
                     hub.metrics.gap_notices_total += 1;
+                    self.frames.count(1, cx.id.slot, &mut hub.figures);
                     self.outbox.push(notice, &mut hub.outboxes);
                     after = AfterFlush::More;
                 }

@@ -11,6 +11,7 @@ use crate::routing::families::Families;
 use super::arrivals::Arrivals;
 use super::clock::{Now, WakingClock};
 use super::deadlines::Deadlines;
+use super::figures::Figures;
 use super::id::{ConnId, Peers};
 use super::labels::Labels;
 use super::limits::SessionLimits;
@@ -77,6 +78,8 @@ pub struct Hub {
     pub is_ending_families: bool,
     /// When each connection came.
     pub arrivals: Arrivals,
+    /// What sessions were sent and have lost.
+    pub figures: Figures,
     /// Subscribes that wait, and the replies behind them.
     pub held: HeldTotals,
     /// Since the last pass of the sweep began, a session was found to have, or was given, a token that expires.
@@ -123,6 +126,7 @@ impl Hub {
             is_renewing: false,
             is_ending_families: false,
             arrivals: Arrivals::default(),
+            figures: Figures::default(),
             held: HeldTotals::default(),
             tokens_expire: false,
             waking: WakingClock::default(),

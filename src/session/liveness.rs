@@ -163,6 +163,12 @@ impl Liveness {
         self.spoke = now.to_mark().to_ne_bytes();
     }
 
+    /// When the peer last completed a frame that was no answer to our ping.
+    #[must_use]
+    pub fn spoke(&self) -> Tick {
+        Tick::from_mark(u32::from_ne_bytes(self.spoke))
+    }
+
     /// A ping was put into the outbox. `waits`: the outbox is full.
     pub fn on_ping(&mut self, waits: bool, now: Tick) {
         self.silence = if waits {
@@ -181,8 +187,10 @@ impl Liveness {
         id: ConnId,
         now: Tick,
     ) -> Health {
-        let spoke = Tick::from_mark(u32::from_ne_bytes(self.spoke));
-        if rules.idle.is_some_and(|idle| now.since(spoke) > idle) {
+        if rules
+            .idle
+            .is_some_and(|idle| now.since(self.spoke()) > idle)
+        {
             return Health::Idle;
         }
         let Some(rule) = rules.ping else {

@@ -32,7 +32,8 @@
 //! | `held`, `waiting`, [`replies`] | subscribes that wait for the broker, and the replies behind them |
 //! | [`suspended`], `suspending` | commands that wait for the authenticator; how they wait and go on |
 //! | [`switched_off`] | what a family that is stopped ends |
-//! | [`listing`], [`arrivals`] | what the platform is told of a session; when it came |
+//! | [`listing`], [`arrivals`], [`figures`] | what is told of a session; when it came, what it got and lost |
+//! | [`ranking`] | sorted listings, a page at a time |
 //! | `rights` | what another identity, or other rights, change |
 //! | [`hub`] | what all sessions share, and the context in which one acts |
 //! | [`subscriptions`], `roll_over` | subscriptions and their AMQP bindings; their move to other months |
@@ -71,6 +72,7 @@ mod commands;
 pub mod deadlines;
 pub mod delivery;
 mod errors;
+pub mod figures;
 pub mod full;
 pub mod gather;
 mod held;
@@ -88,6 +90,7 @@ mod opening;
 pub mod outbox;
 pub mod partials;
 pub mod quota;
+pub mod ranking;
 pub mod readiness;
 pub mod replies;
 mod rights;
@@ -119,6 +122,7 @@ use self::asker::AdminConnection;
 use self::bucket::Bucket;
 use self::clock::Now;
 use self::close::CloseReason;
+use self::figures::LowFrames;
 use self::id::KeptPeer;
 use self::labels::Label;
 use self::liveness::Liveness;
@@ -138,7 +142,12 @@ pub struct Session {
     subscriptions: SubscriptionList,
     style: Style,
     place: Place,
+    /// Frames queued for it since the upgrade: events, replies, notices, pings and pongs; not the frame that closes it.
+    frames: LowFrames,
 }
+
+// Each idle session pays for this size. The count of frames fills what would be padding.
+const _: () = assert!(size_of::<Session>() == 56);
 
 #[derive(Debug)]
 enum Phase {

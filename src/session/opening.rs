@@ -16,6 +16,7 @@ use crate::routing::index::SubscriptionList;
 
 use super::bucket::Bucket;
 use super::close::CloseReason;
+use super::figures::LowFrames;
 use super::hub::{Context, Hub};
 use super::id::Peer;
 use super::liveness::Liveness;
@@ -60,6 +61,7 @@ impl Session {
             subscriptions: SubscriptionList::default(),
             style: hub.limits.style,
             place: Place::Unknown,
+            frames: LowFrames::default(),
         }
     }
 

@@ -65,6 +65,12 @@ impl Readiness {
         self.admission == Admission::Draining
     }
 
+    /// Whether the process is about to end.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.admission != Admission::Open
+    }
+
     /// Why balancers should send no client here; `None`: sessions are taken and events come.
     #[must_use]
     pub fn unready(&self) -> Option<HttpError> {

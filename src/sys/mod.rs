@@ -122,6 +122,39 @@ pub(crate) fn is_peer_answering(socket: impl AsFd) -> io::Result<bool> {
     Ok(info.tcpi_retransmits < RETRANSMITS_MAX && info.tcpi_probes < PROBES_MAX)
 }
 
+/// The 8-byte words of the kernel's `struct tcp_info` up to and with `tcpi_bytes_acked`, which libc's declaration lacks: a
+/// part of the kernel's interface, which only ever grows at its end.
+const TCP_INFO_WORDS: usize = 16;
+
+/// Returns how many bytes the peer's system has acknowledged since the connection was made: a program there need not have
+/// read them.
+///
+/// # Errors
+/// The kernel cannot say, for example because it is no such socket, or older than Linux 4.2.
+pub(crate) fn acknowledged_bytes(socket: impl AsFd) -> io::Result<u64> {
+    let mut info = [0_u64; TCP_INFO_WORDS];
+    let mut bytes = size_of_val(&info) as libc::socklen_t;
+    #[allow(unsafe_code, reason = "neither socket2 nor rustix offers TCP_INFO")]
+    // SAFETY: the descriptor is borrowed, so open, for the whole call; the kernel writes at most `bytes` to `info`.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut bytes,
+        )
+    };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if (bytes as usize) < size_of_val(&info) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let [.., acknowledged] = info;
+    Ok(acknowledged)
+}
+
 /// Sets TCP_DEFER_ACCEPT on a listening socket: a connection is accepted once its first bytes are there. So the read
 /// right after the accept finds the request, and a silent peer costs no descriptor (DESIGN, The turn, 5). `patience` is
 /// rounded up to whole seconds, and by the kernel to its retransmission steps. Zero turns the option off, also for
@@ -169,6 +202,28 @@ mod tests {
             getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
         );
         assert_eq!(raised, descriptor_limit());
+    }
+
+    #[test]
+    fn the_kernel_counts_the_bytes_that_a_peer_has_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let mut client = std::net::TcpStream::connect(address).expect("listening");
+        let (mut server, _) = listener.accept().expect("connected");
+        assert_eq!(acknowledged_bytes(&server).expect("a TCP socket"), 0);
+        let mut sent = 0;
+        for length in [1, 1000, 70_000] {
+            io::Write::write_all(&mut server, &vec![b'x'; length]).expect("connected");
+            io::Read::read_exact(&mut client, &mut vec![0; length]).expect("sent");
+            sent += length as u64;
+            let deadline = std::time::Instant::now() + Duration::from_secs(5);
+            while acknowledged_bytes(&server).expect("a TCP socket") != sent {
+                assert!(std::time::Instant::now() < deadline, "not acknowledged");
+                std::thread::yield_now();
+            }
+        }
+        let (one, _other) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        assert!(acknowledged_bytes(&one).is_err());
     }
 
     #[test]

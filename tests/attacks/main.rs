@@ -12,6 +12,7 @@
 //! | `lookers` | lookers (`GET /trace`) that read nothing, under a flood of events |
 //! | `vain_subscribes` | subscribes that cannot succeed, before those that can |
 //! | `mute_broker` | brokers that beat their heart and answer nothing |
+//! | `admin_askers` | askers of the admin address that list all sessions again and again |
 //!
 //! An honest client is judged by the same client in the same test while nobody attacks, or by the same work done in
 //! good faith: by ratios ([`judge`]), and by no time but deadlines that say what never happens. One attack runs at a
@@ -22,6 +23,7 @@
     reason = "a test whose peer answers otherwise must fail"
 )]
 
+mod admin_askers;
 mod binders;
 mod bodies;
 mod flood;

@@ -12,6 +12,8 @@
 )]
 
 mod admin_http;
+mod admin_sessions;
+mod admin_slices;
 mod asking;
 mod authenticators;
 mod autobahn_seam;

@@ -15,8 +15,7 @@ use blackhole::handoff::ask::{AskEnd, ask_channels};
 use blackhole::handoff::{FromSource, LoopWaker, SourceEnd, ToSource};
 use blackhole::limits::CONTROL_ANSWER_BYTES_MAX;
 use blackhole::protocol::control::{self, Answer, Reply, Request};
-use blackhole::reactor::control::ControlParts;
-use blackhole::reactor::modules::KeepModule;
+use blackhole::reactor::modules::{HostParts, KeepModule};
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::Asked;
 use blackhole::session::ListenerKind;
@@ -30,23 +29,23 @@ const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
 /// A loop that takes any token, between scripted clients and a platform that the test plays.
-struct World {
-    reactor: Reactor<Scripted>,
-    source: SourceEnd,
+pub(crate) struct World {
+    pub(crate) reactor: Reactor<Scripted>,
+    pub(crate) source: SourceEnd,
     asker: AskEnd<Request, Answer>,
-    clients: Vec<One>,
-    clock: Duration,
+    pub(crate) clients: Vec<One>,
+    pub(crate) clock: Duration,
     /// The source confirms what it is asked for.
     confirms: bool,
 }
 
-struct One {
-    id: ConnId,
-    wire: Rc<RefCell<Wire>>,
+pub(crate) struct One {
+    pub(crate) id: ConnId,
+    pub(crate) wire: Rc<RefCell<Wire>>,
 }
 
 impl World {
-    fn new(keep: Option<KeepModule>) -> Self {
+    pub(crate) fn new(keep: Option<KeepModule>) -> Self {
         let config = Config {
             rate_limit_burst: u32::MAX,
             rate_limit_per_second: u32::MAX,
@@ -57,12 +56,12 @@ impl World {
         let (source, mut reactor) = reactor(&config, 4096, 1);
         source.send(FromSource::Up).unwrap();
         let (asker, requests) = ask_channels(LoopWaker::new(|| Ok(())), 64, 4);
-        let parts = ControlParts {
-            requests,
-            host: "host".to_owned(),
+        reactor.take_control(requests);
+        let host = HostParts {
+            name: "host".to_owned(),
             keep,
         };
-        reactor.take_control(parts, Arc::new(|| Ok(())));
+        reactor.take_host(host, Arc::new(|| Ok(())));
         Self {
             reactor,
             source,
@@ -74,35 +73,37 @@ impl World {
     }
 
     /// A session that has said this.
-    fn connect(&mut self, commands: &[Value]) -> usize {
+    pub(crate) fn connect(&mut self, commands: &[Value]) -> usize {
+        let client = self.take(UPGRADE_REQUEST, ListenerKind::Clients);
+        commands
+            .iter()
+            .for_each(|command| self.send(client, command));
+        client
+    }
+
+    /// A connection that has sent this request.
+    pub(crate) fn take(&mut self, request: &str, listener: ListenerKind) -> usize {
         let wire = Wire::new(usize::MAX, usize::MAX);
-        wire.borrow_mut().send(UPGRADE_REQUEST.as_bytes());
+        wire.borrow_mut().send(request.as_bytes());
         let number = u32::try_from(self.clients.len()).unwrap();
         let [_, high, middle, low] = number.to_be_bytes();
         let peer = Peer::from(SocketAddr::from(([10, high, middle, low], 1000)));
         let socket = Scripted(wire.clone());
-        let accepted = self
-            .reactor
-            .accept(socket, peer, ListenerKind::Clients, now(self.clock));
-        let one = One {
+        let accepted = self.reactor.accept(socket, peer, listener, now(self.clock));
+        self.clients.push(One {
             id: accepted.unwrap(),
             wire,
-        };
-        for command in commands {
-            let frame = client_text(&command.to_string());
-            one.wire.borrow_mut().send(&frame);
-        }
-        self.clients.push(one);
+        });
         self.clients.len() - 1
     }
 
-    fn send(&mut self, client: usize, command: &Value) {
+    pub(crate) fn send(&mut self, client: usize, command: &Value) {
         let frame = client_text(&command.to_string());
         self.clients[client].wire.borrow_mut().send(&frame);
     }
 
     /// One turn. Returns how long it took.
-    fn turn_once(&mut self) -> Duration {
+    pub(crate) fn turn_once(&mut self) -> Duration {
         let ready = |client: &One| {
             std::mem::take(&mut client.wire.borrow_mut().edge_readable).then_some(Ready {
                 id: client.id,
@@ -130,7 +131,7 @@ impl World {
     }
 
     /// Turns until nothing is left to be done now.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..100_000 {
             self.turn_once();
             let is_told = self
@@ -160,7 +161,7 @@ impl World {
             .collect()
     }
 
-    fn forget_texts(&self) {
+    pub(crate) fn forget_texts(&self) {
         for client in &self.clients {
             client.wire.borrow_mut().to_client = Vec::new();
         }
@@ -177,13 +178,13 @@ impl World {
         self.ask(control::SESSIONS_ADDRESS, &message);
     }
 
-    fn ask_for_module(&self, module: &str, action: &str, persist: bool) {
+    pub(crate) fn ask_for_module(&self, module: &str, action: &str, persist: bool) {
         let message =
             json!({"Module": module, "Action": action, "Persist": persist, "Server-ID": "q"});
         self.ask(control::MODULE_ADDRESS, &message);
     }
 
-    fn answered(&self) -> Option<Answer> {
+    pub(crate) fn answered(&self) -> Option<Answer> {
         let answer = self.asker.answers.try_recv().ok()?;
         self.asker.took_answer();
         Some(answer)
@@ -207,7 +208,7 @@ fn data(answer: &Answer) -> Vec<Value> {
     json["Data"].as_array().unwrap().clone()
 }
 
-fn module(answer: &Answer) -> (bool, bool, Option<&str>) {
+pub(crate) fn module(answer: &Answer) -> (bool, bool, Option<&str>) {
     match &answer.reply {
         Reply::Module(reply) => (reply.persisted, reply.started, reply.error.as_deref()),
         Reply::Sessions(_) => panic!("no answer to that: {answer:?}"),
@@ -215,7 +216,7 @@ fn module(answer: &Answer) -> (bool, bool, Option<&str>) {
 }
 
 /// What the slowest of these turns, and one in a hundred of them, took.
-fn slowest(turns: &[Duration]) -> String {
+pub(crate) fn slowest(turns: &[Duration]) -> String {
     let mut sorted = turns.to_vec();
     sorted.sort_unstable();
     let at = |part: usize| sorted[(sorted.len() * part / 100).min(sorted.len() - 1)];

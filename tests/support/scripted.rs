@@ -51,6 +51,8 @@ pub struct Wire {
     /// Bytes that the server has read and written, ever.
     pub read: u64,
     pub written: u64,
+    /// How often the server has asked what was acknowledged.
+    pub asked: u64,
 }
 
 impl fmt::Debug for Wire {
@@ -143,6 +145,12 @@ impl Socket for Scripted {
         let wire = self.0.borrow();
         !wire.is_reset && !wire.is_unplugged
     }
+
+    fn acknowledged_bytes(&self) -> Option<u64> {
+        let mut wire = self.0.borrow_mut();
+        wire.asked += 1;
+        Some(wire.written)
+    }
 }
 
 impl Wire {
@@ -165,6 +173,7 @@ impl Wire {
             was_sent: false,
             read: 0,
             written: 0,
+            asked: 0,
         }))
     }
 

@@ -148,6 +148,16 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             hub.labels.bytes(),
         ),
         (
+            "session_figures",
+            "Sessions that were sent 65,536 frames or have lost events, and are in a table because of that.",
+            hub.figures.len(),
+        ),
+        (
+            "admin_jobs",
+            "Listings and orders of the admin address that are under way.",
+            reactor.jobs.len(),
+        ),
+        (
             "flush_list",
             "Sessions that wait for their write.",
             reactor.flush.len(),

@@ -7,16 +7,27 @@
 //! | [`desk`] | which connections they are |
 //! | `looks` | the looks of `/trace`: how they begin, are fed, and end |
 //! | `metrics` | the page `/metrics` |
+//! | `job`, `jobs` | what takes more than one turn; a slice of it a turn |
+//! | `listing`, `sessions` | listings of sessions, and sessions closed; a slice of them |
+//! | `actions` | a drain, the log level, families started and stopped |
 
 mod accept;
+mod actions;
 pub(super) mod desk;
+pub(super) mod job;
+mod jobs;
+mod listing;
 mod looks;
 mod metrics;
+mod sessions;
 
+use self::job::Work;
+use self::listing::{Closing, Listing};
 use super::Reactor;
 use super::socket::Socket;
 use crate::protocol::admin::{AdminRefusal, AdminRequest};
 use crate::protocol::http::Status;
+use crate::protocol::page;
 use crate::session::admin::AdminAnswer;
 use crate::session::clock::Now;
 use crate::session::id::ConnId;
@@ -31,16 +42,27 @@ impl<S: Socket> Reactor<S> {
             },
             AdminRequest::Ready => self.readiness(),
             AdminRequest::Metrics => AdminAnswer::Metrics(metrics::metrics(self)),
-            AdminRequest::Trace(query) => return self.begin_look(&query, id, now),
-            AdminRequest::Bindings
-            | AdminRequest::AccountSessions { .. }
-            | AdminRequest::Sessions(_)
-            | AdminRequest::CloseSessions(_)
-            | AdminRequest::Drain
-            | AdminRequest::LogLevel(_)
-            | AdminRequest::Module(_) => {
-                AdminAnswer::Refused(AdminRefusal::new(Status::Unavailable, "not here yet"))
+            AdminRequest::Bindings => self.available_bindings(),
+            AdminRequest::AccountSessions {
+                account,
+                session,
+                limit,
+                start_key,
+            } => {
+                let listing = Listing::of_account(account, session, limit, start_key.as_deref());
+                return self.begin_listing(listing, id, now);
             }
+            AdminRequest::Sessions(query) => {
+                return self.begin_listing(Listing::of_query(&query), id, now);
+            }
+            AdminRequest::CloseSessions(order) => {
+                let work = Work::Closing(Closing::new(order));
+                return self.begin_job(work, id, now);
+            }
+            AdminRequest::Drain => self.order_drain(),
+            AdminRequest::LogLevel(level) => actions::set_log_level(level),
+            AdminRequest::Module(change) => return self.begin_module(change, id, now),
+            AdminRequest::Trace(query) => return self.begin_look(&query, id, now),
         };
         self.answer_admin(id, &answer, now);
     }
@@ -60,6 +82,24 @@ impl<S: Socket> Reactor<S> {
             self.begin_admin(request, id, now);
         }
         self.settle(id);
+    }
+
+    fn begin_listing(&mut self, listing: Result<Listing, &'static str>, id: ConnId, now: Now) {
+        match listing {
+            Ok(listing) => self.begin_job(Work::Listing(listing), id, now),
+            Err(wrong) => {
+                let refusal = AdminRefusal::new(Status::BadRequest, wrong);
+                self.answer_admin(id, &AdminAnswer::Refused(refusal), now);
+            }
+        }
+    }
+
+    fn available_bindings(&self) -> AdminAnswer {
+        let families = self.hub.subscriptions.families();
+        AdminAnswer::Json {
+            status: Status::Ok,
+            body: page::whole(|out| page::write_bindings(out, families.available())),
+        }
     }
 
     fn readiness(&self) -> AdminAnswer {

@@ -44,6 +44,7 @@ impl Rule {
             });
             variables.push(Variable {
                 is_event_word: words.is_some() || name == EVENT,
+                name: name.as_str().into(),
                 words,
                 required,
                 is_escaped: !spec.unescaped.contains(name),
@@ -95,6 +96,7 @@ impl Rule {
             None => None,
         };
         let rule = Self {
+            family: spec.name.as_str().into(),
             module: spec.module.as_deref().unwrap_or(&spec.name).into(),
             is_on: true,
             exchange,

@@ -6,6 +6,7 @@
 //! | `template` | the words of a row's templates |
 //! | `compile` | a row, checked and compiled into a rule |
 //! | `rule` | a compiled row: what fits it, and the keys that it renders |
+//! | `available` | the forms of client bindings, for people |
 //!
 //! No code names a family; all of them are data. A subscription is (rule, scope, realm, client binding). Its AMQP
 //! binding keys are rendered when needed and never stored.
@@ -13,6 +14,7 @@
 //! Invariant, *independence*: whether a subscription gets an event depends on its own AMQP keys only (and on the
 //! body's account where no key holds it), never on what other subscriptions made the broker deliver.
 
+mod available;
 mod compile;
 mod rule;
 mod spec;
@@ -244,6 +246,11 @@ impl Families {
                     .map(|(row, _)| RuleId::of(row)),
             );
         }
+    }
+
+    /// The names of all modules, those that are off too; some may come twice.
+    pub fn modules(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().map(|rule| &*rule.module)
     }
 
     /// Whether the families of a module are on; `None`: there is none of this name. Linear in the rules.

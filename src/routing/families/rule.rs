@@ -54,6 +54,7 @@ impl<'a> IndexMut<usize> for Variables<'a> {
 /// One compiled row.
 #[derive(Debug)]
 pub(crate) struct Rule {
+    pub(super) family: Box<str>,
     pub(crate) module: Box<str>,
     /// Whether its family is switched on. Clients do not know the bindings of one that is off.
     pub(crate) is_on: bool,
@@ -101,6 +102,7 @@ pub(super) enum FormQualifier {
 
 #[derive(Debug)]
 pub(super) struct Variable {
+    pub(super) name: Box<str>,
     pub(super) words: Option<WordList>,
     pub(super) required: Option<Required>,
     /// Whether publishers escape its word.
