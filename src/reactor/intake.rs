@@ -168,6 +168,7 @@ impl<S: Socket> Reactor<S> {
             self.source_gone = true;
             log::error!("the event source's thread has ended; no events will come");
             self.on_down(now.clock);
+            self.hub.trace.source(false, now);
         }
     }
 

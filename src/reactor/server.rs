@@ -326,6 +326,7 @@ impl Server {
                 self.listeners.iter_mut().for_each(Listener::on_reap);
             }
             if reactor.is_drained(now) {
+                reactor.end_looks(now);
                 reactor.flush_all(now);
                 log::info!("drained");
                 return Ok(());

@@ -181,7 +181,7 @@ impl Families {
 }
 
 /// The rules that have a form of which the AMQP key is, with their exchanges.
-fn rules_with_key<'f>(families: &'f Families, key: &str) -> Vec<(RuleId, Arc<str>)> {
+fn rules_with_key(families: &Families, key: &str) -> Vec<(RuleId, Arc<str>)> {
     let mut key_words = [""; WORDS_MAX];
     let Some(key_words) = words::split(key, &mut key_words) else {
         return Vec::new();

@@ -126,13 +126,13 @@ impl Families {
             return Nearness::Far;
         }
         let words = event.words();
-        let formed = rule.forms.iter().filter_map(|form| {
-            rule.is_of_form(form, words).then(|| FormedEvent {
-                form,
-                words,
-                head: event.head,
-                qualifier: form.qualifier(words, event.head, months),
-            })
+        let forms = rule.forms.iter();
+        let forms = forms.filter(|form| rule.is_of_form(form, words));
+        let formed = forms.map(|form| FormedEvent {
+            form,
+            words,
+            head: event.head,
+            qualifier: form.qualifier(words, event.head, months),
         });
         let near = formed.map(|formed| self.near(rule, subscription, &formed));
         near.max().unwrap_or(Nearness::Far)
@@ -179,24 +179,20 @@ impl Families {
     #[must_use]
     pub fn owner<'e>(&self, event: &EventKey<'e>, months: ActiveMonths) -> Owner<'e> {
         let words = event.words();
-        let forms = self.rules_of(event).flat_map(|rule| {
-            let is_it = move |form: &&_| rule.is_of_form(form, words);
-            rule.forms.iter().filter(is_it)
-        });
-        let qualifiers = forms.filter_map(|form| {
-            let mut own = [""; WORDS_MAX];
-            let own = words::split(event.routing_key, &mut own)?;
-            form.qualifier(own, event.head, months)
-        });
-        let owners = qualifiers.filter_map(|qualifier| match qualifier {
-            Qualifier::Account(account) => Some(Owner::Account(account)),
-            Qualifier::Realm(word) => Some(Owner::Realm(word)),
-            Qualifier::None => None,
-        });
-        let in_key = owners.fold(None, |found: Option<Owner<'e>>, owner| {
-            found.or(Some(owner))
-        });
-        in_key.unwrap_or_else(|| event.head.account.map_or(Owner::Nobody, Owner::Account))
+        for rule in self.rules_of(event) {
+            for form in rule
+                .forms
+                .iter()
+                .filter(|form| rule.is_of_form(form, words))
+            {
+                match form.qualifier(words, event.head, months) {
+                    Some(Qualifier::Account(account)) => return Owner::Account(account),
+                    Some(Qualifier::Realm(word)) => return Owner::Realm(word),
+                    Some(Qualifier::None) | None => {}
+                }
+            }
+        }
+        event.head.account.map_or(Owner::Nobody, Owner::Account)
     }
 
     /// Whether there is a family whose events are of this form. Linear in the rules of its exchange.

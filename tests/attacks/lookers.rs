@@ -35,12 +35,12 @@ fn round(fed: &mut Fed, honest: &mut Client, delays: &mut Delays) {
 #[test]
 fn lookers_that_do_not_read_keep_nobody_waiting_under_a_flood_of_events() {
     let _alone = alone();
-    let mut fed = Fed::insecure(&["--rate-limit-per-second", "0"]);
+    let mut fed = Fed::insecure(&["--rate-limit-burst", "1000000"]);
     let mut honest = fed.server.client();
     honest.must_subscribe(ANY_TOKEN, ACCOUNT, "fax.status.*");
     // Each event is compared with all of these.
     let mut looked_at = fed.server.client();
-    let bindings: Vec<String> = (0..900)
+    let bindings: Vec<String> = (0..200)
         .map(|number| format!("call.CHANNEL_CREATE.{number}"))
         .collect();
     for some in bindings.chunks(100) {

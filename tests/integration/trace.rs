@@ -7,10 +7,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use support::client::{ANY_TOKEN, Client, Raw, subscribe, subscribe_to_all, success};
-use support::events::{ACCOUNT, OTHER_ACCOUNT, call_event};
+use support::events::{ACCOUNT, OTHER_ACCOUNT, call_event, large_call_event};
 use support::looker::Looker;
 use support::publisher::Publisher;
-use support::server::{Fed, Server};
+use support::server::{Fed, Server, TokenFile};
 use support::wire::UPGRADE_REQUEST;
 
 use crate::bridge::Host;
@@ -211,7 +211,11 @@ fn an_account_is_told_who_comes_what_is_asked_for_and_who_goes_and_never_a_token
     );
     let mut told = |command: &Value| {
         mine.ask(command);
-        let (word, mut told) = looker.line_but(commands);
+        let (mut word, mut told) = looker.line_but(commands);
+        if told["outcome"] == "waits" {
+            assert_eq!(told["waits_for"], "broker");
+            (word, told) = looker.line_but(commands);
+        }
         assert_eq!(
             (&*word, &told["session"], &told["account_id"]),
             ("command", &json!(id), &json!(ACCOUNT))
@@ -282,7 +286,13 @@ fn an_account_is_told_who_comes_what_is_asked_for_and_who_goes_and_never_a_token
     let other = Client::connect_as(server.address(), MINE);
     looker.until("opened");
     server.signal(Signal::TERM);
-    let last = looker.rest().pop().unwrap();
+    let mut rest = looker.rest();
+    let last = rest.pop().unwrap();
+    let (word, closed) = rest.iter().find(|(word, _)| word == "closed").unwrap();
+    assert_eq!(
+        (&**word, &closed["reason"], &closed["code"]),
+        ("closed", &json!("drain"), &json!(1001))
+    );
     assert_eq!((&*last.0, &last.1["why"]), ("ended", &json!("drain")));
     drop(other);
     for secret in [
@@ -511,10 +521,9 @@ fn several_lookers_are_each_told_what_they_look_at() {
         }
     }
     // One that goes takes nothing from the others.
-    let [first, .., last] = lookers;
+    let [first, _second, _third, mut last] = lookers;
     drop(first);
-    let mut last = last;
-    fed.server.wait_for_metric("trace_looks", 3 - 2);
+    fed.server.wait_for_metric("trace_looks", 3);
     publish_call(&mut fed, OTHER_ACCOUNT, "CHANNEL_CREATE");
     assert_eq!(verdict(last.line_but(&["bound"])).2, key);
 }
@@ -555,8 +564,8 @@ fn a_burst_is_told_as_far_as_the_turn_allows_and_the_rest_is_counted() {
 fn a_looker_that_does_not_read_loses_lines_and_is_told_how_many() {
     const COMMANDS: usize = 1200;
     let fed = fed(&[
-        "--rate-limit-per-second",
-        "0",
+        "--rate-limit-burst",
+        "1000000",
         "--send-timeout-ms",
         "60000",
         "--max-message-bytes",
@@ -593,6 +602,68 @@ fn a_looker_that_does_not_read_loses_lines_and_is_told_how_many() {
     assert_eq!(told + lost, COMMANDS);
     mine.ask(&last);
     assert_eq!(looker.until("command")["request_id"], "last");
+}
+
+#[test]
+fn an_event_that_is_handed_out_in_slices_is_told_once_for_each_subscription() {
+    const BINDINGS: [&str; 4] = [
+        "call.*.*",
+        "call.*.c",
+        "call.CHANNEL_CREATE.*",
+        "call.CHANNEL_CREATE.c",
+    ];
+    let mut fed = fed(&["--max-outbox-bytes", "100000000"]);
+    let admin = fed.server.admin();
+    let mut sessions = ["piston", "kazoo"].map(|style| {
+        let mut client = fed.server.client_at(&format!("/?style={style}"));
+        client.must_subscribe_to_all(MINE, ACCOUNT, &BINDINGS);
+        let (looker, _) = Looker::look(admin, &format!("session={}", client.session_id()));
+        (client, looker)
+    });
+    let body = large_call_event(ACCOUNT, 1, 3 << 20);
+    fed.publish("callevt", "call.CHANNEL_CREATE.c", &body);
+    for (client, looker) in &mut sessions {
+        let mut got = BINDINGS.map(|_| {
+            client.event()["subscribed_key"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        });
+        let mut told = BINDINGS.map(|_| verdict(looker.line_but(&["written"])).2);
+        got.sort();
+        told.sort();
+        assert_eq!(told, got);
+    }
+    assert_eq!(fed.server.metric("events_sliced_total"), 1);
+    publish_call(&mut fed, ACCOUNT, "CHANNEL_ANSWER");
+    let told = verdict(sessions[0].1.line_but(&["written"]));
+    assert_eq!(told.1, "call.CHANNEL_ANSWER.c", "nothing was told twice");
+}
+
+#[test]
+fn subscriptions_that_are_taken_away_and_a_token_that_is_are_told() {
+    let entry =
+        |descendants: &[&str]| json!({"account_id": OTHER_ACCOUNT, "descendants": descendants});
+    let file = TokenFile::new(&json!({THEIRS: entry(&[ACCOUNT])}));
+    let fed = Fed::start(&["--auth", &file.option()]);
+    let mut theirs = subscribed(&fed.server, THEIRS, ACCOUNT, "call.*.*");
+    theirs.must_subscribe(THEIRS, OTHER_ACCOUNT, "fax.status.*");
+    let id = theirs.session_id();
+    let (mut looker, _) = Looker::look(fed.server.admin(), &format!("session={id}"));
+    file.write(&json!({THEIRS: entry(&[])}).to_string());
+    fed.server.signal(Signal::HUP);
+    let ended = looker.until("subscriptions_ended");
+    assert_eq!(
+        (&ended["bindings"], &ended["reason"]),
+        (&json!(["call.*.*"]), &json!("rights"))
+    );
+    file.write("{}");
+    fed.server.signal(Signal::HUP);
+    let closed = looker.until("closed");
+    assert_eq!(
+        (&closed["session"], &closed["code"], &closed["reason"]),
+        (&json!(id), &json!(4401), &json!("token expired"))
+    );
 }
 
 /// SplitMix64.
@@ -638,7 +709,7 @@ fn what_is_told_is_what_happens_for_any_subscriptions_and_events() {
     let words = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
     let ids = ["a", "b", "c"];
     let mut random = Random(20_261_126);
-    let mut fed = Fed::insecure(&["--rate-limit-per-second", "0"]);
+    let mut fed = Fed::insecure(&["--rate-limit-burst", "1000000"]);
     for round in 0..ROUNDS {
         let mut sessions: Vec<(Client, Looker, Vec<Wanted<'_>>)> = Vec::new();
         for _ in 0..SESSIONS {
@@ -785,6 +856,7 @@ fn a_session_that_comes_is_told_to_who_waits_for_it() {
     raw.head();
     assert_eq!(looker.line().1["session"], id);
     raw.send_text(&subscribe(MINE, ACCOUNT, "call.*.*").to_string());
+    assert_eq!(looker.until("command")["waits_for"], "broker");
     assert_eq!(looker.until("command")["outcome"], "ok");
     assert!(looker.text.contains("event: written"), "{}", looker.text);
     raw.shutdown_write();

@@ -71,9 +71,6 @@ impl<S: Socket> Reactor<S> {
         if !self.hub.trace.is_on() {
             return;
         }
-        if self.hub.readiness.is_draining() {
-            self.hub.trace.end_all(Ended::Drain);
-        }
         for id in self.hub.trace.lookers() {
             if !self.is_streaming(id) {
                 self.end_look(id);
@@ -108,6 +105,12 @@ impl<S: Socket> Reactor<S> {
             }
         }
         self.hub.trace.begin_share(now);
+    }
+
+    /// Ends all looks, with a word to those who take it: for the end of the process.
+    pub fn end_looks(&mut self, now: Now) {
+        self.hub.trace.end_all(Ended::Drain);
+        self.feed_looks(now);
     }
 
     fn end_look(&mut self, id: ConnId) {

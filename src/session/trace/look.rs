@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::filter::Filter;
 use super::line::{Line, Word};
-use crate::limits::{TRACE_COMMENT_INTERVAL, TRACE_LINES_BYTES_MAX};
+use crate::limits::{TRACE_COMMENT_INTERVAL, TRACE_LINE_COST, TRACE_LINES_BYTES_MAX};
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::session::id::ConnId;
 
@@ -26,6 +26,8 @@ pub struct Look {
     keys: Vec<AmqpBinding>,
     bound: usize,
     lines: Vec<u8>,
+    /// Left of its share of the turn.
+    steps: usize,
     /// Lines and events for which there was no room since that was last told.
     left_out: LeftOut,
     /// How many lines may still be told; `None`: any number.
@@ -45,7 +47,7 @@ struct LeftOut {
 pub enum Ended {
     /// It has told as many lines as it was asked for.
     Limit,
-    /// The process drains.
+    /// The process has drained, and ends.
     Drain,
 }
 
@@ -88,6 +90,7 @@ impl Look {
             keys,
             bound: 0,
             lines: Vec::new(),
+            steps: 0,
             left_out: LeftOut::default(),
             left: limit,
             ended: (limit == Some(0)).then_some(Ended::Limit),
@@ -103,6 +106,25 @@ impl Look {
 
     pub(super) fn keys(&self) -> &[AmqpBinding] {
         &self.keys
+    }
+
+    /// What is left of its share of the turn.
+    pub(super) fn steps(&mut self) -> &mut usize {
+        &mut self.steps
+    }
+
+    /// Whether its share of the turn allows another line, which then is taken from it. If not, the line is left out.
+    pub(super) fn may_tell(&mut self) -> bool {
+        match self.steps.checked_sub(TRACE_LINE_COST) {
+            Some(left) => {
+                self.steps = left;
+                true
+            }
+            None => {
+                self.leave_line_out();
+                false
+            }
+        }
     }
 
     /// Tells something that has happened, if there is room for it.

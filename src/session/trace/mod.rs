@@ -9,8 +9,9 @@
 //! | `judge` | which looks an event concerns, and why it did not arrive |
 //!
 //! Who notes something asks [`Trace::is_on`] first, so that it costs one test while nobody looks. While somebody does, a turn
-//! spends at most [`TRACE_STEPS_PER_TURN_MAX`] steps on it: one for each event and look, one for each subscription that is
-//! judged, and [`TRACE_LINE_COST`] for each line. What is beyond is left out, counted, and told. A session pays nothing.
+//! spends at most [`TRACE_STEPS_PER_TURN_MAX`] steps on it, of which all looks have equal parts: one for each event and look,
+//! one for each subscription that is judged, and [`TRACE_LINE_COST`](crate::limits::TRACE_LINE_COST) for each line. What is
+//! beyond is left out, counted, and told. A session pays nothing.
 //!
 //! Invariant: nothing that is noted changes what happens.
 
@@ -33,9 +34,7 @@ use super::id::ConnId;
 use super::subscriptions::Subscriptions;
 use crate::account::{AccountId, Scope};
 use crate::event::Style;
-use crate::limits::{
-    TRACE_KEYS_TOTAL_MAX, TRACE_LINE_COST, TRACE_LOOKS_MAX, TRACE_STEPS_PER_TURN_MAX,
-};
+use crate::limits::{TRACE_KEYS_TOTAL_MAX, TRACE_LOOKS_MAX, TRACE_STEPS_PER_TURN_MAX};
 use crate::routing::nearness::{EventKey, Owner};
 
 /// All looks. While there is none it takes one word.
@@ -45,8 +44,6 @@ pub struct Trace(Option<Box<Looks>>);
 #[derive(Debug)]
 struct Looks {
     looks: Vec<Look>,
-    /// Left of the turn's share.
-    steps: usize,
     /// What is to be added to the loop's clock for Unix milliseconds; at most a second too little, and exact after the first
     /// turn that begins with a new second.
     clock_to_unix: Duration,
@@ -153,7 +150,6 @@ impl Trace {
         let all = self.0.get_or_insert_with(|| {
             Box::new(Looks {
                 looks: Vec::new(),
-                steps: TRACE_STEPS_PER_TURN_MAX,
                 clock_to_unix: Duration::ZERO,
             })
         });
@@ -161,6 +157,7 @@ impl Trace {
         let line = looking(&look, beginning, limit, all.at(now));
         look.tell_of_itself(&line);
         all.looks.push(look);
+        all.share_out();
     }
 
     /// Takes out the look of a connection, whose AMQP bindings are to be given back.
@@ -181,10 +178,10 @@ impl Trace {
         }
     }
 
-    /// Begins a turn's share anew. To be called once a turn while somebody looks.
+    /// Begins a turn's share anew, and divides it between the looks. To be called once a turn while somebody looks.
     pub fn begin_share(&mut self, now: Now) {
         if let Some(all) = &mut self.0 {
-            all.steps = TRACE_STEPS_PER_TURN_MAX;
+            all.share_out();
             all.mind_clock(now);
         }
     }
@@ -228,7 +225,7 @@ impl Trace {
 
     /// Whether something is left of the turn's share; if not, the event at hand is left out for all looks.
     pub fn may_judge(&mut self) -> bool {
-        let is_left = self.0.as_ref().is_some_and(|all| all.steps > 0);
+        let is_left = self.looks_mut().any(|look| *look.steps() > 0);
         if !is_left {
             self.looks_mut().for_each(Look::leave_event_out);
         }
@@ -257,15 +254,21 @@ impl Trace {
         };
         for (place, look) in all.looks.iter_mut().enumerate() {
             let session = session(place);
-            let steps = &mut all.steps;
-            match judge::concern(&look.filter, event, owner, session, subscriptions, steps) {
+            let mut steps = *look.steps();
+            let filter = &look.filter;
+            let concern = judge::concern(filter, event, owner, session, subscriptions, &mut steps);
+            *look.steps() = steps;
+            match concern {
                 Ok(Some(nearest)) => concerns.push(Concern {
                     look: place,
                     nearest,
                     is_of_session: look.filter.session.is_some(),
                 }),
                 Ok(None) => {}
-                Err(_) => look.leave_event_out(),
+                Err(_) => {
+                    *look.steps() = 0;
+                    look.leave_event_out();
+                }
             }
         }
     }
@@ -397,8 +400,7 @@ impl Trace {
         };
         let at = all.at(now);
         for look in all.looks.iter_mut().filter(|look| look.session == Some(id)) {
-            if !take_share(&mut all.steps) {
-                look.leave_line_out();
+            if !look.may_tell() {
                 continue;
             }
             let line = Line::new(Word::Written, at)
@@ -449,14 +451,15 @@ impl Trace {
         if looks.peek().is_none() {
             return;
         }
-        if !take_share(&mut all.steps) {
-            return looks.for_each(Look::leave_line_out);
-        }
         let line = Line::new(word, at)
             .text("session", &who.peer.to_string())
             .account("account_id", who.account);
         let line = rest(line).end();
-        looks.for_each(|look| look.tell(&line));
+        for look in looks {
+            if look.may_tell() {
+                look.tell(&line);
+            }
+        }
     }
 
     /// Tells what became of an event to one look. `rest` gets the session that it looks at.
@@ -475,8 +478,8 @@ impl Trace {
         let Some(look) = all.looks.get_mut(look) else {
             return;
         };
-        if !take_share(&mut all.steps) {
-            return look.leave_line_out();
+        if !look.may_tell() {
+            return;
         }
         let Told { event, owner } = told;
         let account = match owner {
@@ -498,17 +501,18 @@ impl Looks {
         u64::try_from((self.clock_to_unix + now.clock).as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Gives each look its part of the turn's share.
+    fn share_out(&mut self) {
+        let share = TRACE_STEPS_PER_TURN_MAX / self.looks.len().max(1);
+        for look in &mut self.looks {
+            *look.steps() = share;
+        }
+    }
+
     fn mind_clock(&mut self, now: Now) {
         let least = Duration::from_secs(now.unix).saturating_sub(now.clock);
         self.clock_to_unix = self.clock_to_unix.max(least);
     }
-}
-
-/// Takes the cost of a line from what is left of the turn's share. False: it is used up.
-fn take_share(steps: &mut usize) -> bool {
-    let left = steps.checked_sub(TRACE_LINE_COST);
-    *steps = left.unwrap_or(*steps);
-    left.is_some()
 }
 
 /// The first line of a look.
@@ -550,7 +554,7 @@ fn looking(look: &Look, beginning: &Beginning<'_>, limit: Option<u64>, at: u64) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{TRACE_COMMENT_INTERVAL, TRACE_LINES_BYTES_MAX};
+    use crate::limits::{TRACE_COMMENT_INTERVAL, TRACE_LINE_COST, TRACE_LINES_BYTES_MAX};
     use crate::routing::families::{Families, FamilyOptions};
 
     const LOOKER: ConnId = ConnId {
