@@ -337,7 +337,6 @@ impl fmt::Debug for Known {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::net::TcpListener;
     use std::os::unix::net::UnixListener;
     use std::time::Instant;
