@@ -22,7 +22,8 @@ use crate::account::AccountId;
     after_help = "\
 Examples:
   blackhole ctl kick 192.0.2.7:41234
-  blackhole ctl kick --account 4b8c6fec4b2597882c0390202d195419 --code 4000 --reason 'moved to another host'
+  blackhole ctl kick --account 4b8c6fec4b2597882c0390202d195419
+  blackhole ctl kick --ip 192.0.2.7 --code 4000 --reason 'moved to another host'
   blackhole ctl kick --ip 192.0.2.7 --yes"
 )]
 pub(super) struct KickArgs {

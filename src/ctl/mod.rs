@@ -43,11 +43,11 @@ use self::processes::{Given, ProcessArgs};
 #[derive(Debug, Parser)]
 #[command(name = "ctl", arg_required_else_help = true, after_help = EXAMPLES)]
 struct Ctl {
-    #[command(flatten)]
-    processes: ProcessArgs,
     /// Print JSON for scripts: one document; of a trace, and with --watch, one a line
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    processes: ProcessArgs,
     #[command(subcommand)]
     command: Do,
 }
@@ -60,8 +60,8 @@ Examples:
   blackhole ctl --admin 127.0.0.1:5559 --admin 127.0.0.1:5560 status --watch 2
   blackhole ctl trace --session 192.0.2.7:41234
 
-Exit code 0: done. 1: a process gave no answer or refused, or what was asked for is not there; what the others
-answered is shown. 2: the command line is wrong.";
+Exit code 0: done. 1: a process gave no answer or refused, or what was asked for is
+not there; what the others answered is shown. 2: the command line is wrong.";
 
 #[derive(Debug, Subcommand)]
 enum Do {

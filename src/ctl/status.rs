@@ -28,9 +28,11 @@ Examples:
   blackhole ctl status --watch 2
   blackhole ctl --admin-dir /run/blackhole status --json
 
-LAG is how late the loop came to what was due, TURN how long its turns took, AGE how old events were when they were
-handed to sessions: 99 of 100 were at most so long, since the start, or since the last look with --watch. CPU likewise.
-OUTBOX is what waits for slow clients, SLOW how many they are, HELD how long events have waited for the loop.")]
+LAG is how late the loop came to what was due, TURN how long its turns took, AGE how
+old events were when sessions were given them: 99 of 100 were at most so long, since
+the start, or with --watch since the last look. CPU likewise: 100 % is one core.
+OUTBOX is what waits for slow clients, SLOW how many these are, HELD how long events
+have waited for the loop.")]
 pub(super) struct StatusArgs {
     /// Look again every so many seconds, with rates instead of totals, until Ctrl-C
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]

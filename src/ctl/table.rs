@@ -108,6 +108,10 @@ impl Table {
         width: Option<usize>,
     ) -> io::Result<()> {
         let mut left = width.unwrap_or(usize::MAX);
+        // No blanks at the end of a line.
+        let is_empty = |cell: &Cell| cell.text.is_empty();
+        let full = cells.iter().rposition(|cell| !is_empty(cell));
+        let cells = &cells[..full.map_or(0, |last| last + 1)];
         for (index, ((cell, column), of_column)) in
             cells.iter().zip(&self.columns).zip(widths).enumerate()
         {
@@ -171,6 +175,7 @@ mod tests {
         ]);
         table.add(vec!["127.0.0.1:5".into(), "7".into(), "電話 of Zoë".into()]);
         table.add(vec!["::1".into(), "1,234,567".into(), "\x1b[2Jx".into()]);
+        table.add(vec!["c".into(), "0".into(), "".into()]);
         table.add(vec!["b".into(), "nobody listens there, alas".into()]);
         table
     }
@@ -181,6 +186,7 @@ mod tests {
 ID              FRAMES  NAME
 127.0.0.1:5          7  電話 of Zoë
 ::1          1,234,567  \\u{1b}[2Jx
+c                    0
 b            nobody listens there, alas
 ";
         assert_eq!(written(&sessions(), None), expected);

@@ -32,7 +32,8 @@ use crate::limits::{CTL_LINE_BYTES_MAX, CTL_LINES_MAX};
 #[command(after_help = "\
 Examples:
   blackhole ctl trace --session 192.0.2.7:41234
-  blackhole ctl trace --account 4b8c6fec4b2597882c0390202d195419 --event CHANNEL_CREATE
+  blackhole ctl trace --account 4b8c6fec4b2597882c0390202d195419
+  blackhole ctl trace --session 192.0.2.7:41234 --event CHANNEL_CREATE
   blackhole ctl trace --key 'call.*.CHANNEL_CREATE.*' --limit 10 --json
 
 Times are in UTC.")]

@@ -9,7 +9,7 @@ use std::process::{Output, Stdio};
 use serde_json::{Value, json};
 
 use support::client::{ANY_TOKEN, Client};
-use support::server::{DEMO, Server, blackhole, run_to_end, wait_for};
+use support::server::{DEMO, Server, TokenFile, blackhole, run_to_end, wait_for};
 
 const ACCOUNT: &str = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c001";
 const OTHER: &str = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c002";
@@ -71,11 +71,26 @@ fn ctl_of(servers: &[&Server], args: &[&str]) -> Said {
     ctl(&all)
 }
 
-/// A client with a subscription of this account.
+/// A client with a subscription of this account. Its token says so too, where there are tokens.
 fn subscriber(server: &Server, account: &str, binding: &str) -> Client {
     let mut client = server.client();
-    client.must_subscribe(ANY_TOKEN, account, binding);
+    client.must_subscribe(&token_of(account), account, binding);
     client
+}
+
+fn token_of(account: &str) -> String {
+    format!("token-of-{account}")
+}
+
+/// The tokens of both accounts.
+fn tokens() -> TokenFile {
+    let of = |account: &str| json!({"account_id": account});
+    TokenFile::new(&json!({token_of(ACCOUNT): of(ACCOUNT), token_of(OTHER): of(OTHER)}))
+}
+
+/// Without a broker, but with tokens.
+fn with_tokens(tokens: &TokenFile) -> Server {
+    Server::start(&["--source", "demo", "--auth", &tokens.option()])
 }
 
 #[test]
@@ -133,7 +148,8 @@ fn a_process_that_does_not_answer_is_a_row_and_the_others_are_shown() {
 
 #[test]
 fn sessions_of_all_processes_are_one_list() {
-    let (one, two) = (Server::demo(&[]), Server::demo(&[]));
+    let tokens = tokens();
+    let (one, two) = (with_tokens(&tokens), with_tokens(&tokens));
     let first = subscriber(&one, ACCOUNT, CREATE);
     let second = subscriber(&two, ACCOUNT, CREATE);
     let third = subscriber(&two, OTHER, "call.CHANNEL_ANSWER.*");
@@ -213,10 +229,11 @@ fn more_sessions_than_a_page_holds_are_all_listed() {
 
 #[test]
 fn one_session_is_shown_in_detail_and_its_name_steers_no_terminal() {
-    let (one, two) = (Server::demo(&[]), Server::demo(&[]));
+    let tokens = tokens();
+    let (one, two) = (with_tokens(&tokens), with_tokens(&tokens));
     let mut client = two.client();
     let reply = client.ask(&json!({
-        "action": "subscribe", "auth_token": ANY_TOKEN,
+        "action": "subscribe", "auth_token": token_of(ACCOUNT),
         "data": {"account_id": ACCOUNT, "bindings": [CREATE, "call.CHANNEL_ANSWER.*"],
                  "name": "\u{1b}[2J\u{9b}1mevil\r\n", "metadata": {"seat": 7}}
     }));
@@ -334,7 +351,8 @@ fn the_log_level_changes_and_a_drain_ends_the_process() {
 
 #[test]
 fn a_trace_tells_what_happens_until_its_limit() {
-    let server = Server::demo(&["--demo-rate", "50"]);
+    let tokens = tokens();
+    let server = with_tokens(&tokens);
     server.until_ready();
     let mut client = server.client();
     let id = client.session_id();
@@ -355,7 +373,7 @@ fn a_trace_tells_what_happens_until_its_limit() {
         .spawn()
         .unwrap();
     server.until("somebody looks", |server| server.metric("trace_looks") == 1);
-    client.must_subscribe(ANY_TOKEN, ACCOUNT, CREATE);
+    client.must_subscribe(&token_of(ACCOUNT), ACCOUNT, CREATE);
     wait_for("the trace ends", || child.try_wait().unwrap());
     let said = Said::of(child.wait_with_output().unwrap());
     said.assert_done();
@@ -364,9 +382,10 @@ fn a_trace_tells_what_happens_until_its_limit() {
         "{}",
         said.out
     );
-    let row = said.row("command");
+    let row = said.row("outcome=ok");
+    assert_eq!(row[1..3], [&*id, "command"], "{}", said.out);
     assert!(
-        row.contains(&&*id) && row.contains(&"outcome=ok"),
+        row.contains(&&*format!("bindings={CREATE}")),
         "{}",
         said.out
     );
@@ -405,11 +424,11 @@ fn processes_of_a_folder_are_found_and_what_is_left_of_others_is_passed_over() {
     assert_eq!(said.err, note);
     let document: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(document["sum"]["sessions"], 1);
-    let names: Vec<&Value> = document["processes"]
+    let names: Vec<&str> = document["processes"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|process| &process["process"])
+        .map(|process| process["process"].as_str().unwrap())
         .collect();
     let mut pids = [one.pid(), two.pid()];
     pids.sort_unstable();
