@@ -32,9 +32,11 @@ impl DrainArgs {
         told(desk, answers, |reply| {
             let state = reply["drain"].as_str().unwrap_or("begun");
             let sessions = reply["sessions"].as_u64();
-            let sessions = sessions.map_or(String::new(), |sessions| {
-                format!(", {} sessions", count(sessions))
-            });
+            let sessions = match sessions {
+                None => String::new(),
+                Some(1) => ", 1 session".to_owned(),
+                Some(sessions) => format!(", {} sessions", count(sessions)),
+            };
             format!("drain {state}{sessions}")
         })
     }

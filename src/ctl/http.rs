@@ -21,7 +21,7 @@ use super::unix::UnixConnector;
 use crate::limits::{CTL_LINE_BYTES_MAX, CTL_PAGE_BYTES_MAX};
 
 /// Where a process listens for its operator.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Tcp(SocketAddr),
     Unix(PathBuf),

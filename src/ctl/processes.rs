@@ -108,13 +108,12 @@ impl ProcessArgs {
         let is_named = given.admin || !given.admin_dir;
         let folder = self.admin_dir.as_deref();
         let folder = folder.filter(|_| given.admin_dir || !given.admin);
-        let mut named = if is_named {
-            self.admin.clone()
-        } else {
-            Vec::new()
-        };
-        named.sort();
-        named.dedup();
+        let mut named: Vec<Place> = Vec::new();
+        for place in self.admin.iter().filter(|_| is_named) {
+            if !named.contains(place) {
+                named.push(place.clone());
+            }
+        }
         if named.is_empty() && folder.is_none() {
             named.push(Place::Tcp(DEFAULT));
         }

@@ -432,3 +432,86 @@ fn write_one(
     }
     Ok(out.flush()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::scripted::{Scripted, answer};
+    use super::*;
+
+    fn listed(pages: &[&str], wanted: usize) -> (Result<Listed, Trouble>, Vec<String>) {
+        let pages = pages.iter();
+        let pages = pages.map(|page| answer("200 OK", "application/json", page));
+        let server = Scripted::answering(pages.collect());
+        let client = Client::new(server.place.clone(), None, Duration::from_secs(20));
+        let listed = list(&client, &Query::new("/v2/sessions"), wanted);
+        let lines = server.requests().into_iter();
+        let line = |head: String| head.lines().next().unwrap_or_default().to_owned();
+        (listed, lines.map(line).collect())
+    }
+
+    #[test]
+    fn pages_are_followed_as_far_as_is_wanted() {
+        let pages = [
+            r#"{"data":[{"id":"a"},7,{"id":"b"}],"next_start_key":"x/1 &"}"#,
+            r#"{"data":[{"id":"c"}],"page_size":1}"#,
+        ];
+        for (wanted, sessions, has_more, asked) in [
+            (
+                usize::MAX,
+                3,
+                false,
+                &["limit=1000", "limit=1000&start_key=x%2F1%20%26"][..],
+            ),
+            (2, 2, true, &["limit=2"]),
+            (1, 1, true, &["limit=1"]),
+            (3, 3, false, &["limit=3", "limit=1&start_key=x%2F1%20%26"]),
+        ] {
+            let (found, requests) = listed(&pages, wanted);
+            let found = found.unwrap_or_else(|trouble| panic!("{wanted}: {trouble}"));
+            assert_eq!(found.sessions.len(), sessions, "{wanted}");
+            assert_eq!(found.has_more, has_more, "{wanted}");
+            let of = |query: &&str| format!("GET /v2/sessions?{query} HTTP/1.1");
+            assert_eq!(requests, asked.iter().map(of).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_listing_that_cannot_be_is_an_error_and_ends() {
+        let same = r#"{"data":[],"next_start_key":"x"}"#;
+        for pages in [
+            &[same, same][..],
+            &[r#"{"data":{}}"#],
+            &["{}"],
+            &["nonsense"],
+        ] {
+            let (found, _) = listed(pages, usize::MAX);
+            assert!(matches!(found, Err(Trouble::Foreign(_))), "{pages:?}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_first_word_gets_the_nearest() {
+        let of = |words: &[&str]| Answer {
+            process: "p".to_owned(),
+            result: Ok(words.iter().map(|word| (*word).to_owned()).collect()),
+        };
+        let known = [of(&["call", "conference"]), of(&["fax"])];
+        for (binding, expected) in [
+            ("call.X.*", None),
+            ("fax", None),
+            (
+                "clal.X.*",
+                Some("no binding begins with the word clal; did you mean call?"),
+            ),
+            (
+                "registration",
+                Some("no binding begins with the word registration"),
+            ),
+        ] {
+            assert_eq!(hint(&known, binding).as_deref(), expected);
+        }
+        assert_eq!(hint(&[], "call.X"), None);
+    }
+}

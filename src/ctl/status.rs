@@ -89,6 +89,7 @@ fn look(client: &Client) -> Result<Look, Trouble> {
 impl StatusArgs {
     pub(super) fn run(&self, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
         let mut before: HashMap<String, Look> = HashMap::new();
+        let is_rate = self.watch.is_some();
         loop {
             let answers = desk.processes()?.ask(look)?;
             let outcome = Outcome::of(answers.iter().all(|answer| answer.result.is_ok()));
@@ -96,13 +97,13 @@ impl StatusArgs {
                 .iter()
                 .map(|answer| {
                     let look = answer.result.as_ref().ok()?;
-                    Some(Figures::new(look, before.get(&answer.process)))
+                    Some(Figures::new(look, before.get(&answer.process), is_rate))
                 })
                 .collect();
             let shown = Shown {
                 answers: &answers,
                 figures: &figures,
-                is_rate: self.watch.is_some(),
+                is_rate,
             };
             if desk.is_json {
                 let document = shown.to_json();
@@ -129,8 +130,8 @@ impl StatusArgs {
 }
 
 impl Figures {
-    /// `before`: the look before this one, for rates.
-    fn new(look: &Look, before: Option<&Look>) -> Self {
+    /// `before`: the look before this one. `is_rate`: what is counted is told a second, since then, else since the start.
+    fn new(look: &Look, before: Option<&Look>, is_rate: bool) -> Self {
         let value = |name: &str| look.page.value(name);
         let since = |name: &str| {
             let now = value(name)?;
@@ -140,10 +141,7 @@ impl Figures {
             // A process that has begun anew counts from zero.
             (grown >= 0.0 && seconds > 0.0).then(|| grown / seconds)
         };
-        let total = |name: &str| match before {
-            None => value(name),
-            Some(_) => since(name),
-        };
+        let total = |name: &str| if is_rate { since(name) } else { value(name) };
         let histogram = |name: &str| {
             let now = look.page.histogram(name)?;
             let before = before.and_then(|before| before.page.histogram(name));
@@ -153,11 +151,12 @@ impl Figures {
         let unix = unix.unwrap_or_default().as_secs_f64();
         let start = value("process_start_time_seconds");
         let uptime = start.map(|start| (unix - start).max(0.0));
-        let cpu = match before {
-            Some(_) => since("process_cpu_seconds_total"),
-            None => value("process_cpu_seconds_total")
+        let cpu = if is_rate {
+            since("process_cpu_seconds_total")
+        } else {
+            value("process_cpu_seconds_total")
                 .zip(uptime)
-                .map(|(cpu, uptime)| cpu / uptime.max(1.0)),
+                .map(|(cpu, uptime)| cpu / uptime.max(1.0))
         };
         Self {
             uptime,
@@ -423,4 +422,68 @@ fn version(look: &Look) -> Option<&str> {
 fn is_source_up(look: &Look) -> Option<bool> {
     let up = look.page.value("blackhole_source_up");
     up.map(|up| up > 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look_of(at: Instant, events: u64, turns: [u64; 2]) -> Look {
+        let page = format!(
+            "blackhole_sessions 3\nblackhole_events_total {events}\nprocess_cpu_seconds_total 1.5\n\
+             blackhole_turn_seconds_bucket{{le=\"0.001\"}} {}\n\
+             blackhole_turn_seconds_bucket{{le=\"+Inf\"}} {}\n",
+            turns[0], turns[1]
+        );
+        Look {
+            at,
+            readiness: vec!["ready".to_owned()],
+            is_ready: true,
+            page: Exposition::parse(&page),
+        }
+    }
+
+    #[test]
+    fn rates_are_of_the_time_between_two_looks_and_totals_since_the_start() {
+        let begun = Instant::now();
+        let first = look_of(begun, 100, [100, 100]);
+        let second = look_of(begun + Duration::from_secs(2), 150, [101, 200]);
+        let total = Figures::new(&second, None, false);
+        assert_eq!(
+            (total.events, total.cpu),
+            (Some(150.0), None),
+            "no start, no share"
+        );
+        let rate = Figures::new(&second, Some(&first), true);
+        assert_eq!((rate.events, rate.cpu), (Some(25.0), Some(0.0)));
+        // Of the hundred turns since the first look one was fast.
+        let most = |figures: &Figures| figures.turn.as_ref().and_then(|turn| turn.quantile(0.5));
+        assert_eq!(most(&rate), Some(0.001));
+        assert!(most(&total) < Some(0.001), "{:?}", most(&total));
+        let none = Figures::new(&first, None, true);
+        assert_eq!(none.events, None, "one look has no rate");
+        let anew = Figures::new(&first, Some(&second), true);
+        assert_eq!(anew.events, None, "a process that began anew has none yet");
+    }
+
+    #[test]
+    fn sums_add_what_is_there() {
+        let one = Figures {
+            sessions: Some(2.0),
+            held: Some(0.5),
+            ..Figures::default()
+        };
+        let two = Figures {
+            sessions: Some(3.0),
+            held: Some(0.1),
+            memory: Some(7.0),
+            ..Figures::default()
+        };
+        let sum = one.with(&two).with(&Figures::default());
+        assert_eq!(
+            (sum.sessions, sum.held, sum.memory),
+            (Some(5.0), Some(0.5), Some(7.0))
+        );
+        assert_eq!(sum.cpu, None);
+    }
 }

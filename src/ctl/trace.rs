@@ -12,7 +12,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use anstyle::Style;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -29,14 +29,17 @@ use crate::limits::{CTL_LINE_BYTES_MAX, CTL_LINES_MAX};
 
 /// Follow what happens to a session, an account or a routing key, and why events do not arrive, until Ctrl-C
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    group = ArgGroup::new("what").required(true).multiple(true).args(["session", "account", "key"]),
+    after_help = "\
 Examples:
   blackhole ctl trace --session 192.0.2.7:41234
   blackhole ctl trace --account 4b8c6fec4b2597882c0390202d195419
   blackhole ctl trace --session 192.0.2.7:41234 --event CHANNEL_CREATE
-  blackhole ctl trace --key 'call.*.CHANNEL_CREATE.*' --limit 10 --json
+  blackhole ctl trace --key 'call.CHANNEL_CREATE.*' --limit 10 --json
 
-Times are in UTC.")]
+Times are in UTC."
+)]
 pub(super) struct TraceArgs {
     /// What happens to this session, IP:PORT as `blackhole ctl sessions` lists it
     #[arg(long, value_name = "ID", value_parser = parse_session)]
@@ -245,16 +248,23 @@ impl Event {
         let mut parts: Vec<String> = at.into_iter().chain(session).collect();
         parts.push(what);
         parts.push(details);
-        parts.extend(left.iter().map(|(name, value)| match value {
-            Value::String(text) => format!("{name}={text}"),
-            Value::Array(all) if all.iter().all(Value::is_string) => {
-                let all: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
-                format!("{name}={}", all.join(","))
-            }
-            other => format!("{name}={other}"),
-        }));
+        let shown = left.iter().map(|(name, value)| (name, plain(value)));
+        let shown = shown.filter(|(_, value)| !value.is_empty());
+        parts.extend(shown.map(|(name, value)| format!("{name}={value}")));
         parts.retain(|part| !part.is_empty());
         parts.join("  ")
+    }
+}
+
+/// A value without JSON's marks: of a list its members with commas between, of an object its values with blanks.
+fn plain(value: &Value) -> String {
+    let join = |parts: Vec<String>, between| parts.join(between);
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(all) => join(all.iter().map(plain).collect(), ","),
+        Value::Object(members) => join(members.values().map(plain).collect(), " "),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
 }
 
@@ -303,7 +313,12 @@ mod tests {
             (
                 "command",
                 r#"{"action":"subscribe","bindings":["a","b"],"outcome":"ok","none":null}"#,
-                "command  action=subscribe  bindings=a,b  none=null  outcome=ok",
+                "command  action=subscribe  bindings=a,b  outcome=ok",
+            ),
+            (
+                "looking",
+                r#"{"keys":[{"exchange":"callevt","key":"call.X"},{"exchange":"e","key":"k"}],"stopped":[],"there":true}"#,
+                "looking  keys=callevt call.X,e k  there=true",
             ),
             ("closed", r#"{"reason":"peer"}"#, "closed  peer"),
             (

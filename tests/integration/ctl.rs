@@ -339,7 +339,7 @@ fn the_log_level_changes_and_a_drain_ends_the_process() {
     let mut client = subscriber(&server, ACCOUNT, CREATE);
     let said = ctl_of(&[&server], &["drain"]);
     said.assert_done();
-    assert_eq!(said.out, format!("{admin}: drain begun, 1 sessions\n"));
+    assert_eq!(said.out, format!("{admin}: drain begun, 1 session\n"));
     assert_eq!(client.expect_close().0, 1001);
     assert_eq!(server.wait().code(), Some(0));
     let said = ctl(&["status", "--admin", &admin.to_string()]);
@@ -504,6 +504,7 @@ fn a_wrong_command_line_is_told_with_what_is_meant() {
             "the id of a session is expected, IP:PORT",
         ),
         (&["kick"], "required"),
+        (&["trace", "--event", "CHANNEL_CREATE"], "required"),
         (
             &["kick", "--ip", "127.0.0.1", "--code", "1000"],
             "1008, or 4000 to 4999",
