@@ -75,6 +75,9 @@ const OTHER_COMMANDS: [OtherCommand; 2] = [
 ];
 
 fn find_command(name: &OsStr) -> Option<&'static OtherCommand> {
+    if name.as_encoded_bytes().starts_with(b"-") {
+        return None;
+    }
     OTHER_COMMANDS
         .iter()
         .find(|other| name == (other.command)().get_name())

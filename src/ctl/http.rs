@@ -531,6 +531,10 @@ mod tests {
         assert_eq!(ask(), Err(Trouble::NoSocket));
         drop(UnixListener::bind(&path).expect("a socket"));
         assert_eq!(ask(), Err(Trouble::NobodyListens(place.clone())));
+        // Tests may run as root, whom nothing is forbidden.
+        let client = Client::new(place.clone(), None, PATIENCE);
+        let forbidden = io::Error::from(ErrorKind::PermissionDenied);
+        assert_eq!(client.broken(forbidden), Trouble::NoPermission);
     }
 
     #[test]

@@ -108,6 +108,7 @@ impl SessionsArgs {
         let wanted = if self.all { usize::MAX } else { self.limit };
         let answers = processes.ask(|client| list(client, &self.query(), wanted))?;
         let is_well = answers.iter().all(|answer| answer.result.is_ok());
+        let has_answer = answers.iter().any(|answer| answer.result.is_ok());
         let of_each: Vec<Value> = answers
             .iter()
             .map(|answer| {
@@ -135,6 +136,9 @@ impl SessionsArgs {
             let document = json!({"sessions": rows, "has_more": has_more, "processes": of_each});
             desk.screen.document(&document)?;
             return Ok(Outcome::of(is_well));
+        }
+        if !has_answer {
+            return Ok(Outcome::Failed);
         }
         self.write(desk, &rows, several, has_more, &listed)?;
         if rows.is_empty()

@@ -144,6 +144,9 @@ fn a_process_that_does_not_answer_is_a_row_and_the_others_are_shown() {
     );
     said.assert_failed(1, &format!("{address}: no answer within 1 s"));
     assert_eq!(said.out, "0 sessions\n");
+    let said = ctl(&["sessions", "--timeout", "1", "--admin", &address]);
+    said.assert_failed(1, &format!("{address}: no answer within 1 s"));
+    assert_eq!(said.out, "", "nobody has said that there are none");
 }
 
 #[test]
@@ -291,6 +294,8 @@ fn kick_closes_and_says_how_many_where() {
     let said = ctl_of(&both, &["kick", &third.session_id()]);
     said.assert_failed(1, &format!("no session {} here", third.session_id()));
 
+    let document = ctl_of(&both, &["kick", "--json", "--ip", "127.0.0.9"]).json();
+    assert_eq!(document["closed"], 0);
     let said = ctl_of(&both, &["kick", "--account", ACCOUNT]);
     said.assert_done();
     let mut rows: Vec<&str> = said.out.lines().collect();
@@ -321,6 +326,12 @@ fn modules_are_listed_stopped_and_started() {
     assert_eq!(reply["status"], "error", "{reply}");
     let said = ctl_of(&[&server], &["modules", "start", "bh_call"]);
     assert_eq!(said.out, format!("{admin}: bh_call started\n"));
+    let document = ctl_of(&[&server], &["modules", "--json"]).json();
+    let offer = &document["processes"][0]["answer"];
+    assert_eq!(
+        offer["call"][0], "call.CHANNEL_CREATE.{CALL_ID}",
+        "{document}"
+    );
     let said = ctl_of(&[&server], &["modules", "stop", "bh_cal"]);
     said.assert_failed(
         1,
