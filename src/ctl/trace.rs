@@ -213,7 +213,7 @@ impl Event {
         self.word == "looking"
     }
 
-    /// `TIME  SESSION  WHAT  DETAILS`.
+    /// `TIME  SESSION  WHAT  DETAILS`. What the rest of the line says already is left to `--json`.
     fn text(&self, members: &Map<String, Value>) -> String {
         let mut left = members.clone();
         let mut take = |name: &str| match left.remove(name) {
@@ -232,17 +232,36 @@ impl Event {
                 let dropped = take("dropped").filter(|dropped| dropped != "0");
                 let dropped =
                     dropped.map_or(String::new(), |dropped| format!(", {dropped} dropped"));
+                let whose = members.get("account_id");
+                if whose.is_some() && members.get("for_account_id") == whose {
+                    take("for_account_id");
+                }
+                for of_key in ["exchange", "name", "subscription_key"] {
+                    take(of_key);
+                }
                 format!("{key} -> {subscribed}: {queued} queued{dropped}")
             }
             "not_matched" => {
                 let key = take("routing_key").unwrap_or_default();
                 let why = take("why").unwrap_or_default();
+                for of_key in ["exchange", "name"] {
+                    take(of_key);
+                }
                 format!("{key}: {why}")
+            }
+            "bound" => {
+                let exchange = take("exchange").unwrap_or_default();
+                format!("{exchange} {}", take("key").unwrap_or_default())
             }
             "closed" => {
                 let code = take("code").map_or(String::new(), |code| format!(" ({code})"));
                 format!("{}{code}", take("reason").unwrap_or_default())
             }
+            // Each is told again once it is in force.
+            "looking" => match members.get("keys").and_then(Value::as_array) {
+                Some(keys) if take("keys").is_some() => format!("{} keys to bind", keys.len()),
+                Some(_) | None => String::new(),
+            },
             _ => String::new(),
         };
         let mut parts: Vec<String> = at.into_iter().chain(session).collect();
@@ -302,13 +321,13 @@ mod tests {
         for (word, data, expected) in [
             (
                 "not_matched",
-                r#"{"at":1700000000123,"session":"192.0.2.7:5","routing_key":"call.a.X.1","why":"account not this session's","name":"X"}"#,
-                "22:13:20.123  192.0.2.7:5  not matched  call.a.X.1: account not this session's  name=X",
+                r#"{"at":1700000000123,"session":"192.0.2.7:5","routing_key":"call.a.X.1","why":"account not this session's","name":"X","account_id":"b"}"#,
+                "22:13:20.123  192.0.2.7:5  not matched  call.a.X.1: account not this session's  account_id=b",
             ),
             (
                 "matched",
-                r#"{"at":0,"routing_key":"k","subscribed_key":"call.*.*","queued":1,"dropped":0}"#,
-                "00:00:00.000  matched  k -> call.*.*: 1 queued",
+                r#"{"at":0,"routing_key":"k","subscribed_key":"call.*.*","queued":1,"dropped":2,"account_id":"a","for_account_id":"a","subscription_key":"s"}"#,
+                "00:00:00.000  matched  k -> call.*.*: 1 queued, 2 dropped  account_id=a",
             ),
             (
                 "command",
@@ -318,7 +337,17 @@ mod tests {
             (
                 "looking",
                 r#"{"keys":[{"exchange":"callevt","key":"call.X"},{"exchange":"e","key":"k"}],"stopped":[],"there":true}"#,
-                "looking  keys=callevt call.X,e k  there=true",
+                "looking  2 keys to bind  there=true",
+            ),
+            (
+                "later",
+                r#"{"list":[{"exchange":"e","key":"k"},7],"none":null}"#,
+                "later  list=e k,7",
+            ),
+            (
+                "bound",
+                r#"{"exchange":"callevt","key":"call.X.*"}"#,
+                "bound  callevt call.X.*",
             ),
             ("closed", r#"{"reason":"peer"}"#, "closed  peer"),
             (
