@@ -269,40 +269,51 @@ fn to_json((process, mut session): (String, Map<String, Value>)) -> Value {
     Value::Object(session)
 }
 
-/// Follows the pages of a listing until `wanted` sessions are there, or all.
+/// The first `wanted` sessions of a listing, or all.
 fn list(client: &Client, query: &Query, wanted: usize) -> Result<Listed, Trouble> {
     let mut sessions = Vec::new();
+    let has_more = follow(client, query, wanted, |page| {
+        sessions.extend(page);
+        wanted.saturating_sub(sessions.len())
+    })?;
+    let has_more = has_more || sessions.len() > wanted;
+    sessions.truncate(wanted);
+    Ok(Listed { sessions, has_more })
+}
+
+/// Follows the pages of a listing, of which the first has `wanted` sessions at most, until `take` wants no more of them: it
+/// returns how many. Returns whether there are more pages.
+fn follow(
+    client: &Client,
+    query: &Query,
+    mut wanted: usize,
+    mut take: impl FnMut(Vec<Map<String, Value>>) -> usize,
+) -> Result<bool, Trouble> {
     let mut key: Option<String> = None;
     for _ in 0..CTL_PAGES_MAX {
-        let limit = PAGE.min(wanted - sessions.len());
         let page = query
             .clone()
-            .with("limit", Some(limit))
+            .with("limit", Some(PAGE.min(wanted)))
             .with("start_key", key.as_ref());
         let mut envelope = client.json(Method::Get, page.as_str())?;
         let Value::Array(found) = envelope["data"].take() else {
             return Err(Trouble::Foreign("no list of sessions".to_owned()));
         };
-        sessions.extend(found.into_iter().filter_map(|session| match session {
+        let sessions = found.into_iter().filter_map(|session| match session {
             Value::Object(session) => Some(session),
             _ => None,
-        }));
+        });
+        wanted = take(sessions.collect());
         let next = envelope["next_start_key"].as_str().map(str::to_owned);
-        let has_more = next.is_some();
-        if !has_more || sessions.len() >= wanted {
-            let has_more = has_more || sessions.len() > wanted;
-            sessions.truncate(wanted);
-            return Ok(Listed { sessions, has_more });
+        if next.is_none() || wanted == 0 {
+            return Ok(next.is_some());
         }
         if next == key {
             return Err(Trouble::Foreign("a page that leads to itself".to_owned()));
         }
         key = next;
     }
-    Ok(Listed {
-        sessions,
-        has_more: true,
-    })
+    Ok(true)
 }
 
 /// The first words of the client bindings on offer.
@@ -368,10 +379,14 @@ impl SessionArgs {
 /// The figures of a session, and what the platform is told of it.
 fn find(client: &Client, id: SocketAddr) -> Result<Option<Map<String, Value>>, Trouble> {
     let query = Query::new("/v2/sessions").with("ip", Some(id.ip()));
-    let listed = list(client, &query, usize::MAX)?;
     let name = id.to_string();
-    let mut sessions = listed.sessions.into_iter();
-    let Some(mut session) = sessions.find(|session| text(session, "id") == name) else {
+    let mut found = None;
+    follow(client, &query, usize::MAX, |page| {
+        let mut sessions = page.into_iter();
+        found = sessions.find(|session| text(session, "id") == name);
+        if found.is_some() { 0 } else { usize::MAX }
+    })?;
+    let Some(mut session) = found else {
         return Ok(None);
     };
     if let Some(account) = session.get("account_id").and_then(Value::as_str) {
@@ -479,6 +494,37 @@ mod tests {
             let of = |query: &&str| format!("GET /v2/sessions?{query} HTTP/1.1");
             assert_eq!(requests, asked.iter().map(of).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn one_session_is_looked_for_no_further_than_it_is() {
+        let pages = [
+            r#"{"data":[{"id":"192.0.2.7:4"}],"next_start_key":"2"}"#,
+            r#"{"data":[{"id":"192.0.2.7:5","account_id":"a/b"}],"next_start_key":"3"}"#,
+            r#"{"data":{"id":"other","metadata":{"seat":7}}}"#,
+        ];
+        let server = Scripted::answering(
+            pages
+                .iter()
+                .map(|page| answer("200 OK", "application/json", page))
+                .collect(),
+        );
+        let client = Client::new(server.place.clone(), None, Duration::from_secs(20));
+        let id = "192.0.2.7:5".parse().expect("an id");
+        let session = find(&client, id).expect("answers").expect("a session");
+        assert_eq!(session["id"], "192.0.2.7:5", "the row comes first");
+        assert_eq!(session["metadata"]["seat"], 7);
+        let lines = server.requests();
+        let paths: Vec<&str> = lines
+            .iter()
+            .filter_map(|head| head.split(' ').nth(1))
+            .collect();
+        let expected = [
+            "/v2/sessions?ip=192.0.2.7&limit=1000",
+            "/v2/sessions?ip=192.0.2.7&limit=1000&start_key=2",
+            "/v2/accounts/a%2Fb/websockets/192.0.2.7:5",
+        ];
+        assert_eq!(paths, expected);
     }
 
     #[test]
