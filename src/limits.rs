@@ -372,6 +372,23 @@ pub(crate) const CROSSBAR_ADDRESSES_KEPT: Duration = Duration::from_secs(10);
 /// Bytes of an error's text that are logged; the peer chooses some of them.
 pub(crate) const CROSSBAR_LOGGED_BYTES_MAX: usize = 200;
 
+/// Processes that one `blackhole ctl` asks, each on a thread of its own; more are refused, by number.
+pub(crate) const CTL_PROCESSES_MAX: usize = 256;
+
+/// Bytes of an answer that `blackhole ctl` reads; a larger one is an error of that process.
+pub(crate) const CTL_PAGE_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of a line of a trace; a longer one is cut.
+pub(crate) const CTL_LINE_BYTES_MAX: usize = 1 << 20;
+
+/// Lines of the traces of all processes that wait to be printed; then no more are read, and the processes tell what they
+/// leave out.
+pub(crate) const CTL_LINES_MAX: usize = 1024;
+
+/// Pages of a listing that `blackhole ctl` asks one process for: of 1,000 sessions each, four million. Beyond it the rest is
+/// left out, and it says so.
+pub(crate) const CTL_PAGES_MAX: usize = 4096;
+
 /// Answers that wait for the loop. Beyond it the threads wait, which makes their questions wait in turn.
 pub(crate) const ANSWERS_MAX: usize = 1024;
 

@@ -27,6 +27,7 @@ mod config;
 mod control;
 mod corpus;
 mod crossbar;
+mod ctl;
 mod drain;
 mod events;
 mod handover;
