@@ -58,7 +58,7 @@ enum Source {
 }
 
 fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
-    logging::start(config.log_level, amqp::CLIENT_LINES)
+    logging::start(config.log_level, config.log_format, amqp::CLIENT_LINES)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     for note in &config.notes {
         log::log!(note.level, "{}", note.text);

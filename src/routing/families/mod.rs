@@ -6,6 +6,7 @@
 //! | `template` | the words of a row's templates |
 //! | `compile` | a row, checked and compiled into a rule |
 //! | `rule` | a compiled row: what fits it, and the keys that it renders |
+//! | `nearest` | what is likely meant by a client binding that is none |
 //!
 //! No code names a family; all of them are data. A subscription is (rule, scope, realm, client binding). Its AMQP
 //! binding keys are rendered when needed and never stored.
@@ -14,6 +15,7 @@
 //! body's account where no key holds it), never on what other subscriptions made the broker deliver.
 
 mod compile;
+mod nearest;
 mod rule;
 mod spec;
 mod template;
@@ -21,6 +23,7 @@ mod template;
 use std::sync::Arc;
 
 pub use compile::KEYS_MAX;
+pub use nearest::nearest_binding;
 pub use spec::{
     AccountSource, ExchangeKind, FamilyError, FamilyOptions, FamilyProblem, FamilySpec,
 };
