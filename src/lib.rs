@@ -16,6 +16,7 @@
 //! | 6 | [`reactor`] | shell | the loop: one thread that polls; the only place that touches client sockets |
 //! | 6 | [`sub`] | shell | `blackhole sub`: a websocket client for people and scripts |
 //! | 6 | [`config`] | shell | what an operator can choose; nobody below knows it |
+//! | 6 | [`ctl`] | shell | `blackhole ctl`: a client of the admin addresses of running processes |
 //! | 5 | [`session`] | pure | one client's life: phases, outbox, rate limit, close reasons |
 //! | 5 | [`amqp`] | shell | the other thread; the only place that names the AMQP client |
 //! | 5 | [`inquiry`] | shell | the threads that answer the authenticator's questions; the HTTP client of `crossbar` |
@@ -57,6 +58,8 @@ pub mod amqp;
 pub mod auth;
 #[forbid(unsafe_code)]
 pub mod config;
+#[forbid(unsafe_code)]
+pub mod ctl;
 #[forbid(unsafe_code)]
 pub mod event;
 #[forbid(unsafe_code)]

@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::io::Write;
+use std::ffi::{OsStr, OsString};
+use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,7 +26,9 @@ use blackhole::routing::families::{Exchange, Families};
 use blackhole::session::ListenerKind;
 use blackhole::session::hub::Hub;
 use blackhole::session::limits::SessionLimits;
-use blackhole::{limits, logging, source, sys};
+use blackhole::{ctl, limits, logging, source, sys};
+use clap::{Arg, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
 
 /// Exit code when the system refused something: an address in use, a thread that cannot be started.
 const CODE_FAILED: u8 = 1;
@@ -38,6 +40,9 @@ const AMQP_STOP_PATIENCE: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     sys::share_heaps();
     let args: Vec<OsString> = std::env::args_os().collect();
+    if let Some(command) = args.get(1).and_then(|name| find_command(name)) {
+        return command.run(&args[1..]);
+    }
     let ended = config::from_args(args.iter().cloned()).and_then(|startup| {
         let Startup::Run(config) = startup;
         run(config, args)
@@ -48,6 +53,79 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) if is_stderr_taken => exit.print(),
         Err(exit) => ExitCode::from(exit.code),
+    }
+}
+
+/// What the program does beside being the server, when its first argument says so. Nothing of the server's
+/// configuration is read then.
+struct OtherCommand {
+    command: fn() -> Command,
+    run: fn(&ArgMatches) -> ExitCode,
+}
+
+const OTHER_COMMANDS: [OtherCommand; 2] = [
+    OtherCommand {
+        command: ctl::command,
+        run: ctl::run,
+    },
+    OtherCommand {
+        command: completions_command,
+        run: print_completions,
+    },
+];
+
+fn find_command(name: &OsStr) -> Option<&'static OtherCommand> {
+    OTHER_COMMANDS
+        .iter()
+        .find(|other| name == (other.command)().get_name())
+}
+
+impl OtherCommand {
+    /// `args`: the command's name first. What clap says of wrong ones goes to stderr, with exit code 2; help and version
+    /// go to stdout.
+    fn run(&self, args: &[OsString]) -> ExitCode {
+        let command = (self.command)();
+        let name = format!("blackhole {}", command.get_name());
+        match command.bin_name(name).try_get_matches_from(args) {
+            Ok(matches) => (self.run)(&matches),
+            Err(error) => {
+                // Nobody may be reading; the exit code tells it too.
+                let _closed = error.print();
+                ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(CODE_FAILED))
+            }
+        }
+    }
+}
+
+fn completions_command() -> Command {
+    Command::new("completions")
+        .about("Print completions of the command line for a shell")
+        .after_help(
+            "Examples:\n  blackhole completions bash > /etc/bash_completion.d/blackhole\n  \
+             blackhole completions zsh > ~/.zfunc/_blackhole",
+        )
+        .arg(
+            Arg::new("SHELL")
+                .required(true)
+                .value_parser(value_parser!(Shell)),
+        )
+}
+
+fn print_completions(matches: &ArgMatches) -> ExitCode {
+    let Some(shell) = matches.get_one::<Shell>("SHELL") else {
+        return ExitCode::from(CODE_FAILED);
+    };
+    let others = OTHER_COMMANDS.iter().map(|other| (other.command)());
+    let mut all = config::command().subcommands(others);
+    // Made whole first, because the generator panics when it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(*shell, &mut all, "blackhole", &mut script);
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(&script).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Exit::failed(CODE_FAILED, format!("stdout: {error}")).print()
+        }
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
 }
 

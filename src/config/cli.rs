@@ -18,7 +18,7 @@ use super::options::Options;
 
 /// Bridges platform events from RabbitMQ to websocket clients, each client seeing its own accounts' events.
 #[derive(Debug, Parser)]
-#[command(name = "blackhole", version, args_override_self = false, after_help = EXAMPLES)]
+#[command(name = "blackhole", version, args_override_self = false, override_usage = USAGE, after_help = EXAMPLES)]
 struct OwnOptions {
     /// JSON file of the keys below, with underscores: {"max_connections_per_ip": 5}; the command line wins
     #[arg(long, value_name = "FILE")]
@@ -28,7 +28,15 @@ struct OwnOptions {
     check_config: bool,
 }
 
+const USAGE: &str = "blackhole [OPTIONS]
+       blackhole <COMMAND> …";
+
 const EXAMPLES: &str = "\
+Commands:
+  ctl          Look at running processes and steer them, over their admin addresses
+  completions  Print completions of the command line for a shell
+  Each tells more with --help. Without a command the server is started.
+
 Examples:
   Try it without a broker, then connect a websocket client to ws://127.0.0.1:5555/:
     blackhole --ip 127.0.0.1 --source demo --auth insecure
@@ -145,7 +153,10 @@ pub(super) fn defaults() -> Map<String, Value> {
     }
 }
 
-fn command() -> Command {
+/// The command line of the server, with every key's default in its help. The other commands are no part of it: they are
+/// told apart before it is read.
+#[must_use]
+pub fn command() -> Command {
     let defaults = defaults();
     let own = OwnOptions::command();
     let about = own.get_about().cloned().unwrap_or_default();

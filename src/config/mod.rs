@@ -41,7 +41,7 @@ use std::time::Duration;
 
 pub use crate::source::SourceConfig;
 pub use authenticators::{CrossbarConfig, read_keys, read_tokens};
-pub use cli::{Key, keys};
+pub use cli::{Key, command, keys};
 pub use error::ConfigError;
 pub use exit::{CODE_REFUSED, Exit, Note, Stream};
 pub use modules::keep_module;
