@@ -26,7 +26,7 @@ use blackhole::routing::families::{Exchange, Families};
 use blackhole::session::ListenerKind;
 use blackhole::session::hub::Hub;
 use blackhole::session::limits::SessionLimits;
-use blackhole::{ctl, limits, logging, source, sys};
+use blackhole::{ctl, limits, logging, source, sub, sys};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
@@ -63,10 +63,14 @@ struct OtherCommand {
     run: fn(&ArgMatches) -> ExitCode,
 }
 
-const OTHER_COMMANDS: [OtherCommand; 2] = [
+const OTHER_COMMANDS: [OtherCommand; 3] = [
     OtherCommand {
         command: ctl::command,
         run: ctl::run,
+    },
+    OtherCommand {
+        command: sub::command,
+        run: sub::run,
     },
     OtherCommand {
         command: completions_command,

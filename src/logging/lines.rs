@@ -188,7 +188,11 @@ mod tests {
             ("", pipe.as_fd(), false),
             ("a:b", pipe.as_fd(), false),
         ] {
-            assert_eq!(is_stream(journal_stream, descriptor), expected, "{journal_stream}");
+            assert_eq!(
+                is_stream(journal_stream, descriptor),
+                expected,
+                "{journal_stream}"
+            );
         }
     }
 }

@@ -266,12 +266,18 @@ mod tests {
             "01:02:03.004Z h:1#2 CHANNEL_CREATE call.a.CHANNEL_CREATE.1  Caller-ID-Number=100  To=bob@x"
         );
         assert_eq!(line(Form::Keys, None, PISTON), "call.a.CHANNEL_CREATE.1");
-        assert_eq!(line(Form::Keys, Some("h:1"), PISTON), "h:1 call.a.CHANNEL_CREATE.1");
+        assert_eq!(
+            line(Form::Keys, Some("h:1"), PISTON),
+            "h:1 call.a.CHANNEL_CREATE.1"
+        );
         assert_eq!(line(Form::Json, None, PISTON), PISTON);
         let labelled = line(Form::Json, Some("h:1"), PISTON);
         assert_eq!(labelled, PISTON.replacen('{', r#"{"session":"h:1","#, 1));
         assert!(Frame::read(&labelled).is_some());
-        assert!(line(Form::People { is_coloured: true }, None, PISTON).contains("\x1b[1;36mCHANNEL_CREATE\x1b[0m"));
+        assert!(
+            line(Form::People { is_coloured: true }, None, PISTON)
+                .contains("\x1b[1;36mCHANNEL_CREATE\x1b[0m")
+        );
     }
 
     #[test]
@@ -291,7 +297,10 @@ mod tests {
             "01:02:03.004Z a\\u{1b}[31m k\\r\\n\\u{202e}  To=\\u{9b}2J\\nx  Id=é"
         );
         assert_eq!(line(Form::Keys, None, text), "k\\r\\n\\u{202e}");
-        let long = format!(r#"{{"action":"event","args":{{"To":"{}"}}}}"#, "x".repeat(9000));
+        let long = format!(
+            r#"{{"action":"event","args":{{"To":"{}"}}}}"#,
+            "x".repeat(9000)
+        );
         assert!(line(PLAIN, None, &long).len() < 100);
     }
 
@@ -302,13 +311,17 @@ mod tests {
         assert!(!printed.contains(['\n', '\r']));
         let mut expected: Value = serde_json::from_str(text).expect("JSON");
         expected["session"] = json!("s");
-        assert_eq!(serde_json::from_str::<Value>(&printed).expect("JSON"), expected);
+        assert_eq!(
+            serde_json::from_str::<Value>(&printed).expect("JSON"),
+            expected
+        );
         assert_eq!(as_json(Some("s"), "{ }"), r#"{"session":"s" }"#);
     }
 
     #[test]
     fn notices_and_gaps_tell_what_they_hold() {
-        let text = r#"{"action":"notice","name":"gap","data":{"reason":"slow_consumer","dropped":12}}"#;
+        let text =
+            r#"{"action":"notice","name":"gap","data":{"reason":"slow_consumer","dropped":12}}"#;
         let frame = Frame::read(text).expect("a frame");
         assert_eq!(notice(&frame), "gap: dropped=12 reason=slow_consumer");
         let from = SystemTime::UNIX_EPOCH;

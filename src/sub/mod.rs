@@ -248,7 +248,9 @@ fn tokens(given: Vec<String>, file: Option<&Path>) -> Result<Vec<Token>, String>
             })
             .map_err(|error| wrong(format!("cannot be read: {error}")))?;
         if text.len() as u64 > SUB_TOKENS_BYTES_MAX {
-            return Err(wrong(format!("is longer than {SUB_TOKENS_BYTES_MAX} bytes")));
+            return Err(wrong(format!(
+                "is longer than {SUB_TOKENS_BYTES_MAX} bytes"
+            )));
         }
         let lines = text
             .lines()

@@ -95,7 +95,11 @@ impl<O: Write> Printer<O> {
                 Err(RecvTimeoutError::Timeout) => {
                     self.out.flush()?;
                     let is_short = ends.count.is_some();
-                    return Ok(if is_short { Outcome::Failed } else { Outcome::Done });
+                    return Ok(if is_short {
+                        Outcome::Failed
+                    } else {
+                        Outcome::Done
+                    });
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(Outcome::Failed),
             }
@@ -131,7 +135,11 @@ mod tests {
     use super::*;
     use crossbeam_channel::unbounded;
 
-    fn outcome(count: Option<u64>, time: Option<Duration>, reports: Vec<Report>) -> (Outcome, String) {
+    fn outcome(
+        count: Option<u64>,
+        time: Option<Duration>,
+        reports: Vec<Report>,
+    ) -> (Outcome, String) {
         let (to, from) = unbounded();
         for report in reports {
             to.send(report).expect("it is there");
@@ -169,11 +177,19 @@ mod tests {
             (Outcome::Failed, text(""))
         );
         assert_eq!(
-            outcome(None, None, vec![event("a"), Report::Interrupted, event("b")]),
+            outcome(
+                None,
+                None,
+                vec![event("a"), Report::Interrupted, event("b")]
+            ),
             (Outcome::Done, text("a\n"))
         );
         assert_eq!(
-            outcome(None, None, vec![Report::Ended, event("a"), Report::Ended, event("b")]),
+            outcome(
+                None,
+                None,
+                vec![Report::Ended, event("a"), Report::Ended, event("b")]
+            ),
             (Outcome::Failed, text("a\n"))
         );
     }

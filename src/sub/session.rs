@@ -236,11 +236,7 @@ impl Session {
         }
     }
 
-    fn subscribe(
-        &self,
-        connection: &mut Connection,
-        bindings: &[String],
-    ) -> Result<(), Trouble> {
+    fn subscribe(&self, connection: &mut Connection, bindings: &[String]) -> Result<(), Trouble> {
         let mut data = json!({"bindings": bindings, "name": self.plan.name});
         if let Some(account) = &self.plan.account {
             data["account_id"] = account.as_str().into();

@@ -118,7 +118,13 @@ mod tests {
         let query = |text, style| Target::parse(text, style).expect(text).as_str().to_owned();
         assert_eq!(query("ws://h", None), "ws://h/");
         assert_eq!(query("ws://h", Some("kazoo")), "ws://h/?style=kazoo");
-        assert_eq!(query("ws://h/?a=b", Some("kazoo")), "ws://h/?a=b&style=kazoo");
-        assert_eq!(query("ws://h/?style=piston", Some("kazoo")), "ws://h/?style=piston");
+        assert_eq!(
+            query("ws://h/?a=b", Some("kazoo")),
+            "ws://h/?a=b&style=kazoo"
+        );
+        assert_eq!(
+            query("ws://h/?style=piston", Some("kazoo")),
+            "ws://h/?style=piston"
+        );
     }
 }

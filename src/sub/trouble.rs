@@ -43,9 +43,11 @@ impl Trouble {
     /// What follows. `was_good`: this session was subscribed before, so that address, TLS and token were right once.
     pub(super) fn fate(&self, was_good: bool) -> Fate {
         match self {
-            Self::Token(_) | Self::Bindings(_) | Self::Refused { status: 401 | 403, .. } => {
-                Fate::Final
-            }
+            Self::Token(_)
+            | Self::Bindings(_)
+            | Self::Refused {
+                status: 401 | 403, ..
+            } => Fate::Final,
             Self::Refused {
                 retry_after: Some(pause),
                 ..
@@ -141,7 +143,11 @@ mod tests {
         for (trouble, at_first, later) in [
             (refused(401, None), Fate::Final, Fate::Final),
             (refused(403, Some(5)), Fate::Final, Fate::Final),
-            (refused(429, Some(5)), Fate::After(Duration::from_secs(5)), Fate::After(Duration::from_secs(5))),
+            (
+                refused(429, Some(5)),
+                Fate::After(Duration::from_secs(5)),
+                Fate::After(Duration::from_secs(5)),
+            ),
             (refused(429, None), Fate::Again, Fate::Again),
             (refused(503, None), Fate::Again, Fate::Again),
             (refused(502, None), Fate::Again, Fate::Again),
@@ -163,10 +169,24 @@ mod tests {
         let of = |error: &str| Trouble::of_reply(&[error.to_owned()]);
         let text = |text: &str| text.to_owned();
         for (error, expected) in [
-            ("failed to authenticate token", Some(Trouble::Token(text("failed to authenticate token")))),
-            ("event source unavailable", Some(Trouble::Unavailable(text("event source unavailable")))),
-            ("rate limiting threshold hit for 1.2.3.4:5!", Some(Trouble::Unavailable(text("rate limiting threshold hit for 1.2.3.4:5!")))),
-            ("unauthorized account id", Some(Trouble::Bindings(text("unauthorized account id")))),
+            (
+                "failed to authenticate token",
+                Some(Trouble::Token(text("failed to authenticate token"))),
+            ),
+            (
+                "event source unavailable",
+                Some(Trouble::Unavailable(text("event source unavailable"))),
+            ),
+            (
+                "rate limiting threshold hit for 1.2.3.4:5!",
+                Some(Trouble::Unavailable(text(
+                    "rate limiting threshold hit for 1.2.3.4:5!",
+                ))),
+            ),
+            (
+                "unauthorized account id",
+                Some(Trouble::Bindings(text("unauthorized account id"))),
+            ),
             ("event X not supported", None),
             ("no available subscriptions to requested binding", None),
             ("too many subscriptions (max 256)", None),
@@ -178,7 +198,10 @@ mod tests {
             Trouble::Token(text("closed by the server with 4401: token expired"))
         );
         for code in [1000, 1001, 1008, 1012, 4408] {
-            assert!(matches!(Trouble::of_close(code, ""), Trouble::Lost(_)), "{code}");
+            assert!(
+                matches!(Trouble::of_close(code, ""), Trouble::Lost(_)),
+                "{code}"
+            );
         }
     }
 
@@ -186,6 +209,9 @@ mod tests {
     fn what_a_server_says_is_one_short_line() {
         let long = format!("a\n\u{1b}[31m{}", "x".repeat(1000));
         let told = Trouble::of_close(1001, &long).to_string();
-        assert!(told.len() < 300 && !told.contains(char::is_control), "{told}");
+        assert!(
+            told.len() < 300 && !told.contains(char::is_control),
+            "{told}"
+        );
     }
 }

@@ -125,7 +125,12 @@ fn start_log() {
         Some(_) => LogFormat::Json,
         None => LogFormat::Text,
     };
-    logging::start(log::LevelFilter::Debug, format, blackhole::amqp::CLIENT_LINES).unwrap();
+    logging::start(
+        log::LevelFilter::Debug,
+        format,
+        blackhole::amqp::CLIENT_LINES,
+    )
+    .unwrap();
 }
 
 /// The log of the test of this name, which is run in a process of its own, and whether that ended well.
@@ -282,12 +287,17 @@ fn a_server_that_logs_json_logs_nothing_else() {
     let mut hostile = Raw::connect(server.address());
     hostile.send(b"GET /\x1b[31m\"}\xff HTTP/1.1\r\nHost: \"h\"\r\n\r\n");
     hostile.reset();
-    server.until("the connection has ended", |server| server.log().contains("127.0.0.1"));
+    server.until("the connection has ended", |server| {
+        server.log().contains("127.0.0.1")
+    });
     assert_eq!(server.stop().code(), Some(0));
     let log = server.log();
     let messages: Vec<String> = log.lines().map(|line| members(line).2).collect();
     for message in ["listening on 127.0.0.1:", "drained"] {
-        assert!(messages.iter().any(|said| said.starts_with(message)), "{log}");
+        assert!(
+            messages.iter().any(|said| said.starts_with(message)),
+            "{log}"
+        );
     }
 }
 
@@ -315,7 +325,11 @@ fn named_pipe() -> ((PipeReader, PipeWriter), String) {
 #[test]
 fn lines_for_the_journal_have_its_priorities_and_no_time_of_their_own() {
     let (pipe, name) = named_pipe();
-    let (log, is_well) = log_through(pipe, "log::logs_at_each_level", &[("JOURNAL_STREAM", &name)]);
+    let (log, is_well) = log_through(
+        pipe,
+        "log::logs_at_each_level",
+        &[("JOURNAL_STREAM", &name)],
+    );
     assert!(is_well);
     let expected = [
         "<3>ERROR [blackhole::x] first",
@@ -329,9 +343,20 @@ fn lines_for_the_journal_have_its_priorities_and_no_time_of_their_own() {
     let environment = [("JOURNAL_STREAM", &*name), (AS_JSON, "1")];
     let (log, is_well) = log_through(pipe, "log::logs_at_each_level", &environment);
     assert!(is_well);
-    let said: Vec<_> = log.iter().map(|line| (&line[..3], members(&line[3..]).0)).collect();
-    let expected = [("<3>", "error"), ("<4>", "warn"), ("<6>", "info"), ("<7>", "debug")];
-    assert_eq!(said, expected.map(|(priority, level)| (priority, level.to_owned())));
+    let said: Vec<_> = log
+        .iter()
+        .map(|line| (&line[..3], members(&line[3..]).0))
+        .collect();
+    let expected = [
+        ("<3>", "error"),
+        ("<4>", "warn"),
+        ("<6>", "info"),
+        ("<7>", "debug"),
+    ];
+    assert_eq!(
+        said,
+        expected.map(|(priority, level)| (priority, level.to_owned()))
+    );
 }
 
 #[test]
@@ -339,15 +364,28 @@ fn a_stderr_that_is_not_the_journals_gets_the_time_and_no_priority() {
     // Inherited from a service: its journal is not where this process logs to.
     let (_journal, name) = named_pipe();
     let (pipe, _) = named_pipe();
-    let (log, is_well) = log_through(pipe, "log::logs_at_each_level", &[("JOURNAL_STREAM", &name)]);
+    let (log, is_well) = log_through(
+        pipe,
+        "log::logs_at_each_level",
+        &[("JOURNAL_STREAM", &name)],
+    );
     assert!(is_well);
-    let said: Vec<_> = log.iter().map(|line| (&line[23..25], &line[25..])).collect();
+    let said: Vec<_> = log
+        .iter()
+        .map(|line| (&line[23..25], &line[25..]))
+        .collect();
     let levels = ["ERROR", "WARN ", "INFO ", "DEBUG"].into_iter();
     let expected: Vec<String> = levels
         .zip(["first", "second", "third", "fourth"])
         .map(|(level, text)| format!("{level} [blackhole::x] {text}"))
         .collect();
-    assert_eq!(said, expected.iter().map(|line| ("Z ", &**line)).collect::<Vec<_>>());
+    assert_eq!(
+        said,
+        expected
+            .iter()
+            .map(|line| ("Z ", &**line))
+            .collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -47,6 +47,7 @@ mod secrets;
 mod slow_consumers;
 mod source_end;
 mod starvation;
+mod sub;
 mod switching;
 mod web_ui;
 mod wire;

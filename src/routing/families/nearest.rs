@@ -92,7 +92,10 @@ mod tests {
             ("call.CHANNEL_CRATE.*", Some("call.CHANNEL_CREATE.*")),
             ("cal.CHANNEL_CREATE.*", Some("call.CHANNEL_CREATE.*")),
             ("call.channel_create.*", Some("call.CHANNEL_CREATE.*")),
-            ("call.CHANNEL_ANSWR.id.with.dots", Some("call.CHANNEL_ANSWER.id.with.dots")),
+            (
+                "call.CHANNEL_ANSWR.id.with.dots",
+                Some("call.CHANNEL_ANSWER.id.with.dots"),
+            ),
             ("call.CHANNEL_CREATE", Some("call.CHANNEL_CREATE.*")),
             ("call.*", Some("call.*.*")),
             ("call.#", Some("call.*.*")),
