@@ -170,8 +170,8 @@ mod tests {
 
     #[test]
     fn the_journal_is_known_by_device_and_inode_together() {
-        let (pipe, other) = std::io::pipe().expect("a pipe");
-        let (elsewhere, _end) = std::io::pipe().expect("a pipe");
+        let (pipe, other) = io::pipe().expect("a pipe");
+        let (elsewhere, _end) = io::pipe().expect("a pipe");
         let metadata = File::from(pipe.as_fd().try_clone_to_owned().expect("a descriptor"))
             .metadata()
             .expect("it is open");

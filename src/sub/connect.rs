@@ -116,13 +116,13 @@ pub(super) fn connect(
         socket
             .set_read_timeout(Some(patience))
             .and_then(|()| socket.set_write_timeout(Some(SUB_CONNECT_MAX)))
-            .map_err(|error| Trouble::Unreachable(format!("{}: {error}", target.name())))
+            .map_err(|error| Trouble::Unreachable(error.to_string()))
     };
     wait(SUB_CONNECT_MAX)?;
     let clone = || {
         socket
             .try_clone()
-            .map_err(|error| Trouble::Unreachable(format!("{}: {error}", target.name())))
+            .map_err(|error| Trouble::Unreachable(error.to_string()))
     };
     let transport = if target.has_tls() {
         Transport::Tls(Box::new(shake_hands(clone()?, target, tls)?))
@@ -146,8 +146,8 @@ pub(super) fn connect(
         .max_frame_size(Some(SUB_FRAME_BYTES_MAX));
     let (websocket, _) = tungstenite::client::client_with_config(request, stream, Some(config))
         .map_err(|error| match error {
-            HandshakeError::Interrupted(_) => no_answer(target),
-            HandshakeError::Failure(error) => of_upgrade(target, error, first.get()),
+            HandshakeError::Interrupted(_) => no_answer(),
+            HandshakeError::Failure(error) => of_upgrade(&error, first.get()),
         })?;
     wait(TICK)?;
     Ok(websocket)
@@ -155,11 +155,10 @@ pub(super) fn connect(
 
 /// A TCP connection to the first address of the host that takes one.
 fn reach(target: &Target) -> Result<TcpStream, Trouble> {
-    let name = target.name();
     let addresses = (target.host(), target.port())
         .to_socket_addrs()
-        .map_err(|_| Trouble::Unreachable(format!("{name}: no such host is known")))?;
-    let mut last = format!("{name}: the host has no address");
+        .map_err(|_| Trouble::Unreachable("no such host is known".to_owned()))?;
+    let mut last = "the host has no address".to_owned();
     for address in addresses {
         match TcpStream::connect_timeout(&address, SUB_CONNECT_MAX) {
             Ok(socket) => {
@@ -168,12 +167,12 @@ fn reach(target: &Target) -> Result<TcpStream, Trouble> {
                 return Ok(socket);
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                last = format!("{name}: nobody listens there (connection refused)");
+                "nobody listens there (connection refused)".clone_into(&mut last);
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                last = format!("{name}: no answer within {} s", SUB_CONNECT_MAX.as_secs());
+                last = format!("no answer within {} s", SUB_CONNECT_MAX.as_secs());
             }
-            Err(error) => last = format!("{name}: {error}"),
+            Err(error) => last = error.to_string(),
         }
     }
     Err(Trouble::Unreachable(last))
@@ -184,7 +183,7 @@ fn shake_hands(
     target: &Target,
     config: &Arc<ClientConfig>,
 ) -> Result<StreamOwned<ClientConnection, TcpStream>, Trouble> {
-    let unreachable = |problem: &str| Trouble::Unreachable(format!("{}: {problem}", target.name()));
+    let unreachable = |problem: &str| Trouble::Unreachable(problem.to_owned());
     let server = ServerName::try_from(target.host())
         .map_err(|_| unreachable("no certificate can name this host"))?;
     let mut tls = ClientConnection::new(config.clone(), server)
@@ -201,7 +200,6 @@ fn shake_hands(
 /// What is wrong with TLS.
 fn of_tls(target: &Target, error: &io::Error) -> Trouble {
     use rustls::Error as E;
-    let name = target.name();
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<E>());
     let problem = match (inner, error.kind()) {
         (Some(E::InvalidCertificate(error)), _) => certificate(error, &target.host()),
@@ -212,10 +210,10 @@ fn of_tls(target: &Target, error: &io::Error) -> Trouble {
         (None, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
             "closed within the TLS handshake; if it does not speak TLS: ws:// in the URL".to_owned()
         }
-        (None, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return no_answer(target),
+        (None, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return no_answer(),
         (None, _) => error.to_string(),
     };
-    Trouble::Unreachable(cut(&format!("{name}: {problem}")))
+    Trouble::Unreachable(cut(&problem))
 }
 
 fn certificate(error: &CertificateError, host: &str) -> String {
@@ -235,18 +233,14 @@ fn certificate(error: &CertificateError, host: &str) -> String {
     }
 }
 
-fn no_answer(target: &Target) -> Trouble {
+fn no_answer() -> Trouble {
     let seconds = SUB_CONNECT_MAX.as_secs();
-    Trouble::Unreachable(format!(
-        "{}: no answer to the handshake within {seconds} s",
-        target.name()
-    ))
+    Trouble::Unreachable(format!("no answer to the handshake within {seconds} s"))
 }
 
 /// What is wrong with the answer to the upgrade; `first` is its first byte.
-fn of_upgrade(target: &Target, error: Error, first: Option<u8>) -> Trouble {
-    let name = target.name();
-    let problem = match (&error, first) {
+fn of_upgrade(error: &Error, first: Option<u8>) -> Trouble {
+    let problem = match (error, first) {
         (Error::Http(response), _) => {
             let header = response.headers().get(RETRY_AFTER);
             let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
@@ -268,5 +262,5 @@ fn of_upgrade(target: &Target, error: Error, first: Option<u8>) -> Trouble {
         (Error::Io(error), _) => error.to_string(),
         (error, _) => format!("not a websocket server: {error}"),
     };
-    Trouble::Unreachable(cut(&format!("{name}: {problem}")))
+    Trouble::Unreachable(cut(&problem))
 }

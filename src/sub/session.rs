@@ -119,7 +119,7 @@ impl Session {
     /// Until trying again is of no use, or the printing thread has ended.
     pub(super) fn run(mut self) {
         if let Err(trouble) = self.live() {
-            let text = self.masked(&trouble.to_string());
+            let text = self.described(&trouble);
             // Nobody may be there any more to tell.
             let _over = self
                 .reporter
@@ -144,7 +144,11 @@ impl Session {
                 return Err(trouble);
             }
             let pause = least + self.backoff.next(random());
-            let text = self.masked(&format!("{trouble}; next try in {}", seconds(pause)));
+            let text = format!(
+                "{}; next try in {}",
+                self.described(&trouble),
+                seconds(pause)
+            );
             if self.reporter.problem(&text).is_err() {
                 return Ok(());
             }
@@ -376,6 +380,19 @@ impl Session {
         let why = cut(&errors.join("; "));
         let text = format!("refused: {}: {why}{meant}", cut(binding));
         self.reporter.problem(&self.masked(&text))
+    }
+
+    /// Says of what server `trouble` is, unless the session's label does.
+    fn described(&self, trouble: &Trouble) -> String {
+        let is_of_server = match trouble {
+            Trouble::Unreachable(_) | Trouble::Refused { .. } | Trouble::Lost(_) => true,
+            Trouble::Token(_) | Trouble::Bindings(_) | Trouble::Unavailable(_) => false,
+        };
+        if is_of_server && self.reporter.label.is_none() {
+            self.masked(&format!("{}: {trouble}", self.plan.target.name()))
+        } else {
+            self.masked(&trouble.to_string())
+        }
     }
 
     fn masked(&self, text: &str) -> String {

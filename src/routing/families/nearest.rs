@@ -15,7 +15,10 @@ pub fn nearest_binding(binding: &str) -> Option<String> {
     if binding.len() > COMPARED_BYTES_MAX {
         return None;
     }
-    let lower = binding.to_ascii_lowercase();
+    // A wildcard of AMQP that is refused stands for the one that is not.
+    let lower = binding
+        .to_ascii_lowercase()
+        .replace(WILDCARD_REST, WILDCARD);
     let (steps, nearest) = platform_families(&FamilyOptions::default())
         .iter()
         .map(|row| {
@@ -31,7 +34,11 @@ pub fn nearest_binding(binding: &str) -> Option<String> {
 fn fitted(row: &FamilySpec, binding: &str) -> String {
     let mut words = binding.split('.');
     let mut fitted = Vec::new();
-    for place in row.binding.split('.') {
+    let (places, has_rest) = match row.binding.rsplit_once(".{") {
+        Some((places, name)) if name.ends_with("...}") => (places, true),
+        _ => (&*row.binding, false),
+    };
+    for place in places.split('.') {
         let name = place
             .strip_prefix('{')
             .and_then(|name| name.strip_suffix('}'));
@@ -39,14 +46,6 @@ fn fitted(row: &FamilySpec, binding: &str) -> String {
             None => {
                 words.next();
                 place.to_owned()
-            }
-            Some(name) if name.ends_with("...") => {
-                let rest: Vec<&str> = words.by_ref().filter(|word| is_good(word)).collect();
-                if rest.is_empty() {
-                    WILDCARD.to_owned()
-                } else {
-                    rest.join(".")
-                }
             }
             Some(name) => {
                 let word = words.next().filter(|word| is_good(word));
@@ -59,6 +58,14 @@ fn fitted(row: &FamilySpec, binding: &str) -> String {
             }
         };
         fitted.push(word);
+    }
+    if has_rest {
+        let rest: Vec<&str> = words.filter(|word| is_good(word)).collect();
+        fitted.push(if rest.is_empty() {
+            WILDCARD.to_owned()
+        } else {
+            rest.join(".")
+        });
     }
     fitted.join(".")
 }
