@@ -425,9 +425,9 @@ pub(crate) const TLS_FILE_BYTES_MAX: u64 = 4 << 20;
 /// Sessions of one `blackhole sub`: its URLs times its tokens, a thread each. More are refused at its start.
 pub(crate) const SUB_SESSIONS_MAX: usize = 256;
 
-/// Lines of `blackhole sub` that wait for its output. Beyond it the sessions wait, their servers take them for slow
-/// consumers, and tell what is lost.
-pub(crate) const SUB_LINES_MAX: usize = 1024;
+/// Lines of `blackhole sub` that wait for its output, each as long as the frame that it tells of. Beyond it the sessions
+/// wait, their servers take them for slow consumers, and tell what is lost.
+pub(crate) const SUB_LINES_MAX: usize = 64;
 
 /// Longest pause of `blackhole sub` between two tries to connect that the server did not ask for.
 pub(crate) const SUB_PAUSE_MAX: Duration = Duration::from_secs(30);

@@ -8,6 +8,7 @@
 //! | `session` | one session: connect, subscribe, read, begin again |
 //! | `connect` | TCP, TLS, upgrade |
 //! | `trouble` | why there is no connection, and whether trying again is of use |
+//! | `liveness` | when to ping, and when to give a connection up |
 //! | `backoff` | pauses between tries |
 //! | `lines` | what is printed of a frame |
 //! | `report`, `output` | what sessions tell the thread that prints; that thread |
@@ -22,6 +23,7 @@
 mod backoff;
 mod connect;
 mod lines;
+mod liveness;
 mod output;
 mod report;
 mod session;
@@ -38,7 +40,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, ValueEnum, ValueHint};
 use crossbeam_channel::{Sender, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -74,7 +76,7 @@ struct SubOptions {
     #[arg(long, value_name = "TOKEN")]
     token: Vec<String>,
     /// File with a token on each line
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     token_file: Option<PathBuf>,
     /// Account whose events are asked for, 32 hex characters, or * for all (superduper admins only); absent: the token's
     /// own
@@ -90,7 +92,7 @@ struct SubOptions {
     #[arg(long, value_name = "ORIGIN")]
     origin: Option<String>,
     /// CAs to trust for wss://, as a PEM file; absent: those that the system trusts
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     ca_cert: Option<PathBuf>,
     /// Print each event and notice as the JSON that it is, one a line
     #[arg(long, conflicts_with = "keys")]

@@ -26,14 +26,18 @@ use tungstenite::{Error, Message, WebSocket};
 use super::backoff::Backoff;
 use super::connect::{Stream, connect};
 use super::lines::{self, Form, Frame, cut};
+use super::liveness::Liveness;
 use super::report::{Over, Report, Reporter, seconds};
 use super::target::{Target, Token};
 use super::trouble::{Fate, Trouble};
-use crate::limits::{SUB_PAUSE_MAX, SUB_PING_INTERVAL, SUB_REPLY_MAX, SUB_SILENCE_MAX};
+use crate::limits::SUB_PAUSE_MAX;
 use crate::routing::families::nearest_binding;
 
 /// The request id of pings, by which their replies are known.
 const PING: &str = "ping";
+
+/// A token that is shorter is no secret, and may be in any text.
+const SECRET_BYTES_MIN: usize = 6;
 
 /// Bindings that are tried one by one without a pause; the server's rate limit allows 100 commands at once.
 const TRIES_AT_ONCE_MAX: usize = 80;
@@ -86,13 +90,9 @@ impl From<Over> for Left {
 /// What a connection waits for.
 enum Phase {
     /// The reply to a subscribe for all bindings.
-    All { until: Instant },
+    All,
     /// The replies to one for each binding; those before `index` have theirs.
-    Each {
-        index: usize,
-        good: Vec<String>,
-        until: Instant,
-    },
+    Each { index: usize, good: Vec<String> },
     /// Nothing but events.
     Subscribed { since: Instant },
 }
@@ -101,9 +101,9 @@ enum Phase {
 struct Connection {
     websocket: WebSocket<Stream>,
     phase: Phase,
-    heard: Instant,
+    liveness: Liveness,
+    /// When the last frame came.
     heard_at: SystemTime,
-    ping_at: Instant,
 }
 
 impl Session {
@@ -163,15 +163,11 @@ impl Session {
             Ok(websocket) => websocket,
             Err(trouble) => return trouble.into(),
         };
-        let now = Instant::now();
         let mut connection = Connection {
             websocket,
-            phase: Phase::All {
-                until: now + SUB_REPLY_MAX,
-            },
-            heard: now,
+            phase: Phase::All,
+            liveness: Liveness::new(Instant::now()),
             heard_at: SystemTime::now(),
-            ping_at: now + SUB_PING_INTERVAL,
         };
         let ended = self
             .subscribe(&mut connection, &self.plan.bindings)
@@ -195,11 +191,13 @@ impl Session {
         loop {
             match connection.websocket.read() {
                 Ok(message) => {
-                    connection.heard = Instant::now();
+                    connection.liveness.hear(Instant::now());
                     connection.heard_at = SystemTime::now();
                     match message {
                         Message::Text(text) => self.take(connection, &text)?,
                         Message::Close(frame) => {
+                            // The answer to it, which is queued.
+                            let _lost = connection.websocket.flush();
                             return Err(frame
                                 .map_or_else(
                                     || Trouble::Lost("closed by the server".to_owned()),
@@ -222,22 +220,10 @@ impl Session {
 
     /// Gives up what does not answer, and asks whether the server is there.
     fn keep_alive(connection: &mut Connection) -> Result<(), Trouble> {
-        let now = Instant::now();
-        let silence = now.saturating_duration_since(connection.heard);
-        if silence >= SUB_SILENCE_MAX {
-            let text = format!("no sign of life of the server for {}", seconds(silence));
-            return Err(Trouble::Lost(text));
+        if connection.liveness.check(Instant::now())? {
+            send(connection, &json!({"action": "ping", "request_id": PING}))?;
         }
-        match connection.phase {
-            Phase::All { until } | Phase::Each { until, .. } if now >= until => {
-                Err(Trouble::Lost("no reply to the subscribe".to_owned()))
-            }
-            Phase::Subscribed { .. } if now >= connection.ping_at => {
-                connection.ping_at = now + SUB_PING_INTERVAL;
-                send(connection, &json!({"action": "ping", "request_id": PING}))
-            }
-            Phase::All { .. } | Phase::Each { .. } | Phase::Subscribed { .. } => Ok(()),
-        }
+        Ok(())
     }
 
     fn subscribe(&self, connection: &mut Connection, bindings: &[String]) -> Result<(), Trouble> {
@@ -245,6 +231,7 @@ impl Session {
         if let Some(account) = &self.plan.account {
             data["account_id"] = account.as_str().into();
         }
+        connection.liveness.ask(Instant::now());
         let token = &self.plan.token.0;
         let command = json!({"action": "subscribe", "auth_token": token, "data": data});
         send(connection, &command)
@@ -300,8 +287,8 @@ impl Session {
                     return Err(trouble.into());
                 }
             }
-            (Phase::All { .. }, None) => self.is_subscribed(connection)?,
-            (Phase::All { .. }, Some(errors)) => {
+            (Phase::All, None) => self.is_subscribed(connection)?,
+            (Phase::All, Some(errors)) => {
                 if let Some(trouble) = Trouble::of_reply(errors) {
                     return Err(trouble.into());
                 }
@@ -312,11 +299,10 @@ impl Session {
                 connection.phase = Phase::Each {
                     index: 0,
                     good: Vec::new(),
-                    until: Instant::now() + SUB_REPLY_MAX,
                 };
                 self.subscribe(connection, &self.plan.bindings[..1])?;
             }
-            (Phase::Each { index, good, until }, trouble) => {
+            (Phase::Each { index, good }, trouble) => {
                 let binding = &self.plan.bindings[*index];
                 match trouble {
                     None => good.push(binding.clone()),
@@ -328,7 +314,6 @@ impl Session {
                     }
                 }
                 *index += 1;
-                *until = Instant::now() + SUB_REPLY_MAX;
                 let index = *index;
                 if let Some(next) = self.plan.bindings.get(index..=index) {
                     if index >= TRIES_AT_ONCE_MAX {
@@ -350,7 +335,7 @@ impl Session {
     fn is_subscribed(&mut self, connection: &mut Connection) -> Result<(), Over> {
         let now = Instant::now();
         connection.phase = Phase::Subscribed { since: now };
-        connection.ping_at = now + SUB_PING_INTERVAL;
+        connection.liveness.settle(now);
         let again = if self.lost_at.is_some() { " again" } else { "" };
         let bindings = cut(&self.plan.bindings.join(" "));
         self.reporter
@@ -396,6 +381,9 @@ impl Session {
     }
 
     fn masked(&self, text: &str) -> String {
+        if self.plan.token.0.len() < SECRET_BYTES_MIN {
+            return text.to_owned();
+        }
         text.replace(&self.plan.token.0, "***")
     }
 }
