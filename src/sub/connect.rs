@@ -30,8 +30,8 @@ use crate::limits::{SUB_CONNECT_MAX, SUB_FRAME_BYTES_MAX, SUB_RETRY_AFTER_MAX};
 /// The first byte of a TLS alert: what a server with TLS says to a request without.
 const TLS_ALERT: u8 = 0x15;
 
-/// How long one read waits, so that a session comes to its deadlines.
-const TICK: Duration = Duration::from_secs(1);
+/// How long one read waits, so that a session comes to its deadlines and its end.
+const TICK: Duration = Duration::from_millis(200);
 
 /// Reads whom to trust: the CAs in `file`, or those that the system trusts.
 pub(super) fn tls_config(file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
@@ -105,7 +105,7 @@ impl Write for Stream {
     }
 }
 
-/// Connects and upgrades. Each step blocks for at most [`SUB_CONNECT_MAX`]; a read of the result for a second.
+/// Connects and upgrades. Each step blocks for at most [`SUB_CONNECT_MAX`]; a read of the result for [`TICK`].
 pub(super) fn connect(
     target: &Target,
     origin: Option<&str>,

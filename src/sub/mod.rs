@@ -11,6 +11,7 @@
 //! | `liveness` | when to ping, and when to give a connection up |
 //! | `backoff` | pauses between tries |
 //! | `lines` | what is printed of a frame |
+//! | `farewell` | the end of the connections that stand |
 //! | `report`, `output` | what sessions tell the thread that prints; that thread |
 //!
 //! A thread for each session (a URL and a token), a bounded queue, and the main thread, which alone prints.
@@ -22,6 +23,7 @@
 
 mod backoff;
 mod connect;
+mod farewell;
 mod lines;
 mod liveness;
 mod output;
@@ -47,6 +49,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::account::AccountId;
 use crate::limits::{SUB_LINES_MAX, SUB_SESSIONS_MAX, SUB_TOKENS_BYTES_MAX, TOKEN_BYTES_MAX};
 use connect::tls_config;
+use farewell::Farewell;
 use lines::Form;
 use output::{Ends, Outcome, say};
 use report::{Report, Reporter};
@@ -58,6 +61,9 @@ const CODE_FAILED: u8 = 1;
 
 /// Exit code: a wrong command line.
 const CODE_WRONG: u8 = 2;
+
+/// Longest wait at the end for connections to be closed.
+const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
 /// The environment variable that a token may be in.
 const TOKEN_VARIABLE: &str = "BLACKHOLE_TOKEN";
@@ -301,14 +307,19 @@ impl Prepared {
     fn run(self) -> io::Result<Outcome> {
         let (to, reports) = bounded(SUB_LINES_MAX);
         report_signals(to.clone())?;
+        let farewell = Arc::new(Farewell::default());
         for (plan, label) in self.plans {
-            let session = Session::new(plan, Reporter::new(to.clone(), label));
+            let session = Session::new(plan, Reporter::new(to.clone(), label), farewell.clone());
             thread::Builder::new()
                 .name("session".into())
                 .spawn(move || session.run())?;
         }
         drop(to);
-        Ok(output::print(&reports, &self.ends, self.is_quiet))
+        let outcome = output::print(&reports, &self.ends, self.is_quiet);
+        // So that no session waits for room in it.
+        drop(reports);
+        farewell.say(FAREWELL_MAX);
+        Ok(outcome)
     }
 }
 

@@ -21,10 +21,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustls::ClientConfig;
 use serde_json::{Value, json};
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::Utf8Bytes;
+use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Error, Message, WebSocket};
 
 use super::backoff::Backoff;
 use super::connect::{Stream, connect};
+use super::farewell::Farewell;
 use super::lines::{self, Form, Frame, cut};
 use super::liveness::Liveness;
 use super::report::{Over, Report, Reporter, seconds};
@@ -64,6 +68,7 @@ pub(super) struct Plan {
 pub(super) struct Session {
     plan: Plan,
     reporter: Reporter,
+    farewell: Arc<Farewell>,
     backoff: Backoff,
     /// When the server was last heard before the connection was lost; `None` before the first subscribe.
     lost_at: Option<SystemTime>,
@@ -107,10 +112,11 @@ struct Connection {
 }
 
 impl Session {
-    pub(super) fn new(plan: Plan, reporter: Reporter) -> Self {
+    pub(super) fn new(plan: Plan, reporter: Reporter, farewell: Arc<Farewell>) -> Self {
         Self {
             plan,
             reporter,
+            farewell,
             backoff: Backoff::default(),
             lost_at: None,
         }
@@ -163,6 +169,8 @@ impl Session {
             Ok(websocket) => websocket,
             Err(trouble) => return trouble.into(),
         };
+        let farewell = self.farewell.clone();
+        let _standing = farewell.enter();
         let mut connection = Connection {
             websocket,
             phase: Phase::All,
@@ -180,10 +188,19 @@ impl Session {
                 self.backoff.reset();
             }
         }
-        match ended {
+        let left = match ended {
             Ok(never) => match never {},
             Err(left) => left,
+        };
+        if matches!(left, Left::Over(Over)) {
+            let frame = CloseFrame {
+                code: CloseCode::Normal,
+                reason: Utf8Bytes::default(),
+            };
+            let _lost = connection.websocket.close(Some(frame));
+            let _lost = connection.websocket.flush();
         }
+        left
     }
 
     /// Takes what comes, until the connection ends.
@@ -213,6 +230,9 @@ impl Session {
                 }
                 Err(error) if is_tick(&error) => {}
                 Err(error) => return Err(of_read(&error).into()),
+            }
+            if self.farewell.is_over() {
+                return Err(Over.into());
             }
             Self::keep_alive(connection)?;
         }

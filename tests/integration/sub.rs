@@ -330,6 +330,20 @@ fn a_server_that_comes_back_is_found_and_subscribed_again() {
 }
 
 #[test]
+fn it_takes_its_leave_as_websockets_do() {
+    let server = Server::demo(&["--log-level", "debug", "--demo-rate", "20"]);
+    let url = format!("ws://{}", server.address());
+    let args = ["--url", &url, "--token", ANY_TOKEN, "--account"];
+    let run = |more: &[&str]| Sub::start(&[&args[..], more].concat()).end();
+    // With an event, and while it waits for one.
+    run(&[DEMO_ACCOUNT, "--count", "1", "call.*.*"]);
+    server.wait_for_log("ended: closed by the peer");
+    run(&[OTHER_ACCOUNT, "--for", "1", "call.*.*"]);
+    let said = || server.log().matches("ended: closed by the peer").count() == 2;
+    wait_for("the second close", || said().then_some(()));
+}
+
+#[test]
 fn a_lost_connection_ends_it_if_it_is_to() {
     let server = Server::demo(&["--drain-seconds", "1"]);
     let mut sub = Sub::at(server.address(), &["--no-reconnect", "call.*.*"]);
