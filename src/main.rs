@@ -51,6 +51,11 @@ fn main() -> ExitCode {
     let is_stderr_taken = logging::flush();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
+        Err(exit) if is_stderr_taken && logging::is_for_programs() => {
+            log::error!("{}", exit.why());
+            let _in_time = logging::flush();
+            ExitCode::from(exit.code)
+        }
         Err(exit) if is_stderr_taken => exit.print(),
         Err(exit) => ExitCode::from(exit.code),
     }

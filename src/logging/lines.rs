@@ -75,6 +75,11 @@ impl LineWriter {
         }
     }
 
+    /// Whether a line that is none of these would be taken for something else.
+    pub(super) fn is_for_programs(&self) -> bool {
+        self.is_journal || self.format == LogFormat::Json
+    }
+
     /// What the log takes.
     pub(super) fn filter(&self) -> &impl Log {
         &self.printer

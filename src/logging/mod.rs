@@ -20,7 +20,7 @@ use std::cell::Cell;
 use std::io;
 use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
@@ -40,6 +40,8 @@ static TALLY: Tally = Tally {
     lost: AtomicU64::new(0),
     lost_untold: AtomicU64::new(0),
 };
+
+static IS_FOR_PROGRAMS: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// Set on the thread "log": its panic means that a line cannot be written, and must not become another line.
@@ -71,6 +73,7 @@ pub fn start(level: LevelFilter, format: LogFormat, library: GuardedLibrary) -> 
         .with_module_level(library.target, library.level)
         .without_timestamps();
     let writer = Arc::new(LineWriter::new(printer, format));
+    IS_FOR_PROGRAMS.store(writer.is_for_programs(), Ordering::Relaxed);
     let (queue, entries) = unbounded();
     let logger = QueueingLogger {
         writer: writer.clone(),
@@ -88,6 +91,13 @@ pub fn start(level: LevelFilter, format: LogFormat, library: GuardedLibrary) -> 
     }
     set_level(level);
     Ok(())
+}
+
+/// Whether each line on stderr must be one of the log's, because a program reads them: they are JSON, or go to the
+/// journal. False before [`start`].
+#[must_use]
+pub fn is_for_programs() -> bool {
+    IS_FOR_PROGRAMS.load(Ordering::Relaxed)
 }
 
 /// From now on lines are logged that are at least as grave as `level`.

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use support::client::{ANY_TOKEN, Client, Raw};
-use support::server::{DEMO, PATIENCE, Server, lines, own_address};
+use support::server::{DEMO, PATIENCE, Server, dead_address, lines, own_address, run_to_end};
 
 const DEMO_ACCOUNT: &str = "00000000000000000000000000000001";
 
@@ -299,6 +299,24 @@ fn a_server_that_logs_json_logs_nothing_else() {
             "{log}"
         );
     }
+}
+
+#[test]
+fn what_prevents_a_start_is_a_line_of_a_log_for_programs() {
+    let (_taken, address) = dead_address();
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    let args = ["--ip", &ip, "--port", &port, "--log-format"];
+    let last = |format| {
+        let output = run_to_end(&[&DEMO[..], &args, &[format]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        said.lines().last().unwrap().to_owned()
+    };
+    let plain = last("text");
+    let why = plain.strip_prefix("blackhole: ").unwrap();
+    assert!(why.contains(&port), "{why}");
+    let said = members(&last("json"));
+    assert_eq!(said, ("error".into(), "blackhole".into(), why.to_owned()));
 }
 
 #[test]
