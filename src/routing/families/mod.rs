@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `spec` | a row of the table as operators write it, its grammar, and the platform's rows |
 //! | `template` | the words of a row's templates |
+//! | `nearest` | what is likely meant by a client binding that is none |
 //! | `compile` | a row, checked and compiled into a rule |
 //! | `rule` | a compiled row: what fits it, and the keys that it renders |
-//! | `nearest` | what is likely meant by a client binding that is none |
 //!
 //! No code names a family; all of them are data. A subscription is (rule, scope, realm, client binding). Its AMQP
 //! binding keys are rendered when needed and never stored.
