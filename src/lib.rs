@@ -14,6 +14,7 @@
 //! |---|---|---|---|
 //! | 7 | main | shell | puts everything together |
 //! | 6 | [`reactor`] | shell | the loop: one thread that polls; the only place that touches client sockets |
+//! | 6 | [`sub`] | shell | `blackhole sub`: a websocket client for people and scripts |
 //! | 6 | [`config`] | shell | what an operator can choose; nobody below knows it |
 //! | 6 | [`ctl`] | shell | `blackhole ctl`: a client of the admin addresses of running processes |
 //! | 5 | [`session`] | pure | one client's life: phases, outbox, rate limit, close reasons |
@@ -93,4 +94,6 @@ pub mod source;
 #[forbid(unsafe_code)]
 #[cfg(test)]
 mod steps;
+#[forbid(unsafe_code)]
+pub mod sub;
 pub mod sys;

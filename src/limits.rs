@@ -274,6 +274,38 @@ pub const TRIM_WITHIN: Duration = Duration::from_secs(10);
 /// Outbox queues freed, and sessions come and gone, since the last trim that make a trim worth its while.
 pub const TRIM_FREED_MIN: u64 = 256;
 
+/// Sessions of one `blackhole sub`: its URLs times its tokens, a thread each. More are refused at its start.
+pub(crate) const SUB_SESSIONS_MAX: usize = 256;
+
+/// Lines of `blackhole sub` that wait for its output, each as long as the frame that it tells of. Beyond it the sessions
+/// wait, their servers take them for slow consumers, and tell what is lost.
+pub(crate) const SUB_LINES_MAX: usize = 64;
+
+/// Longest pause of `blackhole sub` between two tries to connect that the server did not ask for.
+pub(crate) const SUB_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Longest pause that a server may ask of `blackhole sub` (`Retry-After`); of a longer one so much is kept.
+pub(crate) const SUB_RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
+/// Longest wait of `blackhole sub` for a connection, for each read of a handshake, and for a write.
+pub(crate) const SUB_CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Longest wait of `blackhole sub` for the reply to a subscribe, which waits for the server's broker.
+pub(crate) const SUB_REPLY_MAX: Duration = Duration::from_secs(30);
+
+/// Time between two pings of `blackhole sub`.
+pub(crate) const SUB_PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Silence after which `blackhole sub` gives a connection up.
+pub(crate) const SUB_SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes of one frame from a server that `blackhole sub` takes; at a longer one it connects anew. The bodies of events
+/// have at most 8 MiB.
+pub(crate) const SUB_FRAME_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of a file of tokens.
+pub(crate) const SUB_TOKENS_BYTES_MAX: u64 = 1 << 20;
+
 /// Bytes of lines of the log that wait to be written, a line's own bookkeeping included: some 1,400 lines. Beyond it
 /// lines are lost and counted, so that a stderr without a reader costs lines of the log, and the loop nothing.
 pub(crate) const LOG_QUEUE_BYTES_MAX: usize = 256 << 10;

@@ -25,7 +25,7 @@ use blackhole::routing::families::{Exchange, Families};
 use blackhole::session::ListenerKind;
 use blackhole::session::hub::Hub;
 use blackhole::session::limits::SessionLimits;
-use blackhole::{ctl, limits, logging, source, sys};
+use blackhole::{ctl, limits, logging, source, sub, sys};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
@@ -50,6 +50,11 @@ fn main() -> ExitCode {
     let is_stderr_taken = logging::flush();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
+        Err(exit) if is_stderr_taken && logging::is_for_programs() => {
+            log::error!("{}", exit.why());
+            let _in_time = logging::flush();
+            ExitCode::from(exit.code)
+        }
         Err(exit) if is_stderr_taken => exit.print(),
         Err(exit) => ExitCode::from(exit.code),
     }
@@ -62,10 +67,14 @@ struct OtherCommand {
     run: fn(&ArgMatches) -> ExitCode,
 }
 
-const OTHER_COMMANDS: [OtherCommand; 2] = [
+const OTHER_COMMANDS: [OtherCommand; 3] = [
     OtherCommand {
         command: ctl::command,
         run: ctl::run,
+    },
+    OtherCommand {
+        command: sub::command,
+        run: sub::run,
     },
     OtherCommand {
         command: completions_command,
@@ -138,7 +147,7 @@ enum Source {
 }
 
 fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
-    logging::start(config.log_level, amqp::CLIENT_LINES)
+    logging::start(config.log_level, config.log_format, amqp::CLIENT_LINES)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     for note in &config.notes {
         log::log!(note.level, "{}", note.text);

@@ -34,6 +34,7 @@ const USAGE: &str = "blackhole [OPTIONS]
 const EXAMPLES: &str = "\
 Commands:
   ctl          Look at running processes and steer them, over their admin addresses
+  sub          Subscribe at a server, and print events as they come
   completions  Print completions of the command line for a shell
   Each tells more with --help. Without a command the server is started.
 

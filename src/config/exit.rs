@@ -91,6 +91,13 @@ impl Exit {
         }
     }
 
+    /// The text without the program's name, as a line of the log.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        let text = self.text.trim_end();
+        text.strip_prefix("blackhole: ").unwrap_or(text)
+    }
+
     /// Prints the text and returns the code. A closed stream is not an error: there is nobody to tell.
     #[must_use]
     pub fn print(&self) -> ExitCode {

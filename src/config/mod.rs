@@ -53,6 +53,7 @@ use crate::auth::jwt::Rules;
 use crate::auth::{AuthConfig, Authenticator, CacheTimes};
 use crate::event::Style;
 use crate::limits::DESCRIPTORS_RESERVED;
+use crate::logging::LogFormat;
 use crate::protocol::proxy::ProxyProtocol;
 use crate::routing::families::{Families, FamilyOptions, FamilySpec};
 use crate::session::outbox::SlowConsumerPolicy;
@@ -283,6 +284,7 @@ impl Config {
             families,
             io_uring,
             log_level,
+            log_format,
             drain_seconds,
             drain_delay_seconds,
         } = options;
@@ -363,6 +365,7 @@ impl Config {
             style: style.0,
             io_uring: io_uring.0,
             log_level: log_level.0,
+            log_format: log_format.0,
             max_connections: max_connections.and_then(limit),
             max_connections_per_ip: limit(max_connections_per_ip),
             max_connections_per_account: limit(max_connections_per_account),
@@ -539,6 +542,8 @@ pub struct Config {
     pub io_uring: bool,
     /// `log_level`: error, warn, info, debug. Can change while running ([`reread`]).
     pub log_level: log::LevelFilter,
+    /// `log_format`: text, json.
+    pub log_format: LogFormat,
     /// `max_connections`: sessions in all. Default: RLIMIT_NOFILE less [`DESCRIPTORS_RESERVED`].
     pub max_connections: Option<usize>,
     /// `max_connections_per_ip`: of connections, from the moment when their address is known to their end.

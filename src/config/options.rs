@@ -15,6 +15,7 @@ use super::values::{
 };
 use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
+use crate::logging::LogFormat;
 use crate::protocol::proxy::ProxyProtocol;
 use crate::routing::families::FamilyOptions;
 use crate::session::outbox::SlowConsumerPolicy;
@@ -257,6 +258,9 @@ pub(crate) struct Options {
     /// Lines to log on stderr: error, warn, info or debug
     #[arg(long, value_name = "LEVEL", help_heading = PROCESS)]
     pub(crate) log_level: Setting<log::LevelFilter>,
+    /// Form of these lines: text, or json (an object a line)
+    #[arg(long, value_name = "FORMAT", help_heading = PROCESS)]
+    pub(crate) log_format: Setting<LogFormat>,
     /// Time over which the sessions are closed at SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", help_heading = PROCESS)]
     pub(crate) drain_seconds: Setting<u32>,
@@ -333,6 +337,7 @@ impl Default for Options {
             families: Vec::new(),
             io_uring: Setting(true),
             log_level: Setting(log::LevelFilter::Info),
+            log_format: Setting(LogFormat::Text),
             drain_seconds: Setting(10),
             drain_delay_seconds: Setting(0),
         }

@@ -19,6 +19,7 @@ use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
 use crate::inquiry::{CrossbarUrl, CrossbarUrlError};
 use crate::limits::{PERIOD_MAX, TOKEN_BYTES_MAX};
+use crate::logging::LogFormat;
 use crate::protocol::proxy::ProxyProtocol;
 use crate::session::outbox::SlowConsumerPolicy;
 
@@ -503,6 +504,26 @@ impl Text for log::LevelFilter {
     }
 }
 
+impl Text for LogFormat {
+    const EXPECTED: &str = "text or json";
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "text" => Some(Self::Text),
+            "json" => Some(Self::Json),
+            _ => None,
+        }
+    }
+
+    fn print(&self) -> String {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+        .to_owned()
+    }
+}
+
 /// The key `source`; what the demo source needs beside it has keys of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SourceName {
@@ -891,6 +912,7 @@ mod tests {
         survives::<Style>("kazoo", json!("kazoo"));
         survives::<SlowConsumerPolicy>("drop", json!("drop"));
         survives::<log::LevelFilter>("debug", json!("debug"));
+        survives::<LogFormat>("json", json!("json"));
         survives::<SourceName>("replay:a b.jsonl", json!("replay:a b.jsonl"));
         survives::<AuthName>("tokens:/etc/tokens.json", json!("tokens:/etc/tokens.json"));
         survives::<AuthName>("jwt:/etc/keys", json!("jwt:/etc/keys"));

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config) -> Result<(), Exit> {
-    logging::start(config.log_level, amqp::CLIENT_LINES)
+    logging::start(config.log_level, config.log_format, amqp::CLIENT_LINES)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let server = Server::bind(Addresses {
         clients: SocketAddr::new(config.ip, config.port),

@@ -51,6 +51,7 @@ mod secrets;
 mod slow_consumers;
 mod source_end;
 mod starvation;
+mod sub;
 mod switching;
 mod trace;
 mod web_ui;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `spec` | a row of the table as operators write it, its grammar, and the platform's rows |
 //! | `template` | the words of a row's templates |
+//! | `nearest` | what is likely meant by a client binding that is none |
 //! | `compile` | a row, checked and compiled into a rule |
 //! | `rule` | a compiled row: what fits it, and the keys that it renders |
 //! | `available` | the forms of client bindings, for people |
@@ -16,6 +17,7 @@
 
 mod available;
 mod compile;
+mod nearest;
 mod rule;
 mod spec;
 mod template;
@@ -23,6 +25,7 @@ mod template;
 use std::sync::Arc;
 
 pub use compile::KEYS_MAX;
+pub use nearest::nearest_binding;
 pub use spec::{
     AccountSource, ExchangeKind, FamilyError, FamilyOptions, FamilyProblem, FamilySpec,
 };

@@ -1,4 +1,5 @@
-//! The log: one line an event, in UTC, on stderr; the level can change while running.
+//! The log: one line an event, in UTC, on stderr; the level can change while running. `lines` owns the two forms of a
+//! line.
 //!
 //! The thread that logs makes the text of a line and queues it; the thread "log" writes it, because a write to a pipe
 //! that nobody reads blocks.
@@ -12,34 +13,35 @@
 //! A log line is one line and shows what is in it: characters that are not printable (control characters, line ends of
 //! any kind, marks of direction, combining marks) are escaped in the one place where all lines are made.
 
+mod lines;
+
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::Cell;
-use std::io::{self, Write};
-use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::io;
+use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
-use time::OffsetDateTime;
-use time::format_description::StaticFormatDescription;
-use time::macros::format_description;
+
+pub use lines::LogFormat;
+
+use lines::{Line, LineWriter};
 
 use crate::limits::{LOG_FLUSH_MAX, LOG_QUEUE_BYTES_MAX};
 use crate::metrics::page::write_metric;
-
-/// The format of [`SimpleLogger`], which itself would write the time of the writing.
-const TIMESTAMP: StaticFormatDescription =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z ");
 
 static TALLY: Tally = Tally {
     queued_bytes: AtomicUsize::new(0),
     lost: AtomicU64::new(0),
     lost_untold: AtomicU64::new(0),
 };
+
+static IS_FOR_PROGRAMS: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// Set on the thread "log": its panic means that a line cannot be written, and must not become another line.
@@ -59,20 +61,22 @@ pub struct GuardedLibrary {
     pub without_secrets: fn(&str) -> String,
 }
 
-/// Starts the log at `level`, and makes every panic a line of it. To be called once, before anything is logged.
+/// Starts the log at `level`, in this format, and makes every panic a line of it. To be called once, before anything is
+/// logged.
 ///
 /// # Errors
 /// The system refused the thread.
-pub fn start(level: LevelFilter, library: GuardedLibrary) -> io::Result<()> {
+pub fn start(level: LevelFilter, format: LogFormat, library: GuardedLibrary) -> io::Result<()> {
     let printer = SimpleLogger::new()
         .with_level(LevelFilter::Error)
         .with_module_level("blackhole", LevelFilter::Debug)
         .with_module_level(library.target, library.level)
         .without_timestamps();
-    let printer = Arc::new(printer);
+    let writer = Arc::new(LineWriter::new(printer, format));
+    IS_FOR_PROGRAMS.store(writer.is_for_programs(), Ordering::Relaxed);
     let (queue, entries) = unbounded();
     let logger = QueueingLogger {
-        printer: printer.clone(),
+        writer: writer.clone(),
         library,
         queue,
     };
@@ -80,13 +84,20 @@ pub fn start(level: LevelFilter, library: GuardedLibrary) -> io::Result<()> {
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
         thread::Builder::new()
             .name("log".into())
-            .spawn(move || write_all(&entries, &printer))?;
+            .spawn(move || write_all(&entries, &writer))?;
         panic::set_hook(Box::new(move |panic| {
             log_panic(panic, library.without_secrets);
         }));
     }
     set_level(level);
     Ok(())
+}
+
+/// Whether each line on stderr must be one of the log's, because a program reads them: they are JSON, or go to the
+/// journal. False before [`start`].
+#[must_use]
+pub fn is_for_programs() -> bool {
+    IS_FOR_PROGRAMS.load(Ordering::Relaxed)
 }
 
 /// From now on lines are logged that are at least as grave as `level`.
@@ -143,12 +154,12 @@ impl Tally {
 }
 
 enum Entry {
-    Line(Line),
+    Line(QueuedLine),
     /// A thread waits until the lines before it are written.
     Flush(Sender<()>),
 }
 
-struct Line {
+struct QueuedLine {
     at: SystemTime,
     level: Level,
     target: Box<str>,
@@ -157,33 +168,23 @@ struct Line {
     lost_before: u64,
 }
 
-impl Line {
+impl QueuedLine {
     fn bytes(&self) -> usize {
         size_of::<Self>() + self.target.len() + self.text.len()
     }
 
-    /// Writes the line. Returns whether it could be written.
-    fn print(&self, printer: &SimpleLogger) -> bool {
-        let Ok(timestamp) = OffsetDateTime::from(self.at).format(TIMESTAMP) else {
-            return false;
-        };
-        // The printer's macro panics when stderr cannot be written to.
-        io::stderr().write_all(timestamp.as_bytes()).is_ok()
-            && catch_unwind(AssertUnwindSafe(|| {
-                printer.log(
-                    &Record::builder()
-                        .level(self.level)
-                        .target(&self.target)
-                        .args(format_args!("{}", self.text))
-                        .build(),
-                );
-            }))
-            .is_ok()
+    fn as_line(&self) -> Line<'_> {
+        Line {
+            at: self.at,
+            level: self.level,
+            target: &self.target,
+            message: &self.text,
+        }
     }
 }
 
 struct QueueingLogger {
-    printer: Arc<SimpleLogger>,
+    writer: Arc<LineWriter>,
     library: GuardedLibrary,
     /// Bounded by [`Tally::take_room`].
     queue: Sender<Entry>,
@@ -191,7 +192,7 @@ struct QueueingLogger {
 
 impl Log for QueueingLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.printer.enabled(metadata)
+        self.writer.filter().enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -205,7 +206,7 @@ impl Log for QueueingLogger {
                 None => return,
             }
         }
-        let mut line = Line {
+        let mut line = QueuedLine {
             at: SystemTime::now(),
             level: record.level(),
             target: record.target().into(),
@@ -253,35 +254,35 @@ fn escaped(text: String) -> String {
 }
 
 /// The thread "log".
-fn write_all(entries: &Receiver<Entry>, printer: &SimpleLogger) {
+fn write_all(entries: &Receiver<Entry>, writer: &LineWriter) {
     WRITES_THE_LOG.set(true);
     for entry in entries {
         match entry {
             Entry::Line(line) => {
-                tell_lost(line.lost_before, line.at, printer);
-                if !line.print(printer) {
+                tell_lost(line.lost_before, line.at, writer);
+                if !writer.write(&line.as_line()) {
                     TALLY.lose_one();
                 }
                 TALLY.give_room_back(line.bytes());
             }
             Entry::Flush(done) => {
                 let lost = TALLY.lost_untold.swap(0, Ordering::Relaxed);
-                tell_lost(lost, SystemTime::now(), printer);
+                tell_lost(lost, SystemTime::now(), writer);
                 let _still_waiting = done.send(());
             }
         }
     }
 }
 
-fn tell_lost(lost: u64, at: SystemTime, printer: &SimpleLogger) {
+fn tell_lost(lost: u64, at: SystemTime, writer: &LineWriter) {
+    let message = format!("{lost} lines of the log are missing here: stderr did not take them");
     let line = Line {
         at,
         level: Level::Warn,
-        target: module_path!().into(),
-        text: format!("{lost} lines of the log are missing here: stderr did not take them").into(),
-        lost_before: 0,
+        target: module_path!(),
+        message: &message,
     };
-    if lost > 0 && !line.print(printer) {
+    if lost > 0 && !writer.write(&line) {
         TALLY.lost_untold.fetch_add(lost, Ordering::Relaxed);
     }
 }
