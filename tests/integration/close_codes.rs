@@ -102,7 +102,7 @@ fn what_may_not_be_sent_closes_the_session_with_its_code() {
     server.wait_for_metric("sessions", 0);
     let metrics = server.metrics();
     let closes = ["protocol", "binary", "invalid_text", "too_big"]
-        .map(|kind| metrics[&format!("closes_{kind}_total")]);
+        .map(|kind| metrics[&format!(r#"closes_total{{reason="{kind}"}}"#)]);
     assert_eq!(closes, [11, 2, 2, 3]);
 }
 

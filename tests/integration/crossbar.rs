@@ -573,7 +573,7 @@ fn keys_are_fetched_with_the_service_token() {
         with_token(Some("another")).unwrap().key("0123abcd"),
         KeyAnswer::Trouble
     );
-    assert_eq!(counters.trouble_status.load(Relaxed), 1);
+    assert_eq!(counters.key_status.load(Relaxed), 1);
     assert_eq!(
         with_token(None).unwrap().key("0123abcd"),
         KeyAnswer::Unknown
@@ -952,8 +952,11 @@ fn trouble_is_logged_once_a_minute_for_each_cause_and_no_line_shows_a_token() {
             );
             assert_eq!(crossbar.key("0123abcd"), KeyAnswer::Trouble);
         }
-        assert_eq!(counters.trouble_status.load(Relaxed), 8);
-        assert_eq!(counters.trouble_body.load(Relaxed), 8);
+        let statuses = [&counters.trouble_status, &counters.key_status];
+        let bodies = [&counters.trouble_body, &counters.key_body];
+        for causes in [statuses, bodies] {
+            assert_eq!(causes.map(|of| of.load(Relaxed)).iter().sum::<u64>(), 8);
+        }
         let lines = LINES.0.lock().unwrap();
         for (_, line) in lines.iter() {
             for token in ["secret-of-a-user", SERVICE_TOKEN] {

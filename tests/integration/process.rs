@@ -1,5 +1,6 @@
 //! The process as an operator and a service manager meet it (PROTOCOL 2, 3 and 9).
 
+use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
@@ -284,15 +285,17 @@ fn the_admin_pages_tell_health_readiness_and_metrics() {
     });
     let (status, metrics) = server.page("/metrics");
     assert_eq!(status, 200);
-    let mut described = None;
+    let (mut described, mut families) = ("", HashSet::new());
     for line in metrics.lines() {
         match line.strip_prefix("# TYPE ") {
-            Some(kind) => described = kind.split(' ').next(),
+            Some(kind) => {
+                described = kind.split(' ').next().unwrap();
+                assert!(families.insert(described), "{described} is described twice");
+            }
             None if line.starts_with('#') => {}
-            None => assert_eq!(
-                line.split(' ').next(),
-                described.take(),
-                "each value behind its own type"
+            None => assert!(
+                line.starts_with(described),
+                "each value behind its own type: {line}"
             ),
         }
     }

@@ -139,6 +139,11 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             hub.outboxes.blocked_bytes,
         ),
         (
+            "outboxes_bytes_max",
+            "Bound of these bytes.",
+            hub.limits.outboxes_bytes_max,
+        ),
+        (
             "partial_messages_bytes",
             "Bytes of messages, frames and requests that have arrived in part.",
             hub.partials.bytes(),
