@@ -3,8 +3,8 @@
 //! Invariant: after each read the hub knows how much of an unfinished message or request the session keeps.
 
 use crate::limits::{PONGS_PER_READ_MAX, REFUSED_COMMANDS_MAX};
-use crate::protocol::admin::AdminRequest;
 use crate::metrics::commands::{CommandAction, CommandResult};
+use crate::protocol::admin::AdminRequest;
 use crate::protocol::codec::Item;
 use crate::protocol::frame::{Frame, Opcode};
 
