@@ -193,6 +193,10 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 16;
 /// the next ones can take its place.
 pub(crate) const ADMIN_ACCEPTS_PER_TURN_MAX: usize = ADMIN_CONNECTIONS_MAX / 2;
 
+/// Requests of the admin address begun in one turn; the rest wait for the next, which does not wait. The most that one costs
+/// is a page of metrics.
+pub(crate) const ADMIN_REQUESTS_PER_TURN_MAX: usize = 4;
+
 /// Connections of one of those two listeners that have had their last answer, or were refused, and whose askers have not
 /// closed. Beyond it the oldest ends at once, and may not have read all of its answer.
 pub(crate) const ADMIN_LEAVING_MAX: usize = 4;

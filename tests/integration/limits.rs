@@ -553,6 +553,55 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
 }
 
 #[test]
+fn a_turn_begins_a_few_requests_of_the_admin_address_and_the_next_ones_the_rest() {
+    let mut the = Loop::new(&config(&["--auth=insecure"]), 1);
+    let page = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let wires: Vec<(ConnId, Wires)> = (0..10)
+        .map(|_| {
+            let (id, wire) = the.accept(
+                STRANGER.into(),
+                ListenerKind::Admin,
+                page.repeat(2).as_bytes(),
+            );
+            (id.unwrap(), wire)
+        })
+        .collect();
+    let answers = || -> usize {
+        let of = |(_, wire): &(ConnId, Wires)| {
+            let bytes = &wire.borrow().to_client;
+            bytes.windows(9).filter(|nine| nine == b"HTTP/1.1 ").count()
+        };
+        wires.iter().map(of).sum()
+    };
+    let moment = now(the.clock);
+    let mut before = 0;
+    while before < 20 {
+        the.reactor.turn(&[], moment);
+        let after = answers();
+        assert!(
+            (1..=4).contains(&(after - before)),
+            "{before}, then {after}"
+        );
+        before = after;
+        let is_pressing = the.reactor.patience(moment) == Duration::ZERO;
+        assert!(is_pressing || before == 20, "{before}");
+    }
+    // Who has gone while its request waited is passed over.
+    let gone: Vec<ConnId> = (0..6)
+        .map(|_| {
+            let (id, _) = the.accept(STRANGER.into(), ListenerKind::Admin, page.as_bytes());
+            id.unwrap()
+        })
+        .collect();
+    the.reactor.turn(&[], moment);
+    for id in gone {
+        the.reactor.abandon(id, moment);
+    }
+    the.turn(&[]);
+    assert_eq!(the.reactor.connections().len(), wires.len());
+}
+
+#[test]
 fn askers_who_read_a_little_all_the_time_do_not_keep_an_operator_out() {
     let mut the = Loop::new(&config(&["--auth=insecure", "--send-timeout-ms=1000"]), 1);
     let page = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
