@@ -3,13 +3,14 @@
 //! The turn has one fixed order (DESIGN, The turn):
 //!
 //! 1. Poll, until the next deadline at most ([`server`]).
-//! 2. Accept a bounded number of connections ([`server`], `accept`). Read the ready sockets, each within a budget and all
-//!    within another, and run their commands (`read`).
+//! 2. Accept a bounded number of connections ([`server`], `accept`). Begin what earlier turns left of what the admin address
+//!    was asked ([`admin`]). Read the ready sockets, each within a budget and all within another, and run their commands
+//!    (`read`).
 //! 3. Let sessions go on whose tokens or rights a thread was asked about (`asking`). Do a slice of what the platform asks
-//!    (`requests`, `switching`), and of what the operator asks on the admin address ([`admin`]). After a reread, or when rights were taken away, renew some of the sessions, and take no
-//!    event until all are renewed (`renewal`). Take what the source says of itself, then a bounded number of events from
-//!    the hand-off, again after a fan-out as long as more come; match them, and put shared frames into outboxes (`intake`,
-//!    `fan_out`).
+//!    (`requests`, `switching`), and of what the operator asks on the admin address ([`admin`]). After a reread, or when
+//!    rights were taken away, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
+//!    source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more come;
+//!    match them, and put shared frames into outboxes (`intake`, `fan_out`).
 //! 4. Fire the deadlines; take a step of the sweep and of the drain (`deadlines`, `watch`).
 //! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
 //!    io_uring, all these writes are one system call, or a few when they are many bytes (`flush`).
@@ -285,6 +286,7 @@ impl<S: Socket> Reactor<S> {
         self.turn_done(now);
         self.turn_began = Some(now.clock);
         self.hub.waking.advance(now.clock);
+        self.begin_waiting(now);
         self.read_ready(ready, now);
         self.close_unfinished(now);
         self.take_answers(now);
@@ -327,6 +329,7 @@ impl<S: Socket> Reactor<S> {
             || !self.reap.is_empty()
             || self.renewal.is_some()
             || self.jobs.is_pressing()
+            || self.desk.has_waiting()
             || self.inquiries.is_pressing()
         {
             return Duration::ZERO;
