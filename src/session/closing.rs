@@ -50,7 +50,7 @@ impl Session {
             Phase::Closing { .. } | Phase::Gone { .. } => {}
             Phase::Open { .. } => {
                 if cx.hub.trace.is_on() {
-                    self.tell_closed(reason, cx);
+                    self.tell_closed(reason, frame.as_ref(), cx);
                 }
                 self.leave(cx);
                 if reason == CloseReason::Drain {
@@ -99,7 +99,7 @@ impl Session {
             }
             Phase::Open { .. } => {
                 if cx.hub.trace.is_on() {
-                    self.tell_closed(CloseReason::Lost, cx);
+                    self.tell_closed(CloseReason::Lost, None, cx);
                 }
                 self.leave(cx);
                 self.phase = Phase::Gone {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::account::AccountId;
 use crate::protocol::command::{self, Action, Command, CommandLimits, Unsubscribe};
+use crate::protocol::frame::Frame;
 
 use super::Session;
 use super::close::CloseReason;
@@ -50,10 +51,18 @@ impl Session {
         cx.hub.trace.opened(&who, self.style, cx.now);
     }
 
-    /// To be called while the session still has its subscriptions.
-    pub(super) fn tell_closed(&self, reason: CloseReason, cx: &mut Context<'_>) {
+    /// To be called while the session still has its subscriptions. `frame`: the close frame that it is sent.
+    pub(super) fn tell_closed(
+        &self,
+        reason: CloseReason,
+        frame: Option<&Frame>,
+        cx: &mut Context<'_>,
+    ) {
         let who = self.who(cx.id, cx.hub);
-        cx.hub.trace.closed(&who, reason, cx.now);
+        // A close frame without a body echoes one without a code (RFC 6455 section 7.1.5).
+        let code = frame.and_then(|frame| frame.payload().first_chunk());
+        let code = code.map(|code| u16::from_be_bytes(*code));
+        cx.hub.trace.closed(&who, reason, code, cx.now);
     }
 
     pub(super) fn tell_ended(&self, bindings: &[Box<str>], reason: &str, cx: &mut Context<'_>) {

@@ -641,6 +641,39 @@ fn an_event_that_is_handed_out_in_slices_is_told_once_for_each_subscription() {
 }
 
 #[test]
+fn a_close_by_the_operator_and_one_by_the_client_are_told_with_their_codes() {
+    let fed = fed(&[]);
+    let admin = fed.server.admin();
+    let mut mine = subscribed(&fed.server, MINE, ACCOUNT, "call.*.*");
+    let other = subscribed(&fed.server, MINE, ACCOUNT, "call.*.*");
+    let (mut looker, _) = Looker::look(admin, &format!("account={ACCOUNT}"));
+    let id = mine.session_id();
+    let mut asker = Raw::connect(admin);
+    let request = format!(
+        "DELETE /v2/sessions/{id}?code=4321&reason=because HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    );
+    asker.send(request.as_bytes());
+    assert_eq!(asker.last_response().status, 200);
+    assert_eq!(mine.expect_close(), (4321, "because".to_owned()));
+    let closed = looker.until("closed");
+    assert_eq!(
+        (&closed["session"], &closed["code"], &closed["reason"]),
+        (&json!(id), &json!(4321), &json!("closed by the operator"))
+    );
+    let mut raw = Raw::upgraded(fed.server.address());
+    raw.send_text(&subscribe(MINE, ACCOUNT, "call.*.*").to_string());
+    looker.until("command");
+    raw.send_frame(0x88, &4000_u16.to_be_bytes());
+    let closed = looker.until("closed");
+    assert_eq!(
+        (&closed["session"], &closed["code"]),
+        (&json!(raw.session_id()), &json!(4000))
+    );
+    drop(other);
+    assert_eq!(looker.until("closed")["reason"], "connection lost");
+}
+
+#[test]
 fn subscriptions_that_are_taken_away_and_a_token_that_is_are_told() {
     let entry =
         |descendants: &[&str]| json!({"account_id": OTHER_ACCOUNT, "descendants": descendants});

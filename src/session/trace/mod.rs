@@ -379,12 +379,12 @@ impl Trace {
         });
     }
 
-    /// Notes that a session is being closed.
-    pub fn closed(&mut self, who: &Who, reason: CloseReason, now: Now) {
+    /// Notes that a session is being closed. `code`: of the close frame that it is sent.
+    pub fn closed(&mut self, who: &Who, reason: CloseReason, code: Option<u16>, now: Now) {
         self.tell_session(who, &Asked::default(), Word::Closed, now, |line| {
             let line = line.text("reason", reason.word());
-            match reason.frame() {
-                Some((code, _)) => line.value("code", code),
+            match code {
+                Some(code) => line.value("code", code),
                 None => line,
             }
         });
@@ -716,7 +716,9 @@ mod tests {
         let mut bench = Bench::new(None);
         let mut other = who(9);
         other.account = Some(AccountId::from_bytes([2; 16]));
-        bench.trace.closed(&other, CloseReason::Peer, at(0, 0));
+        bench
+            .trace
+            .closed(&other, CloseReason::Peer, Some(1000), at(0, 0));
         bench.trace.opened(&other, Style::Kazoo, at(0, 0));
         bench.trace.written(other.id, 5, 0, at(0, 0));
         let asked = Asked {
