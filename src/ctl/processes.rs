@@ -182,6 +182,19 @@ fn sockets(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
         .collect())
 }
 
+impl Process {
+    /// Whether this tells that the process whose socket lay in a folder is no more. Then a note says so.
+    pub(super) fn is_gone(&self, trouble: &Trouble) -> bool {
+        let (true, Trouble::NobodyListens(place)) = (self.is_found, trouble) else {
+            return false;
+        };
+        complain(&format!(
+            "{place}: nobody listens on this socket any more; passed over"
+        ));
+        true
+    }
+}
+
 impl Processes {
     /// Asks all at once; the answers are in the order of the processes. A socket of a folder that nobody listens on any more
     /// is passed over, with a note.
@@ -207,18 +220,24 @@ impl Processes {
         for (process, result) in self.all.iter().zip(results) {
             match result {
                 None => return Err(Failure::Failed("a thread could not be started".to_owned())),
-                Some(Err(Trouble::NobodyListens(place))) if process.is_found => complain(&format!(
-                    "{place}: nobody listens on this socket any more; passed over"
-                )),
+                Some(Err(trouble)) if process.is_gone(&trouble) => {}
                 Some(result) => answers.push(Answer {
                     process: process.name.clone(),
                     result,
                 }),
             }
         }
+        if answers.is_empty() {
+            return Err(self.nobody());
+        }
+        Ok(answers)
+    }
+
+    /// Of all who were to be asked none is there any more.
+    pub(super) fn nobody(&self) -> Failure {
         match &self.folder {
-            Some(folder) if answers.is_empty() => Err(nobody(folder)),
-            Some(_) | None => Ok(answers),
+            Some(folder) => nobody(folder),
+            None => Failure::Failed("there is no process to ask".to_owned()),
         }
     }
 }

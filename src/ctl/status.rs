@@ -91,7 +91,17 @@ impl StatusArgs {
         let mut before: HashMap<String, Look> = HashMap::new();
         let is_rate = self.watch.is_some();
         loop {
-            let answers = desk.processes()?.ask(look)?;
+            let asked = desk.processes().and_then(|processes| processes.ask(look));
+            let answers = match (asked, self.watch) {
+                (Ok(answers), _) => answers,
+                // Whoever watches a restart sees the new processes come.
+                (Err(Failure::Failed(why)), Some(seconds)) => {
+                    complain(&why);
+                    thread::sleep(Duration::from_secs(seconds));
+                    continue;
+                }
+                (Err(failure), _) => return Err(failure),
+            };
             let outcome = Outcome::of(answers.iter().all(|answer| answer.result.is_ok()));
             let figures: Vec<Option<Figures>> = answers
                 .iter()

@@ -8,6 +8,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
@@ -79,24 +80,25 @@ impl TraceArgs {
             .with("key", self.key.as_ref())
             .with("event", self.event.as_ref())
             .with("limit", self.limit);
-        let processes = desk.processes()?;
-        let names: Vec<String> = processes.all.iter().map(|one| one.name.clone()).collect();
+        let processes = Arc::new(desk.processes()?);
+        let several = processes.all.len() > 1;
         let (sender, heard) = sync_channel(CTL_LINES_MAX);
-        for (index, process) in processes.all.into_iter().enumerate() {
+        for index in 0..processes.all.len() {
             let (path, sender) = (query.as_str().to_owned(), sender.clone());
+            let processes = processes.clone();
             // They end with this process.
             thread::Builder::new()
-                .spawn(move || follow(&process.client, &path, index, &sender))
+                .spawn(move || follow(&processes.all[index].client, &path, index, &sender))
                 .map_err(|error| Failure::Failed(format!("a thread: {error}")))?;
         }
         drop(sender);
         let mut left = self.limit.unwrap_or(u64::MAX);
-        let mut outcome = Outcome::Well;
+        let (mut outcome, mut gone) = (Outcome::Well, 0);
         for (index, heard) in heard {
-            let process = names.get(index).map_or("", |name| &**name);
+            let process = &processes.all[index];
             match heard {
                 Heard::Event(event) => {
-                    let prefix = (names.len() > 1).then_some(process);
+                    let prefix = several.then_some(&*process.name);
                     event.write(&mut desk.screen, prefix, desk.is_json)?;
                     left -= u64::from(event.counts());
                     if left == 0 {
@@ -104,11 +106,15 @@ impl TraceArgs {
                     }
                 }
                 Heard::Ended(Ok(())) => {}
+                Heard::Ended(Err(trouble)) if process.is_gone(&trouble) => gone += 1,
                 Heard::Ended(Err(trouble)) => {
-                    complain(&format!("{process}: {trouble}"));
+                    complain(&format!("{}: {trouble}", process.name));
                     outcome = Outcome::Failed;
                 }
             }
+        }
+        if gone == processes.all.len() {
+            return Err(processes.nobody());
         }
         Ok(outcome)
     }

@@ -445,6 +445,12 @@ fn processes_of_a_folder_are_found_and_what_is_left_of_others_is_passed_over() {
     pids.sort_unstable();
     assert_eq!(names, pids.map(|pid| format!("blackhole-{pid}")));
 
+    let key = ["--key", "call.CHANNEL_CREATE.*", "--limit", "1"];
+    let said = ctl(&[&["trace", "--admin-dir", path], &key[..]].concat());
+    assert_eq!((said.code, &*said.err), (0, &*note), "{}", said.out);
+    let row = said.row("not matched");
+    assert!(row[0].starts_with("blackhole-"), "{}", said.out);
+
     // The environment names them as well; the command line wins.
     let mut command = blackhole();
     command
