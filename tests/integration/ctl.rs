@@ -124,6 +124,25 @@ fn status_shows_each_process_and_their_sums() {
 }
 
 #[test]
+fn every_figure_of_a_status_is_on_the_page_of_metrics() {
+    let server = Server::demo(&["--demo-rate", "50"]);
+    server.until_ready();
+    // Demo events are of this account.
+    let mut client = subscriber(&server, "00000000000000000000000000000001", CREATE);
+    client.event();
+    let document = ctl_of(&[&server], &["status", "--json"]).json();
+    for whose in [&document["processes"][0], &document["sum"]] {
+        for (figure, value) in whose.as_object().unwrap() {
+            assert!(!value.is_null(), "{figure}: {document}");
+        }
+    }
+    assert_eq!(
+        document["processes"][0]["version"],
+        env!("CARGO_PKG_VERSION")
+    );
+}
+
+#[test]
 fn a_process_that_does_not_answer_is_a_row_and_the_others_are_shown() {
     let server = Server::demo(&[]);
     server.until_ready();
