@@ -15,6 +15,7 @@ use super::query::{Query, segment};
 use super::table::{BAD, Cell, Column, HEAD, Table};
 use super::text::{NOTHING, bytes, count, printable, span};
 use crate::account::AccountId;
+use crate::closest::closest;
 use crate::limits::CTL_PAGES_MAX;
 
 /// Sessions of one page: as many as a process gives.
@@ -332,13 +333,8 @@ fn hint(families: &[Answer<Vec<String>>], binding: &str) -> Option<String> {
     if known.iter().any(|word| *word == first) {
         return None;
     }
-    let distance = |word: &String| strsim::damerau_levenshtein(word, first);
-    let near = known.into_iter().min_by_key(|word| distance(word))?;
-    let meant = if distance(near) <= 2 {
-        format!("; did you mean {near}?")
-    } else {
-        String::new()
-    };
+    let near = closest(first, known.into_iter().map(String::as_str));
+    let meant = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
     Some(format!("no binding begins with the word {first}{meant}"))
 }
 
