@@ -185,9 +185,17 @@ pub const REFUSALS_MAX: usize = 24;
 pub const SURPLUS_MAX: usize = 16;
 
 /// Connections of the admin address, and as many of the socket in `admin_dir`. They take no place of a client, and no client
-/// takes theirs, so that a full process can be inspected. Beyond it the one that has waited longest for a request makes
-/// room; if all wait for answers, the newcomer is refused (503).
+/// takes theirs, so that a full process can be inspected. Beyond it the oldest makes room that waits for a request,
+/// or takes long to read its answer; if all wait for answers, the newcomer is refused (503).
 pub const ADMIN_CONNECTIONS_MAX: usize = 16;
+
+/// Connections accepted from one of those two listeners in one turn: fewer than there may be, so that each is read before
+/// the next ones can take its place.
+pub(crate) const ADMIN_ACCEPTS_PER_TURN_MAX: usize = ADMIN_CONNECTIONS_MAX / 2;
+
+/// Requests of the admin address begun in one turn; the rest wait for the next, which does not wait. The most that one costs
+/// is a page of metrics.
+pub(crate) const ADMIN_REQUESTS_PER_TURN_MAX: usize = 4;
 
 /// Connections of one of those two listeners that have had their last answer, or were refused, and whose askers have not
 /// closed. Beyond it the oldest ends at once, and may not have read all of its answer.

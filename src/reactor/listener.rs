@@ -107,9 +107,7 @@ impl Listener {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_user_timeout(user_timeout)?;
         socket.bind(&address.into())?;
-        if kind == ListenerKind::Clients {
-            sys::set_defer_accept(&socket, DEFER_ACCEPT)?;
-        }
+        sys::set_defer_accept(&socket, DEFER_ACCEPT)?;
         socket.listen(LISTEN_BACKLOG)?;
         Ok(Self {
             is_shared: reuse_port,

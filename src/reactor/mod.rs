@@ -3,7 +3,8 @@
 //! The turn has one fixed order (DESIGN, The turn):
 //!
 //! 1. Poll, until the next deadline at most ([`server`]).
-//! 2. Accept a bounded number of connections ([`server`], `accept`). Read the ready sockets, each within a budget and all
+//! 2. Accept a bounded number of connections ([`server`], `accept`). Begin what earlier turns left of what the admin address
+//!    was asked ([`admin`]). Read the ready sockets, each within a budget and all
 //!    within another, and run their commands (`read`).
 //! 3. Let sessions go on whose tokens or rights a thread was asked about (`asking`). Do a slice of what the platform asks
 //!    (`requests`, `switching`), and of what the operator asks on the admin address ([`admin`]). After a reread, or when rights were taken away, renew some of the sessions, and take no
@@ -281,6 +282,7 @@ impl<S: Socket> Reactor<S> {
     pub fn turn(&mut self, ready: &[Ready], now: Now) {
         self.hub.metrics.turns_total += 1;
         self.hub.waking.advance(now.clock);
+        self.begin_waiting(now);
         self.read_ready(ready, now);
         self.close_unfinished(now);
         self.take_answers(now);
@@ -308,6 +310,7 @@ impl<S: Socket> Reactor<S> {
             || !self.reap.is_empty()
             || self.renewal.is_some()
             || self.jobs.is_pressing()
+            || self.desk.has_waiting()
             || self.inquiries.is_pressing()
         {
             return Duration::ZERO;

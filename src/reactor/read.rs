@@ -121,7 +121,7 @@ impl<S: Socket> Reactor<S> {
                     .session
                     .on_bytes(input, &mut self.hub.context(id, now));
                 if let Some(request) = request {
-                    self.begin_admin(request, id, now);
+                    self.take_request(request, id, now);
                 }
                 if has_more {
                     self.list_reread(id);

@@ -449,7 +449,12 @@ impl Server {
     /// Accepts a bounded number of connections: the beginning of step 2.
     fn accept(&mut self, reactor: &mut Reactor<TcpStream>, log_limit: &mut LogLimit, now: Now) {
         for listener in &mut self.listeners {
-            for _ in 0..limits::ACCEPTS_PER_TURN_MAX {
+            let accepts_max = if listener.kind == ListenerKind::Clients {
+                limits::ACCEPTS_PER_TURN_MAX
+            } else {
+                limits::ADMIN_ACCEPTS_PER_TURN_MAX
+            };
+            for _ in 0..accepts_max {
                 match listener.accept(now.clock) {
                     Accepted::Connection(socket, address) => {
                         let Some(id) =

@@ -31,6 +31,7 @@ use crate::protocol::frame::Frame;
 use crate::protocol::http::{HttpError, Parsed, Response, Status, TEXT, stream_head};
 
 use super::asker::{AdminConnection, Step};
+use super::clock::Now;
 use super::close::CloseReason;
 use super::delivery::AfterFlush;
 use super::hub::{Context, Hub};
@@ -127,9 +128,19 @@ impl Session {
         matches!(self.phase, Phase::Admin(_))
     }
 
-    /// Whether nobody waits for an answer on this connection of the admin address, so that it may make room for another.
+    /// Whether this connection of the admin address may make room for another: nobody waits for an answer, or the answer has
+    /// been there for longer than `patience`, however little of it is read all the time.
     #[must_use]
-    pub fn is_admin_at_rest(&self) -> bool {
+    pub fn may_make_room(&self, now: Now, patience: Duration) -> bool {
+        self.admin().is_some_and(|admin| match admin.step {
+            Step::Reading | Step::Leaving { .. } => {
+                self.outbox.is_empty() || now.clock.saturating_sub(admin.since) >= patience
+            }
+            Step::Answering(_) | Step::Streaming => false,
+        })
+    }
+
+    fn is_admin_at_rest(&self) -> bool {
         self.outbox.is_empty()
             && self
                 .admin()

@@ -10,9 +10,9 @@ use crate::session::id::{ConnId, Peer};
 use crate::session::{ListenerKind, Session};
 
 impl<S: Socket> Reactor<S> {
-    /// Takes a connection of the admin address in, to be read in the coming turn. If there are as many as there may be, one
-    /// that waits for a request makes room; if all wait for answers, the newcomer is kept just long enough to be told so
-    /// (503). `None`: it is closed already.
+    /// Takes a connection of the admin address in, to be read in the coming turn. If there are as many as there may be, the
+    /// oldest makes room that waits for a request, or that has taken longer than `send_timeout_ms` to read its answer; if
+    /// there is none, the newcomer is kept just long enough to be told so (503).
     pub(in crate::reactor) fn accept_admin(
         &mut self,
         socket: S,
@@ -32,12 +32,17 @@ impl<S: Socket> Reactor<S> {
             self.evict(*oldest, now);
         }
         let mut is_refused = false;
+        let send_timeout = self.hub.limits.send_timeout;
         if asking.len() >= ADMIN_CONNECTIONS_MAX {
-            let is_at_rest = |id: &&ConnId| {
+            let may_go = |id: &&ConnId| {
                 let connection = self.connections.get(**id);
-                connection.is_some_and(|one| one.session.is_admin_at_rest())
+                // One that has not been read may have a whole request.
+                connection.is_some_and(|one| {
+                    !one.listed.contains(Listed::REREAD)
+                        && one.session.may_make_room(now, send_timeout)
+                })
             };
-            match asking.iter().find(is_at_rest) {
+            match asking.iter().find(may_go) {
                 Some(id) => self.evict(*id, now),
                 None => is_refused = true,
             }

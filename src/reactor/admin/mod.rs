@@ -33,6 +33,23 @@ use crate::session::clock::Now;
 use crate::session::id::ConnId;
 
 impl<S: Socket> Reactor<S> {
+    /// Begins the requests that earlier turns had no time for.
+    pub(super) fn begin_waiting(&mut self, now: Now) {
+        for (id, request) in self.desk.begin_turn() {
+            // Nobody waits for the answer to one whose asker has gone, and so nothing is done for it.
+            if self.connections.get(id).is_some() {
+                self.begin_admin(request, id, now);
+            }
+        }
+    }
+
+    /// A request has come. It is begun now, or in one of the next turns when as many have been begun in this one as may.
+    pub(super) fn take_request(&mut self, request: AdminRequest, id: ConnId, now: Now) {
+        if let Some(request) = self.desk.take(id, request) {
+            self.begin_admin(request, id, now);
+        }
+    }
+
     /// Begins what is asked for. The connection waits for [`Reactor::answer_admin`], which comes at once or in a later turn.
     pub(super) fn begin_admin(&mut self, request: AdminRequest, id: ConnId, now: Now) {
         let answer = match request {
@@ -79,7 +96,7 @@ impl<S: Socket> Reactor<S> {
         };
         let cx = &mut self.hub.context(id, now);
         if let Some(request) = connection.session.next_request(cx) {
-            self.begin_admin(request, id, now);
+            self.take_request(request, id, now);
         }
         self.settle(id);
     }
