@@ -521,9 +521,10 @@ pub const TRACE_KEYS_TOTAL_MAX: usize = 4 * TRACE_KEYS_MAX;
 /// the looker is told how many.
 pub const TRACE_LINES_BYTES_MAX: usize = 64 << 10;
 
-/// Share of a turn that goes into looks, of all lookers: one step for each event and look, one for each
-/// subscription that is judged, and [`TRACE_LINE_COST`] for each line; some 1 ms. Beyond it events and lines are left out, and told as
-/// [`TRACE_LINES_BYTES_MAX`].
+/// Share of a turn that goes into looks, of which all have equal parts: one step for each event and look, one for each
+/// subscription that is judged, and [`TRACE_LINE_COST`] for each line; some 1 ms. Beyond it events and lines are left out,
+/// and told as [`TRACE_LINES_BYTES_MAX`]; so are all events of a session that has more subscriptions than its look has
+/// steps.
 pub(crate) const TRACE_STEPS_PER_TURN_MAX: usize = 4096;
 
 /// Cost of a line, where a subscription that is judged costs 1.

@@ -15,9 +15,9 @@ const PINGS: usize = 60;
 /// Events before each ping.
 const BURST: usize = 100;
 
-/// What a ping may take beside the lookers, in times of what it takes beside the same events while nobody looks; and what
-/// never happens.
-const P50_TIMES: f64 = if cfg!(debug_assertions) { 60.0 } else { 10.0 };
+/// What a ping may take beside the lookers, in times of what it takes beside the same events while nobody looks, when they
+/// cost next to nothing; and what never happens. A build that is not optimised takes ten times as long to judge.
+const P50_TIMES: f64 = if cfg!(debug_assertions) { 150.0 } else { 20.0 };
 const NEVER: Duration = Duration::from_secs(2);
 
 fn round(fed: &mut Fed, honest: &mut Client, delays: &mut Delays) {

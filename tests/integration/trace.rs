@@ -464,6 +464,12 @@ fn questions_that_make_no_sense_are_refused_and_so_are_lookers_beyond_the_bound(
             "{query}: {text}"
         );
     }
+    // Who asks for the head only looks at nothing.
+    let mut raw = Raw::connect(admin);
+    let request = format!("HEAD /trace?account={ACCOUNT} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    raw.send(request.as_bytes());
+    let response = raw.last_response();
+    assert_eq!((response.status, &*response.body), (200, ""));
     assert_eq!(fed.server.metric("trace_looks"), 0);
     assert_eq!(fed.server.metric("amqp_bindings_wanted"), 0);
     let account = format!("account={ACCOUNT}");
