@@ -184,15 +184,40 @@ pub const REFUSALS_MAX: usize = 24;
 /// until they can be told so: of all addresses together. Beyond these such a connection is closed without a word.
 pub const SURPLUS_MAX: usize = 16;
 
-/// Connections of the admin listener that there is room for beyond those, so that a full process can be inspected
-/// however many clients connect; beyond these a connection is closed without a word.
-pub const ADMIN_BEYOND_FULL_MAX: usize = 8;
+/// Connections of the admin address, and as many of the socket in `admin_dir`. They take no place of a client, and no client
+/// takes theirs, so that a full process can be inspected. Beyond it the oldest makes room that waits for a request,
+/// or takes long to read its answer; if all wait for answers, the newcomer is refused (503).
+pub const ADMIN_CONNECTIONS_MAX: usize = 16;
+
+/// Connections accepted from one of those two listeners in one turn: fewer than there may be, so that each is read before
+/// the next ones can take its place.
+pub(crate) const ADMIN_ACCEPTS_PER_TURN_MAX: usize = ADMIN_CONNECTIONS_MAX / 2;
+
+/// Requests of the admin address begun in one turn; the rest wait for the next, which does not wait. The most that one costs
+/// is a page of metrics.
+pub(crate) const ADMIN_REQUESTS_PER_TURN_MAX: usize = 4;
+
+/// Connections of one of those two listeners that have had their last answer, or were refused, and whose askers have not
+/// closed. Beyond it the oldest ends at once, and may not have read all of its answer.
+pub(crate) const ADMIN_LEAVING_MAX: usize = 4;
+
+/// Bytes that wait for a looker of `/trace`, give or take one line, before lines are left out for it.
+pub const TRACE_OUTBOX_BYTES_MAX: usize = 256 << 10;
+
+/// Longest file of `admin_token`; a longer one is refused.
+pub(crate) const ADMIN_TOKEN_FILE_BYTES_MAX: u64 = 16 << 10;
+
+/// Files of `admin_dir` looked at for sockets that dead processes have left; the others are left alone.
+pub(crate) const ADMIN_SOCKETS_MAX: usize = 1024;
 
 /// Descriptors that are not for sessions: the listeners, admin connections, the broker, files, and the headroom
 /// in which a connection beyond the limit can still be accepted and told so.
-pub const DESCRIPTORS_RESERVED: u64 = 64;
+pub const DESCRIPTORS_RESERVED: u64 = 96;
 
-const _: () = assert!((REFUSALS_MAX + ADMIN_BEYOND_FULL_MAX) as u64 <= DESCRIPTORS_RESERVED / 2);
+const _: () = assert!(
+    (REFUSALS_MAX + 2 * (ADMIN_CONNECTIONS_MAX + ADMIN_LEAVING_MAX) + 32) as u64
+        <= DESCRIPTORS_RESERVED
+);
 
 /// How long a peer may take to read an HTTP response and close its side.
 pub const LINGER: Duration = Duration::from_secs(1);

@@ -68,6 +68,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     if authenticator.is_insecure() {
         log::warn!("--auth insecure: ANY token is taken for ANY account; for development only");
     }
+    let admin_token = config.admin_token().map_err(Exit::refused)?;
     warn_of_shared_realms(&authenticator);
     let verifies = authenticator.verifies();
     let mut families = Families::new(&config.families).map_err(Exit::refused)?;
@@ -79,6 +80,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         reuse_port: config.reuse_port,
         accept_rate: config.max_accept_rate,
         admin: config.admin,
+        admin_dir: config.admin_dir.clone(),
         user_timeout: config.user_timeout(),
     })
     .map_err(|error| Exit::failed(CODE_FAILED, error))?;
@@ -86,8 +88,10 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let epoch = Instant::now();
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    let mut limits = SessionLimits::from(&config);
+    limits.admin.set_token(admin_token);
     let hub = Hub::new(
-        SessionLimits::from(&config),
+        limits,
         authenticator,
         families,
         now_since(epoch),
@@ -243,6 +247,9 @@ fn announce(server: &Server) {
     if let Some(address) = server.address(ListenerKind::Admin) {
         log::info!("admin pages on http://{address}/metrics, /healthz, /readyz");
     }
+    if let Some(path) = server.admin_socket() {
+        log::info!("admin socket: {}", path.display());
+    }
 }
 
 /// SIGHUP: what can change while running is read again; what is wrong is reported and changes nothing.
@@ -251,7 +258,17 @@ fn reread(hub: &Hub, args: Vec<OsString>) -> RereadJob {
     Box::new(move || {
         let config = config::reread(args.into_iter());
         let tokens = authenticator.parse(config::read_tokens, config::read_keys);
-        Box::new(move |hub| put_in_force(hub, config, tokens))
+        let admin_token = config.as_ref().map(Config::admin_token);
+        let admin_token = admin_token.unwrap_or(Ok(None));
+        Box::new(move |hub| {
+            // What is wrong with the whole configuration is told below.
+            match admin_token {
+                Ok(token) if config.is_ok() => hub.limits.admin.set_token(token),
+                Ok(_) => {}
+                Err(error) => log::error!("SIGHUP: admin token not reread: {error}"),
+            }
+            put_in_force(hub, config, tokens)
+        })
     })
 }
 

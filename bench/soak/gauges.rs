@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 /// What a gauge is when nothing but the reading of the page goes on; a gauge that is not named here is zero. Left out are
 /// those whose names end with `_max`, which are bounds, and [`ON_FILE`].
-const AT_REST: [(&str, u64); 6] = [
+const AT_REST: [(&str, u64); 7] = [
     // The one that reads the page.
     ("connections", 1),
-    ("handshake_deadlines", 1),
+    ("admin_connections", 1),
+    ("admin_deadlines", 1),
     // States.
     ("source_up", 1),
     ("ready", 1),

@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::ConfigError;
-use super::values::AuthName;
+use super::values::{AuthName, Secret, Text};
 use crate::auth::jwt::{KeyText, Rules};
 use crate::auth::{AuthConfig, CacheTimes, JwtConfig};
 use crate::inquiry::CrossbarUrl;
-use crate::limits::{AUTH_FILE_BYTES_MAX, JWT_KEYS_MAX, KEY_FILE_BYTES_MAX, KEY_FOLDER_BYTES_MAX};
+use crate::limits::{
+    ADMIN_TOKEN_FILE_BYTES_MAX, AUTH_FILE_BYTES_MAX, JWT_KEYS_MAX, KEY_FILE_BYTES_MAX,
+    KEY_FOLDER_BYTES_MAX,
+};
 
 /// Where the platform's REST API is and how it is asked (`--auth crossbar:URL`).
 #[derive(Clone, PartialEq, Eq)]
@@ -111,6 +114,19 @@ impl AuthKeys {
 /// The file cannot be read, is larger, or is not UTF-8.
 pub fn read_tokens(file: &Path) -> Result<String, ConfigError> {
     read(file, AUTH_FILE_BYTES_MAX)
+}
+
+/// Reads the admin token: the first line of a file of at most [`ADMIN_TOKEN_FILE_BYTES_MAX`].
+pub(super) fn read_admin_token(file: &Path) -> Result<Box<str>, ConfigError> {
+    let text = read(file, ADMIN_TOKEN_FILE_BYTES_MAX)?;
+    let token = Secret::read(text.lines().next().unwrap_or_default().trim());
+    match token {
+        Some(Secret(token)) => Ok(token.into()),
+        None => Err(ConfigError::File {
+            file: file.to_owned(),
+            problem: format!("expected {} in the first line", Secret::EXPECTED),
+        }),
+    }
 }
 
 /// Reads the keys of `jwt:`: a file of at most [`KEY_FILE_BYTES_MAX`], or of a folder the files whose names end in `.pem`

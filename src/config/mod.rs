@@ -162,6 +162,7 @@ fn place(command_line: &CommandLine, from_file: &FromFile, path: &str) -> String
 fn check(loaded: &Loaded) -> Result<String, ConfigError> {
     loaded.config.authenticator()?;
     loaded.config.modules()?;
+    loaded.config.admin_token()?;
     loaded.config.check_tls()?;
     if let SourceConfig::Replay { file } = &loaded.config.source {
         File::open(file).map_err(|error| ConfigError::File {
@@ -181,6 +182,15 @@ impl Config {
     /// A file cannot be read or holds something else than it should.
     pub fn authenticator(&self) -> Result<Authenticator, ConfigError> {
         Authenticator::new(&self.auth, read_tokens, read_keys)
+    }
+
+    /// Reads the admin token: the first line of its file, if there is one.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds something else than it should. What it holds is not told.
+    pub fn admin_token(&self) -> Result<Option<Box<str>>, ConfigError> {
+        let file = self.admin_token.as_deref();
+        file.map(authenticators::read_admin_token).transpose()
     }
 
     /// Reads which modules the platform has started (true) and stopped, as was kept; none where there is no file.
@@ -217,6 +227,9 @@ impl Config {
             proxy_protocol,
             trusted_proxies,
             admin,
+            admin_token,
+            admin_hosts,
+            admin_dir,
             source,
             amqp,
             amqp_ca_cert,
@@ -287,6 +300,21 @@ impl Config {
                 problem: "expected at least one broker URL".to_owned(),
             });
         }
+        let admin = admin.map(|admin| admin.0);
+        let admin_token = admin_token.map(|file| file.0.0);
+        if let Some(address) = admin
+            && !address.ip().to_canonical().is_loopback()
+            && admin_token.is_none()
+        {
+            return Err(ConfigError::Value {
+                place: place("admin"),
+                problem: format!(
+                    "expected admin_token beside it, since others than this machine reach {address}; or an address \
+                     such as 127.0.0.1:{}",
+                    address.port()
+                ),
+            });
+        }
         let tls = tls_files(amqp_ca_cert, amqp_client_cert, amqp_client_key, place)?;
         if proxy_protocol.0 != ProxyProtocol::Off && trusted_proxies.is_empty() {
             return Err(ConfigError::Value {
@@ -319,7 +347,10 @@ impl Config {
                 .into_iter()
                 .map(|network| network.0.0)
                 .collect(),
-            admin: admin.map(|admin| admin.0),
+            admin,
+            admin_token,
+            admin_hosts: admin_hosts.into_iter().map(|host| host.0.0).collect(),
+            admin_dir: admin_dir.map(|folder| folder.0.0),
             amqp: amqp.into_iter().map(|url| url.0.0).collect(),
             tls,
             source,
@@ -474,8 +505,14 @@ pub struct Config {
     pub proxy_protocol: ProxyProtocol,
     /// `trusted_proxies`: none by default. IPv4 networks are never written within IPv6.
     pub trusted_proxies: Vec<IpCidr>,
-    /// `admin`: address of the admin listener; none by default.
+    /// `admin`: the admin address; none by default. If it is not loopback, `admin_token` is there.
     pub admin: Option<SocketAddr>,
+    /// `admin_token`: the file of the token that is asked for there; none by default.
+    pub admin_token: Option<PathBuf>,
+    /// `admin_hosts`: the names by which it may be called.
+    pub admin_hosts: Vec<String>,
+    /// `admin_dir`: the folder of the admin sockets; none by default.
+    pub admin_dir: Option<PathBuf>,
     /// `amqp`: broker URLs, tried in turn. Contain passwords: never logged.
     pub amqp: Vec<String>,
     /// `amqp_ca_cert`, `amqp_client_cert` and `amqp_client_key`: for brokers whose URLs are `amqps`.

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::origin::Origin;
 use super::values::{
-    AuthName, BrokerUrl, FileName, Issuer, Limit, Network, NodeName, Object, Period, Rate,
-    RealmTemplate, Secret, Setting, SourceName, Word, list, list_or_one,
+    AuthName, BrokerUrl, FileName, HostName, Issuer, Limit, Network, NodeName, Object, Period,
+    Rate, RealmTemplate, Secret, Setting, SourceName, Word, list, list_or_one,
 };
 use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
@@ -63,9 +63,21 @@ pub(crate) struct Options {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = LISTENING)]
     #[serde(deserialize_with = "list")]
     pub(crate) trusted_proxies: Vec<Setting<Network>>,
-    /// Address for /healthz, /readyz and /metrics; not for the public
+    /// Address for what an operator asks: pages, listings, trace, actions; not for the public. One that is not loopback needs
+    /// admin_token
     #[arg(long, value_name = "IP:PORT", help_heading = LISTENING)]
     pub(crate) admin: Option<Setting<SocketAddr>>,
+    /// File whose first line is the token that is asked for there (Authorization: Bearer), but for /healthz and /readyz
+    #[arg(long, value_name = "FILE", help_heading = LISTENING)]
+    pub(crate) admin_token: Option<Setting<FileName>>,
+    /// Host names by which that address may be called, besides IP addresses and localhost
+    #[arg(long, value_name = "HOST", value_delimiter = ',', help_heading = LISTENING)]
+    #[serde(deserialize_with = "list")]
+    pub(crate) admin_hosts: Vec<Setting<HostName>>,
+    /// Folder for the socket blackhole-PID.sock, by which this process is asked the same without a token: whoever may open
+    /// the file
+    #[arg(long, value_name = "FOLDER", help_heading = LISTENING)]
+    pub(crate) admin_dir: Option<Setting<FileName>>,
 
     /// Where events come from: amqp, demo (made-up calls), or replay:FILE (JSON lines)
     #[arg(long, value_name = "SOURCE", help_heading = EVENTS)]
@@ -172,7 +184,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "POLICY", help_heading = CLIENTS)]
     pub(crate) slow_consumer: Setting<SlowConsumerPolicy>,
 
-    /// Sessions in all; unset: the descriptor limit (ulimit -n) less 64
+    /// Sessions in all; unset: the descriptor limit (ulimit -n) less 96
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_connections: Option<Setting<Limit<u64>>>,
     /// Connections from one IP address, from accept to end
@@ -263,6 +275,9 @@ impl Default for Options {
             proxy_protocol: Setting(ProxyProtocol::Off),
             trusted_proxies: Vec::new(),
             admin: None,
+            admin_token: None,
+            admin_hosts: Vec::new(),
+            admin_dir: None,
             source: Setting(SourceName::Amqp),
             amqp: vec![Setting(BrokerUrl(
                 "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned(),

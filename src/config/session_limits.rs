@@ -1,5 +1,6 @@
 //! The options that concern sessions, as sessions take them.
 
+use crate::protocol::admin_guard::Guard;
 use crate::protocol::codec::CodecLimits;
 use crate::protocol::proxy::Proxies;
 use crate::session::binding_quota::BindingQuota;
@@ -38,6 +39,8 @@ impl From<&Config> for SessionLimits {
             style: config.style,
             allowed_origins: config.allowed_origins.clone(),
             proxies: Proxies::new(config.proxy_protocol, config.trusted_proxies.clone()),
+            // Its token is read from a file: `Config::admin_token`.
+            admin: Guard::new(config.admin_hosts.clone()),
             liveness: LivenessRules::new(
                 config.ping_interval,
                 config.pong_timeout,

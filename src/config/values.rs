@@ -666,6 +666,24 @@ impl Text for FileName {
     }
 }
 
+/// A host's name, without a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostName(pub(crate) String);
+
+impl Text for HostName {
+    const EXPECTED: &str = "a host name without a port, such as bridge.example";
+
+    fn read(text: &str) -> Option<Self> {
+        let is_of_it =
+            |byte| matches!(byte, b'.' | b'-' | b'_') || u8::is_ascii_alphanumeric(&byte);
+        (!text.is_empty() && text.bytes().all(is_of_it)).then(|| Self(text.to_owned()))
+    }
+
+    fn print(&self) -> String {
+        self.0.clone()
+    }
+}
+
 /// A template of realms: text in which every brace belongs to a [`REALM_PLACEHOLDER`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RealmTemplate(pub(crate) String);

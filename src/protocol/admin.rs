@@ -1,5 +1,7 @@
-//! What may be asked for on the admin address (PROTOCOL 8).
+//! What may be asked for on the admin address (PROTOCOL 8), and how it is refused. How it is written in HTTP is known to
+//! [`super::admin_request`].
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use log::LevelFilter;
@@ -7,6 +9,7 @@ use log::LevelFilter;
 use crate::account::AccountId;
 
 use super::control::ModuleChange;
+use super::http::{HttpError, Status};
 
 /// A request of the admin address, understood as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,4 +107,37 @@ pub struct TraceQuery {
     pub event: Option<Box<str>>,
     /// The stream ends after so many lines.
     pub limit: Option<u64>,
+}
+
+/// Why a request of the admin address is refused: what the answer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminRefusal {
+    /// Its status.
+    pub status: Status,
+    /// A line for a person, without its end. It never holds a token.
+    pub text: Cow<'static, str>,
+    /// More fields of the answer, complete lines, each with its CR LF.
+    pub headers: String,
+}
+
+impl AdminRefusal {
+    /// Without more fields.
+    #[must_use]
+    pub fn new(status: Status, text: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            text: text.into(),
+            headers: String::new(),
+        }
+    }
+}
+
+impl From<HttpError> for AdminRefusal {
+    fn from(error: HttpError) -> Self {
+        Self {
+            status: error.status_word(),
+            text: error.text().into(),
+            headers: error.headers(),
+        }
+    }
 }

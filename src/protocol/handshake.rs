@@ -37,7 +37,9 @@ use std::fmt;
 
 use tungstenite::handshake::derive_accept_key;
 
-use super::http::{ErrorResponse, Head, HttpError, Method, Parsed, TEXT, parse_head, response};
+use super::http::{
+    ErrorResponse, Head, HttpError, Method, Parsed, Response, Status, TEXT, parse_head,
+};
 use crate::event::Style;
 
 /// What a client of the websocket port asks for.
@@ -85,7 +87,15 @@ pub fn parse(input: &[u8]) -> Parsed<Request<'_>> {
 pub fn probe_response(method: Method, unready: Option<HttpError>) -> Vec<u8> {
     let head_only = method == Method::Head;
     match unready {
-        None => response("200 OK", TEXT, "", "ok\n", head_only),
+        None => {
+            let response = Response {
+                status: Status::Ok,
+                content_type: TEXT,
+                headers: "",
+                body: b"ok\n",
+            };
+            response.bytes(head_only, true)
+        }
         Some(error) => error.response(head_only),
     }
 }
@@ -114,12 +124,14 @@ impl fmt::Debug for Upgrade<'_> {
     }
 }
 
-/// Step 3 of the order in the module's documentation, and the way to step 4.
+/// Steps 2 and 3 of the order in the module's documentation, and the way to step 4.
 fn judge<'a>(head: &Head<'a>) -> Request<'a> {
     let fields = &head.fields;
     let wants_upgrade =
         fields.upgrade_websocket || fields.key.is_present() || fields.version.is_present();
-    let judged = if head.method == Method::Get && wants_upgrade {
+    let judged = if !matches!(head.method, Method::Get | Method::Head) {
+        Err(HttpError::MethodNotAllowed)
+    } else if head.method == Method::Get && wants_upgrade {
         judge_upgrade(head).map(Request::Upgrade)
     } else if head.path == "/" {
         Ok(Request::Probe(head.method))
@@ -167,7 +179,7 @@ fn judge_upgrade<'a>(head: &Head<'a>) -> Result<Upgrade<'a>, HttpError> {
     ))?;
     ensure(!fields.has_sub_protocol, HttpError::SubProtocol)?;
     ensure(
-        !fields.has_body,
+        !fields.has_body(),
         HttpError::Malformed("an upgrade request has no body"),
     )?;
     let style = query_style(head.query)?;

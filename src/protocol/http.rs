@@ -1,18 +1,23 @@
-//! The head of an HTTP request, and whole responses (RFC 9112), for the websocket port and the admin listener.
+//! HTTP/1.1 as far as it is spoken here (RFC 9112): the head of a request, how long its body is, and whole responses; for
+//! the websocket port and the admin address.
 //!
 //! This module owns what a head is, its bounds, the fields that mean something here, and the statuses and texts of all
-//! errors. It keeps nothing between calls: the caller keeps the bytes until a head is complete.
+//! errors. It keeps nothing between calls: the caller keeps the bytes until a head is complete. What a path means is not
+//! known here ([`super::handshake`], [`super::admin`]).
 //!
 //! The cost of a call is linear in the input. A head that arrives in `n` pieces is read `n` times: one that arrives byte
 //! by byte costs at most [`HEAD_BYTES_MAX`]² / 2 steps, and the caller's deadline for a handshake ends it.
 
-use httparse::Status;
+use std::fmt::Write;
 
 /// Longest head, from the request line to the empty line. A longer one gets 431.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 
 /// Most headers of one request. More get 431.
 pub const HEADERS_MAX: usize = 64;
+
+/// Longest body that is read, and thrown away, for nothing that may be asked needs one. A longer one gets 413.
+pub const BODY_BYTES_MAX: usize = 8 * 1024;
 
 /// How long a refused client is told to wait before it tries again, where waiting may help.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -34,27 +39,88 @@ pub enum Parsed<R> {
     },
 }
 
-/// What a client of the admin listener asks for.
-#[derive(Debug, PartialEq, Eq)]
-pub enum PlainRequest<'a> {
-    /// A page.
-    Plain {
-        /// The method.
-        method: Method,
-        /// The path without its query, beginning with `/` (or `*`).
-        path: &'a str,
-    },
-    /// Refused.
-    Refuse(ErrorResponse),
-}
-
-/// The methods that are allowed.
+/// The method of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// `GET`: the response has a body.
     Get,
     /// `HEAD`: the response to `GET`, without its body.
     Head,
+    /// `POST`.
+    Post,
+    /// `DELETE`.
+    Delete,
+    /// Any other, which is allowed nowhere.
+    Other,
+}
+
+/// The statuses of all responses (RFC 9110 section 15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// 200.
+    Ok,
+    /// 202: what was asked for has begun.
+    Accepted,
+    /// 400.
+    BadRequest,
+    /// 401: a bearer token is needed.
+    Unauthorized,
+    /// 403.
+    Forbidden,
+    /// 404.
+    NotFound,
+    /// 405.
+    MethodNotAllowed,
+    /// 409: not in the state that the process is in.
+    Conflict,
+    /// 411: a body whose length is not told.
+    LengthRequired,
+    /// 413: a body above [`BODY_BYTES_MAX`].
+    ContentTooLarge,
+    /// 417: `Expect` is not understood.
+    ExpectationFailed,
+    /// 421: `Host` names another server.
+    MisdirectedRequest,
+    /// 426.
+    UpgradeRequired,
+    /// 429.
+    TooManyRequests,
+    /// 431.
+    HeadTooLarge,
+    /// 500.
+    InternalError,
+    /// 503.
+    Unavailable,
+}
+
+impl Status {
+    /// The code.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        self.code_and_phrase().0
+    }
+
+    fn code_and_phrase(self) -> (u16, &'static str) {
+        match self {
+            Self::Ok => (200, "OK"),
+            Self::Accepted => (202, "Accepted"),
+            Self::BadRequest => (400, "Bad Request"),
+            Self::Unauthorized => (401, "Unauthorized"),
+            Self::Forbidden => (403, "Forbidden"),
+            Self::NotFound => (404, "Not Found"),
+            Self::MethodNotAllowed => (405, "Method Not Allowed"),
+            Self::Conflict => (409, "Conflict"),
+            Self::LengthRequired => (411, "Length Required"),
+            Self::ContentTooLarge => (413, "Content Too Large"),
+            Self::ExpectationFailed => (417, "Expectation Failed"),
+            Self::MisdirectedRequest => (421, "Misdirected Request"),
+            Self::UpgradeRequired => (426, "Upgrade Required"),
+            Self::TooManyRequests => (429, "Too Many Requests"),
+            Self::HeadTooLarge => (431, "Request Header Fields Too Large"),
+            Self::InternalError => (500, "Internal Server Error"),
+            Self::Unavailable => (503, "Service Unavailable"),
+        }
+    }
 }
 
 /// The response to a request that is refused: why, and whether its body is left out.
@@ -99,38 +165,52 @@ pub enum HttpError {
     AuthenticationUnavailable,
 }
 
-/// Reads what a client of the admin listener sent so far: any `GET` or `HEAD`.
-#[must_use]
-pub fn parse_plain(input: &[u8]) -> Parsed<PlainRequest<'_>> {
-    match parse_head(input) {
-        Parsed::Incomplete => Parsed::Incomplete,
-        Parsed::Complete { consumed, request } => {
-            let request = match request {
-                Ok(Head { method, path, .. }) => PlainRequest::Plain { method, path },
-                Err(response) => PlainRequest::Refuse(response),
-            };
-            Parsed::Complete { consumed, request }
+/// A whole response with a body.
+#[derive(Clone, Copy, Debug)]
+pub struct Response<'a> {
+    /// Its status.
+    pub status: Status,
+    /// `Content-Type`.
+    pub content_type: &'a str,
+    /// More fields, complete lines, each with its CR LF.
+    pub headers: &'a str,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+impl Response<'_> {
+    /// The bytes. `head_only`: without the body, for a `HEAD`; `Content-Length` is that of the body all the same.
+    /// `is_last`: the connection is closed after it.
+    #[must_use]
+    pub fn bytes(&self, head_only: bool, is_last: bool) -> Vec<u8> {
+        let mut head = status_line(self.status);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            head,
+            "Content-Type: {}\r\nContent-Length: {}\r\n{}{}\r\n",
+            self.content_type,
+            self.body.len(),
+            self.headers,
+            if is_last { "Connection: close\r\n" } else { "" },
+        );
+        let mut bytes = head.into_bytes();
+        if !head_only {
+            bytes.extend_from_slice(self.body);
         }
+        bytes
     }
 }
 
-/// A whole response after which the connection is closed. `headers` are complete lines, each with its CR LF;
-/// `Content-Length` is that of `body` also when `head_only` leaves it out.
+/// The head of a 200 whose body ends with the connection, in pieces that come as they come (RFC 9112 section 6.3).
 #[must_use]
-pub fn response(
-    status: &str,
-    content_type: &str,
-    headers: &str,
-    body: &str,
-    head_only: bool,
-) -> Vec<u8> {
-    let length = body.len();
-    let body = if head_only { "" } else { body };
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{headers}\
-         Connection: close\r\n\r\n{body}"
-    )
-    .into_bytes()
+pub fn stream_head(content_type: &str, headers: &str) -> Vec<u8> {
+    let line = status_line(Status::Ok);
+    format!("{line}Content-Type: {content_type}\r\n{headers}Connection: close\r\n\r\n").into_bytes()
+}
+
+fn status_line(status: Status) -> String {
+    let (code, phrase) = status.code_and_phrase();
+    format!("HTTP/1.1 {code} {phrase}\r\n")
 }
 
 /// The content type of the responses of this module.
@@ -140,15 +220,23 @@ impl HttpError {
     /// Status code.
     #[must_use]
     pub fn status(self) -> u16 {
+        self.status_word().code()
+    }
+
+    /// Status.
+    #[must_use]
+    pub fn status_word(self) -> Status {
         match self {
-            Self::Malformed(_) | Self::SubProtocol => 400,
-            Self::InvalidToken | Self::OriginNotAllowed => 403,
-            Self::NotFound => 404,
-            Self::MethodNotAllowed => 405,
-            Self::UnsupportedVersion => 426,
-            Self::TooManyFromThisIp | Self::TooManyOfThisAccount => 429,
-            Self::HeadTooLarge => 431,
-            Self::Full | Self::Draining | Self::SourceDown | Self::AuthenticationUnavailable => 503,
+            Self::Malformed(_) | Self::SubProtocol => Status::BadRequest,
+            Self::InvalidToken | Self::OriginNotAllowed => Status::Forbidden,
+            Self::NotFound => Status::NotFound,
+            Self::MethodNotAllowed => Status::MethodNotAllowed,
+            Self::UnsupportedVersion => Status::UpgradeRequired,
+            Self::TooManyFromThisIp | Self::TooManyOfThisAccount => Status::TooManyRequests,
+            Self::HeadTooLarge => Status::HeadTooLarge,
+            Self::Full | Self::Draining | Self::SourceDown | Self::AuthenticationUnavailable => {
+                Status::Unavailable
+            }
         }
     }
 
@@ -173,20 +261,10 @@ impl HttpError {
         }
     }
 
-    /// The response, after which the connection is closed. `head_only`: without the body, for a `HEAD`.
+    /// The fields that belong to it, complete lines.
     #[must_use]
-    pub fn response(self, head_only: bool) -> Vec<u8> {
-        let status = match self.status() {
-            400 => "400 Bad Request",
-            403 => "403 Forbidden",
-            404 => "404 Not Found",
-            405 => "405 Method Not Allowed",
-            426 => "426 Upgrade Required",
-            429 => "429 Too Many Requests",
-            431 => "431 Request Header Fields Too Large",
-            _ => "503 Service Unavailable",
-        };
-        let headers = match self {
+    pub fn headers(self) -> String {
+        match self {
             Self::MethodNotAllowed => "Allow: GET, HEAD\r\n".to_owned(),
             Self::UnsupportedVersion => {
                 "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n".to_owned()
@@ -202,21 +280,28 @@ impl HttpError {
             | Self::TooManyFromThisIp
             | Self::TooManyOfThisAccount
             | Self::HeadTooLarge => String::new(),
+        }
+    }
+
+    /// The response, after which the connection is closed. `head_only`: without the body, for a `HEAD`.
+    #[must_use]
+    pub fn response(self, head_only: bool) -> Vec<u8> {
+        let response = Response {
+            status: self.status_word(),
+            content_type: TEXT,
+            headers: &self.headers(),
+            body: &[self.text().as_bytes(), b"\n"].concat(),
         };
-        response(
-            status,
-            TEXT,
-            &headers,
-            &format!("{}\n", self.text()),
-            head_only,
-        )
+        response.bytes(head_only, true)
     }
 }
 
-/// A complete head with a method that is allowed.
+/// A complete head.
 pub(super) struct Head<'a> {
     pub(super) method: Method,
     pub(super) is_http_1_1: bool,
+    /// The authority of a target in absolute form; it counts in place of `Host` (RFC 9112 section 3.2.2).
+    pub(super) authority: Option<&'a str>,
     pub(super) path: &'a str,
     pub(super) query: &'a str,
     pub(super) fields: Fields<'a>,
@@ -235,8 +320,53 @@ pub(super) struct Fields<'a> {
     /// `Upgrade` names `websocket`.
     pub(super) upgrade_websocket: bool,
     pub(super) has_sub_protocol: bool,
-    /// `Transfer-Encoding`, or a `Content-Length` other than zero.
-    pub(super) has_body: bool,
+    pub(super) fetch_site: Single<'a>,
+    /// `Connection` names `close`.
+    pub(super) connection_close: bool,
+    pub(super) has_expectation: bool,
+    pub(super) has_transfer_encoding: bool,
+    pub(super) content_length: ContentLength,
+}
+
+impl Fields<'_> {
+    /// Whether there is a body, or it cannot be told.
+    pub(super) fn has_body(&self) -> bool {
+        let has_length = !matches!(
+            self.content_length,
+            ContentLength::Absent | ContentLength::Bytes(0)
+        );
+        self.has_transfer_encoding || has_length
+    }
+}
+
+/// `Content-Length` (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ContentLength {
+    #[default]
+    Absent,
+    /// So many; more than fit are as good as the largest number.
+    Bytes(u64),
+    /// No number, or two that differ: nobody can tell where the next request begins.
+    Invalid,
+}
+
+impl ContentLength {
+    fn add(&mut self, value: &[u8]) {
+        let value = value.trim_ascii();
+        let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+        let digits = value
+            .iter()
+            .map(|byte| u64::from(byte.saturating_sub(b'0')));
+        let bytes = digits.fold(0_u64, |sum, digit| {
+            sum.saturating_mul(10).saturating_add(digit)
+        });
+        *self = match *self {
+            _ if !is_number => Self::Invalid,
+            Self::Absent => Self::Bytes(bytes),
+            Self::Bytes(before) if before == bytes => Self::Bytes(bytes),
+            Self::Bytes(_) | Self::Invalid => Self::Invalid,
+        };
+    }
 }
 
 /// A field that may occur once.
@@ -279,7 +409,7 @@ impl<'a> Single<'a> {
     }
 }
 
-/// Steps 1 and 2 of the order in the module's documentation.
+/// Reads a head. Bytes that are none, and a head that is too long or has too many headers, are refused.
 pub(super) fn parse_head(input: &[u8]) -> Parsed<Result<Head<'_>, ErrorResponse>> {
     let refuse = |error, head_only| Parsed::Complete {
         consumed: input.len(),
@@ -292,9 +422,11 @@ pub(super) fn parse_head(input: &[u8]) -> Parsed<Result<Head<'_>, ErrorResponse>
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let consumed = match request.parse(within) {
-        Ok(Status::Complete(consumed)) => consumed,
-        Ok(Status::Partial) if within.len() < HEAD_BYTES_MAX => return Parsed::Incomplete,
-        Ok(Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+        Ok(httparse::Status::Complete(consumed)) => consumed,
+        Ok(httparse::Status::Partial) if within.len() < HEAD_BYTES_MAX => {
+            return Parsed::Incomplete;
+        }
+        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
             return refuse(HttpError::HeadTooLarge, false);
         }
         Err(_) => return refuse(HttpError::Malformed("malformed HTTP request"), false),
@@ -302,9 +434,11 @@ pub(super) fn parse_head(input: &[u8]) -> Parsed<Result<Head<'_>, ErrorResponse>
     let method = match request.method {
         Some("GET") => Method::Get,
         Some("HEAD") => Method::Head,
-        _ => return refuse(HttpError::MethodNotAllowed, false),
+        Some("POST") => Method::Post,
+        Some("DELETE") => Method::Delete,
+        Some(_) | None => Method::Other,
     };
-    let (path, query) = path_and_query(request.path.unwrap_or("/"));
+    let (authority, path, query) = target_parts(request.path.unwrap_or("/"));
     let is_http_1_1 = request.version == Some(1);
     let fields = read_fields(request.headers);
     Parsed::Complete {
@@ -312,6 +446,7 @@ pub(super) fn parse_head(input: &[u8]) -> Parsed<Result<Head<'_>, ErrorResponse>
         request: Ok(Head {
             method,
             is_http_1_1,
+            authority,
             path,
             query,
             fields,
@@ -327,6 +462,7 @@ fn read_fields<'a>(headers: &[httparse::Header<'a>]) -> Fields<'a> {
             fields.host.add(value);
         } else if is("connection") {
             fields.connection_upgrade |= list_names(value, b"upgrade");
+            fields.connection_close |= list_names(value, b"close");
         } else if is("upgrade") {
             fields.upgrade_websocket |= list_names(value, b"websocket");
         } else if is("sec-websocket-key") {
@@ -340,30 +476,37 @@ fn read_fields<'a>(headers: &[httparse::Header<'a>]) -> Fields<'a> {
         } else if is("authorization") {
             fields.authorization.add(value);
         } else if is("transfer-encoding") {
-            fields.has_body = true;
+            fields.has_transfer_encoding = true;
         } else if is("content-length") {
-            fields.has_body |= value.trim_ascii() != b"0";
+            fields.content_length.add(value);
+        } else if is("expect") {
+            fields.has_expectation = true;
+        } else if is("sec-fetch-site") {
+            fields.fetch_site.add(value);
         }
     }
     fields
 }
 
-/// Path and query of a target. In its absolute form, which proxies send and servers must take (RFC 9112 section
-/// 3.2.2), what stands before the path is passed over, and an empty path is `/`.
-fn path_and_query(target: &str) -> (&str, &str) {
+/// Authority, path and query of a target. The absolute form, which proxies send and servers must take (RFC 9112 section
+/// 3.2.2), has an authority; an empty path is `/`.
+fn target_parts(target: &str) -> (Option<&str>, &str, &str) {
     let (before, query) = target.split_once('?').unwrap_or((target, ""));
     let is_scheme = |scheme: &str| {
         let is_of_it =
             |byte| matches!(byte, b'+' | b'-' | b'.') || u8::is_ascii_alphanumeric(&byte);
         !scheme.is_empty() && scheme.bytes().all(is_of_it)
     };
-    let path = match before.split_once("://") {
+    match before.split_once("://") {
         Some((scheme, behind)) if is_scheme(scheme) => {
-            behind.find('/').map_or("/", |at| &behind[at..])
+            let (authority, path) = match behind.find('/') {
+                Some(at) => behind.split_at(at),
+                None => (behind, "/"),
+            };
+            (Some(authority), path, query)
         }
-        Some(_) | None => before,
-    };
-    (path, query)
+        Some(_) | None => (None, before, query),
+    }
 }
 
 /// Whether a comma-separated list (RFC 9110 section 5.6.1) has no element.
@@ -448,29 +591,71 @@ mod tests {
     }
 
     #[test]
-    fn the_admin_listener_gets_method_and_path_of_any_page() {
-        let head = "HEAD /metrics?x=1 HTTP/1.1\r\nHost: a\r\n\r\n";
-        assert_eq!(
-            parse_plain(head.as_bytes()),
-            Parsed::Complete {
-                consumed: head.len(),
-                request: PlainRequest::Plain {
-                    method: Method::Head,
-                    path: "/metrics"
-                }
-            }
-        );
-        assert_eq!(parse_plain(&head.as_bytes()[..20]), Parsed::Incomplete);
-        let refused = |input: &[u8]| match parse_plain(input) {
-            Parsed::Complete {
-                request: PlainRequest::Refuse(response),
-                ..
-            } => Some(response.error.status()),
-            _ => None,
-        };
-        assert_eq!(refused(b"DELETE /metrics HTTP/1.1\r\n\r\n"), Some(405));
-        assert_eq!(refused(b"\0"), Some(400));
-        assert_eq!(refused(&[b'x'; HEAD_BYTES_MAX]), Some(431));
+    fn the_length_of_a_body_is_one_number_or_nobody_knows_it() {
+        use ContentLength::{Absent, Bytes, Invalid};
+        for (lines, expected) in [
+            (&[][..], Absent),
+            (&["0"], Bytes(0)),
+            (&[" 12 "], Bytes(12)),
+            (&["007", "7"], Bytes(7)),
+            (&["7", "8"], Invalid),
+            (&["7", "8", "8"], Invalid),
+            (&["7,7"], Invalid),
+            (&[""], Invalid),
+            (&["+7"], Invalid),
+            (&["-1"], Invalid),
+            (&["0x7"], Invalid),
+            (&["7 7"], Invalid),
+            (&["99999999999999999999999"], Bytes(u64::MAX)),
+        ] {
+            let mut length = Absent;
+            lines.iter().for_each(|line| length.add(line.as_bytes()));
+            assert_eq!(length, expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn every_status_begins_a_response_of_its_own() {
+        let mut codes: Vec<u16> = [
+            Status::Ok,
+            Status::Accepted,
+            Status::BadRequest,
+            Status::Unauthorized,
+            Status::Forbidden,
+            Status::NotFound,
+            Status::MethodNotAllowed,
+            Status::Conflict,
+            Status::LengthRequired,
+            Status::ContentTooLarge,
+            Status::ExpectationFailed,
+            Status::MisdirectedRequest,
+            Status::UpgradeRequired,
+            Status::TooManyRequests,
+            Status::HeadTooLarge,
+            Status::InternalError,
+            Status::Unavailable,
+        ]
+        .into_iter()
+        .map(|status| {
+            let response = Response {
+                status,
+                content_type: TEXT,
+                headers: "X: y\r\n",
+                body: b"body",
+            };
+            let kept = String::from_utf8(response.bytes(false, false)).expect("ASCII");
+            let line = format!("HTTP/1.1 {} ", status.code());
+            assert!(kept.starts_with(&line) && kept.ends_with("\r\nX: y\r\n\r\nbody"));
+            assert!(!kept.contains("Connection"), "{kept}");
+            let last = String::from_utf8(response.bytes(true, true)).expect("ASCII");
+            assert!(last.ends_with("Connection: close\r\n\r\n"), "{last}");
+            assert!(last.contains("Content-Length: 4\r\n"), "{last}");
+            status.code()
+        })
+        .collect();
+        let count = codes.len();
+        codes.dedup();
+        assert!(codes.len() == count && codes.is_sorted());
     }
 
     #[test]
@@ -495,16 +680,11 @@ mod tests {
             ("://host/a", ("://host/a", "")),
             ("/x://host/a", ("/x://host/a", "")),
         ] {
-            assert_eq!(path_and_query(target), expected, "{target}");
+            let (_, path, query) = target_parts(target);
+            assert_eq!((path, query), expected, "{target}");
         }
-        let head = "HEAD http://bridge.example:5559/readyz?now HTTP/1.1\r\n\r\n";
-        let Parsed::Complete {
-            request: PlainRequest::Plain { path, .. },
-            ..
-        } = parse_plain(head.as_bytes())
-        else {
-            panic!("{head}")
-        };
-        assert_eq!(path, "/readyz");
+        assert_eq!(target_parts("http://a:1/b").0, Some("a:1"));
+        assert_eq!(target_parts("http://a").0, Some("a"));
+        assert_eq!(target_parts("/http://a").0, None);
     }
 }

@@ -3,8 +3,10 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`http`] | the head of a request, and responses that end a connection (RFC 9112) |
+//! | [`http`] | the head of a request, the length of its body, and responses (RFC 9112) |
 //! | [`admin`] | what may be asked for on the admin address (PROTOCOL 8) |
+//! | [`admin_request`] | HTTP request -> that (RFC 9112) |
+//! | [`admin_guard`] | who may ask: token, `Host`, `Origin` |
 //! | [`handshake`] | head -> upgrade, probe or error (PROTOCOL 2, RFC 6455 section 4) |
 //! | [`proxy`] | PROXY header -> the peer behind a trusted proxy (PROXY protocol 1 and 2) |
 //! | [`forwarded`] | `X-Forwarded-For` and `Forwarded` of a trusted proxy -> the same (RFC 7239) |
@@ -28,6 +30,8 @@
 )]
 
 pub mod admin;
+pub mod admin_guard;
+pub mod admin_request;
 pub mod codec;
 pub mod command;
 pub mod control;

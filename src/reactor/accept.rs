@@ -9,7 +9,8 @@
 //! the answer.
 //!
 //! If its request is not whole, it is kept just long enough to be read to its end. There are at most
-//! [`limits::REFUSALS_MAX`] of these; more are closed without a word. The admin listener has room beyond them.
+//! [`limits::REFUSALS_MAX`] of these; more are closed without a word. Connections of the admin address are none of these, and
+//! have a bound of their own ([`super::admin`]).
 
 use std::io::{self, IoSlice};
 
@@ -47,22 +48,21 @@ impl<S: Socket> Reactor<S> {
         now: Now,
     ) -> Option<ConnId> {
         self.hub.metrics.connections_accepted_total += 1;
-        let preamble = match listener {
-            ListenerKind::Clients => self.hub.limits.proxies.preamble(peer.address().ip()),
-            ListenerKind::Admin => Some(Preamble::Done),
-        };
-        let Some(preamble) = preamble else {
+        if listener != ListenerKind::Clients {
+            return self.accept_admin(socket, peer, listener, now);
+        }
+        let Some(preamble) = self.hub.limits.proxies.preamble(peer.address().ip()) else {
             self.hub.metrics.proxy_peers_refused_total += 1;
             if let Some(left_out) = self.proxy_log.pass(self.epoch + now.clock) {
                 log::warn!("connection from {peer} closed: not one of trusted_proxies{left_out}");
             }
             return None;
         };
-        let room = self.room_for(&mut socket, listener, preamble, now);
+        let room = self.room_for(&mut socket, preamble, now);
         if room == Room::Close {
             return None;
         }
-        let session = Session::new(listener, preamble, peer, now.clock, &mut self.hub);
+        let session = Session::new(preamble, peer, now.clock, &mut self.hub);
         let is_surplus = session.is_surplus();
         let id = self.connections.insert(socket, session);
         self.hub.arrivals.note(now.unix);
@@ -83,37 +83,27 @@ impl<S: Socket> Reactor<S> {
         Some(id)
     }
 
-    /// Decides on a connection that was just accepted.
-    fn room_for(
-        &mut self,
-        socket: &mut S,
-        listener: ListenerKind,
-        preamble: Preamble,
-        now: Now,
-    ) -> Room {
-        let beyond = match self.connections.len().checked_sub(self.connections_max) {
-            None => return Room::Free,
-            Some(beyond) => beyond,
+    /// Connections of the websocket port.
+    pub(super) fn clients(&self) -> usize {
+        self.connections.len() - self.desk.len()
+    }
+
+    /// Decides on a connection of the websocket port that was just accepted.
+    fn room_for(&mut self, socket: &mut S, preamble: Preamble, now: Now) -> Room {
+        let Some(beyond) = self.clients().checked_sub(self.connections_max) else {
+            return Room::Free;
         };
-        match listener {
-            ListenerKind::Admin
-                if beyond < limits::REFUSALS_MAX + limits::ADMIN_BEYOND_FULL_MAX =>
-            {
-                return Room::Free;
-            }
-            ListenerKind::Admin => {}
-            ListenerKind::Clients if self.evict_unfinished(now) => return Room::Free,
-            ListenerKind::Clients => {
-                let is_answered = self.answer_at_once(socket, preamble);
-                if is_answered || beyond < limits::REFUSALS_MAX {
-                    self.hub.metrics.handshakes_refused_full_total += 1;
-                    return if is_answered {
-                        Room::Close
-                    } else {
-                        Room::Refuse
-                    };
-                }
-            }
+        if self.evict_unfinished(now) {
+            return Room::Free;
+        }
+        let is_answered = self.answer_at_once(socket, preamble);
+        if is_answered || beyond < limits::REFUSALS_MAX {
+            self.hub.metrics.handshakes_refused_full_total += 1;
+            return if is_answered {
+                Room::Close
+            } else {
+                Room::Refuse
+            };
         }
         self.hub.metrics.connections_dropped_full_total += 1;
         Room::Close

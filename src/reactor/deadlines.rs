@@ -40,6 +40,9 @@ impl<S: Socket> Reactor<S> {
         while let Some(id) = self.due(|all| &mut all.answered, Session::is_closing, now) {
             self.abandon(id, now);
         }
+        while let Some(id) = self.due(|all| &mut all.admin, Session::is_admin, now) {
+            self.check_admin(id, now);
+        }
         while let Some(id) = self.hub.deadlines.send.pop_due(now.clock) {
             self.check_full_socket(id, now);
         }
@@ -53,12 +56,13 @@ impl<S: Socket> Reactor<S> {
         let connections = &self.connections;
         let session = |id| connections.get(id).map(|connection| &connection.session);
         let all = &mut self.hub.deadlines;
-        let queues: [(&mut DeadlineQueue, Matters); 5] = [
+        let queues: [(&mut DeadlineQueue, Matters); 6] = [
             (&mut all.handshake, Session::is_in_handshake),
             (&mut all.auth, Session::awaits_authentication),
             (&mut all.command, Session::is_waiting),
             (&mut all.close, Session::is_closing),
             (&mut all.answered, Session::is_closing),
+            (&mut all.admin, Session::is_admin),
         ];
         for (queue, matters) in queues {
             queue.prune(|id| session(id).is_some_and(matters));
@@ -102,10 +106,12 @@ impl<S: Socket> Reactor<S> {
         let Some(progress_at) = connection.session.outbox.progress_at() else {
             return;
         };
-        if self.hub.limits.slow_consumer == SlowConsumerPolicy::Close
-            && connection.session.is_open()
-            && now.clock.saturating_sub(progress_at) >= self.hub.limits.send_timeout
-        {
+        let is_late = now.clock.saturating_sub(progress_at) >= self.hub.limits.send_timeout;
+        let is_closed = self.hub.limits.slow_consumer == SlowConsumerPolicy::Close
+            && connection.session.is_open();
+        if is_late && connection.session.is_admin() {
+            self.close(id, CloseReason::AdminSlow, now);
+        } else if is_late && is_closed {
             self.close(id, CloseReason::SlowConsumer, now);
         } else {
             connection.listed.insert(Listed::SEND_TIMER);
@@ -123,16 +129,16 @@ impl<S: Socket> Reactor<S> {
     pub fn begin_drain(&mut self, drain: Duration, now: Now) {
         if self.drain.is_none() {
             self.hub.readiness.announce_end();
-            self.drain = Some(Drain::new(self.connections.len(), drain, now.clock));
+            self.drain = Some(Drain::new(self.clients(), drain, now.clock));
         }
     }
 
-    /// Whether the drain is over: no connection is left, or its time is over.
+    /// Whether the drain is over: no client is left, or its time is over. Askers of the admin address hold nothing up.
     #[must_use]
     pub fn is_drained(&self, now: Now) -> bool {
         self.drain
             .as_ref()
-            .is_some_and(|drain| drain.is_over(now.clock) || self.connections.is_empty())
+            .is_some_and(|drain| drain.is_over(now.clock) || self.clients() == 0)
     }
 
     fn drain_step(&mut self, now: Now) {

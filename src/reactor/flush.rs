@@ -165,7 +165,7 @@ impl<S: Socket> Reactor<S> {
                 return self.settle(id);
             }
         }
-        match session.after_flush(hub) {
+        match session.after_flush(&mut hub.context(id, now)) {
             AfterFlush::Idle => {
                 if session.ended().is_some() {
                     self.settle(id);
@@ -174,6 +174,7 @@ impl<S: Socket> Reactor<S> {
                 }
             }
             AfterFlush::More => self.settle(id),
+            AfterFlush::NextRequest => self.begin_next(id, now),
             AfterFlush::ShutdownWrite => {
                 if socket.shutdown_write().is_err() {
                     session.on_end(true, &mut hub.context(id, now));
@@ -200,7 +201,8 @@ impl<S: Socket> Reactor<S> {
                 .iter()
                 .filter(|(_, connection)| {
                     let session = &connection.session;
-                    (session.is_open() || session.is_closing()) && session.outbox.is_blocked()
+                    (session.is_open() || session.is_closing() || session.is_admin())
+                        && session.outbox.is_blocked()
                 })
                 .map(|(id, connection)| (connection.session.outbox.blocked().1, id))
                 .collect();

@@ -15,12 +15,15 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpStream;
+use mio::{Registry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
+use super::door::{Door, LocalSocket};
 use crate::limits::{
     ACCEPT_PAUSE, BROKEN_IN_A_ROW_MAX, DEFER_ACCEPT, LISTEN_BACKLOG, LISTENER_GRACE,
 };
@@ -31,8 +34,7 @@ use crate::sys;
 /// A listening socket, and whether connections may wait there.
 #[derive(Debug)]
 pub struct Listener {
-    /// For the poll.
-    pub socket: TcpListener,
+    socket: Door,
     /// The kind of its connections.
     pub kind: ListenerKind,
     /// Other processes may listen on its port.
@@ -105,19 +107,55 @@ impl Listener {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_user_timeout(user_timeout)?;
         socket.bind(&address.into())?;
-        if kind == ListenerKind::Clients {
-            sys::set_defer_accept(&socket, DEFER_ACCEPT)?;
-        }
+        sys::set_defer_accept(&socket, DEFER_ACCEPT)?;
         socket.listen(LISTEN_BACKLOG)?;
-        let socket = TcpListener::from_std(socket.into());
         Ok(Self {
+            is_shared: reuse_port,
+            ..Self::of(
+                Door::Tcp(mio::net::TcpListener::from_std(socket.into())),
+                kind,
+            )
+        })
+    }
+
+    /// The admin socket of this process in `folder`.
+    ///
+    /// # Errors
+    /// The folder is not there, or the socket cannot be made in it.
+    pub fn bind_in(folder: &Path) -> io::Result<Self> {
+        let socket = LocalSocket::bind(folder)?;
+        Ok(Self::of(Door::Local(socket), ListenerKind::AdminSocket))
+    }
+
+    fn of(socket: Door, kind: ListenerKind) -> Self {
+        Self {
             socket,
             kind,
-            is_shared: reuse_port,
+            is_shared: false,
             state: State::Ready,
             rate: None,
             broken: 0,
-        })
+        }
+    }
+
+    /// Lets the poll tell of connections.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.socket.register(registry, token)
+    }
+
+    /// Where it listens; `None`: at a path.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.socket.address()
+    }
+
+    /// Where it listens, if that is a path.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.socket.path()
     }
 
     /// From now on at most so many connections are taken in a second, and as many at once after a second without any.
@@ -244,7 +282,7 @@ impl Listener {
 }
 
 /// Whether a connection waits to be accepted. If that cannot be found out, it counts as yes.
-fn is_readable(listener: &TcpListener) -> bool {
+fn is_readable(listener: &Door) -> bool {
     let mut one = [PollFd::new(listener, PollFlags::IN)];
     poll(&mut one, Some(&Timespec::default())) != Ok(0)
 }
@@ -256,7 +294,7 @@ fn moves_queues() -> bool {
 
 /// Makes the kernel drop every SYN that comes to `listener`, and nothing else. Accepted connections inherit this, which is
 /// harmless: they get no SYN.
-fn refuse_handshakes(listener: &TcpListener) -> io::Result<()> {
+fn refuse_handshakes(listener: &Door) -> io::Result<()> {
     const FLAGS_OFFSET: u32 = 13;
     const SYN: u32 = 0x02;
     // Opcodes of a classic BPF program have 16 bits, and what it returns is how much of the segment is kept.
@@ -384,7 +422,7 @@ mod tests {
 
     /// Connects so many clients, and waits until all are in the kernel's queue.
     fn connect(listener: &Listener, count: usize) -> Vec<Client> {
-        let address = listener.socket.local_addr().expect("bound");
+        let address = listener.address().expect("bound");
         let clients: Vec<Client> = (0..count)
             .map(|_| {
                 let mut client = Client::connect(address).expect("listening");
@@ -459,7 +497,7 @@ mod tests {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut listener =
             Listener::bind(any, ListenerKind::Clients, false, user_timeout).expect("a free port");
-        let address = listener.socket.local_addr().expect("bound");
+        let address = listener.address().expect("bound");
         let mut peer = std::net::TcpStream::connect(address).expect("listening");
         // Silent peers are not accepted.
         peer.write_all(b"GET").expect("connected");

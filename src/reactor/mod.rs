@@ -3,7 +3,8 @@
 //! The turn has one fixed order (DESIGN, The turn):
 //!
 //! 1. Poll, until the next deadline at most ([`server`]).
-//! 2. Accept a bounded number of connections ([`server`], `accept`). Read the ready sockets, each within a budget and all
+//! 2. Accept a bounded number of connections ([`server`], `accept`). Begin what earlier turns left of what the admin address
+//!    was asked ([`admin`]). Read the ready sockets, each within a budget and all
 //!    within another, and run their commands (`read`).
 //! 3. Let sessions go on whose tokens or rights a thread was asked about (`asking`). Do a slice of what the platform asks
 //!    (`requests`, `switching`). After a reread, or when rights were taken away, renew some of the sessions, and take no
@@ -48,9 +49,10 @@
 //! | [`flush_list`] | the sessions to write to, and how many events may merge meanwhile |
 //! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
 //! | [`drain`] | the pace at which every session is closed |
+//! | `door` | the two kinds of socket that listen |
 //! | [`listener`] | a listening socket: accepting, running out of descriptors |
 //! | [`reread`] | the thread that reads files again |
-//! | [`admin`] | what the admin pages show |
+//! | [`admin`] | what the admin address is asked, and its answers |
 //! | [`socket`] | what the loop needs of a socket |
 
 mod accept;
@@ -59,6 +61,7 @@ mod asking;
 pub mod connections;
 pub mod control;
 mod deadlines;
+mod door;
 pub mod drain;
 mod fan_out;
 mod flush;
@@ -83,6 +86,7 @@ mod watch;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use self::admin::desk::Desk;
 use self::connections::{Connection, Connections, Listed};
 use self::control::Control;
 use self::drain::Drain;
@@ -131,6 +135,7 @@ pub struct Reactor<S> {
     turn_began: Option<Duration>,
     connections_max: usize,
     unfinished: Unfinished,
+    desk: Desk,
     read_buffer: Box<[u8]>,
     /// Where frames with a request id are put together for a write.
     scratch: Scratch,
@@ -199,6 +204,7 @@ impl<S: Socket> Reactor<S> {
             turn_began: None,
             connections_max: parts.connections_max,
             unfinished: Unfinished::default(),
+            desk: Desk::default(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
             scratch: Scratch::default(),
             full_answer: FullAnswer::default(),
@@ -248,6 +254,7 @@ impl<S: Socket> Reactor<S> {
         self.turn_done(now);
         self.turn_began = Some(now.clock);
         self.hub.waking.advance(now.clock);
+        self.begin_waiting(now);
         self.read_ready(ready, now);
         self.close_unfinished(now);
         self.take_answers(now);
@@ -287,6 +294,7 @@ impl<S: Socket> Reactor<S> {
             || !self.reread.is_empty()
             || !self.reap.is_empty()
             || self.renewal.is_some()
+            || self.desk.has_waiting()
             || self.inquiries.is_pressing()
         {
             return Duration::ZERO;
@@ -422,6 +430,9 @@ impl<S: Socket> Reactor<S> {
         let peer = connection.session.peer(&self.hub);
         if connection.listed.contains(Listed::UNFINISHED) {
             self.unfinished.remove(peer.network(), id);
+        }
+        if connection.listed.contains(Listed::ADMIN) {
+            self.desk.remove(id);
         }
         let gone = connection.session.ended();
         connection.session.dissolve(&mut self.hub);

@@ -7,9 +7,8 @@ use std::io;
 use super::connections::Listed;
 use super::flush_list::FlushList;
 use super::socket::Socket;
-use super::{Reactor, Ready, admin};
+use super::{Reactor, Ready};
 use crate::limits;
-use crate::session::admin::AdminRequest;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::id::ConnId;
@@ -118,11 +117,11 @@ impl<S: Socket> Reactor<S> {
                     self.unfinished.remove(address, id);
                 }
                 let input = self.read_buffer.get_mut(..count).unwrap_or_default();
-                let page = connection
+                let request = connection
                     .session
                     .on_bytes(input, &mut self.hub.context(id, now));
-                if let Some(page) = page {
-                    self.show(page, id, now);
+                if let Some(request) = request {
+                    self.take_request(request, id, now);
                 }
                 if has_more {
                     self.list_reread(id);
@@ -165,10 +164,5 @@ impl<S: Socket> Reactor<S> {
             || frames >= budget.frames_max
             || (frames >= budget.frames_before_events && self.handoff.waiting() > 0)
             || self.flush.spoke_len() >= budget.spoke_max
-    }
-
-    fn show(&mut self, request: AdminRequest, id: ConnId, now: Now) {
-        let answer = admin::page(request.page, self);
-        self.act(id, now, |session, cx| session.show(request, &answer, cx));
     }
 }

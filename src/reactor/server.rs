@@ -6,6 +6,7 @@
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -33,9 +34,10 @@ const ADMIN: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX - 2);
 const TERMINATIONS: Token = Token(usize::MAX - 3);
 const RELOADS: Token = Token(usize::MAX - 4);
+const ADMIN_SOCKET: Token = Token(usize::MAX - 5);
 
 /// What to listen on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Addresses {
     /// The websocket port.
     pub clients: SocketAddr,
@@ -43,8 +45,10 @@ pub struct Addresses {
     pub reuse_port: bool,
     /// `max_accept_rate`, of the websocket port.
     pub accept_rate: Option<u32>,
-    /// The admin listener.
+    /// The admin address.
     pub admin: Option<SocketAddr>,
+    /// The folder of the admin socket.
+    pub admin_dir: Option<PathBuf>,
     /// How long the kernel waits for a peer to acknowledge what was sent; `None`: as long as the system is set to.
     pub user_timeout: Option<Duration>,
 }
@@ -57,6 +61,14 @@ pub enum StartError {
     Bind {
         /// Its address.
         address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The admin socket could not be made.
+    #[error("admin_dir {folder}: cannot listen there: {error}")]
+    AdminDir {
+        /// The folder.
+        folder: String,
         /// What the system says.
         error: io::Error,
     },
@@ -147,8 +159,15 @@ impl Server {
             if kind == ListenerKind::Clients {
                 listener.limit_rate(addresses.accept_rate);
             }
-            poll.registry()
-                .register(&mut listener.socket, token, Interest::READABLE)?;
+            listener.register(poll.registry(), token)?;
+            listeners.push(listener);
+        }
+        if let Some(folder) = &addresses.admin_dir {
+            let mut listener = Listener::bind_in(folder).map_err(|error| StartError::AdminDir {
+                folder: folder.display().to_string(),
+                error,
+            })?;
+            listener.register(poll.registry(), ADMIN_SOCKET)?;
             listeners.push(listener);
         }
         let mut terminations = SignalPipe::new(&[SIGTERM, SIGINT])?;
@@ -180,9 +199,13 @@ impl Server {
         self.listeners
             .iter()
             .find(|listener| listener.kind == kind)?
-            .socket
-            .local_addr()
-            .ok()
+            .address()
+    }
+
+    /// The admin socket, if there is one.
+    #[must_use]
+    pub fn admin_socket(&self) -> Option<&Path> {
+        self.listeners.iter().find_map(Listener::path)
     }
 
     /// What wakes this loop.
@@ -260,6 +283,7 @@ impl Server {
                     }
                     CLIENTS => self.on_listener_ready(ListenerKind::Clients),
                     ADMIN => self.on_listener_ready(ListenerKind::Admin),
+                    ADMIN_SOCKET => self.on_listener_ready(ListenerKind::AdminSocket),
                     Token(word) => ready.push(Ready {
                         id: ConnId::from_word(word),
                         readable: event.is_readable() || event.is_error(),
@@ -403,7 +427,12 @@ impl Server {
     /// Accepts a bounded number of connections: the beginning of step 2.
     fn accept(&mut self, reactor: &mut Reactor<TcpStream>, log_limit: &mut LogLimit, now: Now) {
         for listener in &mut self.listeners {
-            for _ in 0..limits::ACCEPTS_PER_TURN_MAX {
+            let accepts_max = if listener.kind == ListenerKind::Clients {
+                limits::ACCEPTS_PER_TURN_MAX
+            } else {
+                limits::ADMIN_ACCEPTS_PER_TURN_MAX
+            };
+            for _ in 0..accepts_max {
                 match listener.accept(now.clock) {
                     Accepted::Connection(socket, address) => {
                         let Some(id) =

@@ -44,6 +44,10 @@ pub enum CloseReason {
     /// 503 and no close frame: the process is full, and this was the oldest unfinished handshake of the address with most of
     /// them.
     Evicted,
+    /// No close frame: a connection of the admin address that waited for a request made room for another.
+    AdminEvicted,
+    /// No close frame: an asker of the admin address does not read its answer.
+    AdminSlow,
     /// No close frame: the handshake took too long.
     HandshakeTimeout,
     /// No close frame: a PROXY header must come first, and something else came.
@@ -76,6 +80,8 @@ impl CloseReason {
             | Self::Http
             | Self::NoPlace
             | Self::Evicted
+            | Self::AdminEvicted
+            | Self::AdminSlow
             | Self::HandshakeTimeout
             | Self::NoProxyHeader
             | Self::BadProxyHeader
@@ -104,7 +110,8 @@ impl CloseReason {
             Self::OutboxesFull => "slow consumer, largest of all outboxes",
             Self::Http => "HTTP response sent",
             Self::NoPlace => "too many connections from this address",
-            Self::Evicted => "its place went to another",
+            Self::Evicted | Self::AdminEvicted => "its place went to another",
+            Self::AdminSlow => "asker that does not read",
             Self::HandshakeTimeout => "handshake timeout",
             Self::NoProxyHeader => "no PROXY header",
             Self::BadProxyHeader => "malformed PROXY header",
@@ -114,18 +121,15 @@ impl CloseReason {
 
     /// Counts one more end for this reason. `was_open`: of a session, not of a connection that never became one.
     pub fn count(self, was_open: bool, metrics: &mut Metrics) {
-        let counter = if was_open {
-            self.counter_of_session(metrics)
-        } else {
-            self.counter_of_handshake(metrics)
-        };
-        if let Some(counter) = counter {
+        if was_open {
+            *self.counter_of_session(metrics) += 1;
+        } else if let Some(counter) = self.counter_of_handshake(metrics) {
             *counter += 1;
         }
     }
 
-    fn counter_of_session(self, metrics: &mut Metrics) -> Option<&mut u64> {
-        Some(match self {
+    fn counter_of_session(self, metrics: &mut Metrics) -> &mut u64 {
+        match self {
             Self::Peer => &mut metrics.closes_normal_total,
             Self::Idle => &mut metrics.closes_idle_total,
             Self::Drain => &mut metrics.closes_drain_total,
@@ -146,10 +150,12 @@ impl CloseReason {
             | Self::Http
             | Self::NoPlace
             | Self::Evicted
+            | Self::AdminEvicted
+            | Self::AdminSlow
             | Self::HandshakeTimeout
             | Self::NoProxyHeader
             | Self::BadProxyHeader => &mut metrics.closes_lost_total,
-        })
+        }
     }
 
     fn counter_of_handshake(self, metrics: &mut Metrics) -> Option<&mut u64> {
@@ -158,6 +164,8 @@ impl CloseReason {
             Self::Http => return None,
             Self::NoPlace => &mut metrics.connections_dropped_ip_total,
             Self::Evicted => &mut metrics.handshakes_evicted_total,
+            Self::AdminEvicted => &mut metrics.admin_connections_evicted_total,
+            Self::AdminSlow => &mut metrics.admin_slow_total,
             Self::HandshakeTimeout => &mut metrics.handshake_timeouts_total,
             Self::NoProxyHeader => &mut metrics.proxy_headers_missing_total,
             Self::BadProxyHeader => &mut metrics.proxy_headers_malformed_total,

@@ -10,7 +10,7 @@ use super::hub::{Context, Hub};
 use super::{PeerSide, Phase, Session};
 
 impl Session {
-    /// Closes an open session with the close frame of `reason`, and a session in its handshake without a word. What is in
+    /// Closes an open session with the close frame of `reason`, and any other without a word. What is in
     /// the outbox is sent first. If the socket is full, it is dropped, unless the process drains: then the peer has time as
     /// long as it takes bytes and the process lasts. The loop does not wait for a dead peer.
     pub fn close(&mut self, reason: CloseReason, cx: &mut Context<'_>) {
@@ -31,7 +31,7 @@ impl Session {
         cx: &mut Context<'_>,
     ) {
         match &self.phase {
-            Phase::Handshake { .. } => {
+            Phase::Handshake { .. } | Phase::Admin(_) => {
                 self.phase = Phase::Gone {
                     reason,
                     was_open: false,
@@ -77,6 +77,7 @@ impl Session {
                     was_open: *was_open,
                 };
             }
+            Phase::Admin(_) => self.on_admin_end(is_broken),
             Phase::Handshake { .. } => {
                 self.phase = Phase::Gone {
                     reason: CloseReason::Lost,
@@ -96,9 +97,15 @@ impl Session {
         }
     }
 
-    /// Ends an unfinished handshake, to make room for another connection.
+    /// Ends an unfinished handshake, or a connection of the admin address, to make room for another connection.
     pub fn evict(&mut self, cx: &mut Context<'_>) {
         match self.phase {
+            Phase::Admin(_) => {
+                self.phase = Phase::Gone {
+                    reason: CloseReason::AdminEvicted,
+                    was_open: false,
+                };
+            }
             Phase::Handshake { .. } => {
                 self.phase = Phase::Gone {
                     reason: CloseReason::Evicted,
@@ -116,7 +123,9 @@ impl Session {
             Phase::Closing {
                 reason, was_open, ..
             } => self.phase = Phase::Gone { reason, was_open },
-            Phase::Handshake { .. } | Phase::Open { .. } => self.on_end(true, cx),
+            Phase::Handshake { .. } | Phase::Admin(_) | Phase::Open { .. } => {
+                self.on_end(true, cx);
+            }
             Phase::Gone { .. } => {}
         }
     }

@@ -96,7 +96,7 @@ impl Session {
         }
         count_judged(verb, &result, place.due, cx);
         match result {
-            Ok(Outcome::Reply(reply)) => self.answer(reply, cx),
+            Ok(Outcome::Reply(reply)) => self.tell(reply, cx),
             Ok(Outcome::Pong(frame)) => self.push(frame, cx),
             Ok(Outcome::Waits(waiting)) => {
                 cx.hub.metrics.subscribes_waited_total += 1;
@@ -109,7 +109,7 @@ impl Session {
             Ok(Outcome::Closed | Outcome::Suspended) => {}
             Err(refusals) => {
                 let reply = refusals.reply(&reply_id, cx.hub);
-                self.answer(reply, cx);
+                self.tell(reply, cx);
             }
         }
     }
@@ -152,7 +152,7 @@ impl Session {
     }
 
     /// Sends a reply in its turn.
-    fn answer(&mut self, reply: Reply, cx: &mut Context<'_>) {
+    fn tell(&mut self, reply: Reply, cx: &mut Context<'_>) {
         if !self.is_open() {
             return;
         }

@@ -118,6 +118,8 @@ pub struct Deadlines {
     pub close: DeadlineQueue,
     /// Until a connection that got its HTTP response is gone ([`LINGER`]).
     pub answered: DeadlineQueue,
+    /// Until the next check of a connection of the admin address (a quarter of `request_timeout_ms`).
+    pub admin: DeadlineQueue,
 }
 
 impl Deadlines {
@@ -131,6 +133,7 @@ impl Deadlines {
             send: DeadlineQueue::new(limits.send_timeout / 4),
             close: DeadlineQueue::new(limits.send_timeout),
             answered: DeadlineQueue::new(LINGER),
+            admin: DeadlineQueue::new(limits.request_timeout / 4),
         }
     }
 
@@ -144,8 +147,9 @@ impl Deadlines {
             send,
             close,
             answered,
+            admin,
         } = self;
-        [handshake, auth, command, send, close, answered]
+        [handshake, auth, command, send, close, answered, admin]
             .into_iter()
             .filter_map(DeadlineQueue::next_due)
             .min()

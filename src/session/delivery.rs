@@ -47,6 +47,8 @@ pub enum AfterFlush {
     More,
     /// End our side of the stream.
     ShutdownWrite,
+    /// Let the asker's next request begin ([`Session::next_request`]).
+    NextRequest,
 }
 
 /// What a fan-out lends to [`Session::deliver`].
@@ -195,8 +197,10 @@ impl Session {
     }
 
     /// Goes on after a flush that emptied the outbox.
-    pub fn after_flush(&mut self, hub: &mut Hub) -> AfterFlush {
+    pub fn after_flush(&mut self, cx: &mut Context<'_>) -> AfterFlush {
+        let hub = &mut *cx.hub;
         match &mut self.phase {
+            Phase::Admin(_) => self.after_admin_flush(cx),
             Phase::Open { .. } => {
                 let mut after = AfterFlush::Idle;
                 while let Some(notice) = self.take_gap_notice(&mut hub.builder) {

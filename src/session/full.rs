@@ -30,8 +30,8 @@ impl FullAnswer {
     #[must_use]
     pub fn to(&self, input: &[u8], preamble: Preamble) -> Option<&[u8]> {
         match whole_request(input, preamble)? {
-            Method::Get => Some(&self.whole),
             Method::Head => self.whole.get(..self.head_bytes),
+            Method::Get | Method::Post | Method::Delete | Method::Other => Some(&self.whole),
         }
     }
 

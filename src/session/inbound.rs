@@ -4,10 +4,10 @@
 
 use crate::limits::{PONGS_PER_READ_MAX, REFUSED_COMMANDS_MAX};
 use crate::metrics::commands::{CommandAction, CommandResult};
+use crate::protocol::admin::AdminRequest;
 use crate::protocol::codec::Item;
 use crate::protocol::frame::{Frame, Opcode};
 
-use super::admin::AdminRequest;
 use super::close::CloseReason;
 use super::hub::Context;
 use super::liveness::PING_PAYLOAD;
@@ -15,38 +15,34 @@ use super::occupancy::Place;
 use super::{Message, PeerSide, Phase, Session};
 
 impl Session {
-    /// Takes what the peer sent. The bytes are unmasked in place. Returns the admin page asked for, if one is, for
-    /// [`Session::show`].
+    /// Takes what the peer sent. The bytes are unmasked in place. Returns what an asker of the admin address asks
+    /// for, for [`Session::answer`] or [`Session::begin_stream`].
     pub fn on_bytes(&mut self, input: &mut [u8], cx: &mut Context<'_>) -> Option<AdminRequest> {
         let had_part = self.partial_bytes() > 0;
-        let page = self.take_bytes(input, cx);
+        let request = self.take_bytes(input, cx);
         if had_part || self.partial_bytes() > 0 {
             self.note_partial(cx);
         }
-        page
+        request
     }
 
     fn take_bytes(&mut self, input: &mut [u8], cx: &mut Context<'_>) -> Option<AdminRequest> {
         match &mut self.phase {
-            Phase::Handshake {
-                listener,
-                preamble,
-                head,
-                ..
-            } => {
-                let (listener, preamble) = (*listener, *preamble);
+            Phase::Admin(_) => self.on_admin_bytes(input, cx),
+            Phase::Handshake { preamble, head, .. } => {
+                let preamble = *preamble;
                 match head.take() {
-                    None => self.on_start(listener, preamble, input, cx),
+                    None => self.on_start(preamble, input, cx),
                     Some(mut whole) if whole.awaits_answer => {
                         whole.bytes.extend_from_slice(input);
                         *head = Some(whole);
-                        None
                     }
                     Some(mut gathered) => {
                         gathered.bytes.extend_from_slice(input);
-                        self.on_start(listener, preamble, &mut gathered.bytes, cx)
+                        self.on_start(preamble, &mut gathered.bytes, cx);
                     }
                 }
+                None
             }
             Phase::Open { .. } => {
                 self.on_frames(input, cx);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::id::{ConnId, Peer};
-use super::{ListenerKind, Message, Session};
+use super::{Message, Session};
 use crate::config::{self, Startup, read_keys, read_tokens};
 use crate::handoff::ToSource;
 use crate::protocol::proxy::Preamble;
@@ -62,13 +62,7 @@ impl World {
         hub.subscriptions.on_up();
         let sessions = (0..sessions).map(|slot| {
             let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 1)));
-            let mut session = Session::new(
-                ListenerKind::Clients,
-                Preamble::Done,
-                peer,
-                Duration::ZERO,
-                &mut hub,
-            );
+            let mut session = Session::new(Preamble::Done, peer, Duration::ZERO, &mut hub);
             let mut upgrade = UPGRADE.as_bytes().to_vec();
             assert_eq!(
                 session.on_bytes(&mut upgrade, &mut hub.context(id(slot), NOW)),

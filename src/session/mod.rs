@@ -3,9 +3,11 @@
 //!
 //! ```text
 //! Handshake --upgrade--> Open --close frame queued--> Closing --flushed, and the peer is done--> Gone
-//!     |                                                  ^  |
-//!     +--refusal, probe, admin page: response queued-----+  +--peer gone, or too slow to end--> Gone
-//!     +--peer gone, or too slow--> Gone
+//!     |                                                ^ ^  |
+//!     +--refusal, probe: response queued---------------+ |  +--peer gone, or too slow to end--> Gone
+//!     +--peer gone, or too slow--> Gone                  |
+//! Admin --last answer flushed----------------------------+
+//!     +--peer gone, too slow, or silent for too long--> Gone
 //! ```
 //!
 //! Invariants:
@@ -42,7 +44,8 @@
 //! | [`labels`] | names and metadata |
 //! | [`partials`] | how much of unfinished messages each connection keeps |
 //! | [`liveness`], [`clock`] | who is silent, dead or idle; the moments by which that is decided |
-//! | [`full`], [`admin`] | the answers that need no websocket: no room, and the admin pages |
+//! | [`full`] | the answer when there is no room |
+//! | [`admin`], `asker` | a connection of the admin address, from request to answer; what it keeps |
 //! | [`limits`] | the bounds and choices of the operator |
 //! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, deadlines, close reasons, names |
 
@@ -57,6 +60,7 @@
 
 pub mod admin;
 pub mod arrivals;
+mod asker;
 pub mod binding_quota;
 pub mod bucket;
 pub mod clock;
@@ -107,6 +111,7 @@ use crate::protocol::codec::Codec;
 use crate::protocol::proxy::Preamble;
 use crate::routing::index::SubscriptionList;
 
+use self::asker::AdminConnection;
 use self::bucket::Bucket;
 use self::clock::{Now, Stamp};
 use self::close::CloseReason;
@@ -135,12 +140,13 @@ pub struct Session {
 enum Phase {
     /// Before the upgrade. `head`: what has arrived of a request, if that is a part of one.
     Handshake {
-        listener: ListenerKind,
         preamble: Preamble,
         /// When the connection was accepted.
         came: Stamp,
         head: Option<Box<Head>>,
     },
+    /// Of the admin address.
+    Admin(Box<AdminConnection>),
     /// Upgraded. `rare` exists only while it holds something.
     Open {
         rare: Option<Box<RareState>>,
@@ -175,8 +181,10 @@ enum PeerSide {
 pub enum ListenerKind {
     /// The websocket port.
     Clients,
-    /// The admin listener.
+    /// The admin address.
     Admin,
+    /// The admin socket in a folder, where the permissions of the file are the right to ask.
+    AdminSocket,
 }
 
 /// A request's head, or the PROXY header before it, that arrived in part; at most [`HEAD_BYTES_MAX`](crate::protocol::http::HEAD_BYTES_MAX)
@@ -235,13 +243,7 @@ impl Session {
     /// Whether the request of a client, or the PROXY header before it, has not arrived whole.
     #[must_use]
     pub fn awaits_request(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Handshake {
-                listener: ListenerKind::Clients,
-                ..
-            }
-        )
+        self.is_in_handshake()
     }
 
     /// Whether the session is upgraded and not closing.
@@ -281,7 +283,10 @@ impl Session {
     pub fn ended(&self) -> Option<(CloseReason, bool)> {
         match self.phase {
             Phase::Gone { reason, was_open } => Some((reason, was_open)),
-            Phase::Handshake { .. } | Phase::Open { .. } | Phase::Closing { .. } => None,
+            Phase::Handshake { .. }
+            | Phase::Admin(_)
+            | Phase::Open { .. }
+            | Phase::Closing { .. } => None,
         }
     }
 
@@ -292,6 +297,7 @@ impl Session {
         match &self.phase {
             Phase::Open { .. } => self.outbox.frames() <= READ_BEHIND_FRAMES_MAX,
             Phase::Handshake { .. } => !self.awaits_answer(),
+            Phase::Admin(admin) => self.admin_wants_bytes(admin),
             Phase::Closing { .. } => true,
             Phase::Gone { .. } => false,
         }
@@ -306,7 +312,7 @@ impl Session {
                 .as_ref()
                 .map_or(0, |rare| rare.codec.awaited_bytes())
                 .max(SESSION_READ_BYTES_MAX),
-            Phase::Handshake { .. } => HANDSHAKE_READ_BYTES_MAX,
+            Phase::Handshake { .. } | Phase::Admin(_) => HANDSHAKE_READ_BYTES_MAX,
             Phase::Closing { .. } | Phase::Gone { .. } => usize::MAX,
         }
     }
@@ -339,7 +345,10 @@ impl Session {
     fn rare(&self) -> Option<&RareState> {
         match &self.phase {
             Phase::Open { rare, .. } => rare.as_deref(),
-            Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => None,
+            Phase::Handshake { .. }
+            | Phase::Admin(_)
+            | Phase::Closing { .. }
+            | Phase::Gone { .. } => None,
         }
     }
 
@@ -350,7 +359,10 @@ impl Session {
     fn replies_mut(&mut self) -> Option<&mut Replies> {
         match &mut self.phase {
             Phase::Open { rare, .. } => Some(&mut rare.as_deref_mut()?.replies),
-            Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => None,
+            Phase::Handshake { .. }
+            | Phase::Admin(_)
+            | Phase::Closing { .. }
+            | Phase::Gone { .. } => None,
         }
     }
 
@@ -386,6 +398,7 @@ impl Session {
                 head: Some(head), ..
             } => size_of::<Head>() + head.bytes.capacity(),
             Phase::Handshake { head: None, .. }
+            | Phase::Admin(_)
             | Phase::Open { rare: None, .. }
             | Phase::Closing { .. }
             | Phase::Gone { .. } => 0,
@@ -395,7 +408,10 @@ impl Session {
     fn rare_mut(&mut self) -> Option<&mut RareState> {
         match &mut self.phase {
             Phase::Open { rare, .. } => Some(rare.get_or_insert_default()),
-            Phase::Handshake { .. } | Phase::Closing { .. } | Phase::Gone { .. } => None,
+            Phase::Handshake { .. }
+            | Phase::Admin(_)
+            | Phase::Closing { .. }
+            | Phase::Gone { .. } => None,
         }
     }
 

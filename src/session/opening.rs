@@ -11,11 +11,10 @@ use crate::metrics::Metrics;
 use crate::protocol::forwarded;
 use crate::protocol::frame::Frame;
 use crate::protocol::handshake::{self, Request, Upgrade};
-use crate::protocol::http::{self, ErrorResponse, HttpError, Parsed, PlainRequest};
+use crate::protocol::http::{ErrorResponse, HttpError, Parsed};
 use crate::protocol::proxy::{self, Preamble};
 use crate::routing::index::SubscriptionList;
 
-use super::admin::{AdminPage, AdminRequest};
 use super::bucket::Bucket;
 use super::clock::Stamp;
 use super::close::CloseReason;
@@ -24,7 +23,7 @@ use super::id::Peer;
 use super::liveness::Liveness;
 use super::occupancy::Place;
 use super::outbox::Outbox;
-use super::{Head, ListenerKind, PeerSide, Phase, Session};
+use super::{Head, PeerSide, Phase, Session};
 
 /// What becomes of a valid upgrade request.
 enum Admission {
@@ -35,20 +34,27 @@ enum Admission {
 }
 
 impl Session {
-    /// A connection that is accepted at `clock`, on the loop's clock. `preamble`: whether a PROXY header must come first.
+    /// A connection of the websocket port that is accepted at `clock`, on the loop's clock. `preamble`: whether a PROXY header must come first.
     #[must_use]
-    pub fn new(
-        listener: ListenerKind,
-        preamble: Preamble,
-        peer: Peer,
-        clock: Duration,
-        hub: &mut Hub,
-    ) -> Self {
-        let mut session = Self {
+    pub fn new(preamble: Preamble, peer: Peer, clock: Duration, hub: &mut Hub) -> Self {
+        let mut session = Self::unplaced(peer, hub);
+        session.phase = Phase::Handshake {
+            preamble,
+            came: Stamp::of(clock),
+            head: None,
+        };
+        if preamble == Preamble::Done {
+            session.take_known_place(hub);
+        }
+        session
+    }
+
+    /// A new connection that counts for no address yet.
+    pub(super) fn unplaced(peer: Peer, hub: &mut Hub) -> Self {
+        Self {
             phase: Phase::Handshake {
-                listener,
-                preamble,
-                came: Stamp::of(clock),
+                preamble: Preamble::Done,
+                came: Stamp::of(Duration::ZERO),
                 head: None,
             },
             identity: None,
@@ -58,11 +64,7 @@ impl Session {
             subscriptions: SubscriptionList::default(),
             style: hub.limits.style,
             place: Place::Unknown,
-        };
-        if listener == ListenerKind::Clients && preamble == Preamble::Done {
-            session.take_known_place(hub);
         }
-        session
     }
 
     /// Counts for the address, unless that may be the address of a proxy, which has not told that of its client.
@@ -101,26 +103,25 @@ impl Session {
     /// Takes the PROXY header, if one may come, and goes on with what is behind it.
     pub(super) fn on_start(
         &mut self,
-        listener: ListenerKind,
         preamble: Preamble,
         mut input: &mut [u8],
         cx: &mut Context<'_>,
-    ) -> Option<AdminRequest> {
+    ) {
         let preamble = match preamble {
             Preamble::Done | Preamble::Nameless => preamble,
             Preamble::Optional | Preamble::Required => match proxy::parse(input) {
                 proxy::Header::Incomplete => {
-                    self.gather(listener, preamble, input, cx);
-                    return None;
+                    self.gather(preamble, input, cx);
+                    return;
                 }
                 proxy::Header::Absent if preamble == Preamble::Optional => Preamble::Done,
                 proxy::Header::Absent => {
                     self.close(CloseReason::NoProxyHeader, cx);
-                    return None;
+                    return;
                 }
                 proxy::Header::Malformed => {
                     self.close(CloseReason::BadProxyHeader, cx);
-                    return None;
+                    return;
                 }
                 proxy::Header::Complete { consumed, source } => {
                     cx.hub.metrics.proxy_headers_total += 1;
@@ -136,22 +137,15 @@ impl Session {
                 }
             },
         };
-        self.on_head(listener, preamble, input, cx)
+        self.on_head(preamble, input, cx)
     }
 
     /// Keeps the part that has arrived.
-    fn gather(
-        &mut self,
-        listener: ListenerKind,
-        preamble: Preamble,
-        input: &[u8],
-        cx: &mut Context<'_>,
-    ) {
+    fn gather(&mut self, preamble: Preamble, input: &[u8], cx: &mut Context<'_>) {
         let Phase::Handshake { came, .. } = self.phase else {
             return;
         };
         self.phase = Phase::Handshake {
-            listener,
             preamble,
             came,
             head: Some(Box::new(Head {
@@ -164,47 +158,11 @@ impl Session {
         }
     }
 
-    fn on_head(
-        &mut self,
-        listener: ListenerKind,
-        preamble: Preamble,
-        input: &mut [u8],
-        cx: &mut Context<'_>,
-    ) -> Option<AdminRequest> {
-        if listener == ListenerKind::Admin {
-            let page = match http::parse_plain(input) {
-                Parsed::Incomplete => {
-                    self.gather(listener, preamble, input, cx);
-                    return None;
-                }
-                Parsed::Complete {
-                    request: PlainRequest::Refuse(response),
-                    ..
-                } => Err(response),
-                Parsed::Complete {
-                    request: PlainRequest::Plain { method, path },
-                    ..
-                } => {
-                    let head_only = method == http::Method::Head;
-                    let page = match path {
-                        "/healthz" => Some(AdminPage::Health),
-                        "/readyz" => Some(AdminPage::Ready),
-                        "/metrics" => Some(AdminPage::Metrics),
-                        _ => None,
-                    };
-                    page.map(|page| AdminRequest { page, head_only })
-                        .ok_or(ErrorResponse {
-                            error: HttpError::NotFound,
-                            head_only,
-                        })
-                }
-            };
-            return page.map_err(|response| self.refuse(response, cx)).ok();
-        }
+    fn on_head(&mut self, preamble: Preamble, input: &mut [u8], cx: &mut Context<'_>) {
         let consumed = match handshake::parse(input) {
             Parsed::Incomplete => {
-                self.gather(listener, preamble, input, cx);
-                return None;
+                self.gather(preamble, input, cx);
+                return;
             }
             Parsed::Complete {
                 request: Request::Refuse(mut response),
@@ -218,7 +176,7 @@ impl Session {
                         HttpError::Malformed("no PROXY header is taken from this address");
                 }
                 self.refuse(response, cx);
-                return None;
+                return;
             }
             Parsed::Complete {
                 request: Request::Probe(method),
@@ -227,7 +185,7 @@ impl Session {
                 cx.hub.metrics.probes_total += 1;
                 let unready = cx.hub.readiness.unready();
                 self.respond(&handshake::probe_response(method, unready), cx);
-                return None;
+                return;
             }
             Parsed::Complete {
                 consumed,
@@ -238,17 +196,16 @@ impl Session {
                 self.take_place(cx.hub);
                 if let Err(error) = told {
                     self.refuse_upgrade(error, cx);
-                    return None;
+                    return;
                 }
                 if !self.on_upgrade(&upgrade, cx) {
                     self.await_answer(input);
-                    return None;
+                    return;
                 }
                 consumed
             }
         };
         self.on_rest(consumed, input, cx);
-        None
     }
 
     /// Opens the session or refuses to. False: the authenticator must be asked first.
@@ -267,7 +224,6 @@ impl Session {
             return;
         };
         self.phase = Phase::Handshake {
-            listener: ListenerKind::Clients,
             preamble: Preamble::Done,
             came,
             head: Some(Box::new(Head {

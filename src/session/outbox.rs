@@ -275,6 +275,17 @@ impl Outbox {
         }
     }
 
+    /// How many bytes wait, whether the socket is full or not. O(1), but for a lone frame with a request id.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self.node() {
+            None => 0,
+            Some(Node::Shared(frame)) => frame.len(),
+            Some(Node::Own(frame, id)) => Tail(id).len_of(frame),
+            Some(Node::Many(queue)) => queue.bytes,
+        }
+    }
+
     /// Whether the last write would have blocked.
     #[must_use]
     pub fn is_blocked(&self) -> bool {

@@ -58,6 +58,7 @@ fn run(config: &Config) -> Result<(), Exit> {
         reuse_port: config.reuse_port,
         accept_rate: config.max_accept_rate,
         admin: None,
+        admin_dir: None,
         user_timeout: config.user_timeout(),
     })
     .map_err(|error| Exit::failed(CODE_FAILED, error))?;

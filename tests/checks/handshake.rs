@@ -5,12 +5,13 @@
 //! Invariants: a head that is judged is judged the same with more behind it; one that is not is below its limit; an
 //! upgrade that we take is one that tungstenite takes, with the same accept key, and one that it takes is never
 //! mistaken for anything but an upgrade; every answer is one HTTP response whose length is right; what `Debug` shows
-//! does not depend on the token.
+//! does not depend on the token. The same bytes on the admin address: what is judged is judged the same with more behind
+//! it, and is within its bounds; a refusal breaks no line.
 
+use blackhole::protocol::admin_guard::Guard;
+use blackhole::protocol::admin_request;
 use blackhole::protocol::handshake::{Request, Upgrade, parse};
-use blackhole::protocol::http::{
-    HEAD_BYTES_MAX, HttpError, Method, Parsed, PlainRequest, parse_plain,
-};
+use blackhole::protocol::http::{BODY_BYTES_MAX, HEAD_BYTES_MAX, HttpError, Parsed};
 use tungstenite::error::ProtocolError;
 use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server;
@@ -30,12 +31,12 @@ pub fn check(data: &[u8]) -> String {
     let theirs = theirs(data);
     let Parsed::Complete { consumed, request } = &whole else {
         assert!(data.len() < HEAD_BYTES_MAX);
-        assert_eq!(parse_plain(data), Parsed::Incomplete);
+        check_admin(data, false);
         assert!(theirs.is_none(), "complete for another parser");
         return "incomplete".to_owned();
     };
     assert!(*consumed <= data.len());
-    check_plain(data, request);
+    check_admin(data, true);
     match request {
         Request::Upgrade(upgrade) => {
             assert!(*consumed <= HEAD_BYTES_MAX);
@@ -149,26 +150,39 @@ fn check_refusal(error: HttpError, head_only: bool) {
     assert_eq!(&response[head.unwrap()..], body.as_bytes());
 }
 
-/// The admin listener reads the same heads.
-fn check_plain(data: &[u8], request: &Request<'_>) {
-    let Parsed::Complete { request: plain, .. } = parse_plain(data) else {
-        panic!("complete on one port only");
-    };
-    match (plain, request) {
-        (
-            PlainRequest::Plain {
-                method: Method::Head,
-                ..
-            },
-            Request::Upgrade(_),
-        ) => {
-            panic!("HEAD never upgrades")
+/// The admin address reads the same heads, and may wait for a body behind one.
+fn check_admin(data: &[u8], is_head_judged: bool) {
+    let guard = Guard::default();
+    let whole = admin_request::parse(data, Some(&guard));
+    for length in lengths(data) {
+        match (admin_request::parse(&data[..length], Some(&guard)), &whole) {
+            (Parsed::Incomplete, _) => {}
+            (Parsed::Complete { request, .. }, Parsed::Complete { request: later, .. }) => {
+                assert_eq!(request, *later, "with {length} bytes and with all");
+            }
+            (Parsed::Complete { .. }, Parsed::Incomplete) => panic!("judged at {length} only"),
         }
-        (PlainRequest::Plain { method, path }, Request::Probe(probed)) => {
-            assert_eq!((method, path), (*probed, "/"));
-        }
-        (PlainRequest::Plain { .. }, _) => {}
-        (PlainRequest::Refuse(response), Request::Refuse(other)) => assert_eq!(response, *other),
-        (PlainRequest::Refuse(response), _) => panic!("{response:?} on one port only"),
     }
+    let Parsed::Complete { consumed, request } = whole else {
+        assert!(data.len() < HEAD_BYTES_MAX + BODY_BYTES_MAX);
+        return;
+    };
+    assert!(is_head_judged && consumed <= data.len());
+    match request.request {
+        Ok(_) => assert!((1..=HEAD_BYTES_MAX + BODY_BYTES_MAX).contains(&consumed)),
+        Err(refusal) => {
+            assert!((400..=431).contains(&refusal.status.code()), "{refusal:?}");
+            assert!(!refusal.text.is_empty() && !refusal.text.contains(char::is_control));
+            let lines = refusal.headers.matches("\r\n").count();
+            assert_eq!(lines, refusal.headers.matches('\n').count());
+        }
+    }
+    // Without a guard more is answered, and nothing is understood otherwise.
+    let Parsed::Complete {
+        request: unguarded, ..
+    } = admin_request::parse(data, None)
+    else {
+        panic!("complete with a guard only");
+    };
+    assert_eq!(unguarded.form, request.form);
 }

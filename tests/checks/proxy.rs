@@ -20,11 +20,11 @@ use blackhole::protocol::handshake::{self, Request};
 use blackhole::protocol::http::Parsed;
 use blackhole::protocol::proxy::{HEADER_BYTES_MAX, Header, Preamble, parse};
 use blackhole::routing::families::{Families, FamilyOptions};
+use blackhole::session::Session;
 use blackhole::session::clock::Now;
 use blackhole::session::hub::Hub;
 use blackhole::session::id::{ConnId, Peer};
 use blackhole::session::limits::SessionLimits;
-use blackhole::session::{ListenerKind, Session};
 
 const MODES: [&str; 3] = ["off", "accept", "required"];
 const PROXY: &str = "10.0.0.1:50000";
@@ -309,13 +309,7 @@ fn feed(
     hub: &mut Hub,
 ) -> Option<SocketAddr> {
     let opened = hub.metrics.sessions_opened_total;
-    let mut session = Session::new(
-        ListenerKind::Clients,
-        preamble,
-        Peer::from(own),
-        Duration::ZERO,
-        hub,
-    );
+    let mut session = Session::new(preamble, Peer::from(own), Duration::ZERO, hub);
     for piece in pieces {
         session.on_bytes(&mut piece.to_vec(), &mut hub.context(ID, NOW));
         if session.is_open() {

@@ -14,7 +14,7 @@ use blackhole::session::hub::{Context, Hub};
 use blackhole::session::id::{ConnId, Peer};
 use blackhole::session::limits::SessionLimits;
 use blackhole::session::scratch::Scratch;
-use blackhole::session::{ListenerKind, Message, Session};
+use blackhole::session::{Message, Session};
 use support::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
 const ID: ConnId = ConnId {
@@ -46,13 +46,7 @@ fn hub() -> Hub {
 /// An open session, its upgrade response written.
 fn open(hub: &mut Hub) -> Session {
     let peer = Peer::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-    let mut session = Session::new(
-        ListenerKind::Clients,
-        Preamble::Done,
-        peer,
-        Duration::ZERO,
-        hub,
-    );
+    let mut session = Session::new(Preamble::Done, peer, Duration::ZERO, hub);
     session.on_bytes(
         &mut UPGRADE_REQUEST.as_bytes().to_vec(),
         &mut hub.context(ID, NOW),

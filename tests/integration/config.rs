@@ -361,6 +361,14 @@ fn a_command_line_that_does_not_fit_is_refused_with_option_and_expectation() {
             "--admin: expected IP:PORT such as 127.0.0.1:5559, found \"5559\"",
         ),
         (
+            &["--admin", "0.0.0.0:5559"],
+            "--admin: expected admin_token beside it, since others than this machine reach 0.0.0.0:5559; or an address such as 127.0.0.1:5559",
+        ),
+        (
+            &["--admin-hosts", "bridge.example:5559"],
+            "--admin-hosts: expected a host name without a port, such as bridge.example, found \"bridge.example:5559\"",
+        ),
+        (
             &["--source", "kafka"],
             "--source: expected amqp, demo or replay:FILE, found \"kafka\"",
         ),

@@ -247,7 +247,8 @@ fn a_head_request_of_an_admin_page_is_answered_as_a_get_without_the_body() {
     for path in ["/healthz", "/readyz", "/metrics", "/nothing"] {
         let [get, head] = ["GET", "HEAD"].map(|method| {
             let mut raw = Raw::connect(server.admin());
-            raw.send(format!("{method} {path} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+            let fields = "Host: localhost\r\nConnection: close";
+            raw.send(format!("{method} {path} HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes());
             raw.last_response()
         });
         assert_eq!(head.status, get.status, "{path}");
@@ -405,11 +406,7 @@ fn a_head_or_what_comes_before_it_that_drips_is_cut_off_after_request_timeout() 
             server.metric(r#"connections_dropped_total{reason="handshake_timeout"}"#),
             2
         );
-        assert_eq!(
-            server.metric("handshake_deadlines"),
-            1,
-            "that of the request for this page"
-        );
+        assert_eq!(server.metric("handshake_deadlines"), 0);
     }
 }
 

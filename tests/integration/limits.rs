@@ -14,7 +14,7 @@ use blackhole::account::AccountId;
 use blackhole::config::Config;
 use blackhole::handoff::{FromSource, SourceEnd, ToSource};
 use blackhole::limits::{
-    ADMIN_BEYOND_FULL_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS_MAX, PARTIAL_OVERHEAD_BYTES_MAX,
+    ADMIN_CONNECTIONS_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS_MAX, PARTIAL_OVERHEAD_BYTES_MAX,
     REFUSALS_MAX, SURPLUS_MAX,
 };
 use blackhole::metrics::commands::CommandResult;
@@ -517,12 +517,30 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
             .all(|(_, wire)| wire.borrow().to_server.is_empty())
     );
 
-    // The admin listener has room beyond them, and whole requests are still answered.
-    let admin = |full: &mut Loop| full.accept(stranger, ListenerKind::Admin, b"").0;
-    let pages: Vec<ConnId> = (0..ADMIN_BEYOND_FULL_MAX)
-        .map(|_| admin(&mut full).unwrap())
+    // The admin address has room of its own, in which the newest finds a place; and whole requests are still answered.
+    let silent: Vec<ConnId> = (0..2 * ADMIN_CONNECTIONS_MAX)
+        .map(|_| {
+            let (id, _) = full.accept(stranger, ListenerKind::Admin, b"");
+            full.turn(&[]);
+            id.unwrap()
+        })
         .collect();
-    assert_eq!((admin(&mut full), dropped(&full)), (None, 2));
+    let page = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let (id, wire) = full.accept(stranger, ListenerKind::Admin, page);
+    full.turn(&[]);
+    assert_eq!(response(&wire), (200, "ok\n".to_owned()));
+    let pages: Vec<ConnId> = silent.into_iter().chain(id).collect();
+    let are_there = pages.iter().filter(|id| full.is_there(**id)).count();
+    assert_eq!(are_there, ADMIN_CONNECTIONS_MAX);
+    let metrics = &full.reactor.hub.metrics;
+    assert_eq!(
+        metrics.admin_connections_evicted_total as usize,
+        ADMIN_CONNECTIONS_MAX + 1
+    );
+    assert_eq!(
+        (metrics.admin_connections_refused_total, dropped(&full)),
+        (0, 1)
+    );
     let (id, wire) = full.accept(stranger, ListenerKind::Clients, UPGRADE_REQUEST.as_bytes());
     assert_eq!((id, response(&wire).0), (None, 503));
 
@@ -539,6 +557,87 @@ fn a_full_table_takes_in_nobody_but_a_few_whose_requests_are_not_whole_and_the_a
     full.turn(&[]);
     assert!(id.is_some_and(|id| full.is_there(id)), "a place was free");
     assert_eq!(response(&wire).0, 101);
+}
+
+#[test]
+fn a_turn_begins_a_few_requests_of_the_admin_address_and_the_next_ones_the_rest() {
+    let mut the = Loop::new(&config(&["--auth=insecure"]), 1);
+    let page = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let wires: Vec<(ConnId, Wires)> = (0..10)
+        .map(|_| {
+            let (id, wire) = the.accept(
+                STRANGER.into(),
+                ListenerKind::Admin,
+                page.repeat(2).as_bytes(),
+            );
+            (id.unwrap(), wire)
+        })
+        .collect();
+    let answers = || -> usize {
+        let of = |(_, wire): &(ConnId, Wires)| {
+            let bytes = &wire.borrow().to_client;
+            bytes.windows(9).filter(|nine| nine == b"HTTP/1.1 ").count()
+        };
+        wires.iter().map(of).sum()
+    };
+    let moment = now(the.clock);
+    let mut before = 0;
+    while before < 20 {
+        the.reactor.turn(&[], moment);
+        let after = answers();
+        assert!(
+            (1..=4).contains(&(after - before)),
+            "{before}, then {after}"
+        );
+        before = after;
+        let is_pressing = the.reactor.patience(moment) == Duration::ZERO;
+        assert!(is_pressing || before == 20, "{before}");
+    }
+    // Who has gone while its request waited is passed over.
+    let gone: Vec<ConnId> = (0..6)
+        .map(|_| {
+            let (id, _) = the.accept(STRANGER.into(), ListenerKind::Admin, page.as_bytes());
+            id.unwrap()
+        })
+        .collect();
+    the.reactor.turn(&[], moment);
+    for id in gone {
+        the.reactor.abandon(id, moment);
+    }
+    the.turn(&[]);
+    assert_eq!(the.reactor.connections().len(), wires.len());
+}
+
+#[test]
+fn askers_who_read_a_little_all_the_time_do_not_keep_an_operator_out() {
+    let mut the = Loop::new(&config(&["--auth=insecure", "--send-timeout-ms=1000"]), 1);
+    let page = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let slow: Vec<(ConnId, Wires)> = (0..ADMIN_CONNECTIONS_MAX)
+        .map(|_| {
+            let (id, wire) = the.accept(STRANGER.into(), ListenerKind::Admin, page);
+            wire.borrow_mut().room = 10;
+            (id.unwrap(), wire)
+        })
+        .collect();
+    the.turn(&[]);
+    // All wait for answers that have just come.
+    let (_, wire) = the.accept(STRANGER.into(), ListenerKind::Admin, page);
+    the.turn(&[]);
+    assert_eq!(response(&wire).0, 503);
+    assert_eq!(the.reactor.hub.metrics.admin_connections_refused_total, 1);
+    for _ in 0..20 {
+        for (_, wire) in &slow {
+            wire.borrow_mut().room = 10;
+        }
+        the.hear(slow.iter().map(|(id, _)| *id));
+        the.wait(Duration::from_millis(100));
+    }
+    assert!(slow.iter().all(|(id, _)| the.is_there(*id)), "they read");
+    let (_, wire) = the.accept(STRANGER.into(), ListenerKind::Admin, page);
+    the.turn(&[]);
+    assert_eq!(response(&wire).0, 200);
+    let there = slow.iter().filter(|(id, _)| the.is_there(*id)).count();
+    assert_eq!(there, ADMIN_CONNECTIONS_MAX - 1);
 }
 
 #[test]
@@ -1486,7 +1585,7 @@ impl World {
             ("none", metrics.connections_dropped_ip_total),
             (
                 "handshakes_refused_total",
-                metrics.handshakes_refused_total() - metrics.handshakes_refused_full_total,
+                metrics.handshakes_refused_total()() - metrics.handshakes_refused_full_total,
             ),
             ("ip", metrics.handshakes_refused_ip_total),
             ("account", metrics.handshakes_refused_account_total),

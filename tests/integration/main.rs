@@ -11,6 +11,7 @@
     reason = "a test that cannot be set up, or whose peer does otherwise, must fail"
 )]
 
+mod admin_http;
 mod asking;
 mod authenticators;
 mod autobahn_seam;

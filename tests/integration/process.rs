@@ -301,10 +301,11 @@ fn the_admin_pages_tell_health_readiness_and_metrics() {
     }
     assert_eq!(server.page("/").0, 404);
     let mut post = Raw::connect(server.admin());
-    post.send(b"POST /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+    post.send(b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert_eq!(post.last_response().status, 405);
     let mut upgrade = Raw::connect(server.admin());
     upgrade.send(UPGRADE_REQUEST.as_bytes());
+    upgrade.shutdown_write();
     assert_eq!(
         upgrade.last_response().status,
         404,

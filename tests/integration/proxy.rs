@@ -8,11 +8,11 @@ use std::time::Duration;
 use blackhole::config::{Startup, from_args};
 use blackhole::protocol::proxy::Preamble;
 use blackhole::routing::families::{Families, FamilyOptions};
+use blackhole::session::Session;
 use blackhole::session::clock::Now;
 use blackhole::session::hub::Hub;
 use blackhole::session::id::{ConnId, Peer};
 use blackhole::session::limits::SessionLimits;
-use blackhole::session::{ListenerKind, Session};
 
 use support::client::{ANY_TOKEN, Peek, Raw, Response, ping_as, upgrade_with};
 use support::server::{PATIENCE, Server, wait_for};
@@ -334,13 +334,7 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
         let bytes = [header, claim.as_bytes(), &command].concat();
         let mut feed = |pieces: Vec<&[u8]>| {
             let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 9)));
-            let mut session = Session::new(
-                ListenerKind::Clients,
-                preamble,
-                peer,
-                Duration::ZERO,
-                &mut hub,
-            );
+            let mut session = Session::new(preamble, peer, Duration::ZERO, &mut hub);
             let before = hub.metrics.commands.total();
             for piece in &pieces {
                 assert_eq!(

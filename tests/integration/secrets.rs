@@ -91,10 +91,11 @@ fn say(server: &Server, bytes: &[u8]) -> Vec<u8> {
     raw.rest_as_bytes()
 }
 
-/// As [`say`], to the admin listener.
+/// As [`say`], to the admin address.
 fn say_to_admin(server: &Server, bytes: &[u8]) -> Vec<u8> {
     let mut raw = Raw::connect(server.admin());
     raw.try_send(bytes);
+    raw.shutdown_write();
     raw.rest_as_bytes()
 }
 

@@ -67,6 +67,7 @@ fn run(config: &Config, started: &Sender<Loop>) {
         reuse_port: false,
         accept_rate: None,
         admin: None,
+        admin_dir: None,
         user_timeout: None,
     });
     let server = server.unwrap();

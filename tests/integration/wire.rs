@@ -5,10 +5,11 @@
 
 use std::io::{self, Cursor, Read, Write};
 
+use blackhole::protocol::admin_request;
 use blackhole::protocol::codec::{Codec, CodecError, CodecLimits, Item};
 use blackhole::protocol::command::{self, CommandLimits};
 use blackhole::protocol::handshake;
-use blackhole::protocol::http::{self, Parsed};
+use blackhole::protocol::http::Parsed;
 use proptest::prelude::*;
 use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
@@ -797,7 +798,7 @@ proptest! {
             };
             prop_assert_eq!(request, later);
         }
-        let _ = http::parse_plain(&whole);
+        let _ = admin_request::parse(&whole, None);
     }
 
     #[test]

@@ -281,7 +281,11 @@ impl Server {
     pub fn page(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin()).unwrap();
         stream.set_read_timeout(Some(self.patience)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
         let mut response = String::new();
         stream
             .read_to_string(&mut response)

@@ -198,6 +198,16 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             hub.deadlines.handshake.len(),
         ),
         (
+            "admin_connections",
+            "Connections of the admin address.",
+            reactor.desk.len(),
+        ),
+        (
+            "admin_deadlines",
+            "Checks of such connections to come.",
+            hub.deadlines.admin.len(),
+        ),
+        (
             "auth_deadlines",
             "Authentication deadlines kept.",
             hub.deadlines.auth.len(),
