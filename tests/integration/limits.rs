@@ -1585,7 +1585,7 @@ impl World {
             ("none", metrics.connections_dropped_ip_total),
             (
                 "handshakes_refused_total",
-                metrics.handshakes_refused_total()() - metrics.handshakes_refused_full_total,
+                metrics.handshakes_refused_total() - metrics.handshakes_refused_full_total,
             ),
             ("ip", metrics.handshakes_refused_ip_total),
             ("account", metrics.handshakes_refused_account_total),
