@@ -36,9 +36,10 @@ pub(crate) fn read(page: &str) -> Gauges {
             && gauge == Some(name)
             && !name.ends_with("_max")
             && !ON_FILE.contains(&name)
-            && let Ok(value) = value.parse()
+            && let Ok(value) = value.parse::<f64>()
         {
-            gauges.insert(name.to_owned(), value);
+            // A part of a second is not nothing.
+            gauges.insert(name.to_owned(), value.ceil() as u64);
         }
     }
     gauges
@@ -73,8 +74,7 @@ pub(crate) fn differing(gauges: &Gauges, expected: &Gauges) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const PAGE: &str = "\
-# HELP blackhole_connections Connections.
+    const PAGE: &str = r#"# HELP blackhole_connections Connections.
 # TYPE blackhole_connections gauge
 blackhole_connections 1
 # HELP blackhole_connections_max Bound.
@@ -86,27 +86,35 @@ blackhole_auth_tokens 8
 # HELP blackhole_subscriptions Subscriptions.
 # TYPE blackhole_subscriptions gauge
 blackhole_subscriptions 0
+# HELP blackhole_build_info Version.
+# TYPE blackhole_build_info gauge
+blackhole_build_info{version="1"} 1
+# HELP blackhole_handoff_held_seconds Held.
+# TYPE blackhole_handoff_held_seconds gauge
+blackhole_handoff_held_seconds 0.25
 # HELP blackhole_events_total Events.
 # TYPE blackhole_events_total counter
 blackhole_events_total 7
-";
+"#;
 
     #[test]
     fn gauges_are_read_and_counters_and_bounds_are_not() {
         let gauges = read(PAGE);
         let expected = [
             ("connections".to_owned(), 1),
+            ("handoff_held_seconds".to_owned(), 1),
             ("subscriptions".to_owned(), 0),
         ];
         assert_eq!(gauges, Gauges::from(expected));
-        assert!(astray(&gauges).is_empty());
+        assert_eq!(astray(&gauges), ["handoff_held_seconds is 1 instead of 0"]);
     }
 
     #[test]
     fn a_gauge_that_did_not_come_back_is_named() {
-        let gauges = read(&PAGE.replace("subscriptions 0", "subscriptions 3"));
+        let page = PAGE.replace("0.25", "0");
+        let gauges = read(&page.replace("subscriptions 0", "subscriptions 3"));
         assert_eq!(astray(&gauges), ["subscriptions is 3 instead of 0"]);
-        let gauges = read(&PAGE.replace("connections 1", "connections 2"));
+        let gauges = read(&page.replace("connections 1", "connections 2"));
         assert_eq!(astray(&gauges), ["connections is 2 instead of 1"]);
     }
 }

@@ -330,7 +330,7 @@ fn hint(families: &[Answer<Vec<String>>], binding: &str) -> Option<String> {
         .filter_map(|answer| answer.result.as_ref().ok());
     let known: Vec<&String> = found.flatten().collect();
     let first = binding.split('.').next().unwrap_or_default();
-    if known.iter().any(|word| *word == first) {
+    if known.is_empty() || known.iter().any(|word| *word == first) {
         return None;
     }
     let near = closest(first, known.into_iter().map(String::as_str));

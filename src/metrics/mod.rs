@@ -34,6 +34,11 @@ figures! {
         counter proxy_headers_total "PROXY headers taken.";
         counter proxy_headers_untrusted_total "PROXY headers refused with 400: unasked for, or from none of trusted_proxies.";
         counter forwarded_peers_total "Upgrade requests whose peer was told by X-Forwarded-For or Forwarded.";
+        counter admin_requests_total "Requests of the admin address.";
+        counter admin_requests_refused_total "Those of them that were refused.";
+        counter admin_connections_refused_total "Connections of the admin address refused with 503 because all the others waited for answers.";
+        counter admin_connections_evicted_total "Connections of the admin address that made room for another while they waited for a request.";
+        counter admin_slow_total "Connections of the admin address ended because the asker did not read in send_timeout_ms.";
         counter probes_total "Balancer checks (GET or HEAD / without upgrade) answered.";
         counter sessions_opened_total "Sessions upgraded to websocket.";
         counter labels_left_out_total "Names and metadata of clients that were not kept, because those of their account or of all were over their bound.";
@@ -92,7 +97,7 @@ figures! {
             proxy_headers_missing_total ("proxy_header_missing") "It came from a trusted proxy, and no PROXY header came first.";
             proxy_headers_malformed_total ("proxy_header_malformed") "It came from a trusted proxy, and the PROXY header was malformed.";
         }
-        counter handshakes_refused_total [reason] "Requests on the websocket port and on the admin listener that were answered with a refusal, by reason." {
+        counter handshakes_refused_total [reason] "Requests on the websocket port that were answered with a refusal, by reason." {
             handshakes_refused_full_total ("full") "503: max_connections was reached.";
             handshakes_refused_ip_total ("ip") "429: max_connections_per_ip.";
             handshakes_refused_account_total ("account") "429: max_connections_per_account.";

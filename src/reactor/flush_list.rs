@@ -297,4 +297,24 @@ mod tests {
         assert_eq!(flushed(&mut list, false), Some(id(6)), "rather than nobody");
         assert!(list.is_empty());
     }
+
+    #[test]
+    fn an_event_is_done_when_the_last_session_that_holds_it_has_been_written_to() {
+        let second = Duration::from_secs;
+        let mut list = FlushList::default();
+        let done = |list: &mut FlushList| list.take_done().collect::<Vec<_>>();
+        list.event_done(1, second(1));
+        assert_eq!(done(&mut list), [], "nobody was listed for it");
+        list.push(id(1));
+        list.push(id(2));
+        list.event_done(1, second(2));
+        // The same sessions get two more; one of them is listed for the first alone.
+        list.event_done(1, second(3));
+        list.event_done(1, second(3));
+        assert_eq!(flushed(&mut list, false), Some(id(1)));
+        assert_eq!(done(&mut list), []);
+        assert_eq!(flushed(&mut list, false), Some(id(2)));
+        assert_eq!(done(&mut list), [(second(2), 1), (second(3), 2)]);
+        assert_eq!(done(&mut list), []);
+    }
 }

@@ -52,3 +52,26 @@ impl Sweep {
         self.is_under_way.then_some(slot)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_late_by_what_the_loop_missed_and_never_by_a_rest() {
+        let at = Duration::from_millis;
+        let mut sweep = Sweep::default();
+        assert_eq!(
+            sweep.late_for(at(5_000)),
+            Some(Duration::ZERO),
+            "due just now"
+        );
+        sweep.begin_step(0, at(5_000));
+        assert_eq!(sweep.late_for(at(5_099)), None);
+        assert_eq!(sweep.late_for(at(5_350)), Some(at(250)));
+        sweep.begin_step(0, at(5_350));
+        // An hour without sessions.
+        sweep.rest();
+        assert_eq!(sweep.late_for(at(3_605_000)), Some(Duration::ZERO));
+    }
+}

@@ -125,18 +125,15 @@ impl CloseReason {
 
     /// Counts one more end for this reason. `was_open`: of a session, not of a connection that never became one.
     pub fn count(self, was_open: bool, metrics: &mut Metrics) {
-        let counter = if was_open {
-            self.counter_of_session(metrics)
-        } else {
-            self.counter_of_handshake(metrics)
-        };
-        if let Some(counter) = counter {
+        if was_open {
+            *self.counter_of_session(metrics) += 1;
+        } else if let Some(counter) = self.counter_of_handshake(metrics) {
             *counter += 1;
         }
     }
 
-    fn counter_of_session(self, metrics: &mut Metrics) -> Option<&mut u64> {
-        Some(match self {
+    fn counter_of_session(self, metrics: &mut Metrics) -> &mut u64 {
+        match self {
             Self::Peer => &mut metrics.closes_normal_total,
             Self::Idle => &mut metrics.closes_idle_total,
             Self::Drain => &mut metrics.closes_drain_total,
@@ -163,7 +160,7 @@ impl CloseReason {
             | Self::HandshakeTimeout
             | Self::NoProxyHeader
             | Self::BadProxyHeader => &mut metrics.closes_lost_total,
-        })
+        }
     }
 
     fn counter_of_handshake(self, metrics: &mut Metrics) -> Option<&mut u64> {

@@ -35,7 +35,8 @@ enum Admission {
 }
 
 impl Session {
-    /// A new connection of the websocket port, accepted at `clock`, on the loop's clock. `preamble`: whether a PROXY header must come first.
+    /// A new connection of the websocket port, accepted at `clock`, on the loop's clock. `preamble`: whether a PROXY header
+    /// must come first.
     #[must_use]
     pub fn new(preamble: Preamble, peer: Peer, clock: Duration, hub: &mut Hub) -> Self {
         let mut session = Self::unplaced(peer, hub);

@@ -40,6 +40,7 @@ mod limits;
 mod liveness;
 mod log;
 mod memory;
+mod metrics;
 mod neighbours;
 mod pages;
 mod process;

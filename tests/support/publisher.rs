@@ -22,6 +22,15 @@ pub struct Publisher {
     _connection: Connection,
 }
 
+/// The properties of an event.
+fn plain(encoding: Option<&str>) -> AmqpProperties {
+    let properties = AmqpProperties::default().with_content_type("application/json".into());
+    match encoding {
+        Some(encoding) => properties.with_content_encoding(encoding.into()),
+        None => properties,
+    }
+}
+
 impl Publisher {
     pub fn connect(url: &str) -> Self {
         Self::try_connect(url).expect("the broker takes connections")
@@ -68,7 +77,22 @@ impl Publisher {
     }
 
     pub fn publish_encoded(&self, exchange: &str, key: &str, body: &[u8], encoding: Option<&str>) {
-        self.publish_as(exchange, key, body, encoding).unwrap();
+        self.publish_as(exchange, key, body, plain(encoding))
+            .unwrap();
+    }
+
+    /// With this timestamp, behind headers, as the platform's publishers have them.
+    pub fn publish_stamped(&self, exchange: &str, key: &str, body: &[u8], timestamp: u64) {
+        let mut headers = FieldTable::new();
+        headers.insert(
+            "node".to_owned(),
+            AmqpValue::LongString("kazoo@here".to_owned()),
+        );
+        let properties = plain(None)
+            .with_headers(headers)
+            .with_message_id("id".to_owned())
+            .with_timestamp(timestamp);
+        self.publish_as(exchange, key, body, properties).unwrap();
     }
 
     /// To a broker that may be away.
@@ -78,7 +102,7 @@ impl Publisher {
         key: &str,
         body: &[u8],
     ) -> Result<(), amiquip::Error> {
-        self.publish_as(exchange, key, body, None)
+        self.publish_as(exchange, key, body, plain(None))
     }
 
     fn publish_as(
@@ -86,12 +110,8 @@ impl Publisher {
         exchange: &str,
         key: &str,
         body: &[u8],
-        encoding: Option<&str>,
+        properties: AmqpProperties,
     ) -> Result<(), amiquip::Error> {
-        let mut properties = AmqpProperties::default().with_content_type("application/json".into());
-        if let Some(encoding) = encoding {
-            properties = properties.with_content_encoding(encoding.into());
-        }
         self.channel
             .basic_publish(exchange, Publish::with_properties(body, key, properties))
     }
