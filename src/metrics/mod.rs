@@ -73,11 +73,6 @@ figures! {
         counter control_sessions_listed_total "Sessions told of in answers to the platform.";
         counter control_sessions_left_out_total "Sessions left out of answers to the platform because the answers were full.";
         counter modules_switched_total "Times the families of a module were started or stopped while running.";
-        counter admin_requests_total "Requests of the admin address.";
-        counter admin_requests_refused_total "Those of them that were refused.";
-        counter admin_connections_refused_total "Connections of the admin address refused with 503 because all the others waited for answers.";
-        counter admin_connections_evicted_total "Connections of the admin address that made room for another while they waited for a request.";
-        counter admin_slow_total "Connections of the admin address ended because the asker did not read in send_timeout_ms.";
         counter admin_jobs_refused_total "Listings and orders of the admin address answered with busy, because too many were under way.";
         counter trace_looks_total "Looks begun (GET /trace).";
         counter trace_looks_refused_total "Looks refused because there were as many as there may be.";
