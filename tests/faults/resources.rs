@@ -134,10 +134,10 @@ fn full_of_sessions_the_broker_is_found_again_and_the_admin_page_answers_at_once
     };
     let proxy = TcpProxy::to_port(broker.port());
     let url = proxy.amqp_url();
-    // 64 of them are kept back for all that is no session.
+    // 96 of them are kept back for all that is no session.
     let server = Server::spawn_patient(
         BROKER_PATIENCE,
-        with_descriptors(100, &["--auth", "insecure", "--amqp", &url]),
+        with_descriptors(132, &["--auth", "insecure", "--amqp", &url]),
     );
     server.until_ready();
     let mut session = server.client();
