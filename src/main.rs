@@ -42,6 +42,10 @@ fn main() -> ExitCode {
     if let Some(command) = args.get(1).and_then(|name| find_command(name)) {
         return command.run(&args[1..]);
     }
+    if let Some(meant) = args.get(1).and_then(|name| likely_command(name)) {
+        let problem = format!("there is no such command; did you mean {meant}?");
+        return Exit::refused(ConfigError::CommandLine(problem)).print();
+    }
     let ended = config::from_args(args.iter().cloned()).and_then(|startup| {
         let Startup::Run(config) = startup;
         run(config, args)
@@ -89,6 +93,19 @@ fn find_command(name: &OsStr) -> Option<&'static OtherCommand> {
     OTHER_COMMANDS
         .iter()
         .find(|other| name == (other.command)().get_name())
+}
+
+/// The command that is likely meant by a first argument that is neither a command nor an option.
+fn likely_command(name: &OsStr) -> Option<String> {
+    const SLIPS_MAX: usize = 2;
+    let name = name.to_str().filter(|name| !name.starts_with('-'))?;
+    let commands = OTHER_COMMANDS.iter().map(|other| (other.command)());
+    let slips = commands.map(|command| {
+        let known = command.get_name().to_owned();
+        (strsim::damerau_levenshtein(name, &known), known)
+    });
+    let (slips, meant) = slips.min()?;
+    (slips <= SLIPS_MAX).then_some(meant)
 }
 
 impl OtherCommand {

@@ -16,6 +16,7 @@
 
 mod actions;
 mod exposition;
+mod groups;
 mod http;
 mod kick;
 mod modules;

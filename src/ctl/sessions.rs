@@ -7,13 +7,14 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::Desk;
+use super::groups::By;
 use super::http::{Client, Method, Trouble};
 use super::modules::first_words;
 use super::output::{Failure, Outcome, complain};
 use super::processes::Answer;
 use super::query::{Query, segment};
 use super::table::{BAD, Cell, Column, HEAD, Table};
-use super::text::{NOTHING, bytes, count, printable, span};
+use super::text::{NOTHING, bytes, count, number, printable, span, text};
 use crate::account::AccountId;
 use crate::closest::closest;
 use crate::limits::CTL_PAGES_MAX;
@@ -28,7 +29,8 @@ Examples:
   blackhole ctl sessions --account 4b8c6fec4b2597882c0390202d195419
   blackhole ctl sessions --ip 192.0.2.7 --all
   blackhole ctl sessions --slow --sort outbox --limit 10
-  blackhole ctl sessions --binding 'call.CHANNEL_CREATE.*' --all --json")]
+  blackhole ctl sessions --binding 'call.CHANNEL_CREATE.*' --all --json
+  blackhole ctl sessions --by ip --limit 10")]
 pub(super) struct SessionsArgs {
     /// Those of this account
     #[arg(long, value_parser = parse_account)]
@@ -51,6 +53,9 @@ pub(super) struct SessionsArgs {
     /// All that there are
     #[arg(long, conflicts_with = "limit")]
     all: bool,
+    /// Add them up, all that there are, by account or address; those with most sessions first
+    #[arg(long, value_enum, conflicts_with = "sort")]
+    by: Option<By>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -106,7 +111,12 @@ struct Listed {
 impl SessionsArgs {
     pub(super) fn run(&self, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
         let processes = desk.processes()?;
-        let wanted = if self.all { usize::MAX } else { self.limit };
+        let shown_max = if self.all { usize::MAX } else { self.limit };
+        let wanted = if self.by.is_some() {
+            usize::MAX
+        } else {
+            shown_max
+        };
         let answers = processes.ask(|client| list(client, &self.query(), wanted))?;
         let is_well = answers.iter().all(|answer| answer.result.is_ok());
         let has_answer = answers.iter().any(|answer| answer.result.is_ok());
@@ -124,6 +134,15 @@ impl SessionsArgs {
             listed.push((process.clone(), found.sessions.len(), found.has_more));
             let sessions = found.sessions.into_iter();
             rows.extend(sessions.map(|session| (process.clone(), session)));
+        }
+        if let Some(by) = self.by {
+            if !has_answer && !desk.is_json {
+                return Ok(Outcome::Failed);
+            }
+            let has_more = listed.iter().any(|(_, _, has_more)| *has_more);
+            let groups = by.add_up(rows.iter().map(|(_, session)| session));
+            by.write(desk, &groups, shown_max, has_more, of_each)?;
+            return Ok(Outcome::of(is_well));
         }
         if let Some(sort) = self.sort {
             let (_, member) = sort.names();
@@ -253,16 +272,6 @@ fn table(rows: &[(String, Map<String, Value>)], several: bool) -> Table {
         table.add(cells);
     }
     table
-}
-
-fn text<'s>(session: &'s Map<String, Value>, member: &str) -> &'s str {
-    let text = session.get(member).and_then(Value::as_str);
-    text.unwrap_or(NOTHING)
-}
-
-fn number(session: &Map<String, Value>, member: &str) -> u64 {
-    let number = session.get(member).and_then(Value::as_u64);
-    number.unwrap_or(0)
 }
 
 fn to_json((process, mut session): (String, Map<String, Value>)) -> Value {

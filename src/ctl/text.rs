@@ -121,6 +121,18 @@ pub(super) fn rate(a_second: f64) -> String {
     }
 }
 
+/// A text among the members of an answer.
+pub(super) fn text<'s>(session: &'s Map<String, Value>, member: &str) -> &'s str {
+    let text = session.get(member).and_then(Value::as_str);
+    text.unwrap_or(NOTHING)
+}
+
+/// A number among the members of an answer; 0: there is none.
+pub(super) fn number(session: &Map<String, Value>, member: &str) -> u64 {
+    let number = session.get(member).and_then(Value::as_u64);
+    number.unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -265,6 +265,7 @@ impl Event {
             }
             // Each is told again once it is in force.
             "looking" => match members.get("keys").and_then(Value::as_array) {
+                Some([_]) if take("keys").is_some() => "1 key to bind".to_owned(),
                 Some(keys) if take("keys").is_some() => format!("{} keys to bind", keys.len()),
                 Some(_) | None => String::new(),
             },

@@ -178,6 +178,7 @@ pub struct Reactor<S> {
     drain_ordered: bool,
     slow_log: LogLimit,
     proxy_log: LogLimit,
+    flood_log: LogLimit,
     /// Appends the counters of other threads to the metrics page.
     more_metrics: Box<dyn Fn(&mut String)>,
     trim_heap: fn(),
@@ -248,6 +249,7 @@ impl<S: Socket> Reactor<S> {
             drain_ordered: false,
             slow_log: LogLimit::default(),
             proxy_log: LogLimit::default(),
+            flood_log: LogLimit::default(),
             more_metrics: parts.more_metrics,
             trim_heap: parts.trim_heap,
             ring: parts.ring,
@@ -429,6 +431,7 @@ impl<S: Socket> Reactor<S> {
             let limit = match reason {
                 CloseReason::SlowConsumer | CloseReason::OutboxesFull => &mut self.slow_log,
                 CloseReason::NoProxyHeader | CloseReason::BadProxyHeader => &mut self.proxy_log,
+                CloseReason::RateLimit => &mut self.flood_log,
                 _ => {
                     log::debug!("session {peer} ended: {}", reason.word());
                     continue;

@@ -90,8 +90,10 @@ fn a_thousand_refused_commands_in_a_row_close_the_session_with_1008() {
         (999, 1008, "rate limit exceeded"),
         "the thousandth is answered by the close"
     );
+    let own = raw.session_id();
     drop(raw);
     server.wait_for_metric(r#"closes_total{reason="rate_limit"}"#, 1);
+    server.wait_for_log(&format!("session {own} closed: rate limit"));
 }
 
 #[test]

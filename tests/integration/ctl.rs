@@ -217,6 +217,18 @@ fn sessions_of_all_processes_are_one_list() {
     assert_eq!(said.out.lines().last(), Some("3 sessions"));
     assert_eq!(said.row("all"), ["all", "3"]);
 
+    let said = ctl_of(&both, &["sessions", "--by", "account"]);
+    said.assert_done();
+    assert_eq!(said.row(ACCOUNT)[..2], [ACCOUNT, "2"], "{}", said.out);
+    assert_eq!(said.row(OTHER)[..2], [OTHER, "1"], "{}", said.out);
+    assert!(said.out.ends_with("\n3 sessions\n"), "{}", said.out);
+    let said = ctl_of(&both, &["sessions", "--by", "account", "--limit", "1"]);
+    let last = said.out.lines().last();
+    assert_eq!(last, Some("3 sessions; 1 more row: --limit N, --all"));
+    let said = ctl_of(&both, &["sessions", "--by", "ip", "--json"]).json();
+    assert_eq!(said["groups"][0]["ip"], "127.0.0.1", "{said}");
+    assert_eq!(said["groups"][0]["sessions"], 3, "{said}");
+
     let said = ctl_of(&both, &["sessions", "--binding", "cal.CHANNEL_CREATE.*"]);
     assert_eq!((said.code, &*said.out), (0, "0 sessions\n"));
     let hint = "blackhole ctl: no binding begins with the word cal; did you mean call?\n";
@@ -626,6 +638,12 @@ fn a_reader_that_has_gone_is_no_error() {
 #[test]
 fn the_server_alone_is_what_it_was() {
     let said = Said::of(run_to_end(&["clt"]));
+    assert_eq!(said.code, 2);
+    assert_eq!(
+        said.err,
+        "blackhole: there is no such command; did you mean ctl?\n"
+    );
+    let said = Said::of(run_to_end(&["a-token-by-mistake"]));
     assert_eq!(said.code, 2);
     assert_eq!(
         said.err,

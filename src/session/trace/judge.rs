@@ -107,9 +107,8 @@ pub(super) fn concern(
         return Ok(None);
     }
     let Some(LookedAt { id, list, account }) = session else {
-        // Without its scopes nobody can tell which events a session is about.
-        let is_meant = filter.session.is_none() || !filter.is_of_session_only();
-        return Ok(is_meant.then_some(None));
+        // Of a session that is not in this process nothing can be said, least of all that it did not bind something.
+        return Ok(filter.session.is_none().then_some(None));
     };
     let mut nearest = Nearness::Far;
     let mut is_own = matches!(owner, Owner::Account(owner) if account == Some(owner));
