@@ -264,7 +264,11 @@ impl Event {
                 format!("{}{code}", take("reason").unwrap_or_default())
             }
             // Each is told again once it is in force.
-            "looking" => match members.get("keys").and_then(Value::as_array) {
+            "looking" => match members
+                .get("keys")
+                .and_then(Value::as_array)
+                .map(Vec::as_slice)
+            {
                 Some([_]) if take("keys").is_some() => "1 key to bind".to_owned(),
                 Some(keys) if take("keys").is_some() => format!("{} keys to bind", keys.len()),
                 Some(_) | None => String::new(),
