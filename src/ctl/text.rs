@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use serde_json::{Map, Value};
+
 /// What a table shows where there is nothing.
 pub(super) const NOTHING: &str = "–";
 
@@ -161,7 +163,7 @@ mod tests {
             !printable.contains(|character| character != '\n' && is_harmful(character)),
             "{printable}"
         );
-        let read: serde_json::Value = serde_json::from_str(&printable).expect("a document");
+        let read: Value = serde_json::from_str(&printable).expect("a document");
         assert_eq!(read, value);
     }
 
