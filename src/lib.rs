@@ -35,6 +35,7 @@
 //! | 1 | [`sys`] | shell | the system calls that need `unsafe` |
 //! | 1 | [`account`] | pure | account ids |
 //! | 1 | closest | pure | the known name that is likely meant by another |
+//! | 1 | printable | pure | foreign text on a terminal |
 //! | 1 | steps | tests only | counts the steps of an algorithm |
 //!
 //! A module imports from lower floors and from its own folder, and no chain of imports leads back to the file where it
@@ -79,6 +80,8 @@ mod log_limit;
 pub mod logging;
 #[forbid(unsafe_code)]
 pub mod metrics;
+#[forbid(unsafe_code)]
+mod printable;
 #[forbid(unsafe_code)]
 pub mod protocol;
 #[forbid(unsafe_code)]

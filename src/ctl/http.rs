@@ -16,7 +16,7 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{NextTimeout, TcpConnector};
 use ureq::{Agent, Body};
 
-use super::text::printable;
+use crate::printable::printable;
 use super::unix::UnixConnector;
 use crate::limits::{CTL_LINE_BYTES_MAX, CTL_PAGE_BYTES_MAX};
 

@@ -11,7 +11,7 @@
 //! | 1 | something failed: a process that gave no answer or refused, or nothing is there where one thing was asked for; what the others answered is shown |
 //! | 2 | the command line cannot be right |
 //!
-//! Invariants: what processes and their clients send is never printed raw ([`text::printable`]), nor read without bound
+//! Invariants: what processes and their clients send is never printed raw (`crate::printable`), nor read without bound
 //! (`CTL_…` of [`crate::limits`]); the token is never printed, nor taken from the command line itself.
 
 mod actions;

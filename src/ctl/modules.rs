@@ -154,7 +154,7 @@ impl ModuleArgs {
             let error = reply["error"].as_str();
             let error = error.map_or(String::new(), |error| format!("; {error}"));
             let line = format!("{process}: {} {state}{kept}{error}", self.module);
-            let line = super::text::printable(&line);
+            let line = crate::printable::printable(&line);
             writeln!(desk.screen.out, "{line}")?;
         }
         desk.screen.out.flush()?;

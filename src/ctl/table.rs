@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::text::printable;
+use crate::printable::printable;
 
 /// What a reader's eye is to find at once.
 pub(super) const BAD: Style = AnsiColor::Red.on_default();

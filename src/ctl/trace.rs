@@ -24,7 +24,7 @@ use super::output::{Failure, Outcome, Screen, complain};
 use super::query::Query;
 use super::sessions::{parse_account, parse_session};
 use super::table::{BAD, DOUBTFUL};
-use super::text::printable;
+use crate::printable::printable;
 use crate::account::AccountId;
 use crate::limits::{CTL_LINE_BYTES_MAX, CTL_LINES_MAX};
 
