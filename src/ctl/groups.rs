@@ -7,7 +7,7 @@ use std::io::Write;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use super::Desk;
+use super::Context;
 use super::output::Failure;
 use super::table::{BAD, Cell, Column, Table};
 use super::text::{bytes, count, number, text};
@@ -71,14 +71,14 @@ impl By {
     /// process answered.
     pub(super) fn write(
         self,
-        desk: &mut Desk<'_>,
+        cx: &mut Context<'_>,
         groups: &[Group],
         shown_max: usize,
         has_more: bool,
         of_each: Vec<Value>,
     ) -> Result<(), Failure> {
         let shown = groups.get(..shown_max).unwrap_or(groups);
-        if desk.is_json {
+        if cx.is_json {
             let rows = shown.iter().map(|group| self.to_json(group));
             let document = json!({
                 "groups": rows.collect::<Vec<Value>>(),
@@ -86,7 +86,7 @@ impl By {
                 "has_more": has_more,
                 "processes": of_each,
             });
-            desk.screen.document(&document)?;
+            cx.screen.document(&document)?;
             return Ok(());
         }
         let name = match self {
@@ -115,7 +115,7 @@ impl By {
                 },
             ]);
         }
-        let screen = &mut desk.screen;
+        let screen = &mut cx.screen;
         if !shown.is_empty() {
             table.write(&mut screen.out, screen.width)?;
         }

@@ -78,14 +78,14 @@ enum Do {
 }
 
 /// What every command has at hand.
-struct Desk<'a> {
+struct Context<'a> {
     processes: &'a ProcessArgs,
     given: Given,
     is_json: bool,
     screen: Screen,
 }
 
-impl Desk<'_> {
+impl Context<'_> {
     /// Who is asked, as of now.
     fn processes(&self) -> Result<processes::Processes, Failure> {
         self.processes.processes(self.given)
@@ -110,7 +110,7 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
 fn carry_out(matches: &ArgMatches) -> Result<Outcome, Failure> {
     let ctl = Ctl::from_arg_matches(matches).map_err(|error| Failure::Usage(error.to_string()))?;
     let is_given = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let mut desk = Desk {
+    let mut cx = Context {
         processes: &ctl.processes,
         given: Given {
             admin: is_given("admin"),
@@ -120,15 +120,15 @@ fn carry_out(matches: &ArgMatches) -> Result<Outcome, Failure> {
         screen: Screen::new(),
     };
     match &ctl.command {
-        Do::Status(args) => args.run(&mut desk),
-        Do::Sessions(args) => args.run(&mut desk),
-        Do::Session(args) => args.run(&mut desk),
-        Do::Kick(args) => args.run(&mut desk),
-        Do::Trace(args) => args.run(&mut desk),
-        Do::Modules(args) => args.run(&mut desk),
-        Do::Drain(args) => args.run(&mut desk),
-        Do::LogLevel(args) => args.run(&mut desk),
-        Do::Metrics(args) => args.run(&mut desk),
+        Do::Status(args) => args.run(&mut cx),
+        Do::Sessions(args) => args.run(&mut cx),
+        Do::Session(args) => args.run(&mut cx),
+        Do::Kick(args) => args.run(&mut cx),
+        Do::Trace(args) => args.run(&mut cx),
+        Do::Modules(args) => args.run(&mut cx),
+        Do::Drain(args) => args.run(&mut cx),
+        Do::LogLevel(args) => args.run(&mut cx),
+        Do::Metrics(args) => args.run(&mut cx),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The processes that are asked: those that the command line names, or that have a socket in a folder; all side by side.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -11,12 +12,9 @@ use serde_json::{Value, json};
 
 use super::http::{Bearer, Client, Place, Trouble};
 use super::output::{Failure, complain};
-use crate::limits::CTL_PROCESSES_MAX;
+use crate::limits::{ADMIN_TOKEN_FILE_BYTES_MAX, CTL_PROCESSES_MAX};
 
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5559);
-
-/// Bytes of the token file, which is one line.
-const TOKEN_FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// Which processes, and how they are asked.
 #[derive(Debug, Args)]
@@ -149,16 +147,23 @@ fn nobody(folder: &Path) -> Failure {
     ))
 }
 
-/// The token, which goes nowhere but into the requests.
+/// The token, which goes nowhere but into the requests. As the server does, it takes the first line of the file.
 fn read_token(file: &Path) -> Result<Bearer, Failure> {
     let wrong = |what: String| Failure::Usage(format!("--admin-token {}: {what}", file.display()));
-    let size = fs::metadata(file).map_err(|error| wrong(error.to_string()))?;
-    if size.len() > TOKEN_FILE_BYTES_MAX {
+    let mut content = String::new();
+    // The size of what is no plain file is not known before it is read.
+    File::open(file)
+        .and_then(|opened| {
+            let bound = ADMIN_TOKEN_FILE_BYTES_MAX + 1;
+            opened.take(bound).read_to_string(&mut content)
+        })
+        .map_err(|error| wrong(error.to_string()))?;
+    if content.len() as u64 > ADMIN_TOKEN_FILE_BYTES_MAX {
         return Err(wrong("too large for a token".to_owned()));
     }
-    let content = fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
-    Bearer::parse(&content)
-        .ok_or_else(|| wrong("a token in one line, of visible ASCII, is expected".to_owned()))
+    let line = content.lines().next().unwrap_or_default();
+    Bearer::parse(line)
+        .ok_or_else(|| wrong("a token of visible ASCII is expected in the first line".to_owned()))
 }
 
 /// The sockets of a folder by name, in the order of the process ids.

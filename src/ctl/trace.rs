@@ -18,15 +18,15 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::Desk;
+use super::Context;
 use super::http::{Client, Lines, Trouble};
 use super::output::{Failure, Outcome, Screen, complain};
 use super::query::Query;
 use super::sessions::{parse_account, parse_session};
 use super::table::{BAD, DOUBTFUL};
-use crate::printable::printable;
 use crate::account::AccountId;
 use crate::limits::{CTL_LINE_BYTES_MAX, CTL_LINES_MAX};
+use crate::printable::printable;
 
 /// Follow what happens to a session, an account or a routing key, and why events do not arrive, until Ctrl-C
 #[derive(Debug, Args)]
@@ -73,14 +73,14 @@ struct Event {
 }
 
 impl TraceArgs {
-    pub(super) fn run(&self, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
+    pub(super) fn run(&self, cx: &mut Context<'_>) -> Result<Outcome, Failure> {
         let query = Query::new("/trace")
             .with("session", self.session)
             .with("account", self.account)
             .with("key", self.key.as_ref())
             .with("event", self.event.as_ref())
             .with("limit", self.limit);
-        let processes = Arc::new(desk.processes()?);
+        let processes = Arc::new(cx.processes()?);
         let several = processes.all.len() > 1;
         let (sender, heard) = sync_channel(CTL_LINES_MAX);
         for index in 0..processes.all.len() {
@@ -99,7 +99,7 @@ impl TraceArgs {
             match heard {
                 Heard::Event(event) => {
                     let prefix = several.then_some(&*process.name);
-                    event.write(&mut desk.screen, prefix, desk.is_json)?;
+                    event.write(&mut cx.screen, prefix, cx.is_json)?;
                     left -= u64::from(event.counts());
                     if left == 0 {
                         break;

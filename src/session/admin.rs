@@ -26,11 +26,11 @@ use serde_json::json;
 
 use crate::limits::TRACE_OUTBOX_BYTES_MAX;
 use crate::protocol::admin::{AdminRefusal, AdminRequest};
-use crate::protocol::admin_request::{self, AnswerForm, Asked};
+use crate::protocol::admin_request::{self, AnswerForm, AskedFor};
 use crate::protocol::frame::Frame;
 use crate::protocol::http::{HttpError, Parsed, Response, Status, TEXT, stream_head};
 
-use super::asker::{AdminConnection, Step};
+use super::admin_connection::{AdminConnection, Step};
 use super::clock::Now;
 use super::close::CloseReason;
 use super::delivery::AfterFlush;
@@ -186,7 +186,7 @@ impl Session {
         else {
             return None;
         };
-        let Asked { request, form } = request;
+        let AskedFor { request, form } = request;
         admin.input = admin.input.get(consumed..).unwrap_or_default().to_vec();
         admin.has_asked = true;
         admin.step = Step::Answering(form);
