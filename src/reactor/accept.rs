@@ -85,7 +85,7 @@ impl<S: Socket> Reactor<S> {
 
     /// Connections of the websocket port.
     pub(super) fn clients(&self) -> usize {
-        self.connections.len() - self.desk.len()
+        self.connections.len() - self.admin.len()
     }
 
     /// Decides on a connection of the websocket port that was just accepted.

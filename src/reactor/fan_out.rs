@@ -36,7 +36,7 @@ impl<S: Socket> Reactor<S> {
         if self.hub.trace.is_on() {
             let concerns = self.concerns(&event);
             if !concerns.is_empty() {
-                return self.fan_out_looked_at(event, &concerns, now);
+                return self.fan_out_traced(event, &concerns, now);
             }
         }
         let mut matched = std::mem::take(&mut self.fan_out.matched);
@@ -91,7 +91,7 @@ impl<S: Socket> Reactor<S> {
             };
             match concerns.is_empty() {
                 true => self.hand_out_all(&matched, now),
-                false => self.hand_out_looked_at(&event, &matched, &concerns, false, now),
+                false => self.hand_out_traced(&event, &matched, &concerns, false, now),
             }
         }
         self.keep_matched(matched);

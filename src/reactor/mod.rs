@@ -38,7 +38,7 @@
 //! | `inquiries` | the questions under way, and whom their answers concern |
 //! | `intake` | step 3: the source and its events |
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
-//! | `looked_at` | step 3: the same for an event that somebody looks at |
+//! | `traced` | step 3: the same for an event that somebody looks at |
 //! | `requests`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
 //! | `control`, [`modules`] | those requests; a change of families, and how it is kept |
 //! | `walk`, `walking` | step 3: a walk over all sessions for those that are asked for; a slice of it |
@@ -51,7 +51,7 @@
 //! | [`flush_list`] | the sessions to write to, and how many events may merge meanwhile |
 //! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
 //! | [`drain`] | the pace at which every session is closed |
-//! | `door` | the two kinds of socket that listen |
+//! | `listening_socket` | the two kinds of socket that listen |
 //! | [`listener`] | a listening socket: accepting, running out of descriptors |
 //! | [`reread`] | the thread that reads files again |
 //! | [`admin`] | what the admin address is asked, and its answers |
@@ -63,7 +63,6 @@ mod asking;
 pub mod connections;
 mod control;
 mod deadlines;
-mod door;
 pub mod drain;
 mod fan_out;
 mod flush;
@@ -71,7 +70,7 @@ pub mod flush_list;
 mod inquiries;
 mod intake;
 pub mod listener;
-mod looked_at;
+mod listening_socket;
 pub mod modules;
 mod read;
 mod renewal;
@@ -82,6 +81,7 @@ pub mod server;
 pub mod socket;
 mod sweep;
 mod switching;
+mod traced;
 mod trim;
 mod unfinished;
 mod walk;
@@ -92,7 +92,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::admin::desk::Desk;
+use self::admin::connections::AdminConnections;
 use self::admin::job::Jobs;
 use self::connections::{Connection, Connections, Listed};
 use self::control::Control;
@@ -143,7 +143,7 @@ pub struct Reactor<S> {
     turn_began: Option<Duration>,
     connections_max: usize,
     unfinished: Unfinished,
-    desk: Desk,
+    admin: AdminConnections,
     jobs: Jobs,
     read_buffer: Box<[u8]>,
     /// Where frames with a request id are put together for a write.
@@ -220,7 +220,7 @@ impl<S: Socket> Reactor<S> {
             turn_began: None,
             connections_max: parts.connections_max,
             unfinished: Unfinished::default(),
-            desk: Desk::default(),
+            admin: AdminConnections::default(),
             jobs: Jobs::default(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
             scratch: Scratch::default(),
@@ -331,7 +331,7 @@ impl<S: Socket> Reactor<S> {
             || !self.reap.is_empty()
             || self.renewal.is_some()
             || self.jobs.is_pressing()
-            || self.desk.has_waiting()
+            || self.admin.has_waiting()
             || self.inquiries.is_pressing()
         {
             return Duration::ZERO;
@@ -473,7 +473,7 @@ impl<S: Socket> Reactor<S> {
             self.unfinished.remove(peer.network(), id);
         }
         if connection.listed.contains(Listed::ADMIN) {
-            self.desk.remove(id);
+            self.admin.remove(id);
         }
         let gone = connection.session.ended();
         connection.session.dissolve(&mut self.hub);

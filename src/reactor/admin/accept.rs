@@ -21,7 +21,7 @@ impl<S: Socket> Reactor<S> {
         now: Now,
     ) -> Option<ConnId> {
         let (mut asking, mut leaving) = (Vec::new(), Vec::new());
-        for id in self.desk.of(listener) {
+        for id in self.admin.of(listener) {
             let connection = self.connections.get(id);
             let is_asking = connection.is_some_and(|one| one.session.is_admin());
             (if is_asking { &mut asking } else { &mut leaving }).push(id);
@@ -49,7 +49,7 @@ impl<S: Socket> Reactor<S> {
         }
         let session = Session::of_admin(listener, peer, now.clock, &mut self.hub);
         let id = self.connections.insert(socket, session);
-        self.desk.insert(listener, id);
+        self.admin.insert(listener, id);
         self.hub.arrivals.note(now.unix);
         let connection = self.connections.get_mut(id)?;
         connection.listed.insert(Listed::REREAD | Listed::ADMIN);

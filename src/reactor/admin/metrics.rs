@@ -211,7 +211,7 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "admin_connections",
             "Connections of the admin address.",
-            reactor.desk.len(),
+            reactor.admin.len(),
         ),
         (
             "admin_deadlines",

@@ -28,7 +28,7 @@ const NO_ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::UNSPECIFIED, 0);
 
 /// A nonblocking listening socket.
 #[derive(Debug)]
-pub(super) enum Door {
+pub(super) enum ListeningSocket {
     Tcp(TcpListener),
     Local(LocalSocket),
 }
@@ -40,7 +40,7 @@ pub(super) struct LocalSocket {
     path: PathBuf,
 }
 
-impl Door {
+impl ListeningSocket {
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
             Self::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
@@ -79,7 +79,7 @@ impl Door {
     }
 }
 
-impl AsFd for Door {
+impl AsFd for ListeningSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(listener) => listener.as_fd(),
