@@ -201,8 +201,8 @@ impl Process {
 }
 
 impl Processes {
-    /// Asks all at once; the answers are in the order of the processes. A socket of a folder that nobody listens on any more
-    /// is passed over, with a note.
+    /// Asks all at once; the answers are in the order of the processes. A socket of a folder that nobody listens on any
+    /// more is passed over, with a note.
     pub(super) fn ask<T: Send>(
         &self,
         question: impl Fn(&Client) -> Result<T, Trouble> + Sync,

@@ -9,8 +9,8 @@
 //! the answer.
 //!
 //! If its request is not whole, it is kept just long enough to be read to its end. There are at most
-//! [`limits::REFUSALS_MAX`] of these; more are closed without a word. Connections of the admin address are none of these, and
-//! have a bound of their own ([`super::admin`]).
+//! [`limits::REFUSALS_MAX`] of these; more are closed without a word. Connections of the admin address are none of these,
+//! and have a bound of their own ([`super::admin`]).
 
 use std::io::{self, IoSlice};
 

@@ -179,8 +179,8 @@ impl<S: Socket> Reactor<S> {
         self.close_too_slow(now)
     }
 
-    /// Puts `frames`, one for each event, into the outboxes of all members of `group`. `each` gets what became of them at each
-    /// member. Returns how many were queued and dropped.
+    /// Puts `frames`, one for each event, into the outboxes of all members of `group`. `each` gets what became of them at
+    /// each member. Returns how many were queued and dropped.
     pub(super) fn hand_out(
         &mut self,
         group: GroupId,

@@ -2,7 +2,8 @@
 //!
 //! A connection of either kind is a [`TcpStream`] to the loop, whose table has 4 bytes for a socket. For one that came
 //! through the file that is a name only: a descriptor is read, written and shut down, which is the same for all streams
-//! ([`super::socket::Socket`]); what only TCP can do is asked of websocket sessions alone, which never come through the file.
+//! ([`super::socket::Socket`]); what only TCP can do is asked of websocket sessions alone, which never come through the
+//! file.
 //!
 //! The file belongs to whoever runs the process, and nobody else may open it (mode 0600), from the moment when it is there.
 //! It appears when the socket listens already, so a file that refuses connections is one that a dead process has left;

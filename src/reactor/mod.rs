@@ -3,14 +3,14 @@
 //! The turn has one fixed order (DESIGN, The turn):
 //!
 //! 1. Poll, until the next deadline at most ([`server`]).
-//! 2. Accept a bounded number of connections ([`server`], `accept`). Begin what earlier turns left of what the admin address
-//!    was asked ([`admin`]). Read the ready sockets, each within a budget and all within another, and run their commands
-//!    (`read`).
+//! 2. Accept a bounded number of connections ([`server`], `accept`). Begin what earlier turns left of what the admin
+//!    address was asked ([`admin`]). Read the ready sockets, each within a budget and all within another, and run their
+//!    commands (`read`).
 //! 3. Let sessions go on whose tokens or rights a thread was asked about (`asking`). Do a slice of what the platform asks
 //!    (`requests`, `switching`), and of what the operator asks on the admin address ([`admin`]). After a reread, or when
-//!    rights were taken away, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
-//!    source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more come;
-//!    match them, and put shared frames into outboxes (`intake`, `fan_out`).
+//!    rights were taken away, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what
+//!    the source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more
+//!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`).
 //! 4. Fire the deadlines; take a step of the sweep and of the drain (`deadlines`, `watch`).
 //! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
 //!    io_uring, all these writes are one system call, or a few when they are many bytes (`flush`).
@@ -307,8 +307,8 @@ impl<S: Socket> Reactor<S> {
         self.handoff.tell(commands);
     }
 
-    /// Notes the end of a turn, and the events whose last session was written to in it, for the timings. To be called with the
-    /// clock that is read before the poll anyway; if it is not called, the turn lasts until the next one. O(1) for each
+    /// Notes the end of a turn, and the events whose last session was written to in it, for the timings. To be called with
+    /// the clock that is read before the poll anyway; if it is not called, the turn lasts until the next one. O(1) for each
     /// turn in which these events were fanned out.
     pub fn turn_done(&mut self, now: Now) {
         let Some(began) = self.turn_began.take() else {

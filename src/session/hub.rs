@@ -40,8 +40,8 @@ pub struct Context<'h> {
 }
 
 impl Context<'_> {
-    /// Counts a command of which it is known now what became of it. `due`: when it would have been given up, which tells when
-    /// it came.
+    /// Counts a command of which it is known now what became of it. `due`: when it would have been given up, which tells
+    /// when it came.
     pub(super) fn count_command(
         &mut self,
         action: CommandAction,

@@ -126,7 +126,8 @@ pub(crate) fn acknowledged_bytes(socket: impl AsFd) -> io::Result<u64> {
     Ok(acknowledged)
 }
 
-/// The beginning of the kernel's `struct tcp_info` of a TCP socket, and how many bytes of it this kernel has; the rest is 0.
+/// The beginning of the kernel's `struct tcp_info` of a TCP socket, and how many bytes of it this kernel has; the rest is
+/// 0.
 fn tcp_info(socket: impl AsFd) -> io::Result<([u64; TCP_INFO_WORDS], usize)> {
     let mut info = [0_u64; TCP_INFO_WORDS];
     let mut bytes = size_of_val(&info) as libc::socklen_t;

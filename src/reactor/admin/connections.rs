@@ -7,8 +7,8 @@ use crate::protocol::admin::AdminRequest;
 use crate::session::ListenerKind;
 use crate::session::id::ConnId;
 
-/// The connections of the admin address, the oldest first, and their requests that wait. Invariant: of each listener at most
-/// [`ADMIN_CONNECTIONS_MAX`](crate::limits::ADMIN_CONNECTIONS_MAX) ask and
+/// The connections of the admin address, the oldest first, and their requests that wait. Invariant: of each listener at
+/// most [`ADMIN_CONNECTIONS_MAX`](crate::limits::ADMIN_CONNECTIONS_MAX) ask and
 /// [`ADMIN_LEAVING_MAX`](crate::limits::ADMIN_LEAVING_MAX) are closing when another is accepted; a connection is here from
 /// its accept until it leaves the table.
 #[derive(Debug, Default)]

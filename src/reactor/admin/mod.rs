@@ -51,7 +51,8 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Begins what is asked for. The connection waits for [`Reactor::answer_admin`], which comes at once or in a later turn.
+    /// Begins what is asked for. The connection waits for [`Reactor::answer_admin`], which comes at once or in a later
+    /// turn.
     pub(super) fn begin_admin(&mut self, request: AdminRequest, id: ConnId, now: Now) {
         let answer = match request {
             AdminRequest::Health => AdminAnswer::Text {

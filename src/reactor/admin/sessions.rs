@@ -107,8 +107,8 @@ impl<S: Socket> Reactor<S> {
         })
     }
 
-    /// Writes those that are still there and wanted, as far as the share of the turn goes. True: the page is full, or all are
-    /// written.
+    /// Writes those that are still there and wanted, as far as the share of the turn goes. True: the page is full, or all
+    /// are written.
     fn write_ranked(
         &self,
         wanted: &Wanted,

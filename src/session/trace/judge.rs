@@ -74,8 +74,8 @@ impl WhyNotMatched {
         }
     }
 
-    /// Why an event that fits no subscription of the session, or nobody's if none is asked about, did not arrive. `nearest`:
-    /// how near the session's nearest comes. `is_others`: others got it.
+    /// Why an event that fits no subscription of the session, or nobody's if none is asked about, did not arrive.
+    /// `nearest`: how near the session's nearest comes. `is_others`: others got it.
     #[must_use]
     pub fn of(standing: Standing<'_>, nearest: Nearness, is_others: bool) -> Self {
         match (standing, nearest) {

@@ -8,10 +8,10 @@
 //! | `filter`, `who` | what a look looks at; the session that something happens to |
 //! | `judge` | which looks an event concerns, and why it did not arrive |
 //!
-//! Who notes something asks [`Trace::is_on`] first, so that it costs one test while nobody looks. While somebody does, a turn
-//! spends at most [`TRACE_STEPS_PER_TURN_MAX`] steps on it, of which all looks have equal parts: one for each event and look,
-//! one for each subscription that is judged, and [`TRACE_LINE_COST`](crate::limits::TRACE_LINE_COST) for each line. What is
-//! beyond is left out, counted, and told. A session pays nothing.
+//! Who notes something asks [`Trace::is_on`] first, so that it costs one test while nobody looks. While somebody does, a
+//! turn spends at most [`TRACE_STEPS_PER_TURN_MAX`] steps on it, of which all looks have equal parts: one for each event
+//! and look, one for each subscription that is judged, and [`TRACE_LINE_COST`](crate::limits::TRACE_LINE_COST) for each
+//! line. What is beyond is left out, counted, and told. A session pays nothing.
 //!
 //! Invariant: nothing that is noted changes what happens.
 
@@ -44,8 +44,8 @@ pub struct Trace(Option<Box<Looks>>);
 #[derive(Debug)]
 struct Looks {
     looks: Vec<Look>,
-    /// What is to be added to the loop's clock for Unix milliseconds; at most a second too little, and exact after the first
-    /// turn that begins with a new second.
+    /// What is to be added to the loop's clock for Unix milliseconds; at most a second too little, and exact after the
+    /// first turn that begins with a new second.
     clock_to_unix: Duration,
 }
 
