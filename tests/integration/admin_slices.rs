@@ -223,8 +223,8 @@ fn jobs_take_turns_and_one_too_many_is_told_so() {
         .map(|_| ask(&mut world, "GET", path))
         .collect();
     let (last, first) = askers.split_last().unwrap();
-    // A turn begins only some of what is asked; a listing takes many more.
-    let refused = (0..=ADMIN_JOBS_MAX).find_map(|_| {
+    // A turn begins only some of what is asked.
+    let refused = (0..ADMIN_JOBS_MAX).find_map(|_| {
         world.turn_once();
         answered(&world, *last)
     });
@@ -235,7 +235,7 @@ fn jobs_take_turns_and_one_too_many_is_told_so() {
         message.is_some_and(|text| text.starts_with("busy")),
         "{body}"
     );
-    // All are done within two rounds: one of the last, and one by which those are ahead that were begun a turn earlier.
+    // All are done within the turns of two rounds: the last were begun some turns after the first.
     let mut done = Vec::new();
     for turn in 0..10_000 {
         world.turn_once();
