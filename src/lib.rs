@@ -28,6 +28,7 @@
 //! | 2 | [`event`] | pure | what was published, decoded once; the styles of its frames |
 //! | 1 | json | pure | reading and writing JSON where `serde_json` does not suffice |
 //! | 2 | [`logging`] | shell | the log: a thread of its own behind a bounded queue |
+//! | 2 | tls_files | shell | the files of TLS clients, and whom they trust |
 //! | 2 | log_limit | pure | how often a line that repeats is written |
 //! | 1 | [`limits`] | pure | every fixed bound |
 //! | 1 | [`metrics`] | pure | counters, and their page |
@@ -100,3 +101,5 @@ mod steps;
 #[forbid(unsafe_code)]
 pub mod sub;
 pub mod sys;
+#[forbid(unsafe_code)]
+mod tls_files;

@@ -505,8 +505,8 @@ pub(crate) const ARRIVAL_MARKS_MAX: usize = 4096;
 /// Missing permissions that the log and `/readyz` name; of more only the number is told (`amqp_permissions_missing`).
 pub(crate) const PERMISSIONS_TOLD_MAX: usize = 16;
 
-/// Longest file of CAs, certificates or keys for TLS to the broker; a longer one is refused. A system's whole store of
-/// CAs has some 200 KiB.
+/// Longest file of CAs, certificates or keys for TLS to brokers, or of `blackhole sub`; a longer one is refused. A system's
+/// whole store of CAs has some 200 KiB.
 pub(crate) const TLS_FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Looks at once (`GET /trace`). Beyond it the looker is told 503. They leave half of the admin address to others.
