@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use super::super::Reactor;
-use super::super::socket::Socket;
 use crate::account::AccountId;
 use crate::limits::TRACE_KEYS_MAX;
 use crate::protocol::admin::{AdminRefusal, TraceQuery};
 use crate::protocol::http::Status;
+use crate::reactor::Reactor;
+use crate::reactor::socket::Socket;
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::key_filter::KeyFilter;
 use crate::session::admin::AdminAnswer;
