@@ -185,8 +185,8 @@ pub const REFUSALS_MAX: usize = 24;
 pub const SURPLUS_MAX: usize = 16;
 
 /// Connections of the admin address, and as many of the socket in `admin_dir`. They take no place of a client, and no
-/// client takes theirs, so that a full process can be inspected. Beyond it the oldest makes room that waits for a request,
-/// or takes long to read its answer; if all wait for answers, the newcomer is refused (503).
+/// client takes theirs, so that a full process can be inspected. Beyond it the oldest of those that wait for a request,
+/// or take long to read their answers, is ended; if all wait for answers, the newcomer is refused (503).
 pub const ADMIN_CONNECTIONS_MAX: usize = 16;
 
 /// Connections accepted from one of those two listeners in one turn: fewer than there may be, so that each is read before

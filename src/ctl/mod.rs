@@ -5,6 +5,17 @@
 //!              -> table for people, or one JSON document -> output: stdout, exit code
 //! ```
 //!
+//! | module | owns |
+//! |---|---|
+//! | this | the command line, and which command does what |
+//! | `processes` | who is asked, and all of them asked at once |
+//! | `http`, `unix`, `query` | one request: the client, its unix sockets, paths and queries |
+//! | `status`, `exposition` | the command `status`; the page of metrics read |
+//! | `sessions`, `groups` | the commands `sessions` and `session`; sessions added up |
+//! | `kick`, `trace`, `modules`, `actions` | the other commands |
+//! | `table`, `text` | tables; figures and documents for people |
+//! | `output` | stdout, stderr and exit codes |
+//!
 //! | exit code | means |
 //! |---|---|
 //! | 0 | what was asked for is shown or done |

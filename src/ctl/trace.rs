@@ -214,7 +214,7 @@ impl Event {
         Ok(screen.out.flush()?)
     }
 
-    /// Of a look's first line nothing is lost by cutting it to the terminal.
+    /// Whether the line is cut to the terminal's width: the first of a look tells what was asked for, and may be very long.
     fn is_long(&self) -> bool {
         self.word == "looking"
     }

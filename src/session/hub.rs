@@ -122,7 +122,7 @@ pub struct Hub {
     pub occupancy: Occupancy,
     /// The names and metadata of all sessions.
     pub labels: Labels,
-    /// Who looks at what happens.
+    /// The looks under way.
     pub trace: Trace,
     request_ids: RequestIds,
 }

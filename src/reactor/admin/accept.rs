@@ -11,8 +11,8 @@ use crate::session::{ListenerKind, Session};
 
 impl<S: Socket> Reactor<S> {
     /// Takes a connection of the admin address in, to be read in the coming turn. If there are as many as there may be, the
-    /// oldest makes room that waits for a request, or that has taken longer than `send_timeout_ms` to read its answer; if
-    /// there is none, the newcomer is kept just long enough to be told so (503).
+    /// oldest of those that wait for a request, or have taken longer than `send_timeout_ms` to read their answers, is
+    /// ended; if there is none, the newcomer is kept just long enough to be told so (503).
     pub(in crate::reactor) fn accept_admin(
         &mut self,
         socket: S,

@@ -6,7 +6,7 @@
 //! | `accept` | connections of the admin address taken in, and refused when there is no room |
 //! | [`connections`] | which connections they are |
 //! | `looks` | the looks of `/trace`: how they begin, are fed, and end |
-//! | `metrics` | the page `/metrics` |
+//! | `metrics`, `process` | the page `/metrics`; its figures of the process |
 //! | `job`, `jobs` | what takes more than one turn; a slice of it a turn |
 //! | `listing`, `sessions` | listings of sessions, and sessions closed; a slice of them |
 //! | `actions` | a drain, the log level, families started and stopped |

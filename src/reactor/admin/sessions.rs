@@ -177,7 +177,7 @@ impl<S: Socket> Reactor<S> {
         })
     }
 
-    /// Who asked, for the log; nothing if that is not known any more.
+    /// Where an order came from, for the log; empty if its connection has gone.
     fn asker_told(&self, asker: ConnId) -> String {
         let connection = self.connections.get(asker);
         connection.map_or_else(String::new, |one| {

@@ -107,7 +107,7 @@ pub(super) fn concern(
         return Ok(None);
     }
     let Some(TracedSession { id, list, account }) = session else {
-        // Of a session that is not in this process nothing can be said, least of all that it did not bind something.
+        // The session is not in this process, so its bindings are not known.
         return Ok(filter.session.is_none().then_some(None));
     };
     let mut nearest = Nearness::Far;

@@ -8,12 +8,12 @@
 //! | `filter`, `who` | what a look looks at; the session that something happens to |
 //! | `judge` | which looks an event concerns, and why it did not arrive |
 //!
-//! Who notes something asks [`Trace::is_on`] first, so that it costs one test while nobody looks. While somebody does, a
-//! turn spends at most [`TRACE_STEPS_PER_TURN_MAX`] steps on it, of which all looks have equal parts: one for each event
-//! and look, one for each subscription that is judged, and [`TRACE_LINE_COST`](crate::limits::TRACE_LINE_COST) for each
-//! line. What is beyond is left out, counted, and told. A session pays nothing.
+//! Callers ask [`Trace::is_on`] before they note something, so that it costs one test while nobody looks. While somebody
+//! does, a turn spends at most [`TRACE_STEPS_PER_TURN_MAX`] steps on it, of which all looks have equal parts: one for each
+//! event and look, one for each subscription that is judged, and [`TRACE_LINE_COST`](crate::limits::TRACE_LINE_COST) for
+//! each line. What is beyond is left out, counted, and told. A session pays nothing.
 //!
-//! Invariant: nothing that is noted changes what happens.
+//! Invariant: the trace observes only; it never changes which events a session gets, or when one ends.
 
 mod filter;
 mod judge;
