@@ -49,10 +49,15 @@ impl By {
         for session in sessions {
             let group = groups.entry(text(session, self.member())).or_default();
             group.sessions += 1;
-            group.frames += number(session, "frames");
-            group.bytes += number(session, "bytes");
-            group.outbox += number(session, "outbox_bytes");
-            group.dropped += number(session, "dropped");
+            // The numbers are what a process says, whatever it is.
+            for (sum, member) in [
+                (&mut group.frames, "frames"),
+                (&mut group.bytes, "bytes"),
+                (&mut group.outbox, "outbox_bytes"),
+                (&mut group.dropped, "dropped"),
+            ] {
+                *sum = sum.saturating_add(number(session, member));
+            }
         }
         let named = groups.into_iter().map(|(name, group)| Group {
             name: name.to_owned(),
@@ -179,6 +184,8 @@ mod tests {
                 ("192.0.2.1", 1, 5)
             ]
         );
+        let absurd = [session("192.0.2.1", u64::MAX), session("192.0.2.1", 1)];
+        assert_eq!(By::Ip.add_up(absurd.iter())[0].frames, u64::MAX);
         let of_nobody = By::Account.add_up(sessions.iter());
         assert_eq!(of_nobody.len(), 1);
         assert_eq!((of_nobody[0].sessions, of_nobody[0].bytes), (4, 40));

@@ -78,7 +78,7 @@ impl KickArgs {
         let closed = answers
             .iter()
             .filter_map(|answer| answer.result.as_ref().ok());
-        let closed: u64 = closed.sum();
+        let closed = closed.fold(0, |sum: u64, closed| sum.saturating_add(*closed));
         if cx.is_json {
             let of_each: Vec<_> = answers
                 .iter()
