@@ -151,7 +151,7 @@ fn nobody(folder: &Path) -> Failure {
 fn read_token(file: &Path) -> Result<Bearer, Failure> {
     let wrong = |what: String| Failure::Usage(format!("--admin-token {}: {what}", file.display()));
     let mut content = String::new();
-    // The size of what is no plain file is not known before it is read.
+    // A pipe tells no size.
     File::open(file)
         .and_then(|opened| {
             let bound = ADMIN_TOKEN_FILE_BYTES_MAX + 1;
@@ -188,8 +188,8 @@ fn sockets(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
 }
 
 impl Process {
-    /// Whether this tells that the process whose socket lay in a folder is no more. Then a note says so.
-    pub(super) fn is_gone(&self, trouble: &Trouble) -> bool {
+    /// Whether the process has ended, by this trouble with its socket in a folder; a note on stderr then says so.
+    pub(super) fn note_if_gone(&self, trouble: &Trouble) -> bool {
         let (true, Trouble::NobodyListens(place)) = (self.is_found, trouble) else {
             return false;
         };
@@ -225,7 +225,7 @@ impl Processes {
         for (process, result) in self.all.iter().zip(results) {
             match result {
                 None => return Err(Failure::Failed("a thread could not be started".to_owned())),
-                Some(Err(trouble)) if process.is_gone(&trouble) => {}
+                Some(Err(trouble)) if process.note_if_gone(&trouble) => {}
                 Some(result) => answers.push(Answer {
                     process: process.name.clone(),
                     result,
@@ -238,7 +238,7 @@ impl Processes {
         Ok(answers)
     }
 
-    /// Of all who were to be asked none is there any more.
+    /// The failure when none of the processes is left.
     pub(super) fn nobody(&self) -> Failure {
         match &self.folder {
             Some(folder) => nobody(folder),

@@ -106,7 +106,7 @@ impl TraceArgs {
                     }
                 }
                 Heard::Ended(Ok(())) => {}
-                Heard::Ended(Err(trouble)) if process.is_gone(&trouble) => gone += 1,
+                Heard::Ended(Err(trouble)) if process.note_if_gone(&trouble) => gone += 1,
                 Heard::Ended(Err(trouble)) => {
                     complain(&format!("{}: {trouble}", process.name));
                     outcome = Outcome::Failed;

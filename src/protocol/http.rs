@@ -201,7 +201,7 @@ impl Response<'_> {
     }
 }
 
-/// The head of a 200 whose body ends with the connection, in pieces that come as they come (RFC 9112 section 6.3).
+/// The head of a 200 whose body ends with the connection, because its length is not known (RFC 9112 section 6.3).
 #[must_use]
 pub fn stream_head(content_type: &str, headers: &str) -> Vec<u8> {
     let line = status_line(Status::Ok);

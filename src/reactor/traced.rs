@@ -161,7 +161,7 @@ impl<S: Socket> Reactor<S> {
                         let went = went(handed_out.queued, handed_out.dropped);
                         trace.matched(concern.look, told, &went, Some(handed_out.sessions), now);
                     } else {
-                        trace.leave_out(concern.look, 1);
+                        trace.leave_group_out(concern.look);
                     }
                 }
                 let own = handed_out.at.iter().filter(|(of, _)| *of == place);

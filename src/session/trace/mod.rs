@@ -315,12 +315,10 @@ impl Trace {
         });
     }
 
-    /// Notes that there are more groups of subscriptions that an event went to than are told.
-    pub fn leave_out(&mut self, look: usize, lines: usize) {
+    /// Notes that an event went to one more group of subscriptions than is told.
+    pub fn leave_group_out(&mut self, look: usize) {
         if let Some(look) = self.0.as_mut().and_then(|all| all.looks.get_mut(look)) {
-            for _ in 0..lines {
-                look.leave_line_out();
-            }
+            look.leave_line_out();
         }
     }
 
