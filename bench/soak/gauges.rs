@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 /// What a gauge is when nothing but the reading of the page goes on; a gauge that is not named here is zero. Left out are
 /// those whose names end with `_max`, which are bounds, and [`ON_FILE`].
-const AT_REST: [(&str, u64); 7] = [
+const AT_REST: [(&str, u64); 6] = [
     // The one that reads the page.
-    ("connections", 1),
     ("admin_connections", 1),
     ("admin_deadlines", 1),
     // States.
@@ -74,9 +73,9 @@ pub(crate) fn differing(gauges: &Gauges, expected: &Gauges) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const PAGE: &str = r#"# HELP blackhole_connections Connections.
-# TYPE blackhole_connections gauge
-blackhole_connections 1
+    const PAGE: &str = r#"# HELP blackhole_admin_connections Connections.
+# TYPE blackhole_admin_connections gauge
+blackhole_admin_connections 1
 # HELP blackhole_connections_max Bound.
 # TYPE blackhole_connections_max gauge
 blackhole_connections_max 100
@@ -101,7 +100,7 @@ blackhole_events_total 7
     fn gauges_are_read_and_counters_and_bounds_are_not() {
         let gauges = read(PAGE);
         let expected = [
-            ("connections".to_owned(), 1),
+            ("admin_connections".to_owned(), 1),
             ("handoff_held_seconds".to_owned(), 1),
             ("subscriptions".to_owned(), 0),
         ];

@@ -111,7 +111,7 @@ fn out_of_descriptors_the_broker_is_found_again_and_the_admin_page_answers_once_
     in_now.extend(let_in(&mut knocking, Duration::from_millis(500)));
     assert!(!knocking.is_empty(), "nobody is left to knock");
     let mut late = Raw::connect(server.admin());
-    late.send(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    late.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
     drop(knocking);
     drop(in_now);
     assert_eq!(late.last_response().status, 200);

@@ -406,7 +406,7 @@ fn sessions_are_closed_by_id_account_and_address_as_the_operator_says() {
     wait_for("all gone", || {
         (server.metric("sessions") == 0).then_some(())
     });
-    assert_eq!(server.metric("closes_operator_total"), 203);
+    assert_eq!(server.metric(r#"closes_total{reason="operator"}"#), 203);
     let line = server.wait_for_log("closed 201 sessions");
     assert!(
         line.contains("address 127.0.0.1") && line.contains("1008"),

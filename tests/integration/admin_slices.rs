@@ -223,15 +223,19 @@ fn jobs_take_turns_and_one_too_many_is_told_so() {
         .map(|_| ask(&mut world, "GET", path))
         .collect();
     let (last, first) = askers.split_last().unwrap();
-    world.turn_once();
-    let (status, body) = answered(&world, *last).expect("at once");
+    // A turn begins only some of what is asked.
+    let refused = (0..ADMIN_JOBS_MAX).find_map(|_| {
+        world.turn_once();
+        answered(&world, *last)
+    });
+    let (status, body) = refused.expect("as soon as it is begun");
     assert_eq!(status, 503);
     let message = body["data"]["message"].as_str();
     assert!(
         message.is_some_and(|text| text.starts_with("busy")),
         "{body}"
     );
-    // All are done within the turns of one round of the last.
+    // All are done within the turns of two rounds: the last were begun some turns after the first.
     let mut done = Vec::new();
     for turn in 0..10_000 {
         world.turn_once();
@@ -249,7 +253,7 @@ fn jobs_take_turns_and_one_too_many_is_told_so() {
     }
     assert_eq!(done.len(), ADMIN_JOBS_MAX);
     assert!(
-        done[ADMIN_JOBS_MAX - 1] - done[0] <= ADMIN_JOBS_MAX,
+        done[ADMIN_JOBS_MAX - 1] - done[0] <= 2 * ADMIN_JOBS_MAX,
         "{done:?}"
     );
     assert_eq!(world.reactor.hub.metrics.admin_jobs_refused_total, 1);

@@ -281,7 +281,10 @@ fn a_full_process_answers_however_many_come_and_keeps_none_of_them() {
         })
         .collect();
     let metrics = server.metrics();
-    assert_eq!(metrics["connections"], 4, "the page's own connection");
+    assert_eq!(
+        metrics["connections"], 3,
+        "that of the page is none of them"
+    );
     assert_eq!(
         metrics[r#"handshakes_refused_total{reason="full"}"#],
         refused.len() as u64

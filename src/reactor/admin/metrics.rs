@@ -21,8 +21,8 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
     for (name, help, value) in [
         (
             "connections",
-            "Connections in the table, those in their handshake and the admin's included.",
-            reactor.connections.len(),
+            "Connections of the websocket port in the table, those in their handshake included.",
+            reactor.clients(),
         ),
         (
             "sessions",
