@@ -4,7 +4,9 @@
 //! |---|---|---|
 //! | anybody who reaches the address | the admin token, if one is set | 401 |
 //! | a web page whose host name its owner has rebound to our address | `Host` | 421 |
-//! | a web page that makes the operator's browser send a `POST`, which needs nobody's permission | `Origin`, `Sec-Fetch-Site` | 403 |
+//! | a web page that makes the operator's browser send what acts, which needs nobody's permission | `Origin`, `Sec-Fetch-Site` | 403 |
+//!
+//! What acts is `POST`, `DELETE`, and the `GET` of `/trace`, which binds keys and takes the place of another looker.
 //!
 //! Invariants: the token is compared in constant time, and no error, answer or `Debug` holds it.
 
@@ -46,7 +48,7 @@ impl Guard {
                 "Host is neither an address nor one of admin_hosts",
             ));
         }
-        if matches!(head.method, Method::Post | Method::Delete) {
+        if matches!(head.method, Method::Post | Method::Delete) || head.path == "/trace" {
             refuse_other_sites(head, host)?;
         }
         match &self.token {
@@ -261,8 +263,13 @@ mod tests {
             ("Sec-Fetch-Site: cross-site", 403),
             ("Sec-Fetch-Site: nonsense", 403),
         ] {
-            for (method, expected) in [("POST", expected), ("DELETE", expected), ("GET", 0)] {
-                let lines = [&format!("{method} / HTTP/1.1"), host, line];
+            for (asked, expected) in [
+                ("POST /", expected),
+                ("DELETE /", expected),
+                ("GET /trace?key=a", expected),
+                ("GET /", 0),
+            ] {
+                let lines = [&format!("{asked} HTTP/1.1"), host, line];
                 assert_eq!(status(&guard(None), &lines, true), expected, "{lines:?}");
             }
         }

@@ -169,7 +169,7 @@ impl<S: Socket> Reactor<S> {
                     if let Some(is_delivered) = is_delivered.get_mut(place) {
                         *is_delivered = true;
                     }
-                    if delivered.dropped > 0 {
+                    if delivered.queued == 0 {
                         let key = Some(found.subscribed_key);
                         trace.not_matched(concern.look, told, WhyNotMatched::SlowDropped, key, now);
                     } else {

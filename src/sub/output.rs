@@ -63,6 +63,8 @@ impl<O: Write> Printer<O> {
         loop {
             let next = match until {
                 None => reports.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                // A report that is there would be taken whatever the time.
+                Some(until) if Instant::now() >= until => Err(RecvTimeoutError::Timeout),
                 Some(until) => reports.recv_deadline(until),
             };
             match next {
@@ -171,6 +173,11 @@ mod tests {
         assert_eq!(
             outcome(None, Some(Duration::ZERO), vec![]),
             (Outcome::Done, text(""))
+        );
+        assert_eq!(
+            outcome(None, Some(Duration::ZERO), vec![event("a"), event("b")]),
+            (Outcome::Done, text("")),
+            "however much waits"
         );
         assert_eq!(
             outcome(Some(2), Some(Duration::ZERO), vec![]),

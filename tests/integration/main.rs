@@ -39,6 +39,7 @@ mod jwt;
 mod limits;
 mod liveness;
 mod log;
+mod look_bindings;
 mod memory;
 mod metrics;
 mod neighbours;

@@ -2,6 +2,7 @@
 //! sessions in slices, and families stopped under sessions that wait. The test is the AMQP side, and the broker.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use blackhole::limits::CONTROL_ANSWER_BYTES_MAX;
 use blackhole::protocol::control::{self, Answer, Reply, Request};
 use blackhole::reactor::modules::{HostParts, KeepModule};
 use blackhole::reactor::{Reactor, Ready};
-use blackhole::routing::amqp_binding::Asked;
+use blackhole::routing::amqp_binding::{AmqpBinding, Asked};
 use blackhole::session::ListenerKind;
 use blackhole::session::id::{ConnId, Peer};
 use serde_json::{Value, json};
@@ -37,6 +38,8 @@ pub(crate) struct World {
     pub(crate) clock: Duration,
     /// The source confirms what it is asked for.
     confirms: bool,
+    /// What the source is asked to have bound.
+    pub(crate) bound: HashSet<AmqpBinding>,
 }
 
 pub(crate) struct One {
@@ -69,6 +72,7 @@ impl World {
             clients: Vec::new(),
             clock: Duration::ZERO,
             confirms: true,
+            bound: HashSet::new(),
         }
     }
 
@@ -117,13 +121,22 @@ impl World {
         self.reactor.turn(&ready, now(self.clock));
         let took = began.elapsed();
         let commands: Vec<ToSource> = self.source.commands.try_iter().flatten().collect();
-        let binds = commands.into_iter().filter_map(|command| match command {
-            ToSource::Bind {
-                binding, ticket, ..
-            } => Some(Asked { binding, ticket }),
-            ToSource::Join { .. } | ToSource::Unbind(_) | ToSource::Stop => None,
-        });
-        let bound: Vec<Asked> = binds.collect();
+        let mut bound = Vec::new();
+        for command in commands {
+            match command {
+                ToSource::Bind {
+                    binding, ticket, ..
+                } => {
+                    assert!(self.bound.insert(binding.clone()), "{binding:?} twice");
+                    bound.push(Asked { binding, ticket });
+                }
+                ToSource::Unbind(binding) => {
+                    assert!(self.bound.remove(&binding), "{binding:?} is not bound");
+                    bound.retain(|asked| asked.binding != binding);
+                }
+                ToSource::Join { .. } | ToSource::Stop => {}
+            }
+        }
         if self.confirms && !bound.is_empty() {
             self.source.send(FromSource::Bound(bound)).unwrap();
         }

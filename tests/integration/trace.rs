@@ -443,6 +443,36 @@ fn an_event_that_was_dropped_because_the_session_is_slow_is_told() {
 }
 
 #[test]
+fn an_event_that_closes_the_session_because_it_is_slow_is_not_told_as_matched() {
+    let mut fed = fed(&["--slow-consumer", "close", "--max-outbox-bytes", "65536"]);
+    let mut slow = Client::connect_narrow(fed.server.address());
+    slow.must_subscribe(MINE, ACCOUNT, "call.*.*");
+    let id = slow.session_id();
+    let (mut looker, _) = Looker::look(fed.server.admin(), &format!("session={id}"));
+    let mut body = call_event(ACCOUNT, "CHANNEL_CREATE", 1);
+    body["Padding"] = json!("x".repeat(1 << 20));
+    let (mut matched, mut last) = (0, None);
+    let closed = loop {
+        fed.publish("callevt", "call.CHANNEL_CREATE.c", &body);
+        match looker.line_but(&["written"]) {
+            (word, told) if word == "closed" => break told,
+            told => {
+                if let Some(before) = last.replace(verdict(told)) {
+                    assert_eq!(before.2, "call.*.*", "after the first that is lost it ends");
+                    matched += 1;
+                }
+            }
+        }
+        assert!(matched < 50, "{last:?}");
+    };
+    assert_eq!(closed["reason"], "slow consumer");
+    let (word, _, why) = last.expect("an event was told");
+    assert_eq!((&*word, &*why), ("not_matched", "session slow: dropped"));
+    assert!(matched > 0);
+    assert_eq!(fed.server.metric("frames_delivered_total"), matched);
+}
+
+#[test]
 fn questions_that_make_no_sense_are_refused_and_so_are_lookers_beyond_the_bound() {
     let fed = fed(&[]);
     let admin = fed.server.admin();

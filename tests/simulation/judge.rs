@@ -71,6 +71,7 @@ impl World {
             .collect();
         let (mut subscriptions, mut blocked, mut blocked_bytes) = (0, 0, 0);
         let mut partial_bytes = 0;
+        let (mut open, mut closing) = (0, 0);
         for (id, connection) in self.reactor.connections().iter() {
             let session = &connection.session;
             let wire = wires[&id].borrow();
@@ -115,10 +116,18 @@ impl World {
                 "{id:?} is not open and has subscriptions"
             );
             subscriptions += had;
+            open += u64::from(session.is_open());
+            closing += u64::from(session.is_closing());
             partial_bytes += session.partial_bytes();
         }
         let hub = &self.reactor.hub;
         assert_eq!(hub.partials.bytes(), partial_bytes);
+        // Those who are closing may never have been sessions.
+        let counted = hub.metrics.sessions_opened_total - hub.metrics.closes_total();
+        assert!(
+            (open..=open + closing).contains(&counted),
+            "{counted} sessions are counted; {open} are open and {closing} closing"
+        );
         assert_eq!(
             hub.subscriptions.index().counts().subscriptions,
             subscriptions

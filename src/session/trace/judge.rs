@@ -4,7 +4,7 @@
 //!
 //! | why | the event |
 //! |---|---|
-//! | `session slow: dropped` | fits a subscription of the session, which was slow: its outbox was full, and the policy is `drop` |
+//! | `session slow: dropped` | fits a subscription of the session, which was slow: its outbox was full. Under the policy `close` its end follows |
 //! | `exchange or family stopped` | is of a family that is switched off, or of an exchange that no family has |
 //! | `account not this session's` | fits a subscription of the session but for the account, or the realm that stands for it |
 //! | `other event word` | fits a subscription of the session but for the event word: what happened, or the type of document |
@@ -46,7 +46,7 @@ pub struct ConcernedLook {
 /// Why an event did not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhyNotMatched {
-    /// The session was slow, and the policy is `drop`.
+    /// The session was slow, whatever the policy.
     SlowDropped,
     /// Its family is off, or its exchange is no family's.
     Stopped,

@@ -517,7 +517,11 @@ impl Looks {
 
     fn mind_clock(&mut self, now: Now) {
         let least = Duration::from_secs(now.unix).saturating_sub(now.clock);
-        self.clock_to_unix = self.clock_to_unix.max(least);
+        let most = least + Duration::from_secs(1);
+        // The system's clock may have been set.
+        if !(least..most).contains(&self.clock_to_unix) {
+            self.clock_to_unix = least;
+        }
     }
 }
 
@@ -715,6 +719,19 @@ mod tests {
         bench.ping(at(1, 250));
         let told = bench.take(at(1, 250));
         assert!(told.contains("{\"at\":1795425949250,"), "{told}");
+    }
+
+    #[test]
+    fn times_follow_the_systems_clock_when_it_is_set_back_or_forward() {
+        let mut bench = Bench::new(None);
+        for (hours, expected) in [(-1_i64, "1795422349000"), (2, "1795433149000")] {
+            let mut now = at(1, 250);
+            now.unix = now.unix.strict_add_signed(hours * 3600);
+            bench.trace.begin_share(now);
+            bench.ping(now);
+            let told = bench.take(now);
+            assert!(told.contains(&format!("{{\"at\":{expected},")), "{told}");
+        }
     }
 
     #[test]
