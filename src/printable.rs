@@ -1,6 +1,7 @@
 //! Foreign text on a terminal.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 /// `text` with every character that a terminal would act upon instead of showing it written as an escape: control
 /// characters, and those that turn the direction of writing or have no width. Clients choose
@@ -21,7 +22,7 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
 }
 
 /// Whether a terminal would act upon the character instead of showing it.
-pub(crate) fn is_harmful(character: char) -> bool {
+fn is_harmful(character: char) -> bool {
     character.is_control()
         || matches!(
             character,
@@ -33,6 +34,28 @@ pub(crate) fn is_harmful(character: char) -> bool {
                 | '\u{feff}'
                 | '\u{e0000}'..='\u{e007f}'
         )
+}
+
+/// A JSON document, which escapes only what JSON must, with the rest of the control characters escaped too. Line ends
+/// stay: they stand between its members.
+pub(crate) fn printable_json(document: &str) -> Cow<'_, str> {
+    let is_harmful = |character| character != '\n' && is_harmful(character);
+    if !document.contains(is_harmful) {
+        return Cow::Borrowed(document);
+    }
+    let mut out = String::with_capacity(document.len() + 16);
+    for character in document.chars() {
+        if is_harmful(character) {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(character);
+        }
+    }
+    Cow::Owned(out)
 }
 
 #[cfg(test)]
@@ -52,5 +75,18 @@ mod tests {
         ] {
             assert_eq!(printable(text), expected);
         }
+    }
+
+    #[test]
+    fn a_document_says_the_same_without_control_characters() {
+        let value = serde_json::json!({"name": "\u{9b}2J\u{7f}\u{202e}\u{e0041}\n é"});
+        let written = serde_json::to_string_pretty(&value).expect("a document");
+        let printable = printable_json(&written);
+        assert!(
+            !printable.contains(|character| character != '\n' && is_harmful(character)),
+            "{printable}"
+        );
+        let read: serde_json::Value = serde_json::from_str(&printable).expect("a document");
+        assert_eq!(read, value);
     }
 }

@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use anstream::AutoStream;
 use serde_json::Value;
 
-use super::text::printable_json;
-use crate::printable::printable;
+use crate::printable::{printable, printable_json};
 
 /// Exit code when something failed: a process that does not answer, or refuses; nothing where one thing was asked for.
 pub(super) const CODE_FAILED: u8 = 1;

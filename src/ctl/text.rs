@@ -1,36 +1,9 @@
-//! Figures and documents as a person reads them on a terminal.
-
-use std::borrow::Cow;
-use std::fmt::Write;
+//! Figures as a person reads them on a terminal.
 
 use serde_json::{Map, Value};
 
-use crate::printable::is_harmful;
-
 /// What a table shows where there is nothing.
 pub(super) const NOTHING: &str = "–";
-
-/// A JSON document, which escapes only what JSON must, with the rest of the control characters escaped too. Line ends
-/// stay: they stand between its members.
-pub(super) fn printable_json(document: &str) -> Cow<'_, str> {
-    let is_harmful = |character| character != '\n' && is_harmful(character);
-    if !document.contains(is_harmful) {
-        return Cow::Borrowed(document);
-    }
-    let mut out = String::with_capacity(document.len() + 16);
-    for character in document.chars() {
-        if is_harmful(character) {
-            let mut units = [0; 2];
-            for unit in character.encode_utf16(&mut units) {
-                // Writing to a String cannot fail.
-                let _ = write!(out, "\\u{unit:04x}");
-            }
-        } else {
-            out.push(character);
-        }
-    }
-    Cow::Owned(out)
-}
 
 /// `19,000`.
 pub(super) fn count(value: u64) -> String {
@@ -109,19 +82,6 @@ pub(super) fn number(session: &Map<String, Value>, member: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_document_says_the_same_without_control_characters() {
-        let value = serde_json::json!({"name": "\u{9b}2J\u{7f}\u{202e}\u{e0041}\n é"});
-        let written = serde_json::to_string_pretty(&value).expect("a document");
-        let printable = printable_json(&written);
-        assert!(
-            !printable.contains(|character| character != '\n' && is_harmful(character)),
-            "{printable}"
-        );
-        let read: Value = serde_json::from_str(&printable).expect("a document");
-        assert_eq!(read, value);
-    }
 
     #[test]
     fn figures_are_written_for_people() {
