@@ -35,6 +35,7 @@
 //! | 1 | [`sys`] | shell | the system calls that need `unsafe` |
 //! | 1 | [`account`] | pure | account ids |
 //! | 1 | closest | pure | the known name that is likely meant by another |
+//! | 1 | terminal | pure | text of somebody else's, without what a terminal acts upon |
 //! | 1 | steps | tests only | counts the steps of an algorithm |
 //!
 //! A module imports from lower floors and from its own folder, and no chain of imports leads back to the file where it
@@ -97,3 +98,5 @@ mod steps;
 #[forbid(unsafe_code)]
 pub mod sub;
 pub mod sys;
+#[forbid(unsafe_code)]
+mod terminal;

@@ -9,7 +9,8 @@ use super::Desk;
 use super::http::{Client, Method, Trouble};
 use super::output::{Failure, Outcome, confirm};
 use super::processes::Answer;
-use super::text::{count, printable};
+use super::text::count;
+use crate::terminal::printable;
 
 /// Close all sessions over the drain time, and end the processes, as SIGTERM does
 #[derive(Debug, Args)]

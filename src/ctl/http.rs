@@ -16,9 +16,9 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{NextTimeout, TcpConnector};
 use ureq::{Agent, Body};
 
-use super::text::printable;
 use super::unix::UnixConnector;
 use crate::limits::{CTL_LINE_BYTES_MAX, CTL_PAGE_BYTES_MAX};
+use crate::terminal::printable;
 
 /// Where a process listens for its operator.
 #[derive(Clone, Debug, PartialEq, Eq)]

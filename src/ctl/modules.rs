@@ -12,6 +12,7 @@ use super::output::{Failure, Outcome};
 use super::processes::Answer;
 use super::query::{Query, segment};
 use super::table::{Column, HEAD, Table};
+use crate::terminal::printable;
 
 /// List the bindings on offer by family, or start or stop the families of a module
 #[derive(Debug, Args)]
@@ -154,7 +155,7 @@ impl ModuleArgs {
             let error = reply["error"].as_str();
             let error = error.map_or(String::new(), |error| format!("; {error}"));
             let line = format!("{process}: {} {state}{kept}{error}", self.module);
-            let line = super::text::printable(&line);
+            let line = printable(&line);
             writeln!(desk.screen.out, "{line}")?;
         }
         desk.screen.out.flush()?;

@@ -14,10 +14,11 @@ use super::output::{Failure, Outcome, complain};
 use super::processes::Answer;
 use super::query::{Query, segment};
 use super::table::{BAD, Cell, Column, HEAD, Table};
-use super::text::{NOTHING, bytes, count, number, printable, span, text};
+use super::text::{NOTHING, bytes, count, number, span, text};
 use crate::account::AccountId;
 use crate::closest::closest;
 use crate::limits::CTL_PAGES_MAX;
+use crate::terminal::printable;
 
 /// Sessions of one page: as many as a process gives.
 const PAGE: usize = 1000;

@@ -15,7 +15,8 @@ use super::http::{Client, Trouble};
 use super::output::{Failure, Outcome, Screen, complain};
 use super::processes::Answer;
 use super::table::{BAD, Cell, Column, DOUBTFUL, HEAD, Table};
-use super::text::{NOTHING, bytes, count, latency, printable, rate, span};
+use super::text::{NOTHING, bytes, count, latency, rate, span};
+use crate::terminal::printable;
 
 /// Of a hundred turns, waits or events, ninety-nine are at most so long.
 const MOST: f64 = 0.99;

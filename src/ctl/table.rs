@@ -4,10 +4,9 @@
 
 use std::io::{self, Write};
 
+use crate::terminal::printable;
 use anstyle::{AnsiColor, Style};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
-
-use super::text::printable;
 
 /// What a reader's eye is to find at once.
 pub(super) const BAD: Style = AnsiColor::Red.on_default();

@@ -24,9 +24,9 @@ use super::output::{Failure, Outcome, Screen, complain};
 use super::query::Query;
 use super::sessions::{parse_account, parse_session};
 use super::table::{BAD, DOUBTFUL};
-use super::text::printable;
 use crate::account::AccountId;
 use crate::limits::{CTL_LINE_BYTES_MAX, CTL_LINES_MAX};
+use crate::terminal::printable;
 
 /// Follow what happens to a session, an account or a routing key, and why events do not arrive, until Ctrl-C
 #[derive(Debug, Args)]

@@ -1,7 +1,8 @@
 //! What is printed of a frame, in each form of output. Pure.
 //!
 //! Invariants: a line is one line. For people, and in routing keys, characters that are not printable are escaped, so
-//! that nothing that an event holds steers a terminal; with `--json` a frame stays the JSON that it was.
+//! that nothing that an event holds steers a terminal; with `--json` a frame means what it meant, and is spelt so that
+//! nothing in it steers one either.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -13,6 +14,8 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
+
+use crate::terminal::printable_json;
 
 const TIME: StaticFormatDescription =
     format_description!("[hour]:[minute]:[second].[subsecond digits:3]Z");
@@ -140,10 +143,11 @@ pub(super) fn event(
     }
 }
 
-/// A frame on one line, with the session's label as its first member where there are several sessions. In JSON a line end
-/// outside of a text is white space, and inside of one it is escaped.
+/// A frame on one line, with the session's label as its first member where there are several sessions. In JSON a line end or
+/// a tab outside of a text is white space, and inside of one it is escaped.
 pub(super) fn as_json(label: Option<&str>, frame: &str) -> String {
-    let frame = frame.trim().replace(['\n', '\r'], " ");
+    let frame = frame.trim().replace(['\n', '\r', '\t'], " ");
+    let frame = printable_json(&frame).into_owned();
     match (label, frame.strip_prefix('{')) {
         (Some(label), Some(members)) => {
             let comma = if members.trim_start().starts_with('}') {
@@ -316,6 +320,11 @@ mod tests {
             expected
         );
         assert_eq!(as_json(Some("s"), "{ }"), r#"{"session":"s" }"#);
+        let text = "{\t\"To\":\t\"a\u{9b}2J\u{202e}\u{7f} é\"}";
+        let printed = as_json(None, text);
+        assert_eq!(printed, "{ \"To\": \"a\\u009b2J\\u202e\\u007f é\"}");
+        let value = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+        assert_eq!(value(&printed), value(text));
     }
 
     #[test]
