@@ -167,7 +167,9 @@ impl<S: Socket> Reactor<S> {
             return Some(not_found(format!("no {whose}")));
         }
         let asker = self.asker_told(asker);
-        log::info!("the operator closed {closed} sessions ({whose}) with {code} {reason:?}{asker}");
+        log::info!(
+            "sessions closed by the operator: {closed} ({whose}) with {code} {reason:?}{asker}"
+        );
         let body = page::whole(|out| {
             out.extend_from_slice(format!(r#"{{"closed":{closed}}}"#).as_bytes());
         });
