@@ -301,6 +301,12 @@ impl Identity {
         }
     }
 
+    /// Whether one token alone is its own; under `insecure` every token is.
+    #[must_use]
+    pub fn has_own_token(&self) -> bool {
+        !matches!(self.0, Rights::Insecure { .. })
+    }
+
     /// The SIP realm of `account` (PROTOCOL 6, REALM), unescaped, if the token's authenticator knows one.
     pub(super) fn realm_of(&self, account: AccountId) -> Option<Arc<str>> {
         match &self.0 {

@@ -148,7 +148,7 @@ impl Session {
         }
         let is_token = |rest: &str| {
             let own = self.identity.as_ref();
-            own.is_some_and(|own| own.is_token(rest))
+            own.is_some_and(|own| own.has_own_token() && own.is_token(rest))
         };
         let mut starts = text.match_indices('.').map(|(dot, _)| dot + 1);
         let start = std::iter::once(0).chain(&mut starts).find(|start| {

@@ -318,6 +318,19 @@ fn an_account_is_told_who_comes_what_is_asked_for_and_who_goes_and_never_a_token
 }
 
 #[test]
+fn what_a_command_asks_for_is_told_where_any_token_is_taken_too() {
+    let server = Server::demo(&[]);
+    let (mut looker, _) = Looker::look(server.admin(), &format!("account={ACCOUNT}"));
+    let mut client = Client::connect(server.address());
+    client.ask(&subscribe("whatever", ACCOUNT, "call.*.*"));
+    let told = looker.until("command");
+    assert_eq!(
+        (&told["for_account_id"], &told["bindings"]),
+        (&json!(ACCOUNT), &json!(["call.*.*"]))
+    );
+}
+
+#[test]
 fn a_key_is_bound_for_the_look_so_that_what_nobody_asked_for_is_told() {
     let mut fed = fed(&[]);
     let admin = fed.server.admin();
