@@ -7,5 +7,10 @@ pub(crate) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
     let (steps, closest) = known
         .map(|name| (strsim::levenshtein(&meant, name), name))
         .min()?;
-    (steps <= 2.max(closest.len() / 4)).then_some(closest)
+    is_near(steps, closest).then_some(closest)
+}
+
+/// Whether a name that is so many typing errors away from `known` is likely to mean it.
+pub(crate) fn is_near(steps: usize, known: &str) -> bool {
+    steps <= 2.max(known.len() / 4)
 }

@@ -28,6 +28,7 @@
 //! | 2 | [`event`] | pure | what was published, decoded once; the styles of its frames |
 //! | 1 | json | pure | reading and writing JSON where `serde_json` does not suffice |
 //! | 2 | [`logging`] | shell | the log: a thread of its own behind a bounded queue |
+//! | 2 | tls_files | shell | the files of TLS clients, and whom they trust |
 //! | 2 | log_limit | pure | how often a line that repeats is written |
 //! | 1 | [`limits`] | pure | every fixed bound |
 //! | 1 | [`metrics`] | pure | counters, and their page |
@@ -35,7 +36,7 @@
 //! | 1 | [`sys`] | shell | the system calls that need `unsafe` |
 //! | 1 | [`account`] | pure | account ids |
 //! | 1 | closest | pure | the known name that is likely meant by another |
-//! | 1 | terminal | pure | text of somebody else's, without what a terminal acts upon |
+//! | 1 | printable | pure | foreign text on a terminal |
 //! | 1 | steps | tests only | counts the steps of an algorithm |
 //!
 //! A module imports from lower floors and from its own folder, and no chain of imports leads back to the file where it
@@ -81,6 +82,8 @@ pub mod logging;
 #[forbid(unsafe_code)]
 pub mod metrics;
 #[forbid(unsafe_code)]
+mod printable;
+#[forbid(unsafe_code)]
 pub mod protocol;
 #[forbid(unsafe_code)]
 pub mod reactor;
@@ -99,4 +102,4 @@ mod steps;
 pub mod sub;
 pub mod sys;
 #[forbid(unsafe_code)]
-mod terminal;
+mod tls_files;

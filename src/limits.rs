@@ -184,24 +184,25 @@ pub const REFUSALS_MAX: usize = 24;
 /// until they can be told so: of all addresses together. Beyond these such a connection is closed without a word.
 pub const SURPLUS_MAX: usize = 16;
 
-/// Connections of the admin address, and as many of the socket in `admin_dir`. They take no place of a client, and no client
-/// takes theirs, so that a full process can be inspected. Beyond it the oldest makes room that waits for a request,
-/// or takes long to read its answer; if all wait for answers, the newcomer is refused (503).
+/// Connections of the admin address, and as many of the socket in `admin_dir`. They take no place of a client, and no
+/// client takes theirs, so that a full process can be inspected. Beyond it the oldest of those that wait for a request,
+/// or take long to read their answers, is ended; if all wait for answers, the newcomer is refused (503).
 pub const ADMIN_CONNECTIONS_MAX: usize = 16;
 
 /// Connections accepted from one of those two listeners in one turn: fewer than there may be, so that each is read before
 /// the next ones can take its place.
 pub(crate) const ADMIN_ACCEPTS_PER_TURN_MAX: usize = ADMIN_CONNECTIONS_MAX / 2;
 
-/// Requests of the admin address begun in one turn; the rest wait for the next, which does not wait. The most that one costs
-/// is a page of metrics.
+/// Requests of the admin address begun in one turn; the rest wait for the next, which does not wait. The most that one
+/// costs is a page of metrics.
 pub(crate) const ADMIN_REQUESTS_PER_TURN_MAX: usize = 4;
 
 /// Connections of one of those two listeners that have had their last answer, or were refused, and whose askers have not
 /// closed. Beyond it the oldest ends at once, and may not have read all of its answer.
 pub(crate) const ADMIN_LEAVING_MAX: usize = 4;
 
-/// Bytes that wait for a looker of `/trace`, give or take one line, before lines are left out for it.
+/// Bytes in the outbox of a looker of `/trace`, give or take [`TRACE_LINES_BYTES_MAX`], beyond which it is sent nothing:
+/// its lines wait, as far as that bound goes.
 pub const TRACE_OUTBOX_BYTES_MAX: usize = 256 << 10;
 
 /// Longest file of `admin_token`; a longer one is refused.
@@ -311,7 +312,7 @@ pub(crate) const SUB_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// have at most 8 MiB.
 pub(crate) const SUB_FRAME_BYTES_MAX: usize = 32 << 20;
 
-/// Bytes of a file of tokens.
+/// Longest file of tokens of `blackhole sub`; a longer one is refused.
 pub(crate) const SUB_TOKENS_BYTES_MAX: u64 = 1 << 20;
 
 /// Bytes of lines of the log that wait to be written, a line's own bookkeeping included: some 1,400 lines. Beyond it
@@ -418,15 +419,15 @@ pub(crate) const CTL_PROCESSES_MAX: usize = 256;
 /// Bytes of an answer that `blackhole ctl` reads; a larger one is an error of that process.
 pub(crate) const CTL_PAGE_BYTES_MAX: u64 = 64 << 20;
 
-/// Bytes of a line of a trace; a longer one is cut.
+/// Bytes of a line of a trace that `blackhole ctl` reads; a longer one is cut.
 pub(crate) const CTL_LINE_BYTES_MAX: usize = 1 << 20;
 
 /// Lines of the traces of all processes that wait to be printed; then no more are read, and the processes tell what they
 /// leave out.
 pub(crate) const CTL_LINES_MAX: usize = 1024;
 
-/// Pages of a listing that `blackhole ctl` asks one process for: of 1,000 sessions each, four million. Beyond it the rest is
-/// left out, and it says so.
+/// Pages of a listing that `blackhole ctl` asks one process for: of 1,000 sessions each, four million. Beyond it the rest
+/// is left out, and it says so.
 pub(crate) const CTL_PAGES_MAX: usize = 4096;
 
 /// Answers that wait for the loop. Beyond it the threads wait, which makes their questions wait in turn.
@@ -490,12 +491,12 @@ pub(crate) const ENDED_AT_ONCE_MAX: usize = 64;
 /// `busy` (503). They take turns, so each more makes the others slower, and no turn longer.
 pub const ADMIN_JOBS_MAX: usize = 8;
 
-/// Bytes of one page of a listing on the admin address, give or take one session; the page then ends, and says where the next
-/// one begins.
+/// Bytes of one page of a listing on the admin address, give or take one session; the page then ends, and says where the
+/// next one begins.
 pub const ADMIN_PAGE_BYTES_MAX: usize = 512 << 10;
 
-/// Cost of asking the kernel what a peer has acknowledged, where a session that is looked at costs 1: a turn asks about some
-/// 200 sockets.
+/// Cost of asking the kernel what a peer has acknowledged, where a session that is looked at costs 1: a turn asks about
+/// some 200 sockets.
 pub(crate) const KERNEL_ASKED_COST: usize = 4;
 
 /// Marks by which connections are dated: 64 KiB. Beyond it the older ones are dated less exactly.
@@ -504,8 +505,8 @@ pub(crate) const ARRIVAL_MARKS_MAX: usize = 4096;
 /// Missing permissions that the log and `/readyz` name; of more only the number is told (`amqp_permissions_missing`).
 pub(crate) const PERMISSIONS_TOLD_MAX: usize = 16;
 
-/// Longest file of CAs, certificates or keys for TLS to the broker; a longer one is refused. A system's whole store of
-/// CAs has some 200 KiB.
+/// Longest file of CAs, certificates or keys for TLS to brokers, or of `blackhole sub`; a longer one is refused. A system's
+/// whole store of CAs has some 200 KiB.
 pub(crate) const TLS_FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Looks at once (`GET /trace`). Beyond it the looker is told 503. They leave half of the admin address to others.
@@ -517,8 +518,8 @@ pub const TRACE_KEYS_MAX: usize = 64;
 /// AMQP bindings that are held for all looks; as [`TRACE_KEYS_MAX`].
 pub const TRACE_KEYS_TOTAL_MAX: usize = 4 * TRACE_KEYS_MAX;
 
-/// Bytes of lines that wait until a looker's outbox has room, give or take the first line. Beyond it lines are left out, and
-/// the looker is told how many.
+/// Bytes of lines that wait until a looker's outbox has room, give or take the first line. Beyond it lines are left out,
+/// and the looker is told how many.
 pub const TRACE_LINES_BYTES_MAX: usize = 64 << 10;
 
 /// Share of a turn that goes into looks, of which all have equal parts: one step for each event and look, one for each

@@ -64,8 +64,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = LISTENING)]
     #[serde(deserialize_with = "list")]
     pub(crate) trusted_proxies: Vec<Setting<Network>>,
-    /// Address for what an operator asks: pages, listings, trace, actions; not for the public. One that is not loopback needs
-    /// admin_token
+    /// Address for what an operator asks: pages, listings, trace, actions; not for the public. One that is not loopback
+    /// needs admin_token
     #[arg(long, value_name = "IP:PORT", help_heading = LISTENING)]
     pub(crate) admin: Option<Setting<SocketAddr>>,
     /// File whose first line is the token that is asked for there (Authorization: Bearer), but for /healthz and /readyz

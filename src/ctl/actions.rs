@@ -5,12 +5,12 @@ use std::io::Write;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::Desk;
+use super::Context;
 use super::http::{Client, Method, Trouble};
 use super::output::{Failure, Outcome, confirm};
 use super::processes::Answer;
 use super::text::count;
-use crate::terminal::printable;
+use crate::printable::printable;
 
 /// Close all sessions over the drain time, and end the processes, as SIGTERM does
 #[derive(Debug, Args)]
@@ -25,21 +25,26 @@ pub(super) struct DrainArgs {
 }
 
 impl DrainArgs {
-    pub(super) fn run(&self, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
-        let processes = desk.processes()?;
+    pub(super) fn run(&self, cx: &mut Context<'_>) -> Result<Outcome, Failure> {
+        let processes = cx.processes()?;
         let names: Vec<&str> = processes.all.iter().map(|process| &*process.name).collect();
         confirm(&format!("Drain and end {}?", names.join(", ")), self.yes)?;
         let answers = processes.ask(|client| ordered(client, "/drain"))?;
-        told(desk, answers, |reply| {
-            let state = reply["drain"].as_str().unwrap_or("begun");
-            let sessions = reply["sessions"].as_u64();
-            let sessions = match sessions {
-                None => String::new(),
-                Some(1) => ", 1 session".to_owned(),
-                Some(sessions) => format!(", {} sessions", count(sessions)),
-            };
-            format!("drain {state}{sessions}")
-        })
+        told(
+            cx,
+            answers,
+            |_| true,
+            |reply| {
+                let state = reply["drain"].as_str().unwrap_or("begun");
+                let sessions = reply["sessions"].as_u64();
+                let sessions = match sessions {
+                    None => String::new(),
+                    Some(1) => ", 1 session".to_owned(),
+                    Some(sessions) => format!(", {} sessions", count(sessions)),
+                };
+                format!("drain {state}{sessions}")
+            },
+        )
     }
 }
 
@@ -65,7 +70,7 @@ enum Level {
 }
 
 impl LogLevelArgs {
-    pub(super) fn run(&self, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
+    pub(super) fn run(&self, cx: &mut Context<'_>) -> Result<Outcome, Failure> {
         let level = match self.level {
             Level::Error => "error",
             Level::Warn => "warn",
@@ -73,39 +78,46 @@ impl LogLevelArgs {
             Level::Debug => "debug",
         };
         let path = format!("/log-level?level={level}");
-        let answers = desk.processes()?.ask(|client| ordered(client, &path))?;
-        told(desk, answers, |reply| {
-            let old = reply["old"].as_str();
-            let old = old.map_or(String::new(), |old| format!(", was {old}"));
-            format!("log level {level}{old}")
-        })
+        let answers = cx.processes()?.ask(|client| ordered(client, &path))?;
+        told(
+            cx,
+            answers,
+            |_| true,
+            |reply| {
+                let old = reply["old"].as_str();
+                let old = old.map_or(String::new(), |old| format!(", was {old}"));
+                format!("log level {level}{old}")
+            },
+        )
     }
 }
 
 /// What a process says of an order that it carries out.
-fn ordered(client: &Client, path: &str) -> Result<Value, Trouble> {
+pub(super) fn ordered(client: &Client, path: &str) -> Result<Value, Trouble> {
     let mut envelope = client.json(Method::Post, path)?;
     Ok(envelope["data"].take())
 }
 
-/// A line for each process, or a document.
-fn told(
-    desk: &mut Desk<'_>,
+/// A line for each process, or a document. `is_done`: whether all of an order that was carried out is done.
+pub(super) fn told(
+    cx: &mut Context<'_>,
     answers: Vec<Answer<Value>>,
+    is_done: impl Fn(&Value) -> bool,
     say: impl Fn(&Value) -> String,
 ) -> Result<Outcome, Failure> {
-    let is_well = answers.iter().all(|answer| answer.result.is_ok());
-    if desk.is_json {
+    let mut replies = answers.iter().map(|answer| answer.result.as_ref());
+    let is_well = replies.all(|reply| reply.is_ok_and(&is_done));
+    if cx.is_json {
         let of_each = answers.iter().map(|answer| answer.to_json(Value::clone));
         let document = json!({"processes": of_each.collect::<Vec<_>>()});
-        desk.screen.document(&document)?;
+        cx.screen.document(&document)?;
         return Ok(Outcome::of(is_well));
     }
     for (process, reply) in answers.into_iter().filter_map(Answer::told) {
         let line = format!("{process}: {}", say(&reply));
-        writeln!(desk.screen.out, "{}", printable(&line))?;
+        writeln!(cx.screen.out, "{}", printable(&line))?;
     }
-    desk.screen.out.flush()?;
+    cx.screen.out.flush()?;
     Ok(Outcome::of(is_well))
 }
 
@@ -115,12 +127,12 @@ fn told(
 pub(super) struct MetricsArgs {}
 
 impl MetricsArgs {
-    pub(super) fn run(&self, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
-        let answers = desk
+    pub(super) fn run(&self, cx: &mut Context<'_>) -> Result<Outcome, Failure> {
+        let answers = cx
             .processes()?
             .ask(|client| client.text("/metrics", None))?;
         let is_well = answers.iter().all(|answer| answer.result.is_ok());
-        if desk.is_json {
+        if cx.is_json {
             return Err(Failure::Usage(
                 "metrics has a format of its own; `status --json` tells the main ones".to_owned(),
             ));
@@ -128,13 +140,13 @@ impl MetricsArgs {
         let several = answers.len() > 1;
         for (process, page) in answers.into_iter().filter_map(Answer::told) {
             if several {
-                writeln!(desk.screen.out, "# {}", printable(&process))?;
+                writeln!(cx.screen.out, "# {}", printable(&process))?;
             }
             for line in page.lines() {
-                writeln!(desk.screen.out, "{}", printable(line))?;
+                writeln!(cx.screen.out, "{}", printable(line))?;
             }
         }
-        desk.screen.out.flush()?;
+        cx.screen.out.flush()?;
         Ok(Outcome::of(is_well))
     }
 }

@@ -107,8 +107,8 @@ fn parse_labels(mut rest: &str) -> Option<(Vec<(String, String)>, &str)> {
 }
 
 impl Histogram {
-    /// The value that this share of all is at most, as Prometheus' `histogram_quantile` reckons it: even within a bucket; in
-    /// the last, endless one its lower bound. `None`: there is no value. Linear in the buckets.
+    /// The value that this share of all is at most, as Prometheus' `histogram_quantile` reckons it: even within a bucket;
+    /// in the last, endless one its lower bound. `None`: there is no value. Linear in the buckets.
     pub(super) fn quantile(&self, share: f64) -> Option<f64> {
         let all = self.buckets.last().map(|(_, count)| *count)?;
         if all <= 0.0 {

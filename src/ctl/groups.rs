@@ -7,7 +7,7 @@ use std::io::Write;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use super::Desk;
+use super::Context;
 use super::output::Failure;
 use super::table::{BAD, Cell, Column, Table};
 use super::text::{bytes, count, number, text};
@@ -49,10 +49,15 @@ impl By {
         for session in sessions {
             let group = groups.entry(text(session, self.member())).or_default();
             group.sessions += 1;
-            group.frames += number(session, "frames");
-            group.bytes += number(session, "bytes");
-            group.outbox += number(session, "outbox_bytes");
-            group.dropped += number(session, "dropped");
+            // The numbers are what a process says, whatever it is.
+            for (sum, member) in [
+                (&mut group.frames, "frames"),
+                (&mut group.bytes, "bytes"),
+                (&mut group.outbox, "outbox_bytes"),
+                (&mut group.dropped, "dropped"),
+            ] {
+                *sum = sum.saturating_add(number(session, member));
+            }
         }
         let named = groups.into_iter().map(|(name, group)| Group {
             name: name.to_owned(),
@@ -71,14 +76,14 @@ impl By {
     /// process answered.
     pub(super) fn write(
         self,
-        desk: &mut Desk<'_>,
+        cx: &mut Context<'_>,
         groups: &[Group],
         shown_max: usize,
         has_more: bool,
         of_each: Vec<Value>,
     ) -> Result<(), Failure> {
         let shown = groups.get(..shown_max).unwrap_or(groups);
-        if desk.is_json {
+        if cx.is_json {
             let rows = shown.iter().map(|group| self.to_json(group));
             let document = json!({
                 "groups": rows.collect::<Vec<Value>>(),
@@ -86,7 +91,7 @@ impl By {
                 "has_more": has_more,
                 "processes": of_each,
             });
-            desk.screen.document(&document)?;
+            cx.screen.document(&document)?;
             return Ok(());
         }
         let name = match self {
@@ -115,7 +120,7 @@ impl By {
                 },
             ]);
         }
-        let screen = &mut desk.screen;
+        let screen = &mut cx.screen;
         if !shown.is_empty() {
             table.write(&mut screen.out, screen.width)?;
         }
@@ -179,6 +184,8 @@ mod tests {
                 ("192.0.2.1", 1, 5)
             ]
         );
+        let absurd = [session("192.0.2.1", u64::MAX), session("192.0.2.1", 1)];
+        assert_eq!(By::Ip.add_up(absurd.iter())[0].frames, u64::MAX);
         let of_nobody = By::Account.add_up(sessions.iter());
         assert_eq!(of_nobody.len(), 1);
         assert_eq!((of_nobody[0].sessions, of_nobody[0].bytes), (4, 40));

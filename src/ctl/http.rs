@@ -18,7 +18,7 @@ use ureq::{Agent, Body};
 
 use super::unix::UnixConnector;
 use crate::limits::{CTL_LINE_BYTES_MAX, CTL_PAGE_BYTES_MAX};
-use crate::terminal::printable;
+use crate::printable::printable;
 
 /// Where a process listens for its operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl fmt::Display for Place {
 pub(super) struct Bearer(HeaderValue);
 
 impl Bearer {
-    /// The token of a file, which may end in a new line; `None` when it is empty or no header can carry it.
+    /// A token, with white space around it at most; `None` when it is empty or no header can carry it.
     pub(super) fn parse(content: &str) -> Option<Self> {
         let token = content.trim();
         let is_fit = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use clap::{ArgGroup, Args};
 use serde_json::json;
 
-use super::Desk;
+use super::Context;
 use super::http::{Client, Method, Trouble};
 use super::output::{Failure, Outcome, complain, confirm};
 use super::processes::Answer;
@@ -14,6 +14,7 @@ use super::query::{Query, segment};
 use super::sessions::{parse_account, parse_session};
 use super::text::count;
 use crate::account::AccountId;
+use crate::protocol::admin_request::REASON_BYTES_MAX;
 
 /// Close a session, or all of an account or an address
 #[derive(Debug, Args)]
@@ -54,9 +55,6 @@ fn parse_code(text: &str) -> Result<u16, &'static str> {
     }
 }
 
-/// Longest reason of a close frame (RFC 6455 section 5.5).
-const REASON_BYTES_MAX: usize = 123;
-
 fn parse_reason(text: &str) -> Result<String, String> {
     if text.len() > REASON_BYTES_MAX {
         return Err(format!("at most {REASON_BYTES_MAX} bytes fit"));
@@ -65,8 +63,8 @@ fn parse_reason(text: &str) -> Result<String, String> {
 }
 
 impl KickArgs {
-    pub(super) fn run(&self, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
-        let processes = desk.processes()?;
+    pub(super) fn run(&self, cx: &mut Context<'_>) -> Result<Outcome, Failure> {
+        let processes = cx.processes()?;
         if self.id.is_none() {
             let question = format!(
                 "Close all sessions {} on {} process(es)?",
@@ -80,22 +78,22 @@ impl KickArgs {
         let closed = answers
             .iter()
             .filter_map(|answer| answer.result.as_ref().ok());
-        let closed: u64 = closed.sum();
-        if desk.is_json {
+        let closed = closed.fold(0, |sum: u64, closed| sum.saturating_add(*closed));
+        if cx.is_json {
             let of_each: Vec<_> = answers
                 .iter()
                 .map(|answer| answer.to_json(|closed| json!({"closed": closed})))
                 .collect();
             let document = json!({"closed": closed, "processes": of_each});
-            desk.screen.document(&document)?;
+            cx.screen.document(&document)?;
             return Ok(Outcome::of(is_well && (closed > 0 || self.id.is_none())));
         }
         for (process, closed) in answers.into_iter().filter_map(Answer::told) {
             if closed > 0 || self.id.is_none() {
-                writeln!(desk.screen.out, "{process}: {} closed", count(closed))?;
+                writeln!(cx.screen.out, "{process}: {} closed", count(closed))?;
             }
         }
-        desk.screen.out.flush()?;
+        cx.screen.out.flush()?;
         match self.id {
             Some(id) if closed == 0 => {
                 if is_well {

@@ -5,13 +5,24 @@
 //!              -> table for people, or one JSON document -> output: stdout, exit code
 //! ```
 //!
+//! | module | owns |
+//! |---|---|
+//! | this | the command line, and which command does what |
+//! | `processes` | who is asked, and all of them asked at once |
+//! | `http`, `unix`, `query` | one request: the client, its unix sockets, paths and queries |
+//! | `status`, `exposition` | the command `status`; the page of metrics read |
+//! | `sessions`, `groups` | the commands `sessions` and `session`; sessions added up |
+//! | `kick`, `trace`, `modules`, `actions` | the other commands |
+//! | `table`, `text` | tables; figures and documents for people |
+//! | `output` | stdout, stderr and exit codes |
+//!
 //! | exit code | means |
 //! |---|---|
 //! | 0 | what was asked for is shown or done |
 //! | 1 | something failed: a process that gave no answer or refused, or nothing is there where one thing was asked for; what the others answered is shown |
 //! | 2 | the command line cannot be right |
 //!
-//! Invariants: what processes and their clients send is never printed raw ([`text::printable`]), nor read without bound
+//! Invariants: what processes and their clients send is never printed raw (`crate::printable`), nor read without bound
 //! (`CTL_…` of [`crate::limits`]); the token is never printed, nor taken from the command line itself.
 
 mod actions;
@@ -78,14 +89,14 @@ enum Do {
 }
 
 /// What every command has at hand.
-struct Desk<'a> {
+struct Context<'a> {
     processes: &'a ProcessArgs,
     given: Given,
     is_json: bool,
     screen: Screen,
 }
 
-impl Desk<'_> {
+impl Context<'_> {
     /// Who is asked, as of now.
     fn processes(&self) -> Result<processes::Processes, Failure> {
         self.processes.processes(self.given)
@@ -110,7 +121,7 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
 fn carry_out(matches: &ArgMatches) -> Result<Outcome, Failure> {
     let ctl = Ctl::from_arg_matches(matches).map_err(|error| Failure::Usage(error.to_string()))?;
     let is_given = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let mut desk = Desk {
+    let mut cx = Context {
         processes: &ctl.processes,
         given: Given {
             admin: is_given("admin"),
@@ -120,15 +131,15 @@ fn carry_out(matches: &ArgMatches) -> Result<Outcome, Failure> {
         screen: Screen::new(),
     };
     match &ctl.command {
-        Do::Status(args) => args.run(&mut desk),
-        Do::Sessions(args) => args.run(&mut desk),
-        Do::Session(args) => args.run(&mut desk),
-        Do::Kick(args) => args.run(&mut desk),
-        Do::Trace(args) => args.run(&mut desk),
-        Do::Modules(args) => args.run(&mut desk),
-        Do::Drain(args) => args.run(&mut desk),
-        Do::LogLevel(args) => args.run(&mut desk),
-        Do::Metrics(args) => args.run(&mut desk),
+        Do::Status(args) => args.run(&mut cx),
+        Do::Sessions(args) => args.run(&mut cx),
+        Do::Session(args) => args.run(&mut cx),
+        Do::Kick(args) => args.run(&mut cx),
+        Do::Trace(args) => args.run(&mut cx),
+        Do::Modules(args) => args.run(&mut cx),
+        Do::Drain(args) => args.run(&mut cx),
+        Do::LogLevel(args) => args.run(&mut cx),
+        Do::Metrics(args) => args.run(&mut cx),
     }
 }
 

@@ -6,13 +6,13 @@ use std::io::Write;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::Desk;
+use super::Context;
+use super::actions::{ordered, told};
 use super::http::Method;
 use super::output::{Failure, Outcome};
 use super::processes::Answer;
 use super::query::{Query, segment};
 use super::table::{Column, HEAD, Table};
-use crate::terminal::printable;
 
 /// List the bindings on offer by family, or start or stop the families of a module
 #[derive(Debug, Args)]
@@ -46,25 +46,25 @@ struct ModuleArgs {
 }
 
 impl ModulesArgs {
-    pub(super) fn run(&self, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
+    pub(super) fn run(&self, cx: &mut Context<'_>) -> Result<Outcome, Failure> {
         match &self.change {
-            None => list(desk),
-            Some(Change::Start(module)) => module.run("start", desk),
-            Some(Change::Stop(module)) => module.run("stop", desk),
+            None => list(cx),
+            Some(Change::Start(module)) => module.run("start", cx),
+            Some(Change::Stop(module)) => module.run("stop", cx),
         }
     }
 }
 
-fn list(desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
-    let answers = desk.processes()?.ask(|client| {
+fn list(cx: &mut Context<'_>) -> Result<Outcome, Failure> {
+    let answers = cx.processes()?.ask(|client| {
         let mut envelope = client.json(Method::Get, "/v2/websockets")?;
         Ok(envelope["data"].take())
     })?;
     let is_well = answers.iter().all(|answer| answer.result.is_ok());
-    if desk.is_json {
+    if cx.is_json {
         let of_each = answers.iter().map(|answer| answer.to_json(Value::clone));
         let document = json!({"processes": of_each.collect::<Vec<_>>()});
-        desk.screen.document(&document)?;
+        cx.screen.document(&document)?;
         return Ok(Outcome::of(is_well));
     }
     // Those who offer the same are shown once.
@@ -76,7 +76,7 @@ fn list(desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
             None => offers.push((offer, vec![process])),
         }
     }
-    let out = &mut desk.screen.out;
+    let out = &mut cx.screen.out;
     for (index, (offer, whose)) in offers.iter().enumerate() {
         if index > 0 {
             writeln!(out)?;
@@ -92,7 +92,7 @@ fn list(desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
                 title = "";
             }
         }
-        table.write(out, desk.screen.width)?;
+        table.write(out, cx.screen.width)?;
     }
     out.flush()?;
     Ok(Outcome::of(is_well))
@@ -123,26 +123,16 @@ pub(super) fn first_words(offer: &Value) -> Vec<String> {
 }
 
 impl ModuleArgs {
-    fn run(&self, action: &str, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
+    fn run(&self, action: &str, cx: &mut Context<'_>) -> Result<Outcome, Failure> {
         let query = Query::new(format!("/modules/{}", segment(&self.module)))
             .with("action", Some(action))
             .with("persist", Some(self.persist));
-        let answers = desk.processes()?.ask(|client| {
-            let mut envelope = client.json(Method::Post, query.as_str())?;
-            Ok(envelope["data"].take())
-        })?;
+        let answers = cx
+            .processes()?
+            .ask(|client| ordered(client, query.as_str()))?;
         // It may be done and not kept, which the process says.
-        let is_well = answers.iter().all(|answer| {
-            let answer = answer.result.as_ref();
-            answer.is_ok_and(|reply| reply["error"].is_null())
-        });
-        if desk.is_json {
-            let of_each = answers.iter().map(|answer| answer.to_json(Value::clone));
-            let document = json!({"processes": of_each.collect::<Vec<_>>()});
-            desk.screen.document(&document)?;
-            return Ok(Outcome::of(is_well));
-        }
-        for (process, reply) in answers.into_iter().filter_map(Answer::told) {
+        let is_done = |reply: &Value| reply["error"].is_null();
+        told(cx, answers, is_done, |reply| {
             let state = match reply["started"].as_bool() {
                 Some(true) => "started",
                 Some(false) => "stopped",
@@ -154,11 +144,7 @@ impl ModuleArgs {
             };
             let error = reply["error"].as_str();
             let error = error.map_or(String::new(), |error| format!("; {error}"));
-            let line = format!("{process}: {} {state}{kept}{error}", self.module);
-            let line = printable(&line);
-            writeln!(desk.screen.out, "{line}")?;
-        }
-        desk.screen.out.flush()?;
-        Ok(Outcome::of(is_well))
+            format!("{} {state}{kept}{error}", self.module)
+        })
     }
 }

@@ -3,9 +3,10 @@
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
-use crate::terminal::{printable, printable_json};
 use anstream::AutoStream;
 use serde_json::Value;
+
+use crate::printable::{printable, printable_json};
 
 /// Exit code when something failed: a process that does not answer, or refuses; nothing where one thing was asked for.
 pub(super) const CODE_FAILED: u8 = 1;

@@ -1,6 +1,7 @@
 //! The processes that are asked: those that the command line names, or that have a socket in a folder; all side by side.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -11,12 +12,9 @@ use serde_json::{Value, json};
 
 use super::http::{Bearer, Client, Place, Trouble};
 use super::output::{Failure, complain};
-use crate::limits::CTL_PROCESSES_MAX;
+use crate::limits::{ADMIN_TOKEN_FILE_BYTES_MAX, CTL_PROCESSES_MAX};
 
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5559);
-
-/// Bytes of the token file, which is one line.
-const TOKEN_FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// Which processes, and how they are asked.
 #[derive(Debug, Args)]
@@ -149,16 +147,23 @@ fn nobody(folder: &Path) -> Failure {
     ))
 }
 
-/// The token, which goes nowhere but into the requests.
+/// The token, which goes nowhere but into the requests. As the server does, it takes the first line of the file.
 fn read_token(file: &Path) -> Result<Bearer, Failure> {
     let wrong = |what: String| Failure::Usage(format!("--admin-token {}: {what}", file.display()));
-    let size = fs::metadata(file).map_err(|error| wrong(error.to_string()))?;
-    if size.len() > TOKEN_FILE_BYTES_MAX {
+    let mut content = String::new();
+    // A pipe tells no size.
+    File::open(file)
+        .and_then(|opened| {
+            let bound = ADMIN_TOKEN_FILE_BYTES_MAX + 1;
+            opened.take(bound).read_to_string(&mut content)
+        })
+        .map_err(|error| wrong(error.to_string()))?;
+    if content.len() as u64 > ADMIN_TOKEN_FILE_BYTES_MAX {
         return Err(wrong("too large for a token".to_owned()));
     }
-    let content = fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
-    Bearer::parse(&content)
-        .ok_or_else(|| wrong("a token in one line, of visible ASCII, is expected".to_owned()))
+    let line = content.lines().next().unwrap_or_default();
+    Bearer::parse(line)
+        .ok_or_else(|| wrong("a token of visible ASCII is expected in the first line".to_owned()))
 }
 
 /// The sockets of a folder by name, in the order of the process ids.
@@ -183,8 +188,8 @@ fn sockets(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
 }
 
 impl Process {
-    /// Whether this tells that the process whose socket lay in a folder is no more. Then a note says so.
-    pub(super) fn is_gone(&self, trouble: &Trouble) -> bool {
+    /// Whether the process has ended, by this trouble with its socket in a folder; a note on stderr then says so.
+    pub(super) fn note_if_gone(&self, trouble: &Trouble) -> bool {
         let (true, Trouble::NobodyListens(place)) = (self.is_found, trouble) else {
             return false;
         };
@@ -196,8 +201,8 @@ impl Process {
 }
 
 impl Processes {
-    /// Asks all at once; the answers are in the order of the processes. A socket of a folder that nobody listens on any more
-    /// is passed over, with a note.
+    /// Asks all at once; the answers are in the order of the processes. A socket of a folder that nobody listens on any
+    /// more is passed over, with a note.
     pub(super) fn ask<T: Send>(
         &self,
         question: impl Fn(&Client) -> Result<T, Trouble> + Sync,
@@ -220,7 +225,7 @@ impl Processes {
         for (process, result) in self.all.iter().zip(results) {
             match result {
                 None => return Err(Failure::Failed("a thread could not be started".to_owned())),
-                Some(Err(trouble)) if process.is_gone(&trouble) => {}
+                Some(Err(trouble)) if process.note_if_gone(&trouble) => {}
                 Some(result) => answers.push(Answer {
                     process: process.name.clone(),
                     result,
@@ -233,7 +238,7 @@ impl Processes {
         Ok(answers)
     }
 
-    /// Of all who were to be asked none is there any more.
+    /// The failure when none of the processes is left.
     pub(super) fn nobody(&self) -> Failure {
         match &self.folder {
             Some(folder) => nobody(folder),

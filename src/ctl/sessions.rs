@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::Desk;
+use super::Context;
 use super::groups::By;
 use super::http::{Client, Method, Trouble};
 use super::modules::first_words;
@@ -18,10 +18,8 @@ use super::text::{NOTHING, bytes, count, number, span, text};
 use crate::account::AccountId;
 use crate::closest::closest;
 use crate::limits::CTL_PAGES_MAX;
-use crate::terminal::printable;
-
-/// Sessions of one page: as many as a process gives.
-const PAGE: usize = 1000;
+use crate::printable::printable;
+use crate::protocol::admin_request::PAGE_SESSIONS_MAX;
 
 /// List sessions, of all processes together
 #[derive(Debug, Args)]
@@ -110,8 +108,8 @@ struct Listed {
 }
 
 impl SessionsArgs {
-    pub(super) fn run(&self, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
-        let processes = desk.processes()?;
+    pub(super) fn run(&self, cx: &mut Context<'_>) -> Result<Outcome, Failure> {
+        let processes = cx.processes()?;
         let shown_max = if self.all { usize::MAX } else { self.limit };
         let wanted = if self.by.is_some() {
             usize::MAX
@@ -137,12 +135,12 @@ impl SessionsArgs {
             rows.extend(sessions.map(|session| (process.clone(), session)));
         }
         if let Some(by) = self.by {
-            if !has_answer && !desk.is_json {
+            if !has_answer && !cx.is_json {
                 return Ok(Outcome::Failed);
             }
             let has_more = listed.iter().any(|(_, _, has_more)| *has_more);
             let groups = by.add_up(rows.iter().map(|(_, session)| session));
-            by.write(desk, &groups, shown_max, has_more, of_each)?;
+            by.write(cx, &groups, shown_max, has_more, of_each)?;
             return Ok(Outcome::of(is_well));
         }
         if let Some(sort) = self.sort {
@@ -152,16 +150,16 @@ impl SessionsArgs {
         }
         let has_more = rows.len() > wanted || listed.iter().any(|(_, _, has_more)| *has_more);
         rows.truncate(wanted);
-        if desk.is_json {
+        if cx.is_json {
             let rows: Vec<Value> = rows.into_iter().map(to_json).collect();
             let document = json!({"sessions": rows, "has_more": has_more, "processes": of_each});
-            desk.screen.document(&document)?;
+            cx.screen.document(&document)?;
             return Ok(Outcome::of(is_well));
         }
         if !has_answer {
             return Ok(Outcome::Failed);
         }
-        self.write(desk, &rows, several, has_more, &listed)?;
+        self.write(cx, &rows, several, has_more, &listed)?;
         if rows.is_empty()
             && let Some(binding) = &self.binding
             && let Some(hint) = hint(&processes.ask(families)?, binding)
@@ -182,13 +180,13 @@ impl SessionsArgs {
 
     fn write(
         &self,
-        desk: &mut Desk<'_>,
+        cx: &mut Context<'_>,
         rows: &[(String, Map<String, Value>)],
         several: bool,
         has_more: bool,
         listed: &[(String, usize, bool)],
     ) -> Result<(), Failure> {
-        let screen = &mut desk.screen;
+        let screen = &mut cx.screen;
         if !rows.is_empty() {
             table(rows, several).write(&mut screen.out, screen.width)?;
         }
@@ -304,7 +302,7 @@ fn follow(
     for _ in 0..CTL_PAGES_MAX {
         let page = query
             .clone()
-            .with("limit", Some(PAGE.min(wanted)))
+            .with("limit", Some(PAGE_SESSIONS_MAX.min(wanted)))
             .with("start_key", key.as_ref());
         let mut envelope = client.json(Method::Get, page.as_str())?;
         let Value::Array(found) = envelope["data"].take() else {
@@ -361,18 +359,18 @@ pub(super) struct SessionArgs {
 }
 
 impl SessionArgs {
-    pub(super) fn run(&self, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
-        let answers = desk.processes()?.ask(|client| find(client, self.id))?;
+    pub(super) fn run(&self, cx: &mut Context<'_>) -> Result<Outcome, Failure> {
+        let answers = cx.processes()?.ask(|client| find(client, self.id))?;
         let is_well = answers.iter().all(|answer| answer.result.is_ok());
         let told = answers.into_iter().filter_map(Answer::told);
         let found = told.filter_map(|(process, session)| Some((process, session?)));
         let found: Vec<_> = found.collect();
-        if desk.is_json {
+        if cx.is_json {
             let sessions: Vec<Value> = found.iter().cloned().map(to_json).collect();
-            desk.screen.document(&json!({"sessions": sessions}))?;
+            cx.screen.document(&json!({"sessions": sessions}))?;
         } else {
             for (process, session) in &found {
-                write_one(desk, process, session)?;
+                write_one(cx, process, session)?;
             }
         }
         if found.is_empty() && is_well {
@@ -418,7 +416,7 @@ fn find(client: &Client, id: SocketAddr) -> Result<Option<Map<String, Value>>, T
 }
 
 fn write_one(
-    desk: &mut Desk<'_>,
+    cx: &mut Context<'_>,
     process: &str,
     session: &Map<String, Value>,
 ) -> Result<(), Failure> {
@@ -451,7 +449,7 @@ fn write_one(
     if bindings.is_empty() {
         lines.push((title, NOTHING.to_owned()));
     }
-    let out = &mut desk.screen.out;
+    let out = &mut cx.screen.out;
     for (title, value) in lines {
         writeln!(out, "{HEAD}{title:9}{HEAD:#} {}", printable(&value))?;
     }

@@ -9,14 +9,14 @@ use anstyle::Style;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::Desk;
+use super::Context;
 use super::exposition::{Exposition, Histogram};
 use super::http::{Client, Trouble};
 use super::output::{Failure, Outcome, Screen, complain};
 use super::processes::Answer;
 use super::table::{BAD, Cell, Column, DOUBTFUL, HEAD, Table};
 use super::text::{NOTHING, bytes, count, latency, rate, span};
-use crate::terminal::printable;
+use crate::printable::printable;
 
 /// Of a hundred turns, waits or events, ninety-nine are at most so long.
 const MOST: f64 = 0.99;
@@ -88,11 +88,11 @@ fn look(client: &Client) -> Result<Look, Trouble> {
 }
 
 impl StatusArgs {
-    pub(super) fn run(&self, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
+    pub(super) fn run(&self, cx: &mut Context<'_>) -> Result<Outcome, Failure> {
         let mut before: HashMap<String, Look> = HashMap::new();
         let is_rate = self.watch.is_some();
         loop {
-            let asked = desk.processes().and_then(|processes| processes.ask(look));
+            let asked = cx.processes().and_then(|processes| processes.ask(look));
             let answers = match (asked, self.watch) {
                 (Ok(answers), _) => answers,
                 // Whoever watches a restart sees the new processes come.
@@ -116,17 +116,17 @@ impl StatusArgs {
                 figures: &figures,
                 is_rate,
             };
-            if desk.is_json {
+            if cx.is_json {
                 let document = shown.to_json();
                 match self.watch {
-                    None => desk.screen.document(&document)?,
-                    Some(_) => desk.screen.json_line(&document)?,
+                    None => cx.screen.document(&document)?,
+                    Some(_) => cx.screen.json_line(&document)?,
                 }
             } else {
                 if self.watch.is_some() {
-                    desk.screen.clear()?;
+                    cx.screen.clear()?;
                 }
-                shown.write(&mut desk.screen)?;
+                shown.write(&mut cx.screen)?;
             }
             let Some(seconds) = self.watch else {
                 return Ok(outcome);

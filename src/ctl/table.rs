@@ -4,9 +4,10 @@
 
 use std::io::{self, Write};
 
-use crate::terminal::printable;
 use anstyle::{AnsiColor, Style};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use crate::printable::printable;
 
 /// What a reader's eye is to find at once.
 pub(super) const BAD: Style = AnsiColor::Red.on_default();

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::Desk;
+use super::Context;
 use super::http::{Client, Lines, Trouble};
 use super::output::{Failure, Outcome, Screen, complain};
 use super::query::Query;
@@ -26,7 +26,7 @@ use super::sessions::{parse_account, parse_session};
 use super::table::{BAD, DOUBTFUL};
 use crate::account::AccountId;
 use crate::limits::{CTL_LINE_BYTES_MAX, CTL_LINES_MAX};
-use crate::terminal::printable;
+use crate::printable::printable;
 
 /// Follow what happens to a session, an account or a routing key, and why events do not arrive, until Ctrl-C
 #[derive(Debug, Args)]
@@ -73,14 +73,14 @@ struct Event {
 }
 
 impl TraceArgs {
-    pub(super) fn run(&self, desk: &mut Desk<'_>) -> Result<Outcome, Failure> {
+    pub(super) fn run(&self, cx: &mut Context<'_>) -> Result<Outcome, Failure> {
         let query = Query::new("/trace")
             .with("session", self.session)
             .with("account", self.account)
             .with("key", self.key.as_ref())
             .with("event", self.event.as_ref())
             .with("limit", self.limit);
-        let processes = Arc::new(desk.processes()?);
+        let processes = Arc::new(cx.processes()?);
         let several = processes.all.len() > 1;
         let (sender, heard) = sync_channel(CTL_LINES_MAX);
         for index in 0..processes.all.len() {
@@ -99,14 +99,14 @@ impl TraceArgs {
             match heard {
                 Heard::Event(event) => {
                     let prefix = several.then_some(&*process.name);
-                    event.write(&mut desk.screen, prefix, desk.is_json)?;
+                    event.write(&mut cx.screen, prefix, cx.is_json)?;
                     left -= u64::from(event.counts());
                     if left == 0 {
                         break;
                     }
                 }
                 Heard::Ended(Ok(())) => {}
-                Heard::Ended(Err(trouble)) if process.is_gone(&trouble) => gone += 1,
+                Heard::Ended(Err(trouble)) if process.note_if_gone(&trouble) => gone += 1,
                 Heard::Ended(Err(trouble)) => {
                     complain(&format!("{}: {trouble}", process.name));
                     outcome = Outcome::Failed;
@@ -214,7 +214,7 @@ impl Event {
         Ok(screen.out.flush()?)
     }
 
-    /// Of a look's first line nothing is lost by cutting it to the terminal.
+    /// Whether the line is cut to the terminal's width: the first of a look tells what was asked for, and may be very long.
     fn is_long(&self) -> bool {
         self.word == "looking"
     }

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 /// Seconds from the year 0 to 1970: the platform's clock.
-const GREGORIAN: u64 = 62_167_219_200;
+pub(crate) const GREGORIAN_UNIX_SECONDS: u64 = 62_167_219_200;
 
 /// How old an event may be by a timestamp that is believed.
 pub const AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -40,7 +40,7 @@ impl Arrival {
 /// older than [`AGE_MAX`], or more than [`AHEAD_MAX`] in the future, in whatever way it is read. O(1).
 #[must_use]
 pub fn age_of(timestamp: u64, since_1970: Duration) -> Option<Duration> {
-    let eras = [0, GREGORIAN];
+    let eras = [0, GREGORIAN_UNIX_SECONDS];
     let mut moments = UNITS
         .into_iter()
         .flat_map(|units| eras.map(|era| moment(timestamp, units, era)));
@@ -75,12 +75,12 @@ mod tests {
             (seconds * 1_000, quarter),
             (seconds * 1_000_000, quarter),
             (seconds * 1_000_000_000, quarter),
-            (seconds + GREGORIAN, quarter),
-            ((seconds + GREGORIAN) * 1_000, quarter),
-            ((seconds + GREGORIAN) * 1_000_000, quarter),
+            (seconds + GREGORIAN_UNIX_SECONDS, quarter),
+            ((seconds + GREGORIAN_UNIX_SECONDS) * 1_000, quarter),
+            ((seconds + GREGORIAN_UNIX_SECONDS) * 1_000_000, quarter),
             (seconds * 1_000 + 125, Some(Duration::from_millis(125))),
             (
-                (seconds + GREGORIAN) * 1_000_000 - 7,
+                (seconds + GREGORIAN_UNIX_SECONDS) * 1_000_000 - 7,
                 Some(Duration::from_micros(250_007)),
             ),
             // From the near future: as old as can be told.
@@ -91,7 +91,7 @@ mod tests {
             (seconds - 86_400, None),
             (0, None),
             (1, None),
-            (GREGORIAN, None),
+            (GREGORIAN_UNIX_SECONDS, None),
             (u64::MAX, None),
         ] {
             assert_eq!(age_of(timestamp, NOW), expected, "{timestamp}");
@@ -104,12 +104,12 @@ mod tests {
             timestamp in prop_oneof![
                 any::<u64>(),
                 1_790_000_000..1_800_000_000_u64,
-                (1_790_000_000..1_800_000_000_u64).prop_map(|seconds| (seconds + GREGORIAN) * 1_000_000),
+                (1_790_000_000..1_800_000_000_u64).prop_map(|seconds| (seconds + GREGORIAN_UNIX_SECONDS) * 1_000_000),
             ],
             now in 1_000_000_000..4_000_000_000_u64,
         ) {
             let now = Duration::from_secs(now);
-            let ways = UNITS.iter().flat_map(|units| [0, GREGORIAN].map(|era| (*units, era)));
+            let ways = UNITS.iter().flat_map(|units| [0, GREGORIAN_UNIX_SECONDS].map(|era| (*units, era)));
             let near = ways.filter(|(units, era)| {
                 moment(timestamp, *units, *era).is_some_and(|moment| {
                     now.saturating_sub(moment) <= AGE_MAX && moment.saturating_sub(now) <= AHEAD_MAX

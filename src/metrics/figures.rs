@@ -14,7 +14,7 @@ impl Figure for u64 {
     }
 }
 
-/// A figure that other threads write, and which decides nothing.
+/// A figure that other threads write. It is only read for the page, so no order is needed.
 impl Figure for AtomicU64 {
     fn value(&self) -> u64 {
         self.load(Ordering::Relaxed)

@@ -33,11 +33,11 @@ pub const PAGE_SESSIONS_MAX: usize = 1000;
 const PAGE_SESSIONS_USUAL: usize = 50;
 
 /// Longest reason of a close frame (RFC 6455 section 5.5: 125 bytes with the code).
-const REASON_BYTES_MAX: usize = 123;
+pub const REASON_BYTES_MAX: usize = 123;
 
 /// A whole request: what it asks for, and how it wants to be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct AskedFor {
     /// What it asks for.
     pub request: Result<AdminRequest, AdminRefusal>,
     /// How.
@@ -57,7 +57,7 @@ pub struct AnswerForm {
 
 /// Reads what has come. `guard`: who may ask; `None`: anybody.
 #[must_use]
-pub fn parse(input: &[u8], guard: Option<&Guard>) -> Parsed<Asked> {
+pub fn parse(input: &[u8], guard: Option<&Guard>) -> Parsed<AskedFor> {
     let (head_bytes, head) = match parse_head(input) {
         Parsed::Incomplete => return Parsed::Incomplete,
         Parsed::Complete { consumed, request } => match request {
@@ -95,17 +95,17 @@ pub fn parse(input: &[u8], guard: Option<&Guard>) -> Parsed<Asked> {
     let allowed = guard.map_or(Ok(()), |guard| guard.check(&head, is_open));
     Parsed::Complete {
         consumed,
-        request: Asked {
+        request: AskedFor {
             request: allowed.and_then(|()| route(&head)),
             form,
         },
     }
 }
 
-fn refuse(input: &[u8], refusal: AdminRefusal, form: AnswerForm) -> Parsed<Asked> {
+fn refuse(input: &[u8], refusal: AdminRefusal, form: AnswerForm) -> Parsed<AskedFor> {
     Parsed::Complete {
         consumed: input.len(),
-        request: Asked {
+        request: AskedFor {
             request: Err(refusal),
             form,
         },
@@ -534,7 +534,7 @@ mod tests {
 
     const ACCOUNT: &str = "4b8c6fec4b2597882c0390202d195419";
 
-    fn asked(text: &str) -> (usize, Asked) {
+    fn asked(text: &str) -> (usize, AskedFor) {
         match parse(text.as_bytes(), Some(&Guard::default())) {
             Parsed::Complete { consumed, request } => (consumed, request),
             Parsed::Incomplete => panic!("incomplete: {text}"),

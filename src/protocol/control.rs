@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use crate::account::AccountId;
+use crate::event::age::GREGORIAN_UNIX_SECONDS;
 use crate::json::write_text;
 
 use super::page::write_texts;
@@ -24,9 +25,6 @@ pub const MODULE_ADDRESS: (&str, &str) = ("kapps", "ws.module_req");
 
 /// Longest routing key of an answer, and longest process id in its header: AMQP's short string.
 const SHORT_BYTES_MAX: usize = 255;
-
-/// Seconds from the beginning of the Gregorian calendar, year 0, by which the platform counts, to that of Unix time.
-const GREGORIAN_UNIX_SECONDS: u64 = 62_167_219_200;
 
 const APP_NAME: &str = "blackhole";
 const CATEGORY: &str = "websockets";

@@ -16,7 +16,7 @@ pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Most headers of one request. More get 431.
 pub const HEADERS_MAX: usize = 64;
 
-/// Longest body that is read, and thrown away, for nothing that may be asked needs one. A longer one gets 413.
+/// Longest body of a request. It is read and discarded, because no request needs one; a longer one is refused (413).
 pub const BODY_BYTES_MAX: usize = 8 * 1024;
 
 /// How long a refused client is told to wait before it tries again, where waiting may help.
@@ -201,7 +201,7 @@ impl Response<'_> {
     }
 }
 
-/// The head of a 200 whose body ends with the connection, in pieces that come as they come (RFC 9112 section 6.3).
+/// The head of a 200 whose body ends with the connection, because its length is not known (RFC 9112 section 6.3).
 #[must_use]
 pub fn stream_head(content_type: &str, headers: &str) -> Vec<u8> {
     let line = status_line(Status::Ok);

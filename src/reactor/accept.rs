@@ -9,8 +9,8 @@
 //! the answer.
 //!
 //! If its request is not whole, it is kept just long enough to be read to its end. There are at most
-//! [`limits::REFUSALS_MAX`] of these; more are closed without a word. Connections of the admin address are none of these, and
-//! have a bound of their own ([`super::admin`]).
+//! [`limits::REFUSALS_MAX`] of these; more are closed without a word. Connections of the admin address are none of these,
+//! and have a bound of their own ([`super::admin`]).
 
 use std::io::{self, IoSlice};
 
@@ -85,7 +85,7 @@ impl<S: Socket> Reactor<S> {
 
     /// Connections of the websocket port.
     pub(super) fn clients(&self) -> usize {
-        self.connections.len() - self.desk.len()
+        self.connections.len() - self.admin.len()
     }
 
     /// Decides on a connection of the websocket port that was just accepted.

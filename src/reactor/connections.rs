@@ -38,7 +38,7 @@ bitflags::bitflags! {
         const REAP = 1 << 5;
         /// It was read and is still in its handshake: it may have to make room when the process is full.
         const UNFINISHED = 1 << 6;
-        /// It came by the admin address. No list of the loop's: it is at the desk.
+        /// It came by the admin address. No list of the loop's: it is in `admin::connections`.
         const ADMIN = 1 << 7;
     }
 }

@@ -59,8 +59,8 @@ impl Control {
         }
     }
 
-    /// When there is something to do; `None`: when the loop is woken. `is_switching`: a change is under way, whoever asked for
-    /// it.
+    /// When there is something to do; `None`: when the loop is woken. `is_switching`: a change is under way, whoever asked
+    /// for it.
     pub(super) fn due(&self, is_switching: bool) -> Option<Duration> {
         match &self.job {
             Some(job) => match &job.work {

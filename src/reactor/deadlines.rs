@@ -138,7 +138,8 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Whether the drain is over: no client is left, or its time is over. Askers of the admin address hold nothing up.
+    /// Whether the drain is over: no client is left, or its time is over. Connections of the admin address are not waited
+    /// for.
     #[must_use]
     pub fn is_drained(&self, now: Now) -> bool {
         self.drain

@@ -36,7 +36,7 @@ impl<S: Socket> Reactor<S> {
         if self.hub.trace.is_on() {
             let concerns = self.concerns(&event);
             if !concerns.is_empty() {
-                return self.fan_out_looked_at(event, &concerns, now);
+                return self.fan_out_traced(event, &concerns, now);
             }
         }
         let mut matched = std::mem::take(&mut self.fan_out.matched);
@@ -91,7 +91,7 @@ impl<S: Socket> Reactor<S> {
             };
             match concerns.is_empty() {
                 true => self.hand_out_all(&matched, now),
-                false => self.hand_out_looked_at(&event, &matched, &concerns, false, now),
+                false => self.hand_out_traced(&event, &matched, &concerns, false, now),
             }
         }
         self.keep_matched(matched);
@@ -179,8 +179,8 @@ impl<S: Socket> Reactor<S> {
         self.close_too_slow(now)
     }
 
-    /// Puts `frames`, one for each event, into the outboxes of all members of `group`. `each` gets what became of them at each
-    /// member. Returns how many were queued and dropped.
+    /// Puts `frames`, one for each event, into the outboxes of all members of `group`. `each` gets what became of them at
+    /// each member. Returns how many were queued and dropped.
     pub(super) fn hand_out(
         &mut self,
         group: GroupId,

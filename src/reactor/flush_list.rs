@@ -141,8 +141,8 @@ impl FlushList {
         }
     }
 
-    /// The events whose last session has been written to since the last call: when they were fanned out, and how many at each
-    /// such moment. A session whose socket is full is not waited for. What the events of a turn cost is one entry.
+    /// The events whose last session has been written to since the last call: when they were fanned out, and how many at
+    /// each such moment. A session whose socket is full is not waited for. What the events of a turn cost is one entry.
     pub fn take_done(&mut self) -> impl Iterator<Item = (Duration, u32)> {
         self.done.drain(..)
     }

@@ -23,7 +23,7 @@ use mio::{Registry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
-use super::door::{Door, LocalSocket};
+use super::listening_socket::{ListeningSocket, LocalSocket};
 use crate::limits::{
     ACCEPT_PAUSE, BROKEN_IN_A_ROW_MAX, DEFER_ACCEPT, LISTEN_BACKLOG, LISTENER_GRACE,
 };
@@ -34,7 +34,7 @@ use crate::sys;
 /// A listening socket, and whether connections may wait there.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Door,
+    socket: ListeningSocket,
     /// The kind of its connections.
     pub kind: ListenerKind,
     /// Other processes may listen on its port.
@@ -112,7 +112,7 @@ impl Listener {
         Ok(Self {
             is_shared: reuse_port,
             ..Self::of(
-                Door::Tcp(mio::net::TcpListener::from_std(socket.into())),
+                ListeningSocket::Tcp(mio::net::TcpListener::from_std(socket.into())),
                 kind,
             )
         })
@@ -124,10 +124,13 @@ impl Listener {
     /// The folder is not there, or the socket cannot be made in it.
     pub fn bind_in(folder: &Path) -> io::Result<Self> {
         let socket = LocalSocket::bind(folder)?;
-        Ok(Self::of(Door::Local(socket), ListenerKind::AdminSocket))
+        Ok(Self::of(
+            ListeningSocket::Local(socket),
+            ListenerKind::AdminSocket,
+        ))
     }
 
-    fn of(socket: Door, kind: ListenerKind) -> Self {
+    fn of(socket: ListeningSocket, kind: ListenerKind) -> Self {
         Self {
             socket,
             kind,
@@ -282,7 +285,7 @@ impl Listener {
 }
 
 /// Whether a connection waits to be accepted. If that cannot be found out, it counts as yes.
-fn is_readable(listener: &Door) -> bool {
+fn is_readable(listener: &ListeningSocket) -> bool {
     let mut one = [PollFd::new(listener, PollFlags::IN)];
     poll(&mut one, Some(&Timespec::default())) != Ok(0)
 }
@@ -294,7 +297,7 @@ fn moves_queues() -> bool {
 
 /// Makes the kernel drop every SYN that comes to `listener`, and nothing else. Accepted connections inherit this, which is
 /// harmless: they get no SYN.
-fn refuse_handshakes(listener: &Door) -> io::Result<()> {
+fn refuse_handshakes(listener: &ListeningSocket) -> io::Result<()> {
     const FLAGS_OFFSET: u32 = 13;
     const SYN: u32 = 0x02;
     // Opcodes of a classic BPF program have 16 bits, and what it returns is how much of the segment is kept.

@@ -3,14 +3,14 @@
 //! The turn has one fixed order (DESIGN, The turn):
 //!
 //! 1. Poll, until the next deadline at most ([`server`]).
-//! 2. Accept a bounded number of connections ([`server`], `accept`). Begin what earlier turns left of what the admin address
-//!    was asked ([`admin`]). Read the ready sockets, each within a budget and all within another, and run their commands
-//!    (`read`).
+//! 2. Accept a bounded number of connections ([`server`], `accept`). Begin what earlier turns left of what the admin
+//!    address was asked ([`admin`]). Read the ready sockets, each within a budget and all within another, and run their
+//!    commands (`read`).
 //! 3. Let sessions go on whose tokens or rights a thread was asked about (`asking`). Do a slice of what the platform asks
 //!    (`requests`, `switching`), and of what the operator asks on the admin address ([`admin`]). After a reread, or when
-//!    rights were taken away, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what the
-//!    source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more come;
-//!    match them, and put shared frames into outboxes (`intake`, `fan_out`).
+//!    rights were taken away, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what
+//!    the source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more
+//!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`).
 //! 4. Fire the deadlines; take a step of the sweep and of the drain (`deadlines`, `watch`).
 //! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
 //!    io_uring, all these writes are one system call, or a few when they are many bytes (`flush`).
@@ -38,7 +38,7 @@
 //! | `inquiries` | the questions under way, and whom their answers concern |
 //! | `intake` | step 3: the source and its events |
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
-//! | `looked_at` | step 3: the same for an event that somebody looks at |
+//! | `traced` | step 3: the same for an event that somebody looks at |
 //! | `requests`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
 //! | `control`, [`modules`] | those requests; a change of families, and how it is kept |
 //! | `walk`, `walking` | step 3: a walk over all sessions for those that are asked for; a slice of it |
@@ -51,7 +51,7 @@
 //! | [`flush_list`] | the sessions to write to, and how many events may merge meanwhile |
 //! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
 //! | [`drain`] | the pace at which every session is closed |
-//! | `door` | the two kinds of socket that listen |
+//! | `listening_socket` | the two kinds of socket that listen |
 //! | [`listener`] | a listening socket: accepting, running out of descriptors |
 //! | [`reread`] | the thread that reads files again |
 //! | [`admin`] | what the admin address is asked, and its answers |
@@ -63,7 +63,6 @@ mod asking;
 pub mod connections;
 mod control;
 mod deadlines;
-mod door;
 pub mod drain;
 mod fan_out;
 mod flush;
@@ -71,7 +70,7 @@ pub mod flush_list;
 mod inquiries;
 mod intake;
 pub mod listener;
-mod looked_at;
+mod listening_socket;
 pub mod modules;
 mod read;
 mod renewal;
@@ -82,6 +81,7 @@ pub mod server;
 pub mod socket;
 mod sweep;
 mod switching;
+mod traced;
 mod trim;
 mod unfinished;
 mod walk;
@@ -92,7 +92,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::admin::desk::Desk;
+use self::admin::connections::AdminConnections;
 use self::admin::job::Jobs;
 use self::connections::{Connection, Connections, Listed};
 use self::control::Control;
@@ -143,7 +143,7 @@ pub struct Reactor<S> {
     turn_began: Option<Duration>,
     connections_max: usize,
     unfinished: Unfinished,
-    desk: Desk,
+    admin: AdminConnections,
     jobs: Jobs,
     read_buffer: Box<[u8]>,
     /// Where frames with a request id are put together for a write.
@@ -220,7 +220,7 @@ impl<S: Socket> Reactor<S> {
             turn_began: None,
             connections_max: parts.connections_max,
             unfinished: Unfinished::default(),
-            desk: Desk::default(),
+            admin: AdminConnections::default(),
             jobs: Jobs::default(),
             read_buffer: vec![0; limits::READ_BUFFER_BYTES].into(),
             scratch: Scratch::default(),
@@ -307,8 +307,8 @@ impl<S: Socket> Reactor<S> {
         self.handoff.tell(commands);
     }
 
-    /// Notes the end of a turn, and the events whose last session was written to in it, for the timings. To be called with the
-    /// clock that is read before the poll anyway; if it is not called, the turn lasts until the next one. O(1) for each
+    /// Notes the end of a turn, and the events whose last session was written to in it, for the timings. To be called with
+    /// the clock that is read before the poll anyway; if it is not called, the turn lasts until the next one. O(1) for each
     /// turn in which these events were fanned out.
     pub fn turn_done(&mut self, now: Now) {
         let Some(began) = self.turn_began.take() else {
@@ -331,7 +331,7 @@ impl<S: Socket> Reactor<S> {
             || !self.reap.is_empty()
             || self.renewal.is_some()
             || self.jobs.is_pressing()
-            || self.desk.has_waiting()
+            || self.admin.has_waiting()
             || self.inquiries.is_pressing()
         {
             return Duration::ZERO;
@@ -473,7 +473,7 @@ impl<S: Socket> Reactor<S> {
             self.unfinished.remove(peer.network(), id);
         }
         if connection.listed.contains(Listed::ADMIN) {
-            self.desk.remove(id);
+            self.admin.remove(id);
         }
         let gone = connection.session.ended();
         connection.session.dissolve(&mut self.hub);

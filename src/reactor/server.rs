@@ -1,7 +1,7 @@
 //! The shell around the turn: poll, waker, signals, clock, listeners. One thread runs it until the process ends.
 //!
-//! Invariant: after the first signal, or the operator's order to drain, every connection that the kernel has for the clients' listener is taken before the
-//! listener closes.
+//! Invariant: after the first signal, or the operator's order to drain, every connection that the kernel has for the
+//! clients' listener is taken before the listener closes.
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -227,8 +227,8 @@ impl Server {
         LoopWaker::new(move || waker.wake())
     }
 
-    /// Turns until a SIGTERM, a SIGINT or the operator's order, and then until the drain is over; a second signal ends it at
-    /// once. Every connection
+    /// Turns until a SIGTERM, a SIGINT or the operator's order, and then until the drain is over; a second signal ends it
+    /// at once. Every connection
     /// that the kernel has for the clients' listener is taken before the listener closes, and served until its turn to be
     /// closed. The admin listener stays to the end.
     ///

@@ -1,8 +1,8 @@
-//! How far a walk over all sessions is, for those that somebody asks for, the platform or the operator. The loop goes on with
-//! it in [`super::walking`], a slice a turn.
+//! How far a walk over all sessions is, for those that somebody asks for, the platform or the operator. The loop goes on
+//! with it in [`super::walking`], a slice a turn.
 //!
-//! Invariant: a session keeps its slot, and a walk visits each slot once. So a session that is there all the time, and is wanted
-//! when it is visited, is found exactly once; one that comes or goes meanwhile is found or not.
+//! Invariant: a session keeps its slot, and a walk visits each slot once. So a session that is there all the time, and is
+//! wanted when it is visited, is found exactly once; one that comes or goes meanwhile is found or not.
 
 use crate::session::listing::Wanted;
 

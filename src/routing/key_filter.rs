@@ -1,7 +1,7 @@
 //! The keys that somebody who looks may name, which events they mean, and the AMQP bindings that bring those events.
 //!
-//! A key is a client binding (`call.CHANNEL_CREATE.*`), an AMQP key (`fax.status.ACCOUNT.*`), or may be read as both: then it
-//! means both. In either `*` is one word. A key that no family knows is refused with the nearest binding's name.
+//! A key is a client binding (`call.CHANNEL_CREATE.*`), an AMQP key (`fax.status.ACCOUNT.*`), or may be read as both: then
+//! it means both. In either `*` is one word. A key that no family knows is refused with the nearest binding's name.
 
 use std::sync::Arc;
 
@@ -142,9 +142,9 @@ impl KeyFilter {
 }
 
 impl Families {
-    /// Appends the AMQP bindings that bring all events of an account, each once: of every family that is on, its widest keys
-    /// that name the account or its realm; where no key can, its widest keys, which bring the events of other accounts too.
-    /// Families whose events are for whoever knows an id are left out. Linear in the rules.
+    /// Appends the AMQP bindings that bring all events of an account, each once: of every family that is on, its widest
+    /// keys that name the account or its realm; where no key can, its widest keys, which bring the events of other accounts
+    /// too. Families whose events are for whoever knows an id are left out. Linear in the rules.
     pub fn account_bindings(
         &self,
         account: AccountId,

@@ -41,7 +41,7 @@ pub enum Owner<'e> {
     Account(AccountId),
     /// That of the account with this SIP realm, escaped.
     Realm(&'e str),
-    /// Nobody's: nothing of it tells.
+    /// The event names no account and no realm.
     Nobody,
 }
 

@@ -26,11 +26,11 @@ use serde_json::json;
 
 use crate::limits::TRACE_OUTBOX_BYTES_MAX;
 use crate::protocol::admin::{AdminRefusal, AdminRequest};
-use crate::protocol::admin_request::{self, AnswerForm, Asked};
+use crate::protocol::admin_request::{self, AnswerForm, AskedFor};
 use crate::protocol::frame::Frame;
-use crate::protocol::http::{HttpError, Parsed, Response, Status, TEXT, stream_head};
+use crate::protocol::http::{Parsed, Response, Status, TEXT, stream_head};
 
-use super::asker::{AdminConnection, Step};
+use super::admin_connection::{AdminConnection, Step};
 use super::clock::Now;
 use super::close::CloseReason;
 use super::delivery::AfterFlush;
@@ -64,8 +64,6 @@ pub enum AdminAnswer {
         body: Vec<u8>,
     },
     /// Refused, in a line of text or in the platform's envelope, as the path calls for.
-    Error(HttpError),
-    /// As `Error`, with a text of its own.
     Refused(AdminRefusal),
 }
 
@@ -84,7 +82,6 @@ impl AdminAnswer {
             Self::Text { status, body } => whole(*status, TEXT, "", body.as_bytes()),
             Self::Metrics(body) => whole(Status::Ok, METRICS, "", body.as_bytes()),
             Self::Json { status, body } => whole(*status, "application/json", "", body),
-            Self::Error(error) => Self::Refused((*error).into()).bytes(form),
             Self::Refused(AdminRefusal {
                 status,
                 text,
@@ -128,8 +125,8 @@ impl Session {
         matches!(self.phase, Phase::Admin(_))
     }
 
-    /// Whether this connection of the admin address may make room for another: nobody waits for an answer, or the answer has
-    /// been there for longer than `patience`, however little of it is read all the time.
+    /// Whether this connection of the admin address may make room for another: nobody waits for an answer, or the answer
+    /// has been there for longer than `patience`, however little of it is read all the time.
     #[must_use]
     pub fn may_make_room(&self, now: Now, patience: Duration) -> bool {
         self.admin().is_some_and(|admin| match admin.step {
@@ -186,7 +183,7 @@ impl Session {
         else {
             return None;
         };
-        let Asked { request, form } = request;
+        let AskedFor { request, form } = request;
         admin.input = admin.input.get(consumed..).unwrap_or_default().to_vec();
         admin.has_asked = true;
         admin.step = Step::Answering(form);
@@ -221,7 +218,8 @@ impl Session {
         self.outbox.push(frame, &mut cx.hub.outboxes);
     }
 
-    /// Answers the request that waits with a stream of server-sent events, which begins empty; without one, nothing happens.
+    /// Answers the request that waits with a stream of server-sent events, which begins empty; without one, nothing
+    /// happens.
     pub fn begin_stream(&mut self, cx: &mut Context<'_>) {
         let Some(admin) = self.admin_mut() else {
             return;

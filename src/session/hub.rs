@@ -40,8 +40,8 @@ pub struct Context<'h> {
 }
 
 impl Context<'_> {
-    /// Counts a command of which it is known now what became of it. `due`: when it would have been given up, which tells when
-    /// it came.
+    /// Counts a command of which it is known now what became of it. `due`: when it would have been given up, which tells
+    /// when it came.
     pub(super) fn count_command(
         &mut self,
         action: CommandAction,
@@ -122,7 +122,7 @@ pub struct Hub {
     pub occupancy: Occupancy,
     /// The names and metadata of all sessions.
     pub labels: Labels,
-    /// Who looks at what happens.
+    /// The looks under way.
     pub trace: Trace,
     request_ids: RequestIds,
 }

@@ -192,8 +192,8 @@ impl<'s> Shown<'s> {
         row.write(out);
     }
 
-    /// What a listing is sorted by, the largest first. What only grows with time is given such that it stays the same. `bytes`:
-    /// asks what its peer has acknowledged.
+    /// What a listing is sorted by, the largest first. What only grows with time is given such that it stays the same.
+    /// `bytes`: asks what its peer has acknowledged.
     #[must_use]
     pub fn sort_value(&self, key: SortKey, bytes: impl FnOnce() -> Option<u64>) -> u64 {
         match key {

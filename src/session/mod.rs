@@ -46,7 +46,7 @@
 //! | [`partials`] | how much of unfinished messages each connection keeps |
 //! | [`liveness`], [`clock`] | who is silent, dead or idle; the moments by which that is decided |
 //! | [`full`] | the answer when there is no room |
-//! | [`admin`], `asker` | a connection of the admin address, from request to answer; what it keeps |
+//! | [`admin`], `admin_connection` | a connection of the admin address, from request to answer; what it keeps |
 //! | [`trace`], `telling` | what those who look are told; what a session tells them |
 //! | [`limits`] | the bounds and choices of the operator |
 //! | [`bucket`], [`deadlines`], [`close`], [`id`] | rate limit, deadlines, close reasons, names |
@@ -61,8 +61,8 @@
 )]
 
 pub mod admin;
+mod admin_connection;
 pub mod arrivals;
-mod asker;
 pub mod binding_quota;
 pub mod bucket;
 pub mod clock;
@@ -118,7 +118,7 @@ use crate::protocol::codec::Codec;
 use crate::protocol::proxy::Preamble;
 use crate::routing::index::SubscriptionList;
 
-use self::asker::AdminConnection;
+use self::admin_connection::AdminConnection;
 use self::bucket::Bucket;
 use self::clock::{Now, Stamp};
 use self::close::CloseReason;

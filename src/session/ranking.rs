@@ -1,7 +1,7 @@
 //! The order of a sorted listing, largest first, and one page of it without the others.
 //!
-//! A page ends at the place of its last session; the next begins behind that place. So a session whose value has not changed
-//! meanwhile is on exactly one of the pages, whoever came and went.
+//! A page ends at the place of its last session; the next begins behind that place. So a session whose value has not
+//! changed meanwhile is on exactly one of the pages, whoever came and went.
 //!
 //! Invariant: a [`Page`] holds the first of all that it was shown, and never more than its limit.
 
@@ -11,8 +11,8 @@ use std::fmt;
 
 use super::id::ConnId;
 
-/// The place of a session in a sorted listing: the larger value first, of equal ones the lower slot. The smaller place comes
-/// first.
+/// The place of a session in a sorted listing: the larger value first, of equal ones the lower slot. The smaller place
+/// comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rank {
     /// What the listing is sorted by.

@@ -1,6 +1,6 @@
 //! What a session tells those who look (PROTOCOL 8). Called only while somebody does.
 //!
-//! Invariant: of a command nothing is told but what [`Asked`] names, and where that holds the command's token, the token is
+//! Invariant: of a command nothing is told but what [`CommandFacts`] names, and where that holds the command's token, it is
 //! masked.
 
 use std::borrow::Cow;
@@ -16,7 +16,7 @@ use super::commands::Outcome;
 use super::errors::CommandErrors;
 use super::hub::{Context, Hub};
 use super::id::ConnId;
-use super::trace::{Asked, Came, Who};
+use super::trace::{CommandFacts, CommandOutcome, Who};
 use super::waiting::Waiting;
 
 /// Stands for a token.
@@ -91,7 +91,7 @@ impl Session {
         let mask = |text| self.masked(text, token);
         let (request_id, account) = (named.request_id.map(mask), named.account.map(mask));
         let bindings: Vec<Cow<'_, str>> = named.bindings.into_iter().map(mask).collect();
-        let asked = Asked {
+        let asked = CommandFacts {
             action: named.action,
             request_id: request_id.as_deref(),
             account: account.as_deref(),
@@ -99,14 +99,14 @@ impl Session {
         };
         let mut errors = Vec::new();
         let came = match result {
-            Ok(Outcome::Reply(_) | Outcome::Pong(_)) => Came::Ok,
-            Ok(Outcome::Waits(_)) => Came::Waits("broker"),
-            Ok(Outcome::Suspended) => Came::Waits("authenticator"),
+            Ok(Outcome::Reply(_) | Outcome::Pong(_)) => CommandOutcome::Ok,
+            Ok(Outcome::Waits(_)) => CommandOutcome::Waits("broker"),
+            Ok(Outcome::Suspended) => CommandOutcome::Waits("authenticator"),
             Ok(Outcome::Closed) => return,
             Err(refusals) => {
                 let texts = refusals.texts().into_iter();
                 errors.extend(texts.map(|text| self.masked(&text, token).into_owned()));
-                Came::Errors(&errors)
+                CommandOutcome::Errors(&errors)
             }
         };
         let who = self.who(cx.id, cx.hub);
@@ -125,7 +125,7 @@ impl Session {
         let request_id = request_id.map(|text| self.masked(text, None));
         let bindings = waiting.wanted.bindings.iter();
         let bindings: Vec<_> = bindings.map(|text| self.masked(text, None)).collect();
-        let asked = Asked {
+        let asked = CommandFacts {
             action: Some("subscribe"),
             request_id: request_id.as_deref(),
             account: account.as_deref(),
@@ -134,7 +134,7 @@ impl Session {
         let errors = refusals.map(CommandErrors::texts);
         let came = errors
             .as_ref()
-            .map_or(Came::Ok, |errors| Came::Errors(errors));
+            .map_or(CommandOutcome::Ok, |errors| CommandOutcome::Errors(errors));
         let who = self.who(cx.id, cx.hub);
         cx.hub.trace.command(&who, &asked, came, cx.now);
     }

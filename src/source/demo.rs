@@ -14,14 +14,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::answers::{Ended, answer_until, answer_waiting};
 use super::options::SourceError;
 use crate::account::AccountId;
+use crate::event::age::GREGORIAN_UNIX_SECONDS;
 use crate::event::{Arrival, Event};
 use crate::handoff::{FromSource, SourceEnd};
 
 /// The furthest that the source may be behind its pace and still catch up.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
-
-/// Seconds from the start of the Gregorian calendar's year 0 to Unix time 0: the platform's clock (PROTOCOL 8).
-const GREGORIAN_OFFSET: u64 = 62_167_219_200;
 
 /// Length of every made-up call, from answer to hang-up, as its last event tells it.
 const BILLING_SECONDS: u32 = 31;
@@ -213,7 +211,7 @@ fn body(numbered: Numbered, call_id: &str, now: u64) -> String {
     let user = format!("user-{}", call % 90 + 10);
     let caller = 200 + call % 700;
     let callee = 1000 + call % 9000;
-    let timestamp = now / 1_000_000 + GREGORIAN_OFFSET;
+    let timestamp = now / 1_000_000 + GREGORIAN_UNIX_SECONDS;
     let mut body = format!(
         concat!(
             r#"{{"App-Name":"ecallmgr","App-Version":"4.3.0","Call-Direction":"inbound","Call-ID":"{call_id}","#,

@@ -3,7 +3,6 @@
 //! Invariant: a certificate is always checked, its name included.
 
 use std::cell::Cell;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
@@ -11,10 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig, ClientConnection, StreamOwned};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::error::ProtocolError;
 use tungstenite::http::HeaderValue;
@@ -26,6 +23,7 @@ use super::lines::cut;
 use super::target::Target;
 use super::trouble::Trouble;
 use crate::limits::{SUB_CONNECT_MAX, SUB_FRAME_BYTES_MAX, SUB_RETRY_AFTER_MAX};
+use crate::tls_files::{TlsFileError, client_config, roots_of, system_roots};
 
 /// The first byte of a TLS alert: what a server with TLS says to a request without.
 const TLS_ALERT: u8 = 0x15;
@@ -33,35 +31,10 @@ const TLS_ALERT: u8 = 0x15;
 /// How long one read waits, so that a session comes to its deadlines and its end.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Reads whom to trust: the CAs in `file`, or those that the system trusts.
-pub(super) fn tls_config(file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    match file {
-        Some(file) => {
-            let wrong = |problem: &str| format!("{}: {problem}", file.display());
-            let content =
-                fs::read(file).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
-            for certificate in CertificateDer::pem_slice_iter(&content) {
-                certificate
-                    .ok()
-                    .and_then(|certificate| roots.add(certificate).ok())
-                    .ok_or_else(|| wrong("holds a certificate that cannot be a CA's"))?;
-            }
-            if roots.is_empty() {
-                return Err(wrong("holds no certificate in PEM form"));
-            }
-        }
-        // One that cannot be read is left out, as OpenSSL does.
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS: {error}"))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+/// Reads whom to trust: the CAs in `file`, or those that the system trusts, of which there may be none.
+pub(super) fn tls_config(file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsFileError> {
+    let roots = file.map_or_else(|| Ok(system_roots()), roots_of)?;
+    Ok(Arc::new(client_config(roots)?.with_no_client_auth()))
 }
 
 /// The bytes of a connection.

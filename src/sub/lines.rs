@@ -1,6 +1,6 @@
 //! What is printed of a frame, in each form of output. Pure.
 //!
-//! Invariants: a line is one line. For people, and in routing keys, characters that are not printable are escaped, so
+//! Invariants: a line is one line. For people, and in routing keys, what a terminal would act upon is escaped, so
 //! that nothing that an event holds steers a terminal; with `--json` a frame means what it meant, and is spelt so that
 //! nothing in it steers one either.
 
@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
 
-use crate::terminal::printable_json;
+use crate::printable::{printable, printable_json};
 
 const TIME: StaticFormatDescription =
     format_description!("[hour]:[minute]:[second].[subsecond digits:3]Z");
@@ -117,7 +117,7 @@ pub(super) fn event(
     frame: &Frame<'_>,
     at: SystemTime,
 ) -> String {
-    let (key, name) = (escaped(&frame.routing_key), escaped(&frame.name));
+    let (key, name) = (printable(&frame.routing_key), printable(&frame.name));
     match form {
         Form::Json => as_json(label, text),
         Form::Keys => match label {
@@ -213,23 +213,9 @@ pub(super) fn cut(text: &str) -> String {
 
 fn shortened(text: &str, chars: usize) -> String {
     match text.char_indices().nth(chars) {
-        Some((end, _)) => format!("{}…", escaped(&text[..end])),
-        None => escaped(text).into_owned(),
+        Some((end, _)) => format!("{}…", printable(&text[..end])),
+        None => printable(text).into_owned(),
     }
-}
-
-/// Returns `text` with the characters that are not printable escaped as in a string literal.
-pub(super) fn escaped(text: &str) -> Cow<'_, str> {
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return Cow::Borrowed(text);
-    }
-    let escape = |character: char| {
-        let is_plain = matches!(character, ' '..='~');
-        let plain = is_plain.then_some(character);
-        let escape = (!is_plain).then(|| character.escape_debug());
-        plain.into_iter().chain(escape.into_iter().flatten())
-    };
-    Cow::Owned(text.chars().flat_map(escape).collect())
 }
 
 /// `12:00:00.123Z`

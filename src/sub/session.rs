@@ -307,7 +307,7 @@ impl Session {
                     return Err(trouble.into());
                 }
             }
-            (Phase::All, None) => self.is_subscribed(connection)?,
+            (Phase::All, None) => self.settle_subscribed(connection)?,
             (Phase::All, Some(errors)) => {
                 if let Some(trouble) = Trouble::of_reply(errors) {
                     return Err(trouble.into());
@@ -344,7 +344,7 @@ impl Session {
                     return Err(none_left().into());
                 } else {
                     self.plan.bindings = std::mem::take(good);
-                    self.is_subscribed(connection)?;
+                    self.settle_subscribed(connection)?;
                 }
             }
         }
@@ -352,7 +352,7 @@ impl Session {
     }
 
     /// The bindings of the plan are in force.
-    fn is_subscribed(&mut self, connection: &mut Connection) -> Result<(), Over> {
+    fn settle_subscribed(&mut self, connection: &mut Connection) -> Result<(), Over> {
         let now = Instant::now();
         connection.phase = Phase::Subscribed { since: now };
         connection.liveness.settle(now);

@@ -102,25 +102,10 @@ const PROBES_MAX: u8 = 3;
 /// # Errors
 /// The kernel cannot say, for example because it is no such socket.
 pub(crate) fn is_peer_answering(socket: impl AsFd) -> io::Result<bool> {
-    #[allow(unsafe_code, reason = "neither socket2 nor rustix offers TCP_INFO")]
-    // SAFETY: all fields are integers, for which zero is a value.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut bytes = size_of::<libc::tcp_info>() as libc::socklen_t;
-    #[allow(unsafe_code, reason = "as above")]
-    // SAFETY: the descriptor is borrowed, so open, for the whole call; the kernel writes at most `bytes` to `info`.
-    let status = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut bytes,
-        )
-    };
-    if status != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(info.tcpi_retransmits < RETRANSMITS_MAX && info.tcpi_probes < PROBES_MAX)
+    let ([first, ..], _) = tcp_info(socket)?;
+    // The first fields are a byte each: tcpi_state, tcpi_ca_state, tcpi_retransmits, tcpi_probes.
+    let [_, _, retransmits, probes, ..] = first.to_ne_bytes();
+    Ok(retransmits < RETRANSMITS_MAX && probes < PROBES_MAX)
 }
 
 /// The 8-byte words of the kernel's `struct tcp_info` up to and with `tcpi_bytes_acked`, which libc's declaration lacks: a
@@ -133,6 +118,17 @@ const TCP_INFO_WORDS: usize = 16;
 /// # Errors
 /// The kernel cannot say, for example because it is no such socket, or older than Linux 4.2.
 pub(crate) fn acknowledged_bytes(socket: impl AsFd) -> io::Result<u64> {
+    let (info, bytes) = tcp_info(socket)?;
+    if bytes < size_of_val(&info) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let [.., acknowledged] = info;
+    Ok(acknowledged)
+}
+
+/// The beginning of the kernel's `struct tcp_info` of a TCP socket, and how many bytes of it this kernel has; the rest is
+/// 0.
+fn tcp_info(socket: impl AsFd) -> io::Result<([u64; TCP_INFO_WORDS], usize)> {
     let mut info = [0_u64; TCP_INFO_WORDS];
     let mut bytes = size_of_val(&info) as libc::socklen_t;
     #[allow(unsafe_code, reason = "neither socket2 nor rustix offers TCP_INFO")]
@@ -149,11 +145,7 @@ pub(crate) fn acknowledged_bytes(socket: impl AsFd) -> io::Result<u64> {
     if status != 0 {
         return Err(io::Error::last_os_error());
     }
-    if (bytes as usize) < size_of_val(&info) {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    let [.., acknowledged] = info;
-    Ok(acknowledged)
+    Ok((info, bytes as usize))
 }
 
 /// Sets TCP_DEFER_ACCEPT on a listening socket: a connection is accepted once its first bytes are there. So the read

@@ -5,8 +5,8 @@
 //! Invariants, read off the frames by a second, plain parser and by the client's own: the same verdict however the
 //! bytes are cut, and the same bytes as far as they were passed on; nothing is added, nothing is taken away but the body
 //! of a delivery that is too large, whose size is then none and whose frames are heartbeats; nothing else is changed but
-//! a start's table, a tune's heartbeat, a delivery's names and a content's flags, type and encoding, and a copy of its timestamp; no
-//! frame passes that
+//! a start's table, a tune's heartbeat, a delivery's names and a content's flags, type and encoding, and a copy of its
+//! timestamp; no frame passes that
 //! is above its bound; a whole delivery or content that passes is one that the client can parse, with no table in it.
 
 use std::collections::HashMap;

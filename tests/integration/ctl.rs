@@ -515,7 +515,8 @@ fn the_token_is_read_from_a_file_and_what_is_wrong_with_it_is_told() {
         fs::write(&path, content).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let right = file("right", "an-admin-token-of-the-tests\n");
+    // As the server does, the client takes the first line.
+    let right = file("right", "an-admin-token-of-the-tests\nof whom\n");
     let wrong = file("wrong", "another-admin-token-of-the-tests");
     let server = Server::demo(&["--admin-token", &right]);
     let admin = server.admin().to_string();
@@ -533,7 +534,7 @@ fn the_token_is_read_from_a_file_and_what_is_wrong_with_it_is_told() {
     let empty = file("empty", "\n");
     of(&["sessions", "--admin-token", &empty]).assert_failed(
         2,
-        &format!("--admin-token {empty}: a token in one line, of visible ASCII, is expected"),
+        &format!("--admin-token {empty}: a token of visible ASCII is expected in the first line"),
     );
 }
 

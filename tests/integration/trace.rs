@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use blackhole::limits::{TRACE_KEYS_TOTAL_MAX, TRACE_LOOKS_MAX};
+use fastrand::Rng;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -735,21 +736,8 @@ fn subscriptions_that_are_taken_away_and_a_token_that_is_are_told() {
     );
 }
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
-    }
-
-    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
-        all[self.below(all.len())]
-    }
+fn one_of<'a>(random: &mut Rng, all: &[&'a str]) -> &'a str {
+    all[random.usize(..all.len())]
 }
 
 /// A subscription to calls: account, event, call id; `*` is any.
@@ -777,18 +765,18 @@ fn what_is_told_is_what_happens_for_any_subscriptions_and_events() {
     let accounts = [ACCOUNT, OTHER_ACCOUNT, "ffffffffffffffffffffffffffffffff"];
     let words = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
     let ids = ["a", "b", "c"];
-    let mut random = Random(20_261_126);
+    let mut random = Rng::with_seed(20_261_126);
     let mut fed = Fed::insecure(&["--rate-limit-burst", "1000000"]);
     for round in 0..ROUNDS {
         let mut sessions: Vec<(Client, Looker, Vec<Wanted<'_>>)> = Vec::new();
         for _ in 0..SESSIONS {
             let mut client = fed.server.client();
             let mut wanted = Vec::new();
-            for _ in 0..random.below(4) {
+            for _ in 0..random.usize(..4) {
                 let one = (
-                    random.of(&accounts),
-                    random.of(&[words[0], words[1], "*"]),
-                    random.of(&["a", "b", "*"]),
+                    one_of(&mut random, &accounts),
+                    one_of(&mut random, &[words[0], words[1], "*"]),
+                    one_of(&mut random, &["a", "b", "*"]),
                 );
                 if !wanted.contains(&one) {
                     client.must_subscribe(ANY_TOKEN, one.0, &format!("call.{}.{}", one.1, one.2));
@@ -802,7 +790,11 @@ fn what_is_told_is_what_happens_for_any_subscriptions_and_events() {
         }
         let mut events = Vec::new();
         for number in 0..15 {
-            let event = (random.of(&accounts), random.of(&words), random.of(&ids));
+            let event = (
+                one_of(&mut random, &accounts),
+                one_of(&mut random, &words),
+                one_of(&mut random, &ids),
+            );
             let name = format!("{round}-{number}");
             let body = json!({"Event-Name": name, "Account-ID": event.0});
             fed.publish("callevt", &format!("call.{}.{}", event.1, event.2), &body);

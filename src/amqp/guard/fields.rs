@@ -8,9 +8,9 @@ use crate::event;
 /// Stands for what was not UTF-8: ASCII's own character for that, which no escaped routing key contains (PROTOCOL 6).
 pub(in crate::amqp) const SUBSTITUTE: char = '\u{1a}';
 
-/// Class, weight, body size, flags, then two short strings at most, and what there is in front of a timestamp: the part of a
-/// content header that is screened. A timestamp behind more headers than this has room for is hidden like the rest.
-pub(super) const CONTENT_BYTES_LOOKED_AT: usize = 4096;
+/// Class, weight, body size, flags, then two short strings at most, and what there is in front of a timestamp: the part of
+/// a content header that is screened. A timestamp behind more headers than this has room for is hidden like the rest.
+pub(super) const CONTENT_BYTES_SCREENED_MAX: usize = 4096;
 pub(super) const CONTENT_TYPE: u16 = 1 << 15;
 pub(super) const CONTENT_ENCODING: u16 = 1 << 14;
 pub(super) const TIMESTAMP: u16 = 1 << 6;

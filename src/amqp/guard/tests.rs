@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::bounds::{BODY_BYTES_MAX, CONTENTS_MAX, Violation};
-use super::fields::{CONTENT_BYTES_LOOKED_AT, CONTENT_ENCODING, CONTENT_TYPE, TIMESTAMP};
+use super::fields::{CONTENT_BYTES_SCREENED_MAX, CONTENT_ENCODING, CONTENT_TYPE, TIMESTAMP};
 use super::{FRAME_BYTES_MAX, Guard, METHOD_BYTES_MAX, Vitals, pass_on};
 use crate::event;
 
@@ -159,7 +159,7 @@ fn a_timestamp_is_brought_to_the_front_from_behind_any_other_properties() {
         ]
         .concat()
     };
-    let room = CONTENT_BYTES_LOOKED_AT - 14;
+    let room = CONTENT_BYTES_SCREENED_MAX - 14;
     for (flags, front, before, is_kept) in [
         (0, &b""[..], vec![], true),
         (

@@ -2,18 +2,16 @@
 //!
 //! Invariant: no error contains a piece of a file.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 
-use crate::limits::TLS_FILE_BYTES_MAX;
+pub use crate::tls_files::TlsFileError;
+use crate::tls_files::{certificates, client_config, content, roots_of, system_roots};
 
 /// The files that TLS to a broker needs. All are PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,16 +31,6 @@ pub struct ClientFiles {
     pub key: PathBuf,
 }
 
-/// Why a file does not serve. Nothing that is in the file is in it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file}: {problem}", file = file.display())]
-pub struct TlsFileError {
-    /// Which.
-    pub file: PathBuf,
-    /// What is wrong with it.
-    pub problem: String,
-}
-
 impl TlsFiles {
     /// Reads the files and makes sure that they serve. Blocks for as long as the disk does.
     ///
@@ -56,26 +44,30 @@ impl TlsFiles {
     pub(in crate::amqp) fn read(&self) -> Result<Arc<ClientConfig>, TlsFileError> {
         let roots = match &self.ca_cert {
             Some(file) => roots_of(file)?,
-            None => system_roots()?,
+            None => system_roots(),
         };
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| wrong(Path::new("TLS"), error.to_string()))?
-            .with_root_certificates(roots);
+        if roots.is_empty() {
+            let problem = "has no CA certificate; amqp_ca_cert names a CA of one's own";
+            return Err(TlsFileError::new(Path::new("the system's store"), problem));
+        }
+        let builder = client_config(roots)?;
         let mut config = match &self.client {
             None => builder.with_no_client_auth(),
             Some(ClientFiles { cert, key }) => {
                 let chain = certificates(cert)?;
                 let private = PrivateKeyDer::from_pem_slice(&content(key)?)
-                    .map_err(|error| wrong(key, pem_problem(&error, "private key")))?;
+                    .map_err(|error| TlsFileError::of_pem(key, &error, "private key"))?;
                 builder
                     .with_client_auth_cert(chain, private)
                     .map_err(|error| match error {
-                        rustls::Error::InconsistentKeys(_) => wrong(
+                        rustls::Error::InconsistentKeys(_) => TlsFileError::new(
                             key,
                             format!("is not the key of the certificate in {}", cert.display()),
                         ),
-                        _ => wrong(key, "holds a private key of a kind that is not supported"),
+                        _ => TlsFileError::new(
+                            key,
+                            "holds a private key of a kind that is not supported",
+                        ),
                     })?
             }
         };
@@ -83,70 +75,4 @@ impl TlsFiles {
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
-}
-
-fn wrong(file: &Path, problem: impl Into<String>) -> TlsFileError {
-    TlsFileError {
-        file: file.to_owned(),
-        problem: problem.into(),
-    }
-}
-
-fn roots_of(file: &Path) -> Result<RootCertStore, TlsFileError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(file)? {
-        roots
-            .add(certificate)
-            .map_err(|_| wrong(file, "holds a certificate that cannot be a CA's"))?;
-    }
-    Ok(roots)
-}
-
-/// A certificate of the system's that cannot be read is left out, as OpenSSL does.
-fn system_roots() -> Result<RootCertStore, TlsFileError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        let problem = "has no CA certificate; amqp_ca_cert names a CA of one's own";
-        return Err(wrong(Path::new("the system's store"), problem));
-    }
-    Ok(roots)
-}
-
-/// The certificates in a file, at least one.
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
-    let content = content(file)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&content)
-        .collect::<Result<_, _>>()
-        .map_err(|error| wrong(file, pem_problem(&error, "certificate")))?;
-    if certificates.is_empty() {
-        return Err(wrong(
-            file,
-            pem_problem(&pem::Error::NoItemsFound, "certificate"),
-        ));
-    }
-    Ok(certificates)
-}
-
-fn pem_problem(error: &pem::Error, wanted: &str) -> String {
-    match error {
-        pem::Error::NoItemsFound => format!("holds no {wanted} in PEM form"),
-        _ => "is broken PEM".to_owned(),
-    }
-}
-
-fn content(file: &Path) -> Result<Vec<u8>, TlsFileError> {
-    let mut content = Vec::new();
-    File::open(file)
-        .and_then(|opened| {
-            opened
-                .take(TLS_FILE_BYTES_MAX + 1)
-                .read_to_end(&mut content)
-        })
-        .map_err(|error| wrong(file, format!("cannot be read: {error}")))?;
-    if content.len() as u64 > TLS_FILE_BYTES_MAX {
-        let problem = format!("is longer than {TLS_FILE_BYTES_MAX} bytes");
-        return Err(wrong(file, problem));
-    }
-    Ok(content)
 }

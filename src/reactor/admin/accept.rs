@@ -11,8 +11,8 @@ use crate::session::{ListenerKind, Session};
 
 impl<S: Socket> Reactor<S> {
     /// Takes a connection of the admin address in, to be read in the coming turn. If there are as many as there may be, the
-    /// oldest makes room that waits for a request, or that has taken longer than `send_timeout_ms` to read its answer; if
-    /// there is none, the newcomer is kept just long enough to be told so (503).
+    /// oldest of those that wait for a request, or have taken longer than `send_timeout_ms` to read their answers, is
+    /// ended; if there is none, the newcomer is kept just long enough to be told so (503).
     pub(in crate::reactor) fn accept_admin(
         &mut self,
         socket: S,
@@ -21,7 +21,7 @@ impl<S: Socket> Reactor<S> {
         now: Now,
     ) -> Option<ConnId> {
         let (mut asking, mut leaving) = (Vec::new(), Vec::new());
-        for id in self.desk.of(listener) {
+        for id in self.admin.of(listener) {
             let connection = self.connections.get(id);
             let is_asking = connection.is_some_and(|one| one.session.is_admin());
             (if is_asking { &mut asking } else { &mut leaving }).push(id);
@@ -49,7 +49,7 @@ impl<S: Socket> Reactor<S> {
         }
         let session = Session::of_admin(listener, peer, now.clock, &mut self.hub);
         let id = self.connections.insert(socket, session);
-        self.desk.insert(listener, id);
+        self.admin.insert(listener, id);
         self.hub.arrivals.note(now.unix);
         let connection = self.connections.get_mut(id)?;
         connection.listed.insert(Listed::REREAD | Listed::ADMIN);

@@ -1,5 +1,5 @@
-//! A listing of sessions that is being made for an asker of the admin address, and an order to close some: what is asked for,
-//! and how far it is. The loop goes on with them in [`super::sessions`].
+//! A listing of sessions that is being made for an asker of the admin address, and an order to close some: what is asked
+//! for, and how far it is. The loop goes on with them in [`super::sessions`].
 //!
 //! Invariant: of a listing no more than one page is kept: `limit` names of sessions, and
 //! [`ADMIN_PAGE_BYTES_MAX`](crate::limits::ADMIN_PAGE_BYTES_MAX), give or take one session.

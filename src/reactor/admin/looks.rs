@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use super::super::Reactor;
-use super::super::socket::Socket;
 use crate::account::AccountId;
 use crate::limits::TRACE_KEYS_MAX;
 use crate::protocol::admin::{AdminRefusal, TraceQuery};
 use crate::protocol::http::Status;
+use crate::reactor::Reactor;
+use crate::reactor::socket::Socket;
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::key_filter::KeyFilter;
 use crate::session::admin::AdminAnswer;
@@ -65,8 +65,8 @@ impl<S: Socket> Reactor<S> {
         trace.begin(look, &beginning, query.limit, now);
     }
 
-    /// Sends the lookers what there is for them, and ends the looks that are over. To be called once a turn, when everything
-    /// else has happened.
+    /// Sends the lookers what there is for them, and ends the looks that are over. To be called once a turn, when
+    /// everything else has happened.
     pub(in crate::reactor) fn feed_looks(&mut self, now: Now) {
         if !self.hub.trace.is_on() {
             return;
@@ -154,8 +154,8 @@ impl<S: Socket> Reactor<S> {
         })
     }
 
-    /// The AMQP bindings that bring the events looked at, as far as there is room, and how many there is no room for. What a
-    /// session gets is bound already.
+    /// The AMQP bindings that bring the events looked at, as far as there is room, and how many there is no room for. What
+    /// a session gets is bound already.
     fn keys_for(&self, filter: &Filter) -> (Vec<AmqpBinding>, usize) {
         let subscriptions = &self.hub.subscriptions;
         let (families, months) = (subscriptions.families(), subscriptions.months().now());

@@ -8,7 +8,7 @@ use crate::reactor::Reactor;
 use crate::reactor::control::Control;
 use crate::reactor::socket::Socket;
 
-/// The page. Cost: one pass over nothing but the counters.
+/// The page. Linear in the counters and gauges, whatever the sessions are.
 pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
     let mut out = String::with_capacity(16 << 10);
     let hub = &reactor.hub;
@@ -211,7 +211,7 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "admin_connections",
             "Connections of the admin address.",
-            reactor.desk.len(),
+            reactor.admin.len(),
         ),
         (
             "admin_deadlines",

@@ -4,16 +4,16 @@
 //! |---|---|
 //! | this | which request begins what |
 //! | `accept` | connections of the admin address taken in, and refused when there is no room |
-//! | [`desk`] | which connections they are |
+//! | [`connections`] | which connections they are |
 //! | `looks` | the looks of `/trace`: how they begin, are fed, and end |
-//! | `metrics` | the page `/metrics` |
+//! | `metrics`, `process` | the page `/metrics`; its figures of the process |
 //! | `job`, `jobs` | what takes more than one turn; a slice of it a turn |
 //! | `listing`, `sessions` | listings of sessions, and sessions closed; a slice of them |
 //! | `actions` | a drain, the log level, families started and stopped |
 
 mod accept;
 mod actions;
-pub(super) mod desk;
+pub(super) mod connections;
 pub(super) mod job;
 mod jobs;
 mod listing;
@@ -36,7 +36,7 @@ use crate::session::id::ConnId;
 impl<S: Socket> Reactor<S> {
     /// Begins the requests that earlier turns had no time for.
     pub(super) fn begin_waiting(&mut self, now: Now) {
-        for (id, request) in self.desk.begin_turn() {
+        for (id, request) in self.admin.begin_turn() {
             // Nobody waits for the answer to one whose asker has gone, and so nothing is done for it.
             if self.connections.get(id).is_some() {
                 self.begin_admin(request, id, now);
@@ -46,12 +46,13 @@ impl<S: Socket> Reactor<S> {
 
     /// A request has come. It is begun now, or in one of the next turns when as many have been begun in this one as may.
     pub(super) fn take_request(&mut self, request: AdminRequest, id: ConnId, now: Now) {
-        if let Some(request) = self.desk.take(id, request) {
+        if let Some(request) = self.admin.take(id, request) {
             self.begin_admin(request, id, now);
         }
     }
 
-    /// Begins what is asked for. The connection waits for [`Reactor::answer_admin`], which comes at once or in a later turn.
+    /// Begins what is asked for. The connection waits for [`Reactor::answer_admin`], which comes at once or in a later
+    /// turn.
     pub(super) fn begin_admin(&mut self, request: AdminRequest, id: ConnId, now: Now) {
         let answer = match request {
             AdminRequest::Health => AdminAnswer::Text {

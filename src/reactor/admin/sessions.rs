@@ -107,8 +107,8 @@ impl<S: Socket> Reactor<S> {
         })
     }
 
-    /// Writes those that are still there and wanted, as far as the share of the turn goes. True: the page is full, or all are
-    /// written.
+    /// Writes those that are still there and wanted, as far as the share of the turn goes. True: the page is full, or all
+    /// are written.
     fn write_ranked(
         &self,
         wanted: &Wanted,
@@ -167,7 +167,9 @@ impl<S: Socket> Reactor<S> {
             return Some(not_found(format!("no {whose}")));
         }
         let asker = self.asker_told(asker);
-        log::info!("the operator closed {closed} sessions ({whose}) with {code} {reason:?}{asker}");
+        log::info!(
+            "sessions closed by the operator: {closed} ({whose}) with {code} {reason:?}{asker}"
+        );
         let body = page::whole(|out| {
             out.extend_from_slice(format!(r#"{{"closed":{closed}}}"#).as_bytes());
         });
@@ -177,7 +179,7 @@ impl<S: Socket> Reactor<S> {
         })
     }
 
-    /// Who asked, for the log; nothing if that is not known any more.
+    /// Where an order came from, for the log; empty if its connection has gone.
     fn asker_told(&self, asker: ConnId) -> String {
         let connection = self.connections.get(asker);
         connection.map_or_else(String::new, |one| {

@@ -1,5 +1,5 @@
-//! Which client bindings there are, for people (PROTOCOL 8): each form of binding of the families that are on, with the words
-//! of its lists written out, and placeholders in the platform's spelling, `{CALL_ID}`, for what may be any word.
+//! Which client bindings there are, for people (PROTOCOL 8): each form of binding of the families that are on, with the
+//! words of its lists written out, and placeholders in the platform's spelling, `{CALL_ID}`, for what may be any word.
 
 use super::Families;
 use super::compile::KEYS_MAX;

@@ -3,6 +3,7 @@
 //! Only the platform's own families are known here: a server may have others, and may have switched some off.
 
 use super::spec::{FamilyOptions, FamilySpec, platform_families};
+use crate::closest::is_near;
 use crate::routing::words::{WILDCARD, WILDCARD_REST};
 
 /// Bytes of a binding that is compared; a longer one has no suggestion.
@@ -27,7 +28,7 @@ pub fn nearest_binding(binding: &str) -> Option<String> {
             (steps, candidate)
         })
         .min()?;
-    (nearest != binding && steps <= 2.max(nearest.len() / 4)).then_some(nearest)
+    (nearest != binding && is_near(steps, &nearest)).then_some(nearest)
 }
 
 /// The binding of `row` that has the words of `binding` where a word may be any, and else the nearest word of its own.

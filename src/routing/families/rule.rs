@@ -157,8 +157,8 @@ pub(crate) enum Qualifier<'e> {
 }
 
 impl Qualifier<'_> {
-    /// Whether a subscription for `account`, by its SIP realm `realm` where accounts are told apart by that, gets events that
-    /// are qualified so.
+    /// Whether a subscription for `account`, by its SIP realm `realm` where accounts are told apart by that, gets events
+    /// that are qualified so.
     pub(crate) fn admits<'r>(
         &self,
         account: AccountId,
@@ -378,8 +378,8 @@ impl Rule {
             })
     }
 
-    /// Renders the AMQP binding keys that bring all events of an account, as far as its keys can tell: where some form names
-    /// the account or its realm, only such forms. None where nothing tells the accounts' events apart.
+    /// Renders the AMQP binding keys that bring all events of an account, as far as its keys can tell: where some form
+    /// names the account or its realm, only such forms. None where nothing tells the accounts' events apart.
     pub(crate) fn widest_keys(
         &self,
         account: AccountId,

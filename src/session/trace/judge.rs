@@ -23,7 +23,7 @@ use crate::session::subscriptions::Subscriptions;
 
 /// The session that is looked at, if it is there.
 #[derive(Clone, Copy, Debug)]
-pub struct LookedAt<'s> {
+pub struct TracedSession<'s> {
     /// Its connection.
     pub id: ConnId,
     /// What it is subscribed to.
@@ -34,7 +34,7 @@ pub struct LookedAt<'s> {
 
 /// An event that concerns a look.
 #[derive(Clone, Copy, Debug)]
-pub struct Concern {
+pub struct ConcernedLook {
     /// The place of the look among the looks.
     pub look: usize,
     /// Of the session that is looked at, if one is: how near its nearest subscription comes.
@@ -45,7 +45,7 @@ pub struct Concern {
 
 /// Why an event did not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum WhyNotMatched {
     /// The session was slow, whatever the policy.
     SlowDropped,
     /// Its family is off, or its exchange is no family's.
@@ -60,7 +60,7 @@ pub enum Why {
     NotBound,
 }
 
-impl Why {
+impl WhyNotMatched {
     /// The words of PROTOCOL 8.
     #[must_use]
     pub fn text(self) -> &'static str {
@@ -74,8 +74,8 @@ impl Why {
         }
     }
 
-    /// Why an event that fits no subscription of the session, or nobody's if none is asked about, did not arrive. `nearest`:
-    /// how near the session's nearest comes. `is_others`: others got it.
+    /// Why an event that fits no subscription of the session, or nobody's if none is asked about, did not arrive.
+    /// `nearest`: how near the session's nearest comes. `is_others`: others got it.
     #[must_use]
     pub fn of(standing: Standing<'_>, nearest: Nearness, is_others: bool) -> Self {
         match (standing, nearest) {
@@ -97,7 +97,7 @@ pub(super) fn concern(
     filter: &Filter,
     event: &EventKey<'_>,
     owner: Owner<'_>,
-    session: Option<LookedAt<'_>>,
+    session: Option<TracedSession<'_>>,
     subscriptions: &Subscriptions,
     steps: &mut usize,
 ) -> Result<Option<Option<(ConnId, Nearness)>>, OutOfSteps> {
@@ -106,8 +106,8 @@ pub(super) fn concern(
     if !filter.admits(families, event, owner, months) {
         return Ok(None);
     }
-    let Some(LookedAt { id, list, account }) = session else {
-        // Of a session that is not in this process nothing can be said, least of all that it did not bind something.
+    let Some(TracedSession { id, list, account }) = session else {
+        // The session is not in this process, so its bindings are not known.
         return Ok(filter.session.is_none().then_some(None));
     };
     let mut nearest = Nearness::Far;
@@ -143,32 +143,47 @@ mod tests {
                 Standing::Off("bh_call"),
                 Nearness::ButForScope,
                 false,
-                Why::Stopped,
+                WhyNotMatched::Stopped,
             ),
             (
                 Standing::UnknownExchange,
                 Nearness::Far,
                 false,
-                Why::Stopped,
+                WhyNotMatched::Stopped,
             ),
-            (Standing::On, Nearness::ButForScope, true, Why::OtherAccount),
+            (
+                Standing::On,
+                Nearness::ButForScope,
+                true,
+                WhyNotMatched::OtherAccount,
+            ),
             (
                 Standing::On,
                 Nearness::ButForEventWord,
                 true,
-                Why::OtherEventWord,
+                WhyNotMatched::OtherEventWord,
             ),
             (
                 Standing::Formless,
                 Nearness::ButForEventWord,
                 false,
-                Why::OtherEventWord,
+                WhyNotMatched::OtherEventWord,
             ),
-            (Standing::On, Nearness::Far, true, Why::NotBoundHere),
-            (Standing::On, Nearness::Far, false, Why::NotBound),
-            (Standing::Formless, Nearness::Far, false, Why::NotBound),
+            (
+                Standing::On,
+                Nearness::Far,
+                true,
+                WhyNotMatched::NotBoundHere,
+            ),
+            (Standing::On, Nearness::Far, false, WhyNotMatched::NotBound),
+            (
+                Standing::Formless,
+                Nearness::Far,
+                false,
+                WhyNotMatched::NotBound,
+            ),
         ] {
-            let why = Why::of(standing, nearest, is_others);
+            let why = WhyNotMatched::of(standing, nearest, is_others);
             assert_eq!(why, expected, "{standing:?} {nearest:?} {is_others}");
         }
     }

@@ -8,12 +8,12 @@
 //! | `filter`, `who` | what a look looks at; the session that something happens to |
 //! | `judge` | which looks an event concerns, and why it did not arrive |
 //!
-//! Who notes something asks [`Trace::is_on`] first, so that it costs one test while nobody looks. While somebody does, a turn
-//! spends at most [`TRACE_STEPS_PER_TURN_MAX`] steps on it, of which all looks have equal parts: one for each event and look,
-//! one for each subscription that is judged, and [`TRACE_LINE_COST`](crate::limits::TRACE_LINE_COST) for each line. What is
-//! beyond is left out, counted, and told. A session pays nothing.
+//! Callers ask [`Trace::is_on`] before they note something, so that it costs one test while nobody looks. While somebody
+//! does, a turn spends at most [`TRACE_STEPS_PER_TURN_MAX`] steps on it, of which all looks have equal parts: one for each
+//! event and look, one for each subscription that is judged, and [`TRACE_LINE_COST`](crate::limits::TRACE_LINE_COST) for
+//! each line. What is beyond is left out, counted, and told. A session pays nothing.
 //!
-//! Invariant: nothing that is noted changes what happens.
+//! Invariant: the trace observes only; it never changes which events a session gets, or when one ends.
 
 mod filter;
 mod judge;
@@ -24,7 +24,7 @@ mod who;
 use std::time::Duration;
 
 pub use self::filter::Filter;
-pub use self::judge::{Concern, LookedAt, Why};
+pub use self::judge::{ConcernedLook, TracedSession, WhyNotMatched};
 use self::line::{Line, Word, cut};
 pub use self::look::{Ended, Lines, Look};
 pub use self::who::Who;
@@ -44,15 +44,15 @@ pub struct Trace(Option<Box<Looks>>);
 #[derive(Debug)]
 struct Looks {
     looks: Vec<Look>,
-    /// What is to be added to the loop's clock for Unix milliseconds; at most a second too little, and exact after the first
-    /// turn that begins with a new second. The system's clock may be set; one that is set back by less than a second leaves
-    /// it so much too large.
+    /// What is to be added to the loop's clock for Unix milliseconds; at most a second too little, and exact after the
+    /// first turn that begins with a new second. A system's clock that is set back by less than a second leaves it so much
+    /// too large.
     clock_to_unix: Duration,
 }
 
 /// What a command asks for, without its token.
 #[derive(Clone, Debug, Default)]
-pub struct Asked<'a> {
+pub struct CommandFacts<'a> {
     /// `subscribe`, `unsubscribe` or `ping`; `None`: anything else.
     pub action: Option<&'static str>,
     /// As the client wrote it.
@@ -65,7 +65,7 @@ pub struct Asked<'a> {
 
 /// What came of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Came<'a> {
+pub enum CommandOutcome<'a> {
     /// It was done.
     Ok,
     /// It waits: for this.
@@ -76,7 +76,7 @@ pub enum Came<'a> {
 
 /// What an event is called in lines.
 #[derive(Clone, Copy, Debug)]
-pub struct Told<'e> {
+pub struct EventFacts<'e> {
     /// The event.
     pub event: &'e EventKey<'e>,
     /// Whose it is.
@@ -85,7 +85,7 @@ pub struct Told<'e> {
 
 /// A subscription, or all equal ones, that an event went to.
 #[derive(Clone, Copy, Debug)]
-pub struct Went<'m> {
+pub struct MatchedSubscription<'m> {
     /// The client binding.
     pub subscribed_key: &'m str,
     /// The pattern that the event was found by.
@@ -247,8 +247,8 @@ impl Trace {
         event: &EventKey<'_>,
         owner: Owner<'_>,
         subscriptions: &Subscriptions,
-        mut session: impl FnMut(usize) -> Option<LookedAt<'s>>,
-        concerns: &mut Vec<Concern>,
+        mut session: impl FnMut(usize) -> Option<TracedSession<'s>>,
+        concerns: &mut Vec<ConcernedLook>,
     ) {
         let Some(all) = &mut self.0 else {
             return;
@@ -260,7 +260,7 @@ impl Trace {
             let concern = judge::concern(filter, event, owner, session, subscriptions, &mut steps);
             *look.steps() = steps;
             match concern {
-                Ok(Some(nearest)) => concerns.push(Concern {
+                Ok(Some(nearest)) => concerns.push(ConcernedLook {
                     look: place,
                     nearest,
                     is_of_session: look.filter.session.is_some(),
@@ -278,8 +278,8 @@ impl Trace {
     pub fn matched(
         &mut self,
         look: usize,
-        told: Told<'_>,
-        went: &Went<'_>,
+        told: EventFacts<'_>,
+        went: &MatchedSubscription<'_>,
         sessions: Option<usize>,
         now: Now,
     ) {
@@ -304,8 +304,8 @@ impl Trace {
     pub fn not_matched(
         &mut self,
         look: usize,
-        told: Told<'_>,
-        why: Why,
+        told: EventFacts<'_>,
+        why: WhyNotMatched,
         subscribed_key: Option<&str>,
         now: Now,
     ) {
@@ -316,12 +316,10 @@ impl Trace {
         });
     }
 
-    /// Notes that there are more groups of subscriptions that an event went to than are told.
-    pub fn leave_out(&mut self, look: usize, lines: usize) {
+    /// Notes that an event went to one more group of subscriptions than is told.
+    pub fn leave_group_out(&mut self, look: usize) {
         if let Some(look) = self.0.as_mut().and_then(|all| all.looks.get_mut(look)) {
-            for _ in 0..lines {
-                look.leave_line_out();
-            }
+            look.leave_line_out();
         }
     }
 
@@ -336,13 +334,19 @@ impl Trace {
             Style::Piston => "piston",
             Style::Kazoo => "kazoo",
         };
-        self.tell_session(who, &Asked::default(), Word::Opened, now, |line| {
+        self.tell_session(who, &CommandFacts::default(), Word::Opened, now, |line| {
             line.text("style", style)
         });
     }
 
     /// Notes a command, and what came of it.
-    pub fn command(&mut self, who: &Who, asked: &Asked<'_>, came: Came<'_>, now: Now) {
+    pub fn command(
+        &mut self,
+        who: &Who,
+        asked: &CommandFacts<'_>,
+        came: CommandOutcome<'_>,
+        now: Now,
+    ) {
         self.tell_session(who, asked, Word::Command, now, |line| {
             let line = line
                 .text("action", asked.action.unwrap_or("unknown"))
@@ -353,9 +357,11 @@ impl Trace {
                 false => line.texts("bindings", asked.bindings.iter().copied()),
             };
             match came {
-                Came::Ok => line.text("outcome", "ok"),
-                Came::Waits(what) => line.text("outcome", "waits").text("waits_for", what),
-                Came::Errors(errors) => line
+                CommandOutcome::Ok => line.text("outcome", "ok"),
+                CommandOutcome::Waits(what) => {
+                    line.text("outcome", "waits").text("waits_for", what)
+                }
+                CommandOutcome::Errors(errors) => line
                     .text("outcome", "error")
                     .texts("errors", errors.iter().map(String::as_str)),
             }
@@ -370,9 +376,9 @@ impl Trace {
         reason: &str,
         now: Now,
     ) {
-        let asked = Asked {
+        let asked = CommandFacts {
             bindings: bindings.iter().map(AsRef::as_ref).collect(),
-            ..Asked::default()
+            ..CommandFacts::default()
         };
         self.tell_session(who, &asked, Word::SubscriptionsEnded, now, |line| {
             line.texts("bindings", asked.bindings.iter().copied())
@@ -382,7 +388,7 @@ impl Trace {
 
     /// Notes that a session is being closed. `code`: of the close frame that it is sent.
     pub fn closed(&mut self, who: &Who, reason: CloseReason, code: Option<u16>, now: Now) {
-        self.tell_session(who, &Asked::default(), Word::Closed, now, |line| {
+        self.tell_session(who, &CommandFacts::default(), Word::Closed, now, |line| {
             let line = line.text("reason", reason.word());
             match code {
                 Some(code) => line.value("code", code),
@@ -434,7 +440,7 @@ impl Trace {
     fn tell_session(
         &mut self,
         who: &Who,
-        asked: &Asked<'_>,
+        asked: &CommandFacts<'_>,
         word: Word,
         now: Now,
         rest: impl FnOnce(Line) -> Line,
@@ -468,7 +474,7 @@ impl Trace {
         &mut self,
         look: usize,
         word: Word,
-        told: Told<'_>,
+        told: EventFacts<'_>,
         now: Now,
         rest: impl FnOnce(Line, Option<String>) -> Line,
     ) {
@@ -482,7 +488,7 @@ impl Trace {
         if !look.may_tell() {
             return;
         }
-        let Told { event, owner } = told;
+        let EventFacts { event, owner } = told;
         let account = match owner {
             Owner::Account(account) => Some(account),
             Owner::Realm(_) | Owner::Nobody => None,
@@ -619,11 +625,11 @@ mod tests {
         }
 
         fn ping(&mut self, now: Now) {
-            let asked = Asked {
+            let asked = CommandFacts {
                 action: Some("ping"),
-                ..Asked::default()
+                ..CommandFacts::default()
             };
-            self.trace.command(&who(9), &asked, Came::Ok, now);
+            self.trace.command(&who(9), &asked, CommandOutcome::Ok, now);
         }
     }
 
@@ -739,21 +745,23 @@ mod tests {
             .closed(&other, CloseReason::Peer, Some(1000), at(0, 0));
         bench.trace.opened(&other, Style::Kazoo, at(0, 0));
         bench.trace.written(other.id, 5, 0, at(0, 0));
-        let asked = Asked {
+        let asked = CommandFacts {
             action: Some("subscribe"),
-            ..Asked::default()
+            ..CommandFacts::default()
         };
-        bench.trace.command(&other, &asked, Came::Ok, at(0, 0));
+        bench
+            .trace
+            .command(&other, &asked, CommandOutcome::Ok, at(0, 0));
         assert_eq!(bench.take(at(0, 0)), "");
         // But who asks for the account is.
         let account = AccountId::from_bytes([1; 16]).to_string();
-        let asked = Asked {
+        let asked = CommandFacts {
             account: Some(&account),
             ..asked
         };
         bench
             .trace
-            .command(&other, &asked, Came::Waits("broker"), at(0, 0));
+            .command(&other, &asked, CommandOutcome::Waits("broker"), at(0, 0));
         let told = bench.take(at(0, 0));
         assert!(
             told.contains("\"outcome\":\"waits\",\"waits_for\":\"broker\""),

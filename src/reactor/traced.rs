@@ -14,7 +14,9 @@ use crate::routing::nearness::{EventKey, Nearness};
 use crate::session::clock::Now;
 use crate::session::delivery::Delivered;
 use crate::session::hub::Hub;
-use crate::session::trace::{Concern, LookedAt, Told, Went, Why};
+use crate::session::trace::{
+    ConcernedLook, EventFacts, MatchedSubscription, TracedSession, WhyNotMatched,
+};
 
 /// What became of an event in one group.
 struct HandedOut {
@@ -29,7 +31,7 @@ struct HandedOut {
 impl<S: Socket> Reactor<S> {
     /// The looks that an event concerns. Linear in the subscriptions of the sessions that are looked at, within the turn's
     /// share.
-    pub(super) fn concerns(&mut self, event: &Event) -> Vec<Concern> {
+    pub(super) fn concerns(&mut self, event: &Event) -> Vec<ConcernedLook> {
         let mut concerns = Vec::new();
         if !self.hub.trace.may_judge() {
             return concerns;
@@ -51,7 +53,7 @@ impl<S: Socket> Reactor<S> {
         let session = |look: usize| {
             let id = (*ids.get(look)?)?;
             let session = &connections.get(id)?.session;
-            Some(LookedAt {
+            Some(TracedSession {
                 id,
                 list: session.subscriptions(),
                 account: session.account(),
@@ -62,7 +64,12 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// As [`Reactor::fan_out`], for an event that `concerns` looks.
-    pub(super) fn fan_out_looked_at(&mut self, event: Box<Event>, concerns: &[Concern], now: Now) {
+    pub(super) fn fan_out_traced(
+        &mut self,
+        event: Box<Event>,
+        concerns: &[ConcernedLook],
+        now: Now,
+    ) {
         self.end_run(now);
         let mut matched = std::mem::take(&mut self.fan_out.matched);
         let owed = self.match_event(&event, None, &mut matched);
@@ -71,7 +78,7 @@ impl<S: Socket> Reactor<S> {
         } else {
             self.note_age(&event, now);
         }
-        self.hand_out_looked_at(&event, &matched, concerns, true, now);
+        self.hand_out_traced(&event, &matched, concerns, true, now);
         self.keep_matched(matched);
         if !owed.is_empty() {
             self.hub.metrics.events_sliced_total += 1;
@@ -80,11 +87,11 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Hands out the frames of an event, and tells the looks what became of them. `is_first`: it is the first slice.
-    pub(super) fn hand_out_looked_at(
+    pub(super) fn hand_out_traced(
         &mut self,
         event: &Event,
         matched: &[(GroupId, Frame)],
-        concerns: &[Concern],
+        concerns: &[ConcernedLook],
         is_first: bool,
         now: Now,
     ) {
@@ -97,7 +104,7 @@ impl<S: Socket> Reactor<S> {
                 self.hand_out(*group, std::slice::from_ref(frame), |id, delivered| {
                     sessions += 1;
                     let is_its =
-                        |concern: &Concern| matches!(concern.nearest, Some((of, _)) if of == id);
+                        |concern: &ConcernedLook| matches!(concern.nearest, Some((of, _)) if of == id);
                     let places = concerns.iter().enumerate();
                     let places = places.filter(|(_, concern)| is_its(concern));
                     at.extend(places.map(|(place, _)| (place, delivered)));
@@ -123,7 +130,7 @@ impl<S: Socket> Reactor<S> {
         &mut self,
         event: &Event,
         handed_out: &[HandedOut],
-        concerns: &[Concern],
+        concerns: &[ConcernedLook],
         is_first: bool,
         now: Now,
     ) {
@@ -137,11 +144,11 @@ impl<S: Socket> Reactor<S> {
         } = &mut self.hub;
         let (families, months) = (subscriptions.families(), subscriptions.months().now());
         let owner = families.owner(&key, months);
-        let told = Told { event: &key, owner };
+        let told = EventFacts { event: &key, owner };
         let mut is_delivered = vec![false; concerns.len()];
         let mut groups_told = 0;
         let mut tell_group = |found: &Match<'_>, handed_out: &HandedOut| {
-            let went = |queued, dropped| Went {
+            let went = |queued, dropped| MatchedSubscription {
                 subscribed_key: found.subscribed_key,
                 subscription_key: found.subscription_key,
                 scope: found.scope,
@@ -154,7 +161,7 @@ impl<S: Socket> Reactor<S> {
                         let went = went(handed_out.queued, handed_out.dropped);
                         trace.matched(concern.look, told, &went, Some(handed_out.sessions), now);
                     } else {
-                        trace.leave_out(concern.look, 1);
+                        trace.leave_group_out(concern.look);
                     }
                 }
                 let own = handed_out.at.iter().filter(|(of, _)| *of == place);
@@ -164,7 +171,7 @@ impl<S: Socket> Reactor<S> {
                     }
                     if delivered.queued == 0 {
                         let key = Some(found.subscribed_key);
-                        trace.not_matched(concern.look, told, Why::SlowDropped, key, now);
+                        trace.not_matched(concern.look, told, WhyNotMatched::SlowDropped, key, now);
                     } else {
                         let went = went(delivered.queued, delivered.dropped);
                         trace.matched(concern.look, told, &went, None, now);
@@ -195,7 +202,7 @@ impl<S: Socket> Reactor<S> {
                 false => !handed_out.is_empty(),
             };
             if !is_told {
-                let why = Why::of(standing, nearest, !handed_out.is_empty());
+                let why = WhyNotMatched::of(standing, nearest, !handed_out.is_empty());
                 trace.not_matched(concern.look, told, why, None, now);
             }
         }

@@ -7,11 +7,12 @@ use crate::protocol::admin::AdminRequest;
 use crate::session::ListenerKind;
 use crate::session::id::ConnId;
 
-/// Which connections are those of the admin address, the oldest first. Invariant: of each listener at most
-/// [`ADMIN_CONNECTIONS_MAX`](crate::limits::ADMIN_CONNECTIONS_MAX) that ask and [`ADMIN_LEAVING_MAX`](crate::limits::ADMIN_LEAVING_MAX) that are closing when another is accepted; a connection is
-/// here from its accept until it leaves the table.
+/// The connections of the admin address, the oldest first, and their requests that wait. Invariant: of each listener at
+/// most [`ADMIN_CONNECTIONS_MAX`](crate::limits::ADMIN_CONNECTIONS_MAX) ask and
+/// [`ADMIN_LEAVING_MAX`](crate::limits::ADMIN_LEAVING_MAX) are closing when another is accepted; a connection is here from
+/// its accept until it leaves the table.
 #[derive(Debug, Default)]
-pub(in crate::reactor) struct Desk {
+pub(in crate::reactor) struct AdminConnections {
     connections: Vec<(ListenerKind, ConnId)>,
     /// Requests that a later turn begins, the oldest first: of each connection at most one.
     waiting: VecDeque<(ConnId, AdminRequest)>,
@@ -19,7 +20,7 @@ pub(in crate::reactor) struct Desk {
     begun: usize,
 }
 
-impl Desk {
+impl AdminConnections {
     /// How many connections there are.
     pub(in crate::reactor) fn len(&self) -> usize {
         self.connections.len()

@@ -2,7 +2,8 @@
 //!
 //! A connection of either kind is a [`TcpStream`] to the loop, whose table has 4 bytes for a socket. For one that came
 //! through the file that is a name only: a descriptor is read, written and shut down, which is the same for all streams
-//! ([`super::socket::Socket`]); what only TCP can do is asked of websocket sessions alone, which never come through the file.
+//! ([`super::socket::Socket`]); what only TCP can do is asked of websocket sessions alone, which never come through the
+//! file.
 //!
 //! The file belongs to whoever runs the process, and nobody else may open it (mode 0600), from the moment when it is there.
 //! It appears when the socket listens already, so a file that refuses connections is one that a dead process has left;
@@ -28,7 +29,7 @@ const NO_ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::UNSPECIFIED, 0);
 
 /// A nonblocking listening socket.
 #[derive(Debug)]
-pub(super) enum Door {
+pub(super) enum ListeningSocket {
     Tcp(TcpListener),
     Local(LocalSocket),
 }
@@ -40,7 +41,7 @@ pub(super) struct LocalSocket {
     path: PathBuf,
 }
 
-impl Door {
+impl ListeningSocket {
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
             Self::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
@@ -79,7 +80,7 @@ impl Door {
     }
 }
 
-impl AsFd for Door {
+impl AsFd for ListeningSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(listener) => listener.as_fd(),

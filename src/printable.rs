@@ -1,10 +1,11 @@
-//! Text of somebody else's, as it may be shown on a terminal.
+//! Foreign text on a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
 /// `text` with every character that a terminal would act upon instead of showing it written as an escape: control
-/// characters, and those that turn the direction of writing or have no width. Clients choose names of sessions.
+/// characters, and those that turn the direction of writing or have no width. Clients choose
+/// names of sessions, and events hold what anybody typed. Linear, and without a copy where there is nothing to escape.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_harmful) {
         return Cow::Borrowed(text);
@@ -18,6 +19,21 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
+}
+
+/// Whether a terminal would act upon the character instead of showing it.
+fn is_harmful(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 /// A JSON document, which escapes only what JSON must, with the rest of the control characters escaped too. Line ends
@@ -40,20 +56,6 @@ pub(crate) fn printable_json(document: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
-}
-
-fn is_harmful(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{ad}'
-                | '\u{61c}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-                | '\u{e0000}'..='\u{e007f}'
-        )
 }
 
 #[cfg(test)]
