@@ -11,7 +11,7 @@ use super::month::ActiveMonths;
 use super::nearness::{EventKey, Nearness};
 use super::words::{self, WILDCARD, WILDCARD_REST, WORDS_MAX};
 use crate::account::{AccountId, Scope};
-use crate::terminal::printable;
+use crate::printable::printable;
 
 /// A key that a family knows.
 #[derive(Clone, Debug)]
