@@ -11,6 +11,7 @@ use super::month::ActiveMonths;
 use super::nearness::{EventKey, Nearness};
 use super::words::{self, WILDCARD, WILDCARD_REST, WORDS_MAX};
 use crate::account::{AccountId, Scope};
+use crate::printable::printable;
 
 /// A key that a family knows.
 #[derive(Clone, Debug)]
@@ -31,7 +32,7 @@ struct Client {
 
 /// A key that no family knows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no family knows the key `{key}`; the nearest is `{nearest}`")]
+#[error("no family knows the key `{}`; the nearest is `{nearest}`", printable(.key))]
 pub struct UnknownKey {
     /// The key, cut to [`ECHO_BYTES_MAX`].
     pub key: Box<str>,
@@ -247,6 +248,14 @@ mod tests {
         out.iter()
             .map(|one| format!("{} {}", one.exchange, one.key))
             .collect()
+    }
+
+    #[test]
+    fn a_key_that_no_family_knows_is_told_in_one_line_that_steers_no_terminal() {
+        let key = "a\r\nX: 1\u{1b}[2J\u{9b}";
+        let error = KeyFilter::new(&families(), key, None, None).expect_err("no key");
+        let told = error.to_string();
+        assert!(told.contains("`a\\r\\nX: 1\\u{1b}[2J\\u{9b}`"), "{told}");
     }
 
     #[test]

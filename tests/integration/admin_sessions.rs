@@ -407,7 +407,7 @@ fn sessions_are_closed_by_id_account_and_address_as_the_operator_says() {
         (server.metric("sessions") == 0).then_some(())
     });
     assert_eq!(server.metric(r#"closes_total{reason="operator"}"#), 203);
-    let line = server.wait_for_log("closed 201 sessions");
+    let line = server.wait_for_log("closed by the operator: 201 ");
     assert!(
         line.contains("address 127.0.0.1") && line.contains("1008"),
         "{line}"

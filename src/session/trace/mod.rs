@@ -45,7 +45,8 @@ pub struct Trace(Option<Box<Looks>>);
 struct Looks {
     looks: Vec<Look>,
     /// What is to be added to the loop's clock for Unix milliseconds; at most a second too little, and exact after the
-    /// first turn that begins with a new second.
+    /// first turn that begins with a new second. A system's clock that is set back by less than a second leaves it so much
+    /// too large.
     clock_to_unix: Duration,
 }
 
