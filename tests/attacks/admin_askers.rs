@@ -19,10 +19,11 @@ const PINGS: usize = 300;
 const REQUEST: &[u8] =
     b"GET /v2/sessions?sort=bytes&limit=1000 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// What a ping may take beside the askers, in times of what it takes in the calm; a build that is not optimised takes ten
-/// times as long for a page, and no longer for the sockets that the calm waits for.
+/// What a ping may take beside the askers, in times of what it takes in the calm, which is some 20 µs. One in a hundred may
+/// meet the making of a page, or on a machine with few cores the threads of this test. A loop that did what all ask for in
+/// one turn would make most of them wait some thousand times as long as in the calm.
 const P50_TIMES: f64 = if cfg!(debug_assertions) { 60.0 } else { 30.0 };
-const P99_TIMES: f64 = if cfg!(debug_assertions) { 120.0 } else { 60.0 };
+const P99_TIMES: f64 = if cfg!(debug_assertions) { 800.0 } else { 400.0 };
 
 /// Asks until it is dropped.
 struct Askers {
