@@ -114,6 +114,6 @@ blackhole_events_total 7
         let gauges = read(&page.replace("subscriptions 0", "subscriptions 3"));
         assert_eq!(astray(&gauges), ["subscriptions is 3 instead of 0"]);
         let gauges = read(&page.replace("connections 1", "connections 2"));
-        assert_eq!(astray(&gauges), ["connections is 2 instead of 1"]);
+        assert_eq!(astray(&gauges), ["admin_connections is 2 instead of 1"]);
     }
 }
