@@ -85,13 +85,11 @@ impl<S: Socket> Reactor<S> {
         let mut matched = std::mem::take(&mut self.fan_out.matched);
         let owed = self.match_event(&event, Some(&owed), &mut matched);
         if !matched.is_empty() {
-            let concerns = match self.hub.trace.is_on() {
-                true => self.concerns(&event),
-                false => Vec::new(),
-            };
-            match concerns.is_empty() {
-                true => self.hand_out_all(&matched, now),
-                false => self.hand_out_traced(&event, &matched, &concerns, false, now),
+            let concerns = self.concerns(&event);
+            if concerns.is_empty() {
+                self.hand_out_all(&matched, now);
+            } else {
+                self.hand_out_traced(&event, &matched, &concerns, false, now);
             }
         }
         self.keep_matched(matched);

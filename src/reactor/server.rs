@@ -82,7 +82,8 @@ pub enum StartError {
 /// Where a loop is in its life.
 ///
 /// ```text
-/// Serving --signal, or POST /drain--> Announced --drain_delay--> Emptying --queue empty--> Draining --nobody left, or time over--> end
+/// Serving --signal, or POST /drain--> Announced --drain_delay--> Emptying --queue empty--> Draining
+/// Draining --nobody left, or time over--> end
 /// ```
 ///
 /// `POST /drain` does as a signal, once; any signal behind the first ends the loop at once.
@@ -228,9 +229,8 @@ impl Server {
     }
 
     /// Turns until a SIGTERM, a SIGINT or the operator's order, and then until the drain is over; a second signal ends it
-    /// at once. Every connection
-    /// that the kernel has for the clients' listener is taken before the listener closes, and served until its turn to be
-    /// closed. The admin listener stays to the end.
+    /// at once. Every connection that the kernel has for the clients' listener is taken before the listener closes, and
+    /// served until its turn to be closed. The admin listener stays to the end.
     ///
     /// # Errors
     /// The poll broke, and nothing can be done any more.

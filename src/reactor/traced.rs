@@ -29,8 +29,8 @@ struct HandedOut {
 }
 
 impl<S: Socket> Reactor<S> {
-    /// The looks that an event concerns. Linear in the subscriptions of the sessions that are looked at, within the turn's
-    /// share.
+    /// The looks that an event concerns; none while nobody looks. Linear in the subscriptions of the sessions that are
+    /// looked at, within the turn's share.
     pub(super) fn concerns(&mut self, event: &Event) -> Vec<ConcernedLook> {
         let mut concerns = Vec::new();
         if !self.hub.trace.may_judge() {

@@ -331,6 +331,23 @@ fn what_a_command_asks_for_is_told_where_any_token_is_taken_too() {
 }
 
 #[test]
+fn of_a_session_that_is_not_there_it_is_not_said_that_it_bound_nothing() {
+    let mut fed = fed(&[]);
+    let client = subscribed(&fed.server, MINE, ACCOUNT, "call.*.*");
+    let id = client.session_id();
+    let key = "key=call.CHANNEL_CREATE.*";
+    let (mut of_session, _) = Looker::look(fed.server.admin(), &format!("session={id}&{key}"));
+    let (mut of_key, _) = Looker::look(fed.server.admin(), key);
+    drop(client);
+    of_session.until("closed");
+    publish_call(&mut fed, ACCOUNT, "CHANNEL_CREATE");
+    assert_eq!(of_key.until("not_matched")["why"], "nobody bound the key");
+    fed.server.signal(Signal::TERM);
+    let (word, told) = of_session.line_but(&["bound"]);
+    assert_eq!((&*word, &told["why"]), ("ended", &json!("drain")), "{told}");
+}
+
+#[test]
 fn a_key_is_bound_for_the_look_so_that_what_nobody_asked_for_is_told() {
     let mut fed = fed(&[]);
     let admin = fed.server.admin();
@@ -447,12 +464,13 @@ fn an_event_that_was_dropped_because_the_session_is_slow_is_told() {
         matched > 0 && outcomes[..matched].iter().all(|what| what == "call.*.*"),
         "{outcomes:?}"
     );
-    let (events, _) = {
-        fed.server.wait_for_metric("frames_dropped_total", 1);
-        (0..matched).for_each(|_| drop(slow.event()));
-        (matched, ())
-    };
-    assert_eq!(slow.notice()["data"]["dropped"], 1, "{events}");
+    fed.server.wait_for_metric("frames_dropped_total", 1);
+    (0..matched).for_each(|_| drop(slow.event()));
+    assert_eq!(
+        slow.notice()["data"]["dropped"],
+        1,
+        "after {matched} events"
+    );
 }
 
 #[test]

@@ -7,9 +7,9 @@
 //!
 //! Invariants: at most [`ADMIN_JOBS_MAX`](crate::limits::ADMIN_JOBS_MAX) jobs; a request beyond is refused at once. A slice
 //! costs as much as one of an answer to the platform, whatever is asked. A listing ends when its connection has left the
-//! table; an order is carried out all the same. A job goes on when the peer has closed its side, because
-//! some clients do so and wait for the answer. While sessions are renewed ([`renewal`](crate::reactor::renewal)) no job
-//! goes on, because the identities of sessions may be out of date.
+//! table; an order is carried out all the same. A job goes on when the peer has closed its side, because some clients do so
+//! and wait for the answer. While sessions are renewed ([`renewal`](crate::reactor::renewal)) no job goes on, because the
+//! identities of sessions may be out of date.
 
 use super::actions;
 use super::job::{Job, Work};
