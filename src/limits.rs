@@ -316,6 +316,17 @@ pub(crate) const SUB_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// have at most 8 MiB.
 pub(crate) const SUB_FRAME_BYTES_MAX: usize = 32 << 20;
 
+/// Events that `blackhole sub` remembers to know again what another process replays: 2.4 MB. Those before them would be
+/// printed twice.
+pub(crate) const SUB_HAD_MAX: usize = 100_000;
+
+/// How far apart two processes may take the same event in, for `blackhole sub` to know it again: the largest usual
+/// `history_overlap_ms`, and what their clocks differ. An event that is further apart is printed twice.
+pub(crate) const SUB_DOUBLE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Frames that `blackhole sub` reads, and leaves out, of a session that it has moved away from, until its close comes.
+pub(crate) const SUB_LEFT_BEHIND_MAX: usize = 1000;
+
 /// Longest file of tokens of `blackhole sub`; a longer one is refused.
 pub(crate) const SUB_TOKENS_BYTES_MAX: u64 = 1 << 20;
 
