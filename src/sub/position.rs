@@ -34,6 +34,8 @@ struct Had {
 /// A replay under way.
 #[derive(Debug)]
 struct Replay {
+    /// The process that gave the cursor, if it named itself. What it replays was missed.
+    from: Option<u64>,
     /// Events that were had before, by id, and have not come again.
     had: HashMap<u64, Vec<Had>>,
     doubles: u64,
@@ -49,7 +51,7 @@ impl Had {
         Some(Self {
             id: u64::from_str_radix(id, 16).ok()?,
             time: u64::from_str_radix(time, 36).ok()?,
-            mark: u64::from_str_radix(mark, 36).ok()?,
+            mark: mark_of(mark)?,
         })
     }
 
@@ -58,6 +60,12 @@ impl Had {
         let apart = u128::from(self.time.abs_diff(other.time));
         self.id == other.id && self.mark != other.mark && apart <= SUB_DOUBLE_WITHIN.as_millis()
     }
+}
+
+/// The process that gave a cursor; its MARK is the last part.
+fn mark_of(cursor: &str) -> Option<u64> {
+    let mark = cursor.rsplit('.').next()?;
+    u64::from_str_radix(mark, 36).ok()
 }
 
 impl Position {
@@ -73,6 +81,7 @@ impl Position {
 
     /// The server replays what was missed.
     pub(super) fn begin_replay(&mut self) {
+        let from = self.cursor.as_deref().and_then(mark_of);
         let had = &self.had;
         self.replay.get_or_insert_with(|| {
             let mut by_id = HashMap::<u64, Vec<Had>>::new();
@@ -80,6 +89,7 @@ impl Position {
                 by_id.entry(one.id).or_default().push(*one);
             }
             Replay {
+                from,
                 had: by_id,
                 doubles: 0,
             }
@@ -102,7 +112,10 @@ impl Position {
         let Some(event) = Had::parse(cursor) else {
             return true;
         };
-        if is_replayed && let Some(replay) = &mut self.replay {
+        if is_replayed
+            && let Some(replay) = &mut self.replay
+            && replay.from != Some(event.mark)
+        {
             let had = replay.had.get_mut(&event.id);
             let place = had
                 .as_ref()

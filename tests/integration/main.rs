@@ -55,6 +55,7 @@ mod slow_consumers;
 mod source_end;
 mod starvation;
 mod sub;
+mod sub_resume;
 mod switching;
 mod trace;
 mod web_ui;
