@@ -324,6 +324,10 @@ pub(crate) const SUB_HAD_MAX: usize = 100_000;
 /// `history_overlap_ms`, and what their clocks differ. An event that is further apart is printed twice.
 pub(crate) const SUB_DOUBLE_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long `blackhole sub` reads two sessions side by side, when the second could not resume where the first stands: far
+/// longer than one process is behind another.
+pub(crate) const SUB_OVERLAP: Duration = Duration::from_secs(3);
+
 /// Frames that `blackhole sub` reads, and leaves out, of a session that it has moved away from, until its close comes.
 pub(crate) const SUB_LEFT_BEHIND_MAX: usize = 1000;
 

@@ -4,6 +4,9 @@
 //! missed. Another process begins its replay a little before the cursor, so events may come again that were had before: they
 //! are known by their id.
 //!
+//! While a second session takes over from the first, an event may come on both: it is told as often as it has come on the one
+//! on which it has come more often.
+//!
 //! Invariant: of two events with the same id, which are two equal publishes, the second is dropped only if two were had, and
 //! only if it was taken in within [`SUB_DOUBLE_WITHIN`] of one that was had. What is in doubt is printed twice, not lost.
 
@@ -19,6 +22,18 @@ pub(super) struct Position {
     /// The latest events that were had, in their order: those within [`SUB_DOUBLE_WITHIN`], at most [`SUB_HAD_MAX`].
     had: VecDeque<Had>,
     replay: Option<Replay>,
+    /// While a second session takes over: of each event, how often it has come on the first and on the second; of
+    /// [`SUB_HAD_MAX`] events at most.
+    both: Option<HashMap<u64, [u32; 2]>>,
+}
+
+/// On which session an event comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The one that is left, or the only one.
+    First,
+    /// The one that takes over.
+    Second,
 }
 
 /// The parts of a cursor with an event.
@@ -106,8 +121,20 @@ impl Position {
         self.replay.take().map_or(0, |replay| replay.doubles)
     }
 
-    /// An event came, with this cursor. True: it is new; false: it was had before.
-    pub(super) fn take(&mut self, cursor: &str, is_replayed: bool) -> bool {
+    /// A second session is to take over.
+    pub(super) fn begin_both(&mut self) {
+        self.both = Some(HashMap::new());
+    }
+
+    /// There is one session again. Returns how many events came on both.
+    pub(super) fn end_both(&mut self) -> u64 {
+        let both = self.both.take().unwrap_or_default();
+        let twice = |[first, second]: &[u32; 2]| u64::from(*first.min(second));
+        both.values().map(twice).sum()
+    }
+
+    /// An event came, with this cursor, from which the session would resume. True: it is new; false: it was had before.
+    pub(super) fn take(&mut self, cursor: &str, is_replayed: bool, side: Side) -> bool {
         self.cursor = Some(cursor.to_owned());
         let Some(event) = Had::parse(cursor) else {
             return true;
@@ -127,7 +154,29 @@ impl Position {
             }
         }
         self.note(event);
-        true
+        self.is_first_of_both(event.id, side)
+    }
+
+    /// An event came on the first session, which is read beside the second.
+    pub(super) fn take_beside(&mut self, cursor: &str) -> bool {
+        Had::parse(cursor).is_none_or(|event| self.is_first_of_both(event.id, Side::First))
+    }
+
+    /// Whether the event has come less often on the other session.
+    fn is_first_of_both(&mut self, id: u64, side: Side) -> bool {
+        let Some(both) = &mut self.both else {
+            return true;
+        };
+        if both.len() >= SUB_HAD_MAX && !both.contains_key(&id) {
+            return true;
+        }
+        let [first, second] = both.entry(id).or_default();
+        let (mine, others) = match side {
+            Side::First => (first, second),
+            Side::Second => (second, first),
+        };
+        *mine += 1;
+        *mine > *others
     }
 
     fn note(&mut self, event: Had) {
@@ -156,17 +205,17 @@ mod tests {
         position.stand_at(Some("0.1.aaaaaa"));
         assert_eq!(position.cursor(), Some("0.1.aaaaaa"));
         for (id, time) in [(1, 2), (2, 3), (3, 4)] {
-            assert!(position.take(&cursor(id, time, "aaaaaa"), false));
+            assert!(position.take(&cursor(id, time, "aaaaaa"), false, Side::First));
         }
         position.begin_replay();
         let came: Vec<bool> = [1, 2, 3, 4, 5]
-            .map(|id| position.take(&cursor(id, 5, "bbbbbb"), true))
+            .map(|id| position.take(&cursor(id, 5, "bbbbbb"), true, Side::First))
             .into();
         assert_eq!(came, [false, false, false, true, true]);
         assert_eq!(position.cursor(), Some(&*cursor(5, 5, "bbbbbb")));
         assert_eq!((position.end_replay(), position.is_replaying()), (3, false));
         assert!(
-            position.take(&cursor(5, 6, "bbbbbb"), false),
+            position.take(&cursor(5, 6, "bbbbbb"), false, Side::First),
             "live ones are never dropped"
         );
     }
@@ -174,16 +223,45 @@ mod tests {
     #[test]
     fn equal_publishes_are_told_as_often_as_they_were_published() {
         let mut position = Position::default();
-        position.take(&cursor(7, 1, "aaaaaa"), false);
+        position.take(&cursor(7, 1, "aaaaaa"), false, Side::First);
         position.begin_replay();
         // The one that was had, and an equal one that was missed.
-        assert!(!position.take(&cursor(7, 1, "bbbbbb"), true));
-        assert!(position.take(&cursor(7, 2, "bbbbbb"), true));
+        assert!(!position.take(&cursor(7, 1, "bbbbbb"), true, Side::First));
+        assert!(position.take(&cursor(7, 2, "bbbbbb"), true, Side::First));
         position.end_replay();
         // The process that gave the cursor replays only what was missed.
         position.begin_replay();
-        assert!(position.take(&cursor(7, 3, "bbbbbb"), true));
-        assert!(position.take(&cursor(7, 4, "bbbbbb"), true));
+        assert!(position.take(&cursor(7, 3, "bbbbbb"), true, Side::First));
+        assert!(position.take(&cursor(7, 4, "bbbbbb"), true, Side::First));
+    }
+
+    #[test]
+    fn while_two_sessions_are_read_an_event_is_told_as_often_as_it_came_on_one() {
+        let mut position = Position::default();
+        position.take(&cursor(1, 1, "aaaaaa"), false, Side::First);
+        position.begin_both();
+        for (id, on_first, is_new) in [
+            (2, true, true),
+            (3, false, true),
+            (3, true, false),
+            (4, true, true),
+            (4, true, true),
+            (4, false, false),
+            (4, false, false),
+            (4, false, true),
+            (5, true, true),
+        ] {
+            let came = if on_first {
+                position.take_beside(&cursor(id, 2, "aaaaaa"))
+            } else {
+                position.take(&cursor(id, 2, "bbbbbb"), false, Side::Second)
+            };
+            assert_eq!(came, is_new, "{id}, on the first: {on_first}");
+        }
+        let second = cursor(4, 2, "bbbbbb");
+        assert_eq!(position.cursor(), Some(&*second));
+        assert_eq!(position.end_both(), 3);
+        assert!(position.take(&second, false, Side::First));
     }
 
     #[test]
@@ -192,10 +270,10 @@ mod tests {
         let within = SUB_DOUBLE_WITHIN.as_millis() as u64;
         for (later, is_new) in [(within, false), (within + 1, true)] {
             let mut position = Position::default();
-            position.take(&at(1000), false);
+            position.take(&at(1000), false, Side::First);
             position.begin_replay();
             let again = at(1000 + later).replace("aaaaaa", "bbbbbb");
-            assert_eq!(position.take(&again, true), is_new, "{later}");
+            assert_eq!(position.take(&again, true, Side::First), is_new, "{later}");
         }
     }
 
@@ -212,10 +290,10 @@ mod tests {
     fn what_was_had_is_kept_within_its_bounds() {
         let mut position = Position::default();
         for number in 0..(SUB_HAD_MAX as u64 + 10) {
-            position.take(&format!("{number:016x}.1.aaaaaa"), false);
+            position.take(&format!("{number:016x}.1.aaaaaa"), false, Side::First);
         }
         assert_eq!(position.had.len(), SUB_HAD_MAX);
-        position.take(&format!("{:016x}.zzzzzz.aaaaaa", 1), false);
+        position.take(&format!("{:016x}.zzzzzz.aaaaaa", 1), false, Side::First);
         assert_eq!(position.had.len(), 1);
     }
 
@@ -231,7 +309,7 @@ mod tests {
             "…",
         ] {
             position.begin_replay();
-            assert!(position.take(odd, true), "{odd}");
+            assert!(position.take(odd, true, Side::First), "{odd}");
             assert_eq!(position.cursor(), Some(odd));
         }
         assert!(position.had.is_empty());

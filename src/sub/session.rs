@@ -35,12 +35,15 @@ use super::connect::{Stream, connect};
 use super::farewell::Farewell;
 use super::lines::{self, Form, Frame, cut};
 use super::liveness::Liveness;
-use super::position::Position;
+use super::position::{Position, Side};
 use super::report::{Over, Report, Reporter, seconds};
 use super::target::{Target, Token};
 use super::trouble::{Fate, Trouble};
-use crate::limits::{SUB_LEFT_BEHIND_MAX, SUB_PAUSE_MAX};
+use crate::limits::{SUB_LEFT_BEHIND_MAX, SUB_OVERLAP, SUB_PAUSE_MAX};
 use crate::routing::families::nearest_binding;
+
+/// How long a read waits while two connections are read in turns.
+const BOTH_WAIT: Duration = Duration::from_millis(5);
 
 /// The request id of pings, by which their replies are known.
 const PING: &str = "ping";
@@ -91,8 +94,13 @@ enum Moving {
     Stays,
     /// A second connection is to be made then.
     At(Instant),
-    /// The second connection is subscribing. This is the first, which is not read meanwhile.
+    /// The connection is subscribing, or gets what was missed. This is the first, which is not read meanwhile.
     Away(Box<Connection>),
+    /// The connection could not resume where this one, the first, stands: both are read until then.
+    Both {
+        first: Box<Connection>,
+        until: Instant,
+    },
 }
 
 /// Why a connection is left.
@@ -201,6 +209,7 @@ impl Session {
             .and_then(|()| self.read(&mut connection));
         let is_replaying = self.position.is_replaying();
         self.position.end_replay();
+        self.position.end_both();
         if let Phase::Subscribed { since } = connection.phase {
             // What a replay that was cut short still had to bring was missed before.
             if !is_replaying || self.lost_at.is_none() {
@@ -217,7 +226,7 @@ impl Session {
         };
         if matches!(left, Left::Over(Over)) {
             say_goodbye(&mut connection);
-            if let Moving::Away(mut first) = connection.moving {
+            if let Moving::Away(mut first) | Moving::Both { mut first, .. } = connection.moving {
                 say_goodbye(&mut first);
             }
         }
@@ -251,6 +260,7 @@ impl Session {
                 Err(Left::Over(over)) => return Err(over.into()),
                 Err(Left::Trouble(trouble)) => self.stay(connection, trouble)?,
             }
+            self.read_first(connection)?;
             if self.farewell.is_over() {
                 return Err(Over.into());
             }
@@ -303,6 +313,7 @@ impl Session {
                 self.lost_at = Some(connection.heard_at);
                 let first = std::mem::replace(connection, second);
                 connection.moving = Moving::Away(Box::new(first));
+                self.position.begin_both();
                 Ok(())
             }
             Err(trouble) => self.move_later(connection, &trouble),
@@ -315,12 +326,72 @@ impl Session {
     /// There is none.
     fn stay(&mut self, connection: &mut Connection, trouble: Trouble) -> Result<(), Left> {
         let moving = std::mem::replace(&mut connection.moving, Moving::Stays);
-        let Moving::Away(first) = moving else {
+        let (Moving::Away(first) | Moving::Both { first, .. }) = moving else {
             return Err(trouble.into());
         };
         *connection = *first;
+        connection.websocket.get_ref().set_wait(None);
         self.position.end_replay();
         Ok(self.move_later(connection, &trouble)?)
+    }
+
+    /// The connection is subscribed and has resumed nothing: what the first has and will have is read beside it for a while.
+    fn begin_both(&mut self, connection: &mut Connection) -> Result<(), Over> {
+        let moving = std::mem::replace(&mut connection.moving, Moving::Stays);
+        let Moving::Away(first) = moving else {
+            connection.moving = moving;
+            return Ok(());
+        };
+        for one in [&first.websocket, &connection.websocket] {
+            one.get_ref().set_wait(Some(BOTH_WAIT));
+        }
+        connection.moving = Moving::Both {
+            first,
+            until: Instant::now() + SUB_OVERLAP,
+        };
+        let time = seconds(SUB_OVERLAP);
+        self.reporter
+            .told(&format!("both sessions are read for {time}"))
+    }
+
+    /// Takes a message of the first connection, if both are read, and closes it when it is time.
+    fn read_first(&mut self, connection: &mut Connection) -> Result<(), Left> {
+        let moving = std::mem::replace(&mut connection.moving, Moving::Stays);
+        let Moving::Both { mut first, until } = moving else {
+            connection.moving = moving;
+            return Ok(());
+        };
+        let is_lost = match first.websocket.read() {
+            Ok(Message::Text(text)) => {
+                first.heard_at = SystemTime::now();
+                match Frame::read(&text) {
+                    Some(frame) if frame.action == "event" => {
+                        let cursor = frame.cursor.as_deref();
+                        if cursor.is_none_or(|cursor| self.position.take_beside(cursor)) {
+                            self.tell_event(first.heard_at, &text, &frame)?;
+                        }
+                    }
+                    _ => {}
+                }
+                false
+            }
+            Ok(Message::Close(_)) => true,
+            Ok(_) => false,
+            Err(error) => !is_tick(&error),
+        };
+        if !is_lost && Instant::now() < until {
+            connection.moving = Moving::Both { first, until };
+            return Ok(());
+        }
+        connection.websocket.get_ref().set_wait(None);
+        let twice = self.position.end_both();
+        if is_lost {
+            self.lost_at = Some(first.heard_at);
+            return Ok(self.tell_gap(connection.heard_at)?);
+        }
+        take_leave(*first);
+        let told = format!("moved: {twice} events came on both sessions and were told once");
+        Ok(self.reporter.told(&told)?)
     }
 
     fn move_later(&mut self, connection: &mut Connection, trouble: &Trouble) -> Result<(), Over> {
@@ -362,17 +433,17 @@ impl Session {
         };
         match &*frame.action {
             "event" => {
-                let is_new = match &frame.cursor {
-                    Some(cursor) => self.position.take(cursor, frame.replayed),
-                    None => true,
+                let side = match connection.moving {
+                    Moving::Stays | Moving::At(_) => Side::First,
+                    Moving::Away(_) | Moving::Both { .. } => Side::Second,
                 };
-                if !is_new {
-                    return Ok(());
+                let is_new = frame
+                    .cursor
+                    .as_deref()
+                    .is_none_or(|cursor| self.position.take(cursor, frame.replayed, side));
+                if is_new {
+                    self.tell_event(connection.heard_at, text, &frame)?;
                 }
-                let label = self.reporter.label.as_deref();
-                let at = connection.heard_at;
-                let line = lines::event(self.plan.form, label, text, &frame, at);
-                self.reporter.send(Report::Event(line))?;
             }
             "notice" => self.take_notice(connection, text, &frame)?,
             "reply" if frame.request_id == PING => {
@@ -386,22 +457,36 @@ impl Session {
         Ok(())
     }
 
+    fn tell_event(&self, at: SystemTime, text: &str, frame: &Frame<'_>) -> Result<(), Over> {
+        let label = self.reporter.label.as_deref();
+        let line = lines::event(self.plan.form, label, text, frame, at);
+        self.reporter.send(Report::Event(line))
+    }
+
     fn take_notice(
         &mut self,
         connection: &mut Connection,
         text: &str,
         frame: &Frame<'_>,
     ) -> Result<(), Over> {
-        if self.plan.form == Form::Json {
+        let told = self.masked(&lines::notice(frame));
+        let data = frame.resumption();
+        let is_of_resume = frame.name == "gap" && data.reason.as_deref() == Some("resume");
+        // What the second connection of two does not have, the first has.
+        let is_gap_filled =
+            is_of_resume && matches!(connection.moving, Moving::Away(_) | Moving::Both { .. });
+        if self.plan.form == Form::Json && !is_gap_filled {
             let line = lines::as_json(self.reporter.label.as_deref(), text);
             self.reporter.send(Report::Notice(line))?;
         }
-        let told = self.masked(&lines::notice(frame));
-        let data = frame.resumption();
         match &*frame.name {
-            "gap" if data.reason.as_deref() == Some("resume") => {
+            "gap" if is_of_resume => {
                 let why = self.masked(&why_not_resumed(data.why.as_deref()));
-                if self.position.is_replaying() {
+                if is_gap_filled {
+                    self.position.end_replay();
+                    self.reporter.told(&format!("not resumed: {why}"))?;
+                    self.begin_both(connection)
+                } else if self.position.is_replaying() {
                     self.position.end_replay();
                     let gap = self.gap_until(connection.heard_at);
                     self.reporter.gap(&format!("{gap}: {why}"))
@@ -413,6 +498,14 @@ impl Session {
             "gap" => self.reporter.gap(&told),
             "resumed" => {
                 let doubles = self.position.end_replay();
+                match std::mem::replace(&mut connection.moving, Moving::Stays) {
+                    Moving::Away(first) => {
+                        // What it still brings has come here, or comes.
+                        take_leave(*first);
+                        self.position.end_both();
+                    }
+                    moving => connection.moving = moving,
+                }
                 let events = data.events.unwrap_or_default();
                 self.reporter.told(&resumed_with(events, doubles))
             }
@@ -525,7 +618,6 @@ impl Session {
         connection: &mut Connection,
         resumed: Option<bool>,
     ) -> Result<(), Over> {
-        leave_first(connection);
         let now = Instant::now();
         connection.phase = Phase::Subscribed { since: now };
         connection.liveness.settle(now);
@@ -536,10 +628,17 @@ impl Session {
         if resumed == Some(true) {
             return Ok(());
         }
+        if let Moving::Away(_) = connection.moving {
+            return self.begin_both(connection);
+        }
+        self.tell_gap(connection.heard_at)
+    }
+
+    /// Tells that events may be missing from the time of the loss until `to`, unless nothing was lost.
+    fn tell_gap(&self, to: SystemTime) -> Result<(), Over> {
         let Some(from) = self.lost_at else {
             return Ok(());
         };
-        let to = connection.heard_at;
         if self.plan.form == Form::Json {
             let notice = lines::gap_notice(from, to);
             let line = lines::as_json(self.reporter.label.as_deref(), &notice);
@@ -588,12 +687,8 @@ fn say_goodbye(connection: &mut Connection) {
     let _lost = connection.websocket.flush();
 }
 
-/// The connection is subscribed: the one that it takes over from is closed. What that still brings comes here, too.
-fn leave_first(connection: &mut Connection) {
-    let moving = std::mem::replace(&mut connection.moving, Moving::Stays);
-    let Moving::Away(mut first) = moving else {
-        return;
-    };
+/// Closes a connection that another has taken over from, and leaves out what it still brings.
+fn take_leave(mut first: Connection) {
     say_goodbye(&mut first);
     for _ in 0..SUB_LEFT_BEHIND_MAX {
         if first.websocket.read().is_err() {

@@ -17,9 +17,14 @@ const BINDING: &str = "call.*.*";
 /// A listener, and the program that connects to it.
 fn begin(more: &[&str]) -> (TcpListener, Sub) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let form: &[&str] = if more.contains(&"--json") {
+        &[]
+    } else {
+        &["--keys"]
+    };
     let sub = Sub::at(
         listener.local_addr().unwrap(),
-        &[&["--keys"], more, &[BINDING]].concat(),
+        &[form, more, &[BINDING]].concat(),
     );
     (listener, sub)
 }
@@ -213,6 +218,68 @@ fn a_server_without_cursors_is_used_as_ever() {
     assert_eq!(served.resume, true);
     served.subscribed(&json!({}));
     sub.hears("may be missing");
+}
+
+#[test]
+fn where_the_second_cannot_resume_both_are_read_for_a_while_and_nothing_is_missing() {
+    let (listener, mut sub) = begin(&[]);
+    let mut first = Served::accept(&listener);
+    first.subscribed(&json!({"cursor": "0.1000.aaaaaa"}));
+    first.event("one", &cursor(1, 1001, "aaaaaa"), false);
+    first.notice("going_away", &json!({"within_ms": 60_000}));
+    let mut second = Served::accept(&listener);
+    // Before the second has its bindings, and so never there.
+    first.event("two", &cursor(2, 1002, "aaaaaa"), false);
+    second.subscribed(&json!({"cursor": "0.1003.bbbbbb", "resumed": false}));
+    second.notice("gap", &json!({"reason": "resume", "why": "unknown"}));
+    sub.hears("both sessions are read for 3.0 s");
+    for served in [&mut second, &mut first] {
+        for (key, id) in [("three", 3), ("equal", 4), ("equal", 4)] {
+            served.event(key, &cursor(id, 1004, "aaaaaa"), false);
+        }
+    }
+    first.event("last of the first", &cursor(5, 1005, "aaaaaa"), false);
+    let mut events: Vec<String> = (0..6).map(|_| sub.event()).collect();
+    events.sort();
+    assert_eq!(
+        events,
+        ["equal", "equal", "last of the first", "one", "three", "two"]
+    );
+    assert!(first.is_closed(), "in good order");
+    sub.hears("moved: 3 events came on both sessions and were told once");
+    assert!(
+        !sub.log().iter().any(|line| line.contains("missing")),
+        "{:?}",
+        sub.log()
+    );
+    second.event("six", &cursor(6, 1006, "bbbbbb"), false);
+    assert_eq!(sub.event(), "six");
+    drop(second);
+    assert_eq!(
+        Served::accept(&listener).resume,
+        json!(cursor(6, 1006, "bbbbbb"))
+    );
+}
+
+#[test]
+fn a_first_session_that_is_lost_while_both_are_read_is_a_gap() {
+    let (listener, mut sub) = begin(&["--json"]);
+    let mut first = Served::accept(&listener);
+    first.subscribed(&json!({"cursor": "0.1000.aaaaaa"}));
+    first.notice("going_away", &json!({"within_ms": 60_000}));
+    let mut second = Served::accept(&listener);
+    second.subscribed(&json!({"cursor": "0.1003.bbbbbb", "resumed": false}));
+    second.notice("gap", &json!({"reason": "resume", "why": "unknown"}));
+    sub.hears("both sessions are read for 3.0 s");
+    drop(first);
+    sub.hears("may be missing");
+    let told: Value = serde_json::from_str(&sub.event()).unwrap();
+    assert_eq!(told["name"], "going_away");
+    let told: Value = serde_json::from_str(&sub.event()).unwrap();
+    assert_eq!(
+        (&told["name"], &told["data"]["reason"]),
+        (&json!("gap"), &json!("reconnect"))
+    );
 }
 
 #[test]
