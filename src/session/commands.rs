@@ -552,7 +552,7 @@ impl Session {
         let list = &mut self.subscriptions;
         cx.hub
             .subscriptions
-            .subscribe(list, cx.id.slot, self.style, &mut waiting);
+            .subscribe(list, cx.id.slot, self.style, &mut waiting, &mut |_| {});
         Reply::Subscribed {
             id: waiting.reply_id,
         }
