@@ -22,9 +22,8 @@ use crate::metrics::Metrics;
 use crate::routing::amqp_binding::{AmqpBinding, Asked};
 use crate::routing::broker_bindings::{Acquired, Ask, BrokerBindings};
 use crate::routing::families::{Families, Resolved};
-use crate::routing::index::{
-    Match, Revised, Revision, SubscriptionId, SubscriptionIndexes, SubscriptionList, Which,
-};
+use crate::routing::index::{Match, Revised, Revision, SubscriptionId, SubscriptionList, Which};
+use crate::routing::indexes::SubscriptionIndexes;
 use crate::routing::month::{ActiveMonths, FollowedMonths, Month};
 use crate::routing::waiters::Waiter;
 

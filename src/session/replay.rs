@@ -24,15 +24,8 @@ use crate::routing::index::Which;
 use super::Session;
 use super::hub::Context;
 use super::replies::Reply;
-use super::resuming::{ReplayEnd, Resumer};
+use super::resuming::{Answer, ReplayEnd, Resumer};
 use super::waiting::Waiting;
-
-/// What the reply to a subscribe with `data.resume` says of it, and the notice that follows at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) resumption: Resumption,
-    pub(super) then: Option<ReplayEnd>,
-}
 
 impl Session {
     /// Whether past events are replayed to the session.
