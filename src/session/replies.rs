@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::resume::Told;
 use super::suspended::Suspended;
 use super::waiting::Waiting;
 use crate::limits::{HELD_BYTES_MAX, HELD_REPLIES_MAX};
@@ -27,8 +28,11 @@ pub struct HeldTotals {
 /// A known reply. It tells what the session is subscribed to at the moment when it is sent.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// To a subscribe.
-    Subscribed { id: Box<str> },
+    /// To a subscribe; with what is to be told of its `data.resume`, if it had one.
+    Subscribed {
+        id: Box<str>,
+        told: Option<Box<Told>>,
+    },
     /// To an unsubscribe, with what it removed.
     Unsubscribed {
         id: Box<str>,
@@ -41,7 +45,9 @@ pub(super) enum Reply {
 impl Reply {
     fn bytes(&self) -> usize {
         match self {
-            Self::Subscribed { id } => id.len(),
+            Self::Subscribed { id, told } => {
+                id.len() + told.as_ref().map_or(0, |_| size_of::<Told>())
+            }
             Self::Unsubscribed { id, removed } => {
                 let texts = removed
                     .iter()
