@@ -24,6 +24,7 @@ use crate::routing::index::Which;
 use super::Session;
 use super::hub::Context;
 use super::replies::Reply;
+use super::resume;
 use super::resuming::{Answer, ReplayEnd, Resumer};
 use super::waiting::Waiting;
 
@@ -97,7 +98,7 @@ impl Session {
                 Some(_) | None => self.place(cx),
             };
             let resumption = Resumption { cursor, resumed };
-            Answer { resumption, then }
+            Box::new(Answer { resumption, then })
         });
         Reply::Subscribed {
             id: waiting.reply_id,
@@ -110,14 +111,14 @@ impl Session {
         &mut self,
         resume: Option<Resume>,
         cx: &mut Context<'_>,
-    ) -> Option<Answer> {
+    ) -> Option<Box<Answer>> {
         let (resumed, then) = match resume? {
             Resume::FromNow => (None, None),
             Resume::After(_) => (Some(false), Some(ReplayEnd::Failed(Why::Unknown))),
         };
         let cursor = self.place(cx);
         let resumption = Resumption { cursor, resumed };
-        Some(Answer { resumption, then })
+        Some(Box::new(Answer { resumption, then }))
     }
 
     /// The first event behind the cursor, if all events from there on that the subscribe wants can be replayed.
@@ -148,17 +149,7 @@ impl Session {
             // Nothing tells since when the session has what it asks for once more.
             return Err(Why::Unknown);
         }
-        let hub = &mut *cx.hub;
-        let age = cx.now.unix_ms.saturating_sub(cursor.time);
-        if u128::from(age) > hub.limits.resume_time_max.as_millis() {
-            return Err(Why::Expired);
-        }
-        let start = hub.history.locate(cursor, cx.now)?;
-        let events = hub.history.next().0.saturating_sub(start.0);
-        if events > hub.limits.resume_events_max {
-            return Err(Why::TooMany);
-        }
-        Ok(start)
+        resume::start(cursor, waiting, cx.hub, cx.now)
     }
 
     /// Whether the subscribe asks for anything that the session does not have.
