@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 /// `history_seconds` of the server that is soaked: some absences are longer, and it is forgotten within a rest.
-pub(crate) const HISTORY: Duration = Duration::from_secs(15);
+pub(crate) const HISTORY: Duration = Duration::from_secs(10);
 
-/// An absence within this, in calm times, has no reason for a gap.
+/// In calm times a cursor that is not older has no reason for a gap.
 const SURE_WITHIN: Duration = Duration::from_secs(6);
 
 /// Calm times begin so long after the last disturbance of the broker: the bindings are in force again, and each returner has
@@ -22,7 +22,10 @@ const CALM_AFTER: Duration = Duration::from_secs(8);
 /// Stays and absences, in milliseconds; of so many absences one is long.
 const STAY_MILLIS_MAX: u64 = 8_000;
 const AWAY_MILLIS_MAX: u64 = 3_000;
-const LONG_AWAY_MILLIS: std::ops::Range<u64> = 5_000..20_000;
+const LONG_AWAY_MILLIS: std::ops::Range<u64> = 5_000..15_000;
+
+/// A cursor of this age is renewed by a ping, and one that is older by as much again is not left with.
+const RENEW_AFTER: Duration = Duration::from_secs(1);
 const LONG_ONE_IN: u32 = 8;
 
 /// What all returners have met.
@@ -64,11 +67,13 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Returner {
     state: State,
-    /// The last cursor.
+    /// The last cursor, and when it came.
     pub(crate) cursor: Option<String>,
+    cursor_at: Instant,
+    /// When the cursor had come that it last left with.
+    came_with: Instant,
     /// The cursor that it came back with, while the replay lasts.
     pub(crate) resumed_with: Option<String>,
-    left_at: Instant,
     left_in_calm: bool,
 }
 
@@ -81,16 +86,30 @@ impl Returner {
                 until: now + millis(rng.u64(..STAY_MILLIS_MAX)),
             },
             cursor: None,
+            cursor_at: now,
+            came_with: now,
             resumed_with: None,
-            left_at: now,
             left_in_calm: false,
         }
+    }
+
+    /// It stands there now.
+    pub(crate) fn stand_at(&mut self, cursor: Option<String>) {
+        self.cursor = cursor;
+        self.cursor_at = Instant::now();
+    }
+
+    /// Whether its cursor is to be renewed, because no event has come for some time.
+    pub(crate) fn is_stale(&self, now: Instant) -> bool {
+        self.cursor.is_some() && now.saturating_duration_since(self.cursor_at) > RENEW_AFTER
     }
 
     /// Whether it is time to go, and how.
     pub(crate) fn goes(&self, now: Instant, rng: &mut Rng) -> Option<Loss> {
         let ways = [Loss::CloseFrame, Loss::Fin, Loss::Reset, Loss::MidFrame];
-        matches!(self.state, State::Here { until } if now >= until)
+        let is_fresh = self.cursor.is_none()
+            || now.saturating_duration_since(self.cursor_at) < RENEW_AFTER * 2;
+        matches!(self.state, State::Here { until } if is_fresh && now >= until)
             .then(|| ways[rng.usize(..ways.len())])
     }
 
@@ -105,7 +124,7 @@ impl Returner {
             until: now + millis(away),
         };
         self.resumed_with = None;
-        self.left_at = now;
+        self.came_with = self.cursor_at;
         self.left_in_calm = is_calm(calm_since, now);
     }
 
@@ -120,9 +139,11 @@ impl Returner {
         is_due
     }
 
-    /// Whether a gap that is told now has no reason: nothing was done to the broker, and the absence was short.
+    /// Whether a gap that is told now has no reason: nothing was done to the broker, and the cursor is not old.
     pub(crate) fn is_needless(&self, now: Instant, calm_since: Option<Instant>) -> bool {
-        self.left_in_calm && is_calm(calm_since, now) && now - self.left_at < SURE_WITHIN
+        self.left_in_calm
+            && is_calm(calm_since, now)
+            && now.saturating_duration_since(self.came_with) < SURE_WITHIN
     }
 
     /// Whether a replayed event with this cursor may have come before: another process replays it.
@@ -161,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_needless_only_after_a_short_absence_in_calm_times() {
+    fn a_gap_is_needless_only_for_a_young_cursor_in_calm_times() {
         let mut rng = Rng::with_seed(1);
         let begun = Instant::now();
         let left = begun + CALM_AFTER;
@@ -172,6 +193,7 @@ mod tests {
             (None, left, false),
         ] {
             let mut returner = Returner::new(&mut rng);
+            returner.cursor_at = left;
             returner.gone(left, calm_since, &mut rng);
             assert_eq!(returner.is_needless(back, calm_since), expected);
         }

@@ -468,7 +468,7 @@ impl Witnesses {
                 self.tally.events += 1;
                 let is_replaying = match &mut witness.returner {
                     Some(returner) => {
-                        returner.cursor.clone_from(&cursor);
+                        returner.stand_at(cursor.clone());
                         returner.resumed_with.is_some()
                     }
                     None => false,
@@ -584,6 +584,13 @@ impl Witnesses {
             return self.broken(place, "a reply that was not asked for".into(), false);
         };
         witness.asked_at = Instant::now();
+        if let Some(returner) = witness.returner.as_mut().filter(|_| asked.is_empty()) {
+            // A ping. During a replay it tells how far that has come.
+            if errors.is_empty() {
+                returner.stand_at(cursor);
+            }
+            return;
+        }
         let is_unavailable = errors == [UNAVAILABLE];
         let mut has_come_back = false;
         if let Some(returner) = &mut witness.returner
@@ -594,7 +601,7 @@ impl Witnesses {
                 returner.resumed_with.clone_from(&returner.cursor);
                 self.tally.returns.resumed += 1;
             }
-            returner.cursor = cursor;
+            returner.stand_at(cursor);
             if resumed.is_some() != has_come_back || returner.cursor.is_none() {
                 let complaint = format!("resumed {resumed:?}, cursor {:?}", returner.cursor);
                 return self.broken(place, complaint, true);
@@ -647,6 +654,20 @@ impl Witnesses {
             return;
         }
         let now = Instant::now();
+        if let Some(returner) = &witness.returner
+            && self.rest == Rest::No
+            && returner.is_stale(now)
+            && witness
+                .wanted
+                .iter()
+                .all(|wanted| wanted.state == State::On)
+            && let Some(client) = &mut witness.client
+        {
+            client.send_text(r#"{"action":"ping"}"#);
+            witness.asked.push_back(Vec::new());
+            witness.asked_at = now;
+            return;
+        }
         let is_moving = witness.is_mover && self.rest == Rest::No;
         if is_moving && now < witness.next_move {
             return;
