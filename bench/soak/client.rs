@@ -42,11 +42,35 @@ pub(crate) enum Message {
         subscribed_key: String,
         request_id: Option<String>,
         numbered: Numbered,
+        cursor: Option<String>,
+        is_replayed: bool,
     },
-    /// A gap notice: the length of the gap in microseconds if the event source was away, else none.
-    Gap(Option<u64>),
-    /// A reply; its errors, none for a success.
-    Reply(Vec<String>),
+    /// A gap notice.
+    Gap(Gap),
+    /// A replay is over: so many events.
+    Resumed(u64),
+    /// A reply.
+    Reply(Reply),
+}
+
+/// The cause of a gap.
+#[derive(Debug)]
+pub(crate) enum Gap {
+    /// The event source was away for so many microseconds.
+    Source(u64),
+    /// The session reads too slowly.
+    Slow,
+    /// A resume came to nothing, or its replay was broken off: why.
+    Resume(String),
+}
+
+/// A reply.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// None for a success.
+    pub(crate) errors: Vec<String>,
+    pub(crate) cursor: Option<String>,
+    pub(crate) resumed: Option<bool>,
 }
 
 /// Whatever a text may hold.
@@ -59,6 +83,9 @@ struct Text {
     status: Option<String>,
     args: Option<Numbered>,
     data: Option<Data>,
+    cursor: Option<String>,
+    #[serde(default)]
+    replayed: bool,
 }
 
 #[derive(Deserialize)]
@@ -69,6 +96,10 @@ enum Data {
         reason: Option<String>,
         seconds: Option<f64>,
         errors: Option<Vec<String>>,
+        cursor: Option<String>,
+        resumed: Option<bool>,
+        events: Option<u64>,
+        why: Option<String>,
     },
 }
 
@@ -85,22 +116,53 @@ impl Message {
                     subscribed_key: text.subscribed_key.ok_or_else(nonsense)?,
                     request_id: text.request_id,
                     numbered,
+                    cursor: text.cursor,
+                    is_replayed: text.replayed,
                 })
             }
             (
                 "notice",
                 None,
                 Some(Data::Other {
-                    reason, seconds, ..
+                    reason,
+                    seconds,
+                    events,
+                    why,
+                    ..
                 }),
-            ) if text.name.as_deref() == Some("gap") && reason.is_some() => {
-                Ok(Self::Gap(seconds.map(|seconds| (seconds * 1e6) as u64)))
-            }
-            ("reply", None, Some(Data::Other { errors, .. })) => match text.status.as_deref() {
-                Some("success") => Ok(Self::Reply(Vec::new())),
-                Some("error") => Ok(Self::Reply(errors.ok_or_else(nonsense)?)),
+            ) => match (text.name.as_deref(), reason.as_deref()) {
+                (Some("resumed"), None) => Ok(Self::Resumed(events.ok_or_else(nonsense)?)),
+                (Some("gap"), Some("event_source")) => {
+                    let seconds = seconds.ok_or_else(nonsense)?;
+                    Ok(Self::Gap(Gap::Source((seconds * 1e6) as u64)))
+                }
+                (Some("gap"), Some("slow_consumer")) => Ok(Self::Gap(Gap::Slow)),
+                (Some("gap"), Some("resume")) => {
+                    Ok(Self::Gap(Gap::Resume(why.ok_or_else(nonsense)?)))
+                }
                 _ => Err(nonsense()),
             },
+            (
+                "reply",
+                None,
+                Some(Data::Other {
+                    errors,
+                    cursor,
+                    resumed,
+                    ..
+                }),
+            ) => {
+                let errors = match text.status.as_deref() {
+                    Some("success") => Vec::new(),
+                    Some("error") => errors.ok_or_else(nonsense)?,
+                    _ => return Err(nonsense()),
+                };
+                Ok(Self::Reply(Reply {
+                    errors,
+                    cursor,
+                    resumed,
+                }))
+            }
             _ => Err(nonsense()),
         }
     }

@@ -18,7 +18,7 @@ use serde_json::json;
 use slab::Slab;
 use socket2::SockRef;
 
-use crate::client::{BUFFER_BYTES, Client, Heard, Message};
+use crate::client::{BUFFER_BYTES, Client, Heard, Message, Reply};
 use crate::world::{Kind, SUPERDUPER, World};
 use shared::frames::masked;
 use shared::socket::upgrade_request;
@@ -363,8 +363,8 @@ fn hear(member: &mut Member, heard: Heard, world: &World, shared: &Shared) {
                 shared.fault(format!("of account {:?}, got {numbered:?}", member.account));
             }
         }
-        Heard::Text(Message::Gap(_)) => {}
-        Heard::Text(Message::Reply(errors)) => {
+        Heard::Text(Message::Gap(_) | Message::Resumed(_)) => {}
+        Heard::Text(Message::Reply(Reply { errors, .. })) => {
             match member.replies.checked_sub(1) {
                 Some(left) => member.replies = left,
                 None => {

@@ -93,6 +93,12 @@ impl Stream {
         entry
     }
 
+    /// The last number that came.
+    #[must_use]
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
     /// Whether all of the first `published` events have come, or had begun to be lost before a notice that covers
     /// them: nothing more needs to be waited for. Linear in what did not come.
     #[must_use]

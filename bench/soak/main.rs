@@ -8,6 +8,7 @@
 //! | `world` | accounts, tokens, kinds of events |
 //! | `publisher` | numbered events, and the record of what was published when |
 //! | `witness`, `ledger` | sessions that check every event they get, and those they do not get |
+//! | `returner` | sessions that check what they get after a lost connection |
 //! | `crowd` | sessions that come and go |
 //! | `client` | one websocket client, on the load generator's codec |
 //! | `gauges`, `trend` | what must come back to zero, and what must not grow |
@@ -19,6 +20,7 @@ mod harm;
 mod ledger;
 mod publisher;
 mod report;
+mod returner;
 mod trend;
 mod witness;
 mod world;
@@ -40,6 +42,7 @@ use crowd::Crowd;
 use gauges::Gauges;
 use harm::Harm;
 use publisher::Ledger;
+use returner::HISTORY;
 use shared::numbers::positive;
 use shared::process::{self, Memory};
 use support::broker::Broker;
@@ -102,7 +105,9 @@ const NEVER: [&str; 10] = [
 /// crowd and publisher rest, and the server is looked at.
 ///
 /// Witnesses live as long as the soak and check every event: its account and subscription, its order, its number. A
-/// number that does not come must lie in a gap that a notice announced before the next event.
+/// number that does not come must lie in a gap that a notice announced before the next event. Some of them lose their
+/// connection again and again, by every way there is, and come back with their cursor: they get all that they missed, once,
+/// or are told a gap, and for that there must be a reason.
 ///
 /// It fails (exit status 1) when an event is missing, repeated, out of order or somebody else's; a session met
 /// anything but what it provoked; a gauge of /metrics is not at each rest what it was at the first, or not zero
@@ -128,7 +133,7 @@ struct Options {
     /// Sessions of the crowd that come a second; each stays for a few seconds
     #[arg(long, default_value_t = 150.0, value_name = "A_SECOND", value_parser = positive)]
     churn: f64,
-    /// Accounts that events are published for; each has five witnesses
+    /// Accounts that events are published for; each has seven witnesses
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=1000))]
     accounts: u32,
     /// Seed of all random choices; a random one when none is given
@@ -297,6 +302,8 @@ fn start_server(options: &Options, broker: &Broker, tokens: &TokenFile) -> io::R
         "--drain-seconds",
         "1",
     ]);
+    // So that some come back too late, and that it is empty at a rest.
+    command.args(["--history-seconds", &HISTORY.as_secs().to_string()]);
     let server = Server::spawn_patient(READY_PATIENCE, command);
     server.until_ready();
     Ok(server)

@@ -10,6 +10,9 @@ use crate::trend::{Rest, Trend};
 use crate::witness::Tally;
 use shared::process::Memory;
 
+/// So many lost connections, and some must have been resumed.
+const ENOUGH_LOSSES: u64 = 20;
+
 impl Soak<'_> {
     /// Adds what the sessions saw, and the trend of memory, to the faults.
     pub(crate) fn judge(&mut self, tally: &Tally) {
@@ -31,6 +34,12 @@ impl Soak<'_> {
             if count > 0 {
                 self.faults.push(format!("{count} {what}"));
             }
+        }
+        let returns = &tally.returns;
+        if returns.losses > ENOUGH_LOSSES && returns.resumed == 0 {
+            let losses = returns.losses;
+            self.faults
+                .push(format!("of {losses} lost connections none was resumed"));
         }
         if tally.events == 0 || count(&crowd.upgraded) == 0 {
             self.faults
@@ -112,6 +121,15 @@ impl Soak<'_> {
         row("  repeated or out of order", tally.out_of_order.to_string())?;
         let foreign = tally.foreign + self.crowd.foreign.load(Ordering::Relaxed);
         row("  of another account or subscription", foreign.to_string())?;
+        let returns = &tally.returns;
+        row("connections lost by witnesses", returns.losses.to_string())?;
+        row("  resumed", returns.resumed.to_string())?;
+        row("    events replayed", returns.replayed.to_string())?;
+        row("    of them doubles", returns.doubles.to_string())?;
+        for (why, count) in &returns.gaps {
+            row(&format!("  told a gap: {why}"), count.to_string())?;
+        }
+        row("    events not got for it", returns.told.to_string())?;
         row("gap notices to witnesses", tally.notices.to_string())?;
         row(
             "longest gap announced",

@@ -1,12 +1,14 @@
 //! Witnesses: sessions that live as long as the soak and keep the books ([`crate::ledger`]) of all that they get.
 //!
 //! Some change their subscriptions all the time: what they have unsubscribed from must stay away, and what they have
-//! subscribed to must come from the reply on. One thread drives them all.
+//! subscribed to must come from the reply on. Some lose their connection and come back ([`crate::returner`]). One thread
+//! drives them all.
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -14,11 +16,14 @@ use fastrand::Rng;
 use hdrhistogram::Histogram;
 use mio::{Events, Poll, Token};
 use serde_json::json;
+use socket2::SockRef;
 
-use crate::client::{BUFFER_BYTES, Client, Heard, Message};
+use crate::client::{BUFFER_BYTES, Client, Gap, Heard, Message, Reply};
 use crate::ledger::{Notice, Stream};
 use crate::publisher::Ledger;
+use crate::returner::{Loss, Returner, Returns};
 use crate::world::{Kind, PARENT, SUPERDUPER, World};
+use shared::frames::masked;
 use shared::socket::upgrade_request;
 
 /// Longest wait for the poll.
@@ -59,6 +64,8 @@ pub(crate) struct Tally {
     pub(crate) unavailable: u64,
     /// From publish to receipt, in microseconds, of events published in calm times.
     pub(crate) latency: Histogram<u64>,
+    /// Of those who lose their connection.
+    pub(crate) returns: Returns,
     /// The first faults in words.
     pub(crate) faults: Vec<String>,
 }
@@ -90,6 +97,16 @@ struct Wanted {
     streams: Vec<(usize, Option<Stream>)>,
 }
 
+/// What a witness does besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Stays,
+    /// Changes its subscriptions.
+    Moves,
+    /// Loses its connection and comes back.
+    Returns,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Off,
@@ -99,7 +116,8 @@ enum State {
 }
 
 struct Witness {
-    client: Client,
+    /// `None`: it is away.
+    client: Option<Client>,
     name: String,
     token: String,
     /// Sent with subscribes, and to be on their events.
@@ -107,6 +125,7 @@ struct Witness {
     path: &'static str,
     is_bearer: bool,
     is_mover: bool,
+    returner: Option<Returner>,
     wanted: Vec<Wanted>,
     /// For each command under way, the place in `wanted` of what it is about.
     asked: VecDeque<Vec<usize>>,
@@ -119,6 +138,9 @@ struct Witness {
 
 /// All witnesses.
 pub(crate) struct Witnesses {
+    address: SocketAddr,
+    /// Since when nothing is being done to the broker.
+    calm_since: Option<Instant>,
     poll: Poll,
     events: Events,
     buffer: Vec<u8>,
@@ -140,7 +162,7 @@ enum Rest {
 }
 
 impl Witnesses {
-    /// Five for each account, and five who see several or all.
+    /// Seven for each account, and five who see several or all.
     ///
     /// # Errors
     /// The system refuses a socket.
@@ -152,6 +174,8 @@ impl Witnesses {
     ) -> io::Result<Self> {
         let latency = Histogram::new_with_max(600_000_000, 3).map_err(io::Error::other)?;
         let mut all = Self {
+            address,
+            calm_since: None,
             poll: Poll::new()?,
             events: Events::with_capacity(256),
             buffer: vec![0; BUFFER_BYTES],
@@ -171,6 +195,7 @@ impl Witnesses {
                 longest_gap: 0,
                 unavailable: 0,
                 latency,
+                returns: Returns::default(),
                 faults: Vec::new(),
             },
             rest: Rest::No,
@@ -191,69 +216,56 @@ impl Witnesses {
             ]
             .concat();
             let lists = [
-                ("all", each(&Kind::ALL), "/", false),
+                ("all", each(&Kind::ALL), "/", Way::Stays),
                 (
                     "kazoo",
                     [vec![calls.clone()], each(&Kind::ALL[3..])].concat(),
                     "/?style=kazoo",
-                    false,
+                    Way::Stays,
                 ),
-                ("overlapping", overlapping, "/", false),
-                ("moving", each(&Kind::ALL), "/", true),
+                ("overlapping", overlapping, "/", Way::Stays),
+                ("moving", each(&Kind::ALL), "/", Way::Moves),
                 (
                     "moving kazoo",
                     [vec![calls.clone()], each(&Kind::ALL)].concat(),
                     "/?style=kazoo",
-                    true,
+                    Way::Moves,
+                ),
+                // Each event once, so that a loss between two frames of one event is none.
+                ("returning", each(&Kind::ALL), "/", Way::Returns),
+                (
+                    "returning kazoo",
+                    [vec![calls.clone()], each(&Kind::ALL[3..])].concat(),
+                    "/?style=kazoo",
+                    Way::Returns,
                 ),
             ];
-            for (number, (what, bindings, path, is_mover)) in lists.into_iter().enumerate() {
+            for (number, (what, bindings, path, way)) in lists.into_iter().enumerate() {
                 let token = world.accounts[account].token.clone();
                 let wanted = bindings
                     .into_iter()
                     .map(|(binding, kinds)| (vec![account], binding, kinds));
                 let name = format!("{what} of account {account}");
-                all.add(
-                    address,
-                    name,
-                    token,
-                    path,
-                    (is_mover, number),
-                    wanted.collect(),
-                )?;
+                all.add(name, token, path, (way, number), wanted.collect())?;
             }
         }
         let own = |binding: &(String, Vec<Kind>), account| {
             (vec![account], binding.0.clone(), binding.1.clone())
         };
         let everybody: Vec<usize> = (0..world.accounts.len()).collect();
-        for (number, is_mover) in [(0, false), (1, true)] {
+        for (number, way) in [(0, Way::Stays), (1, Way::Moves)] {
             let wanted = everybody
                 .iter()
                 .flat_map(|account| [own(&calls, *account), own(&documents, *account)])
                 .collect();
             let name = format!("parent {number}");
-            all.add(
-                address,
-                name,
-                PARENT.into(),
-                "/",
-                (is_mover, number),
-                wanted,
-            )?;
+            all.add(name, PARENT.into(), "/", (way, number), wanted)?;
             let mut wanted = vec![(everybody.clone(), calls.0.clone(), calls.1.clone())];
             for kind in [Kind::Create, Kind::Fax] {
                 wanted.push((everybody.clone(), kind.binding(), vec![kind]));
             }
             let name = format!("superduper {number}");
-            all.add(
-                address,
-                name,
-                SUPERDUPER.into(),
-                "/",
-                (is_mover, number),
-                wanted,
-            )?;
+            all.add(name, SUPERDUPER.into(), "/", (way, number), wanted)?;
         }
         all.tally.witnesses = all.witnesses.len();
         Ok(all)
@@ -262,15 +274,14 @@ impl Witnesses {
     /// Adds one; `wanted`: accounts by index, more than one for the account `*`, a binding, and the kinds that match it.
     fn add(
         &mut self,
-        address: SocketAddr,
         name: String,
         token: String,
         path: &'static str,
-        (is_mover, number): (bool, usize),
+        (way, number): (Way, usize),
         wanted: Vec<(Vec<usize>, String, Vec<Kind>)>,
     ) -> io::Result<()> {
         let place = Token(self.witnesses.len());
-        let client = Client::connect(address, None, None, self.poll.registry(), place)?;
+        let client = Client::connect(self.address, None, None, self.poll.registry(), place)?;
         let wanted = wanted.into_iter().map(|(accounts, binding, kinds)| {
             let lanes = accounts
                 .iter()
@@ -286,14 +297,16 @@ impl Witnesses {
             }
         });
         let wanted = wanted.collect();
+        let returner = (way == Way::Returns).then(|| Returner::new(&mut self.rng));
         self.witnesses.push(Witness {
-            client,
+            client: Some(client),
             name,
             token,
             request_id: number.is_multiple_of(2).then(|| format!("soak-{number}")),
             path,
             is_bearer: number.is_multiple_of(3),
-            is_mover,
+            is_mover: way == Way::Moves,
+            returner,
             wanted,
             asked: VecDeque::new(),
             asked_at: Instant::now(),
@@ -353,15 +366,64 @@ impl Witnesses {
             if witness.has_ended {
                 continue;
             }
-            witness
-                .client
-                .turn(is_writable, false, &mut self.buffer, &mut heard);
+            // What the poll told of a connection that was given up since is nothing.
+            let Some(client) = &mut witness.client else {
+                continue;
+            };
+            client.turn(is_writable, false, &mut self.buffer, &mut heard);
             for heard in heard.drain(..) {
                 self.hear(place, heard);
             }
         }
+        if self.ledger.is_calm.load(Ordering::SeqCst) {
+            self.calm_since.get_or_insert_with(Instant::now);
+        } else {
+            self.calm_since = None;
+        }
         for place in 0..self.witnesses.len() {
+            self.come_and_go(place)?;
             self.ask(place);
+        }
+        Ok(())
+    }
+
+    /// Gives a returner's connection up, or makes it a new one, when it is time.
+    fn come_and_go(&mut self, place: usize) -> io::Result<()> {
+        let now = Instant::now();
+        let witness = &mut self.witnesses[place];
+        let Some(returner) = &mut witness.returner else {
+            return Ok(());
+        };
+        let is_resting = self.rest != Rest::No;
+        if returner.returns(now, is_resting, &mut self.rng) {
+            let (registry, token) = (self.poll.registry(), Token(place));
+            let client = Client::connect(self.address, None, None, registry, token)?;
+            witness.client = Some(client);
+            return Ok(());
+        }
+        if is_resting || witness.has_ended {
+            return Ok(());
+        }
+        let Some(loss) = returner.goes(now, &mut self.rng) else {
+            return Ok(());
+        };
+        returner.gone(now, self.calm_since, &mut self.rng);
+        self.tally.returns.losses += 1;
+        if let Some(mut client) = witness.client.take() {
+            match loss {
+                Loss::CloseFrame => client.send(&masked(0x8, &1000_u16.to_be_bytes())),
+                // A header that promises more.
+                Loss::MidFrame => client.send(&[0x81, 0xFE]),
+                Loss::Reset => {
+                    let _ = SockRef::from(&client.stream).set_linger(Some(Duration::ZERO));
+                }
+                Loss::Fin => {}
+            }
+        }
+        witness.is_open = false;
+        witness.asked.clear();
+        for wanted in &mut witness.wanted {
+            wanted.state = State::Off;
         }
         Ok(())
     }
@@ -371,30 +433,51 @@ impl Witnesses {
         match heard {
             Heard::Connected => {
                 let bearer = witness.is_bearer.then_some(&*witness.token);
-                let address = witness.client.stream.peer_addr();
-                let address = address.unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 0)));
-                let request = upgrade_request(address, witness.path, bearer, None);
-                witness.client.send(request.as_bytes());
+                let request = upgrade_request(self.address, witness.path, bearer, None);
+                if let Some(client) = &mut witness.client {
+                    client.send(request.as_bytes());
+                }
             }
             Heard::Upgraded => witness.is_open = true,
-            Heard::Text(Message::Reply(errors)) => self.reply(place, errors),
-            Heard::Text(Message::Gap(micros)) => {
+            Heard::Text(Message::Reply(reply)) => self.reply(place, reply),
+            Heard::Text(Message::Gap(Gap::Source(micros))) => {
                 let at = self.ledger.now();
                 self.tally.notices += 1;
-                match micros {
-                    Some(micros) => {
-                        self.tally.longest_gap = self.tally.longest_gap.max(micros);
-                        witness.notices.push(Notice { at, micros });
-                    }
-                    None => self.broken(place, "told that it reads too slowly".into(), false),
+                self.tally.longest_gap = self.tally.longest_gap.max(micros);
+                witness.notices.push(Notice { at, micros });
+            }
+            Heard::Text(Message::Gap(Gap::Slow)) => {
+                self.tally.notices += 1;
+                self.broken(place, "told that it reads too slowly".into(), false);
+            }
+            Heard::Text(Message::Gap(Gap::Resume(why))) => self.not_resumed(place, why),
+            Heard::Text(Message::Resumed(events)) => {
+                self.tally.returns.replayed += events;
+                let returner = witness.returner.as_mut();
+                if returner.and_then(|one| one.resumed_with.take()).is_none() {
+                    self.broken(place, "a resume that it did not ask for".into(), false);
                 }
             }
             Heard::Text(Message::Event {
                 subscribed_key,
                 request_id,
                 numbered,
+                cursor,
+                is_replayed,
             }) => {
                 self.tally.events += 1;
+                let is_replaying = match &mut witness.returner {
+                    Some(returner) => {
+                        returner.stand_at(cursor.clone());
+                        returner.resumed_with.is_some()
+                    }
+                    None => false,
+                };
+                if is_replayed != is_replaying {
+                    let complaint =
+                        format!("replayed {is_replayed}, and it resumes {is_replaying}");
+                    return self.broken(place, complaint, false);
+                }
                 let now = self.ledger.now();
                 if numbered.calm {
                     let latency = now.saturating_sub(numbered.at);
@@ -414,6 +497,14 @@ impl Witnesses {
                         format!("{name} got what it is not subscribed to: {subscribed_key}, {of:?}, {numbered:?}")
                     });
                 };
+                if is_replayed
+                    && numbered.number <= stream.last()
+                    && let Some(returner) = &witness.returner
+                    && returner.may_be_double(cursor.as_deref())
+                {
+                    self.tally.returns.doubles += 1;
+                    return;
+                }
                 let record = |number| self.ledger.record(lane, number);
                 let entry = stream.take(numbered.number, &witness.notices, record);
                 self.tally.announced += entry.announced;
@@ -453,16 +544,79 @@ impl Witnesses {
         self.tally.fault(|| format!("{name}: {complaint}"));
     }
 
-    fn reply(&mut self, place: usize, errors: Vec<String>) {
+    /// A returner is told why events may be missing.
+    fn not_resumed(&mut self, place: usize, why: String) {
+        let Some(returner) = &mut self.witnesses[place].returner else {
+            return self.broken(place, "a resume that it did not ask for".into(), false);
+        };
+        let is_needless = returner.is_needless(Instant::now(), self.calm_since);
+        returner.resumed_with = None;
+        self.begin_anew(place);
+        *self.tally.returns.gaps.entry(why.clone()).or_default() += 1;
+        if is_needless {
+            self.broken(place, format!("a gap without a reason: {why}"), false);
+        }
+    }
+
+    /// What was published so far may come to a returner or not.
+    fn begin_anew(&mut self, place: usize) {
+        let witness = &mut self.witnesses[place];
+        for (lane, stream) in witness.wanted.iter_mut().flat_map(|it| &mut it.streams) {
+            let published = self.ledger.published(*lane);
+            if let Some(stream) = stream {
+                let record = |number| self.ledger.record(*lane, number);
+                let entry = stream.close(published, &witness.notices, record);
+                self.tally.returns.told += entry.announced + entry.missing.len() as u64;
+                self.tally.unconfirmed += entry.unconfirmed;
+            }
+            *stream = Some(Stream::new(published));
+        }
+    }
+
+    fn reply(&mut self, place: usize, reply: Reply) {
+        let Reply {
+            errors,
+            cursor,
+            resumed,
+        } = reply;
         let witness = &mut self.witnesses[place];
         let Some(asked) = witness.asked.pop_front() else {
             return self.broken(place, "a reply that was not asked for".into(), false);
         };
         witness.asked_at = Instant::now();
+        if let Some(returner) = witness.returner.as_mut().filter(|_| asked.is_empty()) {
+            // A ping. During a replay it tells how far that has come.
+            if errors.is_empty() {
+                returner.stand_at(cursor);
+            }
+            return;
+        }
         let is_unavailable = errors == [UNAVAILABLE];
+        let mut has_come_back = false;
+        if let Some(returner) = &mut witness.returner
+            && errors.is_empty()
+        {
+            has_come_back = returner.cursor.is_some();
+            if resumed == Some(true) {
+                returner.resumed_with.clone_from(&returner.cursor);
+                self.tally.returns.resumed += 1;
+            }
+            returner.stand_at(cursor);
+            if resumed.is_some() != has_come_back || returner.cursor.is_none() {
+                let complaint = format!("resumed {resumed:?}, cursor {:?}", returner.cursor);
+                return self.broken(place, complaint, true);
+            }
+            if resumed == Some(false) {
+                // The notice, which says why, may be lost with the connection.
+                self.begin_anew(place);
+            }
+        }
+        let witness = &mut self.witnesses[place];
         for wanted in asked {
             let wanted = &mut witness.wanted[wanted];
             wanted.state = match wanted.state {
+                // A notice tells if they do not go on.
+                State::Subscribing if errors.is_empty() && has_come_back => State::On,
                 State::Subscribing if errors.is_empty() => {
                     for (lane, stream) in &mut wanted.streams {
                         let published = self.ledger.published(*lane);
@@ -470,6 +624,7 @@ impl Witnesses {
                     }
                     State::On
                 }
+                State::Subscribing if witness.returner.is_some() => State::Off,
                 State::Unsubscribing | State::Subscribing => {
                     for (_, stream) in &mut wanted.streams {
                         *stream = None;
@@ -499,6 +654,20 @@ impl Witnesses {
             return;
         }
         let now = Instant::now();
+        if let Some(returner) = &witness.returner
+            && self.rest == Rest::No
+            && returner.is_stale(now)
+            && witness
+                .wanted
+                .iter()
+                .all(|wanted| wanted.state == State::On)
+            && let Some(client) = &mut witness.client
+        {
+            client.send_text(r#"{"action":"ping"}"#);
+            witness.asked.push_back(Vec::new());
+            witness.asked_at = now;
+            return;
+        }
         let is_moving = witness.is_mover && self.rest == Rest::No;
         if is_moving && now < witness.next_move {
             return;
@@ -552,7 +721,15 @@ impl Witnesses {
         if let Some(request_id) = &witness.request_id {
             command["request_id"] = json!(request_id);
         }
-        witness.client.send_text(&command.to_string());
+        if let Some(returner) = &witness.returner {
+            command["data"]["resume"] = match &returner.cursor {
+                Some(cursor) => json!(cursor),
+                None => json!(true),
+            };
+        }
+        if let Some(client) = &mut witness.client {
+            client.send_text(&command.to_string());
+        }
         witness.asked.push_back(asked);
         witness.asked_at = now;
     }
@@ -608,9 +785,9 @@ impl Witnesses {
     /// Half of them say goodbye, which nobody waits for.
     fn leave(&mut self) {
         for witness in self.witnesses.iter_mut().step_by(2) {
-            witness
-                .client
-                .send(&shared::frames::masked(0x8, &1000_u16.to_be_bytes()));
+            if let Some(client) = &mut witness.client {
+                client.send(&masked(0x8, &1000_u16.to_be_bytes()));
+            }
         }
     }
 }

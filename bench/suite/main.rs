@@ -23,6 +23,7 @@ mod ours;
 mod peers;
 mod picture;
 mod plant;
+mod resume;
 mod running;
 mod scale;
 mod statistics;
@@ -136,6 +137,8 @@ enum What {
     Large,
     /// Logins with the platform's tokens: sessions a second, CPU and bytes of each, a ping meanwhile
     Logins,
+    /// Ids, history, and all sessions resuming at once; a stream on the broker
+    Resume,
     /// Cost as sessions grow, up to 190,000 in ten processes; only when named, or with --full
     Scale,
     /// A million sessions, or --sessions, on one port: time, memory and CPU of both ends; only when named
@@ -156,6 +159,7 @@ impl What {
             Self::Storm => "storm",
             Self::Large => "large",
             Self::Logins => "logins",
+            Self::Resume => "resume",
             Self::Scale => "scale",
             Self::Million => "million",
             Self::Plant => "plant",
@@ -173,6 +177,7 @@ impl What {
             Self::Storm => storm::print(rows),
             Self::Large => large::print(rows),
             Self::Logins => logins::print(rows),
+            Self::Resume => resume::print(rows),
             Self::Scale => scale::print(rows),
             Self::Million => million::print(rows),
             Self::Plant => plant::print(rows),
@@ -223,13 +228,13 @@ struct Extent {
     time_max: Duration,
     /// (in flight, rounds) of `fairness`.
     fairness: &'static [(u32, u32)],
-    /// Rounds of `bridge`, of `large` and of each series of `scale`.
+    /// Rounds of `bridge`, of `large`, of `resume` and of each series of `scale`.
     rounds: u32,
     /// Time of one rate of `plant`.
     plant_seconds: f64,
 }
 
-/// Sessions of `fairness`, `storm` and `logins`.
+/// Sessions of `fairness`, `storm`, `logins` and `resume`.
 const MOST_SESSIONS: u32 = 19_000;
 
 const QUICK: Extent = Extent {
@@ -361,6 +366,7 @@ impl Bench<'_> {
             What::Storm => self.storm(),
             What::Large => self.large(),
             What::Logins => self.logins(),
+            What::Resume => self.resume(),
             What::Scale => self.scale(),
             What::Million => self.million(),
             What::Plant => self.plant(),
@@ -537,6 +543,20 @@ impl Bench<'_> {
             }
             rows => rows,
         }
+    }
+
+    fn resume(&self) -> io::Result<Vec<Value>> {
+        let sessions = self.shrunk(MOST_SESSIONS);
+        self.check(1, sessions)?;
+        let setup = Setup {
+            server: &self.server,
+            sessions,
+        };
+        let extent = resume::Extent {
+            shrink: self.extent.shrink,
+            rounds: self.extent.rounds,
+        };
+        resume::measure(&setup, &self.load, BODY_BYTES, &extent)
     }
 
     fn scale(&self) -> io::Result<Vec<Value>> {

@@ -72,6 +72,22 @@ impl Ours {
         Self::start_with(setup, true, &[ARGUMENTS_WITHOUT_AUTH, more].concat())
     }
 
+    /// Starts it with request ids and more settings.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub(crate) fn start_with_more(setup: &Setup<'_>, more: &[&str]) -> io::Result<Self> {
+        Self::start_with(setup, true, &[&ARGUMENTS, more].concat())
+    }
+
+    /// Publishes these lines, as `--source replay` reads them.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn write(&mut self, lines: &str) -> io::Result<()> {
+        self.events.write_all(lines.as_bytes())
+    }
+
     fn start_with(
         setup: &Setup<'_>,
         has_request_ids: bool,

@@ -212,11 +212,26 @@ impl Load {
         interval_ms: u32,
         more: &[String],
     ) -> io::Result<Self> {
+        let interval = ["--ping-interval".to_owned(), interval_ms.to_string()];
+        Self::start_first(program, address, 1, &[more, &interval].concat())
+    }
+
+    /// Opens `sessions` sessions that take the core from every other program when they have something to do. Without the
+    /// right to that they share it.
+    ///
+    /// # Errors
+    /// Not all become live.
+    pub(crate) fn start_first(
+        program: &Path,
+        address: &str,
+        sessions: u32,
+        more: &[String],
+    ) -> io::Result<Self> {
         let mut arguments: Vec<String> = ["-n", "-20"].map(str::to_owned).into();
         arguments.push(program.display().to_string());
-        arguments.extend(Self::arguments(address, 1, more));
-        arguments.extend(["--ping-interval".to_owned(), interval_ms.to_string()]);
-        Self::settled(Running::start(LOAD_CORE, Path::new("nice"), &arguments)?, 1)
+        arguments.extend(Self::arguments(address, sessions, more));
+        let running = Running::start(LOAD_CORE, Path::new("nice"), &arguments)?;
+        Self::settled(running, sessions)
     }
 
     fn arguments(address: &str, sessions: u32, more: &[String]) -> Vec<String> {

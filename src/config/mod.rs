@@ -270,6 +270,13 @@ impl Config {
             max_bindings_per_session,
             max_bindings_per_account,
             max_bindings,
+            max_lingering_bindings,
+            max_lingering_bindings_per_account,
+            history_seconds,
+            history_bytes,
+            history_overlap_ms,
+            resume_max_events,
+            resume_max_seconds,
             max_message_bytes,
             max_partials_bytes,
             max_metadata_bytes,
@@ -286,6 +293,7 @@ impl Config {
             log_level,
             log_format,
             drain_seconds,
+            going_away_ms,
             drain_delay_seconds,
         } = options;
         let source = match source.0 {
@@ -324,6 +332,18 @@ impl Config {
                 problem: format!(
                     "expected at least one {}, since proxy_protocol is not off",
                     Network::WHAT
+                ),
+            });
+        }
+        let drain = Duration::from_secs(drain_seconds.0.into());
+        let going_away = going_away_ms.map(|time| Duration::from_millis(time.0.into()));
+        let going_away = going_away.unwrap_or(drain / 2);
+        if going_away > drain {
+            return Err(ConfigError::Value {
+                place: place("going_away_ms"),
+                problem: format!(
+                    "expected at most {}, since it is a part of drain_seconds",
+                    drain.as_millis()
                 ),
             });
         }
@@ -374,6 +394,16 @@ impl Config {
             max_bindings_per_session: limit(max_bindings_per_session),
             max_bindings_per_account: limit(max_bindings_per_account),
             max_bindings: limit(max_bindings),
+            max_lingering_bindings: limit(max_lingering_bindings),
+            max_lingering_bindings_per_account: limit(max_lingering_bindings_per_account),
+            history: Duration::from_secs(history_seconds.0.get().into()),
+            history_bytes: usize::try_from(history_bytes.0).unwrap_or(usize::MAX),
+            history_overlap: Duration::from_millis(history_overlap_ms.0.into()),
+            resume_max_events: resume_max_events.0.0,
+            resume_max_age: resume_max_seconds
+                .0
+                .0
+                .map(|age| Duration::from_secs(age.into())),
             max_message_bytes: limit(max_message_bytes),
             max_partials_bytes: limit(max_partials_bytes),
             max_metadata_bytes: limit(max_metadata_bytes),
@@ -391,7 +421,8 @@ impl Config {
             idle_timeout: unless_off(idle_timeout_ms.0),
             rate_limit_burst: rate_limit_burst.0.get(),
             rate_limit_per_second: rate_limit_per_second.0.get(),
-            drain: Duration::from_secs(drain_seconds.0.into()),
+            drain,
+            going_away,
             drain_delay: Duration::from_secs(drain_delay_seconds.0.into()),
             allowed_origins: allowed_origins
                 .into_iter()
@@ -560,6 +591,20 @@ pub struct Config {
     pub max_bindings_per_account: Option<usize>,
     /// `max_bindings`: AMQP bindings of all sessions, 200000.
     pub max_bindings: Option<usize>,
+    /// `max_lingering_bindings`: AMQP bindings that outlive their last user, 4096; beyond it the oldest go.
+    pub max_lingering_bindings: Option<usize>,
+    /// `max_lingering_bindings_per_account`: those of one account, 256; beyond it its oldest go.
+    pub max_lingering_bindings_per_account: Option<usize>,
+    /// `history_seconds`: how long events are kept, and AMQP bindings outlive their last user, 60.
+    pub history: Duration,
+    /// `history_bytes`: of the events that are kept, 16 MiB; 0: there is no history, and no cursor.
+    pub history_bytes: usize,
+    /// `history_overlap_ms`: how far before the cursor of another process a replay begins, 2,000.
+    pub history_overlap: Duration,
+    /// `resume_max_events`: that one resume may walk through, 100,000.
+    pub resume_max_events: Option<u64>,
+    /// `resume_max_seconds`: how old a cursor may be, 3,600.
+    pub resume_max_age: Option<Duration>,
     /// `max_message_bytes`: of one command, 65536; above it the session is closed with 1009.
     pub max_message_bytes: Option<usize>,
     /// `max_partials_bytes`: of all messages and requests that have arrived in part, 64 MiB; above it the largest is
@@ -596,8 +641,10 @@ pub struct Config {
     pub rate_limit_burst: u32,
     /// `rate_limit_per_second`: commands a session gets back each second, 10.
     pub rate_limit_per_second: u32,
-    /// `drain_seconds`: over which the sessions are closed at SIGTERM, 10.
+    /// `drain_seconds`: over which the sessions are told to move, and closed, at SIGTERM, 10.
     pub drain: Duration,
+    /// `going_away_ms`: the part of it in which none is closed; default: half. Zero: nobody is told.
+    pub going_away: Duration,
     /// `drain_delay_seconds`: from SIGTERM until connections are no longer taken, 0.
     pub drain_delay: Duration,
     /// `allowed_origins`: `Origin` values that may connect, as browsers write them; empty: all.

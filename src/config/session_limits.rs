@@ -1,12 +1,17 @@
 //! The options that concern sessions, as sessions take them.
 
+use std::time::Duration;
+
+use crate::history::HistoryOptions;
 use crate::protocol::admin_guard::Guard;
 use crate::protocol::codec::CodecLimits;
 use crate::protocol::proxy::Proxies;
 use crate::session::binding_quota::BindingQuota;
 use crate::session::bucket::BucketRule;
 use crate::session::limits::SessionLimits;
+use crate::session::lingering::LingeringRules;
 use crate::session::liveness::LivenessRules;
+use crate::session::resume::ResumeLimits;
 
 use super::Config;
 
@@ -39,6 +44,21 @@ impl From<&Config> for SessionLimits {
             style: config.style,
             allowed_origins: config.allowed_origins.clone(),
             proxies: Proxies::new(config.proxy_protocol, config.trusted_proxies.clone()),
+            history: HistoryOptions {
+                bytes_max: config.history_bytes,
+                keep: config.history,
+                overlap: config.history_overlap,
+            },
+            lingering: LingeringRules {
+                total_max: unlimited(config.max_lingering_bindings),
+                account_max: unlimited(config.max_lingering_bindings_per_account),
+                keep: config.history,
+            },
+            resume: ResumeLimits {
+                events_max: config.resume_max_events.unwrap_or(u64::MAX),
+                age_max: config.resume_max_age.unwrap_or(Duration::MAX),
+            },
+            deliveries_held_max: config.prefetch.into(),
             // Its token is read from a file: `Config::admin_token`.
             admin: Guard::new(config.admin_hosts.clone()),
             liveness: LivenessRules::new(

@@ -171,6 +171,10 @@ impl Session {
     }
 
     pub(super) fn send(&mut self, reply: Reply, cx: &mut Context<'_>) {
+        let then = match &reply {
+            Reply::Subscribed { answer, .. } => answer.as_ref().and_then(|answer| answer.then),
+            Reply::Unsubscribed { .. } | Reply::Frame(_) => None,
+        };
         let frame = {
             let Hub {
                 builder,
@@ -182,7 +186,10 @@ impl Session {
                 .subscriptions(&self.subscriptions)
                 .map(|one| one.binding());
             match reply {
-                Reply::Subscribed { id } => reply::subscribed(builder, &id, subscribed),
+                Reply::Subscribed { id, answer } => {
+                    let resumption = answer.as_ref().map(|answer| &answer.resumption);
+                    reply::subscribed(builder, &id, subscribed, resumption)
+                }
                 Reply::Unsubscribed { id, removed } => {
                     let removed = removed.iter().map(AsRef::as_ref);
                     reply::unsubscribed(builder, &id, removed, subscribed)
@@ -191,6 +198,9 @@ impl Session {
             }
         };
         self.push(frame, cx);
+        if let Some(end) = then {
+            self.tell_replay_end(end, cx);
+        }
     }
 
     fn rate_limited(&self, hub: &Hub) -> CommandErrors {
@@ -233,6 +243,7 @@ impl Session {
         if let Action::Subscribe {
             account_id,
             bindings,
+            ..
         } = &action
             && !self.is_known(&identity, account_id.as_deref(), bindings, cx)?
         {
@@ -240,7 +251,11 @@ impl Session {
         }
         self.keep_label(&label, identity.account_id(), cx.hub);
         match action {
-            Action::Ping => Ok(Outcome::Pong(reply::pong(&mut cx.hub.builder, reply_id))),
+            Action::Ping => {
+                let place = self.place(cx);
+                let frame = reply::pong(&mut cx.hub.builder, reply_id, place);
+                Ok(Outcome::Pong(frame))
+            }
             Action::Unsubscribe(what) => Ok(Outcome::Reply(Reply::Unsubscribed {
                 id: reply_id.into(),
                 removed: self.unsubscribe(&what, cx),
@@ -248,10 +263,20 @@ impl Session {
             Action::Subscribe {
                 account_id,
                 bindings,
+                resume,
             } => {
                 let wanted = self.authorise(account_id.as_deref(), &bindings, &identity, cx.hub)?;
-                let request_id = command.request_id.as_deref();
-                self.subscribe(wanted, request_id, reply_id, place, cx)
+                let waiting = Waiting {
+                    reply_id: reply_id.into(),
+                    request_id: command.request_id.as_deref().map(Box::from),
+                    wanted,
+                    resume,
+                    months: None,
+                    leases: Vec::new(),
+                    outstanding: 0,
+                    due: place.due,
+                };
+                self.subscribe(waiting, place, cx)
             }
         }
     }
@@ -259,7 +284,7 @@ impl Session {
     /// The identity that the session runs as, if its token has been verified and is good.
     pub(super) fn authenticated(&self, now: Now) -> Option<&Arc<Identity>> {
         let identity = self.identity.as_ref()?;
-        (identity.is_proven() && !identity.has_expired(now.unix)).then_some(identity)
+        (identity.is_proven() && !identity.has_expired(now.unix())).then_some(identity)
     }
 
     fn is_current(&self, identity: &Arc<Identity>) -> bool {
@@ -277,7 +302,7 @@ impl Session {
         let current = self
             .identity
             .as_ref()
-            .filter(|identity| !identity.has_expired(cx.now.unix));
+            .filter(|identity| !identity.has_expired(cx.now.unix()));
         let token = match (auth_token, current) {
             (None, Some(identity)) => return Ok(Some(cx.hub.authenticator.current(identity))),
             (Some(token), Some(identity)) if identity.is_token(token) => {
@@ -312,6 +337,7 @@ impl Session {
             Action::Subscribe {
                 account_id,
                 bindings,
+                ..
             } => {
                 let missing = MissingKeys {
                     account_id: account_id.is_none(),
@@ -483,52 +509,16 @@ impl Session {
     /// force too, so that success always means that events come.
     fn subscribe(
         &mut self,
-        wanted: Wanted,
-        request_id: Option<&str>,
-        reply_id: &str,
+        mut waiting: Waiting,
         place: Place,
         cx: &mut Context<'_>,
     ) -> Result<Outcome, CommandErrors> {
+        let mut within = self.check_quota(&waiting.wanted, cx.hub);
         let quota = cx.hub.limits.bindings;
-        let waits_for = self.replies().map_or(0, |replies| replies.wanted());
-        let has = cx.hub.subscriptions.index().len(&self.subscriptions) + waits_for;
-        let is_far = quota.is_far(
-            has,
-            wanted.bindings.len(),
-            wanted.account,
-            &cx.hub.subscriptions,
-        );
-        let live = || {
-            cx.hub
-                .subscriptions
-                .index()
-                .subscriptions(&self.subscriptions)
-        };
-        let waiting = || {
-            let waiting = self.replies().into_iter().flat_map(|all| all.waiting());
-            waiting.flat_map(|(_, one)| one.wanted.resolved(cx.hub.subscriptions.families()))
-        };
-        let leases = self.replies().map_or(0, |replies| replies.leases());
-        if !is_far {
-            let new = wanted.resolved(cx.hub.subscriptions.families());
-            quota.check(
-                live,
-                (leases, waiting),
-                new,
-                wanted.account,
-                &cx.hub.subscriptions,
-            )?;
+        while within.is_err() && quota.make_room(&waiting.wanted, &mut cx.hub.subscriptions) {
+            within = self.check_quota(&waiting.wanted, cx.hub);
         }
-        let request_id = request_id.map(Box::from);
-        let mut waiting = Waiting {
-            reply_id: reply_id.into(),
-            request_id,
-            wanted,
-            months: None,
-            leases: Vec::new(),
-            outstanding: 0,
-            due: place.due,
-        };
+        within?;
         cx.hub.subscriptions.lease(&mut waiting);
         let waiter = Waiter::new(cx.id.slot, place.number);
         match cx.hub.subscriptions.wait_for_leases(&mut waiting, waiter) {
@@ -547,15 +537,22 @@ impl Session {
         }
     }
 
-    /// Makes the subscriptions, gives the leases back, and returns the reply.
-    pub(super) fn finish_subscribe(&mut self, mut waiting: Waiting, cx: &mut Context<'_>) -> Reply {
-        let list = &mut self.subscriptions;
-        cx.hub
-            .subscriptions
-            .subscribe(list, cx.id.slot, self.style, &mut waiting);
-        Reply::Subscribed {
-            id: waiting.reply_id,
+    /// Whether the session may have this too ([`binding_quota`]).
+    fn check_quota(&self, wanted: &Wanted, hub: &Hub) -> Result<(), CommandError> {
+        let (quota, subscriptions) = (hub.limits.bindings, &hub.subscriptions);
+        let waits_for = self.replies().map_or(0, |replies| replies.wanted());
+        let has = subscriptions.index().len(&self.subscriptions) + waits_for;
+        if quota.is_far(has, wanted.bindings.len(), wanted.account, subscriptions) {
+            return Ok(());
         }
+        let live = || subscriptions.index().subscriptions(&self.subscriptions);
+        let waiting = || {
+            let waiting = self.replies().into_iter().flat_map(|all| all.waiting());
+            waiting.flat_map(|(_, one)| one.wanted.resolved(subscriptions.families()))
+        };
+        let leases = self.replies().map_or(0, |replies| replies.leases());
+        let new = wanted.resolved(subscriptions.families());
+        quota.check(live, (leases, waiting), new, wanted.account, subscriptions)
     }
 
     /// Ends subscriptions, and those that are waited for, and returns their client bindings. Linear in what the session has,
@@ -641,8 +638,10 @@ impl Session {
                     .subscriptions
                     .release_leases(&mut waiting, Waiter::new(cx.id.slot, number));
                 cx.count_command(CommandAction::Subscribe, CommandResult::Ok, waiting.due);
+                let answer = self.answer_withdrawn(waiting.resume, cx);
                 let reply = Reply::Subscribed {
                     id: waiting.reply_id,
+                    answer,
                 };
                 self.settle(number, reply, cx.hub);
             } else {

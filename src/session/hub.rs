@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::auth::Authenticator;
+use crate::history::{History, Mark};
 use crate::metrics::Metrics;
 use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
@@ -24,6 +25,7 @@ use super::outbox::OutboxTotals;
 use super::partials::Partials;
 use super::readiness::Readiness;
 use super::replies::HeldTotals;
+use super::resuming::Resumers;
 use super::subscriptions::Subscriptions;
 use super::trace::Trace;
 use super::{Message, Session};
@@ -124,6 +126,10 @@ pub struct Hub {
     pub labels: Labels,
     /// The looks under way.
     pub trace: Trace,
+    /// The sessions that resume.
+    pub resumers: Resumers,
+    /// The events of the last minute.
+    pub history: History,
     request_ids: RequestIds,
 }
 
@@ -140,7 +146,7 @@ impl Hub {
         Self {
             on_message: Session::on_command,
             authenticator,
-            subscriptions: Subscriptions::new(families, now.unix),
+            subscriptions: Subscriptions::new(families, now.unix(), limits.lingering()),
             readiness: Readiness::default(),
             deadlines: Deadlines::new(&limits),
             outboxes: OutboxTotals::default(),
@@ -160,6 +166,8 @@ impl Hub {
             occupancy: Occupancy::new(&limits),
             labels: Labels::default(),
             trace: Trace::default(),
+            resumers: Resumers::default(),
+            history: History::new(limits.history, Mark::from_random(seed), now),
             request_ids: RequestIds(seed),
             limits,
         }

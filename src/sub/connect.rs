@@ -49,6 +49,18 @@ enum Transport {
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
+impl Stream {
+    /// Lets one read wait so long; `None`: as long as ever.
+    pub(super) fn set_wait(&self, wait: Option<Duration>) {
+        let socket = match &self.transport {
+            Transport::Plain(stream) => stream,
+            Transport::Tls(stream) => &stream.sock,
+        };
+        // What is refused leaves it as it was, which costs time alone.
+        let _refused = socket.set_read_timeout(Some(wait.unwrap_or(TICK)));
+    }
+}
+
 impl Read for Stream {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let read = match &mut self.transport {

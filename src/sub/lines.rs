@@ -75,12 +75,41 @@ pub(super) struct Frame<'a> {
     pub(super) request_id: Cow<'a, str>,
     #[serde(borrow, default)]
     pub(super) status: Cow<'a, str>,
+    /// Of an event.
+    #[serde(borrow, default)]
+    pub(super) cursor: Option<Cow<'a, str>>,
+    /// The event was missed, and comes late.
+    #[serde(default)]
+    pub(super) replayed: bool,
     /// The body in style `piston`.
     #[serde(borrow, default)]
     pub(super) args: Option<&'a RawValue>,
     /// The body in style `kazoo`; of a notice or reply, what it tells.
     #[serde(borrow, default)]
     pub(super) data: Option<&'a RawValue>,
+}
+
+/// The members of `data` that are about a resume (PROTOCOL 10).
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Resumption {
+    /// Of a reply: the position of the session.
+    #[serde(default)]
+    pub(super) cursor: Option<String>,
+    /// Of a reply to a subscribe with a cursor: whether what was missed comes now.
+    #[serde(default)]
+    pub(super) resumed: Option<bool>,
+    /// Of the notice `resumed`: the events that came.
+    #[serde(default)]
+    pub(super) events: Option<u64>,
+    /// Of a gap: its cause.
+    #[serde(default)]
+    pub(super) reason: Option<String>,
+    /// Of a gap with the reason `resume`.
+    #[serde(default)]
+    pub(super) why: Option<String>,
+    /// Of the notice `going_away`: milliseconds until the first session is closed.
+    #[serde(default)]
+    pub(super) within_ms: Option<u64>,
 }
 
 impl<'a> Frame<'a> {
@@ -93,6 +122,13 @@ impl<'a> Frame<'a> {
     fn members(&self) -> Map<String, Value> {
         let raw = self.args.or(self.data);
         raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+            .unwrap_or_default()
+    }
+
+    /// What a reply or notice tells of a resume.
+    pub(super) fn resumption(&self) -> Resumption {
+        self.data
+            .and_then(|data| serde_json::from_str(data.get()).ok())
             .unwrap_or_default()
     }
 

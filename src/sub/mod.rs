@@ -10,6 +10,7 @@
 //! | `trouble` | why there is no connection, and whether trying again is of use |
 //! | `liveness` | when to ping, and when to give a connection up |
 //! | `backoff` | pauses between tries |
+//! | `position` | cursors, and which events came before |
 //! | `lines` | what is printed of a frame |
 //! | `farewell` | the end of the connections that stand |
 //! | `report`, `output` | what sessions tell the thread that prints; that thread |
@@ -27,6 +28,7 @@ mod farewell;
 mod lines;
 mod liveness;
 mod output;
+mod position;
 mod report;
 mod session;
 mod target;
@@ -70,7 +72,8 @@ const TOKEN_VARIABLE: &str = "BLACKHOLE_TOKEN";
 
 /// Subscribe at a server, and print events as they come
 ///
-/// Comes back by itself when the connection is lost, and tells where events may be missing.
+/// Comes back by itself when the connection is lost, fetches the events that it has missed, and tells where some may be
+/// missing.
 #[derive(Parser)]
 #[command(name = "sub", args_override_self = false, after_help = EXAMPLES)]
 struct SubOptions {
@@ -115,6 +118,9 @@ struct SubOptions {
     /// End when the connection is lost
     #[arg(long)]
     no_reconnect: bool,
+    /// Do not ask for the events that were missed, and do not move when the server says that it is going away
+    #[arg(long)]
+    no_resume: bool,
     /// Say on stderr only what is wrong, and where events may be missing
     #[arg(long, short)]
     quiet: bool,
@@ -222,6 +228,7 @@ fn prepare(options: SubOptions) -> Result<Prepared, String> {
                 name: options.name.clone(),
                 form,
                 reconnects: !options.no_reconnect,
+                resumes: !options.no_resume,
             };
             let label = (sessions > 1).then(|| match tokens.len() {
                 1 => target.name(),

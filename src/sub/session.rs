@@ -9,6 +9,10 @@
 //!    +------------ pause <- lost --------+      final: ended
 //! ```
 //!
+//! It asks for a cursor, and after a loss for the events behind it (PROTOCOL 10). When the server says that it is going away,
+//! a second connection is made and subscribed with the cursor before the first is closed; while that fails, the first is
+//! read on.
+//!
 //! A command is all or nothing (PROTOCOL 3). So bindings that a server refuses together are tried one by one, once; after
 //! that the good ones alone are subscribed, together.
 //!
@@ -31,14 +35,21 @@ use super::connect::{Stream, connect};
 use super::farewell::Farewell;
 use super::lines::{self, Form, Frame, cut};
 use super::liveness::Liveness;
+use super::position::{Position, Side};
 use super::report::{Over, Report, Reporter, seconds};
 use super::target::{Target, Token};
 use super::trouble::{Fate, Trouble};
-use crate::limits::SUB_PAUSE_MAX;
+use crate::limits::{SUB_LEFT_BEHIND_MAX, SUB_OVERLAP, SUB_PAUSE_MAX};
 use crate::routing::families::nearest_binding;
+
+/// How long a read waits while two connections are read in turns.
+const BOTH_WAIT: Duration = Duration::from_millis(5);
 
 /// The request id of pings, by which their replies are known.
 const PING: &str = "ping";
+
+/// The error for a cursor that the server does not understand.
+const INVALID_RESUME: &str = "invalid resume";
 
 /// A token that is shorter is no secret, and may be in any text.
 const SECRET_BYTES_MIN: usize = 6;
@@ -62,6 +73,8 @@ pub(super) struct Plan {
     pub(super) name: String,
     pub(super) form: Form,
     pub(super) reconnects: bool,
+    /// Whether it asks for what it has missed.
+    pub(super) resumes: bool,
 }
 
 /// A session on its thread.
@@ -72,6 +85,22 @@ pub(super) struct Session {
     backoff: Backoff,
     /// When the server was last heard before the connection was lost; `None` before the first subscribe.
     lost_at: Option<SystemTime>,
+    position: Position,
+}
+
+/// Whether a connection takes over from another, or is to be left for another.
+enum Moving {
+    /// The server has not said that it is going away, or the session does not follow.
+    Stays,
+    /// A second connection is to be made then.
+    At(Instant),
+    /// The connection is subscribing, or gets what was missed. This is the first, which is not read meanwhile.
+    Away(Box<Connection>),
+    /// The connection could not resume where this one, the first, stands: both are read until then.
+    Both {
+        first: Box<Connection>,
+        until: Instant,
+    },
 }
 
 /// Why a connection is left.
@@ -109,6 +138,9 @@ struct Connection {
     liveness: Liveness,
     /// When the last frame came.
     heard_at: SystemTime,
+    /// `data.resume` of its subscribes.
+    resume: Value,
+    moving: Moving,
 }
 
 impl Session {
@@ -119,6 +151,7 @@ impl Session {
             farewell,
             backoff: Backoff::default(),
             lost_at: None,
+            position: Position::default(),
         }
     }
 
@@ -164,25 +197,24 @@ impl Session {
 
     /// One connection, from its first byte to its last.
     fn connect_and_read(&mut self) -> Left {
-        let plan = &self.plan;
-        let websocket = match connect(&plan.target, plan.origin.as_deref(), &plan.tls) {
-            Ok(websocket) => websocket,
+        let farewell = self.farewell.clone();
+        let mut connection = match self.open() {
+            Ok(connection) => connection,
             Err(trouble) => return trouble.into(),
         };
-        let farewell = self.farewell.clone();
         let _standing = farewell.enter();
-        let mut connection = Connection {
-            websocket,
-            phase: Phase::All,
-            liveness: Liveness::new(Instant::now()),
-            heard_at: SystemTime::now(),
-        };
         let ended = self
             .subscribe(&mut connection, &self.plan.bindings)
             .map_err(Left::from)
             .and_then(|()| self.read(&mut connection));
+        let is_replaying = self.position.is_replaying();
+        self.position.end_replay();
+        self.position.end_both();
         if let Phase::Subscribed { since } = connection.phase {
-            self.lost_at = Some(connection.heard_at);
+            // What a replay that was cut short still had to bring was missed before.
+            if !is_replaying || self.lost_at.is_none() {
+                self.lost_at = Some(connection.heard_at);
+            }
             // A server that ends each session soon is not to be hammered.
             if since.elapsed() >= SUB_PAUSE_MAX {
                 self.backoff.reset();
@@ -193,49 +225,182 @@ impl Session {
             Err(left) => left,
         };
         if matches!(left, Left::Over(Over)) {
-            let frame = CloseFrame {
-                code: CloseCode::Normal,
-                reason: Utf8Bytes::default(),
-            };
-            let _lost = connection.websocket.close(Some(frame));
-            let _lost = connection.websocket.flush();
+            say_goodbye(&mut connection);
+            if let Moving::Away(mut first) | Moving::Both { mut first, .. } = connection.moving {
+                say_goodbye(&mut first);
+            }
         }
         left
+    }
+
+    /// A connection that asks for the events behind the last cursor, or for a cursor.
+    fn open(&self) -> Result<Connection, Trouble> {
+        let plan = &self.plan;
+        let websocket = connect(&plan.target, plan.origin.as_deref(), &plan.tls)?;
+        let resume = match self.position.cursor() {
+            _ if !plan.resumes => Value::Null,
+            None => true.into(),
+            Some(cursor) => cursor.into(),
+        };
+        Ok(Connection {
+            websocket,
+            phase: Phase::All,
+            liveness: Liveness::new(Instant::now()),
+            heard_at: SystemTime::now(),
+            resume,
+            moving: Moving::Stays,
+        })
     }
 
     /// Takes what comes, until the connection ends.
     fn read(&mut self, connection: &mut Connection) -> Result<std::convert::Infallible, Left> {
         loop {
-            match connection.websocket.read() {
-                Ok(message) => {
-                    connection.liveness.hear(Instant::now());
-                    connection.heard_at = SystemTime::now();
-                    match message {
-                        Message::Text(text) => self.take(connection, &text)?,
-                        Message::Close(frame) => {
-                            // The answer to it, which is queued.
-                            let _lost = connection.websocket.flush();
-                            return Err(frame
-                                .map_or_else(
-                                    || Trouble::Lost("closed by the server".to_owned()),
-                                    |frame| Trouble::of_close(frame.code.into(), &frame.reason),
-                                )
-                                .into());
-                        }
-                        Message::Binary(_)
-                        | Message::Ping(_)
-                        | Message::Pong(_)
-                        | Message::Frame(_) => {}
-                    }
-                }
-                Err(error) if is_tick(&error) => {}
-                Err(error) => return Err(of_read(&error).into()),
+            match self.read_once(connection) {
+                Ok(()) => {}
+                Err(Left::Over(over)) => return Err(over.into()),
+                Err(Left::Trouble(trouble)) => self.stay(connection, trouble)?,
             }
+            self.read_first(connection)?;
             if self.farewell.is_over() {
                 return Err(Over.into());
             }
-            Self::keep_alive(connection)?;
+            if let Moving::At(at) = connection.moving
+                && Instant::now() >= at
+            {
+                self.begin_to_move(connection)?;
+            }
         }
+    }
+
+    /// Takes one message, if one comes within a tick, and keeps the connection alive.
+    fn read_once(&mut self, connection: &mut Connection) -> Result<(), Left> {
+        match connection.websocket.read() {
+            Ok(message) => {
+                connection.liveness.hear(Instant::now());
+                connection.heard_at = SystemTime::now();
+                match message {
+                    Message::Text(text) => self.take(connection, &text)?,
+                    Message::Close(frame) => {
+                        // The answer to it, which is queued.
+                        let _lost = connection.websocket.flush();
+                        return Err(frame
+                            .map_or_else(
+                                || Trouble::Lost("closed by the server".to_owned()),
+                                |frame| Trouble::of_close(frame.code.into(), &frame.reason),
+                            )
+                            .into());
+                    }
+                    Message::Binary(_)
+                    | Message::Ping(_)
+                    | Message::Pong(_)
+                    | Message::Frame(_) => {}
+                }
+            }
+            Err(error) if is_tick(&error) => {}
+            Err(error) => return Err(of_read(&error).into()),
+        }
+        Ok(Self::keep_alive(connection)?)
+    }
+
+    /// Makes a second connection and subscribes there. The first one is read on if that fails.
+    fn begin_to_move(&mut self, connection: &mut Connection) -> Result<(), Over> {
+        let second = self.open().and_then(|mut second| {
+            self.subscribe(&mut second, &self.plan.bindings)?;
+            Ok(second)
+        });
+        match second {
+            Ok(second) => {
+                self.lost_at = Some(connection.heard_at);
+                let first = std::mem::replace(connection, second);
+                connection.moving = Moving::Away(Box::new(first));
+                self.position.begin_both();
+                Ok(())
+            }
+            Err(trouble) => self.move_later(connection, &trouble),
+        }
+    }
+
+    /// The connection has come to nothing: back to the one that it was to take over from.
+    ///
+    /// # Errors
+    /// There is none.
+    fn stay(&mut self, connection: &mut Connection, trouble: Trouble) -> Result<(), Left> {
+        let moving = std::mem::replace(&mut connection.moving, Moving::Stays);
+        let (Moving::Away(first) | Moving::Both { first, .. }) = moving else {
+            return Err(trouble.into());
+        };
+        *connection = *first;
+        connection.websocket.get_ref().set_wait(None);
+        self.position.end_replay();
+        Ok(self.move_later(connection, &trouble)?)
+    }
+
+    /// The connection is subscribed and has resumed nothing: what the first has and will have is read beside it for a while.
+    fn begin_both(&mut self, connection: &mut Connection) -> Result<(), Over> {
+        let moving = std::mem::replace(&mut connection.moving, Moving::Stays);
+        let Moving::Away(first) = moving else {
+            connection.moving = moving;
+            return Ok(());
+        };
+        for one in [&first.websocket, &connection.websocket] {
+            one.get_ref().set_wait(Some(BOTH_WAIT));
+        }
+        connection.moving = Moving::Both {
+            first,
+            until: Instant::now() + SUB_OVERLAP,
+        };
+        let time = seconds(SUB_OVERLAP);
+        self.reporter
+            .told(&format!("both sessions are read for {time}"))
+    }
+
+    /// Takes a message of the first connection, if both are read, and closes it when it is time.
+    fn read_first(&mut self, connection: &mut Connection) -> Result<(), Left> {
+        let moving = std::mem::replace(&mut connection.moving, Moving::Stays);
+        let Moving::Both { mut first, until } = moving else {
+            connection.moving = moving;
+            return Ok(());
+        };
+        let is_lost = match first.websocket.read() {
+            Ok(Message::Text(text)) => {
+                first.heard_at = SystemTime::now();
+                match Frame::read(&text) {
+                    Some(frame) if frame.action == "event" => {
+                        let cursor = frame.cursor.as_deref();
+                        if cursor.is_none_or(|cursor| self.position.take_beside(cursor)) {
+                            self.tell_event(first.heard_at, &text, &frame)?;
+                        }
+                    }
+                    _ => {}
+                }
+                false
+            }
+            Ok(Message::Close(_)) => true,
+            Ok(_) => false,
+            Err(error) => !is_tick(&error),
+        };
+        if !is_lost && Instant::now() < until {
+            connection.moving = Moving::Both { first, until };
+            return Ok(());
+        }
+        connection.websocket.get_ref().set_wait(None);
+        let twice = self.position.end_both();
+        if is_lost {
+            self.lost_at = Some(first.heard_at);
+            return Ok(self.tell_gap(connection.heard_at)?);
+        }
+        take_leave(*first);
+        let told = format!("moved: {twice} events came on both sessions and were told once");
+        Ok(self.reporter.told(&told)?)
+    }
+
+    fn move_later(&mut self, connection: &mut Connection, trouble: &Trouble) -> Result<(), Over> {
+        let pause = self.backoff.next(random());
+        connection.moving = Moving::At(Instant::now() + pause);
+        let text = self.described(trouble);
+        let pause = seconds(pause);
+        let text = format!("cannot move yet: {text}; next try in {pause}");
+        self.reporter.problem(&text)
     }
 
     /// Gives up what does not answer, and asks whether the server is there.
@@ -251,6 +416,9 @@ impl Session {
         if let Some(account) = &self.plan.account {
             data["account_id"] = account.as_str().into();
         }
+        if !connection.resume.is_null() {
+            data["resume"] = connection.resume.clone();
+        }
         connection.liveness.ask(Instant::now());
         let token = &self.plan.token.0;
         let command = json!({"action": "subscribe", "auth_token": token, "data": data});
@@ -265,30 +433,108 @@ impl Session {
         };
         match &*frame.action {
             "event" => {
-                let label = self.reporter.label.as_deref();
-                let at = connection.heard_at;
-                let line = lines::event(self.plan.form, label, text, &frame, at);
-                self.reporter.send(Report::Event(line))?;
+                let side = match connection.moving {
+                    Moving::Stays | Moving::At(_) => Side::First,
+                    Moving::Away(_) | Moving::Both { .. } => Side::Second,
+                };
+                let is_new = frame
+                    .cursor
+                    .as_deref()
+                    .is_none_or(|cursor| self.position.take(cursor, frame.replayed, side));
+                if is_new {
+                    self.tell_event(connection.heard_at, text, &frame)?;
+                }
             }
-            "notice" => self.take_notice(text, &frame)?,
-            "reply" if frame.request_id == PING => {}
+            "notice" => self.take_notice(connection, text, &frame)?,
+            "reply" if frame.request_id == PING => {
+                if let Some(cursor) = frame.resumption().cursor {
+                    self.position.stand_at(Some(&cursor));
+                }
+            }
             "reply" => self.take_reply(connection, &frame)?,
             _ => {}
         }
         Ok(())
     }
 
-    fn take_notice(&self, text: &str, frame: &Frame<'_>) -> Result<(), Over> {
-        if self.plan.form == Form::Json {
+    fn tell_event(&self, at: SystemTime, text: &str, frame: &Frame<'_>) -> Result<(), Over> {
+        let label = self.reporter.label.as_deref();
+        let line = lines::event(self.plan.form, label, text, frame, at);
+        self.reporter.send(Report::Event(line))
+    }
+
+    fn take_notice(
+        &mut self,
+        connection: &mut Connection,
+        text: &str,
+        frame: &Frame<'_>,
+    ) -> Result<(), Over> {
+        let told = self.masked(&lines::notice(frame));
+        let data = frame.resumption();
+        let is_of_resume = frame.name == "gap" && data.reason.as_deref() == Some("resume");
+        // What the second connection of two does not have, the first has.
+        let is_gap_filled =
+            is_of_resume && matches!(connection.moving, Moving::Away(_) | Moving::Both { .. });
+        if self.plan.form == Form::Json && !is_gap_filled {
             let line = lines::as_json(self.reporter.label.as_deref(), text);
             self.reporter.send(Report::Notice(line))?;
         }
-        let told = self.masked(&lines::notice(frame));
-        if frame.name == "gap" {
-            self.reporter.gap(&told)
-        } else {
-            self.reporter.told(&told)
+        match &*frame.name {
+            "gap" if is_of_resume => {
+                let why = self.masked(&why_not_resumed(data.why.as_deref()));
+                if is_gap_filled {
+                    self.position.end_replay();
+                    self.reporter.told(&format!("not resumed: {why}"))?;
+                    self.begin_both(connection)
+                } else if self.position.is_replaying() {
+                    self.position.end_replay();
+                    let gap = self.gap_until(connection.heard_at);
+                    self.reporter.gap(&format!("{gap}: {why}"))
+                } else {
+                    // The reply has told the gap.
+                    self.reporter.told(&format!("not resumed: {why}"))
+                }
+            }
+            "gap" => self.reporter.gap(&told),
+            "resumed" => {
+                let doubles = self.position.end_replay();
+                match std::mem::replace(&mut connection.moving, Moving::Stays) {
+                    Moving::Away(first) => {
+                        // What it still brings has come here, or comes.
+                        take_leave(*first);
+                        self.position.end_both();
+                    }
+                    moving => connection.moving = moving,
+                }
+                let events = data.events.unwrap_or_default();
+                self.reporter.told(&resumed_with(events, doubles))
+            }
+            "going_away" if self.plan.resumes && self.position.cursor().is_some() => {
+                let within = Duration::from_millis(data.within_ms.unwrap_or_default());
+                if matches!(connection.moving, Moving::Stays) {
+                    let pause = self.backoff.next(random()).min(within);
+                    connection.moving = Moving::At(Instant::now() + pause);
+                }
+                let within = seconds(within);
+                let text = format!("the server goes away in {within}: moving");
+                self.reporter.told(&text)
+            }
+            _ => self.reporter.told(&told),
         }
+    }
+
+    /// Events that may be missing, until this moment.
+    fn gap_until(&self, to: SystemTime) -> String {
+        let Some(from) = self.lost_at else {
+            return "gap: events may be missing".to_owned();
+        };
+        let length = to.duration_since(from).unwrap_or_default();
+        format!(
+            "gap: events from {} to {} ({}) may be missing",
+            lines::time_of_day(from),
+            lines::time_of_day(to),
+            seconds(length)
+        )
     }
 
     fn take_reply(&mut self, connection: &mut Connection, frame: &Frame<'_>) -> Result<(), Left> {
@@ -297,6 +543,13 @@ impl Session {
             "success" => None,
             _ => Some(errors.as_slice()),
         };
+        let told = frame.resumption();
+        if trouble.is_none() {
+            self.position.stand_at(told.cursor.as_deref());
+            if told.resumed == Some(true) {
+                self.position.begin_replay();
+            }
+        }
         match (&mut connection.phase, trouble) {
             (Phase::Subscribed { .. }, None) => {}
             (Phase::Subscribed { .. }, Some(errors)) => {
@@ -307,7 +560,14 @@ impl Session {
                     return Err(trouble.into());
                 }
             }
-            (Phase::All, None) => self.settle_subscribed(connection)?,
+            (Phase::All, None) => self.settle_subscribed(connection, told.resumed)?,
+            (Phase::All, Some(errors))
+                if connection.resume.is_string() && errors.contains(&INVALID_RESUME.to_owned()) =>
+            {
+                self.position.stand_at(None);
+                connection.resume = true.into();
+                self.subscribe(connection, &self.plan.bindings)?;
+            }
             (Phase::All, Some(errors)) => {
                 if let Some(trouble) = Trouble::of_reply(errors) {
                     return Err(trouble.into());
@@ -344,15 +604,20 @@ impl Session {
                     return Err(none_left().into());
                 } else {
                     self.plan.bindings = std::mem::take(good);
-                    self.settle_subscribed(connection)?;
+                    self.settle_subscribed(connection, told.resumed)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// The bindings of the plan are in force.
-    fn settle_subscribed(&mut self, connection: &mut Connection) -> Result<(), Over> {
+    /// The bindings of the plan are in force. `resumed`: whether what was missed comes now; `None`: the server knows no
+    /// cursor, or was given none.
+    fn settle_subscribed(
+        &mut self,
+        connection: &mut Connection,
+        resumed: Option<bool>,
+    ) -> Result<(), Over> {
         let now = Instant::now();
         connection.phase = Phase::Subscribed { since: now };
         connection.liveness.settle(now);
@@ -360,22 +625,26 @@ impl Session {
         let bindings = cut(&self.plan.bindings.join(" "));
         self.reporter
             .told(&format!("subscribed{again}: {bindings}"))?;
+        if resumed == Some(true) {
+            return Ok(());
+        }
+        if let Moving::Away(_) = connection.moving {
+            return self.begin_both(connection);
+        }
+        self.tell_gap(connection.heard_at)
+    }
+
+    /// Tells that events may be missing from the time of the loss until `to`, unless nothing was lost.
+    fn tell_gap(&self, to: SystemTime) -> Result<(), Over> {
         let Some(from) = self.lost_at else {
             return Ok(());
         };
-        let to = connection.heard_at;
         if self.plan.form == Form::Json {
             let notice = lines::gap_notice(from, to);
             let line = lines::as_json(self.reporter.label.as_deref(), &notice);
             self.reporter.send(Report::Notice(line))?;
         }
-        let length = to.duration_since(from).unwrap_or_default();
-        self.reporter.gap(&format!(
-            "gap: events from {} to {} ({}) may be missing",
-            lines::time_of_day(from),
-            lines::time_of_day(to),
-            seconds(length)
-        ))
+        self.reporter.gap(&self.gap_until(to))
     }
 
     fn tell_refused(&self, binding: &str, errors: &[String]) -> Result<(), Over> {
@@ -405,6 +674,51 @@ impl Session {
             return text.to_owned();
         }
         text.replace(&self.plan.token.0, "***")
+    }
+}
+
+/// Closes a connection as websockets are.
+fn say_goodbye(connection: &mut Connection) {
+    let frame = CloseFrame {
+        code: CloseCode::Normal,
+        reason: Utf8Bytes::default(),
+    };
+    let _lost = connection.websocket.close(Some(frame));
+    let _lost = connection.websocket.flush();
+}
+
+/// Closes a connection that another has taken over from, and leaves out what it still brings.
+fn take_leave(mut first: Connection) {
+    say_goodbye(&mut first);
+    for _ in 0..SUB_LEFT_BEHIND_MAX {
+        if first.websocket.read().is_err() {
+            break;
+        }
+    }
+}
+
+/// A replay that is over, for people. `doubles`: events of it that were had before.
+fn resumed_with(events: u64, doubles: u64) -> String {
+    let events = match events {
+        0 => "no event was missed".to_owned(),
+        1 => "1 event that was missed has come".to_owned(),
+        events => format!("{events} events that were missed have come"),
+    };
+    match doubles {
+        0 => format!("resumed: {events}"),
+        doubles => format!("resumed: {events}, {doubles} of them again and left out"),
+    }
+}
+
+/// What `data.why` of the notice means, for people.
+fn why_not_resumed(why: Option<&str>) -> String {
+    match why {
+        Some("expired") => "the server does not keep events for so long".to_owned(),
+        Some("unknown") => "the server does not know what came since then".to_owned(),
+        Some("too_many") => "more events came than the server replays".to_owned(),
+        Some("outage") => "the server's source of events was away".to_owned(),
+        Some(other) => cut(other),
+        None => "the server does not say why".to_owned(),
     }
 }
 

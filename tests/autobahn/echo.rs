@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use blackhole::amqp;
 use blackhole::config::{self, Config, Exit, Startup};
-use blackhole::handoff::{FromSource, handoff};
+use blackhole::handoff::{FromSource, Return, handoff};
 use blackhole::logging;
 use blackhole::protocol::frame::{Frame, Opcode};
+use blackhole::reactor::drain::DrainTimes;
 use blackhole::reactor::reread;
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::Families;
@@ -74,7 +75,7 @@ fn run(config: &Config) -> Result<(), Exit> {
     // No events come, but while this end is held the loop has a source.
     let (source, loop_end) = handoff(server.waker());
     source
-        .send(FromSource::Up)
+        .send(FromSource::Up(Return::Anew))
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     if let Some(address) = server.address(ListenerKind::Clients) {
         writeln!(std::io::stdout(), "listening on {address}")
@@ -85,7 +86,7 @@ fn run(config: &Config) -> Result<(), Exit> {
         handoff: loop_end,
         connections_max: usize::MAX,
         drain_delay: Duration::ZERO,
-        drain: Duration::ZERO,
+        drain: DrainTimes::default(),
         epoch,
         io_uring: config.io_uring,
         more_metrics: Box::new(|_| {}),

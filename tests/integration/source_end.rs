@@ -7,8 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blackhole::config::{self, Config, Startup};
-use blackhole::handoff::{FromSource, SourceEnd, handoff};
+use blackhole::handoff::{FromSource, Return, SourceEnd, handoff};
 use blackhole::limits::POLL_WAIT_MAX;
+use blackhole::reactor::drain::DrainTimes;
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::Families;
 use blackhole::session::ListenerKind;
@@ -96,7 +97,7 @@ fn run(config: &Config, started: &Sender<Loop>) {
         handoff: end,
         connections_max: 10,
         drain_delay: Duration::ZERO,
-        drain: Duration::ZERO,
+        drain: DrainTimes::default(),
         epoch,
         io_uring: false,
         more_metrics: Box::new(|_| {}),
@@ -131,7 +132,7 @@ fn end_the_source_of_a_loop_that_sleeps() {
         source,
         stat,
     } = start();
-    source.send(FromSource::Up).unwrap();
+    source.send(FromSource::Up(Return::Anew)).unwrap();
     // Without connections the loop has no deadline: it sleeps as long as it ever does.
     let begun = Instant::now();
     let sleeps = || {

@@ -25,7 +25,7 @@ use support::server::{
 const DEMO_ACCOUNT: &str = "00000000000000000000000000000001";
 
 /// A running `blackhole sub`; killed on drop.
-struct Sub {
+pub(crate) struct Sub {
     child: Child,
     events: Receiver<String>,
     said: Receiver<String>,
@@ -52,14 +52,14 @@ impl Sub {
     }
 
     /// As the account of the test's events, with any token.
-    fn at(address: SocketAddr, args: &[&str]) -> Self {
+    pub(crate) fn at(address: SocketAddr, args: &[&str]) -> Self {
         let url = format!("ws://{address}");
         let own = ["--url", &url, "--token", ANY_TOKEN, "--account", ACCOUNT];
         Self::start(&[&own[..], args].concat())
     }
 
     /// The next line on stdout.
-    fn event(&mut self) -> String {
+    pub(crate) fn event(&mut self) -> String {
         self.events.recv_timeout(PATIENCE).unwrap_or_else(|error| {
             self.log.extend(self.said.try_iter());
             panic!("no event: {error}; said {:#?}", self.log)
@@ -67,7 +67,7 @@ impl Sub {
     }
 
     /// The next line on stderr that has `needle`.
-    fn hears(&mut self, needle: &str) -> String {
+    pub(crate) fn hears(&mut self, needle: &str) -> String {
         loop {
             let line = self.said.recv_timeout(PATIENCE);
             let line =
@@ -77,6 +77,11 @@ impl Sub {
                 return line;
             }
         }
+    }
+
+    /// What was taken of stderr.
+    pub(crate) fn log(&self) -> &[String] {
+        &self.log
     }
 
     /// What is left on stdout, everything on stderr, and the exit code, once it ends by itself.

@@ -386,6 +386,14 @@ impl Trace {
         });
     }
 
+    /// Notes that a session was told that the process is going away.
+    pub fn going_away(&mut self, who: &Who, within: Duration, now: Now) {
+        let asked = CommandFacts::default();
+        self.tell_session(who, &asked, Word::GoingAway, now, |line| {
+            line.value("within_ms", within.as_millis())
+        });
+    }
+
     /// Notes that a session is being closed. `code`: of the close frame that it is sent.
     pub fn closed(&mut self, who: &Who, reason: CloseReason, code: Option<u16>, now: Now) {
         self.tell_session(who, &CommandFacts::default(), Word::Closed, now, |line| {
@@ -517,7 +525,7 @@ impl Looks {
     }
 
     fn mind_clock(&mut self, now: Now) {
-        let least = Duration::from_secs(now.unix).saturating_sub(now.clock);
+        let least = Duration::from_secs(now.unix()).saturating_sub(now.clock);
         let most = least + Duration::from_secs(1);
         // The system's clock may have been set.
         if !(least..most).contains(&self.clock_to_unix) {
@@ -576,7 +584,7 @@ mod tests {
     fn at(seconds: u64, millis: u64) -> Now {
         Now {
             clock: Duration::from_millis(seconds * 1000 + millis),
-            unix: 1_795_425_948 + seconds,
+            unix_ms: (1_795_425_948 + seconds) * 1_000,
         }
     }
 
@@ -601,7 +609,7 @@ mod tests {
             let families = Families::new(&FamilyOptions::default()).expect("the platform's");
             let mut bench = Self {
                 trace: Trace::default(),
-                subscriptions: Subscriptions::new(families, at(0, 0).unix),
+                subscriptions: Subscriptions::new(families, at(0, 0).unix(), None),
             };
             let filter = Filter {
                 session: None,
@@ -727,7 +735,7 @@ mod tests {
         let mut bench = Bench::new(None);
         for (hours, expected) in [(-1_i64, "1795422349000"), (2, "1795433149000")] {
             let mut now = at(1, 250);
-            now.unix = now.unix.strict_add_signed(hours * 3600);
+            now.unix_ms = now.unix_ms.strict_add_signed(hours * 3_600_000);
             bench.trace.begin_share(now);
             bench.ping(now);
             let told = bench.take(now);

@@ -1,0 +1,317 @@
+//! How far a session has come in the stream of events, and which of the latest it has had (PROTOCOL 10). Pure.
+//!
+//! A cursor is `ID.TIME.MARK`. Events that a server replays to its own cursor (the same MARK) are exactly those that were
+//! missed. Another process begins its replay a little before the cursor, so events may come again that were had before: they
+//! are known by their id.
+//!
+//! While a second session takes over from the first, an event may come on both: it is told as often as it has come on the one
+//! on which it has come more often.
+//!
+//! Invariant: of two events with the same id, which are two equal publishes, the second is dropped only if two were had, and
+//! only if it was taken in within [`SUB_DOUBLE_WITHIN`] of one that was had. What is in doubt is printed twice, not lost.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::limits::{SUB_DOUBLE_WITHIN, SUB_HAD_MAX};
+
+/// The position of one session.
+#[derive(Debug, Default)]
+pub(super) struct Position {
+    /// The last cursor, as the server wrote it.
+    cursor: Option<String>,
+    /// The latest events that were had, in their order: those within [`SUB_DOUBLE_WITHIN`], at most [`SUB_HAD_MAX`].
+    had: VecDeque<Had>,
+    replay: Option<Replay>,
+    /// While a second session takes over: of each event, how often it has come on the first and on the second; of
+    /// [`SUB_HAD_MAX`] events at most.
+    both: Option<HashMap<u64, [u32; 2]>>,
+}
+
+/// On which session an event comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The one that is left, or the only one.
+    First,
+    /// The one that takes over.
+    Second,
+}
+
+/// The parts of a cursor with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Had {
+    id: u64,
+    /// Unix milliseconds.
+    time: u64,
+    /// Names the process that took the event in.
+    mark: u64,
+}
+
+/// A replay under way.
+#[derive(Debug)]
+struct Replay {
+    /// The process that gave the cursor, if it named itself. What it replays was missed.
+    from: Option<u64>,
+    /// Events that were had before, by id, and have not come again.
+    had: HashMap<u64, Vec<Had>>,
+    doubles: u64,
+}
+
+impl Had {
+    /// `None`: it is a position without an event, or nothing that is known here.
+    fn parse(cursor: &str) -> Option<Self> {
+        let mut parts = cursor.split('.');
+        let (id, time, mark) = (parts.next()?, parts.next()?, parts.next()?);
+        let is_event = id.len() == 16 && parts.next().is_none();
+        is_event.then_some(())?;
+        Some(Self {
+            id: u64::from_str_radix(id, 16).ok()?,
+            time: u64::from_str_radix(time, 36).ok()?,
+            mark: mark_of(mark)?,
+        })
+    }
+
+    /// Whether it may be the same delivery as `other`, seen by another process.
+    fn may_be(&self, other: &Self) -> bool {
+        let apart = u128::from(self.time.abs_diff(other.time));
+        self.id == other.id && self.mark != other.mark && apart <= SUB_DOUBLE_WITHIN.as_millis()
+    }
+}
+
+/// The process that gave a cursor; its MARK is the last part.
+fn mark_of(cursor: &str) -> Option<u64> {
+    let mark = cursor.rsplit('.').next()?;
+    u64::from_str_radix(mark, 36).ok()
+}
+
+impl Position {
+    /// The cursor to resume from, if the server has given one.
+    pub(super) fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
+    /// A reply came, with a cursor or without.
+    pub(super) fn stand_at(&mut self, cursor: Option<&str>) {
+        self.cursor = cursor.map(str::to_owned);
+    }
+
+    /// The server replays what was missed.
+    pub(super) fn begin_replay(&mut self) {
+        let from = self.cursor.as_deref().and_then(mark_of);
+        let had = &self.had;
+        self.replay.get_or_insert_with(|| {
+            let mut by_id = HashMap::<u64, Vec<Had>>::new();
+            for one in had {
+                by_id.entry(one.id).or_default().push(*one);
+            }
+            Replay {
+                from,
+                had: by_id,
+                doubles: 0,
+            }
+        });
+    }
+
+    /// Whether a replay is under way.
+    pub(super) fn is_replaying(&self) -> bool {
+        self.replay.is_some()
+    }
+
+    /// The replay is over, or there is none any more. Returns how many doubles were dropped in it.
+    pub(super) fn end_replay(&mut self) -> u64 {
+        self.replay.take().map_or(0, |replay| replay.doubles)
+    }
+
+    /// A second session is to take over.
+    pub(super) fn begin_both(&mut self) {
+        self.both = Some(HashMap::new());
+    }
+
+    /// There is one session again. Returns how many events came on both.
+    pub(super) fn end_both(&mut self) -> u64 {
+        let both = self.both.take().unwrap_or_default();
+        let twice = |[first, second]: &[u32; 2]| u64::from(*first.min(second));
+        both.values().map(twice).sum()
+    }
+
+    /// An event came, with this cursor, from which the session would resume. True: it is new; false: it was had before.
+    pub(super) fn take(&mut self, cursor: &str, is_replayed: bool, side: Side) -> bool {
+        self.cursor = Some(cursor.to_owned());
+        let Some(event) = Had::parse(cursor) else {
+            return true;
+        };
+        if is_replayed
+            && let Some(replay) = &mut self.replay
+            && replay.from != Some(event.mark)
+        {
+            let had = replay.had.get_mut(&event.id);
+            let place = had
+                .as_ref()
+                .and_then(|had| had.iter().position(|one| one.may_be(&event)));
+            if let (Some(had), Some(place)) = (had, place) {
+                had.swap_remove(place);
+                replay.doubles += 1;
+                return false;
+            }
+        }
+        self.note(event);
+        self.is_first_of_both(event.id, side)
+    }
+
+    /// An event came on the first session, which is read beside the second.
+    pub(super) fn take_beside(&mut self, cursor: &str) -> bool {
+        Had::parse(cursor).is_none_or(|event| self.is_first_of_both(event.id, Side::First))
+    }
+
+    /// Whether the event has come less often on the other session.
+    fn is_first_of_both(&mut self, id: u64, side: Side) -> bool {
+        let Some(both) = &mut self.both else {
+            return true;
+        };
+        if both.len() >= SUB_HAD_MAX && !both.contains_key(&id) {
+            return true;
+        }
+        let [first, second] = both.entry(id).or_default();
+        let (mine, others) = match side {
+            Side::First => (first, second),
+            Side::Second => (second, first),
+        };
+        *mine += 1;
+        *mine > *others
+    }
+
+    fn note(&mut self, event: Had) {
+        let window = SUB_DOUBLE_WITHIN.as_millis();
+        let is_old = |one: &Had| u128::from(event.time.saturating_sub(one.time)) > window;
+        while self.had.len() >= SUB_HAD_MAX || self.had.front().is_some_and(is_old) {
+            self.had.pop_front();
+        }
+        self.had.push_back(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cursor(id: u64, time: u32, mark: &str) -> String {
+        // In base 36 a number of one digit.
+        let time = char::from_digit(time, 36).expect("a small time");
+        format!("{id:016x}.{time}.{mark}")
+    }
+
+    #[test]
+    fn what_another_process_replays_again_is_dropped_and_what_is_new_is_not() {
+        let mut position = Position::default();
+        position.stand_at(Some("0.1.aaaaaa"));
+        assert_eq!(position.cursor(), Some("0.1.aaaaaa"));
+        for (id, time) in [(1, 2), (2, 3), (3, 4)] {
+            assert!(position.take(&cursor(id, time, "aaaaaa"), false, Side::First));
+        }
+        position.begin_replay();
+        let came: Vec<bool> = [1, 2, 3, 4, 5]
+            .map(|id| position.take(&cursor(id, 5, "bbbbbb"), true, Side::First))
+            .into();
+        assert_eq!(came, [false, false, false, true, true]);
+        assert_eq!(position.cursor(), Some(&*cursor(5, 5, "bbbbbb")));
+        assert_eq!((position.end_replay(), position.is_replaying()), (3, false));
+        assert!(
+            position.take(&cursor(5, 6, "bbbbbb"), false, Side::First),
+            "live ones are never dropped"
+        );
+    }
+
+    #[test]
+    fn equal_publishes_are_told_as_often_as_they_were_published() {
+        let mut position = Position::default();
+        position.take(&cursor(7, 1, "aaaaaa"), false, Side::First);
+        position.begin_replay();
+        // The one that was had, and an equal one that was missed.
+        assert!(!position.take(&cursor(7, 1, "bbbbbb"), true, Side::First));
+        assert!(position.take(&cursor(7, 2, "bbbbbb"), true, Side::First));
+        position.end_replay();
+        // The process that gave the cursor replays only what was missed.
+        position.begin_replay();
+        assert!(position.take(&cursor(7, 3, "bbbbbb"), true, Side::First));
+        assert!(position.take(&cursor(7, 4, "bbbbbb"), true, Side::First));
+    }
+
+    #[test]
+    fn while_two_sessions_are_read_an_event_is_told_as_often_as_it_came_on_one() {
+        let mut position = Position::default();
+        position.take(&cursor(1, 1, "aaaaaa"), false, Side::First);
+        position.begin_both();
+        for (id, on_first, is_new) in [
+            (2, true, true),
+            (3, false, true),
+            (3, true, false),
+            (4, true, true),
+            (4, true, true),
+            (4, false, false),
+            (4, false, false),
+            (4, false, true),
+            (5, true, true),
+        ] {
+            let came = if on_first {
+                position.take_beside(&cursor(id, 2, "aaaaaa"))
+            } else {
+                position.take(&cursor(id, 2, "bbbbbb"), false, Side::Second)
+            };
+            assert_eq!(came, is_new, "{id}, on the first: {on_first}");
+        }
+        let second = cursor(4, 2, "bbbbbb");
+        assert_eq!(position.cursor(), Some(&*second));
+        assert_eq!(position.end_both(), 3);
+        assert!(position.take(&second, false, Side::First));
+    }
+
+    #[test]
+    fn an_equal_publish_of_long_ago_drops_nothing() {
+        let at = |time: u64| format!("{:016x}.{}.{}", 7, base36(time), "aaaaaa");
+        let within = SUB_DOUBLE_WITHIN.as_millis() as u64;
+        for (later, is_new) in [(within, false), (within + 1, true)] {
+            let mut position = Position::default();
+            position.take(&at(1000), false, Side::First);
+            position.begin_replay();
+            let again = at(1000 + later).replace("aaaaaa", "bbbbbb");
+            assert_eq!(position.take(&again, true, Side::First), is_new, "{later}");
+        }
+    }
+
+    fn base36(mut number: u64) -> String {
+        let mut digits = Vec::new();
+        while number > 0 {
+            digits.push(char::from_digit((number % 36) as u32, 36).expect("a digit"));
+            number /= 36;
+        }
+        digits.iter().rev().collect()
+    }
+
+    #[test]
+    fn what_was_had_is_kept_within_its_bounds() {
+        let mut position = Position::default();
+        for number in 0..(SUB_HAD_MAX as u64 + 10) {
+            position.take(&format!("{number:016x}.1.aaaaaa"), false, Side::First);
+        }
+        assert_eq!(position.had.len(), SUB_HAD_MAX);
+        position.take(&format!("{:016x}.zzzzzz.aaaaaa", 1), false, Side::First);
+        assert_eq!(position.had.len(), 1);
+    }
+
+    #[test]
+    fn a_cursor_of_another_shape_is_kept_whole_and_drops_nothing() {
+        let mut position = Position::default();
+        for odd in [
+            "",
+            "x",
+            "0.1.aaaaaa",
+            "1.2.3.4",
+            "00000000000000ZZ.1.a",
+            "…",
+        ] {
+            position.begin_replay();
+            assert!(position.take(odd, true, Side::First), "{odd}");
+            assert_eq!(position.cursor(), Some(odd));
+        }
+        assert!(position.had.is_empty());
+    }
+}
