@@ -1,22 +1,24 @@
-//! Declarations to the broker: the process's own queue, the exchanges that wanted bindings name, and the bindings.
+//! Declarations to the broker: the process's own queue ([`OurQueue`]), the exchanges that wanted bindings name, and the
+//! bindings.
 //!
 //! Everything here happens on a channel of its own. A refusal (404, 403, 406) closes the channel and leaves the
 //! consumer alive (AMQP rail 7); the channel is opened again and the work goes on. An exchange is declared when a
 //! binding first names it, together with that binding. An exchange that the broker refuses is marked, and the others
 //! are not affected (rail 8).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
 
 use amiquip::{
     AmqpValue, Channel, Connection, ExchangeDeclareOptions, ExchangeType, FieldTable,
-    QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 
 use super::broker::{Answer, Broker, Lost};
 use super::counters::{AmqpCounters, increment};
+use super::our_queue::{Found, OurQueue, QueueBounds};
 use super::permissions::{self, OUR_QUEUE, Permission};
 use super::url::Endpoint;
 use super::watchdog::Watchdog;
@@ -45,58 +47,29 @@ struct Refusal {
     text: String,
 }
 
-/// Declares the queue, which dies with the connection: named by the server, exclusive, auto-delete (AMQP rail 6).
-/// Returns its name.
-pub(super) fn declare_queue(
-    channel: &Channel,
-    max_length: Option<u32>,
-    endpoint: &Endpoint,
-) -> Result<String, Lost> {
-    let mut arguments = FieldTable::new();
-    if let Some(max_length) = max_length {
-        arguments.insert(
-            "x-max-length".into(),
-            AmqpValue::LongLongInt(max_length.into()),
-        );
-    }
-    let options = QueueDeclareOptions {
-        durable: false,
-        exclusive: true,
-        auto_delete: true,
-        arguments,
-    };
-    match channel.queue_declare("", options) {
-        Ok(queue) => Ok(queue.name().to_owned()),
-        Err(amiquip::Error::ServerClosedChannel { code, .. }) if code == ACCESS_REFUSED => {
-            Err(Lost::Barred(permissions::lack(
-                endpoint,
-                Permission::Configure,
-                OUR_QUEUE,
-            )))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// The binding side of one connection.
 pub(super) struct Topology<'a> {
     connection: &'a mut Connection,
     channel: Channel,
     /// Channels for batches of unbinds, opened when first needed.
     unbinders: Vec<Channel>,
-    queue: String,
+    queue: Arc<str>,
+    /// The queue is one of before, so its bindings may be there.
+    is_old: bool,
     endpoint: &'a Endpoint,
     specs: &'a [Exchange],
     watchdog: &'a Watchdog,
     /// Exchanges declared on this connection: admitted (true), or refused until the next retry.
     admitted: HashMap<Arc<str>, bool>,
+    /// Exchanges of whose end the worker was told, and which are to be declared when they are next named.
+    vanished: HashSet<Arc<str>>,
     counters: &'a AmqpCounters,
 }
 
 impl<'a> Topology<'a> {
+    /// Without a queue: [`Topology::find_queue`] or [`Topology::declare_queue`] comes first.
     pub(super) fn new(
         connection: &'a mut Connection,
-        queue: String,
         endpoint: &'a Endpoint,
         specs: &'a [Exchange],
         watchdog: &'a Watchdog,
@@ -107,24 +80,93 @@ impl<'a> Topology<'a> {
             connection,
             channel,
             unbinders: Vec::new(),
-            queue,
+            queue: "".into(),
+            is_old: false,
             endpoint,
             specs,
             watchdog,
             admitted: HashMap::new(),
+            vanished: HashSet::new(),
             counters,
         })
     }
 
-    /// Makes sure that the queue can be bound and consumed from, before anything is bound to it: asks for a message of
-    /// it, and to take back a binding that there is not.
-    pub(super) fn check_queue(&mut self) -> Result<(), Lost> {
+    /// The queue's name.
+    pub(super) fn queue(&self) -> &Arc<str> {
+        &self.queue
+    }
+
+    /// Whether the queue was declared on this connection.
+    pub(super) fn has_new_queue(&self) -> bool {
+        !self.is_old
+    }
+
+    /// Looks for the queue of before. `None`: it is gone, or not for us to see.
+    pub(super) fn find_queue(&mut self, queue: &OurQueue) -> Result<Option<Found>, Lost> {
+        let name = &*queue.name;
+        (self.queue, self.is_old) = (queue.name.clone(), true);
+        let answer = self.attempt(|channel| {
+            let queue = channel.queue_declare_passive(name)?;
+            let (messages, consumers) = (
+                queue.declared_message_count().unwrap_or_default(),
+                queue.declared_consumer_count().unwrap_or_default(),
+            );
+            Ok(Found {
+                messages,
+                consumers,
+            })
+        })?;
+        Ok(answer.ok())
+    }
+
+    /// Declares a queue that nobody has yet (AMQP rail 6).
+    pub(super) fn declare_queue(
+        &mut self,
+        queue: &OurQueue,
+        bounds: &QueueBounds,
+    ) -> Result<(), Lost> {
+        let name = &*queue.name;
+        (self.queue, self.is_old) = (queue.name.clone(), false);
+        let options = queue.declaration(bounds);
+        let declared = self.attempt(|channel| channel.queue_declare(name, options).map(|_| ()))?;
+        match declared {
+            Ok(()) => Ok(()),
+            Err(refusal) if refusal.code == ACCESS_REFUSED => Err(Lost::Barred(permissions::lack(
+                self.endpoint,
+                Permission::Configure,
+                OUR_QUEUE,
+            ))),
+            Err(Refusal { code, text }) => Err(Lost::Because(format!("the queue: {code} {text}"))),
+        }
+    }
+
+    /// Deletes the queue, with all that waits in it.
+    pub(super) fn delete_queue(&mut self) -> Result<(), Lost> {
+        let queue = self.queue.clone();
+        let options = QueueDeleteOptions {
+            if_unused: false,
+            if_empty: false,
+        };
+        // A refusal: it is gone already.
+        let _ = self.attempt(|channel| channel.queue_delete(&*queue, options))?;
+        Ok(())
+    }
+
+    /// Makes sure that a new queue can be bound and consumed from, before anything is bound to it: asks for a message of
+    /// it, and to take back a binding that there is not. Never to be asked of a queue that may hold events, of which it
+    /// would lose one.
+    pub(super) fn check_new_queue(&mut self) -> Result<(), Lost> {
         let queue = self.queue.clone();
         let read = self.attempt(|channel| channel.basic_get(&*queue, true).map(|_| ()))?;
         if read.is_err_and(|refusal| refusal.code == ACCESS_REFUSED) {
             let line = permissions::lack(self.endpoint, Permission::Read, OUR_QUEUE);
             return Err(Lost::Barred(line));
         }
+        self.check_binding()
+    }
+
+    /// Makes sure that the queue can be bound.
+    pub(super) fn check_binding(&mut self) -> Result<(), Lost> {
         match self.ask_for_bind(STANDARD_EXCHANGE)? {
             // The queue is asked for first.
             Err(refusal)
@@ -141,7 +183,7 @@ impl<'a> Topology<'a> {
     /// none of this key.
     fn ask_for_bind(&mut self, exchange: &str) -> amiquip::Result<Result<(), Refusal>> {
         let queue = self.queue.clone();
-        self.attempt(|channel| channel.queue_unbind(queue, exchange, NO_KEY, FieldTable::new()))
+        self.attempt(|channel| channel.queue_unbind(&*queue, exchange, NO_KEY, FieldTable::new()))
     }
 
     fn is_there(&mut self, exchange: &str) -> amiquip::Result<bool> {
@@ -215,14 +257,19 @@ impl<'a> Topology<'a> {
             let queue = self.queue.clone();
             // A refusal: exchange and binding are gone already.
             let _ = self.attempt(|channel| {
-                channel.queue_unbind(queue, &*binding.exchange, &*binding.key, FieldTable::new())
+                channel.queue_unbind(&*queue, &*binding.exchange, &*binding.key, FieldTable::new())
             })?;
         }
         Ok(())
     }
 
-    /// Makes sure that the exchange of `first` exists with its type, and binds `first`.
+    /// Makes sure that the exchange of `first` exists with its type, and binds `first`. On an old queue an exchange that
+    /// is not there is told first, since its bindings went with it, and declared when it is next named.
     fn admit(&mut self, first: &AmqpBinding) -> amiquip::Result<Answer> {
+        if self.is_old && !self.vanished.contains(&first.exchange) && !self.is_there(&first.exchange)? {
+            self.vanished.insert(first.exchange.clone());
+            return Ok(Answer::ExchangeGone);
+        }
         let answer = match self.declare(&first.exchange)? {
             Ok(()) => self.bind_one(first)?,
             Err(refusal) if refusal.code == ACCESS_REFUSED => {
@@ -280,7 +327,12 @@ impl<'a> Topology<'a> {
     fn bind_one(&mut self, binding: &AmqpBinding) -> amiquip::Result<Result<(), Refusal>> {
         let queue = self.queue.clone();
         self.attempt(|channel| {
-            channel.queue_bind(queue, &*binding.exchange, &*binding.key, FieldTable::new())
+            channel.queue_bind(
+                &*queue,
+                &*binding.exchange,
+                &*binding.key,
+                FieldTable::new(),
+            )
         })
     }
 
@@ -407,7 +459,7 @@ impl Broker for Topology<'_> {
         let queue = self.queue.clone();
         let answer = self.attempt(|channel| {
             channel
-                .queue_declare_passive(queue)
+                .queue_declare_passive(&*queue)
                 .map(|queue| queue.declared_message_count())
         })?;
         Ok(answer.ok().flatten())
