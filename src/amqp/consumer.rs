@@ -328,7 +328,7 @@ impl Consumer<'_> {
         delivery: &mut Delivery,
         names: &mut Vec<Arc<str>>,
         log_limit: &mut LogLimit,
-    ) -> Option<Box<Event>> {
+    ) -> Option<Arc<Event>> {
         let swallowed = self.swallowed(delivery);
         let exchange = std::mem::take(&mut delivery.exchange);
         let key = std::mem::take(&mut delivery.routing_key);
@@ -346,7 +346,8 @@ impl Consumer<'_> {
             match Event::read(body, encoding) {
                 Ok((head, body)) => {
                     let published = *delivery.properties.timestamp();
-                    return Some(Box::new(Event {
+                    return Some(Arc::new(Event {
+                        id,
                         exchange: intern(names, exchange),
                         routing_key: key.into_boxed_str(),
                         head,

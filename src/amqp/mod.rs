@@ -7,6 +7,7 @@
 //! thread "amqp-consume"                                 deliveries -> events -> hand-off -> acks
 //! thread "amqp-watch"    cuts the connection when an answer is overdue
 //! threads "amqp-unbind"  one batch of unbinds
+//! thread "amqp-marker"   a connection of its own: one message beside a durable queue
 //! thread "amqp-control"  a connection of its own: the platform's requests -> loop -> answers
 //! thread of the client   socket <-> TLS, where there is any <-> guard <-> frames
 //! ```
@@ -27,6 +28,7 @@
 //! | `bind_queue` | bindings that wait to be bound, in turns between accounts |
 //! | `lingering` | bindings that nobody wants any more and the broker still has |
 //! | `our_queue` | the process's queue, which outlives its connection |
+//! | `marker` | what shows that the broker of a durable queue has restarted |
 //! | `redelivery` | which deliveries come again after a reconnect |
 //! | `topology` | queue, exchanges, bindings on the broker |
 //! | `permissions` | what the broker's user may not do |
@@ -54,6 +56,7 @@ pub mod control;
 mod counters;
 mod guard;
 mod lingering;
+mod marker;
 mod options;
 mod our_queue;
 mod permissions;

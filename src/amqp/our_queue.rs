@@ -4,7 +4,8 @@
 //! The queue is not exclusive, since such a queue dies with its connection, and not auto-delete. What keeps others away
 //! is its name, which nobody can guess, and that its one consumer is exclusive. A queue that nobody consumes expires
 //! (`x-expires`), and one that nobody reads is bounded (`x-max-length`), so a process that crashed leaves little behind
-//! and not for long. It is not durable: it goes with its broker's restart, and that way says so by itself.
+//! and not for long. It is not durable: it goes with its broker's restart, and that way says so by itself. Where a broker
+//! allows no such queue it is durable, and a second queue beside it holds a marker ([`super::marker`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(super) struct Found {
     /// Those that wait. Without a consumer: all that are not acknowledged.
     pub(super) messages: u32,
     pub(super) consumers: u32,
+    /// The broker has not restarted since the marker was put there. True for a queue that needs none.
+    pub(super) has_marker: bool,
 }
 
 impl OurQueue {
@@ -56,12 +59,40 @@ impl OurQueue {
         })
     }
 
-    /// How it is declared.
-    pub(super) fn declaration(&self, bounds: &QueueBounds) -> QueueDeclareOptions {
+    /// The queue for the marker, where there has to be one.
+    pub(super) fn marker(&self) -> Option<String> {
+        self.is_durable.then(|| format!("{}.marker", self.name))
+    }
+
+    /// How the queue for the marker is declared: it must not expire before the queue does.
+    pub(super) fn marker_declaration(
+        &self,
+        bounds: &QueueBounds,
+        is_pinned: bool,
+    ) -> QueueDeclareOptions {
+        let bounds = QueueBounds {
+            length_max: Some(1),
+            expires: bounds.expires.saturating_mul(2),
+            ..*bounds
+        };
+        self.declaration(&bounds, is_pinned)
+    }
+
+    /// How it is declared. `is_pinned`: where it is durable, on the node that we are connected to, whatever the broker's
+    /// operator has set, so that it and its marker share one fate; not every version takes that.
+    pub(super) fn declaration(
+        &self,
+        bounds: &QueueBounds,
+        is_pinned: bool,
+    ) -> QueueDeclareOptions {
         let mut arguments = FieldTable::new();
         // A virtual host may make another type its default.
         let classic = AmqpValue::LongString("classic".into());
         arguments.insert("x-queue-type".into(), classic);
+        if self.is_durable && is_pinned {
+            let here = AmqpValue::LongString("client-local".into());
+            arguments.insert("x-queue-master-locator".into(), here);
+        }
         // The longest that RabbitMQ takes is 2^32 - 1 ms, some seven weeks.
         let expires = u32::try_from(bounds.expires.as_millis()).unwrap_or(u32::MAX);
         let expires = AmqpValue::LongLongInt(expires.max(1).into());
@@ -90,7 +121,10 @@ impl QueueBounds {
 impl Found {
     /// What a queue without a consumer says of the time since the last one. `expected`: deliveries that it must have.
     pub(super) fn returned(&self, bounds: &QueueBounds, expected: u64) -> Return {
-        if bounds.is_full(self.messages) || u64::from(self.messages) < expected {
+        if !self.has_marker
+            || bounds.is_full(self.messages)
+            || u64::from(self.messages) < expected
+        {
             Return::Anew
         } else {
             Return::Unbroken
@@ -128,14 +162,19 @@ mod tests {
             (900, 1, false),
             (1100, 1, false),
         ] {
-            let found = Found {
-                messages,
-                consumers: 0,
-            };
-            let returned = found.returned(&bounds, expected);
-            let row = (messages, expected);
-            assert_eq!(returned == Return::Unbroken, is_whole, "{row:?}");
+            for has_marker in [false, true] {
+                let found = Found {
+                    messages,
+                    consumers: 0,
+                    has_marker,
+                };
+                let returned = found.returned(&bounds, expected);
+                let row = (messages, expected, has_marker);
+                assert_eq!(returned == Return::Unbroken, is_whole && has_marker, "{row:?}");
+            }
         }
+        let transient = OurQueue::new(false).expect("random numbers");
+        assert_eq!(transient.marker(), None);
         let unbounded = QueueBounds {
             length_max: None,
             ..bounds

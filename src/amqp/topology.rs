@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use amiquip::{
     AmqpValue, Channel, Connection, ExchangeDeclareOptions, ExchangeType, FieldTable,
@@ -18,6 +19,7 @@ use amiquip::{
 
 use super::broker::{Answer, Broker, Lost};
 use super::counters::{AmqpCounters, increment};
+use super::marker::Marker;
 use super::our_queue::{Found, OurQueue, QueueBounds};
 use super::permissions::{self, OUR_QUEUE, Permission};
 use super::url::Endpoint;
@@ -56,6 +58,8 @@ pub(super) struct Topology<'a> {
     queue: Arc<str>,
     /// The queue is one of before, so its bindings may be there.
     is_old: bool,
+    /// The queue for the marker, and what keeps one in it, where there has to be one.
+    marker: Option<(String, Marker)>,
     endpoint: &'a Endpoint,
     specs: &'a [Exchange],
     watchdog: &'a Watchdog,
@@ -82,6 +86,7 @@ impl<'a> Topology<'a> {
             unbinders: Vec::new(),
             queue: "".into(),
             is_old: false,
+            marker: None,
             endpoint,
             specs,
             watchdog,
@@ -103,20 +108,48 @@ impl<'a> Topology<'a> {
 
     /// Looks for the queue of before. `None`: it is gone, or not for us to see.
     pub(super) fn find_queue(&mut self, queue: &OurQueue) -> Result<Option<Found>, Lost> {
-        let name = &*queue.name;
         (self.queue, self.is_old) = (queue.name.clone(), true);
+        self.marker = queue.marker().map(|name| (name, Marker::new()));
+        let has_marker = match queue.marker() {
+            Some(name) => self
+                .look_at(&name)?
+                .is_some_and(|(messages, _)| messages > 0),
+            None => true,
+        };
+        let found = self.look_at(&queue.name)?;
+        Ok(found.map(|(messages, consumers)| Found {
+            messages,
+            consumers,
+            has_marker,
+        }))
+    }
+
+    /// How many messages wait in a queue, and how many consumers it has. `None`: it is gone. A queue that is looked at
+    /// begins to expire anew.
+    fn look_at(&mut self, name: &str) -> amiquip::Result<Option<(u32, u32)>> {
         let answer = self.attempt(|channel| {
             let queue = channel.queue_declare_passive(name)?;
-            let (messages, consumers) = (
+            Ok((
                 queue.declared_message_count().unwrap_or_default(),
                 queue.declared_consumer_count().unwrap_or_default(),
-            );
-            Ok(Found {
-                messages,
-                consumers,
-            })
+            ))
         })?;
         Ok(answer.ok())
+    }
+
+    /// Sees to the marker, where there has to be one.
+    fn keep_marker(&mut self) -> amiquip::Result<()> {
+        let Some((name, mut marker)) = self.marker.take() else {
+            return Ok(());
+        };
+        let looked = self.look_at(&name);
+        if let Ok(found) = &looked {
+            let is_there = found.is_some_and(|(messages, _)| messages > 0);
+            let answer_max = self.watchdog.answer_max();
+            marker.keep(is_there, &name, self.endpoint, answer_max, Instant::now());
+        }
+        self.marker = Some((name, marker));
+        looked.map(|_| ())
     }
 
     /// Declares a queue that nobody has yet (AMQP rail 6).
@@ -127,8 +160,24 @@ impl<'a> Topology<'a> {
     ) -> Result<(), Lost> {
         let name = &*queue.name;
         (self.queue, self.is_old) = (queue.name.clone(), false);
-        let options = queue.declaration(bounds);
-        let declared = self.attempt(|channel| channel.queue_declare(name, options).map(|_| ()))?;
+        self.marker = queue.marker().map(|name| (name, Marker::new()));
+        let mut declared = Ok(());
+        for is_pinned in [true, false] {
+            let mut all = vec![(name.to_owned(), queue.declaration(bounds, is_pinned))];
+            if let Some(marker) = queue.marker() {
+                all.push((marker, queue.marker_declaration(bounds, is_pinned)));
+            }
+            for (name, options) in all {
+                declared =
+                    self.attempt(|channel| channel.queue_declare(name, options).map(|_| ()))?;
+                if declared.is_err() {
+                    break;
+                }
+            }
+            if !matches!(&declared, Err(refusal) if refusal.code == PRECONDITION_FAILED) {
+                break;
+            }
+        }
         match declared {
             Ok(()) => Ok(()),
             Err(refusal) if refusal.code == ACCESS_REFUSED => Err(Lost::Barred(permissions::lack(
@@ -147,8 +196,11 @@ impl<'a> Topology<'a> {
             if_unused: false,
             if_empty: false,
         };
-        // A refusal: it is gone already.
-        let _ = self.attempt(|channel| channel.queue_delete(&*queue, options))?;
+        let marker = self.marker.take().map(|(name, _)| name);
+        for name in std::iter::once(queue.to_string()).chain(marker) {
+            // A refusal: it is gone already.
+            let _ = self.attempt(|channel| channel.queue_delete(name, options))?;
+        }
         Ok(())
     }
 
@@ -456,13 +508,10 @@ impl Broker for Topology<'_> {
     }
 
     fn queue_length(&mut self) -> Result<Option<u32>, Lost> {
+        self.keep_marker()?;
         let queue = self.queue.clone();
-        let answer = self.attempt(|channel| {
-            channel
-                .queue_declare_passive(&*queue)
-                .map(|queue| queue.declared_message_count())
-        })?;
-        Ok(answer.ok().flatten())
+        let found = self.look_at(&queue)?;
+        Ok(found.map(|(messages, _)| messages))
     }
 
     fn barred(&mut self) -> Result<Vec<Box<str>>, Lost> {
