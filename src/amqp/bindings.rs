@@ -687,7 +687,11 @@ mod tests {
         bound.sort();
         assert_eq!(bound, [binding("confirmed"), binding("new")]);
         let unbound = std::iter::from_fn(|| bindings.take_unwanted(now + LINGER));
-        let expected = if is_new { vec![] } else { vec![binding("unwanted")] };
+        let expected = if is_new {
+            vec![]
+        } else {
+            vec![binding("unwanted")]
+        };
         assert_eq!(unbound.collect::<Vec<_>>(), expected);
         assert_eq!((bindings.wanted(), bindings.in_force()), (2, 2));
     }

@@ -126,7 +126,9 @@ impl Connector {
             self.worker.update_gauges();
             let Some(cause) = cause else { return };
             if cause.contains(TRANSIENT_QUEUES) && !self.is_durable {
-                log::info!("amqp: {endpoint} allows no transient queues: ours is durable from now on");
+                log::info!(
+                    "amqp: {endpoint} allows no transient queues: ours is durable from now on"
+                );
                 self.is_durable = true;
                 self.give_up_queue();
             }
@@ -519,9 +521,9 @@ impl From<amiquip::Error> for Trouble {
 fn lack_of_consume(endpoint: &Endpoint, error: amiquip::Error) -> Lost {
     match &error {
         // The same code says that another consumer is there.
-        amiquip::Error::ServerClosedChannel { code: 403, message, .. }
-            if message.contains("refused for user") =>
-        {
+        amiquip::Error::ServerClosedChannel {
+            code: 403, message, ..
+        } if message.contains("refused for user") => {
             let line = permissions::lack(endpoint, Permission::Read, OUR_QUEUE);
             Lost::Barred(line)
         }

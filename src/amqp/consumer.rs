@@ -247,11 +247,7 @@ impl Consumer<'_> {
 
     /// Nothing has come for long. What must come again will not; and the newest delivery, whose ack waits no longer,
     /// never comes again once the broker has answered behind that ack.
-    fn settle(
-        &self,
-        unacked: &mut Unacked,
-        redelivery: &mut Redelivery,
-    ) -> Result<(), ConsumeEnd> {
+    fn settle(&self, unacked: &mut Unacked, redelivery: &mut Redelivery) -> Result<(), ConsumeEnd> {
         if redelivery.give_up() {
             self.tell_broken(unacked, redelivery)?;
         }

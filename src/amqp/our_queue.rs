@@ -80,11 +80,7 @@ impl OurQueue {
 
     /// How it is declared. `is_pinned`: where it is durable, on the node that we are connected to, whatever the broker's
     /// operator has set, so that it and its marker share one fate; not every version takes that.
-    pub(super) fn declaration(
-        &self,
-        bounds: &QueueBounds,
-        is_pinned: bool,
-    ) -> QueueDeclareOptions {
+    pub(super) fn declaration(&self, bounds: &QueueBounds, is_pinned: bool) -> QueueDeclareOptions {
         let mut arguments = FieldTable::new();
         // A virtual host may make another type its default.
         let classic = AmqpValue::LongString("classic".into());
@@ -121,9 +117,7 @@ impl QueueBounds {
 impl Found {
     /// What a queue without a consumer says of the time since the last one. `expected`: deliveries that it must have.
     pub(super) fn returned(&self, bounds: &QueueBounds, expected: u64) -> Return {
-        if !self.has_marker
-            || bounds.is_full(self.messages)
-            || u64::from(self.messages) < expected
+        if !self.has_marker || bounds.is_full(self.messages) || u64::from(self.messages) < expected
         {
             Return::Anew
         } else {
@@ -170,7 +164,11 @@ mod tests {
                 };
                 let returned = found.returned(&bounds, expected);
                 let row = (messages, expected, has_marker);
-                assert_eq!(returned == Return::Unbroken, is_whole && has_marker, "{row:?}");
+                assert_eq!(
+                    returned == Return::Unbroken,
+                    is_whole && has_marker,
+                    "{row:?}"
+                );
             }
         }
         let transient = OurQueue::new(false).expect("random numbers");

@@ -408,6 +408,10 @@ mod tests {
         redelivery.acked(2);
         redelivery.begin(false);
         assert_eq!(redelivery.take(id(1), true), Verdict::Again);
-        assert_eq!(redelivery.take(id(1), true), Verdict::New, "a double or not");
+        assert_eq!(
+            redelivery.take(id(1), true),
+            Verdict::New,
+            "a double or not"
+        );
     }
 }

@@ -309,7 +309,12 @@ impl<'a> Topology<'a> {
             let queue = self.queue.clone();
             // A refusal: exchange and binding are gone already.
             let _ = self.attempt(|channel| {
-                channel.queue_unbind(&*queue, &*binding.exchange, &*binding.key, FieldTable::new())
+                channel.queue_unbind(
+                    &*queue,
+                    &*binding.exchange,
+                    &*binding.key,
+                    FieldTable::new(),
+                )
             })?;
         }
         Ok(())
@@ -318,7 +323,10 @@ impl<'a> Topology<'a> {
     /// Makes sure that the exchange of `first` exists with its type, and binds `first`. On an old queue an exchange that
     /// is not there is told first, since its bindings went with it, and declared when it is next named.
     fn admit(&mut self, first: &AmqpBinding) -> amiquip::Result<Answer> {
-        if self.is_old && !self.vanished.contains(&first.exchange) && !self.is_there(&first.exchange)? {
+        if self.is_old
+            && !self.vanished.contains(&first.exchange)
+            && !self.is_there(&first.exchange)?
+        {
             self.vanished.insert(first.exchange.clone());
             return Ok(Answer::ExchangeGone);
         }

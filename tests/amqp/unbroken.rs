@@ -188,7 +188,10 @@ fn cut_at_random(cuts: u64) {
         let deadline = Instant::now() + PATIENCE;
         while proxy.cuts() < cut {
             got.take(&mut bridge);
-            assert!(Instant::now() < deadline, "cut {cut} never came: seed {seed}");
+            assert!(
+                Instant::now() < deadline,
+                "cut {cut} never came: seed {seed}"
+            );
         }
     }
     let published: Vec<_> = publishers.into_iter().map(Numbers::finish).collect();
@@ -232,7 +235,10 @@ fn every_kind_of_cut_loses_nothing_doubles_nothing_and_is_told_to_nobody() {
     let by_broker = || {
         // Ours alone: it came by the proxy, but so did none of the publishers.
         let connections = broker.ctl(&["list_connections", "pid", "client_properties"]);
-        for line in connections.lines().filter(|line| line.contains("\"information\",\"blackhole\"")) {
+        for line in connections
+            .lines()
+            .filter(|line| line.contains("\"information\",\"blackhole\""))
+        {
             let pid = line.split_whitespace().next().unwrap();
             broker.ctl(&["close_connection", pid, "the operator wants it so"]);
         }
@@ -240,8 +246,12 @@ fn every_kind_of_cut_loses_nothing_doubles_nothing_and_is_told_to_nobody() {
     let kinds: [(&str, &dyn Fn()); 6] = [
         ("by the broker", &by_broker),
         ("by a reset", &|| proxy.cut()),
-        ("in the middle of a frame", &|| proxy.cut_after(Some(1_003), None)),
-        ("in the middle of an ack", &|| proxy.cut_after(None, Some(5))),
+        ("in the middle of a frame", &|| {
+            proxy.cut_after(Some(1_003), None)
+        }),
+        ("in the middle of an ack", &|| {
+            proxy.cut_after(None, Some(5))
+        }),
         ("by a black hole", &|| proxy.set(Mode::BlackHole)),
         ("while refused", &|| {
             proxy.set(Mode::Refuse);
@@ -285,7 +295,9 @@ fn what_was_handed_on_and_whose_acks_never_arrived_comes_again_and_is_not_handed
         // What the client sends is held, the acks among it.
         proxy.set(Mode::Mute);
         publish(&publisher, &exchange, 100 * (round - 1)..100 * round);
-        got.until(&mut bridge, "events", |got| got.count() as u64 == 100 * round);
+        got.until(&mut bridge, "events", |got| {
+            got.count() as u64 == 100 * round
+        });
         proxy.cut();
         proxy.set(Mode::Pass);
         got.until(&mut bridge, "Up", |got| got.unbroken as u64 == round);
@@ -328,7 +340,11 @@ fn equal_publishes_are_as_many_events_and_none_is_lost_over_a_cut() {
     publish_equal();
     proxy.set(Mode::Pass);
     got.until(&mut bridge, "all", |got| got.count() > 2 * EQUAL + 1);
-    assert_eq!(got.count(), 2 * EQUAL + 2, "different ones between them tell them apart");
+    assert_eq!(
+        got.count(),
+        2 * EQUAL + 2,
+        "different ones between them tell them apart"
+    );
     assert_eq!((got.unbroken, got.told.len()), (1, 0));
 }
 
@@ -358,7 +374,12 @@ fn a_quiet_connection_owes_no_ack_and_nothing_comes_again_after_it() {
 }
 
 /// What happens to the queue while the connection is away, and whether that is to be told.
-fn away(name: &str, meanwhile: impl Fn(&Broker, &str, &str, &Publisher), expected: Return, left: u64) {
+fn away(
+    name: &str,
+    meanwhile: impl Fn(&Broker, &str, &str, &Publisher),
+    expected: Return,
+    left: u64,
+) {
     let Some(broker) = Broker::shared() else {
         return;
     };
@@ -386,7 +407,11 @@ fn away(name: &str, meanwhile: impl Fn(&Broker, &str, &str, &Publisher), expecte
     assert_eq!(returned(&mut bridge), expected, "{name}");
     let mut got = Got::default();
     publish(&publisher, &exchange, 2000..2001);
-    let is_last = |got: &Got| got.numbers.get("key").is_some_and(|all| all.contains(&2000));
+    let is_last = |got: &Got| {
+        got.numbers
+            .get("key")
+            .is_some_and(|all| all.contains(&2000))
+    };
     got.until(&mut bridge, "the last", is_last);
     assert_eq!(got.count() as u64, left + 1, "{name}: {:?}", got.numbers);
     assert_eq!(got.told, Vec::<String>::new(), "told once, by Up");
@@ -588,7 +613,9 @@ fn a_queue_that_somebody_else_consumes_for_good_is_given_up_and_told() {
     bridge.down();
     let channel = connection.open_channel(None).unwrap();
     let thief = support::server::wait_within(PATIENCE, "a consumer", || {
-        channel.basic_consume(&*queue, ConsumerOptions::default()).ok()
+        channel
+            .basic_consume(&*queue, ConsumerOptions::default())
+            .ok()
     });
     proxy.set(Mode::Pass);
     assert_eq!(returned(&mut bridge), Return::Anew);

@@ -326,7 +326,9 @@ impl Shared {
 
     /// A cut, and no more of them.
     fn end_by_budget(&self) {
-        self.budgets.iter().for_each(|budget| budget.store(u64::MAX, Ordering::SeqCst));
+        self.budgets
+            .iter()
+            .for_each(|budget| budget.store(u64::MAX, Ordering::SeqCst));
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.cuts.fetch_add(1, Ordering::SeqCst);
         self.changed.notify_all();
