@@ -161,6 +161,7 @@ impl Redelivery {
     pub(super) fn settled(&mut self) {
         self.acked = self.newest;
         self.handled.clear();
+        self.phase = self.all_new();
     }
 
     /// Whether deliveries that must come again have not come yet.
@@ -178,13 +179,16 @@ impl Redelivery {
         if !self.is_waiting() {
             return false;
         }
-        let before = std::mem::replace(
-            &mut self.phase,
-            Phase::New {
-                first: (self.newest + 1).saturating_sub(self.taken),
-            },
-        );
+        let all_new = self.all_new();
+        let before = std::mem::replace(&mut self.phase, all_new);
         matches!(before, Phase::Again { is_told: false, .. })
+    }
+
+    /// The next delivery is d(N + 1).
+    fn all_new(&self) -> Phase {
+        Phase::New {
+            first: (self.newest + 1).saturating_sub(self.taken),
+        }
     }
 }
 
@@ -222,6 +226,16 @@ mod tests {
                 redelivery: Redelivery::new(prefetch),
                 handed_on: Vec::new(),
                 broken: 0,
+            }
+        }
+
+        /// Connections that are not cut, until only the newest is not acknowledged.
+        fn finish(&mut self) {
+            loop {
+                self.connect(usize::MAX / 2, 100, false);
+                if self.acked + 1 >= self.published.len() {
+                    break;
+                }
             }
         }
 
@@ -280,9 +294,7 @@ mod tests {
                 scene.published.extend(next..next + more);
                 scene.connect(received, arrives, settles);
             }
-            while scene.acked + 1 < scene.published.len() {
-                scene.connect(usize::MAX / 2, 100, false);
-            }
+            scene.finish();
             prop_assert_eq!(scene.broken, 0);
             let all: Vec<_> = (0..scene.published.len()).collect();
             prop_assert_eq!(scene.handed_on, all);
@@ -300,9 +312,7 @@ mod tests {
                 scene.published.extend(more);
                 scene.connect(received, arrives, settles);
             }
-            while scene.acked + 1 < scene.published.len() {
-                scene.connect(usize::MAX / 2, 100, false);
-            }
+            scene.finish();
             let got: Vec<_> = scene.handed_on.iter().map(|index| scene.published[*index]).collect();
             let mut rest = got.iter();
             let is_whole = scene.published.iter().all(|wanted| rest.any(|one| one == wanted));

@@ -14,6 +14,7 @@ use blackhole::handoff::{FromSource, HANDOFF_EVENTS_MAX, Return};
 
 use crate::{Loop, PATIENCE, options, queue_of, unique};
 use support::broker::Broker;
+use support::mute_broker::MuteBroker;
 use support::publisher::Publisher;
 use support::tcp_proxy::{Mode, TcpProxy};
 
@@ -625,4 +626,63 @@ fn a_queue_that_somebody_else_consumes_for_good_is_given_up_and_told() {
     assert_ne!(queue_of(&broker, &exchange), queue);
     assert!(!broker.ctl(&["list_queues", "name"]).contains(&queue));
     drop(thief);
+}
+
+/// Waits until the queue beside `queue` has its marker, or has none.
+fn until_marked(broker: &Broker, queue: &str, messages: &str) {
+    let line = format!("{queue}.marker\t{messages}");
+    support::server::wait_within(PATIENCE, &line, || {
+        let queues = broker.ctl(&["list_queues", "name", "messages"]);
+        queues.lines().any(|listed| listed == line).then_some(())
+    });
+}
+
+#[test]
+fn a_durable_queue_is_unbroken_over_a_cut_and_told_over_a_restart_that_it_survives() {
+    let Some(broker) = Broker::own() else {
+        return;
+    };
+    let exchange = unique("durable");
+    let proxy = TcpProxy::to_port(broker.port());
+    let mut bridge = start(AmqpOptions {
+        durable_queue: true,
+        ..hasty(&[&proxy.amqp_url()])
+    });
+    let binding = bridge.bind(&exchange, "#");
+    bridge.bound(&binding);
+    let queue = queue_of(&broker, &exchange);
+    let restarts: [&dyn Fn(); 2] = [&|| broker.kill9(), &|| broker.stop()];
+    for restart in restarts {
+        until_marked(&broker, &queue, "1");
+        let publisher = Publisher::connect(&broker.url());
+        publish(&publisher, &exchange, 0..1);
+        assert_eq!(bridge.event("key"), "{\"n\":0}");
+        proxy.set(Mode::Refuse);
+        proxy.cut();
+        bridge.down();
+        publish(&publisher, &exchange, 1..2);
+        proxy.set(Mode::Pass);
+        assert_eq!(returned(&mut bridge), Return::Unbroken);
+        assert_eq!(bridge.event("key"), "{\"n\":1}");
+        drop(publisher);
+        restart();
+        bridge.down();
+        broker.restart();
+        assert_eq!(returned(&mut bridge), Return::Anew);
+        assert_eq!(queue_of(&broker, &exchange), queue, "it is there again");
+    }
+    until_marked(&broker, &queue, "1");
+    bridge.stop();
+    let queues = broker.ctl(&["list_queues", "name"]);
+    assert!(!queues.contains(&queue), "{queues}");
+}
+
+#[test]
+fn a_broker_that_allows_no_transient_queue_gets_a_durable_one() {
+    let broker = MuteBroker::start_durable_only();
+    let mut bridge = start(hasty(&[&broker.url()]));
+    let binding = bridge.bind("callevt", "key");
+    bridge.bound(&binding);
+    assert_eq!(bridge.count(|counters| &counters.connect_failures), 1);
+    assert_eq!(crate::logged("ours is durable from now on"), 1);
 }
