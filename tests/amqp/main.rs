@@ -928,7 +928,8 @@ fn a_broker_that_only_beats_its_heart_is_left_wherever_it_falls_silent() {
         let overdue = bridge.count(|counters| &counters.answers_overdue);
         assert_eq!(overdue, 1, "after {answers} answers");
         assert!(begun.elapsed() >= Duration::from_secs(2));
-        assert!(mute.questions() > answers && good.questions() >= QUESTIONS_BEFORE_UP);
+        // One fewer where it believes that it has found its queue again, of which it never takes a message to see if it may.
+        assert!(mute.questions() > answers && good.questions() >= QUESTIONS_BEFORE_UP - 1);
         // It goes on with the good one: a bind is answered.
         let binding = bridge.bind("callevt", "key");
         bridge.bound(&binding);

@@ -163,7 +163,11 @@ fn the_servers_queue_ends_with_sigterm_and_expires_after_a_crash() {
         return;
     };
     let start = |args: &[&str]| {
-        let args = [&["--queue-expires-seconds", "3", "--drain-seconds", "1"], args].concat();
+        let args = [
+            &["--queue-expires-seconds", "3", "--drain-seconds", "1"],
+            args,
+        ]
+        .concat();
         Server::bridge(&broker.url(), &args)
     };
     let mut server = start(&[]);
