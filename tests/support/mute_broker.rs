@@ -1,4 +1,5 @@
-//! A broker that logs clients in, answers their first questions, and then only beats its heart.
+//! A broker that logs clients in, answers their first questions, and then only beats its heart; or one that answers all
+//! and allows no transient queues.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,6 +21,15 @@ pub struct MuteBroker {
 impl MuteBroker {
     /// Answers `answers` questions of each connection after its login.
     pub fn start(answers: usize) -> Self {
+        Self::start_as(answers, false)
+    }
+
+    /// Closes a connection that declares a transient queue, as RabbitMQ 4 can be set to.
+    pub fn start_durable_only() -> Self {
+        Self::start_as(usize::MAX, true)
+    }
+
+    fn start_as(answers: usize, is_durable_only: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let questions = Arc::new(AtomicUsize::new(0));
@@ -27,7 +37,7 @@ impl MuteBroker {
         thread::spawn(move || {
             for socket in listener.incoming().map_while(Result::ok) {
                 let counted = counted.clone();
-                thread::spawn(move || serve(socket, answers, &counted));
+                thread::spawn(move || serve(socket, answers, is_durable_only, &counted));
             }
         });
         Self { port, questions }
@@ -43,7 +53,12 @@ impl MuteBroker {
     }
 }
 
-fn serve(mut socket: TcpStream, answers: usize, questions: &AtomicUsize) -> io::Result<()> {
+fn serve(
+    mut socket: TcpStream,
+    answers: usize,
+    is_durable_only: bool,
+    questions: &AtomicUsize,
+) -> io::Result<()> {
     let mut greeting = [0; 8];
     socket.read_exact(&mut greeting)?;
     // Version 0.9, no properties, one mechanism, one locale.
@@ -62,6 +77,13 @@ fn serve(mut socket: TcpStream, answers: usize, questions: &AtomicUsize) -> io::
             continue;
         };
         if kind != METHOD {
+            continue;
+        }
+        if is_durable_only && (class, number) == (50, 10) && is_transient(&payload) {
+            let text = b"INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated.";
+            let size = u8::try_from(text.len()).unwrap();
+            let close = [&541_u16.to_be_bytes()[..], &[size], text, &[0, 50, 0, 10]].concat();
+            heart.write_all(&method(0, 10, 50, &close))?;
             continue;
         }
         let answer: (u8, &[u8]) = match (class, number) {
@@ -99,6 +121,14 @@ fn serve(mut socket: TcpStream, answers: usize, questions: &AtomicUsize) -> io::
             heart.write_all(&method(channel, class, answer.0, answer.1))?;
         }
     }
+}
+
+/// Whether a `queue.declare` is neither passive nor durable.
+fn is_transient(payload: &[u8]) -> bool {
+    const PASSIVE_OR_DURABLE: u8 = 0b11;
+    // Class, method and a reserved number come before the name.
+    let name_bytes = usize::from(payload[6]);
+    payload[7 + name_bytes] & PASSIVE_OR_DURABLE == 0
 }
 
 fn method(channel: u16, class: u8, number: u8, arguments: &[u8]) -> Vec<u8> {
