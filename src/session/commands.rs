@@ -30,8 +30,8 @@ use super::binding_quota;
 use super::clock::Now;
 use super::errors::{CommandErrors, SourceTrouble};
 use super::hub::{Context, Hub};
-use super::replies::Reply;
-use super::resume::{self, Told};
+use super::replies::{Reply, Told};
+use super::resume;
 use super::rights::authorised;
 use super::waiting::{Progress, Waiting, Wanted};
 

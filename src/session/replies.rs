@@ -9,9 +9,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::resume::Told;
 use super::suspended::Suspended;
 use super::waiting::Waiting;
+use crate::history::Why;
 use crate::limits::{HELD_BYTES_MAX, HELD_REPLIES_MAX};
 use crate::metrics::commands::CommandAction;
 use crate::protocol::frame::Frame;
@@ -23,6 +23,15 @@ pub struct HeldTotals {
     pub replies: usize,
     /// Heap bytes of them.
     pub bytes: usize,
+}
+
+/// What the reply to a subscribe with `data.resume` tells.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// The cursor of now.
+    Now,
+    /// The cursor of now, and that there is no replay, and why.
+    Refused(Why),
 }
 
 /// A known reply. It tells what the session is subscribed to at the moment when it is sent.

@@ -12,25 +12,8 @@ use crate::routing::month::ActiveMonths;
 
 use super::clock::Now;
 use super::hub::Hub;
+use super::replies::Told;
 use super::waiting::Waiting;
-
-/// How much is sent again at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ResumeLimits {
-    /// `resume_max_events`; `u64::MAX`: no bound.
-    pub events_max: u64,
-    /// `resume_max_seconds`; `Duration::MAX`: no bound.
-    pub age_max: Duration,
-}
-
-/// What the reply to a subscribe with `data.resume` tells.
-#[derive(Debug)]
-pub(super) enum Told {
-    /// The cursor of now.
-    Now,
-    /// The cursor of now, and that there is no replay, and why.
-    Refused(Why),
-}
 
 /// What is to be told of `resume` now that `waiting` succeeds.
 pub(super) fn judge(resume: Resume, waiting: &Waiting, hub: &Hub, now: Now) -> Told {
