@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use crate::account::{AccountId, Scope};
 use crate::auth::{Identity, Verdict};
+use crate::history::Why;
 use crate::limits::HELD_TOTAL_BYTES_MAX;
 use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::command::{
-    self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Unsubscribe,
+    self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Resume, Unsubscribe,
 };
 use crate::protocol::frame::Frame;
-use crate::protocol::reply::{self, EndReason};
+use crate::protocol::reply::{self, EndReason, Resumption};
 use crate::routing::families::Families;
 use crate::routing::waiters::Waiter;
 
@@ -29,7 +30,8 @@ use super::binding_quota;
 use super::clock::Now;
 use super::errors::{CommandErrors, SourceTrouble};
 use super::hub::{Context, Hub};
-use super::replies::Reply;
+use super::replies::{Reply, Told};
+use super::resume;
 use super::rights::authorised;
 use super::waiting::{Progress, Waiting, Wanted};
 
@@ -171,6 +173,13 @@ impl Session {
     }
 
     pub(super) fn send(&mut self, reply: Reply, cx: &mut Context<'_>) {
+        let here = match &reply {
+            Reply::Subscribed { told: Some(_), .. } => cx.hub.history.here(cx.now),
+            Reply::Subscribed { told: None, .. } | Reply::Unsubscribed { .. } | Reply::Frame(_) => {
+                None
+            }
+        };
+        let mut refused = None;
         let frame = {
             let Hub {
                 builder,
@@ -182,7 +191,22 @@ impl Session {
                 .subscriptions(&self.subscriptions)
                 .map(|one| one.binding());
             match reply {
-                Reply::Subscribed { id } => reply::subscribed(builder, &id, subscribed, None),
+                Reply::Subscribed { id, told } => {
+                    let resumption = told.map(|told| {
+                        let resumed = match *told {
+                            Told::Now => None,
+                            Told::Refused(why) => {
+                                refused = Some(why);
+                                Some(false)
+                            }
+                        };
+                        Resumption {
+                            cursor: here,
+                            resumed,
+                        }
+                    });
+                    reply::subscribed(builder, &id, subscribed, resumption.as_ref())
+                }
                 Reply::Unsubscribed { id, removed } => {
                     let removed = removed.iter().map(AsRef::as_ref);
                     reply::unsubscribed(builder, &id, removed, subscribed)
@@ -191,6 +215,9 @@ impl Session {
             }
         };
         self.push(frame, cx);
+        if let Some(why) = refused {
+            self.announce_no_replay(why, cx);
+        }
     }
 
     fn rate_limited(&self, hub: &Hub) -> CommandErrors {
@@ -241,11 +268,11 @@ impl Session {
         }
         self.keep_label(&label, identity.account_id(), cx.hub);
         match action {
-            Action::Ping => Ok(Outcome::Pong(reply::pong(
-                &mut cx.hub.builder,
-                reply_id,
-                None,
-            ))),
+            Action::Ping => {
+                let here = cx.hub.history.here(cx.now);
+                let frame = reply::pong(&mut cx.hub.builder, reply_id, here);
+                Ok(Outcome::Pong(frame))
+            }
             Action::Unsubscribe(what) => Ok(Outcome::Reply(Reply::Unsubscribed {
                 id: reply_id.into(),
                 removed: self.unsubscribe(&what, cx),
@@ -253,11 +280,20 @@ impl Session {
             Action::Subscribe {
                 account_id,
                 bindings,
-                ..
+                resume,
             } => {
                 let wanted = self.authorise(account_id.as_deref(), &bindings, &identity, cx.hub)?;
-                let request_id = command.request_id.as_deref();
-                self.subscribe(wanted, request_id, reply_id, place, cx)
+                let waiting = Waiting {
+                    reply_id: reply_id.into(),
+                    request_id: command.request_id.as_deref().map(Box::from),
+                    wanted,
+                    resume,
+                    months: None,
+                    leases: Vec::new(),
+                    outstanding: 0,
+                    due: place.due,
+                };
+                self.subscribe(waiting, place, cx)
             }
         }
     }
@@ -490,52 +526,16 @@ impl Session {
     /// force too, so that success always means that events come.
     fn subscribe(
         &mut self,
-        wanted: Wanted,
-        request_id: Option<&str>,
-        reply_id: &str,
+        mut waiting: Waiting,
         place: Place,
         cx: &mut Context<'_>,
     ) -> Result<Outcome, CommandErrors> {
+        let mut within = self.check_quota(&waiting.wanted, cx.hub);
         let quota = cx.hub.limits.bindings;
-        let waits_for = self.replies().map_or(0, |replies| replies.wanted());
-        let has = cx.hub.subscriptions.index().len(&self.subscriptions) + waits_for;
-        let is_far = quota.is_far(
-            has,
-            wanted.bindings.len(),
-            wanted.account,
-            &cx.hub.subscriptions,
-        );
-        let live = || {
-            cx.hub
-                .subscriptions
-                .index()
-                .subscriptions(&self.subscriptions)
-        };
-        let waiting = || {
-            let waiting = self.replies().into_iter().flat_map(|all| all.waiting());
-            waiting.flat_map(|(_, one)| one.wanted.resolved(cx.hub.subscriptions.families()))
-        };
-        let leases = self.replies().map_or(0, |replies| replies.leases());
-        if !is_far {
-            let new = wanted.resolved(cx.hub.subscriptions.families());
-            quota.check(
-                live,
-                (leases, waiting),
-                new,
-                wanted.account,
-                &cx.hub.subscriptions,
-            )?;
+        while within.is_err() && quota.make_room(&waiting.wanted, &mut cx.hub.subscriptions) {
+            within = self.check_quota(&waiting.wanted, cx.hub);
         }
-        let request_id = request_id.map(Box::from);
-        let mut waiting = Waiting {
-            reply_id: reply_id.into(),
-            request_id,
-            wanted,
-            months: None,
-            leases: Vec::new(),
-            outstanding: 0,
-            due: place.due,
-        };
+        within?;
         cx.hub.subscriptions.lease(&mut waiting);
         let waiter = Waiter::new(cx.id.slot, place.number);
         match cx.hub.subscriptions.wait_for_leases(&mut waiting, waiter) {
@@ -554,14 +554,35 @@ impl Session {
         }
     }
 
+    /// Whether the session may have this too ([`binding_quota`]).
+    fn check_quota(&self, wanted: &Wanted, hub: &Hub) -> Result<(), CommandError> {
+        let (quota, subscriptions) = (hub.limits.bindings, &hub.subscriptions);
+        let waits_for = self.replies().map_or(0, |replies| replies.wanted());
+        let has = subscriptions.index().len(&self.subscriptions) + waits_for;
+        if quota.is_far(has, wanted.bindings.len(), wanted.account, subscriptions) {
+            return Ok(());
+        }
+        let live = || subscriptions.index().subscriptions(&self.subscriptions);
+        let waiting = || {
+            let waiting = self.replies().into_iter().flat_map(|all| all.waiting());
+            waiting.flat_map(|(_, one)| one.wanted.resolved(subscriptions.families()))
+        };
+        let leases = self.replies().map_or(0, |replies| replies.leases());
+        let new = wanted.resolved(subscriptions.families());
+        quota.check(live, (leases, waiting), new, wanted.account, subscriptions)
+    }
+
     /// Makes the subscriptions, gives the leases back, and returns the reply.
     pub(super) fn finish_subscribe(&mut self, mut waiting: Waiting, cx: &mut Context<'_>) -> Reply {
+        let judge = |resume| Box::new(resume::judge(resume, &waiting, cx.hub, cx.now));
+        let told = waiting.resume.map(judge);
         let list = &mut self.subscriptions;
         cx.hub
             .subscriptions
             .subscribe(list, cx.id.slot, self.style, &mut waiting);
         Reply::Subscribed {
             id: waiting.reply_id,
+            told,
         }
     }
 
@@ -648,8 +669,13 @@ impl Session {
                     .subscriptions
                     .release_leases(&mut waiting, Waiter::new(cx.id.slot, number));
                 cx.count_command(CommandAction::Subscribe, CommandResult::Ok, waiting.due);
+                let told = |resume| match resume {
+                    Resume::FromNow => Box::new(Told::Now),
+                    Resume::After(_) => Box::new(Told::Refused(Why::Unknown)),
+                };
                 let reply = Reply::Subscribed {
                     id: waiting.reply_id,
+                    told: waiting.resume.map(told),
                 };
                 self.settle(number, reply, cx.hub);
             } else {

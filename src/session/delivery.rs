@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::slice;
 use std::sync::Arc;
 
+use crate::history::Why;
 use crate::protocol::frame::{Frame, FrameBuilder};
 use crate::protocol::reply;
 use crate::protocol::tail::Tail;
@@ -207,6 +208,15 @@ impl Session {
             }
             cx.hub.metrics.gap_notices_total += 1;
             self.push(notice.clone(), cx);
+        }
+    }
+
+    /// Tells a session that asked for what came after a cursor that it does not get it.
+    pub(super) fn announce_no_replay(&mut self, why: Why, cx: &mut Context<'_>) {
+        if cx.hub.limits.gap_notices && self.is_open() {
+            cx.hub.metrics.gap_notices_total += 1;
+            let notice = reply::gap_resume(&mut cx.hub.builder, why);
+            self.push(notice, cx);
         }
     }
 

@@ -37,6 +37,8 @@
 //! | `rights` | what another identity, or other rights, change |
 //! | [`hub`] | what all sessions share, and the context in which one acts |
 //! | [`subscriptions`], `roll_over` | subscriptions and their AMQP bindings; their move to other months |
+//! | [`lingering`] | AMQP bindings that outlive their last user for a while |
+//! | [`resume`] | whether what came after a cursor can be sent again |
 //! | [`occupancy`], [`quota`] | connections counted by address, sessions by account |
 //! | [`binding_quota`] | how many AMQP bindings a session, an account and the process may have |
 //! | [`readiness`] | whether new sessions are taken, and events come |
@@ -83,6 +85,7 @@ pub mod labels;
 pub mod limits;
 #[cfg(test)]
 mod linear;
+pub mod lingering;
 pub mod listing;
 pub mod liveness;
 pub mod occupancy;
@@ -93,6 +96,7 @@ pub mod quota;
 pub mod ranking;
 pub mod readiness;
 pub mod replies;
+pub mod resume;
 mod rights;
 mod roll_over;
 pub mod scratch;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::suspended::Suspended;
 use super::waiting::Waiting;
+use crate::history::Why;
 use crate::limits::{HELD_BYTES_MAX, HELD_REPLIES_MAX};
 use crate::metrics::commands::CommandAction;
 use crate::protocol::frame::Frame;
@@ -24,11 +25,23 @@ pub struct HeldTotals {
     pub bytes: usize,
 }
 
+/// What the reply to a subscribe with `data.resume` tells.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// The cursor of now.
+    Now,
+    /// The cursor of now, and that there is no replay, and why.
+    Refused(Why),
+}
+
 /// A known reply. It tells what the session is subscribed to at the moment when it is sent.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// To a subscribe.
-    Subscribed { id: Box<str> },
+    /// To a subscribe; with what is to be told of its `data.resume`, if it had one.
+    Subscribed {
+        id: Box<str>,
+        told: Option<Box<Told>>,
+    },
     /// To an unsubscribe, with what it removed.
     Unsubscribed {
         id: Box<str>,
@@ -41,7 +54,9 @@ pub(super) enum Reply {
 impl Reply {
     fn bytes(&self) -> usize {
         match self {
-            Self::Subscribed { id } => id.len(),
+            Self::Subscribed { id, told } => {
+                id.len() + told.as_ref().map_or(0, |_| size_of::<Told>())
+            }
             Self::Unsubscribed { id, removed } => {
                 let texts = removed
                     .iter()

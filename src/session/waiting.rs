@@ -6,6 +6,7 @@ use std::time::Duration;
 use arcstr::ArcStr;
 
 use crate::account::{AccountId, Scope};
+use crate::protocol::command::Resume;
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::broker_bindings::BindingId;
 use crate::routing::families::{Families, Resolved, Rights};
@@ -21,6 +22,8 @@ pub(super) struct Waiting {
     pub(super) request_id: Option<Box<str>>,
     /// The client bindings.
     pub(super) wanted: Wanted,
+    /// From where events are wanted; `None`: from now on, and nothing is to be told of it.
+    pub(super) resume: Option<Resume>,
     /// The months that the leases are for; `None`: there is no lease yet.
     pub(super) months: Option<ActiveMonths>,
     /// The AMQP bindings acquired on its behalf, so that they stay wanted: each once, sorted.
