@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::abort::Abort;
 use super::backoff::Backoff;
-use super::broker::Lost;
+use super::broker::{Broker, Lost};
 use super::connection;
 use super::consumer::{ConsumeEnd, Consumer};
 use super::counters::{AmqpCounters, increment, set};
@@ -42,6 +42,8 @@ const BARRED_PAUSE: Duration = Duration::from_secs(10);
 const HELD_MAX: Duration = Duration::from_secs(30);
 /// The first pause in this wait, and the longest. Each is twice as long as the one before.
 const HELD_PAUSES: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(500)];
+/// Connections in a row that find the queue and cannot consume it, after which it is given up.
+const UNCONSUMED_MAX: u32 = 5;
 /// What a broker that allows no transient queues but exclusive ones calls them.
 const TRANSIENT_QUEUES: &str = "transient_nonexcl_queues";
 /// A connection that lasted this long was a good one, and the pauses start from the shortest again.
@@ -73,6 +75,8 @@ pub(super) struct Connector {
     is_durable: bool,
     /// Events may be missing, and the loop was not told since.
     is_untold: bool,
+    /// Connections in a row on which the queue could not be consumed.
+    unconsumed_in_a_row: u32,
 }
 
 /// Deliveries that the broker may have under way: as many as are wanted, and the one whose ack waits
@@ -96,6 +100,7 @@ impl Connector {
             redelivery: Redelivery::new(window(options.prefetch).into()),
             is_durable: options.durable_queue,
             is_untold: true,
+            unconsumed_in_a_row: 0,
             options,
         }
     }
@@ -329,9 +334,15 @@ impl Connector {
     /// Finds or declares the queue and binds to it whatever is wanted. Returns what the loop is to be told.
     fn prepare(&mut self, topology: &mut Topology<'_>) -> Result<Return, Trouble> {
         let returned = self.obtain_queue(topology)?;
+        self.is_untold |= returned == Return::Anew;
         self.worker.ask_barred(topology, true)?;
         self.worker.restore(topology)?;
-        self.is_untold |= returned == Return::Anew;
+        // To bind takes a while, in which the queue may have filled.
+        let length = topology.queue_length()?.unwrap_or_default();
+        if self.worker.bounds.is_full(length) {
+            self.worker.suspect_overflow(length);
+            self.is_untold = true;
+        }
         if topology.has_new_queue() {
             self.worker.caught_up = Instant::now();
         }
@@ -349,9 +360,6 @@ impl Connector {
         {
             topology.check_binding()?;
             let bounds = self.worker.bounds;
-            if bounds.is_full(found.messages) {
-                self.worker.suspect_overflow(found.messages);
-            }
             let returned = found.returned(&bounds, self.redelivery.expected());
             self.redelivery.begin(returned == Return::Anew);
             return Ok(returned);
@@ -447,6 +455,7 @@ impl Connector {
         );
         let (redelivery, worker) = (&mut self.redelivery, &mut self.worker);
         let caught_up = worker.caught_up;
+        let mut is_refused = false;
         let (trouble, has_panicked) = thread::scope(|scope| {
             let (stop, stopped) = bounded(0);
             let (alive, ended) = bounded(0);
@@ -494,6 +503,7 @@ impl Connector {
                 return (Trouble::because(cause), true);
             };
             *kept = receiver;
+            is_refused = consumed.is_err();
             let trouble = match (trouble, consumed) {
                 (Err(trouble), _) => trouble,
                 (Ok(()), Ok(ConsumeEnd::Stopped | ConsumeEnd::LoopGone)) => Trouble::Halt,
@@ -504,7 +514,13 @@ impl Connector {
             };
             (trouble, false)
         });
-        if has_panicked {
+        self.unconsumed_in_a_row = if is_refused {
+            self.unconsumed_in_a_row + 1
+        } else {
+            0
+        };
+        if has_panicked || self.unconsumed_in_a_row >= UNCONSUMED_MAX {
+            self.unconsumed_in_a_row = 0;
             self.give_up_queue();
         }
         trouble

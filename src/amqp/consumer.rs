@@ -227,6 +227,7 @@ impl Consumer<'_> {
             if verdict == Verdict::Again {
                 increment(&self.counters.redeliveries);
                 self.swallowed(&delivery);
+                delivery.body = Vec::new();
             } else {
                 if verdict == Verdict::Broken
                     && let Err(end) = self.tell_broken(&mut unacked, redelivery)

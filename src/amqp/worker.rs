@@ -149,8 +149,14 @@ impl Worker {
     pub(super) fn restore(&mut self, broker: &mut impl Broker) -> Result<(), Trouble> {
         self.take_commands()?;
         self.bindings.begin_restoring();
+        let mut looked_at = Instant::now();
         while self.bindings.has_to_restore() {
             self.bind_batch(broker)?;
+            // A queue that is not consumed yet expires unless it is looked at, and much to bind takes long.
+            if looked_at.elapsed() >= CHECK {
+                broker.queue_length()?;
+                looked_at = Instant::now();
+            }
             self.update_gauges();
             self.take_commands()?;
         }
@@ -565,6 +571,8 @@ mod tests {
         /// Exchanges that somebody has deleted.
         gone: BTreeSet<Arc<str>>,
         is_lost: bool,
+        /// Of those that were lost, every other found its queue again.
+        losses: usize,
         batches: Vec<Vec<AmqpBinding>>,
     }
 
@@ -586,6 +594,7 @@ mod tests {
                 refused: BTreeSet::new(),
                 gone: BTreeSet::new(),
                 is_lost: false,
+                losses: 0,
                 batches: Vec::new(),
             }
         }
@@ -615,7 +624,6 @@ mod tests {
                 self.play(step);
             }
             if self.is_lost {
-                self.on_broker.clear();
                 return Err(Lost::ClientGone);
             }
             Ok(())
@@ -737,9 +745,13 @@ mod tests {
 
         fn disconnect(&mut self) {
             self.fake.the_loop.listen(&self.fake.held);
-            (self.fake.on_broker, self.fake.held) = (BTreeSet::new(), BTreeSet::new());
             self.fake.is_lost = false;
+            self.fake.losses += 1;
             self.worker.bindings.connection_lost();
+            if self.fake.losses.is_multiple_of(2) {
+                (self.fake.on_broker, self.fake.held) = (BTreeSet::new(), BTreeSet::new());
+                self.worker.bindings.queue_is_new();
+            }
         }
 
         /// One step, `after` so much time. False: the connection was lost, and `Down` is told.

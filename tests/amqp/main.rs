@@ -898,9 +898,9 @@ fn an_unbind_is_lazy_and_a_bind_takes_it_back_at_once() {
     bridge.event("again");
 }
 
-/// What a connection asks before `Up`, with nothing wanted: its two channels, their limits, the queue, and
-/// what may be done with that.
-const QUESTIONS_BEFORE_UP: usize = 6;
+/// What a connection asks before `Up`, with nothing wanted: its two channels, their limits, the queue, what may be done
+/// with that, and its length.
+const QUESTIONS_BEFORE_UP: usize = 7;
 
 #[test]
 fn a_broker_that_only_beats_its_heart_is_left_wherever_it_falls_silent() {
