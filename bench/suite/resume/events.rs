@@ -79,7 +79,7 @@ impl<'a> Events<'a> {
         for _ in 0..AT_ONCE_MAX {
             let account = if self.sent[1] < due[1] {
                 self.sent[1] += 1;
-                (self.made % u64::from(NEIGHBOURS)) as u32 + 1
+                (self.sent[1] % u64::from(NEIGHBOURS)) as u32 + 1
             } else if self.sent[0] < due[0] {
                 self.sent[0] += 1;
                 let account = self.pick();
