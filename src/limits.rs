@@ -25,6 +25,10 @@ pub(crate) const LISTENER_EMPTYING_MAX: Duration = Duration::from_secs(2);
 /// handshake.
 pub(crate) const DRAIN_ROUND_PAUSE: Duration = Duration::from_millis(100);
 
+/// Sessions told in one turn that the process is going away, some 0.2 ms; the rest are told in the next turn, which does
+/// not wait. Reached only where `going_away_ms` is a few milliseconds for thousands of sessions, or after a stall.
+pub(crate) const GOING_AWAY_TOLD_PER_TURN_MAX: usize = 250;
+
 /// Pause after a failed accept: the process is out of descriptors or memory, or another error may last. A reap ends the
 /// pause sooner.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
