@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use blackhole::config::Config;
 use blackhole::event::Event;
 use blackhole::handoff::ask::{AskEnd, ask_channels};
-use blackhole::handoff::{FromSource, LoopWaker, SourceEnd, ToSource, handoff_bounded};
+use blackhole::handoff::{FromSource, LoopWaker, Return, SourceEnd, ToSource, handoff_bounded};
 use blackhole::protocol::control::{Answer, ModuleChange, Question, ReplyTo, Request};
 use blackhole::reactor::{Reactor, ReactorParts, Ready};
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
@@ -65,7 +65,9 @@ pub(super) struct Process {
     pub(super) outages: Vec<Outage>,
     /// It takes no connections any more.
     pub(super) is_draining: bool,
-    /// Modules that are stopped.
+    /// What the platform is about to ask.
+    requests: VecDeque<Request>,
+    /// Modules that are stopped, or will be.
     pub(super) stopped: BTreeSet<&'static str>,
 }
 
@@ -84,7 +86,7 @@ impl Process {
         let epoch = Instant::now();
         let now = Now {
             clock: Duration::ZERO,
-            unix: (unix_start_ms + born.as_millis() as u64) / 1000,
+            unix_ms: unix_start_ms + born.as_millis() as u64,
         };
         let hub = Hub::new(
             SessionLimits::from(config),
@@ -125,6 +127,7 @@ impl Process {
             sleeps_until: Duration::ZERO,
             outages: Vec::new(),
             is_draining: false,
+            requests: VecDeque::new(),
             stopped: BTreeSet::new(),
         };
         process.come_up(0);
@@ -134,12 +137,12 @@ impl Process {
     pub(super) fn now(&self, clock: Duration) -> Now {
         Now {
             clock: clock - self.born,
-            unix: (self.unix_start_ms + clock.as_millis() as u64) / 1000,
+            unix_ms: self.unix_start_ms + clock.as_millis() as u64,
         }
     }
 
     pub(super) fn has_history(&self) -> bool {
-        super::world::HAS_HISTORY
+        super::world::HAS_HISTORY && self.reactor.hub.history.is_on()
     }
 
     /// The source takes the loop's commands, and puts in force what it can.
@@ -205,16 +208,6 @@ impl Process {
         self.outgoing.push_back(FromSource::Down { since });
     }
 
-    /// The queue that outlived its connection is gone after all.
-    pub(super) fn lose_queue(&mut self, clock: Duration) {
-        self.link = Link::Lost;
-        self.queue = Queue::new();
-        self.outages.push(Outage {
-            from: clock,
-            last: None,
-        });
-    }
-
     /// The broker is there. `latest`: the number of the latest event.
     pub(super) fn come_up(&mut self, latest: u64) {
         let bound = std::mem::take(&mut self.unconfirmed);
@@ -224,13 +217,16 @@ impl Process {
             .cloned()
             .collect();
         self.confirm(bound);
-        if self.link == Link::Lost {
+        let how = if self.link == Link::Lost {
             for outage in &mut self.outages {
                 outage.last.get_or_insert(latest);
             }
-        }
+            Return::Anew
+        } else {
+            Return::Unbroken
+        };
         self.link = Link::Up;
-        self.outgoing.push_back(FromSource::Up);
+        self.outgoing.push_back(FromSource::Up(how));
     }
 
     /// The queue was at its length limit.
@@ -308,12 +304,11 @@ impl Process {
                 persist: false,
             }),
         };
-        if self.asker.try_ask(request).is_ok() {
-            match is_start {
-                true => self.stopped.remove(module),
-                false => self.stopped.insert(module),
-            };
-        }
+        match is_start {
+            true => self.stopped.remove(module),
+            false => self.stopped.insert(module),
+        };
+        self.requests.push_back(request);
     }
 
     /// The token file says something else.
@@ -340,13 +335,31 @@ impl Process {
                 break;
             }
         }
+        if let Some(request) = self.requests.pop_front()
+            && let Err(back) = self.asker.try_ask(request)
+        {
+            self.requests.push_front(back);
+        }
         let _answers = self.asker.answers.try_iter().count();
         self.reactor.turn(ready, self.now(clock));
+    }
+
+    /// What is under way.
+    pub(super) fn unrest(&self, clock: Duration) -> String {
+        format!(
+            "{} to hand over, {} to bind, {:?}, {} commands, patience {:?}",
+            self.outgoing.len(),
+            self.unconfirmed.len(),
+            self.queue,
+            self.source.commands.len(),
+            self.reactor.patience(self.now(clock)),
+        )
     }
 
     /// Nothing is under way.
     pub(super) fn is_quiet(&self, clock: Duration) -> bool {
         self.outgoing.is_empty()
+            && self.requests.is_empty()
             && self.unconfirmed.is_empty()
             && self.queue.is_empty()
             && self.source.commands.is_empty()
@@ -354,10 +367,10 @@ impl Process {
     }
 }
 
-fn event(log: &Log, number: u64) -> Box<Event> {
+fn event(log: &Log, number: u64) -> Arc<Event> {
     let published = log.get(number);
     let exchange: Arc<str> = published.exchange.into();
     let key = published.routing_key.as_str().into();
     let decoded = Event::decode(exchange, key, published.body.clone(), None);
-    Box::new(decoded.expect("a valid body"))
+    Arc::new(decoded.expect("a valid body"))
 }

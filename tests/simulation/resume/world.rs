@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blackhole::config::Config;
+use blackhole::event::EventId;
 use blackhole::reactor::Ready;
+use blackhole::reactor::drain::DrainTimes;
 use blackhole::routing::month::Month;
 use blackhole::session::ListenerKind;
 use blackhole::session::id::Peer;
@@ -323,9 +325,10 @@ impl World {
                 continue;
             }
             let mut wire = connection.wire.borrow_mut();
-            let edge =
-                std::mem::take(&mut wire.edge_readable) | std::mem::take(&mut wire.edge_writable);
-            if edge {
+            let is_writable = std::mem::take(&mut wire.edge_writable);
+            // Its room is gone again before the loop was told.
+            wire.write_blocked |= is_writable && wire.room == 0;
+            if std::mem::take(&mut wire.edge_readable) || is_writable {
                 ready.push(Ready {
                     id: connection.id,
                     readable: true,
@@ -373,10 +376,13 @@ impl World {
                 1 => self.rng.usize(..4),
                 _ => self.rng.usize(..40),
             };
+            let id = connection.id;
+            // The socket was closed, without a word or behind it.
+            let is_gone = self.processes[place].reactor.connections().get(id).is_none();
             self.read(index, place, frames_max);
             let client = &self.clients[index];
             let connection = client.connection.as_ref().expect("as before");
-            if connection.is_over {
+            if connection.is_over || (is_gone && self.rng.bool()) {
                 self.left_over(index, "closed");
             } else if connection.is_told_to_go && self.rng.bool() {
                 self.read(index, place, usize::MAX);
@@ -575,10 +581,10 @@ impl World {
         let published = Published {
             publisher,
             exchange,
-            routing_key,
             whose,
             at: self.publishers_latest,
-            id: String::new(),
+            id: EventId::of(exchange, &routing_key, &body).to_string(),
+            routing_key,
             body,
         };
         self.log.add(published.clone());
@@ -607,7 +613,7 @@ impl World {
         let Some(index) = self.pick() else { return };
         let client = &mut self.clients[index];
         let connection = client.connection.as_ref().expect("connected");
-        let mut keys: Vec<Key> = connection.live.keys().copied().collect();
+        let mut keys: Vec<Key> = connection.live.iter().copied().collect();
         keys.sort_unstable();
         if let Some(key) = self.rng.choice(keys)
             && !connection.is_waiting()
@@ -646,7 +652,11 @@ impl World {
         process.is_draining = true;
         process.reactor.announce_drain();
         let now = process.now(self.clock);
-        process.reactor.begin_drain(Duration::from_secs(1), now);
+        let times = DrainTimes {
+            going_away: Duration::from_millis(500),
+            whole: Duration::from_secs(1),
+        };
+        process.reactor.begin_drain(times, now);
     }
 
     fn replace_drained(&mut self) {
@@ -759,12 +769,10 @@ impl World {
 
     /// Everybody is there and reads, and nothing new happens.
     pub(super) fn settle(&mut self) {
-        for module in self.processes[0].stopped.clone() {
-            for process in &mut self.processes {
+        for process in &mut self.processes {
+            for module in process.stopped.clone() {
                 process.switch(module);
             }
-        }
-        for process in &mut self.processes {
             process.dawdles_until = Duration::ZERO;
             process.sleeps_until = Duration::ZERO;
         }
@@ -797,8 +805,16 @@ impl World {
                 return;
             }
         }
-        let stories: Vec<String> = self.clients.iter().map(Client::story).collect();
-        panic!("does not come to rest\n{}", stories.join("\n"));
+        for process in &self.processes {
+            println!("{}: {}", process.incarnation, process.unrest(self.clock));
+        }
+        let restless = self.clients.iter().filter_map(|client| {
+            let connection = client.connection.as_ref()?;
+            (connection.is_waiting() || !connection.wire.borrow().to_client.is_empty())
+                .then(|| format!("{}\n{}", connection.waits_for(), client.story()))
+        });
+        let restless: Vec<String> = restless.collect();
+        panic!("does not come to rest\n{}", restless.join("\n"));
     }
 
     pub(super) fn check_debts(&mut self) {
@@ -810,7 +826,7 @@ impl World {
             for key in client.subs.keys() {
                 let may = rights.sees(token, key.0)
                     && (!is_presence(*key) || rights.realm(key.0).is_some());
-                let has = connection.live.contains_key(key);
+                let has = connection.live.contains(key);
                 assert_eq!(has, may, "{key:?} of {token}\n{}", client.story());
             }
         }
