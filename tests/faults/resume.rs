@@ -81,7 +81,7 @@ impl Kind {
 }
 
 /// Publishes numbers to one account after another, each once as a call and once as a document.
-fn publisher(
+fn publish_on(
     url: String,
     place: usize,
     is_over: Arc<AtomicBool>,
@@ -433,7 +433,7 @@ fn storm(time: Duration, options: &[&str]) {
     });
     let is_over = Arc::new(AtomicBool::new(false));
     let publishers: Vec<_> = (0..PUBLISHERS)
-        .map(|place| publisher(url.clone(), place, is_over.clone()))
+        .map(|place| publish_on(url.clone(), place, is_over.clone()))
         .collect();
     let (begun, mut kills) = (Instant::now(), 0);
     let mut rng = Rng::with_seed(1);
