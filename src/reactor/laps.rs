@@ -42,6 +42,10 @@ impl<S: Socket> Reactor<S> {
             return;
         }
         self.look_for_late(now);
+        if self.renewal.is_some() {
+            // Some sessions may still have what they have lost the right to.
+            return;
+        }
         if self.laps.lap.is_none() && !self.hub.resumers.has_news() {
             return;
         }

@@ -10,9 +10,11 @@
 //! |---|---|
 //! | [`families`] | the table of binding families, and what a client binding means under it |
 //! | [`index`] | subscriptions in groups; from an event to groups to members |
+//! | [`indexes`] | the two indexes, live and replay, and which of them a session is in |
 //! | [`nearness`] | how near a subscription comes to an event; whose an event is |
 //! | [`key_filter`] | the keys that somebody who looks may name, and what must be bound for that |
 //! | [`broker_bindings`] | how many subscriptions need each AMQP binding, and whether it is in force |
+//! | `young` | since when the bindings that came of late have been in force |
 //! | [`waiters`] | who waits until a binding is in force |
 //! | [`amqp_binding`] | one AMQP binding, and the number of a request for it |
 //! | [`account_load`] | how many AMQP bindings each account has |
@@ -37,6 +39,7 @@ mod arena;
 pub mod broker_bindings;
 pub mod families;
 pub mod index;
+pub mod indexes;
 mod interner;
 pub mod key_filter;
 pub mod month;
@@ -45,3 +48,4 @@ mod request_ids;
 mod table;
 pub mod waiters;
 pub mod words;
+mod young;

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::id::ConnId;
 use crate::history::{Cursor, History, Seq, Why};
+use crate::protocol::reply::Resumption;
 use crate::routing::index::SubscriptionId;
 
 /// All sessions that resume, by slot.
@@ -63,6 +64,13 @@ pub enum ReplayEnd {
     Resumed(u64),
     /// The rest of it is lost to the session.
     Failed(Why),
+}
+
+/// What the reply to a subscribe with `data.resume` says of it, and the notice that follows at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) resumption: Resumption,
+    pub(super) then: Option<ReplayEnd>,
 }
 
 impl Resumers {
@@ -321,5 +329,128 @@ impl Resumer {
             live.sort_unstable();
             (self.starts).retain(|(one, _)| live.binary_search(one).is_ok());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Mark;
+
+    fn id(slot: u32) -> ConnId {
+        ConnId {
+            slot,
+            generation: 0,
+        }
+    }
+
+    fn place(time: u64) -> Cursor {
+        Cursor {
+            id: None,
+            time,
+            mark: Mark::from_random(0),
+        }
+    }
+
+    fn resumer(slot: u32, next: u64, before: &[SubscriptionId], live_from: u64) -> Resumer {
+        let before = before.to_vec();
+        Resumer::new(
+            id(slot),
+            Seq(next),
+            place(next),
+            before,
+            Seq(live_from),
+            Duration::ZERO,
+        )
+    }
+
+    fn names(count: u32) -> Vec<SubscriptionId> {
+        (0..count).map(SubscriptionId::new).collect()
+    }
+
+    #[test]
+    fn each_subscription_has_its_own_start_and_none_is_sent_an_event_twice() {
+        let ids = names(4);
+        let mut one = resumer(1, 10, &ids[..1], 50);
+        one.begin(ids[1], Seq(10));
+        one.begin(ids[2], Seq(30));
+        let starts = |one: &Resumer| ids.iter().map(|id| one.start(*id).0).collect::<Vec<_>>();
+        assert_eq!(starts(&one), [50, 10, 30, 10]);
+        one.advance(Seq(20), Some((3, place(19))));
+        assert_eq!(starts(&one), [50, 20, 30, 20]);
+        // Back to an earlier place, for the fourth.
+        one.go_back(Seq(15), place(15), ids[..3].iter().copied());
+        one.begin(ids[3], Seq(15));
+        assert_eq!(starts(&one), [50, 20, 30, 15]);
+        assert_eq!((one.next(), one.place().time), (Seq(15), 15));
+        // A later place changes nothing.
+        one.go_back(Seq(40), place(40), ids[..3].iter().copied());
+        one.begin(ids[3], Seq(40));
+        assert_eq!(starts(&one), [50, 20, 30, 40]);
+        assert_eq!(one.place().time, 15, "no place beyond what was sent");
+        one.advance(Seq(60), Some((9, place(59))));
+        assert_eq!(one.starts, [], "what is over is forgotten");
+        assert_eq!((starts(&one), one.frames), (vec![60; 4], 12));
+    }
+
+    #[test]
+    fn a_name_that_is_used_again_begins_where_it_is_told_to() {
+        let ids = names(2);
+        let mut one = resumer(1, 10, &ids[..1], 50);
+        one.begin(ids[0], Seq(10));
+        assert_eq!(one.start(ids[0]), Seq(10));
+        for _ in 0..100 {
+            one.begin(ids[1], Seq(90));
+            one.tidy(vec![ids[0]]);
+        }
+        assert_eq!(one.starts.len(), 1);
+    }
+
+    #[test]
+    fn who_may_not_have_the_newest_event_yet_is_sent_it() {
+        let ids = names(2);
+        let mut one = resumer(1, 50, &ids[..1], 49);
+        one.begin(ids[1], Seq(50));
+        assert_eq!(
+            (one.next(), one.start(ids[0]), one.start(ids[1])),
+            (Seq(49), Seq(49), Seq(50))
+        );
+    }
+
+    #[test]
+    fn only_who_is_ready_gets_on_and_who_is_late_is_told() {
+        let mut all = Resumers::default();
+        for (slot, next) in [(1, 5), (2, 7), (3, 9)] {
+            all.enter(resumer(slot, next, &[], 0));
+        }
+        assert_eq!((all.earliest(Seq(0)), all.has_news()), (None, false));
+        all.become_ready(2);
+        all.become_ready(3);
+        assert!(all.has_news());
+        assert_eq!(
+            (all.earliest(Seq(0)), all.earliest(Seq(8))),
+            (Some(Seq(7)), Some(Seq(9)))
+        );
+        assert_eq!(all.ready_among(&(Seq(0)..Seq(9))).collect::<Vec<_>>(), [2]);
+        assert_eq!(
+            all.arrived(Seq(9)).collect::<Vec<_>>(),
+            [(id(3), ReplayEnd::Resumed(0))]
+        );
+        all.fail_late(Seq(6), None);
+        all.fail_late(Seq(6), Some(Duration::ZERO));
+        let expired = ReplayEnd::Failed(Why::Expired);
+        assert_eq!(all.failed().collect::<Vec<_>>(), [(id(1), expired)]);
+        all.fail_late(Seq(6), Some(Duration::from_nanos(1)));
+        assert_eq!(all.failed().count(), 3);
+        assert_eq!(
+            all.failed().next(),
+            Some((id(1), expired)),
+            "the first reason stays"
+        );
+        assert!(all.ready(2).is_none());
+        for slot in [1, 2, 3, 4] {
+            all.leave(slot);
+        }
+        assert_eq!((all.len(), all.failed().count(), all.failed), (0, 0, 0));
     }
 }

@@ -47,6 +47,7 @@ mod neighbours;
 mod pages;
 mod process;
 mod proxy;
+mod resume;
 mod rights;
 mod ring;
 mod routing;

@@ -7,7 +7,7 @@
 //! | `groups` | all groups, and the tables that find them |
 //! | `pattern` | the hashes that subscriptions and events are found by |
 //! | `matching` | the way from an event to the groups that want it |
-//! | `indexes` | the two indexes of a process, live and replay, and which of them a session is in |
+//! | `list` | what a session keeps of it |
 //!
 //! A *group* is what shares a frame: equal (rule, scope, realm, client binding, style). A request id is not part of it: a
 //! member brings its own, which is put into the frame when the frame is written. A session holds 4 bytes, the first of a
@@ -18,7 +18,7 @@
 
 mod group;
 mod groups;
-mod indexes;
+mod list;
 mod matching;
 mod members;
 mod pattern;
@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use self::group::{Group, Traits};
 use self::groups::Groups;
-pub use self::indexes::{Moved, SubscriptionIndexes, Which};
+pub use self::list::{SubscriptionId, SubscriptionList, Which};
 pub use self::matching::{GroupId, Match};
 use self::matching::{Matcher, Scratch};
 use self::members::{GroupMember, GroupMembers, Memberships, Subscription};
@@ -41,63 +41,6 @@ use super::request_ids::{RequestId, RequestIds};
 use crate::account::Scope;
 use crate::event::EventHead;
 use crate::event::Style;
-
-/// What one session is subscribed to, in 4 bytes: to be kept beside the session. It is of use with the
-/// [`SubscriptionIndex`] that filled it only, and [`SubscriptionIndex::remove_all`] must empty it before it is dropped.
-/// The highest bit says which one that is, where there are two ([`SubscriptionIndexes`]).
-#[derive(Debug)]
-pub struct SubscriptionList(u32);
-
-impl Default for SubscriptionList {
-    fn default() -> Self {
-        Self(Self::NOTHING)
-    }
-}
-
-impl SubscriptionList {
-    /// The first of the chain, in the lower bits: there is none.
-    const NOTHING: u32 = NONE >> 1;
-    const REPLAY: u32 = !Self::NOTHING;
-
-    /// Whether there is no subscription.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0 & Self::NOTHING == Self::NOTHING
-    }
-
-    /// The index that its subscriptions are in, all of them.
-    #[must_use]
-    pub fn which(&self) -> Which {
-        match self.0 & Self::REPLAY {
-            0 => Which::Live,
-            _ => Which::Replay,
-        }
-    }
-
-    fn first(&self) -> u32 {
-        match self.0 & Self::NOTHING {
-            Self::NOTHING => NONE,
-            first => first,
-        }
-    }
-
-    fn set_first(&mut self, id: u32) {
-        debug_assert!(id == NONE || id < Self::NOTHING, "ids have 31 bits");
-        self.0 = self.0 & Self::REPLAY | id & Self::NOTHING;
-    }
-
-    fn set_which(&mut self, which: Which) {
-        let bit = match which {
-            Which::Live => 0,
-            Which::Replay => Self::REPLAY,
-        };
-        self.0 = self.0 & Self::NOTHING | bit;
-    }
-}
-
-/// Names a subscription until it ends or moves to the other index. Names are used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SubscriptionId(u32);
 
 /// One subscription of a session, as a member of its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +86,19 @@ pub enum Revised<'a> {
     Left(Resolved<'a>),
     /// The subscription has moved, and is this now: the AMQP bindings of this are to be acquired.
     Joined(Resolved<'a>),
+}
+
+/// A subscription that has moved here from another index.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved<'a> {
+    /// Its name here.
+    pub id: SubscriptionId,
+    /// What it was there. Here it follows the current months.
+    pub was: Resolved<'a>,
+    /// It did not do so there: the bindings of a roll-over are to be acquired and released for it.
+    pub was_behind: bool,
+    /// How many other subscriptions of its group come with it to the current months ([`Subscribed::Overtook`]).
+    pub overtaken: Option<u32>,
 }
 
 /// The index's gauges.
@@ -293,7 +249,7 @@ impl SubscriptionIndex {
                 Subscribed::Overtook(others) => Some(others),
                 Subscribed::New | Subscribed::AlreadySubscribed => None,
             };
-            added(resolved, SubscriptionId(id), overtaken);
+            added(resolved, SubscriptionId::new(id), overtaken);
         }
     }
 
@@ -508,7 +464,7 @@ impl SubscriptionIndex {
                 let members = self.groups[group].members;
                 let request_id = self.members.request_id(members, id);
                 let membership = Membership {
-                    id: SubscriptionId(id),
+                    id: SubscriptionId::new(id),
                     group: GroupId(group),
                     request_id: self.request_ids.text(request_id),
                 };
@@ -522,6 +478,41 @@ impl SubscriptionIndex {
     #[must_use]
     pub fn len(&self, list: &SubscriptionList) -> usize {
         self.subscriptions(list).count()
+    }
+
+    /// Takes all subscriptions of the session in `slot` over from another index, in their order; each is the youngest member
+    /// of its group here, and follows the current months. `moved` gets each of them. `list` is of use with this index from
+    /// now on. Linear in the session's own subscriptions.
+    pub fn take_over(
+        &mut self,
+        from: &mut Self,
+        families: &Families,
+        list: &mut SubscriptionList,
+        slot: u32,
+        moved: &mut impl FnMut(Moved<'_>),
+    ) {
+        let mut left = list.take();
+        let mut last = NONE;
+        while !left.is_empty() {
+            let id = left.first();
+            let group = from.groups[from.members.subscriptions[id].group];
+            let was = from.resolved(&group);
+            let request_id = from.members.request_id(group.members, id);
+            let request_id = self
+                .request_ids
+                .intern_text(from.request_ids.text(request_id));
+            let style = group.traits.style();
+            let (new, overtaken) =
+                self.append_member(families, list, last, slot, was, style, request_id);
+            last = new;
+            moved(Moved {
+                id: SubscriptionId::new(new),
+                was,
+                was_behind: was.is_behind && families.follows_the_month(&was),
+                overtaken,
+            });
+            from.unlink(&mut left, NONE, id);
+        }
     }
 
     /// Calls `visit` once for each group that wants the event. The order is that of the families' rows, then of their
