@@ -52,6 +52,7 @@ use crate::now::{Boundary, Now};
 
 use self::ring::Ring;
 pub use cursor::{Cursor, Mark};
+pub use ring::{Kept, Seq};
 
 /// How much is kept, and how far two processes may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +64,6 @@ pub struct HistoryOptions {
     /// `history_overlap_ms`.
     pub overlap: Duration,
 }
-
-/// The number of an event among those that this process took in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seq(pub u64);
 
 /// Why there is no replay from a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,19 +89,6 @@ impl Why {
             Self::Outage => "outage",
         }
     }
-}
-
-/// An event that is kept.
-#[derive(Clone, Debug)]
-pub struct Kept {
-    /// Shared with whoever hands it out.
-    pub event: Arc<Event>,
-    /// The time of its cursor.
-    pub cursor_time: u64,
-    /// When it was taken in, on the loop's clock.
-    pub at: Duration,
-    /// The same in Unix seconds: which months were in force.
-    pub unix: u64,
 }
 
 /// The place behind a cursor.

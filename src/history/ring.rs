@@ -5,11 +5,28 @@
 //! many equal publishes there are, each costs one look-up.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::event::EventId;
+use crate::event::{Event, EventId};
 use crate::room::GiveBackRoom;
 
-use super::{Kept, Seq};
+/// The number of an event among those that this process took in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seq(pub u64);
+
+/// An event that is kept.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Shared with whoever hands it out.
+    pub event: Arc<Event>,
+    /// The time of its cursor.
+    pub cursor_time: u64,
+    /// When it was taken in, on the loop's clock.
+    pub at: Duration,
+    /// The same in Unix seconds: which months were in force.
+    pub unix: u64,
+}
 
 /// Bytes that an event counts for beside its own: its places in the queue and in the table of ids, each of which may be
 /// half empty.

@@ -29,7 +29,7 @@ use support::scripted::{Scripted, Wire, config};
 use support::wire::UPGRADE_REQUEST;
 
 /// Whether the processes keep a history at all.
-pub(super) const HAS_HISTORY: bool = false;
+pub(super) const HAS_HISTORY: bool = true;
 
 /// Longest time without the broker of a process whose queue goes on: its cursors must say nothing of it elsewhere.
 const AWAY_MAX: Duration = Duration::from_millis(500);
@@ -141,8 +141,16 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let (directory, tokens) = token_file();
         let auth = format!("tokens:{}", tokens.display());
-        let args = ["--auth".to_owned(), auth];
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let keep = ["2", "10", "60", "60", "600"][rng.usize(..5)];
+        let bytes = ["3000", "30000", "300000", "16777216", "16777216"][rng.usize(..5)];
+        let args = [
+            ["--auth", &auth],
+            ["--history-seconds", keep],
+            ["--history-bytes", bytes],
+            ["--max-lingering-bindings", ["3", "20", "1000"][rng.usize(..3)]],
+            ["--resume-max-events", ["20", "500", "100000"][rng.usize(..3)]],
+        ];
+        let args: Vec<&str> = args.concat();
         let drops = rng.u32(..4) == 0;
         let config = Config {
             slow_consumer: if drops {
