@@ -347,12 +347,16 @@ impl Process {
     /// What is under way.
     pub(super) fn unrest(&self, clock: Duration) -> String {
         format!(
-            "{} to hand over, {} to bind, {:?}, {} commands, patience {:?}",
+            "{} to hand over, {} to bind, {:?}, {} commands, patience {:?}, {} resume, lingering {:?}, months {:?}, now {:?}",
             self.outgoing.len(),
             self.unconfirmed.len(),
             self.queue,
             self.source.commands.len(),
             self.reactor.patience(self.now(clock)),
+            self.reactor.hub.resumers.len(),
+            self.reactor.hub.subscriptions.lingering_due(),
+            self.reactor.hub.subscriptions.months_due(),
+            self.now(clock),
         )
     }
 
