@@ -1,7 +1,7 @@
 //! A client: its connection, the cursors that it knows, the books of what it is owed, and the judgement of what it reads.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -146,9 +146,9 @@ pub(super) struct Connection {
     marks: VecDeque<(u64, u64)>,
     asked: VecDeque<(String, Asked)>,
     /// What it is subscribed to, as far as it knows.
-    pub(super) live: HashSet<Key>,
+    pub(super) live: BTreeSet<Key>,
     /// The last event of each publisher for each subscription.
-    last: HashMap<(Key, usize), u64>,
+    last: BTreeMap<(Key, usize), u64>,
     replay: Option<Replay>,
     /// Replies that said `resumed: false`, and whose gap notice has not come.
     gaps_due: usize,
@@ -158,6 +158,8 @@ pub(super) struct Connection {
     subscribed_at: u64,
     /// The number of the last event.
     last_event: Option<u64>,
+    /// The cursors that it resumed with.
+    came_with: Vec<Cursor>,
     /// Of the latest frame that had one, since the latest reply.
     last_cursor: Option<Cursor>,
     pub(super) is_over: bool,
@@ -176,13 +178,14 @@ impl Connection {
             judged: 0,
             marks: VecDeque::new(),
             asked: VecDeque::new(),
-            live: HashSet::new(),
-            last: HashMap::new(),
+            live: BTreeSet::new(),
+            last: BTreeMap::new(),
             replay: None,
             gaps_due: 0,
             is_exact: true,
             subscribed_at: 0,
             last_event: None,
+            came_with: Vec::new(),
             last_cursor: None,
             is_over: false,
             is_told_to_go: false,
@@ -225,14 +228,10 @@ impl Connection {
         !self.asked.is_empty() || self.replay.is_some() || self.gaps_due > 0
     }
 
-    /// The cursors of one process only rise.
-    fn check_time(&mut self, cursor: &Cursor) {
-        if let Some(last) = &self.last_cursor
-            && last.mark() == cursor.mark()
-        {
-            assert!(last.time() <= cursor.time(), "{last:?}, then {cursor:?}");
-        }
-        self.last_cursor = Some(cursor.clone());
+    /// Whether this cursor is not before the last, if one process made both.
+    fn rises(&mut self, cursor: &Cursor) -> bool {
+        let last = self.last_cursor.replace(cursor.clone());
+        last.is_none_or(|last| last.mark() != cursor.mark() || last.time() <= cursor.time())
     }
 
     fn forget(&mut self, key: Key) {
@@ -261,7 +260,7 @@ pub(super) struct Client {
     pub(super) token: usize,
     /// It never resumes.
     pub(super) is_plain: bool,
-    pub(super) subs: HashMap<Key, Sub>,
+    pub(super) subs: BTreeMap<Key, Sub>,
     pub(super) connection: Option<Connection>,
     next_request: u64,
     story: VecDeque<String>,
@@ -492,11 +491,15 @@ impl Client {
 
     /// The cursor of a frame is from now on that of all that is live here.
     fn take_cursor(&mut self, connection: &Connection, text: &str, latest: u64) -> Cursor {
-        let cursor = Cursor {
+        // One that came from another process says so still.
+        let mut known = (self.subs.values().filter_map(|sub| sub.cursor.as_ref()))
+            .chain(&connection.came_with);
+        let known = known.find(|known| known.text == text).cloned();
+        let cursor = known.unwrap_or_else(|| Cursor {
             text: text.to_owned(),
             sent_at: latest,
             incarnation: connection.incarnation,
-        };
+        });
         for key in connection.live.iter() {
             let sub = self.subs.get_mut(key).expect("one of its own");
             sub.cursor = Some(cursor.clone());
@@ -577,7 +580,9 @@ impl Client {
                 if cursor.text.split('.').next() != Some(&*published.id) {
                     self.fail(&format!("not the id {}: {frame}", published.id));
                 }
-                connection.check_time(&cursor);
+                if !connection.rises(&cursor) {
+                    self.fail(&format!("back to {cursor:?}"));
+                }
             }
         }
     }
@@ -615,8 +620,7 @@ impl Client {
         if let Some(text) = data["cursor"].as_str() {
             let cursor = self.take_cursor(connection, text, latest);
             // A resume takes the session back.
-            connection.last_cursor = None;
-            connection.check_time(&cursor);
+            connection.last_cursor = Some(cursor);
         }
     }
 
@@ -680,6 +684,7 @@ impl Client {
             self.fail(&format!("neither yes nor no: {data}"));
         }
         let is_same = cursor.incarnation == connection.incarnation;
+        connection.came_with.push(cursor.clone());
         let is_honest = is_own || matches!(resume, Resume::Any(_));
         for key in keys {
             let sub = self.subs.get_mut(key).expect("one of its own");
