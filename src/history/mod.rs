@@ -394,13 +394,21 @@ impl On {
     }
 
     fn evict(&mut self, now: Now) {
-        for _ in 0..EVICTIONS_AT_ONCE_MAX {
+        let HistoryOptions {
+            bytes_max, keep, ..
+        } = self.options;
+        let mut bytes_kept = bytes_max;
+        for count in 0..EVICTIONS_AT_ONCE_MAX {
             let Some(oldest) = self.ring.oldest() else {
                 return;
             };
-            let is_old = now.clock.saturating_sub(oldest.at) > self.options.keep;
-            if !is_old && self.ring.bytes() <= self.options.bytes_max {
+            let is_old = now.clock.saturating_sub(oldest.at) > keep;
+            if !is_old && self.ring.bytes() <= bytes_kept {
                 return;
+            }
+            bytes_kept = bytes_max - bytes_max / 64;
+            if count % FETCHED_AT_ONCE == 0 {
+                self.ring.fetch(FETCHED_AT_ONCE);
             }
             if let Some(dropped) = self.ring.pop() {
                 self.dropped_early += u64::from(!is_old);
@@ -479,6 +487,9 @@ impl On {
         Ok(())
     }
 }
+
+/// Events that are read at once before they are dropped.
+const FETCHED_AT_ONCE: usize = 32;
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
