@@ -594,6 +594,10 @@ pub(crate) const TRACE_COMMENT_INTERVAL: Duration = Duration::from_secs(15);
 /// that share times.
 pub const TIME_AHEAD_MAX: Duration = Duration::from_secs(1);
 
+/// How long no event must have come after a source came back to a queue that outlived its connection, before what waited in
+/// that queue counts as taken in (PROTOCOL 10). Until then the times of cursors stand still.
+pub const BACKLOG_QUIET: Duration = Duration::from_secs(1);
+
 /// Events of the history dropped at once, some 0.1 ms. Until the next turn, or the next event, so many more are kept than
 /// may be.
 pub(crate) const EVICTIONS_AT_ONCE_MAX: usize = 1024;
