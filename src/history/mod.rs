@@ -50,7 +50,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::Event;
-use crate::limits::{BACKLOG_QUIET, EVICTIONS_AT_ONCE_MAX, TIME_AHEAD_MAX};
+use crate::limits::{
+    BACKLOG_QUIET, EVICTIONS_AT_ONCE_MAX, OUTAGE_SETTLES_AFTER, TIME_AHEAD_MAX,
+};
 use crate::now::{Boundary, Now};
 
 use self::ring::Ring;
@@ -167,8 +169,9 @@ struct On {
     outage: Boundary,
     /// The first event behind it.
     whole_from: Seq,
-    /// Events to come that may be from before it.
+    /// Events to come that may be from before it, and when that was told, on the loop's clock.
     tainted: usize,
+    tainted_since: Duration,
     /// Some sessions do not have the newest event yet.
     is_partial: bool,
     dropped_early: u64,
@@ -197,6 +200,7 @@ impl History {
                 outage: Boundary::default(),
                 whole_from: Seq(0),
                 tainted: 0,
+                tainted_since: Duration::ZERO,
                 is_partial: false,
                 dropped_early: 0,
             };
@@ -316,19 +320,6 @@ impl History {
         }
     }
 
-    /// No event waits at this moment. After [`BACKLOG_QUIET`] of that the process is not behind any more. O(1).
-    pub fn note_quiet(&mut self, now: Now) {
-        if let Some(on) = &mut self.on
-            && let Some(behind) = &mut on.behind
-            && behind.is_back
-        {
-            let since = *behind.quiet_since.get_or_insert(now.clock);
-            if now.clock.saturating_sub(since) >= BACKLOG_QUIET {
-                on.behind = None;
-            }
-        }
-    }
-
     /// The event with this number, if it is still kept. O(1).
     #[must_use]
     pub fn get(&self, seq: Seq) -> Option<&Kept> {
@@ -369,7 +360,26 @@ impl History {
         if let Some(on) = &mut self.on {
             on.outage = on.draw(now);
             on.tainted = on.tainted.max(waiting);
+            on.tainted_since = now.clock;
             on.whole_from = Seq(on.ring.next().0 + on.tainted as u64);
+        }
+    }
+
+    /// No event waits. Some time after an outage was told, those to come are then from behind it, however many were said
+    /// to be from before; and after [`BACKLOG_QUIET`] without an event the process is not behind any more. O(1).
+    pub fn nothing_waits(&mut self, now: Now) {
+        let Some(on) = &mut self.on else { return };
+        if on.tainted > 0 && now.clock.saturating_sub(on.tainted_since) >= OUTAGE_SETTLES_AFTER {
+            on.tainted = 0;
+            on.whole_from = on.whole_from.min(on.ring.next());
+        }
+        if let Some(behind) = &mut on.behind
+            && behind.is_back
+        {
+            let since = *behind.quiet_since.get_or_insert(now.clock);
+            if now.clock.saturating_sub(since) >= BACKLOG_QUIET {
+                on.behind = None;
+            }
         }
     }
 
