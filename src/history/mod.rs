@@ -50,9 +50,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::Event;
-use crate::limits::{
-    BACKLOG_QUIET, EVICTIONS_AT_ONCE_MAX, OUTAGE_SETTLES_AFTER, TIME_AHEAD_MAX,
-};
+use crate::limits::{BACKLOG_QUIET, EVICTIONS_AT_ONCE_MAX, OUTAGE_SETTLES_AFTER, TIME_AHEAD_MAX};
 use crate::now::{Boundary, Now};
 
 use self::ring::Ring;
@@ -553,7 +551,9 @@ impl On {
         // That process may have taken the event in long after this one, when it was behind. But one that came here much
         // later is another that was published alike.
         let is_meant = |kept: &&Kept| kept.at <= clock + self.options.overlap + TIME_AHEAD_MAX;
-        let clock = named.filter(is_meant).map_or(clock, |named| named.at.min(clock));
+        let clock = named
+            .filter(is_meant)
+            .map_or(clock, |named| named.at.min(clock));
         let clock = clock.checked_sub(self.options.overlap);
         let clock = clock.ok_or(Why::Expired)?;
         let seq = self.ring.first_not(|kept| kept.at < clock);

@@ -222,7 +222,10 @@ impl Connection {
     pub(super) fn waits_for(&self) -> String {
         let (asked, replay, wire) = (&self.asked, &self.replay, self.wire.borrow());
         let incarnation = self.incarnation;
-        format!("in {incarnation} {:?}: {asked:?} {replay:?} {} {wire:?}", self.id, self.gaps_due)
+        format!(
+            "in {incarnation} {:?}: {asked:?} {replay:?} {} {wire:?}",
+            self.id, self.gaps_due
+        )
     }
 
     /// Whether it waits for an answer, a notice or the end of a replay.
@@ -494,8 +497,8 @@ impl Client {
     /// The cursor of a frame is from now on that of all that is live here.
     fn take_cursor(&mut self, connection: &Connection, text: &str, latest: u64) -> Cursor {
         // One that came from another process says so still.
-        let mut known = (self.subs.values().filter_map(|sub| sub.cursor.as_ref()))
-            .chain(&connection.came_with);
+        let mut known =
+            (self.subs.values().filter_map(|sub| sub.cursor.as_ref())).chain(&connection.came_with);
         let known = known.find(|known| known.text == text).cloned();
         let cursor = known.unwrap_or_else(|| Cursor {
             text: text.to_owned(),
@@ -549,7 +552,10 @@ impl Client {
         }
         tally.events += 1;
         if is_replayed != connection.replay.is_some() {
-            self.fail(&format!("replayed or not: {frame}, {:?}", connection.replay));
+            self.fail(&format!(
+                "replayed or not: {frame}, {:?}",
+                connection.replay
+            ));
         }
         let before = connection.last.insert((key, published.publisher), number);
         if before.is_some_and(|before| before >= number) {
@@ -567,7 +573,9 @@ impl Client {
             tally.replayed += 1;
             tally.doubles += u64::from(is_double);
             if is_exact {
-                self.fail(&format!("a double in the same process: {number} for {key:?}"));
+                self.fail(&format!(
+                    "a double in the same process: {number} for {key:?}"
+                ));
             }
         } else if is_double {
             // This process may have taken it in later than the one that sent it before.
@@ -617,7 +625,10 @@ impl Client {
             Asked::Subscribe(keys, resume) => {
                 self.note(
                     around.clock,
-                    format!("has {keys:?}: {} {} ({latest})", data["cursor"], data["resumed"]),
+                    format!(
+                        "has {keys:?}: {} {} ({latest})",
+                        data["cursor"], data["resumed"]
+                    ),
                 );
                 self.judge_subscribed(connection, &keys, resume, data, latest, tally);
             }
@@ -750,7 +761,10 @@ impl Client {
                 let Some(replay) = connection.replay.take() else {
                     self.fail(&format!("resumed what did not: {frame}"));
                 };
-                if data["events"].as_u64().is_none_or(|events| events > replay.frames) {
+                if data["events"]
+                    .as_u64()
+                    .is_none_or(|events| events > replay.frames)
+                {
                     self.fail(&format!("{replay:?}: {frame}"));
                 }
                 tally.caught_up += 1;

@@ -18,9 +18,7 @@ use tempfile::TempDir;
 
 use super::broker::{Log, Published};
 use super::client::{Around, Client, Connection, Cursor, Resume};
-use super::model::{
-    EXCHANGES, MODULES, PROCESSES, PUBLISHERS, Whose, bindings, database, module,
-};
+use super::model::{EXCHANGES, MODULES, PROCESSES, PUBLISHERS, Whose, bindings, database, module};
 use super::process::{Link, Process};
 use crate::model::{ACCOUNTS, CALLS, EVENTS, Key, REALMS, TOKENS, escaped};
 use crate::rights::Rights;
@@ -145,13 +143,18 @@ impl World {
         let auth = format!("tokens:{}", tokens.display());
         let is_calm = rng.u32(..4) > 0;
         let keep = ["2", "10", "60", "60", "600", "600"][rng.usize(..6)];
-        let bytes = ["0", "3000", "30000", "300000", "16777216", "16777216", "16777216"];
+        let bytes = [
+            "0", "3000", "30000", "300000", "16777216", "16777216", "16777216",
+        ];
         let bytes = bytes[rng.usize(..7)];
         let args = [
             ["--auth", &auth],
             ["--history-seconds", keep],
             ["--history-bytes", bytes],
-            ["--max-lingering-bindings", ["3", "20", "1000"][rng.usize(..3)]],
+            [
+                "--max-lingering-bindings",
+                ["3", "20", "1000"][rng.usize(..3)],
+            ],
             [
                 "--resume-max-events",
                 ["20", "500", "100000", "100000"][rng.usize(..4)],
@@ -237,7 +240,8 @@ impl World {
             }
         }
         let is_plain = self.rng.u32(..8) == 0;
-        self.clients.push(Client::new(number, token, &keys, is_plain));
+        self.clients
+            .push(Client::new(number, token, &keys, is_plain));
     }
 
     fn rights(&self) -> &Rights {
@@ -338,7 +342,10 @@ impl World {
 
     fn turn(&mut self, place: usize) {
         let process = &mut self.processes[place];
-        let connections = self.clients.iter().filter_map(|one| one.connection.as_ref());
+        let connections = self
+            .clients
+            .iter()
+            .filter_map(|one| one.connection.as_ref());
         let mut ready = Vec::new();
         for connection in connections.chain(&self.left) {
             if connection.incarnation != process.incarnation {
@@ -398,7 +405,11 @@ impl World {
             };
             let id = connection.id;
             // The socket was closed, without a word or behind it.
-            let is_gone = self.processes[place].reactor.connections().get(id).is_none();
+            let is_gone = self.processes[place]
+                .reactor
+                .connections()
+                .get(id)
+                .is_none();
             self.read(index, place, frames_max);
             let client = &self.clients[index];
             let connection = client.connection.as_ref().expect("as before");
@@ -458,7 +469,11 @@ impl World {
                 };
             };
             match rng.u32(..100) {
-                0..8 => Resume::Any(pool.get(rng.usize(..pool.len().max(1))).unwrap_or(&last).clone()),
+                0..8 => Resume::Any(
+                    pool.get(rng.usize(..pool.len().max(1)))
+                        .unwrap_or(&last)
+                        .clone(),
+                ),
                 8..10 => Resume::Future(last),
                 10..12 => Resume::Yesterday(last),
                 12..14 => Resume::Garbage(garbage(rng, &last)),
@@ -762,7 +777,10 @@ impl World {
     fn switch_token(&mut self) {
         let index = self.rng.usize(..self.clients.len());
         let client = &mut self.clients[index];
-        let is_waiting = client.connection.as_ref().is_some_and(Connection::is_asking);
+        let is_waiting = client
+            .connection
+            .as_ref()
+            .is_some_and(Connection::is_asking);
         if !is_waiting {
             let token = self.rng.usize(..TOKENS.len());
             let rights = self.rights.last().expect("there always are some");
