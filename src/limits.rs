@@ -609,6 +609,10 @@ pub(crate) const TRACE_COMMENT_INTERVAL: Duration = Duration::from_secs(15);
 /// that share times.
 pub const TIME_AHEAD_MAX: Duration = Duration::from_secs(1);
 
+/// How long no event must have come after a source came back to a queue that outlived its connection, before what waited in
+/// that queue counts as taken in (PROTOCOL 10). Until then the times of cursors stand still.
+pub const BACKLOG_QUIET: Duration = Duration::from_secs(1);
+
 /// Events of the history dropped at once, some 0.1 ms. Until the next turn, or the next event, so many more are kept than
 /// may be.
 pub(crate) const EVICTIONS_AT_ONCE_MAX: usize = 1024;
@@ -622,3 +626,6 @@ pub(crate) const LINGERING_AFTER: Duration = Duration::from_secs(5);
 
 /// Lingering AMQP bindings let go in one turn because their time is over.
 pub(crate) const LINGERING_ENDS_PER_TURN_MAX: usize = 256;
+
+/// Time after an outage was told in which what the source holds has come to the hand-off.
+pub(crate) const OUTAGE_SETTLES_AFTER: Duration = Duration::from_secs(2);

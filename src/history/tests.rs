@@ -141,6 +141,16 @@ fn an_outage_without_an_event_between_is_told_too() {
         assert_eq!(is_good, number >= 2, "{number}");
     }
     assert_eq!(history.whole_from(), Seq(3));
+
+    // Of the many that the source may hold there is none.
+    history.outage(2_000, now(50));
+    history.nothing_waits(now(2_049));
+    let early = history.take_in(&event(20), now(2_049)).expect("on");
+    history.nothing_waits(now(2_050));
+    let late = history.take_in(&event(21), now(2_060)).expect("on");
+    assert_eq!(history.locate(&early, now(2_070)), Err(Why::Outage));
+    assert_eq!(seq(history.locate(&late, now(2_070))), Ok(7));
+    assert_eq!(history.whole_from(), Seq(6));
 }
 
 #[test]
@@ -520,4 +530,63 @@ fn what_an_event_costs() {
         ids / 100_000,
         ring / 100_000
     );
+}
+
+/// Two processes that both take in events 0 to 19, one a second; the first is away from second 5 on, and back at second 25.
+fn one_that_was_away() -> (History, History) {
+    let (mut away, mut there) = (history(1, 0), history(2, 0));
+    for number in 0..20 {
+        let at = 1_000 * number;
+        there.take_in(&event(number), now(at));
+        if number < 5 {
+            away.take_in(&event(number), now(at));
+        }
+    }
+    away.fall_behind(Duration::from_secs(5));
+    (away, there)
+}
+
+#[test]
+fn a_position_of_a_process_whose_source_is_away_lies_where_the_source_went() {
+    let (mut away, there) = one_that_was_away();
+    let position = away.here(now(24_000)).expect("on");
+    let found = seq(there.locate(&position, now(24_000)));
+    assert_eq!(found, Ok(3), "two seconds before the source went");
+    assert_eq!(seq(away.locate(&position, now(24_000))), Ok(5));
+}
+
+#[test]
+fn what_waited_in_a_queue_is_found_where_another_process_took_it_in_long_before() {
+    let (mut away, there) = one_that_was_away();
+    away.come_back(true);
+    away.nothing_waits(now(25_000));
+    let backlog: Vec<Cursor> = (5..20)
+        .filter_map(|number| away.take_in(&event(number), now(25_100)))
+        .collect();
+    for (number, cursor) in (5..20).zip(&backlog) {
+        let found = seq(there.locate(cursor, now(25_200))).expect("it is there");
+        assert!(found <= number + 1, "{found} for the cursor of {number}");
+        assert_eq!(seq(away.locate(cursor, now(25_200))), Ok(number + 1));
+    }
+    // Two seconds of silence, and the clock is told again.
+    away.nothing_waits(now(26_000));
+    away.nothing_waits(now(28_000));
+    let position = away.here(now(28_000)).expect("on");
+    assert_eq!(position.time, START_MS + 28_000);
+}
+
+#[test]
+fn a_binding_that_came_with_the_source_is_not_covered_in_what_waited() {
+    let (mut away, _) = one_that_was_away();
+    let boundary = away.draw_coverage(now(24_900)).expect("on");
+    away.come_back(true);
+    let waited = away.take_in(&event(5), now(25_100)).expect("on");
+    let place = away.locate(&waited, now(25_100)).expect("its own");
+    assert!(!place.is_behind(boundary));
+    for at in [26_000, 28_000] {
+        away.nothing_waits(now(at));
+    }
+    let later = away.here(now(28_000)).expect("on");
+    let place = away.locate(&later, now(28_000)).expect("its own");
+    assert!(place.is_behind(boundary));
 }

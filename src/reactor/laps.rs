@@ -156,6 +156,8 @@ impl<S: Socket> Reactor<S> {
         let from = from.max(self.hub.resumers.earliest(from)?);
         if from >= present {
             lap.step = from..from;
+            // What is left to do here is for the next turn.
+            budget.visits = 0;
             let is_done = !self.fan_out.is_sliced() && self.arrive(present, budget, now);
             return (!is_done).then_some(lap);
         }

@@ -74,12 +74,15 @@ impl Session {
         {
             self.go_back(start, cursor, cx);
         }
+        let is_resuming = self.is_resuming();
         let mut added = Vec::new();
         let list = &mut self.subscriptions;
         cx.hub
             .subscriptions
             .subscribe(list, slot, self.style, &mut waiting, &mut |id| {
-                added.push(id)
+                if is_resuming {
+                    added.push(id)
+                }
             });
         if let Some(resumer) = cx.hub.resumers.get_mut(slot) {
             added.iter().for_each(|id| resumer.begin(*id, start));

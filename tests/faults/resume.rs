@@ -81,11 +81,7 @@ impl Kind {
 }
 
 /// Publishes numbers to one account after another, each once as a call and once as a document.
-fn publish_on(
-    url: String,
-    place: usize,
-    is_over: Arc<AtomicBool>,
-) -> JoinHandle<[Vec<Taken>; 2]> {
+fn publish_on(url: String, place: usize, is_over: Arc<AtomicBool>) -> JoinHandle<[Vec<Taken>; 2]> {
     thread::spawn(move || {
         let publisher = Publisher::connect(&url);
         let mut taken = [const { Vec::new() }; 2];
@@ -124,7 +120,9 @@ impl Line {
     /// `None`: refused, or ended before it began.
     fn connect(address: SocketAddr) -> Option<Self> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_millis(50))).ok()?;
+        stream
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .ok()?;
         stream.set_nodelay(true).ok()?;
         stream.write_all(UPGRADE_REQUEST.as_bytes()).ok()?;
         Some(Self {
@@ -150,7 +148,9 @@ impl Line {
         }
         if !self.is_upgraded {
             let end = self.bytes.windows(4).position(|four| four == b"\r\n\r\n");
-            let Some(end) = end else { return Some(Vec::new()) };
+            let Some(end) = end else {
+                return Some(Vec::new());
+            };
             if !self.bytes.starts_with(b"HTTP/1.1 101") {
                 return None;
             }
@@ -236,7 +236,11 @@ impl Wanderer {
     fn wander(mut self, is_calm: &AtomicBool, arrived: &AtomicU64) -> Self {
         let deadline = Instant::now() + Duration::from_secs(600);
         while !self.books.has_last {
-            assert!(Instant::now() < deadline, "client {} never ends", self.number);
+            assert!(
+                Instant::now() < deadline,
+                "client {} never ends",
+                self.number
+            );
             self.stay(is_calm, arrived);
             thread::park_timeout(Duration::from_millis(self.rng.u64(..300)));
         }
@@ -249,8 +253,13 @@ impl Wanderer {
             return;
         };
         self.books.counts.connections += 1;
-        let past = self.books.cursor.as_ref().map_or(json!(true), |cursor| json!(cursor));
-        let data = json!({"account_id": self.account, "binding": self.kind.binding(), "resume": past});
+        let past = self
+            .books
+            .cursor
+            .as_ref()
+            .map_or(json!(true), |cursor| json!(cursor));
+        let data =
+            json!({"account_id": self.account, "binding": self.kind.binding(), "resume": past});
         let command = json!({"action": "subscribe", "auth_token": "any", "data": data});
         if line.send(&command).is_none() {
             return;
@@ -307,12 +316,17 @@ impl Wanderer {
 
     fn tell_hole(&mut self, before: Option<Instant>, now: Instant) {
         let before = before.or(self.books.first_success).unwrap_or(now);
-        self.books.holes.push((before.checked_sub(SLACK).unwrap_or(before), now));
+        self.books
+            .holes
+            .push((before.checked_sub(SLACK).unwrap_or(before), now));
     }
 
     fn take_notice(&mut self, message: &Value, before: Option<Instant>, now: Instant) {
         let data = &message["data"];
-        match (message["name"].as_str().unwrap_or_default(), data["reason"].as_str()) {
+        match (
+            message["name"].as_str().unwrap_or_default(),
+            data["reason"].as_str(),
+        ) {
             ("resumed" | "going_away", _) => {}
             ("gap", Some("resume")) => self.tell_hole(before, now),
             ("gap", Some("event_source")) => {
@@ -378,7 +392,11 @@ impl Wanderer {
                     self.account,
                     self.kind,
                     begun.elapsed(),
-                    self.books.holes.iter().map(|(from, to)| (from.elapsed(), to.elapsed())).collect::<Vec<_>>(),
+                    self.books
+                        .holes
+                        .iter()
+                        .map(|(from, to)| (from.elapsed(), to.elapsed()))
+                        .collect::<Vec<_>>(),
                 );
                 told += 1;
             }
@@ -394,7 +412,13 @@ fn storm(time: Duration, options: &[&str]) {
     };
     let url = broker.url();
     let args = [
-        &["--reuse-port", "--drain-seconds", "1", "--drain-delay-seconds", "0"][..],
+        &[
+            "--reuse-port",
+            "--drain-seconds",
+            "1",
+            "--drain-delay-seconds",
+            "0",
+        ][..],
         &["--max-connections-per-ip", "0"],
         options,
     ]
@@ -406,7 +430,10 @@ fn storm(time: Duration, options: &[&str]) {
         servers.push(Server::bridge(&url, &more));
     }
     let address = servers[0].address();
-    let (is_calm, arrived) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (is_calm, arrived) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let clients: Vec<JoinHandle<Wanderer>> = (0..CLIENTS)
         .map(|number| {
             let (is_calm, arrived) = (is_calm.clone(), arrived.clone());
@@ -465,7 +492,9 @@ fn storm(time: Duration, options: &[&str]) {
         }
     });
     let all = |kind: usize, account: usize| -> Taken {
-        let of_all = taken.iter().flat_map(|of_kind| of_kind[kind][account].iter());
+        let of_all = taken
+            .iter()
+            .flat_map(|of_kind| of_kind[kind][account].iter());
         of_all.map(|(event, begun)| (*event, *begun)).collect()
     };
     let (mut came, mut told, mut counts) = (0, 0, Counts::default());
@@ -475,7 +504,9 @@ fn storm(time: Duration, options: &[&str]) {
         (came, told) = (came + its_came, told + its_told);
         counts.add(&client.books.counts);
     }
-    println!("{kills} servers ended; {came} events came, {told} in holes that were told; {counts:?}");
+    println!(
+        "{kills} servers ended; {came} events came, {told} in holes that were told; {counts:?}"
+    );
     assert!(came > 10_000 && kills > 3 && counts.connections > 1_000);
 }
 
@@ -488,7 +519,9 @@ fn end(clients: Vec<JoinHandle<Wanderer>>, mut publish: impl FnMut()) -> Vec<Wan
         threads.all(JoinHandle::is_finished).then_some(())
     });
     let joined = clients.into_iter().map(JoinHandle::join);
-    joined.map(|client| client.expect("a good stream")).collect()
+    joined
+        .map(|client| client.expect("a good stream"))
+        .collect()
 }
 
 #[test]

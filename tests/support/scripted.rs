@@ -258,10 +258,7 @@ pub fn under_seeds<T>(seeds: u64, world: impl Fn(u64) -> T) -> Vec<T> {
 }
 
 /// As [`under_seeds`], for these.
-pub fn under_these_seeds<T>(
-    seeds: impl Iterator<Item = u64>,
-    world: impl Fn(u64) -> T,
-) -> Vec<T> {
+pub fn under_these_seeds<T>(seeds: impl Iterator<Item = u64>, world: impl Fn(u64) -> T) -> Vec<T> {
     let seeds = match std::env::var("BLACKHOLE_SEED") {
         Ok(seed) => vec![seed.parse().expect("BLACKHOLE_SEED is a number")],
         Err(_) => seeds.collect(),

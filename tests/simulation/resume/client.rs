@@ -1,7 +1,7 @@
 //! A client: its connection, the cursors that it knows, the books of what it is owed, and the judgement of what it reads.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -92,8 +92,8 @@ enum Asked {
 pub(super) struct Sub {
     /// Events after this number are owed; `None`: it has no claim.
     pub(super) owed_after: Option<u64>,
-    /// Numbers of what came.
-    pub(super) got: HashSet<u64>,
+    /// Numbers of what came, and the incarnation that sent it last.
+    pub(super) got: HashMap<u64, usize>,
     /// Those behind the first number and up to the second may be missing: it was told so.
     pub(super) excused: Vec<(u64, u64)>,
     /// These may be missing.
@@ -101,6 +101,8 @@ pub(super) struct Sub {
     pub(super) cursor: Option<Cursor>,
     /// Something came before the reply to its subscribe, so its cursor says less than it has.
     is_ahead: bool,
+    /// It went back to a cursor before what it has, and is not live again.
+    is_behind: bool,
     /// Refused, because of rights or modules: not asked for again before something changes.
     pub(super) is_refused: bool,
 }
@@ -118,7 +120,7 @@ impl Sub {
     /// Whether this event must have come.
     pub(super) fn is_owed(&self, number: u64) -> bool {
         self.owed_after.is_some_and(|after| number > after)
-            && !self.got.contains(&number)
+            && !self.got.contains_key(&number)
             && !self.spared.contains(&number)
             && !self
                 .excused
@@ -220,7 +222,10 @@ impl Connection {
     pub(super) fn waits_for(&self) -> String {
         let (asked, replay, wire) = (&self.asked, &self.replay, self.wire.borrow());
         let incarnation = self.incarnation;
-        format!("in {incarnation} {:?}: {asked:?} {replay:?} {} {wire:?}", self.id, self.gaps_due)
+        format!(
+            "in {incarnation} {:?}: {asked:?} {replay:?} {} {wire:?}",
+            self.id, self.gaps_due
+        )
     }
 
     /// Whether it waits for an answer, a notice or the end of a replay.
@@ -492,8 +497,8 @@ impl Client {
     /// The cursor of a frame is from now on that of all that is live here.
     fn take_cursor(&mut self, connection: &Connection, text: &str, latest: u64) -> Cursor {
         // One that came from another process says so still.
-        let mut known = (self.subs.values().filter_map(|sub| sub.cursor.as_ref()))
-            .chain(&connection.came_with);
+        let mut known =
+            (self.subs.values().filter_map(|sub| sub.cursor.as_ref())).chain(&connection.came_with);
         let known = known.find(|known| known.text == text).cloned();
         let cursor = known.unwrap_or_else(|| Cursor {
             text: text.to_owned(),
@@ -547,27 +552,35 @@ impl Client {
         }
         tally.events += 1;
         if is_replayed != connection.replay.is_some() {
-            self.fail(&format!("replayed or not: {frame}, {:?}", connection.replay));
+            self.fail(&format!(
+                "replayed or not: {frame}, {:?}",
+                connection.replay
+            ));
         }
         let before = connection.last.insert((key, published.publisher), number);
         if before.is_some_and(|before| before >= number) {
             self.fail(&format!("{number} behind {before:?} for {key:?}"));
         }
         let sub = self.subs.get_mut(&key).expect("one of its own");
-        let is_double = !sub.got.insert(number);
+        let sent_by = sub.got.insert(number, connection.incarnation);
+        let is_double = sent_by.is_some();
+        // What it has of another process is no concern of this one.
+        let is_exact = connection.is_exact && sent_by == Some(connection.incarnation);
         sub.is_ahead |= !connection.live.contains(&key);
         connection.last_event = Some(number);
         if let Some(replay) = &mut connection.replay {
             replay.frames += 1;
             tally.replayed += 1;
             tally.doubles += u64::from(is_double);
-            if is_double && connection.is_exact {
-                self.fail(&format!("a double in the same process: {number} for {key:?}"));
+            if is_exact {
+                self.fail(&format!(
+                    "a double in the same process: {number} for {key:?}"
+                ));
             }
         } else if is_double {
             // This process may have taken it in later than the one that sent it before.
             let is_answered = connection.live.contains(&key);
-            if is_answered && (connection.is_exact || number > connection.subscribed_at) {
+            if is_answered && (is_exact || number > connection.subscribed_at) {
                 self.fail(&format!("a live double: {number} for {key:?}"));
             }
             tally.live_doubles += 1;
@@ -612,7 +625,10 @@ impl Client {
             Asked::Subscribe(keys, resume) => {
                 self.note(
                     around.clock,
-                    format!("has {keys:?}: {} {} ({latest})", data["cursor"], data["resumed"]),
+                    format!(
+                        "has {keys:?}: {} {} ({latest})",
+                        data["cursor"], data["resumed"]
+                    ),
                 );
                 self.judge_subscribed(connection, &keys, resume, data, latest, tally);
             }
@@ -658,7 +674,8 @@ impl Client {
         }
         let resumed = data["resumed"].as_bool();
         connection.subscribed_at = latest;
-        connection.is_exact &= keys.iter().all(|key| !self.subs[key].is_ahead)
+        let is_at_its_cursor = |key: &Key| !self.subs[key].is_ahead && !self.subs[key].is_behind;
+        connection.is_exact &= keys.iter().all(is_at_its_cursor)
             && resumed == Some(true)
             && matches!(&resume, Resume::Own(cursor) if cursor.incarnation == connection.incarnation);
         let (cursor, is_own) = match &resume {
@@ -694,6 +711,10 @@ impl Client {
                 _ => sub.excuse(0, latest),
             }
             sub.owed_after.get_or_insert(latest);
+            sub.is_behind = match resumed {
+                Some(true) => sub.is_behind || !is_own || !is_same,
+                _ => false,
+            };
         }
         if resumed == Some(true) {
             if !is_honest {
@@ -740,10 +761,16 @@ impl Client {
                 let Some(replay) = connection.replay.take() else {
                     self.fail(&format!("resumed what did not: {frame}"));
                 };
-                if data["events"].as_u64().is_none_or(|events| events > replay.frames) {
+                if data["events"]
+                    .as_u64()
+                    .is_none_or(|events| events > replay.frames)
+                {
                     self.fail(&format!("{replay:?}: {frame}"));
                 }
                 tally.caught_up += 1;
+                for key in &connection.live {
+                    self.subs.get_mut(key).expect("one of its own").is_behind = false;
+                }
             }
             ("gap", "resume") => {
                 let why = data["why"].as_str().unwrap_or_default();

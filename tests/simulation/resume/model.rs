@@ -77,5 +77,10 @@ pub(super) fn is_for(key: Key, routing_key: &str, whose: Whose, rights: &Rights)
 pub(super) fn database(account: usize, month: Option<&str>) -> String {
     let id = ACCOUNTS[account];
     let month = month.map_or_else(String::new, |month| format!("-{month}"));
-    format!("account%2F{}%2F{}%2F{}{month}", &id[..2], &id[2..4], &id[4..])
+    format!(
+        "account%2F{}%2F{}%2F{}{month}",
+        &id[..2],
+        &id[2..4],
+        &id[4..]
+    )
 }

@@ -80,8 +80,7 @@ impl Process {
         unix_start_ms: u64,
         rng: &mut Rng,
     ) -> Self {
-        let (source, handoff) =
-            handoff_bounded(LoopWaker::new(|| Ok(())), rng.usize(2..60));
+        let (source, handoff) = handoff_bounded(LoopWaker::new(|| Ok(())), rng.usize(2..60));
         let (asker, requests) = ask_channels(LoopWaker::new(|| Ok(())), 4, 4);
         let epoch = Instant::now();
         let now = Now {
@@ -284,9 +283,7 @@ impl Process {
     /// Whether a lost binding would have taken this.
     pub(super) fn misses(&self, exchange: &str, routing_key: &str) -> bool {
         let mut lost = self.lost.iter();
-        lost.any(|one| {
-            *one.exchange == *exchange && crate::model::routes(&one.key, routing_key)
-        })
+        lost.any(|one| *one.exchange == *exchange && crate::model::routes(&one.key, routing_key))
     }
 
     /// Starts or stops the families of a module.
@@ -326,7 +323,8 @@ impl Process {
         self.obey(rng);
         if self.link == Link::Up && clock >= self.dawdles_until {
             while let Some(number) = self.queue.deliver() {
-                self.outgoing.push_back(FromSource::Event(event(log, number)));
+                self.outgoing
+                    .push_back(FromSource::Event(event(log, number)));
             }
         }
         while let Some(message) = self.outgoing.pop_front() {
