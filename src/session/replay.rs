@@ -25,7 +25,7 @@ use super::Session;
 use super::hub::Context;
 use super::replies::Reply;
 use super::resume;
-use super::resuming::{Answer, ReplayEnd, Resumer};
+use super::resuming::{Answer, Hold, ReplayEnd, Resumer};
 use super::waiting::Waiting;
 
 impl Session {
@@ -65,14 +65,21 @@ impl Session {
             Some(Resume::FromNow) | None => None,
         };
         let live_from = cx.hub.resumers.live_from(&cx.hub.history);
+        let hold = asked.and_then(|(cursor, start)| hold(&cursor, start, cx));
         let (start, is_missing) = match asked {
-            Some((_, Ok(start))) => (start, self.is_resuming() || start < cx.hub.history.next()),
+            Some((_, Ok(start))) => {
+                let is_behind = start < cx.hub.history.next() || hold.is_some();
+                (start, self.is_resuming() || is_behind)
+            }
             Some((_, Err(_))) | None => (live_from, false),
         };
         if let Some((cursor, Ok(_))) = asked
             && is_missing
         {
             self.go_back(start, cursor, cx);
+            if let Some(hold) = hold {
+                cx.hub.resumers.hold(slot, hold);
+            }
         }
         let is_resuming = self.is_resuming();
         let mut added = Vec::new();
@@ -249,4 +256,17 @@ impl Session {
             cx.hub.resumers.leave(cx.id.slot);
         }
     }
+}
+
+/// How long a session that came with this cursor stays among those that resume.
+fn hold(cursor: &Cursor, start: Result<Seq, Why>, cx: &Context<'_>) -> Option<Hold> {
+    let (history, overlap) = (&cx.hub.history, cx.hub.limits.history.overlap);
+    let is_here = |event| history.holds(event);
+    if start.is_err() || history.is_own(cursor) || cursor.id.is_some_and(is_here) {
+        return None;
+    }
+    Some(Hold {
+        event: cursor.id,
+        until: cx.now.clock + overlap,
+    })
 }
