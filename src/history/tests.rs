@@ -141,6 +141,16 @@ fn an_outage_without_an_event_between_is_told_too() {
         assert_eq!(is_good, number >= 2, "{number}");
     }
     assert_eq!(history.whole_from(), Seq(3));
+
+    // Of the many that the source may hold there is none.
+    history.outage(2_000, now(50));
+    history.nothing_waits(now(2_049));
+    let early = history.take_in(&event(20), now(2_049)).expect("on");
+    history.nothing_waits(now(2_050));
+    let late = history.take_in(&event(21), now(2_060)).expect("on");
+    assert_eq!(history.locate(&early, now(2_070)), Err(Why::Outage));
+    assert_eq!(seq(history.locate(&late, now(2_070))), Ok(7));
+    assert_eq!(history.whole_from(), Seq(6));
 }
 
 #[test]
