@@ -371,7 +371,12 @@ impl Connector {
         // From now on, because nobody knows whether it is declared while the answer is under way.
         self.queue = Some(queue.clone());
         topology.declare_queue(&queue, &self.worker.bounds)?;
-        topology.check_new_queue()?;
+        if let Err(lost) = topology.check_new_queue() {
+            // The next one is asked the same, which one that is found again is not. An error: it expires.
+            let _ = topology.delete_queue();
+            self.queue = None;
+            return Err(lost.into());
+        }
         Ok(Return::Anew)
     }
 

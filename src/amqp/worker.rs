@@ -310,10 +310,11 @@ impl Worker {
         behind: &Receiver<()>,
         now: Instant,
     ) -> Result<(), Trouble> {
-        let length = broker.queue_length()?.unwrap_or_default();
-        if length == 0 {
+        let length = broker.queue_length()?;
+        if length == Some(0) {
             self.caught_up = now;
         }
+        let length = length.unwrap_or_default();
         if behind.try_recv().is_ok() && self.is_queue_full(length) {
             self.tell(FromSource::Overflowed {
                 since: schedule.below_at,

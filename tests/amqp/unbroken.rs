@@ -14,7 +14,7 @@ use blackhole::handoff::{FromSource, HANDOFF_EVENTS_MAX, Return};
 
 use crate::{Loop, PATIENCE, options, queue_of, unique};
 use support::broker::Broker;
-use support::mute_broker::MuteBroker;
+use support::mute_broker::{Manner, MuteBroker};
 use support::publisher::Publisher;
 use support::tcp_proxy::{Mode, TcpProxy};
 
@@ -685,10 +685,71 @@ fn a_durable_queue_is_unbroken_over_a_cut_and_told_over_a_restart_that_it_surviv
 
 #[test]
 fn a_broker_that_allows_no_transient_queue_gets_a_durable_one() {
-    let broker = MuteBroker::start_durable_only();
+    let broker = MuteBroker::start_with(Manner::DurableOnly);
     let mut bridge = start(hasty(&[&broker.url()]));
     let binding = bridge.bind("callevt", "key");
     bridge.bound(&binding);
     assert_eq!(bridge.count(|counters| &counters.connect_failures), 1);
     assert_eq!(crate::logged("ours is durable from now on"), 1);
+}
+
+#[test]
+fn a_queue_that_is_found_and_never_let_us_consume_is_given_up_and_told() {
+    let broker = MuteBroker::start_with(Manner::NoConsumers);
+    let mut bridge = start(hasty(&[&broker.url()]));
+    // The first connection and four more, each of which finds it.
+    for _ in 1..5 {
+        assert_eq!(returned(&mut bridge), Return::Unbroken);
+    }
+    assert_eq!(returned(&mut bridge), Return::Anew);
+}
+
+/// A broker that sends the second list after a cut behind the first: what is handed on of the second, and whether a loss
+/// is told.
+fn after_a_cut(
+    first: &[(&'static str, bool)],
+    second: &[(&'static str, bool)],
+    handed_on: &[&str],
+    is_told: bool,
+) {
+    let broker = MuteBroker::start_with(Manner::Delivers(vec![first.to_vec(), second.to_vec()]));
+    let proxy = TcpProxy::start(broker.address());
+    let mut bridge = start(hasty(&[&proxy.amqp_url()]));
+    for (body, _) in first {
+        assert_eq!(bridge.event("k"), *body);
+    }
+    bridge.until("the first ack", |counters| &counters.acks, |acks| acks == 1);
+    proxy.cut();
+    assert_eq!(
+        returned(&mut bridge),
+        Return::Unbroken,
+        "so far it looks well"
+    );
+    let (mut got, mut told) = (Vec::new(), 0);
+    bridge.wait("the last", |message| {
+        match message {
+            FromSource::Event(event) => got.push(event.body.to_string()),
+            FromSource::Overflowed { .. } => told += 1,
+            _ => {}
+        }
+        (got.len() == handed_on.len() && told == usize::from(is_told)).then_some(())
+    });
+    assert_eq!(got, handed_on, "{second:?}");
+}
+
+#[test]
+fn what_a_broker_sends_again_amiss_is_handed_on_and_told() {
+    const A: &str = r#"{"n":1}"#;
+    const B: &str = r#"{"n":2}"#;
+    const C: &str = r#"{"n":3}"#;
+    let first = [(A, false), (B, false)];
+    // As it should.
+    after_a_cut(&first, &[(A, true), (B, true), (C, false)], &[C], false);
+    after_a_cut(&first, &[(B, true), (C, true)], &[C], false);
+    // Without its flag; something else with the flag; nothing of what it must; in another order.
+    after_a_cut(&first, &[(A, true), (B, false), (C, false)], &[B, C], true);
+    after_a_cut(&first, &[(C, true), (A, true)], &[C, A], true);
+    after_a_cut(&first, &[(C, false)], &[C], true);
+    after_a_cut(&first, &[(B, true), (A, true)], &[A], false);
+    after_a_cut(&first, &[(A, true), (C, true)], &[C], true);
 }

@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::scene::Scene;
 use support::broker::Broker;
 use support::client::{ANY_TOKEN, Client};
 use support::events::{ACCOUNT, large_call_event};
-use support::server::{BROKER_PATIENCE, Fed, wait_within};
+use support::publisher::Publisher;
+use support::server::{BROKER_PATIENCE, Fed, Server, wait_within};
 use support::tcp_proxy::{Mode, TcpProxy};
 
 /// Longer than a silent broker is waited for.
@@ -84,6 +87,41 @@ fn a_broker_whose_bytes_trickle_is_kept_and_loses_nothing_until_it_is_cut() {
     proxy.set(Mode::Pass);
     scene.until_back(0);
     scene.close("trickling, then cut", 0);
+}
+
+#[test]
+fn an_exchange_deleted_while_the_network_is_cut_is_told_to_its_sessions_from_the_cut_on_and_to_no_others()
+ {
+    let Some(broker) = Broker::own() else {
+        return;
+    };
+    let proxy = TcpProxy::to_port(broker.port());
+    let server = Server::bridge(&proxy.amqp_url(), &[]);
+    let (mut fax, mut call) = (server.client(), server.client());
+    fax.must_subscribe("any", ACCOUNT, "fax.status.one");
+    call.must_subscribe("any", ACCOUNT, "call.*.*");
+    proxy.set(Mode::Refuse);
+    proxy.cut();
+    let cut = Instant::now();
+    server.until_not_ready();
+    Publisher::connect(&broker.url()).delete("faxes");
+    wait_within(BROKER_PATIENCE, "3 s", || {
+        (cut.elapsed() >= Duration::from_secs(3)).then_some(())
+    });
+    proxy.set(Mode::Pass);
+    let notice = fax.notice();
+    assert_eq!(notice["data"]["reason"], "event_source", "{notice}");
+    assert!(
+        notice["data"]["seconds"].as_f64().unwrap() >= 2.9,
+        "{notice}"
+    );
+    let publisher = Publisher::connect(&broker.url());
+    let body = json!({"Event-Name": "fax_status", "Account-ID": ACCOUNT, "Number": 1});
+    let key = format!("fax.status.{ACCOUNT}.one");
+    publisher.publish("faxes", &key, body.to_string().as_bytes());
+    assert_eq!(fax.event()["args"]["Number"], 1);
+    call.assert_nothing_came("any");
+    assert_eq!(server.metric("amqp_queues_unbroken_total"), 1);
 }
 
 /// A client behind a proxy and one beside it, both subscribed.
