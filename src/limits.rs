@@ -367,8 +367,8 @@ pub(crate) const SUB_HAD_MAX: usize = 100_000;
 pub(crate) const SUB_DOUBLE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long `blackhole sub` reads two sessions side by side, when the second could not resume where the first stands: far
-/// longer than one process is behind another.
-pub(crate) const SUB_OVERLAP: Duration = Duration::from_secs(3);
+/// longer than one process is behind another, and shorter than what is usually left of `going_away_ms`.
+pub(crate) const SUB_OVERLAP: Duration = Duration::from_secs(1);
 
 /// Frames that `blackhole sub` reads, and leaves out, of a session that it has moved away from, until its close comes.
 pub(crate) const SUB_LEFT_BEHIND_MAX: usize = 1000;

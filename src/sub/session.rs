@@ -387,7 +387,7 @@ impl Session {
         let twice = self.position.end_both();
         if is_lost {
             self.lost_at = Some(first.heard_at);
-            return Ok(self.tell_gap(connection.heard_at)?);
+            return Ok(self.tell_gap(connection.heard_at, false)?);
         }
         take_leave(*first);
         let told = format!("moved: {twice} events came on both sessions and were told once");
@@ -631,15 +631,16 @@ impl Session {
         if let Moving::Away(_) = connection.moving {
             return self.begin_both(connection);
         }
-        self.tell_gap(connection.heard_at)
+        self.tell_gap(connection.heard_at, resumed.is_some())
     }
 
-    /// Tells that events may be missing from the time of the loss until `to`, unless nothing was lost.
-    fn tell_gap(&self, to: SystemTime) -> Result<(), Over> {
+    /// Tells that events may be missing from the time of the loss until `to`, unless nothing was lost. `has_notice`: the
+    /// server tells so, too.
+    fn tell_gap(&self, to: SystemTime, has_notice: bool) -> Result<(), Over> {
         let Some(from) = self.lost_at else {
             return Ok(());
         };
-        if self.plan.form == Form::Json {
+        if self.plan.form == Form::Json && !has_notice {
             let notice = lines::gap_notice(from, to);
             let line = lines::as_json(self.reporter.label.as_deref(), &notice);
             self.reporter.send(Report::Notice(line))?;

@@ -14,6 +14,8 @@ use support::looker::Looker;
 use support::server::{Fed, Server, run_to_end};
 use support::wire::UPGRADE_REQUEST;
 
+use crate::sub::Sub;
+
 const BINDING: &str = "call.CHANNEL_CREATE.*";
 
 fn subscribed(address: SocketAddr) -> Client {
@@ -89,6 +91,87 @@ fn a_handshake_that_is_finished_behind_the_telling_is_told_at_once() {
     assert!(within_ms(&late.json()) <= 50_000);
     early.assert_nothing_came(ANY_TOKEN);
     assert_eq!(server.metric("going_away_notices_total"), 2);
+}
+
+/// A session with this binding at `server`, whose port another process shares.
+fn subscribed_at(server: &Server, binding: &str) -> Client {
+    loop {
+        let before = server.metric("sessions_opened_total");
+        let mut client = Client::connect(server.address());
+        if server.metric("sessions_opened_total") > before {
+            client.must_subscribe(ANY_TOKEN, ACCOUNT, binding);
+            return client;
+        }
+        client.close();
+    }
+}
+
+/// `blackhole sub` moves from one real process to another on the same port, in the midst of events, and says `expected`. On
+/// the other process there is a session with `binding` already.
+fn sub_moves(binding: &str, expected: &str) {
+    const LAST: &str = "last";
+    let end = [
+        "--reuse-port",
+        "--drain-seconds",
+        "600",
+        "--going-away-ms",
+        "4000",
+        "--history-overlap-ms",
+        "50",
+    ];
+    let mut old = Fed::insecure(&end);
+    let address = old.server.address();
+    let mut sub = Sub::at(address, &["--keys", BINDING]);
+    sub.hears("subscribed");
+    let stays = subscribed(address);
+    let port = address.port().to_string();
+    let mut new = Fed::insecure(&[&end[..], &["--port", &port]].concat());
+    let other = subscribed_at(&new.server, binding);
+    let publish = |feds: &mut [&mut Fed], call: &str| {
+        for fed in feds {
+            let key = format!("call.CHANNEL_CREATE.{call}");
+            fed.publish("callevt", &key, &call_event(ACCOUNT, "CHANNEL_CREATE", 1));
+        }
+    };
+    let call = |key: String| key.rsplit('.').next().unwrap_or_default().to_owned();
+    let mut published: usize = 0;
+    let mut came = Vec::new();
+    // So that the cursor is of a time when the new process was there.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(500) {
+        publish(&mut [&mut old, &mut new], &published.to_string());
+        published += 1;
+        came.push(call(sub.event()));
+    }
+    old.server.signal(Signal::TERM);
+    // Two sessions until the client has left.
+    while old.server.metric("sessions") > 1 {
+        publish(&mut [&mut old, &mut new], &published.to_string());
+        published += 1;
+    }
+    publish(&mut [&mut new], LAST);
+    let more = std::iter::repeat_with(|| call(sub.event()));
+    came.extend(more.take_while(|call| call != LAST));
+    came.sort();
+    let mut all: Vec<String> = (0..published).map(|number| number.to_string()).collect();
+    all.sort();
+    assert!(came == all, "{published} published, {} came", came.len());
+    sub.hears(expected);
+    let is_gap = |line: &String| line.contains("missing");
+    assert!(!sub.log().iter().any(is_gap), "{:?}", sub.log());
+    stays.close();
+    assert_eq!(old.server.wait().code(), Some(0));
+    drop(other);
+}
+
+#[test]
+fn blackhole_sub_moves_to_a_process_that_knows_what_it_missed() {
+    sub_moves(BINDING, "resumed: ");
+}
+
+#[test]
+fn blackhole_sub_moves_to_a_process_that_knows_nothing_and_misses_nothing() {
+    sub_moves("call.PARK_PARKED.*", "moved: ");
 }
 
 /// The number of an event.

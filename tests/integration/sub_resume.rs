@@ -232,7 +232,7 @@ fn where_the_second_cannot_resume_both_are_read_for_a_while_and_nothing_is_missi
     first.event("two", &cursor(2, 1002, "aaaaaa"), false);
     second.subscribed(&json!({"cursor": "0.1003.bbbbbb", "resumed": false}));
     second.notice("gap", &json!({"reason": "resume", "why": "unknown"}));
-    sub.hears("both sessions are read for 3.0 s");
+    sub.hears("both sessions are read for 1.0 s");
     for served in [&mut second, &mut first] {
         for (key, id) in [("three", 3), ("equal", 4), ("equal", 4)] {
             served.event(key, &cursor(id, 1004, "aaaaaa"), false);
@@ -270,7 +270,7 @@ fn a_first_session_that_is_lost_while_both_are_read_is_a_gap() {
     let mut second = Served::accept(&listener);
     second.subscribed(&json!({"cursor": "0.1003.bbbbbb", "resumed": false}));
     second.notice("gap", &json!({"reason": "resume", "why": "unknown"}));
-    sub.hears("both sessions are read for 3.0 s");
+    sub.hears("both sessions are read for 1.0 s");
     drop(first);
     sub.hears("may be missing");
     let told: Value = serde_json::from_str(&sub.event()).unwrap();
