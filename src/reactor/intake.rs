@@ -10,6 +10,7 @@ use crossbeam_channel::TryRecvError;
 use super::Reactor;
 use super::socket::Socket;
 use crate::handoff::{FromSource, Return};
+use crate::history::Why;
 use crate::limits;
 use crate::protocol::reply;
 use crate::routing::amqp_binding::Asked;
@@ -140,6 +141,7 @@ impl<S: Socket> Reactor<S> {
                 // What the source holds came before what the broker has dropped.
                 let held = self.hub.limits.deliveries_held_max;
                 self.hub.history.outage(self.handoff.waiting() + held, now);
+                self.hub.resumers.fail_all(Why::Outage);
                 let away = now.clock.saturating_sub(self.clock_of(since));
                 self.announce(away, everybody, now);
             }
@@ -152,8 +154,10 @@ impl<S: Socket> Reactor<S> {
 
     fn on_up(&mut self, what: Return, now: Now) {
         let away_since = self.hub.readiness.on_source_up();
+        self.hub.history.come_back(what == Return::Unbroken);
         if what == Return::Anew {
             self.hub.history.outage(self.handoff.waiting(), now);
+            self.hub.resumers.fail_all(Why::Outage);
         }
         if let (Return::Anew, Some(since)) = (what, away_since) {
             self.announce(now.clock.saturating_sub(since), everybody, now);
@@ -165,6 +169,7 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn on_down(&mut self, since: Duration) {
+        self.hub.history.fall_behind(since);
         self.hub.subscriptions.on_down();
         if self.hub.readiness.on_source_down(since) {
             self.hub.metrics.source_outages_total += 1;
@@ -183,7 +188,7 @@ impl<S: Socket> Reactor<S> {
     fn on_bound(&mut self, bindings: Vec<Asked>, now: Now) {
         let mut lost_since = now.clock;
         let mut healed = HashSet::new();
-        let boundary = self.hub.history.draw(now);
+        let boundary = self.hub.history.draw_coverage(now);
         for bound in bindings {
             let Some(in_force) = self.hub.subscriptions.on_bound(&bound, boundary, now) else {
                 continue;

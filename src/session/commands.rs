@@ -14,14 +14,13 @@ use std::time::Duration;
 
 use crate::account::{AccountId, Scope};
 use crate::auth::{Identity, Verdict};
-use crate::history::Why;
 use crate::limits::HELD_TOTAL_BYTES_MAX;
 use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::command::{
-    self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Resume, Unsubscribe,
+    self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Unsubscribe,
 };
 use crate::protocol::frame::Frame;
-use crate::protocol::reply::{self, EndReason, Resumption};
+use crate::protocol::reply::{self, EndReason};
 use crate::routing::families::Families;
 use crate::routing::waiters::Waiter;
 
@@ -30,8 +29,7 @@ use super::binding_quota;
 use super::clock::Now;
 use super::errors::{CommandErrors, SourceTrouble};
 use super::hub::{Context, Hub};
-use super::replies::{Reply, Told};
-use super::resume;
+use super::replies::Reply;
 use super::rights::authorised;
 use super::waiting::{Progress, Waiting, Wanted};
 
@@ -172,14 +170,14 @@ impl Session {
         }
     }
 
-    pub(super) fn send(&mut self, reply: Reply, cx: &mut Context<'_>) {
-        let here = match &reply {
-            Reply::Subscribed { told: Some(_), .. } => cx.hub.history.here(cx.now),
-            Reply::Subscribed { told: None, .. } | Reply::Unsubscribed { .. } | Reply::Frame(_) => {
-                None
-            }
+    pub(super) fn send(&mut self, mut reply: Reply, cx: &mut Context<'_>) {
+        let then = match &mut reply {
+            Reply::Subscribed { answer, .. } => answer.as_mut().and_then(|answer| {
+                self.bring_up_to_date(answer, cx);
+                answer.then
+            }),
+            Reply::Unsubscribed { .. } | Reply::Frame(_) => None,
         };
-        let mut refused = None;
         let frame = {
             let Hub {
                 builder,
@@ -191,21 +189,9 @@ impl Session {
                 .subscriptions(&self.subscriptions)
                 .map(|one| one.binding());
             match reply {
-                Reply::Subscribed { id, told } => {
-                    let resumption = told.map(|told| {
-                        let resumed = match *told {
-                            Told::Now => None,
-                            Told::Refused(why) => {
-                                refused = Some(why);
-                                Some(false)
-                            }
-                        };
-                        Resumption {
-                            cursor: here,
-                            resumed,
-                        }
-                    });
-                    reply::subscribed(builder, &id, subscribed, resumption.as_ref())
+                Reply::Subscribed { id, answer } => {
+                    let resumption = answer.as_ref().map(|answer| &answer.resumption);
+                    reply::subscribed(builder, &id, subscribed, resumption)
                 }
                 Reply::Unsubscribed { id, removed } => {
                     let removed = removed.iter().map(AsRef::as_ref);
@@ -215,8 +201,8 @@ impl Session {
             }
         };
         self.push(frame, cx);
-        if let Some(why) = refused {
-            self.announce_no_replay(why, cx);
+        if let Some(end) = then {
+            self.tell_replay_end(end, cx);
         }
     }
 
@@ -269,8 +255,8 @@ impl Session {
         self.keep_label(&label, identity.account_id(), cx.hub);
         match action {
             Action::Ping => {
-                let here = cx.hub.history.here(cx.now);
-                let frame = reply::pong(&mut cx.hub.builder, reply_id, here);
+                let place = self.place(cx);
+                let frame = reply::pong(&mut cx.hub.builder, reply_id, place);
                 Ok(Outcome::Pong(frame))
             }
             Action::Unsubscribe(what) => Ok(Outcome::Reply(Reply::Unsubscribed {
@@ -572,20 +558,6 @@ impl Session {
         quota.check(live, (leases, waiting), new, wanted.account, subscriptions)
     }
 
-    /// Makes the subscriptions, gives the leases back, and returns the reply.
-    pub(super) fn finish_subscribe(&mut self, mut waiting: Waiting, cx: &mut Context<'_>) -> Reply {
-        let judge = |resume| Box::new(resume::judge(resume, &waiting, cx.hub, cx.now));
-        let told = waiting.resume.map(judge);
-        let list = &mut self.subscriptions;
-        cx.hub
-            .subscriptions
-            .subscribe(list, cx.id.slot, self.style, &mut waiting);
-        Reply::Subscribed {
-            id: waiting.reply_id,
-            told,
-        }
-    }
-
     /// Ends subscriptions, and those that are waited for, and returns their client bindings. Linear in what the session has,
     /// waits for and names.
     fn unsubscribe(&mut self, what: &Unsubscribe<'_>, cx: &mut Context<'_>) -> Vec<Box<str>> {
@@ -669,13 +641,10 @@ impl Session {
                     .subscriptions
                     .release_leases(&mut waiting, Waiter::new(cx.id.slot, number));
                 cx.count_command(CommandAction::Subscribe, CommandResult::Ok, waiting.due);
-                let told = |resume| match resume {
-                    Resume::FromNow => Box::new(Told::Now),
-                    Resume::After(_) => Box::new(Told::Refused(Why::Unknown)),
-                };
+                let answer = self.answer_withdrawn(waiting.resume, cx);
                 let reply = Reply::Subscribed {
                     id: waiting.reply_id,
-                    told: waiting.resume.map(told),
+                    answer,
                 };
                 self.settle(number, reply, cx.hub);
             } else {

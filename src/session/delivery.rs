@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 use std::slice;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::history::Why;
 use crate::protocol::frame::{Frame, FrameBuilder};
 use crate::protocol::reply;
 use crate::protocol::tail::Tail;
@@ -211,13 +211,15 @@ impl Session {
         }
     }
 
-    /// Tells a session that asked for what came after a cursor that it does not get it.
-    pub(super) fn announce_no_replay(&mut self, why: Why, cx: &mut Context<'_>) {
-        if cx.hub.limits.gap_notices && self.is_open() {
-            cx.hub.metrics.gap_notices_total += 1;
-            let notice = reply::gap_resume(&mut cx.hub.builder, why);
-            self.push(notice, cx);
+    /// Tells an open session that the process is going away, and how long it is to the first close (PROTOCOL 10). `notice`:
+    /// [`reply::going_away`] of the same time, which all that are told in one turn share.
+    pub fn tell_going_away(&mut self, notice: Frame, within: Duration, cx: &mut Context<'_>) {
+        if cx.hub.trace.is_on() {
+            let who = self.who(cx.id, cx.hub);
+            cx.hub.trace.going_away(&who, within, cx.now);
         }
+        cx.hub.metrics.going_away_notices_total += 1;
+        self.push(notice, cx);
     }
 
     /// Goes on after a flush that emptied the outbox.

@@ -9,9 +9,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::resuming::Answer;
 use super::suspended::Suspended;
 use super::waiting::Waiting;
-use crate::history::Why;
 use crate::limits::{HELD_BYTES_MAX, HELD_REPLIES_MAX};
 use crate::metrics::commands::CommandAction;
 use crate::protocol::frame::Frame;
@@ -25,22 +25,14 @@ pub struct HeldTotals {
     pub bytes: usize,
 }
 
-/// What the reply to a subscribe with `data.resume` tells.
-#[derive(Debug)]
-pub(super) enum Told {
-    /// The cursor of now.
-    Now,
-    /// The cursor of now, and that there is no replay, and why.
-    Refused(Why),
-}
-
 /// A known reply. It tells what the session is subscribed to at the moment when it is sent.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// To a subscribe; with what is to be told of its `data.resume`, if it had one.
+    /// To a subscribe.
     Subscribed {
         id: Box<str>,
-        told: Option<Box<Told>>,
+        /// What it says of `data.resume`.
+        answer: Option<Box<Answer>>,
     },
     /// To an unsubscribe, with what it removed.
     Unsubscribed {
@@ -54,8 +46,8 @@ pub(super) enum Reply {
 impl Reply {
     fn bytes(&self) -> usize {
         match self {
-            Self::Subscribed { id, told } => {
-                id.len() + told.as_ref().map_or(0, |_| size_of::<Told>())
+            Self::Subscribed { id, answer } => {
+                id.len() + answer.as_ref().map_or(0, |_| size_of::<Answer>())
             }
             Self::Unsubscribed { id, removed } => {
                 let texts = removed

@@ -7,25 +7,11 @@
 use std::time::Duration;
 
 use crate::history::{Cursor, Seq, Why};
-use crate::protocol::command::Resume;
 use crate::routing::month::ActiveMonths;
 
 use super::clock::Now;
 use super::hub::Hub;
-use super::replies::Told;
 use super::waiting::Waiting;
-
-/// What is to be told of `resume` now that `waiting` succeeds.
-pub(super) fn judge(resume: Resume, waiting: &Waiting, hub: &Hub, now: Now) -> Told {
-    match resume {
-        Resume::FromNow => Told::Now,
-        Resume::After(cursor) => match start(&cursor, waiting, hub, now) {
-            // The events are there, and nobody sends them yet.
-            Ok(_) => Told::Refused(Why::Unknown),
-            Err(why) => Told::Refused(why),
-        },
-    }
-}
 
 /// The first event to send again. Linear in the leases.
 pub(super) fn start(cursor: &Cursor, waiting: &Waiting, hub: &Hub, now: Now) -> Result<Seq, Why> {

@@ -30,6 +30,7 @@ mod crossbar;
 mod ctl;
 mod drain;
 mod events;
+mod going_away;
 mod handover;
 mod handshake;
 #[cfg(target_env = "gnu")]
@@ -47,6 +48,7 @@ mod neighbours;
 mod pages;
 mod process;
 mod proxy;
+mod resume;
 mod rights;
 mod ring;
 mod routing;
