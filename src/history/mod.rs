@@ -170,7 +170,9 @@ struct On {
     /// Events to come that may be from before it, and when that was told, on the loop's clock.
     tainted: usize,
     tainted_since: Duration,
-    /// Some sessions do not have the newest event yet.
+    /// The time of the newest event.
+    newest: u64,
+    /// Some sessions do not have that event yet.
     is_partial: bool,
     dropped_early: u64,
 }
@@ -199,6 +201,7 @@ impl History {
                 whole_from: Seq(0),
                 tainted: 0,
                 tainted_since: Duration::ZERO,
+                newest: 0,
                 is_partial: false,
                 dropped_early: 0,
             };
@@ -223,8 +226,10 @@ impl History {
             behind.quiet_since = None;
         }
         let time = on.give(now);
+        on.newest = time;
         on.ring.push(Kept {
             event: event.clone(),
+            id: event.id,
             cursor_time: time,
             at: now.clock,
             unix: now.unix(),
@@ -470,8 +475,8 @@ impl On {
 
     fn here(&mut self, now: Now) -> u64 {
         if self.is_partial {
-            let newest = self.ring.newest();
-            return newest.map_or(self.last, |newest| newest.cursor_time) - 1;
+            // It may have been dropped already, for its size.
+            return self.newest.saturating_sub(1);
         }
         self.is_drawn = false;
         let time = self.stamp(now);
@@ -499,21 +504,13 @@ impl On {
     }
 
     fn evict(&mut self, now: Now) {
-        let HistoryOptions {
-            bytes_max, keep, ..
-        } = self.options;
-        let mut bytes_kept = bytes_max;
-        for count in 0..EVICTIONS_AT_ONCE_MAX {
+        for _ in 0..EVICTIONS_AT_ONCE_MAX {
             let Some(oldest) = self.ring.oldest() else {
                 return;
             };
-            let is_old = now.clock.saturating_sub(oldest.at) > keep;
-            if !is_old && self.ring.bytes() <= bytes_kept {
+            let is_old = now.clock.saturating_sub(oldest.at) > self.options.keep;
+            if !is_old && self.ring.bytes() <= self.options.bytes_max {
                 return;
-            }
-            bytes_kept = bytes_max - bytes_max / 64;
-            if count % FETCHED_AT_ONCE == 0 {
-                self.ring.fetch(FETCHED_AT_ONCE);
             }
             if let Some(dropped) = self.ring.pop() {
                 self.dropped_early += u64::from(!is_old);
@@ -588,9 +585,6 @@ impl On {
         Ok(())
     }
 }
-
-/// Events that are read at once before they are dropped.
-const FETCHED_AT_ONCE: usize = 32;
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

@@ -1,8 +1,8 @@
-//! The events that are kept: a queue of them by number, and the number of each id.
+//! The events that are kept: a queue of them by number, and the numbers of ids.
 //!
 //! Invariants: numbers have no holes; times and clocks never fall from one event to the next; `bytes` is the sum over
-//! the events. An id names the earliest event that has it since the last one with that id was dropped, so that however
-//! many equal publishes there are, each costs one look-up.
+//! the events. An id names the earliest event that has it since the last one so named was dropped, so that however many
+//! equal publishes there are, each costs one look-up.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
@@ -24,6 +24,8 @@ pub struct Seq(pub u64);
 pub struct Kept {
     /// Shared with whoever hands it out.
     pub event: Arc<Event>,
+    /// Its id, for whoever looks through many.
+    pub id: EventId,
     /// The time of its cursor.
     pub cursor_time: u64,
     /// When it was taken in, on the loop's clock.
@@ -34,12 +36,13 @@ pub struct Kept {
 
 /// Bytes that an event counts for beside its own: its places in the queue and in the table of ids, each of which may be
 /// half empty.
-const PLACES_BYTES: usize = 2 * (size_of::<Kept>() + size_of::<(EventId, u64)>());
+const PLACES_BYTES: usize = 2 * (size_of::<Kept>() + size_of::<u32>() + 1);
 
 #[derive(Debug)]
 pub(super) struct Ring {
     kept: VecDeque<Kept>,
-    by_id: HashTable<(EventId, u64)>,
+    /// The lower 32 bits of numbers, by the ids of their events: small, because what costs is the memory that is touched.
+    by_id: HashTable<u32>,
     /// Keeps who chooses what is published from choosing places in that table.
     seed: u64,
     /// The number of the first event.
@@ -63,49 +66,37 @@ impl Ring {
     /// Appends an event. O(1), amortised.
     pub(super) fn push(&mut self, kept: Kept) {
         self.bytes += bytes_of(&kept);
-        let Seq(number) = self.next();
-        let (id, seed) = (kept.event.id, self.seed);
-        self.by_id
-            .entry(
-                place_of(id, seed),
-                |(of, _)| *of == id,
-                |(of, _)| place_of(*of, seed),
-            )
-            .or_insert((id, number));
+        let (id, Seq(number)) = (kept.id, self.next());
         self.kept.push_back(kept);
+        let (first, seed) = (low(self.first), self.seed);
+        let id_at = |number: &u32| id_of(&self.kept, number.wrapping_sub(first));
+        let is_it = |number: &u32| id_at(number) == Some(id);
+        self.by_id
+            .entry(place_of(Some(id), seed), is_it, |number| {
+                place_of(id_at(number), seed)
+            })
+            .or_insert(low(number));
     }
 
     /// Drops the first event. O(1), amortised.
     pub(super) fn pop(&mut self) -> Option<Kept> {
-        let kept = self.kept.pop_front()?;
-        self.bytes -= bytes_of(&kept);
-        let (named, seed) = ((kept.event.id, self.first), self.seed);
+        let (id, first, seed) = (self.kept.front()?.id, low(self.first), self.seed);
         if let Ok(entry) = self
             .by_id
-            .find_entry(place_of(named.0, seed), |one| *one == named)
+            .find_entry(place_of(Some(id), seed), |number| *number == first)
         {
             entry.remove();
             if let Some(room) = room_wanted(self.by_id.len(), self.by_id.capacity()) {
-                self.by_id.shrink_to(room, |(of, _)| place_of(*of, seed));
+                let id_at = |number: &u32| id_of(&self.kept, number.wrapping_sub(first));
+                self.by_id
+                    .shrink_to(room, |number| place_of(id_at(number), seed));
             }
         }
-        self.kept.give_back_room();
+        let kept = self.kept.pop_front()?;
+        self.bytes -= bytes_of(&kept);
         self.first += 1;
+        self.kept.give_back_room();
         Some(kept)
-    }
-
-    /// Reads the first `count` events, which are about to be dropped and have not been read for long: all at once, so that
-    /// the processor fetches them side by side, which makes an event a quarter cheaper.
-    pub(super) fn fetch(&self, count: usize) {
-        let read = |kept: &Kept| {
-            let (body, key) = (
-                kept.event.body.as_bytes(),
-                kept.event.routing_key.as_bytes(),
-            );
-            body.first().copied().unwrap_or_default() ^ key.first().copied().unwrap_or_default()
-        };
-        let all = self.kept.iter().take(count).map(read);
-        std::hint::black_box(all.fold(0, |one, other| one ^ other));
     }
 
     pub(super) fn get(&self, seq: Seq) -> Option<&Kept> {
@@ -115,10 +106,6 @@ impl Ring {
 
     pub(super) fn oldest(&self) -> Option<&Kept> {
         self.kept.front()
-    }
-
-    pub(super) fn newest(&self) -> Option<&Kept> {
-        self.kept.back()
     }
 
     pub(super) fn first(&self) -> Seq {
@@ -134,11 +121,13 @@ impl Ring {
         Seq(self.first + self.kept.partition_point(is_before) as u64)
     }
 
-    /// An event with this id; none that has become the first since. O(1).
+    /// The earliest event with this id; none, if only that has been dropped. O(1).
     pub(super) fn find(&self, id: EventId) -> Option<&Kept> {
-        let place = place_of(id, self.seed);
-        let (_, number) = self.by_id.find(place, |(of, _)| *of == id)?;
-        self.get(Seq(*number))
+        let first = low(self.first);
+        let is_it = |number: &u32| id_of(&self.kept, number.wrapping_sub(first)) == Some(id);
+        let number = self.by_id.find(place_of(Some(id), self.seed), is_it)?;
+        self.kept
+            .get(usize::try_from(number.wrapping_sub(first)).ok()?)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -154,9 +143,20 @@ fn bytes_of(kept: &Kept) -> usize {
     kept.event.bytes() + PLACES_BYTES
 }
 
+/// The id of the event at a place of the queue.
+fn id_of(kept: &VecDeque<Kept>, place: u32) -> Option<EventId> {
+    Some(kept.get(usize::try_from(place).ok()?)?.id)
+}
+
 /// The hash of an id, which is one already: mixed with the seed, so that ids that are alike in a few bits are not.
-fn place_of(id: EventId, seed: u64) -> u64 {
-    (id.number() ^ seed)
+fn place_of(id: Option<EventId>, seed: u64) -> u64 {
+    (id.map_or(0, EventId::number) ^ seed)
         .wrapping_mul(0x9E37_79B9_7F4A_7C15)
         .rotate_left(32)
+}
+
+/// The lower 32 bits.
+fn low(number: u64) -> u32 {
+    let [a, b, c, d, ..] = number.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
