@@ -46,12 +46,13 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::Event;
-use crate::limits::{EVICTIONS_AT_ONCE_MAX, TIME_AHEAD_MAX};
+use crate::event::{Event, EventId};
+use crate::limits::{EVICTIONS_AT_ONCE_MAX, OUTAGE_SETTLES_AFTER, TIME_AHEAD_MAX};
 use crate::now::{Boundary, Now};
 
 use self::ring::Ring;
 pub use cursor::{Cursor, Mark};
+pub use ring::{Kept, Seq};
 
 /// How much is kept, and how far two processes may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +64,6 @@ pub struct HistoryOptions {
     /// `history_overlap_ms`.
     pub overlap: Duration,
 }
-
-/// The number of an event among those that this process took in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seq(pub u64);
 
 /// Why there is no replay from a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,19 +89,6 @@ impl Why {
             Self::Outage => "outage",
         }
     }
-}
-
-/// An event that is kept.
-#[derive(Clone, Debug)]
-pub struct Kept {
-    /// Shared with whoever hands it out.
-    pub event: Arc<Event>,
-    /// The time of its cursor.
-    pub cursor_time: u64,
-    /// When it was taken in, on the loop's clock.
-    pub at: Duration,
-    /// The same in Unix seconds: which months were in force.
-    pub unix: u64,
 }
 
 /// The place behind a cursor.
@@ -165,8 +149,9 @@ struct On {
     outage: Boundary,
     /// The first event behind it.
     whole_from: Seq,
-    /// Events to come that may be from before it.
+    /// Events to come that may be from before it, and when that was told, on the loop's clock.
     tainted: usize,
+    tainted_since: Duration,
     /// Some sessions do not have the newest event yet.
     is_partial: bool,
     dropped_early: u64,
@@ -194,6 +179,7 @@ impl History {
                 outage: Boundary::default(),
                 whole_from: Seq(0),
                 tainted: 0,
+                tainted_since: Duration::ZERO,
                 is_partial: false,
                 dropped_early: 0,
             };
@@ -311,7 +297,20 @@ impl History {
         if let Some(on) = &mut self.on {
             on.outage = on.draw(now);
             on.tainted = on.tainted.max(waiting);
+            on.tainted_since = now.clock;
             on.whole_from = Seq(on.ring.next().0 + on.tainted as u64);
+        }
+    }
+
+    /// No event waits. Some time after an outage was told, those to come are then from behind it, however many were said
+    /// to be from before.
+    pub fn nothing_waits(&mut self, now: Now) {
+        if let Some(on) = &mut self.on
+            && on.tainted > 0
+            && now.clock.saturating_sub(on.tainted_since) >= OUTAGE_SETTLES_AFTER
+        {
+            on.tainted = 0;
+            on.whole_from = on.whole_from.min(on.ring.next());
         }
     }
 
@@ -328,6 +327,18 @@ impl History {
         let on = self.on.as_ref()?;
         let oldest = on.ring.oldest()?;
         Some(oldest.at + on.options.keep + Duration::from_millis(1))
+    }
+
+    /// Whether the cursor is of this process.
+    #[must_use]
+    pub fn is_own(&self, cursor: &Cursor) -> bool {
+        (self.on.as_ref()).is_some_and(|on| on.mark == cursor.mark)
+    }
+
+    /// Whether an event with this id is kept. O(1).
+    #[must_use]
+    pub fn holds(&self, id: EventId) -> bool {
+        (self.on.as_ref()).is_some_and(|on| on.ring.find(id).is_some())
     }
 
     /// A gauge: the events that are kept.
@@ -410,13 +421,21 @@ impl On {
     }
 
     fn evict(&mut self, now: Now) {
-        for _ in 0..EVICTIONS_AT_ONCE_MAX {
+        let HistoryOptions {
+            bytes_max, keep, ..
+        } = self.options;
+        let mut bytes_kept = bytes_max;
+        for count in 0..EVICTIONS_AT_ONCE_MAX {
             let Some(oldest) = self.ring.oldest() else {
                 return;
             };
-            let is_old = now.clock.saturating_sub(oldest.at) > self.options.keep;
-            if !is_old && self.ring.bytes() <= self.options.bytes_max {
+            let is_old = now.clock.saturating_sub(oldest.at) > keep;
+            if !is_old && self.ring.bytes() <= bytes_kept {
                 return;
+            }
+            bytes_kept = bytes_max - bytes_max / 64;
+            if count % FETCHED_AT_ONCE == 0 {
+                self.ring.fetch(FETCHED_AT_ONCE);
             }
             if let Some(dropped) = self.ring.pop() {
                 self.dropped_early += u64::from(!is_old);
@@ -495,6 +514,9 @@ impl On {
         Ok(())
     }
 }
+
+/// Events that are read at once before they are dropped.
+const FETCHED_AT_ONCE: usize = 32;
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

@@ -39,13 +39,14 @@ impl<S: Socket> Reactor<S> {
         self.hub.resumers.is_sliced = self.fan_out.is_sliced();
         if self.hub.resumers.is_empty() {
             self.laps = Laps::default();
-            return;
+            return self.hub.resumers.looked_at();
         }
         self.look_for_late(now);
         if self.renewal.is_some() {
             // Some sessions may still have what they have lost the right to.
             return;
         }
+        self.hub.resumers.end_holds(&self.hub.history, now.clock);
         if self.laps.lap.is_none() && !self.hub.resumers.has_news() {
             return;
         }
@@ -72,7 +73,8 @@ impl<S: Socket> Reactor<S> {
     /// When those who resume are looked at again, on the loop's clock.
     pub(super) fn laps_due(&self) -> Option<Duration> {
         let due = self.laps.looked_at + RESUMING_LOOK_INTERVAL;
-        (!self.hub.resumers.is_empty()).then_some(due)
+        let held_until = self.hub.resumers.held_until().unwrap_or(due);
+        (!self.hub.resumers.is_empty()).then_some(due.min(held_until))
     }
 
     /// A session that resumes may be ready for the next lap.
@@ -85,7 +87,8 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn begin_lap(&mut self) -> Option<Lap> {
-        match self.hub.resumers.earliest(Seq(0)) {
+        let present = self.hub.history.next();
+        match self.hub.resumers.earliest(Seq(0), present) {
             Some(seq) => {
                 self.hub.metrics.laps_total += 1;
                 Some(Lap::from(seq))
@@ -153,9 +156,11 @@ impl<S: Socket> Reactor<S> {
         }
         let (from, present) = (lap.step.end, self.hub.history.next());
         // Those who have not come this far were passed, or fell back: the next lap is for them.
-        let from = from.max(self.hub.resumers.earliest(from)?);
+        let from = from.max(self.hub.resumers.earliest(from, present)?);
         if from >= present {
             lap.step = from..from;
+            // What is left to do here is for the next turn.
+            budget.visits = 0;
             let is_done = !self.fan_out.is_sliced() && self.arrive(present, budget, now);
             return (!is_done).then_some(lap);
         }

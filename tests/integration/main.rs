@@ -35,6 +35,7 @@ mod handover;
 mod handshake;
 #[cfg(target_env = "gnu")]
 mod heap;
+mod history;
 mod house;
 mod jwt;
 mod limits;
