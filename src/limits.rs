@@ -366,6 +366,9 @@ pub(crate) const SUB_HAD_MAX: usize = 100_000;
 /// `history_overlap_ms`, and what their clocks differ. An event that is further apart is printed twice.
 pub(crate) const SUB_DOUBLE_WITHIN: Duration = Duration::from_secs(10);
 
+/// How far one process is behind another at most, for `blackhole sub` to know a live event again that it has had.
+pub(crate) const SUB_BEHIND_MAX: Duration = Duration::from_secs(2);
+
 /// How long `blackhole sub` reads two sessions side by side, when the second could not resume where the first stands: far
 /// longer than one process is behind another, and shorter than what is usually left of `going_away_ms`.
 pub(crate) const SUB_OVERLAP: Duration = Duration::from_secs(1);

@@ -1,18 +1,20 @@
 //! How far a session has come in the stream of events, and which of the latest it has had (PROTOCOL 10). Pure.
 //!
 //! A cursor is `ID.TIME.MARK`. Events that a server replays to its own cursor (the same MARK) are exactly those that were
-//! missed. Another process begins its replay a little before the cursor, so events may come again that were had before: they
-//! are known by their id.
+//! missed. Another process begins its replay a little before the cursor, and may be a little behind the first, so events may
+//! come again that were had before, replayed or live: they are known by their id.
 //!
 //! While a second session takes over from the first, an event may come on both: it is told as often as it has come on the one
 //! on which it has come more often.
 //!
 //! Invariant: of two events with the same id, which are two equal publishes, the second is dropped only if two were had, and
-//! only if it was taken in within [`SUB_DOUBLE_WITHIN`] of one that was had. What is in doubt is printed twice, not lost.
+//! only if it was taken in within [`SUB_DOUBLE_WITHIN`] ([`SUB_BEHIND_MAX`] if it is live) of one that was had. What is in
+//! doubt is printed twice, not lost.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
-use crate::limits::{SUB_DOUBLE_WITHIN, SUB_HAD_MAX};
+use crate::limits::{SUB_BEHIND_MAX, SUB_DOUBLE_WITHIN, SUB_HAD_MAX};
 
 /// The position of one session.
 #[derive(Debug, Default)]
@@ -21,7 +23,7 @@ pub(super) struct Position {
     cursor: Option<String>,
     /// The latest events that were had, in their order: those within [`SUB_DOUBLE_WITHIN`], at most [`SUB_HAD_MAX`].
     had: VecDeque<Had>,
-    replay: Option<Replay>,
+    again: Option<Again>,
     /// While a second session takes over: of each event, how often it has come on the first and on the second; of
     /// [`SUB_HAD_MAX`] events at most.
     both: Option<HashMap<u64, [u32; 2]>>,
@@ -46,14 +48,17 @@ struct Had {
     mark: u64,
 }
 
-/// A replay under way.
+/// A new connection, on which events may come again.
 #[derive(Debug)]
-struct Replay {
-    /// The process that gave the cursor, if it named itself. What it replays was missed.
+struct Again {
+    /// The process that gave the cursor, if it named itself. Nothing of it comes again.
     from: Option<u64>,
     /// Events that were had before, by id, and have not come again.
     had: HashMap<u64, Vec<Had>>,
     doubles: u64,
+    is_replaying: bool,
+    /// Of live events those may come again that were taken in until then; `None`: no live event has come.
+    live_until: Option<u64>,
 }
 
 impl Had {
@@ -70,10 +75,10 @@ impl Had {
         })
     }
 
-    /// Whether it may be the same delivery as `other`, seen by another process.
-    fn may_be(&self, other: &Self) -> bool {
+    /// Whether it may be the same delivery as `other`, seen by another process, which took it in within this time.
+    fn may_be(&self, other: &Self, within: Duration) -> bool {
         let apart = u128::from(self.time.abs_diff(other.time));
-        self.id == other.id && self.mark != other.mark && apart <= SUB_DOUBLE_WITHIN.as_millis()
+        self.id == other.id && self.mark != other.mark && apart <= within.as_millis()
     }
 }
 
@@ -94,31 +99,44 @@ impl Position {
         self.cursor = cursor.map(str::to_owned);
     }
 
-    /// The server replays what was missed.
-    pub(super) fn begin_replay(&mut self) {
+    /// A new connection is subscribed. `is_replaying`: the server replays what was missed.
+    pub(super) fn begin_again(&mut self, is_replaying: bool) {
         let from = self.cursor.as_deref().and_then(mark_of);
         let had = &self.had;
-        self.replay.get_or_insert_with(|| {
+        let again = self.again.get_or_insert_with(|| {
             let mut by_id = HashMap::<u64, Vec<Had>>::new();
             for one in had {
                 by_id.entry(one.id).or_default().push(*one);
             }
-            Replay {
+            Again {
                 from,
                 had: by_id,
                 doubles: 0,
+                is_replaying,
+                live_until: None,
             }
         });
+        again.is_replaying |= is_replaying;
     }
 
     /// Whether a replay is under way.
     pub(super) fn is_replaying(&self) -> bool {
-        self.replay.is_some()
+        self.again.as_ref().is_some_and(|again| again.is_replaying)
     }
 
-    /// The replay is over, or there is none any more. Returns how many doubles were dropped in it.
+    /// The replay is over. Returns how many doubles were dropped in it.
     pub(super) fn end_replay(&mut self) -> u64 {
-        self.replay.take().map_or(0, |replay| replay.doubles)
+        let Some(again) = &mut self.again else {
+            return 0;
+        };
+        again.is_replaying = false;
+        again.doubles
+    }
+
+    /// The connection is over.
+    pub(super) fn end_connection(&mut self) {
+        self.again = None;
+        self.both = None;
     }
 
     /// A second session is to take over.
@@ -139,27 +157,59 @@ impl Position {
         let Some(event) = Had::parse(cursor) else {
             return true;
         };
-        if is_replayed
-            && let Some(replay) = &mut self.replay
-            && replay.from != Some(event.mark)
-        {
-            let had = replay.had.get_mut(&event.id);
-            let place = had
-                .as_ref()
-                .and_then(|had| had.iter().position(|one| one.may_be(&event)));
-            if let (Some(had), Some(place)) = (had, place) {
-                had.swap_remove(place);
-                replay.doubles += 1;
-                return false;
-            }
+        if self.has_come_before(event, is_replayed) {
+            return false;
         }
         self.note(event);
         self.is_first_of_both(event.id, side)
     }
 
-    /// An event came on the first session, which is read beside the second.
+    /// Whether the event was had on an earlier connection, of another process.
+    fn has_come_before(&mut self, event: Had, is_replayed: bool) -> bool {
+        let Some(again) = &mut self.again else {
+            return false;
+        };
+        let behind = u64::try_from(SUB_BEHIND_MAX.as_millis()).unwrap_or(u64::MAX);
+        if !is_replayed
+            && event.time
+                > *again
+                    .live_until
+                    .get_or_insert(event.time.saturating_add(behind))
+        {
+            self.again = None;
+            return false;
+        }
+        if again.from == Some(event.mark) {
+            return false;
+        }
+        let within = if is_replayed {
+            SUB_DOUBLE_WITHIN
+        } else {
+            SUB_BEHIND_MAX
+        };
+        let had = again.had.get_mut(&event.id);
+        let place = had
+            .as_ref()
+            .and_then(|had| had.iter().position(|one| one.may_be(&event, within)));
+        if let (Some(had), Some(place)) = (had, place) {
+            had.swap_remove(place);
+            again.doubles += 1;
+            return true;
+        }
+        false
+    }
+
+    /// An event came on the first session, which is read beside the second. True: it is new.
     pub(super) fn take_beside(&mut self, cursor: &str) -> bool {
-        Had::parse(cursor).is_none_or(|event| self.is_first_of_both(event.id, Side::First))
+        let Some(event) = Had::parse(cursor) else {
+            return true;
+        };
+        let is_new = self.is_first_of_both(event.id, Side::First);
+        // It is still to come on the second, maybe when the first is closed.
+        if is_new && let Some(again) = &mut self.again {
+            again.had.entry(event.id).or_default().push(event);
+        }
+        is_new
     }
 
     /// Whether the event has come less often on the other session.
@@ -207,32 +257,50 @@ mod tests {
         for (id, time) in [(1, 2), (2, 3), (3, 4)] {
             assert!(position.take(&cursor(id, time, "aaaaaa"), false, Side::First));
         }
-        position.begin_replay();
+        position.begin_again(true);
         let came: Vec<bool> = [1, 2, 3, 4, 5]
             .map(|id| position.take(&cursor(id, 5, "bbbbbb"), true, Side::First))
             .into();
         assert_eq!(came, [false, false, false, true, true]);
         assert_eq!(position.cursor(), Some(&*cursor(5, 5, "bbbbbb")));
         assert_eq!((position.end_replay(), position.is_replaying()), (3, false));
-        assert!(
-            position.take(&cursor(5, 6, "bbbbbb"), false, Side::First),
-            "live ones are never dropped"
-        );
+        assert!(position.take(&cursor(5, 6, "bbbbbb"), false, Side::First));
     }
 
     #[test]
     fn equal_publishes_are_told_as_often_as_they_were_published() {
         let mut position = Position::default();
         position.take(&cursor(7, 1, "aaaaaa"), false, Side::First);
-        position.begin_replay();
+        position.begin_again(true);
         // The one that was had, and an equal one that was missed.
         assert!(!position.take(&cursor(7, 1, "bbbbbb"), true, Side::First));
         assert!(position.take(&cursor(7, 2, "bbbbbb"), true, Side::First));
         position.end_replay();
         // The process that gave the cursor replays only what was missed.
-        position.begin_replay();
+        position.begin_again(true);
         assert!(position.take(&cursor(7, 3, "bbbbbb"), true, Side::First));
         assert!(position.take(&cursor(7, 4, "bbbbbb"), true, Side::First));
+    }
+
+    #[test]
+    fn a_live_event_of_a_process_that_is_behind_is_dropped_and_only_in_the_first_seconds() {
+        let at = |id: u64, time: u64, mark: &str| format!("{id:016x}.{}.{mark}", base36(time));
+        let behind = SUB_BEHIND_MAX.as_millis() as u64;
+        let mut position = Position::default();
+        for id in [1, 2, 3] {
+            position.take(&at(id, 1000, "aaaaaa"), false, Side::First);
+        }
+        position.begin_again(false);
+        for (id, time, is_new) in [
+            (1, 1000 + behind, false),
+            (1, 1000 + behind, true),
+            (2, 1001 + behind, true),
+            (9, 2000 + 2 * behind, true),
+            (3, 1000 + behind, true),
+        ] {
+            let came = position.take(&at(id, time, "bbbbbb"), false, Side::First);
+            assert_eq!(came, is_new, "{id} at {time}");
+        }
     }
 
     #[test]
@@ -271,7 +339,7 @@ mod tests {
         for (later, is_new) in [(within, false), (within + 1, true)] {
             let mut position = Position::default();
             position.take(&at(1000), false, Side::First);
-            position.begin_replay();
+            position.begin_again(true);
             let again = at(1000 + later).replace("aaaaaa", "bbbbbb");
             assert_eq!(position.take(&again, true, Side::First), is_new, "{later}");
         }
@@ -308,7 +376,7 @@ mod tests {
             "00000000000000ZZ.1.a",
             "…",
         ] {
-            position.begin_replay();
+            position.begin_again(true);
             assert!(position.take(odd, true, Side::First), "{odd}");
             assert_eq!(position.cursor(), Some(odd));
         }

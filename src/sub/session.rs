@@ -208,8 +208,7 @@ impl Session {
             .map_err(Left::from)
             .and_then(|()| self.read(&mut connection));
         let is_replaying = self.position.is_replaying();
-        self.position.end_replay();
-        self.position.end_both();
+        self.position.end_connection();
         if let Phase::Subscribed { since } = connection.phase {
             // What a replay that was cut short still had to bring was missed before.
             if !is_replaying || self.lost_at.is_none() {
@@ -545,10 +544,11 @@ impl Session {
         };
         let told = frame.resumption();
         if trouble.is_none() {
-            self.position.stand_at(told.cursor.as_deref());
-            if told.resumed == Some(true) {
-                self.position.begin_replay();
+            // By the cursor that it came with.
+            if self.lost_at.is_some() {
+                self.position.begin_again(told.resumed == Some(true));
             }
+            self.position.stand_at(told.cursor.as_deref());
         }
         match (&mut connection.phase, trouble) {
             (Phase::Subscribed { .. }, None) => {}
