@@ -78,14 +78,18 @@ pub(crate) use self::url::{AmqpUrlError, has_tls, validate_url};
 use crate::handoff::SourceEnd;
 
 /// Appends to `passed` those of a broker's bytes that the AMQP client would see (AMQP rail 1). This is the guard
-/// without a connection around it, for tests from outside.
+/// without a connection around it, for tests from outside. `is_stream`: as on a connection that reads a stream.
 ///
 /// # Errors
 /// The stream's own; [`io::ErrorKind::InvalidData`] for what a broker must not send, after which the connection is
 /// given up.
 #[doc(hidden)]
-pub fn pass_through_guard(broker: impl io::Read, passed: &mut Vec<u8>) -> io::Result<()> {
-    guard::pass_on(broker, passed)
+pub fn pass_through_guard(
+    broker: impl io::Read,
+    is_stream: bool,
+    passed: &mut Vec<u8>,
+) -> io::Result<()> {
+    guard::pass_on(broker, is_stream, passed)
 }
 
 /// The running thread.
