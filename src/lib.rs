@@ -25,6 +25,7 @@
 //! | 4 | [`protocol`] | pure | bytes and their meaning: handshake, frames, commands, replies, frames of events |
 //! | 4 | [`auth`] | pure | who may do what |
 //! | 3 | [`routing`] | pure | who wants this routing key: binding families, subscription index, counts of AMQP bindings |
+//! | 3 | [`history`] | pure | the events of the last minute, and the cursors that name a place among them |
 //! | 2 | [`event`] | pure | what was published, decoded once; the styles of its frames |
 //! | 1 | json | pure | reading and writing JSON where `serde_json` does not suffice |
 //! | 2 | [`logging`] | shell | the log: a thread of its own behind a bounded queue |
@@ -32,6 +33,7 @@
 //! | 2 | log_limit | pure | how often a line that repeats is written |
 //! | 1 | [`limits`] | pure | every fixed bound |
 //! | 1 | [`metrics`] | pure | counters, and their page |
+//! | 1 | [`now`] | pure | the moment of a turn |
 //! | 1 | room | pure | how much memory a table gives back as it empties |
 //! | 1 | [`sys`] | shell | the system calls that need `unsafe` |
 //! | 1 | [`account`] | pure | account ids |
@@ -44,7 +46,7 @@
 //!
 //! Invariants, above all of absence: no lock in the loop; no thread per connection; no read buffer per
 //! connection; no socket, clock or thread in a pure folder (time comes in as `now`); no event is retained once
-//! the sessions that it matched have taken it; isolation between accounts is part of the key that is looked up,
+//! the sessions that it matched have taken it, but in the bounded [`history`]; isolation between accounts is part of the key that is looked up,
 //! never a test after the match.
 
 #[cfg(not(target_os = "linux"))]
@@ -70,6 +72,8 @@ pub mod event;
 #[forbid(unsafe_code)]
 pub mod handoff;
 #[forbid(unsafe_code)]
+pub mod history;
+#[forbid(unsafe_code)]
 pub mod inquiry;
 #[forbid(unsafe_code)]
 mod json;
@@ -81,6 +85,8 @@ mod log_limit;
 pub mod logging;
 #[forbid(unsafe_code)]
 pub mod metrics;
+#[forbid(unsafe_code)]
+pub mod now;
 #[forbid(unsafe_code)]
 mod printable;
 #[forbid(unsafe_code)]

@@ -25,7 +25,7 @@ use super::topology::{self, Topology};
 use super::url::{Endpoint, bounded as bounded_text};
 use super::watchdog::Watchdog;
 use super::worker::{Halt, IDLE, Trouble, Worker};
-use crate::handoff::{FromSource, SourceEnd};
+use crate::handoff::{FromSource, Return, SourceEnd};
 use crate::limits::FAULTS_LOGGED_FREELY;
 use crate::log_limit::LogLimit;
 use crate::routing::families::Exchange;
@@ -261,7 +261,8 @@ impl Connector {
         *up_since = Some(self.worker.caught_up);
         increment(&counters.connects);
         set(&counters.up, 1);
-        if self.worker.tell(FromSource::Up).is_err() || self.worker.report().is_err() {
+        if self.worker.tell(FromSource::Up(Return::Anew)).is_err() || self.worker.report().is_err()
+        {
             return Trouble::Halt;
         }
         let (abort, source, prefetch) = (

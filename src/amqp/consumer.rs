@@ -19,7 +19,7 @@ use super::guard::{SUBSTITUTE, Vitals};
 use super::url::bounded;
 use super::watchdog::Watchdog;
 use crate::event::age::age_of;
-use crate::event::{Arrival, Event};
+use crate::event::{Arrival, Event, EventId};
 use crate::handoff::{FromSource, SourceEnd};
 use crate::log_limit::LogLimit;
 
@@ -219,7 +219,7 @@ impl Consumer<'_> {
         delivery: &mut Delivery,
         names: &mut Vec<Arc<str>>,
         log_limit: &mut LogLimit,
-    ) -> Option<Box<Event>> {
+    ) -> Option<Arc<Event>> {
         let exchange = std::mem::take(&mut delivery.exchange);
         let key = std::mem::take(&mut delivery.routing_key);
         let body = std::mem::take(&mut delivery.body);
@@ -238,10 +238,12 @@ impl Consumer<'_> {
             "exchange or routing key is not UTF-8".to_owned()
         } else {
             let encoding = delivery.properties.content_encoding().as_deref();
+            let id = EventId::of(&exchange, &key, &body);
             match Event::read(body, encoding) {
                 Ok((head, body)) => {
                     let published = *delivery.properties.timestamp();
-                    return Some(Box::new(Event {
+                    return Some(Arc::new(Event {
+                        id,
                         exchange: intern(names, exchange),
                         routing_key: key.into_boxed_str(),
                         head,
@@ -265,7 +267,7 @@ impl Consumer<'_> {
     }
 
     /// Hands an event over. While the loop is behind it waits, after it has acknowledged what was handed over before.
-    fn hand_over(&self, event: Box<Event>, unacked: &mut Unacked) -> Result<(), ConsumeEnd> {
+    fn hand_over(&self, event: Arc<Event>, unacked: &mut Unacked) -> Result<(), ConsumeEnd> {
         let mut message = FromSource::Event(event);
         let mut patience = Duration::ZERO;
         loop {

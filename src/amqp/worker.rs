@@ -438,7 +438,7 @@ mod tests {
     use super::*;
     use crate::account::AccountId;
     use crate::amqp::lingering::LINGER;
-    use crate::handoff::{LoopEnd, LoopWaker, handoff};
+    use crate::handoff::{LoopEnd, LoopWaker, Return, handoff};
     use crate::routing::amqp_binding::Asked;
     use crate::routing::broker_bindings::{Ask, BrokerBindings};
     use crate::routing::waiters::Waiter;
@@ -504,7 +504,7 @@ mod tests {
             while let Ok(message) = self.end.try_recv() {
                 let told = match message {
                     FromSource::Barred(lines) => panic!("nothing is barred: {lines:?}"),
-                    FromSource::Up => {
+                    FromSource::Up(_) => {
                         self.ups += 1;
                         self.table.on_up()
                     }
@@ -716,7 +716,8 @@ mod tests {
                 self.disconnect();
                 return false;
             }
-            let is_told = self.worker.tell(FromSource::Up).is_ok() && self.worker.report().is_ok();
+            let is_told = self.worker.tell(FromSource::Up(Return::Anew)).is_ok()
+                && self.worker.report().is_ok();
             assert!(is_told, "the loop is there");
             true
         }

@@ -1,5 +1,8 @@
 //! The options that concern sessions, as sessions take them.
 
+use std::time::Duration;
+
+use crate::history::HistoryOptions;
 use crate::protocol::admin_guard::Guard;
 use crate::protocol::codec::CodecLimits;
 use crate::protocol::proxy::Proxies;
@@ -39,6 +42,11 @@ impl From<&Config> for SessionLimits {
             style: config.style,
             allowed_origins: config.allowed_origins.clone(),
             proxies: Proxies::new(config.proxy_protocol, config.trusted_proxies.clone()),
+            history: HistoryOptions {
+                bytes_max: 0,
+                keep: Duration::from_secs(60),
+                overlap: Duration::from_millis(2_000),
+            },
             // Its token is read from a file: `Config::admin_token`.
             admin: Guard::new(config.admin_hosts.clone()),
             liveness: LivenessRules::new(

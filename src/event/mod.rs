@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`age`] | when it came, and how old it was then |
 //! | `body` | the body of a delivery: its encoding, its bounds, the reasons to drop it |
+//! | `id` | the id that an event has in every process |
 //! | `head` | the few members of the body that matching and framing need |
 //!
 //! Invariant: [`Event::body`] is one valid JSON object. So a frame contains it without another check, and the
@@ -41,12 +42,14 @@
 pub mod age;
 mod body;
 mod head;
+mod id;
 
 use std::sync::Arc;
 
 pub use age::Arrival;
 pub use body::{BODY_BYTES_MAX, EventError};
 pub use head::EventHead;
+pub use id::EventId;
 
 /// The shape of an event frame (PROTOCOL 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +63,8 @@ pub enum Style {
 /// A decoded delivery (PROTOCOL 1). The loop matches it and encodes it.
 #[derive(Debug)]
 pub struct Event {
+    /// The same in every process, and on every delivery of it.
+    pub id: EventId,
     /// The exchange it was published to.
     pub exchange: Arc<str>,
     /// Its routing key, as published.
@@ -89,8 +94,10 @@ impl Event {
         body: Vec<u8>,
         content_encoding: Option<&str>,
     ) -> Result<Self, EventError> {
+        let id = EventId::of(&exchange, &routing_key, &body);
         let (head, body) = Self::read(body, content_encoding)?;
         Ok(Self {
+            id,
             exchange,
             routing_key,
             head,

@@ -1,5 +1,6 @@
 //! The messages between the loop and a source, in both directions.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::event::Event;
@@ -11,7 +12,7 @@ use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 pub enum FromSource {
     /// The source is connected and every binding asked for so far, but those named in an earlier
     /// [`FromSource::Lost`], is in force. Sent after each connect.
-    Up,
+    Up(Return),
     /// The source is away since `since`; events published from then on may be lost.
     Down {
         /// Every event published before this moment had been received.
@@ -30,8 +31,17 @@ pub enum FromSource {
         /// When the queue was last seen below its limit.
         since: Instant,
     },
-    /// One decoded delivery. Boxed, because the channel reserves room for [`HANDOFF_EVENTS_MAX`](super::HANDOFF_EVENTS_MAX) messages.
-    Event(Box<Event>),
+    /// One decoded delivery, which the history shares. Behind a pointer, because the channel reserves room for [`HANDOFF_EVENTS_MAX`](super::HANDOFF_EVENTS_MAX) messages.
+    Event(Arc<Event>),
+}
+
+/// What a source that is connected again says of the events that were published while it was away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// The queue is a new one: what was published while the source was away is lost. Of the first connect, too.
+    Anew,
+    /// The queue of before was there all the time and dropped nothing: nothing was missed.
+    Unbroken,
 }
 
 impl FromSource {
@@ -45,7 +55,7 @@ impl FromSource {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Event(event) => event.bytes(),
-            Self::Up
+            Self::Up(_)
             | Self::Down { .. }
             | Self::Bound(_)
             | Self::Lost(_)

@@ -29,7 +29,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 use self::commands::CommandQueue;
 pub use self::commands::Commands;
-pub use self::messages::{FromSource, ToSource};
+pub use self::messages::{FromSource, Return, ToSource};
 pub use self::wake::LoopWaker;
 use self::wake::SourceWaker;
 
@@ -263,7 +263,7 @@ fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (Source
 mod tests {
     use super::*;
     use crate::event::Event;
-    use crate::event::EventHead;
+    use crate::event::{EventHead, EventId};
     use std::thread;
 
     #[test]
@@ -275,11 +275,15 @@ mod tests {
             Ok(())
         }));
         for _ in 0..10 {
-            source.send(FromSource::Up).expect("the loop's end is held");
+            source
+                .send(FromSource::Up(Return::Anew))
+                .expect("the loop's end is held");
         }
         assert_eq!(wakes.load(Ordering::Relaxed), 1);
         end.clear_wake();
-        source.send(FromSource::Up).expect("the loop's end is held");
+        source
+            .send(FromSource::Up(Return::Anew))
+            .expect("the loop's end is held");
         assert_eq!(wakes.load(Ordering::Relaxed), 2);
         assert_eq!(std::iter::from_fn(|| end.try_recv().ok()).count(), 11);
     }
@@ -302,7 +306,8 @@ mod tests {
     }
 
     fn event(body_bytes: usize) -> FromSource {
-        FromSource::Event(Box::new(Event {
+        FromSource::Event(Arc::new(Event {
+            id: EventId::of("", "", b""),
             exchange: "callevt".into(),
             routing_key: "key".into(),
             head: EventHead::default(),
@@ -317,7 +322,11 @@ mod tests {
         let try_event = || source.send_timeout(event(6_000), Duration::ZERO).is_ok();
         assert!(try_event() && try_event(), "the last may go beyond");
         assert!(!try_event());
-        assert!(source.send_timeout(FromSource::Up, Duration::ZERO).is_ok());
+        assert!(
+            source
+                .send_timeout(FromSource::Up(Return::Anew), Duration::ZERO)
+                .is_ok()
+        );
         assert!((12_000..13_000).contains(&end.waiting_bytes()));
         thread::scope(|scope| {
             let waiting = scope.spawn(|| source.send(event(1)));
@@ -355,7 +364,7 @@ mod tests {
         assert!(end.try_recv().is_ok());
         assert!(source.send_timeout(event(1), Duration::ZERO).is_ok());
         drop(end);
-        for message in [event(1), FromSource::Up] {
+        for message in [event(1), FromSource::Up(Return::Anew)] {
             let refused = source.send_timeout(message, Duration::ZERO);
             assert!(matches!(refused, Err(None)));
         }
@@ -366,14 +375,14 @@ mod tests {
         let (source, end) = handoff_bounded(LoopWaker::new(|| Ok(())), 1);
         source.send(event(1)).expect("there is room");
         let told = [
-            FromSource::Up,
+            FromSource::Up(Return::Anew),
             FromSource::Bound(Vec::new()),
             FromSource::Lost(Vec::new()),
         ];
         for message in told {
             assert!(source.send_timeout(message, Duration::ZERO).is_ok());
         }
-        assert!(matches!(end.try_control(), Ok(FromSource::Up)));
+        assert!(matches!(end.try_control(), Ok(FromSource::Up(_))));
         assert!(matches!(end.try_recv(), Ok(FromSource::Bound(_))));
         assert!(matches!(end.try_event(), Ok(FromSource::Event(_))));
         assert_eq!((end.waiting(), end.controls_waiting()), (0, 1));
@@ -387,11 +396,17 @@ mod tests {
     fn a_source_that_tells_more_of_itself_than_is_taken_waits() {
         let (source, end) = handoff(LoopWaker::new(|| Ok(())));
         for _ in 0..HANDOFF_CONTROLS_MAX {
-            source.send(FromSource::Up).expect("there is room");
+            source
+                .send(FromSource::Up(Return::Anew))
+                .expect("there is room");
         }
-        let refused = source.send_timeout(FromSource::Up, Duration::ZERO);
-        assert!(matches!(refused, Err(Some(FromSource::Up))));
+        let refused = source.send_timeout(FromSource::Up(Return::Anew), Duration::ZERO);
+        assert!(matches!(refused, Err(Some(FromSource::Up(_)))));
         assert!(end.try_control().is_ok());
-        assert!(source.send_timeout(FromSource::Up, Duration::ZERO).is_ok());
+        assert!(
+            source
+                .send_timeout(FromSource::Up(Return::Anew), Duration::ZERO)
+                .is_ok()
+        );
     }
 }

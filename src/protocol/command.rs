@@ -19,6 +19,7 @@
 //! | `data` | subscribe: absent, empty or no object: `missing required keys in data object`; unsubscribe: absent or empty means all |
 //! | `account_id`, `binding`, `bindings` | empty: as if absent; of the wrong kind: `invalid account_id` and so on; `bindings` also when one of its elements is empty or no text |
 //! | no binding at all | subscribe: the session answers, which knows whether the account is missing too; unsubscribe, unless `account_id` is all there is: `missing required keys : binding` |
+//! | `resume` | `false`: as if absent; neither a bool nor the text of a cursor: `invalid resume` |
 //! | `name` | of the wrong kind, or more than [`NAME_BYTES_MAX`]: `invalid name` |
 //! | `metadata` | too long: `metadata too large (max N bytes)`; nested deeper than [`METADATA_DEPTH_MAX`], or with a string or number in it that cannot be read: `invalid metadata` |
 //!
@@ -31,7 +32,7 @@
 //! let command = parse(r#"{"action": "ping", "request_id": "r1"}"#, &limits)?;
 //! assert!(matches!(command.action, Ok((Action::Ping, _))));
 //!
-//! let frame = reply::pong(&mut FrameBuilder::new(), &command.request_id.unwrap_or_default());
+//! let frame = reply::pong(&mut FrameBuilder::new(), &command.request_id.unwrap_or_default(), None);
 //! let expected = r#"{"action":"reply","request_id":"r1","status":"success","data":{"response":"pong"}}"#;
 //! assert_eq!(&frame.bytes()[2..], expected.as_bytes(), "behind a header of two bytes");
 //!
@@ -46,6 +47,7 @@ use std::fmt;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use crate::history::Cursor;
 use crate::metrics::commands::CommandAction;
 
 use super::envelope::{self, Data, Envelope, RawLabel, Value};
@@ -91,11 +93,22 @@ pub enum Action<'a> {
         /// Client bindings, as sent: not checked, none empty. None at all is an error, whose text depends on the
         /// identity: [`MissingKeys`].
         bindings: Vec<Cow<'a, str>>,
+        /// `data.resume`.
+        resume: Option<Resume>,
     },
     /// Unsubscribe.
     Unsubscribe(Unsubscribe<'a>),
     /// Reply `pong`.
     Ping,
+}
+
+/// From where a subscribe wants events (PROTOCOL 10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// From now on, and the cursor of now.
+    FromNow,
+    /// What came after this.
+    After(Cursor),
 }
 
 /// The subscriptions that an unsubscribe ends.
@@ -199,6 +212,8 @@ pub enum Field {
     Metadata,
     /// No string, or longer than [`NAME_BYTES_MAX`].
     Name,
+    /// Neither a bool nor a cursor.
+    Resume,
     /// Neither string nor number, or longer than [`REQUEST_ID_BYTES_MAX`].
     RequestId,
 }
@@ -271,6 +286,7 @@ impl fmt::Display for Field {
             Self::Bindings => "bindings",
             Self::Metadata => "metadata",
             Self::Name => "name",
+            Self::Resume => "resume",
             Self::RequestId => "request_id",
         })
     }
@@ -370,6 +386,7 @@ fn subscribe(data: Data<'_>) -> Result<Action<'_>, CommandError> {
     Ok(Action::Subscribe {
         account_id: text(fields.account_id, Field::AccountId)?,
         bindings: bindings(fields.binding, fields.bindings)?.unwrap_or_default(),
+        resume: fields.resume.map_or(Ok(None), resume)?,
     })
 }
 
@@ -406,6 +423,20 @@ fn text<'a>(value: Value<'a>, field: Field) -> Result<Option<Cow<'a, str>>, Comm
         Value::Null => Ok(None),
         Value::Text(text) => Ok((!text.is_empty()).then_some(text)),
         Value::Texts(_) | Value::Other => Err(CommandError::Invalid(field)),
+    }
+}
+
+/// Returns `data.resume`: `false` counts as absent.
+fn resume(raw: &RawValue) -> Result<Option<Resume>, CommandError> {
+    let invalid = CommandError::Invalid(Field::Resume);
+    match raw.get() {
+        "false" => Ok(None),
+        "true" => Ok(Some(Resume::FromNow)),
+        _ => {
+            let text = envelope::text_of(raw).ok_or_else(|| invalid.clone())?;
+            let cursor = Cursor::parse(&text).ok_or(invalid)?;
+            Ok(Some(Resume::After(cursor)))
+        }
     }
 }
 
@@ -485,6 +516,7 @@ mod tests {
             Action::Subscribe {
                 account_id,
                 bindings,
+                ..
             } => {
                 let account_id = account_id.as_deref().unwrap_or("own account");
                 format!("subscribe {account_id} {bindings:?}")
@@ -922,6 +954,7 @@ mod tests {
             Action::Subscribe {
                 account_id,
                 bindings,
+                resume: None,
             },
             _,
         )) = command.action

@@ -43,6 +43,8 @@ pub(super) struct DataFields<'a> {
     pub(super) account_id: Value<'a>,
     pub(super) binding: Value<'a>,
     pub(super) bindings: Value<'a>,
+    /// Not `null`; skipped, not read.
+    pub(super) resume: Option<&'a RawValue>,
     pub(super) label: RawLabel<'a>,
 }
 
@@ -152,8 +154,8 @@ impl Reading {
     }
 }
 
-/// The value of a `metadata` key; `null` is as good as absent.
-fn metadata<'de, A: MapAccess<'de>>(entries: &mut A) -> Result<Option<&'de RawValue>, A::Error> {
+/// A value that is skipped, not read; `null` is as good as absent.
+fn unread<'de, A: MapAccess<'de>>(entries: &mut A) -> Result<Option<&'de RawValue>, A::Error> {
     let raw: &'de RawValue = entries.next_value()?;
     Ok((raw.get() != "null").then_some(raw))
 }
@@ -286,7 +288,8 @@ impl<'de> Visitor<'de> for DataSeed {
                 "binding" => fields.binding = reading.value(&mut entries)?,
                 "bindings" => fields.bindings = reading.value(&mut entries)?,
                 "name" => fields.label.name = reading.value(&mut entries)?,
-                "metadata" => fields.label.metadata = metadata(&mut entries)?,
+                "metadata" => fields.label.metadata = unread(&mut entries)?,
+                "resume" => fields.resume = unread(&mut entries)?,
                 _ => {
                     entries.next_value::<IgnoredAny>()?;
                 }
@@ -326,7 +329,7 @@ impl<'de> Visitor<'de> for EnvelopeSeed {
                 "request_id" => envelope.request_id = Some(entries.next_value()?),
                 "data" => envelope.data = reading.data(&mut entries)?,
                 "name" => envelope.label.name = reading.value(&mut entries)?,
-                "metadata" => envelope.label.metadata = metadata(&mut entries)?,
+                "metadata" => envelope.label.metadata = unread(&mut entries)?,
                 _ => {
                     entries.next_value::<IgnoredAny>()?;
                 }

@@ -7,6 +7,7 @@
 use super::frame::{Frame, FrameBuilder, Opcode};
 use super::kazoo::normalise;
 use crate::event::{Event, Style};
+use crate::history::Cursor;
 use crate::json::write_text;
 
 /// What one group has of its own in a frame.
@@ -22,9 +23,22 @@ pub struct GroupFields<'a> {
     pub subscription_key: &'a str,
 }
 
+/// What a frame says of its place among the events of the process (PROTOCOL 10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stamp {
+    /// Nothing: there is no history.
+    #[default]
+    None,
+    /// The cursor of an event that has just come.
+    Live(Cursor),
+    /// The cursor of an event that is sent again.
+    Replayed(Cursor),
+}
+
 /// Scratch memory for the frames of one event after the other.
 #[derive(Debug, Default)]
 pub struct EventScratch {
+    stamp: Stamp,
     piston: Encoded,
     kazoo: Encoded,
 }
@@ -45,7 +59,8 @@ const SCRATCH_BYTES_MAX: usize = 64 << 10;
 
 impl EventScratch {
     /// Begins the next event and forgets what was encoded of the last one.
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self, stamp: Stamp) {
+        self.stamp = stamp;
         for encoded in [&mut self.piston, &mut self.kazoo] {
             encoded.shared_len = 0;
             encoded.builder.clear();
@@ -64,7 +79,7 @@ impl EventScratch {
             || encoded.routing_key != fields.routing_key
             || encoded.name_suffixed_by_type != fields.name_suffixed_by_type
         {
-            encoded.encode_shared(event, style, fields);
+            encoded.encode_shared(event, style, fields, self.stamp);
         }
         encoded.builder.truncate(encoded.shared_len);
         let payload = encoded.builder.payload_mut();
@@ -77,8 +92,30 @@ impl EventScratch {
     }
 }
 
+impl Stamp {
+    fn write(self, payload: &mut Vec<u8>) {
+        let cursor = match self {
+            Self::None => return,
+            Self::Live(cursor) => cursor,
+            Self::Replayed(cursor) => {
+                payload.extend_from_slice(b",\"replayed\":true");
+                cursor
+            }
+        };
+        payload.extend_from_slice(b",\"cursor\":\"");
+        cursor.write(payload);
+        payload.push(b'"');
+    }
+}
+
 impl Encoded {
-    fn encode_shared(&mut self, event: &Event, style: Style, fields: GroupFields<'_>) {
+    fn encode_shared(
+        &mut self,
+        event: &Event,
+        style: Style,
+        fields: GroupFields<'_>,
+        stamp: Stamp,
+    ) {
         self.builder.clear();
         let payload = self.builder.payload_mut();
         payload.extend_from_slice(b"{\"action\":\"event\"");
@@ -103,6 +140,7 @@ impl Encoded {
                 normalise(event.body.as_bytes(), payload);
             }
         }
+        stamp.write(payload);
         self.routing_key.clear();
         self.routing_key.push_str(fields.routing_key);
         self.name_suffixed_by_type = fields.name_suffixed_by_type;
@@ -144,7 +182,7 @@ mod tests {
         let event = decode(r#"{"Event-Name":"CHANNEL_CREATE", "Call-ID":"x", "Node":"n"}"#);
         let mut scratch = EventScratch::default();
         for _ in 0..2 {
-            scratch.begin();
+            scratch.begin(Stamp::None);
             let one = text(&scratch.frame(&event, Style::Piston, fields("call.CHANNEL_CREATE.*")));
             let kazoo = text(&scratch.frame(&event, Style::Kazoo, fields("call.*.*")));
             let two = text(&scratch.frame(&event, Style::Piston, fields("call.*.*")));
@@ -169,7 +207,7 @@ mod tests {
     fn a_document_events_name_carries_its_type_in_style_piston_only() {
         let event = decode(r#"{"Event-Name":"doc_created","Type":"user"}"#);
         let mut scratch = EventScratch::default();
-        scratch.begin();
+        scratch.begin(Stamp::None);
         let document = GroupFields {
             name_suffixed_by_type: true,
             ..fields("object.doc_created.user")
@@ -189,7 +227,7 @@ mod tests {
         let body = "{\"a\" : 1.0,\n \"b\":1e400, \"a\":\"\\u00e9\"}";
         let event = decode(&format!(" \r\n{body}\n"));
         let mut scratch = EventScratch::default();
-        scratch.begin();
+        scratch.begin(Stamp::None);
         let frame = scratch.frame(&event, Style::Piston, fields("x"));
         let payload = String::from_utf8(frame.bytes().to_vec()).ok();
         let frame_text = String::from_utf8_lossy(&frame.bytes()[4..]).into_owned();

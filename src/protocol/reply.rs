@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::frame::{Frame, FrameBuilder, Opcode};
+use crate::history::{Cursor, Why};
 use crate::json::write_text;
 
 /// Returns a request id for a command without one: `random` as 32 hex characters.
@@ -21,10 +22,26 @@ pub fn subscribed<'a>(
     builder: &mut FrameBuilder,
     request_id: &str,
     subscribed: impl IntoIterator<Item = &'a str>,
+    resume: Option<&Resumption>,
 ) -> Frame {
     reply(builder, request_id, "success", |out| {
         write_subscribed(out, subscribed);
+        if let Some(Resumption { cursor, resumed }) = resume {
+            write_cursor(out, *cursor);
+            if let Some(resumed) = resumed {
+                out.extend_from_slice(format!(",\"resumed\":{resumed}").as_bytes());
+            }
+        }
     })
+}
+
+/// What the reply to a subscribe with `data.resume` says of it (PROTOCOL 10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumption {
+    /// The position behind which live or replayed events begin; `None`: there is no history.
+    pub cursor: Option<Cursor>,
+    /// Whether what came after the cursor that was asked for follows; `None`: none was asked for.
+    pub resumed: Option<bool>,
 }
 
 /// The reply to an unsubscribe: the client bindings that were removed, and those that are left, under both of their
@@ -43,10 +60,11 @@ pub fn unsubscribed<'a>(
     })
 }
 
-/// The reply to a ping.
-pub fn pong(builder: &mut FrameBuilder, request_id: &str) -> Frame {
+/// The reply to a ping, with the session's place among the events (PROTOCOL 10).
+pub fn pong(builder: &mut FrameBuilder, request_id: &str, cursor: Option<Cursor>) -> Frame {
     reply(builder, request_id, "success", |out| {
-        out.extend_from_slice(br#""response":"pong""#)
+        out.extend_from_slice(br#""response":"pong""#);
+        write_cursor(out, cursor);
     })
 }
 
@@ -80,6 +98,20 @@ pub fn gap_event_source(builder: &mut FrameBuilder, away: Duration) -> Frame {
             away.as_secs_f64()
         ),
     )
+}
+
+/// The gap notice (PROTOCOL 10) of a session that asked for what came after a cursor and does not get it.
+pub fn gap_resume(builder: &mut FrameBuilder, why: Why) -> Frame {
+    let why = why.word();
+    gap(builder, format_args!(r#""reason":"resume","why":"{why}""#))
+}
+
+/// The notice (PROTOCOL 10) that all missed events, so many of them, have been sent: live ones follow.
+pub fn resumed(builder: &mut FrameBuilder, events: u64) -> Frame {
+    builder.clear();
+    let notice = format!(r#"{{"action":"notice","name":"resumed","data":{{"events":{events}}}}}"#);
+    builder.extend(notice.as_bytes());
+    builder.frame(Opcode::Text)
 }
 
 /// Why subscriptions ended without an unsubscribe.
@@ -159,6 +191,15 @@ fn write_subscribed<'a>(out: &mut Vec<u8>, bindings: impl IntoIterator<Item = &'
     out.extend_from_within(begin..end);
 }
 
+/// Writes `data.cursor`, behind other members.
+fn write_cursor(out: &mut Vec<u8>, cursor: Option<Cursor>) {
+    if let Some(cursor) = cursor {
+        out.extend_from_slice(br#","cursor":""#);
+        cursor.write(out);
+        out.push(b'"');
+    }
+}
+
 fn write_list(out: &mut Vec<u8>, texts: impl IntoIterator<Item = impl AsRef<str>>) {
     out.push(b'[');
     for (index, text) in texts.into_iter().enumerate() {
@@ -186,11 +227,11 @@ mod tests {
         builder.extend(b"left behind by an earlier frame");
         for (frame, expected) in [
             (
-                subscribed(builder, "r\"1", ["call.CHANNEL_CREATE.*", "a\\b"]),
+                subscribed(builder, "r\"1", ["call.CHANNEL_CREATE.*", "a\\b"], None),
                 r#"{"action":"reply","request_id":"r\"1","status":"success","data":{"subscribed":["call.CHANNEL_CREATE.*","a\\b"],"subscriptions":["call.CHANNEL_CREATE.*","a\\b"]}}"#,
             ),
             (
-                subscribed(builder, "r", []),
+                subscribed(builder, "r", [], None),
                 r#"{"action":"reply","request_id":"r","status":"success","data":{"subscribed":[],"subscriptions":[]}}"#,
             ),
             (
@@ -198,7 +239,7 @@ mod tests {
                 r#"{"action":"reply","request_id":"r","status":"success","data":{"unsubscribed":["x","y"],"subscribed":["z"],"subscriptions":["z"]}}"#,
             ),
             (
-                pong(builder, "r"),
+                pong(builder, "r", None),
                 r#"{"action":"reply","request_id":"r","status":"success","data":{"response":"pong"}}"#,
             ),
             (

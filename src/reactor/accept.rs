@@ -65,7 +65,7 @@ impl<S: Socket> Reactor<S> {
         let session = Session::new(preamble, peer, now.clock, &mut self.hub);
         let is_surplus = session.is_surplus();
         let id = self.connections.insert(socket, session);
-        self.hub.arrivals.note(now.unix);
+        self.hub.arrivals.note(now.unix());
         if is_surplus && room == Room::Free && !self.take_surplus(id, now) {
             return None;
         }

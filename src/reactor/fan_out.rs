@@ -12,6 +12,7 @@
 //! and the index does not change. A run ends within the turn in which it began.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::Reactor;
 use super::connections::Listed;
@@ -19,7 +20,7 @@ use super::run::{Run, Sliced};
 use super::socket::Socket;
 use crate::event::Event;
 use crate::limits::{EVENT_SLICE_BYTES_MAX, MATCHED_KEPT_MAX, MERGE_MEMBERS_MIN};
-use crate::protocol::event_frame::GroupFields;
+use crate::protocol::event_frame::{GroupFields, Stamp};
 use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
 use crate::session::clock::Now;
@@ -31,16 +32,18 @@ use crate::session::outbox::Parcel;
 impl<S: Socket> Reactor<S> {
     /// Matches one event, and hands its frames out: now, together with those that follow, or in slices. Linear in its groups
     /// and their members.
-    pub(super) fn fan_out(&mut self, event: Box<Event>, now: Now) {
+    pub(super) fn fan_out(&mut self, event: Arc<Event>, now: Now) {
         self.hub.metrics.events_total += 1;
+        let cursor = self.hub.history.take_in(&event, now);
+        let stamp = cursor.map_or(Stamp::None, Stamp::Live);
         if self.hub.trace.is_on() {
             let concerns = self.concerns(&event);
             if !concerns.is_empty() {
-                return self.fan_out_traced(event, &concerns, now);
+                return self.fan_out_traced(event, stamp, &concerns, now);
             }
         }
         let mut matched = std::mem::take(&mut self.fan_out.matched);
-        let mut owed = self.match_event(&event, None, &mut matched);
+        let mut owed = self.match_event(&event, stamp, None, &mut matched);
         let run = self.fan_out.run.as_ref();
         let goes_on = match &*matched {
             [] => true,
@@ -50,7 +53,7 @@ impl<S: Socket> Reactor<S> {
         if !goes_on && self.end_run(now) {
             // A session that was closed has left its groups.
             matched.clear();
-            owed = self.match_event(&event, None, &mut matched);
+            owed = self.match_event(&event, stamp, None, &mut matched);
         }
         match &*matched {
             // There is nothing to write, so it does not count in the window.
@@ -64,7 +67,7 @@ impl<S: Socket> Reactor<S> {
         self.keep_matched(matched);
         if !owed.is_empty() {
             self.hub.metrics.events_sliced_total += 1;
-            self.fan_out.sliced = Some(Sliced { event, owed });
+            self.fan_out.sliced = Some(Sliced { event, stamp, owed });
         }
     }
 
@@ -79,11 +82,11 @@ impl<S: Socket> Reactor<S> {
     /// Hands out the next slice of the event that is handed out in slices. Linear in its groups, and in the members of those
     /// of the slice.
     pub(super) fn fan_out_slice(&mut self, now: Now) {
-        let Some(Sliced { event, owed }) = self.fan_out.sliced.take() else {
+        let Some(Sliced { event, stamp, owed }) = self.fan_out.sliced.take() else {
             return;
         };
         let mut matched = std::mem::take(&mut self.fan_out.matched);
-        let owed = self.match_event(&event, Some(&owed), &mut matched);
+        let owed = self.match_event(&event, stamp, Some(&owed), &mut matched);
         if !matched.is_empty() {
             let concerns = self.concerns(&event);
             if concerns.is_empty() {
@@ -94,7 +97,7 @@ impl<S: Socket> Reactor<S> {
         }
         self.keep_matched(matched);
         if !owed.is_empty() {
-            self.fan_out.sliced = Some(Sliced { event, owed });
+            self.fan_out.sliced = Some(Sliced { event, stamp, owed });
         }
     }
 
@@ -119,12 +122,13 @@ impl<S: Socket> Reactor<S> {
     pub(super) fn match_event(
         &mut self,
         event: &Event,
+        stamp: Stamp,
         only: Option<&HashSet<GroupId>>,
         matched: &mut Vec<(GroupId, Frame)>,
     ) -> HashSet<GroupId> {
         let scratch = &mut self.fan_out.scratch;
         let (mut owed, mut encoded) = (HashSet::new(), 0);
-        scratch.begin();
+        scratch.begin(stamp);
         self.hub
             .subscriptions
             .match_event(event, &mut |found: Match<'_>| {

@@ -9,7 +9,7 @@ use crossbeam_channel::TryRecvError;
 
 use super::Reactor;
 use super::socket::Socket;
-use crate::handoff::FromSource;
+use crate::handoff::{FromSource, Return};
 use crate::limits;
 use crate::protocol::reply;
 use crate::routing::amqp_binding::Asked;
@@ -122,7 +122,7 @@ impl<S: Socket> Reactor<S> {
         match message {
             FromSource::Event(event) => self.fan_out(event, now),
             FromSource::Bound(bindings) => self.on_bound(bindings, now),
-            FromSource::Up => self.on_up(now),
+            FromSource::Up(what) => self.on_up(what, now),
             FromSource::Down { since } => {
                 self.on_down(self.clock_of(since));
                 self.hub.trace.source(false, now);
@@ -146,8 +146,9 @@ impl<S: Socket> Reactor<S> {
         instant.saturating_duration_since(self.epoch)
     }
 
-    fn on_up(&mut self, now: Now) {
-        if let Some(since) = self.hub.readiness.on_source_up() {
+    fn on_up(&mut self, what: Return, now: Now) {
+        let away_since = self.hub.readiness.on_source_up();
+        if let (Return::Anew, Some(since)) = (what, away_since) {
             self.announce(now.clock.saturating_sub(since), everybody, now);
         }
         self.hub.trace.source(true, now);

@@ -2,10 +2,11 @@
 //! ([`super::fan_out`]).
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::event::Event;
 use crate::limits::{MERGED_EVENTS_MAX, RUN_BYTES_MAX};
-use crate::protocol::event_frame::EventScratch;
+use crate::protocol::event_frame::{EventScratch, Stamp};
 use crate::protocol::frame::Frame;
 use crate::routing::index::GroupId;
 use crate::session::id::ConnId;
@@ -32,7 +33,8 @@ pub(super) struct Run {
 /// An event of which not all frames have been made.
 #[derive(Debug)]
 pub(super) struct Sliced {
-    pub(super) event: Box<Event>,
+    pub(super) event: Arc<Event>,
+    pub(super) stamp: Stamp,
     /// The groups that have not got it; never empty.
     pub(super) owed: HashSet<GroupId>,
 }

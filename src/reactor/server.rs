@@ -510,13 +510,13 @@ fn end_told(delay: Duration) -> String {
 /// The present moment, on the clock of a loop that started at `epoch`.
 #[must_use]
 pub fn now_since(epoch: Instant) -> Now {
-    let unix = SystemTime::now()
+    let unix_ms = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
-        .as_secs();
+        .as_millis() as u64;
     Now {
         clock: epoch.elapsed(),
-        unix,
+        unix_ms,
     }
 }
 

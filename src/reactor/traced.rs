@@ -8,6 +8,7 @@ use super::run::Sliced;
 use super::socket::Socket;
 use crate::event::Event;
 use crate::limits::TRACE_GROUPS_TOLD_MAX;
+use crate::protocol::event_frame::Stamp;
 use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
 use crate::routing::nearness::{EventKey, Nearness};
@@ -17,6 +18,7 @@ use crate::session::hub::Hub;
 use crate::session::trace::{
     ConcernedLook, EventFacts, MatchedSubscription, TracedSession, WhyNotMatched,
 };
+use std::sync::Arc;
 
 /// What became of an event in one group.
 struct HandedOut {
@@ -66,13 +68,14 @@ impl<S: Socket> Reactor<S> {
     /// As [`Reactor::fan_out`], for an event that `concerns` looks.
     pub(super) fn fan_out_traced(
         &mut self,
-        event: Box<Event>,
+        event: Arc<Event>,
+        stamp: Stamp,
         concerns: &[ConcernedLook],
         now: Now,
     ) {
         self.end_run(now);
         let mut matched = std::mem::take(&mut self.fan_out.matched);
-        let owed = self.match_event(&event, None, &mut matched);
+        let owed = self.match_event(&event, stamp, None, &mut matched);
         if matched.is_empty() {
             self.hub.metrics.events_unmatched_total += 1;
         } else {
@@ -82,7 +85,7 @@ impl<S: Socket> Reactor<S> {
         self.keep_matched(matched);
         if !owed.is_empty() {
             self.hub.metrics.events_sliced_total += 1;
-            self.fan_out.sliced = Some(Sliced { event, owed });
+            self.fan_out.sliced = Some(Sliced { event, stamp, owed });
         }
     }
 

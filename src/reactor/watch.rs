@@ -50,7 +50,7 @@ impl<S: Socket> Reactor<S> {
         {
             // The next pass must check it again.
             self.hub.tokens_expire = true;
-            if expires <= now.unix {
+            if expires <= now.unix() {
                 return self.close(id, CloseReason::Expired, now);
             }
         }

@@ -5,14 +5,7 @@ use std::time::Duration;
 
 use crate::limits::{STALL_COUNTED_MAX, SWEEP_INTERVAL};
 
-/// The moment of a turn.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Since the loop's start; never runs backwards.
-    pub clock: Duration,
-    /// Unix seconds, for token expiry and months.
-    pub unix: u64,
-}
+pub use crate::now::Now;
 
 /// A moment on the loop's clock in the four bytes that a handshake has to spare: microseconds, which wrap after 71 minutes.
 /// A longer handshake, which `request_timeout_ms` would have to allow, is told as so much shorter.

@@ -182,7 +182,7 @@ impl Session {
                 .subscriptions(&self.subscriptions)
                 .map(|one| one.binding());
             match reply {
-                Reply::Subscribed { id } => reply::subscribed(builder, &id, subscribed),
+                Reply::Subscribed { id } => reply::subscribed(builder, &id, subscribed, None),
                 Reply::Unsubscribed { id, removed } => {
                     let removed = removed.iter().map(AsRef::as_ref);
                     reply::unsubscribed(builder, &id, removed, subscribed)
@@ -233,6 +233,7 @@ impl Session {
         if let Action::Subscribe {
             account_id,
             bindings,
+            ..
         } = &action
             && !self.is_known(&identity, account_id.as_deref(), bindings, cx)?
         {
@@ -240,7 +241,11 @@ impl Session {
         }
         self.keep_label(&label, identity.account_id(), cx.hub);
         match action {
-            Action::Ping => Ok(Outcome::Pong(reply::pong(&mut cx.hub.builder, reply_id))),
+            Action::Ping => Ok(Outcome::Pong(reply::pong(
+                &mut cx.hub.builder,
+                reply_id,
+                None,
+            ))),
             Action::Unsubscribe(what) => Ok(Outcome::Reply(Reply::Unsubscribed {
                 id: reply_id.into(),
                 removed: self.unsubscribe(&what, cx),
@@ -248,6 +253,7 @@ impl Session {
             Action::Subscribe {
                 account_id,
                 bindings,
+                ..
             } => {
                 let wanted = self.authorise(account_id.as_deref(), &bindings, &identity, cx.hub)?;
                 let request_id = command.request_id.as_deref();
@@ -259,7 +265,7 @@ impl Session {
     /// The identity that the session runs as, if its token has been verified and is good.
     pub(super) fn authenticated(&self, now: Now) -> Option<&Arc<Identity>> {
         let identity = self.identity.as_ref()?;
-        (identity.is_proven() && !identity.has_expired(now.unix)).then_some(identity)
+        (identity.is_proven() && !identity.has_expired(now.unix())).then_some(identity)
     }
 
     fn is_current(&self, identity: &Arc<Identity>) -> bool {
@@ -277,7 +283,7 @@ impl Session {
         let current = self
             .identity
             .as_ref()
-            .filter(|identity| !identity.has_expired(cx.now.unix));
+            .filter(|identity| !identity.has_expired(cx.now.unix()));
         let token = match (auth_token, current) {
             (None, Some(identity)) => return Ok(Some(cx.hub.authenticator.current(identity))),
             (Some(token), Some(identity)) if identity.is_token(token) => {
@@ -312,6 +318,7 @@ impl Session {
             Action::Subscribe {
                 account_id,
                 bindings,
+                ..
             } => {
                 let missing = MissingKeys {
                     account_id: account_id.is_none(),

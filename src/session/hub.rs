@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::auth::Authenticator;
+use crate::history::{History, Mark};
 use crate::metrics::Metrics;
 use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
@@ -124,6 +125,8 @@ pub struct Hub {
     pub labels: Labels,
     /// The looks under way.
     pub trace: Trace,
+    /// The events of the last minute.
+    pub history: History,
     request_ids: RequestIds,
 }
 
@@ -140,7 +143,7 @@ impl Hub {
         Self {
             on_message: Session::on_command,
             authenticator,
-            subscriptions: Subscriptions::new(families, now.unix),
+            subscriptions: Subscriptions::new(families, now.unix()),
             readiness: Readiness::default(),
             deadlines: Deadlines::new(&limits),
             outboxes: OutboxTotals::default(),
@@ -160,6 +163,7 @@ impl Hub {
             occupancy: Occupancy::new(&limits),
             labels: Labels::default(),
             trace: Trace::default(),
+            history: History::new(limits.history, Mark::from_random(seed), now),
             request_ids: RequestIds(seed),
             limits,
         }

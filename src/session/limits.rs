@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::event::Style;
+use crate::history::HistoryOptions;
 use crate::protocol::admin_guard::Guard;
 use crate::protocol::codec::CodecLimits;
 use crate::protocol::proxy::Proxies;
@@ -53,6 +54,8 @@ pub struct SessionLimits {
     pub allowed_origins: Vec<String>,
     /// `proxy_protocol`, `trusted_proxies`.
     pub proxies: Proxies,
+    /// `history_bytes`, `history_seconds`, `history_overlap_ms`.
+    pub history: HistoryOptions,
     /// `admin_token`, `admin_hosts`.
     pub admin: Guard,
     /// `ping_interval_ms`, `pong_timeout_ms`, `idle_timeout_ms`, `message_timeout_ms`.

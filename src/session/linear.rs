@@ -23,7 +23,7 @@ use crate::steps;
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const NOW: Now = Now {
     clock: Duration::from_secs(1),
-    unix: 1_700_000_000,
+    unix_ms: 1_700_000_000_000,
 };
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -219,7 +219,7 @@ fn twice_as_much_costs_twice_as_many_steps() {
         ("a wait over a change of month", |n| {
             let mut world = World::new(1);
             world.list("subscribe", &distinct("doc_created.*.fax", n));
-            let later = ActiveMonths::at(NOW.unix + 40 * 86_400);
+            let later = ActiveMonths::at(NOW.unix() + 40 * 86_400);
             world.hub.subscriptions.follow(later);
             let steps = steps::of(|| {
                 world.bind_all();

@@ -180,7 +180,7 @@ impl<'s> Shown<'s> {
             id: &self.peer.to_string(),
             account: self.session.account(),
             ip: &self.peer.address().ip().to_string(),
-            age_seconds: now.unix.saturating_sub(self.hub.arrivals.unix(self.id)),
+            age_seconds: now.unix().saturating_sub(self.hub.arrivals.unix(self.id)),
             idle_seconds: self.idle().as_secs(),
             bindings: self.bindings(),
             frames: self.frames(),

@@ -108,7 +108,7 @@ impl Session {
         let Some(identity) = self.identity.as_ref().filter(|_| self.is_open()) else {
             return 0;
         };
-        match cx.hub.authenticator.renew(identity, cx.now.unix) {
+        match cx.hub.authenticator.renew(identity, cx.now.unix()) {
             Renewal::Same => 0,
             Renewal::Changed {
                 identity,

@@ -453,7 +453,7 @@ impl Subscriptions {
         random: impl FnOnce() -> u8,
         metrics: &mut Metrics,
     ) {
-        let in_force = ActiveMonths::at(now.unix);
+        let in_force = ActiveMonths::at(now.unix());
         if self.roll_over.is_none() && in_force != self.months.now() {
             metrics.months_rolled_total += 1;
             self.months = self.months.moving_to(in_force);
@@ -464,7 +464,7 @@ impl Subscriptions {
             return;
         };
         let is_late =
-            in_force != self.months.now() || !self.months.before().contains(Month::at(now.unix));
+            in_force != self.months.now() || !self.months.before().contains(Month::at(now.unix()));
         if !is_late && now.clock < walk.due() {
             return;
         }

@@ -32,7 +32,7 @@ use super::suspended::{Resumed, Suspended};
 impl From<Now> for Moment {
     fn from(now: Now) -> Self {
         Self {
-            unix: now.unix,
+            unix: now.unix(),
             clock: now.clock,
         }
     }

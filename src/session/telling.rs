@@ -177,6 +177,7 @@ impl<'c> Named<'c> {
             Ok(Action::Subscribe {
                 account_id,
                 bindings,
+                ..
             }) => ("subscribe", account_id.as_deref(), bindings.as_slice()),
             Ok(Action::Unsubscribe(Unsubscribe::Bindings {
                 account_id,

@@ -120,7 +120,7 @@ impl Demo {
                     at: Instant::now(),
                     age: None,
                 });
-                source.send(FromSource::Event(Box::new(event)))?;
+                source.send(FromSource::Event(Arc::new(event)))?;
             }
             answer_until(source, pace.next_due(Instant::now()))?;
         }
@@ -362,7 +362,7 @@ mod tests {
             },
             8,
         );
-        assert!(matches!(the_loop.next(), FromSource::Up));
+        assert!(matches!(the_loop.next(), FromSource::Up(_)));
         for index in 0..5_000 {
             let expected = Numbered::new(index, 7);
             let event = the_loop.next_event();

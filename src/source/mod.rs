@@ -24,7 +24,7 @@ use std::thread::{self, JoinHandle};
 
 use self::answers::Ended;
 pub use self::options::{SourceConfig, SourceError};
-use crate::handoff::{FromSource, SourceEnd};
+use crate::handoff::{FromSource, Return, SourceEnd};
 
 /// Starts the embedded source that `config` names, on a thread named `source`. When this returns, the hand-off holds
 /// [`FromSource::Up`]: a loop that takes it before it takes connections has a source for the first of them.
@@ -56,7 +56,7 @@ fn start(
     run: impl FnOnce(&SourceEnd) -> Ended + Send + 'static,
 ) -> Result<JoinHandle<()>, SourceError> {
     // An error: the loop is gone, which the thread notices.
-    let _gone = source.send(FromSource::Up);
+    let _gone = source.send(FromSource::Up(Return::Anew));
     thread::Builder::new()
         .name("source".into())
         .spawn(move || {
@@ -120,7 +120,7 @@ mod testing {
             }
         }
 
-        pub(super) fn next_event(&mut self) -> Box<Event> {
+        pub(super) fn next_event(&mut self) -> Arc<Event> {
             match self.next() {
                 FromSource::Event(event) => event,
                 other => panic!("{other:?} instead of an event"),
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn a_source_is_up_at_once_and_every_bind_is_answered() {
         let mut the_loop = Loop::start(&SLOW_DEMO, 64);
-        assert!(matches!(the_loop.next(), FromSource::Up));
+        assert!(matches!(the_loop.next(), FromSource::Up(_)));
         assert!(
             matches!(the_loop.next(), FromSource::Event(_)),
             "the first event is due at the start"

@@ -58,7 +58,7 @@ struct Line<'a> {
 #[derive(Debug)]
 struct Step {
     delay: Duration,
-    event: Box<Event>,
+    event: Event,
 }
 
 /// Why a line is skipped.
@@ -153,7 +153,7 @@ fn play(source: &SourceEnd, steps: Receiver<Option<Step>>) -> Result<Infallible,
                     at: Instant::now(),
                     age: None,
                 });
-                source.send(FromSource::Event(event))?;
+                source.send(FromSource::Event(Arc::new(event)))?;
                 last = Instant::now();
                 played += 1;
             }
@@ -220,7 +220,7 @@ fn decode(line: &[u8], exchange: &mut Arc<str>) -> Result<Step, LineError> {
     let event = Event::decode(exchange.clone(), line.routing_key.into(), body, None)?;
     Ok(Step {
         delay: Duration::from_millis(line.delay_ms.into()),
-        event: Box::new(event),
+        event,
     })
 }
 
@@ -293,7 +293,7 @@ mod tests {
                 },
                 events_max,
             );
-            assert!(matches!(the_loop.next(), FromSource::Up));
+            assert!(matches!(the_loop.next(), FromSource::Up(_)));
             the_loop
         }
 

@@ -136,7 +136,7 @@ impl Loop {
 
     fn up(&mut self) {
         self.wait("Up", |message| {
-            matches!(message, FromSource::Up).then_some(())
+            matches!(message, FromSource::Up(_)).then_some(())
         });
     }
 

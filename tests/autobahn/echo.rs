@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use blackhole::amqp;
 use blackhole::config::{self, Config, Exit, Startup};
-use blackhole::handoff::{FromSource, handoff};
+use blackhole::handoff::{FromSource, Return, handoff};
 use blackhole::logging;
 use blackhole::protocol::frame::{Frame, Opcode};
 use blackhole::reactor::reread;
@@ -74,7 +74,7 @@ fn run(config: &Config) -> Result<(), Exit> {
     // No events come, but while this end is held the loop has a source.
     let (source, loop_end) = handoff(server.waker());
     source
-        .send(FromSource::Up)
+        .send(FromSource::Up(Return::Anew))
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     if let Some(address) = server.address(ListenerKind::Clients) {
         writeln!(std::io::stdout(), "listening on {address}")

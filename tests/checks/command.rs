@@ -289,6 +289,7 @@ fn expected_action(tree: &Members) -> Result<Action<'_>, CommandError> {
         ("subscribe", account_id, bindings) => Ok(Action::Subscribe {
             account_id: account_id.map(Into::into),
             bindings: cow(bindings.unwrap_or_default()),
+            resume: None,
         }),
         ("unsubscribe", _, _) if data.is_none() => Ok(Action::Unsubscribe(Unsubscribe::All)),
         ("unsubscribe", account_id, Some(bindings)) => {

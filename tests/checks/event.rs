@@ -14,7 +14,7 @@ use std::io::Write;
 
 use blackhole::account::AccountId;
 use blackhole::event::{BODY_BYTES_MAX, Event, EventError, EventHead, Style};
-use blackhole::protocol::event_frame::{EventScratch, GroupFields};
+use blackhole::protocol::event_frame::{EventScratch, GroupFields, Stamp};
 use blackhole::protocol::tail::Tail;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -126,7 +126,7 @@ fn check_frames(event: &Event, fields: GroupFields<'_>, request_id: Option<&str>
         used.frame(event, style, other);
         let frame = used.frame(event, style, fields);
         let mut fresh = EventScratch::default();
-        fresh.begin();
+        fresh.begin(Stamp::None);
         assert_eq!(
             frame,
             fresh.frame(event, style, fields),

@@ -31,7 +31,7 @@ const PROXY: &str = "10.0.0.1:50000";
 const STRANGER: &str = "203.0.113.9:50000";
 const NOW: Now = Now {
     clock: Duration::ZERO,
-    unix: 1_700_000_000,
+    unix_ms: 1_700_000_000_000,
 };
 const ID: ConnId = ConnId {
     slot: 0,

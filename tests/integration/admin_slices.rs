@@ -156,7 +156,7 @@ fn more_frames_than_16_bits_count_are_told_and_forgotten_with_the_session() {
             body.clone().into_bytes(),
             None,
         );
-        let event = FromSource::Event(Box::new(event.unwrap()));
+        let event = FromSource::Event(Arc::new(event.unwrap()));
         world.source.send(event).unwrap();
         if number % 1000 == 0 {
             world.settle();

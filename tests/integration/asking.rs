@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blackhole::account::AccountId;
@@ -14,7 +15,7 @@ use blackhole::auth::{
     Question, jwt,
 };
 use blackhole::event::Event;
-use blackhole::handoff::{FromSource, SourceEnd, ToSource};
+use blackhole::handoff::{FromSource, Return, SourceEnd, ToSource};
 use blackhole::inquiry::Answering;
 use blackhole::limits::{GRANTS_OF_TOKEN_MAX, PLATFORM_QUESTIONS_MAX, SUSPENDED_BYTES_MAX};
 use blackhole::reactor::{Reactor, Ready};
@@ -94,7 +95,7 @@ impl World {
         let authenticator = Authenticator::new(auth, read, read_keys).unwrap();
         let config = config(&["--auth", "insecure", "--ping-interval-ms", "0"]);
         let (source, threads, reactor) = reactor_that_asks(&config, authenticator, 10_000, 1);
-        source.send(FromSource::Up).unwrap();
+        source.send(FromSource::Up(Return::Anew)).unwrap();
         Self {
             reactor,
             source,
@@ -273,7 +274,7 @@ impl World {
         let body = body.to_string().into_bytes();
         let event = Event::decode(exchange.into(), key.into(), body, None).unwrap();
         self.source
-            .send(FromSource::Event(Box::new(event)))
+            .send(FromSource::Event(Arc::new(event)))
             .unwrap();
         self.turn();
     }

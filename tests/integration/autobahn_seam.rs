@@ -23,7 +23,7 @@ const ID: ConnId = ConnId {
 };
 const NOW: Now = Now {
     clock: Duration::ZERO,
-    unix: 1_700_000_000,
+    unix_ms: 1_700_000_000_000,
 };
 const TEXT: u8 = 0x1;
 const BINARY: u8 = 0x82;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use blackhole::account::AccountId;
-use blackhole::handoff::{FromSource, ToSource};
+use blackhole::handoff::{FromSource, Return, ToSource};
 use blackhole::routing::amqp_binding::Asked;
 use blackhole::session::ListenerKind;
 use blackhole::session::id::Peer;
@@ -198,7 +198,7 @@ fn a_roll_over_of_months_leaves_every_binding_with_its_account() {
     let tokens = owners();
     let auth = format!("--auth={}", tokens.option());
     let (source, mut reactor) = reactor(&config(&[&auth, "--ping-interval-ms=0"]), 100, 1);
-    source.send(FromSource::Up).unwrap();
+    source.send(FromSource::Up(Return::Anew)).unwrap();
     let wire = Wire::new(usize::MAX, 1 << 16);
     let socket = Scripted(wire.clone());
     let peer = Peer::from(SocketAddr::from(([10, 0, 0, 1], 1)));
@@ -208,7 +208,7 @@ fn a_roll_over_of_months_leaves_every_binding_with_its_account() {
     let account = AccountId::parse(ACCOUNT).unwrap();
     let mut most = 0;
     for day in 0..70 {
-        let midnight = 86_400 - now(Duration::ZERO).unix % 86_400;
+        let midnight = 86_400 - now(Duration::ZERO).unix() % 86_400;
         let begun = Duration::from_secs(midnight + day * 86_400);
         for seconds in [0, 1, 86_399 - 30, 86_399] {
             if (day, seconds) == (0, 1) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use blackhole::account::AccountId;
 use blackhole::config::Config;
-use blackhole::handoff::{FromSource, SourceEnd, ToSource};
+use blackhole::handoff::{FromSource, Return, SourceEnd, ToSource};
 use blackhole::limits::{
     ADMIN_CONNECTIONS_MAX, LINGER, PARTIAL_MESSAGES_PER_ADDRESS_MAX, PARTIAL_OVERHEAD_BYTES_MAX,
     REFUSALS_MAX, SURPLUS_MAX,
@@ -340,7 +340,7 @@ type Wires = Rc<RefCell<Wire>>;
 impl Loop {
     fn new(config: &Config, seed: u64) -> Self {
         let (source, reactor) = reactor(config, 1000, seed);
-        source.send(FromSource::Up).unwrap();
+        source.send(FromSource::Up(Return::Anew)).unwrap();
         let mut new = Self {
             reactor,
             source,

@@ -1,10 +1,11 @@
 //! What looks hold at the broker (PROTOCOL 8), beside what sessions need: on scripted sockets and a virtual clock, under
 //! random comings and goings of both, outages, months and families switched.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blackhole::event::Event;
-use blackhole::handoff::FromSource;
+use blackhole::handoff::{FromSource, Return};
 use blackhole::session::ListenerKind;
 use serde_json::json;
 use support::client::subscribe;
@@ -35,7 +36,7 @@ fn publish(world: &mut World, account: &str) {
     let body = call_event(account, "CHANNEL_CREATE", 0).to_string();
     let key = "call.CHANNEL_CREATE.x".into();
     let event = Event::decode("callevt".into(), key, body.into_bytes(), None);
-    let event = FromSource::Event(Box::new(event.unwrap()));
+    let event = FromSource::Event(Arc::new(event.unwrap()));
     world.source.send(event).unwrap();
 }
 
@@ -96,7 +97,7 @@ fn come_and_go(seed: u64) -> u64 {
                 let since = Instant::now();
                 world.source.send(FromSource::Down { since }).unwrap();
             }
-            16 => world.source.send(FromSource::Up).unwrap(),
+            16 => world.source.send(FromSource::Up(Return::Anew)).unwrap(),
             17 => {
                 let action = if random.bool() { "stop" } else { "start" };
                 let module = ["bh_call", "bh_fax"][random.usize(..2)];
@@ -124,7 +125,7 @@ fn come_and_go(seed: u64) -> u64 {
         let (id, clock) = (world.clients[client].id, world.clock);
         world.reactor.abandon(id, now(clock));
     }
-    world.source.send(FromSource::Up).unwrap();
+    world.source.send(FromSource::Up(Return::Anew)).unwrap();
     for _ in 0..100 {
         world.turn_once();
         world.clock += Duration::from_secs(1);

@@ -306,7 +306,7 @@ fn header_head_and_frames_cut_anywhere_make_the_same_session() {
     let authenticator = config.authenticator().unwrap();
     let now = Now {
         clock: Duration::ZERO,
-        unix: 1_700_000_000,
+        unix_ms: 1_700_000_000_000,
     };
     let mut hub = Hub::new(
         SessionLimits::from(&config),

@@ -5,11 +5,12 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blackhole::config::Config;
 use blackhole::event::Event;
-use blackhole::handoff::{FromSource, SourceEnd, ToSource};
+use blackhole::handoff::{FromSource, Return, SourceEnd, ToSource};
 use blackhole::limits::{HELD_BYTES_MAX, HELD_TOTAL_BYTES_MAX};
 use blackhole::metrics::commands::CommandResult;
 use blackhole::reactor::{Reactor, Ready};
@@ -54,7 +55,7 @@ impl World {
         let mut config = config(&["--auth", &tokens.option()]);
         change(&mut config);
         let (source, reactor) = reactor(&config, 100_000, 1);
-        source.send(FromSource::Up).unwrap();
+        source.send(FromSource::Up(Return::Anew)).unwrap();
         Self {
             reactor,
             source,
@@ -230,7 +231,7 @@ impl World {
         let body = body.to_string().into_bytes();
         let event = Event::decode(exchange.into(), key.into(), body, None).unwrap();
         self.source
-            .send(FromSource::Event(Box::new(event)))
+            .send(FromSource::Event(Arc::new(event)))
             .unwrap();
     }
 
@@ -395,7 +396,7 @@ fn what_the_broker_refuses_already_is_refused_on_arrival_until_it_takes_it_again
     world.turn();
     assert_eq!(ask(&mut world, two, "r4"), [""; 0]);
     world.bind(|_| true);
-    world.source.send(FromSource::Up).unwrap();
+    world.source.send(FromSource::Up(Return::Anew)).unwrap();
     assert_eq!(world.told(two), [r#"r4 ["fax.status.*"]"#]);
     world.end();
 }

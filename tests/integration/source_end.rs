@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blackhole::config::{self, Config, Startup};
-use blackhole::handoff::{FromSource, SourceEnd, handoff};
+use blackhole::handoff::{FromSource, Return, SourceEnd, handoff};
 use blackhole::limits::POLL_WAIT_MAX;
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::Families;
@@ -131,7 +131,7 @@ fn end_the_source_of_a_loop_that_sleeps() {
         source,
         stat,
     } = start();
-    source.send(FromSource::Up).unwrap();
+    source.send(FromSource::Up(Return::Anew)).unwrap();
     // Without connections the loop has no deadline: it sleeps as long as it ever does.
     let begun = Instant::now();
     let sleeps = || {

@@ -4,11 +4,12 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blackhole::config::Config;
 use blackhole::event::Event;
-use blackhole::handoff::{FromSource, SourceEnd, ToSource};
+use blackhole::handoff::{FromSource, Return, SourceEnd, ToSource};
 use blackhole::limits::{
     EVENT_SLICE_BYTES_MAX, FRAMES_READ_BEFORE_EVENTS_MAX, FRAMES_READ_PER_TURN_MAX,
     MERGED_EVENTS_MAX, SESSION_READ_BYTES_MAX,
@@ -70,7 +71,7 @@ impl Stage {
             ..config(&["--auth=insecure"])
         };
         let (source, reactor) = reactor(&config, handoff_max, 1);
-        source.send(FromSource::Up).unwrap();
+        source.send(FromSource::Up(Return::Anew)).unwrap();
         Self {
             reactor,
             source,
@@ -159,7 +160,7 @@ impl Stage {
             body.to_string().into_bytes(),
             None,
         );
-        let event = FromSource::Event(Box::new(event.unwrap()));
+        let event = FromSource::Event(Arc::new(event.unwrap()));
         self.source.send_timeout(event, Duration::ZERO).is_ok()
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use blackhole::config::Config;
 use blackhole::handoff::ask::{AskEnd, ask_channels};
-use blackhole::handoff::{FromSource, LoopWaker, SourceEnd, ToSource};
+use blackhole::handoff::{FromSource, LoopWaker, Return, SourceEnd, ToSource};
 use blackhole::limits::CONTROL_ANSWER_BYTES_MAX;
 use blackhole::protocol::control::{self, Answer, Reply, Request};
 use blackhole::reactor::modules::{HostParts, KeepModule};
@@ -57,7 +57,7 @@ impl World {
             ..config(&["--auth=insecure"])
         };
         let (source, mut reactor) = reactor(&config, 4096, 1);
-        source.send(FromSource::Up).unwrap();
+        source.send(FromSource::Up(Return::Anew)).unwrap();
         let (asker, requests) = ask_channels(LoopWaker::new(|| Ok(())), 64, 4);
         reactor.take_control(requests);
         let host = HostParts {

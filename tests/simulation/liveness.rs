@@ -1,6 +1,7 @@
 //! Cases of the silent, the mute and the idle, and of messages that are never finished.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blackhole::event::Event;
@@ -394,7 +395,7 @@ fn pings_that_never_end_do_not_keep_the_memory_of_a_burst() {
         let event = Event::decode("callevt".into(), key, body.to_string().into_bytes(), None);
         world
             .outgoing
-            .push_back(FromSource::Event(Box::new(event.expect("a valid body"))));
+            .push_back(FromSource::Event(Arc::new(event.expect("a valid body"))));
     }
     world.settle();
     world.pass(3 * SECOND);

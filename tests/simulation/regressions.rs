@@ -1,6 +1,7 @@
 //! Named cases: what once went wrong, and what a random world meets too seldom.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blackhole::event::Event;
@@ -65,7 +66,7 @@ fn events_that_match_several_subscriptions_wait_in_the_handoff_not_in_the_outbox
         let event = Event::decode("callevt".into(), key, body.to_string().into_bytes(), None);
         world
             .outgoing
-            .push_back(FromSource::Event(Box::new(event.expect("a valid body"))));
+            .push_back(FromSource::Event(Arc::new(event.expect("a valid body"))));
     }
     let mut most = 0;
     for _ in 0..100_000 {

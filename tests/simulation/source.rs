@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use blackhole::event::Event;
-use blackhole::handoff::{FromSource, ToSource};
+use blackhole::handoff::{FromSource, Return, ToSource};
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked};
 use serde_json::{Value, json};
 
@@ -55,7 +55,7 @@ impl World {
         let body = body.to_string().into_bytes();
         let decoded = Event::decode(exchange.into(), key.into(), body, None);
         let event = decoded.expect("a valid body");
-        self.outgoing.push_back(FromSource::Event(Box::new(event)));
+        self.outgoing.push_back(FromSource::Event(Arc::new(event)));
         for client in &mut self.clients {
             for one in &client.ever {
                 // Until the loop takes it, a realm may have moved to any account.
@@ -166,7 +166,7 @@ impl World {
                 self.outgoing
                     .push_back(FromSource::Bound(self.asked(bound)));
             }
-            self.outgoing.push_back(FromSource::Up);
+            self.outgoing.push_back(FromSource::Up(Return::Anew));
             self.owe_a_notice(|_| true);
         }
     }

@@ -41,7 +41,7 @@ fn sessions_come_and_go_with_their_tokens(seed: u64) {
     let mut holds: Vec<Option<Option<usize>>> = vec![Some(None); world.clients.len()];
     for second in 1..=20 {
         world.clock = begun + Duration::from_secs(second);
-        let second = world.now().unix - 1_700_000_000;
+        let second = world.now().unix() - 1_700_000_000;
         let (before, mut asked) = (on_file, Vec::new());
         for (index, client) in world.clients.iter().enumerate() {
             if rng.u32(0..4) > 0 {

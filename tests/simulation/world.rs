@@ -172,7 +172,7 @@ impl World {
     pub(crate) fn now(&self) -> Now {
         let now = now(self.clock);
         Now {
-            unix: now.unix.saturating_add_signed(self.stepped),
+            unix_ms: now.unix_ms.saturating_add_signed(self.stepped * 1_000),
             ..now
         }
     }

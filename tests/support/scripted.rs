@@ -202,7 +202,7 @@ impl Wire {
 pub fn now(clock: Duration) -> Now {
     Now {
         clock,
-        unix: UNIX_START + clock.as_secs(),
+        unix_ms: UNIX_START * 1_000 + clock.as_millis() as u64,
     }
 }
 

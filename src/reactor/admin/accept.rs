@@ -50,7 +50,7 @@ impl<S: Socket> Reactor<S> {
         let session = Session::of_admin(listener, peer, now.clock, &mut self.hub);
         let id = self.connections.insert(socket, session);
         self.admin.insert(listener, id);
-        self.hub.arrivals.note(now.unix);
+        self.hub.arrivals.note(now.unix());
         let connection = self.connections.get_mut(id)?;
         connection.listed.insert(Listed::REREAD | Listed::ADMIN);
         self.reread.push_back(id);

@@ -517,7 +517,7 @@ impl Looks {
     }
 
     fn mind_clock(&mut self, now: Now) {
-        let least = Duration::from_secs(now.unix).saturating_sub(now.clock);
+        let least = Duration::from_secs(now.unix()).saturating_sub(now.clock);
         let most = least + Duration::from_secs(1);
         // The system's clock may have been set.
         if !(least..most).contains(&self.clock_to_unix) {
@@ -576,7 +576,7 @@ mod tests {
     fn at(seconds: u64, millis: u64) -> Now {
         Now {
             clock: Duration::from_millis(seconds * 1000 + millis),
-            unix: 1_795_425_948 + seconds,
+            unix_ms: (1_795_425_948 + seconds) * 1_000,
         }
     }
 
@@ -601,7 +601,7 @@ mod tests {
             let families = Families::new(&FamilyOptions::default()).expect("the platform's");
             let mut bench = Self {
                 trace: Trace::default(),
-                subscriptions: Subscriptions::new(families, at(0, 0).unix),
+                subscriptions: Subscriptions::new(families, at(0, 0).unix()),
             };
             let filter = Filter {
                 session: None,
@@ -727,7 +727,7 @@ mod tests {
         let mut bench = Bench::new(None);
         for (hours, expected) in [(-1_i64, "1795422349000"), (2, "1795433149000")] {
             let mut now = at(1, 250);
-            now.unix = now.unix.strict_add_signed(hours * 3600);
+            now.unix_ms = now.unix_ms.strict_add_signed(hours * 3_600_000);
             bench.trace.begin_share(now);
             bench.ping(now);
             let told = bench.take(now);

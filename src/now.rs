@@ -1,0 +1,20 @@
+//! The moment of a turn, as the loop hands it to everything below.
+
+use std::time::Duration;
+
+/// The moment of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Since the loop's start; never runs backwards.
+    pub clock: Duration,
+    /// Unix milliseconds by the wall clock, which may be set back: for token expiry, months and the times of cursors.
+    pub unix_ms: u64,
+}
+
+impl Now {
+    /// Unix seconds.
+    #[must_use]
+    pub fn unix(self) -> u64 {
+        self.unix_ms / 1_000
+    }
+}
