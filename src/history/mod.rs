@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cursor`] | a cursor and its text |
 //! | `ring` | the events that are kept, and the two bounds of them |
+//! | [`stored`] | what is loaded of the stream, and what that proves |
 //! | this | the times of cursors; which cursors are good |
 
 #![cfg_attr(
@@ -16,6 +17,7 @@
 )]
 
 pub mod cursor;
+pub mod stored;
 
 use std::sync::Arc;
 use std::time::Duration;
