@@ -235,7 +235,7 @@ impl Keeper {
         watchdog: &Watchdog,
     ) -> Result<(), Trouble> {
         let question = watchdog.question();
-        let mut post = Post::open(connection, &self.options, watchdog)?;
+        let post = Post::open(connection, self.options.clone(), watchdog)?;
         post.declare()?;
         if !self.has_witness(connection)? {
             // Confirmed before the witness is there, so that no other process takes the past for whole.
@@ -354,14 +354,14 @@ fn witness(stream: &str) -> String {
 struct Post<'a> {
     channel: Channel,
     confirms: Receiver<Confirm>,
-    options: &'a StreamOptions,
+    options: StreamOptions,
     watchdog: &'a Watchdog,
 }
 
 impl<'a> Post<'a> {
     fn open(
         connection: &mut Connection,
-        options: &'a StreamOptions,
+        options: StreamOptions,
         watchdog: &'a Watchdog,
     ) -> Result<Self, Trouble> {
         let channel = connection.open_channel(None)?;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use amiquip::{
     AmqpValue, Channel, Connection, ConsumerMessage, ConsumerOptions, Delivery, FieldTable,
 };
-use crossbeam_channel::{Receiver, RecvTimeoutError, never, select};
+use crossbeam_channel::{Receiver, never, select};
 
 use super::super::abort::Abort;
 use super::super::connection;
