@@ -407,7 +407,16 @@ fn a_broker_that_restarts_leaves_a_hole_and_one_that_does_not_leaves_none() {
         if is_whole {
             break items;
         }
-        assert!(Instant::now() < deadline, "it is never read again");
+        assert!(
+            Instant::now() < deadline,
+            "it is never read again: {:?}",
+            super::LOG
+                .lock()
+                .unwrap()
+                .iter()
+                .filter(|line| line.contains("stream"))
+                .collect::<Vec<_>>()
+        );
         std::thread::sleep(Duration::from_millis(100));
     };
     assert!(holes(&items) >= 2, "{items:?}");

@@ -68,7 +68,8 @@ impl From<Lost> for Trouble {
 impl From<amiquip::Error> for Trouble {
     fn from(error: amiquip::Error) -> Self {
         match error {
-            amiquip::Error::ServerClosedChannel { code, message, .. } => {
+            // After a restart of the broker its streams are away for a while (404).
+            amiquip::Error::ServerClosedChannel { code, message, .. } if code != NOT_FOUND => {
                 Self::Refused(format!("{code} {message}"))
             }
             error => Self::Lost(error.into()),
