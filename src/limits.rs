@@ -137,6 +137,48 @@ const _: () = assert!(EVENT_SLICE_BYTES_MAX <= MERGED_BYTES_MAX);
 /// held in one piece until all members of the run have been written to.
 pub(crate) const RUN_BYTES_MAX: u64 = 256 << 10;
 
+/// Past events that laps match in one turn: some 0.3 ms.
+pub const LAP_EVENTS_PER_TURN_MAX: usize = 256;
+
+/// Sessions that laps visit in one turn, whether they get something or not: some 0.5 ms.
+pub const LAP_VISITS_PER_TURN_MAX: usize = 4096;
+
+/// Frames that laps put into outboxes in one turn, give or take those of one session: some 0.4 ms.
+pub const LAP_FRAMES_PER_TURN_MAX: usize = 4096;
+
+/// Bytes of these frames, give or take those of one session; a frame for several sessions counts for each.
+pub const LAP_BYTES_PER_TURN_MAX: usize = 4 << 20;
+
+/// Sessions on the flush list up to which laps add others: half of those that one turn writes to.
+pub const LAP_FLUSHES_MAX: usize = FLUSHES_PER_TURN_MAX / 2;
+
+/// Sessions that laps add to a flush list that is longer: a tenth of those that one turn writes to, so that laps come to an
+/// end under lasting load and cost the others no more than that.
+pub const LAP_FLUSHES_MIN: usize = FLUSHES_PER_TURN_MAX / 10;
+
+/// Bytes of the events of one step of a lap, give or take one event: a session gets all of them at once.
+pub(crate) const LAP_STEP_BYTES_MAX: usize = 32 << 10;
+
+/// What an event of a step counts for beside its own bytes: what its frame has more than the event.
+pub(crate) const LAP_EVENT_EXTRA_BYTES: usize = 256;
+
+/// Pairs of an event and a group that wants it, of one step, give or take those of one event.
+pub(crate) const LAP_MATCHES_MAX: usize = 1024;
+
+/// Bytes in the outbox of a session from which on it leaves a lap, give or take those of one event; it gets on the next
+/// one when they are written. So a session that does not read has no more than this of past events in memory.
+pub const LAP_OUTBOX_BYTES_MAX: usize = 64 << 10;
+
+/// Sessions whose replays end in one turn, or their subscriptions, which move from one index to the other: some 0.5 ms.
+pub const LAP_ENDS_PER_TURN_MAX: usize = 256;
+
+/// How long a replay may take. A session that takes events no faster than they come is told of a gap then, and goes on
+/// with live events.
+pub const RESUMING_MAX: Duration = Duration::from_secs(600);
+
+/// How often the sessions that resume are looked at for those that are too late.
+pub(crate) const RESUMING_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Members of a group from which on putting the frames of a run together is worth it; fewer get the frames one by one.
 pub(crate) const MERGE_MEMBERS_MIN: usize = 4;
 

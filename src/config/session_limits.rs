@@ -47,6 +47,8 @@ impl From<&Config> for SessionLimits {
                 keep: Duration::from_secs(60),
                 overlap: Duration::from_millis(2_000),
             },
+            resume_events_max: 100_000,
+            resume_time_max: Duration::from_secs(3_600),
             // Its token is read from a file: `Config::admin_token`.
             admin: Guard::new(config.admin_hosts.clone()),
             liveness: LivenessRules::new(

@@ -53,6 +53,11 @@ figures! {
         counter events_sliced_total "Events whose frames were made a part at a time, because all of them together were too large.";
         counter events_unmatched_total "Events that no subscription wanted.";
         counter frames_delivered_total "Event frames put into outboxes.";
+        counter frames_replayed_total "Those of them that were of past events, for sessions that resume.";
+        counter laps_total "Laps begun: walks over past events for sessions that resume.";
+        counter lap_slices_total "Turns in which a lap went on.";
+        counter lap_events_total "Past events matched, once for each slice of the sessions on a lap.";
+        counter lap_falls_total "Times that a session left a lap because its outbox took no more.";
         counter runs_merged_total "Runs of events that one group alone wanted whose frames were put together, once for all its members.";
         counter frames_dropped_total "Event frames dropped by the slow consumer policy drop.";
         counter gap_notices_total "Gap notices sent.";
@@ -102,6 +107,20 @@ figures! {
             handshakes_refused_draining_total ("draining") "503: the process is about to end.";
             handshakes_refused_head_total ("head") "431: the head was too large.";
             handshakes_refused_request_total ("request") "Another status: the request is none that is served here.";
+        }
+        counter resumes_total [result] "Subscribes with a cursor, by what came of it." {
+            resumes_good_total ("resumed") "What came after it was replayed.";
+            resumes_expired_total ("expired") "It was from before the history.";
+            resumes_unknown_total ("unknown") "It was of the future, or never given, or the history did not cover a binding.";
+            resumes_too_many_total ("too_many") "More than resume_max_events came after it.";
+            resumes_outage_total ("outage") "Events may have been lost since.";
+        }
+        counter replays_total [end] "Replays that ended, by how." {
+            replays_done_total ("resumed") "All that was missed was sent.";
+            replays_expired_total ("expired") "The history dropped events before the session took them.";
+            replays_too_many_total ("too_many") "It took too long.";
+            replays_outage_total ("outage") "Events may have been lost meanwhile.";
+            replays_closed_total ("closed") "The session ended.";
         }
         counter closes_total [reason] "Sessions that ended, by reason." {
             closes_normal_total ("peer") "The peer closed.";

@@ -175,6 +175,7 @@ impl<S: Socket> Reactor<S> {
                     self.settle(id);
                 } else {
                     self.unpark(id);
+                    self.note_ready(id);
                 }
             }
             AfterFlush::More => self.settle(id),

@@ -10,7 +10,8 @@
 //!    (`requests`, `switching`), and of what the operator asks on the admin address ([`admin`]). After a reread, or when
 //!    rights were taken away, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what
 //!    the source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more
-//!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`).
+//!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`). Do a slice of the lap of those who
+//!    resume (`laps`).
 //! 4. Fire the deadlines; take a step of the sweep and of the drain (`deadlines`, `watch`).
 //! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
 //!    io_uring, all these writes are one system call, or a few when they are many bytes (`flush`).
@@ -38,6 +39,7 @@
 //! | `inquiries` | the questions under way, and whom their answers concern |
 //! | `intake` | step 3: the source and its events |
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
+//! | `laps`, `lap` | step 3: past events put into the outboxes of sessions that resume; what is kept of that |
 //! | `traced` | step 3: the same for an event that somebody looks at |
 //! | `requests`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
 //! | `control`, [`modules`] | those requests; a change of families, and how it is kept |
@@ -69,6 +71,8 @@ mod flush;
 pub mod flush_list;
 mod inquiries;
 mod intake;
+mod lap;
+mod laps;
 pub mod listener;
 mod listening_socket;
 pub mod modules;
@@ -99,6 +103,7 @@ use self::control::Control;
 use self::drain::Drain;
 use self::flush_list::FlushList;
 use self::inquiries::Inquiries;
+use self::lap::Laps;
 use self::modules::{HostParts, Keeper, WakeLoop};
 use self::run::FanOut;
 use self::socket::Socket;
@@ -150,6 +155,7 @@ pub struct Reactor<S> {
     scratch: Scratch,
     full_answer: FullAnswer,
     fan_out: FanOut,
+    laps: Laps,
     flush: FlushList,
     reread: VecDeque<ConnId>,
     reap: Vec<ConnId>,
@@ -226,6 +232,7 @@ impl<S: Socket> Reactor<S> {
             scratch: Scratch::default(),
             full_answer: FullAnswer::default(),
             fan_out: FanOut::default(),
+            laps: Laps::default(),
             flush: FlushList::default(),
             reread: VecDeque::new(),
             reap: Vec::new(),
@@ -296,6 +303,7 @@ impl<S: Socket> Reactor<S> {
         self.go_on_with_jobs(now);
         self.renew_some(now);
         self.take_events(now);
+        self.go_on_with_laps(now);
         self.fire_deadlines(now);
         self.flush_some(now);
         self.close_largest(now);
@@ -333,6 +341,7 @@ impl<S: Socket> Reactor<S> {
             || self.jobs.is_pressing()
             || self.admin.has_waiting()
             || self.inquiries.is_pressing()
+            || self.has_laps()
         {
             return Duration::ZERO;
         }
@@ -346,6 +355,7 @@ impl<S: Socket> Reactor<S> {
         let control = self.control.as_ref();
         let control = control.and_then(|control| control.due(self.is_switching));
         let looks = self.hub.trace.next_due();
+        let laps = self.laps_due();
         [
             deadline,
             months,
@@ -355,6 +365,7 @@ impl<S: Socket> Reactor<S> {
             asked,
             control,
             looks,
+            laps,
         ]
         .into_iter()
         .flatten()

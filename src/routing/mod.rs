@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`families`] | the table of binding families, and what a client binding means under it |
 //! | [`index`] | subscriptions in groups; from an event to groups to members |
+//! | [`indexes`] | the two indexes, live and replay, and which of them a session is in |
 //! | [`nearness`] | how near a subscription comes to an event; whose an event is |
 //! | [`key_filter`] | the keys that somebody who looks may name, and what must be bound for that |
 //! | [`broker_bindings`] | how many subscriptions need each AMQP binding, and whether it is in force |
@@ -37,6 +38,7 @@ mod arena;
 pub mod broker_bindings;
 pub mod families;
 pub mod index;
+pub mod indexes;
 mod interner;
 pub mod key_filter;
 pub mod month;

@@ -154,11 +154,21 @@ impl RequestIds {
         let Some(request_id) = request_id else {
             return RequestId::NONE;
         };
-        self.users += 1;
         let mut quoted = std::mem::take(&mut self.text);
         quoted.clear();
         write_text(&mut quoted, request_id);
-        let text = quoted.get(1..quoted.len() - 1).unwrap_or_default();
+        let id = self.intern_bytes(quoted.get(1..quoted.len() - 1).unwrap_or_default());
+        self.text = quoted;
+        id
+    }
+
+    /// As [`RequestIds::intern`], of what [`RequestIds::text`] returned for another table.
+    pub(super) fn intern_text(&mut self, text: Option<&str>) -> RequestId {
+        text.map_or(RequestId::NONE, |text| self.intern_bytes(text.as_bytes()))
+    }
+
+    fn intern_bytes(&mut self, text: &[u8]) -> RequestId {
+        self.users += 1;
         let hash = self.seed.hash_one(text);
         if self.recent.is_empty() {
             self.recent = vec![RequestId::NONE.0; RECENT_MAX];
@@ -177,7 +187,6 @@ impl RequestIds {
         if let Some(recent) = self.recent.get_mut(at) {
             *recent = id.0;
         }
-        self.text = quoted;
         id
     }
 

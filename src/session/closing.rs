@@ -156,6 +156,7 @@ impl Session {
         }
         cx.hub.figures.forget(cx.id.slot);
         self.stop_waiting(cx);
+        self.drop_replay(cx);
         if !self.subscriptions.is_empty() {
             let list = &mut self.subscriptions;
             cx.hub

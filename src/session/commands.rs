@@ -17,7 +17,7 @@ use crate::auth::{Identity, Verdict};
 use crate::limits::HELD_TOTAL_BYTES_MAX;
 use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::command::{
-    self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Unsubscribe,
+    self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Resume, Unsubscribe,
 };
 use crate::protocol::frame::Frame;
 use crate::protocol::reply::{self, EndReason};
@@ -171,6 +171,10 @@ impl Session {
     }
 
     pub(super) fn send(&mut self, reply: Reply, cx: &mut Context<'_>) {
+        let then = match &reply {
+            Reply::Subscribed { answer, .. } => answer.and_then(|answer| answer.then),
+            Reply::Unsubscribed { .. } | Reply::Frame(_) => None,
+        };
         let frame = {
             let Hub {
                 builder,
@@ -182,7 +186,10 @@ impl Session {
                 .subscriptions(&self.subscriptions)
                 .map(|one| one.binding());
             match reply {
-                Reply::Subscribed { id } => reply::subscribed(builder, &id, subscribed, None),
+                Reply::Subscribed { id, answer } => {
+                    let resumption = answer.as_ref().map(|answer| &answer.resumption);
+                    reply::subscribed(builder, &id, subscribed, resumption)
+                }
                 Reply::Unsubscribed { id, removed } => {
                     let removed = removed.iter().map(AsRef::as_ref);
                     reply::unsubscribed(builder, &id, removed, subscribed)
@@ -191,6 +198,9 @@ impl Session {
             }
         };
         self.push(frame, cx);
+        if let Some(end) = then {
+            self.tell_replay_end(end, cx);
+        }
     }
 
     fn rate_limited(&self, hub: &Hub) -> CommandErrors {
@@ -241,11 +251,11 @@ impl Session {
         }
         self.keep_label(&label, identity.account_id(), cx.hub);
         match action {
-            Action::Ping => Ok(Outcome::Pong(reply::pong(
-                &mut cx.hub.builder,
-                reply_id,
-                None,
-            ))),
+            Action::Ping => {
+                let place = self.place(cx);
+                let frame = reply::pong(&mut cx.hub.builder, reply_id, place);
+                Ok(Outcome::Pong(frame))
+            }
             Action::Unsubscribe(what) => Ok(Outcome::Reply(Reply::Unsubscribed {
                 id: reply_id.into(),
                 removed: self.unsubscribe(&what, cx),
@@ -253,11 +263,11 @@ impl Session {
             Action::Subscribe {
                 account_id,
                 bindings,
-                ..
+                resume,
             } => {
                 let wanted = self.authorise(account_id.as_deref(), &bindings, &identity, cx.hub)?;
                 let request_id = command.request_id.as_deref();
-                self.subscribe(wanted, request_id, reply_id, place, cx)
+                self.subscribe((wanted, resume), request_id, reply_id, place, cx)
             }
         }
     }
@@ -490,7 +500,7 @@ impl Session {
     /// force too, so that success always means that events come.
     fn subscribe(
         &mut self,
-        wanted: Wanted,
+        (wanted, resume): (Wanted, Option<Resume>),
         request_id: Option<&str>,
         reply_id: &str,
         place: Place,
@@ -530,6 +540,7 @@ impl Session {
         let mut waiting = Waiting {
             reply_id: reply_id.into(),
             request_id,
+            resume,
             wanted,
             months: None,
             leases: Vec::new(),
@@ -551,17 +562,6 @@ impl Session {
                 cx.hub.subscriptions.release_leases(&mut waiting, waiter);
                 Err(SourceTrouble::Refused.into())
             }
-        }
-    }
-
-    /// Makes the subscriptions, gives the leases back, and returns the reply.
-    pub(super) fn finish_subscribe(&mut self, mut waiting: Waiting, cx: &mut Context<'_>) -> Reply {
-        let list = &mut self.subscriptions;
-        cx.hub
-            .subscriptions
-            .subscribe(list, cx.id.slot, self.style, &mut waiting);
-        Reply::Subscribed {
-            id: waiting.reply_id,
         }
     }
 
@@ -648,8 +648,10 @@ impl Session {
                     .subscriptions
                     .release_leases(&mut waiting, Waiter::new(cx.id.slot, number));
                 cx.count_command(CommandAction::Subscribe, CommandResult::Ok, waiting.due);
+                let answer = self.answer_withdrawn(waiting.resume, cx);
                 let reply = Reply::Subscribed {
                     id: waiting.reply_id,
+                    answer,
                 };
                 self.settle(number, reply, cx.hub);
             } else {

@@ -25,6 +25,7 @@ use super::outbox::OutboxTotals;
 use super::partials::Partials;
 use super::readiness::Readiness;
 use super::replies::HeldTotals;
+use super::resuming::Resumers;
 use super::subscriptions::Subscriptions;
 use super::trace::Trace;
 use super::{Message, Session};
@@ -125,6 +126,8 @@ pub struct Hub {
     pub labels: Labels,
     /// The looks under way.
     pub trace: Trace,
+    /// The sessions that resume.
+    pub resumers: Resumers,
     /// The events of the last minute.
     pub history: History,
     request_ids: RequestIds,
@@ -163,6 +166,7 @@ impl Hub {
             occupancy: Occupancy::new(&limits),
             labels: Labels::default(),
             trace: Trace::default(),
+            resumers: Resumers::default(),
             history: History::new(limits.history, Mark::from_random(seed), now),
             request_ids: RequestIds(seed),
             limits,

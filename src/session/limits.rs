@@ -56,6 +56,10 @@ pub struct SessionLimits {
     pub proxies: Proxies,
     /// `history_bytes`, `history_seconds`, `history_overlap_ms`.
     pub history: HistoryOptions,
+    /// `resume_max_events`.
+    pub resume_events_max: u64,
+    /// `resume_max_seconds`.
+    pub resume_time_max: Duration,
     /// `admin_token`, `admin_hosts`.
     pub admin: Guard,
     /// `ping_interval_ms`, `pong_timeout_ms`, `idle_timeout_ms`, `message_timeout_ms`.

@@ -34,6 +34,7 @@
 //! | [`switched_off`] | what a family that is stopped ends |
 //! | [`listing`], [`arrivals`], [`figures`] | what is told of a session; when it came, what it got and lost |
 //! | [`ranking`] | sorted listings, a page at a time |
+//! | `replay`, [`resuming`] | what a cursor brings, and how a replay ends; how far each session that resumes is |
 //! | `rights` | what another identity, or other rights, change |
 //! | [`hub`] | what all sessions share, and the context in which one acts |
 //! | [`subscriptions`], `roll_over` | subscriptions and their AMQP bindings; their move to other months |
@@ -92,7 +93,9 @@ pub mod partials;
 pub mod quota;
 pub mod ranking;
 pub mod readiness;
+mod replay;
 pub mod replies;
+pub mod resuming;
 mod rights;
 mod roll_over;
 pub mod scratch;

@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::resuming::Answer;
 use super::suspended::Suspended;
 use super::waiting::Waiting;
 use crate::limits::{HELD_BYTES_MAX, HELD_REPLIES_MAX};
@@ -28,7 +29,11 @@ pub struct HeldTotals {
 #[derive(Debug)]
 pub(super) enum Reply {
     /// To a subscribe.
-    Subscribed { id: Box<str> },
+    Subscribed {
+        id: Box<str>,
+        /// What it says of `data.resume`.
+        answer: Option<Answer>,
+    },
     /// To an unsubscribe, with what it removed.
     Unsubscribed {
         id: Box<str>,
@@ -41,7 +46,7 @@ pub(super) enum Reply {
 impl Reply {
     fn bytes(&self) -> usize {
         match self {
-            Self::Subscribed { id } => id.len(),
+            Self::Subscribed { id, .. } => id.len(),
             Self::Unsubscribed { id, removed } => {
                 let texts = removed
                     .iter()

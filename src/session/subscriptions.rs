@@ -1,6 +1,6 @@
 //! What all sessions are subscribed to, and what that takes at the broker.
 //!
-//! One table of subscriptions ([`SubscriptionIndex`]), one of the AMQP bindings that they need ([`BrokerBindings`]), and
+//! Two tables of subscriptions ([`SubscriptionIndexes`]), for sessions that are up to date and for those that resume, one of the AMQP bindings that they need ([`BrokerBindings`]), and
 //! the months whose databases they follow. What the source must do is left in a list that the loop hands over at the
 //! end of the turn.
 //!
@@ -22,7 +22,8 @@ use crate::metrics::Metrics;
 use crate::routing::amqp_binding::{AmqpBinding, Asked};
 use crate::routing::broker_bindings::{Acquired, Ask, BrokerBindings};
 use crate::routing::families::{Families, Resolved};
-use crate::routing::index::{Match, Revised, Revision, SubscriptionIndex, SubscriptionList};
+use crate::routing::index::{Match, Revised, Revision, SubscriptionId, SubscriptionList, Which};
+use crate::routing::indexes::SubscriptionIndexes;
 use crate::routing::month::{ActiveMonths, FollowedMonths, Month};
 use crate::routing::waiters::Waiter;
 
@@ -36,7 +37,7 @@ pub struct Subscriptions {
     families: Families,
     /// AMQP bindings that one subscription can have, at most.
     bindings_of_one_max: usize,
-    index: SubscriptionIndex,
+    index: SubscriptionIndexes,
     broker: BrokerBindings,
     months: FollowedMonths,
     /// The way from the months before to those of now; `None`: no group is behind.
@@ -75,7 +76,7 @@ impl Subscriptions {
         Self {
             bindings_of_one_max: families.amqp_binding_count_max(),
             families,
-            index: SubscriptionIndex::new(),
+            index: SubscriptionIndexes::default(),
             broker: BrokerBindings::new(),
             months: FollowedMonths::new(ActiveMonths::at(unix)),
             roll_over: None,
@@ -98,7 +99,7 @@ impl Subscriptions {
 
     /// Who wants what.
     #[must_use]
-    pub fn index(&self) -> &SubscriptionIndex {
+    pub fn index(&self) -> &SubscriptionIndexes {
         &self.index
     }
 
@@ -124,10 +125,12 @@ impl Subscriptions {
         self.bindings_of_one_max
     }
 
-    /// Calls `visit` once for each group that wants the event ([`SubscriptionIndex::match_event`]).
+    /// Calls `visit` once for each live group that wants the event
+    /// ([`SubscriptionIndex::match_event`](crate::routing::index::SubscriptionIndex::match_event)).
     #[inline]
     pub fn match_event(&mut self, event: &Event, visit: &mut impl FnMut(Match<'_>)) {
         self.index.match_event(
+            Which::Live,
             &self.families,
             &event.exchange,
             &event.routing_key,
@@ -137,14 +140,57 @@ impl Subscriptions {
         );
     }
 
+    /// Calls `visit` once for each group of sessions that resume that wants the event, which was taken in at the time
+    /// `unix`, in Unix seconds: the months of that time count.
+    pub fn match_past_event(
+        &mut self,
+        event: &Event,
+        unix: u64,
+        visit: &mut impl FnMut(Match<'_>),
+    ) {
+        self.index.match_event(
+            Which::Replay,
+            &self.families,
+            &event.exchange,
+            &event.routing_key,
+            &event.head,
+            ActiveMonths::at(unix),
+            visit,
+        );
+    }
+
+    /// Moves all subscriptions of the session in `slot` to one of the indexes, if they are not there. `moved` gets the new
+    /// name of each. Linear in the session's own subscriptions.
+    pub(super) fn move_to(
+        &mut self,
+        to: Which,
+        list: &mut SubscriptionList,
+        slot: u32,
+        moved: &mut impl FnMut(SubscriptionId),
+    ) {
+        let mut moves = Moves::default();
+        let (families, months) = (&self.families, self.months);
+        self.index.move_to(to, families, list, slot, &mut |one| {
+            if one.was_behind {
+                moves.note(families, months, &one.was, 1);
+            }
+            if let Some(others) = one.overtaken {
+                moves.note(families, months, &one.was, others);
+            }
+            moved(one.id);
+        });
+        self.carry_out(&moves);
+    }
+
     /// Makes the subscriptions that `waiting` asks for, each with its own hold on its AMQP bindings, and gives the
-    /// leases back. Linear in what the session has and asks for, but for the look-up of leases.
+    /// leases back. `added` gets the name of each that the session did not have. Linear in what the session has and asks for, but for the look-up of leases.
     pub(super) fn subscribe(
         &mut self,
         list: &mut SubscriptionList,
         slot: u32,
         style: Style,
         waiting: &mut Waiting,
+        added: &mut impl FnMut(SubscriptionId),
     ) {
         let (mut held, mut moves) = (Vec::new(), Moves::default());
         let (families, months) = (&self.families, self.months);
@@ -159,11 +205,12 @@ impl Subscriptions {
             wanted,
             style,
             waiting.request_id.as_deref(),
-            &mut |added, overtaken| {
-                families.amqp_bindings(&added, months.now(), &mut held);
+            &mut |resolved, id, overtaken| {
+                families.amqp_bindings(&resolved, months.now(), &mut held);
                 if let Some(others) = overtaken {
-                    moves.note(families, months, &added, others);
+                    moves.note(families, months, &resolved, others);
                 }
+                added(id);
             },
         );
         self.carry_out(&moves);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use arcstr::ArcStr;
 
 use crate::account::{AccountId, Scope};
+use crate::protocol::command::Resume;
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::broker_bindings::BindingId;
 use crate::routing::families::{Families, Resolved, Rights};
@@ -19,6 +20,8 @@ pub(super) struct Waiting {
     pub(super) reply_id: Box<str>,
     /// The request id of the events; `None`: the client gave none.
     pub(super) request_id: Option<Box<str>>,
+    /// `data.resume`.
+    pub(super) resume: Option<Resume>,
     /// The client bindings.
     pub(super) wanted: Wanted,
     /// The months that the leases are for; `None`: there is no lease yet.

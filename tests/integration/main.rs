@@ -46,6 +46,7 @@ mod neighbours;
 mod pages;
 mod process;
 mod proxy;
+mod resume;
 mod rights;
 mod ring;
 mod routing;

@@ -127,6 +127,11 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             "Sessions that have an answer and have not gone on.",
             reactor.inquiries.concerned.len(),
         ),
+        (
+            "sessions_resuming",
+            "Sessions that past events are replayed to.",
+            hub.resumers.len(),
+        ),
         ("trace_looks", "Looks under way.", hub.trace.looks()),
         (
             "outboxes_blocked",

@@ -95,7 +95,8 @@ impl GroupMembers {
 }
 
 fn doubled(id: u32) -> u32 {
-    id.checked_mul(2)
+    // The largest id of 31 bits stands for none in a list of subscriptions.
+    (id.checked_mul(2).filter(|_| id < NONE >> 1))
         .expect("memory ends before 2^31 subscriptions do")
 }
 
@@ -279,6 +280,16 @@ impl Memberships {
             }
         }
         (Some(members), request_id)
+    }
+
+    /// The request id of the subscription `id`, one of `members`.
+    pub(super) fn request_id(&self, members: GroupMembers, id: u32) -> RequestId {
+        match members.get() {
+            MembersOf::One(member) => member.request_id,
+            MembersOf::Many(list) => {
+                self.lists[list].request_id(self.subscriptions[id].position as usize)
+            }
+        }
     }
 
     /// How many members there are.

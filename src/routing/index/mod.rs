@@ -7,6 +7,7 @@
 //! | `groups` | all groups, and the tables that find them |
 //! | `pattern` | the hashes that subscriptions and events are found by |
 //! | `matching` | the way from an event to the groups that want it |
+//! | `list` | what a session keeps of it |
 //!
 //! A *group* is what shares a frame: equal (rule, scope, realm, client binding, style). A request id is not part of it: a
 //! member brings its own, which is put into the frame when the frame is written. A session holds 4 bytes, the first of a
@@ -17,6 +18,7 @@
 
 mod group;
 mod groups;
+mod list;
 mod matching;
 mod members;
 mod pattern;
@@ -27,6 +29,7 @@ use std::sync::Arc;
 
 use self::group::{Group, Traits};
 use self::groups::Groups;
+pub use self::list::{SubscriptionId, SubscriptionList, Which};
 pub use self::matching::{GroupId, Match};
 use self::matching::{Matcher, Scratch};
 use self::members::{GroupMember, GroupMembers, Memberships, Subscription};
@@ -39,23 +42,15 @@ use crate::account::Scope;
 use crate::event::EventHead;
 use crate::event::Style;
 
-/// What one session is subscribed to, in 4 bytes: to be kept beside the session. It is of use with the
-/// [`SubscriptionIndex`] that filled it only, and [`SubscriptionIndex::remove_all`] must empty it before it is dropped.
-#[derive(Debug)]
-pub struct SubscriptionList(u32);
-
-impl Default for SubscriptionList {
-    fn default() -> Self {
-        Self(NONE)
-    }
-}
-
-impl SubscriptionList {
-    /// Whether there is no subscription.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0 == NONE
-    }
+/// One subscription of a session, as a member of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership<'i> {
+    /// Its name.
+    pub id: SubscriptionId,
+    /// The group that it is a member of, until the next change of the index.
+    pub group: GroupId,
+    /// The request id of its subscribe, as it stands between the quotes of a JSON string.
+    pub request_id: Option<&'i str>,
 }
 
 /// The result of a subscribe.
@@ -91,6 +86,19 @@ pub enum Revised<'a> {
     Left(Resolved<'a>),
     /// The subscription has moved, and is this now: the AMQP bindings of this are to be acquired.
     Joined(Resolved<'a>),
+}
+
+/// A subscription that has moved here from another index.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved<'a> {
+    /// Its name here.
+    pub id: SubscriptionId,
+    /// What it was there. Here it follows the current months.
+    pub was: Resolved<'a>,
+    /// It did not do so there: the bindings of a roll-over are to be acquired and released for it.
+    pub was_behind: bool,
+    /// How many other subscriptions of its group come with it to the current months ([`Subscribed::Overtook`]).
+    pub overtaken: Option<u32>,
 }
 
 /// The index's gauges.
@@ -192,7 +200,7 @@ impl SubscriptionIndex {
     ) -> Subscribed {
         let mut last = NONE;
         let binding = self.groups.texts.find(resolved.binding);
-        let mut id = list.0;
+        let mut id = list.first();
         while id != NONE {
             let Subscription { group, next, .. } = self.members.subscriptions[id];
             let group = &self.groups[group];
@@ -206,8 +214,8 @@ impl SubscriptionIndex {
     }
 
     /// Adds subscriptions at the end of a session's `list`, in their order. `added` gets each that the session did not
-    /// have, whose AMQP bindings are to be acquired, and how many others it [overtook](Subscribed::Overtook). Linear in
-    /// the session's own subscriptions and in `wanted` together.
+    /// have, whose AMQP bindings are to be acquired, its name, and how many others it [overtook](Subscribed::Overtook).
+    /// Linear in the session's own subscriptions and in `wanted` together.
     #[expect(clippy::too_many_arguments, reason = "what a subscription is made of")]
     pub fn subscribe_all<'a>(
         &mut self,
@@ -217,10 +225,10 @@ impl SubscriptionIndex {
         wanted: impl IntoIterator<Item = Resolved<'a>>,
         style: Style,
         request_id: Option<&str>,
-        added: &mut impl FnMut(Resolved<'a>, Option<u32>),
+        added: &mut impl FnMut(Resolved<'a>, SubscriptionId, Option<u32>),
     ) {
         let mut known = HashSet::new();
-        let (mut last, mut id) = (NONE, list.0);
+        let (mut last, mut id) = (NONE, list.first());
         while id != NONE {
             let Subscription { group, next, .. } = self.members.subscriptions[id];
             let group = &self.groups[group];
@@ -241,7 +249,7 @@ impl SubscriptionIndex {
                 Subscribed::Overtook(others) => Some(others),
                 Subscribed::New | Subscribed::AlreadySubscribed => None,
             };
-            added(resolved, overtaken);
+            added(resolved, SubscriptionId::new(id), overtaken);
         }
     }
 
@@ -257,18 +265,37 @@ impl SubscriptionIndex {
         style: Style,
         request_id: Option<&str>,
     ) -> (u32, Subscribed) {
+        let request_id = self.request_ids.intern(request_id);
+        let (id, overtaken) =
+            self.append_member(families, list, last, slot, resolved, style, request_id);
+        let subscribed = overtaken.map_or(Subscribed::New, Subscribed::Overtook);
+        (id, subscribed)
+    }
+
+    /// As [`SubscriptionIndex::append`], with a request id that is interned. Returns the id of the subscription, and how
+    /// many others it overtook.
+    #[expect(clippy::too_many_arguments, reason = "what a subscription is made of")]
+    fn append_member(
+        &mut self,
+        families: &Families,
+        list: &mut SubscriptionList,
+        last: u32,
+        slot: u32,
+        resolved: Resolved<'_>,
+        style: Style,
+        request_id: RequestId,
+    ) -> (u32, Option<u32>) {
         let id = self.members.add(slot);
         let member = GroupMember {
             subscription: id,
-            request_id: self.request_ids.intern(request_id),
+            request_id,
         };
         let overtaken = self.join_group(families, member, resolved, style);
         match last {
-            NONE => list.0 = id,
+            NONE => list.set_first(id),
             last => self.members.subscriptions[last].next = id,
         }
-        let subscribed = overtaken.map_or(Subscribed::New, Subscribed::Overtook);
-        (id, subscribed)
+        (id, overtaken)
     }
 
     /// Removes a session's subscriptions to `binding` (`None`: to any) for `scope` (`None`: for any account), and
@@ -320,7 +347,7 @@ impl SubscriptionIndex {
     ) -> usize {
         let mut count = 0;
         let mut kept = NONE;
-        let mut id = list.0;
+        let mut id = list.first();
         while id != NONE {
             let Subscription {
                 group: group_id,
@@ -344,7 +371,7 @@ impl SubscriptionIndex {
     fn unlink(&mut self, list: &mut SubscriptionList, kept: u32, id: u32) {
         let next = self.members.subscriptions[id].next;
         match kept {
-            NONE => list.0 = next,
+            NONE => list.set_first(next),
             kept => self.members.subscriptions[kept].next = next,
         }
         let request_id = self.leave_group(id);
@@ -363,7 +390,7 @@ impl SubscriptionIndex {
         revised: &mut impl FnMut(Revised<'_>),
     ) {
         let mut kept = NONE;
-        let mut id = list.0;
+        let mut id = list.first();
         while id != NONE {
             let next = self.members.subscriptions[id].next;
             let group = self.groups[self.members.subscriptions[id].group];
@@ -415,7 +442,7 @@ impl SubscriptionIndex {
         &'i self,
         list: &SubscriptionList,
     ) -> impl Iterator<Item = Resolved<'i>> + use<'i> {
-        let mut id = list.0;
+        let mut id = list.first();
         std::iter::from_fn(move || {
             (id != NONE).then(|| {
                 let Subscription { group, next, .. } = self.members.subscriptions[id];
@@ -425,10 +452,67 @@ impl SubscriptionIndex {
         })
     }
 
+    /// A session's subscriptions as members of their groups, in the order in which they were made.
+    pub fn memberships<'i>(
+        &'i self,
+        list: &SubscriptionList,
+    ) -> impl Iterator<Item = Membership<'i>> + use<'i> {
+        let mut id = list.first();
+        std::iter::from_fn(move || {
+            (id != NONE).then(|| {
+                let Subscription { group, next, .. } = self.members.subscriptions[id];
+                let members = self.groups[group].members;
+                let request_id = self.members.request_id(members, id);
+                let membership = Membership {
+                    id: SubscriptionId::new(id),
+                    group: GroupId(group),
+                    request_id: self.request_ids.text(request_id),
+                };
+                id = next;
+                membership
+            })
+        })
+    }
+
     /// How many subscriptions a session has. Linear in them.
     #[must_use]
     pub fn len(&self, list: &SubscriptionList) -> usize {
         self.subscriptions(list).count()
+    }
+
+    /// Takes all subscriptions of the session in `slot` over from another index, in their order; each is the youngest member
+    /// of its group here, and follows the current months. `moved` gets each of them. `list` is of use with this index from
+    /// now on. Linear in the session's own subscriptions.
+    pub fn take_over(
+        &mut self,
+        from: &mut Self,
+        families: &Families,
+        list: &mut SubscriptionList,
+        slot: u32,
+        moved: &mut impl FnMut(Moved<'_>),
+    ) {
+        let mut left = list.take();
+        let mut last = NONE;
+        while !left.is_empty() {
+            let id = left.first();
+            let group = from.groups[from.members.subscriptions[id].group];
+            let was = from.resolved(&group);
+            let request_id = from.members.request_id(group.members, id);
+            let request_id = self
+                .request_ids
+                .intern_text(from.request_ids.text(request_id));
+            let style = group.traits.style();
+            let (new, overtaken) =
+                self.append_member(families, list, last, slot, was, style, request_id);
+            last = new;
+            moved(Moved {
+                id: SubscriptionId::new(new),
+                was,
+                was_behind: was.is_behind && families.follows_the_month(&was),
+                overtaken,
+            });
+            from.unlink(&mut left, NONE, id);
+        }
     }
 
     /// Calls `visit` once for each group that wants the event. The order is that of the families' rows, then of their

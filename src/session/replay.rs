@@ -1,0 +1,247 @@
+//! A subscribe with `data.resume` (PROTOCOL 10): from which event on its subscriptions are sent events, what its reply
+//! says, and how a replay ends.
+//!
+//! ```text
+//!                      a cursor is good, and something came after it
+//!  live index --------------------------------------------------------> replay index: past events, in laps
+//!      ^                                                                     |
+//!      +--- notice `resumed`: all of them are sent --------------------------+
+//!      +--- notice `gap`, reason `resume`: the rest cannot be sent ----------+
+//! ```
+//!
+//! Judged when all AMQP bindings of the subscribe are in force, so what comes from then on is in the history too.
+//! Invariants: a reply says `resumed: true` only if the history holds, without a hole, what came after the cursor for all
+//! that the command newly subscribes; and then either all of it is sent and the notice `resumed` follows, or a notice of
+//! a gap. Such a notice is sent even with `gap_notices: false`: the client has asked.
+
+use std::collections::HashSet;
+
+use crate::history::{Cursor, Seq, Why};
+use crate::protocol::command::Resume;
+use crate::protocol::reply::{self, Resumption};
+use crate::routing::index::Which;
+
+use super::Session;
+use super::hub::Context;
+use super::replies::Reply;
+use super::resuming::{Answer, ReplayEnd, Resumer};
+use super::waiting::Waiting;
+
+impl Session {
+    /// Whether past events are replayed to the session.
+    #[must_use]
+    pub fn is_resuming(&self) -> bool {
+        self.subscriptions.which() == Which::Replay
+    }
+
+    /// Whether the session is resuming, and past events may be sent to it: nothing waits for its peer, and no reply is held
+    /// back that must come before them.
+    #[must_use]
+    pub fn is_ready_to_resume(&self) -> bool {
+        self.is_resuming() && self.outbox.is_empty() && !self.holds_replies()
+    }
+
+    /// Whether a reply of the session waits behind another.
+    #[must_use]
+    pub fn holds_replies(&self) -> bool {
+        self.replies().is_some_and(|replies| !replies.is_empty())
+    }
+
+    /// The place of the session among the events: it has been sent all before, and none behind. `None`: there is no history.
+    pub(super) fn place(&self, cx: &mut Context<'_>) -> Option<Cursor> {
+        match cx.hub.resumers.get(cx.id.slot) {
+            Some(resumer) => Some(resumer.place()),
+            None => cx.hub.history.here(cx.now),
+        }
+    }
+
+    /// Makes the subscriptions of a subscribe whose AMQP bindings are all in force, gives the leases back, and returns the
+    /// reply. Linear in what the session has and asks for.
+    pub(super) fn finish_subscribe(&mut self, mut waiting: Waiting, cx: &mut Context<'_>) -> Reply {
+        let slot = cx.id.slot;
+        let asked = match waiting.resume {
+            Some(Resume::After(cursor)) => Some((cursor, self.judge_cursor(&cursor, &waiting, cx))),
+            Some(Resume::FromNow) | None => None,
+        };
+        let live_from = cx.hub.resumers.live_from(&cx.hub.history);
+        let (start, is_missing) = match asked {
+            Some((_, Ok(start))) => (start, self.is_resuming() || start < cx.hub.history.next()),
+            Some((_, Err(_))) | None => (live_from, false),
+        };
+        if let Some((cursor, Ok(_))) = asked
+            && is_missing
+        {
+            self.go_back(start, cursor, cx);
+        }
+        let mut added = Vec::new();
+        let list = &mut self.subscriptions;
+        cx.hub
+            .subscriptions
+            .subscribe(list, slot, self.style, &mut waiting, &mut |id| {
+                added.push(id)
+            });
+        if let Some(resumer) = cx.hub.resumers.get_mut(slot) {
+            added.iter().for_each(|id| resumer.begin(*id, start));
+            let live = cx.hub.subscriptions.index().memberships(list);
+            resumer.tidy(live.map(|one| one.id).collect());
+        }
+        let answer = waiting.resume.map(|_| {
+            let (resumed, then) = match asked {
+                None => (None, None),
+                Some((_, Ok(_))) if is_missing => (Some(true), None),
+                Some((_, Ok(_))) => (Some(true), Some(ReplayEnd::Resumed(0))),
+                Some((_, Err(why))) => (Some(false), Some(ReplayEnd::Failed(why))),
+            };
+            let cursor = match asked {
+                Some((cursor, Ok(_))) if !is_missing => Some(cursor),
+                Some(_) | None => self.place(cx),
+            };
+            let resumption = Resumption { cursor, resumed };
+            Answer { resumption, then }
+        });
+        Reply::Subscribed {
+            id: waiting.reply_id,
+            answer,
+        }
+    }
+
+    /// The answer to a subscribe of which an unsubscribe has left nothing.
+    pub(super) fn answer_withdrawn(
+        &mut self,
+        resume: Option<Resume>,
+        cx: &mut Context<'_>,
+    ) -> Option<Answer> {
+        let (resumed, then) = match resume? {
+            Resume::FromNow => (None, None),
+            Resume::After(_) => (Some(false), Some(ReplayEnd::Failed(Why::Unknown))),
+        };
+        let cursor = self.place(cx);
+        let resumption = Resumption { cursor, resumed };
+        Some(Answer { resumption, then })
+    }
+
+    /// The first event behind the cursor, if all events from there on that the subscribe wants can be replayed.
+    fn judge_cursor(
+        &self,
+        cursor: &Cursor,
+        waiting: &Waiting,
+        cx: &mut Context<'_>,
+    ) -> Result<Seq, Why> {
+        let judged = self.locate(cursor, waiting, cx);
+        let metrics = &mut cx.hub.metrics;
+        *match judged {
+            Ok(_) => &mut metrics.resumes_good_total,
+            Err(Why::Expired) => &mut metrics.resumes_expired_total,
+            Err(Why::Unknown) => &mut metrics.resumes_unknown_total,
+            Err(Why::TooMany) => &mut metrics.resumes_too_many_total,
+            Err(Why::Outage) => &mut metrics.resumes_outage_total,
+        } += 1;
+        judged
+    }
+
+    fn locate(&self, cursor: &Cursor, waiting: &Waiting, cx: &mut Context<'_>) -> Result<Seq, Why> {
+        let hub = &mut *cx.hub;
+        if let Some(why) = hub.resumers.get(cx.id.slot).and_then(Resumer::failure) {
+            return Err(why);
+        }
+        if !self.has_news_in(waiting, cx) {
+            // Nothing tells since when the session has what it asks for once more.
+            return Err(Why::Unknown);
+        }
+        let hub = &mut *cx.hub;
+        let age = cx.now.unix_ms.saturating_sub(cursor.time);
+        if u128::from(age) > hub.limits.resume_time_max.as_millis() {
+            return Err(Why::Expired);
+        }
+        let start = hub.history.locate(cursor, cx.now)?;
+        let events = hub.history.next().0.saturating_sub(start.0);
+        if events > hub.limits.resume_events_max {
+            return Err(Why::TooMany);
+        }
+        Ok(start)
+    }
+
+    /// Whether the subscribe asks for anything that the session does not have.
+    fn has_news_in(&self, waiting: &Waiting, cx: &Context<'_>) -> bool {
+        let index = cx.hub.subscriptions.index();
+        let known = index.subscriptions(&self.subscriptions);
+        let scope = waiting.wanted.scope;
+        let known: HashSet<&str> = known
+            .filter(|one| one.scope() == scope)
+            .map(|one| one.binding())
+            .collect();
+        let mut bindings = waiting.wanted.bindings.iter();
+        bindings.any(|binding| !known.contains(&**binding))
+    }
+
+    /// Takes the session back to an earlier event, where `cursor` is, with all its subscriptions: those that it has keep
+    /// their places.
+    fn go_back(&mut self, start: Seq, cursor: Cursor, cx: &mut Context<'_>) {
+        let (slot, list) = (cx.id.slot, &mut self.subscriptions);
+        let live_from = cx.hub.resumers.live_from(&cx.hub.history);
+        // A position behind an event that some of its subscriptions may not have been sent yet would lie.
+        let place = match start > live_from {
+            true => cx.hub.history.here(cx.now).unwrap_or(cursor),
+            false => cursor,
+        };
+        let hub = &mut *cx.hub;
+        match hub.resumers.get_mut(slot) {
+            Some(resumer) => {
+                let before = hub.subscriptions.index().memberships(list);
+                resumer.go_back(start, place, before.map(|one| one.id));
+            }
+            None => {
+                let mut before = Vec::new();
+                hub.subscriptions
+                    .move_to(Which::Replay, list, slot, &mut |id| before.push(id));
+                let clock = cx.now.clock;
+                let resumer = Resumer::new(cx.id, start, place, before, live_from, clock);
+                hub.resumers.enter(resumer);
+            }
+        }
+    }
+
+    /// Ends the replay: the session gets live events from now on, and is told so. It must have been sent all events so far
+    /// (`Resumed`), or is told that it has not (`Failed`). Linear in the session's own subscriptions.
+    pub fn end_replay(&mut self, end: ReplayEnd, cx: &mut Context<'_>) {
+        if !self.is_resuming() {
+            return;
+        }
+        let slot = cx.id.slot;
+        cx.hub.resumers.leave(slot);
+        cx.hub
+            .subscriptions
+            .move_to(Which::Live, &mut self.subscriptions, slot, &mut |_| {});
+        let metrics = &mut cx.hub.metrics;
+        *match end {
+            ReplayEnd::Resumed(_) => &mut metrics.replays_done_total,
+            ReplayEnd::Failed(Why::Expired | Why::Unknown) => &mut metrics.replays_expired_total,
+            ReplayEnd::Failed(Why::TooMany) => &mut metrics.replays_too_many_total,
+            ReplayEnd::Failed(Why::Outage) => &mut metrics.replays_outage_total,
+        } += 1;
+        self.tell_replay_end(end, cx);
+    }
+
+    /// Sends the notice of the end of a replay.
+    pub(super) fn tell_replay_end(&mut self, end: ReplayEnd, cx: &mut Context<'_>) {
+        let builder = &mut cx.hub.builder;
+        let notice = match end {
+            ReplayEnd::Resumed(frames) => reply::resumed(builder, frames),
+            ReplayEnd::Failed(why) => {
+                cx.hub.metrics.gap_notices_total += 1;
+                reply::gap_resume(builder, why)
+            }
+        };
+        if self.is_open() {
+            self.push(notice, cx);
+        }
+    }
+
+    /// Ends the replay of a session that ends itself, without a word.
+    pub(super) fn drop_replay(&mut self, cx: &mut Context<'_>) {
+        if self.is_resuming() {
+            cx.hub.metrics.replays_closed_total += 1;
+            cx.hub.resumers.leave(cx.id.slot);
+        }
+    }
+}
