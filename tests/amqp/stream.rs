@@ -380,7 +380,8 @@ fn a_broker_that_restarts_leaves_a_hole_and_one_that_does_not_leaves_none() {
     };
     assert_eq!(holes(&items), 1, "but for its declaration");
     // The exchange, and with it the binding, goes with the broker.
-    broker.kill9();
+    // In order: after a kill the streams of this one node do not come back by themselves (RabbitMQ 3.10).
+    broker.stop();
     broker.restart();
     let publisher = Publisher::connect(&broker.url());
     publisher.declare(ExchangeType::Topic, &exchange);
@@ -410,12 +411,7 @@ fn a_broker_that_restarts_leaves_a_hole_and_one_that_does_not_leaves_none() {
         assert!(
             Instant::now() < deadline,
             "it is never read again: {:?}",
-            super::LOG
-                .lock()
-                .unwrap()
-                .iter()
-                .filter(|line| line.contains("stream"))
-                .collect::<Vec<_>>()
+            process.counters
         );
         std::thread::sleep(Duration::from_millis(100));
     };
