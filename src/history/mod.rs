@@ -42,6 +42,9 @@ pub struct HistoryOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 
+/// Where the numbers of a history begin that stands behind a stream: those below it are places in the stream.
+pub const STORED_END: Seq = Seq(1 << 62);
+
 /// Why there is no replay from a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
@@ -173,6 +176,17 @@ impl History {
     /// `waiting` events, which had come before the source told it.
     pub fn outage(&mut self, waiting: usize, now: Now) {
         let _ = (waiting, now);
+    }
+
+    /// Numbers the events from [`STORED_END`] on. To be called before any has come.
+    pub fn stand_behind_the_stream(&mut self) {}
+
+    /// The first event that came after this moment, in ms since 1970; `None`: something behind it may be missing, or is gone.
+    /// O(log n).
+    #[must_use]
+    pub fn from_time(&self, unix_ms: u64, now: Now) -> Option<Seq> {
+        let _ = (unix_ms, now);
+        None
     }
 
     /// Drops what is too old.

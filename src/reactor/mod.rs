@@ -83,6 +83,7 @@ pub mod reread;
 mod run;
 pub mod server;
 pub mod socket;
+mod stored;
 mod sweep;
 mod switching;
 mod traced;
@@ -107,10 +108,12 @@ use self::lap::Laps;
 use self::modules::{HostParts, Keeper, WakeLoop};
 use self::run::FanOut;
 use self::socket::Socket;
+use self::stored::Store;
 use self::sweep::Sweep;
 use self::trim::{Trim, TurnDone};
 use self::unfinished::Unfinished;
 use crate::handoff::LoopEnd;
+use crate::handoff::stored::StoreEnd;
 use crate::inquiry::Inquiry;
 use crate::limits;
 use crate::log_limit::LogLimit;
@@ -167,6 +170,8 @@ pub struct Reactor<S> {
     source_gone: bool,
     /// `None`: the platform asks nothing here.
     control: Option<Control>,
+    /// `None`: the history has no stream.
+    store: Option<Store>,
     /// The name of this host.
     host: String,
     keeper: Keeper,
@@ -241,6 +246,7 @@ impl<S: Socket> Reactor<S> {
             held_for: Duration::ZERO,
             source_gone: false,
             control: None,
+            store: None,
             host: String::new(),
             keeper: Keeper {
                 keep: None,
@@ -261,6 +267,12 @@ impl<S: Socket> Reactor<S> {
             trim_heap: parts.trim_heap,
             ring: parts.ring,
         }
+    }
+
+    /// There is a stream of the history, behind this. To be called before the first turn.
+    pub fn take_store(&mut self, end: StoreEnd) {
+        self.hub.take_stream();
+        self.store = Some(Store::new(end));
     }
 
     /// What this host is called, and how changes are kept here. `wake` makes the loop's poll return.
@@ -303,6 +315,7 @@ impl<S: Socket> Reactor<S> {
         self.go_on_with_jobs(now);
         self.renew_some(now);
         self.take_events(now);
+        self.go_on_with_stored(now);
         self.go_on_with_laps(now);
         self.fire_deadlines(now);
         self.flush_some(now);
@@ -342,6 +355,7 @@ impl<S: Socket> Reactor<S> {
             || self.admin.has_waiting()
             || self.inquiries.is_pressing()
             || self.has_laps()
+            || self.has_stored()
         {
             return Duration::ZERO;
         }
@@ -355,7 +369,7 @@ impl<S: Socket> Reactor<S> {
         let control = self.control.as_ref();
         let control = control.and_then(|control| control.due(self.is_switching));
         let looks = self.hub.trace.next_due();
-        let laps = self.laps_due();
+        let (laps, stored) = (self.laps_due(), self.stored_due());
         [
             deadline,
             months,
@@ -366,6 +380,7 @@ impl<S: Socket> Reactor<S> {
             control,
             looks,
             laps,
+            stored,
         ]
         .into_iter()
         .flatten()

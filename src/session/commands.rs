@@ -31,7 +31,7 @@ use super::errors::{CommandErrors, SourceTrouble};
 use super::hub::{Context, Hub};
 use super::replies::Reply;
 use super::rights::authorised;
-use super::waiting::{Progress, Waiting, Wanted};
+use super::waiting::{AskedOfStream, Progress, Waiting, Wanted};
 
 /// The result of a command that is not refused.
 pub(super) enum Outcome {
@@ -541,15 +541,23 @@ impl Session {
             reply_id: reply_id.into(),
             request_id,
             resume,
+            stream: AskedOfStream::No,
             wanted,
             months: None,
             leases: Vec::new(),
             outstanding: 0,
             due: place.due,
         };
+        cx.hub.keep_in_stream(&waiting);
         cx.hub.subscriptions.lease(&mut waiting);
         let waiter = Waiter::new(cx.id.slot, place.number);
         match cx.hub.subscriptions.wait_for_leases(&mut waiting, waiter) {
+            Progress::InForce
+                if cx.hub.held.bytes <= HELD_TOTAL_BYTES_MAX
+                    && self.asks_stream(place.number, &mut waiting, cx) =>
+            {
+                Ok(Outcome::Waits(waiting))
+            }
             Progress::InForce => Ok(Outcome::Reply(self.finish_subscribe(waiting, cx))),
             Progress::Waits if cx.hub.held.bytes <= HELD_TOTAL_BYTES_MAX => {
                 Ok(Outcome::Waits(waiting))

@@ -99,6 +99,7 @@ pub mod resuming;
 mod rights;
 mod roll_over;
 pub mod scratch;
+pub mod stored;
 pub mod subscriptions;
 pub mod suspended;
 mod suspending;

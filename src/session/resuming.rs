@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::id::ConnId;
-use crate::history::{Cursor, History, Seq, Why};
+use crate::history::{Cursor, History, STORED_END, Seq, Why};
 use crate::protocol::reply::Resumption;
 use crate::routing::index::SubscriptionId;
 
@@ -38,6 +38,8 @@ pub struct Resumer {
     next: Seq,
     state: State,
     since: Duration,
+    /// When its AMQP bindings were all in force, by the wall clock.
+    in_force_ms: u64,
     /// Event frames replayed.
     frames: u64,
     /// The last place that the session was told of.
@@ -161,6 +163,48 @@ impl Resumers {
         ready.map(|one| one.id.slot)
     }
 
+    /// Some may be ready: there are more events to send.
+    pub fn note_news(&mut self) {
+        self.has_news |= !self.table.is_empty();
+    }
+
+    /// The earliest next event of all whose next event is in the stream. Linear in the sessions that resume.
+    #[must_use]
+    pub fn earliest_stored(&self) -> Option<Seq> {
+        let going_on = |one: &&Resumer| !matches!(one.state, State::Failed(_));
+        let next = self.table.values().filter(going_on).map(|one| one.next);
+        next.filter(|next| *next < STORED_END).min()
+    }
+
+    /// Lets all fail whose next event is in the stream.
+    pub fn fail_stored(&mut self, why: Why) {
+        self.fail_stored_if(why, |_| true);
+    }
+
+    /// Lets those fail whose next event is in the stream, and of which `is_gone` is true. Linear in the sessions that resume.
+    pub fn fail_stored_if(&mut self, why: Why, is_gone: impl Fn(Seq) -> bool) {
+        self.fail(|one| (one.next < STORED_END && is_gone(one.next)).then_some(why));
+    }
+
+    /// A marker of the stream was reached, behind which `behind` is the next place. Those that are ready and whose next place
+    /// is among `places` go on there; or, where `joins` gives a place for the moment since which their AMQP bindings have
+    /// been in force, at that place. Those that were sent more than `frames_max` events fail. Linear in the sessions that
+    /// resume.
+    pub fn pass_marker(
+        &mut self,
+        places: &Range<Seq>,
+        behind: Seq,
+        frames_max: u64,
+        joins: impl Fn(u64) -> Option<Seq>,
+    ) {
+        for one in self.table.values_mut() {
+            if one.state == State::Ready && places.contains(&one.next) {
+                one.advance(joins(one.in_force_ms).unwrap_or(behind), None);
+            }
+        }
+        self.fail(|one| (one.next < STORED_END && one.frames > frames_max).then_some(Why::TooMany));
+    }
+
     /// Those that are ready and have been sent all events before `next`: how their replay ends. Linear in the sessions that
     /// resume.
     pub fn arrived(&self, next: Seq) -> impl Iterator<Item = (ConnId, ReplayEnd)> {
@@ -200,7 +244,7 @@ impl Resumers {
     /// Lets those fail whose next event is before `first`, the oldest that is kept, or who began before `begun`.
     pub fn fail_late(&mut self, first: Seq, begun: Option<Duration>) {
         self.fail(|one| {
-            if one.next < first {
+            if one.next < first && one.next >= STORED_END {
                 return Some(Why::Expired);
             }
             let is_too_long = begun.is_some_and(|begun| one.since < begun);
@@ -232,10 +276,16 @@ impl Resumer {
             next,
             state: State::Waits,
             since: now,
+            in_force_ms: u64::MAX,
             frames: 0,
             place,
             starts,
         }
+    }
+
+    /// All its AMQP bindings are in force at this moment of the wall clock, in ms since 1970.
+    pub(super) fn in_force_at(&mut self, unix_ms: u64) {
+        self.in_force_ms = unix_ms;
     }
 
     /// Its connection.

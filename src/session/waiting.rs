@@ -22,6 +22,8 @@ pub(super) struct Waiting {
     pub(super) request_id: Option<Box<str>>,
     /// `data.resume`.
     pub(super) resume: Option<Resume>,
+    /// Whether the stream is asked for what came after its cursor.
+    pub(super) stream: AskedOfStream,
     /// The client bindings.
     pub(super) wanted: Wanted,
     /// The months that the leases are for; `None`: there is no lease yet.
@@ -32,6 +34,18 @@ pub(super) struct Waiting {
     pub(super) outstanding: usize,
     /// When it is given up.
     pub(super) due: Duration,
+}
+
+/// How far a subscribe is with the stream of the history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum AskedOfStream {
+    /// Not yet, or it does not have to be.
+    #[default]
+    No,
+    /// It waits, with all its AMQP bindings in force.
+    Waits,
+    /// The stream does not answer.
+    GivenUp,
 }
 
 #[derive(Debug)]
