@@ -585,3 +585,21 @@ pub(crate) const TRACE_TEXT_BYTES_MAX: usize = 256;
 
 /// Time without a line after which a comment shows whether a looker is still there.
 pub(crate) const TRACE_COMMENT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How far the time of a cursor may be ahead of the clock. Events that come faster than one a millisecond for longer than
+/// that share times.
+pub const TIME_AHEAD_MAX: Duration = Duration::from_secs(1);
+
+/// Events of the history dropped at once, some 0.1 ms. Until the next turn, or the next event, so many more are kept than
+/// may be.
+pub(crate) const EVICTIONS_AT_ONCE_MAX: usize = 1024;
+
+/// AMQP bindings of which it is known exactly when they came into force: 4 MiB. Beyond it the oldest are taken for as old
+/// as the oldest of those that are known, so that a cursor from before that is not good.
+pub(crate) const YOUNG_BINDINGS_MAX: usize = 1 << 16;
+
+/// Time in force after which an AMQP binding lingers when its last user goes.
+pub(crate) const LINGERING_AFTER: Duration = Duration::from_secs(5);
+
+/// Lingering AMQP bindings let go in one turn because their time is over.
+pub(crate) const LINGERING_ENDS_PER_TURN_MAX: usize = 256;

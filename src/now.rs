@@ -18,3 +18,13 @@ impl Now {
         self.unix_ms / 1_000
     }
 }
+
+/// A line between two moments of one process: every cursor that was given before it has a lower time, and none that is
+/// given after it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Boundary {
+    /// The least time of a cursor behind it.
+    pub time: u64,
+    /// When it was drawn, on the loop's clock.
+    pub clock: Duration,
+}

@@ -61,7 +61,9 @@ use authenticators::AuthKeys;
 use cli::{CommandLine, NoCommandLine};
 use file::FromFile;
 use options::Options;
-use values::{FileName, Limit, Network, NodeName, Object, Setting, SourceName, Text, Word};
+use values::{
+    FileName, HistoryName, Limit, Network, NodeName, Object, Setting, SourceName, Text, Word,
+};
 
 /// What a valid command line asks for; `--help` and its like are an [`Exit`].
 #[derive(Debug)]
@@ -270,6 +272,16 @@ impl Config {
             max_bindings_per_session,
             max_bindings_per_account,
             max_bindings,
+            max_lingering_bindings,
+            max_lingering_bindings_per_account,
+            history_seconds,
+            history_bytes,
+            history_overlap_ms,
+            history,
+            history_stream_max_age,
+            history_stream_max_bytes,
+            resume_max_events,
+            resume_max_seconds,
             max_message_bytes,
             max_partials_bytes,
             max_metadata_bytes,
@@ -300,6 +312,22 @@ impl Config {
             return Err(ConfigError::Value {
                 place: place("amqp"),
                 problem: "expected at least one broker URL".to_owned(),
+            });
+        }
+        let history_stream = match history.0 {
+            HistoryName::Memory => None,
+            HistoryName::Stream(name) => Some(HistoryStream {
+                name,
+                max_age: history_stream_max_age.0.0,
+                max_bytes: history_stream_max_bytes.0,
+            }),
+        };
+        if history_stream.is_some() && (source != SourceConfig::Amqp || history_bytes.0 == 0) {
+            return Err(ConfigError::Value {
+                place: place("history"),
+                problem:
+                    "expected memory, since a stream needs source amqp and history_bytes above 0"
+                        .to_owned(),
             });
         }
         let admin = admin.map(|admin| admin.0);
@@ -374,6 +402,17 @@ impl Config {
             max_bindings_per_session: limit(max_bindings_per_session),
             max_bindings_per_account: limit(max_bindings_per_account),
             max_bindings: limit(max_bindings),
+            max_lingering_bindings: limit(max_lingering_bindings),
+            max_lingering_bindings_per_account: limit(max_lingering_bindings_per_account),
+            history: Duration::from_secs(history_seconds.0.get().into()),
+            history_bytes: usize::try_from(history_bytes.0).unwrap_or(usize::MAX),
+            history_overlap: Duration::from_millis(history_overlap_ms.0.into()),
+            history_stream,
+            resume_max_events: resume_max_events.0.0,
+            resume_max_age: resume_max_seconds
+                .0
+                .0
+                .map(|age| Duration::from_secs(age.into())),
             max_message_bytes: limit(max_message_bytes),
             max_partials_bytes: limit(max_partials_bytes),
             max_metadata_bytes: limit(max_metadata_bytes),
@@ -495,6 +534,17 @@ fn family_options(
     }
 }
 
+/// The stream that events are kept in beside the history of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryStream {
+    /// Its name.
+    pub name: String,
+    /// `history_stream_max_age`, as RabbitMQ writes it: `1h`.
+    pub max_age: String,
+    /// `history_stream_max_bytes`: 1 GiB.
+    pub max_bytes: u64,
+}
+
 /// Everything an operator can set.
 #[derive(Clone)]
 pub struct Config {
@@ -560,6 +610,22 @@ pub struct Config {
     pub max_bindings_per_account: Option<usize>,
     /// `max_bindings`: AMQP bindings of all sessions, 200000.
     pub max_bindings: Option<usize>,
+    /// `max_lingering_bindings`: AMQP bindings that outlive their last user, 4096; beyond it the oldest go.
+    pub max_lingering_bindings: Option<usize>,
+    /// `max_lingering_bindings_per_account`: those of one account, 256; beyond it its oldest go.
+    pub max_lingering_bindings_per_account: Option<usize>,
+    /// `history_seconds`: how long events are kept, and AMQP bindings outlive their last user, 60.
+    pub history: Duration,
+    /// `history_bytes`: of the events that are kept, 16 MiB; 0: there is no history, and no cursor.
+    pub history_bytes: usize,
+    /// `history_overlap_ms`: how far before the cursor of another process a replay begins, 2,000.
+    pub history_overlap: Duration,
+    /// `history`: the stream that events are kept in beside; none by default.
+    pub history_stream: Option<HistoryStream>,
+    /// `resume_max_events`: that one resume may walk through, 100,000.
+    pub resume_max_events: Option<u64>,
+    /// `resume_max_seconds`: how old a cursor may be, 3,600.
+    pub resume_max_age: Option<Duration>,
     /// `max_message_bytes`: of one command, 65536; above it the session is closed with 1009.
     pub max_message_bytes: Option<usize>,
     /// `max_partials_bytes`: of all messages and requests that have arrived in part, 64 MiB; above it the largest is

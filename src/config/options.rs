@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::origin::Origin;
 use super::values::{
-    AuthName, BrokerUrl, FileName, HostName, Issuer, Limit, Network, NodeName, Object, Period,
-    Rate, RealmTemplate, Secret, Setting, SourceName, Word, list, list_or_one,
+    AuthName, BrokerUrl, FileName, HistoryName, HostName, Issuer, Limit, MaxAge, Network, NodeName,
+    Object, Period, Rate, RealmTemplate, Secret, Setting, SourceName, Word, list, list_or_one,
 };
 use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
@@ -209,6 +209,37 @@ pub(crate) struct Options {
     /// AMQP bindings in all; a broker comes to its limits at some 200,000 of all its queues together
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_bindings: Setting<Limit<u64>>,
+    /// AMQP bindings that stay in force for history_seconds after their last subscriber; beyond it the oldest go
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_lingering_bindings: Setting<Limit<u64>>,
+    /// Those of one account; beyond it its oldest go
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_lingering_bindings_per_account: Setting<Limit<u64>>,
+    /// Time for which events are kept for clients that come back, in seconds
+    #[arg(long, value_name = "S", help_heading = EVENTS)]
+    pub(crate) history_seconds: Setting<NonZeroU32>,
+    /// Bytes of the events kept for clients that come back; 0: none, and events carry no cursors
+    #[arg(long, value_name = "BYTES", help_heading = EVENTS)]
+    pub(crate) history_bytes: Setting<u32>,
+    /// How far before the cursor of another process a replay begins, in milliseconds
+    #[arg(long, value_name = "MS", help_heading = EVENTS)]
+    pub(crate) history_overlap_ms: Setting<u32>,
+    /// Where else events are kept for clients that come back: memory (nowhere), or stream:NAME, a stream of the broker,
+    /// which is declared if it is not there, and read when somebody comes back to a process that does not know him
+    #[arg(long, value_name = "WHERE", help_heading = EVENTS)]
+    pub(crate) history: Setting<HistoryName>,
+    /// How old the events in that stream become (x-max-age), as RabbitMQ writes it
+    #[arg(long, value_name = "AGE", help_heading = EVENTS)]
+    pub(crate) history_stream_max_age: Setting<MaxAge>,
+    /// Bytes of that stream (x-max-length-bytes)
+    #[arg(long, value_name = "BYTES", help_heading = EVENTS)]
+    pub(crate) history_stream_max_bytes: Setting<u64>,
+    /// Events that one resume may go through
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) resume_max_events: Setting<Limit<u64>>,
+    /// Age of a cursor that a client may resume from, in seconds
+    #[arg(long, value_name = "S", help_heading = LIMITS)]
+    pub(crate) resume_max_seconds: Setting<Limit<u32>>,
     /// Bytes of one command; beyond it the session is closed (1009)
     #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
     pub(crate) max_message_bytes: Setting<Limit<u64>>,
@@ -323,6 +354,16 @@ impl Default for Options {
             max_bindings_per_session: Setting(Limit(Some(4096))),
             max_bindings_per_account: Setting(Limit(Some(16_384))),
             max_bindings: Setting(Limit(Some(200_000))),
+            max_lingering_bindings: Setting(Limit(Some(4096))),
+            max_lingering_bindings_per_account: Setting(Limit(Some(256))),
+            history_seconds: const { nonzero_u32(60) },
+            history_bytes: Setting(16 << 20),
+            history_overlap_ms: Setting(2_000),
+            history: Setting(HistoryName::Memory),
+            history_stream_max_age: Setting(MaxAge("1h".to_owned())),
+            history_stream_max_bytes: Setting(1 << 30),
+            resume_max_events: Setting(Limit(Some(100_000))),
+            resume_max_seconds: Setting(Limit(Some(3_600))),
             max_message_bytes: Setting(Limit(Some(64 << 10))),
             max_partials_bytes: Setting(Limit(Some(64 << 20))),
             max_metadata_bytes: Setting(Limit(Some(4 << 10))),

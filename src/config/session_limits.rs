@@ -9,7 +9,9 @@ use crate::protocol::proxy::Proxies;
 use crate::session::binding_quota::BindingQuota;
 use crate::session::bucket::BucketRule;
 use crate::session::limits::SessionLimits;
+use crate::session::lingering::LingeringRules;
 use crate::session::liveness::LivenessRules;
+use crate::session::resume::ResumeLimits;
 
 use super::Config;
 
@@ -43,12 +45,20 @@ impl From<&Config> for SessionLimits {
             allowed_origins: config.allowed_origins.clone(),
             proxies: Proxies::new(config.proxy_protocol, config.trusted_proxies.clone()),
             history: HistoryOptions {
-                bytes_max: 0,
-                keep: Duration::from_secs(60),
-                overlap: Duration::from_millis(2_000),
+                bytes_max: config.history_bytes,
+                keep: config.history,
+                overlap: config.history_overlap,
             },
-            resume_events_max: 100_000,
-            resume_time_max: Duration::from_secs(3_600),
+            lingering: LingeringRules {
+                total_max: unlimited(config.max_lingering_bindings),
+                account_max: unlimited(config.max_lingering_bindings_per_account),
+                keep: config.history,
+            },
+            resume: ResumeLimits {
+                events_max: config.resume_max_events.unwrap_or(u64::MAX),
+                age_max: config.resume_max_age.unwrap_or(Duration::MAX),
+            },
+            deliveries_held_max: config.prefetch.into(),
             // Its token is read from a file: `Config::admin_token`.
             admin: Guard::new(config.admin_hosts.clone()),
             liveness: LivenessRules::new(

@@ -3,9 +3,32 @@
 //! | module | owns |
 //! |---|---|
 //! | [`cursor`] | a cursor and its text |
-//! | `ring` | the events that are kept, and the two bounds of them |
+//! | `ring` | the events that are kept, by number and by id |
 //! | [`stored`] | what is loaded of the stream, and what that proves |
-//! | this | the times of cursors; which cursors are good |
+//! | this | the times of cursors; the bounds of what is kept; which cursors are good |
+//!
+//! # Times
+//!
+//! The time of a cursor follows the wall clock forward and never steps back with it: then it goes on at the pace of the
+//! loop's clock, so it never runs slower than that. Every event gets the time of now, or the next one that is free, but
+//! none that is more than [`TIME_AHEAD_MAX`] ahead of now. Beyond that, which takes more than 1,000 events a second for
+//! a while, several events share a time, and are told apart by their ids and their order. Otherwise times would run away
+//! from the clock, and a cursor that is taken to another process would lie. (PROTOCOL 10 says "never twice the same".)
+//!
+//! A *position*, which is a cursor without an id, is behind every event with its time or an earlier one. So the next
+//! event must get a later one; where the bound above forbids that, the position is a millisecond earlier, and some events
+//! come twice.
+//!
+//! # Which cursors are good
+//!
+//! What came behind a cursor must be here to the last event. Whatever may have been missed is behind a [`Boundary`], of
+//! which it is certain on which side a cursor is: the start of the process, the last event that was dropped, the end of
+//! the last outage; and outside of this folder the moment when an AMQP binding came into force ([`Place::is_behind`]).
+//! Where that is not certain, the cursor is not good.
+//!
+//! A cursor of this process is exact. One of another process is taken for the moment of the event that it names, if that
+//! has come here at about its time, and otherwise for its time; from that moment `overlap` is subtracted. So the clocks of
+//! two hosts may differ by half of `overlap`: the other half is for [`TIME_AHEAD_MAX`].
 
 #![cfg_attr(
     not(test),
@@ -17,14 +40,19 @@
 )]
 
 pub mod cursor;
+mod ring;
 pub mod stored;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::Event;
-use crate::now::Now;
+use crate::limits::{EVICTIONS_AT_ONCE_MAX, TIME_AHEAD_MAX};
+use crate::now::{Boundary, Now};
 
+use self::ring::Ring;
 pub use cursor::{Cursor, Mark};
 
 /// How much is kept, and how far two processes may differ.
@@ -84,10 +112,69 @@ pub struct Kept {
     pub unix: u64,
 }
 
+/// The place behind a cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The first event behind it.
+    pub seq: Seq,
+    since: Since,
+}
+
+/// What is asked for is all that came since then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Since {
+    /// Behind a cursor of this process with this time, or from about this time on.
+    Time(u64),
+    /// From this moment of the loop's clock on.
+    Clock(Duration),
+}
+
+impl Place {
+    /// Whether nothing of what is behind the place came before `boundary`.
+    #[must_use]
+    pub fn is_behind(&self, boundary: Boundary) -> bool {
+        self.since.is_behind(boundary)
+    }
+}
+
+impl Since {
+    fn is_behind(self, boundary: Boundary) -> bool {
+        match self {
+            Self::Time(time) => boundary.time <= time,
+            Self::Clock(clock) => boundary.clock < clock,
+        }
+    }
+}
+
 /// The events of the last minute.
 #[derive(Debug, Default)]
 pub struct History {
-    options: Option<(HistoryOptions, Mark)>,
+    /// `None`: off, and then nothing costs anything.
+    on: Option<Box<On>>,
+}
+
+#[derive(Debug)]
+struct On {
+    options: HistoryOptions,
+    mark: Mark,
+    ring: Ring,
+    /// Milliseconds that the wall clock is ahead of the loop's, at most so far.
+    ahead: u64,
+    /// The latest time that was given.
+    last: u64,
+    /// A boundary was drawn at `last`, and no cursor was given since.
+    is_drawn: bool,
+    /// The start, or the latest event that was dropped.
+    horizon: Boundary,
+    /// The end of the last outage.
+    outage: Boundary,
+    /// The first event behind it.
+    whole_from: Seq,
+    /// Events to come that may be from before it.
+    tainted: usize,
+    /// Some sessions do not have the newest event yet.
+    is_partial: bool,
+    dropped_early: u64,
 }
 
 impl History {
@@ -97,106 +184,340 @@ impl History {
         Self::default()
     }
 
-    /// An empty history of a process that begins now.
+    /// An empty history of a process that begins now; off with `bytes_max` 0.
     #[must_use]
     pub fn new(options: HistoryOptions, mark: Mark, now: Now) -> Self {
-        let _ = now;
+        let on = || {
+            let mut on = On {
+                options,
+                mark,
+                ring: Ring::default(),
+                ahead: 0,
+                last: 0,
+                is_drawn: false,
+                horizon: Boundary::default(),
+                outage: Boundary::default(),
+                whole_from: Seq(0),
+                tainted: 0,
+                is_partial: false,
+                dropped_early: 0,
+            };
+            on.horizon = on.draw(now);
+            Box::new(on)
+        };
         Self {
-            options: (options.bytes_max > 0).then_some((options, mark)),
+            on: (options.bytes_max > 0).then(on),
         }
     }
 
     /// Whether events are kept.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.options.is_some()
+        self.on.is_some()
     }
 
     /// Keeps an event and returns its cursor; `None`: off. O(1), amortised.
     pub fn take_in(&mut self, event: &Arc<Event>, now: Now) -> Option<Cursor> {
-        let (_, mark) = self.options?;
+        let on = self.on.as_mut()?;
+        let time = on.give(now);
+        on.ring.push(Kept {
+            event: event.clone(),
+            cursor_time: time,
+            at: now.clock,
+            unix: now.unix(),
+        });
+        if on.tainted > 0 {
+            on.tainted -= 1;
+            on.outage = Boundary {
+                time: time + 1,
+                clock: now.clock,
+            };
+        }
+        on.evict(now);
         Some(Cursor {
             id: Some(event.id),
-            time: now.unix_ms,
-            mark,
+            time,
+            mark: on.mark,
         })
     }
 
-    /// The position behind all events taken in so far and before all to come; `None`: off. Of the future, when an event is
-    /// being handed out in slices, that event is one.
+    /// The position behind all events that every session has been given, and before all to come; `None`: off. O(1).
     pub fn here(&mut self, now: Now) -> Option<Cursor> {
-        let (_, mark) = self.options?;
+        let on = self.on.as_mut()?;
         Some(Cursor {
             id: None,
-            time: now.unix_ms,
-            mark,
+            time: on.here(now),
+            mark: on.mark,
         })
     }
 
-    /// The first event behind a cursor.
+    /// Whether there are sessions that do not have the newest event yet.
+    pub fn set_partial(&mut self, is_partial: bool) {
+        if let Some(on) = &mut self.on {
+            on.is_partial = is_partial;
+        }
+    }
+
+    /// The place behind a cursor. O(log n), and linear in the events that share its time.
     ///
     /// # Errors
-    /// Why it cannot be told, or is not all there any more.
-    pub fn locate(&self, cursor: &Cursor, now: Now) -> Result<Seq, Why> {
-        let _ = (cursor, now);
-        Err(Why::Unknown)
+    /// Why it cannot be told, or what is behind it is not all here.
+    pub fn locate(&self, cursor: &Cursor, now: Now) -> Result<Place, Why> {
+        let on = self.on.as_ref().ok_or(Why::Unknown)?;
+        if cursor.mark == on.mark {
+            on.locate_own(cursor, now)
+        } else {
+            on.locate_foreign(cursor, now)
+        }
+    }
+
+    /// Draws a boundary; `None`: off.
+    pub fn draw(&mut self, now: Now) -> Option<Boundary> {
+        Some(self.on.as_mut()?.draw(now))
     }
 
     /// The event with this number, if it is still kept. O(1).
     #[must_use]
     pub fn get(&self, seq: Seq) -> Option<&Kept> {
-        let _ = seq;
-        None
+        self.on.as_ref()?.ring.get(seq)
     }
 
-    /// The oldest event that is kept, or the next one.
+    /// The oldest event that is kept, or the event to come.
     #[must_use]
     pub fn first(&self) -> Seq {
-        Seq(0)
+        self.on.as_ref().map_or(Seq(0), |on| on.ring.first())
     }
 
     /// The event to come.
     #[must_use]
     pub fn next(&self) -> Seq {
-        Seq(0)
+        self.on.as_ref().map_or(Seq(0), |on| on.ring.next())
+    }
+
+    /// The first event of which it is certain that no outage is behind it.
+    #[must_use]
+    pub fn whole_from(&self) -> Seq {
+        self.on.as_ref().map_or(Seq(0), |on| on.whole_from)
     }
 
     /// The cursor behind an event that is kept; `None`: off.
     #[must_use]
     pub fn cursor_of(&self, kept: &Kept) -> Option<Cursor> {
-        let (_, mark) = self.options?;
         Some(Cursor {
             id: Some(kept.event.id),
             time: kept.cursor_time,
-            mark,
+            mark: self.on.as_ref()?.mark,
         })
     }
 
     /// What came before may have holes: cursors of before this moment are [`Why::Outage`], and so are those of the next
     /// `waiting` events, which had come before the source told it.
     pub fn outage(&mut self, waiting: usize, now: Now) {
-        let _ = (waiting, now);
+        if let Some(on) = &mut self.on {
+            on.outage = on.draw(now);
+            on.tainted = on.tainted.max(waiting);
+            on.whole_from = Seq(on.ring.next().0 + on.tainted as u64);
+        }
     }
 
     /// Numbers the events from [`STORED_END`] on. To be called before any has come.
-    pub fn stand_behind_the_stream(&mut self) {}
+    pub fn stand_behind_the_stream(&mut self) {
+        if let Some(on) = &mut self.on {
+            on.ring.number_from(STORED_END);
+            on.whole_from = on.whole_from.max(STORED_END);
+        }
+    }
 
     /// The first event that came after this moment, in ms since 1970; `None`: something behind it may be missing, or is gone.
     /// O(log n).
     #[must_use]
     pub fn from_time(&self, unix_ms: u64, now: Now) -> Option<Seq> {
-        let _ = (unix_ms, now);
-        None
+        let on = self.on.as_ref()?;
+        on.check(Since::Time(unix_ms), now).ok()?;
+        Some(on.ring.first_not(|kept| kept.cursor_time <= unix_ms))
     }
 
-    /// Drops what is too old.
+    /// Drops what is too old, at most [`EVICTIONS_AT_ONCE_MAX`] events.
     pub fn evict(&mut self, now: Now) {
-        let _ = now;
+        if let Some(on) = &mut self.on {
+            on.evict(now);
+        }
     }
 
     /// When [`History::evict`] has something to do, on the loop's clock.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
-        None
+        let on = self.on.as_ref()?;
+        let oldest = on.ring.oldest()?;
+        Some(oldest.at + on.options.keep + Duration::from_millis(1))
     }
+
+    /// A gauge: the events that are kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.on.as_ref().map_or(0, |on| on.ring.len())
+    }
+
+    /// Whether no event is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A gauge: the bytes of the events that are kept.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.on.as_ref().map_or(0, |on| on.ring.bytes())
+    }
+
+    /// A counter: events that were dropped before their time, because there were too many bytes.
+    #[must_use]
+    pub fn dropped_early(&self) -> u64 {
+        self.on.as_ref().map_or(0, |on| on.dropped_early)
+    }
+}
+
+impl On {
+    /// The time of now.
+    fn time(&self, now: Now) -> u64 {
+        let clock = millis(now.clock);
+        clock + self.ahead.max(now.unix_ms.saturating_sub(clock))
+    }
+
+    /// As [`On::time`], from which it never falls again.
+    fn advance(&mut self, now: Now) -> u64 {
+        let time = self.time(now);
+        self.ahead = time.saturating_sub(millis(now.clock));
+        time
+    }
+
+    /// The time of an event that comes now.
+    fn give(&mut self, now: Now) -> u64 {
+        let time = self.advance(now);
+        if self.last < time + millis(TIME_AHEAD_MAX) {
+            self.last = time.max(self.last + 1);
+        }
+        self.is_drawn = false;
+        self.last
+    }
+
+    fn here(&mut self, now: Now) -> u64 {
+        if self.is_partial {
+            let newest = self.ring.newest();
+            return newest.map_or(self.last, |newest| newest.cursor_time) - 1;
+        }
+        self.is_drawn = false;
+        let time = self.advance(now);
+        if self.last < time + millis(TIME_AHEAD_MAX) {
+            self.last = time.max(self.last);
+            self.last
+        } else {
+            self.last - 1
+        }
+    }
+
+    fn draw(&mut self, now: Now) -> Boundary {
+        let time = self.advance(now);
+        let next = if self.is_drawn {
+            self.last
+        } else {
+            self.last + 1
+        };
+        self.last = time.max(next);
+        self.is_drawn = true;
+        Boundary {
+            time: self.last,
+            clock: now.clock,
+        }
+    }
+
+    fn evict(&mut self, now: Now) {
+        for _ in 0..EVICTIONS_AT_ONCE_MAX {
+            let Some(oldest) = self.ring.oldest() else {
+                return;
+            };
+            let is_old = now.clock.saturating_sub(oldest.at) > self.options.keep;
+            if !is_old && self.ring.bytes() <= self.options.bytes_max {
+                return;
+            }
+            if let Some(dropped) = self.ring.pop() {
+                self.dropped_early += u64::from(!is_old);
+                self.horizon = Boundary {
+                    time: dropped.cursor_time,
+                    clock: dropped.at,
+                };
+            }
+        }
+    }
+
+    fn locate_own(&self, cursor: &Cursor, now: Now) -> Result<Place, Why> {
+        if cursor.time > self.last {
+            return Err(Why::Unknown);
+        }
+        let since = Since::Time(cursor.time);
+        self.check(since, now)?;
+        let seq = match cursor.id {
+            None => self.ring.first_not(|kept| kept.cursor_time <= cursor.time),
+            // Of the events that share its time, one that was dropped might be meant.
+            Some(_) if cursor.time <= self.horizon.time => return Err(Why::Expired),
+            Some(id) => {
+                let mut seq = self.ring.first_not(|kept| kept.cursor_time < cursor.time);
+                loop {
+                    let kept = self.ring.get(seq).ok_or(Why::Unknown)?;
+                    if kept.cursor_time != cursor.time {
+                        return Err(Why::Unknown);
+                    }
+                    seq = Seq(seq.0 + 1);
+                    if kept.event.id == id {
+                        break seq;
+                    }
+                }
+            }
+        };
+        Ok(Place { seq, since })
+    }
+
+    fn locate_foreign(&self, cursor: &Cursor, now: Now) -> Result<Place, Why> {
+        let overlap = millis(self.options.overlap);
+        if cursor.time > self.time(now) + overlap {
+            return Err(Why::Unknown);
+        }
+        let is_near = |kept: &&Kept| {
+            kept.cursor_time.abs_diff(cursor.time) <= overlap + millis(TIME_AHEAD_MAX)
+        };
+        let named = cursor.id.and_then(|id| self.ring.find(id));
+        let (since, seq) = match named.filter(is_near) {
+            Some(named) => {
+                let clock = named.at.checked_sub(self.options.overlap);
+                let clock = clock.ok_or(Why::Expired)?;
+                let seq = self.ring.first_not(|kept| kept.at < clock);
+                (Since::Clock(clock), seq)
+            }
+            None => {
+                let time = cursor.time.saturating_sub(overlap);
+                let seq = self.ring.first_not(|kept| kept.cursor_time < time);
+                (Since::Time(time), seq)
+            }
+        };
+        self.check(since, now)?;
+        Ok(Place { seq, since })
+    }
+
+    fn check(&self, since: Since, now: Now) -> Result<(), Why> {
+        let is_old = match since {
+            Since::Time(time) => self.time(now).saturating_sub(time) > millis(self.options.keep),
+            Since::Clock(clock) => now.clock.saturating_sub(clock) > self.options.keep,
+        };
+        if is_old || !since.is_behind(self.horizon) {
+            return Err(Why::Expired);
+        }
+        if !since.is_behind(self.outage) {
+            return Err(Why::Outage);
+        }
+        Ok(())
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

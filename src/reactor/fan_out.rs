@@ -67,7 +67,7 @@ impl<S: Socket> Reactor<S> {
         self.keep_matched(matched);
         if !owed.is_empty() {
             self.hub.metrics.events_sliced_total += 1;
-            self.fan_out.sliced = Some(Sliced { event, stamp, owed });
+            self.keep_sliced(Sliced { event, stamp, owed });
         }
     }
 
@@ -96,9 +96,17 @@ impl<S: Socket> Reactor<S> {
             }
         }
         self.keep_matched(matched);
-        if !owed.is_empty() {
-            self.fan_out.sliced = Some(Sliced { event, stamp, owed });
+        if owed.is_empty() {
+            self.hub.history.set_partial(false);
+        } else {
+            self.keep_sliced(Sliced { event, stamp, owed });
         }
+    }
+
+    /// Goes on with an event in the next slice.
+    pub(super) fn keep_sliced(&mut self, sliced: Sliced) {
+        self.hub.history.set_partial(true);
+        self.fan_out.sliced = Some(sliced);
     }
 
     fn hand_out_all(&mut self, matched: &[(GroupId, Frame)], now: Now) {

@@ -10,6 +10,7 @@ use crossbeam_channel::TryRecvError;
 use super::Reactor;
 use super::socket::Socket;
 use crate::handoff::{FromSource, Return};
+use crate::history::Why;
 use crate::limits;
 use crate::protocol::reply;
 use crate::routing::amqp_binding::Asked;
@@ -136,6 +137,10 @@ impl<S: Socket> Reactor<S> {
             }
             FromSource::Barred(lines) => self.barred = lines,
             FromSource::Overflowed { since } => {
+                // What the source holds came before what the broker has dropped.
+                let held = self.hub.limits.deliveries_held_max;
+                self.hub.history.outage(self.handoff.waiting() + held, now);
+                self.hub.resumers.fail_all(Why::Outage);
                 let away = now.clock.saturating_sub(self.clock_of(since));
                 self.announce(away, everybody, now);
             }
@@ -148,6 +153,10 @@ impl<S: Socket> Reactor<S> {
 
     fn on_up(&mut self, what: Return, now: Now) {
         let away_since = self.hub.readiness.on_source_up();
+        if what == Return::Anew {
+            self.hub.history.outage(self.handoff.waiting(), now);
+            self.hub.resumers.fail_all(Why::Outage);
+        }
         if let (Return::Anew, Some(since)) = (what, away_since) {
             self.announce(now.clock.saturating_sub(since), everybody, now);
         }
@@ -176,8 +185,9 @@ impl<S: Socket> Reactor<S> {
     fn on_bound(&mut self, bindings: Vec<Asked>, now: Now) {
         let mut lost_since = now.clock;
         let mut healed = HashSet::new();
+        let boundary = self.hub.history.draw(now);
         for bound in bindings {
-            let Some(in_force) = self.hub.subscriptions.on_bound(&bound, now) else {
+            let Some(in_force) = self.hub.subscriptions.on_bound(&bound, boundary, now) else {
                 continue;
             };
             if let Some(since) = in_force.lost_since {

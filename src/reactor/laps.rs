@@ -208,7 +208,7 @@ impl<S: Socket> Reactor<S> {
                     let time = joins.filter(|time| *time >= in_force_ms)?;
                     history.from_time(time, now)
                 };
-                let events_max = limits.resume_events_max;
+                let events_max = limits.resume.events_max;
                 resumers.pass_marker(&(from..behind), behind, events_max, joins);
                 budget.visits = budget.visits.saturating_sub(resumers.len() / 4);
                 (lap.step, lap.aboard, lap.at) = (behind..behind, Vec::new(), 0);

@@ -307,6 +307,8 @@ impl<S: Socket> Reactor<S> {
         self.turn_done(now);
         self.turn_began = Some(now.clock);
         self.hub.waking.advance(now.clock);
+        self.hub.history.evict(now);
+        self.hub.subscriptions.begin_turn(now);
         self.begin_waiting(now);
         self.read_ready(ready, now);
         self.close_unfinished(now);
@@ -370,7 +372,11 @@ impl<S: Socket> Reactor<S> {
         let control = control.and_then(|control| control.due(self.is_switching));
         let looks = self.hub.trace.next_due();
         let (laps, stored) = (self.laps_due(), self.stored_due());
+        let history = self.hub.history.next_due();
+        let lingering = self.hub.subscriptions.lingering_due();
         [
+            history,
+            lingering,
             deadline,
             months,
             sweep,

@@ -85,7 +85,7 @@ impl<S: Socket> Reactor<S> {
         self.keep_matched(matched);
         if !owed.is_empty() {
             self.hub.metrics.events_sliced_total += 1;
-            self.fan_out.sliced = Some(Sliced { event, stamp, owed });
+            self.keep_sliced(Sliced { event, stamp, owed });
         }
     }
 

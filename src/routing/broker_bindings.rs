@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arcstr::ArcStr;
 use hashbrown::HashTable;
@@ -28,7 +29,9 @@ use super::account_load::{AccountLoads, AccountTag};
 use super::arena::{Arena, Place};
 use super::table::shrink_table;
 use super::waiters::{WaitId, Waiter, Waiters};
+use super::young::Young;
 use crate::account::AccountId;
+use crate::now::Boundary;
 use crate::room::GiveBackRoom;
 use crate::routing::amqp_binding::{AmqpBinding, Asked, Ticket};
 
@@ -122,6 +125,7 @@ pub struct BrokerBindings {
     waiting: Waiters,
     is_source_up: bool,
     counts: BindingCounts,
+    young: Young,
 }
 
 impl Default for BrokerBindings {
@@ -144,6 +148,7 @@ impl BrokerBindings {
             waiting: Waiters::new(),
             is_source_up: false,
             counts: BindingCounts::default(),
+            young: Young::default(),
         }
     }
 
@@ -272,6 +277,49 @@ impl BrokerBindings {
         self.waiting.stop(wait, id.0, waiter);
     }
 
+    /// Notes, before [`BrokerBindings::on_bound`], that a binding which was not in force is so from `boundary` on.
+    pub fn begin_coverage(&mut self, bound: &Asked, boundary: Boundary) {
+        if let Some(id) = self.find_asked(bound)
+            && self.entries[id].state != Some(State::Confirmed)
+        {
+            self.young.note(id, boundary);
+        }
+    }
+
+    /// Since when a binding, which the caller has acquired and which is in force, has been so, or a later moment. An
+    /// outage of the whole source is not in that.
+    #[must_use]
+    pub fn covered_since(&self, id: BindingId) -> Boundary {
+        self.young.since(id.0)
+    }
+
+    /// Forgets the exact moments of the bindings that came into force before this moment of the loop's clock.
+    pub fn forget_coverage_before(&mut self, clock: Duration) {
+        self.young.forget_before(clock);
+    }
+
+    /// A gauge: the bindings of which the exact moment is known.
+    #[must_use]
+    pub fn young(&self) -> usize {
+        self.young.len()
+    }
+
+    /// Of a binding that is in force and has so many users: whom it counts for, and since when it is in force, or a later
+    /// moment. `None`: it has others too, or is not in force.
+    #[must_use]
+    pub fn last_use(&self, binding: &AmqpBinding, users: u32) -> Option<(AccountTag, Boundary)> {
+        let id = self.find(binding)?;
+        let entry = &self.entries[id];
+        let is_last = entry.users == users && self.is_in_force(BindingId(id));
+        is_last.then(|| (entry.owner, self.young.since(id)))
+    }
+
+    /// The tag by which `account` is known here.
+    #[must_use]
+    pub fn tag(&self, account: Option<AccountId>) -> AccountTag {
+        self.loads.tag(account)
+    }
+
     /// The source says that a binding is in force. Returns who waited for it, in the order in which they began to,
     /// unless the source is away. An answer that is not the one waited for is ignored. Linear in those that waited.
     pub fn on_bound(&mut self, bound: &Asked) -> Vec<Waiter> {
@@ -393,6 +441,7 @@ impl BrokerBindings {
         let entry = by_key.find_entry(hash, |other| *other == id);
         entry.expect("every entry is in the table").remove();
         self.loads.take(self.entries.remove(id).owner);
+        self.young.leave(id);
         let (entries, seed) = (&self.entries, &self.seed);
         shrink_table(by_key, |id| seed.hash_one(&*entries[*id].key));
     }

@@ -14,6 +14,7 @@
 //! | [`nearness`] | how near a subscription comes to an event; whose an event is |
 //! | [`key_filter`] | the keys that somebody who looks may name, and what must be bound for that |
 //! | [`broker_bindings`] | how many subscriptions need each AMQP binding, and whether it is in force |
+//! | `young` | since when the bindings that came of late have been in force |
 //! | [`waiters`] | who waits until a binding is in force |
 //! | [`amqp_binding`] | one AMQP binding, and the number of a request for it |
 //! | [`account_load`] | how many AMQP bindings each account has |
@@ -47,3 +48,4 @@ mod request_ids;
 mod table;
 pub mod waiters;
 pub mod words;
+mod young;

@@ -13,6 +13,7 @@ use crate::protocol::command::CommandError;
 use crate::routing::families::Resolved;
 
 use super::subscriptions::Subscriptions;
+use super::waiting::Wanted;
 
 /// The bounds; `usize::MAX`: none.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,25 @@ impl BindingQuota {
         most(has + asks) <= self.session_max
             && of_account.saturating_add(most(asks)) <= self.account_max
             && broker.counts().wanted.saturating_add(most(asks)) <= self.process_max
+    }
+
+    /// Lets lingering bindings go that may be what a check of `wanted` failed on: of the account, if that is at its bound;
+    /// of all, if the process is. False: there is none. Linear in `wanted`.
+    pub(super) fn make_room(&self, wanted: &Wanted, subscriptions: &mut Subscriptions) -> bool {
+        if subscriptions.lingering().0 == 0 {
+            return false;
+        }
+        let months = subscriptions.months().now();
+        let families = subscriptions.families();
+        let count = |resolved: Resolved<'_>| families.amqp_binding_count(&resolved, months);
+        let asks: usize = wanted.resolved(families).map(count).sum();
+        let broker = subscriptions.broker();
+        let of_account = wanted.account.map_or(0, |account| broker.load(account));
+        let is_account_full = of_account.saturating_add(asks) > self.account_max;
+        let of_process = broker.counts().wanted;
+        let is_process_full = of_process.saturating_add(asks) > self.process_max;
+        let whose = is_account_full.then(|| broker.tag(wanted.account));
+        (is_account_full || is_process_full) && subscriptions.let_linger_no_more(whose, asks) > 0
     }
 
     /// Whether a session that has `live`, and waits for `waiting` with so many leases, may have `wanted` for `account`

@@ -17,7 +17,7 @@ use crate::auth::{Identity, Verdict};
 use crate::limits::HELD_TOTAL_BYTES_MAX;
 use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::command::{
-    self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Resume, Unsubscribe,
+    self, Action, Command, CommandError, CommandLimits, Label, MissingKeys, Unsubscribe,
 };
 use crate::protocol::frame::Frame;
 use crate::protocol::reply::{self, EndReason};
@@ -172,7 +172,7 @@ impl Session {
 
     pub(super) fn send(&mut self, reply: Reply, cx: &mut Context<'_>) {
         let then = match &reply {
-            Reply::Subscribed { answer, .. } => answer.and_then(|answer| answer.then),
+            Reply::Subscribed { answer, .. } => answer.as_ref().and_then(|answer| answer.then),
             Reply::Unsubscribed { .. } | Reply::Frame(_) => None,
         };
         let frame = {
@@ -266,8 +266,18 @@ impl Session {
                 resume,
             } => {
                 let wanted = self.authorise(account_id.as_deref(), &bindings, &identity, cx.hub)?;
-                let request_id = command.request_id.as_deref();
-                self.subscribe((wanted, resume), request_id, reply_id, place, cx)
+                let waiting = Waiting {
+                    reply_id: reply_id.into(),
+                    request_id: command.request_id.as_deref().map(Box::from),
+                    wanted,
+                    resume,
+                    stream: AskedOfStream::No,
+                    months: None,
+                    leases: Vec::new(),
+                    outstanding: 0,
+                    due: place.due,
+                };
+                self.subscribe(waiting, place, cx)
             }
         }
     }
@@ -500,54 +510,16 @@ impl Session {
     /// force too, so that success always means that events come.
     fn subscribe(
         &mut self,
-        (wanted, resume): (Wanted, Option<Resume>),
-        request_id: Option<&str>,
-        reply_id: &str,
+        mut waiting: Waiting,
         place: Place,
         cx: &mut Context<'_>,
     ) -> Result<Outcome, CommandErrors> {
+        let mut within = self.check_quota(&waiting.wanted, cx.hub);
         let quota = cx.hub.limits.bindings;
-        let waits_for = self.replies().map_or(0, |replies| replies.wanted());
-        let has = cx.hub.subscriptions.index().len(&self.subscriptions) + waits_for;
-        let is_far = quota.is_far(
-            has,
-            wanted.bindings.len(),
-            wanted.account,
-            &cx.hub.subscriptions,
-        );
-        let live = || {
-            cx.hub
-                .subscriptions
-                .index()
-                .subscriptions(&self.subscriptions)
-        };
-        let waiting = || {
-            let waiting = self.replies().into_iter().flat_map(|all| all.waiting());
-            waiting.flat_map(|(_, one)| one.wanted.resolved(cx.hub.subscriptions.families()))
-        };
-        let leases = self.replies().map_or(0, |replies| replies.leases());
-        if !is_far {
-            let new = wanted.resolved(cx.hub.subscriptions.families());
-            quota.check(
-                live,
-                (leases, waiting),
-                new,
-                wanted.account,
-                &cx.hub.subscriptions,
-            )?;
+        while within.is_err() && quota.make_room(&waiting.wanted, &mut cx.hub.subscriptions) {
+            within = self.check_quota(&waiting.wanted, cx.hub);
         }
-        let request_id = request_id.map(Box::from);
-        let mut waiting = Waiting {
-            reply_id: reply_id.into(),
-            request_id,
-            resume,
-            stream: AskedOfStream::No,
-            wanted,
-            months: None,
-            leases: Vec::new(),
-            outstanding: 0,
-            due: place.due,
-        };
+        within?;
         cx.hub.keep_in_stream(&waiting);
         cx.hub.subscriptions.lease(&mut waiting);
         let waiter = Waiter::new(cx.id.slot, place.number);
@@ -571,6 +543,24 @@ impl Session {
                 Err(SourceTrouble::Refused.into())
             }
         }
+    }
+
+    /// Whether the session may have this too ([`binding_quota`]).
+    fn check_quota(&self, wanted: &Wanted, hub: &Hub) -> Result<(), CommandError> {
+        let (quota, subscriptions) = (hub.limits.bindings, &hub.subscriptions);
+        let waits_for = self.replies().map_or(0, |replies| replies.wanted());
+        let has = subscriptions.index().len(&self.subscriptions) + waits_for;
+        if quota.is_far(has, wanted.bindings.len(), wanted.account, subscriptions) {
+            return Ok(());
+        }
+        let live = || subscriptions.index().subscriptions(&self.subscriptions);
+        let waiting = || {
+            let waiting = self.replies().into_iter().flat_map(|all| all.waiting());
+            waiting.flat_map(|(_, one)| one.wanted.resolved(subscriptions.families()))
+        };
+        let leases = self.replies().map_or(0, |replies| replies.leases());
+        let new = wanted.resolved(subscriptions.families());
+        quota.check(live, (leases, waiting), new, wanted.account, subscriptions)
     }
 
     /// Ends subscriptions, and those that are waited for, and returns their client bindings. Linear in what the session has,

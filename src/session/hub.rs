@@ -150,7 +150,7 @@ impl Hub {
         Self {
             on_message: Session::on_command,
             authenticator,
-            subscriptions: Subscriptions::new(families, now.unix()),
+            subscriptions: Subscriptions::new(families, now.unix(), limits.lingering()),
             readiness: Readiness::default(),
             deadlines: Deadlines::new(&limits),
             outboxes: OutboxTotals::default(),

@@ -10,8 +10,10 @@ use crate::protocol::proxy::Proxies;
 
 use super::binding_quota::BindingQuota;
 use super::bucket::BucketRule;
+use super::lingering::LingeringRules;
 use super::liveness::LivenessRules;
 use super::outbox::SlowConsumerPolicy;
+use super::resume::ResumeLimits;
 
 /// The bounds that an operator sets; `usize::MAX` where there is none.
 #[derive(Clone, Debug)]
@@ -56,12 +58,21 @@ pub struct SessionLimits {
     pub proxies: Proxies,
     /// `history_bytes`, `history_seconds`, `history_overlap_ms`.
     pub history: HistoryOptions,
-    /// `resume_max_events`.
-    pub resume_events_max: u64,
-    /// `resume_max_seconds`.
-    pub resume_time_max: Duration,
+    /// `max_lingering_bindings`, `max_lingering_bindings_per_account`, `history_seconds`.
+    pub lingering: LingeringRules,
+    /// `resume_max_events`, `resume_max_seconds`.
+    pub resume: ResumeLimits,
+    /// `prefetch`: deliveries that the source may hold when it tells that the broker has dropped some.
+    pub deliveries_held_max: usize,
     /// `admin_token`, `admin_hosts`.
     pub admin: Guard,
     /// `ping_interval_ms`, `pong_timeout_ms`, `idle_timeout_ms`, `message_timeout_ms`.
     pub liveness: LivenessRules,
+}
+
+impl SessionLimits {
+    /// How AMQP bindings outlive their users; `None`: they do not, because there is no history.
+    pub(super) fn lingering(&self) -> Option<LingeringRules> {
+        (self.history.bytes_max > 0).then_some(self.lingering)
+    }
 }

@@ -102,7 +102,7 @@ impl World {
                 continue;
             };
             let asked = Asked { binding, ticket };
-            let in_force = self.hub.subscriptions.on_bound(&asked, NOW);
+            let in_force = self.hub.subscriptions.on_bound(&asked, None, NOW);
             for waiter in in_force.into_iter().flat_map(|one| one.waiters) {
                 let Waiter { slot, number } = waiter;
                 let session = &mut self.sessions[slot as usize];

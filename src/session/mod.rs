@@ -38,6 +38,8 @@
 //! | `rights` | what another identity, or other rights, change |
 //! | [`hub`] | what all sessions share, and the context in which one acts |
 //! | [`subscriptions`], `roll_over` | subscriptions and their AMQP bindings; their move to other months |
+//! | [`lingering`] | AMQP bindings that outlive their last user for a while |
+//! | [`resume`] | whether what came after a cursor can be sent again |
 //! | [`occupancy`], [`quota`] | connections counted by address, sessions by account |
 //! | [`binding_quota`] | how many AMQP bindings a session, an account and the process may have |
 //! | [`readiness`] | whether new sessions are taken, and events come |
@@ -84,6 +86,7 @@ pub mod labels;
 pub mod limits;
 #[cfg(test)]
 mod linear;
+pub mod lingering;
 pub mod listing;
 pub mod liveness;
 pub mod occupancy;
@@ -95,6 +98,7 @@ pub mod ranking;
 pub mod readiness;
 mod replay;
 pub mod replies;
+pub mod resume;
 pub mod resuming;
 mod rights;
 mod roll_over;

@@ -15,6 +15,7 @@
 //! a gap. Such a notice is sent even with `gap_notices: false`: the client has asked.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use crate::history::stored::{Offset, Reach};
 use crate::history::{Cursor, Seq, Why};
@@ -26,6 +27,7 @@ use crate::routing::waiters::Waiter;
 use super::Session;
 use super::hub::Context;
 use super::replies::Reply;
+use super::resume;
 use super::resuming::{Answer, ReplayEnd, Resumer};
 use super::waiting::{AskedOfStream, Waiting};
 
@@ -111,7 +113,7 @@ impl Session {
                 Some(_) | None => self.place(cx),
             };
             let resumption = Resumption { cursor, resumed };
-            Answer { resumption, then }
+            Box::new(Answer { resumption, then })
         });
         Reply::Subscribed {
             id: waiting.reply_id,
@@ -124,14 +126,14 @@ impl Session {
         &mut self,
         resume: Option<Resume>,
         cx: &mut Context<'_>,
-    ) -> Option<Answer> {
+    ) -> Option<Box<Answer>> {
         let (resumed, then) = match resume? {
             Resume::FromNow => (None, None),
             Resume::After(_) => (Some(false), Some(ReplayEnd::Failed(Why::Unknown))),
         };
         let cursor = self.place(cx);
         let resumption = Resumption { cursor, resumed };
-        Some(Answer { resumption, then })
+        Some(Box::new(Answer { resumption, then }))
     }
 
     /// The first event behind the cursor, if all events from there on that the subscribe wants can be replayed.
@@ -215,20 +217,11 @@ impl Session {
             // Nothing tells since when the session has what it asks for once more.
             return Err((Why::Unknown, true));
         }
-        let hub = &mut *cx.hub;
-        let age = cx.now.unix_ms.saturating_sub(cursor.time);
-        if u128::from(age) > hub.limits.resume_time_max.as_millis() {
+        let age = Duration::from_millis(cx.now.unix_ms.saturating_sub(cursor.time));
+        if age > cx.hub.limits.resume.age_max {
             return Err((Why::Expired, true));
         }
-        let start = hub
-            .history
-            .locate(cursor, cx.now)
-            .map_err(|why| (why, false))?;
-        let events = hub.history.next().0.saturating_sub(start.0);
-        if events > hub.limits.resume_events_max {
-            return Err((Why::TooMany, true));
-        }
-        Ok(start)
+        resume::start(cursor, waiting, cx.hub, cx.now).map_err(|why| (why, why == Why::TooMany))
     }
 
     /// Whether the subscribe asks for anything that the session does not have.

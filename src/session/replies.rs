@@ -32,7 +32,7 @@ pub(super) enum Reply {
     Subscribed {
         id: Box<str>,
         /// What it says of `data.resume`.
-        answer: Option<Answer>,
+        answer: Option<Box<Answer>>,
     },
     /// To an unsubscribe, with what it removed.
     Unsubscribed {
@@ -46,7 +46,9 @@ pub(super) enum Reply {
 impl Reply {
     fn bytes(&self) -> usize {
         match self {
-            Self::Subscribed { id, .. } => id.len(),
+            Self::Subscribed { id, answer } => {
+                id.len() + answer.as_ref().map_or(0, |_| size_of::<Answer>())
+            }
             Self::Unsubscribed { id, removed } => {
                 let texts = removed
                     .iter()

@@ -5,7 +5,8 @@
 //! end of the turn.
 //!
 //! Invariants: an AMQP binding is acquired once for each subscription that needs it and once for each lease of a
-//! subscribe that waits, so the end of one session takes nothing from another. A binding is *lost* from the moment when
+//! subscribe that waits, so the end of one session takes nothing from another; and once while it lingers, when nobody else
+//! has it. A binding is *lost* from the moment when
 //! its events may be missed until it is in force again, or until no session needs it.
 
 use std::borrow::Cow;
@@ -19,6 +20,8 @@ use crate::event::Style;
 use crate::handoff::ToSource;
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::now::Boundary;
+use crate::routing::account_load::AccountTag;
 use crate::routing::amqp_binding::{AmqpBinding, Asked};
 use crate::routing::broker_bindings::{Acquired, Ask, BrokerBindings};
 use crate::routing::families::{Families, Resolved};
@@ -28,6 +31,7 @@ use crate::routing::month::{ActiveMonths, FollowedMonths, Month};
 use crate::routing::waiters::Waiter;
 
 use super::clock::Now;
+use super::lingering::{Lingering, LingeringRules};
 use super::roll_over::{Moves, RollOver};
 use super::waiting::{Lease, Progress, Waiting, lease_order};
 
@@ -49,6 +53,8 @@ pub struct Subscriptions {
     unconfirmed: Vec<AmqpBinding>,
     /// The lost bindings, and since when they are.
     lost: HashMap<AmqpBinding, Duration>,
+    /// Bindings that stay in force for a while without a user; `None`: there is no history.
+    lingering: Option<Box<Lingering>>,
 }
 
 /// What became of the subscriptions of a session whose rights changed.
@@ -70,9 +76,10 @@ pub struct InForce {
 }
 
 impl Subscriptions {
-    /// No subscriptions, at the time `unix`, in Unix seconds.
+    /// No subscriptions, at the time `unix`, in Unix seconds. `lingering`: how AMQP bindings outlive their users, if they
+    /// do.
     #[must_use]
-    pub fn new(families: Families, unix: u64) -> Self {
+    pub fn new(families: Families, unix: u64, lingering: Option<LingeringRules>) -> Self {
         Self {
             bindings_of_one_max: families.amqp_binding_count_max(),
             families,
@@ -83,6 +90,7 @@ impl Subscriptions {
             to_source: Vec::new(),
             unconfirmed: Vec::new(),
             lost: HashMap::new(),
+            lingering: lingering.map(|rules| Box::new(Lingering::new(rules))),
         }
     }
 
@@ -397,6 +405,13 @@ impl Subscriptions {
         account: Option<AccountId>,
     ) -> Acquired {
         let acquired = self.broker.acquire(binding, users, account);
+        if self
+            .lingering
+            .as_mut()
+            .is_some_and(|table| table.take(binding))
+        {
+            self.broker.release(binding, 1);
+        }
         let binding = || binding.clone();
         self.to_source.extend(acquired.ask.map(|ask| match ask {
             Ask::Bind(ticket, account) => ToSource::Bind {
@@ -412,11 +427,77 @@ impl Subscriptions {
         acquired
     }
 
-    /// Takes so many users of a binding back, and tells the source when they were the last.
+    /// Takes so many users of a binding back. When they were the last, the binding lingers, or the source is told.
     fn release(&mut self, binding: &AmqpBinding, users: u32) {
+        if let Some(table) = &mut self.lingering
+            && let Some((account, since)) = self.broker.last_use(binding, users)
+            && table.is_ripe(since)
+        {
+            let let_go = table.keep(binding.clone(), account);
+            if users > 1 {
+                self.broker.release(binding, users - 1);
+            }
+            for binding in &let_go {
+                self.end(binding, 1);
+            }
+        } else {
+            self.end(binding, users);
+        }
+    }
+
+    fn end(&mut self, binding: &AmqpBinding, users: u32) {
         if self.broker.release(binding, users) {
             self.to_source.push(ToSource::Unbind(binding.clone()));
         }
+    }
+
+    /// Lets lingering bindings go whose time is over, and forgets since when old bindings have been in force. Linear in
+    /// what it lets go and forgets.
+    pub fn begin_turn(&mut self, now: Now) {
+        let Some(table) = &mut self.lingering else {
+            return;
+        };
+        table.advance(now.clock);
+        let horizon = now.clock.saturating_sub(table.rules().keep);
+        self.broker.forget_coverage_before(horizon);
+        for _ in 0..limits::LINGERING_ENDS_PER_TURN_MAX {
+            let expired = self.lingering.as_mut().and_then(|table| table.expired());
+            let Some(binding) = expired else { break };
+            self.end(&binding, 1);
+        }
+    }
+
+    /// When [`Subscriptions::begin_turn`] has something to do, on the loop's clock.
+    #[must_use]
+    pub fn lingering_due(&self) -> Option<Duration> {
+        self.lingering.as_ref()?.next_due()
+    }
+
+    /// A gauge and a counter: the bindings that linger, and those that were let go before their time.
+    #[must_use]
+    pub fn lingering(&self) -> (usize, u64) {
+        let figures = |table: &Lingering| (table.len(), table.let_go_early());
+        self.lingering.as_deref().map_or((0, 0), figures)
+    }
+
+    /// Lets up to `count` of the oldest lingering bindings of an account go, or of all (`None`), and returns how many.
+    /// O(n log m).
+    pub(super) fn let_linger_no_more(
+        &mut self,
+        account: Option<AccountTag>,
+        count: usize,
+    ) -> usize {
+        for let_go in 0..count {
+            let binding = self.lingering.as_mut().and_then(|table| match account {
+                Some(account) => table.let_go_of(account),
+                None => table.let_go_oldest(),
+            });
+            let Some(binding) = binding else {
+                return let_go;
+            };
+            self.end(&binding, 1);
+        }
+        count
     }
 
     /// Holds AMQP bindings for somebody who looks, as a subscription of nobody's account would.
@@ -453,9 +534,18 @@ impl Subscriptions {
         self.broker.on_down();
     }
 
-    /// The source says that a binding is in force. `None`: that answers no question that still stands.
-    pub fn on_bound(&mut self, bound: &Asked, now: Now) -> Option<InForce> {
+    /// The source says that a binding is in force. `None`: that answers no question that still stands. `boundary`: the
+    /// moment for the history, if there is one.
+    pub fn on_bound(
+        &mut self,
+        bound: &Asked,
+        boundary: Option<Boundary>,
+        now: Now,
+    ) -> Option<InForce> {
         self.lose_unconfirmed(now);
+        if let Some(boundary) = boundary {
+            self.broker.begin_coverage(bound, boundary);
+        }
         self.broker.is_answer(bound).then(|| InForce {
             waiters: self.broker.on_bound(bound),
             lost_since: self.lost.remove(&bound.binding),
@@ -467,7 +557,12 @@ impl Subscriptions {
         if self.broker.is_confirmed(&lost.binding) {
             self.lost.entry(lost.binding.clone()).or_insert(now.clock);
         }
-        self.broker.on_lost(lost)
+        let waiters = self.broker.on_lost(lost);
+        let lingering = self.lingering.as_mut();
+        if lingering.is_some_and(|table| table.take(&lost.binding)) {
+            self.end(&lost.binding, 1);
+        }
+        waiters
     }
 
     /// Ends the turn: returns the commands for the source, in order.

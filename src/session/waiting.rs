@@ -20,12 +20,12 @@ pub(super) struct Waiting {
     pub(super) reply_id: Box<str>,
     /// The request id of the events; `None`: the client gave none.
     pub(super) request_id: Option<Box<str>>,
-    /// `data.resume`.
-    pub(super) resume: Option<Resume>,
     /// Whether the stream is asked for what came after its cursor.
     pub(super) stream: AskedOfStream,
     /// The client bindings.
     pub(super) wanted: Wanted,
+    /// From where events are wanted; `None`: from now on, and nothing is to be told of it.
+    pub(super) resume: Option<Resume>,
     /// The months that the leases are for; `None`: there is no lease yet.
     pub(super) months: Option<ActiveMonths>,
     /// The AMQP bindings acquired on its behalf, so that they stay wanted: each once, sorted.

@@ -237,7 +237,7 @@ impl Stage {
             "Padding": "x".repeat(bytes)});
         let event = Event::decode(
             "callevt".into(),
-            format!("call.{event}.x"),
+            format!("call.{event}.x").into(),
             body.to_string().into_bytes(),
             None,
         );

@@ -488,13 +488,13 @@ fn a_swallowed_body_ends_with_its_announced_size() {
     let next = [deliver(b"e", b"next"), content(1, 0, b""), frame(3, b"y")].concat();
     let whole = [head(announced), frames.concat(), next.clone()].concat();
     let mut passed = Vec::new();
-    pass_on(&*whole, &mut passed).expect("nothing to refuse");
+    pass_on(&*whole, false, &mut passed).expect("nothing to refuse");
     assert!(passed == [head(0), heartbeats, next].concat());
 
     frames.pop();
     frames.push(frame(3, &vec![b'x'; largest]));
     let longer = [head(announced), frames.concat()].concat();
-    let error = pass_on(&*longer, &mut Vec::new()).expect_err("too long");
+    let error = pass_on(&*longer, false, &mut Vec::new()).expect_err("too long");
     let beyond = frames.len() as u64 * largest as u64 - announced;
     let violation = error.into_inner().expect("a violation inside");
     assert_eq!(

@@ -18,6 +18,7 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         subscriptions.broker().counts(),
     );
     let asked = hub.authenticator.sizes();
+    let (lingering, let_go_early) = subscriptions.lingering();
     for (name, help, value) in [
         (
             "connections",
@@ -64,6 +65,27 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             "amqp_bindings_lost",
             "Those of them that the broker refuses.",
             bindings.lost,
+        ),
+        (
+            "amqp_bindings_lingering",
+            "Those of them that nobody needs and that stay for clients that come back.",
+            lingering,
+        ),
+        (
+            "amqp_bindings_young",
+            "AMQP bindings of which it is known exactly since when they are in force.",
+            subscriptions.broker().young(),
+        ),
+        (
+            "history_events",
+            "Events kept for clients that come back.",
+            hub.history.len(),
+        ),
+        ("history_bytes", "Bytes of them.", hub.history.bytes()),
+        (
+            "history_bytes_max",
+            "Bound of these bytes.",
+            hub.limits.history.bytes_max,
         ),
         (
             "subscribes_waiting",
@@ -269,6 +291,16 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         Seconds(reactor.held_for),
     );
     for (name, help, value) in [
+        (
+            "history_dropped_early_total",
+            "Events dropped before history_seconds because of history_bytes.",
+            hub.history.dropped_early(),
+        ),
+        (
+            "lingering_dropped_early_total",
+            "Lingering AMQP bindings let go before history_seconds because of their bounds, or to make room.",
+            let_go_early,
+        ),
         (
             "auth_questions_refused_total",
             "Questions of the authenticator that were not taken, because too many wait already, of an address or of all.",

@@ -774,7 +774,7 @@ fn a_hit_of_equal_hash_is_refused_for_another_account_realm_or_word() {
         let mut bench = Bench::new();
         let mut list = SubscriptionList::default();
         bench.subscribe(&mut list, 0, Scope::One(account(1)), binding);
-        let group = bench.index.groups[bench.index.members.subscriptions[list.0].group];
+        let group = bench.index.groups[bench.index.members.subscriptions[list.first()].group];
         let wants = |(key, number): (&str, u128)| {
             let mut key_words = [""; WORDS_MAX];
             let key_words = words::split(key, &mut key_words).expect("few words");

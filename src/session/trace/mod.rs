@@ -601,7 +601,7 @@ mod tests {
             let families = Families::new(&FamilyOptions::default()).expect("the platform's");
             let mut bench = Self {
                 trace: Trace::default(),
-                subscriptions: Subscriptions::new(families, at(0, 0).unix()),
+                subscriptions: Subscriptions::new(families, at(0, 0).unix(), None),
             };
             let filter = Filter {
                 session: None,
