@@ -32,8 +32,10 @@ use crate::limits::FAULTS_LOGGED_FREELY;
 use crate::log_limit::LogLimit;
 use crate::routing::amqp_binding::AmqpBinding;
 
-/// How often a marker is written.
-const MARKER_EVERY: Duration = Duration::from_secs(10);
+/// How often it is made sure that the stream is there and bound.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// How often a marker is written: who resumes gets up to that much twice.
+const MARKER_EVERY: Duration = Duration::from_secs(2);
 /// The same while the stream is read, so that its reader soon knows where the present is.
 const MARKER_EVERY_READING: Duration = Duration::from_millis(500);
 /// How often it is looked whether a marker is due.
@@ -254,7 +256,8 @@ impl Keeper {
         let mut topology = Topology::new(connection, name, endpoint, &specs, watchdog, &counters)?;
         let mut force = Force::default();
         let mut is_up = false;
-        let mut written: Option<Instant> = None;
+        let (mut checked, mut written): (Option<Instant>, Option<Instant>) = (None, None);
+        let is_due = |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every);
         loop {
             self.take_wanted()?;
             let every = if self.is_read.load(Ordering::Relaxed) {
@@ -263,10 +266,14 @@ impl Keeper {
                 MARKER_EVERY
             };
             let has_news = self.wanted.len() > force.bound.len() + force.unbound.len();
-            if has_news || written.is_none_or(|written| written.elapsed() >= every) {
-                written = Some(Instant::now());
+            if has_news || is_due(checked, CHECK_EVERY) {
+                checked = Some(Instant::now());
                 post.declare()?;
                 self.bind(&mut topology, &mut force)?;
+                written = None;
+            }
+            if is_due(written, every) {
+                written = Some(Instant::now());
                 let keys: Vec<_> = force
                     .bound
                     .iter()

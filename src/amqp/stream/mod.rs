@@ -21,8 +21,8 @@
 //! of ours that is not durable either (`NAME.witness`). A keeper that does not find it writes a marker that tells of a hole
 //! before it declares it again.
 //!
-//! Invariants: a key is in a marker only after the broker has confirmed its binding, or that it is still there, since the
-//! marker before; a hole is confirmed in the stream before the witness is declared.
+//! Invariants: a key is in a marker only after the broker has confirmed its binding, which is asked for again every few
+//! seconds; a hole is confirmed in the stream before the witness is declared.
 
 mod keeper;
 mod marker;

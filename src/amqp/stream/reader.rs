@@ -31,9 +31,9 @@ use crate::history::stored::{Content, Offset, StoredItem};
 use crate::limits::FAULTS_LOGGED_FREELY;
 use crate::log_limit::LogLimit;
 
-/// How much earlier than asked for the stream is read, so that a marker of before is met: two of them, and five seconds
-/// between two clocks.
-const BEFORE: Duration = Duration::from_secs(25);
+/// How much earlier than asked for the stream is read, so that a marker of before is met: several of them, and some
+/// seconds between two clocks.
+const BEFORE: Duration = Duration::from_secs(15);
 /// Deliveries that the broker sends ahead of our acknowledgement.
 const PREFETCH: u16 = 2048;
 /// Deliveries acknowledged together.
