@@ -67,7 +67,7 @@ pub struct HistoryOptions {
 }
 
 /// The number of an event among those that this process took in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 
 /// Where the numbers of a history begin that stands behind a stream: those below it are places in the stream.

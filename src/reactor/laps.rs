@@ -32,7 +32,7 @@ use crate::session::delivery::{Batch, DeliveryShared};
 use crate::session::hub::Hub;
 use crate::session::id::ConnId;
 use crate::session::resuming::ReplayEnd;
-use crate::session::stored::{Next, is_stored};
+use crate::session::stored::Next;
 
 impl<S: Socket> Reactor<S> {
     /// A slice of the lap under way, or of the next one.
@@ -86,7 +86,8 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn begin_lap(&mut self) -> Option<Lap> {
-        let from = if self.laps.is_dry { STORED_END } else { Seq(0) };
+        let stored_end = self.hub.resumers.stored_end();
+        let from = if self.laps.is_dry { stored_end } else { Seq(0) };
         match self.hub.resumers.earliest(from) {
             Some(seq) => {
                 self.hub.metrics.laps_total += 1;
@@ -161,7 +162,7 @@ impl<S: Socket> Reactor<S> {
             let is_done = !self.fan_out.is_sliced() && self.arrive(present, budget, now);
             return (!is_done).then_some(lap);
         }
-        if is_stored(from) {
+        if from < self.hub.resumers.stored_end() {
             return self.go_on_in_stream(lap, from, budget, now);
         }
         if from < self.hub.history.first() {
@@ -365,7 +366,7 @@ impl<S: Socket> Reactor<S> {
 
 /// The event at a place, or the next one behind it: of the stream, or of the history.
 fn past_event(hub: &Hub, seq: Seq) -> Option<PastEvent> {
-    if is_stored(seq) {
+    if seq < hub.resumers.stored_end() {
         return match hub.past.next(seq) {
             Next::Event(stored) => Some(PastEvent {
                 event: stored.event,

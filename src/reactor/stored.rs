@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::Reactor;
 use super::socket::Socket;
-use crate::handoff::stored::{BATCHES_AHEAD, FromReader, Read, StoreEnd, ToReader};
+use super::store::Store;
+use crate::handoff::stored::{BATCHES_AHEAD, FromReader, Read, ToReader};
 use crate::history::{STORED_END, Seq, Why};
 use crate::session::Session;
 use crate::session::clock::Now;
@@ -18,26 +19,6 @@ const BATCHES_PER_TURN_MAX: usize = 1;
 
 /// How long the stream is still read after the last session that needed it: others of the same storm come.
 const IDLE_MAX: Duration = Duration::from_secs(10);
-
-/// The reader, as the loop sees it.
-pub(super) struct Store {
-    end: StoreEnd,
-    read: Read,
-    /// Batches that the reader may be asked for once there is room.
-    owed: usize,
-    needed_at: Duration,
-}
-
-impl Store {
-    pub(super) fn new(end: StoreEnd) -> Self {
-        Self {
-            end,
-            read: Read(0),
-            owed: 0,
-            needed_at: Duration::ZERO,
-        }
-    }
-}
 
 impl<S: Socket> Reactor<S> {
     /// Takes what the reader has read, and tells it and the keeper what to do.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::auth::Authenticator;
-use crate::history::{History, Mark};
+use crate::history::{History, Mark, STORED_END};
 use crate::metrics::Metrics;
 use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
@@ -184,6 +184,7 @@ impl Hub {
             let options = self.limits.history;
             self.past.switch_on(options.bytes_max, options.overlap);
             self.history.stand_behind_the_stream();
+            self.resumers.take_stream(STORED_END);
         }
     }
 

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::id::ConnId;
-use crate::history::{Cursor, History, STORED_END, Seq, Why};
+use crate::history::{Cursor, History, Seq, Why};
 use crate::protocol::reply::Resumption;
 use crate::routing::index::SubscriptionId;
 
@@ -25,6 +25,8 @@ pub struct Resumers {
     table: BTreeMap<u32, Resumer>,
     /// How many of them have failed.
     failed: usize,
+    /// What is before it is a place in the stream.
+    stored_end: Seq,
     /// The newest event is being handed out in slices: some live sessions do not have it yet. The loop says so.
     pub is_sliced: bool,
     /// Some may be ready, or have failed, since the loop last looked.
@@ -76,6 +78,17 @@ pub(super) struct Answer {
 }
 
 impl Resumers {
+    /// Places before this one are in the stream. To be called before anybody resumes.
+    pub(super) fn take_stream(&mut self, stored_end: Seq) {
+        self.stored_end = stored_end;
+    }
+
+    /// Places before this one are in the stream, those from there on in the history.
+    #[must_use]
+    pub fn stored_end(&self) -> Seq {
+        self.stored_end
+    }
+
     /// Whether nobody resumes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -173,7 +186,7 @@ impl Resumers {
     pub fn earliest_stored(&self) -> Option<Seq> {
         let going_on = |one: &&Resumer| !matches!(one.state, State::Failed(_));
         let next = self.table.values().filter(going_on).map(|one| one.next);
-        next.filter(|next| *next < STORED_END).min()
+        next.filter(|next| *next < self.stored_end).min()
     }
 
     /// Lets all fail whose next event is in the stream.
@@ -183,7 +196,8 @@ impl Resumers {
 
     /// Lets those fail whose next event is in the stream, and of which `is_gone` is true. Linear in the sessions that resume.
     pub fn fail_stored_if(&mut self, why: Why, is_gone: impl Fn(Seq) -> bool) {
-        self.fail(|one| (one.next < STORED_END && is_gone(one.next)).then_some(why));
+        let stored_end = self.stored_end;
+        self.fail(|one| (one.next < stored_end && is_gone(one.next)).then_some(why));
     }
 
     /// A marker of the stream was reached, behind which `behind` is the next place. Those that are ready and whose next place
@@ -202,7 +216,8 @@ impl Resumers {
                 one.advance(joins(one.in_force_ms).unwrap_or(behind), None);
             }
         }
-        self.fail(|one| (one.next < STORED_END && one.frames > frames_max).then_some(Why::TooMany));
+        let stored_end = self.stored_end;
+        self.fail(|one| (one.next < stored_end && one.frames > frames_max).then_some(Why::TooMany));
     }
 
     /// Those that are ready and have been sent all events before `next`: how their replay ends. Linear in the sessions that
@@ -243,8 +258,9 @@ impl Resumers {
 
     /// Lets those fail whose next event is before `first`, the oldest that is kept, or who began before `begun`.
     pub fn fail_late(&mut self, first: Seq, begun: Option<Duration>) {
+        let stored_end = self.stored_end;
         self.fail(|one| {
-            if one.next < first && one.next >= STORED_END {
+            if one.next < first && one.next >= stored_end {
                 return Some(Why::Expired);
             }
             let is_too_long = begun.is_some_and(|begun| one.since < begun);

@@ -2,7 +2,7 @@
 //!
 //! A subscribe whose cursor the history does not cover waits until it is known whether the stream does; it holds its leases
 //! meanwhile, as one that waits for the broker. The stream is read only while somebody waits for it or is sent events of it.
-//! A place in the stream is a [`Seq`] below [`STORED_END`], and those of the history stand behind it: so laps go through
+//! A place in the stream is a [`Seq`] below [`STORED_END`](crate::history::STORED_END), and those of the history stand behind it: so laps go through
 //! both, and a session goes on from the one in the other where a marker of this process shows that nothing is missing
 //! between.
 //!
@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use crate::history::stored::{Content, Offset, Reach, Stored, StoredItem, key_id};
-use crate::history::{Cursor, Mark, STORED_END, Seq, Why};
+use crate::history::{Cursor, Mark, Seq, Why};
 use crate::routing::amqp_binding::AmqpBinding;
 use crate::routing::families::{Families, Resolved, RuleId};
 use crate::routing::waiters::Waiter;
@@ -219,7 +219,7 @@ impl StoredPast {
         (self.on.as_ref()).is_some_and(|on| on.stored.holds(Offset(seq.0)))
     }
 
-    /// What stands next at `seq`, which must be below [`STORED_END`]. Logarithmic in what is loaded.
+    /// What stands next at `seq`, which must be one in the stream. Logarithmic in what is loaded.
     #[must_use]
     pub fn next(&self, seq: Seq) -> Next {
         let Some(on) = &self.on else {
@@ -253,10 +253,4 @@ impl StoredPast {
             },
         }
     }
-}
-
-/// Whether a place is one in the stream.
-#[must_use]
-pub fn is_stored(seq: Seq) -> bool {
-    seq < STORED_END
 }

@@ -25,7 +25,7 @@ use super::super::topology::Topology;
 use super::super::url::Endpoint;
 use super::super::watchdog::Watchdog;
 use super::marker::{self, Origin};
-use super::{Parts, StreamOptions};
+use super::options::StreamOptions;
 use crate::handoff::stored::KeeperEnd;
 use crate::history::stored::{KeyId, key_id};
 use crate::limits::FAULTS_LOGGED_FREELY;
@@ -109,7 +109,7 @@ impl Keeper {
         origin: Origin,
         is_read: Arc<AtomicBool>,
         counters: Arc<AmqpCounters>,
-        parts: &Parts,
+        (abort, watchdog): (Arc<Abort>, Arc<Watchdog>),
     ) -> Self {
         Self {
             options,
@@ -118,8 +118,8 @@ impl Keeper {
             origin,
             is_read,
             counters,
-            abort: parts.abort.clone(),
-            watchdog: parts.watchdog.clone(),
+            abort,
+            watchdog,
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `keeper` | the stream, its bindings and our markers in it |
 //! | `reader` | one read of the stream |
 //! | `marker` | the text of a marker |
+//! | `options` | what the threads are told at their start |
 //!
 //! The keys that are bound are those of families, with `*` for all that a client chooses: a handful of bindings whatever
 //! clients do. They are never unbound, so what a marker says of its keys holds for ever; an operator who wants a family out
@@ -26,6 +27,7 @@
 
 mod keeper;
 mod marker;
+mod options;
 mod reader;
 
 use std::io;
@@ -38,35 +40,13 @@ use crossbeam_channel::{Sender, bounded};
 
 use self::keeper::Keeper;
 use self::marker::Origin;
+pub use self::options::{NAME_BYTES_MAX, StreamOptions};
 use self::reader::Reader;
 use super::abort::Abort;
 use super::counters::AmqpCounters;
 use super::watchdog::Watchdog;
-use super::{AmqpThread, TlsFiles, parse_endpoints};
+use super::{AmqpThread, parse_endpoints};
 use crate::handoff::stored::{KeeperEnd, ReaderEnd};
-use crate::routing::families::Exchange;
-
-/// What the threads are told at their start.
-#[derive(Clone)]
-pub struct StreamOptions {
-    /// Brokers, tried in turn. The URLs contain passwords: they are never logged, and the struct has no `Debug`.
-    pub urls: Vec<String>,
-    /// For those of them with TLS.
-    pub tls: TlsFiles,
-    /// The name of the stream, at most [`NAME_BYTES_MAX`].
-    pub name: String,
-    /// `x-max-age`, as RabbitMQ writes it: `1h`.
-    pub max_age: String,
-    /// `x-max-length-bytes`.
-    pub max_bytes: u64,
-    /// Exchanges whose kind or durability is known.
-    pub exchanges: Vec<Exchange>,
-    /// Longest wait for one answer of a broker.
-    pub answer_max: Duration,
-}
-
-/// Longest name of a stream; that of its witness is a little longer.
-pub const NAME_BYTES_MAX: usize = 240;
 
 /// The running threads.
 #[derive(Debug)]
@@ -111,7 +91,7 @@ pub fn spawn(
         origin,
         is_read.clone(),
         counters.clone(),
-        &keeper_parts,
+        (keeper_parts.abort.clone(), keeper_parts.watchdog.clone()),
     );
     let reader = Reader::new(
         options.name,
@@ -119,7 +99,7 @@ pub fn spawn(
         origin,
         is_read,
         counters,
-        &reader_parts,
+        (reader_parts.abort.clone(), reader_parts.watchdog.clone()),
     );
     let (of_keeper, of_reader) = (endpoints.clone(), endpoints);
     Ok(StreamThreads {

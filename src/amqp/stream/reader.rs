@@ -20,7 +20,6 @@ use super::super::counters::{AmqpCounters, increment};
 use super::super::guard::{SUBSTITUTE, Vitals};
 use super::super::url::Endpoint;
 use super::super::watchdog::Watchdog;
-use super::Parts;
 use super::marker::{self, Origin};
 use crate::event::{Event, EventId};
 use crate::handoff::stored::{
@@ -71,7 +70,7 @@ impl Reader {
         origin: Origin,
         is_read: Arc<AtomicBool>,
         counters: Arc<AmqpCounters>,
-        parts: &Parts,
+        (abort, watchdog): (Arc<Abort>, Arc<Watchdog>),
     ) -> Self {
         Self {
             name,
@@ -79,8 +78,8 @@ impl Reader {
             origin,
             is_read,
             counters,
-            abort: parts.abort.clone(),
-            watchdog: parts.watchdog.clone(),
+            abort,
+            watchdog,
             serving: 0,
         }
     }
