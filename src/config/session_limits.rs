@@ -8,10 +8,9 @@ use crate::protocol::codec::CodecLimits;
 use crate::protocol::proxy::Proxies;
 use crate::session::binding_quota::BindingQuota;
 use crate::session::bucket::BucketRule;
-use crate::session::limits::SessionLimits;
+use crate::session::limits::{ResumeLimits, SessionLimits};
 use crate::session::lingering::LingeringRules;
 use crate::session::liveness::LivenessRules;
-use crate::session::resume::ResumeLimits;
 
 use super::Config;
 

@@ -30,6 +30,12 @@ impl EventId {
         Self(hasher.finish())
     }
 
+    /// The hash.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
     /// The 16 hex digits.
     #[must_use]
     pub fn digits(self) -> [u8; EVENT_ID_BYTES] {

@@ -54,6 +54,7 @@ use crate::now::{Boundary, Now};
 
 use self::ring::Ring;
 pub use cursor::{Cursor, Mark};
+pub use ring::{Kept, Seq};
 
 /// How much is kept, and how far two processes may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,10 +66,6 @@ pub struct HistoryOptions {
     /// `history_overlap_ms`.
     pub overlap: Duration,
 }
-
-/// The number of an event among those that this process took in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seq(pub u64);
 
 /// Where the numbers of a history begin that stands behind a stream: those below it are places in the stream.
 pub const STORED_END: Seq = Seq(1 << 62);
@@ -97,19 +94,6 @@ impl Why {
             Self::Outage => "outage",
         }
     }
-}
-
-/// An event that is kept.
-#[derive(Clone, Debug)]
-pub struct Kept {
-    /// Shared with whoever hands it out.
-    pub event: Arc<Event>,
-    /// The time of its cursor.
-    pub cursor_time: u64,
-    /// When it was taken in, on the loop's clock.
-    pub at: Duration,
-    /// The same in Unix seconds: which months were in force.
-    pub unix: u64,
 }
 
 /// The place behind a cursor.
@@ -432,13 +416,21 @@ impl On {
     }
 
     fn evict(&mut self, now: Now) {
-        for _ in 0..EVICTIONS_AT_ONCE_MAX {
+        let HistoryOptions {
+            bytes_max, keep, ..
+        } = self.options;
+        let mut bytes_kept = bytes_max;
+        for count in 0..EVICTIONS_AT_ONCE_MAX {
             let Some(oldest) = self.ring.oldest() else {
                 return;
             };
-            let is_old = now.clock.saturating_sub(oldest.at) > self.options.keep;
-            if !is_old && self.ring.bytes() <= self.options.bytes_max {
+            let is_old = now.clock.saturating_sub(oldest.at) > keep;
+            if !is_old && self.ring.bytes() <= bytes_kept {
                 return;
+            }
+            bytes_kept = bytes_max - bytes_max / 64;
+            if count % FETCHED_AT_ONCE == 0 {
+                self.ring.fetch(FETCHED_AT_ONCE);
             }
             if let Some(dropped) = self.ring.pop() {
                 self.dropped_early += u64::from(!is_old);
@@ -517,6 +509,9 @@ impl On {
         Ok(())
     }
 }
+
+/// Events that are read at once before they are dropped.
+const FETCHED_AT_ONCE: usize = 32;
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

@@ -40,7 +40,7 @@ impl<S: Socket> Reactor<S> {
         self.hub.resumers.is_sliced = self.fan_out.is_sliced();
         if self.hub.resumers.is_empty() {
             self.laps = Laps::default();
-            return;
+            return self.hub.resumers.looked_at();
         }
         self.look_for_late(now);
         if self.renewal.is_some() {

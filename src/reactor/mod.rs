@@ -41,6 +41,7 @@
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
 //! | `laps`, `lap` | step 3: past events put into the outboxes of sessions that resume; what is kept of that |
 //! | `traced` | step 3: the same for an event that somebody looks at |
+//! | `stored`, `store` | step 3: the stream of the history read; what is kept of that |
 //! | `requests`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
 //! | `control`, [`modules`] | those requests; a change of families, and how it is kept |
 //! | `walk`, `walking` | step 3: a walk over all sessions for those that are asked for; a slice of it |

@@ -13,7 +13,6 @@ use super::bucket::BucketRule;
 use super::lingering::LingeringRules;
 use super::liveness::LivenessRules;
 use super::outbox::SlowConsumerPolicy;
-use super::resume::ResumeLimits;
 
 /// The bounds that an operator sets; `usize::MAX` where there is none.
 #[derive(Clone, Debug)]
@@ -68,6 +67,15 @@ pub struct SessionLimits {
     pub admin: Guard,
     /// `ping_interval_ms`, `pong_timeout_ms`, `idle_timeout_ms`, `message_timeout_ms`.
     pub liveness: LivenessRules,
+}
+
+/// How much is sent again at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResumeLimits {
+    /// `resume_max_events`; `u64::MAX`: no bound.
+    pub events_max: u64,
+    /// `resume_max_seconds`; `Duration::MAX`: no bound.
+    pub age_max: Duration,
 }
 
 impl SessionLimits {

@@ -13,15 +13,6 @@ use super::clock::Now;
 use super::hub::Hub;
 use super::waiting::Waiting;
 
-/// How much is sent again at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ResumeLimits {
-    /// `resume_max_events`; `u64::MAX`: no bound.
-    pub events_max: u64,
-    /// `resume_max_seconds`; `Duration::MAX`: no bound.
-    pub age_max: Duration,
-}
-
 /// The first event to send again. Linear in the leases.
 pub(super) fn start(cursor: &Cursor, waiting: &Waiting, hub: &Hub, now: Now) -> Result<Seq, Why> {
     let age = Duration::from_millis(now.unix_ms.saturating_sub(cursor.time));

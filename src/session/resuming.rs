@@ -116,7 +116,7 @@ impl Resumers {
     #[must_use]
     pub fn live_from(&self, history: &History) -> Seq {
         let Seq(next) = history.next();
-        Seq(next - u64::from(self.is_sliced))
+        Seq(next.saturating_sub(u64::from(self.is_sliced)))
     }
 
     /// The session in this slot, if it resumes.

@@ -34,6 +34,7 @@ mod handover;
 mod handshake;
 #[cfg(target_env = "gnu")]
 mod heap;
+mod history;
 mod house;
 mod jwt;
 mod limits;

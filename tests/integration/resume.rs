@@ -61,21 +61,14 @@ impl One {
         self.wire.borrow_mut().send(&text);
     }
 
-    /// The texts that came since the last call, and the close code.
-    fn take(&self) -> (Vec<Value>, Option<u16>) {
+    /// The texts that came since the last call.
+    fn texts(&self) -> Vec<Value> {
         let bytes = std::mem::take(&mut self.wire.borrow_mut().to_client);
         let (frames, used) = server_frames(&bytes);
         assert_eq!(used, bytes.len(), "whole frames");
-        let code = |payload: &[u8]| u16::from_be_bytes([payload[0], payload[1]]);
-        let close = frames.iter().find(|(opcode, _)| *opcode == 8);
-        let close = close.map(|(_, payload)| code(payload));
         let texts = frames.iter().filter(|(opcode, _)| *opcode == 1);
         let texts = texts.map(|(_, payload)| serde_json::from_slice(payload).unwrap());
-        (texts.collect(), close)
-    }
-
-    fn texts(&self) -> Vec<Value> {
-        self.take().0
+        texts.collect()
     }
 
     /// What came since the last call, a word each: `n` a live event, `-n` a replayed one, and so on.
