@@ -114,7 +114,7 @@ pub(super) fn screen_content(
             substitute(fields.short_string()?);
         }
     }
-    let find = if vitals.has_offsets() {
+    let find: Find = if vitals.has_offsets() {
         find_offset
     } else {
         find_timestamp
@@ -126,12 +126,15 @@ pub(super) fn screen_content(
     Ok(swallowed)
 }
 
+/// Looks for eight bytes among a content's properties, which these flags announce.
+type Find = fn(&mut [u8], u16) -> Result<Option<[u8; 8]>, Violation>;
+
 /// Copies the eight bytes that `find` finds to the front of `properties`, which begin behind a content's type and encoding,
 /// so that they are what the parser meets next. False: there are none, or they cannot be found; nothing was changed.
 fn bring_forward(
     properties: &mut [u8],
     announced: u16,
-    find: fn(&mut [u8], u16) -> Result<Option<[u8; 8]>, Violation>,
+    find: Find,
 ) -> bool {
     if announced & MORE_FLAGS != 0 {
         return false;

@@ -293,7 +293,9 @@ fn the_offset_of_a_streams_delivery_is_brought_to_the_front_whatever_its_headers
             let behind = [&headers[..], stamp].concat();
             let sent = content(1, flags, &[front, &behind].concat());
             let (mut seen, mut flags_seen) = (behind, flags & CONTENT_ENCODING);
-            if is_found && flags & CONTENT_ENCODING == 0 || is_found && headers.len() < room {
+            let mut places = headers.windows(offset.len());
+            let end = places.position(|place| place == offset).unwrap_or_default() + offset.len();
+            if is_found && 14 + front.len() + end <= STREAM_CONTENT_BYTES_SCREENED_MAX {
                 seen[..8].copy_from_slice(b"\x00\x01\x02\x03\x04\x05\x06\x07");
                 flags_seen |= TIMESTAMP;
             }
