@@ -232,27 +232,29 @@ impl Stored {
         self.items.get(at)
     }
 
-    /// Whether everything from `offset` on that was read is still loaded.
+    /// Whether everything from `offset` on that was read is still loaded. True while nothing has come: it is not known yet.
     #[must_use]
     pub fn holds(&self, offset: Offset) -> bool {
-        self.items
-            .front()
-            .is_some_and(|first| first.offset <= offset)
-            || self.has_begun && offset >= self.end
+        let first = self.items.front();
+        first.map_or(!self.has_begun || offset >= self.end, |first| {
+            first.offset <= offset
+        })
     }
 
-    /// Forgets what stands before `offset`, where nobody reads any more; only as far as room is needed.
+    /// Forgets what stands before `offset`, only as far as room is needed: what begins there has to be read again.
     pub fn make_room(&mut self, offset: Offset) {
         while !self.has_room()
             && let Some(first) = self.items.front()
             && first.offset < offset
         {
-            if let Content::Event(event) = &first.what {
-                self.bytes -= event.bytes();
-            }
-            if let Content::Marker(_) = &first.what {
-                let offset = first.offset;
-                self.markers.retain(|(_, at)| *at != offset);
+            match &first.what {
+                Content::Event(event) => self.bytes -= event.bytes(),
+                Content::Marker(marker) => {
+                    let (time, offset) = (marker.unix_ms, first.offset);
+                    self.markers.retain(|(_, at)| *at != offset);
+                    let next = self.markers.front().map_or(time + 1, |(time, _)| *time);
+                    self.from = self.from.map(|from| from.max(next));
+                }
             }
             self.items.pop_front();
         }
@@ -412,6 +414,11 @@ mod tests {
         stored.make_room(Offset(offset));
         assert!(stored.has_room() && stored.bytes() > 0);
         assert!(!stored.holds(Offset(10)));
+        assert_eq!(
+            reach(&stored, 5000, &["a"]),
+            Reach::NotYet,
+            "it is read again"
+        );
         let before = stored.bytes();
         stored.take_in(StoredItem {
             offset: Offset(30),

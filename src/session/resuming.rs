@@ -181,12 +181,17 @@ impl Resumers {
         self.has_news |= !self.table.is_empty();
     }
 
-    /// The earliest next event of all whose next event is in the stream. Linear in the sessions that resume.
+    /// Before which place nothing of the stream is needed any more, as far as some session can take more now; `None`: nobody
+    /// needs anything of it. Linear in the sessions that resume.
     #[must_use]
     pub fn earliest_stored(&self) -> Option<Seq> {
-        let going_on = |one: &&Resumer| !matches!(one.state, State::Failed(_));
-        let next = self.table.values().filter(going_on).map(|one| one.next);
-        next.filter(|next| *next < self.stored_end).min()
+        let next = |state| {
+            let such = self.table.values().filter(move |one| one.state == state);
+            such.map(|one| one.next)
+                .filter(|next| *next < self.stored_end)
+                .min()
+        };
+        next(State::Ready).or_else(|| next(State::Waits))
     }
 
     /// Lets all fail whose next event is in the stream.

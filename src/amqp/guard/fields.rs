@@ -131,11 +131,7 @@ type Find = fn(&mut [u8], u16) -> Result<Option<[u8; 8]>, Violation>;
 
 /// Copies the eight bytes that `find` finds to the front of `properties`, which begin behind a content's type and encoding,
 /// so that they are what the parser meets next. False: there are none, or they cannot be found; nothing was changed.
-fn bring_forward(
-    properties: &mut [u8],
-    announced: u16,
-    find: Find,
-) -> bool {
+fn bring_forward(properties: &mut [u8], announced: u16, find: Find) -> bool {
     if announced & MORE_FLAGS != 0 {
         return false;
     }
