@@ -603,3 +603,6 @@ pub(crate) const LINGERING_AFTER: Duration = Duration::from_secs(5);
 
 /// Lingering AMQP bindings let go in one turn because their time is over.
 pub(crate) const LINGERING_ENDS_PER_TURN_MAX: usize = 256;
+
+/// Time after an outage was told in which what the source holds has come to the hand-off.
+pub(crate) const OUTAGE_SETTLES_AFTER: Duration = Duration::from_secs(2);

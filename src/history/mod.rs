@@ -49,7 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::Event;
-use crate::limits::{EVICTIONS_AT_ONCE_MAX, TIME_AHEAD_MAX};
+use crate::limits::{EVICTIONS_AT_ONCE_MAX, OUTAGE_SETTLES_AFTER, TIME_AHEAD_MAX};
 use crate::now::{Boundary, Now};
 
 use self::ring::Ring;
@@ -154,8 +154,9 @@ struct On {
     outage: Boundary,
     /// The first event behind it.
     whole_from: Seq,
-    /// Events to come that may be from before it.
+    /// Events to come that may be from before it, and when that was told, on the loop's clock.
     tainted: usize,
+    tainted_since: Duration,
     /// Some sessions do not have the newest event yet.
     is_partial: bool,
     dropped_early: u64,
@@ -183,6 +184,7 @@ impl History {
                 outage: Boundary::default(),
                 whole_from: Seq(0),
                 tainted: 0,
+                tainted_since: Duration::ZERO,
                 is_partial: false,
                 dropped_early: 0,
             };
@@ -300,6 +302,7 @@ impl History {
         if let Some(on) = &mut self.on {
             on.outage = on.draw(now);
             on.tainted = on.tainted.max(waiting);
+            on.tainted_since = now.clock;
             on.whole_from = Seq(on.ring.next().0 + on.tainted as u64);
         }
     }
@@ -319,6 +322,18 @@ impl History {
         let on = self.on.as_ref()?;
         on.check(Since::Time(unix_ms), now).ok()?;
         Some(on.ring.first_not(|kept| kept.cursor_time <= unix_ms))
+    }
+
+    /// No event waits. Some time after an outage was told, those to come are then from behind it, however many were said
+    /// to be from before.
+    pub fn nothing_waits(&mut self, now: Now) {
+        if let Some(on) = &mut self.on
+            && on.tainted > 0
+            && now.clock.saturating_sub(on.tainted_since) >= OUTAGE_SETTLES_AFTER
+        {
+            on.tainted = 0;
+            on.whole_from = on.whole_from.min(on.ring.next());
+        }
     }
 
     /// Drops what is too old, at most [`EVICTIONS_AT_ONCE_MAX`] events.

@@ -82,6 +82,7 @@ impl<S: Socket> Reactor<S> {
                     }
                 }
                 Err(TryRecvError::Empty) => {
+                    self.hub.history.nothing_waits(now);
                     self.more_messages = !are_all_heard;
                     self.held_since = None;
                     return taken;

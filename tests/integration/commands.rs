@@ -146,10 +146,7 @@ fn a_command_that_cannot_be_run_gets_its_error_text_and_the_session_lives() {
             assert_eq!(errors(&client.recv()), [error], "{text}");
         }
     }
-    assert_eq!(
-        success(&client.ask(&ping("alive"))),
-        &json!({"response": "pong"})
-    );
+    assert_eq!(success(&client.ask(&ping("alive")))["response"], "pong");
 }
 
 #[test]

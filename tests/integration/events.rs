@@ -34,11 +34,9 @@ fn the_platforms_events_reach_the_documentations_client_in_style_piston() {
         if number == 0 {
             expected["request_id"] = json!("first");
         }
-        assert_eq!(
-            client.recv(),
-            expected,
-            "request_id only if the subscribe had one"
-        );
+        let event = client.recv();
+        expected["cursor"] = event["cursor"].clone();
+        assert_eq!(event, expected, "request_id only if the subscribe had one");
     }
 }
 
@@ -57,7 +55,7 @@ fn the_platforms_events_reach_a_kazoo_client_normalised() {
         body["Deep-List"] = json!([{"Inner-Key": null, "Node": "stays below the top level"}]);
         fed.publish("callevt", &key, &body);
         let name = body["Event-Name"].as_str().unwrap();
-        let expected = json!({
+        let mut expected = json!({
             "action": "event", "name": name, "routing_key": format!("call.{ACCOUNT}.{name}.{CALL_ID}"),
             "data": kazoo_data(&body), "subscribed_key": "call.*.*",
             "subscription_key": format!("call.{ACCOUNT}.*.*"),
@@ -66,7 +64,10 @@ fn the_platforms_events_reach_a_kazoo_client_normalised() {
             expected["data"]["custom_channel_vars"]["account_id"], ACCOUNT,
             "the oracle is awake"
         );
-        assert_eq!(by_default.recv(), expected);
+        let event = by_default.recv();
+        assert!(event["cursor"].is_string(), "{event}");
+        expected["cursor"] = event["cursor"].clone();
+        assert_eq!(event, expected);
         assert_eq!(by_choice.recv(), expected);
         let event = piston.recv();
         assert_eq!((&event["args"], &event["data"]), (&body, &Value::Null));

@@ -11,6 +11,7 @@ use blackhole::config::Config;
 use blackhole::event::{Event, EventId};
 use blackhole::handoff::{FromSource, Return, SourceEnd, ToSource};
 use blackhole::history::Cursor;
+use blackhole::limits::EVENT_SLICE_BYTES_MAX;
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked};
 use blackhole::session::ListenerKind;
@@ -158,10 +159,15 @@ impl Stage {
 
     fn publish(&mut self, account: &str, number: u64) {
         let body = json!({"Event-Name": "CHANNEL_CREATE", "Account-ID": account, "Number": number});
+        self.publish_on("callevt", KEY, &body);
+    }
+
+    fn publish_on(&mut self, exchange: &str, key: &str, body: &Value) {
         let body = body.to_string().into_bytes();
-        let event = Event::decode("callevt".into(), KEY.into(), body, None).unwrap();
-        let event = FromSource::Event(Arc::new(event));
-        self.source.send(event).unwrap();
+        let event = Event::decode(exchange.into(), key.into(), body, None).unwrap();
+        self.source
+            .send(FromSource::Event(Arc::new(event)))
+            .unwrap();
     }
 
     fn ping(&mut self, one: &One) -> Value {
@@ -492,4 +498,36 @@ fn who_comes_and_goes_with_ever_new_bindings_costs_nobody_else_a_lingering_one_o
         reply[0]["data"]["errors"],
         json!(["too many bindings (max 60)"])
     );
+}
+
+#[test]
+fn who_has_not_got_an_event_that_goes_out_in_slices_is_not_told_a_place_behind_it() {
+    const BODY: usize = 1 << 20;
+    const PER_SLICE: usize = EVENT_SLICE_BYTES_MAX as usize / BODY;
+    const CONFERENCE: &str = "conference.command.c";
+    let mut stage = Stage::new(&["--history-bytes=67108864"]);
+    let mut all = Vec::new();
+    for number in 0..3 * PER_SLICE {
+        // Of all accounts, each a group of its own.
+        let one = stage.session();
+        let account = format!("{number:032x}");
+        stage.subscribe(&one, &account, json!({"binding": CONFERENCE}));
+        all.push(one);
+    }
+    let body = json!({"Event-Name": "play", "Padding": "x".repeat(BODY)});
+    stage.publish_on("conference", CONFERENCE, &body);
+    stage.turn(&[]);
+    let has_it = |one: &One| one.wire.borrow().to_client.len() > BODY;
+    let late = all.iter().find(|one| !has_it(one)).unwrap();
+    let mut texts = stage.ask(late, &ping_as(ANY_TOKEN, "p"));
+    let place = cursor(&texts[0]["data"]["cursor"]);
+    for _ in 0..10 {
+        stage.turn(&[]);
+        texts.append(&mut late.texts());
+    }
+    let event = texts.iter().find(|text| text["action"] == "event");
+    let event = cursor(&event.unwrap()["cursor"]);
+    assert!(place.time < event.time, "{place} {event}");
+    let place = cursor(&stage.ping(late)["cursor"]);
+    assert!(place.time >= event.time, "{place} {event}");
 }

@@ -52,7 +52,7 @@ struct Client {
 impl World {
     fn new(tokens: &Value, change: impl FnOnce(&mut Config)) -> Self {
         let tokens = TokenFile::new(tokens);
-        let mut config = config(&["--auth", &tokens.option()]);
+        let mut config = config(&["--auth", &tokens.option(), "--history-bytes=0"]);
         change(&mut config);
         let (source, reactor) = reactor(&config, 100_000, 1);
         source.send(FromSource::Up(Return::Anew)).unwrap();

@@ -59,7 +59,8 @@ pub(crate) const SEEDS: u64 = 256;
 fn the_loop_keeps_its_invariants_and_its_promises_under_every_seed() {
     let counts = under_seeds(SEEDS, |seed| {
         let (_directory, tokens) = token_file();
-        let mut world = World::new(seed, &tokens);
+        let history_bytes = if seed % 2 == 0 { 64 << 10 } else { 0 };
+        let mut world = World::with_history(history_bytes, seed, &tokens);
         world.dawdles = world.rng.bool();
         world.source_comes_or_goes();
         (0..4).for_each(|_| world.connect());

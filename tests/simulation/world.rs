@@ -92,10 +92,16 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Limits at random, and a hand-off that holds few messages.
+    /// Limits at random, a hand-off that holds few messages, and no history.
     pub(crate) fn new(seed: u64, tokens: &Path) -> Self {
         let handoff_max = Rng::with_seed(!seed).usize(1..50);
         Self::with_handoff(handoff_max, seed, tokens)
+    }
+
+    /// As [`World::new`], with a history of so many bytes, which makes AMQP bindings outlive their users.
+    pub(crate) fn with_history(bytes: usize, seed: u64, tokens: &Path) -> Self {
+        let handoff_max = Rng::with_seed(!seed).usize(1..50);
+        Self::made_of(bytes, [CONNECTIONS_MAX; 2], handoff_max, seed, tokens)
     }
 
     /// As [`World::new`], with a hand-off that holds so many messages.
@@ -105,6 +111,17 @@ impl World {
 
     /// As [`World::with_handoff`], with places for so many connections, in all and of one address.
     pub(crate) fn with_places(
+        [connections_max, connections_per_ip_max]: [usize; 2],
+        handoff_max: usize,
+        seed: u64,
+        tokens: &Path,
+    ) -> Self {
+        let places = [connections_max, connections_per_ip_max];
+        Self::made_of(0, places, handoff_max, seed, tokens)
+    }
+
+    fn made_of(
+        history_bytes: usize,
         [connections_max, connections_per_ip_max]: [usize; 2],
         handoff_max: usize,
         seed: u64,
@@ -124,6 +141,7 @@ impl World {
             max_queued_messages: Some(rng.usize(2..20)),
             max_connections: Some(connections_max),
             max_connections_per_ip: Some(connections_per_ip_max),
+            history_bytes,
             rate_limit_burst: RATE_BURST as u32,
             rate_limit_per_second: RATE_PER_SECOND as u32,
             ..config(&["--auth", &auth])
