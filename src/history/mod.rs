@@ -26,9 +26,10 @@
 //! the last outage; and outside of this folder the moment when an AMQP binding came into force ([`Place::is_behind`]).
 //! Where that is not certain, the cursor is not good.
 //!
-//! A cursor of this process is exact. One of another process is taken for the moment of the event that it names, if that
-//! has come here at about its time, and otherwise for its time; from that moment `overlap` is subtracted. So the clocks of
-//! two hosts may differ by half of `overlap`: the other half is for [`TIME_AHEAD_MAX`].
+//! A cursor of this process is exact. One of another process is taken for its time or, if the event that it names has come
+//! here at about that time, for the moment of that, whichever is earlier; from that moment `overlap` is subtracted. So the
+//! clocks of two hosts may differ by half of `overlap` (the other half is for [`TIME_AHEAD_MAX`]), and by more where the
+//! event is found.
 
 #![cfg_attr(
     not(test),
@@ -106,11 +107,11 @@ pub struct Place {
 
 /// What is asked for is all that came since then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Since {
+struct Since {
     /// Behind a cursor of this process with this time, or from about this time on.
-    Time(u64),
-    /// From this moment of the loop's clock on.
-    Clock(Duration),
+    time: u64,
+    /// From this moment of the loop's clock on too.
+    clock: Option<Duration>,
 }
 
 impl Place {
@@ -123,10 +124,7 @@ impl Place {
 
 impl Since {
     fn is_behind(self, boundary: Boundary) -> bool {
-        match self {
-            Self::Time(time) => boundary.time <= time,
-            Self::Clock(clock) => boundary.clock < clock,
-        }
+        boundary.time <= self.time && self.clock.is_none_or(|clock| boundary.clock < clock)
     }
 }
 
@@ -208,6 +206,7 @@ impl History {
         let time = on.give(now);
         on.ring.push(Kept {
             event: event.clone(),
+            id: event.id,
             cursor_time: time,
             at: now.clock,
             unix: now.unix(),
@@ -443,21 +442,13 @@ impl On {
     }
 
     fn evict(&mut self, now: Now) {
-        let HistoryOptions {
-            bytes_max, keep, ..
-        } = self.options;
-        let mut bytes_kept = bytes_max;
-        for count in 0..EVICTIONS_AT_ONCE_MAX {
+        for _ in 0..EVICTIONS_AT_ONCE_MAX {
             let Some(oldest) = self.ring.oldest() else {
                 return;
             };
-            let is_old = now.clock.saturating_sub(oldest.at) > keep;
-            if !is_old && self.ring.bytes() <= bytes_kept {
+            let is_old = now.clock.saturating_sub(oldest.at) > self.options.keep;
+            if !is_old && self.ring.bytes() <= self.options.bytes_max {
                 return;
-            }
-            bytes_kept = bytes_max - bytes_max / 64;
-            if count % FETCHED_AT_ONCE == 0 {
-                self.ring.fetch(FETCHED_AT_ONCE);
             }
             if let Some(dropped) = self.ring.pop() {
                 self.dropped_early += u64::from(!is_old);
@@ -473,7 +464,10 @@ impl On {
         if cursor.time > self.last {
             return Err(Why::Unknown);
         }
-        let since = Since::Time(cursor.time);
+        let since = Since {
+            time: cursor.time,
+            clock: None,
+        };
         self.check(since, now)?;
         let seq = match cursor.id {
             None => self.ring.first_not(|kept| kept.cursor_time <= cursor.time),
@@ -505,28 +499,29 @@ impl On {
             kept.cursor_time.abs_diff(cursor.time) <= overlap + millis(TIME_AHEAD_MAX)
         };
         let named = cursor.id.and_then(|id| self.ring.find(id));
-        let (since, seq) = match named.filter(is_near) {
-            Some(named) => {
-                let clock = named.at.checked_sub(self.options.overlap);
-                let clock = clock.ok_or(Why::Expired)?;
-                let seq = self.ring.first_not(|kept| kept.at < clock);
-                (Since::Clock(clock), seq)
-            }
-            None => {
-                let time = cursor.time.saturating_sub(overlap);
-                let seq = self.ring.first_not(|kept| kept.cursor_time < time);
-                (Since::Time(time), seq)
-            }
+        let clock = match named.filter(is_near) {
+            None => None,
+            Some(named) => Some(
+                named
+                    .at
+                    .checked_sub(self.options.overlap)
+                    .ok_or(Why::Expired)?,
+            ),
         };
+        let time = cursor.time.saturating_sub(overlap);
+        let is_before =
+            |kept: &Kept| kept.cursor_time < time && clock.is_none_or(|clock| kept.at < clock);
+        let (seq, since) = (self.ring.first_not(is_before), Since { time, clock });
         self.check(since, now)?;
         Ok(Place { seq, since })
     }
 
     fn check(&self, since: Since, now: Now) -> Result<(), Why> {
-        let is_old = match since {
-            Since::Time(time) => self.time(now).saturating_sub(time) > millis(self.options.keep),
-            Since::Clock(clock) => now.clock.saturating_sub(clock) > self.options.keep,
-        };
+        let age = |clock| now.clock.saturating_sub(clock);
+        let is_old = self.time(now).saturating_sub(since.time) > millis(self.options.keep)
+            || since
+                .clock
+                .is_some_and(|clock| age(clock) > self.options.keep);
         if is_old || !since.is_behind(self.horizon) {
             return Err(Why::Expired);
         }
@@ -536,9 +531,6 @@ impl On {
         Ok(())
     }
 }
-
-/// Events that are read at once before they are dropped.
-const FETCHED_AT_ONCE: usize = 32;
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
