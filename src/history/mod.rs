@@ -48,7 +48,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::Event;
+use crate::event::{Event, EventId};
 use crate::limits::{EVICTIONS_AT_ONCE_MAX, OUTAGE_SETTLES_AFTER, TIME_AHEAD_MAX};
 use crate::now::{Boundary, Now};
 
@@ -349,6 +349,18 @@ impl History {
         let on = self.on.as_ref()?;
         let oldest = on.ring.oldest()?;
         Some(oldest.at + on.options.keep + Duration::from_millis(1))
+    }
+
+    /// Whether the cursor is of this process.
+    #[must_use]
+    pub fn is_own(&self, cursor: &Cursor) -> bool {
+        (self.on.as_ref()).is_some_and(|on| on.mark == cursor.mark)
+    }
+
+    /// Whether an event with this id is kept. O(1).
+    #[must_use]
+    pub fn holds(&self, id: EventId) -> bool {
+        (self.on.as_ref()).is_some_and(|on| on.ring.find(id).is_some())
     }
 
     /// A gauge: the events that are kept.

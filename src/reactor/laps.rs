@@ -47,6 +47,7 @@ impl<S: Socket> Reactor<S> {
             // Some sessions may still have what they have lost the right to.
             return;
         }
+        self.hub.resumers.end_holds(&self.hub.history, now.clock);
         if self.laps.lap.is_none() && !self.hub.resumers.has_news() {
             return;
         }
@@ -73,7 +74,8 @@ impl<S: Socket> Reactor<S> {
     /// When those who resume are looked at again, on the loop's clock.
     pub(super) fn laps_due(&self) -> Option<Duration> {
         let due = self.laps.looked_at + RESUMING_LOOK_INTERVAL;
-        (!self.hub.resumers.is_empty()).then_some(due)
+        let held_until = self.hub.resumers.held_until().unwrap_or(due);
+        (!self.hub.resumers.is_empty()).then_some(due.min(held_until))
     }
 
     /// A session that resumes may be ready for the next lap.
@@ -86,9 +88,10 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn begin_lap(&mut self) -> Option<Lap> {
+        let present = self.hub.history.next();
         let stored_end = self.hub.resumers.stored_end();
         let from = if self.laps.is_dry { stored_end } else { Seq(0) };
-        match self.hub.resumers.earliest(from) {
+        match self.hub.resumers.earliest(from, present) {
             Some(seq) => {
                 self.hub.metrics.laps_total += 1;
                 Some(Lap::from(seq))
@@ -156,9 +159,11 @@ impl<S: Socket> Reactor<S> {
         }
         let (from, present) = (lap.step.end, self.hub.history.next());
         // Those who have not come this far were passed, or fell back: the next lap is for them.
-        let from = from.max(self.hub.resumers.earliest(from)?);
+        let from = from.max(self.hub.resumers.earliest(from, present)?);
         if from >= present {
             lap.step = from..from;
+            // What is left to do here is for the next turn.
+            budget.visits = 0;
             let is_done = !self.fan_out.is_sliced() && self.arrive(present, budget, now);
             return (!is_done).then_some(lap);
         }
@@ -217,7 +222,8 @@ impl<S: Socket> Reactor<S> {
             Next::Nothing => {
                 // Those in the stream wait for more of it; the lap goes on with the others.
                 self.laps.is_dry = true;
-                self.hub.resumers.earliest(STORED_END)?;
+                let present = self.hub.history.next();
+                self.hub.resumers.earliest(STORED_END, present)?;
                 (lap.step, lap.aboard, lap.at) = (STORED_END..STORED_END, Vec::new(), 0);
             }
             Next::Gone => {

@@ -170,9 +170,12 @@ impl Session {
         }
     }
 
-    pub(super) fn send(&mut self, reply: Reply, cx: &mut Context<'_>) {
-        let then = match &reply {
-            Reply::Subscribed { answer, .. } => answer.as_ref().and_then(|answer| answer.then),
+    pub(super) fn send(&mut self, mut reply: Reply, cx: &mut Context<'_>) {
+        let then = match &mut reply {
+            Reply::Subscribed { answer, .. } => answer.as_mut().and_then(|answer| {
+                self.bring_up_to_date(answer, cx);
+                answer.then
+            }),
             Reply::Unsubscribed { .. } | Reply::Frame(_) => None,
         };
         let frame = {

@@ -28,7 +28,7 @@ use super::Session;
 use super::hub::Context;
 use super::replies::Reply;
 use super::resume;
-use super::resuming::{Answer, ReplayEnd, Resumer};
+use super::resuming::{Answer, Hold, ReplayEnd, Resumer};
 use super::waiting::{AskedOfStream, Waiting};
 
 /// Where what came after a cursor is.
@@ -79,21 +79,31 @@ impl Session {
             Some(Resume::FromNow) | None => None,
         };
         let live_from = cx.hub.resumers.live_from(&cx.hub.history);
+        let hold = asked.and_then(|(cursor, start)| hold(&cursor, start, cx));
         let (start, is_missing) = match asked {
-            Some((_, Ok(start))) => (start, self.is_resuming() || start < cx.hub.history.next()),
+            Some((_, Ok(start))) => {
+                let is_behind = start < cx.hub.history.next() || hold.is_some();
+                (start, self.is_resuming() || is_behind)
+            }
             Some((_, Err(_))) | None => (live_from, false),
         };
         if let Some((cursor, Ok(_))) = asked
             && is_missing
         {
             self.go_back(start, cursor, cx);
+            if let Some(hold) = hold {
+                cx.hub.resumers.hold(slot, hold);
+            }
         }
+        let is_resuming = self.is_resuming();
         let mut added = Vec::new();
         let list = &mut self.subscriptions;
         cx.hub
             .subscriptions
             .subscribe(list, slot, self.style, &mut waiting, &mut |id| {
-                added.push(id)
+                if is_resuming {
+                    added.push(id)
+                }
             });
         if let Some(resumer) = cx.hub.resumers.get_mut(slot) {
             resumer.in_force_at(cx.now.unix_ms);
@@ -118,6 +128,17 @@ impl Session {
         Reply::Subscribed {
             id: waiting.reply_id,
             answer,
+        }
+    }
+
+    /// Makes an answer true at the moment when it is sent: while it waited behind another reply, that one's subscribe may have
+    /// taken the session back. Then no place is told that the session has not come to again, and not yet that it is live.
+    pub(super) fn bring_up_to_date(&self, answer: &mut Answer, cx: &Context<'_>) {
+        if let Some(resumer) = cx.hub.resumers.get(cx.id.slot) {
+            answer.resumption.cursor = Some(resumer.place());
+            if let Some(ReplayEnd::Resumed(_)) = answer.then {
+                answer.then = None;
+            }
         }
     }
 
@@ -307,4 +328,17 @@ impl Session {
             cx.hub.resumers.leave(cx.id.slot);
         }
     }
+}
+
+/// How long a session that came with this cursor stays among those that resume.
+fn hold(cursor: &Cursor, start: Result<Seq, Why>, cx: &Context<'_>) -> Option<Hold> {
+    let (history, overlap) = (&cx.hub.history, cx.hub.limits.history.overlap);
+    let is_here = |event| history.holds(event);
+    if start.is_err() || history.is_own(cursor) || cursor.id.is_some_and(is_here) {
+        return None;
+    }
+    Some(Hold {
+        event: cursor.id,
+        until: cx.now.clock + overlap,
+    })
 }

@@ -279,7 +279,7 @@ fn a_session_goes_through_the_stream_and_on_in_the_history_without_a_hole() {
     ];
     stage.tell(read, items);
     assert_eq!(one.told(), [""; 0]);
-    stage.wait(Duration::from_secs(1));
+    stage.wait(Duration::from_millis(2_100));
     stage.publish(ACCOUNT, 4);
     let unix_ms = stage.unix_ms() - 200;
     let items = vec![stage.marker(unix_ms, true)];
