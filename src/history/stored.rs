@@ -88,6 +88,10 @@ pub struct Stored {
     end: Offset,
     /// Whether the first item was met.
     has_begun: bool,
+    /// The latest time of a marker that was forgotten.
+    before: u64,
+    /// Whether a marker was met: nobody begins before the first.
+    has_marker: bool,
     /// Whether a hole was met.
     has_hole: bool,
 }
@@ -111,6 +115,8 @@ impl Stored {
             proven: HashMap::new(),
             end: Offset(0),
             has_begun: false,
+            before: 0,
+            has_marker: false,
             has_hole: false,
         }
     }
@@ -155,9 +161,10 @@ impl Stored {
         self.has_begun = true;
         self.end = Offset(item.offset.0.saturating_add(1));
         match &item.what {
-            Content::Event(_) if self.markers.is_empty() => return false,
+            Content::Event(_) if !self.has_marker => return false,
             Content::Event(event) => self.bytes += event.bytes(),
             Content::Marker(marker) => {
+                self.has_marker = true;
                 self.take_marker(marker, item.offset);
                 if marker.unix_ms <= from && self.markers.len() == 1 {
                     // Nobody wants what stands before it.
@@ -171,20 +178,22 @@ impl Stored {
     }
 
     fn take_marker(&mut self, marker: &Marker, offset: Offset) {
+        let newest = self.markers.back().map_or(self.before, |(time, _)| *time);
         if marker.is_hole {
             self.has_hole = true;
             self.proven.clear();
-            self.markers.clear();
+            self.forget_markers();
         }
-        let newest = self.markers.back().map_or(0, |(time, _)| *time);
         if marker.unix_ms >= newest {
             let from = self.from.unwrap_or_default();
             if marker.unix_ms <= from {
-                self.markers.clear();
+                self.forget_markers();
             }
             self.markers.push_back((marker.unix_ms, offset));
-            if self.markers.len() > MARKERS_MAX {
-                self.markers.pop_front();
+            if self.markers.len() > MARKERS_MAX
+                && let Some((time, _)) = self.markers.pop_front()
+            {
+                self.before = self.before.max(time);
             }
         }
         // A marker that comes behind a later one was written by a clock that lags: what it proves, it proves since then.
@@ -194,6 +203,12 @@ impl Stored {
                 self.proven.entry(*key).or_insert(time);
             }
         }
+    }
+
+    fn forget_markers(&mut self) {
+        let latest = self.markers.iter().map(|(time, _)| *time).max();
+        self.before = self.before.max(latest.unwrap_or_default());
+        self.markers.clear();
     }
 
     /// Whether the stream has all events of `keys` since `start_unix_ms`. Linear in the markers and the keys.
@@ -252,6 +267,7 @@ impl Stored {
                 Content::Marker(marker) => {
                     let (time, offset) = (marker.unix_ms, first.offset);
                     self.markers.retain(|(_, at)| *at != offset);
+                    self.before = self.before.max(time);
                     let next = self.markers.front().map_or(time + 1, |(time, _)| *time);
                     self.from = self.from.map(|from| from.max(next));
                 }
@@ -262,11 +278,12 @@ impl Stored {
 
     /// The time of the newest marker that does not stand behind `offset`: what the cursor of an event there carries.
     #[must_use]
-    pub fn time_at(&self, offset: Offset) -> Option<u64> {
+    pub fn time_at(&self, offset: Offset) -> u64 {
         let at = self.markers.partition_point(|(_, place)| *place <= offset);
         at.checked_sub(1)
             .and_then(|at| self.markers.get(at))
             .map(|(time, _)| *time)
+            .unwrap_or(self.before)
     }
 }
 
@@ -353,8 +370,8 @@ mod tests {
             (Some(40), Some(50), Some(50), None)
         );
         assert!(!stored.holds(Offset(39)) && stored.holds(Offset(40)) && stored.holds(Offset(81)));
-        assert_eq!(stored.time_at(Offset(50)), Some(4900));
-        assert_eq!(stored.time_at(Offset(71)), Some(5500));
+        assert_eq!(stored.time_at(Offset(50)), 4900);
+        assert_eq!(stored.time_at(Offset(71)), 5500);
     }
 
     #[test]
@@ -411,8 +428,14 @@ mod tests {
         let full = stored.bytes();
         stored.make_room(Offset(0));
         assert_eq!(stored.bytes(), full);
+        assert_eq!(stored.time_at(Offset(offset)), 4900);
         stored.make_room(Offset(offset));
         assert!(stored.has_room() && stored.bytes() > 0);
+        assert_eq!(
+            stored.time_at(Offset(offset)),
+            4900,
+            "its marker is forgotten"
+        );
         assert!(!stored.holds(Offset(10)));
         assert_eq!(
             reach(&stored, 5000, &["a"]),

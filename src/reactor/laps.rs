@@ -222,9 +222,8 @@ impl<S: Socket> Reactor<S> {
             Next::Nothing => {
                 // Those in the stream wait for more of it; the lap goes on with the others.
                 self.laps.is_dry = true;
-                self.hub
-                    .resumers
-                    .earliest(STORED_END, self.hub.history.next())?;
+                let present = self.hub.history.next();
+                self.hub.resumers.earliest(STORED_END, present)?;
                 (lap.step, lap.aboard, lap.at) = (STORED_END..STORED_END, Vec::new(), 0);
             }
             Next::Gone => {

@@ -233,7 +233,7 @@ impl StoredPast {
         }
         match &item.what {
             Content::Event(event) => {
-                let time = on.stored.time_at(item.offset).unwrap_or_default();
+                let time = on.stored.time_at(item.offset);
                 Next::Event(StoredEvent {
                     event: event.clone(),
                     seq: Seq(item.offset.0),

@@ -55,6 +55,7 @@ mod secrets;
 mod slow_consumers;
 mod source_end;
 mod starvation;
+mod stored;
 mod stream;
 mod sub;
 mod switching;
