@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cursor`] | a cursor and its text |
 //! | `ring` | the events that are kept, by number and by id |
+//! | [`stored`] | what is loaded of the stream, and what that proves |
 //! | this | the times of cursors; the bounds of what is kept; which cursors are good |
 //!
 //! # Times
@@ -43,6 +44,7 @@
 
 pub mod cursor;
 mod ring;
+pub mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -67,6 +69,9 @@ pub struct HistoryOptions {
     /// `history_overlap_ms`.
     pub overlap: Duration,
 }
+
+/// Where the numbers of a history begin that stands behind a stream: those below it are places in the stream.
+pub const STORED_END: Seq = Seq(1 << 62);
 
 /// Why there is no replay from a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -366,6 +371,27 @@ impl History {
             on.tainted_since = now.clock;
             on.whole_from = Seq(on.ring.next().0 + on.tainted as u64);
         }
+    }
+
+    /// Numbers the events from [`STORED_END`] on. To be called before any has come.
+    pub fn stand_behind_the_stream(&mut self) {
+        if let Some(on) = &mut self.on {
+            on.ring.number_from(STORED_END);
+            on.whole_from = on.whole_from.max(STORED_END);
+        }
+    }
+
+    /// The first event that came after this moment, in ms since 1970; `None`: something behind it may be missing, or is gone.
+    /// O(log n).
+    #[must_use]
+    pub fn from_time(&self, unix_ms: u64, now: Now) -> Option<Seq> {
+        let on = self.on.as_ref()?;
+        let since = Since {
+            time: unix_ms,
+            clock: None,
+        };
+        on.check(since, now).ok()?;
+        Some(on.ring.first_not(|kept| kept.cursor_time <= unix_ms))
     }
 
     /// No event waits. Some time after an outage was told, those to come are then from behind it, however many were said

@@ -26,6 +26,8 @@ pub struct Resumers {
     table: BTreeMap<u32, Resumer>,
     /// How many of them have failed.
     failed: usize,
+    /// What is before it is a place in the stream.
+    stored_end: Seq,
     /// The newest event is being handed out in slices: some live sessions do not have it yet. The loop says so.
     pub is_sliced: bool,
     /// Some may be ready, or have failed, since the loop last looked.
@@ -54,6 +56,8 @@ pub struct Resumer {
     state: State,
     hold: Option<Hold>,
     since: Duration,
+    /// When its AMQP bindings were all in force, by the wall clock.
+    in_force_ms: u64,
     /// Event frames replayed.
     frames: u64,
     /// The last place that the session was told of.
@@ -90,6 +94,17 @@ pub(super) struct Answer {
 }
 
 impl Resumers {
+    /// Places before this one are in the stream. To be called before anybody resumes.
+    pub(super) fn take_stream(&mut self, stored_end: Seq) {
+        self.stored_end = stored_end;
+    }
+
+    /// Places before this one are in the stream, those from there on in the history.
+    #[must_use]
+    pub fn stored_end(&self) -> Seq {
+        self.stored_end
+    }
+
     /// Whether nobody resumes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -230,6 +245,55 @@ impl Resumers {
         ready.map(|one| one.id.slot)
     }
 
+    /// Some may be ready: there are more events to send.
+    pub fn note_news(&mut self) {
+        self.has_news |= !self.table.is_empty();
+    }
+
+    /// Before which place nothing of the stream is needed any more, as far as some session can take more now; `None`: nobody
+    /// needs anything of it. Linear in the sessions that resume.
+    #[must_use]
+    pub fn earliest_stored(&self) -> Option<Seq> {
+        let next = |state| {
+            let such = self.table.values().filter(move |one| one.state == state);
+            such.map(|one| one.next)
+                .filter(|next| *next < self.stored_end)
+                .min()
+        };
+        next(State::Ready).or_else(|| next(State::Waits))
+    }
+
+    /// Lets all fail whose next event is in the stream.
+    pub fn fail_stored(&mut self, why: Why) {
+        self.fail_stored_if(why, |_| true);
+    }
+
+    /// Lets those fail whose next event is in the stream, and of which `is_gone` is true. Linear in the sessions that resume.
+    pub fn fail_stored_if(&mut self, why: Why, is_gone: impl Fn(Seq) -> bool) {
+        let stored_end = self.stored_end;
+        self.fail(|one| (one.next < stored_end && is_gone(one.next)).then_some(why));
+    }
+
+    /// A marker of the stream was reached, behind which `behind` is the next place. Those that are ready and whose next place
+    /// is among `places` go on there; or, where `joins` gives a place for the moment since which their AMQP bindings have
+    /// been in force, at that place. Those that were sent more than `frames_max` events fail. Linear in the sessions that
+    /// resume.
+    pub fn pass_marker(
+        &mut self,
+        places: &Range<Seq>,
+        behind: Seq,
+        frames_max: u64,
+        joins: impl Fn(u64) -> Option<Seq>,
+    ) {
+        for one in self.table.values_mut() {
+            if one.state == State::Ready && places.contains(&one.next) {
+                one.advance(joins(one.in_force_ms).unwrap_or(behind), None);
+            }
+        }
+        let stored_end = self.stored_end;
+        self.fail(|one| (one.next < stored_end && one.frames > frames_max).then_some(Why::TooMany));
+    }
+
     /// Those that are ready, have been sent all events before `next`, and are not held: how their replay ends. Linear in the sessions that
     /// resume.
     pub fn arrived(&self, next: Seq) -> impl Iterator<Item = (ConnId, ReplayEnd)> {
@@ -270,8 +334,9 @@ impl Resumers {
 
     /// Lets those fail whose next event is before `first`, the oldest that is kept, or who began before `begun`.
     pub fn fail_late(&mut self, first: Seq, begun: Option<Duration>) {
+        let stored_end = self.stored_end;
         self.fail(|one| {
-            if one.next < first {
+            if one.next < first && one.next >= stored_end {
                 return Some(Why::Expired);
             }
             let is_too_long = begun.is_some_and(|begun| one.since < begun);
@@ -304,10 +369,16 @@ impl Resumer {
             state: State::Waits,
             hold: None,
             since: now,
+            in_force_ms: u64::MAX,
             frames: 0,
             place,
             starts,
         }
+    }
+
+    /// All its AMQP bindings are in force at this moment of the wall clock, in ms since 1970.
+    pub(super) fn in_force_at(&mut self, unix_ms: u64) {
+        self.in_force_ms = unix_ms;
     }
 
     /// Its connection.

@@ -1030,3 +1030,41 @@ fn who_comes_from_a_process_that_was_ahead_gets_what_is_late_here_as_replayed() 
         assert_eq!(one.told().last().unwrap(), "9");
     }
 }
+
+/// Three subscribes with a cursor each on one line: the first waits for the broker, so the replies of the others wait behind
+/// it, and must say only what is true when they are sent.
+#[test]
+fn a_reply_that_waited_names_no_place_that_the_session_has_not_come_to() {
+    let mut stage = Stage::new();
+    let before = stage.here();
+    stage.publish_some(ACCOUNT, 0..3);
+    let here = stage.here();
+    let one = stage.session();
+    // A binding that nobody has yet; it is known since a moment ago only, so this one is refused.
+    one.send(&subscribe_with(
+        ACCOUNT,
+        &["call.PARK_PARKED.*"],
+        json!(before),
+    ));
+    // This one has missed nothing, and this one three events.
+    one.send(&subscribe_with(ACCOUNT, &[ANSWER], json!(here)));
+    one.send(&subscribe_with(ACCOUNT, &[CREATE], json!(before)));
+    stage.turn(&[&one]);
+    stage.settle();
+    let texts = one.texts();
+    let told: Vec<String> = texts.iter().map(word).collect();
+    let refused = ["resumed: false", "gap unknown"];
+    assert_eq!(told[..2], refused);
+    let resumed = after(&["resumed: true", "resumed: true"], 0..3, &["resumed 3"]);
+    assert_eq!(told[2..], resumed);
+    let at_replay = texts
+        .iter()
+        .position(|text| text["replayed"] == true)
+        .unwrap();
+    for reply in texts[..at_replay]
+        .iter()
+        .filter(|text| text["action"] == "reply")
+    {
+        assert_eq!(cursor_of(reply), before, "{reply}");
+    }
+}
