@@ -188,7 +188,11 @@ struct Books {
     /// Between these moments events may be missing: it was told so.
     holes: Vec<(Instant, Instant)>,
     ids: HashSet<String>,
+    /// The last number of each publisher, and that on the connection under way.
     last: HashMap<usize, u64>,
+    here: HashMap<usize, u64>,
+    /// Those that came again, and for the first time, behind later ones of their publishers.
+    late: Vec<(usize, u64)>,
     cursor: Option<String>,
     /// When the last frame was read.
     heard: Option<Instant>,
@@ -253,6 +257,7 @@ impl Wanderer {
             return;
         };
         self.books.counts.connections += 1;
+        self.books.here.clear();
         let past = self
             .books
             .cursor
@@ -364,12 +369,22 @@ impl Wanderer {
                 return;
             }
         }
-        let before = books.last.insert(publisher, number).unwrap_or_default();
+        let before = books.here.insert(publisher, number).unwrap_or_default();
         assert!(
             before < number,
             "client {}: {number} of {publisher} behind {before}: {message}",
             self.number
         );
+        let last = books.last.entry(publisher).or_default();
+        if number < *last {
+            assert!(
+                is_replayed,
+                "client {}: {message} behind {last}",
+                self.number
+            );
+            books.late.push((publisher, number));
+        }
+        *last = number.max(*last);
         assert!(books.got.insert((publisher, number)), "{message}");
     }
 
@@ -377,6 +392,13 @@ impl Wanderer {
     fn close(&self, taken: &Taken) -> (usize, usize) {
         let (mut came, mut told) = (0, 0);
         let first = self.books.first_success.expect("it was subscribed");
+        for event in &self.books.late {
+            // From before its first subscribe, or from a hole that it was told of.
+            let begun = taken[event];
+            let mut holes = self.books.holes.iter();
+            let is_told = begun <= first || holes.any(|(from, to)| *from <= begun && begun <= *to);
+            assert!(is_told, "client {}: {event:?} came late", self.number);
+        }
         for (event, begun) in taken {
             if *begun <= first {
                 continue;
