@@ -1,22 +1,17 @@
-//! The events that are kept: a queue of them by number, and the number of each id.
+//! The events that are kept: a queue of them by number, and the numbers of ids.
 //!
 //! Invariants: numbers have no holes; times and clocks never fall from one event to the next; `bytes` is the sum over
-//! the events. An id names the earliest event that has it since the last one with that id was dropped, so that however
-//! many equal publishes there are, each costs one look-up.
+//! the events.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashTable;
-
 use crate::event::{Event, EventId};
-use crate::room::{GiveBackRoom, room_wanted};
+use crate::room::GiveBackRoom;
 
 /// The number of an event among those that this process took in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 
 /// An event that is kept.
@@ -24,6 +19,8 @@ pub struct Seq(pub u64);
 pub struct Kept {
     /// Shared with whoever hands it out.
     pub event: Arc<Event>,
+    /// Its id, for whoever looks through many.
+    pub id: EventId,
     /// The time of its cursor.
     pub cursor_time: u64,
     /// When it was taken in, on the loop's clock.
@@ -32,80 +29,96 @@ pub struct Kept {
     pub unix: u64,
 }
 
-/// Bytes that an event counts for beside its own: its places in the queue and in the table of ids, each of which may be
-/// half empty.
-const PLACES_BYTES: usize = 2 * (size_of::<Kept>() + size_of::<(EventId, u64)>());
+/// Bytes that an event counts for beside its own: its places in the queue, which may be half empty, and among the ids.
+const PLACES_BYTES: usize = 2 * size_of::<Kept>() + PLACES_PER_EVENT_MAX * size_of::<u32>();
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Ring {
     kept: VecDeque<Kept>,
-    by_id: HashTable<(EventId, u64)>,
-    /// Keeps who chooses what is published from choosing places in that table.
-    seed: u64,
+    ids: Ids,
     /// The number of the first event.
     first: u64,
     bytes: usize,
 }
 
-impl Default for Ring {
-    fn default() -> Self {
-        Self {
-            kept: VecDeque::new(),
-            by_id: HashTable::new(),
-            seed: RandomState::new().hash_one(0),
-            first: 0,
-            bytes: 0,
-        }
+/// Numbers of ids. An id has one place, which the latest event there has, whatever its id is; so a look-up may be in vain.
+/// It costs an event one write to memory, which is a tenth of what a hash table costs.
+#[derive(Debug, Default)]
+struct Ids {
+    /// A power of two of them, or none. Each: the lower 32 bits of a number.
+    places: Vec<u32>,
+}
+
+/// Places for each event, at least, when there are too few, and at most before there are too many.
+const PLACES_PER_EVENT_MIN: usize = 1;
+const PLACES_PER_EVENT_MAX: usize = 8;
+
+/// Places that are kept however few the events are.
+const PLACES_KEPT: usize = 256;
+
+impl Ids {
+    fn place(&mut self, id: EventId) -> Option<&mut u32> {
+        let count = self.places.len();
+        self.places.get_mut(place_of(id, count))
+    }
+
+    /// The lower 32 bits of the number that may be that of this id.
+    fn number(&self, id: EventId) -> Option<u32> {
+        self.places.get(place_of(id, self.places.len())).copied()
+    }
+
+    /// How many places so many events need, if those that there are are too few or too many.
+    fn wanted(&self, events: usize) -> Option<usize> {
+        let count = self.places.len();
+        let is_small = count < PLACES_PER_EVENT_MIN * events;
+        let is_large = count > PLACES_KEPT && count > PLACES_PER_EVENT_MAX * events;
+        let wanted = || (2 * PLACES_PER_EVENT_MIN * events).next_power_of_two();
+        (is_small || is_large).then(|| wanted().max(PLACES_KEPT))
     }
 }
 
 impl Ring {
+    /// Numbers the events from `first` on; there must be none yet.
+    pub(super) fn number_from(&mut self, Seq(first): Seq) {
+        if self.kept.is_empty() {
+            self.first = first;
+        }
+    }
+
     /// Appends an event. O(1), amortised.
     pub(super) fn push(&mut self, kept: Kept) {
         self.bytes += bytes_of(&kept);
-        let Seq(number) = self.next();
-        let (id, seed) = (kept.event.id, self.seed);
-        self.by_id
-            .entry(
-                place_of(id, seed),
-                |(of, _)| *of == id,
-                |(of, _)| place_of(*of, seed),
-            )
-            .or_insert((id, number));
+        let (id, Seq(number)) = (kept.id, self.next());
         self.kept.push_back(kept);
+        match self.ids.wanted(self.kept.len()) {
+            Some(places) => self.place_anew(places),
+            None => {
+                if let Some(place) = self.ids.place(id) {
+                    *place = low(number);
+                }
+            }
+        }
     }
 
     /// Drops the first event. O(1), amortised.
     pub(super) fn pop(&mut self) -> Option<Kept> {
         let kept = self.kept.pop_front()?;
         self.bytes -= bytes_of(&kept);
-        let (named, seed) = ((kept.event.id, self.first), self.seed);
-        if let Ok(entry) = self
-            .by_id
-            .find_entry(place_of(named.0, seed), |one| *one == named)
-        {
-            entry.remove();
-            if let Some(room) = room_wanted(self.by_id.len(), self.by_id.capacity()) {
-                self.by_id.shrink_to(room, |(of, _)| place_of(*of, seed));
-            }
-        }
-        self.kept.give_back_room();
         self.first += 1;
+        self.kept.give_back_room();
+        if let Some(places) = self.ids.wanted(self.kept.len()) {
+            self.place_anew(places);
+        }
         Some(kept)
     }
 
-    /// Reads the first `count` events, which are about to be dropped and have not been read for long: all at once, so that
-    /// the processor fetches them side by side, which makes an event a quarter cheaper.
-    pub(super) fn fetch(&self, count: usize) {
-        let read = |kept: &Kept| {
-            let (body, key) = (
-                kept.event.body.as_bytes(),
-                kept.event.routing_key.as_bytes(),
-            );
-            body.first().copied().unwrap_or_default() ^ key.first().copied().unwrap_or_default()
-        };
-        let all = self.kept.iter().take(count).map(read);
-        std::hint::black_box(all.fold(0, |one, other| one ^ other));
+    fn place_anew(&mut self, places: usize) {
+        self.ids.places = vec![0; places];
+        for (number, kept) in (self.first..).zip(&self.kept) {
+            if let Some(place) = self.ids.place(kept.id) {
+                *place = low(number);
+            }
+        }
     }
 
     pub(super) fn get(&self, seq: Seq) -> Option<&Kept> {
@@ -134,11 +147,11 @@ impl Ring {
         Seq(self.first + self.kept.partition_point(is_before) as u64)
     }
 
-    /// An event with this id; none that has become the first since. O(1).
+    /// The latest event with this id, or, now and then, none. O(1).
     pub(super) fn find(&self, id: EventId) -> Option<&Kept> {
-        let place = place_of(id, self.seed);
-        let (_, number) = self.by_id.find(place, |(of, _)| *of == id)?;
-        self.get(Seq(*number))
+        let place = self.ids.number(id)?.wrapping_sub(low(self.first));
+        let named = self.kept.get(usize::try_from(place).ok()?)?;
+        (named.id == id).then_some(named)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -154,9 +167,13 @@ fn bytes_of(kept: &Kept) -> usize {
     kept.event.bytes() + PLACES_BYTES
 }
 
-/// The hash of an id, which is one already: mixed with the seed, so that ids that are alike in a few bits are not.
-fn place_of(id: EventId, seed: u64) -> u64 {
-    (id.number() ^ seed)
-        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        .rotate_left(32)
+/// The place of an id, which is a hash already, among so many.
+fn place_of(id: EventId, count: usize) -> usize {
+    usize::try_from(id.number()).unwrap_or(usize::MAX) & count.wrapping_sub(1)
+}
+
+/// The lower 32 bits.
+fn low(number: u64) -> u32 {
+    let [a, b, c, d, ..] = number.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }

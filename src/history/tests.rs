@@ -248,8 +248,17 @@ fn a_cursor_of_another_process_goes_back_by_the_overlap() {
     let last = now(20_000);
     assert_eq!(
         seq(other.locate(&cursors[50], last)),
+        Ok(29),
+        "by its time, which is earlier"
+    );
+    let fast = Cursor {
+        time: cursors[50].time + 900,
+        ..cursors[50]
+    };
+    assert_eq!(
+        seq(other.locate(&fast, last)),
         Ok(30),
-        "found: two seconds before it"
+        "two seconds before the event that it names"
     );
     let unknown_id = Cursor {
         id: event(1_000).id.into(),
