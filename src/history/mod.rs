@@ -52,9 +52,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{Event, EventId};
-use crate::limits::{
-    BACKLOG_QUIET, EVICTIONS_AT_ONCE_MAX, OUTAGE_SETTLES_AFTER, TIME_AHEAD_MAX,
-};
+use crate::limits::{BACKLOG_QUIET, EVICTIONS_AT_ONCE_MAX, OUTAGE_SETTLES_AFTER, TIME_AHEAD_MAX};
 use crate::now::{Boundary, Now};
 
 use self::ring::Ring;
