@@ -12,10 +12,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use blackhole::amqp::control::ControlOptions;
+use blackhole::amqp::stream::{StreamOptions, StreamThreads};
 use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread};
 use blackhole::auth::{Authenticator, Fresh, SharedRealm};
 use blackhole::config::{self, Config, ConfigError, Exit, SourceConfig, Startup};
 use blackhole::handoff::ask::ask_channels;
+use blackhole::handoff::stored::stored_channels;
 use blackhole::handoff::{SourceEnd, handoff};
 use blackhole::inquiry::{self, Authorities, Crossbar, CrossbarOptions, Inquiry, InquiryCounters};
 use blackhole::reactor::drain::DrainTimes;
@@ -181,7 +183,8 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let mut families = Families::new(&config.families).map_err(Exit::refused)?;
     switch_as_kept(&mut families, &config.modules().map_err(Exit::refused)?);
     warn_of_open_families(&families);
-    let exchanges = families.exchanges().cloned().collect();
+    let exchanges: Vec<Exchange> = families.exchanges().cloned().collect();
+    let stream_exchanges = exchanges.clone();
     let mut server = Server::bind(Addresses {
         clients: SocketAddr::new(config.ip, config.port),
         reuse_port: config.reuse_port,
@@ -209,6 +212,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let source = start_source(&config, exchanges, source_end, &counters)?;
     let (inquiry, inquiry_counters) = start_inquiry(&config, verifies, &server)?;
     let control = start_control(&config, &mut server, &counters)?;
+    let stream = start_stream(&config, stream_exchanges, &mut server, &counters)?;
     server.take_host(HostParts {
         name: sys::host_name(),
         keep: config.modules_file.clone().map(|file| {
@@ -239,13 +243,16 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     };
     let ended = server.run(hub, parts);
     // The loop's ends of the channels are gone, so the threads end; one that hangs on its broker is aborted.
-    let patience = patience / if control.is_some() { 2 } else { 1 };
+    let patience = patience / (1 + u32::from(control.is_some()) + u32::from(stream.is_some()));
     match source {
         Source::Amqp(thread) => thread.stop(patience),
         Source::Embedded(thread) => drop(thread),
     }
     if let Some(thread) = control {
         thread.stop(patience);
+    }
+    if let Some(threads) = stream {
+        threads.stop(patience);
     }
     ended.map_err(|error| Exit::failed(CODE_FAILED, error))
 }
@@ -329,6 +336,32 @@ fn start_control(
         answer_max: limits::BROKER_ANSWER_MAX,
     };
     amqp::control::spawn(options, asker, counters.clone())
+        .map(Some)
+        .map_err(|error| Exit::failed(CODE_FAILED, error))
+}
+
+/// Keeps events in a stream of the broker, and reads it, if the operator wants that.
+fn start_stream(
+    config: &Config,
+    exchanges: Vec<Exchange>,
+    server: &mut Server,
+    counters: &Arc<AmqpCounters>,
+) -> Result<Option<StreamThreads>, Exit> {
+    let Some(stream) = &config.history_stream else {
+        return Ok(None);
+    };
+    let (end, keeper, reader) = stored_channels(server.waker());
+    server.take_store(end);
+    let options = StreamOptions {
+        urls: config.amqp.clone(),
+        tls: config.tls.clone(),
+        name: stream.name.clone(),
+        max_age: stream.max_age.clone(),
+        max_bytes: stream.max_bytes,
+        exchanges,
+        answer_max: limits::BROKER_ANSWER_MAX,
+    };
+    amqp::stream::spawn(options, keeper, reader, counters.clone())
         .map(Some)
         .map_err(|error| Exit::failed(CODE_FAILED, error))
 }

@@ -310,7 +310,7 @@ fn arrival(published: Option<u64>) -> Arrival {
     }
 }
 
-fn intern(names: &mut Vec<Arc<str>>, name: String) -> Arc<str> {
+pub(super) fn intern(names: &mut Vec<Arc<str>>, name: String) -> Arc<str> {
     if let Some(known) = names.iter().find(|known| ***known == *name) {
         return known.clone();
     }

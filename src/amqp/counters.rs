@@ -34,6 +34,13 @@ figures! {
         counter control_connects as "amqp_control_connects_total" "Control connections that reached the point where requests come.";
         counter control_failures as "amqp_control_failures_total" "Control connections that were lost, and tries that did not get that far.";
         counter control_denied as "amqp_control_denied_total" "Those of them that failed because the user lacks a permission; tried again a minute later.";
+        counter stream_markers as "amqp_stream_markers_total" "Markers written to the stream of the history.";
+        counter stream_failures as "amqp_stream_failures_total" "Connections to keep the stream of the history that were lost, and tries that did not get that far.";
+        counter stream_reads as "amqp_stream_reads_total" "Times the stream of the history was read because somebody resumed from before this process's own history.";
+        counter stream_reads_failed as "amqp_stream_reads_failed_total" "Those of them that failed, so that clients were told of a gap.";
+        counter stream_deliveries as "amqp_stream_deliveries_total" "Events and markers read from the stream of the history.";
+        gauge stream_up as "amqp_stream_up" "1 while the stream of the history is there and bound, else 0.";
+        gauge stream_bindings as "amqp_stream_bindings" "Bindings of families to the stream of the history.";
         gauge control_up as "amqp_control_up" "1 while requests of the platform can come, else 0.";
         gauge up as "amqp_up" "1 while connected with everything bound, else 0.";
         gauge bindings_wanted as "amqp_thread_bindings_wanted" "Bindings the loop wants, as far as the AMQP thread has heard.";

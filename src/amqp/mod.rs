@@ -8,6 +8,7 @@
 //! thread "amqp-watch"    cuts the connection when an answer is overdue
 //! threads "amqp-unbind"  one batch of unbinds
 //! thread "amqp-control"  a connection of its own: the platform's requests -> loop -> answers
+//! threads "amqp-stream", "amqp-stream-read"  the stream of the history, where there is one
 //! thread of the client   socket <-> TLS, where there is any <-> guard <-> frames
 //! ```
 //!
@@ -30,6 +31,7 @@
 //! | `permissions` | what the broker's user may not do |
 //! | `consumer` | deliveries |
 //! | [`control`] | the platform's requests, and the answers, over a connection of their own |
+//! | [`stream`] | the stream in which the broker keeps events, over connections of its own |
 //! | `counters` | figures for the metrics page |
 //! | `watchdog`, `abort` | how long an answer may take; the end of a call that hangs |
 //! | `client_log` | the client's own lines of the log |
@@ -54,6 +56,7 @@ mod guard;
 mod lingering;
 mod options;
 mod permissions;
+pub mod stream;
 mod tls;
 mod topology;
 mod url;
@@ -78,14 +81,18 @@ pub(crate) use self::url::{AmqpUrlError, has_tls, validate_url};
 use crate::handoff::SourceEnd;
 
 /// Appends to `passed` those of a broker's bytes that the AMQP client would see (AMQP rail 1). This is the guard
-/// without a connection around it, for tests from outside.
+/// without a connection around it, for tests from outside. `is_stream`: as on a connection that reads a stream.
 ///
 /// # Errors
 /// The stream's own; [`io::ErrorKind::InvalidData`] for what a broker must not send, after which the connection is
 /// given up.
 #[doc(hidden)]
-pub fn pass_through_guard(broker: impl io::Read, passed: &mut Vec<u8>) -> io::Result<()> {
-    guard::pass_on(broker, passed)
+pub fn pass_through_guard(
+    broker: impl io::Read,
+    is_stream: bool,
+    passed: &mut Vec<u8>,
+) -> io::Result<()> {
+    guard::pass_on(broker, is_stream, passed)
 }
 
 /// The running thread.

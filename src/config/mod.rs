@@ -61,7 +61,9 @@ use authenticators::AuthKeys;
 use cli::{CommandLine, NoCommandLine};
 use file::FromFile;
 use options::Options;
-use values::{FileName, Limit, Network, NodeName, Object, Setting, SourceName, Text, Word};
+use values::{
+    FileName, HistoryName, Limit, Network, NodeName, Object, Setting, SourceName, Text, Word,
+};
 
 /// What a valid command line asks for; `--help` and its like are an [`Exit`].
 #[derive(Debug)]
@@ -275,6 +277,9 @@ impl Config {
             history_seconds,
             history_bytes,
             history_overlap_ms,
+            history,
+            history_stream_max_age,
+            history_stream_max_bytes,
             resume_max_events,
             resume_max_seconds,
             max_message_bytes,
@@ -308,6 +313,22 @@ impl Config {
             return Err(ConfigError::Value {
                 place: place("amqp"),
                 problem: "expected at least one broker URL".to_owned(),
+            });
+        }
+        let history_stream = match history.0 {
+            HistoryName::Memory => None,
+            HistoryName::Stream(name) => Some(HistoryStream {
+                name,
+                max_age: history_stream_max_age.0.0,
+                max_bytes: history_stream_max_bytes.0,
+            }),
+        };
+        if history_stream.is_some() && (source != SourceConfig::Amqp || history_bytes.0 == 0) {
+            return Err(ConfigError::Value {
+                place: place("history"),
+                problem:
+                    "expected memory, since a stream needs source amqp and history_bytes above 0"
+                        .to_owned(),
             });
         }
         let admin = admin.map(|admin| admin.0);
@@ -399,6 +420,7 @@ impl Config {
             history: Duration::from_secs(history_seconds.0.get().into()),
             history_bytes: usize::try_from(history_bytes.0).unwrap_or(usize::MAX),
             history_overlap: Duration::from_millis(history_overlap_ms.0.into()),
+            history_stream,
             resume_max_events: resume_max_events.0.0,
             resume_max_age: resume_max_seconds
                 .0
@@ -526,6 +548,17 @@ fn family_options(
     }
 }
 
+/// The stream that events are kept in beside the history of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryStream {
+    /// Its name.
+    pub name: String,
+    /// `history_stream_max_age`, as RabbitMQ writes it: `1h`.
+    pub max_age: String,
+    /// `history_stream_max_bytes`: 1 GiB.
+    pub max_bytes: u64,
+}
+
 /// Everything an operator can set.
 #[derive(Clone)]
 pub struct Config {
@@ -601,6 +634,8 @@ pub struct Config {
     pub history_bytes: usize,
     /// `history_overlap_ms`: how far before the cursor of another process a replay begins, 2,000.
     pub history_overlap: Duration,
+    /// `history`: the stream that events are kept in beside; none by default.
+    pub history_stream: Option<HistoryStream>,
     /// `resume_max_events`: that one resume may walk through, 100,000.
     pub resume_max_events: Option<u64>,
     /// `resume_max_seconds`: how old a cursor may be, 3,600.

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::origin::Origin;
 use super::values::{
-    AuthName, BrokerUrl, FileName, HostName, Issuer, Limit, Network, NodeName, Object, Period,
-    Rate, RealmTemplate, Secret, Setting, SourceName, Word, list, list_or_one,
+    AuthName, BrokerUrl, FileName, HistoryName, HostName, Issuer, Limit, MaxAge, Network, NodeName,
+    Object, Period, Rate, RealmTemplate, Secret, Setting, SourceName, Word, list, list_or_one,
 };
 use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
@@ -224,6 +224,16 @@ pub(crate) struct Options {
     /// How far before the cursor of another process a replay begins, in milliseconds
     #[arg(long, value_name = "MS", help_heading = EVENTS)]
     pub(crate) history_overlap_ms: Setting<u32>,
+    /// Where else events are kept for clients that come back: memory (nowhere), or stream:NAME, a stream of the broker,
+    /// which is declared if it is not there, and read when somebody comes back to a process that does not know him
+    #[arg(long, value_name = "WHERE", help_heading = EVENTS)]
+    pub(crate) history: Setting<HistoryName>,
+    /// How old the events in that stream become (x-max-age), as RabbitMQ writes it
+    #[arg(long, value_name = "AGE", help_heading = EVENTS)]
+    pub(crate) history_stream_max_age: Setting<MaxAge>,
+    /// Bytes of that stream (x-max-length-bytes)
+    #[arg(long, value_name = "BYTES", help_heading = EVENTS)]
+    pub(crate) history_stream_max_bytes: Setting<u64>,
     /// Events that one resume may go through
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) resume_max_events: Setting<Limit<u64>>,
@@ -353,6 +363,9 @@ impl Default for Options {
             history_seconds: const { nonzero_u32(60) },
             history_bytes: Setting(16 << 20),
             history_overlap_ms: Setting(2_000),
+            history: Setting(HistoryName::Memory),
+            history_stream_max_age: Setting(MaxAge("1h".to_owned())),
+            history_stream_max_bytes: Setting(1 << 30),
             resume_max_events: Setting(Limit(Some(100_000))),
             resume_max_seconds: Setting(Limit(Some(3_600))),
             max_message_bytes: Setting(Limit(Some(64 << 10))),

@@ -15,6 +15,7 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
+use crate::amqp::stream::NAME_BYTES_MAX as STREAM_NAME_BYTES_MAX;
 use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
 use crate::inquiry::{CrossbarUrl, CrossbarUrlError};
@@ -148,7 +149,7 @@ macro_rules! whole {
     )*};
 }
 
-whole!(u16, u32, NonZeroU16, NonZeroU32);
+whole!(u16, u32, u64, NonZeroU16, NonZeroU32);
 
 /// Milliseconds of a keep-alive period: from `MIN` to [`PERIOD_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -761,6 +762,61 @@ impl Text for NodeName {
         };
         (fits(name) && fits(host) && text.len() <= NODE_NAME_BYTES_MAX)
             .then(|| Self(text.to_owned()))
+    }
+
+    fn print(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// Where the history is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum HistoryName {
+    /// In this process.
+    Memory,
+    /// And in a stream of the broker, with this name.
+    Stream(String),
+}
+
+impl Text for HistoryName {
+    const EXPECTED: &str = "memory, or stream: and a name of at most 240 letters, digits and .-_ that does not begin with amq.";
+
+    fn read(text: &str) -> Option<Self> {
+        if text == "memory" {
+            return Some(Self::Memory);
+        }
+        let name = text.strip_prefix("stream:")?;
+        let is_plain =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        let fits = !name.is_empty()
+            && name.len() <= STREAM_NAME_BYTES_MAX
+            && !name.starts_with("amq.")
+            && name.bytes().all(is_plain);
+        fits.then(|| Self::Stream(name.to_owned()))
+    }
+
+    fn print(&self) -> String {
+        match self {
+            Self::Memory => "memory".to_owned(),
+            Self::Stream(name) => format!("stream:{name}"),
+        }
+    }
+}
+
+/// An age as RabbitMQ writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MaxAge(pub(crate) String);
+
+impl Text for MaxAge {
+    const EXPECTED: &str = "an age such as 90s, 30m, 12h or 7D: a whole number up to 999999 and one of s, m, h, D, M, Y";
+
+    fn read(text: &str) -> Option<Self> {
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let fits = (1..=6).contains(&number.len())
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+            && !number.starts_with('0')
+            && matches!(unit, "s" | "m" | "h" | "D" | "M" | "Y");
+        fits.then(|| Self(text.to_owned()))
     }
 
     fn print(&self) -> String {

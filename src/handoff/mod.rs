@@ -19,6 +19,7 @@
 pub mod ask;
 mod commands;
 mod messages;
+pub mod stored;
 mod wake;
 
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cursor`] | a cursor and its text |
 //! | `ring` | the events that are kept, by number and by id |
+//! | [`stored`] | what is loaded of the stream, and what that proves |
 //! | this | the times of cursors; the bounds of what is kept; which cursors are good |
 //!
 //! # Times
@@ -43,13 +44,14 @@
 
 pub mod cursor;
 mod ring;
+pub mod stored;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::Event;
+use crate::event::{Event, EventId};
 use crate::limits::{BACKLOG_QUIET, EVICTIONS_AT_ONCE_MAX, OUTAGE_SETTLES_AFTER, TIME_AHEAD_MAX};
 use crate::now::{Boundary, Now};
 
@@ -67,6 +69,9 @@ pub struct HistoryOptions {
     /// `history_overlap_ms`.
     pub overlap: Duration,
 }
+
+/// Where the numbers of a history begin that stands behind a stream: those below it are places in the stream.
+pub const STORED_END: Seq = Seq(1 << 62);
 
 /// Why there is no replay from a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,11 +109,11 @@ pub struct Place {
 
 /// What is asked for is all that came since then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Since {
+struct Since {
     /// Behind a cursor of this process with this time, or from about this time on.
-    Time(u64),
-    /// From this moment of the loop's clock on.
-    Clock(Duration),
+    time: u64,
+    /// From this moment of the loop's clock on too.
+    clock: Option<Duration>,
 }
 
 impl Place {
@@ -121,10 +126,7 @@ impl Place {
 
 impl Since {
     fn is_behind(self, boundary: Boundary) -> bool {
-        match self {
-            Self::Time(time) => boundary.time <= time,
-            Self::Clock(clock) => boundary.clock < clock,
-        }
+        boundary.time <= self.time && self.clock.is_none_or(|clock| boundary.clock < clock)
     }
 }
 
@@ -368,6 +370,27 @@ impl History {
         }
     }
 
+    /// Numbers the events from [`STORED_END`] on. To be called before any has come.
+    pub fn stand_behind_the_stream(&mut self) {
+        if let Some(on) = &mut self.on {
+            on.ring.number_from(STORED_END);
+            on.whole_from = on.whole_from.max(STORED_END);
+        }
+    }
+
+    /// The first event that came after this moment, in ms since 1970; `None`: something behind it may be missing, or is gone.
+    /// O(log n).
+    #[must_use]
+    pub fn from_time(&self, unix_ms: u64, now: Now) -> Option<Seq> {
+        let on = self.on.as_ref()?;
+        let since = Since {
+            time: unix_ms,
+            clock: None,
+        };
+        on.check(since, now).ok()?;
+        Some(on.ring.first_not(|kept| kept.cursor_time <= unix_ms))
+    }
+
     /// No event waits. Some time after an outage was told, those to come are then from behind it, however many were said
     /// to be from before; and after [`BACKLOG_QUIET`] without an event the process is not behind any more. O(1).
     pub fn nothing_waits(&mut self, now: Now) {
@@ -399,6 +422,18 @@ impl History {
         let on = self.on.as_ref()?;
         let oldest = on.ring.oldest()?;
         Some(oldest.at + on.options.keep + Duration::from_millis(1))
+    }
+
+    /// Whether the cursor is of this process.
+    #[must_use]
+    pub fn is_own(&self, cursor: &Cursor) -> bool {
+        (self.on.as_ref()).is_some_and(|on| on.mark == cursor.mark)
+    }
+
+    /// Whether an event with this id is kept. O(1).
+    #[must_use]
+    pub fn holds(&self, id: EventId) -> bool {
+        (self.on.as_ref()).is_some_and(|on| on.ring.find(id).is_some())
     }
 
     /// A gauge: the events that are kept.
@@ -514,7 +549,10 @@ impl On {
         if cursor.time > self.last {
             return Err(Why::Unknown);
         }
-        let since = Since::Time(cursor.time);
+        let since = Since {
+            time: cursor.time,
+            clock: None,
+        };
         self.check(since, now)?;
         let seq = match cursor.id {
             None => self.ring.first_not(|kept| kept.cursor_time <= cursor.time),
@@ -554,16 +592,20 @@ impl On {
         let clock = clock.checked_sub(self.options.overlap);
         let clock = clock.ok_or(Why::Expired)?;
         let seq = self.ring.first_not(|kept| kept.at < clock);
-        let since = Since::Clock(clock);
+        let since = Since {
+            time: cursor.time.saturating_sub(overlap),
+            clock: Some(clock),
+        };
         self.check(since, now)?;
         Ok(Place { seq, since })
     }
 
     fn check(&self, since: Since, now: Now) -> Result<(), Why> {
-        let is_old = match since {
-            Since::Time(time) => self.time(now).saturating_sub(time) > millis(self.options.keep),
-            Since::Clock(clock) => now.clock.saturating_sub(clock) > self.options.keep,
-        };
+        let age = |clock| now.clock.saturating_sub(clock);
+        let is_old = self.time(now).saturating_sub(since.time) > millis(self.options.keep)
+            || since
+                .clock
+                .is_some_and(|clock| age(clock) > self.options.keep);
         if is_old || !since.is_behind(self.horizon) {
             return Err(Why::Expired);
         }

@@ -16,7 +16,7 @@ use crate::event::{Event, EventId};
 use crate::room::{GiveBackRoom, room_wanted};
 
 /// The number of an event among those that this process took in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 
 /// An event that is kept.
@@ -63,6 +63,13 @@ impl Default for Ring {
 }
 
 impl Ring {
+    /// Numbers the events from `first` on; there must be none yet.
+    pub(super) fn number_from(&mut self, Seq(first): Seq) {
+        if self.kept.is_empty() {
+            self.first = first;
+        }
+    }
+
     /// Appends an event. O(1), amortised.
     pub(super) fn push(&mut self, kept: Kept) {
         self.bytes += bytes_of(&kept);

@@ -209,7 +209,12 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Goes on with a subscribe that waits.
-    fn resume(&mut self, waiter: Waiter, now: Now, how: fn(&mut Session, u32, &mut Context<'_>)) {
+    pub(super) fn resume(
+        &mut self,
+        waiter: Waiter,
+        now: Now,
+        how: fn(&mut Session, u32, &mut Context<'_>),
+    ) {
         let Waiter { slot, number } = waiter;
         if let Some((id, _)) = self.connections.at_slot(slot) {
             self.act(id, now, |session, cx| how(session, number, cx));

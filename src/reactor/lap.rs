@@ -20,6 +20,8 @@ use crate::session::outbox::Parcel;
 #[derive(Debug, Default)]
 pub(super) struct Laps {
     pub(super) lap: Option<Lap>,
+    /// All that was read of the stream was walked.
+    pub(super) is_dry: bool,
     /// When the sessions that resume were last looked at for those who are too late.
     pub(super) looked_at: Duration,
 }

@@ -22,7 +22,7 @@ use super::Reactor;
 use super::connections::Listed;
 use super::lap::{Budget, Lap, Laps, PastEvent, Slice};
 use super::socket::Socket;
-use crate::history::{Cursor, Seq};
+use crate::history::{Cursor, STORED_END, Seq, Why};
 use crate::limits::{
     LAP_ENDS_PER_TURN_MAX, LAP_OUTBOX_BYTES_MAX, RESUMING_LOOK_INTERVAL, RESUMING_MAX,
 };
@@ -32,6 +32,7 @@ use crate::session::delivery::{Batch, DeliveryShared};
 use crate::session::hub::Hub;
 use crate::session::id::ConnId;
 use crate::session::resuming::ReplayEnd;
+use crate::session::stored::Next;
 
 impl<S: Socket> Reactor<S> {
     /// A slice of the lap under way, or of the next one.
@@ -46,6 +47,7 @@ impl<S: Socket> Reactor<S> {
             // Some sessions may still have what they have lost the right to.
             return;
         }
+        self.hub.resumers.end_holds(&self.hub.history, now.clock);
         if self.laps.lap.is_none() && !self.hub.resumers.has_news() {
             return;
         }
@@ -72,7 +74,8 @@ impl<S: Socket> Reactor<S> {
     /// When those who resume are looked at again, on the loop's clock.
     pub(super) fn laps_due(&self) -> Option<Duration> {
         let due = self.laps.looked_at + RESUMING_LOOK_INTERVAL;
-        (!self.hub.resumers.is_empty()).then_some(due)
+        let held_until = self.hub.resumers.held_until().unwrap_or(due);
+        (!self.hub.resumers.is_empty()).then_some(due.min(held_until))
     }
 
     /// A session that resumes may be ready for the next lap.
@@ -85,7 +88,10 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn begin_lap(&mut self) -> Option<Lap> {
-        match self.hub.resumers.earliest(Seq(0)) {
+        let present = self.hub.history.next();
+        let stored_end = self.hub.resumers.stored_end();
+        let from = if self.laps.is_dry { stored_end } else { Seq(0) };
+        match self.hub.resumers.earliest(from, present) {
             Some(seq) => {
                 self.hub.metrics.laps_total += 1;
                 Some(Lap::from(seq))
@@ -153,7 +159,7 @@ impl<S: Socket> Reactor<S> {
         }
         let (from, present) = (lap.step.end, self.hub.history.next());
         // Those who have not come this far were passed, or fell back: the next lap is for them.
-        let from = from.max(self.hub.resumers.earliest(from)?);
+        let from = from.max(self.hub.resumers.earliest(from, present)?);
         if from >= present {
             lap.step = from..from;
             // What is left to do here is for the next turn.
@@ -161,18 +167,71 @@ impl<S: Socket> Reactor<S> {
             let is_done = !self.fan_out.is_sliced() && self.arrive(present, budget, now);
             return (!is_done).then_some(lap);
         }
+        if from < self.hub.resumers.stored_end() {
+            return self.go_on_in_stream(lap, from, budget, now);
+        }
         if from < self.hub.history.first() {
             // Overtaken by what was dropped: the lap is over, and they are told.
             let first = self.hub.history.first();
             self.hub.resumers.fail_late(first, None);
             return None;
         }
-        let mut slice = self.match_past(from..present, budget);
+        let slice = self.match_past(from..present, budget);
+        self.begin_step(&mut lap, from, slice, budget);
+        Some(lap)
+    }
+
+    /// Hands the next events out, from `from` on.
+    fn begin_step(&mut self, lap: &mut Lap, from: Seq, mut slice: Slice, budget: &mut Budget) {
         lap.step = from..slice.end;
         budget.visits = budget.visits.saturating_sub(self.hub.resumers.len() / 4);
         lap.aboard = self.hub.resumers.ready_among(&lap.step).collect();
         lap.at = 0;
-        self.hand_out_past(&mut lap, &mut slice, budget);
+        self.hand_out_past(lap, &mut slice, budget);
+    }
+
+    /// As [`Reactor::go_on_with`], while the lap is in the stream.
+    fn go_on_in_stream(
+        &mut self,
+        mut lap: Lap,
+        from: Seq,
+        budget: &mut Budget,
+        now: Now,
+    ) -> Option<Lap> {
+        match self.hub.past.next(from) {
+            Next::Event(_) => {
+                let slice = self.match_past(from..STORED_END, budget);
+                self.begin_step(&mut lap, from, slice, budget);
+            }
+            Next::Marker { behind, joins } => {
+                let Hub {
+                    resumers,
+                    history,
+                    limits,
+                    ..
+                } = &mut self.hub;
+                let joins = |in_force_ms| {
+                    let time = joins.filter(|time| *time >= in_force_ms)?;
+                    history.from_time(time, now)
+                };
+                let events_max = limits.resume.events_max;
+                resumers.pass_marker(&(from..behind), behind, events_max, joins);
+                budget.visits = budget.visits.saturating_sub(resumers.len() / 4);
+                (lap.step, lap.aboard, lap.at) = (behind..behind, Vec::new(), 0);
+            }
+            Next::Nothing => {
+                // Those in the stream wait for more of it; the lap goes on with the others.
+                self.laps.is_dry = true;
+                let present = self.hub.history.next();
+                self.hub.resumers.earliest(STORED_END, present)?;
+                (lap.step, lap.aboard, lap.at) = (STORED_END..STORED_END, Vec::new(), 0);
+            }
+            Next::Gone => {
+                let Hub { resumers, past, .. } = &mut self.hub;
+                resumers.fail_stored_if(Why::Expired, |seq| !past.holds(seq));
+                return None;
+            }
+        }
         Some(lap)
     }
 
@@ -311,8 +370,19 @@ impl<S: Socket> Reactor<S> {
     }
 }
 
-/// A past event: here, of the history.
+/// The event at a place, or the next one behind it: of the stream, or of the history.
 fn past_event(hub: &Hub, seq: Seq) -> Option<PastEvent> {
+    if seq < hub.resumers.stored_end() {
+        return match hub.past.next(seq) {
+            Next::Event(stored) => Some(PastEvent {
+                event: stored.event,
+                unix: stored.unix,
+                cursor: stored.cursor,
+                seq: stored.seq,
+            }),
+            Next::Marker { .. } | Next::Nothing | Next::Gone => None,
+        };
+    }
     let kept = hub.history.get(seq)?;
     Some(PastEvent {
         event: kept.event.clone(),

@@ -41,6 +41,7 @@
 //! | `fan_out`, `run` | step 3: the frames of an event put into outboxes; what is kept between events |
 //! | `laps`, `lap` | step 3: past events put into the outboxes of sessions that resume; what is kept of that |
 //! | `traced` | step 3: the same for an event that somebody looks at |
+//! | `stored`, `store` | step 3: the stream of the history read; what is kept of that |
 //! | `requests`, `switching` | step 3: the platform's requests over AMQP answered; families started and stopped |
 //! | `control`, [`modules`] | those requests; a change of families, and how it is kept |
 //! | `walk`, `walking` | step 3: a walk over all sessions for those that are asked for; a slice of it |
@@ -83,6 +84,8 @@ pub mod reread;
 mod run;
 pub mod server;
 pub mod socket;
+mod store;
+mod stored;
 mod sweep;
 mod switching;
 mod traced;
@@ -107,10 +110,12 @@ use self::lap::Laps;
 use self::modules::{HostParts, Keeper, WakeLoop};
 use self::run::FanOut;
 use self::socket::Socket;
+use self::store::Store;
 use self::sweep::Sweep;
 use self::trim::{Trim, TurnDone};
 use self::unfinished::Unfinished;
 use crate::handoff::LoopEnd;
+use crate::handoff::stored::StoreEnd;
 use crate::inquiry::Inquiry;
 use crate::limits;
 use crate::log_limit::LogLimit;
@@ -167,6 +172,8 @@ pub struct Reactor<S> {
     source_gone: bool,
     /// `None`: the platform asks nothing here.
     control: Option<Control>,
+    /// `None`: the history has no stream.
+    store: Option<Store>,
     /// The name of this host.
     host: String,
     keeper: Keeper,
@@ -241,6 +248,7 @@ impl<S: Socket> Reactor<S> {
             held_for: Duration::ZERO,
             source_gone: false,
             control: None,
+            store: None,
             host: String::new(),
             keeper: Keeper {
                 keep: None,
@@ -261,6 +269,12 @@ impl<S: Socket> Reactor<S> {
             trim_heap: parts.trim_heap,
             ring: parts.ring,
         }
+    }
+
+    /// There is a stream of the history, behind this. To be called before the first turn.
+    pub fn take_store(&mut self, end: StoreEnd) {
+        self.hub.take_stream();
+        self.store = Some(Store::new(end));
     }
 
     /// What this host is called, and how changes are kept here. `wake` makes the loop's poll return.
@@ -305,6 +319,7 @@ impl<S: Socket> Reactor<S> {
         self.go_on_with_jobs(now);
         self.renew_some(now);
         self.take_events(now);
+        self.go_on_with_stored(now);
         self.go_on_with_laps(now);
         self.fire_deadlines(now);
         self.flush_some(now);
@@ -344,6 +359,7 @@ impl<S: Socket> Reactor<S> {
             || self.admin.has_waiting()
             || self.inquiries.is_pressing()
             || self.has_laps()
+            || self.has_stored()
         {
             return Duration::ZERO;
         }
@@ -357,7 +373,7 @@ impl<S: Socket> Reactor<S> {
         let control = self.control.as_ref();
         let control = control.and_then(|control| control.due(self.is_switching));
         let looks = self.hub.trace.next_due();
-        let laps = self.laps_due();
+        let (laps, stored) = (self.laps_due(), self.stored_due());
         let history = self.hub.history.next_due();
         let lingering = self.hub.subscriptions.lingering_due();
         [
@@ -372,6 +388,7 @@ impl<S: Socket> Reactor<S> {
             control,
             looks,
             laps,
+            stored,
         ]
         .into_iter()
         .flatten()

@@ -20,6 +20,7 @@ use super::modules::HostParts;
 use super::reread::{RereadJob, Rereading};
 use super::{Reactor, ReactorParts, Ready};
 use crate::handoff::ask::AnswerEnd;
+use crate::handoff::stored::StoreEnd;
 use crate::handoff::{LoopEnd, LoopWaker};
 use crate::inquiry::Inquiry;
 use crate::limits;
@@ -115,6 +116,7 @@ pub struct Server {
     /// A signal has come.
     is_told: bool,
     control: Option<AnswerEnd<Request, Answer>>,
+    store: Option<StoreEnd>,
     host: Option<HostParts>,
 }
 
@@ -193,8 +195,14 @@ impl Server {
             lifecycle: Lifecycle::Serving,
             is_told: false,
             control: None,
+            store: None,
             host: None,
         })
+    }
+
+    /// Lets the loop read the stream of the history.
+    pub fn take_store(&mut self, store: StoreEnd) {
+        self.store = Some(store);
     }
 
     /// Lets the loop answer the platform's requests over AMQP.
@@ -251,6 +259,9 @@ impl Server {
         );
         if let Some(requests) = self.control.take() {
             reactor.take_control(requests);
+        }
+        if let Some(store) = self.store.take() {
+            reactor.take_store(store);
         }
         if let Some(host) = self.host.take() {
             let waker = self.waker.clone();

@@ -31,7 +31,7 @@ use super::errors::{CommandErrors, SourceTrouble};
 use super::hub::{Context, Hub};
 use super::replies::Reply;
 use super::rights::authorised;
-use super::waiting::{Progress, Waiting, Wanted};
+use super::waiting::{AskedOfStream, Progress, Waiting, Wanted};
 
 /// The result of a command that is not refused.
 pub(super) enum Outcome {
@@ -274,6 +274,7 @@ impl Session {
                     request_id: command.request_id.as_deref().map(Box::from),
                     wanted,
                     resume,
+                    stream: AskedOfStream::No,
                     months: None,
                     leases: Vec::new(),
                     outstanding: 0,
@@ -522,9 +523,16 @@ impl Session {
             within = self.check_quota(&waiting.wanted, cx.hub);
         }
         within?;
+        cx.hub.keep_in_stream(&waiting);
         cx.hub.subscriptions.lease(&mut waiting);
         let waiter = Waiter::new(cx.id.slot, place.number);
         match cx.hub.subscriptions.wait_for_leases(&mut waiting, waiter) {
+            Progress::InForce
+                if cx.hub.held.bytes <= HELD_TOTAL_BYTES_MAX
+                    && self.asks_stream(place.number, &mut waiting, cx) =>
+            {
+                Ok(Outcome::Waits(waiting))
+            }
             Progress::InForce => Ok(Outcome::Reply(self.finish_subscribe(waiting, cx))),
             Progress::Waits if cx.hub.held.bytes <= HELD_TOTAL_BYTES_MAX => {
                 Ok(Outcome::Waits(waiting))

@@ -15,7 +15,7 @@ use super::errors::{CommandErrors, SourceTrouble};
 use super::hub::{Context, Hub};
 use super::replies::Reply;
 use super::rights::authorised;
-use super::waiting::{Progress, Waiting};
+use super::waiting::{AskedOfStream, Progress, Waiting};
 
 impl Session {
     /// Ends all subscribes that wait, and gives their leases back. No reply is sent.
@@ -69,6 +69,31 @@ impl Session {
         }
     }
 
+    /// More of the stream was read: the subscribe of this number may know now whether it reaches far enough.
+    pub fn on_stored(&mut self, number: u32, cx: &mut Context<'_>) {
+        let waiting = self
+            .replies_mut()
+            .and_then(|replies| replies.waiting_mut(number));
+        if waiting.is_some_and(|waiting| waiting.stream != AskedOfStream::No) {
+            self.go_on_waiting(number, cx);
+            self.send_ready(cx);
+            self.drop_empty_rare();
+        }
+    }
+
+    /// The stream does not tell the subscribe of this number whether it reaches far enough.
+    pub fn on_stored_failed(&mut self, number: u32, cx: &mut Context<'_>) {
+        let waiting = self
+            .replies_mut()
+            .and_then(|replies| replies.waiting_mut(number));
+        if let Some(waiting) = waiting
+            && waiting.stream == AskedOfStream::Waits
+        {
+            waiting.stream = AskedOfStream::GivenUp;
+            self.on_stored(number, cx);
+        }
+    }
+
     /// The broker refuses an AMQP binding that the subscribe of this number waits for.
     pub fn on_refused(&mut self, number: u32, cx: &mut Context<'_>) {
         let is_waiting =
@@ -84,7 +109,12 @@ impl Session {
         while let Some((number, due)) = self.replies().and_then(|replies| replies.first_due())
             && due <= cx.now.clock
         {
-            if self.give_up_suspended(number, cx) {
+            let waiting = self
+                .replies_mut()
+                .and_then(|replies| replies.waiting_mut(number));
+            if waiting.is_some_and(|waiting| waiting.stream == AskedOfStream::Waits) {
+                self.on_stored_failed(number, cx);
+            } else if self.give_up_suspended(number, cx) {
                 self.send_ready(cx);
             } else {
                 self.give_up(number, SourceTrouble::Timeout, cx);
@@ -106,6 +136,9 @@ impl Session {
     pub(super) fn look_at(&mut self, number: u32, mut waiting: Box<Waiting>, cx: &mut Context<'_>) {
         let waiter = Waiter::new(cx.id.slot, number);
         match cx.hub.subscriptions.wait_for_leases(&mut waiting, waiter) {
+            Progress::InForce if self.asks_stream(number, &mut waiting, cx) => {
+                self.put_back(number, waiting, cx.hub);
+            }
             Progress::InForce => {
                 if cx.hub.trace.is_on() {
                     self.tell_waited(&waiting, None, cx);

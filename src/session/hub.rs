@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::auth::Authenticator;
-use crate::history::{History, Mark};
+use crate::history::{History, Mark, STORED_END};
 use crate::metrics::Metrics;
 use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::frame::{Frame, FrameBuilder, Opcode};
@@ -26,8 +26,10 @@ use super::partials::Partials;
 use super::readiness::Readiness;
 use super::replies::HeldTotals;
 use super::resuming::Resumers;
+use super::stored::StoredPast;
 use super::subscriptions::Subscriptions;
 use super::trace::Trace;
+use super::waiting::Waiting;
 use super::{Message, Session};
 
 /// What a session needs to act: its name, what it shares with all others, and the moment of the turn.
@@ -130,6 +132,8 @@ pub struct Hub {
     pub resumers: Resumers,
     /// The events of the last minute.
     pub history: History,
+    /// What the stream has of before.
+    pub past: StoredPast,
     request_ids: RequestIds,
 }
 
@@ -167,9 +171,30 @@ impl Hub {
             labels: Labels::default(),
             trace: Trace::default(),
             resumers: Resumers::default(),
+            past: StoredPast::default(),
             history: History::new(limits.history, Mark::from_random(seed), now),
             request_ids: RequestIds(seed),
             limits,
+        }
+    }
+
+    /// There is a stream of the history. To be called before any event has come. Without a history there is none.
+    pub fn take_stream(&mut self) {
+        if self.history.is_on() {
+            let options = self.limits.history;
+            self.past.switch_on(options.bytes_max, options.overlap);
+            self.history.stand_behind_the_stream();
+            self.resumers.take_stream(STORED_END);
+        }
+    }
+
+    /// Has the families of a subscribe kept in the stream, if there is one.
+    pub(super) fn keep_in_stream(&mut self, waiting: &Waiting) {
+        if self.past.is_on() {
+            let families = self.subscriptions.families();
+            for resolved in waiting.wanted.resolved(families) {
+                self.past.keep(&resolved, families);
+            }
         }
     }
 

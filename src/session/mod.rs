@@ -34,6 +34,7 @@
 //! | [`switched_off`] | what a family that is stopped ends |
 //! | [`listing`], [`arrivals`], [`figures`] | what is told of a session; when it came, what it got and lost |
 //! | [`ranking`] | sorted listings, a page at a time |
+//! | [`stored`] | the past that only the stream of the history has, and the subscribes that wait for it |
 //! | `replay`, [`resuming`] | what a cursor brings, and how a replay ends; how far each session that resumes is |
 //! | `rights` | what another identity, or other rights, change |
 //! | [`hub`] | what all sessions share, and the context in which one acts |
@@ -103,6 +104,7 @@ pub mod resuming;
 mod rights;
 mod roll_over;
 pub mod scratch;
+pub mod stored;
 pub mod subscriptions;
 pub mod suspended;
 mod suspending;

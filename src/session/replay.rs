@@ -15,18 +15,32 @@
 //! a gap. Such a notice is sent even with `gap_notices: false`: the client has asked.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
+use crate::history::stored::{Offset, Reach};
 use crate::history::{Cursor, Seq, Why};
 use crate::protocol::command::Resume;
 use crate::protocol::reply::{self, Resumption};
 use crate::routing::index::Which;
+use crate::routing::waiters::Waiter;
 
 use super::Session;
 use super::hub::Context;
 use super::replies::Reply;
 use super::resume;
-use super::resuming::{Answer, ReplayEnd, Resumer};
-use super::waiting::Waiting;
+use super::resuming::{Answer, Hold, ReplayEnd, Resumer};
+use super::waiting::{AskedOfStream, Waiting};
+
+/// Where what came after a cursor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    /// From here on, in the history or in the stream.
+    From(Seq),
+    /// The stream has to be read, or read on, to know.
+    Asks,
+    /// Nowhere.
+    Not(Why),
+}
 
 impl Session {
     /// Whether past events are replayed to the session.
@@ -65,14 +79,21 @@ impl Session {
             Some(Resume::FromNow) | None => None,
         };
         let live_from = cx.hub.resumers.live_from(&cx.hub.history);
+        let hold = asked.and_then(|(cursor, start)| hold(&cursor, start, cx));
         let (start, is_missing) = match asked {
-            Some((_, Ok(start))) => (start, self.is_resuming() || start < cx.hub.history.next()),
+            Some((_, Ok(start))) => {
+                let is_behind = start < cx.hub.history.next() || hold.is_some();
+                (start, self.is_resuming() || is_behind)
+            }
             Some((_, Err(_))) | None => (live_from, false),
         };
         if let Some((cursor, Ok(_))) = asked
             && is_missing
         {
             self.go_back(start, cursor, cx);
+            if let Some(hold) = hold {
+                cx.hub.resumers.hold(slot, hold);
+            }
         }
         let is_resuming = self.is_resuming();
         let mut added = Vec::new();
@@ -85,6 +106,7 @@ impl Session {
                 }
             });
         if let Some(resumer) = cx.hub.resumers.get_mut(slot) {
+            resumer.in_force_at(cx.now.unix_ms);
             added.iter().for_each(|id| resumer.begin(*id, start));
             let live = cx.hub.subscriptions.index().memberships(list);
             resumer.tidy(live.map(|one| one.id).collect());
@@ -154,16 +176,73 @@ impl Session {
         judged
     }
 
+    /// Whether the subscribe, whose AMQP bindings are all in force, has to wait until more of the stream was read; that it
+    /// waits is noted then.
+    pub(super) fn asks_stream(
+        &self,
+        number: u32,
+        waiting: &mut Waiting,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let Some(Resume::After(cursor)) = waiting.resume else {
+            return false;
+        };
+        let asks = cx.hub.past.is_on()
+            && waiting.stream != AskedOfStream::GivenUp
+            && self.judge_place(&cursor, waiting, cx) == Judged::Asks;
+        if asks {
+            waiting.stream = AskedOfStream::Waits;
+            cx.hub.past.wait(Waiter::new(cx.id.slot, number), &cursor);
+        }
+        asks
+    }
+
     fn locate(&self, cursor: &Cursor, waiting: &Waiting, cx: &mut Context<'_>) -> Result<Seq, Why> {
+        match self.judge_place(cursor, waiting, cx) {
+            Judged::From(start) => Ok(start),
+            Judged::Not(why) => Err(why),
+            Judged::Asks => Err(Why::Outage),
+        }
+    }
+
+    /// Where the session would go on: in the history, or else in the stream, if there is one.
+    fn judge_place(&self, cursor: &Cursor, waiting: &Waiting, cx: &mut Context<'_>) -> Judged {
+        let why = match self.locate_in_history(cursor, waiting, cx) {
+            Ok(start) => return Judged::From(start),
+            Err((why, is_final)) if is_final || !cx.hub.past.is_on() => return Judged::Not(why),
+            Err((why, _)) => why,
+        };
+        let families = cx.hub.subscriptions.families();
+        let wanted = waiting.wanted.resolved(families);
+        match cx.hub.past.reach(cursor, wanted, families, cx.now) {
+            Reach::From(Offset(offset)) => Judged::From(Seq(offset)),
+            Reach::NotYet => Judged::Asks,
+            // Of the future, or never in the stream: the history has the better reason.
+            Reach::Not(Why::Unknown) => Judged::Not(why),
+            Reach::Not(why) => Judged::Not(why),
+        }
+    }
+
+    /// The first event behind the cursor, of the history. An error tells why not, and whether nothing else can help.
+    fn locate_in_history(
+        &self,
+        cursor: &Cursor,
+        waiting: &Waiting,
+        cx: &mut Context<'_>,
+    ) -> Result<Seq, (Why, bool)> {
         let hub = &mut *cx.hub;
         if let Some(why) = hub.resumers.get(cx.id.slot).and_then(Resumer::failure) {
-            return Err(why);
+            return Err((why, true));
         }
         if !self.has_news_in(waiting, cx) {
             // Nothing tells since when the session has what it asks for once more.
-            return Err(Why::Unknown);
+            return Err((Why::Unknown, true));
         }
-        resume::start(cursor, waiting, cx.hub, cx.now)
+        let age = Duration::from_millis(cx.now.unix_ms.saturating_sub(cursor.time));
+        if age > cx.hub.limits.resume.age_max {
+            return Err((Why::Expired, true));
+        }
+        resume::start(cursor, waiting, cx.hub, cx.now).map_err(|why| (why, why == Why::TooMany))
     }
 
     /// Whether the subscribe asks for anything that the session does not have.
@@ -249,4 +328,17 @@ impl Session {
             cx.hub.resumers.leave(cx.id.slot);
         }
     }
+}
+
+/// How long a session that came with this cursor stays among those that resume.
+fn hold(cursor: &Cursor, start: Result<Seq, Why>, cx: &Context<'_>) -> Option<Hold> {
+    let (history, overlap) = (&cx.hub.history, cx.hub.limits.history.overlap);
+    let is_here = |event| history.holds(event);
+    if start.is_err() || history.is_own(cursor) || cursor.id.is_some_and(is_here) {
+        return None;
+    }
+    Some(Hold {
+        event: cursor.id,
+        until: cx.now.clock + overlap,
+    })
 }

@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::id::ConnId;
+use crate::event::EventId;
 use crate::history::{Cursor, History, Seq, Why};
 use crate::protocol::reply::Resumption;
 use crate::routing::index::SubscriptionId;
@@ -25,10 +26,26 @@ pub struct Resumers {
     table: BTreeMap<u32, Resumer>,
     /// How many of them have failed.
     failed: usize,
+    /// What is before it is a place in the stream.
+    stored_end: Seq,
     /// The newest event is being handed out in slices: some live sessions do not have it yet. The loop says so.
     pub is_sliced: bool,
     /// Some may be ready, or have failed, since the loop last looked.
     has_news: bool,
+    /// When the first [`Hold`] ends by its time; `None`: there is none.
+    held_until: Option<Duration>,
+    /// The event to come, when holds were last looked at.
+    looked_until: Option<Seq>,
+}
+
+/// What this process takes in a little later than another may have been sent by that one already. So a session that came
+/// with a cursor of another process, which names an event that is not here, is sent live events as replayed ones, which a
+/// client drops if it has them, until that event has come, or for as long as processes may differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hold {
+    /// `None`: the cursor names no event.
+    pub(super) event: Option<EventId>,
+    pub(super) until: Duration,
 }
 
 /// One session that resumes.
@@ -37,7 +54,10 @@ pub struct Resumer {
     id: ConnId,
     next: Seq,
     state: State,
+    hold: Option<Hold>,
     since: Duration,
+    /// When its AMQP bindings were all in force, by the wall clock.
+    in_force_ms: u64,
     /// Event frames replayed.
     frames: u64,
     /// The last place that the session was told of.
@@ -74,6 +94,17 @@ pub(super) struct Answer {
 }
 
 impl Resumers {
+    /// Places before this one are in the stream. To be called before anybody resumes.
+    pub(super) fn take_stream(&mut self, stored_end: Seq) {
+        self.stored_end = stored_end;
+    }
+
+    /// Places before this one are in the stream, those from there on in the history.
+    #[must_use]
+    pub fn stored_end(&self) -> Seq {
+        self.stored_end
+    }
+
     /// Whether nobody resumes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -125,6 +156,53 @@ impl Resumers {
         self.table.insert(resumer.id.slot, resumer);
     }
 
+    /// Keeps the session in this slot among those that resume until the hold is over.
+    pub(super) fn hold(&mut self, slot: u32, hold: Hold) {
+        let Some(resumer) = self.table.get_mut(&slot) else {
+            return;
+        };
+        resumer.hold = Some(match resumer.hold {
+            None => hold,
+            // What both name has come when it is certain of both.
+            Some(other) => Hold {
+                event: hold.event.filter(|event| other.event == Some(*event)),
+                until: hold.until.max(other.until),
+            },
+        });
+        let until = self.held_until.map_or(hold.until, |it| it.min(hold.until));
+        self.held_until = Some(until);
+    }
+
+    /// When a hold is over at the latest, on the loop's clock.
+    #[must_use]
+    pub fn held_until(&self) -> Option<Duration> {
+        self.held_until
+    }
+
+    /// Ends the holds that are over. New events are news for those that are left. Linear in the sessions that resume, if
+    /// there are holds and a hold may be over.
+    pub fn end_holds(&mut self, history: &History, now: Duration) {
+        let Some(until) = self.held_until else {
+            return;
+        };
+        let next = history.next();
+        if self.looked_until.replace(next) == Some(next) && now < until {
+            return;
+        }
+        self.has_news = true;
+        self.held_until = None;
+        for resumer in self.table.values_mut() {
+            resumer.hold = resumer.hold.filter(|hold| {
+                let has_come = hold.event.is_some_and(|event| history.holds(event));
+                now < hold.until && !has_come
+            });
+            if let Some(hold) = resumer.hold {
+                let until = self.held_until.map_or(hold.until, |it| it.min(hold.until));
+                self.held_until = Some(until);
+            }
+        }
+    }
+
     /// Takes a session out.
     pub(super) fn leave(&mut self, slot: u32) {
         if let Some(Resumer {
@@ -146,11 +224,17 @@ impl Resumers {
         }
     }
 
-    /// The earliest next event, from `from` on, of all that are ready. Linear in the sessions that resume.
+    /// The earliest next event, from `from` on, of all that are ready; `present` for those that need nothing but to be
+    /// told so. Linear in the sessions that resume.
     #[must_use]
-    pub fn earliest(&self, from: Seq) -> Option<Seq> {
-        let ready = self.table.values().filter(|one| one.state == State::Ready);
-        ready.map(|one| one.next).filter(|next| *next >= from).min()
+    pub fn earliest(&self, from: Seq, present: Seq) -> Option<Seq> {
+        let is_meant = |one: &&Resumer| {
+            one.state == State::Ready
+                && one.next >= from
+                && (one.next < present || one.hold.is_none())
+        };
+        let ready = self.table.values().filter(is_meant);
+        ready.map(|one| one.next).min()
     }
 
     /// The slots, rising, of those that are ready and whose next event is among `events`. Linear in the sessions that
@@ -161,10 +245,61 @@ impl Resumers {
         ready.map(|one| one.id.slot)
     }
 
-    /// Those that are ready and have been sent all events before `next`: how their replay ends. Linear in the sessions that
+    /// Some may be ready: there are more events to send.
+    pub fn note_news(&mut self) {
+        self.has_news |= !self.table.is_empty();
+    }
+
+    /// Before which place nothing of the stream is needed any more, as far as some session can take more now; `None`: nobody
+    /// needs anything of it. Linear in the sessions that resume.
+    #[must_use]
+    pub fn earliest_stored(&self) -> Option<Seq> {
+        let next = |state| {
+            let such = self.table.values().filter(move |one| one.state == state);
+            such.map(|one| one.next)
+                .filter(|next| *next < self.stored_end)
+                .min()
+        };
+        next(State::Ready).or_else(|| next(State::Waits))
+    }
+
+    /// Lets all fail whose next event is in the stream.
+    pub fn fail_stored(&mut self, why: Why) {
+        self.fail_stored_if(why, |_| true);
+    }
+
+    /// Lets those fail whose next event is in the stream, and of which `is_gone` is true. Linear in the sessions that resume.
+    pub fn fail_stored_if(&mut self, why: Why, is_gone: impl Fn(Seq) -> bool) {
+        let stored_end = self.stored_end;
+        self.fail(|one| (one.next < stored_end && is_gone(one.next)).then_some(why));
+    }
+
+    /// A marker of the stream was reached, behind which `behind` is the next place. Those that are ready and whose next place
+    /// is among `places` go on there; or, where `joins` gives a place for the moment since which their AMQP bindings have
+    /// been in force, at that place. Those that were sent more than `frames_max` events fail. Linear in the sessions that
+    /// resume.
+    pub fn pass_marker(
+        &mut self,
+        places: &Range<Seq>,
+        behind: Seq,
+        frames_max: u64,
+        joins: impl Fn(u64) -> Option<Seq>,
+    ) {
+        for one in self.table.values_mut() {
+            if one.state == State::Ready && places.contains(&one.next) {
+                one.advance(joins(one.in_force_ms).unwrap_or(behind), None);
+            }
+        }
+        let stored_end = self.stored_end;
+        self.fail(|one| (one.next < stored_end && one.frames > frames_max).then_some(Why::TooMany));
+    }
+
+    /// Those that are ready, have been sent all events before `next`, and are not held: how their replay ends. Linear in the sessions that
     /// resume.
     pub fn arrived(&self, next: Seq) -> impl Iterator<Item = (ConnId, ReplayEnd)> {
-        let arrived = move |one: &&Resumer| one.state == State::Ready && one.next == next;
+        let arrived = move |one: &&Resumer| {
+            one.state == State::Ready && one.next == next && one.hold.is_none()
+        };
         let arrived = self.table.values().filter(arrived);
         arrived.map(|one| (one.id, ReplayEnd::Resumed(one.frames)))
     }
@@ -199,8 +334,9 @@ impl Resumers {
 
     /// Lets those fail whose next event is before `first`, the oldest that is kept, or who began before `begun`.
     pub fn fail_late(&mut self, first: Seq, begun: Option<Duration>) {
+        let stored_end = self.stored_end;
         self.fail(|one| {
-            if one.next < first {
+            if one.next < first && one.next >= stored_end {
                 return Some(Why::Expired);
             }
             let is_too_long = begun.is_some_and(|begun| one.since < begun);
@@ -231,11 +367,18 @@ impl Resumer {
             id,
             next,
             state: State::Waits,
+            hold: None,
             since: now,
+            in_force_ms: u64::MAX,
             frames: 0,
             place,
             starts,
         }
+    }
+
+    /// All its AMQP bindings are in force at this moment of the wall clock, in ms since 1970.
+    pub(super) fn in_force_at(&mut self, unix_ms: u64) {
+        self.in_force_ms = unix_ms;
     }
 
     /// Its connection.
@@ -423,12 +566,16 @@ mod tests {
         for (slot, next) in [(1, 5), (2, 7), (3, 9)] {
             all.enter(resumer(slot, next, &[], 0));
         }
-        assert_eq!((all.earliest(Seq(0)), all.has_news()), (None, false));
+        let present = Seq(9);
+        assert_eq!(
+            (all.earliest(Seq(0), present), all.has_news()),
+            (None, false)
+        );
         all.become_ready(2);
         all.become_ready(3);
         assert!(all.has_news());
         assert_eq!(
-            (all.earliest(Seq(0)), all.earliest(Seq(8))),
+            (all.earliest(Seq(0), present), all.earliest(Seq(8), present)),
             (Some(Seq(7)), Some(Seq(9)))
         );
         assert_eq!(all.ready_among(&(Seq(0)..Seq(9))).collect::<Vec<_>>(), [2]);

@@ -20,6 +20,8 @@ pub(super) struct Waiting {
     pub(super) reply_id: Box<str>,
     /// The request id of the events; `None`: the client gave none.
     pub(super) request_id: Option<Box<str>>,
+    /// Whether the stream is asked for what came after its cursor.
+    pub(super) stream: AskedOfStream,
     /// The client bindings.
     pub(super) wanted: Wanted,
     /// From where events are wanted; `None`: from now on, and nothing is to be told of it.
@@ -32,6 +34,18 @@ pub(super) struct Waiting {
     pub(super) outstanding: usize,
     /// When it is given up.
     pub(super) due: Duration,
+}
+
+/// How far a subscribe is with the stream of the history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum AskedOfStream {
+    /// Not yet, or it does not have to be.
+    #[default]
+    No,
+    /// It waits, with all its AMQP bindings in force.
+    Waits,
+    /// The stream does not answer.
+    GivenUp,
 }
 
 #[derive(Debug)]

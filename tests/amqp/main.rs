@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
 
 mod permissions;
+mod stream;
 mod tls;
 
 use std::collections::VecDeque;

@@ -6,8 +6,8 @@
 //! bytes are cut, and the same bytes as far as they were passed on; nothing is added, nothing is taken away but the body
 //! of a delivery that is too large, whose size is then none and whose frames are heartbeats; nothing else is changed but
 //! a start's table, a tune's heartbeat, a delivery's names and a content's flags, type and encoding, and a copy of its
-//! timestamp; no frame passes that
-//! is above its bound; a whole delivery or content that passes is one that the client can parse, with no table in it.
+//! timestamp, or of a stream's offset in its place; no
+//! frame passes that is above its bound; a whole delivery or content that passes is one that the client can parse, with no table in it.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -26,6 +26,8 @@ const EVENT_BYTES_MAX: u64 = 8 << 20;
 /// What of a content may be changed: class, weight, size, flags, two names of at most 255 bytes, and what stands where the
 /// timestamp is copied to, which is found within these bytes.
 const CONTENT_BYTES_CHANGED: usize = 4096;
+/// The same of a stream's deliveries.
+const STREAM_CONTENT_BYTES_CHANGED: usize = 16 << 10;
 const FRAME_END: u8 = 0xCE;
 /// Above it a stream is not fed byte by byte, which costs its square.
 const SINGLE_BYTES_MAX: usize = 4096;
@@ -43,27 +45,38 @@ pub fn check(data: &[u8]) -> String {
     let Some((&seed, stream)) = data.split_first() else {
         return "nothing".to_owned();
     };
-    let (passed, verdict) = pass(&[stream]);
+    let (_, offsets) = check_as(seed, stream, true);
+    let (outcome, _) = check_as(seed, stream, false);
+    if offsets > 0 {
+        format!("{outcome}, with an offset")
+    } else {
+        outcome
+    }
+}
+
+/// Returns what came of it, and how many offsets of a stream were handed on.
+fn check_as(seed: u8, stream: &[u8], is_stream: bool) -> (String, usize) {
+    let (passed, verdict) = pass(&[stream], is_stream);
     let mut ways = vec![super::cut(stream, seed), super::cut(stream, !seed)];
     if stream.len() <= SINGLE_BYTES_MAX {
         ways.push(stream.chunks(1).collect());
     }
     for pieces in ways {
-        let (cut, cut_verdict) = pass(&pieces);
+        let (cut, cut_verdict) = pass(&pieces, is_stream);
         assert_eq!(cut_verdict, verdict, "cut {pieces:?}");
         // Up to a violation, what stands before it is passed on or not, as the reads fall.
         let common = cut.len().min(passed.len());
         assert!(verdict.is_err() || cut.len() == passed.len());
         assert_eq!(cut[..common], passed[..common], "cut {pieces:?}");
-        judge(stream, &cut);
+        judge(stream, &cut, is_stream);
     }
-    let walk = judge(stream, &passed);
-    match verdict {
+    let walk = judge(stream, &passed, is_stream);
+    let outcome = match verdict {
         Err(violation) => violation,
         Ok(()) if walk.at < stream.len() => {
             let held = stream.len() - walk.at;
             assert!(
-                held < HEADER_BYTES + METHOD_BYTES_MAX,
+                held < HEADER_BYTES + METHOD_BYTES_MAX.max(STREAM_CONTENT_BYTES_CHANGED),
                 "{held} bytes held back"
             );
             "in part".to_owned()
@@ -71,13 +84,14 @@ pub fn check(data: &[u8]) -> String {
         Ok(()) if walk.swallowed > 0 => "swallowed".to_owned(),
         Ok(()) if passed == stream => "unchanged".to_owned(),
         Ok(()) => "defused".to_owned(),
-    }
+    };
+    (outcome, walk.offsets)
 }
 
 /// What is passed on of a stream that is read in these pieces, and whether it was refused.
-fn pass(pieces: &[&[u8]]) -> (Vec<u8>, Result<(), String>) {
+fn pass(pieces: &[&[u8]], is_stream: bool) -> (Vec<u8>, Result<(), String>) {
     let mut passed = Vec::new();
-    let verdict = pass_through_guard(Pieces(pieces.iter(), &[]), &mut passed);
+    let verdict = pass_through_guard(Pieces(pieces.iter(), &[]), is_stream, &mut passed);
     let verdict = verdict.map_err(|error| {
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         error.to_string()
@@ -103,10 +117,14 @@ impl Read for Pieces<'_, '_> {
 /// A walk over a stream and what was passed on of it.
 #[derive(Default)]
 struct Walk {
+    /// Whether offsets stand where timestamps do.
+    is_stream: bool,
     /// Where in the stream.
     at: usize,
     /// Bytes of the bodies that were announced to the client.
     bodies: u64,
+    /// Contents whose offset was handed on.
+    offsets: usize,
     /// Frames swallowed.
     swallowed: usize,
     /// What is under way on a channel: nothing told yet of a delivery, or so many bytes to be swallowed.
@@ -114,9 +132,12 @@ struct Walk {
 }
 
 /// Walks the frames that were passed on.
-fn judge(stream: &[u8], passed: &[u8]) -> Walk {
+fn judge(stream: &[u8], passed: &[u8], is_stream: bool) -> Walk {
     assert!(passed.len() <= stream.len());
-    let mut walk = Walk::default();
+    let mut walk = Walk {
+        is_stream,
+        ..Walk::default()
+    };
     let mut at = 0;
     while at < passed.len() {
         at += walk.judge_frame(&stream[walk.at..], &passed[at..]);
@@ -165,6 +186,7 @@ impl Walk {
         let looked_at = HEADER_BYTES
             + match kind {
                 METHOD => size,
+                CONTENT if self.is_stream => size.min(STREAM_CONTENT_BYTES_CHANGED),
                 CONTENT => size.min(CONTENT_BYTES_CHANGED),
                 _ => 0,
             };
@@ -217,8 +239,14 @@ impl Walk {
                 at = judge_name(payload, original, at);
             }
         }
-        let timestamp = timestamp_of([original[12], original[13]], &original[at..]);
+        let find = if self.is_stream {
+            offset_of
+        } else {
+            timestamp_of
+        };
+        let timestamp = find([original[12], original[13]], &original[at..]);
         let is_kept = timestamp.is_some();
+        self.offsets += usize::from(self.is_stream && is_kept);
         assert_eq!(
             payload[13],
             if is_kept { 0x40 } else { 0 },
@@ -251,6 +279,44 @@ fn timestamp_of(flags: [u8; 2], properties: &[u8]) -> Option<&[u8]> {
         }
     }
     properties.get(at..at + 8)
+}
+
+/// The offset among the headers behind type and encoding, if these flags announce headers and it is a long.
+fn offset_of([high, low]: [u8; 2], properties: &[u8]) -> Option<&[u8]> {
+    if high & 0x20 == 0 || low & 1 != 0 {
+        return None;
+    }
+    let length: [u8; 4] = properties.get(..4)?.try_into().ok()?;
+    let headers = properties.get(4..)?;
+    let headers = &headers[..headers.len().min(u32::from_be_bytes(length) as usize)];
+    let mut at = 0;
+    while at < headers.len() {
+        let name_end = at + 1 + usize::from(headers[at]);
+        let name = headers.get(at + 1..name_end)?;
+        let kind = *headers.get(name_end)?;
+        let value = name_end + 1;
+        if name == b"x-stream-offset" {
+            return headers.get(value..value + 8).filter(|_| kind == b'l');
+        }
+        let length = match kind {
+            b'V' => 0,
+            b't' | b'b' | b'B' => 1,
+            b's' | b'u' | b'U' => 2,
+            b'I' | b'i' | b'f' => 4,
+            b'D' => 5,
+            b'l' | b'L' | b'd' | b'T' => 8,
+            b'S' | b'x' | b'A' | b'F' => {
+                let length: [u8; 4] = headers.get(value..value + 4)?.try_into().ok()?;
+                4 + u32::from_be_bytes(length) as usize
+            }
+            _ => return None,
+        };
+        at = value + length;
+        if at > headers.len() {
+            return None;
+        }
+    }
+    None
 }
 
 fn judge_method(payload: &[u8], original: &[u8]) {

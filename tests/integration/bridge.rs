@@ -75,6 +75,11 @@ impl Host {
         })
     }
 
+    /// Its name.
+    pub(crate) fn vhost(&self) -> &str {
+        self.url.rsplit_once('/').unwrap().1
+    }
+
     pub(crate) fn publisher(&self) -> Publisher {
         Publisher::connect(&self.url)
     }

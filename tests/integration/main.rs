@@ -56,6 +56,8 @@ mod secrets;
 mod slow_consumers;
 mod source_end;
 mod starvation;
+mod stored;
+mod stream;
 mod sub;
 mod switching;
 mod trace;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blackhole::config::{Config, read_keys, read_tokens};
-use blackhole::event::Event;
+use blackhole::event::{Event, EventId};
 use blackhole::handoff::{FromSource, Return, SourceEnd, ToSource};
 use blackhole::history::{Cursor, History, HistoryOptions, Mark, Why};
 use blackhole::limits::{
@@ -977,4 +977,94 @@ fn a_client_resumes_over_the_wire() {
     fed.server.wait_for_metric("sessions_resuming", 0);
     assert_eq!(fed.server.metric(r#"resumes_total{result="resumed"}"#), 2);
     assert_eq!(fed.server.metric("frames_replayed_total"), 3 + 4);
+}
+
+/// What another process has sent already comes here a little later: it must come as replayed, so that the client knows it
+/// for a double.
+#[test]
+fn who_comes_from_a_process_that_was_ahead_gets_what_is_late_here_as_replayed() {
+    let event = |number: u64| {
+        let body = json!({"Event-Name": "CHANNEL_CREATE", "Account-ID": ACCOUNT, "Number": number,
+            "Padding": ""});
+        let body = body.to_string().into_bytes();
+        EventId::of("callevt", "call.CHANNEL_CREATE.x", &body)
+    };
+    for (named, comes_at) in [(Some(1), 2), (None, u64::MAX), (Some(99), u64::MAX)] {
+        let mut stage = Stage::new();
+        stage.publish_some(ACCOUNT, 0..1);
+        let here = Cursor::parse(&stage.here()).unwrap();
+        let cursor = Cursor {
+            id: named.map(event),
+            time: here.time,
+            mark: Mark::from_random(8),
+        };
+        let one = stage.session();
+        one.send(&subscribe_with(
+            ACCOUNT,
+            &[CREATE],
+            json!(cursor.to_string()),
+        ));
+        stage.turn(&[&one]);
+        stage.settle();
+        assert_eq!(one.told(), ["resumed: true", "-0"]);
+        for number in 1..4 {
+            stage.publish(ACCOUNT, "CHANNEL_CREATE", number);
+            stage.settle();
+            let expected = match number {
+                _ if number < comes_at => vec![format!("-{number}")],
+                _ => vec![number.to_string()],
+            };
+            let mut told = one.told();
+            told.retain(|word| !word.starts_with("resumed "));
+            assert_eq!(told, expected, "{named:?}");
+        }
+        let waits = usize::from(comes_at == u64::MAX);
+        assert_eq!(stage.resumers(), waits);
+        let patience = stage.reactor.patience(now(stage.clock));
+        assert!(patience <= OPTIONS.overlap);
+        stage.clock += OPTIONS.overlap;
+        stage.turn(&[]);
+        stage.settle();
+        assert_eq!(stage.resumers(), 0);
+        stage.publish(ACCOUNT, "CHANNEL_CREATE", 9);
+        assert_eq!(one.told().last().unwrap(), "9");
+    }
+}
+
+/// Three subscribes with a cursor each on one line: the first waits for the broker, so the replies of the others wait behind
+/// it, and must say only what is true when they are sent.
+#[test]
+fn a_reply_that_waited_names_no_place_that_the_session_has_not_come_to() {
+    let mut stage = Stage::new();
+    let before = stage.here();
+    stage.publish_some(ACCOUNT, 0..3);
+    let here = stage.here();
+    let one = stage.session();
+    // A binding that nobody has yet; it is known since a moment ago only, so this one is refused.
+    one.send(&subscribe_with(
+        ACCOUNT,
+        &["call.PARK_PARKED.*"],
+        json!(before),
+    ));
+    // This one has missed nothing, and this one three events.
+    one.send(&subscribe_with(ACCOUNT, &[ANSWER], json!(here)));
+    one.send(&subscribe_with(ACCOUNT, &[CREATE], json!(before)));
+    stage.turn(&[&one]);
+    stage.settle();
+    let texts = one.texts();
+    let told: Vec<String> = texts.iter().map(word).collect();
+    let refused = ["resumed: false", "gap unknown"];
+    assert_eq!(told[..2], refused);
+    let resumed = after(&["resumed: true", "resumed: true"], 0..3, &["resumed 3"]);
+    assert_eq!(told[2..], resumed);
+    let at_replay = texts
+        .iter()
+        .position(|text| text["replayed"] == true)
+        .unwrap();
+    for reply in texts[..at_replay]
+        .iter()
+        .filter(|text| text["action"] == "reply")
+    {
+        assert_eq!(cursor_of(reply), before, "{reply}");
+    }
 }

@@ -68,6 +68,15 @@ impl Publisher {
             .unwrap();
     }
 
+    /// Declares a durable classic queue.
+    pub fn declare_queue(&self, name: &str) {
+        let options = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        self.channel.queue_declare(name, options).unwrap();
+    }
+
     pub fn delete(&self, exchange: &str) {
         self.channel.exchange_delete(exchange, false).unwrap();
     }

@@ -11,9 +11,14 @@ pub(in crate::amqp) const SUBSTITUTE: char = '\u{1a}';
 /// Class, weight, body size, flags, then two short strings at most, and what there is in front of a timestamp: the part of
 /// a content header that is screened. A timestamp behind more headers than this has room for is hidden like the rest.
 pub(super) const CONTENT_BYTES_SCREENED_MAX: usize = 4096;
+/// The same of the contents of a stream: an offset that stands behind more headers than this has room for is not found.
+pub(super) const STREAM_CONTENT_BYTES_SCREENED_MAX: usize = 16 << 10;
+/// The header in which a stream's delivery has its offset, a long.
+const OFFSET: &[u8] = b"x-stream-offset";
 pub(super) const CONTENT_TYPE: u16 = 1 << 15;
 pub(super) const CONTENT_ENCODING: u16 = 1 << 14;
 pub(super) const TIMESTAMP: u16 = 1 << 6;
+pub(super) const HEADERS: u16 = 1 << 13;
 /// More flags follow, which basic's properties never need.
 const MORE_FLAGS: u16 = 1;
 
@@ -31,6 +36,15 @@ const CLIENT_TABLES: [(u16, u16); 8] = [
     (50, 50),
     (60, 20),
 ];
+
+/// How much of a content header is screened on a connection.
+pub(super) fn content_bytes_screened_max(vitals: &Vitals) -> usize {
+    if vitals.has_offsets() {
+        STREAM_CONTENT_BYTES_SCREENED_MAX
+    } else {
+        CONTENT_BYTES_SCREENED_MAX
+    }
+}
 
 /// Returns the tag of a delivery that the method announces.
 pub(super) fn screen_method(payload: &mut [u8]) -> Result<Option<u64>, Violation> {
@@ -100,38 +114,82 @@ pub(super) fn screen_content(
             substitute(fields.short_string()?);
         }
     }
-    if bring_timestamp_forward(fields.0, announced) {
+    let find: Find = if vitals.has_offsets() {
+        find_offset
+    } else {
+        find_timestamp
+    };
+    if bring_forward(fields.0, announced, find) {
         flags |= TIMESTAMP;
     }
     flags_bytes.copy_from_slice(&flags.to_be_bytes());
     Ok(swallowed)
 }
 
-/// Copies the timestamp of a content to the front of `properties`, which begin behind its type and encoding, so that it is
-/// what the parser meets next. False: there is none, or it cannot be found in them; nothing was changed.
-fn bring_timestamp_forward(properties: &mut [u8], announced: u16) -> bool {
-    if announced & TIMESTAMP == 0 || announced & MORE_FLAGS != 0 {
+/// Looks for eight bytes among a content's properties, which these flags announce.
+type Find = fn(&mut [u8], u16) -> Result<Option<[u8; 8]>, Violation>;
+
+/// Copies the eight bytes that `find` finds to the front of `properties`, which begin behind a content's type and encoding,
+/// so that they are what the parser meets next. False: there are none, or they cannot be found; nothing was changed.
+fn bring_forward(properties: &mut [u8], announced: u16, find: Find) -> bool {
+    if announced & MORE_FLAGS != 0 {
         return false;
     }
-    match find_timestamp(properties, announced) {
-        Ok(timestamp) => match properties.first_chunk_mut() {
-            Some(front) => {
-                *front = timestamp;
-                true
-            }
-            None => false,
-        },
-        Err(_) => false,
+    if let Ok(Some(found)) = find(properties, announced)
+        && let Some(front) = properties.first_chunk_mut()
+    {
+        *front = found;
+        true
+    } else {
+        false
     }
 }
 
+/// Looks for the offset of a stream's delivery among its headers. Each field is stepped over by its length, whatever is in
+/// it, so nothing nests; linear in the bytes that are screened. The broker puts its own headers first; a publisher's of the
+/// same name would stand behind it.
+fn find_offset(properties: &mut [u8], announced: u16) -> Result<Option<[u8; 8]>, Violation> {
+    if announced & HEADERS == 0 {
+        return Ok(None);
+    }
+    let mut fields = Fields(properties);
+    let length = fields.u32()? as usize;
+    let screened = length.min(fields.0.len());
+    let mut headers = Fields(fields.take(screened)?);
+    while !headers.0.is_empty() {
+        let is_offset = headers.short_string()? == OFFSET;
+        let [kind] = headers.array()?;
+        if is_offset {
+            return Ok(if kind == b'l' {
+                Some(headers.array()?)
+            } else {
+                None
+            });
+        }
+        let length = match kind {
+            b'V' => 0,
+            b't' | b'b' | b'B' => 1,
+            b's' | b'u' | b'U' => 2,
+            b'I' | b'i' | b'f' => 4,
+            b'D' => 5,
+            b'l' | b'L' | b'd' | b'T' => 8,
+            b'S' | b'x' | b'A' | b'F' => headers.u32()? as usize,
+            _ => return Ok(None),
+        };
+        headers.skip(length)?;
+    }
+    Ok(None)
+}
+
 /// Steps over the properties between the encoding and the timestamp (AMQP 0-9-1, class basic).
-fn find_timestamp(properties: &mut [u8], announced: u16) -> Result<[u8; 8], Violation> {
-    const HEADERS: u16 = 1 << 13;
+fn find_timestamp(properties: &mut [u8], announced: u16) -> Result<Option<[u8; 8]>, Violation> {
     const DELIVERY_MODE: u16 = 1 << 12;
     const PRIORITY: u16 = 1 << 11;
     /// The correlation id, the queue to reply to, the expiration and the message id.
     const SHORT_STRINGS: [u16; 4] = [1 << 10, 1 << 9, 1 << 8, 1 << 7];
+    if announced & TIMESTAMP == 0 {
+        return Ok(None);
+    }
     let mut fields = Fields(properties);
     if announced & HEADERS != 0 {
         let length = fields.u32()? as usize;
@@ -147,7 +205,7 @@ fn find_timestamp(properties: &mut [u8], announced: u16) -> Result<[u8; 8], Viol
             fields.short_string()?;
         }
     }
-    fields.array()
+    fields.array().map(Some)
 }
 
 /// Makes the content of `table` one byte array, which does not nest. In less than 6 bytes nothing can nest.

@@ -18,6 +18,8 @@
 //!   cannot be wrong, is copied over them. The table in
 //!   `connection.start` is blanked, and a method that carries a table but is not for a broker to send is refused.
 //!   Hence no table is ever parsed, at any depth, and no publisher can end the connection with one;
+//! - of a stream's delivery the `timestamp` is not its publisher's but its offset, which the broker hands out only as a
+//!   header (`x-stream-offset`): the headers are walked flat, each stepped over by its length and never looked into;
 //! - bytes that are not UTF-8 in a delivery's exchange, routing key, type or encoding become [`SUBSTITUTE`], and
 //!   the consumer drops such a delivery;
 //! - a delivery that is too large ([`bounds::BODY_BYTES_MAX`]) is passed on as one with an empty body. Its body is
@@ -45,12 +47,16 @@ use std::time::Instant;
 
 pub(super) use self::bounds::{FRAME_BYTES_MAX, HEARTBEAT_SECONDS, Violation};
 use self::bounds::{FRAME_END_BYTES, FRAME_HEADER_BYTES, METHOD_BYTES_MAX};
+use self::fields::STREAM_CONTENT_BYTES_SCREENED_MAX;
 pub(super) use self::fields::SUBSTITUTE;
 use self::screen::Screen;
 pub(super) use self::vitals::Vitals;
 
 /// Room for the longest piece that must be seen whole, and for a good read beside it.
 const BUFFER_BYTES: usize = 64 << 10;
+const _: () = assert!(
+    STREAM_CONTENT_BYTES_SCREENED_MAX + FRAME_HEADER_BYTES + FRAME_END_BYTES <= BUFFER_BYTES
+);
 const _: () = assert!(METHOD_BYTES_MAX + FRAME_HEADER_BYTES + FRAME_END_BYTES <= BUFFER_BYTES);
 
 /// The stream. Reads are screened, writes are passed on.
@@ -157,11 +163,18 @@ impl<S: mio06::Evented> mio06::Evented for Guard<S> {
 impl<S: Read + Write + mio06::Evented + Send + 'static> amiquip::IoStream for Guard<S> {}
 
 /// Appends to `passed` those of a broker's bytes that the AMQP client would see, until the stream ends or fails. No
-/// delivery is ever taken, so the bound on those that wait holds for all of them together. Linear in the stream.
+/// delivery is ever taken, so the bound on those that wait holds for all of them together. `is_stream`: as on a connection that reads a stream. Linear in the
+/// bytes.
 ///
 /// # Errors
 /// The stream's own; [`io::ErrorKind::InvalidData`] for what a broker must not send.
-pub(super) fn pass_on(broker: impl Read, passed: &mut Vec<u8>) -> io::Result<()> {
-    let mut guard = Guard::new(broker, Arc::new(Vitals::new(Instant::now())));
+pub(super) fn pass_on(broker: impl Read, is_stream: bool, passed: &mut Vec<u8>) -> io::Result<()> {
+    let now = Instant::now();
+    let vitals = if is_stream {
+        Vitals::of_a_stream(now)
+    } else {
+        Vitals::new(now)
+    };
+    let mut guard = Guard::new(broker, Arc::new(vitals));
     guard.read_to_end(passed).map(|_| ())
 }

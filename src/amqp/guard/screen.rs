@@ -5,7 +5,7 @@
 use super::bounds::{
     CONTENTS_MAX, FRAME_BYTES_MAX, FRAME_END_BYTES, FRAME_HEADER_BYTES, METHOD_BYTES_MAX, Violation,
 };
-use super::fields::{CONTENT_BYTES_SCREENED_MAX, screen_content, screen_method};
+use super::fields::{content_bytes_screened_max, screen_content, screen_method};
 use super::vitals::Vitals;
 
 const METHOD: u8 = 1;
@@ -120,7 +120,7 @@ impl Screen {
             let looked_at = match kind {
                 METHOD if size > METHOD_BYTES_MAX => return Err(Violation::MethodTooLarge(size)),
                 METHOD => size,
-                HEADER => size.min(CONTENT_BYTES_SCREENED_MAX),
+                HEADER => size.min(content_bytes_screened_max(vitals)),
                 BODY | HEARTBEAT => 0,
                 other => return Err(not_a_frame(other)),
             };

@@ -3,7 +3,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::bounds::{BODY_BYTES_MAX, CONTENTS_MAX, Violation};
-use super::fields::{CONTENT_BYTES_SCREENED_MAX, CONTENT_ENCODING, CONTENT_TYPE, TIMESTAMP};
+use super::fields::{
+    CONTENT_BYTES_SCREENED_MAX, CONTENT_ENCODING, CONTENT_TYPE, HEADERS,
+    STREAM_CONTENT_BYTES_SCREENED_MAX, TIMESTAMP,
+};
 use super::{FRAME_BYTES_MAX, Guard, METHOD_BYTES_MAX, Vitals, pass_on};
 use crate::event;
 
@@ -39,12 +42,16 @@ impl Write for Script {
 
 /// Everything a guard passes on, fed in pieces of `piece` bytes.
 fn through(bytes: &[u8], piece: usize) -> Result<Vec<u8>, Violation> {
+    through_as(Vitals::new(Instant::now()), bytes, piece)
+}
+
+fn through_as(vitals: Vitals, bytes: &[u8], piece: usize) -> Result<Vec<u8>, Violation> {
     let script = Script {
         bytes: bytes.to_vec(),
         piece,
         blocked: false,
     };
-    let mut guard = Guard::new(script, Arc::new(Vitals::new(Instant::now())));
+    let mut guard = Guard::new(script, Arc::new(vitals));
     let (mut passed, mut into) = (Vec::new(), [0; 4096]);
     loop {
         match guard.read(&mut into) {
@@ -207,6 +214,103 @@ fn a_timestamp_is_brought_to_the_front_from_behind_any_other_properties() {
     }
     let cut = content(1, TIMESTAMP, b"1234567");
     assert_eq!(screened(&cut), Ok(content(1, 0, b"1234567")));
+}
+
+#[test]
+fn the_offset_of_a_streams_delivery_is_brought_to_the_front_whatever_its_headers_are() {
+    let named = |name: &[u8], value: &[u8]| {
+        [&[u8::try_from(name.len()).expect("short")][..], name, value].concat()
+    };
+    let offset = named(b"x-stream-offset", b"l\x00\x01\x02\x03\x04\x05\x06\x07");
+    let table = |headers: &[u8]| {
+        let length = u32::try_from(headers.len()).expect("small");
+        [&length.to_be_bytes()[..], headers].concat()
+    };
+    let text = |bytes: usize| {
+        let length = u32::try_from(bytes).expect("small");
+        named(
+            b"h",
+            &[&b"S"[..], &length.to_be_bytes(), &vec![0xff; bytes]].concat(),
+        )
+    };
+    let every_kind: Vec<u8> = [
+        &b"t1"[..],
+        b"b1",
+        b"B1",
+        b"s12",
+        b"u12",
+        b"U12",
+        b"I1234",
+        b"i1234",
+        b"f1234",
+        b"l12345678",
+        b"L12345678",
+        b"d12345678",
+        b"T12345678",
+        b"D12345",
+        b"V",
+        b"S\0\0\0\x02ab",
+        b"x\0\0\0\x02ab",
+        b"A\0\0\0\x06AAAAAA",
+        b"F\0\0\0\x03F\xff\xff",
+    ]
+    .iter()
+    .flat_map(|value| named(b"h", value))
+    .collect();
+    // What stands before the offset: class, weight, size and flags; the table's length; the text's own head.
+    let room = STREAM_CONTENT_BYTES_SCREENED_MAX - 14 - 4 - 7 - offset.len();
+    let deep = named(b"a", &[&b"A\0\0\x30\0"[..], &[b'A'; 0x3000]].concat());
+    for (headers, is_found) in [
+        (table(&offset), true),
+        (table(&[&every_kind[..], &offset].concat()), true),
+        (table(&[&deep[..], &offset].concat()), true),
+        // What is behind it does not matter, not even where it ends.
+        (table(&[&offset[..], &text(60_000)].concat()), true),
+        ([&[0xff; 4][..], &offset, b"garbage"].concat(), true),
+        (table(&[&text(room)[..], &offset].concat()), true),
+        (table(&[&text(room + 1)[..], &offset].concat()), false),
+        (table(&text(10)), false),
+        (table(&named(b"x-stream-offset", b"T12345678")), false),
+        (table(&[&named(b"h", b"?")[..], &offset].concat()), false),
+        (
+            table(&[&named(b"h", b"S\xff\xff\xff\xff")[..], &offset].concat()),
+            false,
+        ),
+        (table(b"\xff"), false),
+        (table(b""), false),
+    ] {
+        let stamp = b"publish'";
+        for flags in [
+            HEADERS,
+            HEADERS | TIMESTAMP,
+            HEADERS | TIMESTAMP | CONTENT_ENCODING,
+        ] {
+            let front = if flags & CONTENT_ENCODING == 0 {
+                &b""[..]
+            } else {
+                b"\x04gzip"
+            };
+            let behind = [&headers[..], stamp].concat();
+            let sent = content(1, flags, &[front, &behind].concat());
+            let (mut seen, mut flags_seen) = (behind, flags & CONTENT_ENCODING);
+            let mut places = headers.windows(offset.len());
+            let end = places.position(|place| place == offset).unwrap_or_default() + offset.len();
+            if is_found && 14 + front.len() + end <= STREAM_CONTENT_BYTES_SCREENED_MAX {
+                seen[..8].copy_from_slice(b"\x00\x01\x02\x03\x04\x05\x06\x07");
+                flags_seen |= TIMESTAMP;
+            }
+            let expected = content(1, flags_seen, &[front, &seen].concat());
+            for piece in [1, 1000, sent.len()] {
+                let of_stream = Vitals::of_a_stream(Instant::now());
+                let passed = through_as(of_stream, &sent, piece).expect("nothing to refuse");
+                assert!(passed == expected, "{flags:x} {:?}", headers.get(..60));
+            }
+        }
+    }
+    // Without headers there is no offset, and a publisher's timestamp is none.
+    let sent = content(1, TIMESTAMP, b"publish'");
+    let passed = through_as(Vitals::of_a_stream(Instant::now()), &sent, 7);
+    assert_eq!(passed, Ok(content(1, 0, b"publish'")));
 }
 
 #[test]
@@ -386,13 +490,13 @@ fn a_swallowed_body_ends_with_its_announced_size() {
     let next = [deliver(b"e", b"next"), content(1, 0, b""), frame(3, b"y")].concat();
     let whole = [head(announced), frames.concat(), next.clone()].concat();
     let mut passed = Vec::new();
-    pass_on(&*whole, &mut passed).expect("nothing to refuse");
+    pass_on(&*whole, false, &mut passed).expect("nothing to refuse");
     assert!(passed == [head(0), heartbeats, next].concat());
 
     frames.pop();
     frames.push(frame(3, &vec![b'x'; largest]));
     let longer = [head(announced), frames.concat()].concat();
-    let error = pass_on(&*longer, &mut Vec::new()).expect_err("too long");
+    let error = pass_on(&*longer, false, &mut Vec::new()).expect_err("too long");
     let beyond = frames.len() as u64 * largest as u64 - announced;
     let violation = error.into_inner().expect("a violation inside");
     assert_eq!(

@@ -20,6 +20,8 @@ pub(in crate::amqp) struct Vitals {
     violations: AtomicU64,
     /// Largest body that is passed on; a larger one is swallowed.
     body_bytes_max: u64,
+    /// Whether its deliveries are of a stream, whose offsets are handed on.
+    has_offsets: bool,
     /// Tag and announced bytes of deliveries whose body was swallowed, in the order of their coming.
     swallowed: Mutex<VecDeque<(u64, u64)>>,
 }
@@ -30,10 +32,20 @@ impl Vitals {
         Self::with_bodies_up_to(BODY_BYTES_MAX, now)
     }
 
+    /// Of a connection whose deliveries are of a stream: the offset of each, from its headers, is handed on as its
+    /// timestamp.
+    pub(in crate::amqp) fn of_a_stream(now: Instant) -> Self {
+        Self {
+            has_offsets: true,
+            ..Self::new(now)
+        }
+    }
+
     /// Of a connection whose larger bodies are swallowed.
     pub(in crate::amqp) fn with_bodies_up_to(body_bytes_max: u64, now: Instant) -> Self {
         Self {
             body_bytes_max,
+            has_offsets: false,
             epoch: now,
             heard_micros: AtomicU64::new(0),
             backlog_bytes: AtomicU64::new(0),
@@ -50,6 +62,11 @@ impl Vitals {
     /// Largest body that is passed on.
     pub(super) fn body_bytes_max(&self) -> u64 {
         self.body_bytes_max
+    }
+
+    /// Whether the offset of a delivery takes the place of its timestamp.
+    pub(super) fn has_offsets(&self) -> bool {
+        self.has_offsets
     }
 
     /// Bytes of bodies read but not yet taken.

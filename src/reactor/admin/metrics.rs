@@ -83,6 +83,11 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ),
         ("history_bytes", "Bytes of them.", hub.history.bytes()),
         (
+            "history_stored_bytes",
+            "Bytes of the events that are loaded from the stream of the history, while somebody resumes from it.",
+            hub.past.bytes(),
+        ),
+        (
             "history_bytes_max",
             "Bound of these bytes.",
             hub.limits.history.bytes_max,

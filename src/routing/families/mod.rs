@@ -427,6 +427,21 @@ impl Families {
         self.append_bindings(resolved, months.iter(), true, out);
     }
 
+    /// Appends the AMQP bindings that bring all events of a family, whoever they are of and whatever a client chooses: each
+    /// of its keys with `*` there. So many, whatever clients do. Linear in its keys.
+    pub(crate) fn family_bindings(&self, rule: RuleId, out: &mut Vec<AmqpBinding>) {
+        let rule = self.rule(rule);
+        rule.family_keys(|key| {
+            let binding = AmqpBinding {
+                exchange: rule.exchange.clone(),
+                key: key.into(),
+            };
+            if !out.contains(&binding) {
+                out.push(binding);
+            }
+        });
+    }
+
     /// The most AMQP bindings that one subscription can have, the months of an overlap included. Linear in the rules.
     #[must_use]
     pub fn amqp_binding_count_max(&self) -> usize {

@@ -406,6 +406,20 @@ impl Rule {
         }
     }
 
+    /// Renders the AMQP binding keys that bring all events of the family. A key may come twice.
+    pub(crate) fn family_keys(&self, mut each: impl FnMut(&str)) {
+        let values = KeyValues {
+            variables: Variables([WILDCARD; VARIABLES_MAX]),
+            scope: Scope::Any,
+            realm: None,
+            month: Month::at(0),
+        };
+        let mut key = String::new();
+        for form in &self.forms {
+            self.expand(form, values, 0, &mut key, &mut each);
+        }
+    }
+
     /// Renders the client bindings that there are, with `*` where any word can stand; for lists, one for each word.
     pub(crate) fn client_bindings(&self, mut each: impl FnMut(&str)) {
         self.expand_client(0, &mut String::new(), &mut each);
