@@ -109,11 +109,11 @@ pub struct Place {
 
 /// What is asked for is all that came since then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Since {
+struct Since {
     /// Behind a cursor of this process with this time, or from about this time on.
-    Time(u64),
-    /// From this moment of the loop's clock on.
-    Clock(Duration),
+    time: u64,
+    /// From this moment of the loop's clock on too.
+    clock: Option<Duration>,
 }
 
 impl Place {
@@ -126,10 +126,7 @@ impl Place {
 
 impl Since {
     fn is_behind(self, boundary: Boundary) -> bool {
-        match self {
-            Self::Time(time) => boundary.time <= time,
-            Self::Clock(clock) => boundary.clock < clock,
-        }
+        boundary.time <= self.time && self.clock.is_none_or(|clock| boundary.clock < clock)
     }
 }
 
@@ -548,7 +545,10 @@ impl On {
         if cursor.time > self.last {
             return Err(Why::Unknown);
         }
-        let since = Since::Time(cursor.time);
+        let since = Since {
+            time: cursor.time,
+            clock: None,
+        };
         self.check(since, now)?;
         let seq = match cursor.id {
             None => self.ring.first_not(|kept| kept.cursor_time <= cursor.time),
@@ -588,16 +588,20 @@ impl On {
         let clock = clock.checked_sub(self.options.overlap);
         let clock = clock.ok_or(Why::Expired)?;
         let seq = self.ring.first_not(|kept| kept.at < clock);
-        let since = Since::Clock(clock);
+        let since = Since {
+            time: cursor.time.saturating_sub(overlap),
+            clock: Some(clock),
+        };
         self.check(since, now)?;
         Ok(Place { seq, since })
     }
 
     fn check(&self, since: Since, now: Now) -> Result<(), Why> {
-        let is_old = match since {
-            Since::Time(time) => self.time(now).saturating_sub(time) > millis(self.options.keep),
-            Since::Clock(clock) => now.clock.saturating_sub(clock) > self.options.keep,
-        };
+        let age = |clock| now.clock.saturating_sub(clock);
+        let is_old = self.time(now).saturating_sub(since.time) > millis(self.options.keep)
+            || since
+                .clock
+                .is_some_and(|clock| age(clock) > self.options.keep);
         if is_old || !since.is_behind(self.horizon) {
             return Err(Why::Expired);
         }

@@ -142,11 +142,16 @@ impl World {
         let (directory, tokens) = token_file();
         let auth = format!("tokens:{}", tokens.display());
         let is_calm = rng.u32(..4) > 0;
-        let keep = ["2", "10", "60", "60", "600", "600"][rng.usize(..6)];
-        let bytes = [
-            "0", "3000", "30000", "300000", "16777216", "16777216", "16777216",
-        ];
-        let bytes = bytes[rng.usize(..7)];
+        // Mostly such that what is missed is there.
+        let is_small = rng.u32(..4) == 0;
+        let keep = if is_small { ["2", "10"] } else { ["60", "600"] };
+        let keep = keep[rng.usize(..2)];
+        let bytes = if is_small {
+            ["0", "3000", "30000"]
+        } else {
+            ["300000", "16777216", "16777216"]
+        };
+        let bytes = bytes[rng.usize(..3)];
         let args = [
             ["--auth", &auth],
             ["--history-seconds", keep],
@@ -206,7 +211,7 @@ impl World {
             let process = world.start();
             world.processes.push(process);
         }
-        for number in 0..world.rng.usize(3..12) {
+        for number in 0..world.rng.usize(4..14) {
             world.add_client(number);
         }
         world
@@ -874,6 +879,9 @@ impl World {
     pub(super) fn end(mut self) -> Tally {
         for index in 0..self.clients.len() {
             self.left_over(index, "the end");
+        }
+        for connection in &self.left {
+            connection.wire.borrow_mut().make_room(usize::MAX / 4);
         }
         for _ in 0..400 {
             self.clock += Duration::from_millis(500);
