@@ -25,6 +25,10 @@ pub(crate) const LISTENER_EMPTYING_MAX: Duration = Duration::from_secs(2);
 /// handshake.
 pub(crate) const DRAIN_ROUND_PAUSE: Duration = Duration::from_millis(100);
 
+/// Sessions told in one turn that the process is going away, some 0.2 ms; the rest are told in the next turn, which does
+/// not wait. Reached only where `going_away_ms` is a few milliseconds for thousands of sessions, or after a stall.
+pub(crate) const GOING_AWAY_TOLD_PER_TURN_MAX: usize = 250;
+
 /// Pause after a failed accept: the process is out of descriptors or memory, or another error may last. A reap ends the
 /// pause sooner.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -589,6 +593,10 @@ pub(crate) const TRACE_COMMENT_INTERVAL: Duration = Duration::from_secs(15);
 /// How far the time of a cursor may be ahead of the clock. Events that come faster than one a millisecond for longer than
 /// that share times.
 pub const TIME_AHEAD_MAX: Duration = Duration::from_secs(1);
+
+/// How long no event must have come after a source came back to a queue that outlived its connection, before what waited in
+/// that queue counts as taken in (PROTOCOL 10). Until then the times of cursors stand still.
+pub const BACKLOG_QUIET: Duration = Duration::from_secs(1);
 
 /// Events of the history dropped at once, some 0.1 ms. Until the next turn, or the next event, so many more are kept than
 /// may be.

@@ -20,6 +20,7 @@ use blackhole::handoff::ask::ask_channels;
 use blackhole::handoff::stored::stored_channels;
 use blackhole::handoff::{SourceEnd, handoff};
 use blackhole::inquiry::{self, Authorities, Crossbar, CrossbarOptions, Inquiry, InquiryCounters};
+use blackhole::reactor::drain::DrainTimes;
 use blackhole::reactor::modules::{HostParts, KeepModule};
 use blackhole::reactor::reread::{Reread, RereadJob};
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
@@ -227,7 +228,10 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         inquiry,
         connections_max: config.max_connections.unwrap_or(usize::MAX),
         drain_delay: config.drain_delay,
-        drain: config.drain - patience,
+        drain: DrainTimes {
+            going_away: config.going_away,
+            whole: config.drain - patience,
+        },
         epoch,
         io_uring: config.io_uring,
         more_metrics: Box::new(move |out| {

@@ -298,6 +298,7 @@ impl Config {
             log_level,
             log_format,
             drain_seconds,
+            going_away_ms,
             drain_delay_seconds,
         } = options;
         let source = match source.0 {
@@ -352,6 +353,18 @@ impl Config {
                 problem: format!(
                     "expected at least one {}, since proxy_protocol is not off",
                     Network::WHAT
+                ),
+            });
+        }
+        let drain = Duration::from_secs(drain_seconds.0.into());
+        let going_away = going_away_ms.map(|time| Duration::from_millis(time.0.into()));
+        let going_away = going_away.unwrap_or(drain / 2);
+        if going_away > drain {
+            return Err(ConfigError::Value {
+                place: place("going_away_ms"),
+                problem: format!(
+                    "expected at most {}, since it is a part of drain_seconds",
+                    drain.as_millis()
                 ),
             });
         }
@@ -430,7 +443,8 @@ impl Config {
             idle_timeout: unless_off(idle_timeout_ms.0),
             rate_limit_burst: rate_limit_burst.0.get(),
             rate_limit_per_second: rate_limit_per_second.0.get(),
-            drain: Duration::from_secs(drain_seconds.0.into()),
+            drain,
+            going_away,
             drain_delay: Duration::from_secs(drain_delay_seconds.0.into()),
             allowed_origins: allowed_origins
                 .into_iter()
@@ -662,8 +676,10 @@ pub struct Config {
     pub rate_limit_burst: u32,
     /// `rate_limit_per_second`: commands a session gets back each second, 10.
     pub rate_limit_per_second: u32,
-    /// `drain_seconds`: over which the sessions are closed at SIGTERM, 10.
+    /// `drain_seconds`: over which the sessions are told to move, and closed, at SIGTERM, 10.
     pub drain: Duration,
+    /// `going_away_ms`: the part of it in which none is closed; default: half. Zero: nobody is told.
+    pub going_away: Duration,
     /// `drain_delay_seconds`: from SIGTERM until connections are no longer taken, 0.
     pub drain_delay: Duration,
     /// `allowed_origins`: `Origin` values that may connect, as browsers write them; empty: all.

@@ -292,9 +292,13 @@ pub(crate) struct Options {
     /// Form of these lines: text, or json (an object a line)
     #[arg(long, value_name = "FORMAT", help_heading = PROCESS)]
     pub(crate) log_format: Setting<LogFormat>,
-    /// Time over which the sessions are closed at SIGTERM, in seconds
+    /// Time over which the sessions are told to move, and then closed, at SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", help_heading = PROCESS)]
     pub(crate) drain_seconds: Setting<u32>,
+    /// The part of drain_seconds in which sessions are told to move and none is closed, in milliseconds; unset: half of it,
+    /// 0: nobody is told
+    #[arg(long, value_name = "MS", help_heading = PROCESS)]
+    pub(crate) going_away_ms: Option<Setting<u32>>,
     /// Time from SIGTERM until connections are no longer taken, in seconds: what balancers need to see the 503
     #[arg(long, value_name = "SECONDS", help_heading = PROCESS)]
     pub(crate) drain_delay_seconds: Setting<u32>,
@@ -380,6 +384,7 @@ impl Default for Options {
             log_level: Setting(log::LevelFilter::Info),
             log_format: Setting(LogFormat::Text),
             drain_seconds: Setting(10),
+            going_away_ms: None,
             drain_delay_seconds: Setting(0),
         }
     }

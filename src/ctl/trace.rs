@@ -199,7 +199,7 @@ impl Event {
             return Ok(screen.json_line(&Value::Object(line))?);
         }
         let style = match &*self.word {
-            "not_matched" | "left_out" | "subscriptions_ended" => DOUBTFUL,
+            "not_matched" | "left_out" | "subscriptions_ended" | "going_away" => DOUBTFUL,
             "closed" => BAD,
             _ => Style::new(),
         };

@@ -26,10 +26,12 @@
 //! the last outage; and outside of this folder the moment when an AMQP binding came into force ([`Place::is_behind`]).
 //! Where that is not certain, the cursor is not good.
 //!
-//! A cursor of this process is exact. One of another process is taken for its time or, if the event that it names has come
-//! here at about that time, for the moment of that, whichever is earlier; from that moment `overlap` is subtracted. So the
-//! clocks of two hosts may differ by half of `overlap` (the other half is for [`TIME_AHEAD_MAX`]), and by more where the
-//! event is found.
+//! While the source is away and its queue goes on, and until what waited there is taken in, times stand nearly still
+//! ([`Behind`]): other processes had those events when they were published, and a position of now would lie there.
+//!
+//! A cursor of this process is exact. One of another process is taken for its time, or for the moment at which the event
+//! that it names came here, if that is earlier; from that moment `overlap` is subtracted. So the clocks of
+//! two hosts may differ by half of `overlap`: the other half is for [`TIME_AHEAD_MAX`].
 
 #![cfg_attr(
     not(test),
@@ -50,7 +52,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{Event, EventId};
-use crate::limits::{EVICTIONS_AT_ONCE_MAX, OUTAGE_SETTLES_AFTER, TIME_AHEAD_MAX};
+use crate::limits::{BACKLOG_QUIET, EVICTIONS_AT_ONCE_MAX, OUTAGE_SETTLES_AFTER, TIME_AHEAD_MAX};
 use crate::now::{Boundary, Now};
 
 use self::ring::Ring;
@@ -107,11 +109,11 @@ pub struct Place {
 
 /// What is asked for is all that came since then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Since {
+enum Since {
     /// Behind a cursor of this process with this time, or from about this time on.
-    time: u64,
-    /// From this moment of the loop's clock on too.
-    clock: Option<Duration>,
+    Time(u64),
+    /// From this moment of the loop's clock on.
+    Clock(Duration),
 }
 
 impl Place {
@@ -124,8 +126,24 @@ impl Place {
 
 impl Since {
     fn is_behind(self, boundary: Boundary) -> bool {
-        boundary.time <= self.time && self.clock.is_none_or(|clock| boundary.clock < clock)
+        match self {
+            Self::Time(time) => boundary.time <= time,
+            Self::Clock(clock) => boundary.clock < clock,
+        }
     }
+}
+
+/// The source is away and its queue goes on, or what came into that queue meanwhile is not all taken in. The times of cursors
+/// stand nearly still then: what is taken in, and every position, is told as of the moment at which the process fell behind,
+/// because that is all that another process may conclude from them.
+#[derive(Clone, Copy, Debug)]
+struct Behind {
+    /// The time of that moment.
+    time: u64,
+    /// The source is back.
+    is_back: bool,
+    /// Since when nothing came, on the loop's clock.
+    quiet_since: Option<Duration>,
 }
 
 /// The events of the last minute.
@@ -146,6 +164,8 @@ struct On {
     last: u64,
     /// A boundary was drawn at `last`, and no cursor was given since.
     is_drawn: bool,
+    /// Events may wait that other processes took in long ago.
+    behind: Option<Behind>,
     /// The start, or the latest event that was dropped.
     horizon: Boundary,
     /// The end of the last outage.
@@ -155,7 +175,9 @@ struct On {
     /// Events to come that may be from before it, and when that was told, on the loop's clock.
     tainted: usize,
     tainted_since: Duration,
-    /// Some sessions do not have the newest event yet.
+    /// The time of the newest event.
+    newest: u64,
+    /// Some sessions do not have that event yet.
     is_partial: bool,
     dropped_early: u64,
 }
@@ -178,11 +200,13 @@ impl History {
                 ahead: 0,
                 last: 0,
                 is_drawn: false,
+                behind: None,
                 horizon: Boundary::default(),
                 outage: Boundary::default(),
                 whole_from: Seq(0),
                 tainted: 0,
                 tainted_since: Duration::ZERO,
+                newest: 0,
                 is_partial: false,
                 dropped_early: 0,
             };
@@ -203,7 +227,11 @@ impl History {
     /// Keeps an event and returns its cursor; `None`: off. O(1), amortised.
     pub fn take_in(&mut self, event: &Arc<Event>, now: Now) -> Option<Cursor> {
         let on = self.on.as_mut()?;
+        if let Some(behind) = &mut on.behind {
+            behind.quiet_since = None;
+        }
         let time = on.give(now);
+        on.newest = time;
         on.ring.push(Kept {
             event: event.clone(),
             id: event.id,
@@ -259,6 +287,45 @@ impl History {
     /// Draws a boundary; `None`: off.
     pub fn draw(&mut self, now: Now) -> Option<Boundary> {
         Some(self.on.as_mut()?.draw(now))
+    }
+
+    /// Draws the boundary from which on a binding is covered that has just come into force; `None`: off. What waits in the
+    /// queue of a source that was away was routed without that binding, so then it is behind all of that.
+    pub fn draw_coverage(&mut self, now: Now) -> Option<Boundary> {
+        let on = self.on.as_mut()?;
+        let Some(behind) = on.behind else {
+            return Some(on.draw(now));
+        };
+        let latest = behind.time + millis(TIME_AHEAD_MAX);
+        Some(Boundary {
+            time: latest.max(on.last) + 1,
+            clock: now.clock,
+        })
+    }
+
+    /// The source is away since this moment of the loop's clock.
+    pub fn fall_behind(&mut self, since: Duration) {
+        if let Some(on) = &mut self.on
+            && on.behind.is_none_or(|behind| behind.is_back)
+        {
+            let time = millis(since) + on.ahead;
+            let before = on.behind.map(|behind| behind.time);
+            on.behind = Some(Behind {
+                time: before.unwrap_or(time),
+                is_back: false,
+                quiet_since: None,
+            });
+        }
+    }
+
+    /// The source is back. `is_unbroken`: what came into its queue meanwhile is still to come.
+    pub fn come_back(&mut self, is_unbroken: bool) {
+        if let Some(on) = &mut self.on {
+            match &mut on.behind {
+                Some(behind) if is_unbroken => behind.is_back = true,
+                _ => on.behind = None,
+            }
+        }
     }
 
     /// The event with this number, if it is still kept. O(1).
@@ -319,23 +386,25 @@ impl History {
     #[must_use]
     pub fn from_time(&self, unix_ms: u64, now: Now) -> Option<Seq> {
         let on = self.on.as_ref()?;
-        let since = Since {
-            time: unix_ms,
-            clock: None,
-        };
-        on.check(since, now).ok()?;
+        on.check(Since::Time(unix_ms), now).ok()?;
         Some(on.ring.first_not(|kept| kept.cursor_time <= unix_ms))
     }
 
     /// No event waits. Some time after an outage was told, those to come are then from behind it, however many were said
-    /// to be from before.
+    /// to be from before; and after [`BACKLOG_QUIET`] without an event the process is not behind any more. O(1).
     pub fn nothing_waits(&mut self, now: Now) {
-        if let Some(on) = &mut self.on
-            && on.tainted > 0
-            && now.clock.saturating_sub(on.tainted_since) >= OUTAGE_SETTLES_AFTER
-        {
+        let Some(on) = &mut self.on else { return };
+        if on.tainted > 0 && now.clock.saturating_sub(on.tainted_since) >= OUTAGE_SETTLES_AFTER {
             on.tainted = 0;
             on.whole_from = on.whole_from.min(on.ring.next());
+        }
+        if let Some(behind) = &mut on.behind
+            && behind.is_back
+        {
+            let since = *behind.quiet_since.get_or_insert(now.clock);
+            if now.clock.saturating_sub(since) >= BACKLOG_QUIET {
+                on.behind = None;
+            }
         }
     }
 
@@ -405,9 +474,20 @@ impl On {
         time
     }
 
+    /// The time that cursors of now are given, which stands still while the process is behind.
+    fn stamp(&mut self, now: Now) -> u64 {
+        let time = self.advance(now);
+        self.behind.map_or(time, |behind| behind.time.min(time))
+    }
+
+    /// The moment on the loop's clock at which the time was this.
+    fn clock_at(&self, time: u64) -> Option<Duration> {
+        Some(Duration::from_millis(time.checked_sub(self.ahead)?))
+    }
+
     /// The time of an event that comes now.
     fn give(&mut self, now: Now) -> u64 {
-        let time = self.advance(now);
+        let time = self.stamp(now);
         if self.last < time + millis(TIME_AHEAD_MAX) {
             self.last = time.max(self.last + 1);
         }
@@ -417,11 +497,11 @@ impl On {
 
     fn here(&mut self, now: Now) -> u64 {
         if self.is_partial {
-            let newest = self.ring.newest();
-            return newest.map_or(self.last, |newest| newest.cursor_time) - 1;
+            // It may have been dropped already, for its size.
+            return self.newest.saturating_sub(1);
         }
         self.is_drawn = false;
-        let time = self.advance(now);
+        let time = self.stamp(now);
         if self.last < time + millis(TIME_AHEAD_MAX) {
             self.last = time.max(self.last);
             self.last
@@ -431,7 +511,7 @@ impl On {
     }
 
     fn draw(&mut self, now: Now) -> Boundary {
-        let time = self.advance(now);
+        let time = self.stamp(now);
         let next = if self.is_drawn {
             self.last
         } else {
@@ -468,10 +548,7 @@ impl On {
         if cursor.time > self.last {
             return Err(Why::Unknown);
         }
-        let since = Since {
-            time: cursor.time,
-            clock: None,
-        };
+        let since = Since::Time(cursor.time);
         self.check(since, now)?;
         let seq = match cursor.id {
             None => self.ring.first_not(|kept| kept.cursor_time <= cursor.time),
@@ -499,33 +576,28 @@ impl On {
         if cursor.time > self.time(now) + overlap {
             return Err(Why::Unknown);
         }
-        let is_near = |kept: &&Kept| {
-            kept.cursor_time.abs_diff(cursor.time) <= overlap + millis(TIME_AHEAD_MAX)
-        };
+        // By the moments at which events came: while this process is behind, its own times say less.
+        let clock = self.clock_at(cursor.time).ok_or(Why::Expired)?;
         let named = cursor.id.and_then(|id| self.ring.find(id));
-        let clock = match named.filter(is_near) {
-            None => None,
-            Some(named) => Some(
-                named
-                    .at
-                    .checked_sub(self.options.overlap)
-                    .ok_or(Why::Expired)?,
-            ),
-        };
-        let time = cursor.time.saturating_sub(overlap);
-        let is_before =
-            |kept: &Kept| kept.cursor_time < time && clock.is_none_or(|clock| kept.at < clock);
-        let (seq, since) = (self.ring.first_not(is_before), Since { time, clock });
+        // That process may have taken the event in long after this one, when it was behind. But one that came here much
+        // later is another that was published alike.
+        let is_meant = |kept: &&Kept| kept.at <= clock + self.options.overlap + TIME_AHEAD_MAX;
+        let clock = named
+            .filter(is_meant)
+            .map_or(clock, |named| named.at.min(clock));
+        let clock = clock.checked_sub(self.options.overlap);
+        let clock = clock.ok_or(Why::Expired)?;
+        let seq = self.ring.first_not(|kept| kept.at < clock);
+        let since = Since::Clock(clock);
         self.check(since, now)?;
         Ok(Place { seq, since })
     }
 
     fn check(&self, since: Since, now: Now) -> Result<(), Why> {
-        let age = |clock| now.clock.saturating_sub(clock);
-        let is_old = self.time(now).saturating_sub(since.time) > millis(self.options.keep)
-            || since
-                .clock
-                .is_some_and(|clock| age(clock) > self.options.keep);
+        let is_old = match since {
+            Since::Time(time) => self.time(now).saturating_sub(time) > millis(self.options.keep),
+            Since::Clock(clock) => now.clock.saturating_sub(clock) > self.options.keep,
+        };
         if is_old || !since.is_behind(self.horizon) {
             return Err(Why::Expired);
         }

@@ -227,6 +227,22 @@ fn while_sessions_lack_the_newest_event_the_position_is_before_it() {
 }
 
 #[test]
+fn a_position_is_before_an_event_too_large_to_be_kept_that_some_lack() {
+    let options = HistoryOptions {
+        bytes_max: 1,
+        ..OPTIONS
+    };
+    let mut history = History::new(options, Mark::from_random(1), now(0));
+    history.take_in(&event(1), now(10));
+    history.set_partial(true);
+    assert!(history.is_empty());
+    history.here(now(500));
+    history.draw(now(1_000));
+    let position = history.here(now(1_000)).expect("on");
+    assert_eq!(history.locate(&position, now(1_000)), Err(Why::Expired));
+}
+
+#[test]
 fn a_cursor_of_another_process_goes_back_by_the_overlap() {
     let late_start = Now {
         clock: Duration::from_millis(400),
@@ -539,4 +555,63 @@ fn what_an_event_costs() {
         ids / 100_000,
         ring / 100_000
     );
+}
+
+/// Two processes that both take in events 0 to 19, one a second; the first is away from second 5 on, and back at second 25.
+fn one_that_was_away() -> (History, History) {
+    let (mut away, mut there) = (history(1, 0), history(2, 0));
+    for number in 0..20 {
+        let at = 1_000 * number;
+        there.take_in(&event(number), now(at));
+        if number < 5 {
+            away.take_in(&event(number), now(at));
+        }
+    }
+    away.fall_behind(Duration::from_secs(5));
+    (away, there)
+}
+
+#[test]
+fn a_position_of_a_process_whose_source_is_away_lies_where_the_source_went() {
+    let (mut away, there) = one_that_was_away();
+    let position = away.here(now(24_000)).expect("on");
+    let found = seq(there.locate(&position, now(24_000)));
+    assert_eq!(found, Ok(3), "two seconds before the source went");
+    assert_eq!(seq(away.locate(&position, now(24_000))), Ok(5));
+}
+
+#[test]
+fn what_waited_in_a_queue_is_found_where_another_process_took_it_in_long_before() {
+    let (mut away, there) = one_that_was_away();
+    away.come_back(true);
+    away.nothing_waits(now(25_000));
+    let backlog: Vec<Cursor> = (5..20)
+        .filter_map(|number| away.take_in(&event(number), now(25_100)))
+        .collect();
+    for (number, cursor) in (5..20).zip(&backlog) {
+        let found = seq(there.locate(cursor, now(25_200))).expect("it is there");
+        assert!(found <= number + 1, "{found} for the cursor of {number}");
+        assert_eq!(seq(away.locate(cursor, now(25_200))), Ok(number + 1));
+    }
+    // Two seconds of silence, and the clock is told again.
+    away.nothing_waits(now(26_000));
+    away.nothing_waits(now(28_000));
+    let position = away.here(now(28_000)).expect("on");
+    assert_eq!(position.time, START_MS + 28_000);
+}
+
+#[test]
+fn a_binding_that_came_with_the_source_is_not_covered_in_what_waited() {
+    let (mut away, _) = one_that_was_away();
+    let boundary = away.draw_coverage(now(24_900)).expect("on");
+    away.come_back(true);
+    let waited = away.take_in(&event(5), now(25_100)).expect("on");
+    let place = away.locate(&waited, now(25_100)).expect("its own");
+    assert!(!place.is_behind(boundary));
+    for at in [26_000, 28_000] {
+        away.nothing_waits(now(at));
+    }
+    let later = away.here(now(28_000)).expect("on");
+    let place = away.locate(&later, now(28_000)).expect("its own");
+    assert!(place.is_behind(boundary));
 }

@@ -62,6 +62,7 @@ figures! {
         counter frames_dropped_total "Event frames dropped by the slow consumer policy drop.";
         counter gap_notices_total "Gap notices sent.";
         counter silent_spared_total "Times a silent client whose outbox is full was kept (policy drop) because its system still answers.";
+        counter going_away_notices_total "Notices that the process is going away.";
         counter pings_sent_total "Websocket pings to clients that were silent for ping_interval_ms.";
         counter source_outages_total "Times the event source was away.";
         counter writes_total "Write calls on client sockets.";

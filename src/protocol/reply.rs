@@ -154,6 +154,17 @@ pub fn subscriptions_ended<'a>(
     builder.frame(Opcode::Text)
 }
 
+/// The notice that the process is going away, and in what time it closes the first of its sessions (PROTOCOL 10): whole
+/// milliseconds, rounded down.
+pub fn going_away(builder: &mut FrameBuilder, within: Duration) -> Frame {
+    builder.clear();
+    let within_ms = within.as_millis();
+    let text =
+        format!(r#"{{"action":"notice","name":"going_away","data":{{"within_ms":{within_ms}}}}}"#);
+    builder.extend(text.as_bytes());
+    builder.frame(Opcode::Text)
+}
+
 /// Writes one reply, its keys in the order of PROTOCOL 3. `write_data` writes the members of `data`.
 fn reply(
     builder: &mut FrameBuilder,
@@ -273,6 +284,10 @@ mod tests {
             (
                 gap_event_source(builder, Duration::ZERO),
                 r#"{"action":"notice","name":"gap","data":{"reason":"event_source","seconds":0.0}}"#,
+            ),
+            (
+                going_away(builder, Duration::from_micros(4_999_999)),
+                r#"{"action":"notice","name":"going_away","data":{"within_ms":4999}}"#,
             ),
         ] {
             assert_eq!(payload(&frame), expected);

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::Reactor;
 use super::connections::Listed;
-use super::drain::Drain;
+use super::drain::{Drain, DrainTimes};
 use super::socket::Socket;
+use crate::protocol::reply;
 use crate::session::Session;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
@@ -129,12 +130,14 @@ impl<S: Socket> Reactor<S> {
         std::mem::take(&mut self.drain_ordered)
     }
 
-    /// Begins to close all sessions, spread evenly over `drain`. No more connections may come by then. Those that are here
-    /// may still finish their handshake, and are closed in their turn.
-    pub fn begin_drain(&mut self, drain: Duration, now: Now) {
+    /// Begins to tell all sessions that the process is going away, and then to close them, spread evenly. No more connections
+    /// may come by then, so that whoever moves finds another process. Those that are here may still finish their handshake;
+    /// they are told then, and closed in their turn.
+    pub fn begin_drain(&mut self, times: DrainTimes, now: Now) {
         if self.drain.is_none() {
             self.hub.readiness.announce_end();
-            self.drain = Some(Drain::new(self.clients(), drain, now.clock));
+            let slots = self.connections.slots();
+            self.drain = Some(Drain::new(self.clients(), slots, times, now.clock));
         }
     }
 
@@ -151,8 +154,14 @@ impl<S: Socket> Reactor<S> {
         let Some(mut drain) = self.drain.take() else {
             return;
         };
+        if let Some(first_close) = drain.first_close() {
+            self.tell_going_away(&mut drain, first_close, now);
+            drain.begin_to_close(self.clients(), now.clock);
+            let told_below = drain.told_below();
+            self.hub.readiness.going_away(first_close, told_below);
+        }
         let slots = self.connections.slots();
-        while let Some(slot) = drain.next_slot(slots, now.clock) {
+        while let Some(slot) = drain.next_slot_to_close(slots, now.clock) {
             if let Some((id, connection)) = self.connections.at_slot(slot)
                 && connection.session.is_open()
             {
@@ -164,5 +173,24 @@ impl<S: Socket> Reactor<S> {
             self.hub.readiness.refuse_newcomers();
         }
         self.drain = Some(drain);
+    }
+
+    /// Tells the sessions whose turn it is.
+    fn tell_going_away(&mut self, drain: &mut Drain, first_close: Duration, now: Now) {
+        let within = first_close.saturating_sub(now.clock);
+        let mut notice = None;
+        while let Some(slot) = drain.next_slot_to_tell(now.clock) {
+            if let Some((id, connection)) = self.connections.at_slot(slot)
+                && connection.session.is_open()
+            {
+                drain.told_one();
+                let builder = &mut self.hub.builder;
+                let notice = notice.get_or_insert_with(|| reply::going_away(builder, within));
+                let notice = notice.clone();
+                self.act(id, now, |session, cx| {
+                    session.tell_going_away(notice, within, cx);
+                });
+            }
+        }
     }
 }

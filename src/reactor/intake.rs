@@ -154,6 +154,7 @@ impl<S: Socket> Reactor<S> {
 
     fn on_up(&mut self, what: Return, now: Now) {
         let away_since = self.hub.readiness.on_source_up();
+        self.hub.history.come_back(what == Return::Unbroken);
         if what == Return::Anew {
             self.hub.history.outage(self.handoff.waiting(), now);
             self.hub.resumers.fail_all(Why::Outage);
@@ -168,6 +169,7 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn on_down(&mut self, since: Duration) {
+        self.hub.history.fall_behind(since);
         self.hub.subscriptions.on_down();
         if self.hub.readiness.on_source_down(since) {
             self.hub.metrics.source_outages_total += 1;
@@ -186,7 +188,7 @@ impl<S: Socket> Reactor<S> {
     fn on_bound(&mut self, bindings: Vec<Asked>, now: Now) {
         let mut lost_since = now.clock;
         let mut healed = HashSet::new();
-        let boundary = self.hub.history.draw(now);
+        let boundary = self.hub.history.draw_coverage(now);
         for bound in bindings {
             let Some(in_force) = self.hub.subscriptions.on_bound(&bound, boundary, now) else {
                 continue;

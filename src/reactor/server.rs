@@ -14,6 +14,7 @@ use mio::net::{TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::drain::DrainTimes;
 use super::listener::{Accepted, Listener};
 use super::modules::HostParts;
 use super::reread::{RereadJob, Rereading};
@@ -99,7 +100,7 @@ enum Lifecycle {
     Emptying {
         until: Duration,
     },
-    /// The listener is closed, and the sessions are being closed.
+    /// The listener is closed. The sessions are told to move, then those that are left are closed ([`super::drain`]).
     Draining,
 }
 
@@ -129,8 +130,8 @@ pub struct ServerParts {
     pub connections_max: usize,
     /// How long connections are taken after the first signal.
     pub drain_delay: Duration,
-    /// How long closing all sessions takes after that.
-    pub drain: Duration,
+    /// How long telling and closing all sessions takes after that.
+    pub drain: DrainTimes,
     /// The moment that the loop's clock counts from.
     pub epoch: Instant,
     /// Appends the counters of other threads to the metrics page.
@@ -325,7 +326,7 @@ impl Server {
             if self.stop_listening(now) {
                 let connections = reactor.connections().len();
                 let drain = parts.drain;
-                log::info!("draining: {connections} connections over {drain:?}");
+                log::info!("{}", drain_told(connections, drain));
                 reactor.begin_drain(drain, now);
             }
             let connections = reactor.connections().len();
@@ -518,6 +519,17 @@ fn end_told(delay: Duration) -> String {
     }
 }
 
+/// The begin of the drain, for the log.
+fn drain_told(connections: usize, times: DrainTimes) -> String {
+    let DrainTimes { going_away, whole } = times;
+    let told = if going_away.is_zero() {
+        String::new()
+    } else {
+        format!(", the first is closed after {going_away:?}")
+    };
+    format!("draining: {connections} connections over {whole:?}{told}")
+}
+
 /// The present moment, on the clock of a loop that started at `epoch`.
 #[must_use]
 pub fn now_since(epoch: Instant) -> Now {
@@ -581,6 +593,23 @@ mod tests {
             (5, "told to end: connections are taken for another 5s"),
         ] {
             assert_eq!(end_told(Duration::from_secs(seconds)), expected);
+        }
+    }
+
+    #[test]
+    fn the_drain_is_told_with_the_time_to_move() {
+        let times = |going_away| DrainTimes {
+            going_away: Duration::from_secs(going_away),
+            whole: Duration::from_secs(9),
+        };
+        for (going_away, expected) in [
+            (0, "draining: 2 connections over 9s"),
+            (
+                5,
+                "draining: 2 connections over 9s, the first is closed after 5s",
+            ),
+        ] {
+            assert_eq!(drain_told(2, times(going_away)), expected);
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::slice;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::protocol::frame::{Frame, FrameBuilder};
 use crate::protocol::reply;
@@ -208,6 +209,17 @@ impl Session {
             cx.hub.metrics.gap_notices_total += 1;
             self.push(notice.clone(), cx);
         }
+    }
+
+    /// Tells an open session that the process is going away, and how long it is to the first close (PROTOCOL 10). `notice`:
+    /// [`reply::going_away`] of the same time, which all that are told in one turn share.
+    pub fn tell_going_away(&mut self, notice: Frame, within: Duration, cx: &mut Context<'_>) {
+        if cx.hub.trace.is_on() {
+            let who = self.who(cx.id, cx.hub);
+            cx.hub.trace.going_away(&who, within, cx.now);
+        }
+        cx.hub.metrics.going_away_notices_total += 1;
+        self.push(notice, cx);
     }
 
     /// Goes on after a flush that emptied the outbox.

@@ -13,6 +13,7 @@ use crate::protocol::frame::Frame;
 use crate::protocol::handshake::{self, Request, Upgrade};
 use crate::protocol::http::{ErrorResponse, HttpError, Parsed};
 use crate::protocol::proxy::{self, Preamble};
+use crate::protocol::reply;
 use crate::routing::index::SubscriptionList;
 
 use super::bucket::Bucket;
@@ -351,6 +352,11 @@ impl Session {
         }
         if cx.hub.trace.is_on() {
             self.tell_opened(cx);
+        }
+        if let Some(first_close) = cx.hub.readiness.first_close(cx.id.slot) {
+            let within = first_close.saturating_sub(cx.now.clock);
+            let notice = reply::going_away(&mut cx.hub.builder, within);
+            self.tell_going_away(notice, within, cx);
         }
         if self.has_no_proof() {
             cx.hub.deadlines.auth.begin(cx.now.clock, cx.id);

@@ -25,6 +25,12 @@ enum Admission {
     Open,
     /// New sessions are taken, but balancers are told to send no more: the process is about to end.
     Leaving,
+    /// As before, and sessions are told to move before the first close. Those in slots below were told; whoever opens there
+    /// is told at once.
+    GoingAway {
+        first_close: Duration,
+        told_below: u32,
+    },
     /// New sessions are refused: every session is being closed.
     Draining,
 }
@@ -71,11 +77,26 @@ impl Readiness {
         self.admission != Admission::Open
     }
 
+    /// When the first session is closed, for a session that opens in this slot and that nobody will tell later; `None`: the
+    /// process is not going away, or the session is told in its turn.
+    #[must_use]
+    pub fn first_close(&self, slot: u32) -> Option<Duration> {
+        match self.admission {
+            Admission::GoingAway {
+                first_close,
+                told_below,
+            } => (slot < told_below).then_some(first_close),
+            Admission::Open | Admission::Leaving | Admission::Draining => None,
+        }
+    }
+
     /// Why balancers should send no client here; `None`: sessions are taken and events come.
     #[must_use]
     pub fn unready(&self) -> Option<HttpError> {
         match (self.admission, self.source) {
-            (Admission::Leaving | Admission::Draining, _) => Some(HttpError::Draining),
+            (Admission::Leaving | Admission::GoingAway { .. } | Admission::Draining, _) => {
+                Some(HttpError::Draining)
+            }
             (Admission::Open, SourceState::Up) => None,
             (Admission::Open, SourceState::Starting | SourceState::Away { .. }) => {
                 Some(HttpError::SourceDown)
@@ -100,9 +121,19 @@ impl Readiness {
         was_up
     }
 
-    /// From now on balancers are told to send no more clients.
+    /// From now on balancers are told to send no more clients. Nothing changes if that was said before.
     pub fn announce_end(&mut self) {
-        self.admission = Admission::Leaving;
+        if self.admission == Admission::Open {
+            self.admission = Admission::Leaving;
+        }
+    }
+
+    /// Sessions are told that the first of them is closed at `first_close`; those in slots below were told already.
+    pub fn going_away(&mut self, first_close: Duration, told_below: u32) {
+        self.admission = Admission::GoingAway {
+            first_close,
+            told_below,
+        };
     }
 
     /// From now on new sessions are refused.

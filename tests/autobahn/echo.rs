@@ -17,6 +17,7 @@ use blackhole::config::{self, Config, Exit, Startup};
 use blackhole::handoff::{FromSource, Return, handoff};
 use blackhole::logging;
 use blackhole::protocol::frame::{Frame, Opcode};
+use blackhole::reactor::drain::DrainTimes;
 use blackhole::reactor::reread;
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::Families;
@@ -85,7 +86,7 @@ fn run(config: &Config) -> Result<(), Exit> {
         handoff: loop_end,
         connections_max: usize::MAX,
         drain_delay: Duration::ZERO,
-        drain: Duration::ZERO,
+        drain: DrainTimes::default(),
         epoch,
         io_uring: config.io_uring,
         more_metrics: Box::new(|_| {}),

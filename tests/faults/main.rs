@@ -9,6 +9,7 @@
 //! | `network` | the way to the broker, and the way to a client |
 //! | `clients` | those that die in the middle of a fan-out |
 //! | `resources` | descriptors and memory |
+//! | `resume` | servers, one after the other, and the connections of clients that resume |
 #![allow(
     clippy::unwrap_used,
     reason = "a test whose peer answers otherwise must fail"
@@ -20,4 +21,5 @@ mod cluster;
 mod network;
 mod permissions;
 mod resources;
+mod resume;
 mod scene;

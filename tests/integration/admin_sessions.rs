@@ -496,7 +496,14 @@ fn the_log_level_is_changed_while_running() {
 
 #[test]
 fn a_drain_is_ordered_once_and_the_first_signal_behind_it_changes_nothing() {
-    let mut fed = fed(&["--drain-delay-seconds", "0", "--drain-seconds", "3"]);
+    let mut fed = fed(&[
+        "--drain-delay-seconds",
+        "0",
+        "--drain-seconds",
+        "3",
+        "--going-away-ms",
+        "0",
+    ]);
     let mut client = Client::connect(fed.server.address());
     client.must_subscribe(OF_A, A, CREATED);
     let begun = answer(&fed.server, 202, "POST", "/drain");

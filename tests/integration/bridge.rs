@@ -872,7 +872,9 @@ fn a_thousand_events_in_a_row_arrive_complete_and_in_order_for_two_sessions() {
 
 #[test]
 fn sigterm_closes_sessions_with_1001_exits_0_and_leaves_no_queue_behind() {
-    let Some((host, mut server, publisher)) = bridge(&["--drain-seconds", "1"]) else {
+    let Some((host, mut server, publisher)) =
+        bridge(&["--drain-seconds", "1", "--going-away-ms", "0"])
+    else {
         return;
     };
     let mut session = server.client();

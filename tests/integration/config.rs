@@ -149,7 +149,10 @@ fn defaults_are_the_platforms() {
         (config.drain, config.allowed_origins.len()),
         (Duration::from_secs(10), 0)
     );
-    assert_eq!(config.drain_delay, Duration::ZERO);
+    assert_eq!(
+        (config.drain_delay, config.going_away),
+        (Duration::ZERO, Duration::from_secs(5))
+    );
     assert_eq!(
         (config.prefetch, config.max_queue_length),
         (2048, Some(100_000))

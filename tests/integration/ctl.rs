@@ -372,7 +372,7 @@ fn modules_are_listed_stopped_and_started() {
 
 #[test]
 fn the_log_level_changes_and_a_drain_ends_the_process() {
-    let mut server = Server::demo(&["--drain-seconds", "1"]);
+    let mut server = Server::demo(&["--drain-seconds", "1", "--going-away-ms", "0"]);
     server.until_ready();
     let admin = server.admin();
     let said = ctl_of(&[&server], &["log-level", "debug"]);

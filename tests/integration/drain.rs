@@ -41,7 +41,14 @@ fn ping_frame() -> Vec<u8> {
 
 #[test]
 fn during_the_delay_probes_get_503_and_everything_else_is_served_until_a_second_signal() {
-    let mut fed = Fed::insecure(&["--drain-delay-seconds", NEVER, "--drain-seconds", NEVER]);
+    let mut fed = Fed::insecure(&[
+        "--drain-delay-seconds",
+        NEVER,
+        "--drain-seconds",
+        NEVER,
+        "--going-away-ms",
+        "0",
+    ]);
     let address = fed.server.address();
     let mut old = subscribed(Client::connect(address));
     assert_eq!(probe(address).0, 200);
@@ -75,7 +82,14 @@ fn during_the_delay_probes_get_503_and_everything_else_is_served_until_a_second_
 
 #[test]
 fn after_the_delay_the_port_is_closed_the_sessions_drain_and_the_admin_pages_stay_to_the_end() {
-    let mut server = Server::demo(&["--drain-delay-seconds", "1", "--drain-seconds", "5"]);
+    let mut server = Server::demo(&[
+        "--drain-delay-seconds",
+        "1",
+        "--drain-seconds",
+        "5",
+        "--going-away-ms",
+        "0",
+    ]);
     let mut clients: Vec<Client> = (0..4).map(|_| subscribed(server.client())).collect();
     let begun = Instant::now();
     server.signal(Signal::TERM);
@@ -101,7 +115,7 @@ fn without_sessions_the_end_comes_right_after_the_delay() {
 
 #[test]
 fn whoever_waits_in_the_queue_when_accepts_stop_is_served_and_closed_with_1001() {
-    let mut server = Server::demo(&["--drain-seconds", "2"]);
+    let mut server = Server::demo(&["--drain-seconds", "2", "--going-away-ms", "0"]);
     server.signal(Signal::STOP);
     let waiting: Vec<Raw> = (0..50)
         .map(|_| {
@@ -123,7 +137,7 @@ fn whoever_waits_in_the_queue_when_accepts_stop_is_served_and_closed_with_1001()
 
 #[test]
 fn a_handshake_that_was_begun_before_the_port_closed_is_finished_and_the_session_drained() {
-    let mut server = Server::demo(&["--drain-seconds", "5"]);
+    let mut server = Server::demo(&["--drain-seconds", "5", "--going-away-ms", "0"]);
     let (begin, end) = UPGRADE_REQUEST.split_at(30);
     let mut raw = Raw::connect(server.address());
     raw.send(begin.as_bytes());
@@ -155,7 +169,14 @@ fn flood(fed: &mut Fed, metric: &str) -> usize {
 
 #[test]
 fn a_session_closed_by_the_drain_gets_every_frame_that_waited_for_it() {
-    let mut fed = Fed::insecure(&["--drain-seconds", "10", "--max-outbox-bytes", "0"]);
+    let mut fed = Fed::insecure(&[
+        "--drain-seconds",
+        "10",
+        "--going-away-ms",
+        "0",
+        "--max-outbox-bytes",
+        "0",
+    ]);
     let mut slow = subscribed(Client::connect_narrow(fed.server.address()));
     let count = flood(&mut fed, "outboxes_blocked");
     fed.server.signal(Signal::TERM);
@@ -174,7 +195,13 @@ fn a_session_closed_by_the_drain_gets_every_frame_that_waited_for_it() {
 #[test]
 fn a_session_closed_by_the_drain_is_told_of_the_events_that_were_dropped_for_it() {
     let policy = ["--slow-consumer", "drop", "--max-queued-messages", "5"];
-    let mut fed = Fed::insecure(&[&["--drain-seconds", "10"], &policy[..]].concat());
+    let mut fed = Fed::insecure(
+        &[
+            &["--drain-seconds", "10", "--going-away-ms", "0"],
+            &policy[..],
+        ]
+        .concat(),
+    );
     let mut slow = subscribed(Client::connect_narrow(fed.server.address()));
     let count = flood(&mut fed, "frames_dropped_total");
     fed.server.signal(Signal::TERM);

@@ -23,7 +23,7 @@ const CLIENTS: u32 = 4;
 const DAWDLE: Duration = Duration::from_millis(5);
 
 /// For a process whose drain no client waits for.
-const BRIEF: [&str; 2] = ["--drain-seconds", "1"];
+const BRIEF: [&str; 4] = ["--drain-seconds", "1", "--going-away-ms", "0"];
 
 /// Runs `test` on a thread with a network of its own; false, and nothing is run, where that is not allowed.
 fn in_own_network(test: impl FnOnce() + Send) -> bool {
@@ -209,7 +209,17 @@ fn a_silent_connection_moves_to_the_new_process_when_the_kernel_moves_the_queue(
 
 #[test]
 fn silent_connections_are_taken_out_of_the_kernel_during_the_delay() {
-    let mut old = start(0, &["--drain-delay-seconds", "3", "--drain-seconds", "3"]);
+    let mut old = start(
+        0,
+        &[
+            "--drain-delay-seconds",
+            "3",
+            "--drain-seconds",
+            "3",
+            "--going-away-ms",
+            "0",
+        ],
+    );
     let mut silent: Vec<Raw> = (0..20).map(|_| Raw::connect(old.address())).collect();
     let _new = start(old.address().port(), &BRIEF);
     old.signal(Signal::TERM);

@@ -26,7 +26,7 @@ const MISSING: &str = " lines of the log are missing here";
 /// A server that logs every connection's end to `stderr`, and many events.
 fn talkative(stderr: impl Into<Stdio>) -> Server {
     let args = ["--log-level", "debug", "--demo-rate", "100"];
-    let end = ["--drain-seconds", "1"];
+    let end = ["--drain-seconds", "1", "--going-away-ms", "0"];
     Server::start_logging_to(stderr, own_address(), &[&DEMO[..], &args, &end].concat())
 }
 

@@ -30,6 +30,7 @@ mod crossbar;
 mod ctl;
 mod drain;
 mod events;
+mod going_away;
 mod handover;
 mod handshake;
 #[cfg(target_env = "gnu")]

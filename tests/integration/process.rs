@@ -103,7 +103,7 @@ fn the_only_line_on_stdout_tells_the_address_that_was_taken() {
 /// Ends a server with 40 sessions by this signal: all must be closed with 1001, spread over the drain time.
 fn drains(signal: Signal) {
     const SESSIONS: usize = 40;
-    let mut server = Server::demo(&["--drain-seconds", "2"]);
+    let mut server = Server::demo(&["--drain-seconds", "2", "--going-away-ms", "0"]);
     let clients: Vec<Client> = (0..SESSIONS)
         .map(|_| {
             let mut client = Client::connect(server.address());
@@ -157,7 +157,7 @@ fn without_sessions_sigterm_ends_at_once() {
 
 #[test]
 fn a_second_signal_ends_the_drain_at_once() {
-    let mut server = Server::demo(&["--drain-seconds", "60"]);
+    let mut server = Server::demo(&["--drain-seconds", "60", "--going-away-ms", "0"]);
     let mut clients: Vec<Client> = (0..4).map(|_| Client::connect(server.address())).collect();
     server.signal(Signal::INT);
     assert_eq!(clients[0].expect_close().0, 1001);
@@ -168,7 +168,7 @@ fn a_second_signal_ends_the_drain_at_once() {
 
 #[test]
 fn peers_that_ignore_their_close_do_not_hold_up_the_end() {
-    let mut server = Server::demo(&["--drain-seconds", "1"]);
+    let mut server = Server::demo(&["--drain-seconds", "1", "--going-away-ms", "0"]);
     let silent: Vec<Raw> = (0..5).map(|_| Raw::upgraded(server.address())).collect();
     let mut half = Raw::connect(server.address());
     half.send(b"GET / HTTP/1.1\r\nHos");

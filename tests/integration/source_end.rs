@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use blackhole::config::{self, Config, Startup};
 use blackhole::handoff::{FromSource, Return, SourceEnd, handoff};
 use blackhole::limits::POLL_WAIT_MAX;
+use blackhole::reactor::drain::DrainTimes;
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
 use blackhole::routing::families::Families;
 use blackhole::session::ListenerKind;
@@ -96,7 +97,7 @@ fn run(config: &Config, started: &Sender<Loop>) {
         handoff: end,
         connections_max: 10,
         drain_delay: Duration::ZERO,
-        drain: Duration::ZERO,
+        drain: DrainTimes::default(),
         epoch,
         io_uring: false,
         more_metrics: Box::new(|_| {}),

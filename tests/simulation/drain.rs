@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 
+use blackhole::reactor::drain::DrainTimes;
+
 use crate::client::Client;
 use crate::scenes::{token_file, world_of_readers};
 use crate::world::World;
@@ -27,10 +29,12 @@ fn drained_world(max_outboxes_bytes: usize, tokens: &Path) -> (World, u64, u64) 
     assert_eq!(world.reactor.hub.outboxes.blocked_sessions, 10);
     let begun = world.clock;
     world.is_draining = true;
+    let times = DrainTimes {
+        going_away: Duration::ZERO,
+        whole: Duration::from_secs(10),
+    };
     world.reactor.announce_drain();
-    world
-        .reactor
-        .begin_drain(Duration::from_secs(10), world.now());
+    world.reactor.begin_drain(times, world.now());
     while !world.reactor.is_drained(world.now()) {
         world.clock += Duration::from_millis(50);
         if world.clock - begun == Duration::from_millis(2500) {

@@ -29,6 +29,7 @@
 //! | `rights` | the token file as it changes: who may see what, and when |
 //! | `hostile` | hostile clients beside honest ones |
 //! | `scenes` | worlds that a case begins with |
+//! | `resume` | several processes on one broker, and clients that come back with cursors |
 //! | `regressions`, `drain`, `liveness`, `months`, `tokens`, `wall_clock` | cases with names |
 
 mod client;
@@ -40,6 +41,7 @@ mod liveness;
 mod model;
 mod months;
 mod regressions;
+mod resume;
 mod rights;
 mod scenes;
 mod source;

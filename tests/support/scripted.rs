@@ -254,9 +254,14 @@ pub fn reactor_that_asks(
 /// What `world` comes to under each of so many seeds, or under the one that `BLACKHOLE_SEED` names. A failure tells
 /// its seed.
 pub fn under_seeds<T>(seeds: u64, world: impl Fn(u64) -> T) -> Vec<T> {
+    under_these_seeds(0..seeds, world)
+}
+
+/// As [`under_seeds`], for these.
+pub fn under_these_seeds<T>(seeds: impl Iterator<Item = u64>, world: impl Fn(u64) -> T) -> Vec<T> {
     let seeds = match std::env::var("BLACKHOLE_SEED") {
         Ok(seed) => vec![seed.parse().expect("BLACKHOLE_SEED is a number")],
-        Err(_) => (0..seeds).collect(),
+        Err(_) => seeds.collect(),
     };
     let run = |seed| {
         catch_unwind(AssertUnwindSafe(|| world(seed))).unwrap_or_else(|panic| {

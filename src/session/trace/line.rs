@@ -10,6 +10,7 @@
 //! | `matched` | an event goes to a subscription: `exchange`, `routing_key`, `account_id`, `name`, `subscribed_key`, `subscription_key`, `for_account_id`, and how many frames were `queued` and `dropped`; the `session` that is looked at, or how many `sessions` share the subscription |
 //! | `not_matched` | an event did not reach the session that is looked at, or nobody (`exchange`, `routing_key`, `account_id`, `name`), and `why` |
 //! | `written` | bytes went out to the session that is looked at (`session`, `bytes`), and how many still wait (`waiting_bytes`) |
+//! | `going_away` | a session was told that the process is going away (`session`, `account_id`, `within_ms` to the first close) |
 //! | `closed` | a session is being closed (`session`, `account_id`, `reason`, `code` if a close frame is sent) |
 //! | `source` | the source of events is `up` or `down` (`state`) |
 //! | `left_out` | `lines` for which there was no room, and `events` that were not judged, because the share of the turn was used up |
@@ -36,6 +37,7 @@ pub(super) enum Word {
     Matched,
     NotMatched,
     Written,
+    GoingAway,
     Closed,
     Source,
     LeftOut,
@@ -53,6 +55,7 @@ impl Word {
             Self::Matched => "matched",
             Self::NotMatched => "not_matched",
             Self::Written => "written",
+            Self::GoingAway => "going_away",
             Self::Closed => "closed",
             Self::Source => "source",
             Self::LeftOut => "left_out",

@@ -386,6 +386,14 @@ impl Trace {
         });
     }
 
+    /// Notes that a session was told that the process is going away.
+    pub fn going_away(&mut self, who: &Who, within: Duration, now: Now) {
+        let asked = CommandFacts::default();
+        self.tell_session(who, &asked, Word::GoingAway, now, |line| {
+            line.value("within_ms", within.as_millis())
+        });
+    }
+
     /// Notes that a session is being closed. `code`: of the close frame that it is sent.
     pub fn closed(&mut self, who: &Who, reason: CloseReason, code: Option<u16>, now: Now) {
         self.tell_session(who, &CommandFacts::default(), Word::Closed, now, |line| {
