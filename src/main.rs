@@ -269,7 +269,10 @@ fn start_source(
         tls: config.tls.clone(),
         prefetch: config.prefetch,
         max_queue_length: config.max_queue_length,
+        queue_expires: config.queue_expires,
+        durable_queue: config.durable_queue,
         exchanges,
+        pause_max: amqp::RECONNECT_PAUSE_MAX,
         answer_max: limits::BROKER_ANSWER_MAX,
     };
     amqp::spawn(options, source_end, counters.clone())

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Longest pause between tries to connect.
-const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// Longest pause between tries to connect, but for tests.
+pub const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(3);
 /// The pause before the second try; it doubles from there.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 
@@ -12,14 +12,16 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 pub(super) struct Backoff {
     endpoints: usize,
     failures: usize,
+    pause_max: Duration,
 }
 
 impl Backoff {
     /// A back-off without failures, for so many brokers; at least one.
-    pub(super) fn new(endpoints: usize) -> Self {
+    pub(super) fn new(endpoints: usize, pause_max: Duration) -> Self {
         Self {
             endpoints,
             failures: 0,
+            pause_max,
         }
     }
 
@@ -38,7 +40,7 @@ impl Backoff {
         };
         let step = PAUSE_FIRST
             .saturating_mul(1 << rounds.min(16))
-            .min(PAUSE_MAX);
+            .min(self.pause_max);
         step / 2 + (step / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
 }
@@ -49,7 +51,7 @@ mod tests {
 
     #[test]
     fn pauses_double_each_round_of_the_brokers_up_to_three_seconds() {
-        let mut backoff = Backoff::new(2);
+        let mut backoff = Backoff::new(2, RECONNECT_PAUSE_MAX);
         let pauses: Vec<_> = (0..14)
             .map(|_| backoff.next(u32::MAX).as_millis())
             .collect();
@@ -62,7 +64,8 @@ mod tests {
         let mut least = Backoff {
             endpoints: 1,
             failures: 9,
+            pause_max: RECONNECT_PAUSE_MAX,
         };
-        assert_eq!(least.next(0), PAUSE_MAX / 2);
+        assert_eq!(least.next(0), RECONNECT_PAUSE_MAX / 2);
     }
 }

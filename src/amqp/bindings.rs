@@ -1,5 +1,6 @@
 //! The table of the bindings that the loop wants: where each stands on the broker, and what the loop has not yet been
-//! told of it. The table outlives every connection (AMQP rail 8). Pure: no socket, clock, thread or log.
+//! told of it. The table outlives every connection (AMQP rail 8), and so does the queue on the broker, as a rule. Pure:
+//! no socket, clock, thread or log.
 //!
 //! ```text
 //!             bind                  take_batch            bound                    unbind
@@ -11,8 +12,11 @@
 //! ```
 //!
 //! When an exchange vanishes, its bindings that were in force are queued again, and those that lingered become absent.
+//! When the connection is lost, all that is wanted is queued again: on a queue that is still there a second bind of the
+//! same changes nothing, and proves that it is in force. What was bound once and is wanted no more lingers then too,
+//! until it is unbound at last, or the queue is found gone with all its bindings.
 //!
-//! Invariants: every `Queued` binding has the places in the queue that its entry names, one for each account that asked
+//! Invariants: whatever may be bound on the broker's queue has an entry that says so; every `Queued` binding has the places in the queue that its entry names, one for each account that asked
 //! for it, and nothing else is in the queue; every `Lingering` one has its place there; `in_force` counts `InForce` and
 //! `Lingering`, `wanted` all but `Lingering`, `refused` the `Refused`, `queued` the `Queued`. The loop is told of a
 //! binding with the ticket of its latest `Bind`. Tables that a storm of bindings made large give their room back as
@@ -55,6 +59,17 @@ struct Entry {
     confirmed: bool,
     /// The loop heard `Lost` of this ticket, and no `Bound` since.
     lost: bool,
+    there: There,
+}
+
+/// Whether the broker's queue has a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum There {
+    No,
+    /// It was, or may have been, when the last connection ended, and that queue may be there still.
+    Perhaps,
+    /// The broker said so on this connection.
+    Yes,
 }
 
 impl Entry {
@@ -105,6 +120,7 @@ impl Bindings {
                 account,
                 confirmed: false,
                 lost: false,
+                there: There::No,
             };
             self.count(Tally::of(&entry.state));
             self.entries.insert(binding.clone(), entry);
@@ -116,9 +132,14 @@ impl Bindings {
         match entry.state {
             State::InForce => self.confirm(&binding),
             State::Lingering(place) => {
+                let is_in_force = entry.there == There::Yes;
                 self.lingering.remove(place);
-                self.set(&binding, State::InForce);
-                self.confirm(&binding);
+                if is_in_force {
+                    self.set(&binding, State::InForce);
+                    self.confirm(&binding);
+                } else {
+                    self.enqueue(&binding);
+                }
             }
             State::Queued(_) => {
                 self.leave_queue(&binding);
@@ -155,12 +176,11 @@ impl Bindings {
             return;
         };
         match entry.state {
-            State::InForce | State::Binding(_) => {
-                let place = self.lingering.push(entry.account, binding.clone(), now);
-                self.set(binding, State::Lingering(place));
-            }
-            State::Queued(_) | State::Refused => self.remove(binding),
             State::Lingering(_) => {}
+            State::Queued(_) | State::Refused if entry.there == There::No => self.remove(binding),
+            State::InForce | State::Binding(_) | State::Queued(_) | State::Refused => {
+                self.linger(binding, now);
+            }
         }
     }
 
@@ -211,6 +231,9 @@ impl Bindings {
             self.set(binding, State::InForce);
             self.confirm(binding);
         }
+        if let Some(entry) = self.entries.get_mut(binding) {
+            entry.there = There::Yes;
+        }
     }
 
     /// `binding` was not tried after all; it keeps its places.
@@ -253,29 +276,35 @@ impl Bindings {
         taken
     }
 
-    /// The exchange is not there, so none of its bindings is: those that were in force are told `Lost` and queued
-    /// again. Linear in all bindings.
+    /// The exchange is not there, so none of its bindings is: those that the loop believes in force are told `Lost` and
+    /// are queued. Linear in all bindings.
     pub(super) fn exchange_vanished(&mut self, exchange: &str) {
         self.bound
             .retain(|asked| *asked.binding.exchange != *exchange);
-        let gone: Vec<_> = (self.entries.iter())
-            .filter(|(binding, entry)| {
-                *binding.exchange == *exchange
-                    && matches!(entry.state, State::InForce | State::Lingering(_))
-            })
-            .map(|(binding, _)| binding.clone())
-            .collect();
-        for binding in gone {
-            if self
-                .entries
-                .get(&binding)
-                .is_some_and(|entry| entry.state == State::InForce)
-            {
-                self.enqueue(&binding);
-                self.lose(&binding);
-            } else {
-                self.remove(&binding);
+        let (mut in_force, mut lingering, mut believed) = (Vec::new(), Vec::new(), Vec::new());
+        for (binding, entry) in &mut self.entries {
+            if *binding.exchange != *exchange {
+                continue;
             }
+            entry.there = There::No;
+            match entry.state {
+                State::InForce => in_force.push(binding.clone()),
+                State::Lingering(_) => lingering.push(binding.clone()),
+                // After a reconnect they wait to be bound again, which the loop need not know.
+                State::Queued(_) | State::Binding(_) if entry.confirmed => {
+                    believed.push(binding.clone());
+                }
+                State::Queued(_) | State::Binding(_) | State::Refused => {}
+            }
+        }
+        for binding in &in_force {
+            self.enqueue(binding);
+        }
+        for binding in in_force.iter().chain(&believed) {
+            self.lose(binding);
+        }
+        for binding in &lingering {
+            self.remove(binding);
         }
     }
 
@@ -293,7 +322,8 @@ impl Bindings {
         }
     }
 
-    /// Forgets and returns the oldest unwanted binding whose time has come; the caller unbinds it.
+    /// Forgets and returns the oldest unwanted binding whose time has come; the caller unbinds it, or gives it back
+    /// ([`Bindings::not_unbound`]).
     pub(super) fn take_unwanted(&mut self, now: Instant) -> Option<AmqpBinding> {
         let binding = self.lingering.take_due(now)?;
         self.remove(&binding);
@@ -306,8 +336,40 @@ impl Bindings {
         self.lingering.next_due()
     }
 
-    /// Nothing is in force any more, because the queue died with its connection. Every wanted binding is queued.
-    /// Linear.
+    /// The broker may or may not have taken back `binding`, which [`Bindings::take_unwanted`] returned.
+    pub(super) fn not_unbound(&mut self, binding: AmqpBinding, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&binding) {
+            entry.there = There::Perhaps;
+            return;
+        }
+        let account = AccountTag::NOBODY;
+        let entry = Entry {
+            state: State::Lingering(self.lingering.push(account, binding.clone(), now)),
+            ticket: Ticket::default(),
+            account,
+            confirmed: false,
+            lost: false,
+            there: There::Perhaps,
+        };
+        self.count(Tally::of(&entry.state));
+        self.entries.insert(binding, entry);
+    }
+
+    /// The queue has no bindings, because it is a new one. To be called after [`Bindings::connection_lost`]. Linear.
+    pub(super) fn queue_is_new(&mut self) {
+        let mut unwanted = Vec::new();
+        for (binding, entry) in &mut self.entries {
+            entry.there = There::No;
+            if matches!(entry.state, State::Lingering(_)) {
+                unwanted.push(binding.clone());
+            }
+        }
+        for binding in unwanted {
+            self.remove(&binding);
+        }
+    }
+
+    /// Nothing is surely in force any more. Every wanted binding is queued. Linear.
     pub(super) fn connection_lost(&mut self) {
         self.rechecks.clear();
         // They are in force no more, and the loop was not told that they were. It is told when they are again.
@@ -316,23 +378,22 @@ impl Bindings {
                 entry.confirmed = false;
             }
         }
-        (self.is_restoring, self.lingering) = (false, Lingering::default());
-        let later = std::mem::take(&mut self.later);
-        let mut unwanted = Vec::new();
+        self.is_restoring = false;
         let mut unplaced = Vec::new();
-        for (binding, entry) in &self.entries {
+        for (binding, entry) in &mut self.entries {
+            let was_handed_over = matches!(entry.state, State::Binding(_));
+            if was_handed_over || entry.there == There::Yes {
+                entry.there = There::Perhaps;
+            }
             match &entry.state {
-                State::Lingering(_) => unwanted.push(binding.clone()),
-                State::Queued(_) => {}
+                State::Lingering(_) | State::Queued(_) => {}
                 State::Binding(_) | State::InForce | State::Refused => {
                     unplaced.push(binding.clone())
                 }
             }
         }
+        let later = std::mem::take(&mut self.later);
         later.drain_into(&mut self.queue);
-        for binding in unwanted {
-            self.remove(&binding);
-        }
         for binding in unplaced {
             self.enqueue(&binding);
         }
@@ -373,6 +434,15 @@ impl Bindings {
         self.set(binding, State::Queued(Vec::new()));
         if let Some(account) = self.entries.get(binding).map(|entry| entry.account) {
             self.join(binding, account);
+        }
+    }
+
+    /// Nobody wants `binding` any more, and the broker's queue has it or may have it.
+    fn linger(&mut self, binding: &AmqpBinding, now: Instant) {
+        self.leave_queue(binding);
+        if let Some(account) = self.entries.get(binding).map(|entry| entry.account) {
+            let place = self.lingering.push(account, binding.clone(), now);
+            self.set(binding, State::Lingering(place));
         }
     }
 
@@ -584,7 +654,14 @@ mod tests {
     }
 
     #[test]
-    fn after_a_reconnect_only_the_never_confirmed_are_told_and_the_unwanted_are_gone() {
+    fn after_a_reconnect_only_the_never_confirmed_are_told_and_the_unwanted_are_unbound_where_the_queue_is_there()
+     {
+        for is_new in [false, true] {
+            after_a_reconnect(is_new);
+        }
+    }
+
+    fn after_a_reconnect(is_new: bool) {
         let (mut bindings, now) = (Bindings::default(), Instant::now());
         ask(&mut bindings, binding("confirmed"));
         ask(&mut bindings, binding("unwanted"));
@@ -592,13 +669,80 @@ mod tests {
         bindings.unbind(&binding("unwanted"), now);
         bindings.take_bound();
         ask(&mut bindings, binding("new"));
+        ask(&mut bindings, binding("leaves"));
+        bindings.take_batch(1);
         bindings.connection_lost();
+        if is_new {
+            bindings.queue_is_new();
+        }
         assert_eq!(
             (bindings.wanted(), bindings.in_force(), bindings.queued()),
-            (2, 0, 2)
+            (3, usize::from(!is_new), 3)
         );
+        bindings.unbind(&binding("confirmed"), now);
+        ask(&mut bindings, binding("confirmed"));
+        bindings.unbind(&binding("leaves"), now);
         force(&mut bindings);
-        assert_eq!(named(bindings.take_bound()), [binding("new")]);
+        let mut bound = named(bindings.take_bound());
+        bound.sort();
+        assert_eq!(bound, [binding("confirmed"), binding("new")]);
+        let unbound = std::iter::from_fn(|| bindings.take_unwanted(now + LINGER));
+        let expected = if is_new {
+            vec![]
+        } else {
+            vec![binding("unwanted")]
+        };
+        assert_eq!(unbound.collect::<Vec<_>>(), expected);
+        assert_eq!((bindings.wanted(), bindings.in_force()), (2, 2));
+    }
+
+    #[test]
+    fn what_a_lost_connection_may_have_bound_or_not_unbound_is_unbound_on_the_next() {
+        let (mut bindings, now) = (Bindings::default(), Instant::now());
+        for key in ["handed over", "in force", "not unbound"] {
+            ask(&mut bindings, binding(key));
+        }
+        let taken = bindings.take_batch(usize::MAX);
+        for bound in taken.iter().filter(|one| *one.key != *"handed over") {
+            bindings.bound(bound);
+        }
+        bindings.unbind(&binding("not unbound"), now);
+        assert!(bindings.take_unwanted(now + LINGER).is_some());
+        bindings.not_unbound(binding("not unbound"), now + LINGER);
+        bindings.connection_lost();
+        for key in ["handed over", "in force"] {
+            bindings.unbind(&binding(key), now);
+        }
+        assert_eq!((bindings.wanted(), bindings.queued()), (0, 0));
+        let unbound = std::iter::from_fn(|| bindings.take_unwanted(now + 2 * LINGER));
+        let mut unbound: Vec<_> = unbound.collect();
+        unbound.sort();
+        assert_eq!(
+            unbound,
+            ["handed over", "in force", "not unbound"].map(binding)
+        );
+        assert!(bindings.entries.is_empty());
+    }
+
+    #[test]
+    fn an_exchange_that_is_gone_after_a_reconnect_is_lost_to_those_who_believe_in_its_bindings() {
+        let (mut bindings, now) = (Bindings::default(), Instant::now());
+        for key in ["believed", "lingers"] {
+            ask(&mut bindings, binding(key));
+        }
+        force(&mut bindings);
+        bindings.take_bound();
+        ask(&mut bindings, binding("new"));
+        bindings.unbind(&binding("lingers"), now);
+        bindings.connection_lost();
+        let batch = bindings.take_batch(1);
+        bindings.exchange_vanished("callevt");
+        batch.iter().for_each(|one| bindings.requeue(one));
+        assert_eq!(named(bindings.take_lost()), [binding("believed")]);
+        force(&mut bindings);
+        let mut bound = named(bindings.take_bound());
+        bound.sort();
+        assert_eq!(bound, [binding("believed"), binding("new")]);
         assert_eq!(bindings.take_unwanted(now + LINGER), None);
     }
 
@@ -692,7 +836,7 @@ mod tests {
     proptest! {
         /// Whatever the loop asks and the broker answers, the last word counts and no counter drifts.
         #[test]
-        fn after_any_history_exactly_the_wanted_end_up_in_force(steps in proptest::collection::vec((0..8_u8, 0..5_u8), 0..200)) {
+        fn after_any_history_exactly_the_wanted_end_up_in_force(steps in proptest::collection::vec((0..10_u8, 0..5_u8), 0..200)) {
             let (mut bindings, mut now) = (Bindings::default(), Instant::now());
             let mut wanted = std::collections::BTreeSet::new();
             let mut on_broker = std::collections::BTreeSet::new();
@@ -705,16 +849,31 @@ mod tests {
                     3 => for taken in bindings.take_batch(3) { on_broker.insert(taken.clone()); bindings.bound(&taken); },
                     4 => for taken in bindings.take_batch(3) { bindings.refuse(&taken); },
                     5 => while let Some(unwanted) = bindings.take_unwanted(now) { on_broker.remove(&unwanted); },
-                    6 => { on_broker.clear(); bindings.connection_lost(); }
+                    6 => { on_broker.clear(); bindings.connection_lost(); bindings.queue_is_new(); }
+                    // The connection ends before the broker has answered; what it had read it has done, or not.
+                    7 => {
+                        let taken = bindings.take_batch(3);
+                        on_broker.extend(taken.into_iter().filter(|_| name % 2 == 0));
+                        bindings.connection_lost();
+                    }
+                    8 => {
+                        if let Some(unwanted) = bindings.take_unwanted(now) {
+                            if name % 2 == 0 { on_broker.remove(&unwanted); }
+                            bindings.not_unbound(unwanted, now);
+                        }
+                        bindings.connection_lost();
+                    }
                     _ => bindings.retry_refused(),
                 }
                 prop_assert_eq!(bindings.wanted(), wanted.len());
-                prop_assert_eq!(bindings.in_force(), on_broker.len());
+                let may_be_there = bindings.entries.values().filter(|e| e.there != There::No).count();
+                prop_assert!(bindings.in_force() <= may_be_there && on_broker.len() <= may_be_there);
                 prop_assert!(bindings.entries.values().filter(|e| e.state == State::Refused).count() == bindings.refused());
             }
             bindings.retry_refused();
             for taken in bindings.take_batch(usize::MAX) { on_broker.insert(taken.clone()); bindings.bound(&taken); }
             while let Some(unwanted) = bindings.take_unwanted(now + LINGER) { on_broker.remove(&unwanted); }
+            prop_assert_eq!(bindings.in_force(), wanted.len());
             prop_assert_eq!(on_broker, wanted);
         }
     }

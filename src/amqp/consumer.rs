@@ -3,8 +3,10 @@
 //!
 //! Invariants: a delivery is acknowledged only after the loop's channel took its event. So while that channel is full
 //! nothing is acknowledged, and the broker sends no more than the prefetch (AMQP rail 6), whose bytes the guard bounds.
-//! Deliveries received before the connection died are still handed over: they are no longer in the broker's queue, and
-//! that queue is gone.
+//! Deliveries received before the connection died are still handed over; those of them that were not acknowledged come
+//! again on the next connection, where [`Redelivery`] knows them. For its sake the newest delivery's ack waits until a
+//! later one was handled, or [`HOLD`] has passed: not for ever, because a broker closes the channel over an ack that is
+//! half an hour late.
 
 use std::sync::Arc;
 use std::thread;
@@ -16,6 +18,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 use super::abort::Abort;
 use super::counters::{AmqpCounters, add, increment};
 use super::guard::{SUBSTITUTE, Vitals};
+use super::redelivery::{Redelivery, Verdict};
 use super::url::bounded;
 use super::watchdog::Watchdog;
 use crate::event::age::age_of;
@@ -25,6 +28,8 @@ use crate::log_limit::LogLimit;
 
 /// Longest that a delivery which was handed over stays unacknowledged.
 const ACK_AFTER: Duration = Duration::from_millis(20);
+/// How long the newest delivery's ack waits for a later delivery; and how long what must come again is waited for.
+const HOLD: Duration = Duration::from_secs(30);
 /// Deliveries in a row that were not waited for, after which they are taken to flow.
 const FLOW_DELIVERIES_MIN: u32 = 8;
 /// How long deliveries that flow may gather. So much later an event may reach its clients then, and never when it is alone.
@@ -52,8 +57,9 @@ pub(super) enum ConsumeEnd {
 /// What a consumer works with.
 pub(super) struct Consumer<'a> {
     pub(super) channel: Channel,
-    pub(super) queue: String,
-    pub(super) prefetch: u16,
+    pub(super) queue: Arc<str>,
+    /// Deliveries that may be under way.
+    pub(super) window: u16,
     pub(super) source: SourceEnd,
     pub(super) counters: &'a AmqpCounters,
     pub(super) vitals: &'a Vitals,
@@ -63,16 +69,38 @@ pub(super) struct Consumer<'a> {
     pub(super) stop: Receiver<()>,
     /// Gets a message, without waiting, when the backlog suggests that the broker's queue fills.
     pub(super) behind: crossbeam_channel::Sender<()>,
+    /// Every event published before this moment was received on the connections before.
+    pub(super) caught_up: Instant,
 }
 
-/// Deliveries handed over and not yet acknowledged. Acknowledging the newest acknowledges all.
+/// A delivery, and how many came up to it on this connection.
+struct Handled {
+    delivery: Delivery,
+    count: u64,
+}
+
+/// Deliveries handled and not yet acknowledged. Acknowledging one acknowledges all before it.
 #[derive(Default)]
 struct Unacked {
-    newest: Option<Delivery>,
+    newest: Option<Handled>,
+    /// The one before the newest, to be acknowledged.
+    before: Option<Handled>,
+    /// Those to be acknowledged, the newest not counted.
     count: usize,
     since: Option<Instant>,
-    /// The channel is gone: later deliveries cannot be acknowledged, and need not be.
+    /// The channel is gone: later deliveries cannot be acknowledged, and come again.
     refused: bool,
+}
+
+impl Unacked {
+    fn push(&mut self, delivery: Delivery, count: u64) {
+        let Some(before) = self.newest.replace(Handled { delivery, count }) else {
+            return;
+        };
+        self.before = Some(before);
+        self.count += 1;
+        self.since.get_or_insert_with(Instant::now);
+    }
 }
 
 /// Whether deliveries follow one another so closely that they are taken several at a time. Where the client's thread,
@@ -108,6 +136,7 @@ impl Consumer<'_> {
     /// (AMQP rail 5).
     pub(super) fn run(
         self,
+        redelivery: &mut Redelivery,
     ) -> (
         amiquip::Result<ConsumeEnd>,
         Option<Receiver<ConsumerMessage>>,
@@ -121,7 +150,7 @@ impl Consumer<'_> {
             Ok(consumer) => {
                 drop(question);
                 let receiver = consumer.receiver().clone();
-                let end = self.pump(&receiver);
+                let end = self.pump(&receiver, redelivery);
                 // Dropping it cancels it, and waits for the broker's answer.
                 let question = self.watchdog.question();
                 drop(consumer);
@@ -132,11 +161,16 @@ impl Consumer<'_> {
         }
     }
 
-    fn pump(&self, deliveries: &Receiver<ConsumerMessage>) -> ConsumeEnd {
+    fn pump(
+        &self,
+        deliveries: &Receiver<ConsumerMessage>,
+        redelivery: &mut Redelivery,
+    ) -> ConsumeEnd {
+        let mut quiet_since = Instant::now();
         let mut unacked = Unacked::default();
         let mut names: Vec<Arc<str>> = Vec::new();
         let mut log_limit = LogLimit::default();
-        let batch = usize::from(self.prefetch / 4).max(1);
+        let batch = usize::from(self.window / 4).max(1);
         let mut flow = Flow::default();
         loop {
             if unacked.count >= batch
@@ -144,7 +178,7 @@ impl Consumer<'_> {
                     .since
                     .is_some_and(|since| since.elapsed() >= ACK_AFTER)
             {
-                self.ack(&mut unacked);
+                self.ack(&mut unacked, redelivery);
             }
             let message = match deliveries.try_recv() {
                 Ok(message) => message,
@@ -155,9 +189,16 @@ impl Consumer<'_> {
                 }
                 Err(TryRecvError::Empty) => match self.wait(deliveries, &unacked) {
                     Ok(message) => message,
-                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Timeout) => {
+                        if quiet_since.elapsed() >= HOLD
+                            && let Err(end) = self.settle(&mut unacked, redelivery)
+                        {
+                            return end;
+                        }
+                        continue;
+                    }
                     Err(RecvTimeoutError::Disconnected) if self.is_stopped() => {
-                        self.ack(&mut unacked);
+                        self.ack(&mut unacked, redelivery);
                         return ConsumeEnd::Stopped;
                     }
                     Err(RecvTimeoutError::Disconnected) => return ConsumeEnd::ConnectionLost,
@@ -177,18 +218,82 @@ impl Consumer<'_> {
             flow.take();
             increment(&self.counters.deliveries);
             self.vitals.taken(delivery.body.len());
-            if unacked.count + deliveries.len() >= usize::from(self.prefetch) / 2 {
+            if unacked.count + deliveries.len() >= usize::from(self.window) / 2 {
                 let _ = self.behind.try_send(());
             }
-            if let Some(event) = self.decode(&mut delivery, &mut names, &mut log_limit)
-                && let Err(end) = self.hand_over(event, &mut unacked)
-            {
-                return end;
+            quiet_since = Instant::now();
+            let id = EventId::of(&delivery.exchange, &delivery.routing_key, &delivery.body);
+            let verdict = redelivery.take(id, delivery.redelivered);
+            if verdict == Verdict::Again {
+                increment(&self.counters.redeliveries);
+                self.swallowed(&delivery);
+                delivery.body = Vec::new();
+            } else {
+                if verdict == Verdict::Broken
+                    && let Err(end) = self.tell_broken(&mut unacked, redelivery)
+                {
+                    return end;
+                }
+                if let Some(event) = self.decode(id, &mut delivery, &mut names, &mut log_limit)
+                    && let Err(end) =
+                        self.hand_over(FromSource::Event(event), &mut unacked, redelivery)
+                {
+                    return end;
+                }
+                redelivery.handled(id);
             }
-            unacked.newest = Some(delivery);
-            unacked.count += 1;
-            unacked.since.get_or_insert_with(Instant::now);
+            unacked.push(delivery, redelivery.taken());
         }
+    }
+
+    /// Nothing has come for long. What must come again will not; and the newest delivery, whose ack waits no longer,
+    /// never comes again once the broker has answered behind that ack.
+    fn settle(&self, unacked: &mut Unacked, redelivery: &mut Redelivery) -> Result<(), ConsumeEnd> {
+        if redelivery.give_up() {
+            self.tell_broken(unacked, redelivery)?;
+        }
+        let Some(newest) = unacked.newest.take() else {
+            return Ok(());
+        };
+        if unacked.refused {
+            return Ok(());
+        }
+        let _question = self.watchdog.question();
+        // Asked before too: a connection that is dead already has not taken the ack.
+        let answers = || self.channel.qos(0, self.window, false);
+        let acked = answers().and_then(|()| {
+            redelivery.acked(newest.count);
+            newest.delivery.ack_multiple(&self.channel)
+        });
+        match acked.and_then(|()| answers()) {
+            Ok(()) => {
+                add(&self.counters.acks, unacked.count + 1);
+                redelivery.settled();
+                (unacked.before, unacked.count, unacked.since) = (None, 0, None);
+            }
+            Err(_) => unacked.refused = true,
+        }
+        Ok(())
+    }
+
+    /// The queue has not kept what it had, or its broker not the order: events may be missing.
+    fn tell_broken(
+        &self,
+        unacked: &mut Unacked,
+        redelivery: &mut Redelivery,
+    ) -> Result<(), ConsumeEnd> {
+        increment(&self.counters.redeliveries_broken);
+        log::warn!("amqp: the queue has not kept what it had: events may be missing");
+        let since = self.caught_up;
+        self.hand_over(FromSource::Overflowed { since }, unacked, redelivery)
+    }
+
+    /// The announced size of a body that was swallowed. To be asked once for each delivery.
+    fn swallowed(&self, delivery: &Delivery) -> Option<u64> {
+        let is_empty = delivery.body.is_empty();
+        is_empty
+            .then(|| self.vitals.swallowed(delivery.delivery_tag()))
+            .flatten()
     }
 
     fn wait(
@@ -216,19 +321,16 @@ impl Consumer<'_> {
     /// dropped (PROTOCOL 5).
     fn decode(
         &self,
+        id: EventId,
         delivery: &mut Delivery,
         names: &mut Vec<Arc<str>>,
         log_limit: &mut LogLimit,
     ) -> Option<Arc<Event>> {
+        let swallowed = self.swallowed(delivery);
         let exchange = std::mem::take(&mut delivery.exchange);
         let key = std::mem::take(&mut delivery.routing_key);
         let body = std::mem::take(&mut delivery.body);
         let mut bytes = body.len() as u64;
-        let swallowed = if body.is_empty() {
-            self.vitals.swallowed(delivery.delivery_tag())
-        } else {
-            None
-        };
         let complaint = if let Some(announced) = swallowed {
             increment(&self.counters.undecodable_swallowed);
             bytes = announced;
@@ -238,7 +340,6 @@ impl Consumer<'_> {
             "exchange or routing key is not UTF-8".to_owned()
         } else {
             let encoding = delivery.properties.content_encoding().as_deref();
-            let id = EventId::of(&exchange, &key, &body);
             match Event::read(body, encoding) {
                 Ok((head, body)) => {
                     let published = *delivery.properties.timestamp();
@@ -266,9 +367,13 @@ impl Consumer<'_> {
         None
     }
 
-    /// Hands an event over. While the loop is behind it waits, after it has acknowledged what was handed over before.
-    fn hand_over(&self, event: Arc<Event>, unacked: &mut Unacked) -> Result<(), ConsumeEnd> {
-        let mut message = FromSource::Event(event);
+    /// Hands a message over. While the loop is behind it waits, after it has acknowledged what was handed over before.
+    fn hand_over(
+        &self,
+        mut message: FromSource,
+        unacked: &mut Unacked,
+        redelivery: &mut Redelivery,
+    ) -> Result<(), ConsumeEnd> {
         let mut patience = Duration::ZERO;
         loop {
             message = match self.source.send_timeout(message, patience) {
@@ -278,7 +383,7 @@ impl Consumer<'_> {
             };
             if patience.is_zero() {
                 increment(&self.counters.handover_waits);
-                self.ack(unacked);
+                self.ack(unacked, redelivery);
                 patience = HANDOVER_SLICE;
             }
             let _ = self.behind.try_send(());
@@ -288,11 +393,13 @@ impl Consumer<'_> {
         }
     }
 
-    fn ack(&self, unacked: &mut Unacked) {
-        if let Some(newest) = unacked.newest.take()
+    /// Acknowledges all but the newest.
+    fn ack(&self, unacked: &mut Unacked, redelivery: &mut Redelivery) {
+        if let Some(before) = unacked.before.take()
             && !unacked.refused
         {
-            match newest.ack_multiple(&self.channel) {
+            redelivery.acked(before.count);
+            match before.delivery.ack_multiple(&self.channel) {
                 Ok(()) => add(&self.counters.acks, unacked.count),
                 Err(_) => unacked.refused = true,
             }

@@ -16,7 +16,10 @@ figures! {
         counter handover_waits as "amqp_handover_waits_total" "Times a delivery or message had to wait because the hand-off was full: the back-pressure at work.";
         counter connects as "amqp_connects_total" "Connections that reached the point where everything wanted was bound.";
         counter connect_failures as "amqp_connect_failures_total" "Tries to connect that did not get that far.";
-        counter disconnects as "amqp_disconnects_total" "Connections lost after they had got that far. Each is a gap for every session.";
+        counter disconnects as "amqp_disconnects_total" "Connections lost after they had got that far.";
+        counter queues_unbroken as "amqp_queues_unbroken_total" "Reconnects that found the queue of before whole: nothing was missed, and no session is told of anything.";
+        counter redeliveries as "amqp_redeliveries_total" "Deliveries that came again after a reconnect and were not handed on twice.";
+        counter redeliveries_broken as "amqp_redeliveries_broken_total" "Reconnects after which other deliveries came again than had to, so that events may be missing: told as a gap.";
         counter panics as "amqp_panics_total" "Panics of the AMQP client or of our own code around it that were turned into a reconnect (rail 10).";
         counter answers_overdue as "amqp_answers_overdue_total" "Connections cut because the broker did not answer in 20 s, heartbeats or not.";
         counter guard_violations as "amqp_guard_violations_total" "Connections ended because the broker's bytes broke a bound of the guard (rail 1).";

@@ -3,10 +3,11 @@
 //!
 //! ```text
 //! thread "amqp-connect"  one try: resolve, connect, log in
-//! thread "amqp"          connect -> declare queue -> bind all that is wanted -> Up -> serve commands -> Down -> wait
+//! thread "amqp"          connect -> find or declare queue -> bind all that is wanted -> Up -> serve commands -> Down -> wait
 //! thread "amqp-consume"                                 deliveries -> events -> hand-off -> acks
 //! thread "amqp-watch"    cuts the connection when an answer is overdue
 //! threads "amqp-unbind"  one batch of unbinds
+//! thread "amqp-marker"   a connection of its own: one message beside a durable queue
 //! thread "amqp-control"  a connection of its own: the platform's requests -> loop -> answers
 //! threads "amqp-stream", "amqp-stream-read"  the stream of the history, where there is one
 //! thread of the client   socket <-> TLS, where there is any <-> guard <-> frames
@@ -27,6 +28,9 @@
 //! | `bindings` | which bindings are wanted, and where each stands |
 //! | `bind_queue` | bindings that wait to be bound, in turns between accounts |
 //! | `lingering` | bindings that nobody wants any more and the broker still has |
+//! | `our_queue` | the process's queue, which outlives its connection |
+//! | `marker` | what shows that the broker of a durable queue has restarted |
+//! | `redelivery` | which deliveries come again after a reconnect |
 //! | `topology` | queue, exchanges, bindings on the broker |
 //! | `permissions` | what the broker's user may not do |
 //! | `consumer` | deliveries |
@@ -54,8 +58,11 @@ pub mod control;
 mod counters;
 mod guard;
 mod lingering;
+mod marker;
 mod options;
+mod our_queue;
 mod permissions;
+mod redelivery;
 pub mod stream;
 mod tls;
 mod topology;
@@ -71,6 +78,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use self::abort::Abort;
+pub use self::backoff::RECONNECT_PAUSE_MAX;
 pub use self::client_log::CLIENT_LINES;
 use self::connector::Connector;
 pub use self::counters::AmqpCounters;
@@ -187,7 +195,10 @@ mod tests {
                 tls: TlsFiles::default(),
                 prefetch: 1,
                 max_queue_length: None,
+                queue_expires: Duration::from_secs(60),
+                durable_queue: false,
                 exchanges: Vec::new(),
+                pause_max: RECONNECT_PAUSE_MAX,
                 answer_max: Duration::from_secs(1),
             };
             let error = spawn(options, source, Arc::default()).expect_err("a refused URL");

@@ -25,8 +25,8 @@ impl Permission {
     }
 }
 
-/// The process's own queue, whose name the broker chooses.
-pub(super) const OUR_QUEUE: &str = "queues (amq.gen-…)";
+/// The process's own queue, whose name is drawn.
+pub(super) const OUR_QUEUE: &str = "queues (blackhole.…)";
 
 /// The line about one permission on what `resource` names.
 pub(super) fn lack(endpoint: &Endpoint, permission: Permission, resource: &str) -> Box<str> {
@@ -65,9 +65,9 @@ mod tests {
         let endpoint = Endpoint::parse("amqp://s3cret:s3cret@h/v").expect("a URL");
         for (text, expected) in [
             (
-                "ACCESS_REFUSED - access to queue 'amq.gen-x' in vhost 'v' refused for user 'u'",
+                "ACCESS_REFUSED - access to queue 'blackhole.x' in vhost 'v' refused for user 'u'",
                 Some(
-                    "user \"[password]\" has no write permission on queues (amq.gen-…) in vhost \"v\"",
+                    "user \"[password]\" has no write permission on queues (blackhole.…) in vhost \"v\"",
                 ),
             ),
             (

@@ -1,22 +1,26 @@
-//! Declarations to the broker: the process's own queue, the exchanges that wanted bindings name, and the bindings.
+//! Declarations to the broker: the process's own queue ([`OurQueue`]), the exchanges that wanted bindings name, and the
+//! bindings.
 //!
 //! Everything here happens on a channel of its own. A refusal (404, 403, 406) closes the channel and leaves the
 //! consumer alive (AMQP rail 7); the channel is opened again and the work goes on. An exchange is declared when a
 //! binding first names it, together with that binding. An exchange that the broker refuses is marked, and the others
 //! are not affected (rail 8).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use amiquip::{
     AmqpValue, Channel, Connection, ExchangeDeclareOptions, ExchangeType, FieldTable,
-    QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 
 use super::broker::{Answer, Broker, Lost};
 use super::counters::{AmqpCounters, increment};
+use super::marker::Marker;
+use super::our_queue::{Found, OurQueue, QueueBounds};
 use super::permissions::{self, OUR_QUEUE, Permission};
 use super::url::Endpoint;
 use super::watchdog::Watchdog;
@@ -45,58 +49,31 @@ struct Refusal {
     text: String,
 }
 
-/// Declares the queue, which dies with the connection: named by the server, exclusive, auto-delete (AMQP rail 6).
-/// Returns its name.
-pub(super) fn declare_queue(
-    channel: &Channel,
-    max_length: Option<u32>,
-    endpoint: &Endpoint,
-) -> Result<String, Lost> {
-    let mut arguments = FieldTable::new();
-    if let Some(max_length) = max_length {
-        arguments.insert(
-            "x-max-length".into(),
-            AmqpValue::LongLongInt(max_length.into()),
-        );
-    }
-    let options = QueueDeclareOptions {
-        durable: false,
-        exclusive: true,
-        auto_delete: true,
-        arguments,
-    };
-    match channel.queue_declare("", options) {
-        Ok(queue) => Ok(queue.name().to_owned()),
-        Err(amiquip::Error::ServerClosedChannel { code, .. }) if code == ACCESS_REFUSED => {
-            Err(Lost::Barred(permissions::lack(
-                endpoint,
-                Permission::Configure,
-                OUR_QUEUE,
-            )))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// The binding side of one connection.
 pub(super) struct Topology<'a> {
     connection: &'a mut Connection,
     channel: Channel,
     /// Channels for batches of unbinds, opened when first needed.
     unbinders: Vec<Channel>,
-    queue: String,
+    queue: Arc<str>,
+    /// The queue is one of before, so its bindings may be there.
+    is_old: bool,
+    /// The queue for the marker, and what keeps one in it, where there has to be one.
+    marker: Option<(String, Marker)>,
     endpoint: &'a Endpoint,
     specs: &'a [Exchange],
     watchdog: &'a Watchdog,
     /// Exchanges declared on this connection: admitted (true), or refused until the next retry.
     admitted: HashMap<Arc<str>, bool>,
+    /// Exchanges of whose end the worker was told, and which are to be declared when they are next named.
+    vanished: HashSet<Arc<str>>,
     counters: &'a AmqpCounters,
 }
 
 impl<'a> Topology<'a> {
+    /// Without a queue: [`Topology::find_queue`] or [`Topology::declare_queue`] comes first.
     pub(super) fn new(
         connection: &'a mut Connection,
-        queue: String,
         endpoint: &'a Endpoint,
         specs: &'a [Exchange],
         watchdog: &'a Watchdog,
@@ -107,24 +84,147 @@ impl<'a> Topology<'a> {
             connection,
             channel,
             unbinders: Vec::new(),
-            queue,
+            queue: "".into(),
+            is_old: false,
+            marker: None,
             endpoint,
             specs,
             watchdog,
             admitted: HashMap::new(),
+            vanished: HashSet::new(),
             counters,
         })
     }
 
-    /// Makes sure that the queue can be bound and consumed from, before anything is bound to it: asks for a message of
-    /// it, and to take back a binding that there is not.
-    pub(super) fn check_queue(&mut self) -> Result<(), Lost> {
+    /// The same for a queue of another's, which is only bound.
+    pub(super) fn for_queue(mut self, name: &str) -> Self {
+        self.queue = name.into();
+        self
+    }
+
+    /// The queue's name.
+    pub(super) fn queue(&self) -> &Arc<str> {
+        &self.queue
+    }
+
+    /// Whether the queue was declared on this connection.
+    pub(super) fn has_new_queue(&self) -> bool {
+        !self.is_old
+    }
+
+    /// Looks for the queue of before. `None`: it is gone, or not for us to see.
+    pub(super) fn find_queue(&mut self, queue: &OurQueue) -> Result<Option<Found>, Lost> {
+        (self.queue, self.is_old) = (queue.name.clone(), true);
+        self.marker = queue.marker().map(|name| (name, Marker::new()));
+        let has_marker = match queue.marker() {
+            Some(name) => self
+                .look_at(&name)?
+                .is_some_and(|(messages, _)| messages > 0),
+            None => true,
+        };
+        let found = self.look_at(&queue.name)?;
+        Ok(found.map(|(messages, consumers)| Found {
+            messages,
+            consumers,
+            has_marker,
+        }))
+    }
+
+    /// How many messages wait in a queue, and how many consumers it has. `None`: it is gone. A queue that is looked at
+    /// begins to expire anew.
+    fn look_at(&mut self, name: &str) -> amiquip::Result<Option<(u32, u32)>> {
+        let answer = self.attempt(|channel| {
+            let queue = channel.queue_declare_passive(name)?;
+            Ok((
+                queue.declared_message_count().unwrap_or_default(),
+                queue.declared_consumer_count().unwrap_or_default(),
+            ))
+        })?;
+        Ok(answer.ok())
+    }
+
+    /// Sees to the marker, where there has to be one.
+    fn keep_marker(&mut self) -> amiquip::Result<()> {
+        let Some((name, mut marker)) = self.marker.take() else {
+            return Ok(());
+        };
+        let looked = self.look_at(&name);
+        if let Ok(found) = &looked {
+            let is_there = found.is_some_and(|(messages, _)| messages > 0);
+            let answer_max = self.watchdog.answer_max();
+            marker.keep(is_there, &name, self.endpoint, answer_max, Instant::now());
+        }
+        self.marker = Some((name, marker));
+        looked.map(|_| ())
+    }
+
+    /// Declares a queue that nobody has yet (AMQP rail 6).
+    pub(super) fn declare_queue(
+        &mut self,
+        queue: &OurQueue,
+        bounds: &QueueBounds,
+    ) -> Result<(), Lost> {
+        let name = &*queue.name;
+        (self.queue, self.is_old) = (queue.name.clone(), false);
+        self.marker = queue.marker().map(|name| (name, Marker::new()));
+        let mut declared = Ok(());
+        for is_pinned in [true, false] {
+            let mut all = vec![(name.to_owned(), queue.declaration(bounds, is_pinned))];
+            if let Some(marker) = queue.marker() {
+                all.push((marker, queue.marker_declaration(bounds, is_pinned)));
+            }
+            for (name, options) in all {
+                declared =
+                    self.attempt(|channel| channel.queue_declare(name, options).map(|_| ()))?;
+                if declared.is_err() {
+                    break;
+                }
+            }
+            if !matches!(&declared, Err(refusal) if refusal.code == PRECONDITION_FAILED) {
+                break;
+            }
+        }
+        match declared {
+            Ok(()) => Ok(()),
+            Err(refusal) if refusal.code == ACCESS_REFUSED => Err(Lost::Barred(permissions::lack(
+                self.endpoint,
+                Permission::Configure,
+                OUR_QUEUE,
+            ))),
+            Err(Refusal { code, text }) => Err(Lost::Because(format!("the queue: {code} {text}"))),
+        }
+    }
+
+    /// Deletes the queue, with all that waits in it.
+    pub(super) fn delete_queue(&mut self) -> Result<(), Lost> {
+        let queue = self.queue.clone();
+        let options = QueueDeleteOptions {
+            if_unused: false,
+            if_empty: false,
+        };
+        let marker = self.marker.take().map(|(name, _)| name);
+        for name in std::iter::once(queue.to_string()).chain(marker) {
+            // A refusal: it is gone already.
+            let _ = self.attempt(|channel| channel.queue_delete(name, options))?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a new queue can be bound and consumed from, before anything is bound to it: asks for a message of
+    /// it, and to take back a binding that there is not. Never to be asked of a queue that may hold events, of which it
+    /// would lose one.
+    pub(super) fn check_new_queue(&mut self) -> Result<(), Lost> {
         let queue = self.queue.clone();
         let read = self.attempt(|channel| channel.basic_get(&*queue, true).map(|_| ()))?;
         if read.is_err_and(|refusal| refusal.code == ACCESS_REFUSED) {
             let line = permissions::lack(self.endpoint, Permission::Read, OUR_QUEUE);
             return Err(Lost::Barred(line));
         }
+        self.check_binding()
+    }
+
+    /// Makes sure that the queue can be bound.
+    pub(super) fn check_binding(&mut self) -> Result<(), Lost> {
         match self.ask_for_bind(STANDARD_EXCHANGE)? {
             // The queue is asked for first.
             Err(refusal)
@@ -141,7 +241,7 @@ impl<'a> Topology<'a> {
     /// none of this key.
     fn ask_for_bind(&mut self, exchange: &str) -> amiquip::Result<Result<(), Refusal>> {
         let queue = self.queue.clone();
-        self.attempt(|channel| channel.queue_unbind(queue, exchange, NO_KEY, FieldTable::new()))
+        self.attempt(|channel| channel.queue_unbind(&*queue, exchange, NO_KEY, FieldTable::new()))
     }
 
     fn is_there(&mut self, exchange: &str) -> amiquip::Result<bool> {
@@ -215,14 +315,27 @@ impl<'a> Topology<'a> {
             let queue = self.queue.clone();
             // A refusal: exchange and binding are gone already.
             let _ = self.attempt(|channel| {
-                channel.queue_unbind(queue, &*binding.exchange, &*binding.key, FieldTable::new())
+                channel.queue_unbind(
+                    &*queue,
+                    &*binding.exchange,
+                    &*binding.key,
+                    FieldTable::new(),
+                )
             })?;
         }
         Ok(())
     }
 
-    /// Makes sure that the exchange of `first` exists with its type, and binds `first`.
+    /// Makes sure that the exchange of `first` exists with its type, and binds `first`. On an old queue an exchange that
+    /// is not there is told first, since its bindings went with it, and declared when it is next named.
     fn admit(&mut self, first: &AmqpBinding) -> amiquip::Result<Answer> {
+        if self.is_old
+            && !self.vanished.contains(&first.exchange)
+            && !self.is_there(&first.exchange)?
+        {
+            self.vanished.insert(first.exchange.clone());
+            return Ok(Answer::ExchangeGone);
+        }
         let answer = match self.declare(&first.exchange)? {
             Ok(()) => self.bind_one(first)?,
             Err(refusal) if refusal.code == ACCESS_REFUSED => {
@@ -280,7 +393,12 @@ impl<'a> Topology<'a> {
     fn bind_one(&mut self, binding: &AmqpBinding) -> amiquip::Result<Result<(), Refusal>> {
         let queue = self.queue.clone();
         self.attempt(|channel| {
-            channel.queue_bind(queue, &*binding.exchange, &*binding.key, FieldTable::new())
+            channel.queue_bind(
+                &*queue,
+                &*binding.exchange,
+                &*binding.key,
+                FieldTable::new(),
+            )
         })
     }
 
@@ -404,13 +522,10 @@ impl Broker for Topology<'_> {
     }
 
     fn queue_length(&mut self) -> Result<Option<u32>, Lost> {
+        self.keep_marker()?;
         let queue = self.queue.clone();
-        let answer = self.attempt(|channel| {
-            channel
-                .queue_declare_passive(queue)
-                .map(|queue| queue.declared_message_count())
-        })?;
-        Ok(answer.ok().flatten())
+        let found = self.look_at(&queue)?;
+        Ok(found.map(|(messages, _)| messages))
     }
 
     fn barred(&mut self) -> Result<Vec<Box<str>>, Lost> {

@@ -15,6 +15,7 @@ use super::broker::{Answer, Broker, Lost};
 use super::consumer::HANDOVER_SLICE;
 use super::counters::{AmqpCounters, add, increment, set};
 use super::options::AmqpOptions;
+use super::our_queue::QueueBounds;
 use super::url::bounded;
 use super::watchdog::Watchdog;
 use crate::handoff::{Commands, FromSource, SourceEnd, ToSource};
@@ -107,8 +108,7 @@ pub(super) struct Worker {
     pub(super) abort: Arc<Abort>,
     pub(super) watchdog: Arc<Watchdog>,
     pub(super) bindings: Bindings,
-    prefetch: u16,
-    max_queue_length: Option<u32>,
+    pub(super) bounds: QueueBounds,
     /// What the loop was told last that the user lacks.
     barred: Vec<Box<str>>,
     refusals: LogLimit,
@@ -131,8 +131,11 @@ impl Worker {
             abort,
             watchdog: Arc::new(Watchdog::new(options.answer_max)),
             bindings: Bindings::default(),
-            prefetch: options.prefetch,
-            max_queue_length: options.max_queue_length,
+            bounds: QueueBounds {
+                length_max: options.max_queue_length,
+                expires: options.queue_expires,
+                prefetch: options.prefetch,
+            },
             barred: Vec::new(),
             refusals: LogLimit::with_credit(FAULTS_LOGGED_FREELY),
             too_long: LogLimit::default(),
@@ -146,8 +149,14 @@ impl Worker {
     pub(super) fn restore(&mut self, broker: &mut impl Broker) -> Result<(), Trouble> {
         self.take_commands()?;
         self.bindings.begin_restoring();
+        let mut looked_at = Instant::now();
         while self.bindings.has_to_restore() {
             self.bind_batch(broker)?;
+            // A queue that is not consumed yet expires unless it is looked at, and much to bind takes long.
+            if looked_at.elapsed() >= CHECK {
+                broker.queue_length()?;
+                looked_at = Instant::now();
+            }
             self.update_gauges();
             self.take_commands()?;
         }
@@ -282,7 +291,12 @@ impl Worker {
             .take(UNBINDS_MAX)
             .collect();
         if !unwanted.is_empty() {
-            broker.unbind(&unwanted)?;
+            if let Err(lost) = broker.unbind(&unwanted) {
+                for binding in unwanted {
+                    self.bindings.not_unbound(binding, now);
+                }
+                return Err(lost.into());
+            }
             add(&self.counters.unbinds, unwanted.len());
         }
         Ok(())
@@ -296,10 +310,11 @@ impl Worker {
         behind: &Receiver<()>,
         now: Instant,
     ) -> Result<(), Trouble> {
-        let length = broker.queue_length()?.unwrap_or_default();
-        if length == 0 {
+        let length = broker.queue_length()?;
+        if length == Some(0) {
             self.caught_up = now;
         }
+        let length = length.unwrap_or_default();
         if behind.try_recv().is_ok() && self.is_queue_full(length) {
             self.tell(FromSource::Overflowed {
                 since: schedule.below_at,
@@ -318,20 +333,22 @@ impl Worker {
 
     /// Whether the queue is at its length limit, or so near to it that it may have reached it since the last check.
     fn is_queue_full(&mut self, length: u32) -> bool {
-        let Some(limit) = self.max_queue_length else {
-            return false;
-        };
-        let full = limit - u32::from(self.prefetch).min(limit / 4);
-        if length < full {
-            return false;
+        let is_full = self.bounds.is_full(length);
+        if is_full {
+            self.suspect_overflow(length);
         }
+        is_full
+    }
+
+    /// The queue is at its limit: counts it and tells the log.
+    pub(super) fn suspect_overflow(&mut self, length: u32) {
         increment(&self.counters.overflow_suspicions);
+        let limit = self.bounds.length_max.unwrap_or_default();
         if let Some(left_out) = self.overflows.pass(Instant::now()) {
             log::warn!(
                 "amqp: the queue is at its limit ({length} of {limit}), the broker drops the oldest events{left_out}"
             );
         }
-        true
     }
 
     /// Tells the loop what is newly in force or refused.
@@ -555,6 +572,8 @@ mod tests {
         /// Exchanges that somebody has deleted.
         gone: BTreeSet<Arc<str>>,
         is_lost: bool,
+        /// Of those that were lost, every other found its queue again.
+        losses: usize,
         batches: Vec<Vec<AmqpBinding>>,
     }
 
@@ -576,6 +595,7 @@ mod tests {
                 refused: BTreeSet::new(),
                 gone: BTreeSet::new(),
                 is_lost: false,
+                losses: 0,
                 batches: Vec::new(),
             }
         }
@@ -605,7 +625,6 @@ mod tests {
                 self.play(step);
             }
             if self.is_lost {
-                self.on_broker.clear();
                 return Err(Lost::ClientGone);
             }
             Ok(())
@@ -687,7 +706,10 @@ mod tests {
                 tls: Default::default(),
                 prefetch: 1,
                 max_queue_length: None,
+                queue_expires: Duration::from_secs(60),
+                durable_queue: false,
                 exchanges: Vec::new(),
+                pause_max: Duration::ZERO,
                 answer_max: Duration::from_secs(1),
             };
             let now = Instant::now();
@@ -724,9 +746,13 @@ mod tests {
 
         fn disconnect(&mut self) {
             self.fake.the_loop.listen(&self.fake.held);
-            (self.fake.on_broker, self.fake.held) = (BTreeSet::new(), BTreeSet::new());
             self.fake.is_lost = false;
+            self.fake.losses += 1;
             self.worker.bindings.connection_lost();
+            if self.fake.losses.is_multiple_of(2) {
+                (self.fake.on_broker, self.fake.held) = (BTreeSet::new(), BTreeSet::new());
+                self.worker.bindings.queue_is_new();
+            }
         }
 
         /// One step, `after` so much time. False: the connection was lost, and `Down` is told.

@@ -240,6 +240,8 @@ impl Config {
             amqp_client_key,
             prefetch,
             max_queue_length,
+            queue_expires_seconds,
+            durable_queue,
             control,
             node_name,
             demo_rate,
@@ -445,6 +447,8 @@ impl Config {
             )?,
             prefetch: prefetch.0.get(),
             max_queue_length: max_queue_length.0.0,
+            queue_expires: seconds(queue_expires_seconds),
+            durable_queue: durable_queue.0,
         })
     }
 }
@@ -674,6 +678,10 @@ pub struct Config {
     pub prefetch: u16,
     /// `max_queue_length`: `x-max-length` of our queue on the broker, 100,000.
     pub max_queue_length: Option<u32>,
+    /// `queue_expires_seconds`: `x-expires` of our queue, which outlives its connection so long, 60.
+    pub queue_expires: Duration,
+    /// `durable_queue`: our queue is durable, false.
+    pub durable_queue: bool,
 }
 
 impl Config {

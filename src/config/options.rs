@@ -102,6 +102,13 @@ pub(crate) struct Options {
     /// Messages that wait on the broker for this process; beyond it the oldest are lost, and sessions get a notice
     #[arg(long, value_name = "N", help_heading = EVENTS)]
     pub(crate) max_queue_length: Setting<Limit<u32>>,
+    /// Time that this process's queue outlives its connection to the broker, and a crash, in seconds: a reconnect within
+    /// it loses nothing
+    #[arg(long, value_name = "SECONDS", help_heading = EVENTS)]
+    pub(crate) queue_expires_seconds: Setting<NonZeroU32>,
+    /// Declare that queue as durable, for a broker that allows no other; found out by itself where the broker says so
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = EVENTS)]
+    pub(crate) durable_queue: Setting<bool>,
     /// Answer the platform's questions about sessions, and start and stop families for it, over AMQP (exchanges sysconf,
     /// kapps, targeted)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = EVENTS)]
@@ -322,6 +329,8 @@ impl Default for Options {
             amqp_client_key: None,
             prefetch: const { nonzero_u16(2048) },
             max_queue_length: Setting(Limit(Some(100_000))),
+            queue_expires_seconds: const { nonzero_u32(60) },
+            durable_queue: Setting(false),
             control: Setting(true),
             node_name: None,
             demo_rate: Setting(Rate(2.0)),

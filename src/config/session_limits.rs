@@ -57,7 +57,8 @@ impl From<&Config> for SessionLimits {
                 events_max: config.resume_max_events.unwrap_or(u64::MAX),
                 age_max: config.resume_max_age.unwrap_or(Duration::MAX),
             },
-            deliveries_held_max: config.prefetch.into(),
+            // And the one whose acknowledgement waits for the next.
+            deliveries_held_max: usize::from(config.prefetch) + 1,
             // Its token is read from a file: `Config::admin_token`.
             admin: Guard::new(config.admin_hosts.clone()),
             liveness: LivenessRules::new(

@@ -130,8 +130,10 @@ impl<S: Socket> Reactor<S> {
                 self.hub.trace.source(false, now);
             }
             FromSource::Lost(bindings) => {
+                // What is found lost at a reconnect may have been so all the while.
+                let since = self.hub.readiness.away_since().unwrap_or(now.clock);
                 for lost in bindings {
-                    for waiter in self.hub.subscriptions.on_lost(&lost, now) {
+                    for waiter in self.hub.subscriptions.on_lost(&lost, since) {
                         self.resume(waiter, now, Session::on_refused);
                     }
                 }

@@ -83,6 +83,15 @@ impl Readiness {
         }
     }
 
+    /// Since when the source is away, if it is.
+    #[must_use]
+    pub fn away_since(&self) -> Option<Duration> {
+        match self.source {
+            SourceState::Away { since } => Some(since),
+            SourceState::Starting | SourceState::Up => None,
+        }
+    }
+
     /// The source is connected. Returns since when it was away, if it was.
     pub fn on_source_up(&mut self) -> Option<Duration> {
         match std::mem::replace(&mut self.source, SourceState::Up) {

@@ -552,10 +552,11 @@ impl Subscriptions {
         })
     }
 
-    /// The source says that a binding is wanted and not in force. Returns the subscribes that waited for it.
-    pub fn on_lost(&mut self, lost: &Asked, now: Now) -> Vec<Waiter> {
+    /// The source says that a binding is wanted and not in force, `since` when. Returns the subscribes that waited for
+    /// it.
+    pub fn on_lost(&mut self, lost: &Asked, since: Duration) -> Vec<Waiter> {
         if self.broker.is_confirmed(&lost.binding) {
-            self.lost.entry(lost.binding.clone()).or_insert(now.clock);
+            self.lost.entry(lost.binding.clone()).or_insert(since);
         }
         let waiters = self.broker.on_lost(lost);
         let lingering = self.lingering.as_mut();

@@ -42,7 +42,7 @@ fn a_missing_permission_is_named_at_the_start_and_what_is_permitted_works() {
     broker.ctl(&["add_user", "limited", "hunter2"]);
     let user = "user \"limited\" has no ";
     let vhost = "in vhost \"/\"";
-    let queues = "permission on queues (amq.gen-…)";
+    let queues = "permission on queues (blackhole.…)";
     // Without these there is nothing at all.
     let mut bridge = limited(&broker, &[]);
     let expected = format!("{user}permission at all {vhost}");
@@ -82,8 +82,8 @@ fn a_missing_permission_is_named_at_the_start_and_what_is_permitted_works() {
         assert!(logged(&said) >= 1);
     }
     // One exchange cannot be declared, another not be read, a third is all right.
-    let ours = "^(amq\\.gen.*|amq\\.topic|right)$";
-    permit(&broker, ours, ours, "^(amq\\.gen.*|right|absent)$");
+    let ours = "^(blackhole\\..*|amq\\.topic|right)$";
+    permit(&broker, ours, ours, "^(blackhole\\..*|right|absent)$");
     let mut bridge = limited(&broker, &["absent", "unread", "right"]);
     let expected = [
         format!("{user}configure permission on exchange 'absent' {vhost}"),

@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::scene::Scene;
 use support::broker::Broker;
 use support::client::{ANY_TOKEN, Client};
 use support::events::{ACCOUNT, large_call_event};
-use support::server::{BROKER_PATIENCE, Fed, wait_within};
+use support::publisher::Publisher;
+use support::server::{BROKER_PATIENCE, Fed, Server, wait_within};
 use support::tcp_proxy::{Mode, TcpProxy};
 
 /// Longer than a silent broker is waited for.
@@ -19,7 +22,7 @@ const TRICKLE: Mode = Mode::Trickle {
 };
 
 #[test]
-fn a_network_that_is_cut_costs_a_gap_notice_and_nothing_else() {
+fn a_network_that_is_cut_costs_no_event_and_no_notice() {
     let Some(broker) = Broker::shared() else {
         return;
     };
@@ -29,15 +32,18 @@ fn a_network_that_is_cut_costs_a_gap_notice_and_nothing_else() {
     proxy.cut();
     scene.until_away();
     proxy.set(Mode::Pass);
-    scene.until_back(1);
+    scene.until_back(0);
     // Cut, and at once there again.
     proxy.cut();
-    scene.until_back(2);
-    scene.close("cut", 2);
+    scene.server.wait_for_metric("amqp_connects_total", 3);
+    scene.until_back(0);
+    let (server, _) = scene.close("cut", 0);
+    assert_eq!(server.metric("source_outages_total"), 2);
 }
 
 #[test]
-fn a_network_that_falls_silent_is_noticed_and_costs_a_gap_notice_and_does_not_hold_up_the_end() {
+fn a_network_that_falls_silent_is_noticed_and_costs_no_event_and_no_notice_and_does_not_hold_up_the_end()
+ {
     let Some(broker) = Broker::shared() else {
         return;
     };
@@ -46,8 +52,8 @@ fn a_network_that_falls_silent_is_noticed_and_costs_a_gap_notice_and_does_not_ho
     proxy.set(Mode::BlackHole);
     scene.until_away();
     proxy.set(Mode::Pass);
-    scene.until_back(1);
-    let (mut server, _) = scene.close("silent", 1);
+    scene.until_back(0);
+    let (mut server, _) = scene.close("silent", 0);
     proxy.set(Mode::BlackHole);
     assert!(server.stop().success());
 }
@@ -69,7 +75,7 @@ fn a_broker_whose_bytes_trickle_is_kept_and_loses_nothing_until_it_is_cut() {
     proxy.set(Mode::Pass);
     scene.numbered.until_flowing(&scene.readers);
     scene.until_back(0);
-    // Cut while what comes is old already: the gap is as long as what it took was old.
+    // Cut while what comes is old already.
     proxy.set(TRICKLE);
     let begun = Instant::now();
     wait_within(BROKER_PATIENCE, "6 s", || {
@@ -79,8 +85,43 @@ fn a_broker_whose_bytes_trickle_is_kept_and_loses_nothing_until_it_is_cut() {
     proxy.cut();
     scene.server.until_not_ready();
     proxy.set(Mode::Pass);
-    scene.until_back(1);
-    scene.close("trickling, then cut", 1);
+    scene.until_back(0);
+    scene.close("trickling, then cut", 0);
+}
+
+#[test]
+fn an_exchange_deleted_while_the_network_is_cut_is_told_to_its_sessions_from_the_cut_on_and_to_no_others()
+ {
+    let Some(broker) = Broker::own() else {
+        return;
+    };
+    let proxy = TcpProxy::to_port(broker.port());
+    let server = Server::bridge(&proxy.amqp_url(), &[]);
+    let (mut fax, mut call) = (server.client(), server.client());
+    fax.must_subscribe("any", ACCOUNT, "fax.status.one");
+    call.must_subscribe("any", ACCOUNT, "call.*.*");
+    proxy.set(Mode::Refuse);
+    proxy.cut();
+    let cut = Instant::now();
+    server.until_not_ready();
+    Publisher::connect(&broker.url()).delete("faxes");
+    wait_within(BROKER_PATIENCE, "3 s", || {
+        (cut.elapsed() >= Duration::from_secs(3)).then_some(())
+    });
+    proxy.set(Mode::Pass);
+    let notice = fax.notice();
+    assert_eq!(notice["data"]["reason"], "event_source", "{notice}");
+    assert!(
+        notice["data"]["seconds"].as_f64().unwrap() >= 2.9,
+        "{notice}"
+    );
+    let publisher = Publisher::connect(&broker.url());
+    let body = json!({"Event-Name": "fax_status", "Account-ID": ACCOUNT, "Number": 1});
+    let key = format!("fax.status.{ACCOUNT}.one");
+    publisher.publish("faxes", &key, body.to_string().as_bytes());
+    assert_eq!(fax.event()["args"]["Number"], 1);
+    call.assert_nothing_came("any");
+    assert_eq!(server.metric("amqp_queues_unbroken_total"), 1);
 }
 
 /// A client behind a proxy and one beside it, both subscribed.

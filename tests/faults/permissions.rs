@@ -24,7 +24,7 @@ fn readyz_says_which_permission_is_missing_until_it_is_given() {
     };
     until_said(
         503,
-        "has no configure permission on queues (amq.gen-…) in vhost \"/\"\n",
+        "has no configure permission on queues (blackhole.…) in vhost \"/\"\n",
     );
     let reply = server.client().ask(&subscribe("any", ACCOUNT, "call.*.*"));
     assert_eq!(reply["data"]["errors"], json!(["event source unavailable"]));
@@ -34,7 +34,7 @@ fn readyz_says_which_permission_is_missing_until_it_is_given() {
         "limited",
         ".*",
         ".*",
-        "^(amq\\.gen.*|callevt)$",
+        "^(blackhole\\..*|callevt)$",
     ]);
     let body = until_said(
         200,

@@ -37,6 +37,8 @@ pub enum Mode {
     Only(Frames),
     /// It resets new connections; those that stand are as under `Pass`.
     Refuse,
+    /// It passes what servers send, and holds what clients send.
+    Mute,
 }
 
 /// Frames of AMQP.
@@ -132,6 +134,10 @@ struct Shared {
     pumps: Mutex<usize>,
     pump_ended: Condvar,
     passed: AtomicU64,
+    /// Bytes that may still pass before a cut, the way of the server and that of the client.
+    budgets: [AtomicU64; 2],
+    /// Cuts because of a budget.
+    cuts: AtomicU64,
     is_over: AtomicBool,
 }
 
@@ -153,6 +159,8 @@ impl TcpProxy {
             pumps: Mutex::new(0),
             pump_ended: Condvar::new(),
             passed: AtomicU64::new(0),
+            budgets: [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)],
+            cuts: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
         });
         let accepting = shared.clone();
@@ -196,6 +204,19 @@ impl TcpProxy {
         }
     }
 
+    /// As [`TcpProxy::cut`], but when so many more bytes of servers, or of clients, have passed: in the middle of
+    /// whatever these are. Returns at once.
+    pub fn cut_after(&self, servers: Option<u64>, clients: Option<u64>) {
+        for (budget, bytes) in self.shared.budgets.iter().zip([servers, clients]) {
+            budget.store(bytes.unwrap_or(u64::MAX), Ordering::SeqCst);
+        }
+    }
+
+    /// How many cuts [`TcpProxy::cut_after`] has led to.
+    pub fn cuts(&self) -> u64 {
+        self.shared.cuts.load(Ordering::SeqCst)
+    }
+
     /// Bytes passed on so far, both ways together.
     pub fn passed(&self) -> u64 {
         self.shared.passed.load(Ordering::SeqCst)
@@ -234,7 +255,7 @@ impl Shared {
             let shared = self.clone();
             thread::spawn(move || {
                 let cursor = FrameCursor::new(is_clients);
-                if shared.pump(&from, &to, epoch, cursor).is_err() {
+                if shared.pump(&from, &to, epoch, cursor, is_clients).is_err() {
                     // Broken on one side, or cut: broken on the other too, and for the other thread.
                     for socket in [&from, &to] {
                         reset_when_closed(socket);
@@ -255,31 +276,46 @@ impl Shared {
         mut to: &TcpStream,
         epoch: u64,
         mut cursor: FrameCursor,
+        is_clients: bool,
     ) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK];
         loop {
-            let most = self.wait_for_turn(epoch)?.min(CHUNK);
+            let most = self.wait_for_turn(epoch, is_clients)?.min(CHUNK);
             let read = match from.read(&mut chunk[..most]) {
                 Ok(0) => {
-                    self.wait_for_turn(epoch)?;
+                    self.wait_for_turn(epoch, is_clients)?;
                     return to.shutdown(std::net::Shutdown::Write);
                 }
                 Ok(read) => read,
                 Err(error) if is_passing(&error) => continue,
                 Err(error) => return Err(error),
             };
-            let only = match self.wait_while_black(epoch)? {
+            let only = match self.wait_while_black(epoch, is_clients)? {
                 Mode::Only(frames) => Some(frames),
-                Mode::Pass | Mode::BlackHole | Mode::Trickle { .. } | Mode::Refuse => None,
+                Mode::Pass | Mode::BlackHole | Mode::Trickle { .. } | Mode::Refuse | Mode::Mute => {
+                    None
+                }
             };
             let passing = cursor.sieve(&chunk[..read], only);
             let mut rest = &passing[..];
             while !rest.is_empty() {
-                self.wait_while_black(epoch)?;
-                match to.write(rest) {
+                self.wait_while_black(epoch, is_clients)?;
+                let budget = &self.budgets[usize::from(is_clients)];
+                let left = budget.load(Ordering::SeqCst);
+                if left == 0 {
+                    self.end_by_budget();
+                    continue;
+                }
+                let most = rest.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                match to.write(&rest[..most]) {
                     Ok(written) => {
                         rest = &rest[written..];
-                        self.passed.fetch_add(written as u64, Ordering::SeqCst);
+                        let written = written as u64;
+                        self.passed.fetch_add(written, Ordering::SeqCst);
+                        // Not what was set anew meanwhile.
+                        let _ = budget.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
+                            (now == left && left != u64::MAX).then_some(left - written)
+                        });
                     }
                     Err(error) if is_passing(&error) => {}
                     Err(error) => return Err(error),
@@ -288,9 +324,19 @@ impl Shared {
         }
     }
 
+    /// A cut, and no more of them.
+    fn end_by_budget(&self) {
+        self.budgets
+            .iter()
+            .for_each(|budget| budget.store(u64::MAX, Ordering::SeqCst));
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.cuts.fetch_add(1, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
     /// Waits while nothing passes, or for the next tick; returns how many bytes may then pass.
-    fn wait_for_turn(&self, epoch: u64) -> io::Result<usize> {
-        match self.wait_while_black(epoch)? {
+    fn wait_for_turn(&self, epoch: u64, is_clients: bool) -> io::Result<usize> {
+        match self.wait_while_black(epoch, is_clients)? {
             Mode::Trickle { bytes, tick } => {
                 let mode = self.mode.lock().unwrap();
                 let is_same = |mode: &mut Mode| *mode == Mode::Trickle { bytes, tick };
@@ -301,17 +347,17 @@ impl Shared {
                 );
                 Ok(bytes)
             }
-            Mode::Pass | Mode::Only(_) | Mode::Refuse | Mode::BlackHole => Ok(CHUNK),
+            Mode::Pass | Mode::Only(_) | Mode::Refuse | Mode::Mute | Mode::BlackHole => Ok(CHUNK),
         }
     }
 
-    fn wait_while_black(&self, epoch: u64) -> io::Result<Mode> {
+    fn wait_while_black(&self, epoch: u64, is_clients: bool) -> io::Result<Mode> {
         let mut mode = self.mode.lock().unwrap();
         loop {
             if self.epoch.load(Ordering::SeqCst) != epoch {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
-            if *mode != Mode::BlackHole {
+            if *mode != Mode::BlackHole && !(*mode == Mode::Mute && is_clients) {
                 return Ok(*mode);
             }
             // In slices: a cut may come between the look and the wait.

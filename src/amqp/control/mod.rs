@@ -27,7 +27,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use self::post::{Post, Trouble};
 use super::abort::Abort;
-use super::backoff::Backoff;
+use super::backoff::{Backoff, RECONNECT_PAUSE_MAX};
 use super::connection;
 use super::counters::{AmqpCounters, increment, set};
 use super::guard::Vitals;
@@ -109,7 +109,7 @@ struct ControlThread {
 impl ControlThread {
     /// Connects to one of `endpoints` after the other, for ever; returns when the thread is to end.
     fn run(mut self, endpoints: &[Endpoint]) {
-        let mut backoff = Backoff::new(endpoints.len());
+        let mut backoff = Backoff::new(endpoints.len(), RECONNECT_PAUSE_MAX);
         let mut faults = LogLimit::with_credit(FAULTS_LOGGED_FREELY);
         for endpoint in endpoints.iter().cycle() {
             let mut up_since = None;

@@ -15,7 +15,7 @@ use amiquip::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
 use super::super::abort::Abort;
-use super::super::backoff::Backoff;
+use super::super::backoff::{Backoff, RECONNECT_PAUSE_MAX};
 use super::super::bindings::NAME_BYTES_MAX as KEY_BYTES_MAX;
 use super::super::broker::{Answer, Broker as _, Lost};
 use super::super::connection;
@@ -125,7 +125,7 @@ impl Keeper {
 
     /// Connects to one of `endpoints` after the other, for ever; returns when the thread is to end.
     pub(super) fn run(mut self, endpoints: &[Endpoint]) {
-        let mut backoff = Backoff::new(endpoints.len());
+        let mut backoff = Backoff::new(endpoints.len(), RECONNECT_PAUSE_MAX);
         let mut faults = LogLimit::with_credit(FAULTS_LOGGED_FREELY);
         for endpoint in endpoints.iter().cycle() {
             let begun = Instant::now();
@@ -253,7 +253,8 @@ impl Keeper {
         drop(question);
         let (name, specs) = (self.options.name.clone(), self.options.exchanges.clone());
         let counters = self.counters.clone();
-        let mut topology = Topology::new(connection, name, endpoint, &specs, watchdog, &counters)?;
+        let mut topology =
+            Topology::new(connection, endpoint, &specs, watchdog, &counters)?.for_queue(&name);
         let mut force = Force::default();
         let mut is_up = false;
         let (mut checked, mut written): (Option<Instant>, Option<Instant>) = (None, None);
