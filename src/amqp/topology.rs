@@ -71,7 +71,7 @@ pub(super) struct Topology<'a> {
 }
 
 impl<'a> Topology<'a> {
-    /// Without a queue: [`Topology::find_queue`], [`Topology::declare_queue`] or [`Topology::take_queue`] comes first.
+    /// Without a queue: [`Topology::find_queue`], [`Topology::declare_queue`] or [`Topology::for_queue`] comes first.
     pub(super) fn new(
         connection: &'a mut Connection,
         endpoint: &'a Endpoint,
@@ -96,14 +96,15 @@ impl<'a> Topology<'a> {
         })
     }
 
+    /// The same for a queue of another's, which is only bound.
+    pub(super) fn for_queue(mut self, name: &str) -> Self {
+        self.queue = name.into();
+        self
+    }
+
     /// The queue's name.
     pub(super) fn queue(&self) -> &Arc<str> {
         &self.queue
-    }
-
-    /// Binds to this queue from now on, which somebody else has declared.
-    pub(super) fn take_queue(&mut self, name: Arc<str>) {
-        self.queue = name;
     }
 
     /// Whether the queue was declared on this connection.

@@ -251,10 +251,10 @@ impl Keeper {
             witness.map(|_| ())?;
         }
         drop(question);
-        let specs = self.options.exchanges.clone();
+        let (name, specs) = (self.options.name.clone(), self.options.exchanges.clone());
         let counters = self.counters.clone();
-        let mut topology = Topology::new(connection, endpoint, &specs, watchdog, &counters)?;
-        topology.take_queue(self.options.name.as_str().into());
+        let mut topology =
+            Topology::new(connection, endpoint, &specs, watchdog, &counters)?.for_queue(&name);
         let mut force = Force::default();
         let mut is_up = false;
         let (mut checked, mut written): (Option<Instant>, Option<Instant>) = (None, None);
