@@ -91,7 +91,7 @@ impl Served {
     }
 
     /// Whether the client closes in good order.
-    fn is_closed(mut self) -> bool {
+    fn ends_well(mut self) -> bool {
         loop {
             match self.websocket.read() {
                 Ok(Message::Close(_)) => {
@@ -245,7 +245,7 @@ fn where_the_second_cannot_resume_both_are_read_for_a_while_and_nothing_is_missi
         events,
         ["equal", "equal", "last of the first", "one", "three", "two"]
     );
-    assert!(first.is_closed(), "in good order");
+    assert!(first.ends_well(), "in good order");
     sub.hears("moved: 3 events came on both sessions and were told once");
     assert!(
         !sub.log().iter().any(|line| line.contains("missing")),
@@ -337,7 +337,7 @@ fn told_that_the_server_goes_away_it_moves_before_it_leaves() {
     third.event("three", &cursor(3, 1003, "bbbbbb"), true);
     third.notice("resumed", &json!({"events": 2}));
     third.event("four", &cursor(4, 1004, "bbbbbb"), false);
-    assert!(first.is_closed(), "in good order");
+    assert!(first.ends_well(), "in good order");
     assert_eq!([sub.event(), sub.event()], ["three", "four"]);
     sub.hears("resumed: 2 events that were missed have come, 1 of them again and left out");
     assert!(
