@@ -109,11 +109,11 @@ pub struct Place {
 
 /// What is asked for is all that came since then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Since {
+enum Since {
     /// Behind a cursor of this process with this time, or from about this time on.
-    time: u64,
-    /// From this moment of the loop's clock on too.
-    clock: Option<Duration>,
+    Time(u64),
+    /// From this moment of the loop's clock on.
+    Clock(Duration),
 }
 
 impl Place {
@@ -126,7 +126,10 @@ impl Place {
 
 impl Since {
     fn is_behind(self, boundary: Boundary) -> bool {
-        boundary.time <= self.time && self.clock.is_none_or(|clock| boundary.clock < clock)
+        match self {
+            Self::Time(time) => boundary.time <= time,
+            Self::Clock(clock) => boundary.clock < clock,
+        }
     }
 }
 
@@ -172,7 +175,9 @@ struct On {
     /// Events to come that may be from before it, and when that was told, on the loop's clock.
     tainted: usize,
     tainted_since: Duration,
-    /// Some sessions do not have the newest event yet.
+    /// The time of the newest event.
+    newest: u64,
+    /// Some sessions do not have that event yet.
     is_partial: bool,
     dropped_early: u64,
 }
@@ -201,6 +206,7 @@ impl History {
                 whole_from: Seq(0),
                 tainted: 0,
                 tainted_since: Duration::ZERO,
+                newest: 0,
                 is_partial: false,
                 dropped_early: 0,
             };
@@ -225,6 +231,7 @@ impl History {
             behind.quiet_since = None;
         }
         let time = on.give(now);
+        on.newest = time;
         on.ring.push(Kept {
             event: event.clone(),
             id: event.id,
@@ -379,10 +386,7 @@ impl History {
     #[must_use]
     pub fn from_time(&self, unix_ms: u64, now: Now) -> Option<Seq> {
         let on = self.on.as_ref()?;
-        let since = Since {
-            time: unix_ms,
-            clock: None,
-        };
+        let since = Since::Time(unix_ms);
         on.check(since, now).ok()?;
         Some(on.ring.first_not(|kept| kept.cursor_time <= unix_ms))
     }
@@ -494,8 +498,8 @@ impl On {
 
     fn here(&mut self, now: Now) -> u64 {
         if self.is_partial {
-            let newest = self.ring.newest();
-            return newest.map_or(self.last, |newest| newest.cursor_time) - 1;
+            // It may have been dropped already, for its size.
+            return self.newest.saturating_sub(1);
         }
         self.is_drawn = false;
         let time = self.stamp(now);
@@ -545,10 +549,7 @@ impl On {
         if cursor.time > self.last {
             return Err(Why::Unknown);
         }
-        let since = Since {
-            time: cursor.time,
-            clock: None,
-        };
+        let since = Since::Time(cursor.time);
         self.check(since, now)?;
         let seq = match cursor.id {
             None => self.ring.first_not(|kept| kept.cursor_time <= cursor.time),
@@ -588,20 +589,16 @@ impl On {
         let clock = clock.checked_sub(self.options.overlap);
         let clock = clock.ok_or(Why::Expired)?;
         let seq = self.ring.first_not(|kept| kept.at < clock);
-        let since = Since {
-            time: cursor.time.saturating_sub(overlap),
-            clock: Some(clock),
-        };
+        let since = Since::Clock(clock);
         self.check(since, now)?;
         Ok(Place { seq, since })
     }
 
     fn check(&self, since: Since, now: Now) -> Result<(), Why> {
-        let age = |clock| now.clock.saturating_sub(clock);
-        let is_old = self.time(now).saturating_sub(since.time) > millis(self.options.keep)
-            || since
-                .clock
-                .is_some_and(|clock| age(clock) > self.options.keep);
+        let is_old = match since {
+            Since::Time(time) => self.time(now).saturating_sub(time) > millis(self.options.keep),
+            Since::Clock(clock) => now.clock.saturating_sub(clock) > self.options.keep,
+        };
         if is_old || !since.is_behind(self.horizon) {
             return Err(Why::Expired);
         }

@@ -1,14 +1,19 @@
 //! The events that are kept: a queue of them by number, and the numbers of ids.
 //!
 //! Invariants: numbers have no holes; times and clocks never fall from one event to the next; `bytes` is the sum over
-//! the events.
+//! the events. An id names the earliest event that has it since the last one so named was dropped, so that however many
+//! equal publishes there are, each costs one look-up.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashTable;
+
 use crate::event::{Event, EventId};
-use crate::room::GiveBackRoom;
+use crate::room::{GiveBackRoom, room_wanted};
 
 /// The number of an event among those that this process took in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,51 +34,31 @@ pub struct Kept {
     pub unix: u64,
 }
 
-/// Bytes that an event counts for beside its own: its places in the queue, which may be half empty, and among the ids.
-const PLACES_BYTES: usize = 2 * size_of::<Kept>() + PLACES_PER_EVENT_MAX * size_of::<u32>();
+/// Bytes that an event counts for beside its own: its places in the queue and in the table of ids, each of which may be
+/// half empty.
+const PLACES_BYTES: usize = 2 * (size_of::<Kept>() + size_of::<u32>() + 1);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ring {
     kept: VecDeque<Kept>,
-    ids: Ids,
+    /// The lower 32 bits of numbers, by the ids of their events: small, because what costs is the memory that is touched.
+    by_id: HashTable<u32>,
+    /// Keeps who chooses what is published from choosing places in that table.
+    seed: u64,
     /// The number of the first event.
     first: u64,
     bytes: usize,
 }
 
-/// Numbers of ids. An id has one place, which the latest event there has, whatever its id is; so a look-up may be in vain.
-/// It costs an event one write to memory, which is a tenth of what a hash table costs.
-#[derive(Debug, Default)]
-struct Ids {
-    /// A power of two of them, or none. Each: the lower 32 bits of a number.
-    places: Vec<u32>,
-}
-
-/// Places for each event, at least, when there are too few, and at most before there are too many.
-const PLACES_PER_EVENT_MIN: usize = 1;
-const PLACES_PER_EVENT_MAX: usize = 8;
-
-/// Places that are kept however few the events are.
-const PLACES_KEPT: usize = 256;
-
-impl Ids {
-    fn place(&mut self, id: EventId) -> Option<&mut u32> {
-        let count = self.places.len();
-        self.places.get_mut(place_of(id, count))
-    }
-
-    /// The lower 32 bits of the number that may be that of this id.
-    fn number(&self, id: EventId) -> Option<u32> {
-        self.places.get(place_of(id, self.places.len())).copied()
-    }
-
-    /// How many places so many events need, if those that there are are too few or too many.
-    fn wanted(&self, events: usize) -> Option<usize> {
-        let count = self.places.len();
-        let is_small = count < PLACES_PER_EVENT_MIN * events;
-        let is_large = count > PLACES_KEPT && count > PLACES_PER_EVENT_MAX * events;
-        let wanted = || (2 * PLACES_PER_EVENT_MIN * events).next_power_of_two();
-        (is_small || is_large).then(|| wanted().max(PLACES_KEPT))
+impl Default for Ring {
+    fn default() -> Self {
+        Self {
+            kept: VecDeque::new(),
+            by_id: HashTable::new(),
+            seed: RandomState::new().hash_one(0),
+            first: 0,
+            bytes: 0,
+        }
     }
 }
 
@@ -90,35 +75,35 @@ impl Ring {
         self.bytes += bytes_of(&kept);
         let (id, Seq(number)) = (kept.id, self.next());
         self.kept.push_back(kept);
-        match self.ids.wanted(self.kept.len()) {
-            Some(places) => self.place_anew(places),
-            None => {
-                if let Some(place) = self.ids.place(id) {
-                    *place = low(number);
-                }
-            }
-        }
+        let (first, seed) = (low(self.first), self.seed);
+        let id_at = |number: &u32| id_of(&self.kept, number.wrapping_sub(first));
+        let is_it = |number: &u32| id_at(number) == Some(id);
+        self.by_id
+            .entry(place_of(Some(id), seed), is_it, |number| {
+                place_of(id_at(number), seed)
+            })
+            .or_insert(low(number));
     }
 
     /// Drops the first event. O(1), amortised.
     pub(super) fn pop(&mut self) -> Option<Kept> {
+        let (id, first, seed) = (self.kept.front()?.id, low(self.first), self.seed);
+        if let Ok(entry) = self
+            .by_id
+            .find_entry(place_of(Some(id), seed), |number| *number == first)
+        {
+            entry.remove();
+            if let Some(room) = room_wanted(self.by_id.len(), self.by_id.capacity()) {
+                let id_at = |number: &u32| id_of(&self.kept, number.wrapping_sub(first));
+                self.by_id
+                    .shrink_to(room, |number| place_of(id_at(number), seed));
+            }
+        }
         let kept = self.kept.pop_front()?;
         self.bytes -= bytes_of(&kept);
         self.first += 1;
         self.kept.give_back_room();
-        if let Some(places) = self.ids.wanted(self.kept.len()) {
-            self.place_anew(places);
-        }
         Some(kept)
-    }
-
-    fn place_anew(&mut self, places: usize) {
-        self.ids.places = vec![0; places];
-        for (number, kept) in (self.first..).zip(&self.kept) {
-            if let Some(place) = self.ids.place(kept.id) {
-                *place = low(number);
-            }
-        }
     }
 
     pub(super) fn get(&self, seq: Seq) -> Option<&Kept> {
@@ -128,10 +113,6 @@ impl Ring {
 
     pub(super) fn oldest(&self) -> Option<&Kept> {
         self.kept.front()
-    }
-
-    pub(super) fn newest(&self) -> Option<&Kept> {
-        self.kept.back()
     }
 
     pub(super) fn first(&self) -> Seq {
@@ -147,11 +128,13 @@ impl Ring {
         Seq(self.first + self.kept.partition_point(is_before) as u64)
     }
 
-    /// The latest event with this id, or, now and then, none. O(1).
+    /// The earliest event with this id; none, if only that has been dropped. O(1).
     pub(super) fn find(&self, id: EventId) -> Option<&Kept> {
-        let place = self.ids.number(id)?.wrapping_sub(low(self.first));
-        let named = self.kept.get(usize::try_from(place).ok()?)?;
-        (named.id == id).then_some(named)
+        let first = low(self.first);
+        let is_it = |number: &u32| id_of(&self.kept, number.wrapping_sub(first)) == Some(id);
+        let number = self.by_id.find(place_of(Some(id), self.seed), is_it)?;
+        self.kept
+            .get(usize::try_from(number.wrapping_sub(first)).ok()?)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -167,9 +150,16 @@ fn bytes_of(kept: &Kept) -> usize {
     kept.event.bytes() + PLACES_BYTES
 }
 
-/// The place of an id, which is a hash already, among so many.
-fn place_of(id: EventId, count: usize) -> usize {
-    usize::try_from(id.number()).unwrap_or(usize::MAX) & count.wrapping_sub(1)
+/// The id of the event at a place of the queue.
+fn id_of(kept: &VecDeque<Kept>, place: u32) -> Option<EventId> {
+    Some(kept.get(usize::try_from(place).ok()?)?.id)
+}
+
+/// The hash of an id, which is one already: mixed with the seed, so that ids that are alike in a few bits are not.
+fn place_of(id: Option<EventId>, seed: u64) -> u64 {
+    (id.map_or(0, EventId::number) ^ seed)
+        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        .rotate_left(32)
 }
 
 /// The lower 32 bits.

@@ -227,6 +227,22 @@ fn while_sessions_lack_the_newest_event_the_position_is_before_it() {
 }
 
 #[test]
+fn a_position_is_before_an_event_too_large_to_be_kept_that_some_lack() {
+    let options = HistoryOptions {
+        bytes_max: 1,
+        ..OPTIONS
+    };
+    let mut history = History::new(options, Mark::from_random(1), now(0));
+    history.take_in(&event(1), now(10));
+    history.set_partial(true);
+    assert!(history.is_empty());
+    history.here(now(500));
+    history.draw(now(1_000));
+    let position = history.here(now(1_000)).expect("on");
+    assert_eq!(history.locate(&position, now(1_000)), Err(Why::Expired));
+}
+
+#[test]
 fn a_cursor_of_another_process_goes_back_by_the_overlap() {
     let late_start = Now {
         clock: Duration::from_millis(400),
