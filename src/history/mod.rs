@@ -383,7 +383,11 @@ impl History {
     #[must_use]
     pub fn from_time(&self, unix_ms: u64, now: Now) -> Option<Seq> {
         let on = self.on.as_ref()?;
-        on.check(Since::Time(unix_ms), now).ok()?;
+        let since = Since {
+            time: unix_ms,
+            clock: None,
+        };
+        on.check(since, now).ok()?;
         Some(on.ring.first_not(|kept| kept.cursor_time <= unix_ms))
     }
 

@@ -462,7 +462,7 @@ fn storm(time: Duration, options: &[&str]) {
             let wanderer = Wanderer {
                 number,
                 account: account(number % ACCOUNTS),
-                kind: if number / ACCOUNTS % 2 == 0 {
+                kind: if (number / ACCOUNTS).is_multiple_of(2) {
                     Kind::Call
                 } else {
                     Kind::Document

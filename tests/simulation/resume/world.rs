@@ -439,8 +439,8 @@ impl World {
         };
         let client = &mut self.clients[index];
         client.read(frames_max, &around, &mut self.tally);
-        let cursors = client.subs.values().filter_map(|sub| sub.cursor.as_ref());
-        if let Some(cursor) = cursors.last()
+        let mut cursors = client.subs.values().filter_map(|sub| sub.cursor.as_ref());
+        if let Some(cursor) = cursors.next_back()
             && self.rng.u32(..4) == 0
         {
             let cursor = cursor.clone();
