@@ -124,6 +124,7 @@ impl Redelivery {
                 self.phase = Phase::New {
                     first: (self.newest + 1).saturating_sub(ahead),
                 };
+                self.forget_handled();
                 if is_told {
                     Verdict::New
                 } else {
@@ -159,8 +160,7 @@ impl Redelivery {
 
     /// The broker has had acks for all deliveries that were taken: none of them comes again.
     pub(super) fn settled(&mut self) {
-        self.acked = self.newest;
-        self.handled.clear();
+        self.forget_handled();
         self.phase = self.all_new();
     }
 
@@ -181,7 +181,15 @@ impl Redelivery {
         }
         let all_new = self.all_new();
         let before = std::mem::replace(&mut self.phase, all_new);
+        self.forget_handled();
         matches!(before, Phase::Again { is_told: false, .. })
+    }
+
+    /// What was handled and has not come again by now is lost, and comes no more: a later event that is published alike is
+    /// another.
+    fn forget_handled(&mut self) {
+        self.acked = self.newest;
+        self.handled.clear();
     }
 
     /// The next delivery is d(N + 1).
@@ -276,6 +284,26 @@ mod tests {
                 self.sent = self.sent.max(window);
             }
         }
+    }
+
+    #[test]
+    fn what_was_lost_with_the_broker_does_not_swallow_what_is_published_alike_later() {
+        let mut redelivery = Redelivery::new(9);
+        let take_new = |redelivery: &mut Redelivery, number| {
+            assert_eq!(redelivery.take(id(number), false), Verdict::New);
+            redelivery.handled(id(number));
+        };
+        redelivery.begin(false);
+        take_new(&mut redelivery, 0);
+        take_new(&mut redelivery, 1);
+        redelivery.acked(1);
+        // The broker restarts without what it had, which is told.
+        redelivery.begin(true);
+        take_new(&mut redelivery, 0);
+        // A cut. The second was sent, and never received.
+        redelivery.begin(false);
+        assert_eq!(redelivery.take(id(0), true), Verdict::Again);
+        assert_eq!(redelivery.take(id(1), true), Verdict::New);
     }
 
     proptest! {

@@ -407,6 +407,10 @@ fn away(
     proxy.set(Mode::Pass);
     assert_eq!(returned(&mut bridge), expected, "{name}");
     let mut got = Got::default();
+    // The next must find room in the queue.
+    got.until(&mut bridge, "what is left", |got| {
+        got.count() as u64 >= left
+    });
     publish(&publisher, &exchange, 2000..2001);
     let is_last = |got: &Got| {
         got.numbers
