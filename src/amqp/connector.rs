@@ -453,6 +453,7 @@ impl Connector {
             return Trouble::Halt;
         }
         self.is_untold = false;
+        self.worker.has_backlog = returned == Return::Unbroken;
         let (abort, source, prefetch) = (
             self.worker.abort.clone(),
             self.worker.source.clone(),

@@ -141,6 +141,8 @@ struct Behind {
     is_back: bool,
     /// Since when nothing came, on the loop's clock.
     quiet_since: Option<Duration>,
+    /// At most so many events to come are from before its return; `None`: nobody knows.
+    left: Option<usize>,
 }
 
 /// The events of the last minute.
@@ -229,6 +231,15 @@ impl History {
         }
         let time = on.give(now);
         on.newest = time;
+        if let Some(Behind {
+            left: Some(left), ..
+        }) = &mut on.behind
+        {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                on.behind = None;
+            }
+        }
         on.ring.push(Kept {
             event: event.clone(),
             id: event.id,
@@ -311,6 +322,7 @@ impl History {
                 time: before.unwrap_or(time),
                 is_back: false,
                 quiet_since: None,
+                left: None,
             });
         }
     }
@@ -321,6 +333,20 @@ impl History {
             match &mut on.behind {
                 Some(behind) if is_unbroken => behind.is_back = true,
                 _ => on.behind = None,
+            }
+        }
+    }
+
+    /// Of the events that waited for a source which is back, at most `left` are still to come. Without this a process to which
+    /// events come all the time would never know that it is not behind any more.
+    pub fn catch_up(&mut self, left: usize) {
+        if let Some(on) = &mut self.on
+            && let Some(behind) = &mut on.behind
+            && behind.is_back
+        {
+            behind.left = Some(left);
+            if left == 0 {
+                on.behind = None;
             }
         }
     }

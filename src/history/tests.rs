@@ -601,6 +601,35 @@ fn what_waited_in_a_queue_is_found_where_another_process_took_it_in_long_before(
 }
 
 #[test]
+fn a_process_to_which_events_come_all_the_time_is_not_behind_for_ever() {
+    let (mut away, _) = one_that_was_away();
+    away.come_back(true);
+    // Five waited, one was on its way when that was known; and then two a second, without a pause.
+    for number in 5..10 {
+        away.take_in(&event(number), now(25_000));
+    }
+    away.catch_up(1);
+    let waited = away.take_in(&event(10), now(25_000)).expect("on");
+    assert!(waited.time < START_MS + 5_100, "{waited}");
+    for number in 11..200 {
+        let at = 25_000 + 500 * number;
+        away.nothing_waits(now(at));
+        let cursor = away.take_in(&event(number), now(at)).expect("on");
+        assert_eq!(cursor.time, START_MS + at);
+        assert!(away.locate(&cursor, now(at)).is_ok());
+    }
+    // Away once more: what was known of the time before does not count.
+    away.fall_behind(Duration::from_secs(125));
+    away.catch_up(0);
+    let position = away.here(now(130_000)).expect("on");
+    assert_eq!(position.time, START_MS + 125_000);
+    away.come_back(true);
+    away.catch_up(0);
+    let position = away.here(now(130_000)).expect("on");
+    assert_eq!(position.time, START_MS + 130_000);
+}
+
+#[test]
 fn a_binding_that_came_with_the_source_is_not_covered_in_what_waited() {
     let (mut away, _) = one_that_was_away();
     let boundary = away.draw_coverage(now(24_900)).expect("on");

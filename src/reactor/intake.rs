@@ -139,6 +139,10 @@ impl<S: Socket> Reactor<S> {
                 }
             }
             FromSource::Barred(lines) => self.barred = lines,
+            FromSource::CaughtUp => {
+                let held = self.hub.limits.deliveries_held_max;
+                self.hub.history.catch_up(self.handoff.waiting() + held);
+            }
             FromSource::Overflowed { since } => {
                 // What the source holds came before what the broker has dropped.
                 let held = self.hub.limits.deliveries_held_max;
