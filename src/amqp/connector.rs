@@ -344,7 +344,7 @@ impl Connector {
             self.is_untold = true;
         }
         if topology.has_new_queue() {
-            self.worker.caught_up = Instant::now();
+            self.worker.note_caught_up(Instant::now());
         }
         Ok(if self.is_untold {
             Return::Anew

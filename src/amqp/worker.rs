@@ -315,7 +315,7 @@ impl Worker {
     ) -> Result<(), Trouble> {
         let length = broker.queue_length()?;
         if length == Some(0) {
-            self.caught_up = now;
+            self.note_caught_up(now);
             if std::mem::take(&mut self.has_backlog) {
                 self.tell(FromSource::CaughtUp)?;
             }
@@ -335,6 +335,12 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// What was published before this moment was received.
+    pub(super) fn note_caught_up(&mut self, at: Instant) {
+        self.caught_up = at;
+        self.source.note_caught_up(at);
     }
 
     /// Whether the queue is at its length limit, or so near to it that it may have reached it since the last check.

@@ -165,6 +165,8 @@ struct On {
     is_drawn: bool,
     /// Events may wait that other processes took in long ago.
     behind: Option<Behind>,
+    /// What was published before this moment of the loop's clock has come; `None`: the source does not say.
+    caught_up: Option<Duration>,
     /// The start, or the latest event that was dropped.
     horizon: Boundary,
     /// The end of the last outage.
@@ -200,6 +202,7 @@ impl History {
                 last: 0,
                 is_drawn: false,
                 behind: None,
+                caught_up: None,
                 horizon: Boundary::default(),
                 outage: Boundary::default(),
                 whole_from: Seq(0),
@@ -309,6 +312,15 @@ impl History {
             time: latest.max(on.last) + 1,
             clock: now.clock,
         })
+    }
+
+    /// What was published before `clock`, a moment of the loop's clock, has come; `None`: the source does not say. Positions are
+    /// told as of then, or of the newest event: of what was published later nothing is known, if the broker is silent and
+    /// nobody has noticed yet.
+    pub fn know_caught_up(&mut self, clock: Option<Duration>) {
+        if let Some(on) = &mut self.on {
+            on.caught_up = clock;
+        }
     }
 
     /// The source is away since this moment of the loop's clock.
@@ -530,7 +542,8 @@ impl On {
         self.is_drawn = false;
         let time = self.stamp(now);
         if self.last < time + millis(TIME_AHEAD_MAX) {
-            self.last = time.max(self.last);
+            let caught_up = self.caught_up.map(|clock| millis(clock) + self.ahead);
+            self.last = caught_up.unwrap_or(time).min(time).max(self.last);
             self.last
         } else {
             self.last - 1

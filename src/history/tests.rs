@@ -601,6 +601,28 @@ fn what_waited_in_a_queue_is_found_where_another_process_took_it_in_long_before(
 }
 
 #[test]
+fn a_position_says_nothing_of_the_time_in_which_the_broker_may_be_silent() {
+    let (mut cut_off, mut there) = (history(1, 0), history(2, 0));
+    for number in 0..20 {
+        let at = 1_000 * number;
+        there.take_in(&event(number), now(at));
+        if number < 5 {
+            cut_off.take_in(&event(number), now(at));
+            cut_off.know_caught_up(Some(Duration::from_millis(at + 500)));
+        }
+    }
+    // Nobody has noticed yet.
+    let position = cut_off.here(now(20_000)).expect("on");
+    assert_eq!(position.time, START_MS + 4_500);
+    assert_eq!(seq(there.locate(&position, now(20_000))), Ok(3));
+    assert_eq!(seq(cut_off.locate(&position, now(20_000))), Ok(5));
+    let later = cut_off.take_in(&event(5), now(20_100)).expect("on");
+    let position = cut_off.here(now(20_100)).expect("on");
+    assert_eq!(position.time, later.time, "no event comes twice");
+    assert_eq!(seq(cut_off.locate(&position, now(20_100))), Ok(6));
+}
+
+#[test]
 fn a_process_to_which_events_come_all_the_time_is_not_behind_for_ever() {
     let (mut away, _) = one_that_was_away();
     away.come_back(true);

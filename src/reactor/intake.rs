@@ -154,7 +154,7 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    fn clock_of(&self, instant: Instant) -> Duration {
+    pub(super) fn clock_of(&self, instant: Instant) -> Duration {
         instant.saturating_duration_since(self.epoch)
     }
 
