@@ -417,16 +417,17 @@ impl History {
     }
 
     /// The first event that came after this moment, in ms since 1970; `None`: something behind it may be missing, or is gone.
-    /// O(log n).
+    /// By when events came: while the process is behind, the times of their cursors are earlier. O(log n).
     #[must_use]
     pub fn from_time(&self, unix_ms: u64, now: Now) -> Option<Seq> {
         let on = self.on.as_ref()?;
+        let clock = on.clock_at(unix_ms)?;
         let since = Since {
             time: unix_ms,
-            clock: None,
+            clock: Some(clock),
         };
         on.check(since, now).ok()?;
-        Some(on.ring.first_not(|kept| kept.cursor_time <= unix_ms))
+        Some(on.ring.first_not(|kept| kept.at <= clock))
     }
 
     /// No event waits. Some time after an outage was told, those to come are then from behind it, however many were said
@@ -605,7 +606,7 @@ impl On {
                         return Err(Why::Unknown);
                     }
                     seq = Seq(seq.0 + 1);
-                    if kept.event.id == id {
+                    if kept.id == id {
                         break seq;
                     }
                 }

@@ -601,6 +601,23 @@ fn what_waited_in_a_queue_is_found_where_another_process_took_it_in_long_before(
 }
 
 #[test]
+fn what_came_after_a_moment_is_told_by_when_it_came_and_not_by_times_that_stood_still() {
+    let (mut away, _) = one_that_was_away();
+    away.come_back(true);
+    for number in 5..10 {
+        away.take_in(&event(number), now(25_000 + 10 * number));
+    }
+    let from = |history: &History, at: u64| history.from_time(START_MS + at, now(26_000));
+    assert_eq!(from(&away, 25_070), Some(Seq(8)));
+    assert_eq!(from(&away, 25_071), Some(Seq(8)));
+    assert_eq!(from(&away, 25_069), Some(Seq(7)));
+    // A hole that is told meanwhile lies when it was told, too.
+    away.outage(0, now(25_500));
+    assert_eq!(from(&away, 25_400), None);
+    assert_eq!(from(&away, 25_501), Some(Seq(10)));
+}
+
+#[test]
 fn a_position_says_nothing_of_the_time_in_which_the_broker_may_be_silent() {
     let (mut cut_off, mut there) = (history(1, 0), history(2, 0));
     for number in 0..20 {
