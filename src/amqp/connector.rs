@@ -344,7 +344,7 @@ impl Connector {
             self.is_untold = true;
         }
         if topology.has_new_queue() {
-            self.worker.caught_up = Instant::now();
+            self.worker.note_caught_up(Instant::now());
         }
         Ok(if self.is_untold {
             Return::Anew
@@ -453,6 +453,7 @@ impl Connector {
             return Trouble::Halt;
         }
         self.is_untold = false;
+        self.worker.has_backlog = returned == Return::Unbroken;
         let (abort, source, prefetch) = (
             self.worker.abort.clone(),
             self.worker.source.clone(),

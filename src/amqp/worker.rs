@@ -116,6 +116,8 @@ pub(super) struct Worker {
     overflows: LogLimit,
     /// Every event published before this moment has left the broker's queue and was received.
     pub(super) caught_up: Instant,
+    /// The queue of before was found, and it has not been seen empty since.
+    pub(super) has_backlog: bool,
 }
 
 impl Worker {
@@ -141,6 +143,7 @@ impl Worker {
             too_long: LogLimit::default(),
             overflows: LogLimit::default(),
             caught_up: Instant::now(),
+            has_backlog: false,
         }
     }
 
@@ -312,7 +315,10 @@ impl Worker {
     ) -> Result<(), Trouble> {
         let length = broker.queue_length()?;
         if length == Some(0) {
-            self.caught_up = now;
+            self.note_caught_up(now);
+            if std::mem::take(&mut self.has_backlog) {
+                self.tell(FromSource::CaughtUp)?;
+            }
         }
         let length = length.unwrap_or_default();
         if behind.try_recv().is_ok() && self.is_queue_full(length) {
@@ -329,6 +335,12 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// What was published before this moment was received.
+    pub(super) fn note_caught_up(&mut self, at: Instant) {
+        self.caught_up = at;
+        self.source.note_caught_up(at);
     }
 
     /// Whether the queue is at its length limit, or so near to it that it may have reached it since the last check.
@@ -541,7 +553,9 @@ mod tests {
                         }
                         Vec::new()
                     }
-                    FromSource::Overflowed { .. } | FromSource::Event(_) => Vec::new(),
+                    FromSource::CaughtUp | FromSource::Overflowed { .. } | FromSource::Event(_) => {
+                        Vec::new()
+                    }
                 };
                 for waiter in told {
                     let number = self
@@ -872,6 +886,23 @@ mod tests {
             too_long(7, 300),
             "binding not bound: exchange of 7 bytes, key of 300; at most 255 each"
         );
+    }
+
+    #[test]
+    fn a_queue_of_before_that_is_seen_empty_is_told_once() {
+        let mut scene = Scene::new();
+        scene.connect();
+        let told = |scene: &mut Scene| {
+            scene.step(Duration::from_secs(5));
+            let end = &scene.fake.the_loop.end;
+            let messages = std::iter::from_fn(|| end.try_control().ok());
+            messages
+                .filter(|it| matches!(it, FromSource::CaughtUp))
+                .count()
+        };
+        assert_eq!(told(&mut scene), 0, "nothing was left from before");
+        scene.worker.has_backlog = true;
+        assert_eq!([(); 3].map(|()| told(&mut scene)), [1, 0, 0]);
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub enum FromSource {
         /// When the queue was last seen below its limit.
         since: Instant,
     },
+    /// All that waited in the queue of before has been delivered. Told once after an [`Return::Unbroken`].
+    CaughtUp,
     /// One decoded delivery, which the history shares. Behind a pointer, because the channel reserves room for [`HANDOFF_EVENTS_MAX`](super::HANDOFF_EVENTS_MAX) messages.
     Event(Arc<Event>),
 }
@@ -60,6 +62,7 @@ impl FromSource {
             | Self::Bound(_)
             | Self::Lost(_)
             | Self::Barred(_)
+            | Self::CaughtUp
             | Self::Overflowed { .. } => 0,
         }
     }

@@ -23,7 +23,7 @@ pub mod stored;
 mod wake;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
@@ -69,12 +69,20 @@ impl Load {
     }
 }
 
+/// Up to when the source knows that what was published has come.
+struct CaughtUp {
+    begun: Instant,
+    /// Milliseconds since then; 0: it does not say.
+    millis: AtomicU64,
+}
+
 /// A source's end.
 #[derive(Clone)]
 pub struct SourceEnd {
     to_loop: Sender<FromSource>,
     control: Sender<FromSource>,
     load: Arc<Load>,
+    caught_up: Arc<CaughtUp>,
     /// Gets a message when the load falls below its bound.
     room: Receiver<()>,
     /// Commands from the loop; public so that a source can `select!` on it. Disconnected: the loop is gone.
@@ -84,6 +92,15 @@ pub struct SourceEnd {
 }
 
 impl SourceEnd {
+    /// What was published before `at` was received. A source that never says so has no delays.
+    pub fn note_caught_up(&self, at: Instant) {
+        let since = at.saturating_duration_since(self.caught_up.begun);
+        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        self.caught_up
+            .millis
+            .store(millis.max(1), Ordering::Relaxed);
+    }
+
     /// Hands `message` to the loop, waiting while its channel is full: the back-pressure.
     ///
     /// # Errors
@@ -143,6 +160,7 @@ pub struct LoopEnd {
     from_source: Receiver<FromSource>,
     control: Receiver<FromSource>,
     load: Arc<Load>,
+    caught_up: Arc<CaughtUp>,
     has_room: Sender<()>,
     to_source: CommandQueue,
     waker: LoopWaker,
@@ -185,6 +203,15 @@ impl LoopEnd {
             let _ = self.has_room.try_send(());
         }
         Ok(message)
+    }
+
+    /// Before which moment all that was published was received; `None`: the source does not say.
+    #[must_use]
+    pub fn caught_up(&self) -> Option<Instant> {
+        match self.caught_up.millis.load(Ordering::Relaxed) {
+            0 => None,
+            millis => Some(self.caught_up.begun + Duration::from_millis(millis)),
+        }
     }
 
     /// Events waiting now (a gauge).
@@ -240,11 +267,16 @@ fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (Source
         bytes: AtomicUsize::new(0),
         bytes_max,
     });
+    let caught_up = Arc::new(CaughtUp {
+        begun: Instant::now(),
+        millis: AtomicU64::new(0),
+    });
     (
         SourceEnd {
             to_loop,
             control,
             load: load.clone(),
+            caught_up: caught_up.clone(),
             room,
             commands,
             waker: SourceWaker(waker.clone()),
@@ -253,6 +285,7 @@ fn with_bounds(waker: LoopWaker, events_max: usize, bytes_max: usize) -> (Source
             from_source,
             control: controls,
             load,
+            caught_up,
             has_room,
             to_source,
             waker,

@@ -141,6 +141,8 @@ struct Behind {
     is_back: bool,
     /// Since when nothing came, on the loop's clock.
     quiet_since: Option<Duration>,
+    /// At most so many events to come are from before its return; `None`: nobody knows.
+    left: Option<usize>,
 }
 
 /// The events of the last minute.
@@ -163,6 +165,8 @@ struct On {
     is_drawn: bool,
     /// Events may wait that other processes took in long ago.
     behind: Option<Behind>,
+    /// What was published before this moment of the loop's clock has come; `None`: the source does not say.
+    caught_up: Option<Duration>,
     /// The start, or the latest event that was dropped.
     horizon: Boundary,
     /// The end of the last outage.
@@ -198,6 +202,7 @@ impl History {
                 last: 0,
                 is_drawn: false,
                 behind: None,
+                caught_up: None,
                 horizon: Boundary::default(),
                 outage: Boundary::default(),
                 whole_from: Seq(0),
@@ -229,6 +234,15 @@ impl History {
         }
         let time = on.give(now);
         on.newest = time;
+        if let Some(Behind {
+            left: Some(left), ..
+        }) = &mut on.behind
+        {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                on.behind = None;
+            }
+        }
         on.ring.push(Kept {
             event: event.clone(),
             id: event.id,
@@ -300,6 +314,15 @@ impl History {
         })
     }
 
+    /// What was published before `clock`, a moment of the loop's clock, has come; `None`: the source does not say. Positions are
+    /// told as of then, or of the newest event: of what was published later nothing is known, if the broker is silent and
+    /// nobody has noticed yet.
+    pub fn know_caught_up(&mut self, clock: Option<Duration>) {
+        if let Some(on) = &mut self.on {
+            on.caught_up = clock;
+        }
+    }
+
     /// The source is away since this moment of the loop's clock.
     pub fn fall_behind(&mut self, since: Duration) {
         if let Some(on) = &mut self.on
@@ -311,6 +334,7 @@ impl History {
                 time: before.unwrap_or(time),
                 is_back: false,
                 quiet_since: None,
+                left: None,
             });
         }
     }
@@ -321,6 +345,20 @@ impl History {
             match &mut on.behind {
                 Some(behind) if is_unbroken => behind.is_back = true,
                 _ => on.behind = None,
+            }
+        }
+    }
+
+    /// Of the events that waited for a source which is back, at most `left` are still to come. Without this a process to which
+    /// events come all the time would never know that it is not behind any more.
+    pub fn catch_up(&mut self, left: usize) {
+        if let Some(on) = &mut self.on
+            && let Some(behind) = &mut on.behind
+            && behind.is_back
+        {
+            behind.left = Some(left);
+            if left == 0 {
+                on.behind = None;
             }
         }
     }
@@ -379,16 +417,17 @@ impl History {
     }
 
     /// The first event that came after this moment, in ms since 1970; `None`: something behind it may be missing, or is gone.
-    /// O(log n).
+    /// By when events came: while the process is behind, the times of their cursors are earlier. O(log n).
     #[must_use]
     pub fn from_time(&self, unix_ms: u64, now: Now) -> Option<Seq> {
         let on = self.on.as_ref()?;
+        let clock = on.clock_at(unix_ms)?;
         let since = Since {
             time: unix_ms,
-            clock: None,
+            clock: Some(clock),
         };
         on.check(since, now).ok()?;
-        Some(on.ring.first_not(|kept| kept.cursor_time <= unix_ms))
+        Some(on.ring.first_not(|kept| kept.at <= clock))
     }
 
     /// No event waits. Some time after an outage was told, those to come are then from behind it, however many were said
@@ -504,7 +543,8 @@ impl On {
         self.is_drawn = false;
         let time = self.stamp(now);
         if self.last < time + millis(TIME_AHEAD_MAX) {
-            self.last = time.max(self.last);
+            let caught_up = self.caught_up.map(|clock| millis(clock) + self.ahead);
+            self.last = caught_up.unwrap_or(time).min(time).max(self.last);
             self.last
         } else {
             self.last - 1
@@ -566,7 +606,7 @@ impl On {
                         return Err(Why::Unknown);
                     }
                     seq = Seq(seq.0 + 1);
-                    if kept.event.id == id {
+                    if kept.id == id {
                         break seq;
                     }
                 }

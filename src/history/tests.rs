@@ -601,6 +601,74 @@ fn what_waited_in_a_queue_is_found_where_another_process_took_it_in_long_before(
 }
 
 #[test]
+fn what_came_after_a_moment_is_told_by_when_it_came_and_not_by_times_that_stood_still() {
+    let (mut away, _) = one_that_was_away();
+    away.come_back(true);
+    for number in 5..10 {
+        away.take_in(&event(number), now(25_000 + 10 * number));
+    }
+    let from = |history: &History, at: u64| history.from_time(START_MS + at, now(26_000));
+    assert_eq!(from(&away, 25_070), Some(Seq(8)));
+    assert_eq!(from(&away, 25_071), Some(Seq(8)));
+    assert_eq!(from(&away, 25_069), Some(Seq(7)));
+    // A hole that is told meanwhile lies when it was told, too.
+    away.outage(0, now(25_500));
+    assert_eq!(from(&away, 25_400), None);
+    assert_eq!(from(&away, 25_501), Some(Seq(10)));
+}
+
+#[test]
+fn a_position_says_nothing_of_the_time_in_which_the_broker_may_be_silent() {
+    let (mut cut_off, mut there) = (history(1, 0), history(2, 0));
+    for number in 0..20 {
+        let at = 1_000 * number;
+        there.take_in(&event(number), now(at));
+        if number < 5 {
+            cut_off.take_in(&event(number), now(at));
+            cut_off.know_caught_up(Some(Duration::from_millis(at + 500)));
+        }
+    }
+    // Nobody has noticed yet.
+    let position = cut_off.here(now(20_000)).expect("on");
+    assert_eq!(position.time, START_MS + 4_500);
+    assert_eq!(seq(there.locate(&position, now(20_000))), Ok(3));
+    assert_eq!(seq(cut_off.locate(&position, now(20_000))), Ok(5));
+    let later = cut_off.take_in(&event(5), now(20_100)).expect("on");
+    let position = cut_off.here(now(20_100)).expect("on");
+    assert_eq!(position.time, later.time, "no event comes twice");
+    assert_eq!(seq(cut_off.locate(&position, now(20_100))), Ok(6));
+}
+
+#[test]
+fn a_process_to_which_events_come_all_the_time_is_not_behind_for_ever() {
+    let (mut away, _) = one_that_was_away();
+    away.come_back(true);
+    // Five waited, one was on its way when that was known; and then two a second, without a pause.
+    for number in 5..10 {
+        away.take_in(&event(number), now(25_000));
+    }
+    away.catch_up(1);
+    let waited = away.take_in(&event(10), now(25_000)).expect("on");
+    assert!(waited.time < START_MS + 5_100, "{waited}");
+    for number in 11..200 {
+        let at = 25_000 + 500 * number;
+        away.nothing_waits(now(at));
+        let cursor = away.take_in(&event(number), now(at)).expect("on");
+        assert_eq!(cursor.time, START_MS + at);
+        assert!(away.locate(&cursor, now(at)).is_ok());
+    }
+    // Away once more: what was known of the time before does not count.
+    away.fall_behind(Duration::from_secs(125));
+    away.catch_up(0);
+    let position = away.here(now(130_000)).expect("on");
+    assert_eq!(position.time, START_MS + 125_000);
+    away.come_back(true);
+    away.catch_up(0);
+    let position = away.here(now(130_000)).expect("on");
+    assert_eq!(position.time, START_MS + 130_000);
+}
+
+#[test]
 fn a_binding_that_came_with_the_source_is_not_covered_in_what_waited() {
     let (mut away, _) = one_that_was_away();
     let boundary = away.draw_coverage(now(24_900)).expect("on");

@@ -309,6 +309,8 @@ impl<S: Socket> Reactor<S> {
         self.turn_done(now);
         self.turn_began = Some(now.clock);
         self.hub.waking.advance(now.clock);
+        let caught_up = self.handoff.caught_up().map(|at| self.clock_of(at));
+        self.hub.history.know_caught_up(caught_up);
         self.hub.history.evict(now);
         self.hub.subscriptions.begin_turn(now);
         self.begin_waiting(now);

@@ -13,6 +13,8 @@ pub(super) struct Store {
     pub(super) read: Read,
     /// Batches that the reader may be asked for once there is room.
     pub(super) owed: usize,
+    /// When it was begun, on the loop's clock.
+    pub(super) begun_at: Duration,
     /// When somebody last needed it, on the loop's clock.
     pub(super) needed_at: Duration,
     /// When all who resume were last looked at, on the loop's clock.
@@ -31,6 +33,7 @@ impl Store {
             end,
             read: Read(0),
             owed: 0,
+            begun_at: Duration::ZERO,
             needed_at: Duration::ZERO,
             looked_at: Duration::ZERO,
             asking: VecDeque::new(),

@@ -24,6 +24,9 @@ const ASKED_PER_TURN_MAX: usize = 32;
 /// How often all who resume are looked at while nothing comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long a read that somebody waits for goes on at least, although another wants it from further back.
+const READ_MIN: Duration = Duration::from_secs(2);
+
 /// How long the stream is still read after the last session that needed it: others of the same storm come.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
@@ -117,6 +120,12 @@ impl<S: Socket> Reactor<S> {
         if self.hub.past.is_read() && self.hub.resumers.earliest_stored().is_some() {
             return;
         }
+        // Nor may who comes with ever older cursors keep those from an answer who wait for this read.
+        let is_wanted = self.hub.past.is_read_for_somebody() || !store.asking.is_empty();
+        if is_wanted && now.clock < store.begun_at + READ_MIN {
+            return;
+        }
+        store.begun_at = now.clock;
         store.read = Read(store.read.0.wrapping_add(1));
         (store.owed, store.needed_at) = (0, now.clock);
         let begin = ToReader::Begin {

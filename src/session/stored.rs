@@ -168,6 +168,16 @@ impl StoredPast {
         (!is_read).then_some(earliest)
     }
 
+    /// Whether the stream is read, and from far enough back for somebody who waits. Linear in those who wait.
+    #[must_use]
+    pub fn is_read_for_somebody(&self) -> bool {
+        self.on.as_ref().is_some_and(|on| {
+            let from = on.stored.from();
+            let mut waiters = on.waiters.iter();
+            from.is_some_and(|from| waiters.any(|(_, start)| *start >= from))
+        })
+    }
+
     /// Whether the stream is read.
     #[must_use]
     pub fn is_read(&self) -> bool {

@@ -157,6 +157,10 @@ impl Stage {
 
     /// A session that asks for what came after a cursor of before the process's start.
     fn resuming(&mut self, account: &str, room: usize) -> One {
+        self.resuming_from(AGO_MS, account, room)
+    }
+
+    fn resuming_from(&mut self, ago_ms: u64, account: &str, room: usize) -> One {
         let wire = Wire::new(room, usize::MAX);
         wire.borrow_mut().send(UPGRADE_REQUEST.as_bytes());
         self.port += 1;
@@ -173,7 +177,7 @@ impl Stage {
             id: id.unwrap(),
             wire,
         };
-        let cursor = format!("0.{}.zzzzzz", base_36(now(Duration::ZERO).unix_ms - AGO_MS));
+        let cursor = format!("0.{}.zzzzzz", base_36(now(Duration::ZERO).unix_ms - ago_ms));
         let command = json!({"action": "subscribe", "auth_token": ANY_TOKEN,
             "data": {"account_id": account, "binding": CREATE, "resume": cursor}});
         one.wire
@@ -304,6 +308,37 @@ fn a_stream_that_does_not_answer_costs_a_reply_its_time_and_is_told() {
     assert_eq!(one.told(), ["success: false", "gap outage"]);
     stage.publish(ACCOUNT, 1);
     assert_eq!(one.told(), ["1"], "it is live all the same");
+}
+
+#[test]
+fn who_comes_with_ever_older_cursors_keeps_nobody_from_an_answer() {
+    let mut stage = Stage::new(&[]);
+    let one = stage.resuming(ACCOUNT, usize::MAX);
+    let (read, from) = stage.begun();
+    let mut others = Vec::new();
+    for number in 1..=10 {
+        others.push(stage.resuming_from(AGO_MS + 1_000 * number, OTHER_ACCOUNT, usize::MAX));
+        stage.wait(Duration::from_millis(100));
+    }
+    let items = vec![
+        stage.marker(from - 1, false),
+        stage.stored(ACCOUNT, 1),
+        stage.marker(from + 1, false),
+    ];
+    stage.tell(read, items);
+    assert_eq!(
+        one.told(),
+        ["success: true", "-1"],
+        "the read was not begun anew"
+    );
+    // When it is through, the others have their turn, all at once.
+    let marker = stage.unix_ms() + 2_000;
+    stage.wait(Duration::from_secs(3));
+    let items = vec![stage.marker(marker, true)];
+    stage.tell(read, items);
+    assert_eq!(one.told(), ["resumed 1"]);
+    stage.wait(Duration::from_millis(100));
+    assert_eq!(stage.begun().1, from - 10_000, "from the oldest of them on");
 }
 
 #[test]
