@@ -38,6 +38,7 @@ impl<S: Socket> Reactor<S> {
                 log::warn!("too many families for the stream of the history");
             }
         }
+        store.has_news |= (self.hub.past).note_written(store.end.written_unix_ms(), now);
         let mut has_taken = false;
         for _ in 0..BATCHES_PER_TURN_MAX {
             match store.end.try_recv() {
@@ -64,8 +65,11 @@ impl<S: Socket> Reactor<S> {
         self.ask_those_who_wait(&mut store, now);
         self.begin_read(&mut store, now);
         let is_due = has_taken || now.clock >= store.looked_at + LOOK_INTERVAL;
-        if self.hub.past.is_read() && is_due {
-            self.look_at_read(&mut store, now);
+        if is_due {
+            store.looked_at = now.clock;
+            if self.hub.past.is_read() {
+                self.look_at_read(&mut store, now);
+            }
         }
         self.store = Some(store);
     }
@@ -76,11 +80,12 @@ impl<S: Socket> Reactor<S> {
         store.is_some_and(|store| store.end.waiting() > 0 || !store.asking.is_empty())
     }
 
-    /// When it is looked whether the stream is still needed, on the loop's clock.
+    /// When it is looked whether the stream is still needed, or can be read by now, on the loop's clock.
     pub(super) fn stored_due(&self) -> Option<Duration> {
         let store = self.store.as_ref()?;
         let due = store.looked_at + LOOK_INTERVAL;
-        self.hub.past.is_read().then_some(due)
+        let past = &self.hub.past;
+        (past.is_read() || past.is_waited_for()).then_some(due)
     }
 
     /// Asks those who wait, some a turn, whether what has become known is enough for them.
@@ -108,8 +113,11 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Has the stream read from further back, if somebody waits for that.
+    /// Has the stream read from further back, if somebody waits for that, and would come to its end.
     fn begin_read(&mut self, store: &mut Store, now: Now) {
+        if !self.hub.past.has_end(now) {
+            return;
+        }
         let Some(from_unix_ms) = self.hub.past.to_read_from() else {
             return;
         };
@@ -134,7 +142,10 @@ impl<S: Socket> Reactor<S> {
 
     /// Asks for more, where there is room; or for no more, where nobody needs it. Linear in those who resume.
     fn look_at_read(&mut self, store: &mut Store, now: Now) {
-        store.looked_at = now.clock;
+        if !self.hub.past.has_end(now) {
+            // However far they are sent on, they do not come to the present.
+            self.hub.resumers.fail_stored(Why::Outage);
+        }
         let earliest = self.hub.resumers.earliest_stored();
         if earliest.is_some() || self.hub.past.is_waited_for() || !store.asking.is_empty() {
             store.needed_at = now.clock;

@@ -39,6 +39,8 @@ struct Stage {
     port: u16,
     offset: u64,
     keys: Vec<KeyId>,
+    /// Our own markers get into the stream.
+    is_written: bool,
 }
 
 #[derive(Clone)]
@@ -102,6 +104,7 @@ impl Stage {
             port: 1000,
             offset: 0,
             keys: Vec::new(),
+            is_written: true,
         };
         stage.turn(&[]);
         stage
@@ -109,6 +112,9 @@ impl Stage {
 
     fn turn(&mut self, heard: &[&One]) {
         self.clock += Duration::from_millis(1);
+        if self.is_written {
+            self.keeper.wrote(now(self.clock).unix_ms);
+        }
         let ready = heard.iter().map(|one| Ready {
             id: one.id,
             readable: true,
@@ -157,6 +163,11 @@ impl Stage {
 
     /// A session that asks for what came after a cursor of before the process's start.
     fn resuming(&mut self, account: &str, room: usize) -> One {
+        self.resuming_from(account, room, now(Duration::ZERO).unix_ms - AGO_MS)
+    }
+
+    /// The same with a cursor of this moment.
+    fn resuming_from(&mut self, account: &str, room: usize, unix_ms: u64) -> One {
         let wire = Wire::new(room, usize::MAX);
         wire.borrow_mut().send(UPGRADE_REQUEST.as_bytes());
         self.port += 1;
@@ -173,7 +184,7 @@ impl Stage {
             id: id.unwrap(),
             wire,
         };
-        let cursor = format!("0.{}.zzzzzz", base_36(now(Duration::ZERO).unix_ms - AGO_MS));
+        let cursor = format!("0.{}.zzzzzz", base_36(unix_ms));
         let command = json!({"action": "subscribe", "auth_token": ANY_TOKEN,
             "data": {"account_id": account, "binding": CREATE, "resume": cursor}});
         one.wire
@@ -181,7 +192,7 @@ impl Stage {
             .send(&client_text(&command.to_string()));
         self.turn(&[&one]);
         self.turn(&[]);
-        for keys in self.keeper.try_iter() {
+        for keys in self.keeper.keys.try_iter() {
             let ids = keys.iter().map(|key| key_id(&key.exchange, &key.key));
             self.keys.extend(ids);
         }
@@ -304,6 +315,47 @@ fn a_stream_that_does_not_answer_costs_a_reply_its_time_and_is_told() {
     assert_eq!(one.told(), ["success: false", "gap outage"]);
     stage.publish(ACCOUNT, 1);
     assert_eq!(one.told(), ["1"], "it is live all the same");
+}
+
+#[test]
+fn nobody_is_told_that_nothing_is_missing_while_our_own_markers_do_not_get_into_the_stream() {
+    let mut stage = Stage::new(&["--request-timeout-ms=15000"]);
+    let one = stage.resuming(ACCOUNT, usize::MAX);
+    let (read, from) = stage.begun();
+    let items = vec![
+        stage.marker(from - 1, false),
+        stage.stored(ACCOUNT, 1),
+        stage.marker(from + 1, false),
+    ];
+    stage.tell(read, items);
+    assert_eq!(one.told(), ["success: true", "-1"]);
+    // From now on another process's get into it, and ours do not.
+    stage.is_written = false;
+    for _ in 0..6 {
+        stage.wait(Duration::from_secs(2));
+        let items = vec![stage.marker(stage.unix_ms(), false)];
+        stage.tell(read, items);
+    }
+    assert_eq!(one.told(), ["gap outage"], "within seconds");
+    // Who comes now waits, and what proves the past is not enough.
+    let late = stage.resuming(ACCOUNT, usize::MAX);
+    let items = vec![stage.marker(stage.unix_ms(), false)];
+    stage.tell(read, items);
+    stage.wait(Duration::from_secs(14));
+    assert_eq!(late.told(), [""; 0]);
+    stage.wait(Duration::from_secs(2));
+    assert_eq!(late.told(), ["success: false", "gap outage"]);
+    // Once they do, who waits is answered.
+    let other = stage.resuming(ACCOUNT, usize::MAX);
+    stage.wait(Duration::from_secs(5));
+    assert_eq!(other.told(), [""; 0]);
+    stage.is_written = true;
+    stage.wait(Duration::from_millis(300));
+    assert_eq!(other.told(), ["success: true", "-1"]);
+    stage.wait(Duration::from_secs(3));
+    let items = vec![stage.marker(stage.unix_ms(), true)];
+    stage.tell(read, items);
+    assert_eq!(other.told(), ["resumed 1"]);
 }
 
 #[test]
