@@ -27,6 +27,13 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the stream is still read after the last session that needed it: others of the same storm come.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
+/// How long those under way hold back a read from further back, for which others wait. Then the stream is read anew: who is
+/// under way goes on where it is, once that was read again. So a session that does not read holds up nobody for longer.
+const GROUP_MAX: Duration = Duration::from_secs(3);
+
+/// How long sessions that do not read may keep all the room, while others wait for more of the stream.
+const STUCK_MAX: Duration = Duration::from_secs(1);
+
 impl<S: Socket> Reactor<S> {
     /// Takes what the reader has read, and tells it and the keeper what to do.
     pub(super) fn go_on_with_stored(&mut self, now: Now) {
@@ -122,17 +129,22 @@ impl<S: Socket> Reactor<S> {
             return;
         };
         // One group after the other: who is under way is not thrown back by each who comes.
-        if self.hub.past.is_read() && self.hub.resumers.earliest_stored().is_some() {
+        if self.hub.past.is_read()
+            && self.hub.resumers.earliest_stored().is_some()
+            && now.clock < store.begun_at + GROUP_MAX
+        {
             return;
         }
         store.read = Read(store.read.0.wrapping_add(1));
-        (store.owed, store.needed_at) = (0, now.clock);
+        store.owed = 0;
+        (store.needed_at, store.begun_at, store.room_at) = (now.clock, now.clock, now.clock);
         let begin = ToReader::Begin {
             read: store.read,
             from_unix_ms,
         };
         if store.end.tell(begin) {
             self.hub.past.begin(from_unix_ms);
+            self.laps.lap = None;
         } else {
             // It takes no commands: it hangs, until its own deadline.
             store.has_failed = true;
@@ -154,7 +166,16 @@ impl<S: Socket> Reactor<S> {
             store.end.tell(ToReader::End(store.read));
             return;
         }
-        let room = self.hub.past.make_room(earliest.unwrap_or(STORED_END));
+        let is_held_up = self.hub.past.is_waited_for() && now.clock >= store.room_at + STUCK_MAX;
+        let needed = if is_held_up {
+            self.hub.resumers.earliest_stored_ready()
+        } else {
+            earliest
+        };
+        let room = self.hub.past.make_room(needed.unwrap_or(STORED_END));
+        if room {
+            store.room_at = now.clock;
+        }
         while room && store.owed > 0 && store.end.tell(ToReader::More(store.read)) {
             store.owed -= 1;
         }

@@ -439,3 +439,86 @@ fn a_session_that_does_not_read_holds_up_nobody_and_is_told() {
     assert_eq!(told.first().map(String::as_str), Some("success: true"));
     assert_eq!(told.last().map(String::as_str), Some("gap expired"));
 }
+
+#[test]
+fn a_session_that_does_not_read_does_not_hold_back_who_wants_what_came_earlier() {
+    let mut stage = Stage::new(&[]);
+    let stuck = stage.resuming(ACCOUNT, 3_000);
+    let (read, from) = stage.begun();
+    stage.offset = 1_000;
+    let mut items = vec![stage.marker(from - 1, false), stage.marker(from + 1, false)];
+    for number in 0..40 {
+        let what = Content::Event(event(ACCOUNT, number, 5_000));
+        items.push(stage.item(what));
+    }
+    stage.tell(read, items.clone());
+    // Its place is far behind, and it takes nothing. Another tenant's session wants to begin before it.
+    let early = stage.resuming_from(OTHER_ACCOUNT, usize::MAX, from - 60_000);
+    stage.wait(Duration::from_secs(2));
+    assert!(
+        stage
+            .reader
+            .commands
+            .try_iter()
+            .all(|one| one == ToReader::More(read)),
+        "who is under way has its time"
+    );
+    stage.wait(Duration::from_secs(2));
+    let (again, earlier) = stage.begun();
+    assert_eq!(earlier, from - 62_000);
+    // What stands before the others, then these once more.
+    stage.offset = 0;
+    let mut all = vec![
+        stage.marker(earlier - 1, false),
+        stage.stored(OTHER_ACCOUNT, 500),
+        stage.marker(earlier + 1, false),
+    ];
+    all.extend(items);
+    stage.tell(again, all);
+    assert_eq!(early.told(), ["success: true", "-500"]);
+    // And who was stuck misses nothing when it reads at last.
+    stuck.wire.borrow_mut().make_room(usize::MAX >> 1);
+    stage.turn(&[&stuck]);
+    stage.settle();
+    let expected: Vec<_> = (0..40).map(|number| format!("-{number}")).collect();
+    assert_eq!(stuck.told()[1..], expected);
+}
+
+#[test]
+fn sessions_that_do_not_read_do_not_keep_the_room_from_who_waits() {
+    let mut stage = Stage::new(&["--history-bytes=200000"]);
+    let stuck = stage.resuming(ACCOUNT, 3_000);
+    let (read, from) = stage.begun();
+    let items = vec![stage.marker(from - 1, false), stage.marker(from + 1, false)];
+    stage.tell(read, items);
+    let mut credit = 3;
+    for number in 0..100 {
+        let what = Content::Event(event(ACCOUNT, number, 5_000));
+        let items = match number {
+            20 => vec![stage.marker(from + 50, false)],
+            _ => vec![stage.item(what)],
+        };
+        stage.tell(read, items);
+        stage.wait(Duration::from_millis(5));
+        let asked = stage.reader.commands.try_iter();
+        credit += asked.filter(|one| *one == ToReader::More(read)).count();
+        credit -= 1;
+        if credit == 0 {
+            break;
+        }
+    }
+    assert_eq!(credit, 0, "nobody takes anything, so nothing more is read");
+    let waits = stage.resuming_from(OTHER_ACCOUNT, usize::MAX, from + 2_100);
+    stage.wait(Duration::from_millis(1_500));
+    let more = ToReader::More(read);
+    assert!(stage.reader.commands.try_iter().any(|one| one == more));
+    let items = vec![stage.marker(from + 200, false)];
+    stage.tell(read, items);
+    assert_eq!(waits.told(), ["success: true"]);
+    // Who does not read is told what that costs it.
+    stage.wait(Duration::from_millis(200));
+    stuck.wire.borrow_mut().make_room(usize::MAX >> 1);
+    stage.turn(&[&stuck]);
+    stage.settle();
+    assert_eq!(stuck.told().last().map(String::as_str), Some("gap expired"));
+}
