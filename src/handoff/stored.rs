@@ -7,6 +7,9 @@
 //! Invariants: at most one read is under way; a batch is at most [`BATCH_ITEMS_MAX`] items and, but for its last event,
 //! [`BATCH_BYTES_MAX`]; what comes of a read that the loop has ended is recognised by its number.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::wake::LoopWaker;
@@ -66,11 +69,16 @@ pub struct StoreEnd {
     keep: Sender<Vec<AmqpBinding>>,
     commands: Sender<ToReader>,
     told: Receiver<FromReader>,
+    written: Arc<AtomicU64>,
     waker: LoopWaker,
 }
 
-/// The end of the thread that keeps the stream bound. Disconnected: the loop is gone.
-pub type KeeperEnd = Receiver<Vec<AmqpBinding>>;
+/// The end of the thread that keeps the stream bound.
+pub struct KeeperEnd {
+    /// The keys that are to be bound. Disconnected: the loop is gone.
+    pub keys: Receiver<Vec<AmqpBinding>>,
+    written: Arc<AtomicU64>,
+}
 
 /// The end of the thread that reads the stream.
 pub struct ReaderEnd {
@@ -86,14 +94,19 @@ pub fn stored_channels(waker: LoopWaker) -> (StoreEnd, KeeperEnd, ReaderEnd) {
     let (keep, kept) = bounded(FAMILIES_MAX);
     let (to_reader, commands) = bounded(COMMANDS_MAX);
     let (to_loop, told) = bounded(TOLD_MAX);
+    let written = Arc::new(AtomicU64::new(0));
     (
         StoreEnd {
             keep,
             commands: to_reader,
             told,
+            written: written.clone(),
             waker: waker.clone(),
         },
-        kept,
+        KeeperEnd {
+            keys: kept,
+            written,
+        },
         ReaderEnd {
             commands,
             told: to_loop,
@@ -119,10 +132,23 @@ impl StoreEnd {
         self.told.try_recv().ok()
     }
 
+    /// The wall clock of the newest of our markers that is in the stream, in ms since 1970; 0: there is none yet.
+    #[must_use]
+    pub fn written_unix_ms(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
     /// Messages that wait for the loop (a gauge).
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.told.len()
+    }
+}
+
+impl KeeperEnd {
+    /// A marker of this moment, in ms since 1970, is in the stream. Does not wake the loop, which looks when it needs to know.
+    pub fn wrote(&self, unix_ms: u64) {
+        self.written.store(unix_ms, Ordering::Relaxed);
     }
 }
 

@@ -84,6 +84,8 @@ pub struct Stored {
     markers: VecDeque<(u64, Offset)>,
     /// Since which time each key is proven, by the markers met since the last hole.
     proven: HashMap<KeyId, u64>,
+    /// The place from which on everything that was read is loaded. Before the first item that is may be holes.
+    begin: Offset,
     /// The place behind the last item.
     end: Offset,
     /// Whether the first item was met.
@@ -113,6 +115,7 @@ impl Stored {
             bytes: 0,
             markers: VecDeque::new(),
             proven: HashMap::new(),
+            begin: Offset(0),
             end: Offset(0),
             has_begun: false,
             before: 0,
@@ -158,10 +161,15 @@ impl Stored {
             return false;
         }
         let is_hole = matches!(&item.what, Content::Marker(marker) if marker.is_hole);
-        self.has_begun = true;
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.begin = item.offset;
+        }
         self.end = Offset(item.offset.0.saturating_add(1));
         match &item.what {
-            Content::Event(_) if !self.has_marker => return false,
+            Content::Event(_) if !self.has_marker => {
+                self.begin = self.end;
+                return false;
+            }
             Content::Event(event) => self.bytes += event.bytes(),
             Content::Marker(marker) => {
                 self.has_marker = true;
@@ -170,6 +178,7 @@ impl Stored {
                     // Nobody wants what stands before it.
                     self.items.clear();
                     self.bytes = 0;
+                    self.begin = item.offset;
                 }
             }
         }
@@ -250,10 +259,7 @@ impl Stored {
     /// Whether everything from `offset` on that was read is still loaded. True while nothing has come: it is not known yet.
     #[must_use]
     pub fn holds(&self, offset: Offset) -> bool {
-        let first = self.items.front();
-        first.map_or(!self.has_begun || offset >= self.end, |first| {
-            first.offset <= offset
-        })
+        !self.has_begun || offset >= self.begin
     }
 
     /// Forgets what stands before `offset`, only as far as room is needed: what begins there has to be read again.
@@ -272,6 +278,7 @@ impl Stored {
                     self.from = self.from.map(|from| from.max(next));
                 }
             }
+            self.begin = Offset(first.offset.0.saturating_add(1));
             self.items.pop_front();
         }
     }
@@ -411,6 +418,18 @@ mod tests {
         );
         assert_eq!(reach(&stored, 5100, &["a"]), Reach::Not(Why::Unknown));
         assert_eq!(reach(&stored, 5300, &["a"]), Reach::From(Offset(20)));
+    }
+
+    #[test]
+    fn a_place_in_front_of_a_hole_is_there_when_room_was_made_up_to_it() {
+        let mut stored = stored(5000, vec![marker(4900, &["a"]), event(1), event(2)]);
+        stored.bytes_max = 1;
+        stored.make_room(Offset(21));
+        assert_eq!(
+            stored.next_at(Offset(0)).map(|item| item.offset),
+            Some(Offset(30))
+        );
+        assert!(stored.holds(Offset(21)) && !stored.holds(Offset(20)));
     }
 
     #[test]

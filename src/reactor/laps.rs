@@ -84,6 +84,8 @@ impl<S: Socket> Reactor<S> {
             && connection.session.is_ready_to_resume()
         {
             self.hub.resumers.become_ready(id.slot);
+            // What it waits for may be loaded, though others came to the end of that.
+            self.laps.is_dry = false;
         }
     }
 

@@ -17,6 +17,10 @@ pub(super) struct Store {
     pub(super) begun_at: Duration,
     /// When somebody last needed it, on the loop's clock.
     pub(super) needed_at: Duration,
+    /// When the read under way was begun, on the loop's clock.
+    pub(super) begun_at: Duration,
+    /// When there was last room for more, on the loop's clock.
+    pub(super) room_at: Duration,
     /// When all who resume were last looked at, on the loop's clock.
     pub(super) looked_at: Duration,
     /// The subscribes that waited when something became known, and have not been asked again.
@@ -35,6 +39,8 @@ impl Store {
             owed: 0,
             begun_at: Duration::ZERO,
             needed_at: Duration::ZERO,
+            begun_at: Duration::ZERO,
+            room_at: Duration::ZERO,
             looked_at: Duration::ZERO,
             asking: VecDeque::new(),
             has_failed: false,

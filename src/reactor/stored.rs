@@ -30,6 +30,13 @@ const READ_MIN: Duration = Duration::from_secs(2);
 /// How long the stream is still read after the last session that needed it: others of the same storm come.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
+/// How long those under way hold back a read from further back, for which others wait. Then the stream is read anew: who is
+/// under way goes on where it is, once that was read again. So a session that does not read holds up nobody for longer.
+const GROUP_MAX: Duration = Duration::from_secs(3);
+
+/// How long sessions that do not read may keep all the room, while others wait for more of the stream.
+const STUCK_MAX: Duration = Duration::from_secs(1);
+
 impl<S: Socket> Reactor<S> {
     /// Takes what the reader has read, and tells it and the keeper what to do.
     pub(super) fn go_on_with_stored(&mut self, now: Now) {
@@ -41,6 +48,7 @@ impl<S: Socket> Reactor<S> {
                 log::warn!("too many families for the stream of the history");
             }
         }
+        store.has_news |= (self.hub.past).note_written(store.end.written_unix_ms(), now);
         let mut has_taken = false;
         for _ in 0..BATCHES_PER_TURN_MAX {
             match store.end.try_recv() {
@@ -67,8 +75,11 @@ impl<S: Socket> Reactor<S> {
         self.ask_those_who_wait(&mut store, now);
         self.begin_read(&mut store, now);
         let is_due = has_taken || now.clock >= store.looked_at + LOOK_INTERVAL;
-        if self.hub.past.is_read() && is_due {
-            self.look_at_read(&mut store, now);
+        if is_due {
+            store.looked_at = now.clock;
+            if self.hub.past.is_read() {
+                self.look_at_read(&mut store, now);
+            }
         }
         self.store = Some(store);
     }
@@ -79,11 +90,12 @@ impl<S: Socket> Reactor<S> {
         store.is_some_and(|store| store.end.waiting() > 0 || !store.asking.is_empty())
     }
 
-    /// When it is looked whether the stream is still needed, on the loop's clock.
+    /// When it is looked whether the stream is still needed, or can be read by now, on the loop's clock.
     pub(super) fn stored_due(&self) -> Option<Duration> {
         let store = self.store.as_ref()?;
         let due = store.looked_at + LOOK_INTERVAL;
-        self.hub.past.is_read().then_some(due)
+        let past = &self.hub.past;
+        (past.is_read() || past.is_waited_for()).then_some(due)
     }
 
     /// Asks those who wait, some a turn, whether what has become known is enough for them.
@@ -111,13 +123,19 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Has the stream read from further back, if somebody waits for that.
+    /// Has the stream read from further back, if somebody waits for that, and would come to its end.
     fn begin_read(&mut self, store: &mut Store, now: Now) {
+        if !self.hub.past.has_end(now) {
+            return;
+        }
         let Some(from_unix_ms) = self.hub.past.to_read_from() else {
             return;
         };
         // One group after the other: who is under way is not thrown back by each who comes.
-        if self.hub.past.is_read() && self.hub.resumers.earliest_stored().is_some() {
+        if self.hub.past.is_read()
+            && self.hub.resumers.earliest_stored().is_some()
+            && now.clock < store.begun_at + GROUP_MAX
+        {
             return;
         }
         // Nor may who comes with ever older cursors keep those from an answer who wait for this read.
@@ -127,13 +145,15 @@ impl<S: Socket> Reactor<S> {
         }
         store.begun_at = now.clock;
         store.read = Read(store.read.0.wrapping_add(1));
-        (store.owed, store.needed_at) = (0, now.clock);
+        store.owed = 0;
+        (store.needed_at, store.begun_at, store.room_at) = (now.clock, now.clock, now.clock);
         let begin = ToReader::Begin {
             read: store.read,
             from_unix_ms,
         };
         if store.end.tell(begin) {
             self.hub.past.begin(from_unix_ms);
+            self.laps.lap = None;
         } else {
             // It takes no commands: it hangs, until its own deadline.
             store.has_failed = true;
@@ -143,7 +163,10 @@ impl<S: Socket> Reactor<S> {
 
     /// Asks for more, where there is room; or for no more, where nobody needs it. Linear in those who resume.
     fn look_at_read(&mut self, store: &mut Store, now: Now) {
-        store.looked_at = now.clock;
+        if !self.hub.past.has_end(now) {
+            // However far they are sent on, they do not come to the present.
+            self.hub.resumers.fail_stored(Why::Outage);
+        }
         let earliest = self.hub.resumers.earliest_stored();
         if earliest.is_some() || self.hub.past.is_waited_for() || !store.asking.is_empty() {
             store.needed_at = now.clock;
@@ -152,7 +175,16 @@ impl<S: Socket> Reactor<S> {
             store.end.tell(ToReader::End(store.read));
             return;
         }
-        let room = self.hub.past.make_room(earliest.unwrap_or(STORED_END));
+        let is_held_up = self.hub.past.is_waited_for() && now.clock >= store.room_at + STUCK_MAX;
+        let needed = if is_held_up {
+            self.hub.resumers.earliest_stored_ready()
+        } else {
+            earliest
+        };
+        let room = self.hub.past.make_room(needed.unwrap_or(STORED_END));
+        if room {
+            store.room_at = now.clock;
+        }
         while room && store.owed > 0 && store.end.tell(ToReader::More(store.read)) {
             store.owed -= 1;
         }

@@ -254,13 +254,21 @@ impl Resumers {
     /// needs anything of it. Linear in the sessions that resume.
     #[must_use]
     pub fn earliest_stored(&self) -> Option<Seq> {
-        let next = |state| {
-            let such = self.table.values().filter(move |one| one.state == state);
-            such.map(|one| one.next)
-                .filter(|next| *next < self.stored_end)
-                .min()
-        };
-        next(State::Ready).or_else(|| next(State::Waits))
+        self.earliest_stored_ready()
+            .or_else(|| self.earliest_stored_of(State::Waits))
+    }
+
+    /// The same of those alone that can take more now.
+    #[must_use]
+    pub fn earliest_stored_ready(&self) -> Option<Seq> {
+        self.earliest_stored_of(State::Ready)
+    }
+
+    fn earliest_stored_of(&self, state: State) -> Option<Seq> {
+        let such = self.table.values().filter(|one| one.state == state);
+        such.map(|one| one.next)
+            .filter(|next| *next < self.stored_end)
+            .min()
     }
 
     /// Lets all fail whose next event is in the stream.

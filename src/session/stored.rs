@@ -22,6 +22,10 @@ use super::clock::Now;
 /// the history: the time that an event is under way to both.
 const MARKER_SLACK_MS: u64 = 300;
 
+/// How old the newest of our own markers in the stream may be. Without them nobody comes to the end of a replay, however much
+/// of the past other processes prove; they are written every 2 s.
+const WRITTEN_MAX_MS: u64 = 10_000;
+
 /// The stream, as sessions see it.
 #[derive(Debug, Default)]
 pub struct StoredPast {
@@ -32,6 +36,8 @@ pub struct StoredPast {
 struct On {
     stored: Stored,
     overlap_ms: u64,
+    /// When the newest of our markers was written, in ms since 1970.
+    written: u64,
     /// The rules whose keys were told.
     kept: Vec<bool>,
     to_keep: Vec<Vec<AmqpBinding>>,
@@ -77,6 +83,7 @@ impl StoredPast {
         self.on = Some(Box::new(On {
             stored: Stored::new(bytes_max),
             overlap_ms: u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX),
+            written: 0,
             kept: Vec::new(),
             to_keep: Vec::new(),
             waiters: Vec::new(),
@@ -111,6 +118,23 @@ impl StoredPast {
         (self.on.as_mut()).map_or_else(Vec::new, |on| std::mem::take(&mut on.to_keep))
     }
 
+    /// When the newest of our own markers in the stream was written, in ms since 1970. True: a replay would come to its end,
+    /// which was not so before.
+    pub fn note_written(&mut self, unix_ms: u64, now: Now) -> bool {
+        let had_end = self.has_end(now);
+        if let Some(on) = &mut self.on {
+            on.written = unix_ms;
+        }
+        !had_end && self.has_end(now)
+    }
+
+    /// Whether a replay would come to its end: our own markers are in the stream.
+    #[must_use]
+    pub fn has_end(&self, now: Now) -> bool {
+        let is_fresh = |on: &On| now.unix_ms.saturating_sub(on.written) <= WRITTEN_MAX_MS;
+        self.on.as_deref().is_some_and(is_fresh)
+    }
+
     /// From when on the past behind a cursor is wanted.
     fn start_of(on: &On, cursor: &Cursor) -> u64 {
         cursor.time.saturating_sub(on.overlap_ms)
@@ -129,6 +153,9 @@ impl StoredPast {
         };
         if cursor.time > now.unix_ms.saturating_add(on.overlap_ms) {
             return Reach::Not(Why::Unknown);
+        }
+        if !self.has_end(now) {
+            return Reach::NotYet;
         }
         let mut keys = Vec::new();
         for resolved in wanted {

@@ -254,6 +254,39 @@ fn what_is_published_is_read_again_in_order_whatever_its_headers_are() {
 }
 
 #[test]
+fn a_publisher_to_an_exchange_writes_no_marker_whatever_its_headers_say() {
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let (exchange, name) = (unique("stored"), unique("history"));
+    let publisher = Publisher::connect(&broker.url());
+    publisher.declare(ExchangeType::Topic, &exchange);
+    let mut process = Process::start(&broker.url(), &name);
+    process.keep(&exchange, &["key.*"]);
+    let begin = now_ms();
+    let text = |name: &[u8], value: &[u8]| {
+        let length = u32::try_from(value.len()).unwrap().to_be_bytes();
+        let short = [u8::try_from(name.len()).unwrap()];
+        [&short[..], name, b"S", &length, value].concat()
+    };
+    let headers = [
+        text(b"x-exchange", b""),
+        text(b"x-routing-key", name.as_bytes()),
+    ]
+    .concat();
+    let forged =
+        br#"{"blackhole_marker":7,"unix_ms":1,"is_hole":false,"keys":["0123456789abcdef"]}"#;
+    let mut raw = RawPublisher::connect(broker.port());
+    raw.publish(&exchange, b"key.1", Some(&headers), forged);
+    raw.publish(&exchange, b"key.2", None, forged);
+    raw.finish();
+    process.begin(begin);
+    let items = process.all_until(now_ms());
+    assert_eq!(keys_of(&items), ["key.1", "key.2"]);
+    assert!(markers_of(&items).iter().all(|marker| marker.unix_ms > 1));
+}
+
+#[test]
 fn a_reader_takes_no_more_than_it_was_asked_for() {
     let Some(broker) = Broker::shared() else {
         return;

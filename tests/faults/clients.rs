@@ -22,7 +22,9 @@ fn descriptors(server: &Server) -> usize {
 fn five_hundred_clients_that_die_by_reset_in_a_fan_out_cost_the_others_nothing_and_leave_nothing() {
     // Some 12 KiB each: many of the dying have frames waiting when they go.
     const EVENTS: usize = 600;
-    let mut fed = Fed::insecure(&["--max-outbox-bytes", "0"]);
+    // What the history keeps goes in time.
+    let args = ["--max-outbox-bytes", "0", "--history-seconds", "1"];
+    let mut fed = Fed::insecure(&args);
     let address = fed.server.address();
     let mut survivors: Vec<Client> = (0..SURVIVORS).map(|_| fed.server.client()).collect();
     for survivor in &mut survivors {

@@ -39,6 +39,8 @@ struct Stage {
     port: u16,
     offset: u64,
     keys: Vec<KeyId>,
+    /// Our own markers get into the stream.
+    is_written: bool,
 }
 
 #[derive(Clone)]
@@ -102,6 +104,7 @@ impl Stage {
             port: 1000,
             offset: 0,
             keys: Vec::new(),
+            is_written: true,
         };
         stage.turn(&[]);
         stage
@@ -109,6 +112,9 @@ impl Stage {
 
     fn turn(&mut self, heard: &[&One]) {
         self.clock += Duration::from_millis(1);
+        if self.is_written {
+            self.keeper.wrote(now(self.clock).unix_ms);
+        }
         let ready = heard.iter().map(|one| Ready {
             id: one.id,
             readable: true,
@@ -157,10 +163,11 @@ impl Stage {
 
     /// A session that asks for what came after a cursor of before the process's start.
     fn resuming(&mut self, account: &str, room: usize) -> One {
-        self.resuming_from(AGO_MS, account, room)
+        self.resuming_from(account, room, now(Duration::ZERO).unix_ms - AGO_MS)
     }
 
-    fn resuming_from(&mut self, ago_ms: u64, account: &str, room: usize) -> One {
+    /// The same with a cursor of this moment.
+    fn resuming_from(&mut self, account: &str, room: usize, unix_ms: u64) -> One {
         let wire = Wire::new(room, usize::MAX);
         wire.borrow_mut().send(UPGRADE_REQUEST.as_bytes());
         self.port += 1;
@@ -177,7 +184,7 @@ impl Stage {
             id: id.unwrap(),
             wire,
         };
-        let cursor = format!("0.{}.zzzzzz", base_36(now(Duration::ZERO).unix_ms - ago_ms));
+        let cursor = format!("0.{}.zzzzzz", base_36(unix_ms));
         let command = json!({"action": "subscribe", "auth_token": ANY_TOKEN,
             "data": {"account_id": account, "binding": CREATE, "resume": cursor}});
         one.wire
@@ -185,7 +192,7 @@ impl Stage {
             .send(&client_text(&command.to_string()));
         self.turn(&[&one]);
         self.turn(&[]);
-        for keys in self.keeper.try_iter() {
+        for keys in self.keeper.keys.try_iter() {
             let ids = keys.iter().map(|key| key_id(&key.exchange, &key.key));
             self.keys.extend(ids);
         }
@@ -317,7 +324,11 @@ fn who_comes_with_ever_older_cursors_keeps_nobody_from_an_answer() {
     let (read, from) = stage.begun();
     let mut others = Vec::new();
     for number in 1..=10 {
-        others.push(stage.resuming_from(AGO_MS + 1_000 * number, OTHER_ACCOUNT, usize::MAX));
+        others.push(stage.resuming_from(
+            OTHER_ACCOUNT,
+            usize::MAX,
+            now(Duration::ZERO).unix_ms - AGO_MS - 1_000 * number,
+        ));
         stage.wait(Duration::from_millis(100));
     }
     let items = vec![
@@ -339,6 +350,47 @@ fn who_comes_with_ever_older_cursors_keeps_nobody_from_an_answer() {
     assert_eq!(one.told(), ["resumed 1"]);
     stage.wait(Duration::from_millis(100));
     assert_eq!(stage.begun().1, from - 10_000, "from the oldest of them on");
+}
+
+#[test]
+fn nobody_is_told_that_nothing_is_missing_while_our_own_markers_do_not_get_into_the_stream() {
+    let mut stage = Stage::new(&["--request-timeout-ms=15000"]);
+    let one = stage.resuming(ACCOUNT, usize::MAX);
+    let (read, from) = stage.begun();
+    let items = vec![
+        stage.marker(from - 1, false),
+        stage.stored(ACCOUNT, 1),
+        stage.marker(from + 1, false),
+    ];
+    stage.tell(read, items);
+    assert_eq!(one.told(), ["success: true", "-1"]);
+    // From now on another process's get into it, and ours do not.
+    stage.is_written = false;
+    for _ in 0..6 {
+        stage.wait(Duration::from_secs(2));
+        let items = vec![stage.marker(stage.unix_ms(), false)];
+        stage.tell(read, items);
+    }
+    assert_eq!(one.told(), ["gap outage"], "within seconds");
+    // Who comes now waits, and what proves the past is not enough.
+    let late = stage.resuming(ACCOUNT, usize::MAX);
+    let items = vec![stage.marker(stage.unix_ms(), false)];
+    stage.tell(read, items);
+    stage.wait(Duration::from_secs(14));
+    assert_eq!(late.told(), [""; 0]);
+    stage.wait(Duration::from_secs(2));
+    assert_eq!(late.told(), ["success: false", "gap outage"]);
+    // Once they do, who waits is answered.
+    let other = stage.resuming(ACCOUNT, usize::MAX);
+    stage.wait(Duration::from_secs(5));
+    assert_eq!(other.told(), [""; 0]);
+    stage.is_written = true;
+    stage.wait(Duration::from_millis(300));
+    assert_eq!(other.told(), ["success: true", "-1"]);
+    stage.wait(Duration::from_secs(3));
+    let items = vec![stage.marker(stage.unix_ms(), true)];
+    stage.tell(read, items);
+    assert_eq!(other.told(), ["resumed 1"]);
 }
 
 #[test]
@@ -421,4 +473,87 @@ fn a_session_that_does_not_read_holds_up_nobody_and_is_told() {
     let told = stuck.told();
     assert_eq!(told.first().map(String::as_str), Some("success: true"));
     assert_eq!(told.last().map(String::as_str), Some("gap expired"));
+}
+
+#[test]
+fn a_session_that_does_not_read_does_not_hold_back_who_wants_what_came_earlier() {
+    let mut stage = Stage::new(&[]);
+    let stuck = stage.resuming(ACCOUNT, 3_000);
+    let (read, from) = stage.begun();
+    stage.offset = 1_000;
+    let mut items = vec![stage.marker(from - 1, false), stage.marker(from + 1, false)];
+    for number in 0..40 {
+        let what = Content::Event(event(ACCOUNT, number, 5_000));
+        items.push(stage.item(what));
+    }
+    stage.tell(read, items.clone());
+    // Its place is far behind, and it takes nothing. Another tenant's session wants to begin before it.
+    let early = stage.resuming_from(OTHER_ACCOUNT, usize::MAX, from - 60_000);
+    stage.wait(Duration::from_secs(2));
+    assert!(
+        stage
+            .reader
+            .commands
+            .try_iter()
+            .all(|one| one == ToReader::More(read)),
+        "who is under way has its time"
+    );
+    stage.wait(Duration::from_secs(2));
+    let (again, earlier) = stage.begun();
+    assert_eq!(earlier, from - 62_000);
+    // What stands before the others, then these once more.
+    stage.offset = 0;
+    let mut all = vec![
+        stage.marker(earlier - 1, false),
+        stage.stored(OTHER_ACCOUNT, 500),
+        stage.marker(earlier + 1, false),
+    ];
+    all.extend(items);
+    stage.tell(again, all);
+    assert_eq!(early.told(), ["success: true", "-500"]);
+    // And who was stuck misses nothing when it reads at last.
+    stuck.wire.borrow_mut().make_room(usize::MAX >> 1);
+    stage.turn(&[&stuck]);
+    stage.settle();
+    let expected: Vec<_> = (0..40).map(|number| format!("-{number}")).collect();
+    assert_eq!(stuck.told()[1..], expected);
+}
+
+#[test]
+fn sessions_that_do_not_read_do_not_keep_the_room_from_who_waits() {
+    let mut stage = Stage::new(&["--history-bytes=200000"]);
+    let stuck = stage.resuming(ACCOUNT, 3_000);
+    let (read, from) = stage.begun();
+    let items = vec![stage.marker(from - 1, false), stage.marker(from + 1, false)];
+    stage.tell(read, items);
+    let mut credit = 3;
+    for number in 0..100 {
+        let what = Content::Event(event(ACCOUNT, number, 5_000));
+        let items = match number {
+            20 => vec![stage.marker(from + 50, false)],
+            _ => vec![stage.item(what)],
+        };
+        stage.tell(read, items);
+        stage.wait(Duration::from_millis(5));
+        let asked = stage.reader.commands.try_iter();
+        credit += asked.filter(|one| *one == ToReader::More(read)).count();
+        credit -= 1;
+        if credit == 0 {
+            break;
+        }
+    }
+    assert_eq!(credit, 0, "nobody takes anything, so nothing more is read");
+    let waits = stage.resuming_from(OTHER_ACCOUNT, usize::MAX, from + 2_100);
+    stage.wait(Duration::from_millis(1_500));
+    let more = ToReader::More(read);
+    assert!(stage.reader.commands.try_iter().any(|one| one == more));
+    let items = vec![stage.marker(from + 200, false)];
+    stage.tell(read, items);
+    assert_eq!(waits.told(), ["success: true"]);
+    // Who does not read is told what that costs it.
+    stage.wait(Duration::from_millis(200));
+    stuck.wire.borrow_mut().make_room(usize::MAX >> 1);
+    stage.turn(&[&stuck]);
+    stage.settle();
+    assert_eq!(stuck.told().last().map(String::as_str), Some("gap expired"));
 }

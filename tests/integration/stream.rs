@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use support::broker::Broker;
 use support::client::Client;
 use support::events::{ACCOUNT, OTHER_ACCOUNT, call_event};
 use support::publisher::Publisher;
@@ -244,11 +245,16 @@ fn what_the_stream_does_not_have_is_told() {
     server.wait_for_metric("amqp_stream_up", 1);
     assert_eq!(told(&server, CREATE, &cursor), "expired");
     drop(server);
-    // Declared otherwise: it is read as it is.
-    let other = [&STREAM[..], &["--history-stream-max-age", "2h"]].concat();
+    // Declared otherwise: it takes no markers of this process, so nobody would get to the end of it.
+    let other = [
+        &STREAM[..],
+        &["--history-stream-max-age", "2h"],
+        &["--request-timeout-ms", "3000"],
+    ]
+    .concat();
     let server = Server::bridge(&host.url, &other);
     server.wait_for_log("406");
-    assert_eq!(told(&server, CREATE, &cursor), "expired");
+    assert_eq!(told(&server, CREATE, &cursor), "outage");
     drop(server);
     // Without a stream.
     let server = Server::bridge(&host.url, &[]);
@@ -287,4 +293,79 @@ fn a_queue_that_is_no_stream_is_told_and_disturbs_nobody() {
     wait_within(std::time::Duration::from_secs(5), "no read", || {
         (server.metric("amqp_stream_reads_total") == 0).then_some(())
     });
+}
+
+#[test]
+fn a_stream_that_takes_nothing_from_us_is_told_within_seconds() {
+    let Some(broker) = Broker::own() else { return };
+    let arguments = [&STREAM[..], &["--request-timeout-ms", "5000"]].concat();
+    let publisher = Publisher::connect(&broker.url());
+    let server = Server::bridge(&broker.url(), &arguments);
+    let (client, cursor, next) = settled(&server, &publisher, ACCOUNT, 4);
+    drop((client, server));
+    for number in next..next + 10 {
+        publish(&publisher, ACCOUNT, number);
+    }
+    publisher.settle();
+    let server = Server::bridge(&broker.url(), &arguments);
+    server.wait_for_metric("amqp_stream_up", 1);
+    let resume = |cursor: &str| {
+        let mut client = server.client();
+        let reply = client.ask(&subscribe(ACCOUNT, CREATE, json!(cursor)));
+        (client, reply)
+    };
+    // The broker has no memory left: whoever publishes waits.
+    broker.ctl(&["set_vm_memory_high_watermark", "0.000001"]);
+    let before = server.metric("amqp_stream_markers_total");
+    let (mut early, reply) = resume(&cursor);
+    if reply["data"]["resumed"] == true {
+        let (numbers, notice) = replayed(&mut early);
+        assert!(numbers.contains(&(next + 9)), "{numbers:?}");
+        assert_eq!(notice["data"]["why"], "outage", "{notice}");
+    } else {
+        assert_eq!(early.notice()["data"]["why"], "outage", "{reply}");
+    }
+    assert!(server.metric("amqp_stream_markers_total") <= before + 1);
+    let (mut late, reply) = resume(&cursor);
+    assert_eq!(reply["data"]["resumed"], false, "{reply}");
+    assert_eq!(late.notice()["data"]["why"], "outage");
+    // And as ever when it takes something again.
+    broker.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    wait_within(BROKER_PATIENCE, "markers", || {
+        (server.metric("amqp_stream_markers_total") > before + 1).then_some(())
+    });
+    let (mut again, reply) = resume(&cursor);
+    assert_eq!(reply["data"]["resumed"], true, "{reply}");
+    let (numbers, notice) = replayed(&mut again);
+    assert_eq!(notice["name"], "resumed", "{notice}");
+    assert!((next..next + 10).all(|number| numbers.contains(&number)));
+    server.wait_for_metric("history_stored_bytes", 0);
+}
+
+#[test]
+fn a_stream_that_was_trimmed_is_told() {
+    let Some(host) = Host::take() else { return };
+    let publisher = host.publisher();
+    let arguments = [&STREAM[..], &["--history-stream-max-bytes", "1000000"]].concat();
+    let server = Server::bridge(&host.url, &arguments);
+    let (client, cursor, _) = settled(&server, &publisher, ACCOUNT, 4);
+    drop((client, server));
+    let mut body = call_event(OTHER_ACCOUNT, "CHANNEL_CREATE", 0);
+    body["Padding"] = json!("x".repeat(100_000));
+    let body = body.to_string();
+    // More than three of its segments of 16 MB.
+    for _ in 0..500 {
+        publisher.publish("callevt", "call.CHANNEL_CREATE.c", body.as_bytes());
+    }
+    publisher.settle();
+    let server = Server::bridge(&host.url, &arguments);
+    server.wait_for_metric("amqp_stream_up", 1);
+    let mut client = server.client();
+    let reply = client.ask(&subscribe(ACCOUNT, CREATE, json!(cursor)));
+    assert_eq!(reply["data"]["resumed"], false, "{reply}");
+    let notice = client.notice();
+    assert_eq!(notice["data"]["why"], "expired", "{notice}");
+    publish(&publisher, ACCOUNT, 7);
+    assert_eq!(number(&client.event()), 7);
+    server.wait_for_metric("history_stored_bytes", 0);
 }

@@ -27,7 +27,7 @@ use super::super::watchdog::Watchdog;
 use super::marker::{self, Origin};
 use super::options::StreamOptions;
 use crate::handoff::stored::KeeperEnd;
-use crate::history::stored::{KeyId, key_id};
+use crate::history::stored::key_id;
 use crate::limits::FAULTS_LOGGED_FREELY;
 use crate::log_limit::LogLimit;
 use crate::routing::amqp_binding::AmqpBinding;
@@ -183,7 +183,7 @@ impl Keeper {
             if self.abort.is_stopping() {
                 return Err(Trouble::Halt);
             }
-            match self.keys.try_recv() {
+            match self.keys.keys.try_recv() {
                 Ok(keys) => self.want(keys),
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(Trouble::Halt),
@@ -242,7 +242,7 @@ impl Keeper {
         post.declare()?;
         if !self.has_witness(connection)? {
             // Confirmed before the witness is there, so that no other process takes the past for whole.
-            post.publish(&self.marker(true, &[]))?;
+            post.publish(&marker::write(self.origin, unix_ms(), true, &[]))?;
             let witness = post.channel.exchange_declare(
                 ExchangeType::Fanout,
                 witness(&self.options.name),
@@ -281,7 +281,9 @@ impl Keeper {
                     .map(|key| key_id(&key.exchange, &key.key))
                     .collect();
                 let has_hole = std::mem::take(&mut force.has_hole);
-                post.publish(&self.marker(has_hole, &keys))?;
+                let unix_ms = unix_ms();
+                post.publish(&marker::write(self.origin, unix_ms, has_hole, &keys))?;
+                self.keys.wrote(unix_ms);
                 increment(&self.counters.stream_markers);
                 set(&self.counters.stream_bindings, keys.len());
                 if !std::mem::replace(&mut is_up, true) {
@@ -292,7 +294,7 @@ impl Keeper {
                     );
                 }
             }
-            match self.keys.recv_timeout(LOOK) {
+            match self.keys.keys.recv_timeout(LOOK) {
                 Ok(keys) => self.want(keys),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Trouble::Halt),
@@ -345,14 +347,13 @@ impl Keeper {
             Err(error) => Err(error.into()),
         }
     }
+}
 
-    fn marker(&self, is_hole: bool, keys: &[KeyId]) -> Vec<u8> {
-        let since_1970 = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-        marker::write(self.origin, unix_ms, is_hole, keys)
-    }
+fn unix_ms() -> u64 {
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn witness(stream: &str) -> String {
