@@ -1,8 +1,8 @@
 //! Step 3 of the turn: the stream of the history, read while somebody resumes from before this process's own history.
 //!
-//! Invariants: a turn takes [`BATCHES_PER_TURN_MAX`] batches, and asks [`ASKED_PER_TURN_MAX`] of those who wait. The reader is
-//! asked for more only while there is room, so a session that does not read holds nothing up but itself: what it has not been
-//! sent is forgotten when room is needed, and it is told.
+//! Invariants: a turn takes [`BATCHES_PER_TURN_MAX`] batches, and asks [`ASKED_PER_TURN_MAX`] of those who wait. The
+//! reader is asked for more only while there is room, so a session that does not read holds nothing up but itself: what it
+//! has not been sent is forgotten when room is needed, and it is told.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -131,8 +131,9 @@ impl Session {
         }
     }
 
-    /// Makes an answer true at the moment when it is sent: while it waited behind another reply, that one's subscribe may have
-    /// taken the session back. Then no place is told that the session has not come to again, and not yet that it is live.
+    /// Makes an answer true at the moment when it is sent: while it waited behind another reply, that one's subscribe may
+    /// have taken the session back. Then no place is told that the session has not come to again, and not yet that it is
+    /// live.
     pub(super) fn bring_up_to_date(&self, answer: &mut Answer, cx: &Context<'_>) {
         if let Some(resumer) = cx.hub.resumers.get(cx.id.slot) {
             answer.resumption.cursor = Some(resumer.place());

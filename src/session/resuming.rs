@@ -294,8 +294,8 @@ impl Resumers {
         self.fail(|one| (one.next < stored_end && one.frames > frames_max).then_some(Why::TooMany));
     }
 
-    /// Those that are ready, have been sent all events before `next`, and are not held: how their replay ends. Linear in the sessions that
-    /// resume.
+    /// Those that are ready, have been sent all events before `next`, and are not held: how their replay ends. Linear in
+    /// the sessions that resume.
     pub fn arrived(&self, next: Seq) -> impl Iterator<Item = (ConnId, ReplayEnd)> {
         let arrived = move |one: &&Resumer| {
             one.state == State::Ready && one.next == next && one.hold.is_none()
