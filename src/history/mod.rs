@@ -143,7 +143,7 @@ struct Behind {
     quiet_since: Option<Duration>,
 }
 
-/// The events of the last minute.
+/// The events of the last minute. The default is off: nothing is kept, and there are no cursors.
 #[derive(Debug, Default)]
 pub struct History {
     /// `None`: off, and then nothing costs anything.
