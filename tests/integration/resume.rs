@@ -796,7 +796,12 @@ fn nothing_is_left_of_a_replay() {
 #[test]
 fn a_ping_names_the_last_place_that_was_sent() {
     let mut stage = Stage::new();
-    let one = stage.amid_a_replay();
+    let cursor = stage.here();
+    stage.publish_some(ACCOUNT, 0..2_000);
+    let one = stage.session();
+    one.send(&subscribe_with(ACCOUNT, &[CREATE], json!(cursor)));
+    stage.turn(&[&one]);
+    stage.turn(&[]);
     one.send(&ping("p"));
     stage.turn(&[&one]);
     stage.settle();
