@@ -31,8 +31,7 @@ pub enum FromSource {
         /// When the queue was last seen below its limit.
         since: Instant,
     },
-    /// One decoded delivery, which the history shares. Behind a pointer, because the channel reserves room for
-    /// [`HANDOFF_EVENTS_MAX`](super::HANDOFF_EVENTS_MAX) messages.
+    /// One decoded delivery, which the history shares. Behind a pointer, because the channel reserves room for [`HANDOFF_EVENTS_MAX`](super::HANDOFF_EVENTS_MAX) messages.
     Event(Arc<Event>),
 }
 
