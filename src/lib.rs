@@ -5,6 +5,8 @@
 //!               -> auth, routing::families -> routing::index
 //! RabbitMQ      -> amqp thread: delivery -> event -> handoff (bounded) + waker -> loop
 //! event         -> routing::index -> each matching group: one frame -> outbox of each subscriber -> flush list
+//!               -> history (bounded) -> laps, for the sessions that come back with a cursor -> the same outboxes
+//! its stream    -> amqp threads: what is older than the history -> handoff::stored -> laps
 //! end of turn   -> every session on the flush list: one vectored write of all its frames
 //! ```
 //!
@@ -21,11 +23,11 @@
 //! | 5 | [`amqp`] | shell | the other thread; the only place that names the AMQP client |
 //! | 5 | [`inquiry`] | shell | the threads that answer the authenticator's questions; the HTTP client of `crossbar` |
 //! | 5 | [`source`] | shell | the embedded event sources, for trying and loading without a broker |
-//! | 4 | [`handoff`] | shared | all that the two threads share: two bounded channels to the loop, a list of commands back, a waker |
+//! | 4 | [`handoff`] | shared | all that the loop shares with a source, and with the threads of the stream: bounded channels, commands back, a waker |
 //! | 4 | [`protocol`] | pure | bytes and their meaning: handshake, frames, commands, replies, frames of events |
 //! | 4 | [`auth`] | pure | who may do what |
 //! | 3 | [`routing`] | pure | who wants this routing key: binding families, subscription index, counts of AMQP bindings |
-//! | 3 | [`history`] | pure | the events of the last minute, and the cursors that name a place among them |
+//! | 3 | [`history`] | pure | the events of the last minute, cursors that name a place among them, what the stream proves of before |
 //! | 2 | [`event`] | pure | what was published, decoded once; the styles of its frames |
 //! | 1 | json | pure | reading and writing JSON where `serde_json` does not suffice |
 //! | 2 | [`logging`] | shell | the log: a thread of its own behind a bounded queue |
@@ -46,8 +48,8 @@
 //!
 //! Invariants, above all of absence: no lock in the loop; no thread per connection; no read buffer per
 //! connection; no socket, clock or thread in a pure folder (time comes in as `now`); no event is retained once
-//! the sessions that it matched have taken it, but in the bounded [`history`]; isolation between accounts is part of the key that is looked up,
-//! never a test after the match.
+//! the sessions that it matched have taken it, but in the bounded [`history`]; isolation between accounts is part of the
+//! key that is looked up, never a test after the match.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(

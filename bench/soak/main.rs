@@ -101,8 +101,8 @@ const NEVER: [&str; 10] = [
 /// each, a crowd comes, subscribes, unsubscribes and leaves by every way there is (close frame, end of stream, reset,
 /// in the middle of a frame or of the handshake, without ever reading, with garbage ...), events of eight kinds are
 /// published for all accounts, and one thing is done to the broker: it is stopped in order, killed (-9), or frozen for
-/// 3 s or 14 s, all four in turn, in random order but for a long freeze at first. The server is told to reread its tokens. At the end of a cycle
-/// crowd and publisher rest, and the server is looked at.
+/// 3 s or 14 s, all four in turn, in random order but for a long freeze at first. The server is told to reread its tokens.
+/// At the end of a cycle crowd and publisher rest, and the server is looked at.
 ///
 /// Witnesses live as long as the soak and check every event: its account and subscription, its order, its number. A
 /// number that does not come must lie in a gap that a notice announced before the next event. Some of them lose their

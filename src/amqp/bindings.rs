@@ -16,8 +16,9 @@
 //! same changes nothing, and proves that it is in force. What was bound once and is wanted no more lingers then too,
 //! until it is unbound at last, or the queue is found gone with all its bindings.
 //!
-//! Invariants: whatever may be bound on the broker's queue has an entry that says so; every `Queued` binding has the places in the queue that its entry names, one for each account that asked
-//! for it, and nothing else is in the queue; every `Lingering` one has its place there; `in_force` counts `InForce` and
+//! Invariants: whatever may be bound on the broker's queue has an entry that says so; every `Queued` binding has the
+//! places in the queue that its entry names, one for each account that asked for it, and nothing else is in the queue;
+//! every `Lingering` one has its place there; `in_force` counts `InForce` and
 //! `Lingering`, `wanted` all but `Lingering`, `refused` the `Refused`, `queued` the `Queued`. The loop is told of a
 //! binding with the ticket of its latest `Bind`. Tables that a storm of bindings made large give their room back as
 //! they empty.

@@ -231,8 +231,8 @@ pub(crate) struct Options {
     /// How far before the cursor of another process a replay begins, in milliseconds
     #[arg(long, value_name = "MS", help_heading = EVENTS)]
     pub(crate) history_overlap_ms: Setting<u32>,
-    /// Where else events are kept for clients that come back: memory (nowhere), or stream:NAME, a stream of the broker,
-    /// which is declared if it is not there, and read when somebody comes back to a process that does not know him
+    /// Where events are kept for clients that come back: memory (of this process alone), or stream:NAME (in a stream of the
+    /// broker, too), which is declared if it is not there
     #[arg(long, value_name = "WHERE", help_heading = EVENTS)]
     pub(crate) history: Setting<HistoryName>,
     /// How old the events in that stream become (x-max-age), as RabbitMQ writes it

@@ -1,5 +1,5 @@
-//! The hand-off between the loop and the threads that keep and read the stream (PROTOCOL 10). It is no part of the hand-off of
-//! the live events, which goes on as without a stream.
+//! The hand-off between the loop and the threads that keep and read the stream (PROTOCOL 10). It is no part of the
+//! hand-off of the live events, which goes on as without a stream.
 //!
 //! Items come in batches, and only as many as the loop has asked for: [`BATCHES_AHEAD`] when a read begins, and one more each
 //! time it says [`ToReader::More`]. So neither end ever waits for the other.

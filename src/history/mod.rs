@@ -145,7 +145,7 @@ struct Behind {
     left: Option<usize>,
 }
 
-/// The events of the last minute.
+/// The events of the last minute. The default is off: nothing is kept, and there are no cursors.
 #[derive(Debug, Default)]
 pub struct History {
     /// `None`: off, and then nothing costs anything.
@@ -171,8 +171,6 @@ struct On {
     horizon: Boundary,
     /// The end of the last outage.
     outage: Boundary,
-    /// The first event behind it.
-    whole_from: Seq,
     /// Events to come that may be from before it, and when that was told, on the loop's clock.
     tainted: usize,
     tainted_since: Duration,
@@ -184,12 +182,6 @@ struct On {
 }
 
 impl History {
-    /// No history: nothing is kept, and there are no cursors.
-    #[must_use]
-    pub fn off() -> Self {
-        Self::default()
-    }
-
     /// An empty history of a process that begins now; off with `bytes_max` 0.
     #[must_use]
     pub fn new(options: HistoryOptions, mark: Mark, now: Now) -> Self {
@@ -205,7 +197,6 @@ impl History {
                 caught_up: None,
                 horizon: Boundary::default(),
                 outage: Boundary::default(),
-                whole_from: Seq(0),
                 tainted: 0,
                 tainted_since: Duration::ZERO,
                 newest: 0,
@@ -381,12 +372,6 @@ impl History {
         self.on.as_ref().map_or(Seq(0), |on| on.ring.next())
     }
 
-    /// The first event of which it is certain that no outage is behind it.
-    #[must_use]
-    pub fn whole_from(&self) -> Seq {
-        self.on.as_ref().map_or(Seq(0), |on| on.whole_from)
-    }
-
     /// The cursor behind an event that is kept; `None`: off.
     #[must_use]
     pub fn cursor_of(&self, kept: &Kept) -> Option<Cursor> {
@@ -404,7 +389,6 @@ impl History {
             on.outage = on.draw(now);
             on.tainted = on.tainted.max(waiting);
             on.tainted_since = now.clock;
-            on.whole_from = Seq(on.ring.next().0 + on.tainted as u64);
         }
     }
 
@@ -412,7 +396,6 @@ impl History {
     pub fn stand_behind_the_stream(&mut self) {
         if let Some(on) = &mut self.on {
             on.ring.number_from(STORED_END);
-            on.whole_from = on.whole_from.max(STORED_END);
         }
     }
 
@@ -436,7 +419,6 @@ impl History {
         let Some(on) = &mut self.on else { return };
         if on.tainted > 0 && now.clock.saturating_sub(on.tainted_since) >= OUTAGE_SETTLES_AFTER {
             on.tainted = 0;
-            on.whole_from = on.whole_from.min(on.ring.next());
         }
         if let Some(behind) = &mut on.behind
             && behind.is_back

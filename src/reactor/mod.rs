@@ -3,15 +3,16 @@
 //! The turn has one fixed order (DESIGN, The turn):
 //!
 //! 1. Poll, until the next deadline at most ([`server`]).
-//! 2. Accept a bounded number of connections ([`server`], `accept`). Begin what earlier turns left of what the admin
+//! 2. Forget what is too old: events of the history, AMQP bindings that linger. Accept a bounded number of connections
+//!    ([`server`], `accept`). Begin what earlier turns left of what the admin
 //!    address was asked ([`admin`]). Read the ready sockets, each within a budget and all within another, and run their
 //!    commands (`read`).
 //! 3. Let sessions go on whose tokens or rights a thread was asked about (`asking`). Do a slice of what the platform asks
 //!    (`requests`, `switching`), and of what the operator asks on the admin address ([`admin`]). After a reread, or when
 //!    rights were taken away, renew some of the sessions, and take no event until all are renewed (`renewal`). Take what
 //!    the source says of itself, then a bounded number of events from the hand-off, again after a fan-out as long as more
-//!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`). Do a slice of the lap of those who
-//!    resume (`laps`).
+//!    come; match them, and put shared frames into outboxes (`intake`, `fan_out`). Take a batch of what was read of the
+//!    stream (`stored`). Do a slice of the lap of those who resume (`laps`).
 //! 4. Fire the deadlines; take a step of the sweep and of the drain (`deadlines`, `watch`).
 //! 5. Flush at most [`limits::FLUSHES_PER_TURN_MAX`] sessions of the flush list, each with one vectored write; where there is
 //!    io_uring, all these writes are one system call, or a few when they are many bytes (`flush`).
@@ -53,7 +54,7 @@
 //! | [`connections`] | the table of connections |
 //! | [`flush_list`] | the sessions to write to, and how many events may merge meanwhile |
 //! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
-//! | [`drain`] | the pace at which every session is closed |
+//! | [`drain`] | the pace at which every session is told to move, and then closed |
 //! | `listening_socket` | the two kinds of socket that listen |
 //! | [`listener`] | a listening socket: accepting, running out of descriptors |
 //! | [`reread`] | the thread that reads files again |

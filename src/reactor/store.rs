@@ -13,8 +13,6 @@ pub(super) struct Store {
     pub(super) read: Read,
     /// Batches that the reader may be asked for once there is room.
     pub(super) owed: usize,
-    /// When it was begun, on the loop's clock.
-    pub(super) begun_at: Duration,
     /// When somebody last needed it, on the loop's clock.
     pub(super) needed_at: Duration,
     /// When the read under way was begun, on the loop's clock.
@@ -37,7 +35,6 @@ impl Store {
             end,
             read: Read(0),
             owed: 0,
-            begun_at: Duration::ZERO,
             needed_at: Duration::ZERO,
             begun_at: Duration::ZERO,
             room_at: Duration::ZERO,

@@ -1,8 +1,8 @@
 //! Step 3 of the turn: the stream of the history, read while somebody resumes from before this process's own history.
 //!
-//! Invariants: a turn takes [`BATCHES_PER_TURN_MAX`] batches, and asks [`ASKED_PER_TURN_MAX`] of those who wait. The reader is
-//! asked for more only while there is room, so a session that does not read holds nothing up but itself: what it has not been
-//! sent is forgotten when room is needed, and it is told.
+//! Invariants: a turn takes [`BATCHES_PER_TURN_MAX`] batches, and asks [`ASKED_PER_TURN_MAX`] of those who wait. The
+//! reader is asked for more only while there is room, so a session that does not read holds nothing up but itself: what it
+//! has not been sent is forgotten when room is needed, and it is told.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -143,7 +143,6 @@ impl<S: Socket> Reactor<S> {
         if is_wanted && now.clock < store.begun_at + READ_MIN {
             return;
         }
-        store.begun_at = now.clock;
         store.read = Read(store.read.0.wrapping_add(1));
         store.owed = 0;
         (store.needed_at, store.begun_at, store.room_at) = (now.clock, now.clock, now.clock);

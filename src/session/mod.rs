@@ -36,11 +36,11 @@
 //! | [`ranking`] | sorted listings, a page at a time |
 //! | [`stored`] | the past that only the stream of the history has, and the subscribes that wait for it |
 //! | `replay`, [`resuming`] | what a cursor brings, and how a replay ends; how far each session that resumes is |
+//! | `resume` | whether the history has all that came after a cursor |
 //! | `rights` | what another identity, or other rights, change |
 //! | [`hub`] | what all sessions share, and the context in which one acts |
 //! | [`subscriptions`], `roll_over` | subscriptions and their AMQP bindings; their move to other months |
 //! | [`lingering`] | AMQP bindings that outlive their last user for a while |
-//! | [`resume`] | whether what came after a cursor can be sent again |
 //! | [`occupancy`], [`quota`] | connections counted by address, sessions by account |
 //! | [`binding_quota`] | how many AMQP bindings a session, an account and the process may have |
 //! | [`readiness`] | whether new sessions are taken, and events come |
@@ -99,7 +99,7 @@ pub mod ranking;
 pub mod readiness;
 mod replay;
 pub mod replies;
-pub mod resume;
+mod resume;
 pub mod resuming;
 mod rights;
 mod roll_over;

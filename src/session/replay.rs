@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::history::stored::{Offset, Reach};
 use crate::history::{Cursor, Seq, Why};
 use crate::protocol::command::Resume;
-use crate::protocol::reply::{self, Resumption};
+use crate::protocol::reply;
 use crate::routing::index::Which;
 use crate::routing::waiters::Waiter;
 
@@ -74,27 +74,7 @@ impl Session {
     /// reply. Linear in what the session has and asks for.
     pub(super) fn finish_subscribe(&mut self, mut waiting: Waiting, cx: &mut Context<'_>) -> Reply {
         let slot = cx.id.slot;
-        let asked = match waiting.resume {
-            Some(Resume::After(cursor)) => Some((cursor, self.judge_cursor(&cursor, &waiting, cx))),
-            Some(Resume::FromNow) | None => None,
-        };
-        let live_from = cx.hub.resumers.live_from(&cx.hub.history);
-        let hold = asked.and_then(|(cursor, start)| hold(&cursor, start, cx));
-        let (start, is_missing) = match asked {
-            Some((_, Ok(start))) => {
-                let is_behind = start < cx.hub.history.next() || hold.is_some();
-                (start, self.is_resuming() || is_behind)
-            }
-            Some((_, Err(_))) | None => (live_from, false),
-        };
-        if let Some((cursor, Ok(_))) = asked
-            && is_missing
-        {
-            self.go_back(start, cursor, cx);
-            if let Some(hold) = hold {
-                cx.hub.resumers.hold(slot, hold);
-            }
-        }
+        let (start, answer) = self.begin_replay(&waiting, cx);
         let is_resuming = self.is_resuming();
         let mut added = Vec::new();
         let list = &mut self.subscriptions;
@@ -111,28 +91,39 @@ impl Session {
             let live = cx.hub.subscriptions.index().memberships(list);
             resumer.tidy(live.map(|one| one.id).collect());
         }
-        let answer = waiting.resume.map(|_| {
-            let (resumed, then) = match asked {
-                None => (None, None),
-                Some((_, Ok(_))) if is_missing => (Some(true), None),
-                Some((_, Ok(_))) => (Some(true), Some(ReplayEnd::Resumed(0))),
-                Some((_, Err(why))) => (Some(false), Some(ReplayEnd::Failed(why))),
-            };
-            let cursor = match asked {
-                Some((cursor, Ok(_))) if !is_missing => Some(cursor),
-                Some(_) | None => self.place(cx),
-            };
-            let resumption = Resumption { cursor, resumed };
-            Box::new(Answer { resumption, then })
-        });
         Reply::Subscribed {
             id: waiting.reply_id,
-            answer,
+            answer: answer.map(Box::new),
         }
     }
 
-    /// Makes an answer true at the moment when it is sent: while it waited behind another reply, that one's subscribe may have
-    /// taken the session back. Then no place is told that the session has not come to again, and not yet that it is live.
+    /// Judges the cursor of a subscribe, and takes the session back to it if something came after it. Returns the first
+    /// event for the new subscriptions, and what the reply says.
+    fn begin_replay(&mut self, waiting: &Waiting, cx: &mut Context<'_>) -> (Seq, Option<Answer>) {
+        let live_from = cx.hub.resumers.live_from(&cx.hub.history);
+        let cursor = match waiting.resume {
+            Some(Resume::After(cursor)) => cursor,
+            Some(Resume::FromNow) => return (live_from, Some(Answer::from_now(self.place(cx)))),
+            None => return (live_from, None),
+        };
+        let start = match self.judge_cursor(&cursor, waiting, cx) {
+            Ok(start) => start,
+            Err(why) => return (live_from, Some(Answer::not_resumed(self.place(cx), why))),
+        };
+        let hold = hold(&cursor, cx);
+        if !self.is_resuming() && start >= cx.hub.history.next() && hold.is_none() {
+            return (live_from, Some(Answer::nothing_missed(cursor)));
+        }
+        self.go_back(start, cursor, cx);
+        if let Some(hold) = hold {
+            cx.hub.resumers.hold(cx.id.slot, hold);
+        }
+        (start, Some(Answer::replay(self.place(cx))))
+    }
+
+    /// Makes an answer true at the moment when it is sent: while it waited behind another reply, that one's subscribe may
+    /// have taken the session back. Then no place is told that the session has not come to again, and not yet that it is
+    /// live.
     pub(super) fn bring_up_to_date(&self, answer: &mut Answer, cx: &Context<'_>) {
         if let Some(resumer) = cx.hub.resumers.get(cx.id.slot) {
             answer.resumption.cursor = Some(resumer.place());
@@ -148,13 +139,11 @@ impl Session {
         resume: Option<Resume>,
         cx: &mut Context<'_>,
     ) -> Option<Box<Answer>> {
-        let (resumed, then) = match resume? {
-            Resume::FromNow => (None, None),
-            Resume::After(_) => (Some(false), Some(ReplayEnd::Failed(Why::Unknown))),
-        };
-        let cursor = self.place(cx);
-        let resumption = Resumption { cursor, resumed };
-        Some(Box::new(Answer { resumption, then }))
+        let place = self.place(cx);
+        Some(Box::new(match resume? {
+            Resume::FromNow => Answer::from_now(place),
+            Resume::After(_) => Answer::not_resumed(place, Why::Unknown),
+        }))
     }
 
     /// The first event behind the cursor, if all events from there on that the subscribe wants can be replayed.
@@ -217,7 +206,7 @@ impl Session {
         match cx.hub.past.reach(cursor, wanted, families, cx.now) {
             Reach::From(Offset(offset)) => Judged::From(Seq(offset)),
             Reach::NotYet => Judged::Asks,
-            // Of the future, or never in the stream: the history has the better reason.
+            // The history has the better reason.
             Reach::Not(Why::Unknown) => Judged::Not(why),
             Reach::Not(why) => Judged::Not(why),
         }
@@ -330,11 +319,11 @@ impl Session {
     }
 }
 
-/// How long a session that came with this cursor stays among those that resume.
-fn hold(cursor: &Cursor, start: Result<Seq, Why>, cx: &Context<'_>) -> Option<Hold> {
+/// How long a session that came with this cursor, which is good, stays among those that resume.
+fn hold(cursor: &Cursor, cx: &Context<'_>) -> Option<Hold> {
     let (history, overlap) = (&cx.hub.history, cx.hub.limits.history.overlap);
     let is_here = |event| history.holds(event);
-    if start.is_err() || history.is_own(cursor) || cursor.id.is_some_and(is_here) {
+    if history.is_own(cursor) || cursor.id.is_some_and(is_here) {
         return None;
     }
     Some(Hold {

@@ -93,6 +93,33 @@ pub(super) struct Answer {
     pub(super) then: Option<ReplayEnd>,
 }
 
+impl Answer {
+    /// No cursor came: `place` is the session's own, if there is a history.
+    pub(super) fn from_now(place: Option<Cursor>) -> Self {
+        Self::new(place, None, None)
+    }
+
+    /// What came after the cursor will be sent.
+    pub(super) fn replay(place: Option<Cursor>) -> Self {
+        Self::new(place, Some(true), None)
+    }
+
+    /// Nothing came after this cursor.
+    pub(super) fn nothing_missed(cursor: Cursor) -> Self {
+        Self::new(Some(cursor), Some(true), Some(ReplayEnd::Resumed(0)))
+    }
+
+    /// What came after the cursor cannot be sent.
+    pub(super) fn not_resumed(place: Option<Cursor>, why: Why) -> Self {
+        Self::new(place, Some(false), Some(ReplayEnd::Failed(why)))
+    }
+
+    fn new(cursor: Option<Cursor>, resumed: Option<bool>, then: Option<ReplayEnd>) -> Self {
+        let resumption = Resumption { cursor, resumed };
+        Self { resumption, then }
+    }
+}
+
 impl Resumers {
     /// Places before this one are in the stream. To be called before anybody resumes.
     pub(super) fn take_stream(&mut self, stored_end: Seq) {
@@ -302,8 +329,8 @@ impl Resumers {
         self.fail(|one| (one.next < stored_end && one.frames > frames_max).then_some(Why::TooMany));
     }
 
-    /// Those that are ready, have been sent all events before `next`, and are not held: how their replay ends. Linear in the sessions that
-    /// resume.
+    /// Those that are ready, have been sent all events before `next`, and are not held: how their replay ends. Linear in
+    /// the sessions that resume.
     pub fn arrived(&self, next: Seq) -> impl Iterator<Item = (ConnId, ReplayEnd)> {
         let arrived = move |one: &&Resumer| {
             one.state == State::Ready && one.next == next && one.hold.is_none()

@@ -2,9 +2,9 @@
 //!
 //! A subscribe whose cursor the history does not cover waits until it is known whether the stream does; it holds its leases
 //! meanwhile, as one that waits for the broker. The stream is read only while somebody waits for it or is sent events of it.
-//! A place in the stream is a [`Seq`] below [`STORED_END`](crate::history::STORED_END), and those of the history stand behind it: so laps go through
-//! both, and a session goes on from the one in the other where a marker of this process shows that nothing is missing
-//! between.
+//! A place in the stream is a [`Seq`] below [`STORED_END`](crate::history::STORED_END), and those of the history stand
+//! behind it: so laps go through both, and a session goes on from the one in the other where a marker of this process
+//! shows that nothing is missing between.
 //!
 //! Invariants: with `history memory` nothing here does or costs anything. The keys of a family are told once.
 

@@ -1,8 +1,8 @@
 //! What all sessions are subscribed to, and what that takes at the broker.
 //!
-//! Two tables of subscriptions ([`SubscriptionIndexes`]), for sessions that are up to date and for those that resume, one of the AMQP bindings that they need ([`BrokerBindings`]), and
-//! the months whose databases they follow. What the source must do is left in a list that the loop hands over at the
-//! end of the turn.
+//! Two tables of subscriptions ([`SubscriptionIndexes`]), for sessions that are up to date and for those that resume, one
+//! of the AMQP bindings that they need ([`BrokerBindings`]), and the months whose databases they follow. What the source
+//! must do is left in a list that the loop hands over at the end of the turn.
 //!
 //! Invariants: an AMQP binding is acquired once for each subscription that needs it and once for each lease of a
 //! subscribe that waits, so the end of one session takes nothing from another; and once while it lingers, when nobody else
@@ -191,7 +191,8 @@ impl Subscriptions {
     }
 
     /// Makes the subscriptions that `waiting` asks for, each with its own hold on its AMQP bindings, and gives the
-    /// leases back. `added` gets the name of each that the session did not have. Linear in what the session has and asks for, but for the look-up of leases.
+    /// leases back. `added` gets the name of each that the session did not have. Linear in what the session has and asks
+    /// for, but for the look-up of leases.
     pub(super) fn subscribe(
         &mut self,
         list: &mut SubscriptionList,

@@ -7,7 +7,8 @@
 //! of a delivery that is too large, whose size is then none and whose frames are heartbeats; nothing else is changed but
 //! a start's table, a tune's heartbeat, a delivery's names and a content's flags, type and encoding, and a copy of its
 //! timestamp, or of a stream's offset in its place; no
-//! frame passes that is above its bound; a whole delivery or content that passes is one that the client can parse, with no table in it.
+//! frame passes that is above its bound; a whole delivery or content that passes is one that the client can parse, with no
+//! table in it.
 
 use std::collections::HashMap;
 use std::io::{self, Read};

@@ -328,7 +328,15 @@ fn the_dashboard_is_ready_to_be_imported() {
     }
     assert_eq!(
         rows,
-        ["Health", "Load", "Latency", "Broker", "Limits", "Process"]
+        [
+            "Health",
+            "Load",
+            "Latency",
+            "Broker",
+            "Clients that come back",
+            "Limits",
+            "Process"
+        ]
     );
 }
 

@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use blackhole::config::{Config, read_keys, read_tokens};
 use blackhole::event::{Event, EventId};
-use blackhole::handoff::{FromSource, Return, SourceEnd, ToSource};
+use blackhole::handoff::{FromSource, Return, SourceEnd};
 use blackhole::history::{Cursor, History, HistoryOptions, Mark, Why};
 use blackhole::limits::{
     EVENT_SLICE_BYTES_MAX, LAP_EVENTS_PER_TURN_MAX, LAP_FLUSHES_MAX, LAP_FRAMES_PER_TURN_MAX,
     LAP_OUTBOX_BYTES_MAX, RESUMING_MAX,
 };
 use blackhole::reactor::{Reactor, Ready};
-use blackhole::routing::amqp_binding::Asked;
 use blackhole::routing::index::IndexCounts;
 use blackhole::session::ListenerKind;
 use blackhole::session::id::{ConnId, Peer};
@@ -26,7 +25,7 @@ use serde_json::{Value, json};
 
 use support::client::{ANY_TOKEN, Client, ping};
 use support::events::{ACCOUNT, OTHER_ACCOUNT, call_event};
-use support::scripted::{Scripted, Wire, config, now, reactor};
+use support::scripted::{Scripted, Wire, asked, config, now, reactor};
 use support::server::{Fed, Scratch};
 use support::wire::{UPGRADE_REQUEST, client_text, server_frames};
 
@@ -179,15 +178,7 @@ impl Stage {
 
     /// Puts every binding that was asked for in force.
     fn confirm(&mut self) {
-        let commands = self.source.commands.try_iter().flatten();
-        let asked: Vec<Asked> = commands
-            .filter_map(|command| match command {
-                ToSource::Bind {
-                    binding, ticket, ..
-                } => Some(Asked { binding, ticket }),
-                ToSource::Join { .. } | ToSource::Unbind(_) | ToSource::Stop => None,
-            })
-            .collect();
+        let asked = asked(&self.source);
         if !asked.is_empty() {
             self.source.send(FromSource::Bound(asked)).unwrap();
             self.reactor.turn(&[], now(self.clock));
@@ -203,6 +194,17 @@ impl Stage {
             self.turn(&[]);
         }
         panic!("the loop does not come to rest");
+    }
+
+    /// A session to which some of many past events have been sent.
+    fn amid_a_replay(&mut self) -> One {
+        let cursor = self.here();
+        self.publish_some(ACCOUNT, 0..2_000);
+        let one = self.session();
+        one.send(&subscribe_with(ACCOUNT, &[CREATE], json!(cursor)));
+        self.turn(&[&one]);
+        self.turn(&[]);
+        one
     }
 
     fn session(&mut self) -> One {
@@ -497,12 +499,7 @@ fn a_replay_ends_with_what_ends_in_the_middle_of_it() {
     ];
     for (what, act) in acts {
         let mut stage = Stage::new();
-        let cursor = stage.here();
-        stage.publish_some(ACCOUNT, 0..2_000);
-        let one = stage.session();
-        one.send(&subscribe_with(ACCOUNT, &[CREATE], json!(cursor)));
-        stage.turn(&[&one]);
-        stage.turn(&[]);
+        let one = stage.amid_a_replay();
         let before = one.told().len();
         assert!((2..2_000).contains(&before), "{what}: {before} frames");
         act(&mut stage, &one);
@@ -603,12 +600,7 @@ fn a_session_that_never_reads_is_closed_or_told() {
 #[test]
 fn an_outage_in_the_middle_of_a_replay_is_told_and_no_end_of_it() {
     let mut stage = Stage::new();
-    let cursor = stage.here();
-    stage.publish_some(ACCOUNT, 0..2_000);
-    let one = stage.session();
-    one.send(&subscribe_with(ACCOUNT, &[CREATE], json!(cursor)));
-    stage.turn(&[&one]);
-    stage.turn(&[]);
+    let one = stage.amid_a_replay();
     let since = std::time::Instant::now();
     stage.source.send(FromSource::Down { since }).unwrap();
     stage.source.send(FromSource::Up(Return::Anew)).unwrap();

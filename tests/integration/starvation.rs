@@ -9,20 +9,19 @@ use std::time::Duration;
 
 use blackhole::config::Config;
 use blackhole::event::Event;
-use blackhole::handoff::{FromSource, Return, SourceEnd, ToSource};
+use blackhole::handoff::{FromSource, Return, SourceEnd};
 use blackhole::limits::{
     EVENT_SLICE_BYTES_MAX, FRAMES_READ_BEFORE_EVENTS_MAX, FRAMES_READ_PER_TURN_MAX,
     MERGED_EVENTS_MAX, SESSION_READ_BYTES_MAX,
 };
 use blackhole::reactor::{Reactor, Ready};
-use blackhole::routing::amqp_binding::Asked;
 use blackhole::session::ListenerKind;
 use blackhole::session::id::{ConnId, Peer};
 use serde_json::{Value, json};
 
 use support::client::{ANY_TOKEN, ping_as, subscribe};
 use support::events::{ACCOUNT, OTHER_ACCOUNT};
-use support::scripted::{Scripted, Wire, config, now, reactor};
+use support::scripted::{Scripted, Wire, asked, config, now, reactor};
 use support::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
 /// A loop that takes any token, and the source's end of its hand-off.
@@ -111,19 +110,6 @@ impl Stage {
         }
     }
 
-    /// The bindings that the source is asked for.
-    fn asked(&self) -> Vec<Asked> {
-        let commands = self.source.commands.try_iter().flatten();
-        commands
-            .filter_map(|command| match command {
-                ToSource::Bind {
-                    binding, ticket, ..
-                } => Some(Asked { binding, ticket }),
-                ToSource::Join { .. } | ToSource::Unbind(_) | ToSource::Stop => None,
-            })
-            .collect()
-    }
-
     fn subscribed(&mut self, account: &str) -> One {
         self.subscribed_by(&subscribe(ANY_TOKEN, account, "call.CHANNEL_CREATE.*"))
     }
@@ -133,7 +119,7 @@ impl Stage {
         let one = self.session();
         one.send(&client_text(&command.to_string()));
         self.turn(&[&one]);
-        let asked = self.asked();
+        let asked = asked(&self.source);
         if !asked.is_empty() {
             self.source.send(FromSource::Bound(asked)).unwrap();
             self.turn(&[]);
@@ -235,7 +221,7 @@ fn a_subscribe_is_confirmed_whatever_is_fanned_out() {
         &subscribe(ANY_TOKEN, OTHER_ACCOUNT, "fax.status.*").to_string(),
     ));
     stage.turn(&[&late]);
-    let asked = stage.asked();
+    let asked = asked(&stage.source);
     assert_eq!(asked.len(), 1);
     assert!(late.texts().is_empty(), "it waits for the broker");
     stage.source.send(FromSource::Bound(asked)).unwrap();

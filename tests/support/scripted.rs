@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use blackhole::auth::Authenticator;
 use blackhole::config::{self, Config, Startup};
-use blackhole::handoff::{LoopWaker, SourceEnd, handoff_bounded};
+use blackhole::handoff::{LoopWaker, SourceEnd, ToSource, handoff_bounded};
 use blackhole::inquiry::{self, Answering};
 use blackhole::reactor::socket::Socket;
 use blackhole::reactor::{Reactor, ReactorParts};
+use blackhole::routing::amqp_binding::Asked;
 use blackhole::routing::families::Families;
 use blackhole::session::clock::Now;
 use blackhole::session::hub::Hub;
@@ -25,6 +26,19 @@ use blackhole::session::limits::SessionLimits;
 
 /// The moment at which the virtual clock starts, in Unix seconds.
 const UNIX_START: u64 = 1_700_000_000;
+
+/// The bindings that the source has been asked for since the last call; all other commands are forgotten.
+pub fn asked(source: &SourceEnd) -> Vec<Asked> {
+    let commands = source.commands.try_iter().flatten();
+    commands
+        .filter_map(|command| match command {
+            ToSource::Bind {
+                binding, ticket, ..
+            } => Some(Asked { binding, ticket }),
+            ToSource::Join { .. } | ToSource::Unbind(_) | ToSource::Stop => None,
+        })
+        .collect()
+}
 
 /// One end of a scripted connection, shared by the socket and the world. Edges are the poll's: raised once for
 /// what arrives, lowered when the loop is told.

@@ -48,7 +48,7 @@ pub(super) fn alone(body_bytes: usize) -> Value {
             }
         }));
         // Both make all events first, so that memory is as cold; they differ in who lets them go.
-        made = made.min(taken_in(&calls, &mut History::off()));
+        made = made.min(taken_in(&calls, &mut History::default()));
         let mut history = History::new(OPTIONS, Mark::from_random(1), now(0));
         kept = kept.min(taken_in(&calls, &mut history));
     }

@@ -163,8 +163,8 @@ impl<S: mio06::Evented> mio06::Evented for Guard<S> {
 impl<S: Read + Write + mio06::Evented + Send + 'static> amiquip::IoStream for Guard<S> {}
 
 /// Appends to `passed` those of a broker's bytes that the AMQP client would see, until the stream ends or fails. No
-/// delivery is ever taken, so the bound on those that wait holds for all of them together. `is_stream`: as on a connection that reads a stream. Linear in the
-/// bytes.
+/// delivery is ever taken, so the bound on those that wait holds for all of them together. `is_stream`: as on a connection
+/// that reads a stream. Linear in the bytes.
 ///
 /// # Errors
 /// The stream's own; [`io::ErrorKind::InvalidData`] for what a broker must not send.

@@ -18,9 +18,9 @@
 //! clients do. They are never unbound, so what a marker says of its keys holds for ever; an operator who wants a family out
 //! of the stream unbinds it when no process runs, or deletes the stream.
 //!
-//! What the broker forgets when it restarts, it forgets together: bindings of exchanges that are not durable, and an exchange
-//! of ours that is not durable either (`NAME.witness`). A keeper that does not find it writes a marker that tells of a hole
-//! before it declares it again.
+//! What the broker forgets when it restarts, it forgets together: bindings of exchanges that are not durable, and an
+//! exchange of ours that is not durable either (`NAME.witness`). A keeper that does not find it writes a marker that tells
+//! of a hole before it declares it again.
 //!
 //! Invariants: a key is in a marker only after the broker has confirmed its binding, which is asked for again every few
 //! seconds; a hole is confirmed in the stream before the witness is declared.

@@ -1,8 +1,9 @@
 //! The reader: it reads the stream for the loop, over a connection that lasts as long as one read.
 //!
-//! Invariants: a batch is handed over only when the loop has asked for it, and while it has not, no delivery is taken: so the
-//! prefetch bounds what waits here, in messages, and the guard in bytes. A delivery is acknowledged once it was taken; that is
-//! no more than the broker's leave to send another. Whatever goes wrong is the end of the read, and of nothing else.
+//! Invariants: a batch is handed over only when the loop has asked for it, and while it has not, no delivery is taken: so
+//! the prefetch bounds what waits here, in messages, and the guard in bytes. A delivery is acknowledged once it was taken;
+//! that is no more than the broker's leave to send another. Whatever goes wrong is the end of the read, and of nothing
+//! else.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -89,7 +89,7 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ),
         (
             "history_bytes_max",
-            "Bound of these bytes.",
+            "Bound of blackhole_history_bytes, chosen by the operator.",
             hub.limits.history.bytes_max,
         ),
         (
@@ -172,7 +172,7 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         ),
         (
             "outboxes_bytes_max",
-            "Bound of these bytes.",
+            "Bound of blackhole_history_bytes, chosen by the operator.",
             hub.limits.outboxes_bytes_max,
         ),
         (
