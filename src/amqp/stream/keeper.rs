@@ -141,7 +141,6 @@ impl Keeper {
             if begun.elapsed() >= STABLE_AFTER {
                 backoff.reset();
             }
-            increment(&self.counters.stream_failures);
             let (cause, pause) = match trouble {
                 Trouble::Halt => return,
                 Trouble::Refused(cause) => (cause, REFUSED_PAUSE),
@@ -154,6 +153,7 @@ impl Keeper {
                     backoff.next(getrandom::u32().unwrap_or_default()),
                 ),
             };
+            increment(&self.counters.stream_failures);
             if let Some(left_out) = faults.pass(Instant::now()) {
                 let (cause, pause) = (endpoint.redact(&cause), pause.as_millis());
                 log::warn!(
