@@ -64,7 +64,7 @@ impl Got {
             match message {
                 FromSource::Event(event) => self.event(&event),
                 FromSource::Up(Return::Unbroken) => self.unbroken += 1,
-                FromSource::Down { .. } | FromSource::Bound(_) => {}
+                FromSource::Down { .. } | FromSource::Bound(_) | FromSource::CaughtUp => {}
                 other => self.told.push(format!("{other:?}")),
             }
         }

@@ -108,21 +108,22 @@ impl Scene {
             "--rate-limit-burst",
             "1000",
             "--control=false",
+            // The queue of a server that is killed, as those of tests are, goes with all that is bound to it.
+            "--queue-expires-seconds",
+            "2",
         ];
+        wait_within(2 * BROKER_PATIENCE, "an empty broker", || {
+            (bindings_on(&broker) == 0).then_some(())
+        });
         let server = Server::authorised(&broker.url(), &tokens.option(), &args);
         let session = server.client();
-        let scene = Self {
+        Self {
             broker,
             server,
             session,
             asked: 0,
             refused: 0,
-        };
-        // The queues of tests before this one are gone with all that was bound to them.
-        wait_within(BROKER_PATIENCE, "an empty broker", || {
-            (bindings_on(&scene.broker) == 0).then_some(())
-        });
-        scene
+        }
     }
 
     /// An honest subscribe to what is new to the broker.
