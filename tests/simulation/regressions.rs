@@ -231,7 +231,7 @@ fn an_exchange_that_never_worked_is_nobodys_loss() {
         world
             .clients
             .iter()
-            .all(|client| client.outage_notices == 2)
+            .all(|client| client.outage_notices == 1)
     );
 }
 
