@@ -13,7 +13,7 @@ use crate::handoff::{FromSource, Return};
 use crate::history::Why;
 use crate::limits;
 use crate::protocol::reply;
-use crate::routing::amqp_binding::{AmqpBinding, Asked};
+use crate::routing::amqp_binding::Asked;
 use crate::routing::waiters::Waiter;
 use crate::session::Session;
 use crate::session::clock::Now;
@@ -132,7 +132,11 @@ impl<S: Socket> Reactor<S> {
             FromSource::Lost(bindings) => {
                 // What is found lost at a reconnect may have been so all the while.
                 let since = self.hub.readiness.away_since().unwrap_or(now.clock);
-                self.on_lost(bindings, since, now);
+                for lost in bindings {
+                    for waiter in self.hub.subscriptions.on_lost(&lost, since) {
+                        self.resume(waiter, now, Session::on_refused);
+                    }
+                }
             }
             FromSource::Barred(lines) => self.barred = lines,
             FromSource::CaughtUp => {
@@ -187,30 +191,6 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
-    /// Tells at once, and `on_bound` once more: a session that leaves before would go on elsewhere with a cursor behind the hole.
-    fn on_lost(&mut self, bindings: Vec<Asked>, since: Duration, now: Now) {
-        let mut newly = HashSet::new();
-        for lost in bindings {
-            let was_lost = self.hub.subscriptions.is_lost(&lost.binding);
-            for waiter in self.hub.subscriptions.on_lost(&lost, since) {
-                self.resume(waiter, now, Session::on_refused);
-            }
-            if !was_lost && self.hub.subscriptions.is_lost(&lost.binding) {
-                newly.insert(lost.binding);
-            }
-        }
-        self.announce_to_users(&newly, now.clock.saturating_sub(since), now);
-    }
-
-    /// Tells those who need one of `bindings` that its events may have been lost for so long.
-    fn announce_to_users(&mut self, bindings: &HashSet<AmqpBinding>, away: Duration, now: Now) {
-        if !bindings.is_empty() {
-            let exchanges = bindings.iter().map(|it| it.exchange.clone()).collect();
-            let needs = |session: &Session, hub: &Hub| session.needs_any(bindings, &exchanges, hub);
-            self.announce(away, needs, now);
-        }
-    }
-
     fn on_bound(&mut self, bindings: Vec<Asked>, now: Now) {
         let mut lost_since = now.clock;
         let mut healed = HashSet::new();
@@ -227,7 +207,11 @@ impl<S: Socket> Reactor<S> {
                 self.resume(waiter, now, Session::on_bound);
             }
         }
-        self.announce_to_users(&healed, now.clock.saturating_sub(lost_since), now);
+        if !healed.is_empty() {
+            let exchanges = healed.iter().map(|it| it.exchange.clone()).collect();
+            let needs = |session: &Session, hub: &Hub| session.needs_any(&healed, &exchanges, hub);
+            self.announce(now.clock.saturating_sub(lost_since), needs, now);
+        }
     }
 
     /// Goes on with a subscribe that waits.

@@ -567,12 +567,6 @@ impl Subscriptions {
         waiters
     }
 
-    /// Whether a binding is lost.
-    #[must_use]
-    pub fn is_lost(&self, binding: &AmqpBinding) -> bool {
-        self.lost.contains_key(binding)
-    }
-
     /// Ends the turn: returns the commands for the source, in order.
     pub fn end_turn(&mut self, now: Now) -> Vec<ToSource> {
         let commands = std::mem::take(&mut self.to_source);

@@ -791,7 +791,9 @@ impl Client {
             ("gap", "event_source") => {
                 let outages = around.process.outages.iter();
                 let begun: Vec<_> = outages
-                    .filter(|outage| around.log.before(outage.from) <= latest)
+                    .filter(|outage| {
+                        around.log.before(outage.from) <= latest && outage.last.is_some()
+                    })
                     .collect();
                 // Without a history every outage is told.
                 // A realm that moved needs other bindings, and the time without them is told.
@@ -800,8 +802,7 @@ impl Client {
                 }
                 for outage in begun {
                     let after = around.log.before(outage.from.saturating_sub(LAG_MAX));
-                    // What is lost is told at once, and when it is over.
-                    self.excuse_all(connection, after, outage.last.unwrap_or(latest));
+                    self.excuse_all(connection, after, outage.last.expect("over"));
                 }
                 tally.outages_told += 1;
             }
