@@ -8,16 +8,22 @@ published once each. Asserts on every frame it sees; exit code 0 means that all 
 
 import json
 import pathlib
+import re
 import sys
 
 from websockets.sync.client import connect
 
 PATIENCE = 60
+# Of an event, and of the reply to a ping: a position (0) or an event's id, a time, and the process.
+CURSOR = re.compile("(0|[0-9a-f]{16})[.][0-9a-z]+[.][0-9a-z]{6}")
 STAGES = {"CHANNEL_CREATE": "create", "CHANNEL_ANSWER": "answer", "CHANNEL_DESTROY": "destroy"}
 
 
 def expect(socket, expected):
     seen = json.loads(socket.recv(timeout=PATIENCE))
+    place = seen if expected["action"] == "event" else seen["data"] if "response" in expected.get("data", {}) else None
+    if place is not None:
+        assert CURSOR.fullmatch(place.pop("cursor")), seen
     assert seen == expected, f"\nseen     {seen}\nexpected {expected}"
 
 
