@@ -30,8 +30,10 @@ fn five_hundred_clients_that_die_by_reset_in_a_fan_out_cost_the_others_nothing_a
     for survivor in &mut survivors {
         survivor.must_subscribe(ANY_TOKEN, ACCOUNT, "call.CHANNEL_CREATE.*");
     }
+    // Before the page is asked for, whose connections take a moment to go.
+    let descriptors_before = descriptors(&fed.server);
     fed.server.wait_for_metric("amqp_bindings_young", 0);
-    let before = (descriptors(&fed.server), gauges(&fed.server));
+    let before = (descriptors_before, gauges(&fed.server));
     let mut dying: Vec<Raw> = (0..DYING)
         .map(|number| {
             let mut raw = Raw::upgraded_narrow(address);
