@@ -33,6 +33,10 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Events that each neighbour gets while its latency is measured: three seconds.
 const NEIGHBOUR_EVENTS: u32 = 3 * NEIGHBOURS_RATE / NEIGHBOURS;
 
+/// `history_bytes`: the default has no room for what comes while they are away and until the last is back, some 30 s at
+/// 1,500 events a second.
+const HISTORY_BYTES: &str = "134217728";
+
 /// One row for each storm, and one for each time that the neighbours were measured.
 ///
 /// # Errors
@@ -46,7 +50,8 @@ pub(super) fn measure(
     eprintln!("resume: {} sessions come back", setup.sessions);
     let folder = tempfile::tempdir()?;
     let path = folder.path().display().to_string();
-    let mut server = Ours::start_with_more(setup, &["--admin-dir", &path])?;
+    let more = ["--admin-dir", &path, "--history-bytes", HISTORY_BYTES];
+    let mut server = Ours::start_with_more(setup, &more)?;
     let address = server.address();
     let pids = server.pids();
     let mut more = vec!["--msg-id-latency".to_owned()];
