@@ -9,12 +9,8 @@ use std::ops::{Index, IndexMut};
 
 use super::families::{Families, Resolved};
 use super::index::{
-    GroupId, IndexCounts, Match, Members, Membership, Moved, Revised, Revision, SubscriptionId,
-    SubscriptionIndex, SubscriptionList, Which,
+    GroupId, IndexCounts, Members, Membership, Moved, SubscriptionIndex, SubscriptionList, Which,
 };
-use super::month::ActiveMonths;
-use crate::account::Scope;
-use crate::event::{EventHead, Style};
 
 /// Both indexes. Every call must pass the same [`Families`].
 #[derive(Debug, Default)]
@@ -44,53 +40,9 @@ impl IndexMut<Which> for SubscriptionIndexes {
 }
 
 impl SubscriptionIndexes {
-    /// [`SubscriptionIndex::subscribe_all`].
-    #[expect(clippy::too_many_arguments, reason = "what a subscription is made of")]
-    pub fn subscribe_all<'a>(
-        &mut self,
-        families: &Families,
-        list: &mut SubscriptionList,
-        slot: u32,
-        wanted: impl IntoIterator<Item = Resolved<'a>>,
-        style: Style,
-        request_id: Option<&str>,
-        added: &mut impl FnMut(Resolved<'a>, SubscriptionId, Option<u32>),
-    ) {
-        let index = &mut self[list.which()];
-        index.subscribe_all(families, list, slot, wanted, style, request_id, added);
-    }
-
-    /// [`SubscriptionIndex::unsubscribe`].
-    pub fn unsubscribe(
-        &mut self,
-        list: &mut SubscriptionList,
-        scope: Option<Scope>,
-        binding: Option<&str>,
-        removed: &mut impl FnMut(Resolved<'_>),
-    ) -> usize {
-        self[list.which()].unsubscribe(list, scope, binding, removed)
-    }
-
-    /// [`SubscriptionIndex::unsubscribe_all`].
-    pub fn unsubscribe_all<'a>(
-        &mut self,
-        list: &mut SubscriptionList,
-        scope: Option<Scope>,
-        bindings: impl IntoIterator<Item = &'a str>,
-        removed: &mut impl FnMut(Resolved<'_>),
-    ) -> usize {
-        self[list.which()].unsubscribe_all(list, scope, bindings, removed)
-    }
-
-    /// [`SubscriptionIndex::revise`].
-    pub fn revise(
-        &mut self,
-        families: &Families,
-        list: &mut SubscriptionList,
-        judge: impl Fn(Resolved<'_>) -> Revision,
-        revised: &mut impl FnMut(Revised<'_>),
-    ) {
-        self[list.which()].revise(families, list, judge, revised);
+    /// The index that a session's subscriptions are in.
+    pub fn of_mut(&mut self, list: &SubscriptionList) -> &mut SubscriptionIndex {
+        &mut self[list.which()]
     }
 
     /// [`SubscriptionIndex::subscriptions`].
@@ -112,7 +64,7 @@ impl SubscriptionIndexes {
     /// How many subscriptions a session has. Linear in them.
     #[must_use]
     pub fn len(&self, list: &SubscriptionList) -> usize {
-        self.subscriptions(list).count()
+        self[list.which()].len(list)
     }
 
     /// Moves all subscriptions of the session in `slot` to the index `to` ([`SubscriptionIndex::take_over`]), if they are not
@@ -134,22 +86,6 @@ impl SubscriptionIndexes {
         };
         to_index.take_over(from, families, list, slot, moved);
         list.set_which(to);
-    }
-
-    /// [`SubscriptionIndex::match_event`] in one of the two.
-    #[inline]
-    #[expect(clippy::too_many_arguments, reason = "what an event is matched by")]
-    pub fn match_event(
-        &mut self,
-        which: Which,
-        families: &Families,
-        exchange: &str,
-        routing_key: &str,
-        head: &EventHead,
-        months: ActiveMonths,
-        visit: &mut impl FnMut(Match<'_>),
-    ) {
-        self[which].match_event(families, exchange, routing_key, head, months, visit);
     }
 
     /// The members of a group that a match in the live index has named since the last change of it.
@@ -208,8 +144,11 @@ impl SubscriptionIndexes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::AccountId;
+    use crate::account::{AccountId, Scope};
+    use crate::event::{EventHead, Style};
     use crate::routing::families::{FamilyOptions, Rights};
+    use crate::routing::index::SubscriptionId;
+    use crate::routing::month::ActiveMonths;
 
     const BINDINGS: [&str; 3] = ["call.CHANNEL_CREATE.*", "call.*.*", "doc_created.*.fax.*"];
 
@@ -234,7 +173,7 @@ mod tests {
                 families.resolve(binding, scope, rights).expect(binding)
             });
             let style = Style::Piston;
-            indexes.subscribe_all(
+            indexes.of_mut(list).subscribe_all(
                 families,
                 list,
                 slot,
@@ -266,17 +205,9 @@ mod tests {
             let (mut groups, months) = (Vec::new(), ActiveMonths::at(0));
             let Self { families, indexes } = self;
             let key = "call.CHANNEL_CREATE.x";
-            indexes.match_event(
-                which,
-                families,
-                "callevt",
-                key,
-                &head,
-                months,
-                &mut |found| {
-                    groups.push(found.group);
-                },
-            );
+            indexes[which].match_event(families, "callevt", key, &head, months, &mut |found| {
+                groups.push(found.group);
+            });
             let members = groups
                 .into_iter()
                 .flat_map(|group| indexes[which].members(group));
@@ -323,7 +254,10 @@ mod tests {
         assert_eq!(bench.found(Which::Live), both);
         assert_eq!(bench.indexes.counts(), counts);
         for list in [&mut stays, &mut moves] {
-            bench.indexes.unsubscribe(list, None, None, &mut |_| {});
+            bench
+                .indexes
+                .of_mut(list)
+                .unsubscribe(list, None, None, &mut |_| {});
         }
         assert_eq!(bench.indexes.counts(), IndexCounts::default());
     }
@@ -337,9 +271,8 @@ mod tests {
         bench.subscribe(&mut list, 3, None);
         assert_eq!(bench.found(Which::Replay).len(), 2);
         assert_eq!(bench.found(Which::Live), []);
-        bench
-            .indexes
-            .unsubscribe(&mut list, None, None, &mut |_| {});
+        let index = bench.indexes.of_mut(&list);
+        index.unsubscribe(&mut list, None, None, &mut |_| {});
         assert_eq!((list.which(), list.is_empty()), (Which::Replay, true));
     }
 

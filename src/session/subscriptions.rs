@@ -137,15 +137,7 @@ impl Subscriptions {
     /// ([`SubscriptionIndex::match_event`](crate::routing::index::SubscriptionIndex::match_event)).
     #[inline]
     pub fn match_event(&mut self, event: &Event, visit: &mut impl FnMut(Match<'_>)) {
-        self.index.match_event(
-            Which::Live,
-            &self.families,
-            &event.exchange,
-            &event.routing_key,
-            &event.head,
-            self.months.now(),
-            visit,
-        );
+        self.match_in(Which::Live, event, self.months.now(), visit);
     }
 
     /// Calls `visit` once for each group of sessions that resume that wants the event, which was taken in at the time
@@ -156,13 +148,23 @@ impl Subscriptions {
         unix: u64,
         visit: &mut impl FnMut(Match<'_>),
     ) {
-        self.index.match_event(
-            Which::Replay,
+        self.match_in(Which::Replay, event, ActiveMonths::at(unix), visit);
+    }
+
+    #[inline]
+    fn match_in(
+        &mut self,
+        which: Which,
+        event: &Event,
+        months: ActiveMonths,
+        visit: &mut impl FnMut(Match<'_>),
+    ) {
+        self.index[which].match_event(
             &self.families,
             &event.exchange,
             &event.routing_key,
             &event.head,
-            ActiveMonths::at(unix),
+            months,
             visit,
         );
     }
@@ -207,7 +209,7 @@ impl Subscriptions {
             let key = waiting.key(families.exchange(&resolved), resolved.binding());
             resolved.sharing(key)
         });
-        self.index.subscribe_all(
+        self.index.of_mut(list).subscribe_all(
             families,
             list,
             slot,
@@ -246,14 +248,13 @@ impl Subscriptions {
             families.amqp_bindings(&subscription, subscription.held(months), &mut freed);
             removed.push((subscription.scope(), subscription.binding().into()));
         };
+        let index = self.index.of_mut(list);
         match bindings {
-            None => self.index.unsubscribe(list, scope, None, &mut note),
-            Some([binding]) => self
-                .index
-                .unsubscribe(list, scope, Some(binding), &mut note),
+            None => index.unsubscribe(list, scope, None, &mut note),
+            Some([binding]) => index.unsubscribe(list, scope, Some(binding), &mut note),
             Some(bindings) => {
                 let bindings = bindings.iter().map(AsRef::as_ref);
-                self.index.unsubscribe_all(list, scope, bindings, &mut note)
+                index.unsubscribe_all(list, scope, bindings, &mut note)
             }
         };
         for binding in &freed {
@@ -274,7 +275,7 @@ impl Subscriptions {
         let (mut wanted, mut needless) = (Vec::new(), Vec::new());
         let mut revisions = Revisions::default();
         let (families, months) = (&self.families, self.months);
-        self.index.revise(
+        self.index.of_mut(list).revise(
             families,
             list,
             |resolved| judge(families, resolved),

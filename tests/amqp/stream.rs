@@ -165,18 +165,21 @@ fn keys_of(items: &[StoredItem]) -> Vec<String> {
 }
 
 fn markers_of(items: &[StoredItem]) -> Vec<&Marker> {
-    let marker = |item: &StoredItem| match &item.what {
-        Content::Marker(_) => true,
-        Content::Event(_) => false,
-    };
-    items
-        .iter()
-        .filter(|item| marker(item))
-        .map(|item| match &item.what {
-            Content::Marker(marker) => marker,
-            Content::Event(_) => unreachable!("filtered"),
-        })
-        .collect()
+    let markers = items.iter().filter_map(|item| match &item.what {
+        Content::Marker(marker) => Some(marker),
+        Content::Event(_) => None,
+    });
+    markers.collect()
+}
+
+/// A stream with the events of these keys: the exchange, the stream's name, a publisher, and a process that keeps them.
+fn kept(broker: &Broker, keys: &[&str]) -> (String, String, Publisher, Process) {
+    let (exchange, name) = (unique("stored"), unique("history"));
+    let publisher = Publisher::connect(&broker.url());
+    publisher.declare(ExchangeType::Topic, &exchange);
+    let process = Process::start(&broker.url(), &name);
+    process.keep(&exchange, keys);
+    (exchange, name, publisher, process)
 }
 
 #[test]
@@ -184,11 +187,7 @@ fn what_is_published_is_read_again_in_order_whatever_its_headers_are() {
     let Some(broker) = Broker::shared() else {
         return;
     };
-    let (exchange, name) = (unique("stored"), unique("history"));
-    let publisher = Publisher::connect(&broker.url());
-    publisher.declare(ExchangeType::Topic, &exchange);
-    let mut process = Process::start(&broker.url(), &name);
-    process.keep(&exchange, &["key.*"]);
+    let (exchange, name, publisher, mut process) = kept(&broker, &["key.*"]);
     let begin = now_ms();
     for number in 0..1000 {
         let (key, body) = (format!("key.{number}"), format!("{{\"n\":{number}}}"));
@@ -258,11 +257,7 @@ fn a_publisher_to_an_exchange_writes_no_marker_whatever_its_headers_say() {
     let Some(broker) = Broker::shared() else {
         return;
     };
-    let (exchange, name) = (unique("stored"), unique("history"));
-    let publisher = Publisher::connect(&broker.url());
-    publisher.declare(ExchangeType::Topic, &exchange);
-    let mut process = Process::start(&broker.url(), &name);
-    process.keep(&exchange, &["key.*"]);
+    let (exchange, name, _publisher, mut process) = kept(&broker, &["key.*"]);
     let begin = now_ms();
     let text = |name: &[u8], value: &[u8]| {
         let length = u32::try_from(value.len()).unwrap().to_be_bytes();
@@ -291,11 +286,7 @@ fn a_reader_takes_no_more_than_it_was_asked_for() {
     let Some(broker) = Broker::shared() else {
         return;
     };
-    let (exchange, name) = (unique("stored"), unique("history"));
-    let publisher = Publisher::connect(&broker.url());
-    publisher.declare(ExchangeType::Topic, &exchange);
-    let mut process = Process::start(&broker.url(), &name);
-    process.keep(&exchange, &["#"]);
+    let (exchange, _, publisher, mut process) = kept(&broker, &["#"]);
     for number in 0..20_000 {
         publisher.publish(&exchange, &number.to_string(), b"{}");
     }

@@ -80,6 +80,25 @@ fn replayed(client: &mut Client) -> (Vec<usize>, Value) {
     }
 }
 
+/// The reply says that what was missed comes; where it does not, the failure shows what the server says of that.
+fn assert_resumed(reply: &Value, client: &mut Client, server: &Server) {
+    assert_eq!(
+        reply["data"]["resumed"],
+        true,
+        "{reply}\n{}\n{}\n{}",
+        client.notice(),
+        server.log(),
+        server
+            .page("/metrics")
+            .1
+            .lines()
+            .filter(|line| line.contains("stream") || line.contains("resume"))
+            .filter(|line| !line.starts_with('#'))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+}
+
 #[test]
 fn a_server_that_is_killed_loses_nothing_for_those_who_come_back() {
     let Some(host) = Host::take() else { return };
@@ -96,21 +115,7 @@ fn a_server_that_is_killed_loses_nothing_for_those_who_come_back() {
     let server = Server::bridge(&host.url, &STREAM);
     let mut client = server.client();
     let reply = client.ask(&subscribe(ACCOUNT, CREATE, json!(cursor)));
-    assert_eq!(
-        reply["data"]["resumed"],
-        true,
-        "{reply}\n{}\n{}\n{}",
-        client.notice(),
-        server.log(),
-        server
-            .page("/metrics")
-            .1
-            .lines()
-            .filter(|line| line.contains("stream") || line.contains("resume"))
-            .filter(|line| !line.starts_with('#'))
-            .collect::<Vec<_>>()
-            .join("\n")
-    );
+    assert_resumed(&reply, &mut client, &server);
     assert_eq!(
         reply["data"]["cursor"], cursor,
         "no place beyond what it was sent"
@@ -166,21 +171,7 @@ fn a_cursor_from_the_stream_is_good_in_a_third_process() {
         let server = Server::bridge(&host.url, &STREAM);
         let mut client = server.client();
         let reply = client.ask(&subscribe(ACCOUNT, CREATE, json!(cursor)));
-        assert_eq!(
-            reply["data"]["resumed"],
-            true,
-            "{reply}\n{}\n{}\n{}",
-            client.notice(),
-            server.log(),
-            server
-                .page("/metrics")
-                .1
-                .lines()
-                .filter(|line| line.contains("stream") || line.contains("resume"))
-                .filter(|line| !line.starts_with('#'))
-                .collect::<Vec<_>>()
-                .join("\n")
-        );
+        assert_resumed(&reply, &mut client, &server);
         for _ in 0..stop_after {
             let event = client.event();
             cursor = event["cursor"].as_str().unwrap().to_owned();

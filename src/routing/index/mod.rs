@@ -442,14 +442,8 @@ impl SubscriptionIndex {
         &'i self,
         list: &SubscriptionList,
     ) -> impl Iterator<Item = Resolved<'i>> + use<'i> {
-        let mut id = list.first();
-        std::iter::from_fn(move || {
-            (id != NONE).then(|| {
-                let Subscription { group, next, .. } = self.members.subscriptions[id];
-                id = next;
-                self.resolved(&self.groups[group])
-            })
-        })
+        let groups = self.chain(list).map(|(_, group)| &self.groups[group]);
+        groups.map(|group| self.resolved(group))
     }
 
     /// A session's subscriptions as members of their groups, in the order in which they were made.
@@ -457,19 +451,24 @@ impl SubscriptionIndex {
         &'i self,
         list: &SubscriptionList,
     ) -> impl Iterator<Item = Membership<'i>> + use<'i> {
+        self.chain(list).map(|(id, group)| {
+            let members = self.groups[group].members;
+            let request_id = self.members.request_id(members, id);
+            Membership {
+                id: SubscriptionId::new(id),
+                group: GroupId(group),
+                request_id: self.request_ids.text(request_id),
+            }
+        })
+    }
+
+    /// The ids of a session's subscriptions and of their groups, in the order in which they were made.
+    fn chain<'i>(&'i self, list: &SubscriptionList) -> impl Iterator<Item = (u32, u32)> + use<'i> {
         let mut id = list.first();
         std::iter::from_fn(move || {
             (id != NONE).then(|| {
                 let Subscription { group, next, .. } = self.members.subscriptions[id];
-                let members = self.groups[group].members;
-                let request_id = self.members.request_id(members, id);
-                let membership = Membership {
-                    id: SubscriptionId::new(id),
-                    group: GroupId(group),
-                    request_id: self.request_ids.text(request_id),
-                };
-                id = next;
-                membership
+                (std::mem::replace(&mut id, next), group)
             })
         })
     }
