@@ -167,6 +167,7 @@ impl Subject for Ours {
 pub(crate) const EXCHANGE: &str = "callevt";
 
 /// A call event as the platform publishes it.
+#[derive(Clone)]
 pub(crate) struct Call {
     /// Its routing key, matched by `call.CHANNEL_CREATE.*` of its account.
     pub(crate) key: String,

@@ -24,9 +24,10 @@ const UNDER_WAY_MAX: usize = 2_000;
 /// Longest wait for all sessions.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The first source address, and how many sessions each has.
+/// The first source address, and how many sessions each has. Addresses are new whenever all come: the system looks long for
+/// a free port where many are still taken by connections that have ended.
 const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 32, 0, 1);
-const EACH_SOURCE: usize = 5_000;
+const EACH_SOURCE: usize = 2_000;
 
 /// How sessions subscribe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,8 @@ pub(super) struct Crowd {
     kept: Vec<Kept>,
     sessions: Vec<Option<Session>>,
     ask: Ask,
+    /// How often all have come before.
+    comings: usize,
     under_way: usize,
     live: usize,
 }
@@ -95,6 +98,7 @@ impl Crowd {
             kept: vec![Kept::default(); sessions as usize],
             sessions: (0..sessions).map(|_| None).collect(),
             ask: Ask::Plain,
+            comings: 0,
             under_way: 0,
             live: 0,
         })
@@ -119,6 +123,7 @@ impl Crowd {
                 return Err(io::Error::other(message));
             }
         }
+        self.comings += 1;
         Ok(begun.elapsed())
     }
 
@@ -162,7 +167,8 @@ impl Crowd {
     }
 
     fn begin(&mut self, place: usize) -> io::Result<()> {
-        let source = u32::from(FIRST_SOURCE) + (place / EACH_SOURCE) as u32;
+        let before = self.comings * self.sessions.len().div_ceil(EACH_SOURCE);
+        let source = u32::from(FIRST_SOURCE) + (before + place / EACH_SOURCE) as u32;
         let mut stream = connect(self.address, Some(source.into()), None)?;
         let interests = Interest::READABLE | Interest::WRITABLE;
         self.poll
