@@ -1,0 +1,6 @@
+// The view `#server`.
+
+/** Builds the view inside `root`. */
+export function startServer(root) {
+  registerView("server", { show() {}, hide() {} });
+}
