@@ -118,10 +118,10 @@ function plotSvg(tag, attributes, ...children) {
 class PlotTile {
   #series;
   #write;
-  #value = uiElement("p", { class: "plot-value" }, "…");
-  #note = uiElement("p", { class: "plot-note" });
-  #trend = uiElement("p", { class: "plot-trend" });
-  #top = uiElement("span", { class: "plot-top", "aria-hidden": "true" });
+  #value = el("p", { class: "plot-value" }, "…");
+  #note = el("p", { class: "plot-note" });
+  #trend = el("p", { class: "plot-trend" });
+  #top = el("span", { class: "plot-top", "aria-hidden": "true" });
   #line = plotSvg("path", { class: "plot-line", "vector-effect": "non-scaling-stroke" });
   #area = plotSvg("path", { class: "plot-area" });
 
@@ -132,13 +132,13 @@ class PlotTile {
     const size = { viewBox: `0 0 ${PLOT_WIDTH} ${PLOT_HEIGHT}`, preserveAspectRatio: "none" };
     // The words beside it say the same.
     const picture = plotSvg("svg", { ...size, "aria-hidden": "true" }, this.#area, this.#line);
-    this.root = uiElement(
+    this.root = el(
       "li",
       { class: "plot" },
-      uiElement("h3", {}, title),
+      el("h3", {}, title),
       this.#value,
       this.#note,
-      uiElement("div", { class: "plot-picture" }, picture, this.#top),
+      el("div", { class: "plot-picture" }, picture, this.#top),
       this.#trend,
     );
   }
@@ -151,9 +151,9 @@ class PlotTile {
     const { line, area } = plotPaths(this.#series, at, ceiling);
     this.#line.setAttribute("d", line);
     this.#area.setAttribute("d", area);
-    uiText(this.#top, range === null ? "" : this.#write(ceiling));
-    uiText(this.#value, text ?? (value === null ? "–" : this.#write(value)));
-    uiText(this.#note, note);
-    uiText(this.#trend, plotWords(this.#series, this.#write));
+    setText(this.#top, range === null ? "" : this.#write(ceiling));
+    setText(this.#value, text ?? (value === null ? "–" : this.#write(value)));
+    setText(this.#note, note);
+    setText(this.#trend, plotWords(this.#series, this.#write));
   }
 }

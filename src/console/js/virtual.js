@@ -1,24 +1,24 @@
 // A window into a list of many rows: only those that are seen are in the document.
 //
-// Invariants: rows are equally high, as the style says. The document holds the rows that are seen, LIST_MARGIN above and
+// Invariants: rows are equally high, as the style says. The document holds the rows that are seen, VIRTUAL_MARGIN above and
 // below them, and the one with the focus, in the order of the list. A row keeps its element as long as that is in the
 // document, whatever comes before it, so a key is pressed on the row that the user sees, and a screen reader keeps its
 // place.
 
 /** Rows drawn above and below those that are seen, so that a fast scroll shows no blank. */
-const LIST_MARGIN = 8;
+const VIRTUAL_MARGIN = 8;
 
 /** The rows `[first, end)` to draw of `count`, in a viewport of `height` that is scrolled down by `top`. */
-function listRange({ count, rowHeight, top, height }) {
+function virtualRange({ count, rowHeight, top, height }) {
   if (count === 0 || !(rowHeight > 0)) return { first: 0, end: 0 };
-  const from = Math.floor(Math.max(0, top) / rowHeight) - LIST_MARGIN;
-  const to = Math.ceil((Math.max(0, top) + height) / rowHeight) + LIST_MARGIN;
+  const from = Math.floor(Math.max(0, top) / rowHeight) - VIRTUAL_MARGIN;
+  const to = Math.ceil((Math.max(0, top) + height) / rowHeight) + VIRTUAL_MARGIN;
   const end = Math.min(count, to);
   return { first: Math.max(0, Math.min(from, end - 1)), end };
 }
 
 /** The list on the page. The cost of drawing is that of what is seen. */
-class ListWindow {
+class VirtualList {
   #rows = [];
   #drawn = new Map();
   #rowHeight = 0;
@@ -40,7 +40,7 @@ class ListWindow {
     this.#create = create;
     this.#fill = fill;
     /** Draws with the next frame of the screen, once however often it is asked for. */
-    this.refresh = uiPerFrame(() => this.#draw());
+    this.refresh = perFrame(() => this.#draw());
     viewport.addEventListener("scroll", this.refresh, { passive: true });
     new ResizeObserver(() => {
       this.#rowHeight = 0;
@@ -94,7 +94,7 @@ class ListWindow {
     if (this.#viewport.clientHeight === 0) return;
     const rowHeight = this.#measure();
     const { scrollTop: top, clientHeight: height } = this.#viewport;
-    const { first, end } = listRange({ count: this.#rows.length, rowHeight, top, height });
+    const { first, end } = virtualRange({ count: this.#rows.length, rowHeight, top, height });
     this.#space.style.height = `${this.#rows.length * rowHeight}px`;
     const wanted = this.#withFocused(first, end);
     const keys = new Set(wanted.map((at) => this.#keyOf(this.#rows[at])));
