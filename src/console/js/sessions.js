@@ -437,8 +437,3 @@ function startSessions(root) {
   const view = new SessionsView(root);
   registerView("sessions", { show: (parameters) => view.show(parameters), hide: () => view.hide() });
 }
-
-/** Builds the view inside `root`. */
-export function startSessions(root) {
-  registerView("sessions", { show() {}, hide() {} });
-}
