@@ -49,6 +49,11 @@ function plotCeiling(value) {
   return Number((step * power).toPrecision(1));
 }
 
+/** The same for bytes: the least power of two. */
+function plotBytesCeiling(value) {
+  return value > 1 ? 2 ** Math.ceil(Math.log2(value)) : 1;
+}
+
 /**
  * The line of a series as an SVG path, and the area beneath it. The right edge is `now`, the top is `ceiling`. A single
  * reading between two holes is a short line.
@@ -118,6 +123,7 @@ function plotSvg(tag, attributes, ...children) {
 class PlotTile {
   #series;
   #write;
+  #ceiling;
   #value = el("p", { class: "plot-value" }, "…");
   #note = el("p", { class: "plot-note" });
   #trend = el("p", { class: "plot-trend" });
@@ -125,10 +131,11 @@ class PlotTile {
   #line = plotSvg("path", { class: "plot-line", "vector-effect": "non-scaling-stroke" });
   #area = plotSvg("path", { class: "plot-area" });
 
-  /** `write`: a value as text. `windowSeconds`: what the line shows. */
-  constructor({ title, write, windowSeconds }) {
+  /** `write`: a value as text. `ceiling`: where the axis ends for a value. `windowSeconds`: what the line shows. */
+  constructor({ title, write, ceiling = plotCeiling, windowSeconds }) {
     this.#series = new PlotSeries(windowSeconds);
     this.#write = write;
+    this.#ceiling = ceiling;
     const size = { viewBox: `0 0 ${PLOT_WIDTH} ${PLOT_HEIGHT}`, preserveAspectRatio: "none" };
     // The words beside it say the same.
     const picture = plotSvg("svg", { ...size, "aria-hidden": "true" }, this.#area, this.#line);
@@ -147,7 +154,7 @@ class PlotTile {
   push(at, { value, text = null, note = "" }) {
     this.#series.push(at, value);
     const range = this.#series.range();
-    const ceiling = plotCeiling(range?.greatest ?? 0);
+    const ceiling = this.#ceiling(range?.greatest ?? 0);
     const { line, area } = plotPaths(this.#series, at, ceiling);
     this.#line.setAttribute("d", line);
     this.#area.setAttribute("d", area);

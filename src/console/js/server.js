@@ -103,6 +103,7 @@ const SERVER_TILES = [
   {
     title: "Outbox bytes",
     write: (value) => bytesText(value),
+    ceiling: plotBytesCeiling,
     tell: ({ waiting, waitingMax, blocked }) => ({
       value: waiting,
       note: [
@@ -116,6 +117,7 @@ const SERVER_TILES = [
   {
     title: "Memory",
     write: (value) => bytesText(value),
+    ceiling: plotBytesCeiling,
     tell: ({ memory }) => ({ value: memory, note: "resident" }),
   },
   {
@@ -137,9 +139,9 @@ class ServerView {
   #state = el("p", { class: "grow muted", id: "server-live" }, "Asking");
   #incidents = el("ul", { class: "incidents" });
   #pause = el("button", { class: "plain", "aria-pressed": "false", onclick: () => this.#setPaused(!this.#isPaused) }, "Pause");
-  #tiles = SERVER_TILES.map(({ title, write, tell }) => ({
+  #tiles = SERVER_TILES.map(({ tell, ...how }) => ({
     tell,
-    plot: new PlotTile({ title, write, windowSeconds: SERVER_PLOTTED }),
+    plot: new PlotTile({ ...how, windowSeconds: SERVER_PLOTTED }),
   }));
 
   constructor(root) {

@@ -92,8 +92,9 @@ function sessionsPath(path, query) {
 /**
  * Lists sessions by `ask(path)`, which answers with a page of `/v2/sessions`. Returns `{rows, isCut}`. If it is cut, the
  * rows are those that come first by the column `sort`. `wasCut`: it was the last time, so only these are asked for.
+ * `take(rows)` is told what there is so far.
  */
-async function sessionsListed({ ask, sort, filter, isSlowOnly, wasCut }) {
+async function sessionsListed({ ask, sort, filter, isSlowOnly, wasCut, take }) {
   const query = { ...filter, slow: isSlowOnly ? 1 : null, limit: SESSIONS_PAGE };
   // By its id: a session can come twice if others end meanwhile.
   const rows = new Map();
@@ -103,6 +104,7 @@ async function sessionsListed({ ask, sort, filter, isSlowOnly, wasCut }) {
     start = page.next_start_key ?? null;
     if (start === null) return { rows: [...rows.values()], isCut: false };
     if (rows.size >= SESSIONS_ROWS_MAX) break;
+    take([...rows.values()]);
   }
   const page = await ask(sessionsPath("/v2/sessions", { ...query, sort: sessionsColumn(sort.key).sort ?? "age" }));
   return { rows: page.data, isCut: page.next_start_key !== undefined };
@@ -218,9 +220,15 @@ class SessionsView {
     const { signal } = listing;
     const ask = async (path) => (await api(path, { signal, quiet: true })).json();
     const filter = sessionsFilter(this.#search);
+    const isFirst = this.#rows.length === 0;
+    const take = (rows) => {
+      if (!isFirst || signal.aborted) return;
+      this.#rows = rows;
+      this.#showRows();
+    };
     try {
       // Where the server has not told all, it searches; else the page does.
-      const question = { ask, sort: this.#sort, isSlowOnly: this.#isSlowOnly(), wasCut: this.#isCut };
+      const question = { ask, sort: this.#sort, isSlowOnly: this.#isSlowOnly(), wasCut: this.#isCut, take };
       const { rows, isCut } = await sessionsListed({ ...question, filter: this.#isCut ? filter : {} });
       if (!signal.aborted) {
         // An answer to a search is not all there is.
