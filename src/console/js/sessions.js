@@ -78,7 +78,7 @@ function sessionsFound(rows, search) {
 function sessionsFilter(search) {
   const text = search.trim();
   if (/^[0-9a-f]{32}$/i.test(text)) return { account: text.toLowerCase() };
-  if (/^\d{1,3}(\.\d{1,3}){3}$/.test(text) || /^[0-9a-f:]*::?[0-9a-f:.]*$/i.test(text)) return { ip: text };
+  if (/^\d{1,3}(\.\d{1,3}){3}$/.test(text) || /^(?=.*:.*:)[0-9a-f:.]+$/i.test(text)) return { ip: text };
   if (/^[a-z_]+(\.[^\s.]+)+$/i.test(text)) return { binding: text };
   return {};
 }
