@@ -222,6 +222,7 @@ export function startEvents(root) {
     show(parameters) {
       form.prefill(parameters);
       for (const binding of parameters.getAll("binding")) bindings.want(binding.slice(0, 1024));
+      bindings.wantFirst();
       prefilled();
     },
     hide() {},
@@ -236,6 +237,7 @@ function startStream(root, connection, bindings, form) {
   const kinds = new Set();
   let selected = null;
   let dropTold = 0;
+  let isFirstLive = false;
 
   const find = el("input", { type: "search", placeholder: "Filter: words, ids, numbers …", "aria-label": "Filter", autocomplete: "off", spellcheck: "false" });
   const pause = el("button", { type: "button", "aria-pressed": "false", onclick: () => setPaused(!log.isPaused) }, "Pause");
@@ -320,13 +322,23 @@ function startStream(root, connection, bindings, form) {
       case "error":
         return take("error", { data: { errors: [value.message, ...value.errors] } });
       case "state":
-        if (value.name === "live" || value.name === "none") draw();
-        else take("state", { state: value.name, why: value.why });
+        if (value.name === "live") return comeIntoSight();
+        if (value.name === "none") return draw();
+        return take("state", { state: value.name, why: value.why });
+      case "opened":
+        isFirstLive = true;
         return undefined;
       default:
         return undefined;
     }
   });
+
+  /** On a phone the list lies below the form: at the first event of a connection it is what one wants to see. */
+  function comeIntoSight() {
+    draw();
+    if (isFirstLive && matchMedia("(max-width: 860px)").matches) root.scrollIntoView();
+    isFirstLive = false;
+  }
 
   function setPaused(isPaused) {
     if (isPaused) log.isPaused = true;
@@ -462,7 +474,7 @@ function startStream(root, connection, bindings, form) {
           "ol",
           {},
           el("li", {}, "Say where the server is, and give a token that it takes. Most is filled in already."),
-          el("li", {}, wantedCount > 0 ? "Choose bindings: what you want to see. One is there already." : "Choose bindings: what you want to see. “All calls” is a good start."),
+          el("li", {}, wantedCount > 0 ? "Choose bindings: what you want to see. A first one is there." : "Choose bindings: what you want to see. “All calls” is a good start."),
           el("li", {}, "Connect."),
         ),
         el("button", { class: "main", type: "button", onclick: () => form.press() }, "Connect"),
@@ -480,7 +492,7 @@ function startStream(root, connection, bindings, form) {
   function drawFoot() {
     const since = Date.now() - RATE_SECONDS * 1000;
     while (times.length > 0 && times[0] < since) times.shift();
-    const words = [`${shortText(times.length / RATE_SECONDS)} events/s`];
+    const words = [`${(times.length / RATE_SECONDS).toFixed(1)} events/s`];
     words.push(log.isFiltered ? `${countText(log.shown.length)} of ${countText(log.kept)} shown` : `${countText(log.kept)} kept`);
     if (log.dropped > 0) words.push(`${countText(log.dropped)} older ones let go`);
     if (foot.children.length !== words.length) foot.replaceChildren(...words.map(() => el("span")));
