@@ -233,7 +233,8 @@ export function startEvents(root) {
 function startStream(root, connection, bindings, form) {
   const log = new EventLog();
   const arrived = [];
-  const times = [];
+  /** Events by the second in which they came. */
+  const rates = new Map();
   const kinds = new Set();
   let selected = null;
   let dropTold = 0;
@@ -302,7 +303,7 @@ function startStream(root, connection, bindings, form) {
     // A tab that is not seen draws nothing: what comes is bounded here as well.
     arrived.push([kind, frame, at]);
     if (arrived.length >= EVENTS_MAX / 10) log.add(arrived.splice(0));
-    if (kind === "event") times.push(at);
+    if (kind === "event") noteTime(at);
     draw();
   }
 
@@ -489,10 +490,27 @@ function startStream(root, connection, bindings, form) {
     );
   }
 
+  function noteTime(at) {
+    const second = Math.floor(at / 1000);
+    rates.set(second, (rates.get(second) ?? 0) + 1);
+    forgetOldRates(second);
+  }
+
+  function forgetOldRates(second) {
+    for (const old of rates.keys()) if (old < second - RATE_SECONDS) rates.delete(old);
+  }
+
+  /** Events a second, over the last whole seconds. */
+  function rateNow() {
+    const second = Math.floor(Date.now() / 1000);
+    forgetOldRates(second);
+    let sum = 0;
+    for (const [at, count] of rates) if (at < second) sum += count;
+    return sum / RATE_SECONDS;
+  }
+
   function drawFoot() {
-    const since = Date.now() - RATE_SECONDS * 1000;
-    while (times.length > 0 && times[0] < since) times.shift();
-    const words = [`${(times.length / RATE_SECONDS).toFixed(1)} events/s`];
+    const words = [`${rateNow().toFixed(1)} events/s`];
     words.push(log.isFiltered ? `${countText(log.shown.length)} of ${countText(log.kept)} shown` : `${countText(log.kept)} kept`);
     if (log.dropped > 0) words.push(`${countText(log.dropped)} older ones let go`);
     if (foot.children.length !== words.length) foot.replaceChildren(...words.map(() => el("span")));
@@ -501,7 +519,7 @@ function startStream(root, connection, bindings, form) {
     dropTold = log.dropped;
   }
   setInterval(() => {
-    if (times.length > 0) draw();
+    if (rates.size > 0) draw();
   }, 1000);
   draw();
   return { prefilled: draw };
