@@ -329,9 +329,9 @@ function startStream(root, connection, bindings, form) {
       case "error":
         return take("error", { data: { errors: [value.message, ...value.errors] } });
       case "state":
-        if (value.name === "live") return comeIntoSight();
         if (value.name === "none") return draw();
-        return take("state", { state: value.name, why: value.why });
+        take("state", { state: connectionWords(value)[1], why: value.why });
+        return value.name === "live" ? comeIntoSight() : undefined;
       case "opened":
         isFirstLive = true;
         hasEvents = false;

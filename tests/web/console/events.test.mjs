@@ -206,7 +206,7 @@ test("a server that dies is told of, and so is what was missed when it is back",
   await server.kill();
   await says("#client-word", /^Reconnecting/);
   await says("#server-word", /^The server does not answer$/);
-  await says("#event-list", /state.*reconnecting/);
+  await says("#event-list", /state.*Reconnecting/);
   await screenshot(page, "events-reconnecting");
   assert.deepEqual(await violations(page), []);
   await server.start();
@@ -292,11 +292,14 @@ test("hostile events are text and nothing else, however large", { skip: withoutB
   await page.click(".event");
   await says(".detail pre", /more characters; Copy and Save have them all/);
   assert.ok((await text(".detail pre")).length < 410_000);
-  // Fifty of them are more than is kept: the oldest go, and that is told.
-  for (let at = 0; at < 50; at += 1) publish({ "Call-ID": `large-${at}`, "Caller-ID-Name": `large ${at}`, Filler: large });
-  await until(async () => (await rows())[0][3].startsWith("large 49"), { deadline: BROKER_PATIENCE, what: "the last of them" });
+  // Forty of them are more than is kept: the oldest go, and that is told. One after another, because the server closes a
+  // session that does not read so much at once.
+  for (let at = 0; at < 40; at += 1) {
+    publish({ "Call-ID": `large-${at}`, "Caller-ID-Name": `large ${at}`, Filler: large });
+    await until(async () => (await rows())[0][3].startsWith(`large ${at} `), { what: `large ${at}` });
+  }
   await says(".stream-foot", /[1-9]\d* older ones let go/);
-  await fill("#events input[type=search]", "large 49");
+  await fill("#events input[type=search]", "large 39");
   await until(async () => (await rows()).length === 1, { what: "one fits" });
   assert.deepEqual(faults, []);
 });
