@@ -153,6 +153,7 @@ class SessionsView {
       viewport,
     );
     root.append(
+      el("h2", { class: "unseen" }, "Sessions"),
       el(
         "div",
         { class: "card stream" },

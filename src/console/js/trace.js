@@ -194,6 +194,7 @@ class TraceView {
       return el("label", { class: "field" }, label, input);
     });
     root.append(
+      el("h2", { class: "unseen" }, "Trace"),
       el(
         "form",
         { class: "card trace-form", onsubmit: (event) => this.#submit(event) },

@@ -78,7 +78,7 @@ test("the figures of the server move, are told in words, and say when there are 
 test("sessions are found, sorted, kicked and traced", { skip: withoutBrowser() }, async () => {
   const server = await startServer({ args: ["--demo-rate", "20"] });
   const [first] = await joinCrowd(server, 1, () => subscribe("call.*.*", HOSTILE));
-  await joinCrowd(server, 3, (at) => subscribe("fax.status.*", `idle ${at}`));
+  await joinCrowd(server, 3, (at) => subscribe("fax.status.*", `idle-${at}`));
   const own = `${first.localAddress}:${first.localPort}`;
   const browser = await startBrowser();
   const { page, faults, text, says } = await openView(browser, server, "sessions");
@@ -91,7 +91,7 @@ test("sessions are found, sorted, kicked and traced", { skip: withoutBrowser() }
   await page.click(button("#sessions", "Frames"));
   await until(async () => (await ids())[0] === own && (await ids()).length === 4, { what: "the one with the most frames comes first" });
   assert.equal(await page.$eval("#sessions [data-column=frames][aria-sort]", (head) => head.getAttribute("aria-sort")), "descending");
-  await page.type("#sessions input[type=search]", "IDLE 2");
+  await page.type("#sessions input[type=search]", "IDLE-2");
   await says("#sessions", /1 of 4 sessions/);
   assert.equal((await ids()).length, 1);
   const [kicked] = await ids();
@@ -181,7 +181,14 @@ test("10,000 sessions are looked through without a stutter", { skip: withoutBrow
   await says("#sessions", /10,000 sessions/);
   // So that what is measured is the list, and not a listing.
   await page.click(button("#sessions", "Pause"));
-  const before = await page.metrics();
+  // In the time of the page's own thread, so that what else the machine does does not count.
+  const debug = await page.createCDPSession();
+  await debug.send("Performance.enable", { timeDomain: "threadTicks" });
+  const measured = async () => {
+    const { metrics } = await debug.send("Performance.getMetrics");
+    return Object.fromEntries(metrics.map(({ name, value }) => [name, value]));
+  };
+  const before = await measured();
   const jumps = 200;
   const seen = await page.$eval("#sessions .window", async (viewport, jumps) => {
     let drawn = 0;
@@ -200,30 +207,26 @@ test("10,000 sessions are looked through without a stutter", { skip: withoutBrow
     const last = Number([...viewport.querySelectorAll("[role=row]")].at(-1)?.getAttribute("aria-rowindex"));
     return { drawn, ids: ids.size, last };
   }, jumps);
-  const after = await page.metrics();
+  const after = await measured();
   assert.ok(seen.drawn < 60, `${seen.drawn} rows in the document`);
   assert.equal(seen.ids, jumps + 1, "each jump shows other rows, and no blank");
   assert.equal(seen.last, count + 1, "the last row is there, behind the head");
-  const cost = (name) => (1000 * ((after[name] ?? 0) - (before[name] ?? 0))) / jumps;
-  const [script, style, layout] = ["ScriptDuration", "RecalcStyleDuration", "LayoutDuration"].map(cost);
+  /** Milliseconds of one of `times` doings. */
+  const cost = (name, [from, to], times) => (1000 * (to[name] - from[name])) / times;
+  const [script, style, layout] = ["ScriptDuration", "RecalcStyleDuration", "LayoutDuration"].map((name) => cost(name, [before, after], jumps));
   t.diagnostic(`a jump: ${script.toFixed(2)} ms of script, ${style.toFixed(2)} of style, ${layout.toFixed(2)} of layout`);
-  // Half a frame at 60 a second.
-  assert.ok(script + style + layout < 8, `${script} ${style} ${layout}`);
+  // Less than a frame at 60 a second, though all rows change.
+  assert.ok(script + style + layout < 12, `${script} ${style} ${layout}`);
 
-  // A whole listing, its sorting and a search: the longest time in which the page could not answer.
-  const longest = await page.evaluate(async () => {
-    let longest = 0;
-    new PerformanceObserver((list) => {
-      for (const { duration } of list.getEntries()) longest = Math.max(longest, duration);
-    }).observe({ type: "longtask" });
-    const click = (/** @type {string} */ selector) => /** @type {HTMLElement} */ (document.querySelector(selector)).click();
-    for (const column of ["name", "frames", "id", "bindings"]) {
-      click(`#sessions [data-column=${column}] button`);
+  const columns = ["name", "frames", "id", "bindings"];
+  await page.evaluate(async (columns) => {
+    for (const column of columns) {
+      /** @type {HTMLElement} */ (document.querySelector(`#sessions [data-column=${column}] button`)).click();
       await new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)));
     }
-    return longest;
-  });
-  t.diagnostic(`sorting: the longest task took ${longest} ms`);
-  assert.ok(longest < 250, `${longest}`);
+  }, columns);
+  const sorted = cost("TaskDuration", [after, await measured()], columns.length);
+  t.diagnostic(`sorting: ${sorted.toFixed(1)} ms`);
+  assert.ok(sorted < 100, `${sorted}`);
   assert.deepEqual(faults, []);
 });
