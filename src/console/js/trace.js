@@ -171,7 +171,7 @@ class TraceView {
   #list;
   #redraw = perFrame(() => this.#draw());
   #state = el("p", { class: "pill", "data-tone": "quiet" }, el("i", { class: "dot" }), el("span", {}, "Not looking"));
-  #begin = el("button", { class: "main" }, "Look");
+  #begin = el("button", { class: "main" }, "Start");
   #stop = el("button", { type: "button", disabled: true, onclick: () => this.#end("Stopped") }, "Stop");
   #wrong = el("p", { class: "wrong", role: "alert" });
   #filter = el("input", { type: "search", placeholder: "Filter lines", "aria-label": "Filter lines", spellcheck: "false", autocomplete: "off" });
