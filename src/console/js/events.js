@@ -239,6 +239,7 @@ function startStream(root, connection, bindings, form) {
   let selected = null;
   let dropTold = 0;
   let isFirstLive = false;
+  let hasEvents = false;
 
   const find = el("input", { type: "search", placeholder: "Filter: words, ids, numbers …", "aria-label": "Filter", autocomplete: "off", spellcheck: "false" });
   const pause = el("button", { type: "button", "aria-pressed": "false", onclick: () => setPaused(!log.isPaused) }, "Pause");
@@ -251,6 +252,9 @@ function startStream(root, connection, bindings, form) {
   const space = el("div", { class: "window-space", role: "presentation" });
   viewport.append(space);
   const empty = el("div", { class: "grow" });
+  const waitingWords = el("span", { class: "grow" });
+  const waitingTrace = el("button", { class: "tight", type: "button", onclick: () => traceAccount() }, "Trace this account");
+  const waiting = el("div", { class: "note waiting" }, waitingWords, waitingTrace);
   const foot = el("div", { class: "stream-foot" });
   const detail = el("aside", { class: "detail", "aria-label": "The chosen entry" });
   detail.hidden = true;
@@ -262,7 +266,7 @@ function startStream(root, connection, bindings, form) {
       el("div", { class: "chips", role: "group", "aria-label": "Show only" }, kindButtons),
       el("div", { class: "row" }, pause, clear, save),
     ),
-    el("div", { class: "stream-body" }, el("div", { class: "stream-list" }, viewport, empty), detail),
+    el("div", { class: "stream-body" }, el("div", { class: "stream-list" }, viewport, empty, waiting), detail),
     foot,
   );
 
@@ -294,6 +298,7 @@ function startStream(root, connection, bindings, form) {
     if (viewport.hidden === hasRows) viewport.hidden = !hasRows;
     empty.hidden = hasRows;
     if (!hasRows) drawEmpty();
+    drawWaiting();
     drawFoot();
     setText(pause, log.isPaused ? (log.held > 0 ? `Go on (${countText(log.held)} new)` : "Go on") : "Pause");
   });
@@ -310,6 +315,7 @@ function startStream(root, connection, bindings, form) {
   connection.listen((happened, value) => {
     switch (happened) {
       case "event":
+        hasEvents = true;
         return take("event", value);
       case "notice":
         return take("notice", value);
@@ -328,6 +334,7 @@ function startStream(root, connection, bindings, form) {
         return take("state", { state: value.name, why: value.why });
       case "opened":
         isFirstLive = true;
+        hasEvents = false;
         return undefined;
       default:
         return undefined;
@@ -482,12 +489,7 @@ function startStream(root, connection, bindings, form) {
       );
     }
     if (name !== "live") return emptyState("One moment", el("p", {}, "Events appear here once the connection is live."));
-    if (wantedCount === 0) return emptyState("Live, but nothing is asked for", el("p", {}, "Choose a binding beside this list. “All calls” is a good start."));
-    return emptyState(
-      "Live: waiting for the first event",
-      el("p", {}, "Nothing that fits your bindings has been published since. If you expected something, the trace tells of each event why it came or did not."),
-      el("button", { type: "button", onclick: () => openView("trace", connection.account === undefined || connection.account === "*" ? {} : { account: connection.account }) }, "Trace this account"),
-    );
+    return emptyState("Live", el("p", {}, "What comes from now on appears here."));
   }
 
   function noteTime(at) {
@@ -507,6 +509,26 @@ function startStream(root, connection, bindings, form) {
     let sum = 0;
     for (const [at, count] of rates) if (at < second) sum += count;
     return sum / RATE_SECONDS;
+  }
+
+  /** Says why nothing comes, while nothing does. */
+  function drawWaiting() {
+    const isWaiting = connection.state.name === "live" && !hasEvents && !log.isPaused;
+    if (waiting.hidden === isWaiting) waiting.hidden = !isWaiting;
+    if (!isWaiting) return;
+    const isAsking = bindings.wanted.size > 0;
+    setText(
+      waitingWords,
+      isAsking
+        ? "Live: waiting for the first event. Nothing that fits your bindings has been published yet. The trace tells of each event why it came or did not."
+        : "Live, but nothing is asked for. Choose a binding: “All calls” is a good start.",
+    );
+    waitingTrace.hidden = !isAsking;
+  }
+
+  function traceAccount() {
+    const { account } = connection;
+    openView("trace", account === undefined || account === "*" ? {} : { account });
   }
 
   function drawFoot() {
