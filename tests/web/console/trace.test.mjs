@@ -11,7 +11,8 @@ const { TRACE_ADVICE, TRACE_CHARACTERS_MAX, TRACE_LINES_MAX, TraceLines, traceLi
 );
 
 test("each line is told in words", () => {
-  for (const [word, data, text] of [
+  /** @type {[string, object, string][]} */
+  const told = [
     ["looking", { session: "192.0.2.7:5", there: true, bindings: [{}, {}], keys: [], keys_without_room: 0, stopped: [], source: "up" },
       "the session is here, 2 bindings, source up"],
     ["looking", { session: "192.0.2.7:5", there: false, bindings: [], keys: [{}], keys_without_room: 2, stopped: ["bh_fax"], source: "down" },
@@ -35,7 +36,8 @@ test("each line is told in words", () => {
     ["left_out", { lines: 3, events: 0 }, "3 lines"],
     ["ended", { why: "limit" }, "limit"],
     ["from_a_later_version", { at: 1, list: [{ a: 1, b: "x" }, 7], none: null }, "list 1 x, 7, none "],
-  ]) {
+  ];
+  for (const [word, data, text] of told) {
     assert.equal(traceLine({ word, data: JSON.stringify(data), isCut: false }, 1).text, text, word);
   }
   const line = traceLine({ word: "not_matched", data: JSON.stringify({ at: 0, session: "192.0.2.7:5", routing_key: "k", why: "w" }) }, 1);
