@@ -9,6 +9,8 @@ import { once } from "node:events";
 import { test } from "node:test";
 
 import { startBroker, withoutBroker } from "./support/broker.mjs";
+import { withoutBrowser } from "./support/browser.mjs";
+import { endWithTest } from "./support/endings.mjs";
 import { projectFile } from "./support/project.mjs";
 import { ACCOUNT, connectPublisher, FIXTURES, publishCall } from "./support/publisher.mjs";
 import { startServer } from "./support/server.mjs";
@@ -51,20 +53,25 @@ test("a wait that is in vain says what it waited for and what it saw", async () 
   await assert.rejects(until(() => JSON.parse("{"), { deadline: 20 }), /SyntaxError/);
 });
 
-test("a server ends with the process that started it, however that ends", async () => {
+test("a server and a browser end with the process that started them, however that ends", { skip: withoutBrowser() }, async () => {
   const program = `
+    import { startBrowser } from "${projectFile("tests/web/support/browser.mjs")}";
     import { startServer } from "${projectFile("tests/web/support/server.mjs")}";
-    console.log((await startServer()).pid);
+    const [server, browser] = await Promise.all([startServer(), startBrowser()]);
+    console.log("pids", server.pid, browser.process().pid);
     ENDING`;
   /** @type {[string, NodeJS.Signals?][]} */
-  const endings = [["process.exit(3)"], ["throw new Error()"], [""], ["setInterval(() => {}, 1000)", "SIGKILL"]];
+  const endings = [["process.exit(3)"], ["throw new Error()"], ["setInterval(() => {}, 1000)", "SIGKILL"]];
   for (const [ending, signal] of endings) {
     const child = spawn(process.execPath, ["--input-type=module", "--eval", program.replace("ENDING", ending)]);
+    endWithTest(async () => child.kill("SIGKILL"));
     let said = "";
     child.stdout.on("data", (text) => (said += text));
-    const pid = await until(() => /^(\d+)$/m.exec(said)?.[1] ?? "", { what: "its process id" });
+    const pids = await until(() => /^pids (\d+) (\d+)$/m.exec(said), { what: "the process ids" });
     if (signal) child.kill(signal);
-    await until(() => child.exitCode !== null || child.signalCode !== null);
-    await until(() => spawnSync("kill", ["-0", pid]).status !== 0, { what: `the end of ${pid} after ${ending}` });
+    await until(() => child.exitCode !== null || child.signalCode !== null, { what: `the end after ${ending}` });
+    for (const pid of pids?.slice(1) ?? []) {
+      await until(() => spawnSync("kill", ["-0", pid]).status !== 0, { what: `the end of ${pid} after ${ending}` });
+    }
   }
 });

@@ -17,9 +17,14 @@ const GUARD = `
   for name in "\${!left[@]}"; do
     case \${left[$name]} in
     process) kill -9 "$name" ;;
-    broker) for command in kill9 stop; do "$0" --dir "$name" "$command"; done; rm -rf "$name" ;;
-    folder) rm -rf "$name" ;;
+    broker) for command in kill9 stop; do "$0" --dir "$name" "$command"; done ;;
     esac
+  done
+  for name in "\${!left[@]}"; do
+    # Somebody may be writing there with his last breath.
+    for try in {1..50}; do
+      if [[ \${left[$name]} != process ]] && { ! rm -rf "$name" || [ -e "$name" ]; }; then sleep .1; else break; fi
+    done
   done`;
 
 /** @type {import("node:stream").Writable | undefined} */
