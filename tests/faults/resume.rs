@@ -562,3 +562,9 @@ fn the_same_with_a_stream() {
 fn the_same_for_five_minutes() {
     storm(Duration::from_secs(300), &[]);
 }
+
+#[test]
+#[ignore = "five minutes: cargo test --test faults resume -- --ignored --nocapture"]
+fn the_same_for_five_minutes_with_a_stream() {
+    storm(Duration::from_secs(300), &["--history", "stream:kept"]);
+}
