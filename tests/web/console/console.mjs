@@ -68,7 +68,9 @@ export class Console {
 
   /** Types into a field, in the place of what is there. */
   async type(selector, text) {
-    await this.page.locator(selector).fill(text);
+    await this.page.locator(selector).click({ count: 3 });
+    await this.page.keyboard.press("Backspace");
+    await this.page.keyboard.type(text);
   }
 
   /** Connects with this token; resolves when it is live. */
