@@ -28,6 +28,8 @@ const HAD_MS = 10_000;
 /** How far apart two processes take in one event that is replayed, or live. */
 const REPLAYED_APART_MS = 10_000;
 const LIVE_APART_MS = 2_000;
+/** The MARK of events that were read from the stream: of no process, and their TIME is not their own. */
+const MARK_OF_STREAM = "000000";
 /** Processes of which a record knows the last event. */
 const MARKS_MAX = 4;
 /** How long both connections are read when the second could not resume where the first stands. */
@@ -104,12 +106,6 @@ function readToken(given) {
   return { text: token, ends: endOf(token, expires) };
 }
 
-/** What a close means for a person. */
-function closeWords(code, reason) {
-  if (code === undefined || code === 1006 || code === 1005) return "the connection was lost";
-  return reason ? `closed by the server: ${reason} (${code})` : `closed by the server (${code})`;
-}
-
 /** One binding of one account, on behalf of all subscriptions that have it. */
 class WantedBinding {
   constructor(account, binding) {
@@ -141,10 +137,11 @@ function keyOf(account, binding) {
 }
 
 /**
- * Which events were had (PROTOCOL 10). A cursor is ID.TIME.MARK; one process (MARK) gives no TIME twice, and sends each
- * record its events in their order, so there the time alone tells. Of two processes the ID tells, and times that are near.
+ * Which events were had (PROTOCOL 10). A cursor is ID.TIME.MARK. One process (MARK) gives no TIME twice, and sends each record
+ * its events in their order, so there the time alone tells. Of two processes, or out of the stream, the ID tells, and times
+ * that are near.
  *
- * Invariant: two equal publishes, which have one ID, are two events: each that was had stands for one of each other process.
+ * Invariant: two equal publishes, which have one ID, are two events: each that was had stands for one on each other link.
  */
 class Doubles {
   #had = [];
@@ -152,24 +149,30 @@ class Doubles {
   #byKey = new Map();
 
   /** Notes the event; false: the record had it. `keeps`: a replay is under way or to come, so nothing is too old. */
-  take(record, cursor, isReplayed, keeps, now) {
+  take(link, record, cursor, isReplayed, keeps, now) {
     const [id, timeText, mark] = cursor.split(".");
     const time = Number.parseInt(timeText, 36);
     if (id.length !== 16 || !mark || !Number.isFinite(time)) return true;
-    const last = record.last.get(mark);
-    if (last !== undefined && time <= last) return false;
-    record.last.delete(mark);
-    record.last.set(mark, time);
-    if (record.last.size > MARKS_MAX) record.last.delete(record.last.keys().next().value);
+    const isExact = mark !== MARK_OF_STREAM;
+    if (isExact) {
+      const last = record.last.get(mark);
+      if (last !== undefined && time <= last) return false;
+      record.last.delete(mark);
+      record.last.set(mark, time);
+      if (record.last.size > MARKS_MAX) record.last.delete(record.last.keys().next().value);
+    }
     const key = `${id} ${record.key}`;
     const apart = isReplayed ? REPLAYED_APART_MS : LIVE_APART_MS;
     const same = this.#byKey.get(key);
-    const one = same?.find((one) => !one.marks.includes(mark) && Math.abs(one.time - time) <= apart);
+    const one = same?.find((one) => {
+      const isOfOneProcess = isExact && one.mark === mark;
+      return !isOfOneProcess && Math.abs(one.time - time) <= apart && !one.links.includes(link);
+    });
     if (one !== undefined) {
-      one.marks.push(mark);
+      one.links.push(link);
       return false;
     }
-    const had = { key, time, marks: [mark], at: now };
+    const had = { key, time, mark, links: [link], at: now };
     this.#had.push(had);
     if (same === undefined) this.#byKey.set(key, [had]);
     else same.push(had);
@@ -194,6 +197,8 @@ class Doubles {
 
 /** One connection. Knows the protocol's frames, and not what they are for. */
 class Link {
+  static #links = 0;
+
   #socket;
   #waiting = new Map();
   #lastId = 0;
@@ -202,6 +207,7 @@ class Link {
   #replyMs;
   #trouble;
 
+  number = (Link.#links += 1);
   isOpen = false;
   isOver = false;
   /** Unix milliseconds. */
@@ -245,11 +251,19 @@ class Link {
     socket.onmessage = ({ data }) => this.#take(data);
     socket.onerror = (event) => {
       this.#trouble = event?.error?.message || event?.message || undefined;
+      // A close event follows at once, but not in Node 22 where the connection could not be made.
+      this.after(1, () => this.end(this.#lostWords()));
     };
     socket.onclose = (event) => {
-      const why = event?.code === 1006 && this.#trouble ? this.#trouble : closeWords(event?.code, event?.reason);
-      this.end(why, event?.code);
+      const { code, reason } = event ?? {};
+      if (code === undefined || code === 1005 || code === 1006) this.end(this.#lostWords());
+      else this.end(reason ? `closed by the server: ${reason} (${code})` : `closed by the server (${code})`, code);
     };
+  }
+
+  #lostWords() {
+    const words = this.isOpen ? "the connection was lost" : "no connection could be made";
+    return this.#trouble === undefined ? words : `${words}: ${this.#trouble}`;
   }
 
   /** Sends a command. `done` is called once: with the reply, or without when the link is over. */
@@ -511,6 +525,8 @@ class BlackholeClient {
   #wanted = new Map();
   #subscriptions = new Map();
   #commands = new Set();
+  /** Promises of the application that are not settled. */
+  #waits = 0;
   #doubles = new Doubles();
   #token;
   #tries = 0;
@@ -631,7 +647,10 @@ class BlackholeClient {
         const next = readToken(token);
         const before = this.#token;
         this.#token = next;
-        for (const link of this.#links()) link.isKnown = false;
+        for (const link of this.#links()) {
+          link.isKnown = false;
+          link.ownAccount = undefined;
+        }
         this.#run("ping", options, (reply) => {
           // Whether it may see an account shows when one is named.
           if (reply.status === "success" || !anyBegins(reply.data.errors ?? [], TOKEN_ERRORS)) {
@@ -673,11 +692,13 @@ class BlackholeClient {
     const once = (run) => (value) => {
       if (isOver) return;
       isOver = true;
+      this.#waits -= 1;
       stop();
       signal?.removeEventListener("abort", abort);
       run(value);
     };
     const abort = () => wait.reject(new BlackholeError("aborted", `${what}: aborted`, { cause: signal.reason }));
+    this.#waits += 1;
     wait.resolve = once(resolve);
     wait.reject = once(reject);
     const stop = timer(timeoutMs, () => {
@@ -689,8 +710,8 @@ class BlackholeClient {
       abort();
     } else if (this.#isFinal()) {
       wait.reject(this.#finalError());
-    } else if (this.#commands.size + this.#subscriptions.size >= COMMANDS_MAX) {
-      wait.reject(new BlackholeError("too_many_requests", `${what}: more than ${COMMANDS_MAX} commands and subscriptions`));
+    } else if (this.#waits > COMMANDS_MAX) {
+      wait.reject(new BlackholeError("too_many_requests", `${what}: more than ${COMMANDS_MAX} commands wait`));
     } else {
       signal?.addEventListener("abort", abort);
       return wait;
@@ -828,9 +849,9 @@ class BlackholeClient {
 
   #ping(link) {
     link.command("ping", this.#tokenFor(link), undefined, (reply) => {
-      if (reply === undefined) return;
+      if (reply === undefined || link.isOver) return;
       if (reply.status === "success") {
-        if (reply.data.cursor !== undefined) link.cursor = reply.data.cursor;
+        if (reply.data.cursor !== undefined) this.#standAt(link, reply.data.cursor);
       } else if (anyBegins(reply.data.errors ?? [], TOKEN_ERRORS)) {
         this.#refuseToken(link, reply.data.errors.join("; "));
         return;
@@ -856,8 +877,7 @@ class BlackholeClient {
     if (!isSession) return;
     this.#cursor = link.cursor ?? this.#cursor;
     this.#lostAt ??= link.openedAt === undefined ? undefined : link.heardAt;
-    const openedAt = link.openedAt;
-    if (openedAt !== undefined && Date.now() - openedAt >= this.#options.pauseMaxMs) this.#tries = 0;
+    this.#noteLife(link);
     this.#stopOverlap();
     this.#leave(this.#last);
     this.#last = undefined;
@@ -883,6 +903,11 @@ class BlackholeClient {
     } else {
       this.#openLater(why);
     }
+  }
+
+  /** A server that ends each session soon is not to be hammered. */
+  #noteLife({ openedAt }) {
+    if (openedAt !== undefined && Date.now() - openedAt >= this.#options.pauseMaxMs) this.#tries = 0;
   }
 
   #leave(link) {
@@ -999,7 +1024,7 @@ class BlackholeClient {
     if (!link.isNamed && metadata !== undefined) data.metadata = metadata;
     for (const record of records) link.asked.add(record);
     link.command("subscribe", this.#tokenFor(link), data, (reply) => {
-      if (reply === undefined) return;
+      if (reply === undefined || link.isOver) return;
       for (const record of records) link.asked.delete(record);
       // Those that are not wanted any more were unsubscribed behind the subscribe.
       const still = records.filter((record) => this.#wanted.get(record.key) === record);
@@ -1012,9 +1037,9 @@ class BlackholeClient {
   #takeSubscribed(link, records, resume, { cursor, resumed, subscribed = [] }) {
     link.isNamed = true;
     link.retries = 0;
-    link.cursor = cursor;
+    if (resume !== undefined) this.#standAt(link, cursor);
     for (const record of records) link.has.add(record);
-    if (subscribed.length < link.has.size) this.#noteOwnAccount(link, records);
+    if (link.ownAccount === undefined && subscribed.length < link.has.size) this.#noteOwnAccount(link, records);
     if (resumed === true) {
       link.isReplaying = true;
     } else if (resumed === false) {
@@ -1026,6 +1051,13 @@ class BlackholeClient {
       record.wasLive = true;
       record.from = undefined;
     }
+  }
+
+  /** A reply said where the session stands. While something is replayed, what is before that place may still be to come. */
+  #standAt(link, cursor) {
+    if (link.isReplaying && timeOf(cursor) > timeOf(link.cursor)) return;
+    link.cursor = cursor;
+    if (cursor === undefined && link === this.#link) this.#cursor = undefined;
   }
 
   /** The server has fewer bindings than we think: two of one name are the same, one of them by the token's own account. */
@@ -1123,6 +1155,7 @@ class BlackholeClient {
     const second = this.#next;
     this.#link = second;
     this.#next = undefined;
+    this.#noteLife(first);
     this.#stopMove();
     this.#stopOverlap();
     void this.#leave(this.#last);
@@ -1160,7 +1193,7 @@ class BlackholeClient {
     if (records.length === 0) return;
     if (cursor !== undefined) {
       const keeps = this.#state.name !== "live" || this.#next !== undefined;
-      if (!this.#doubles.take(records[0], cursor, event.replayed === true, keeps, Date.now())) {
+      if (!this.#doubles.take(link.number, records[0], cursor, event.replayed === true, keeps, Date.now())) {
         link.doubles += 1;
         return;
       }
@@ -1280,9 +1313,10 @@ class BlackholeClient {
     return new Promise((resolve) => {
       link.command("unsubscribe", this.#tokenFor(link), data, (reply) => {
         resolve();
-        if (reply === undefined) return;
-        // Without an account the server takes the binding of all of them, and the own one goes by two names.
-        for (const record of link.has) if (data.bindings.includes(record.binding)) link.has.delete(record);
+        if (reply === undefined || link.isOver) return;
+        // Without an account the server takes the binding of all accounts, and the own one goes by two names.
+        const isOfMore = account === undefined || account === link.ownAccount;
+        if (isOfMore) for (const record of link.has) if (data.bindings.includes(record.binding)) link.has.delete(record);
         this.#sync(link);
         this.#settle(link);
       });
@@ -1346,6 +1380,11 @@ function addressOf(given, style) {
   url.hash = "";
   if (style !== undefined) url.searchParams.set("style", style);
   return url.href;
+}
+
+/** The TIME of a cursor. */
+function timeOf(cursor) {
+  return Number.parseInt(cursor?.split(".")[1], 36);
 }
 
 function rejection(reply) {
