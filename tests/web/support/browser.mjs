@@ -80,8 +80,13 @@ export async function openPage(browser, screen = SCREENS.wide) {
   return { page, faults, asked };
 }
 
-/** Gives a tab another screen; whether it is touched stays, because the browser loads the page again for that. */
-export async function show(/** @type {import("puppeteer-core").Page} */ page, { width, height, dark }) {
+/**
+ * Gives a tab another screen; whether it is touched stays, because the browser loads the page again for that.
+ *
+ * @param {import("puppeteer-core").Page} page
+ * @param {{ width: number, height: number, dark: boolean, touch?: boolean }} screen
+ */
+export async function show(page, { width, height, dark }) {
   await page.setViewport({ ...page.viewport(), width, height });
   await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }]);
 }
