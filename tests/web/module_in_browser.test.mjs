@@ -77,8 +77,8 @@ test("the module runs in a browser, and brings what was missed when the server i
   await publishNumbers(7, 7);
   assert.deepEqual(await numbers(7), [1, 2, 3, 4, 5, 6, 7]);
 
-  const { state, gap, resumed, error } = await told();
-  assert.equal(state.at(-1), "live", String(state));
+  await until(async () => (await told()).state.at(-1) === "live", { what: "live" });
+  const { gap, resumed, error } = await told();
   assert.deepEqual([gap, error], [[], []]);
   assert.equal(resumed.length, 1);
   await page.evaluate(() => /** @type {any} */ (globalThis).client.close());
