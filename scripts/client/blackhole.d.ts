@@ -68,7 +68,7 @@ export interface Gap {
 export interface Resumed {
   /** How many event frames the server sent again. */
   readonly events: number;
-  /** How many of them the application had already, so that they were left out. */
+  /** How many were left out, because the application had them or they are of before its subscribe; live ones meanwhile, too. */
   readonly doubles: number;
 }
 

@@ -117,6 +117,8 @@ class WantedBinding {
     this.from = undefined;
     /** It was in force on some link: what came since is missed. */
     this.wasLive = false;
+    /** When it began, by the TIME of its first place; what was published before is not meant. */
+    this.since = -Infinity;
     /** By the MARK of a process, the TIME of its last event. */
     this.last = new Map();
   }
@@ -141,20 +143,25 @@ function keyOf(account, binding) {
  * its events in their order, so there the time alone tells. Of two processes, or out of the stream, the ID tells, and times
  * that are near.
  *
- * Invariant: two equal publishes, which have one ID, are two events: each that was had stands for one on each other link.
+ * Invariant: two equal publishes, which have one ID, are two events: each that was had stands for one of each other link,
+ * and for one of the stream.
  */
 class Doubles {
   #had = [];
   #begin = 0;
   #byKey = new Map();
 
-  /** Notes the event; false: the record had it. `keeps`: a replay is under way or to come, so nothing is too old. */
+  /** Notes the event; false: the record had it, or it is of before. `keeps`: a replay is under way or to come, so nothing is too old. */
   take(link, record, cursor, isReplayed, keeps, now) {
     const [id, timeText, mark] = cursor.split(".");
     const time = Number.parseInt(timeText, 36);
     if (id.length !== 16 || !mark || !Number.isFinite(time)) return true;
     const isExact = mark !== MARK_OF_STREAM;
+    // Where the stream ends and the history of the process begins, a link brings some events out of both.
+    const source = isExact ? link : -link;
     if (isExact) {
+      // Another process begins a little before the place that it was asked for, which may be before the subscribe.
+      if (isReplayed && time < record.since) return false;
       const last = record.last.get(mark);
       if (last !== undefined && time <= last) return false;
       record.last.delete(mark);
@@ -166,13 +173,13 @@ class Doubles {
     const same = this.#byKey.get(key);
     const one = same?.find((one) => {
       const isOfOneProcess = isExact && one.mark === mark;
-      return !isOfOneProcess && Math.abs(one.time - time) <= apart && !one.links.includes(link);
+      return !isOfOneProcess && Math.abs(one.time - time) <= apart && !one.sources.includes(source);
     });
     if (one !== undefined) {
-      one.links.push(link);
+      one.sources.push(source);
       return false;
     }
-    const had = { key, time, mark, links: [link], at: now };
+    const had = { key, time, mark, sources: [source], at: now };
     this.#had.push(had);
     if (same === undefined) this.#byKey.set(key, [had]);
     else same.push(had);
@@ -1048,6 +1055,7 @@ class BlackholeClient {
       this.#findGap(link, { reason: "reconnect" });
     }
     for (const record of records) {
+      if (!record.wasLive && resume === true && cursor !== undefined) record.since = timeOf(cursor);
       record.wasLive = true;
       record.from = undefined;
     }
