@@ -4,15 +4,13 @@
  */
 
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
 import { once } from "node:events";
-import { join } from "node:path";
 import { test } from "node:test";
 
 import { startBroker, withoutBroker } from "../support/broker.mjs";
 import { screenshot, startBrowser, violations, withoutBrowser } from "../support/browser.mjs";
-import { endWithTest, guard } from "../support/endings.mjs";
-import { ownFolder, projectFile } from "../support/project.mjs";
+import { endWithTest } from "../support/endings.mjs";
+import { projectFile } from "../support/project.mjs";
 import { ACCOUNT, connectPublisher, FIXTURES, OTHER_ACCOUNT, publishCall } from "../support/publisher.mjs";
 import { startServer } from "../support/server.mjs";
 import { until } from "../support/until.mjs";
@@ -150,31 +148,4 @@ test("a session is found, traced and kicked", { skip }, async () => {
   await console.open("Trace");
   await console.until("the trace has the end, too", async () => /closed/.test((await console.texts("#trace [role=option]")).join("\n")));
   assertClean(console);
-});
-
-test("an admin token is asked for, and stays in the page's memory", { skip: withoutBrowser() }, async () => {
-  const folder = ownFolder("admin-token");
-  const removed = guard("folder", folder);
-  endWithTest(async () => removed());
-  const file = join(folder, "token");
-  writeFileSync(file, "the-admin-token\n");
-  const server = await startServer({ args: ["--admin-token", file] });
-  const console = await openConsole(await startBrowser(), server, { ready: "" });
-  const { page } = console;
-  const give = async (token) => {
-    await console.until("the question", () => page.$eval("#token-dialog[open]", () => true));
-    await console.type("#token-input", token);
-    await page.locator("#token-use").click();
-  };
-  await console.until("the question", () => page.$eval("#token-dialog[open]", () => true));
-  assert.deepEqual(await violations(page), []);
-  await give("another");
-  await console.until("that it is wrong", async () => (await console.text("#token-wrong")) !== "");
-  await give("the-admin-token");
-  await console.until("Server ready", async () => (await console.serverState()) === "Server ready");
-  const kept = await page.evaluate(() => [location.href, document.documentElement.outerHTML, JSON.stringify([localStorage, sessionStorage]), document.cookie]);
-  for (const text of kept) assert.ok(!text.includes("the-admin-token"));
-  await console.open("Sessions");
-  await console.until("the listing", async () => /No session/.test(await console.text("#sessions")));
-  assertClean({ ...console, server, faults: console.faults.filter((fault) => !/401/.test(fault)) });
 });
