@@ -47,6 +47,7 @@ mod memory;
 mod metrics;
 mod neighbours;
 mod pages;
+mod picture;
 mod process;
 mod proxy;
 mod resume;
