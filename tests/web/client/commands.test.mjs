@@ -13,6 +13,11 @@ import { startServer } from "../support/server.mjs";
 import { until } from "../support/until.mjs";
 import { follow, rejection } from "./follower.mjs";
 
+/**
+ * @template [Body=Record<string, unknown>]
+ * @typedef {import("../../../scripts/client/blackhole.mjs").PlatformEvent<Body>} PlatformEvent
+ */
+
 /** The first account of the embedded source. */
 const DEMO = "1".padStart(32, "0");
 const DEMO_2 = "2".padStart(32, "0");
@@ -86,16 +91,16 @@ test("subscribes in one go are one command, and a bad one is refused alone and w
   assert.equal(await server.metric("subscriptions"), 3);
   assert.deepEqual([client.subscriptions.length, told.error.length, told.ended.length], [3, 0, 0]);
 
-  for (const [bindings, pattern] of [["", /bindings/], [[], /bindings/], [undefined, /bindings/], [[3], /bindings/]]) {
-    assert.match((await rejection(client.subscribe(/** @type {any} */ (bindings)))).message, pattern);
+  for (const bindings of /** @type {any[]} */ (["", [], undefined, [3]])) {
+    assert.match((await rejection(client.subscribe(bindings))).message, /bindings/);
   }
 });
 
 test("two subscriptions of one binding share it, and each gets every event once", async () => {
   const server = await startServer({ args: ["--demo-rate", "100"] });
   const { client } = follow(server.wsUrl, { account: DEMO });
-  const cursors = /** @type {Record<string, string[]>} */ ({ first: [], second: [] });
-  const take = (name) => ({ onEvent: ({ cursor }) => cursors[name].push(cursor) });
+  const cursors = /** @type {Record<string, (string | undefined)[]>} */ ({ first: [], second: [] });
+  const take = (name) => ({ onEvent: (/** @type {PlatformEvent} */ { cursor }) => cursors[name].push(cursor) });
   const first = await client.subscribe("call.*.*", take("first"));
   const second = await client.subscribe("call.*.*", take("second"));
   assert.equal(await server.metric("subscriptions"), 1);
@@ -118,7 +123,7 @@ test("one binding of two accounts is two, and ends alone", async () => {
   const accounts = /** @type {Record<string, Set<string>>} */ ({ [DEMO]: new Set(), [DEMO_2]: new Set() });
   const take = (account) => ({
     account,
-    onEvent: ({ args }) => accounts[account].add(args["Custom-Channel-Vars"]["Account-ID"]),
+    onEvent: (/** @type {PlatformEvent<any>} */ { args }) => accounts[account].add(args["Custom-Channel-Vars"]["Account-ID"]),
   });
   const [one, two] = await Promise.all([DEMO, DEMO_2].map((account) => client.subscribe("call.*.*", take(account))));
   assert.equal(await server.metric("subscriptions"), 2);
@@ -139,7 +144,7 @@ function ownTokens() {
 test("the token's own account is one account, named or not, and the others stay when it ends", async () => {
   const server = await startServer({ args: ["--demo-rate", "100", "--demo-accounts", "2", "--auth", `tokens:${ownTokens()}`] });
   const { client } = follow(server.wsUrl, { token: "good", account: undefined });
-  const cursors = /** @type {Record<string, string[]>} */ ({ unnamed: [], named: [], other: [] });
+  const cursors = /** @type {Record<string, (string | undefined)[]>} */ ({ unnamed: [], named: [], other: [] });
   const take = (name, account) => {
     return client.subscribe("call.*.*", { account, onEvent: ({ cursor }) => void cursors[name].push(cursor) });
   };

@@ -20,7 +20,7 @@ export function follow(url, options = {}) {
   const client = connect(url, { token: "any", account: ACCOUNT, pauseMs: 50, pauseMaxMs: 200, ...options });
   /** @type {Record<typeof KINDS[number], any[]>} */
   const told = { state: [], event: [], gap: [], resumed: [], ended: [], notice: [], reply: [], error: [] };
-  for (const kind of KINDS) client.on(kind, (value) => told[kind].push(value));
+  for (const kind of KINDS) client.on(kind, (/** @type {any[]} */ ...[value]) => told[kind].push(value));
   endWithTest(() => client.close());
   return {
     client,
