@@ -118,9 +118,9 @@ function plotWords(series, write) {
   const trend = plotTrend(series);
   if (trend === null) return "";
   const { least, greatest } = series.range();
-  const within = `in ${durationText(Math.round(series.span()))}`;
-  if (write(least) === write(greatest)) return `steady at ${write(least)} ${within}`;
-  return `${trend}, ${write(least)} to ${write(greatest)} ${within}`;
+  const span = durationText(Math.round(series.span()));
+  if (write(least) === write(greatest)) return `steady at ${write(least)} for ${span}`;
+  return `${trend}, ${write(least)} to ${write(greatest)} within ${span}`;
 }
 
 /** An element of a drawing. */

@@ -63,6 +63,6 @@ test("the trend is told in a word, and only when there is one to tell", () => {
 test("the line is told in words", () => {
   const write = (value) => `${value} ms`;
   assert.equal(plotWords(seriesOf([1, 2, 3]), write), "");
-  assert.equal(plotWords(seriesOf([1, 2, 3, 4]), write), "rising, 1 ms to 4 ms in 3 s");
-  assert.equal(plotWords(seriesOf([5, 5, 5, 5]), write), "steady at 5 ms in 3 s");
+  assert.equal(plotWords(seriesOf([1, 2, 3, 4]), write), "rising, 1 ms to 4 ms within 3 s");
+  assert.equal(plotWords(seriesOf([5, 5, 5, 5]), write), "steady at 5 ms for 3 s");
 });
