@@ -222,6 +222,7 @@ export function startEvents(root) {
     show(parameters) {
       form.prefill(parameters);
       for (const binding of parameters.getAll("binding")) bindings.want(binding.slice(0, 1024));
+      bindings.wantFirst();
       prefilled();
     },
     hide() {},
@@ -232,10 +233,13 @@ export function startEvents(root) {
 function startStream(root, connection, bindings, form) {
   const log = new EventLog();
   const arrived = [];
-  const times = [];
+  /** Events by the second in which they came. */
+  const rates = new Map();
   const kinds = new Set();
   let selected = null;
   let dropTold = 0;
+  let isFirstLive = false;
+  let hasEvents = false;
 
   const find = el("input", { type: "search", placeholder: "Filter: words, ids, numbers …", "aria-label": "Filter", autocomplete: "off", spellcheck: "false" });
   const pause = el("button", { type: "button", "aria-pressed": "false", onclick: () => setPaused(!log.isPaused) }, "Pause");
@@ -248,6 +252,9 @@ function startStream(root, connection, bindings, form) {
   const space = el("div", { class: "window-space", role: "presentation" });
   viewport.append(space);
   const empty = el("div", { class: "grow" });
+  const waitingWords = el("span", { class: "grow" });
+  const waitingTrace = el("button", { class: "tight", type: "button", onclick: () => traceAccount() }, "Trace this account");
+  const waiting = el("div", { class: "note waiting" }, waitingWords, waitingTrace);
   const foot = el("div", { class: "stream-foot" });
   const detail = el("aside", { class: "detail", "aria-label": "The chosen entry" });
   detail.hidden = true;
@@ -259,7 +266,7 @@ function startStream(root, connection, bindings, form) {
       el("div", { class: "chips", role: "group", "aria-label": "Show only" }, kindButtons),
       el("div", { class: "row" }, pause, clear, save),
     ),
-    el("div", { class: "stream-body" }, el("div", { class: "stream-list" }, viewport, empty), detail),
+    el("div", { class: "stream-body" }, el("div", { class: "stream-list" }, viewport, empty, waiting), detail),
     foot,
   );
 
@@ -291,6 +298,7 @@ function startStream(root, connection, bindings, form) {
     if (viewport.hidden === hasRows) viewport.hidden = !hasRows;
     empty.hidden = hasRows;
     if (!hasRows) drawEmpty();
+    drawWaiting();
     drawFoot();
     setText(pause, log.isPaused ? (log.held > 0 ? `Go on (${countText(log.held)} new)` : "Go on") : "Pause");
   });
@@ -300,13 +308,14 @@ function startStream(root, connection, bindings, form) {
     // A tab that is not seen draws nothing: what comes is bounded here as well.
     arrived.push([kind, frame, at]);
     if (arrived.length >= EVENTS_MAX / 10) log.add(arrived.splice(0));
-    if (kind === "event") times.push(at);
+    if (kind === "event") noteTime(at);
     draw();
   }
 
   connection.listen((happened, value) => {
     switch (happened) {
       case "event":
+        hasEvents = true;
         return take("event", value);
       case "notice":
         return take("notice", value);
@@ -320,13 +329,24 @@ function startStream(root, connection, bindings, form) {
       case "error":
         return take("error", { data: { errors: [value.message, ...value.errors] } });
       case "state":
-        if (value.name === "live" || value.name === "none") draw();
-        else take("state", { state: value.name, why: value.why });
+        if (value.name === "none") return draw();
+        take("state", { state: connectionWords(value)[1], why: value.why });
+        return value.name === "live" ? comeIntoSight() : undefined;
+      case "opened":
+        isFirstLive = true;
+        hasEvents = false;
         return undefined;
       default:
         return undefined;
     }
   });
+
+  /** On a phone the list lies below the form: at the first event of a connection it is what one wants to see. */
+  function comeIntoSight() {
+    draw();
+    if (isFirstLive && matchMedia("(max-width: 860px)").matches) root.scrollIntoView();
+    isFirstLive = false;
+  }
 
   function setPaused(isPaused) {
     if (isPaused) log.isPaused = true;
@@ -462,25 +482,57 @@ function startStream(root, connection, bindings, form) {
           "ol",
           {},
           el("li", {}, "Say where the server is, and give a token that it takes. Most is filled in already."),
-          el("li", {}, wantedCount > 0 ? "Choose bindings: what you want to see. One is there already." : "Choose bindings: what you want to see. “All calls” is a good start."),
+          el("li", {}, wantedCount > 0 ? "Choose bindings: what you want to see. A first one is there." : "Choose bindings: what you want to see. “All calls” is a good start."),
           el("li", {}, "Connect."),
         ),
         el("button", { class: "main", type: "button", onclick: () => form.press() }, "Connect"),
       );
     }
     if (name !== "live") return emptyState("One moment", el("p", {}, "Events appear here once the connection is live."));
-    if (wantedCount === 0) return emptyState("Live, but nothing is asked for", el("p", {}, "Choose a binding beside this list. “All calls” is a good start."));
-    return emptyState(
-      "Live: waiting for the first event",
-      el("p", {}, "Nothing that fits your bindings has been published since. If you expected something, the trace tells of each event why it came or did not."),
-      el("button", { type: "button", onclick: () => openView("trace", connection.account === undefined || connection.account === "*" ? {} : { account: connection.account }) }, "Trace this account"),
+    return emptyState("Live", el("p", {}, "What comes from now on appears here."));
+  }
+
+  function noteTime(at) {
+    const second = Math.floor(at / 1000);
+    rates.set(second, (rates.get(second) ?? 0) + 1);
+    forgetOldRates(second);
+  }
+
+  function forgetOldRates(second) {
+    for (const old of rates.keys()) if (old < second - RATE_SECONDS) rates.delete(old);
+  }
+
+  /** Events a second, over the last whole seconds. */
+  function rateNow() {
+    const second = Math.floor(Date.now() / 1000);
+    forgetOldRates(second);
+    let sum = 0;
+    for (const [at, count] of rates) if (at < second) sum += count;
+    return sum / RATE_SECONDS;
+  }
+
+  /** Says why nothing comes, while nothing does. */
+  function drawWaiting() {
+    const isWaiting = connection.state.name === "live" && !hasEvents && !log.isPaused;
+    if (waiting.hidden === isWaiting) waiting.hidden = !isWaiting;
+    if (!isWaiting) return;
+    const isAsking = bindings.wanted.size > 0;
+    setText(
+      waitingWords,
+      isAsking
+        ? "Live: waiting for the first event. Nothing that fits your bindings has been published yet. The trace tells of each event why it came or did not."
+        : "Live, but nothing is asked for. Choose a binding: “All calls” is a good start.",
     );
+    waitingTrace.hidden = !isAsking;
+  }
+
+  function traceAccount() {
+    const { account } = connection;
+    openView("trace", account === undefined || account === "*" ? {} : { account });
   }
 
   function drawFoot() {
-    const since = Date.now() - RATE_SECONDS * 1000;
-    while (times.length > 0 && times[0] < since) times.shift();
-    const words = [`${shortText(times.length / RATE_SECONDS)} events/s`];
+    const words = [`${rateNow().toFixed(1)} events/s`];
     words.push(log.isFiltered ? `${countText(log.shown.length)} of ${countText(log.kept)} shown` : `${countText(log.kept)} kept`);
     if (log.dropped > 0) words.push(`${countText(log.dropped)} older ones let go`);
     if (foot.children.length !== words.length) foot.replaceChildren(...words.map(() => el("span")));
@@ -489,7 +541,7 @@ function startStream(root, connection, bindings, form) {
     dropTold = log.dropped;
   }
   setInterval(() => {
-    if (times.length > 0) draw();
+    if (rates.size > 0) draw();
   }, 1000);
   draw();
   return { prefilled: draw };

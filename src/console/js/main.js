@@ -24,7 +24,9 @@ function registerView(name, { show, hide }) {
 /** Goes to a view. `parameters`: what it is to show. */
 function openView(name, parameters = {}) {
   const query = new URLSearchParams(parameters).toString();
-  location.hash = query === "" ? name : `${name}?${query}`;
+  // Not by `location.hash`: the browser would go to the element of that id, and take the focus from the tab.
+  history.pushState(null, "", query === "" ? `#${name}` : `#${name}?${query}`);
+  followAddress();
 }
 
 /** The view and the parameters that the address tells. */
@@ -109,7 +111,7 @@ for (const tab of document.querySelectorAll(".tabs [role=tab]")) {
   tab.addEventListener("click", () => openView(tab.dataset.view));
 }
 document.querySelector(".tabs").addEventListener("keydown", onTabKey);
-window.addEventListener("hashchange", followAddress);
+window.addEventListener("popstate", followAddress);
 document.addEventListener("visibilitychange", followAddress);
 followAddress();
 askStatus();

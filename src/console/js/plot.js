@@ -9,6 +9,9 @@ const PLOT_POINTS_MAX = 600;
 /** Two readings further apart than this are not joined by a line. */
 const PLOT_HOLE_SECONDS = 3.5;
 
+/** The line spans at least so much time, and then as much as there are readings for, up to the window of its series. */
+const PLOT_SPAN_MIN_SECONDS = 30;
+
 /** Units of the picture, whatever its size on the screen. */
 const PLOT_WIDTH = 300;
 const PLOT_HEIGHT = 60;
@@ -27,6 +30,11 @@ class PlotSeries {
     this.points.push({ at, value });
     const kept = this.points.findIndex((point) => point.at >= at - this.windowSeconds);
     this.points.splice(0, Math.max(kept, this.points.length - PLOT_POINTS_MAX));
+  }
+
+  /** How much time the readings tell of, in seconds. */
+  span() {
+    return this.points.length === 0 ? 0 : this.points.at(-1).at - this.points[0].at;
   }
 
   /** The values without the holes. */
@@ -55,11 +63,13 @@ function plotBytesCeiling(value) {
 }
 
 /**
- * The line of a series as an SVG path, and the area beneath it. The right edge is `now`, the top is `ceiling`. A single
- * reading between two holes is a short line.
+ * The line of a series as an SVG path, and the area beneath it. The right edge is the newest reading, the left edge the
+ * oldest; the top is `ceiling`. A single reading between two holes is a short line.
  */
-function plotPaths(series, now, ceiling) {
-  const x = (at) => plotRound(PLOT_WIDTH * (1 - (now - at) / series.windowSeconds));
+function plotPaths(series, ceiling) {
+  const now = series.points.at(-1)?.at;
+  const span = Math.max(PLOT_SPAN_MIN_SECONDS, series.span());
+  const x = (at) => plotRound(PLOT_WIDTH * (1 - (now - at) / span));
   const y = (value) => plotRound(PLOT_HEIGHT * (1 - Math.min(value / ceiling, 1)));
   let line = "";
   let area = "";
@@ -108,7 +118,9 @@ function plotWords(series, write) {
   const trend = plotTrend(series);
   if (trend === null) return "";
   const { least, greatest } = series.range();
-  return write(least) === write(greatest) ? `steady at ${write(least)}` : `${trend}, ${write(least)} to ${write(greatest)}`;
+  const span = durationText(Math.round(series.span()));
+  if (write(least) === write(greatest)) return `steady at ${write(least)} for ${span}`;
+  return `${trend}, ${write(least)} to ${write(greatest)} within ${span}`;
 }
 
 /** An element of a drawing. */
@@ -155,7 +167,7 @@ class PlotTile {
     this.#series.push(at, value);
     const range = this.#series.range();
     const ceiling = this.#ceiling(range?.greatest ?? 0);
-    const { line, area } = plotPaths(this.#series, at, ceiling);
+    const { line, area } = plotPaths(this.#series, ceiling);
     this.#line.setAttribute("d", line);
     this.#area.setAttribute("d", area);
     setText(this.#top, range === null ? "" : this.#write(ceiling));

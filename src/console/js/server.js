@@ -70,7 +70,7 @@ function serverQuantileWords(quantile) {
 /** What a tile tells of quantiles. `why`: there are none. */
 function serverTimes({ median, late }, why) {
   if (late === null) return { value: null, note: why };
-  return { value: late.value, text: serverQuantileWords(late), note: `half of them ${serverQuantileWords(median)}` };
+  return { value: late.value, text: serverQuantileWords(late), note: `median ${serverQuantileWords(median)}` };
 }
 
 /** The tiles: how a value is written, and what is told of the figures ([`PlotTile.push`]). */
@@ -91,12 +91,12 @@ const SERVER_TILES = [
     tell: ({ frames }) => ({ value: frames, note: "to sessions" }),
   },
   {
-    title: "Loop lag, 99 %",
+    title: "Loop lag, p99",
     write: (value) => durationText(value),
     tell: ({ lag, sessions }) => serverTimes(lag, sessions === 0 ? "measured while there are sessions" : "no reading yet"),
   },
   {
-    title: "Event age, 99 %",
+    title: "Event age, p99",
     write: (value) => durationText(value),
     tell: ({ age }) => serverTimes(age, "no event for a session lately"),
   },

@@ -3,8 +3,8 @@
 //
 // Invariants: no more than SESSIONS_ROWS_MAX rows are kept. If there are more sessions, the server says which come first by
 // the chosen column, and the view says that it shows no others. One listing is under way at a time, none while nobody
-// sees the view, and the next begins no sooner than SESSIONS_REST times its length later, so that a console takes no
-// more than a tenth of what a listing costs. Whatever a session says of itself is foreign, and shown as text only.
+// sees the view, and the next begins SESSIONS_REST times its length later, within bounds, so that a server that is slow to
+// list is asked less often. Whatever a session says of itself is foreign, and shown as text only.
 
 /** Rows that are kept. */
 const SESSIONS_ROWS_MAX = 20_000;
@@ -12,9 +12,10 @@ const SESSIONS_ROWS_MAX = 20_000;
 /** Sessions asked for at once: the most that the server gives. */
 const SESSIONS_PAGE = 1000;
 
-/** The least time between two listings in milliseconds, and how many times as long as the last one took. */
-const SESSIONS_LIST_EVERY = 2000;
-const SESSIONS_REST = 10;
+/** From the end of a listing to the next: so many times as long as it took, and at least and at most so many milliseconds. */
+const SESSIONS_REST = 5;
+const SESSIONS_REST_MIN = 2000;
+const SESSIONS_REST_MAX = 10_000;
 
 /** The time without a key pressed after which a search begins, in milliseconds. */
 const SESSIONS_SEARCH_WAIT = 150;
@@ -78,7 +79,7 @@ function sessionsFound(rows, search) {
 function sessionsFilter(search) {
   const text = search.trim();
   if (/^[0-9a-f]{32}$/i.test(text)) return { account: text.toLowerCase() };
-  if (/^\d{1,3}(\.\d{1,3}){3}$/.test(text) || /^[0-9a-f:]*::?[0-9a-f:.]*$/i.test(text)) return { ip: text };
+  if (/^\d{1,3}(\.\d{1,3}){3}$/.test(text) || /^(?=.*:.*:)[0-9a-f:.]+$/i.test(text)) return { ip: text };
   if (/^[a-z_]+(\.[^\s.]+)+$/i.test(text)) return { binding: text };
   return {};
 }
@@ -153,6 +154,7 @@ class SessionsView {
       viewport,
     );
     root.append(
+      el("h2", { class: "unseen" }, "Sessions"),
       el(
         "div",
         { class: "card stream" },
@@ -242,7 +244,7 @@ class SessionsView {
     }
     this.#listing = null;
     const took = performance.now() - begun;
-    const wait = signal.aborted ? 0 : Math.max(SESSIONS_LIST_EVERY, SESSIONS_REST * took) - took;
+    const wait = signal.aborted ? 0 : Math.min(Math.max(SESSIONS_REST * took, SESSIONS_REST_MIN), SESSIONS_REST_MAX);
     this.#timer = setTimeout(() => this.#listOrRest(), wait);
   }
 
@@ -342,7 +344,7 @@ class SessionsView {
       el(
         "div",
         { role: "cell", "data-column": "actions" },
-        el("button", { class: "tight", onclick: () => openView("trace", { session: element.row.id }) }, "Trace"),
+        el("button", { class: "tight", onclick: () => traceSession(element.row.id) }, "Trace"),
         el("button", { class: "tight danger", onclick: () => this.#kick(element.row) }, "Kick"),
       ),
     );

@@ -1,7 +1,8 @@
 // The view `#trace`: what happens to a session, an account or a key, as it happens, and why an event did not arrive.
-// `#trace?session=IP:PORT` begins a look at once, as do `account`, `key` and `event`.
+// `#trace?session=IP:PORT` fills in the form, as do `account`, `key` and `event`.
 //
-// Invariants: one look is under way at a time. It goes on while another view is seen, and ends when the user stops it or the
+// Invariants: one look is under way at a time, begun by the user and never by an address: a link on another page must not
+// take a place among the lookers. It goes on while another view is seen, and ends when the user stops it or the
 // page goes. No more than TRACE_LINES_MAX lines and TRACE_CHARACTERS_MAX characters are kept; the oldest go first, and the
 // view says how many went. Lines are drawn once a frame, however many come. All that a line says is foreign text.
 
@@ -20,6 +21,15 @@ const TRACE_FIELDS = [
   { name: "key", label: "Key", hint: "call.CHANNEL_CREATE.*" },
   { name: "event", label: "Only events named", hint: "CHANNEL_CREATE" },
 ];
+
+/** What another view of this page wants looked at, until it is; `null`: nothing. */
+let traceWish = null;
+
+/** Shows the view, and looks at a session. */
+function traceSession(session) {
+  traceWish = { session };
+  openView("trace", traceWish);
+}
 
 /** What to do about an event that did not arrive, by the words of the server. */
 const TRACE_ADVICE = {
@@ -171,7 +181,7 @@ class TraceView {
   #list;
   #redraw = perFrame(() => this.#draw());
   #state = el("p", { class: "pill", "data-tone": "quiet" }, el("i", { class: "dot" }), el("span", {}, "Not looking"));
-  #begin = el("button", { class: "main" }, "Look");
+  #begin = el("button", { class: "main" }, "Start");
   #stop = el("button", { type: "button", disabled: true, onclick: () => this.#end("Stopped") }, "Stop");
   #wrong = el("p", { class: "wrong", role: "alert" });
   #filter = el("input", { type: "search", placeholder: "Filter lines", "aria-label": "Filter lines", spellcheck: "false", autocomplete: "off" });
@@ -194,6 +204,7 @@ class TraceView {
       return el("label", { class: "field" }, label, input);
     });
     root.append(
+      el("h2", { class: "unseen" }, "Trace"),
       el(
         "form",
         { class: "card trace-form", onsubmit: (event) => this.#submit(event) },
@@ -232,12 +243,13 @@ class TraceView {
   }
 
   show(parameters) {
-    const asked = TRACE_FIELDS.map(({ name }) => name).filter((name) => parameters.has(name));
-    const isOther = asked.length > 0 && TRACE_FIELDS.some(({ name }) => (parameters.get(name) ?? "") !== this.#inputs.get(name).value);
-    if (isOther || (asked.length > 0 && this.#look === null)) {
+    const isAsked = TRACE_FIELDS.some(({ name }) => parameters.has(name));
+    // What is in the form while a look goes on is what is looked at.
+    if (isAsked && (this.#look === null || traceWish !== null)) {
       for (const [name, input] of this.#inputs) input.value = parameters.get(name) ?? "";
-      this.#start();
     }
+    if (traceWish !== null && parameters.get("session") === traceWish.session) this.#start();
+    traceWish = null;
     this.#redraw();
   }
 

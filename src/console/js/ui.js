@@ -139,11 +139,10 @@ export const announce = (() => {
   };
 })();
 
-/** Puts a text on the clipboard; also where the browser offers that only by a selection, because the page came by HTTP. */
+/** Puts a text on the clipboard; also where the browser lets that be done by a selection only, because the page came by HTTP. */
 export async function copyText(text, what = "Copied") {
   try {
-    if (navigator.clipboard) await navigator.clipboard.writeText(text);
-    else copySelection(text);
+    await (navigator.clipboard?.writeText(text) ?? Promise.reject()).catch(() => copySelection(text));
     toast(what, "good");
   } catch {
     toast("The browser does not let this page copy", "bad");

@@ -1,9 +1,9 @@
 // A window into a list of many rows: only those that are seen are in the document.
 //
 // Invariants: rows are equally high, as the style says. The document holds the rows that are seen, VIRTUAL_MARGIN above and
-// below them, and the one with the focus, in the order of the list. A row keeps its element as long as that is in the
-// document, whatever comes before it, so a key is pressed on the row that the user sees, and a screen reader keeps its
-// place.
+// below them, and the one with the focus, in the order of the list. A row keeps its element as long as the row is there,
+// whatever comes before it, so a key is pressed on the row that the user sees, and a screen reader keeps its place. Only
+// the elements of rows that go are used again.
 
 /** Rows drawn above and below those that are seen, so that a fast scroll shows no blank. */
 const VIRTUAL_MARGIN = 8;
@@ -20,7 +20,10 @@ function virtualRange({ count, rowHeight, top, height }) {
 /** The list on the page. The cost of drawing is that of what is seen. */
 class VirtualList {
   #rows = [];
+  /** By the key of a row: its element. */
   #drawn = new Map();
+  /** By the element of a row: its key. */
+  #keys = new WeakMap();
   #rowHeight = 0;
   #viewport;
   #space;
@@ -98,17 +101,18 @@ class VirtualList {
     this.#space.style.height = `${this.#rows.length * rowHeight}px`;
     const wanted = this.#withFocused(first, end);
     const keys = new Set(wanted.map((at) => this.#keyOf(this.#rows[at])));
-    for (const [key, element] of this.#drawn) {
-      if (keys.has(key)) continue;
-      element.remove();
-      this.#drawn.delete(key);
-    }
+    // Elements of rows that go are used for rows that come: in turn, so that after a jump none has to be moved.
+    const before = this.#drawn;
+    const free = [...this.#space.children].filter((element) => !keys.has(this.#keys.get(element)));
+    const elements = wanted.map((at) => before.get(this.#keyOf(this.#rows[at])) ?? free.shift() ?? this.#create());
+    for (const element of free) element.remove();
+    this.#drawn = new Map();
     let next = this.#space.firstElementChild;
-    for (const at of wanted) {
-      const row = this.#rows[at];
+    for (const [index, at] of wanted.entries()) {
+      const [row, element] = [this.#rows[at], elements[index]];
       const key = this.#keyOf(row);
-      const element = this.#drawn.get(key) ?? this.#create();
       this.#drawn.set(key, element);
+      this.#keys.set(element, key);
       this.#fill(element, row, at);
       element.style.transform = `translateY(${at * rowHeight}px)`;
       if (element === next) next = next.nextElementSibling;

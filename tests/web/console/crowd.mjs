@@ -17,19 +17,20 @@ function textFrame(text) {
 /** One client: resolves when its command is answered. */
 async function join(server, command) {
   const [host, port] = server.address.split(":");
-  const socket = createConnection({ host, port: Number(port) });
+  const socket = createConnection({ host, port: Number(port), noDelay: true });
   socket.on("error", () => {});
-  socket.setNoDelay(true);
   await once(socket, "connect");
   socket.write(
     `GET / HTTP/1.1\r\nHost: ${server.address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n` +
       "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
   );
-  const [answer] = await once(socket, "data");
-  if (!String(answer).startsWith("HTTP/1.1 101")) throw new Error(`no upgrade: ${answer}`);
   socket.write(textFrame(JSON.stringify(command)));
-  const [reply] = await once(socket, "data");
-  if (!String(reply).includes('"status":"success"')) throw new Error(`refused: ${reply}`);
+  let said = "";
+  while (!said.includes('"status":"success"')) {
+    const [piece] = await once(socket, "data");
+    said += piece;
+    if (!said.startsWith("HTTP/1.1 101") || said.includes('"status":"error"')) throw new Error(`refused: ${said}`);
+  }
   socket.resume();
   return socket;
 }

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { consoleModule } from "./support.mjs";
 
 const { PLOT_POINTS_MAX, PlotSeries, plotBytesCeiling, plotCeiling, plotPaths, plotTrend, plotWords } = await consoleModule(
-  ["plot.js"],
+  ["ui.js", "plot.js"],
   ["PLOT_POINTS_MAX", "PlotSeries", "plotBytesCeiling", "plotCeiling", "plotPaths", "plotTrend", "plotWords"],
 );
 
@@ -27,16 +27,23 @@ test("a series forgets what is out of its window, and is bounded however often i
 });
 
 test("the line goes from left to right, upside up, and breaks at holes", () => {
-  assert.equal(plotPaths(seriesOf([0, 10], 1), 1, 10).line, "M0 60L300 0");
-  assert.equal(plotPaths(seriesOf([0, 10], 1), 1, 10).area, "M0 60L0 60L300 0L300 60Z");
-  const { line } = plotPaths(seriesOf([5, 5, null, 5, 5], 4), 4, 10);
-  assert.equal(line, "M0 30L75 30M225 30L300 30");
+  const every3 = (values) => {
+    const series = new PlotSeries(1000);
+    values.forEach((value, at) => series.push(3 * at, value));
+    return series;
+  };
+  const rising = every3([0, 2, 4, 6, 8, 10, 8, 6, 4, 2, 0]);
+  const line = "M0 60L30 48L60 36L90 24L120 12L150 0L180 12L210 24L240 36L270 48L300 60";
+  assert.deepEqual(plotPaths(rising, 10), { line, area: `M0 60L${line.slice(1)}L300 60Z` });
+  assert.equal(plotPaths(every3([5, 5, null, 5, 5]), 10).line, "M180 30L210 30M270 30L300 30", "30 s at least");
   const apart = new PlotSeries(100);
   for (const at of [0, 1, 50, 51]) apart.push(at, 1);
-  assert.equal(plotPaths(apart, 100, 1).line.match(/M/g).length, 2, "a time without readings is a hole");
-  assert.equal(plotPaths(seriesOf([7], 10), 0, 10).line, "M299 18L300 18", "a single reading is seen");
-  assert.deepEqual(plotPaths(seriesOf([null]), 0, 1), { line: "", area: "" });
-  assert.doesNotMatch(plotPaths(seriesOf([0, 0]), 1, plotCeiling(0)).line, /NaN|Infinity/);
+  assert.equal(plotPaths(apart, 1).line.match(/M/g).length, 2, "a time without readings is a hole");
+  assert.match(plotPaths(apart, 1).line, /^M0 0L.*L300 0$/, "all there is");
+  assert.equal(plotPaths(seriesOf([7]), 10).line, "M299 18L300 18", "a single reading is seen");
+  assert.deepEqual(plotPaths(seriesOf([null]), 1), { line: "", area: "" });
+  assert.deepEqual(plotPaths(seriesOf([]), 1), { line: "", area: "" });
+  assert.doesNotMatch(plotPaths(seriesOf([0, 0]), plotCeiling(0)).line, /NaN|Infinity/);
 });
 
 test("an axis ends at a round number that nothing is above", () => {
@@ -56,6 +63,6 @@ test("the trend is told in a word, and only when there is one to tell", () => {
 test("the line is told in words", () => {
   const write = (value) => `${value} ms`;
   assert.equal(plotWords(seriesOf([1, 2, 3]), write), "");
-  assert.equal(plotWords(seriesOf([1, 2, 3, 4]), write), "rising, 1 ms to 4 ms");
-  assert.equal(plotWords(seriesOf([5, 5, 5, 5]), write), "steady at 5 ms");
+  assert.equal(plotWords(seriesOf([1, 2, 3, 4]), write), "rising, 1 ms to 4 ms within 3 s");
+  assert.equal(plotWords(seriesOf([5, 5, 5, 5]), write), "steady at 5 ms for 3 s");
 });
