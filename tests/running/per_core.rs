@@ -1,0 +1,1 @@
+//! `scripts/run-per-core`: one process a core, on one port.

@@ -1,0 +1,1 @@
+//! `scripts/haproxy.cfg` and `scripts/nginx.conf`: the real balancers before two processes.
