@@ -9,8 +9,11 @@
     reason = "a test that cannot be set up, or whose peer does otherwise, must fail"
 )]
 
+mod container;
 mod package;
 mod per_core;
 mod proxies;
+mod sandbox;
 mod systemd;
 mod tools;
+mod visits;
