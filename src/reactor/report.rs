@@ -117,21 +117,18 @@ impl Report {
             Told::Stopping => Some(NotifyState::Stopping),
         };
         let mut text = String::new();
-        let mut add = |line: &NotifyState| text += &format!("{line}\n");
         if let Some(state) = &state {
-            add(state);
-            if let NotifyState::Stopping = state {
+            add(&mut text, state);
+            if told == Told::Stopping {
                 let time = format!("EXTEND_TIMEOUT_USEC={}", self.stop_time.as_micros());
-                add(&NotifyState::Custom(&time));
+                add(&mut text, &NotifyState::Custom(&time));
             }
         }
         if self.watchdog.is_some() {
-            add(&NotifyState::Watchdog);
+            add(&mut text, &NotifyState::Watchdog);
         }
-        add(&NotifyState::Status(&format!(
-            "{words}; clients: {}",
-            seen.clients
-        )));
+        let status = format!("{words}; clients: {}", seen.clients);
+        add(&mut text, &NotifyState::Status(&status));
         Some(Message { text, told, words })
     }
 
@@ -154,6 +151,10 @@ impl Report {
         let watchdog = self.watchdog.as_ref().map(|one| one.due);
         ready_by.into_iter().chain(watchdog).min()
     }
+}
+
+fn add(text: &mut String, line: &NotifyState<'_>) {
+    *text += &format!("{line}\n");
 }
 
 fn words(told: Told, is_source_up: bool) -> &'static str {
