@@ -10,10 +10,12 @@
 )]
 
 mod container;
+mod machine;
 mod package;
 mod per_core;
 mod proxies;
 mod sandbox;
+mod service;
 mod systemd;
 mod tools;
 mod visits;
