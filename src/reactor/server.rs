@@ -370,6 +370,8 @@ impl Server {
                 self.listeners.iter_mut().for_each(Listener::on_reap);
             }
             if reactor.is_drained(now) {
+                // An end without sessions is announced and over in one turn.
+                self.tell_service(&mut reactor, now);
                 reactor.end_looks(now);
                 reactor.flush_all(now);
                 log::info!("drained");

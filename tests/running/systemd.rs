@@ -71,7 +71,11 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     let unit = unit.replace("WatchdogSec=20", "WatchdogSec=often");
     fs::write(folder.path().join(SERVICE), unit).unwrap();
     let output = verify(&names).unwrap();
-    assert!(text(&output).contains("WatchdogSec"), "{}", text(&output));
+    assert!(
+        text(&output).contains("ignoring: often"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]
@@ -339,7 +343,7 @@ mod one_thread {
             reason = "no safe crate of the tree offers ptrace, and a signal would stop every thread"
         )]
         pub(super) fn stop(pid: u32) -> Option<Self> {
-            let pid = pid.try_into().unwrap();
+            let pid: libc::pid_t = pid.try_into().unwrap();
             // SAFETY: these requests take no memory of ours; the process is our child.
             let is_ours = unsafe {
                 libc::ptrace(libc::PTRACE_SEIZE, pid, null_mut::<u8>(), null_mut::<u8>()) == 0
