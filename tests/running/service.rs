@@ -48,6 +48,15 @@ fn installed() -> Option<Machine> {
     Some(machine)
 }
 
+/// Leaves the running test out where an instance has no core of its own.
+fn has_two_cores() -> bool {
+    let has = std::thread::available_parallelism().unwrap().get() > 1;
+    if !has {
+        support::left_out::leave_out(&"an instance is a core, and there is one");
+    }
+    has
+}
+
 fn start(machine: &Machine, units: &[&str]) {
     let said = machine.run(&[&["systemctl", "start"], units].concat());
     let why = || {
@@ -190,8 +199,7 @@ fn a_server_that_hangs_is_ended_by_the_watchdog_and_started_again() {
 #[test]
 fn instances_restarted_one_after_another_refuse_nobody() {
     let Some(machine) = installed() else { return };
-    if std::thread::available_parallelism().unwrap().get() < 2 {
-        support::left_out::leave_out(&"an instance is a core, and there is one");
+    if !has_two_cores() {
         return;
     }
     let units = ["blackhole@0.service", "blackhole@1.service"];
@@ -217,16 +225,32 @@ fn a_port_that_systemd_holds_refuses_nobody_while_its_only_process_restarts() {
     let Some(machine) = installed() else { return };
     // The first who comes starts the service.
     start(&machine, &["blackhole@0.socket"]);
-    assert_eq!(
-        property(&machine, "blackhole@0.service", "ActiveState"),
-        "inactive"
-    );
+    let state = || property(&machine, "blackhole@0.service", "ActiveState");
+    assert_eq!(state(), "inactive");
     let visitors = Visitors::send(&machine);
     wait_within(PATIENCE, "it is started", || {
-        (property(&machine, "blackhole@0.service", "ActiveState") == "active").then_some(())
+        (state() == "active").then_some(())
     });
     for _ in 0..2 {
         machine.must(&["systemctl", "restart", "blackhole@0.service"]);
     }
     visitors.call_back();
+}
+
+#[test]
+fn sockets_of_two_instances_are_on_one_port_and_refuse_nobody_while_both_restart() {
+    let Some(machine) = installed() else { return };
+    if !has_two_cores() {
+        return;
+    }
+    start(&machine, &["blackhole@0.socket", "blackhole@1.socket"]);
+    let units = ["blackhole@0.service", "blackhole@1.service"];
+    start(&machine, &units);
+    let visitors = Visitors::send(&machine);
+    for unit in units {
+        machine.must(&["systemctl", "restart", unit]);
+    }
+    visitors.call_back();
+    let journal = machine.must(&["journalctl", "--no-pager", "--unit", "blackhole@1.service"]);
+    assert!(journal.contains("listening on 0.0.0.0:5555"), "{journal}");
 }
