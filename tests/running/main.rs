@@ -12,5 +12,6 @@
 mod package;
 mod per_core;
 mod proxies;
+mod proxy;
 mod systemd;
 mod tools;
