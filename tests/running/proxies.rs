@@ -27,9 +27,9 @@ const DEMO_ACCOUNT: &str = "00000000000000000000000000000001";
 
 /// Starts both processes of a demo with the same options.
 fn demos(kind: Kind, places: &[Place; 2], args: &[&str]) -> [Server; 2] {
-    let args = [&DEMO, &["--log-level", "debug"], args].concat();
+    let args = [&DEMO[..], &["--log-level", "debug"], args].concat();
     let servers = places.each_ref().map(|place| place.start(kind, &args));
-    servers.each_ref().map(Server::until_ready);
+    servers.iter().for_each(Server::until_ready);
     servers
 }
 
@@ -181,7 +181,7 @@ fn the_limit_of_one_address_counts_clients_not_the_proxy() {
             other => panic!("{kind:?}: {:?}", other.err()),
         }
         from(10).unwrap().ping();
-        two.each_mut().map(Wss::ping);
+        two.iter_mut().for_each(Wss::ping);
     }
 }
 
@@ -256,6 +256,33 @@ fn haproxy_sends_nobody_to_a_process_that_is_not_ready() {
 }
 
 #[test]
+fn processes_that_share_a_port_are_one_server_of_haproxy() {
+    for kind in Kind::each().filter(|kind| *kind == Kind::Haproxy) {
+        let places = Place::two();
+        let start = || places[0].start_beside(kind, &[&DEMO[..], &["--reuse-port"]].concat());
+        let (mut one, mut two) = (start(), start());
+        [&one, &two].into_iter().for_each(Server::until_ready);
+        let proxy = Proxy::start_with(kind, &places, &["shared"]);
+        // Nobody is at the second place, and its check sees so: the checks work.
+        wait_for("the checks", || {
+            (proxy.is_up("one") && !proxy.is_up("two")).then_some(())
+        });
+        let mut clients: Vec<Wss> = (0..20).map(|_| proxy.client()).collect();
+        clients.iter_mut().for_each(Wss::ping);
+        assert!(session_ids(&one).len() < 20 && session_ids(&two).len() < 20);
+        drop(clients);
+        assert!(one.stop().success());
+        let mut clients: Vec<Wss> = (0..5).map(|_| proxy.client()).collect();
+        clients.iter_mut().for_each(Wss::ping);
+        drop(clients);
+        assert!(two.stop().success());
+        wait_for("the check of the last", || {
+            (!proxy.is_up("one")).then_some(())
+        });
+    }
+}
+
+#[test]
 fn a_process_that_drains_and_is_replaced_costs_nobody_a_refused_connect_nor_others_their_session() {
     for (kind, delay) in Kind::each().zip(["3", "0"]) {
         let args = ["--drain-seconds", "4", "--drain-delay-seconds", delay];
@@ -321,7 +348,7 @@ fn a_full_process_passes_its_clients_to_the_other_and_two_tell_when_to_come_agai
         let places = Place::two();
         let one = places[0].start(kind, &[&DEMO[..], &["--max-connections", "3"]].concat());
         let two = places[1].start(kind, &[&DEMO[..], &["--max-connections", "9"]].concat());
-        [&one, &two].map(Server::until_ready);
+        [&one, &two].into_iter().for_each(Server::until_ready);
         let proxy = Proxy::start(kind, &places);
         let mut clients: Vec<Wss> = (0..12).map(|_| proxy.client()).collect();
         clients.iter_mut().for_each(Wss::ping);
@@ -415,9 +442,9 @@ fn with_the_option_the_clients_of_an_account_are_at_one_process() {
         // One account does not fill a process: HAProxy gives it half more than its share at most.
         if kind == Kind::Haproxy {
             drop((clients, nameless));
-            servers
-                .each_ref()
-                .map(|server| server.wait_for_metric("sessions", 0));
+            for server in &servers {
+                server.wait_for_metric("sessions", 0);
+            }
             let one: Vec<Wss> = (0..80)
                 .map(|_| proxy.client_at(&format!("/?account_id={DEMO_ACCOUNT}"), &[]))
                 .collect();

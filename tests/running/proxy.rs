@@ -102,10 +102,19 @@ impl Place {
 
     /// Starts a process here, as one behind this kind of proxy, with `args` behind.
     pub fn start(&self, kind: Kind, args: &[&str]) -> Server {
+        self.start_at(self.admin, kind, args)
+    }
+
+    /// As [`Place::start`], with an admin address that is no other process's, for several on one port.
+    pub fn start_beside(&self, kind: Kind, args: &[&str]) -> Server {
+        self.start_at(([127, 0, 0, 1], 0).into(), kind, args)
+    }
+
+    fn start_at(&self, admin: SocketAddr, kind: Kind, args: &[&str]) -> Server {
         let mut command = blackhole();
         command.args(["--ip", &self.websockets.ip().to_string()]);
         command.args(["--port", &self.websockets.port().to_string()]);
-        command.args(["--admin", &self.admin.to_string()]);
+        command.args(["--admin", &admin.to_string()]);
         command.args(kind.options()).args(args);
         Server::spawn(command)
     }
@@ -238,17 +247,6 @@ impl Proxy {
         self.workers().into_iter().map(count).sum()
     }
 
-    /// Resident bytes of all workers.
-    pub fn resident_bytes(&self) -> u64 {
-        let of = |pid: u32| {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-            let line = status.lines().find(|line| line.starts_with("RssAnon:"));
-            let kib = line.unwrap().split_whitespace().nth(1).unwrap();
-            kib.parse::<u64>().unwrap() << 10
-        };
-        self.workers().into_iter().map(of).sum()
-    }
-
     /// Reads the file again; returns once new workers serve and the old ones take nobody any more.
     pub fn reload(&self) {
         let before: HashSet<u32> = self.workers().into_iter().collect();
@@ -357,7 +355,7 @@ fn configuration(
         }
     }
     for (number, place) in places.iter().enumerate() {
-        let (port, admin) = (5551 + number, 5561 + number);
+        let (port, admin) = (5551 + number, 5559 + number);
         match kind {
             Kind::Haproxy => replace(
                 &format!("127.0.0.1:{port} port {admin}"),
@@ -370,18 +368,66 @@ fn configuration(
         }
     }
     for option in options {
-        let mark = format!("#{option} ");
-        replace(&mark, "");
-        if *option == "sticky" {
-            // "In place of the line above".
-            text = text.replace("    balance leastconn\n", "");
-            text = text.replacen("        least_conn;\n", "", 1);
-        }
+        text = match *option {
+            "sticky" => edited(&text, &sticky(kind)),
+            "stream" => edited(&text, "s/#stream //"),
+            // Processes that share a port, as scripts/README.md tells it.
+            "shared" => {
+                let probe = |line: &str| match line.split_once(" port ") {
+                    Some((server, _)) if line.trim_start().starts_with("server ") => {
+                        format!("{server} check-send-proxy\n")
+                    }
+                    _ => format!("{line}\n"),
+                };
+                text.replace("uri /readyz", "uri /")
+                    .lines()
+                    .map(probe)
+                    .collect()
+            }
+            other => panic!("no option {other}"),
+        };
     }
     if !geteuid().is_root() {
         text = for_others(kind, &text, dir);
     }
     text
+}
+
+/// What `sed` makes of a text.
+fn edited(text: &str, script: &str) -> String {
+    let mut sed = Command::new("sed")
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It reads all before it is done, and a file fits into the pipe.
+    sed.stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let output = sed.wait_with_output().unwrap();
+    assert!(output.status.success(), "{script}");
+    let edited = String::from_utf8(output.stdout).unwrap();
+    assert_ne!(edited, text, "{script} changes nothing");
+    edited
+}
+
+/// How operators are told to keep the clients of an account together.
+fn sticky(kind: Kind) -> String {
+    let readme = fs::read_to_string(support::project_file("scripts/README.md")).unwrap();
+    let file = match kind {
+        Kind::Haproxy => "' /etc/haproxy/haproxy.cfg",
+        Kind::Nginx => "' /etc/nginx/nginx.conf",
+    };
+    let mut lines = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("sed -i '"));
+    let script = lines.find_map(|line| line.strip_suffix(file));
+    script
+        .expect("scripts/README.md has the command")
+        .to_owned()
 }
 
 /// What only root may do is left out, and what only root may write goes to `dir`.
@@ -509,11 +555,6 @@ impl Wss {
                 return Ok(message);
             }
         }
-    }
-
-    /// As [`Wss::try_ask`]; panics without an answer.
-    pub fn ask(&mut self, command: &Value) -> Value {
-        self.try_ask(command).unwrap()
     }
 
     /// Whether the process answers a ping.
