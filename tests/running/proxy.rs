@@ -294,7 +294,9 @@ impl Proxy {
         let line = stat
             .lines()
             .find(|line| line.starts_with(&format!("processes,{server},")));
-        line.is_some_and(|line| line.split(',').nth(17) == Some("UP"))
+        let state = line.and_then(|line| line.split(',').nth(17));
+        // `UP 1/2` after a first failure.
+        state.is_some_and(|state| state.starts_with("UP"))
     }
 
     /// All that it said.
