@@ -37,14 +37,14 @@ use support::server::{PATIENCE, Server, blackhole, own_address, wait_for};
 
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Haproxy,
     Nginx,
 }
 
 impl Kind {
     /// Those that are installed. That another is not is said, as of a test that is left out.
-    pub fn each() -> impl Iterator<Item = Self> {
+    pub(crate) fn each() -> impl Iterator<Item = Self> {
         [Self::Haproxy, Self::Nginx]
             .into_iter()
             .filter(|kind| program(kind.name()).is_some())
@@ -80,13 +80,13 @@ impl Kind {
 }
 
 /// The addresses of one process behind the proxy, which stay the same when it is replaced.
-pub struct Place {
+pub(crate) struct Place {
     websockets: SocketAddr,
     admin: SocketAddr,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let websockets = own_address();
         // Of the same IP, on which nobody else takes ports.
         let admin = TcpListener::bind((websockets.ip(), 0)).unwrap();
@@ -96,17 +96,17 @@ impl Place {
     }
 
     /// Two of them.
-    pub fn two() -> [Self; 2] {
+    pub(crate) fn two() -> [Self; 2] {
         [Self::new(), Self::new()]
     }
 
     /// Starts a process here, as one behind this kind of proxy, with `args` behind.
-    pub fn start(&self, kind: Kind, args: &[&str]) -> Server {
+    pub(crate) fn start(&self, kind: Kind, args: &[&str]) -> Server {
         self.start_at(self.admin, kind, args)
     }
 
     /// As [`Place::start`], with an admin address that is no other process's, for several on one port.
-    pub fn start_beside(&self, kind: Kind, args: &[&str]) -> Server {
+    pub(crate) fn start_beside(&self, kind: Kind, args: &[&str]) -> Server {
         self.start_at(([127, 0, 0, 1], 0).into(), kind, args)
     }
 
@@ -121,7 +121,7 @@ impl Place {
 }
 
 /// A running proxy before two places; ended with its workers on drop.
-pub struct Proxy {
+pub(crate) struct Proxy {
     kind: Kind,
     child: Child,
     dir: TempDir,
@@ -135,12 +135,12 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts one with the shipped file; returns once it takes connections.
-    pub fn start(kind: Kind, places: &[Place; 2]) -> Self {
+    pub(crate) fn start(kind: Kind, places: &[Place; 2]) -> Self {
         Self::start_with(kind, places, &[])
     }
 
     /// As [`Proxy::start`], with these options of the file switched on.
-    pub fn start_with(kind: Kind, places: &[Place; 2], options: &[&str]) -> Self {
+    pub(crate) fn start_with(kind: Kind, places: &[Place; 2], options: &[&str]) -> Self {
         let program = program(kind.name()).expect("it was found before");
         let dir = tempfile::tempdir().unwrap();
         let (address, stream_address) = (own_address(), own_address());
@@ -198,33 +198,33 @@ impl Proxy {
     }
 
     /// Where clients connect.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Where they connect with the option `stream`.
-    pub fn stream_address(&self) -> SocketAddr {
+    pub(crate) fn stream_address(&self) -> SocketAddr {
         self.stream_address
     }
 
     /// The CA that clients are to trust.
-    pub fn ca_pem(&self) -> &str {
+    pub(crate) fn ca_pem(&self) -> &str {
         self.ca_pem.to_str().unwrap()
     }
 
     /// A client that connects from an address that no process trusts, and is upgraded.
-    pub fn client(&self) -> Wss {
+    pub(crate) fn client(&self) -> Wss {
         self.client_at("/", &[])
     }
 
     /// As [`Proxy::client`], with this path and these headers.
-    pub fn client_at(&self, path: &str, headers: &[(&str, &str)]) -> Wss {
+    pub(crate) fn client_at(&self, path: &str, headers: &[(&str, &str)]) -> Wss {
         let connected = Wss::connect(self, STRANGER, path, headers);
         connected.unwrap_or_else(|refusal| panic!("{refusal:?}\n{}", self.log()))
     }
 
     /// TLS from `ip` to this address.
-    pub fn connect(&self, ip: [u8; 4], to: SocketAddr) -> Result<Tls, String> {
+    pub(crate) fn connect(&self, ip: [u8; 4], to: SocketAddr) -> Result<Tls, String> {
         let stream = tcp(ip, to).map_err(|error| error.to_string())?;
         let name = ServerName::try_from("localhost").unwrap();
         let session = ClientConnection::new(self.ca.clone(), name).unwrap();
@@ -232,7 +232,7 @@ impl Proxy {
     }
 
     /// Processes that serve, newest last; those that an earlier configuration has left are among them.
-    pub fn workers(&self) -> Vec<u32> {
+    pub(crate) fn workers(&self) -> Vec<u32> {
         let pid = self.child.id();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         children
@@ -242,13 +242,13 @@ impl Proxy {
     }
 
     /// Descriptors of all workers.
-    pub fn descriptors(&self) -> usize {
+    pub(crate) fn descriptors(&self) -> usize {
         let count = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
         self.workers().into_iter().map(count).sum()
     }
 
     /// Reads the file again; returns once new workers serve and the old ones take nobody any more.
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         let before: HashSet<u32> = self.workers().into_iter().collect();
         let signal = match self.kind {
             Kind::Haproxy => Signal::USR2,
@@ -278,7 +278,7 @@ impl Proxy {
     }
 
     /// What HAProxy answers on its own socket; empty when it does not.
-    pub fn ask(&self, command: &str) -> String {
+    pub(crate) fn ask(&self, command: &str) -> String {
         let mut answer = String::new();
         if let Ok(mut socket) = UnixStream::connect(self.dir.path().join("admin.sock")) {
             let asked = socket.write_all(format!("{command}\n").as_bytes());
@@ -288,7 +288,7 @@ impl Proxy {
     }
 
     /// Whether HAProxy sends websockets to the server of this name.
-    pub fn is_up(&self, server: &str) -> bool {
+    pub(crate) fn is_up(&self, server: &str) -> bool {
         // CSV: proxy, server and the state in column 18.
         let stat = self.ask("show stat");
         let line = stat
@@ -300,7 +300,7 @@ impl Proxy {
     }
 
     /// All that it said.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         let read = |name: &str| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
         read("said") + &read("error.log")
     }
@@ -462,10 +462,10 @@ fn trusting(ca: &Ca) -> Arc<ClientConfig> {
 }
 
 /// An address of clients that is no proxy's.
-pub const STRANGER: [u8; 4] = [127, 0, 0, 9];
+pub(crate) const STRANGER: [u8; 4] = [127, 0, 0, 9];
 
 /// Connects from this loopback address.
-pub fn tcp(ip: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) fn tcp(ip: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((ip, 0)).into())?;
     socket.connect_timeout(&to.into(), PATIENCE)?;
@@ -477,11 +477,11 @@ pub fn tcp(ip: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// A TLS stream.
-pub type Tls = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 /// Why a client is not connected.
 #[derive(Debug)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// An answer other than 101.
     Answer(Box<Response<Option<Vec<u8>>>>),
     /// No answer.
@@ -490,13 +490,13 @@ pub enum Refusal {
 }
 
 /// A websocket client over TLS.
-pub struct Wss {
+pub(crate) struct Wss {
     socket: WebSocket<Tls>,
 }
 
 impl Wss {
     /// Connects from `ip` to the proxy.
-    pub fn connect(
+    pub(crate) fn connect(
         proxy: &Proxy,
         ip: [u8; 4],
         path: &str,
@@ -507,7 +507,7 @@ impl Wss {
     }
 
     /// Asks for an upgrade.
-    pub fn upgrade(tls: Tls, path: &str, headers: &[(&str, &str)]) -> Result<Self, Refusal> {
+    pub(crate) fn upgrade(tls: Tls, path: &str, headers: &[(&str, &str)]) -> Result<Self, Refusal> {
         let mut request = format!("wss://localhost{path}")
             .into_client_request()
             .unwrap();
@@ -525,18 +525,18 @@ impl Wss {
     }
 
     /// Its session's id, as the server is to know it.
-    pub fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         self.socket.get_ref().sock.local_addr().unwrap().to_string()
     }
 
     /// Sends a command.
-    pub fn send(&mut self, command: &Value) -> Result<(), String> {
+    pub(crate) fn send(&mut self, command: &Value) -> Result<(), String> {
         let message = Message::text(command.to_string());
         self.socket.send(message).map_err(|error| error.to_string())
     }
 
     /// The next text.
-    pub fn next(&mut self) -> Result<Value, String> {
+    pub(crate) fn next(&mut self) -> Result<Value, String> {
         loop {
             match self.socket.read().map_err(|error| error.to_string())? {
                 Message::Text(text) => {
@@ -549,7 +549,7 @@ impl Wss {
     }
 
     /// The reply to a command; what comes before it is passed over.
-    pub fn try_ask(&mut self, command: &Value) -> Result<Value, String> {
+    pub(crate) fn try_ask(&mut self, command: &Value) -> Result<Value, String> {
         self.send(command)?;
         loop {
             let message = self.next()?;
@@ -560,19 +560,19 @@ impl Wss {
     }
 
     /// Whether the process answers a ping.
-    pub fn try_ping(&mut self) -> Result<(), String> {
+    pub(crate) fn try_ping(&mut self) -> Result<(), String> {
         let reply = self.try_ask(&ping_as(ANY_TOKEN, "ping"))?;
         let is_pong = reply["data"]["response"] == "pong";
         is_pong.then_some(()).ok_or_else(|| reply.to_string())
     }
 
     /// Panics unless the process answers a ping.
-    pub fn ping(&mut self) {
+    pub(crate) fn ping(&mut self) {
         self.try_ping().unwrap();
     }
 
     /// Messages up to the end, and the code of the close.
-    pub fn read_to_close(&mut self) -> (Vec<Value>, Option<u16>) {
+    pub(crate) fn read_to_close(&mut self) -> (Vec<Value>, Option<u16>) {
         let mut messages = Vec::new();
         loop {
             match self.socket.read() {
@@ -587,7 +587,7 @@ impl Wss {
     }
 
     /// Closes in good order.
-    pub fn close(mut self) -> Result<(), String> {
+    pub(crate) fn close(mut self) -> Result<(), String> {
         self.socket.close(None).map_err(|error| error.to_string())?;
         loop {
             match self.socket.read() {
