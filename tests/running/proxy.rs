@@ -241,10 +241,17 @@ impl Proxy {
             .collect()
     }
 
-    /// Descriptors of all workers.
-    pub(crate) fn descriptors(&self) -> usize {
-        let count = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
-        self.workers().into_iter().map(count).sum()
+    /// Whether it still has the connection of this client open, by the kernel's list.
+    pub(crate) fn holds(&self, client: &Wss) -> bool {
+        let text = |address: SocketAddr| match address {
+            SocketAddr::V4(v4) => {
+                let ip = u32::from_le_bytes(v4.ip().octets());
+                format!("{ip:08X}:{:04X}", v4.port())
+            }
+            SocketAddr::V6(_) => unreachable!("all addresses of the tests are IPv4"),
+        };
+        let ends = format!(" {} {} 01 ", text(self.address), text(client.address()));
+        fs::read_to_string("/proc/net/tcp").unwrap().contains(&ends)
     }
 
     /// Reads the file again; returns once new workers serve and the old ones take nobody any more.
@@ -524,9 +531,14 @@ impl Wss {
         }
     }
 
+    /// Its end of the connection.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.socket.get_ref().sock.local_addr().unwrap()
+    }
+
     /// Its session's id, as the server is to know it.
     pub(crate) fn id(&self) -> String {
-        self.socket.get_ref().sock.local_addr().unwrap().to_string()
+        self.address().to_string()
     }
 
     /// Sends a command.
