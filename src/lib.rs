@@ -1,13 +1,13 @@
 //! Blackhole: platform events from RabbitMQ, pushed to websocket clients.
 //!
 //! ```text
-//! client bytes  -> one read buffer of the loop -> protocol::{handshake, codec} -> protocol::command -> session
+//! client bytes  -> reactor: one read buffer -> protocol::{handshake, codec} -> protocol::command -> session
 //!               -> auth, routing::families -> routing::index
-//! RabbitMQ      -> amqp thread: delivery -> event -> handoff (bounded) + waker -> loop
-//! event         -> routing::index -> each matching group: one frame -> outbox of each subscriber -> flush list
-//!               -> history (bounded) -> laps, for the sessions that come back with a cursor -> the same outboxes
-//! its stream    -> amqp threads: what is older than the history -> handoff::stored -> laps
-//! end of turn   -> every session on the flush list: one vectored write of all its frames
+//! RabbitMQ      -> amqp thread: delivery -> event -> handoff (bounded) + waker -> reactor: the loop
+//! event         -> routing::index -> each matching group: one frame -> outbox of each subscriber -> reactor: flush list
+//! event         -> history (bounded) -> reactor: laps, for the sessions that come back with a cursor -> outbox of each
+//! a stream      -> amqp threads: what is older than the history -> handoff::stored -> reactor: laps
+//! end of turn   -> reactor: one vectored write to every session on the flush list, of all its frames
 //! ```
 //!
 //! # Floors

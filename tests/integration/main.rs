@@ -46,6 +46,7 @@ mod memory;
 mod metrics;
 mod neighbours;
 mod pages;
+mod picture;
 mod process;
 mod proxy;
 mod resume;
