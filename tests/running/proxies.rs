@@ -466,6 +466,7 @@ fn a_client_that_reads_nothing_is_let_go_by_the_proxy_too() {
         let args = ["--max-outbox-bytes", "65536", "--demo-rate", "2000"];
         let (proxy, servers) = pair(kind, &args);
         let mut slow = proxy.client();
+        assert!(proxy.holds(&slow), "{kind:?}");
         slow.send(&subscribe(ANY_TOKEN, DEMO_ACCOUNT, "call.*.*"))
             .unwrap();
         wait_within(BROKER_PATIENCE, "the process closes it", || {
@@ -473,7 +474,6 @@ fn a_client_that_reads_nothing_is_let_go_by_the_proxy_too() {
             (servers.iter().map(closes).sum::<u64>() == 1).then_some(())
         });
         // 10 s in nginx, 30 s in HAProxy.
-        assert!(proxy.holds(&slow), "{kind:?}");
         wait_within(BROKER_PATIENCE, "the proxy lets it go", || {
             (!proxy.holds(&slow)).then_some(())
         });
