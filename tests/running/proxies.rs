@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,9 +17,10 @@ use super::proxy::{Kind, Place, Proxy, Refusal, STRANGER, Tls, Wss, tcp};
 use support::broker::Broker;
 use support::client::{ANY_TOKEN, subscribe};
 use support::events::{ACCOUNT, call_event};
+use support::left_out::leave_out;
 use support::publisher::Publisher;
 use support::server::{
-    BROKER_PATIENCE, DEMO, Server, blackhole, dead_address, lines, wait_for, wait_within,
+    BROKER_PATIENCE, DEMO, PATIENCE, Server, blackhole, dead_address, lines, wait_for, wait_within,
 };
 use support::wire::UPGRADE_REQUEST;
 
@@ -182,6 +184,46 @@ fn the_limit_of_one_address_counts_clients_not_the_proxy() {
         }
         from(10).unwrap().ping();
         two.iter_mut().for_each(Wss::ping);
+    }
+}
+
+#[test]
+fn behind_another_balancer_the_client_is_whom_that_names() {
+    for kind in Kind::each() {
+        let places = Place::two();
+        let servers = demos(kind, &places, &[]);
+        let proxy = Proxy::start_with(kind, &places, &["behind"]);
+        let mut stream = tcp(STRANGER, proxy.address()).unwrap();
+        stream
+            .write_all(b"PROXY TCP4 198.51.100.1 192.0.2.1 4711 443\r\n")
+            .unwrap();
+        let mut client = Wss::upgrade(proxy.tls(stream), "/", &[]).unwrap();
+        client.ping();
+        let known = servers.each_ref().map(session_ids).concat_all();
+        assert_eq!(
+            known,
+            HashSet::from(["198.51.100.1:4711".to_owned()]),
+            "{kind:?}"
+        );
+    }
+}
+
+#[test]
+fn a_client_over_ipv6_is_known_by_its_address_and_port() {
+    for kind in Kind::each() {
+        let places = Place::two();
+        let servers = demos(kind, &places, &[]);
+        if TcpListener::bind("[::1]:0").is_err() {
+            return leave_out(&"this machine has no IPv6");
+        }
+        let proxy = Proxy::start_with(kind, &places, &["ipv6"]);
+        let stream = TcpStream::connect(proxy.six_address().unwrap()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut client = Wss::upgrade(proxy.tls(stream), "/", &[]).unwrap();
+        client.ping();
+        let known = servers.each_ref().map(session_ids).concat_all();
+        assert_eq!(known, HashSet::from([client.id()]), "{kind:?}");
+        proxy.client().ping();
     }
 }
 

@@ -128,6 +128,8 @@ pub(crate) struct Proxy {
     address: SocketAddr,
     /// Of the option `stream` of nginx.
     stream_address: SocketAddr,
+    /// Of the option `ipv6`; none where there is no IPv6.
+    six_address: Option<SocketAddr>,
     ca: Arc<ClientConfig>,
     ca_pem: PathBuf,
     _ca: Ca,
@@ -144,6 +146,8 @@ impl Proxy {
         let program = program(kind.name()).expect("it was found before");
         let dir = tempfile::tempdir().unwrap();
         let (address, stream_address) = (own_address(), own_address());
+        let six = TcpListener::bind("[::1]:0");
+        let six_address = six.ok().map(|six| six.local_addr().unwrap());
         let ca = Ca::new();
         let names = format!("DNS:localhost,IP:{}", address.ip());
         let certified = ca.certify(&names, 9);
@@ -155,7 +159,14 @@ impl Proxy {
         fs::write(dir.path().join("cert.pem"), [cert, key.clone()].concat()).unwrap();
         fs::write(dir.path().join("key.pem"), key).unwrap();
 
-        let text = configuration(kind, &dir, [address, stream_address], places, options);
+        let text = configuration(
+            kind,
+            &dir,
+            [address, stream_address],
+            six_address,
+            places,
+            options,
+        );
         let file = dir.path().join("configuration");
         fs::write(&file, &text).unwrap();
         let file = file.to_str().unwrap();
@@ -189,6 +200,7 @@ impl Proxy {
             dir,
             address,
             stream_address,
+            six_address,
             ca: trusting(&ca),
             ca_pem: ca.pem(),
             _ca: ca,
@@ -205,6 +217,11 @@ impl Proxy {
     /// Where they connect with the option `stream`.
     pub(crate) fn stream_address(&self) -> SocketAddr {
         self.stream_address
+    }
+
+    /// Where they connect with the option `ipv6`; none where there is no IPv6.
+    pub(crate) fn six_address(&self) -> Option<SocketAddr> {
+        self.six_address
     }
 
     /// The CA that clients are to trust.
@@ -226,9 +243,14 @@ impl Proxy {
     /// TLS from `ip` to this address.
     pub(crate) fn connect(&self, ip: [u8; 4], to: SocketAddr) -> Result<Tls, String> {
         let stream = tcp(ip, to).map_err(|error| error.to_string())?;
+        Ok(self.tls(stream))
+    }
+
+    /// TLS over a connection, on which something may have been sent.
+    pub(crate) fn tls(&self, stream: TcpStream) -> Tls {
         let name = ServerName::try_from("localhost").unwrap();
         let session = ClientConnection::new(self.ca.clone(), name).unwrap();
-        Ok(StreamOwned::new(session, stream))
+        StreamOwned::new(session, stream)
     }
 
     /// Processes that serve, newest last; those that an earlier configuration has left are among them.
@@ -338,6 +360,7 @@ fn configuration(
     kind: Kind,
     dir: &TempDir,
     [address, stream_address]: [SocketAddr; 2],
+    six: Option<SocketAddr>,
     places: &[Place; 2],
     options: &[&str],
 ) -> String {
@@ -380,6 +403,30 @@ fn configuration(
         text = match *option {
             "sticky" => edited(&text, &sticky(kind)),
             "stream" => edited(&text, "s/#stream //"),
+            // Another balancer in front, as scripts/README.md tells it.
+            "behind" => edited(
+                &text,
+                match kind {
+                    Kind::Haproxy => "s/^ *bind .*/& accept-proxy/",
+                    Kind::Nginx => {
+                        "s/listen .* ssl/& proxy_protocol/
+                         s/^http {/& set_real_ip_from 127.0.0.9; real_ip_header proxy_protocol;/"
+                    }
+                },
+            ),
+            "ipv6" => {
+                let six = six.expect("this machine has IPv6");
+                match kind {
+                    Kind::Haproxy => {
+                        text.replace(&format!("\"{address}\""), &format!("\"{address},{six}\""))
+                    }
+                    Kind::Nginx => text.replacen(
+                        "        listen ",
+                        &format!("        listen {six} ssl;\n        listen "),
+                        1,
+                    ),
+                }
+            }
             // Processes that share a port, as scripts/README.md tells it.
             "shared" => {
                 let probe = |line: &str| match line.split_once(" port ") {
