@@ -14,6 +14,7 @@ mod machine;
 mod package;
 mod per_core;
 mod proxies;
+mod proxy;
 mod sandbox;
 mod service;
 mod systemd;
