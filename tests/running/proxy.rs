@@ -33,7 +33,7 @@ use tungstenite::{Error, Message, WebSocket};
 use super::tools::program;
 use support::certificates::Ca;
 use support::client::{ANY_TOKEN, ping_as};
-use support::server::{PATIENCE, Server, blackhole, own_address, wait_for};
+use support::server::{BROKER_PATIENCE, PATIENCE, Server, blackhole, own_address, wait_for};
 
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +116,8 @@ impl Place {
         command.args(["--port", &self.websockets.port().to_string()]);
         command.args(["--admin", &admin.to_string()]);
         command.args(kind.options()).args(args);
-        Server::spawn(command)
+        // An end takes as long as its drain.
+        Server::spawn_patient(BROKER_PATIENCE, command)
     }
 }
 
