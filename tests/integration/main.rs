@@ -52,6 +52,7 @@ mod resume;
 mod rights;
 mod ring;
 mod routing;
+mod schemas;
 mod secrets;
 mod slow_consumers;
 mod source_end;
