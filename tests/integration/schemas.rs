@@ -15,12 +15,13 @@ use blackhole::protocol::command::{
 };
 use blackhole::protocol::reply::EndReason;
 use blackhole::routing::families::BindingError;
-use support::client::{ANY_TOKEN, Client};
+use blackhole::schemas::{ASYNCAPI, FILES, SCHEMA};
+use support::client::{ANY_TOKEN, Client, Raw};
 use support::events::{ACCOUNT, CALL_ID, large_call_event};
 use support::project_file;
 use support::publisher::Publisher;
 use support::schemas::{all, faults, hold_schema, kind_of, plain};
-use support::server::{Fed, Server, TokenFile};
+use support::server::{Fed, Scratch, Server, TokenFile};
 
 use crate::bridge::Host;
 
@@ -92,7 +93,10 @@ fn every_message_has_a_schema_and_examples_and_every_operation_its_messages() {
     for operation in file["operations"].as_object().unwrap().values() {
         let is_command = operation["action"] == "receive";
         for (messages, expected) in [
-            (&operation["messages"], if is_command { &commands } else { &frames }),
+            (
+                &operation["messages"],
+                if is_command { &commands } else { &frames },
+            ),
             (&operation["reply"]["messages"], &frames),
         ] {
             for message in messages.as_array().into_iter().flatten() {
@@ -140,7 +144,13 @@ impl Seen {
     }
 
     /// Sends the example of this name, with this cursor if it has one, and notes it and its reply.
-    fn ask(&mut self, client: &mut Client, name: &str, cursor: Option<&str>, answer: &str) -> Value {
+    fn ask(
+        &mut self,
+        client: &mut Client,
+        name: &str,
+        cursor: Option<&str>,
+        answer: &str,
+    ) -> Value {
         let mut command = examples()[name].clone();
         if let Some(cursor) = cursor {
             command["data"]["resume"] = json!(cursor);
@@ -177,7 +187,12 @@ fn see_a_life(seen: &mut Seen) {
     seen.note("error/foreign", &client.ask(&foreign));
 
     let mut again = Client::connect_as(fed.server.address(), TOKEN);
-    seen.ask(&mut again, "subscribe/again", Some(cursor), "subscribed/again");
+    seen.ask(
+        &mut again,
+        "subscribe/again",
+        Some(cursor),
+        "subscribed/again",
+    );
     seen.note("event-piston/replayed", &again.event());
     seen.note("resumed/one", &again.notice());
     let mut lost = Client::connect_as(fed.server.address(), TOKEN);
@@ -265,9 +280,16 @@ fn every_example_fits_one_schema_and_no_other() {
             .filter(|schema| !["common", "admin"].contains(&&**schema))
             .filter(|schema| faults(schema, &payload).is_empty())
             .collect();
-        let union = if is_command(kind) { "command" } else { "server-frame" };
+        let union = if is_command(kind) {
+            "command"
+        } else {
+            "server-frame"
+        };
         let expected: BTreeSet<&str> = [kind, union].into();
-        assert_eq!(fits.iter().map(String::as_str).collect::<BTreeSet<_>>(), expected);
+        assert_eq!(
+            fits.iter().map(String::as_str).collect::<BTreeSet<_>>(),
+            expected
+        );
         if !is_command(kind) {
             assert_eq!(kind_of(&payload), Some(kind));
         }
@@ -292,7 +314,14 @@ fn spoilt(kind: &str, frame: &Value) -> Vec<(String, Value)> {
         };
         let here = frame.pointer(path).unwrap();
         if !path.is_empty() {
-            for other in [json!(null), json!(["x"]), json!(true), json!(-1), json!(""), json!({"x": 1})] {
+            for other in [
+                json!(null),
+                json!(["x"]),
+                json!(true),
+                json!(-1),
+                json!(""),
+                json!({"x": 1}),
+            ] {
                 let is_same_kind = match here {
                     // What the platform's bodies may be, and flags that may be either.
                     Value::Object(_) => other.is_object() && is_free(kind, path),
@@ -316,8 +345,8 @@ fn spoilt(kind: &str, frame: &Value) -> Vec<(String, Value)> {
         out.push((what, with(&|value| value["extra"] = json!(1))));
         for key in members.keys() {
             let path_of_key = format!("{path}/{key}");
-            let is_optional = OPTIONAL.contains(&&**key)
-                && (kind.starts_with("event") || path == "/data");
+            let is_optional =
+                OPTIONAL.contains(&&**key) && (kind.starts_with("event") || path == "/data");
             // The cursor of a replayed event is there, for it was found by its place.
             let is_bound = key == "cursor" && frame.get("replayed").is_some();
             if !is_optional || is_bound {
@@ -366,10 +395,18 @@ fn words_and_numbers_that_the_server_never_sends_fit_no_schema() {
         with("gap/resume", "/data/why", json!("lost")),
         with("going_away/soon", "/data/within_ms", json!(0.5)),
         with("resumed/one", "/data/events", json!("1")),
-        with("subscriptions_ended/identity", "/data/reason", json!("token")),
+        with(
+            "subscriptions_ended/identity",
+            "/data/reason",
+            json!("token"),
+        ),
         with("subscriptions_ended/identity", "/data/bindings", json!([])),
         with("pong/pong", "/data/response", json!("ping")),
-        with("pong/pong", "/data/cursor", json!("9D5F0A3BBD2C8F11.mid8x2q7.k3v9zq")),
+        with(
+            "pong/pong",
+            "/data/cursor",
+            json!("9D5F0A3BBD2C8F11.mid8x2q7.k3v9zq"),
+        ),
         with("pong/pong", "/data/cursor", json!("0.0mid8x2q.k3v9zq")),
         with("pong/pong", "/data/cursor", json!("0.mid8x2q7.k3v9z")),
         with("pong/pong", "/status", json!("ok")),
@@ -379,7 +416,11 @@ fn words_and_numbers_that_the_server_never_sends_fit_no_schema() {
         with("event-piston/replayed", "/replayed", json!(false)),
         with("event-kazoo/live", "/data", json!({"Call_ID": "x"})),
         with("event-kazoo/live", "/data", json!({"call-id": "x"})),
-        with("event-kazoo/live", "/data", json!({"a": {"b": [{"c": null}]}})),
+        with(
+            "event-kazoo/live",
+            "/data",
+            json!({"a": {"b": [{"c": null}]}}),
+        ),
     ] {
         assert!(!faults("server-frame", &frame).is_empty(), "{frame}");
     }
@@ -404,11 +445,20 @@ fn words_and_numbers_that_the_server_never_sends_fit_no_schema() {
 #[test]
 fn every_text_of_an_error_and_every_word_of_a_notice_is_listed() {
     let fields = [
-        Field::Action, Field::AccountId, Field::Binding, Field::Bindings, Field::Metadata, Field::Name, Field::Resume,
+        Field::Action,
+        Field::AccountId,
+        Field::Binding,
+        Field::Bindings,
+        Field::Metadata,
+        Field::Name,
+        Field::Resume,
         Field::RequestId,
     ];
     let missing = [(true, true), (true, false), (false, true)].map(|(account_id, binding)| {
-        CommandError::MissingKeys(MissingKeys { account_id, binding })
+        CommandError::MissingKeys(MissingKeys {
+            account_id,
+            binding,
+        })
     });
     let others = [
         CommandError::AuthenticationRequired,
@@ -430,14 +480,26 @@ fn every_text_of_an_error_and_every_word_of_a_notice_is_listed() {
     let unread = ["", "[", "null", "{\"a\":}"].map(|text| parse(text, &LIMITS).unwrap_err());
     let of_bindings = [
         BindingError::NoSubscriptions,
-        BindingError::InvalidFormat { family: "call".into(), rest: "x\n.y".into() },
+        BindingError::InvalidFormat {
+            family: "call".into(),
+            rest: "x\n.y".into(),
+        },
         BindingError::NotSupported("X Y\n".into()),
         BindingError::Required("ConferenceId required".into()),
     ];
-    let texts = fields.map(CommandError::Invalid).into_iter().chain(missing).chain(others).chain(unread);
+    let texts = fields
+        .map(CommandError::Invalid)
+        .into_iter()
+        .chain(missing)
+        .chain(others)
+        .chain(unread);
     let texts = texts.map(|error| error.to_string());
     for text in texts.chain(of_bindings.map(|error| error.to_string())) {
-        assert_eq!(faults("common#known_error", &json!(text)), [""; 0], "{text}");
+        assert_eq!(
+            faults("common#known_error", &json!(text)),
+            [""; 0],
+            "{text}"
+        );
     }
     assert!(!faults("common#known_error", &json!("no such luck")).is_empty());
     for why in [Why::Expired, Why::Unknown, Why::TooMany, Why::Outage] {
@@ -456,14 +518,22 @@ fn the_close_codes_are_those_of_the_server() {
     let source = include_str!("../../src/session/close.rs");
     let frames = source.split("Some((").skip(1).map(|rest| {
         let (code, rest) = rest.split_once(", \"").unwrap();
-        (code.parse::<u64>().unwrap(), rest.split('"').next().unwrap())
+        (
+            code.parse::<u64>().unwrap(),
+            rest.split('"').next().unwrap(),
+        )
     });
     let frames: BTreeSet<(u64, &str)> = frames.collect();
     let file = asyncapi();
-    let listed = file["channels"]["session"]["x-close-codes"].as_array().unwrap();
+    let listed = file["channels"]["session"]["x-close-codes"]
+        .as_array()
+        .unwrap();
     let listed = listed.iter().map(|row| {
         assert!(row["connect_again"].is_boolean(), "{row}");
-        (row["code"].as_u64().unwrap(), row["reason"].as_str().unwrap())
+        (
+            row["code"].as_u64().unwrap(),
+            row["reason"].as_str().unwrap(),
+        )
     });
     assert!(frames.len() > 10);
     assert_eq!(listed.collect::<BTreeSet<_>>(), frames);
@@ -487,21 +557,46 @@ fn any_field() -> impl Strategy<Value = Value> {
 
 fn object(keys: &'static [&'static str]) -> impl Strategy<Value = Map<String, Value>> {
     let members = prop::collection::vec((prop::sample::select(keys), any_field()), 0..5);
-    members.prop_map(|members| members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    members.prop_map(|members| {
+        members
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect()
+    })
 }
 
 fn any_command() -> impl Strategy<Value = Value> {
-    let actions = vec![json!("subscribe"), json!("unsubscribe"), json!("ping"), json!("x"), json!(1), json!(null)];
-    let data = object(&["account_id", "binding", "bindings", "resume", "name", "metadata", "extra"]);
+    let actions = vec![
+        json!("subscribe"),
+        json!("unsubscribe"),
+        json!("ping"),
+        json!("x"),
+        json!(1),
+        json!(null),
+    ];
+    let data = object(&[
+        "account_id",
+        "binding",
+        "bindings",
+        "resume",
+        "name",
+        "metadata",
+        "extra",
+    ]);
     let data = prop_oneof![6 => data.prop_map(Value::Object), 1 => any_field()];
     let top = object(&["auth_token", "request_id", "name", "metadata", "extra"]);
-    (prop::sample::select(actions), prop::option::weighted(0.9, data), top).prop_map(|(action, data, mut top)| {
-        top.insert("action".to_owned(), action);
-        if let Some(data) = data {
-            top.insert("data".to_owned(), data);
-        }
-        Value::Object(top)
-    })
+    (
+        prop::sample::select(actions),
+        prop::option::weighted(0.9, data),
+        top,
+    )
+        .prop_map(|(action, data, mut top)| {
+            top.insert("action".to_owned(), action);
+            if let Some(data) = data {
+                top.insert("data".to_owned(), data);
+            }
+            Value::Object(top)
+        })
 }
 
 /// Whether the server runs it, as far as that is told by its shape.
@@ -542,4 +637,32 @@ proptest! {
             prop_assert!(fits(&plain(&command)), "runs, and does not fit: {:?}", faults("command", &plain(&command)));
         }
     }
+}
+
+#[test]
+fn the_admin_address_shows_every_file_to_whoever_asks() {
+    let token = Scratch::file("token", "secret\n");
+    let token = token.path().to_str().unwrap();
+    let server = Server::demo(&["--admin-token", token]);
+    let folder = project_file("scripts/protocol");
+    let mut names = vec!["asyncapi.json".to_owned()];
+    names.extend(all().into_keys().map(|name| format!("schemas/{name}.json")));
+    let served: BTreeSet<&str> = FILES.iter().map(|(path, _, _)| *path).collect();
+    assert_eq!(served.len(), names.len(), "{served:?}");
+    for name in names {
+        let mut raw = Raw::connect(server.admin());
+        let head = "Host: localhost\r\nConnection: close\r\n\r\n";
+        raw.send(format!("GET /protocol/{name} HTTP/1.1\r\n{head}").as_bytes());
+        let response = raw.last_response();
+        let expected = if name == "asyncapi.json" {
+            ASYNCAPI
+        } else {
+            SCHEMA
+        };
+        let kind = response.header("content-type");
+        assert_eq!((response.status, kind), (200, Some(expected)), "{name}");
+        let file = fs::read_to_string(folder.join(&name)).unwrap();
+        assert!(response.body == file, "{name}: built from another file");
+    }
+    assert_eq!(server.page("/protocol/schemas/nothing.json").0, 401);
 }
