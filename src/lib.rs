@@ -29,6 +29,8 @@
 //! | 3 | [`routing`] | pure | who wants this routing key: binding families, subscription index, counts of AMQP bindings |
 //! | 3 | [`history`] | pure | the events of the last minute, cursors that name a place among them, what the stream proves of before |
 //! | 2 | [`event`] | pure | what was published, decoded once; the styles of its frames |
+//! | 2 | [`documents`] | pure | the fixed documents of the admin address, and how an asker is told that it has one already |
+//! | 1 | [`console`] | pure | the console: one page for browsers, put together by the compiler |
 //! | 1 | json | pure | reading and writing JSON where `serde_json` does not suffice |
 //! | 2 | [`logging`] | shell | the log: a thread of its own behind a bounded queue |
 //! | 2 | tls_files | shell | the files of TLS clients, and whom they trust |
@@ -69,7 +71,11 @@ mod closest;
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
+pub mod console;
+#[forbid(unsafe_code)]
 pub mod ctl;
+#[forbid(unsafe_code)]
+pub mod documents;
 #[forbid(unsafe_code)]
 pub mod event;
 #[forbid(unsafe_code)]

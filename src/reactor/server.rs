@@ -14,6 +14,7 @@ use mio::net::{TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::admin::about::About;
 use super::drain::DrainTimes;
 use super::listener::{Accepted, Listener};
 use super::modules::HostParts;
@@ -118,6 +119,7 @@ pub struct Server {
     control: Option<AnswerEnd<Request, Answer>>,
     store: Option<StoreEnd>,
     host: Option<HostParts>,
+    about: About,
 }
 
 /// What a running loop needs, besides the hub.
@@ -197,6 +199,7 @@ impl Server {
             control: None,
             store: None,
             host: None,
+            about: About::default(),
         })
     }
 
@@ -213,6 +216,14 @@ impl Server {
     /// What this host is called, and how changes are kept here.
     pub fn take_host(&mut self, host: HostParts) {
         self.host = Some(host);
+    }
+
+    /// What this process is, for whoever asks on the admin address. Where clients connect is known here.
+    pub fn take_about(&mut self, about: About) {
+        self.about = About {
+            websocket: self.address(ListenerKind::Clients),
+            ..about
+        };
     }
 
     /// The address of the listener of this kind, if there is one.
@@ -267,6 +278,7 @@ impl Server {
             let waker = self.waker.clone();
             reactor.take_host(host, Arc::new(move || waker.wake()));
         }
+        reactor.take_about(std::mem::take(&mut self.about));
         let mut events = Events::with_capacity(limits::POLL_EVENTS_MAX);
         let mut ready: Vec<Ready> = Vec::with_capacity(limits::POLL_EVENTS_MAX);
         let mut accept_log = LogLimit::default();
