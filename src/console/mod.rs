@@ -118,7 +118,14 @@ mod tests {
 
     #[test]
     fn nothing_is_fetched_from_elsewhere_and_nothing_needs_a_looser_policy() {
-        for outside in ["src=\"", "@import", "url(", "http-equiv", "<base", "<iframe"] {
+        for outside in [
+            "src=\"",
+            "@import",
+            "url(",
+            "http-equiv",
+            "<base",
+            "<iframe",
+        ] {
             assert!(!PAGE.contains(outside), "{outside}");
         }
         for line in PAGE.lines() {
@@ -127,11 +134,26 @@ mod tests {
                 assert!(!tag.contains(" style=") && !tag.contains(" on"), "{tag}");
             }
         }
-        for hole in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"] {
+        for hole in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+        ] {
             assert!(!SCRIPT.contains(hole), "{hole}");
         }
-        for kept in ["localStorage", "sessionStorage", "document.cookie", "indexedDB"] {
-            assert!(!SCRIPT.contains(kept), "tokens are kept in memory only: {kept}");
+        for kept in [
+            "localStorage",
+            "sessionStorage",
+            "document.cookie",
+            "indexedDB",
+        ] {
+            assert!(
+                !SCRIPT.contains(kept),
+                "tokens are kept in memory only: {kept}"
+            );
         }
     }
 }

@@ -93,7 +93,8 @@ pub fn parse(input: &[u8], guard: Option<&Guard>) -> Parsed<AskedFor> {
     if input.len() < consumed {
         return Parsed::Incomplete;
     }
-    let is_open = matches!(head.path, "/healthz" | "/readyz") || documents::find(head.path).is_some();
+    let is_open =
+        matches!(head.path, "/healthz" | "/readyz") || documents::find(head.path).is_some();
     let allowed = guard.map_or(Ok(()), |guard| guard.check(&head, is_open));
     Parsed::Complete {
         consumed,

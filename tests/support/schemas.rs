@@ -149,8 +149,13 @@ pub fn hold_answer(body: &str) {
 }
 
 /// Panics unless a command and its reply are as the schema of commands says: one that fits it is never refused for its
-/// shape, and one that is done fits it, but for what the server takes beside ([`plain`]).
+/// shape, and one that is done fits it, but for what the server takes beside ([`plain`]). A reply to another command is
+/// passed over.
 pub fn hold_command(command: &Value, reply: &Value) {
+    let id = plain(command)["request_id"].clone();
+    if id.is_string() && id != reply["request_id"] {
+        return;
+    }
     let faults = faults("command", command);
     let of_shape: Vec<&Value> = errors(reply)
         .filter(|error| is_of_shape(error.as_str().unwrap_or_default()))
