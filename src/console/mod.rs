@@ -44,7 +44,6 @@ macro_rules! script {
             include_str!("js/ui.js"),
             include_str!("js/api.js"),
             include_str!("js/virtual.js"),
-            include_str!("js/virtual.js"),
             include_str!("js/metrics.js"),
             include_str!("js/plot.js"),
             include_str!("js/sse.js"),

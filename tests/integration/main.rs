@@ -24,6 +24,7 @@ mod close_codes;
 mod command_limits;
 mod commands;
 mod config;
+mod console;
 mod control;
 mod corpus;
 mod crossbar;

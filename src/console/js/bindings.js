@@ -11,6 +11,9 @@ const BINDING_SHORTCUTS = [
   ["registration", "registration.success", "Registrations"],
 ];
 
+/** What is wanted until the user chooses: with the embedded source, and on most platforms, events of it come at once. */
+const BINDING_FIRST = "call.*.*";
+
 /** A placeholder of an offer that `*` cannot stand for, because who knows the id has the right to it. */
 const BINDING_NEEDED = /\{CONFERENCE_ID\}/;
 
@@ -35,11 +38,15 @@ function endWords({ reason, errors }) {
   return Object.hasOwn(words, reason) ? words[reason] : reason;
 }
 
-/** Builds the card of the bindings inside `root`. Returns `wanted`, how many there are, and `want(binding)`. */
+/**
+ * Builds the card of the bindings inside `root`. Returns `wanted`, those that are wanted; `want(binding)`; and `wantFirst()`,
+ * which wants a first one, so that there is something to see, unless one is wanted or was removed.
+ */
 export function startBindings(root, connection) {
   /** Binding -> `{state, why, subscription, count}`; state: `waiting`, `asking`, `live`, `refused`. */
   const wanted = new Map();
   let families = {};
+  let isBegun = false;
   const list = el("ul", { class: "bound", "aria-label": "Bindings" });
   const none = el("p", { class: "small muted" }, "None yet. Choose one below, or type one.");
   const input = el("input", { class: "mono", placeholder: "call.CHANNEL_CREATE.*", autocomplete: "off", spellcheck: "false", "aria-label": "A binding, or words to search the offers by", oninput: () => draw() });
@@ -247,6 +254,10 @@ export function startBindings(root, connection) {
     wanted,
     want(binding) {
       if (!wanted.has(binding)) want(binding);
+    },
+    wantFirst() {
+      if (!isBegun && wanted.size === 0) want(BINDING_FIRST);
+      isBegun = true;
     },
   };
 }

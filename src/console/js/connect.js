@@ -138,6 +138,12 @@ export function connectionHint(url, status, page) {
   return null;
 }
 
+/** A field: its label, and a hint that is no part of its name. */
+function field(label, input, hint = null) {
+  input.id = `field-${input.name}`;
+  return el("div", { class: "field" }, el("label", { for: input.id }, label), input, hint);
+}
+
 /** What is to be said of the token, from the kinds of `auth`. */
 function tokenHint(kinds) {
   if (kinds.includes("insecure")) return "This server takes any token, for any account. It is for development only.";
@@ -148,20 +154,19 @@ function tokenHint(kinds) {
 
 /** Builds the card of the connection inside `root`. Returns what fills it in: `prefill(parameters)`. */
 export function startConnect(root, connection) {
-  const address = el("input", { class: "mono", name: "address", type: "url", placeholder: "ws://HOST:5555", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "address-hint" });
+  const address = el("input", { class: "mono", name: "address", type: "url", placeholder: "ws://HOST:5555", autocomplete: "off", spellcheck: "false", required: true });
   const account = el("input", { class: "mono", name: "account", placeholder: "the token's own", autocomplete: "off", spellcheck: "false", pattern: "\\*|[0-9a-fA-F]{32}", title: "32 hex digits, or * for all accounts", "aria-describedby": "account-hint" });
   const token = el("input", { class: "mono", name: "token", type: "password", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "token-hint" });
   const style = el("select", { name: "style" }, el("option", { value: "" }, "as the server is set"), el("option", { value: "piston" }, "piston: args, as published"), el("option", { value: "kazoo" }, "kazoo: data, plain keys"));
-  const addressHint = el("span", { class: "hint", id: "address-hint" });
   const accountHint = el("span", { class: "hint", id: "account-hint" });
   const tokenWords = el("span", { class: "hint", id: "token-hint" });
   const wrong = el("p", { class: "wrong", role: "alert" });
   const form = el(
     "form",
     { class: "stack", onsubmit: (event) => (event.preventDefault(), press()) },
-    el("label", { class: "field" }, "Address", address, addressHint),
-    el("label", { class: "field" }, "Account", account, accountHint),
-    el("label", { class: "field" }, "Token", token, tokenWords),
+    field("Address", address),
+    field("Account", account, accountHint),
+    field("Token", token, tokenWords),
     el("details", {}, el("summary", {}, "More"), el("label", { class: "field" }, "Shape of events", style)),
     wrong,
     el("button", { class: "main", type: "submit" }, "Connect"),

@@ -222,6 +222,7 @@ export function startEvents(root) {
     show(parameters) {
       form.prefill(parameters);
       for (const binding of parameters.getAll("binding")) bindings.want(binding.slice(0, 1024));
+      bindings.wantFirst();
       prefilled();
     },
     hide() {},
@@ -232,10 +233,12 @@ export function startEvents(root) {
 function startStream(root, connection, bindings, form) {
   const log = new EventLog();
   const arrived = [];
-  const times = [];
+  /** Events by the second in which they came. */
+  const rates = new Map();
   const kinds = new Set();
   let selected = null;
   let dropTold = 0;
+  let isFirstLive = false;
 
   const find = el("input", { type: "search", placeholder: "Filter: words, ids, numbers …", "aria-label": "Filter", autocomplete: "off", spellcheck: "false" });
   const pause = el("button", { type: "button", "aria-pressed": "false", onclick: () => setPaused(!log.isPaused) }, "Pause");
@@ -300,7 +303,7 @@ function startStream(root, connection, bindings, form) {
     // A tab that is not seen draws nothing: what comes is bounded here as well.
     arrived.push([kind, frame, at]);
     if (arrived.length >= EVENTS_MAX / 10) log.add(arrived.splice(0));
-    if (kind === "event") times.push(at);
+    if (kind === "event") noteTime(at);
     draw();
   }
 
@@ -320,13 +323,23 @@ function startStream(root, connection, bindings, form) {
       case "error":
         return take("error", { data: { errors: [value.message, ...value.errors] } });
       case "state":
-        if (value.name === "live" || value.name === "none") draw();
-        else take("state", { state: value.name, why: value.why });
+        if (value.name === "live") return comeIntoSight();
+        if (value.name === "none") return draw();
+        return take("state", { state: value.name, why: value.why });
+      case "opened":
+        isFirstLive = true;
         return undefined;
       default:
         return undefined;
     }
   });
+
+  /** On a phone the list lies below the form: at the first event of a connection it is what one wants to see. */
+  function comeIntoSight() {
+    draw();
+    if (isFirstLive && matchMedia("(max-width: 860px)").matches) root.scrollIntoView();
+    isFirstLive = false;
+  }
 
   function setPaused(isPaused) {
     if (isPaused) log.isPaused = true;
@@ -462,7 +475,7 @@ function startStream(root, connection, bindings, form) {
           "ol",
           {},
           el("li", {}, "Say where the server is, and give a token that it takes. Most is filled in already."),
-          el("li", {}, wantedCount > 0 ? "Choose bindings: what you want to see. One is there already." : "Choose bindings: what you want to see. “All calls” is a good start."),
+          el("li", {}, wantedCount > 0 ? "Choose bindings: what you want to see. A first one is there." : "Choose bindings: what you want to see. “All calls” is a good start."),
           el("li", {}, "Connect."),
         ),
         el("button", { class: "main", type: "button", onclick: () => form.press() }, "Connect"),
@@ -477,10 +490,27 @@ function startStream(root, connection, bindings, form) {
     );
   }
 
+  function noteTime(at) {
+    const second = Math.floor(at / 1000);
+    rates.set(second, (rates.get(second) ?? 0) + 1);
+    forgetOldRates(second);
+  }
+
+  function forgetOldRates(second) {
+    for (const old of rates.keys()) if (old < second - RATE_SECONDS) rates.delete(old);
+  }
+
+  /** Events a second, over the last whole seconds. */
+  function rateNow() {
+    const second = Math.floor(Date.now() / 1000);
+    forgetOldRates(second);
+    let sum = 0;
+    for (const [at, count] of rates) if (at < second) sum += count;
+    return sum / RATE_SECONDS;
+  }
+
   function drawFoot() {
-    const since = Date.now() - RATE_SECONDS * 1000;
-    while (times.length > 0 && times[0] < since) times.shift();
-    const words = [`${shortText(times.length / RATE_SECONDS)} events/s`];
+    const words = [`${rateNow().toFixed(1)} events/s`];
     words.push(log.isFiltered ? `${countText(log.shown.length)} of ${countText(log.kept)} shown` : `${countText(log.kept)} kept`);
     if (log.dropped > 0) words.push(`${countText(log.dropped)} older ones let go`);
     if (foot.children.length !== words.length) foot.replaceChildren(...words.map(() => el("span")));
@@ -489,7 +519,7 @@ function startStream(root, connection, bindings, form) {
     dropTold = log.dropped;
   }
   setInterval(() => {
-    if (times.length > 0) draw();
+    if (rates.size > 0) draw();
   }, 1000);
   draw();
   return { prefilled: draw };

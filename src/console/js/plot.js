@@ -49,6 +49,11 @@ function plotCeiling(value) {
   return Number((step * power).toPrecision(1));
 }
 
+/** The same for bytes: the least power of two. */
+function plotBytesCeiling(value) {
+  return value > 1 ? 2 ** Math.ceil(Math.log2(value)) : 1;
+}
+
 /**
  * The line of a series as an SVG path, and the area beneath it. The right edge is `now`, the top is `ceiling`. A single
  * reading between two holes is a short line.
@@ -118,27 +123,29 @@ function plotSvg(tag, attributes, ...children) {
 class PlotTile {
   #series;
   #write;
-  #value = uiElement("p", { class: "plot-value" }, "…");
-  #note = uiElement("p", { class: "plot-note" });
-  #trend = uiElement("p", { class: "plot-trend" });
-  #top = uiElement("span", { class: "plot-top", "aria-hidden": "true" });
+  #ceiling;
+  #value = el("p", { class: "plot-value" }, "…");
+  #note = el("p", { class: "plot-note" });
+  #trend = el("p", { class: "plot-trend" });
+  #top = el("span", { class: "plot-top", "aria-hidden": "true" });
   #line = plotSvg("path", { class: "plot-line", "vector-effect": "non-scaling-stroke" });
   #area = plotSvg("path", { class: "plot-area" });
 
-  /** `write`: a value as text. `windowSeconds`: what the line shows. */
-  constructor({ title, write, windowSeconds }) {
+  /** `write`: a value as text. `ceiling`: where the axis ends for a value. `windowSeconds`: what the line shows. */
+  constructor({ title, write, ceiling = plotCeiling, windowSeconds }) {
     this.#series = new PlotSeries(windowSeconds);
     this.#write = write;
+    this.#ceiling = ceiling;
     const size = { viewBox: `0 0 ${PLOT_WIDTH} ${PLOT_HEIGHT}`, preserveAspectRatio: "none" };
     // The words beside it say the same.
     const picture = plotSvg("svg", { ...size, "aria-hidden": "true" }, this.#area, this.#line);
-    this.root = uiElement(
+    this.root = el(
       "li",
       { class: "plot" },
-      uiElement("h3", {}, title),
+      el("h3", {}, title),
       this.#value,
       this.#note,
-      uiElement("div", { class: "plot-picture" }, picture, this.#top),
+      el("div", { class: "plot-picture" }, picture, this.#top),
       this.#trend,
     );
   }
@@ -147,13 +154,13 @@ class PlotTile {
   push(at, { value, text = null, note = "" }) {
     this.#series.push(at, value);
     const range = this.#series.range();
-    const ceiling = plotCeiling(range?.greatest ?? 0);
+    const ceiling = this.#ceiling(range?.greatest ?? 0);
     const { line, area } = plotPaths(this.#series, at, ceiling);
     this.#line.setAttribute("d", line);
     this.#area.setAttribute("d", area);
-    uiText(this.#top, range === null ? "" : this.#write(ceiling));
-    uiText(this.#value, text ?? (value === null ? "–" : this.#write(value)));
-    uiText(this.#note, note);
-    uiText(this.#trend, plotWords(this.#series, this.#write));
+    setText(this.#top, range === null ? "" : this.#write(ceiling));
+    setText(this.#value, text ?? (value === null ? "–" : this.#write(value)));
+    setText(this.#note, note);
+    setText(this.#trend, plotWords(this.#series, this.#write));
   }
 }

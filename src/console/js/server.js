@@ -1,11 +1,3 @@
-<<<<<<< HEAD
-// The view `#server`.
-
-/** Builds the view inside `root`. */
-export function startServer(root) {
-  registerView("server", { show() {}, hide() {} });
-}
-=======
 // The view `#server`: figures of the server as small plots, read from `/metrics` each second while the view is seen.
 //
 // Invariants: one request is under way at a time, and none while nobody sees the view. A second without an answer is a hole
@@ -72,7 +64,7 @@ function serverIncidents(metrics) {
 /** A quantile in words; those of the first and the last bucket say so. */
 function serverQuantileWords(quantile) {
   const sign = { "<": "under ", ">": "over " }[quantile.sign] ?? "";
-  return sign + uiDuration(quantile.value);
+  return sign + durationText(quantile.value);
 }
 
 /** What a tile tells of quantiles. `why`: there are none. */
@@ -85,37 +77,38 @@ function serverTimes({ median, late }, why) {
 const SERVER_TILES = [
   {
     title: "Sessions",
-    write: (value) => uiCount(Math.round(value)),
-    tell: ({ sessions, connectionsMax: max }) => ({ value: sessions, note: max === null ? "" : `room for ${uiCount(max)}` }),
+    write: (value) => countText(Math.round(value)),
+    tell: ({ sessions, connectionsMax: max }) => ({ value: sessions, note: max === null ? "" : `room for ${countText(max)}` }),
   },
   {
     title: "Events a second",
-    write: (value) => uiShort(value),
+    write: (value) => shortText(value),
     tell: ({ events }) => ({ value: events, note: "from the source" }),
   },
   {
     title: "Frames a second",
-    write: (value) => uiShort(value),
+    write: (value) => shortText(value),
     tell: ({ frames }) => ({ value: frames, note: "to sessions" }),
   },
   {
     title: "Loop lag, 99 %",
-    write: (value) => uiDuration(value),
+    write: (value) => durationText(value),
     tell: ({ lag, sessions }) => serverTimes(lag, sessions === 0 ? "measured while there are sessions" : "no reading yet"),
   },
   {
     title: "Event age, 99 %",
-    write: (value) => uiDuration(value),
+    write: (value) => durationText(value),
     tell: ({ age }) => serverTimes(age, "no event for a session lately"),
   },
   {
     title: "Outbox bytes",
-    write: (value) => uiBytes(value),
+    write: (value) => bytesText(value),
+    ceiling: plotBytesCeiling,
     tell: ({ waiting, waitingMax, blocked }) => ({
       value: waiting,
       note: [
-        blocked > 0 ? `${uiCount(blocked)} slow clients` : "for slow clients",
-        waitingMax === null ? "" : `room for ${uiBytes(waitingMax)}`,
+        blocked > 0 ? `${countText(blocked)} slow clients` : "for slow clients",
+        waitingMax === null ? "" : `room for ${bytesText(waitingMax)}`,
       ]
         .filter(Boolean)
         .join(", "),
@@ -123,122 +116,125 @@ const SERVER_TILES = [
   },
   {
     title: "Memory",
-    write: (value) => uiBytes(value),
+    write: (value) => bytesText(value),
+    ceiling: plotBytesCeiling,
     tell: ({ memory }) => ({ value: memory, note: "resident" }),
   },
   {
     title: "CPU",
-    write: (value) => `${uiShort(value * 100)} %`,
+    write: (value) => `${shortText(value * 100)} %`,
     tell: ({ cpu }) => ({ value: cpu, note: "of one core" }),
   },
 ];
 
-const serverView = {
-  /** Once, at the start of the page. */
-  start() {
-    this.readings = [];
-    this.reading = null;
-    this.timer = 0;
-    this.isShown = false;
-    this.isPaused = false;
-    this.lastGood = null;
-    this.started = null;
-    this.tiles = SERVER_TILES.map(({ title, write, tell }) => ({
-      tell,
-      plot: new PlotTile({ title, write, windowSeconds: SERVER_PLOTTED }),
-    }));
-    this.state = uiElement("p", { class: "server-state" });
-    this.incidents = uiElement("ul", { class: "server-incidents" });
-    this.pause = uiElement("button", { class: "plain", "aria-pressed": "false", click: () => this.setPaused(!this.isPaused) }, "Pause");
-    uiById("server").append(
-      uiElement("div", { class: "bar" }, uiElement("h2", {}, "The server now"), this.state, this.pause),
-      uiElement("ul", { class: "plots", "aria-label": "Figures of the server" }, ...this.tiles.map(({ plot }) => plot.root)),
-      uiElement("h3", {}, "Losses and refusals since the process began"),
-      this.incidents,
+/** The view. */
+class ServerView {
+  #readings = [];
+  #reading = null;
+  #timer = 0;
+  #isShown = false;
+  #isPaused = false;
+  #lastGood = null;
+  #started = null;
+  #state = el("p", { class: "grow muted", id: "server-live" }, "Asking");
+  #incidents = el("ul", { class: "incidents" });
+  #pause = el("button", { class: "plain", "aria-pressed": "false", onclick: () => this.#setPaused(!this.#isPaused) }, "Pause");
+  #tiles = SERVER_TILES.map(({ tell, ...how }) => ({
+    tell,
+    plot: new PlotTile({ ...how, windowSeconds: SERVER_PLOTTED }),
+  }));
+
+  constructor(root) {
+    root.append(
+      el("div", { class: "row" }, el("h2", {}, "The server now"), this.#state, this.#pause),
+      el("ul", { class: "plots", "aria-label": "Figures of the server" }, ...this.#tiles.map(({ plot }) => plot.root)),
+      el("div", { class: "card incidents-card" },
+        el("div", { class: "head" }, el("h2", {}, "Losses and refusals since the process began")),
+        el("div", { class: "body" }, this.#incidents),
+      ),
     );
-    document.addEventListener("visibilitychange", () => this.readOrRest());
-  },
+  }
 
-  /** It has come into sight, or got other parameters (`URLSearchParams`). */
-  shown() {
-    this.isShown = true;
-    this.readOrRest();
-  },
+  show() {
+    this.#isShown = true;
+    this.#readOrRest();
+  }
 
-  /** It went out of sight. */
-  left() {
-    this.isShown = false;
-    this.readOrRest();
-  },
+  hide() {
+    this.#isShown = false;
+    this.#readOrRest();
+  }
 
-  setPaused(isPaused) {
-    this.isPaused = isPaused;
-    this.pause.setAttribute("aria-pressed", String(isPaused));
-    uiText(this.state, isPaused ? "Paused" : "");
-    this.readOrRest();
-  },
+  #setPaused(isPaused) {
+    this.#isPaused = isPaused;
+    this.#pause.setAttribute("aria-pressed", String(isPaused));
+    if (isPaused) setText(this.#state, "Paused");
+    this.#readOrRest();
+  }
 
   /** Reads from now on if somebody sees it, else not. */
-  readOrRest() {
-    clearTimeout(this.timer);
-    this.timer = 0;
-    const isWanted = this.isShown && !this.isPaused && document.visibilityState === "visible";
-    if (isWanted && this.reading === null) this.read();
-    if (!isWanted) this.reading?.abort();
-  },
+  #readOrRest() {
+    clearTimeout(this.#timer);
+    const isWanted = this.#isShown && !this.#isPaused;
+    if (!isWanted) this.#reading?.abort();
+    else if (this.#reading === null) this.#read();
+  }
 
   /** One reading, and then the next. */
-  async read() {
+  async #read() {
     const begun = performance.now();
     const reading = new AbortController();
-    this.reading = reading;
-    const timeout = setTimeout(() => reading.abort("timeout"), SERVER_READ_TIMEOUT);
+    this.#reading = reading;
+    const signal = AbortSignal.any([reading.signal, AbortSignal.timeout(SERVER_READ_TIMEOUT)]);
     try {
-      const page = await api("/metrics", { signal: reading.signal, quiet: true });
-      this.take(performance.now() / 1000, new MetricsPage(page));
+      const page = await (await api("/metrics", { signal, quiet: true })).text();
+      this.#take(performance.now() / 1000, new MetricsPage(page));
     } catch (error) {
-      if (!reading.signal.aborted || reading.signal.reason === "timeout") this.miss(performance.now() / 1000, error);
-    } finally {
-      clearTimeout(timeout);
-      this.reading = null;
+      if (!reading.signal.aborted) this.#miss(performance.now() / 1000, error);
     }
-    const wait = Math.max(0, begun + SERVER_READ_EVERY - performance.now());
-    if (reading.signal.aborted && reading.signal.reason !== "timeout") this.readOrRest();
-    else this.timer = setTimeout(() => this.readOrRest(), wait);
-  },
+    this.#reading = null;
+    const wait = reading.signal.aborted ? 0 : Math.max(0, begun + SERVER_READ_EVERY - performance.now());
+    this.#timer = setTimeout(() => this.#readOrRest(), wait);
+  }
 
   /** A reading has come. */
-  take(at, metrics) {
+  #take(at, metrics) {
     const started = metrics.value("process_start_time_seconds");
-    if (started !== this.started) {
+    if (started !== this.#started) {
       // Another process: its counters have nothing to do with those before.
-      this.readings = [];
-      this.started = started;
+      this.#readings = [];
+      this.#started = started;
     }
-    this.readings.push({ at, metrics });
-    this.readings.splice(0, this.readings.length - SERVER_QUANTILE_READINGS);
-    this.lastGood = at;
-    const figures = serverFigures(this.readings);
-    for (const { tell, plot } of this.tiles) plot.push(at, tell(figures));
-    uiText(this.state, started === null ? "Live" : `Live; running for ${uiDuration(Math.max(0, Date.now() / 1000 - started))}`);
-    this.tellIncidents(serverIncidents(metrics));
-  },
+    this.#readings.push({ at, metrics });
+    this.#readings.splice(0, this.#readings.length - SERVER_QUANTILE_READINGS);
+    this.#lastGood = at;
+    const figures = serverFigures(this.#readings);
+    for (const { tell, plot } of this.#tiles) plot.push(at, tell(figures));
+    const age = started === null ? null : Math.max(0, Date.now() / 1000 - started);
+    setText(this.#state, age === null ? "Live" : `Live; running for ${durationText(Math.floor(age))}`);
+    this.#tellIncidents(serverIncidents(metrics));
+  }
 
   /** A reading has not come. */
-  miss(at, error) {
-    const why = error.name === "ApiError" ? error.message : "The server does not answer";
-    const since = this.lastGood === null ? "" : ` for ${uiDuration(Math.round(at - this.lastGood))}`;
-    uiText(this.state, `No figures${since}: ${why}`);
-    for (const { plot } of this.tiles) plot.push(at, { value: null, note: "no answer" });
-    this.readings = [];
-  },
+  #miss(at, error) {
+    const why = error instanceof ApiError ? error.message : "The server does not answer";
+    const since = this.#lastGood === null ? "" : ` for ${durationText(Math.round(at - this.#lastGood))}`;
+    setText(this.#state, `No figures${since}: ${why}`);
+    for (const { plot } of this.#tiles) plot.push(at, { value: null, note: "no answer" });
+    this.#readings = [];
+  }
 
-  tellIncidents(incidents) {
-    const lines = incidents.map(({ words, total }) => `${uiCount(total)} ${words}`);
+  #tellIncidents(incidents) {
+    const lines = incidents.map(({ words, total }) => `${countText(total)} ${words}`);
     if (lines.length === 0) lines.push("None");
-    while (this.incidents.childElementCount > lines.length) this.incidents.lastElementChild.remove();
-    while (this.incidents.childElementCount < lines.length) this.incidents.append(uiElement("li"));
-    lines.forEach((line, at) => uiText(this.incidents.children[at], line));
-  },
-};
->>>>>>> work-C2
+    while (this.#incidents.childElementCount > lines.length) this.#incidents.lastElementChild.remove();
+    while (this.#incidents.childElementCount < lines.length) this.#incidents.append(el("li"));
+    lines.forEach((line, at) => setText(this.#incidents.children[at], line));
+  }
+}
+
+/** Builds the view into `root`. */
+function startServer(root) {
+  const view = new ServerView(root);
+  registerView("server", { show: () => view.show(), hide: () => view.hide() });
+}

@@ -4,9 +4,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { consoleModule } from "./support.mjs";
 
-const { PLOT_POINTS_MAX, PlotSeries, plotCeiling, plotPaths, plotTrend, plotWords } = await consoleModule(
+const { PLOT_POINTS_MAX, PlotSeries, plotBytesCeiling, plotCeiling, plotPaths, plotTrend, plotWords } = await consoleModule(
   ["plot.js"],
-  ["PLOT_POINTS_MAX", "PlotSeries", "plotCeiling", "plotPaths", "plotTrend", "plotWords"],
+  ["PLOT_POINTS_MAX", "PlotSeries", "plotBytesCeiling", "plotCeiling", "plotPaths", "plotTrend", "plotWords"],
 );
 
 function seriesOf(values, windowSeconds = 100) {
@@ -42,6 +42,7 @@ test("the line goes from left to right, upside up, and breaks at holes", () => {
 test("an axis ends at a round number that nothing is above", () => {
   const ceilings = [0, 1, 1.2, 2, 3, 7, 10, 11, 0.0013, 4_200_000].map(plotCeiling);
   assert.deepEqual(ceilings, [1, 1, 2, 2, 5, 10, 10, 20, 0.002, 5_000_000]);
+  assert.deepEqual([0, 1, 2, 3, 17_981_440].map(plotBytesCeiling), [1, 1, 2, 4, 33_554_432]);
 });
 
 test("the trend is told in a word, and only when there is one to tell", () => {
