@@ -191,13 +191,20 @@ fn is_of_shape(error: &str) -> bool {
             .is_some_and(|field| !field.contains(' '))
 }
 
-/// A command as its author may have meant it: the server takes `null` and an empty text for absent, and a number for a
-/// request id.
+/// A command as its author may have meant it: the server takes `null` and an empty text for absent, a number for a request
+/// id, and in an unsubscribe anything for an account, of which there is then nothing to end.
 #[must_use]
 pub fn plain(command: &Value) -> Value {
     let mut plain = command.clone();
     if let Some(id) = plain.get_mut("request_id").filter(|id| id.is_number()) {
         *id = json!(id.to_string());
+    }
+    let is_unsubscribe = plain["action"] == "unsubscribe";
+    if let Some(account) = plain.pointer_mut("/data/account_id")
+        && is_unsubscribe
+        && account.as_str().is_some_and(|id| !id.is_empty())
+    {
+        *account = json!("*");
     }
     if plain["data"] == json!({}) {
         plain["data"] = Value::Null;
