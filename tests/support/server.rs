@@ -27,6 +27,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::client::{Client, Raw};
+use super::schemas::hold_answer;
 
 /// Options of a server that needs no broker and takes any token.
 pub const DEMO: [&str; 4] = ["--source", "demo", "--auth", "insecure"];
@@ -290,6 +291,9 @@ impl Server {
             .read_to_string(&mut response)
             .expect("the page within the patience");
         let (head, body) = response.split_once("\r\n\r\n").expect("a whole head");
+        if head.contains("Content-Type: application/json\r\n") {
+            hold_answer(body);
+        }
         let status = head
             .split(' ')
             .nth(1)
