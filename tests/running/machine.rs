@@ -1,0 +1,167 @@
+//! A machine of its own for a test: a real systemd as its process 1, with this machine's files below a layer in memory,
+//! and a network that is loopback alone. So packages are installed, and units started, as on an operator's machine, on
+//! their usual ports, and this machine stays as it was.
+//!
+//! Made by namespaces and an overlay (`machine.sh`), which takes root. All of it is gone when the [`Machine`] is dropped.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use support::left_out::leave_out;
+use support::project_file;
+use support::server::wait_within;
+use tempfile::TempDir;
+
+use super::tools::program;
+
+/// Longest wait for the machine to be up, or for one of its units.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Process 1 and all below it; killed on drop.
+pub struct Machine {
+    /// Ends, and kills process 1, when it is killed.
+    starter: Child,
+    /// Process 1, as this machine numbers it.
+    systemd: u32,
+    /// The control group that systemd found itself in, in a mount of ours.
+    group: PathBuf,
+    folder: TempDir,
+}
+
+/// What a command on the machine said and how it ended.
+pub struct Said {
+    pub text: String,
+    pub is_done: bool,
+}
+
+impl Machine {
+    /// Boots one; returns when it is up. Leaves the running test out and gives nothing where that is not possible.
+    pub fn boot() -> Option<Self> {
+        for name in ["unshare", "nsenter", "systemctl", "dpkg"] {
+            program(name)?;
+        }
+        if !rustix::process::geteuid().is_root() {
+            leave_out(&"a machine of its own takes root");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let groups = folder.path().join("groups");
+        let layer = folder.path().join("layer");
+        fs::create_dir(&groups).unwrap();
+        fs::create_dir(&layer).unwrap();
+        let mounted = Command::new("mount").args(["-t", "cgroup2", "cgroup2"]).arg(&groups).output().unwrap();
+        if !mounted.status.success() {
+            leave_out(&format!("no control groups: {}", String::from_utf8_lossy(&mounted.stderr)));
+            return None;
+        }
+        let group = groups.join(own_group()).join(format!("blackhole-{}", std::process::id()));
+        fs::create_dir_all(&group).unwrap();
+        // The shell moves itself, and with it all that it becomes.
+        let mut starter = Command::new("sh")
+            .args(["-c", "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"])
+            .arg(&group)
+            .args(["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--fork", "--kill-child=KILL"])
+            .arg(project_file("tests/running/machine.sh"))
+            .arg(&layer)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", starter.id());
+        let systemd = wait_within(PATIENCE, "process 1", || {
+            assert!(starter.try_wait().unwrap().is_none(), "machine.sh has failed: see above");
+            let child = fs::read_to_string(&children).ok()?.trim().parse().ok()?;
+            let name = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+            (name.trim() == "systemd").then_some(child)
+        });
+        let machine = Self { starter, systemd, group, folder };
+        wait_within(PATIENCE, "the machine up", || {
+            let state = machine.run(&["systemctl", "is-system-running"]).text;
+            matches!(state.trim(), "running" | "degraded").then_some(())
+        });
+        Some(machine)
+    }
+
+    /// A command that runs on the machine.
+    pub fn command(&self, line: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.systemd.to_string(), "--all", "--"])
+            .args(line)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LANG", "C.UTF-8")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command there to its end: all that it said, on both streams.
+    pub fn run(&self, line: &[&str]) -> Said {
+        let Output { status, stdout, stderr } = self.command(line).output().unwrap();
+        let text = [stdout, stderr].concat();
+        Said {
+            text: String::from_utf8_lossy(&text).into_owned(),
+            is_done: status.success(),
+        }
+    }
+
+    /// As [`Machine::run`]; panics when it fails.
+    pub fn must(&self, line: &[&str]) -> String {
+        let Said { text, is_done } = self.run(line);
+        assert!(is_done, "{line:?}: {text}");
+        text
+    }
+
+    /// A file of the machine, by its whole path there, as this machine reaches it.
+    pub fn file(&self, path: &str) -> PathBuf {
+        Path::new("/proc").join(self.systemd.to_string()).join("root").join(path.trim_start_matches('/'))
+    }
+
+    /// Runs `work` on a thread whose sockets are on the machine's network.
+    pub fn on_its_network<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let network = File::open(format!("/proc/{}/ns/net", self.systemd)).unwrap();
+        thread::spawn(move || {
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        })
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Its child goes with it, and with a process 1 all of its machine.
+        let _gone = self.starter.kill();
+        let _gone = self.starter.wait();
+        wait_within(PATIENCE, "the end of the machine", || {
+            (!Path::new(&format!("/proc/{}", self.systemd)).exists()).then_some(())
+        });
+        if let Err(error) = remove_groups(&self.group) {
+            eprintln!("{}: {error}", self.group.display());
+        }
+        let _unmounted = Command::new("umount").arg(self.folder.path().join("groups")).status();
+    }
+}
+
+/// The control group of this process in the second hierarchy, without the slash before it.
+fn own_group() -> String {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    own.unwrap_or_default().to_owned()
+}
+
+/// Removes a control group and all below it, which is not done by removing files.
+fn remove_groups(group: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(group)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_groups(&entry.path())?;
+        }
+    }
+    fs::remove_dir(group)
+}
