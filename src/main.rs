@@ -201,7 +201,10 @@ fn write_man_pages(matches: &ArgMatches) -> ExitCode {
 
 /// Writes the page of `command`, and those of the commands below it.
 fn write_man_page(command: &Command, folder: &Path) -> io::Result<()> {
-    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+    for below in command
+        .get_subcommands()
+        .filter(|below| !below.is_hide_set())
+    {
         write_man_page(below, folder)?;
     }
     let man = Man::new(command.clone()).source(concat!("blackhole ", env!("CARGO_PKG_VERSION")));

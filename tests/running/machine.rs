@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -29,9 +30,9 @@ pub struct Machine {
     starter: Child,
     /// Process 1, as this machine numbers it.
     systemd: u32,
-    /// The control group that systemd found itself in, in a mount of ours.
+    /// The control group that systemd found itself in.
     group: PathBuf,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 /// What a command on the machine said and how it ended.
@@ -51,35 +52,51 @@ impl Machine {
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
-        let groups = folder.path().join("groups");
-        let layer = folder.path().join("layer");
-        fs::create_dir(&groups).unwrap();
-        fs::create_dir(&layer).unwrap();
-        let mounted = Command::new("mount").args(["-t", "cgroup2", "cgroup2"]).arg(&groups).output().unwrap();
-        if !mounted.status.success() {
-            leave_out(&format!("no control groups: {}", String::from_utf8_lossy(&mounted.stderr)));
+        let group = groups()?.join(format!("blackhole-{}-{}", std::process::id(), own_number()));
+        if let Err(error) = fs::create_dir(&group) {
+            leave_out(&format!("no control group {}: {error}", group.display()));
             return None;
         }
-        let group = groups.join(own_group()).join(format!("blackhole-{}", std::process::id()));
-        fs::create_dir_all(&group).unwrap();
         // The shell moves itself, and with it all that it becomes.
         let mut starter = Command::new("sh")
-            .args(["-c", "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"])
+            .args([
+                "-c",
+                "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"",
+                "sh",
+            ])
             .arg(&group)
-            .args(["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--fork", "--kill-child=KILL"])
+            .args([
+                "unshare",
+                "--mount",
+                "--pid",
+                "--net",
+                "--ipc",
+                "--uts",
+                "--cgroup",
+                "--fork",
+                "--kill-child=KILL",
+            ])
             .arg(project_file("tests/running/machine.sh"))
-            .arg(&layer)
+            .arg(folder.path())
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
         let children = format!("/proc/{0}/task/{0}/children", starter.id());
         let systemd = wait_within(PATIENCE, "process 1", || {
-            assert!(starter.try_wait().unwrap().is_none(), "machine.sh has failed: see above");
+            assert!(
+                starter.try_wait().unwrap().is_none(),
+                "machine.sh has failed: see above"
+            );
             let child = fs::read_to_string(&children).ok()?.trim().parse().ok()?;
             let name = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
             (name.trim() == "systemd").then_some(child)
         });
-        let machine = Self { starter, systemd, group, folder };
+        let machine = Self {
+            starter,
+            systemd,
+            group,
+            _folder: folder,
+        };
         wait_within(PATIENCE, "the machine up", || {
             let state = machine.run(&["systemctl", "is-system-running"]).text;
             matches!(state.trim(), "running" | "degraded").then_some(())
@@ -103,7 +120,11 @@ impl Machine {
 
     /// Runs a command there to its end: all that it said, on both streams.
     pub fn run(&self, line: &[&str]) -> Said {
-        let Output { status, stdout, stderr } = self.command(line).output().unwrap();
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self.command(line).output().unwrap();
         let text = [stdout, stderr].concat();
         Said {
             text: String::from_utf8_lossy(&text).into_owned(),
@@ -120,11 +141,17 @@ impl Machine {
 
     /// A file of the machine, by its whole path there, as this machine reaches it.
     pub fn file(&self, path: &str) -> PathBuf {
-        Path::new("/proc").join(self.systemd.to_string()).join("root").join(path.trim_start_matches('/'))
+        Path::new("/proc")
+            .join(self.systemd.to_string())
+            .join("root")
+            .join(path.trim_start_matches('/'))
     }
 
     /// Runs `work` on a thread whose sockets are on the machine's network.
-    pub fn on_its_network<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    pub fn on_its_network<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
         let network = File::open(format!("/proc/{}/ns/net", self.systemd)).unwrap();
         thread::spawn(move || {
             move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
@@ -144,15 +171,28 @@ impl Drop for Machine {
         if let Err(error) = remove_groups(&self.group) {
             eprintln!("{}: {error}", self.group.display());
         }
-        let _unmounted = Command::new("umount").arg(self.folder.path().join("groups")).status();
     }
 }
 
-/// The control group of this process in the second hierarchy, without the slash before it.
-fn own_group() -> String {
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"));
-    own.unwrap_or_default().to_owned()
+/// The folder of this process's control group, in the second version's hierarchy.
+fn groups() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let mount = mounts.lines().find_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        words.next().filter(|_| words.next() == Some("cgroup2"))
+    });
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    if mount.is_none() {
+        leave_out(&"there are no control groups of version 2");
+    }
+    Some(Path::new(mount?).join(own.unwrap_or_default()))
+}
+
+/// Tells the machines of one process apart.
+fn own_number() -> u32 {
+    static USED: AtomicU32 = AtomicU32::new(0);
+    USED.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Removes a control group and all below it, which is not done by removing files.

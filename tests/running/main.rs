@@ -9,6 +9,7 @@
     reason = "a test that cannot be set up, or whose peer does otherwise, must fail"
 )]
 
+mod machine;
 mod package;
 mod per_core;
 mod proxies;
