@@ -33,7 +33,7 @@ const CONFIG: &str = "etc/blackhole/blackhole.json";
 /// Two packages of the same program, of which the second is newer. `None` where none can be made.
 fn packages() -> Option<&'static [PathBuf; 2]> {
     static MADE: OnceLock<Option<[PathBuf; 2]>> = OnceLock::new();
-    for name in ["cargo-deb", "dpkg-shlibdeps", "strip", "groff"] {
+    for name in ["cargo-deb", "dpkg-shlibdeps", "strip", "groff", "lintian"] {
         program(name)?;
     }
     MADE.get_or_init(|| Some(["1", "2"].map(package))).as_ref()
@@ -138,6 +138,23 @@ fn the_package_says_what_it_needs_and_which_file_is_the_operators() {
     assert_eq!(
         conffiles.lines().collect::<Vec<_>>(),
         [format!("/{CONFIG}")]
+    );
+}
+
+#[test]
+fn the_checker_of_packages_finds_no_fault() {
+    let Some([package, _]) = packages() else {
+        return;
+    };
+    let Some(lintian) = program("lintian") else {
+        return;
+    };
+    let mut lintian = Command::new(lintian);
+    lintian.args(["--allow-root", "--fail-on", "error,warning"]);
+    let said = must(lintian.arg(package));
+    assert_eq!(
+        said, "",
+        "what is no fault stands in scripts/debian/lintian-overrides"
     );
 }
 
@@ -613,6 +630,14 @@ fn under_systemd_the_journal_says_why_it_does_not_start() {
     );
     machine.must(&["chgrp", "blackhole", "/etc/blackhole/tokens.json"]);
     machine.must(&["chmod", "640", "/etc/blackhole/tokens.json"]);
+    let check = ["runuser", "-u", "blackhole", "--", "blackhole", "--config"];
+    machine.must(
+        &[
+            &check[..],
+            &["/etc/blackhole/blackhole.json", "--check-config"],
+        ]
+        .concat(),
+    );
     machine.must(&["systemctl", "start", UNIT]);
 
     // Its port is another's.
