@@ -22,9 +22,11 @@ use blackhole::handoff::stored::stored_channels;
 use blackhole::handoff::{SourceEnd, handoff};
 use blackhole::inquiry::{self, Authorities, Crossbar, CrossbarOptions, Inquiry, InquiryCounters};
 use blackhole::reactor::drain::DrainTimes;
+use blackhole::reactor::handed::HandedSockets;
 use blackhole::reactor::modules::{HostParts, KeepModule};
 use blackhole::reactor::reread::{Reread, RereadJob};
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
+use blackhole::reactor::service::Service;
 use blackhole::routing::families::{Exchange, Families};
 use blackhole::session::ListenerKind;
 use blackhole::session::hub::Hub;
@@ -41,6 +43,9 @@ const CODE_FAILED: u8 = 1;
 /// How long the AMQP thread may take to say goodbye to the broker: at most this, and at most a quarter of the drain
 /// time, which it is taken from.
 const AMQP_STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the end may take beyond the times of the configuration: the listener emptied, the threads ended.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     sys::share_heaps();
@@ -239,6 +244,8 @@ enum Source {
 }
 
 fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
+    // Before any other descriptor is opened.
+    let handed = HandedSockets::take().map_err(|error| Exit::failed(CODE_FAILED, error))?;
     logging::start(config.log_level, config.log_format, amqp::CLIENT_LINES)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     for note in &config.notes {
@@ -257,17 +264,29 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     warn_of_open_families(&families);
     let exchanges: Vec<Exchange> = families.exchanges().cloned().collect();
     let stream_exchanges = exchanges.clone();
-    let mut server = Server::bind(Addresses {
+    let admin_address = handed.address(ListenerKind::Admin);
+    if let Some(address) = admin_address
+        && !address.ip().to_canonical().is_loopback()
+        && admin_token.is_none()
+    {
+        let why = format!(
+            "the admin socket that was handed over is on {address}: admin_token must be set"
+        );
+        return Err(Exit::failed(CODE_FAILED, why));
+    }
+    let addresses = Addresses {
         clients: SocketAddr::new(config.ip, config.port),
         reuse_port: config.reuse_port,
         accept_rate: config.max_accept_rate,
         admin: config.admin,
         admin_dir: config.admin_dir.clone(),
         user_timeout: config.user_timeout(),
-    })
-    .map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    };
+    let mut server = Server::bind_or_take(addresses, handed)
+        .map_err(|error| Exit::failed(CODE_FAILED, error))?;
 
     let epoch = Instant::now();
+    start_service(&config, &mut server, epoch);
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let mut limits = SessionLimits::from(&config);
@@ -327,6 +346,16 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         threads.stop(patience);
     }
     ended.map_err(|error| Exit::failed(CODE_FAILED, error))
+}
+
+/// Lets the loop tell the service manager of itself, if one has started this process.
+fn start_service(config: &Config, server: &mut Server, epoch: Instant) {
+    let stop_time = config.drain_delay + config.drain + STOP_MARGIN;
+    match Service::from_environment(stop_time, now_since(epoch).clock) {
+        Ok(Some(service)) => server.take_service(service),
+        Ok(None) => {}
+        Err(error) => log::warn!("the service manager is not told (NOTIFY_SOCKET): {error}"),
+    }
 }
 
 fn start_source(

@@ -9,9 +9,12 @@
     reason = "a test that cannot be set up, or whose peer does otherwise, must fail"
 )]
 
+mod container;
 mod machine;
 mod package;
 mod per_core;
 mod proxies;
+mod sandbox;
 mod systemd;
 mod tools;
+mod visits;

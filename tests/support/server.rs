@@ -174,7 +174,7 @@ impl Server {
         Self::spawn_patient(patience, command)
     }
 
-    /// Starts `command`, which becomes or is a `blackhole`; returns once it listens.
+    /// Starts `command`, which becomes or is a `blackhole`, with its own stdin; returns once it listens.
     pub fn spawn(command: Command) -> Self {
         Self::spawn_patient(PATIENCE, command)
     }
@@ -200,7 +200,6 @@ impl Server {
         admin: OnceCell<SocketAddr>,
     ) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()
