@@ -366,7 +366,7 @@ fn in_a_folder_it_is_installed_starts_is_upgraded_and_leaves_nothing() {
     let user = fs::read_to_string(folder.path("etc/passwd")).unwrap();
     assert!(user.starts_with("blackhole:"), "{user}");
     let config = folder.path(CONFIG);
-    for (path, mode) in [(config.as_path(), 0o640), (config.parent().unwrap(), 0o750)] {
+    for (path, mode) in [(config.as_path(), 0o640), (config.parent().unwrap(), 0o770)] {
         let metadata = fs::metadata(path).unwrap();
         assert_eq!(metadata.mode() & 0o777, mode, "{}", path.display());
         let group = fs::read_to_string(folder.path("etc/group")).unwrap();
@@ -403,6 +403,8 @@ fn in_a_folder_it_is_installed_starts_is_upgraded_and_leaves_nothing() {
 
     folder.dpkg("--remove", Path::new("blackhole"));
     assert_eq!(folder.left(), BTreeSet::from([PathBuf::from(CONFIG)]));
+    // What the server keeps when the platform stops a family.
+    fs::write(config.with_extension("json.modules.json"), "{}").unwrap();
     folder.dpkg("--purge", Path::new("blackhole"));
     assert_eq!(folder.left(), BTreeSet::new());
     assert!(!folder.path("etc/blackhole").exists());
