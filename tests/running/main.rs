@@ -15,6 +15,7 @@ mod package;
 mod per_core;
 mod proxies;
 mod sandbox;
+mod proxy;
 mod systemd;
 mod tools;
 mod visits;
