@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::tools::program;
-use crate::visits::{visit, visits};
+use crate::visits::{Over, visit, visits};
 use support::client::Client;
 use support::project_file;
 use support::server::{blackhole, own_address, wait_for, wait_within};
@@ -251,6 +251,7 @@ fn a_rolling_restart_replaces_every_process_and_refuses_nobody() {
     let is_over = AtomicBool::new(false);
     let address = all.address;
     thread::scope(|scope| {
+        let over = Over(&is_over);
         let clients: Vec<_> = (0..3)
             .map(|_| scope.spawn(|| visits(address, &is_over)))
             .collect();
@@ -261,7 +262,7 @@ fn a_rolling_restart_replaces_every_process_and_refuses_nobody() {
                 (done == round).then_some(())
             });
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         for client in clients {
             let served = client.join().unwrap().expect("refused or reset");
             assert!(served > 0);

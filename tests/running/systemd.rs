@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::tools::program;
-use crate::visits::{visit, visits};
+use crate::visits::{Over, visit, visits};
 use support::client::{ANY_TOKEN, Client, Raw};
 use support::events::ACCOUNT;
 use support::project_file;
@@ -339,7 +339,7 @@ mod one_thread {
             reason = "no safe crate of the tree offers ptrace, and a signal would stop every thread"
         )]
         pub(super) fn stop(pid: u32) -> Option<Self> {
-            let pid = pid.try_into().unwrap();
+            let pid: libc::pid_t = pid.try_into().unwrap();
             // SAFETY: these requests take no memory of ours; the process is our child.
             let is_ours = unsafe {
                 libc::ptrace(libc::PTRACE_SEIZE, pid, null_mut::<u8>(), null_mut::<u8>()) == 0
@@ -435,6 +435,7 @@ fn no_connect_is_refused_or_reset_while_processes_with_a_handed_socket_replace_e
     let args = [&DEMO[..], &BRIEF, &["--admin", "127.0.0.1:0"]].concat();
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let over = Over(&is_over);
         let clients: Vec<_> = (0..3)
             .map(|_| scope.spawn(|| visits(address, &is_over)))
             .collect();
@@ -446,7 +447,7 @@ fn no_connect_is_refused_or_reset_while_processes_with_a_handed_socket_replace_e
             assert_eq!(server.stop().code(), Some(0));
         }
         let _last = Server::spawn(handed(&socket, Some("websocket"), &args));
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         for client in clients {
             let served = client.join().unwrap().expect("refused or reset");
             assert!(served > 0);

@@ -18,6 +18,15 @@ pub fn visits(address: SocketAddr, is_over: &AtomicBool) -> io::Result<usize> {
     Ok(served)
 }
 
+/// Says that it is over when it is dropped: by a test that fails, too, or its clients would never end.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Upgrades, and goes.
 pub fn visit(mut stream: TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
