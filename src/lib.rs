@@ -1,13 +1,13 @@
 //! Blackhole: platform events from RabbitMQ, pushed to websocket clients.
 //!
 //! ```text
-//! client bytes  -> one read buffer of the loop -> protocol::{handshake, codec} -> protocol::command -> session
+//! client bytes  -> reactor: one read buffer -> protocol::{handshake, codec} -> protocol::command -> session
 //!               -> auth, routing::families -> routing::index
-//! RabbitMQ      -> amqp thread: delivery -> event -> handoff (bounded) + waker -> loop
-//! event         -> routing::index -> each matching group: one frame -> outbox of each subscriber -> flush list
-//!               -> history (bounded) -> laps, for the sessions that come back with a cursor -> the same outboxes
-//! its stream    -> amqp threads: what is older than the history -> handoff::stored -> laps
-//! end of turn   -> every session on the flush list: one vectored write of all its frames
+//! RabbitMQ      -> amqp thread: delivery -> event -> handoff (bounded) + waker -> reactor: the loop
+//! event         -> routing::index -> each matching group: one frame -> outbox of each subscriber -> reactor: flush list
+//! event         -> history (bounded) -> reactor: laps, for the sessions that come back with a cursor -> outbox of each
+//! a stream      -> amqp threads: what is older than the history -> handoff::stored -> reactor: laps
+//! end of turn   -> reactor: one vectored write to every session on the flush list, of all its frames
 //! ```
 //!
 //! # Floors
@@ -29,6 +29,8 @@
 //! | 3 | [`routing`] | pure | who wants this routing key: binding families, subscription index, counts of AMQP bindings |
 //! | 3 | [`history`] | pure | the events of the last minute, cursors that name a place among them, what the stream proves of before |
 //! | 2 | [`event`] | pure | what was published, decoded once; the styles of its frames |
+//! | 2 | [`documents`] | pure | the fixed documents of the admin address, and how an asker is told that it has one already |
+//! | 1 | [`console`] | pure | the console: one page for browsers, put together by the compiler |
 //! | 1 | json | pure | reading and writing JSON where `serde_json` does not suffice |
 //! | 2 | [`logging`] | shell | the log: a thread of its own behind a bounded queue |
 //! | 2 | tls_files | shell | the files of TLS clients, and whom they trust |
@@ -68,7 +70,11 @@ mod closest;
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
+pub mod console;
+#[forbid(unsafe_code)]
 pub mod ctl;
+#[forbid(unsafe_code)]
+pub mod documents;
 #[forbid(unsafe_code)]
 pub mod event;
 #[forbid(unsafe_code)]

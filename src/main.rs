@@ -21,6 +21,7 @@ use blackhole::handoff::ask::ask_channels;
 use blackhole::handoff::stored::stored_channels;
 use blackhole::handoff::{SourceEnd, handoff};
 use blackhole::inquiry::{self, Authorities, Crossbar, CrossbarOptions, Inquiry, InquiryCounters};
+use blackhole::reactor::admin::about::About;
 use blackhole::reactor::drain::DrainTimes;
 use blackhole::reactor::handed::HandedSockets;
 use blackhole::reactor::modules::{HostParts, KeepModule};
@@ -312,6 +313,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         }),
     });
 
+    server.take_about(about(&config));
     announce(&server);
     let patience = AMQP_STOP_PATIENCE.min(config.drain / 4);
     let parts = ServerParts {
@@ -418,6 +420,31 @@ fn start_inquiry(
     Ok((Some(inquiry), counters))
 }
 
+/// What this process is, as the admin address tells it.
+fn about(config: &Config) -> About {
+    let kinds = [
+        ("insecure", config.auth.insecure.is_some()),
+        ("tokens", config.auth.tokens.is_some()),
+        ("jwt", config.auth.jwt.is_some()),
+        ("crossbar", config.auth.platform.is_some()),
+    ];
+    let auth = kinds.into_iter().filter(|(_, is_there)| *is_there);
+    let (source, demo_account) = match &config.source {
+        SourceConfig::Amqp => ("amqp", None),
+        SourceConfig::Demo { .. } => ("demo", Some(source::demo_account(1).to_string())),
+        SourceConfig::Replay { .. } => ("replay", None),
+    };
+    About {
+        node: config.node_name.clone(),
+        websocket: None,
+        auth: auth.map(|(kind, _)| kind).collect(),
+        source,
+        demo_account,
+        has_stream: config.history_stream.is_some(),
+        drain: config.drain,
+    }
+}
+
 /// Answers the platform over AMQP from now on, unless events come from elsewhere or it is switched off.
 fn start_control(
     config: &Config,
@@ -493,6 +520,7 @@ fn announce(server: &Server) {
     }
     if let Some(address) = server.address(ListenerKind::Admin) {
         log::info!("admin pages on http://{address}/metrics, /healthz, /readyz");
+        log::info!("console: http://{address}/");
     }
     if let Some(path) = server.admin_socket() {
         log::info!("admin socket: {}", path.display());

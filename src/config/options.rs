@@ -68,7 +68,8 @@ pub(crate) struct Options {
     /// needs admin_token
     #[arg(long, value_name = "IP:PORT", help_heading = LISTENING)]
     pub(crate) admin: Option<Setting<SocketAddr>>,
-    /// File whose first line is the token that is asked for there (Authorization: Bearer), but for /healthz and /readyz
+    /// File whose first line is the token that is asked for there (Authorization: Bearer), but for /healthz, /readyz and
+    /// fixed documents such as the console
     #[arg(long, value_name = "FILE", help_heading = LISTENING)]
     pub(crate) admin_token: Option<Setting<FileName>>,
     /// Host names by which that address may be called, besides IP addresses and localhost

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use log::LevelFilter;
 
 use crate::account::AccountId;
+use crate::documents::Document;
 
 use super::control::ModuleChange;
 use super::http::{HttpError, Status};
@@ -14,6 +15,15 @@ use super::http::{HttpError, Status};
 /// A request of the admin address, understood as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminRequest {
+    /// `GET /` and the other fixed documents.
+    Document {
+        /// Which one.
+        document: &'static Document,
+        /// The asker has it already (`If-None-Match`).
+        is_known: bool,
+    },
+    /// `GET /v2/status`: what the process is.
+    Status,
     /// `GET /healthz`.
     Health,
     /// `GET /readyz`.

@@ -1,7 +1,7 @@
 //! A request of the admin address, from its bytes to what it asks for (PROTOCOL 8, RFC 9112).
 //!
-//! One table ([`ROUTES`]) says which paths there are, by which method, and which query keys each takes. A value is checked
-//! where it is read, so what comes out is right as a whole.
+//! One table ([`ROUTES`]) says which paths there are, by which method, and which query keys each takes; beside it there are
+//! the fixed documents ([`documents`]). A value is checked where it is read, so what comes out is right as a whole.
 //!
 //! When more than one thing is wrong, the first of this list is told:
 //!
@@ -22,9 +22,11 @@ use super::admin::{AdminRefusal, AdminRequest, CloseOrder, SessionQuery, SortKey
 use super::admin_guard::Guard;
 use super::control::ModuleChange;
 use super::http::{
-    BODY_BYTES_MAX, ContentLength, Fields, Head, HttpError, Method, Parsed, Status, parse_head,
+    BODY_BYTES_MAX, ContentLength, Fields, Head, HttpError, Method, Parsed, Single, Status,
+    parse_head,
 };
 use crate::account::AccountId;
+use crate::documents::{self, Document};
 
 /// Most sessions of one page of a listing.
 pub const PAGE_SESSIONS_MAX: usize = 1000;
@@ -91,7 +93,8 @@ pub fn parse(input: &[u8], guard: Option<&Guard>) -> Parsed<AskedFor> {
     if input.len() < consumed {
         return Parsed::Incomplete;
     }
-    let is_open = matches!(head.path, "/healthz" | "/readyz");
+    let is_open =
+        matches!(head.path, "/healthz" | "/readyz") || documents::find(head.path).is_some();
     let allowed = guard.map_or(Ok(()), |guard| guard.check(&head, is_open));
     Parsed::Complete {
         consumed,
@@ -170,6 +173,12 @@ const ROUTES: &[Route] = &[
         path: "/metrics",
         keys: &[],
         read: |_| Ok(AdminRequest::Metrics),
+    },
+    Route {
+        method: Method::Get,
+        path: "/v2/status",
+        keys: &[],
+        read: |_| Ok(AdminRequest::Status),
     },
     Route {
         method: Method::Get,
@@ -286,6 +295,9 @@ impl Route {
 }
 
 fn route(head: &Head<'_>) -> Result<AdminRequest, AdminRefusal> {
+    if let Some(document) = documents::find(head.path) {
+        return read_document(document, head);
+    }
     let mut allowed = Vec::new();
     for route in ROUTES {
         let Some(words) = route.matches(head.path) else {
@@ -304,10 +316,32 @@ fn route(head: &Head<'_>) -> Result<AdminRequest, AdminRefusal> {
     if allowed.is_empty() {
         return Err(AdminRefusal::new(Status::NotFound, "not found"));
     }
-    Err(AdminRefusal {
-        headers: format!("Allow: {}\r\n", allowed.join(", ")),
+    Err(not_by_this_method(&allowed.join(", ")))
+}
+
+/// `allowed`: the methods that are taken.
+fn not_by_this_method(allowed: &str) -> AdminRefusal {
+    AdminRefusal {
+        headers: format!("Allow: {allowed}\r\n"),
         ..HttpError::MethodNotAllowed.into()
-    })
+    }
+}
+
+fn read_document(
+    document: &'static Document,
+    head: &Head<'_>,
+) -> Result<AdminRequest, AdminRefusal> {
+    if !matches!(head.method, Method::Get | Method::Head) {
+        return Err(not_by_this_method("GET, HEAD"));
+    }
+    read_query(&[], head.query)?;
+    let is_known = match head.fields.if_none_match {
+        Single::Once(tags) => {
+            std::str::from_utf8(tags).is_ok_and(|tags| document.is_named_by(tags))
+        }
+        Single::Absent | Single::Repeated => false,
+    };
+    Ok(AdminRequest::Document { document, is_known })
 }
 
 fn wrong(text: impl Into<Cow<'static, str>>) -> AdminRefusal {

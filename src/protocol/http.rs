@@ -61,6 +61,8 @@ pub enum Status {
     Ok,
     /// 202: what was asked for has begun.
     Accepted,
+    /// 304: the asker has it already.
+    NotModified,
     /// 400.
     BadRequest,
     /// 401: a bearer token is needed.
@@ -104,6 +106,7 @@ impl Status {
         match self {
             Self::Ok => (200, "OK"),
             Self::Accepted => (202, "Accepted"),
+            Self::NotModified => (304, "Not Modified"),
             Self::BadRequest => (400, "Bad Request"),
             Self::Unauthorized => (401, "Unauthorized"),
             Self::Forbidden => (403, "Forbidden"),
@@ -315,6 +318,7 @@ pub(super) struct Fields<'a> {
     pub(super) version: Single<'a>,
     pub(super) origin: Single<'a>,
     pub(super) authorization: Single<'a>,
+    pub(super) if_none_match: Single<'a>,
     /// `Connection` names `upgrade`.
     pub(super) connection_upgrade: bool,
     /// `Upgrade` names `websocket`.
@@ -475,6 +479,8 @@ fn read_fields<'a>(headers: &[httparse::Header<'a>]) -> Fields<'a> {
             fields.origin.add(value);
         } else if is("authorization") {
             fields.authorization.add(value);
+        } else if is("if-none-match") {
+            fields.if_none_match.add(value);
         } else if is("transfer-encoding") {
             fields.has_transfer_encoding = true;
         } else if is("content-length") {
@@ -619,6 +625,7 @@ mod tests {
         let mut codes: Vec<u16> = [
             Status::Ok,
             Status::Accepted,
+            Status::NotModified,
             Status::BadRequest,
             Status::Unauthorized,
             Status::Forbidden,

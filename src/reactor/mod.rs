@@ -105,6 +105,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::admin::about::About;
 use self::admin::connections::AdminConnections;
 use self::admin::job::Jobs;
 use self::connections::{Connection, Connections, Listed};
@@ -182,6 +183,8 @@ pub struct Reactor<S> {
     store: Option<Store>,
     /// The name of this host.
     host: String,
+    /// What this process is.
+    about: About,
     keeper: Keeper,
     /// A change of families is under way, whoever asked for it.
     is_switching: bool,
@@ -256,6 +259,7 @@ impl<S: Socket> Reactor<S> {
             control: None,
             store: None,
             host: String::new(),
+            about: About::default(),
             keeper: Keeper {
                 keep: None,
                 wake: Arc::new(|| Ok(())),
@@ -290,6 +294,11 @@ impl<S: Socket> Reactor<S> {
             keep: parts.keep,
             wake,
         };
+    }
+
+    /// What this process is, for whoever asks on the admin address.
+    pub fn take_about(&mut self, about: About) {
+        self.about = about;
     }
 
     /// All connections.

@@ -14,6 +14,7 @@ use mio::net::{TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::admin::about::About;
 use super::drain::DrainTimes;
 use super::handed::HandedSockets;
 use super::listener::{Accepted, Listener};
@@ -125,6 +126,7 @@ pub struct Server {
     store: Option<StoreEnd>,
     host: Option<HostParts>,
     service: Option<Service>,
+    about: About,
 }
 
 /// What a running loop needs, besides the hub.
@@ -218,6 +220,7 @@ impl Server {
             store: None,
             host: None,
             service: None,
+            about: About::default(),
         })
     }
 
@@ -239,6 +242,14 @@ impl Server {
     /// What this host is called, and how changes are kept here.
     pub fn take_host(&mut self, host: HostParts) {
         self.host = Some(host);
+    }
+
+    /// What this process is, for whoever asks on the admin address. Where clients connect is known here.
+    pub fn take_about(&mut self, about: About) {
+        self.about = About {
+            websocket: self.address(ListenerKind::Clients),
+            ..about
+        };
     }
 
     /// The address of the listener of this kind, if there is one.
@@ -293,6 +304,7 @@ impl Server {
             let waker = self.waker.clone();
             reactor.take_host(host, Arc::new(move || waker.wake()));
         }
+        reactor.take_about(std::mem::take(&mut self.about));
         let mut events = Events::with_capacity(limits::POLL_EVENTS_MAX);
         let mut ready: Vec<Ready> = Vec::with_capacity(limits::POLL_EVENTS_MAX);
         let mut accept_log = LogLimit::default();
@@ -370,6 +382,8 @@ impl Server {
                 self.listeners.iter_mut().for_each(Listener::on_reap);
             }
             if reactor.is_drained(now) {
+                // An end without sessions is announced and over in one turn.
+                self.tell_service(&mut reactor, now);
                 reactor.end_looks(now);
                 reactor.flush_all(now);
                 log::info!("drained");

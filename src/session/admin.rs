@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::documents::Document;
 use crate::limits::TRACE_OUTBOX_BYTES_MAX;
 use crate::protocol::admin::{AdminRefusal, AdminRequest};
 use crate::protocol::admin_request::{self, AnswerForm, AskedFor};
@@ -47,6 +48,13 @@ const HEADERS: &str = "Cache-Control: no-store\r\nX-Content-Type-Options: nosnif
 /// The answer to a request of the admin address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminAnswer {
+    /// A fixed document.
+    Document {
+        /// Which one.
+        document: &'static Document,
+        /// The asker has it already, so it is told only that (304).
+        is_known: bool,
+    },
     /// Lines of text.
     Text {
         /// Its status.
@@ -79,6 +87,19 @@ impl AdminAnswer {
             response.bytes(form.head_only, form.is_last)
         };
         match self {
+            Self::Document { document, is_known } => {
+                let response = Response {
+                    status: if *is_known {
+                        Status::NotModified
+                    } else {
+                        Status::Ok
+                    },
+                    content_type: document.content_type,
+                    headers: &document.headers(),
+                    body: document.body.as_bytes(),
+                };
+                response.bytes(form.head_only || *is_known, form.is_last)
+            }
             Self::Text { status, body } => whole(*status, TEXT, "", body.as_bytes()),
             Self::Metrics(body) => whole(Status::Ok, METRICS, "", body.as_bytes()),
             Self::Json { status, body } => whole(*status, "application/json", "", body),

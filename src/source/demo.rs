@@ -25,7 +25,8 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 const BILLING_SECONDS: u32 = 31;
 
 /// The id of made-up account `n`: the number itself as 32 hex digits. The accounts of a demo are 1 to `accounts`.
-fn demo_account(n: u32) -> AccountId {
+#[must_use]
+pub fn demo_account(n: u32) -> AccountId {
     AccountId::parse(&format!("{n:032x}")).expect("32 hex digits are an account id")
 }
 

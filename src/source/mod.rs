@@ -23,6 +23,7 @@ mod replay;
 use std::thread::{self, JoinHandle};
 
 use self::answers::Ended;
+pub use self::demo::demo_account;
 pub use self::options::{SourceConfig, SourceError};
 use crate::handoff::{FromSource, Return, SourceEnd};
 

@@ -20,20 +20,20 @@ use support::client::{ANY_TOKEN, Client, ping_as, success};
 use support::server::{DEMO, PATIENCE, Server, blackhole, run_to_end, wait_for};
 
 /// A connection on which one request may follow another.
-struct Asker<S> {
+pub(super) struct Asker<S> {
     stream: S,
     bytes: Vec<u8>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) head: String,
+    pub(super) body: String,
 }
 
 impl Asker<TcpStream> {
-    fn of(server: &Server) -> Self {
+    pub(super) fn of(server: &Server) -> Self {
         Self::at(server.admin())
     }
 
@@ -61,7 +61,7 @@ impl<S: Read + Write> Asker<S> {
         }
     }
 
-    fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(super) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).unwrap();
     }
 
@@ -80,7 +80,7 @@ impl<S: Read + Write> Asker<S> {
     }
 
     /// The next answer; `None`: the connection has ended without one.
-    fn answer(&mut self, has_body: bool) -> Option<Answer> {
+    pub(super) fn answer(&mut self, has_body: bool) -> Option<Answer> {
         let end = loop {
             match self.bytes.windows(4).position(|four| four == b"\r\n\r\n") {
                 Some(at) => break at + 4,
@@ -102,7 +102,7 @@ impl<S: Read + Write> Asker<S> {
         Some(Answer { status, head, body })
     }
 
-    fn ask(&mut self, request: impl AsRef<[u8]>) -> Answer {
+    pub(super) fn ask(&mut self, request: impl AsRef<[u8]>) -> Answer {
         self.send(request);
         self.answer(true).expect("an answer")
     }
@@ -114,12 +114,12 @@ impl<S: Read + Write> Asker<S> {
     }
 }
 
-fn request(line: &str, fields: &[&str]) -> String {
+pub(super) fn request(line: &str, fields: &[&str]) -> String {
     let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
     format!("{line} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
 }
 
-fn get(path: &str) -> String {
+pub(super) fn get(path: &str) -> String {
     request(&format!("GET {path}"), &[])
 }
 
@@ -384,6 +384,7 @@ fn the_port_of_the_clients_shows_none_of_it() {
         "/healthz",
         "/readyz",
         "/metrics",
+        "/v2/status",
         "/v2/websockets",
         "/v2/accounts/4b8c6fec4b2597882c0390202d195419/websockets",
         "/v2/accounts/4b8c6fec4b2597882c0390202d195419/websockets/127.0.0.1:1",

@@ -66,6 +66,7 @@ impl PerCore {
         command.args(["--ip", &address.ip().to_string()]);
         command.args(["--port", &address.port().to_string()]);
         command.args(OPTIONS).args(options);
+        command.env("TMPDIR", folder.path());
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

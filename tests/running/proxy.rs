@@ -37,14 +37,14 @@ use support::server::{PATIENCE, Server, blackhole, own_address, wait_for};
 
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Haproxy,
     Nginx,
 }
 
 impl Kind {
     /// Those that are installed. That another is not is said, as of a test that is left out.
-    pub fn each() -> impl Iterator<Item = Self> {
+    pub(crate) fn each() -> impl Iterator<Item = Self> {
         [Self::Haproxy, Self::Nginx]
             .into_iter()
             .filter(|kind| program(kind.name()).is_some())
@@ -80,13 +80,13 @@ impl Kind {
 }
 
 /// The addresses of one process behind the proxy, which stay the same when it is replaced.
-pub struct Place {
+pub(crate) struct Place {
     websockets: SocketAddr,
     admin: SocketAddr,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let websockets = own_address();
         // Of the same IP, on which nobody else takes ports.
         let admin = TcpListener::bind((websockets.ip(), 0)).unwrap();
@@ -96,17 +96,17 @@ impl Place {
     }
 
     /// Two of them.
-    pub fn two() -> [Self; 2] {
+    pub(crate) fn two() -> [Self; 2] {
         [Self::new(), Self::new()]
     }
 
     /// Starts a process here, as one behind this kind of proxy, with `args` behind.
-    pub fn start(&self, kind: Kind, args: &[&str]) -> Server {
+    pub(crate) fn start(&self, kind: Kind, args: &[&str]) -> Server {
         self.start_at(self.admin, kind, args)
     }
 
     /// As [`Place::start`], with an admin address that is no other process's, for several on one port.
-    pub fn start_beside(&self, kind: Kind, args: &[&str]) -> Server {
+    pub(crate) fn start_beside(&self, kind: Kind, args: &[&str]) -> Server {
         self.start_at(([127, 0, 0, 1], 0).into(), kind, args)
     }
 
@@ -121,13 +121,15 @@ impl Place {
 }
 
 /// A running proxy before two places; ended with its workers on drop.
-pub struct Proxy {
+pub(crate) struct Proxy {
     kind: Kind,
     child: Child,
     dir: TempDir,
     address: SocketAddr,
     /// Of the option `stream` of nginx.
     stream_address: SocketAddr,
+    /// Of the option `ipv6`; none where there is no IPv6.
+    six_address: Option<SocketAddr>,
     ca: Arc<ClientConfig>,
     ca_pem: PathBuf,
     _ca: Ca,
@@ -135,15 +137,17 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts one with the shipped file; returns once it takes connections.
-    pub fn start(kind: Kind, places: &[Place; 2]) -> Self {
+    pub(crate) fn start(kind: Kind, places: &[Place; 2]) -> Self {
         Self::start_with(kind, places, &[])
     }
 
     /// As [`Proxy::start`], with these options of the file switched on.
-    pub fn start_with(kind: Kind, places: &[Place; 2], options: &[&str]) -> Self {
+    pub(crate) fn start_with(kind: Kind, places: &[Place; 2], options: &[&str]) -> Self {
         let program = program(kind.name()).expect("it was found before");
         let dir = tempfile::tempdir().unwrap();
         let (address, stream_address) = (own_address(), own_address());
+        let six = TcpListener::bind("[::1]:0");
+        let six_address = six.ok().map(|six| six.local_addr().unwrap());
         let ca = Ca::new();
         let names = format!("DNS:localhost,IP:{}", address.ip());
         let certified = ca.certify(&names, 9);
@@ -155,7 +159,14 @@ impl Proxy {
         fs::write(dir.path().join("cert.pem"), [cert, key.clone()].concat()).unwrap();
         fs::write(dir.path().join("key.pem"), key).unwrap();
 
-        let text = configuration(kind, &dir, [address, stream_address], places, options);
+        let text = configuration(
+            kind,
+            &dir,
+            [address, stream_address],
+            six_address,
+            places,
+            options,
+        );
         let file = dir.path().join("configuration");
         fs::write(&file, &text).unwrap();
         let file = file.to_str().unwrap();
@@ -189,6 +200,7 @@ impl Proxy {
             dir,
             address,
             stream_address,
+            six_address,
             ca: trusting(&ca),
             ca_pem: ca.pem(),
             _ca: ca,
@@ -198,41 +210,51 @@ impl Proxy {
     }
 
     /// Where clients connect.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Where they connect with the option `stream`.
-    pub fn stream_address(&self) -> SocketAddr {
+    pub(crate) fn stream_address(&self) -> SocketAddr {
         self.stream_address
     }
 
+    /// Where they connect with the option `ipv6`; none where there is no IPv6.
+    pub(crate) fn six_address(&self) -> Option<SocketAddr> {
+        self.six_address
+    }
+
     /// The CA that clients are to trust.
-    pub fn ca_pem(&self) -> &str {
+    pub(crate) fn ca_pem(&self) -> &str {
         self.ca_pem.to_str().unwrap()
     }
 
     /// A client that connects from an address that no process trusts, and is upgraded.
-    pub fn client(&self) -> Wss {
+    pub(crate) fn client(&self) -> Wss {
         self.client_at("/", &[])
     }
 
     /// As [`Proxy::client`], with this path and these headers.
-    pub fn client_at(&self, path: &str, headers: &[(&str, &str)]) -> Wss {
+    pub(crate) fn client_at(&self, path: &str, headers: &[(&str, &str)]) -> Wss {
         let connected = Wss::connect(self, STRANGER, path, headers);
         connected.unwrap_or_else(|refusal| panic!("{refusal:?}\n{}", self.log()))
     }
 
     /// TLS from `ip` to this address.
-    pub fn connect(&self, ip: [u8; 4], to: SocketAddr) -> Result<Tls, String> {
+    pub(crate) fn connect(&self, ip: [u8; 4], to: SocketAddr) -> Result<Tls, String> {
         let stream = tcp(ip, to).map_err(|error| error.to_string())?;
+        Ok(self.tls(stream))
+    }
+
+    /// TLS over a connection, on which something may have been sent.
+    pub(crate) fn tls(&self, stream: TcpStream) -> Tls {
         let name = ServerName::try_from("localhost").unwrap();
         let session = ClientConnection::new(self.ca.clone(), name).unwrap();
-        Ok(StreamOwned::new(session, stream))
+        StreamOwned::new(session, stream)
     }
 
     /// Processes that serve, newest last; those that an earlier configuration has left are among them.
-    pub fn workers(&self) -> Vec<u32> {
+    pub(crate) fn workers(&self) -> Vec<u32> {
         let pid = self.child.id();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         children
@@ -241,14 +263,21 @@ impl Proxy {
             .collect()
     }
 
-    /// Descriptors of all workers.
-    pub fn descriptors(&self) -> usize {
-        let count = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
-        self.workers().into_iter().map(count).sum()
+    /// Whether it still has the connection of this client open, by the kernel's list.
+    pub(crate) fn holds(&self, client: &Wss) -> bool {
+        let text = |address: SocketAddr| match address {
+            SocketAddr::V4(v4) => {
+                let ip = u32::from_le_bytes(v4.ip().octets());
+                format!("{ip:08X}:{:04X}", v4.port())
+            }
+            SocketAddr::V6(_) => unreachable!("all addresses of the tests are IPv4"),
+        };
+        let ends = format!(" {} {} 01 ", text(self.address), text(client.address()));
+        fs::read_to_string("/proc/net/tcp").unwrap().contains(&ends)
     }
 
     /// Reads the file again; returns once new workers serve and the old ones take nobody any more.
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         let before: HashSet<u32> = self.workers().into_iter().collect();
         let signal = match self.kind {
             Kind::Haproxy => Signal::USR2,
@@ -278,7 +307,7 @@ impl Proxy {
     }
 
     /// What HAProxy answers on its own socket; empty when it does not.
-    pub fn ask(&self, command: &str) -> String {
+    pub(crate) fn ask(&self, command: &str) -> String {
         let mut answer = String::new();
         if let Ok(mut socket) = UnixStream::connect(self.dir.path().join("admin.sock")) {
             let asked = socket.write_all(format!("{command}\n").as_bytes());
@@ -288,17 +317,19 @@ impl Proxy {
     }
 
     /// Whether HAProxy sends websockets to the server of this name.
-    pub fn is_up(&self, server: &str) -> bool {
+    pub(crate) fn is_up(&self, server: &str) -> bool {
         // CSV: proxy, server and the state in column 18.
         let stat = self.ask("show stat");
         let line = stat
             .lines()
             .find(|line| line.starts_with(&format!("processes,{server},")));
-        line.is_some_and(|line| line.split(',').nth(17) == Some("UP"))
+        let state = line.and_then(|line| line.split(',').nth(17));
+        // `UP 1/2` after a first failure.
+        state.is_some_and(|state| state.starts_with("UP"))
     }
 
     /// All that it said.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         let read = |name: &str| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
         read("said") + &read("error.log")
     }
@@ -329,6 +360,7 @@ fn configuration(
     kind: Kind,
     dir: &TempDir,
     [address, stream_address]: [SocketAddr; 2],
+    six: Option<SocketAddr>,
     places: &[Place; 2],
     options: &[&str],
 ) -> String {
@@ -371,6 +403,30 @@ fn configuration(
         text = match *option {
             "sticky" => edited(&text, &sticky(kind)),
             "stream" => edited(&text, "s/#stream //"),
+            // Another balancer in front, as scripts/README.md tells it.
+            "behind" => edited(
+                &text,
+                match kind {
+                    Kind::Haproxy => "s/^ *bind .*/& accept-proxy/",
+                    Kind::Nginx => {
+                        "s/listen .* ssl/& proxy_protocol/
+                         s/^http {/& set_real_ip_from 127.0.0.9; real_ip_header proxy_protocol;/"
+                    }
+                },
+            ),
+            "ipv6" => {
+                let six = six.expect("this machine has IPv6");
+                match kind {
+                    Kind::Haproxy => {
+                        text.replace(&format!("\"{address}\""), &format!("\"{address},{six}\""))
+                    }
+                    Kind::Nginx => text.replacen(
+                        "        listen ",
+                        &format!("        listen {six} ssl;\n        listen "),
+                        1,
+                    ),
+                }
+            }
             // Processes that share a port, as scripts/README.md tells it.
             "shared" => {
                 let probe = |line: &str| match line.split_once(" port ") {
@@ -460,10 +516,10 @@ fn trusting(ca: &Ca) -> Arc<ClientConfig> {
 }
 
 /// An address of clients that is no proxy's.
-pub const STRANGER: [u8; 4] = [127, 0, 0, 9];
+pub(crate) const STRANGER: [u8; 4] = [127, 0, 0, 9];
 
 /// Connects from this loopback address.
-pub fn tcp(ip: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) fn tcp(ip: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((ip, 0)).into())?;
     socket.connect_timeout(&to.into(), PATIENCE)?;
@@ -475,11 +531,11 @@ pub fn tcp(ip: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// A TLS stream.
-pub type Tls = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 /// Why a client is not connected.
 #[derive(Debug)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// An answer other than 101.
     Answer(Box<Response<Option<Vec<u8>>>>),
     /// No answer.
@@ -488,13 +544,13 @@ pub enum Refusal {
 }
 
 /// A websocket client over TLS.
-pub struct Wss {
+pub(crate) struct Wss {
     socket: WebSocket<Tls>,
 }
 
 impl Wss {
     /// Connects from `ip` to the proxy.
-    pub fn connect(
+    pub(crate) fn connect(
         proxy: &Proxy,
         ip: [u8; 4],
         path: &str,
@@ -505,7 +561,7 @@ impl Wss {
     }
 
     /// Asks for an upgrade.
-    pub fn upgrade(tls: Tls, path: &str, headers: &[(&str, &str)]) -> Result<Self, Refusal> {
+    pub(crate) fn upgrade(tls: Tls, path: &str, headers: &[(&str, &str)]) -> Result<Self, Refusal> {
         let mut request = format!("wss://localhost{path}")
             .into_client_request()
             .unwrap();
@@ -522,19 +578,24 @@ impl Wss {
         }
     }
 
+    /// Its end of the connection.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.socket.get_ref().sock.local_addr().unwrap()
+    }
+
     /// Its session's id, as the server is to know it.
-    pub fn id(&self) -> String {
-        self.socket.get_ref().sock.local_addr().unwrap().to_string()
+    pub(crate) fn id(&self) -> String {
+        self.address().to_string()
     }
 
     /// Sends a command.
-    pub fn send(&mut self, command: &Value) -> Result<(), String> {
+    pub(crate) fn send(&mut self, command: &Value) -> Result<(), String> {
         let message = Message::text(command.to_string());
         self.socket.send(message).map_err(|error| error.to_string())
     }
 
     /// The next text.
-    pub fn next(&mut self) -> Result<Value, String> {
+    pub(crate) fn next(&mut self) -> Result<Value, String> {
         loop {
             match self.socket.read().map_err(|error| error.to_string())? {
                 Message::Text(text) => {
@@ -547,7 +608,7 @@ impl Wss {
     }
 
     /// The reply to a command; what comes before it is passed over.
-    pub fn try_ask(&mut self, command: &Value) -> Result<Value, String> {
+    pub(crate) fn try_ask(&mut self, command: &Value) -> Result<Value, String> {
         self.send(command)?;
         loop {
             let message = self.next()?;
@@ -558,19 +619,19 @@ impl Wss {
     }
 
     /// Whether the process answers a ping.
-    pub fn try_ping(&mut self) -> Result<(), String> {
+    pub(crate) fn try_ping(&mut self) -> Result<(), String> {
         let reply = self.try_ask(&ping_as(ANY_TOKEN, "ping"))?;
         let is_pong = reply["data"]["response"] == "pong";
         is_pong.then_some(()).ok_or_else(|| reply.to_string())
     }
 
     /// Panics unless the process answers a ping.
-    pub fn ping(&mut self) {
+    pub(crate) fn ping(&mut self) {
         self.try_ping().unwrap();
     }
 
     /// Messages up to the end, and the code of the close.
-    pub fn read_to_close(&mut self) -> (Vec<Value>, Option<u16>) {
+    pub(crate) fn read_to_close(&mut self) -> (Vec<Value>, Option<u16>) {
         let mut messages = Vec::new();
         loop {
             match self.socket.read() {
@@ -585,7 +646,7 @@ impl Wss {
     }
 
     /// Closes in good order.
-    pub fn close(mut self) -> Result<(), String> {
+    pub(crate) fn close(mut self) -> Result<(), String> {
         self.socket.close(None).map_err(|error| error.to_string())?;
         loop {
             match self.socket.read() {

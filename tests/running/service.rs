@@ -48,6 +48,15 @@ fn installed() -> Option<Machine> {
     Some(machine)
 }
 
+/// Leaves the running test out where an instance has no core of its own.
+fn has_two_cores() -> bool {
+    let has = std::thread::available_parallelism().unwrap().get() > 1;
+    if !has {
+        support::left_out::leave_out(&"an instance is a core, and there is one");
+    }
+    has
+}
+
 fn start(machine: &Machine, units: &[&str]) {
     let said = machine.run(&[&["systemctl", "start"], units].concat());
     let why = || {
@@ -120,11 +129,16 @@ fn systemd_knows_when_it_is_ready_reloads_it_and_ends_it_in_good_order() {
     assert_eq!(line("NoNewPrivs:"), "1");
     assert_eq!(line("CapEff:"), "0000000000000000");
     assert_ne!(line("Uid:").split('\t').next(), Some("0"));
-    let limits = machine.must(&["cat", &format!("/proc/{pid}/limits")]);
-    let files = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"));
-    assert!(files.unwrap().contains("1048576"), "{limits}");
+    // Where process 1 itself may not raise it, the unit gets as much as there is.
+    let files = |pid: &str| -> u64 {
+        let limits = machine.must(&["cat", &format!("/proc/{pid}/limits")]);
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"));
+        let hard = line.unwrap().split_whitespace().nth(1).unwrap();
+        hard.parse().unwrap()
+    };
+    assert!([1_048_576, files("1")].contains(&files(&pid)));
 
     let ask = |what: &[&str]| {
         let asked = ["blackhole", "ctl", "--admin-dir", "/run/blackhole"];
@@ -185,8 +199,7 @@ fn a_server_that_hangs_is_ended_by_the_watchdog_and_started_again() {
 #[test]
 fn instances_restarted_one_after_another_refuse_nobody() {
     let Some(machine) = installed() else { return };
-    if std::thread::available_parallelism().unwrap().get() < 2 {
-        support::left_out::leave_out(&"an instance is a core, and there is one");
+    if !has_two_cores() {
         return;
     }
     let units = ["blackhole@0.service", "blackhole@1.service"];
@@ -212,16 +225,32 @@ fn a_port_that_systemd_holds_refuses_nobody_while_its_only_process_restarts() {
     let Some(machine) = installed() else { return };
     // The first who comes starts the service.
     start(&machine, &["blackhole@0.socket"]);
-    assert_eq!(
-        property(&machine, "blackhole@0.service", "ActiveState"),
-        "inactive"
-    );
+    let state = || property(&machine, "blackhole@0.service", "ActiveState");
+    assert_eq!(state(), "inactive");
     let visitors = Visitors::send(&machine);
     wait_within(PATIENCE, "it is started", || {
-        (property(&machine, "blackhole@0.service", "ActiveState") == "active").then_some(())
+        (state() == "active").then_some(())
     });
     for _ in 0..2 {
         machine.must(&["systemctl", "restart", "blackhole@0.service"]);
     }
     visitors.call_back();
+}
+
+#[test]
+fn sockets_of_two_instances_are_on_one_port_and_refuse_nobody_while_both_restart() {
+    let Some(machine) = installed() else { return };
+    if !has_two_cores() {
+        return;
+    }
+    start(&machine, &["blackhole@0.socket", "blackhole@1.socket"]);
+    let units = ["blackhole@0.service", "blackhole@1.service"];
+    start(&machine, &units);
+    let visitors = Visitors::send(&machine);
+    for unit in units {
+        machine.must(&["systemctl", "restart", unit]);
+    }
+    visitors.call_back();
+    let journal = machine.must(&["journalctl", "--no-pager", "--unit", "blackhole@1.service"]);
+    assert!(journal.contains("listening on 0.0.0.0:5555"), "{journal}");
 }

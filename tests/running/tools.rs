@@ -6,7 +6,7 @@ use std::path::PathBuf;
 const SBIN: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/sbin"];
 
 /// Where a program is. Leaves the running test out and gives nothing where it is not installed: the test then returns.
-pub fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path)
         .chain(SBIN.map(PathBuf::from))

@@ -9,7 +9,7 @@ use support::wire::UPGRADE_REQUEST;
 
 /// Connects and upgrades again and again; how often. The error is of the first connection that was refused, reset or left
 /// without an answer.
-pub fn visits(address: SocketAddr, is_over: &AtomicBool) -> io::Result<usize> {
+pub(crate) fn visits(address: SocketAddr, is_over: &AtomicBool) -> io::Result<usize> {
     let mut served = 0;
     while !is_over.load(Ordering::Relaxed) {
         visit(TcpStream::connect(address)?)?;
@@ -19,7 +19,7 @@ pub fn visits(address: SocketAddr, is_over: &AtomicBool) -> io::Result<usize> {
 }
 
 /// Says that it is over when it is dropped: by a test that fails, too, or its clients would never end.
-pub struct Over<'a>(pub &'a AtomicBool);
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
@@ -28,7 +28,7 @@ impl Drop for Over<'_> {
 }
 
 /// Upgrades, and goes.
-pub fn visit(mut stream: TcpStream) -> io::Result<()> {
+pub(crate) fn visit(mut stream: TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(UPGRADE_REQUEST.as_bytes())?;
     let mut head = [0; 12];

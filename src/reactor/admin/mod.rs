@@ -3,6 +3,7 @@
 //! | module | owns |
 //! |---|---|
 //! | this | which request begins what |
+//! | [`about`], `status` | what a process is; the page `/v2/status` |
 //! | `accept` | connections of the admin address taken in, and refused when there is no room |
 //! | [`connections`] | which connections they are |
 //! | `looks` | the looks of `/trace`: how they begin, are fed, and end |
@@ -11,6 +12,7 @@
 //! | `listing`, `sessions` | listings of sessions, and sessions closed; a slice of them |
 //! | `actions` | a drain, the log level, families started and stopped |
 
+pub mod about;
 mod accept;
 mod actions;
 pub(super) mod connections;
@@ -21,6 +23,7 @@ mod looks;
 mod metrics;
 mod process;
 mod sessions;
+mod status;
 
 use self::job::Work;
 use self::listing::{Closing, Listing};
@@ -55,6 +58,10 @@ impl<S: Socket> Reactor<S> {
     /// turn.
     pub(super) fn begin_admin(&mut self, request: AdminRequest, id: ConnId, now: Now) {
         let answer = match request {
+            AdminRequest::Document { document, is_known } => {
+                AdminAnswer::Document { document, is_known }
+            }
+            AdminRequest::Status => self.process_status(now),
             AdminRequest::Health => AdminAnswer::Text {
                 status: Status::Ok,
                 body: "ok\n".to_owned(),

@@ -1,0 +1,24 @@
+//! What a process is: what stays the same while it runs, and what it is called, for `GET /v2/status`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What stays the same while the process runs.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// `node_name`.
+    pub node: String,
+    /// Where websocket clients connect, as it was bound: an address that stands for all is told as it is. The server
+    /// fills it in.
+    pub websocket: Option<SocketAddr>,
+    /// The kinds of `auth`: tokens, jwt, crossbar, insecure.
+    pub auth: Vec<&'static str>,
+    /// The kind of `source`: amqp, demo, replay.
+    pub source: &'static str,
+    /// An account of which the source makes events up.
+    pub demo_account: Option<String>,
+    /// The history is also in a stream of the broker.
+    pub has_stream: bool,
+    /// How long the sessions are told to move, and closed, at SIGTERM.
+    pub drain: Duration,
+}
