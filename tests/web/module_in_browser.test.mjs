@@ -39,7 +39,7 @@ async function startSite() {
 const skip = withoutBrowser() || withoutBroker();
 test("the module runs in a browser, and brings what was missed when the server is killed", { skip }, async () => {
   const broker = await startBroker();
-  const server = await startServer({ broker, args: ["--history", "stream:blackhole.history"] });
+  const server = await startServer({ broker, args: ["--history", "stream:blackhole.history", "--history-overlap-ms", "100"] });
   const publisher = await connectPublisher(broker);
   const { page, faults } = await openPage(await startBrowser());
   await page.goto(await startSite());
@@ -66,6 +66,7 @@ test("the module runs in a browser, and brings what was missed when the server i
     for (let number = from; number <= to; number += 1) await publishCall(publisher, "CHANNEL_CREATE", { Number: number });
   };
 
+  await server.untilStreamed();
   await publishNumbers(1, 3);
   assert.deepEqual(await numbers(3), [1, 2, 3]);
   await server.kill();
@@ -76,8 +77,8 @@ test("the module runs in a browser, and brings what was missed when the server i
   await publishNumbers(7, 7);
   assert.deepEqual(await numbers(7), [1, 2, 3, 4, 5, 6, 7]);
 
-  const { state, gap, resumed, error } = await told();
-  assert.equal(state.at(-1), "live", String(state));
+  await until(async () => (await told()).state.at(-1) === "live", { what: "live" });
+  const { gap, resumed, error } = await told();
   assert.deepEqual([gap, error], [[], []]);
   assert.equal(resumed.length, 1);
   await page.evaluate(() => /** @type {any} */ (globalThis).client.close());

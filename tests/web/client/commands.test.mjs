@@ -37,7 +37,8 @@ test("a subscribe resolves when events come, and an unsubscribe when none come a
 
   const names = new Set();
   for await (const { action, name, args, cursor } of subscription) {
-    assert.deepEqual([action, args?.["Event-Name"], cursor], ["event", name, client.cursor]);
+    assert.deepEqual([action, args?.["Event-Name"]], ["event", name]);
+    assert.match(String(cursor), /^[0-9a-f]{16}[.][0-9a-z]+[.][0-9a-z]{6}$/);
     if (names.add(name).size === 2) break;
   }
   assert.deepEqual([...names].sort(), ["CHANNEL_ANSWER", "CHANNEL_CREATE"]);

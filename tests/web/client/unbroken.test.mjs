@@ -4,7 +4,9 @@
  */
 
 import assert from "node:assert/strict";
+import { createRequire } from "node:module";
 import { test } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
 
 import { startBroker, withoutBroker } from "../support/broker.mjs";
 import { connectPublisher, publishCall } from "../support/publisher.mjs";
@@ -25,19 +27,25 @@ class Numbers {
   last = 0;
   #isOver = false;
 
-  constructor(channel) {
+  /** `more`: members of each body. */
+  constructor(channel, more) {
     this.channel = channel;
+    this.body = { "Call-ID": this.call, ...more };
     this.run = this.#publish();
   }
 
   /** The events of one scene, on a channel of its own. */
-  static async begin() {
-    return new Numbers(await connectPublisher(broker));
+  static async begin(more = {}) {
+    return new Numbers(await connectPublisher(broker), more);
   }
 
   async #publish() {
+    const begun = performance.now();
     while (!this.#isOver) {
-      await publishCall(this.channel, "CHANNEL_CREATE", { "Call-ID": this.call, Number: this.last + 1 });
+      // Faster than one in a millisecond, and the times of a process run ahead of its clock (PROTOCOL 10), which others do not
+      // take beyond their overlap.
+      while (performance.now() - begun < 2 * this.last) await pause(1);
+      await publishCall(this.channel, "CHANNEL_CREATE", { ...this.body, Number: this.last + 1 });
       this.last += 1;
     }
   }
@@ -327,4 +335,90 @@ test("what the server does not offer any more when it is back ends, told, and th
   await until(() => told.ended.length === 5);
   assert.deepEqual(told.ended.slice(3).map(({ reason }) => reason), ["module", "module"]);
   assert.deepEqual([client.subscriptions, client.state.name, told.gap], [[], "live", []]);
+});
+
+test("too slow for the server: it is closed, comes back, and has missed nothing", { skip }, async () => {
+  const { WebSocket } = createRequire(createRequire(import.meta.url).resolve("puppeteer-core"))("ws");
+  const args = ["--send-timeout-ms", "300", "--max-outbox-bytes", "0", "--history-bytes", "1000000000"];
+  const server = await startServer({ broker, args });
+  const numbers = await Numbers.begin({ Padding: "x".repeat(50_000) });
+  await warm(server, numbers);
+  const sockets = [];
+  class Pausable extends WebSocket {
+    constructor(url) {
+      super(url);
+      sockets.push(this);
+    }
+  }
+  const { told, all } = await followNumbers(server.wsUrl, numbers, { WebSocket: Pausable });
+  // What its system has taken is not much; the rest waits at the server.
+  sockets[0].pause();
+  const closed = () => server.metric('closes_total{reason="slow_consumer"}');
+  await server.until("the session is closed", async () => (await closed()) === 1);
+  sockets[0].resume();
+  await until(() => told.resumed.length === 1, { deadline: server.patience });
+  assertUnbroken(await all(), told);
+  assert.match(told.state.find(({ name }) => name === "reconnecting").why, /slow consumer \(4408\)|lost/);
+  assert.deepEqual([told.gap, told.error], [[], []]);
+});
+
+/** What can happen to a server, and its coming back. */
+const HAPPENINGS = {
+  kill: async (server) => {
+    await server.kill();
+    await server.start();
+  },
+  drain: async (server) => {
+    await server.stop();
+    await server.start();
+  },
+  freeze: async (server, { told }) => {
+    await server.kill("SIGSTOP");
+    const before = told.state.length;
+    // Unless the client is at the other one.
+    await Promise.race([until(() => told.state.length > before), until(async () => false, { deadline: 1_500 }).catch(() => {})]);
+    await server.kill("SIGCONT");
+  },
+  kick: async (server) => {
+    for (const { id } of await server.data("v2/sessions")) await server.data(`v2/sessions/${id}`, { method: "DELETE" });
+  },
+};
+
+test("whatever happens, in any order: nothing is lost or doubled for any of its subscriptions", { skip }, async (context) => {
+  const seed = Number(process.env.BLACKHOLE_SEED ?? Date.now() % 1e6);
+  context.diagnostic(`BLACKHOLE_SEED=${seed}`);
+  let state = seed;
+  // Park and Miller's generator: a seed gives the same order again.
+  const random = (below) => ((state = (state * 48_271 + 11) % 2_147_483_647) >> 8) % below;
+  const args = [...STREAM, "--drain-seconds", "3"];
+  const servers = [await startServer({ broker, args }), await startServer({ broker, args })];
+  const numbers = await Numbers.begin();
+  const followed = await followNumbers(servers.map(({ wsUrl }) => wsUrl), numbers, { pingMs: 200, pongMs: 500 });
+  const { told, client, all, becomes } = followed;
+  // The same events once more, by another binding, and once more by a loop.
+  const others = /** @type {number[][]} */ ([[], []]);
+  const number = (event) => Number(event.args.Number);
+  await client.subscribe(`call.*.${numbers.call}`, { onEvent: (event) => void others[0].push(number(event)) });
+  const loop = await client.subscribe(numbers.binding, { queueMax: 1e6 });
+  const looped = (async () => {
+    for await (const event of loop) others[1].push(number(event));
+  })();
+  const happened = /** @type {string[]} */ ([]);
+  for (let round = 0; round < 4; round += 1) {
+    await Promise.all(servers.map((server) => proven(server, numbers)));
+    const names = Object.keys(HAPPENINGS);
+    const [name, which] = [names[random(names.length)], random(2)];
+    happened.push(`${name} ${which}`);
+    await HAPPENINGS[name](servers[which], followed);
+    await becomes("live", BROKER_PATIENCE);
+  }
+  const why = `BLACKHOLE_SEED=${seed}: ${happened}`;
+  context.diagnostic(why);
+  const came = await all();
+  assertUnbroken(came, told);
+  await until(() => others.every((list) => list.at(-1) === came.at(-1)), { deadline: BROKER_PATIENCE, what: why });
+  for (const list of others) assertUnbroken(list, told);
+  assert.deepEqual([told.gap, told.error], [[], []], why);
+  await client.close();
+  await looped;
 });

@@ -49,6 +49,16 @@ async function look(page, name, filled) {
   await filled();
 }
 
+/** What reads how long a page has been busy with what, in the time of its own thread: what else the machine does does not count. */
+async function meter(page) {
+  const debug = await page.createCDPSession();
+  await debug.send("Performance.enable", { timeDomain: "threadTicks" });
+  return async () => {
+    const { metrics } = await debug.send("Performance.getMetrics");
+    return Object.fromEntries(metrics.map(({ name, value }) => [name, value]));
+  };
+}
+
 test("the figures of the server move, are told in words, and say when there are none", { skip: withoutBrowser() }, async () => {
   const server = await startServer({ args: ["--demo-rate", "50", "--ping-interval-ms", "600000"] });
   await joinCrowd(server, 2, () => subscribe());
@@ -201,13 +211,7 @@ test("10,000 sessions are looked through without a stutter", { skip: withoutBrow
   await says("#sessions", /10,000 sessions/);
   // So that what is measured is the list, and not a listing.
   await page.click(button("#sessions", "Pause"));
-  // In the time of the page's own thread, so that what else the machine does does not count.
-  const debug = await page.createCDPSession();
-  await debug.send("Performance.enable", { timeDomain: "threadTicks" });
-  const measured = async () => {
-    const { metrics } = await debug.send("Performance.getMetrics");
-    return Object.fromEntries(metrics.map(({ name, value }) => [name, value]));
-  };
+  const measured = await meter(page);
   const before = await measured();
   const jumps = 200;
   const seen = await page.$eval("#sessions .window", async (viewport, jumps) => {
@@ -248,5 +252,28 @@ test("10,000 sessions are looked through without a stutter", { skip: withoutBrow
   const sorted = cost("TaskDuration", [after, await measured()], columns.length);
   t.diagnostic(`sorting: ${sorted.toFixed(1)} ms`);
   assert.ok(sorted < 100, `${sorted}`);
+  assert.deepEqual(faults, []);
+});
+
+test("a hundred events a second are traced without a stutter", { skip: withoutBrowser() }, async (t) => {
+  const server = await startServer({ args: ["--demo-rate", "100", "--ping-interval-ms", "600000"] });
+  const [client] = await joinCrowd(server, 1, () => subscribe());
+  const browser = await startBrowser();
+  const { page, faults, text, says } = await openView(browser, server, "trace");
+  await page.type("#trace input[name=session]", `${client.localAddress}:${client.localPort}`);
+  await page.keyboard.press("Enter");
+  await says("#trace .window", /matched/);
+  const lines = async () => Number(/ of ([\d,]+) lines/.exec(await text("#trace .stream-foot"))?.[1].replace(",", ""));
+  const measured = await meter(page);
+  const [before, first] = [await measured(), await lines()];
+  // Of each event there is a line of where it went, and one of the bytes that were written.
+  await until(async () => (await lines()) >= first + 1000, { deadline: BROKER_PATIENCE, what: "1,000 more lines" });
+  const [after, last] = [await measured(), await lines()];
+  const cost = (1000 * (after.TaskDuration - before.TaskDuration)) / (last - first);
+  t.diagnostic(`a line: ${cost.toFixed(2)} ms`);
+  // Half of the page's time.
+  assert.ok(cost * 200 < 500, `${cost}`);
+  const drawn = await page.evaluate(() => document.querySelectorAll("#trace [role=option]").length);
+  assert.ok(drawn < 60, `${drawn} rows in the document`);
   assert.deepEqual(faults, []);
 });

@@ -66,6 +66,7 @@ export async function startBrowser({ instead = {} } = {}) {
 export async function openPage(browser, screen = SCREENS.wide) {
   const page = await browser.newPage();
   page.setDefaultTimeout(PATIENCE);
+  await page.setViewport({ width: screen.width, height: screen.height, isMobile: screen.touch, hasTouch: screen.touch });
   await show(page, screen);
   /** @type {string[]} */
   const faults = [];
@@ -79,9 +80,14 @@ export async function openPage(browser, screen = SCREENS.wide) {
   return { page, faults, asked };
 }
 
-/** Gives a tab another screen. */
-export async function show(/** @type {import("puppeteer-core").Page} */ page, { width, height, dark, touch }) {
-  await page.setViewport({ width, height, isMobile: touch, hasTouch: touch });
+/**
+ * Gives a tab another screen; whether it is touched stays, because the browser loads the page again for that.
+ *
+ * @param {import("puppeteer-core").Page} page
+ * @param {{ width: number, height: number, dark: boolean, touch?: boolean }} screen
+ */
+export async function show(page, { width, height, dark }) {
+  await page.setViewport({ ...page.viewport(), width, height });
   await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }]);
 }
 
@@ -106,4 +112,29 @@ export async function violations(page) {
     return violations.map(({ id, help, nodes }) => ({ id, help, nodes: nodes.map(({ html, failureSummary }) => [html, failureSummary]) }));
   });
   return found.flatMap(({ id, help, nodes }) => nodes.map(([html, summary]) => `${id}: ${help}: ${html.slice(0, 200)}: ${summary}`));
+}
+
+/** What a tab has with this role and name, as those see it who do not see the screen. */
+export function byRole(/** @type {import("puppeteer-core").Page} */ page, role, name) {
+  return page.locator(`::-p-aria([name=${JSON.stringify(name)}][role="${role}"])`);
+}
+
+/**
+ * The processor time of the tab's main thread, in milliseconds, while `work` is done.
+ *
+ * @param {import("puppeteer-core").Page} page
+ * @param {() => Promise<unknown>} work
+ */
+export async function mainThreadTime(page, work) {
+  const debug = await page.createCDPSession();
+  await debug.send("Performance.enable", { timeDomain: "threadTicks" });
+  const used = async () => {
+    const { metrics } = await debug.send("Performance.getMetrics");
+    return 1000 * (metrics.find(({ name }) => name === "TaskDuration")?.value ?? NaN);
+  };
+  const before = await used();
+  await work();
+  const after = await used();
+  await debug.detach();
+  return after - before;
 }

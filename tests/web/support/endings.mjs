@@ -56,8 +56,8 @@ export function guard(kind, name) {
  * Ends something with the test that runs, or with the file when none does. `end` must bear that the test has ended it
  * before, or that what it hangs on has.
  *
- * @param {() => Promise<unknown>} end
+ * @param {() => unknown} end
  */
 export function endWithTest(end) {
-  after(end);
+  after(async () => void (await end()));
 }

@@ -155,6 +155,16 @@ export class Server {
     return sum;
   }
 
+  /**
+   * Resolves when the stream of the history (`--history stream:NAME`) proves from now on what is subscribed: only what is
+   * published after that can be resumed at another process.
+   */
+  async untilStreamed() {
+    await this.until("the stream is bound", async () => (await this.metric("amqp_stream_bindings")) > 0);
+    const markers = await this.metric("amqp_stream_markers_total");
+    await this.until("two more markers", async () => (await this.metric("amqp_stream_markers_total")) >= markers + 2);
+  }
+
   /** As `until`, with what the server said in the error. */
   until(what, condition, deadline = this.patience) {
     return until(condition, { deadline, what: () => `${what}; the server said:\n${this.log}` });
