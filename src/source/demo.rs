@@ -26,6 +26,7 @@ const BILLING_SECONDS: u32 = 31;
 
 /// The id of made-up account `n`: the number itself as 32 hex digits. The accounts of a demo are 1 to `accounts`.
 #[must_use]
+#[expect(clippy::missing_panics_doc, reason = "it does not")]
 pub fn demo_account(n: u32) -> AccountId {
     AccountId::parse(&format!("{n:032x}")).expect("32 hex digits are an account id")
 }

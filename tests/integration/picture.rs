@@ -118,7 +118,7 @@ fn draw(lib: &str) -> String {
             let left = 4 + at * (BOX_WIDTH + BOX_GAP);
             if at > 0 {
                 let (from, middle) = (left - BOX_GAP, top + height / 2);
-                write!(boxes, "<path d=\"M{from} {middle} H{}\"/>\n", left - 2).unwrap();
+                writeln!(boxes, "<path d=\"M{from} {middle} H{}\"/>", left - 2).unwrap();
             }
             let class = match kind_of(step, &kinds) {
                 Kind::Pure => " class=\"pure\"",
