@@ -22,10 +22,10 @@ use tempfile::TempDir;
 use super::tools::program;
 
 /// Longest wait for the machine to be up, or for one of its units.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Process 1 and all below it; killed on drop.
-pub struct Machine {
+pub(crate) struct Machine {
     /// Ends, and kills process 1, when it is killed.
     starter: Child,
     /// Process 1, as this machine numbers it.
@@ -36,14 +36,14 @@ pub struct Machine {
 }
 
 /// What a command on the machine said and how it ended.
-pub struct Said {
-    pub text: String,
-    pub is_done: bool,
+pub(crate) struct Said {
+    pub(crate) text: String,
+    pub(crate) is_done: bool,
 }
 
 impl Machine {
     /// Boots one; returns when it is up. Leaves the running test out and gives nothing where that is not possible.
-    pub fn boot() -> Option<Self> {
+    pub(crate) fn boot() -> Option<Self> {
         for name in ["unshare", "nsenter", "systemctl", "dpkg"] {
             program(name)?;
         }
@@ -105,7 +105,7 @@ impl Machine {
     }
 
     /// A command that runs on the machine.
-    pub fn command(&self, line: &[&str]) -> Command {
+    pub(crate) fn command(&self, line: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.systemd.to_string(), "--all", "--"])
@@ -119,7 +119,7 @@ impl Machine {
     }
 
     /// Runs a command there to its end: all that it said, on both streams.
-    pub fn run(&self, line: &[&str]) -> Said {
+    pub(crate) fn run(&self, line: &[&str]) -> Said {
         let Output {
             status,
             stdout,
@@ -133,14 +133,14 @@ impl Machine {
     }
 
     /// As [`Machine::run`]; panics when it fails.
-    pub fn must(&self, line: &[&str]) -> String {
+    pub(crate) fn must(&self, line: &[&str]) -> String {
         let Said { text, is_done } = self.run(line);
         assert!(is_done, "{line:?}: {text}");
         text
     }
 
     /// A file of the machine, by its whole path there, as this machine reaches it.
-    pub fn file(&self, path: &str) -> PathBuf {
+    pub(crate) fn file(&self, path: &str) -> PathBuf {
         Path::new("/proc")
             .join(self.systemd.to_string())
             .join("root")
@@ -148,7 +148,7 @@ impl Machine {
     }
 
     /// Runs `work` on a thread whose sockets are on the machine's network.
-    pub fn on_its_network<T: Send + 'static>(
+    pub(crate) fn on_its_network<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
