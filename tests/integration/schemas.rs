@@ -625,7 +625,7 @@ fn is_beside_the_schema(command: &Value) -> bool {
     ![ACCOUNT, "*"].contains(&account)
         || has_both
         || is_named_twice
-        || is_ping && data != &Value::Null
+        || is_ping && !data.is_null()
 }
 
 proptest! {
