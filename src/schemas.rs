@@ -1,7 +1,7 @@
 //! The protocol for machines: the AsyncAPI document and the JSON Schemas of `scripts/protocol`, as they were when the compiler
 //! found them. The admin address shows them, so a client of any version can ask what this one speaks.
 //!
-//! Invariant: all files of that folder are here, and nothing else (`tests/integration/schemas.rs` compares). They refer to
+//! Invariant: all JSON of that folder is here, and nothing else (`tests/integration/schemas.rs` compares). They refer to
 //! each other by relative addresses, so the paths here are those of the folder.
 
 /// The media type of an AsyncAPI document.

@@ -622,10 +622,7 @@ fn is_beside_the_schema(command: &Value) -> bool {
     let has_both = data["binding"].is_string() && data.get("bindings").is_some();
     let is_named_twice = data.get("name").is_some() && command.get("name").is_some();
     let is_ping = command["action"] == "ping";
-    ![ACCOUNT, "*"].contains(&account)
-        || has_both
-        || is_named_twice
-        || is_ping && data != &Value::Null
+    ![ACCOUNT, "*"].contains(&account) || has_both || is_named_twice || is_ping && !data.is_null()
 }
 
 proptest! {
