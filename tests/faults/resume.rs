@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -184,7 +184,10 @@ fn is_patience(error: &io::Error) -> bool {
 #[derive(Default)]
 struct Books {
     first_success: Option<Instant>,
-    got: HashSet<(usize, u64)>,
+    /// The events that came, and on which connection.
+    got: HashMap<(usize, u64), usize>,
+    /// What happened on each connection, for whoever has to find out why an event is missing.
+    trail: Vec<String>,
     /// Between these moments events may be missing: it was told so.
     holes: Vec<(Instant, Instant)>,
     ids: HashSet<String>,
@@ -194,10 +197,20 @@ struct Books {
     /// Those that came again, and for the first time, behind later ones of their publishers.
     late: Vec<(usize, u64)>,
     cursor: Option<String>,
-    /// When the last frame was read.
+    /// When the cursor was read.
     heard: Option<Instant>,
     has_last: bool,
     counts: Counts,
+}
+
+impl Books {
+    /// Keeps the newest cursor. One that was told once more, by the reply to a resume, is no later place.
+    fn go_on_to(&mut self, cursor: &str, now: Instant) {
+        if self.cursor.as_deref() != Some(cursor) {
+            self.cursor = Some(cursor.to_owned());
+            self.heard = Some(now);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -258,6 +271,8 @@ impl Wanderer {
         };
         self.books.counts.connections += 1;
         self.books.here.clear();
+        let number = self.books.trail.len();
+        self.books.trail.push(format!("{number}:"));
         let past = self
             .books
             .cursor
@@ -269,6 +284,7 @@ impl Wanderer {
         if line.send(&command).is_none() {
             return;
         }
+        self.note(format!("{} asks behind {past}", unix_ms()));
         let before = self.books.heard;
         let patience = Instant::now() + Duration::from_millis(self.rng.u64(200..8_000));
         let mut is_live = false;
@@ -281,7 +297,7 @@ impl Wanderer {
             for message in messages {
                 let now = Instant::now();
                 match message["action"].as_str().expect("an action") {
-                    "event" => self.take_event(&message),
+                    "event" => self.take_event(&message, now),
                     "reply" => {
                         if message["status"] != "success" {
                             let error = &message["data"]["errors"][0];
@@ -297,13 +313,26 @@ impl Wanderer {
                     }
                     _ => self.take_notice(&message, before, now),
                 }
-                self.books.heard = Some(now);
             }
+        }
+    }
+
+    /// Adds to the trail of the connection.
+    fn note(&mut self, what: String) {
+        if let Some(line) = self.books.trail.last_mut() {
+            line.push_str("; ");
+            line.push_str(&what);
         }
     }
 
     fn take_reply(&mut self, message: &Value, before: Option<Instant>, now: Instant) {
         let data = &message["data"];
+        self.note(format!(
+            "{} reply {} {}",
+            unix_ms(),
+            data["resumed"],
+            data["cursor"]
+        ));
         if self.books.first_success.is_some() {
             match data["resumed"].as_bool() {
                 Some(true) => self.books.counts.resumed += 1,
@@ -315,7 +344,7 @@ impl Wanderer {
             }
         }
         if let Some(cursor) = data["cursor"].as_str() {
-            self.books.cursor = Some(cursor.to_owned());
+            self.books.go_on_to(cursor, now);
         }
     }
 
@@ -328,6 +357,7 @@ impl Wanderer {
 
     fn take_notice(&mut self, message: &Value, before: Option<Instant>, now: Instant) {
         let data = &message["data"];
+        self.note(format!("{} {}: {data}", unix_ms(), message["name"]));
         match (
             message["name"].as_str().unwrap_or_default(),
             data["reason"].as_str(),
@@ -344,7 +374,7 @@ impl Wanderer {
         }
     }
 
-    fn take_event(&mut self, message: &Value) {
+    fn take_event(&mut self, message: &Value, now: Instant) {
         let args = &message["args"];
         assert_eq!(args["Account-ID"], *self.account, "foreign: {message}");
         assert_eq!(message["subscribed_key"], self.kind.binding(), "{message}");
@@ -359,7 +389,7 @@ impl Wanderer {
         books.counts.events += 1;
         books.counts.replayed += u64::from(is_replayed);
         if let Some(cursor) = message["cursor"].as_str() {
-            books.cursor = Some(cursor.to_owned());
+            books.go_on_to(cursor, now);
             let id = cursor.split('.').next().expect("one part at least");
             if !books.ids.insert(id.to_owned()) {
                 match is_replayed {
@@ -385,7 +415,12 @@ impl Wanderer {
             books.late.push((publisher, number));
         }
         *last = number.max(*last);
-        assert!(books.got.insert((publisher, number)), "{message}");
+        let connection = books.trail.len() - 1;
+        let before = books.got.insert((publisher, number), connection);
+        assert!(before.is_none(), "{message}");
+        let (place, cursor) = (unix_ms(), message["cursor"].as_str().unwrap_or_default());
+        let how = if is_replayed { "~" } else { "" };
+        self.note(format!("{place} {how}{publisher}/{number} {cursor}"));
     }
 
     /// How many events came, and how many are missing in holes that were told. Panics if others are missing.
@@ -403,28 +438,50 @@ impl Wanderer {
             if *begun <= first {
                 continue;
             }
-            if self.books.got.contains(event) {
+            if self.books.got.contains_key(event) {
                 came += 1;
             } else {
                 let mut holes = self.books.holes.iter();
-                assert!(
-                    holes.any(|(from, to)| from <= begun && begun <= to),
-                    "client {} of {} {:?}: {event:?}, published {:?} ago, never came, and no hole was told: holes of {:?}",
-                    self.number,
-                    self.account,
-                    self.kind,
-                    begun.elapsed(),
-                    self.books
-                        .holes
-                        .iter()
-                        .map(|(from, to)| (from.elapsed(), to.elapsed()))
-                        .collect::<Vec<_>>(),
-                );
+                let is_told = holes.any(|(from, to)| from <= begun && begun <= to);
+                assert!(is_told, "{}", self.around(*event, *begun));
                 told += 1;
             }
         }
         (came, told)
     }
+}
+
+impl Wanderer {
+    /// What is known of an event that is missing: the connections on which the ones before and behind it came.
+    fn around(&self, event: (usize, u64), begun: Instant) -> String {
+        let (publisher, missing) = event;
+        let of_publisher = |number: &u64| self.books.got.get(&(publisher, *number)).copied();
+        let before = (0..missing).rev().find_map(|it| of_publisher(&it));
+        let behind = (missing..missing + 100_000).find_map(|it| of_publisher(&it));
+        let trail = &self.books.trail;
+        let from = before.unwrap_or_default();
+        let to = behind.unwrap_or(trail.len() - 1);
+        let holes = self.books.holes.iter();
+        let holes: Vec<_> = holes
+            .map(|(from, to)| (from.elapsed(), to.elapsed()))
+            .collect();
+        format!(
+            "client {} of {} {:?}: {event:?}, published {:?} ago ({}), never came, and no hole was told: holes of {holes:?}; \
+             connections:\n{}",
+            self.number,
+            self.account,
+            self.kind,
+            begun.elapsed(),
+            unix_ms() - begun.elapsed().as_millis(),
+            trail.get(from..=to).unwrap_or_default().join("\n"),
+        )
+    }
+}
+
+/// The moment, as cursors tell it.
+fn unix_ms() -> u128 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis())
 }
 
 /// So long, with these options of the servers.
@@ -561,4 +618,10 @@ fn the_same_with_a_stream() {
 #[ignore = "five minutes: cargo test --test faults resume -- --ignored --nocapture"]
 fn the_same_for_five_minutes() {
     storm(Duration::from_secs(300), &[]);
+}
+
+#[test]
+#[ignore = "five minutes: cargo test --test faults resume -- --ignored --nocapture"]
+fn the_same_for_five_minutes_with_a_stream() {
+    storm(Duration::from_secs(300), &["--history", "stream:kept"]);
 }

@@ -37,9 +37,12 @@ export class Console {
     return this.page.evaluate((selector) => document.querySelector(selector)?.textContent ?? "", selector);
   }
 
-  /** What all elements say that are there and seen. */
+  /** What all elements say that are there and seen. At one moment: between two, a list gives its elements to other rows. */
   texts(selector) {
-    return this.page.$$eval(selector, (elements) => elements.filter((one) => one.checkVisibility()).map(({ textContent }) => textContent));
+    return this.page.evaluate((selector) => {
+      const elements = [...document.querySelectorAll(selector)].filter((element) => element.checkVisibility());
+      return elements.map(({ textContent }) => textContent ?? "");
+    }, selector);
   }
 
   serverState() {
@@ -96,8 +99,10 @@ export class Console {
 
   /** What the list of bindings says of one: its state or count, and why it was refused. */
   async binding(binding) {
-    const items = await this.page.$$eval("#events ul.bound > li", (items) =>
-      items.map((item) => ["code", ".count", ".wrong"].map((part) => item.querySelector(part)?.textContent ?? "")),
+    const items = await this.page.evaluate(() =>
+      [...document.querySelectorAll("#events ul.bound > li")].map((item) =>
+        ["code", ".count", ".wrong"].map((part) => item.querySelector(part)?.textContent ?? ""),
+      ),
     );
     const [, count = "", why = ""] = items.find(([name]) => name === binding) ?? [];
     return { count, why };
@@ -105,10 +110,10 @@ export class Console {
 
   /** The entries that the list of events draws, from the top: kind, name and what they are about. */
   entries() {
-    return this.page.$$eval("#event-list [role=option]", (rows) =>
-      rows
-        .sort((one, other) => Number(one.getAttribute("aria-posinset")) - Number(other.getAttribute("aria-posinset")))
-        .map((row) => [".tag", ".name", ".about"].map((part) => row.querySelector(part)?.textContent ?? "").join(" | ")),
-    );
+    return this.page.evaluate(() => {
+      const at = (row) => Number(row.getAttribute("aria-posinset"));
+      const rows = [...document.querySelectorAll("#event-list [role=option]")].sort((one, other) => at(one) - at(other));
+      return rows.map((row) => [".tag", ".name", ".about"].map((part) => row.querySelector(part)?.textContent ?? "").join(" | "));
+    });
   }
 }

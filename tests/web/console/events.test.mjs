@@ -50,7 +50,9 @@ async function openConsole(browser, server, fragment = "", screen = SCREENS.wide
       throw new Error(`${error.message}\nit says: ${await text(selector).catch(() => "nothing")}\nfaults: ${faults}`);
     });
   const press = (name, part = "") => page.click(`${part} ::-p-aria([name="${name}"][role="button"])`);
-  const rows = () => page.$$eval(".event", (all) => all.map((row) => [...row.children].map((cell) => cell.textContent ?? "")));
+  // At one moment: `$$eval` finds the rows first and reads them later, when they may have been used for others.
+  const rows = () =>
+    page.evaluate(() => [...document.querySelectorAll("#event-list .event")].map((row) => [...row.children].map((cell) => cell.textContent ?? "")));
   /** Replaces what a field says. */
   const fill = async (selector, value) => {
     await page.click(selector, { count: 3 });
@@ -158,7 +160,7 @@ test("one press shows events, which are read, filtered, paused, copied and saved
   await says("#client-word", /^Not connected$/);
   await server.until("the session is gone", async () => (await server.metric("sessions")) === 0);
   assert.deepEqual(faults, []);
-  assert.deepEqual([...asked].sort(), [new URL(server.adminUrl).origin, `ws://${server.address}`].sort(), "it asks nobody else");
+  assert.deepEqual([...asked], [new URL(server.adminUrl).origin], "it asks nobody else");
 });
 
 test("what the address fills in, bindings on offer, refusals and an end are told", { skip: withoutBrowser() }, async () => {

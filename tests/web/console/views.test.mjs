@@ -22,7 +22,7 @@ const subscribe = (binding = "call.*.*", name = "client") => ({
 async function openView(browser, server, view) {
   const { page, faults, asked } = await openPage(browser);
   await page.goto(`${server.adminUrl}#${view}`);
-  const text = (selector) => page.$eval(selector, (element) => element.textContent ?? "");
+  const text = (selector) => page.evaluate((selector) => document.querySelector(selector)?.textContent ?? "", selector);
   const says = (selector, pattern) =>
     until(async () => pattern.test(await text(selector)), { deadline: BROKER_PATIENCE, what: `${selector} says ${pattern}` }).catch(async (error) => {
       throw new Error(`${error.message}\nit says: ${await text(selector).catch(() => "nothing")}\nfaults: ${faults}`);
@@ -94,7 +94,9 @@ test("sessions are found, sorted, kicked and traced", { skip: withoutBrowser() }
   assert.equal(await page.$("#hole"), null, "a name is text");
   await look(page, "sessions", () => says("#sessions .window", /<b id=hole>/));
 
-  const ids = () => page.$$eval("#sessions .window [role=row] [data-column=id]", (cells) => cells.map(({ textContent }) => textContent));
+  // Found and read at one moment: an element may be another row's at the next.
+  const ids = () =>
+    page.evaluate(() => [...document.querySelectorAll("#sessions .window [role=row] [data-column=id]")].map(({ textContent }) => textContent));
   await page.click(button("#sessions", "Frames"));
   await until(async () => (await ids())[0] === own && (await ids()).length === 4, {
     deadline: BROKER_PATIENCE, what: "the one with the most frames comes first",
