@@ -717,7 +717,9 @@ mod tests {
     #[test]
     fn every_wrong_request_is_refused_with_a_line_that_names_what_is_wrong() {
         for (method, target, status, text) in [
-            ("GET", "/", 404, "not found"),
+            ("GET", "/?x=1", 400, "unknown query key x; expected none"),
+            ("POST", "/", 405, "method is not allowed"),
+            ("GET", "//", 404, "not found"),
             ("GET", "*", 404, "not found"),
             ("GET", "/healthz/", 404, "not found"),
             ("GET", "//healthz", 404, "not found"),
