@@ -10,6 +10,7 @@ use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 
 use crate::console;
+use crate::schemas;
 
 /// The policy of documents that are no pages: a browser that is made to show one does nothing with it.
 const NO_PAGE: &str = "default-src 'none'; frame-ancestors 'none'; sandbox";
@@ -31,12 +32,15 @@ pub struct Document {
 
 /// All documents. They are hashed when the first of them is asked for.
 static DOCUMENTS: LazyLock<Vec<Document>> = LazyLock::new(|| {
-    vec![Document::new(
+    let page = Document::new(
         "/",
         "text/html; charset=utf-8",
         console::PAGE,
         console::policy(),
-    )]
+    );
+    let files = schemas::FILES.into_iter();
+    let files = files.map(|(path, kind, body)| Document::new(path, kind, body, NO_PAGE.to_owned()));
+    [page].into_iter().chain(files).collect()
 });
 
 /// The document at this path, if there is one.

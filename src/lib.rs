@@ -41,6 +41,7 @@
 //! | 1 | room | pure | how much memory a table gives back as it empties |
 //! | 1 | [`sys`] | shell | the system calls that need `unsafe` |
 //! | 1 | [`account`] | pure | account ids |
+//! | 1 | [`schemas`] | pure | the protocol for machines: AsyncAPI and JSON Schemas, for the admin address to show |
 //! | 1 | closest | pure | the known name that is likely meant by another |
 //! | 1 | printable | pure | foreign text on a terminal |
 //! | 1 | steps | tests only | counts the steps of an algorithm |
@@ -105,6 +106,8 @@ pub mod reactor;
 mod room;
 #[forbid(unsafe_code)]
 pub mod routing;
+#[forbid(unsafe_code)]
+pub mod schemas;
 #[forbid(unsafe_code)]
 pub mod session;
 #[forbid(unsafe_code)]

@@ -21,6 +21,16 @@ pub(crate) const LISTENER_GRACE: Duration = Duration::from_millis(900);
 /// How much longer a listener is kept at most because its queue is not empty; what is left in it then is reset.
 pub(crate) const LISTENER_EMPTYING_MAX: Duration = Duration::from_secs(2);
 
+/// How long the start waits for its event source before the service manager is told that it is through nevertheless: a
+/// broker that is away at the boot must not make every start fail. What is missing stands in the status.
+pub(crate) const READY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Pause before the service manager is told again what it did not take.
+pub(crate) const SERVICE_RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Sockets that a service manager may hand over: the websocket port, the admin address. With more the start is refused.
+pub(crate) const HANDED_SOCKETS_MAX: usize = 2;
+
 /// Pause between two walks over all sessions in which the drain found no session to close: those left are in their
 /// handshake.
 pub(crate) const DRAIN_ROUND_PAUSE: Duration = Duration::from_millis(100);

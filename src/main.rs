@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,9 +23,11 @@ use blackhole::handoff::{SourceEnd, handoff};
 use blackhole::inquiry::{self, Authorities, Crossbar, CrossbarOptions, Inquiry, InquiryCounters};
 use blackhole::reactor::admin::about::About;
 use blackhole::reactor::drain::DrainTimes;
+use blackhole::reactor::handed::HandedSockets;
 use blackhole::reactor::modules::{HostParts, KeepModule};
 use blackhole::reactor::reread::{Reread, RereadJob};
 use blackhole::reactor::server::{Addresses, Server, ServerParts, now_since};
+use blackhole::reactor::service::Service;
 use blackhole::routing::families::{Exchange, Families};
 use blackhole::session::ListenerKind;
 use blackhole::session::hub::Hub;
@@ -32,6 +35,8 @@ use blackhole::session::limits::SessionLimits;
 use blackhole::{ctl, limits, logging, source, sub, sys};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
 
 /// Exit code when the system refused something: an address in use, a thread that cannot be started.
 const CODE_FAILED: u8 = 1;
@@ -39,6 +44,9 @@ const CODE_FAILED: u8 = 1;
 /// How long the AMQP thread may take to say goodbye to the broker: at most this, and at most a quarter of the drain
 /// time, which it is taken from.
 const AMQP_STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the end may take beyond the times of the configuration: the listener emptied, the threads ended.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     sys::share_heaps();
@@ -75,7 +83,7 @@ struct OtherCommand {
     run: fn(&ArgMatches) -> ExitCode,
 }
 
-const OTHER_COMMANDS: [OtherCommand; 3] = [
+const OTHER_COMMANDS: [OtherCommand; 4] = [
     OtherCommand {
         command: ctl::command,
         run: ctl::run,
@@ -87,6 +95,10 @@ const OTHER_COMMANDS: [OtherCommand; 3] = [
     OtherCommand {
         command: completions_command,
         run: print_completions,
+    },
+    OtherCommand {
+        command: man_pages_command,
+        run: write_man_pages,
     },
 ];
 
@@ -147,18 +159,83 @@ fn print_completions(matches: &ArgMatches) -> ExitCode {
     let Some(shell) = matches.get_one::<Shell>("SHELL") else {
         return ExitCode::from(CODE_FAILED);
     };
-    let others = OTHER_COMMANDS.iter().map(|other| (other.command)());
-    let mut all = config::command().subcommands(others);
     // Made whole first, because the generator panics when it cannot write.
     let mut script = Vec::new();
-    clap_complete::generate(*shell, &mut all, "blackhole", &mut script);
-    let mut stdout = std::io::stdout();
+    clap_complete::generate(*shell, &mut all_commands(), "blackhole", &mut script);
+    let mut stdout = io::stdout();
     match stdout.write_all(&script).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Exit::failed(CODE_FAILED, format!("stdout: {error}")).print()
         }
         Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
+}
+
+/// The whole command line: the server's own, and the other commands below it.
+fn all_commands() -> Command {
+    config::command().subcommands(OTHER_COMMANDS.iter().map(|other| (other.command)()))
+}
+
+fn man_pages_command() -> Command {
+    Command::new("man-pages")
+        .about("Write the manual pages of all commands into a folder")
+        .after_help("Example:\n  blackhole man-pages /usr/local/share/man/man1")
+        .arg(
+            Arg::new("FOLDER")
+                .required(true)
+                .help("Is made if it is not there; pages of the same names are overwritten")
+                .value_parser(value_parser!(PathBuf)),
+        )
+}
+
+fn write_man_pages(matches: &ArgMatches) -> ExitCode {
+    let Some(folder) = matches.get_one::<PathBuf>("FOLDER") else {
+        return ExitCode::from(CODE_FAILED);
+    };
+    // The page of `help` would repeat the others.
+    let mut all = all_commands().disable_help_subcommand(true);
+    all.build();
+    let written = std::fs::create_dir_all(folder).and_then(|()| write_man_page(&all, folder));
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let problem = format!("{}: {error}", folder.display());
+            Exit::failed(CODE_FAILED, problem).print()
+        }
+    }
+}
+
+/// Writes the page of `command`, and those of the commands below it.
+fn write_man_page(command: &Command, folder: &Path) -> io::Result<()> {
+    for below in command
+        .get_subcommands()
+        .filter(|below| !below.is_hide_set())
+    {
+        write_man_page(below, folder)?;
+    }
+    let man = Man::new(command.clone()).source(concat!("blackhole ", env!("CARGO_PKG_VERSION")));
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    if command.get_arguments().next().is_some() {
+        man.render_options_section(&mut page)?;
+    }
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut page)?;
+    }
+    if let Some(notes) = command.get_after_help() {
+        // As it is laid out for a terminal: it holds tables, commands and JSON.
+        let mut section = Roff::new();
+        section.control("SH", ["NOTES"]).control("nf", []);
+        for line in notes.to_string().lines() {
+            section.text([roman(line)]);
+        }
+        section.control("fi", []);
+        section.to_writer(&mut page)?;
+    }
+    std::fs::write(folder.join(man.get_filename()), page)
 }
 
 /// The thread that events come from.
@@ -168,6 +245,8 @@ enum Source {
 }
 
 fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
+    // Before any other descriptor is opened.
+    let handed = HandedSockets::take().map_err(|error| Exit::failed(CODE_FAILED, error))?;
     logging::start(config.log_level, config.log_format, amqp::CLIENT_LINES)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     for note in &config.notes {
@@ -186,17 +265,29 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     warn_of_open_families(&families);
     let exchanges: Vec<Exchange> = families.exchanges().cloned().collect();
     let stream_exchanges = exchanges.clone();
-    let mut server = Server::bind(Addresses {
+    let admin_address = handed.address(ListenerKind::Admin);
+    if let Some(address) = admin_address
+        && !address.ip().to_canonical().is_loopback()
+        && admin_token.is_none()
+    {
+        let why = format!(
+            "the admin socket that was handed over is on {address}: admin_token must be set"
+        );
+        return Err(Exit::failed(CODE_FAILED, why));
+    }
+    let addresses = Addresses {
         clients: SocketAddr::new(config.ip, config.port),
         reuse_port: config.reuse_port,
         accept_rate: config.max_accept_rate,
         admin: config.admin,
         admin_dir: config.admin_dir.clone(),
         user_timeout: config.user_timeout(),
-    })
-    .map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    };
+    let mut server = Server::bind_or_take(addresses, handed)
+        .map_err(|error| Exit::failed(CODE_FAILED, error))?;
 
     let epoch = Instant::now();
+    start_service(&config, &mut server, epoch);
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let mut limits = SessionLimits::from(&config);
@@ -257,6 +348,16 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         threads.stop(patience);
     }
     ended.map_err(|error| Exit::failed(CODE_FAILED, error))
+}
+
+/// Lets the loop tell the service manager of itself, if one has started this process.
+fn start_service(config: &Config, server: &mut Server, epoch: Instant) {
+    let stop_time = config.drain_delay + config.drain + STOP_MARGIN;
+    match Service::from_environment(stop_time, now_since(epoch).clock) {
+        Ok(Some(service)) => server.take_service(service),
+        Ok(None) => {}
+        Err(error) => log::warn!("the service manager is not told (NOTIFY_SOCKET): {error}"),
+    }
 }
 
 fn start_source(
@@ -414,7 +515,7 @@ fn switch_as_kept(families: &mut Families, modules: &BTreeMap<String, bool>) {
 fn announce(server: &Server) {
     if let Some(address) = server.address(ListenerKind::Clients) {
         // Nobody may be reading; that is no reason not to serve.
-        let _closed = writeln!(std::io::stdout(), "listening on {address}");
+        let _closed = writeln!(io::stdout(), "listening on {address}");
         log::info!("listening on {address}");
     }
     if let Some(address) = server.address(ListenerKind::Admin) {

@@ -57,7 +57,9 @@ impl AuthKeys {
         place: &str,
     ) -> Result<(AuthConfig, Option<CrossbarConfig>), ConfigError> {
         if self.kinds.is_empty() {
-            return Err(ConfigError::NoAuth);
+            return Err(ConfigError::NoAuth {
+                place: place.to_owned(),
+            });
         }
         let wrong = |problem: String| ConfigError::Value {
             place: place.to_owned(),

@@ -36,6 +36,7 @@ Commands:
   ctl          Look at running processes and steer them, over their admin addresses
   sub          Subscribe at a server, and print events as they come
   completions  Print completions of the command line for a shell
+  man-pages    Write the manual pages of all commands into a folder
   Each tells more with --help. Without a command the server is started.
 
 Examples:

@@ -28,18 +28,21 @@ pub enum ConfigError {
     #[error("{0}")]
     CommandLine(String),
     /// `auth` is not set.
-    #[error("{NO_AUTH}")]
-    NoAuth,
+    #[error("{place}: not set, and without it nobody could be let in. {AUTH_CHOICES}")]
+    NoAuth {
+        /// As of [`ConfigError::Value`].
+        place: String,
+    },
     /// A file that an authenticator is made from.
     #[error(transparent)]
     Auth(#[from] AuthError),
 }
 
-const NO_AUTH: &str = "\
-auth: not set, and without it nobody could be let in. Set one of:
-  --auth tokens:FILE   clients that know a token of this JSON file:
-                       {\"TOKEN\": {\"account_id\": \"32 hex characters\"}}
-  --auth jwt:FILE      clients with a token that the platform has signed; FILE is the public key
-                       as PEM, or a JWKS file, or a folder of KEY_ID.pem
-  --auth crossbar:URL  clients with a token that the platform's REST API knows
-  --auth insecure      for development only: any token, any account";
+const AUTH_CHOICES: &str = "\
+Choose one, as \"auth\": \"tokens:FILE\" in the config file, or as --auth tokens:FILE:
+  tokens:FILE   clients that know a token of this JSON file:
+                {\"TOKEN\": {\"account_id\": \"32 hex characters\"}}
+  jwt:FILE      clients with a token that the platform has signed; FILE is the public key
+                as PEM, or a JWKS file, or a folder of KEY_ID.pem
+  crossbar:URL  clients with a token that the platform's REST API knows
+  insecure      for development only: any token, any account";

@@ -31,6 +31,7 @@ figures! {
         counter accept_errors_total "Accepts that failed, out of descriptors or memory included.";
         counter accept_pauses_total "Pauses in accepting because it failed: out of descriptors or memory, or another error that may last.";
         counter accept_rate_pauses_total "Times that connections were left waiting because max_accept_rate was reached.";
+        counter service_messages_failed_total "Messages to the service manager (systemd) that it did not take; each was sent again.";
         counter proxy_headers_total "PROXY headers taken.";
         counter proxy_headers_untrusted_total "PROXY headers refused with 400: unasked for, or from none of trusted_proxies.";
         counter forwarded_peers_total "Upgrade requests whose peer was told by X-Forwarded-For or Forwarded.";

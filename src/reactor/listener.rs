@@ -11,6 +11,9 @@
 //! ([`Listener::stop_deferring`]). Then no new handshake begins ([`Listener::stop_taking`]); the peer's TCP tries again a
 //! second later, and finds another listener if there is one by then. When those under way have had their time and the
 //! queue is empty, the listener is closed.
+//!
+//! A socket that was handed over ([`super::handed`]) stays open when we close ours, so nothing is reset: it is left as it
+//! is, and what waits there is the next process's.
 
 use std::fs;
 use std::io;
@@ -37,8 +40,7 @@ pub struct Listener {
     socket: ListeningSocket,
     /// The kind of its connections.
     pub kind: ListenerKind,
-    /// Other processes may listen on its port.
-    is_shared: bool,
+    holding: Holding,
     state: State,
     rate: Option<AcceptRate>,
     /// Connections in a row that broke before they were accepted.
@@ -50,6 +52,17 @@ pub struct Listener {
 struct AcceptRate {
     rule: BucketRule,
     bucket: Bucket,
+}
+
+/// Who else has the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holding {
+    /// Nobody.
+    Alone,
+    /// Other processes may listen there, with sockets of their own.
+    Shared,
+    /// Whoever opened the socket and handed it over has it open still.
+    Handed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,13 +122,32 @@ impl Listener {
         socket.bind(&address.into())?;
         sys::set_defer_accept(&socket, DEFER_ACCEPT)?;
         socket.listen(LISTEN_BACKLOG)?;
-        Ok(Self {
-            is_shared: reuse_port,
-            ..Self::of(
-                ListeningSocket::Tcp(mio::net::TcpListener::from_std(socket.into())),
-                kind,
-            )
-        })
+        let holding = if reuse_port {
+            Holding::Shared
+        } else {
+            Holding::Alone
+        };
+        Ok(Self::of(ListeningSocket::tcp(socket), kind, holding))
+    }
+
+    /// Listens at a socket that was handed over. What it is set to beside our options, its backlog too, stays.
+    ///
+    /// # Errors
+    /// The system refused an option.
+    pub fn take(
+        socket: Socket,
+        kind: ListenerKind,
+        user_timeout: Option<Duration>,
+    ) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_user_timeout(user_timeout)?;
+        sys::set_defer_accept(&socket, DEFER_ACCEPT)?;
+        Ok(Self::of(
+            ListeningSocket::tcp(socket),
+            kind,
+            Holding::Handed,
+        ))
     }
 
     /// The admin socket of this process in `folder`.
@@ -127,14 +159,15 @@ impl Listener {
         Ok(Self::of(
             ListeningSocket::Local(socket),
             ListenerKind::AdminSocket,
+            Holding::Alone,
         ))
     }
 
-    fn of(socket: ListeningSocket, kind: ListenerKind) -> Self {
+    fn of(socket: ListeningSocket, kind: ListenerKind, holding: Holding) -> Self {
         Self {
             socket,
             kind,
-            is_shared: false,
+            holding,
             state: State::Ready,
             rate: None,
             broken: 0,
@@ -147,6 +180,14 @@ impl Listener {
     /// The system refused.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.socket.register(registry, token)
+    }
+
+    /// The poll tells no more of it. A closed socket does that by itself, unless others have it open.
+    ///
+    /// # Errors
+    /// The poll did not know it.
+    pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.socket.deregister(registry)
     }
 
     /// Where it listens; `None`: at a path.
@@ -176,6 +217,9 @@ impl Listener {
     /// # Errors
     /// The kernel refused. Silent connections stay in the kernel, and are reset if they are still silent at the close.
     pub fn stop_deferring(&self) -> io::Result<()> {
+        if self.is_left_to_others() {
+            return Ok(());
+        }
         sys::set_defer_accept(&self.socket, Duration::ZERO)
     }
 
@@ -187,15 +231,18 @@ impl Listener {
     pub fn stop_taking(&mut self) -> io::Result<Duration> {
         // The rate must not make the queue outlast the drain.
         self.limit_rate(None);
-        if self.is_shared && moves_queues() {
-            return Ok(Duration::ZERO);
+        match self.holding {
+            Holding::Handed => Ok(Duration::ZERO),
+            Holding::Shared if moves_queues() => Ok(Duration::ZERO),
+            Holding::Shared => refuse_handshakes(&self.socket).map(|()| LISTENER_GRACE),
+            Holding::Alone => refuse_handshakes(&self.socket).map(|()| Duration::ZERO),
         }
-        refuse_handshakes(&self.socket)?;
-        Ok(if self.is_shared {
-            LISTENER_GRACE
-        } else {
-            Duration::ZERO
-        })
+    }
+
+    /// Whether the socket, with the connections that wait there, stays for others when ours is closed.
+    #[must_use]
+    pub fn is_left_to_others(&self) -> bool {
+        self.holding == Holding::Handed
     }
 
     /// Whether the last accept found no connection.

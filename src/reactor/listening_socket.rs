@@ -42,6 +42,20 @@ pub(super) struct LocalSocket {
 }
 
 impl ListeningSocket {
+    /// A socket that listens and does not block.
+    pub(super) fn tcp(socket: Socket) -> Self {
+        Self::Tcp(TcpListener::from_std(socket.into()))
+    }
+
+    pub(super) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => registry.deregister(listener),
+            Self::Local(LocalSocket { listener, .. }) => {
+                registry.deregister(&mut SourceFd(&listener.as_raw_fd()))
+            }
+        }
+    }
+
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
             Self::Tcp(listener) => registry.register(listener, token, Interest::READABLE),

@@ -56,6 +56,8 @@
 //! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
 //! | [`drain`] | the pace at which every session is told to move, and then closed |
 //! | `listening_socket` | the two kinds of socket that listen |
+//! | [`handed`] | the listening sockets that a service manager hands over |
+//! | [`service`], `report` | the service manager told of this process; what it is told, and when |
 //! | [`listener`] | a listening socket: accepting, running out of descriptors |
 //! | [`reread`] | the thread that reads files again |
 //! | [`admin`] | what the admin address is asked, and its answers |
@@ -71,6 +73,7 @@ pub mod drain;
 mod fan_out;
 mod flush;
 pub mod flush_list;
+pub mod handed;
 mod inquiries;
 mod intake;
 mod lap;
@@ -80,10 +83,12 @@ mod listening_socket;
 pub mod modules;
 mod read;
 mod renewal;
+mod report;
 mod requests;
 pub mod reread;
 mod run;
 pub mod server;
+pub mod service;
 pub mod socket;
 mod store;
 mod stored;

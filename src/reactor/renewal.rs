@@ -18,6 +18,12 @@ impl<S: Socket> Reactor<S> {
         self.begin_renewal();
     }
 
+    /// Whether a pass after a reread is under way.
+    #[must_use]
+    pub fn is_rereading(&self) -> bool {
+        self.is_rereading
+    }
+
     /// Begins a pass, or begins it again.
     pub(super) fn begin_renewal(&mut self) {
         self.renewal = Some(0);

@@ -66,6 +66,11 @@ fn read(job: RereadJob, to_loop: Sender<PutInForce>) {
 }
 
 impl Rereading {
+    /// Whether a thread reads, or what it has read is not in force yet.
+    pub(super) fn is_under_way(&self) -> bool {
+        matches!(self, Self::UnderWay { .. })
+    }
+
     /// Begins to read, or notes that it must be done again. `wake` makes the loop's poll return.
     pub(super) fn begin(
         &mut self,

@@ -1,7 +1,7 @@
 //! The shell around the turn: poll, waker, signals, clock, listeners. One thread runs it until the process ends.
 //!
 //! Invariant: after the first signal, or the operator's order to drain, every connection that the kernel has for the
-//! clients' listener is taken before the listener closes.
+//! clients' listener is taken before the listener closes; or left to the next process, if the socket was handed over.
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -16,9 +16,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::admin::about::About;
 use super::drain::DrainTimes;
+use super::handed::HandedSockets;
 use super::listener::{Accepted, Listener};
 use super::modules::HostParts;
+use super::report::Seen;
 use super::reread::{RereadJob, Rereading};
+use super::service::Service;
 use super::{Reactor, ReactorParts, Ready};
 use crate::handoff::ask::AnswerEnd;
 use crate::handoff::stored::StoreEnd;
@@ -69,6 +72,9 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
+    /// A socket that was handed over could not be set up.
+    #[error("cannot listen at the socket that was handed over: {0}")]
+    Handed(io::Error),
     /// The admin socket could not be made.
     #[error("admin_dir {folder}: cannot listen there: {error}")]
     AdminDir {
@@ -119,6 +125,7 @@ pub struct Server {
     control: Option<AnswerEnd<Request, Answer>>,
     store: Option<StoreEnd>,
     host: Option<HostParts>,
+    service: Option<Service>,
     about: About,
 }
 
@@ -150,23 +157,36 @@ impl Server {
     /// # Errors
     /// [`StartError`].
     pub fn bind(addresses: Addresses) -> Result<Self, StartError> {
+        Self::bind_or_take(addresses, HandedSockets::default())
+    }
+
+    /// As [`Server::bind`]; where a socket was handed over, the address of its kind says nothing.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn bind_or_take(addresses: Addresses, handed: HandedSockets) -> Result<Self, StartError> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let mut listeners = Vec::new();
-        let kinds = [
-            Some((
-                addresses.clients,
-                ListenerKind::Clients,
-                addresses.reuse_port,
-                CLIENTS,
-            )),
-            addresses
-                .admin
-                .map(|address| (address, ListenerKind::Admin, false, ADMIN)),
-        ];
-        for (address, kind, reuse_port, token) in kinds.into_iter().flatten() {
-            let mut listener = Listener::bind(address, kind, reuse_port, addresses.user_timeout)
-                .map_err(|error| StartError::Bind { address, error })?;
+        let clients = (
+            Some(addresses.clients),
+            handed.clients,
+            addresses.reuse_port,
+        );
+        let admin = (addresses.admin, handed.admin, false);
+        for (kind, token, (address, socket, reuse_port)) in [
+            (ListenerKind::Clients, CLIENTS, clients),
+            (ListenerKind::Admin, ADMIN, admin),
+        ] {
+            let mut listener = match (socket, address) {
+                (Some(socket), _) => Listener::take(socket, kind, addresses.user_timeout)
+                    .map_err(StartError::Handed)?,
+                (None, Some(address)) => {
+                    Listener::bind(address, kind, reuse_port, addresses.user_timeout)
+                        .map_err(|error| StartError::Bind { address, error })?
+                }
+                (None, None) => continue,
+            };
             if kind == ListenerKind::Clients {
                 listener.limit_rate(addresses.accept_rate);
             }
@@ -199,8 +219,14 @@ impl Server {
             control: None,
             store: None,
             host: None,
+            service: None,
             about: About::default(),
         })
+    }
+
+    /// Lets the loop tell the service manager of itself.
+    pub fn take_service(&mut self, service: Service) {
+        self.service = Some(service);
     }
 
     /// Lets the loop read the stream of the history.
@@ -287,10 +313,13 @@ impl Server {
         loop {
             let now = now_since(epoch);
             reactor.turn_done(now);
+            self.tell_service(&mut reactor, now);
+            let service_due = self.service.as_ref().and_then(Service::next_due);
             let patience = self
                 .listeners
                 .iter()
                 .filter_map(Listener::next_due)
+                .chain(service_due)
                 .map(|due| due.saturating_sub(now.clock))
                 .min()
                 .unwrap_or(Duration::MAX)
@@ -318,6 +347,9 @@ impl Server {
                     }
                     RELOADS => {
                         if self.reloads.take() > 0 {
+                            if let Some(service) = &mut self.service {
+                                service.on_reload();
+                            }
                             self.reread(&parts.reread, &reactor.hub);
                         }
                     }
@@ -350,12 +382,28 @@ impl Server {
                 self.listeners.iter_mut().for_each(Listener::on_reap);
             }
             if reactor.is_drained(now) {
+                // An end without sessions is announced and over in one turn.
+                self.tell_service(&mut reactor, now);
                 reactor.end_looks(now);
                 reactor.flush_all(now);
                 log::info!("drained");
                 return Ok(());
             }
         }
+    }
+
+    /// Tells the service manager what has changed since it was told last, and that the loop turns.
+    fn tell_service(&mut self, reactor: &mut Reactor<TcpStream>, now: Now) {
+        let Some(service) = &mut self.service else {
+            return;
+        };
+        let seen = Seen {
+            is_source_up: reactor.hub.readiness.is_source_up(),
+            is_rereading: self.rereading.is_under_way() || reactor.is_rereading(),
+            is_ending: reactor.hub.readiness.is_ending(),
+            clients: reactor.clients(),
+        };
+        reactor.hub.metrics.service_messages_failed_total += service.tell(seen, now.clock);
     }
 
     /// Begins to read again what can change while the process runs.
@@ -435,6 +483,7 @@ impl Server {
         if let Lifecycle::Emptying { until } = self.lifecycle
             && now.clock >= until
             && let Some(listener) = self.clients_listener()
+            && !listener.is_left_to_others()
         {
             listener.on_ready();
         }
@@ -451,11 +500,20 @@ impl Server {
         }
         let is_late = now.clock >= until + limits::LISTENER_EMPTYING_MAX;
         if let Some(listener) = self.clients_listener() {
-            if !listener.is_empty() && !is_late {
+            let is_lost = !listener.is_empty() && !listener.is_left_to_others();
+            if is_lost && !is_late {
                 return false;
             }
-            if !listener.is_empty() {
+            if is_lost {
                 log::warn!("connections that could not be accepted in time are reset");
+            }
+        }
+        let registry = self.poll.registry();
+        for listener in &mut self.listeners {
+            if listener.kind == ListenerKind::Clients
+                && let Err(error) = listener.deregister(registry)
+            {
+                log::warn!("the poll still tells of a listener that is closed: {error}");
             }
         }
         self.listeners

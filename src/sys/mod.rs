@@ -1,8 +1,10 @@
 //! System calls that the standard library, mio, socket2 and rustix do not offer. [`ring`] writes to many sockets with
-//! one system call, [`process`] tells what the system says of this process.
+//! one system call, [`process`] tells what the system says of this process, [`handed`] takes the sockets that whoever
+//! started it has opened.
 //!
 //! Invariant: `unsafe` stands in this folder only, each block with its reason and with what makes it sound.
 
+pub mod handed;
 pub mod process;
 pub mod ring;
 

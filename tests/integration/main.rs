@@ -54,6 +54,7 @@ mod resume;
 mod rights;
 mod ring;
 mod routing;
+mod schemas;
 mod secrets;
 mod slow_consumers;
 mod source_end;

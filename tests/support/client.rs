@@ -1,6 +1,6 @@
 //! Two hands on the client's side of a real socket: [`Client`] speaks JSON through tungstenite, [`Raw`] sends any
 //! bytes and sees the answer as it is. Every read has a deadline ([`PATIENCE`], or what the client was given). A third
-//! hand is Python's ([`Python`]).
+//! hand is Python's ([`Python`]). What a server sends must be as the schemas of the protocol say ([`super::schemas`]).
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -19,6 +19,7 @@ use tungstenite::http::{HeaderName, HeaderValue};
 use tungstenite::{Error, Message, WebSocket};
 
 use super::left_out::leave_out;
+use super::schemas::{hold_answer, hold_command, hold_frame, hold_text};
 use super::server::PATIENCE;
 use super::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
@@ -163,7 +164,7 @@ impl Client {
         loop {
             match self.socket.read().expect("a pong within the patience") {
                 Message::Pong(echo) => return assert_eq!(&*echo, payload),
-                Message::Text(text) => self.held.push_back(serde_json::from_str(&text).unwrap()),
+                Message::Text(text) => self.held.push_back(frame_of(&text)),
                 other => panic!("{other:?} instead of a pong"),
             }
         }
@@ -176,7 +177,9 @@ impl Client {
             "asked for behind what is held: {:?}",
             self.held
         );
-        self.read_text()
+        let text = self.read_text();
+        hold_text(text.as_bytes());
+        text
     }
 
     /// The next message.
@@ -187,7 +190,9 @@ impl Client {
     /// Sends a command and returns the next reply, which is its own, since replies keep the order of commands.
     pub fn ask(&mut self, command: &Value) -> Value {
         self.send(command);
-        self.reply()
+        let reply = self.reply();
+        hold_command(command, &reply);
+        reply
     }
 
     /// The next reply; other messages are kept for later.
@@ -256,7 +261,7 @@ impl Client {
         let mut messages: Vec<Value> = self.held.drain(..).collect();
         let close = loop {
             match self.socket.read().expect("a close within the patience") {
-                Message::Text(text) => messages.push(serde_json::from_str(&text).unwrap()),
+                Message::Text(text) => messages.push(frame_of(&text)),
                 Message::Close(frame) => break frame.expect("a close with a code"),
                 Message::Ping(_) | Message::Pong(_) => {}
                 other => panic!("{other:?}"),
@@ -279,7 +284,7 @@ impl Client {
         let mut messages: Vec<Value> = self.held.drain(..).collect();
         loop {
             match self.socket.read() {
-                Ok(Message::Text(text)) => messages.push(serde_json::from_str(&text).unwrap()),
+                Ok(Message::Text(text)) => messages.push(frame_of(&text)),
                 Ok(Message::Close(frame)) => {
                     return (messages, frame.map(|frame| frame.code.into()));
                 }
@@ -335,7 +340,7 @@ impl Client {
     /// Reads for as long as its patience: answers a ping, keeps a message for later.
     fn glance(&mut self) {
         match self.socket.read() {
-            Ok(Message::Text(text)) => self.held.push_back(json_of(&text)),
+            Ok(Message::Text(text)) => self.held.push_back(frame_of(&text)),
             Ok(Message::Ping(_)) => self.socket.flush().expect("the server takes it"),
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
             other => panic!("{other:?} on an idle session"),
@@ -343,7 +348,7 @@ impl Client {
     }
 
     fn read(&mut self) -> Value {
-        json_of(&self.read_text())
+        frame_of(&self.read_text())
     }
 
     fn read_text(&mut self) -> String {
@@ -440,8 +445,11 @@ pub fn errors(reply: &Value) -> Vec<&str> {
         .collect()
 }
 
-fn json_of(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+/// A frame of the server, held against its schema.
+fn frame_of(text: &str) -> Value {
+    let frame = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    hold_frame(&frame);
+    frame
 }
 
 fn is_reply(message: &Value) -> bool {
@@ -508,11 +516,15 @@ impl Response {
             .map(|line| line.split_once(": ").expect("name and value"))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
-        Self {
+        let response = Self {
             status,
             headers,
             body: body.to_owned(),
+        };
+        if response.header("content-type") == Some("application/json") && !body.is_empty() {
+            hold_answer(body);
         }
+        response
     }
 
     /// The value of a header; the name in lower case.

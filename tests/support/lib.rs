@@ -22,6 +22,7 @@ pub mod numbered;
 pub mod own_process;
 pub mod platform_api;
 pub mod publisher;
+pub mod schemas;
 pub mod scripted;
 pub mod server;
 pub mod tcp_proxy;

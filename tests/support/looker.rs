@@ -1,4 +1,5 @@
-//! One who looks: reads `GET /trace` of the admin address (PROTOCOL 8), a server-sent event at a time.
+//! One who looks: reads `GET /trace` of the admin address (PROTOCOL 8), a server-sent event at a time. Each must be as the
+//! schemas say.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
+use super::schemas::hold;
 use super::server::PATIENCE;
 
 /// A look under way. Every line that it was told is kept as text.
@@ -117,7 +119,7 @@ impl Looker {
             let word = word.strip_prefix("event: ").unwrap();
             let data = data.strip_prefix("data: ").unwrap();
             let told: Value = serde_json::from_str(data).unwrap();
-            assert!(told["at"].is_u64(), "{told}");
+            hold(&format!("admin#trace_{word}"), &told);
             return Some((word.to_owned(), told));
         }
     }

@@ -27,6 +27,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::client::{Client, Raw};
+use super::schemas::hold_answer;
 
 /// Options of a server that needs no broker and takes any token.
 pub const DEMO: [&str; 4] = ["--source", "demo", "--auth", "insecure"];
@@ -174,7 +175,7 @@ impl Server {
         Self::spawn_patient(patience, command)
     }
 
-    /// Starts `command`, which becomes or is a `blackhole`; returns once it listens.
+    /// Starts `command`, which becomes or is a `blackhole`, with its own stdin; returns once it listens.
     pub fn spawn(command: Command) -> Self {
         Self::spawn_patient(PATIENCE, command)
     }
@@ -200,7 +201,6 @@ impl Server {
         admin: OnceCell<SocketAddr>,
     ) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()
@@ -291,6 +291,9 @@ impl Server {
             .read_to_string(&mut response)
             .expect("the page within the patience");
         let (head, body) = response.split_once("\r\n\r\n").expect("a whole head");
+        if head.contains("Content-Type: application/json\r\n") {
+            hold_answer(body);
+        }
         let status = head
             .split(' ')
             .nth(1)

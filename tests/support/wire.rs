@@ -1,6 +1,7 @@
 //! The client's side of the wire, byte by byte, for tests that script it.
 
 pub use crate::client_frame::client_frame;
+use crate::schemas::hold_text;
 
 /// A valid upgrade request.
 pub const UPGRADE_REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -13,12 +14,16 @@ pub fn client_text(text: &str) -> Vec<u8> {
 
 /// The complete server frames at the start of `bytes`, as (opcode, payload), and how many bytes they take.
 ///
-/// Panics on anything that a server must not send.
+/// Panics on anything that a server must not send: a text, if it can be read, that is not as its schema says.
 pub fn server_frames(bytes: &[u8]) -> (Vec<(u8, Vec<u8>)>, usize) {
     let (mut frames, mut at) = (Vec::new(), 0);
     while let Some((header, payload)) = server_frame(&bytes[at..]) {
         let end = at + payload.end;
-        frames.push((header & 0x0F, bytes[at + payload.start..end].to_vec()));
+        let payload = &bytes[at + payload.start..end];
+        if header == 0x81 {
+            hold_text(payload);
+        }
+        frames.push((header & 0x0F, payload.to_vec()));
         at = end;
     }
     (frames, at)

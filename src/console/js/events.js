@@ -239,6 +239,7 @@ function startStream(root, connection, bindings, form) {
   let selected = null;
   let dropTold = 0;
   let isFirstLive = false;
+  let stateTold = "none";
   let hasEvents = false;
 
   const find = el("input", { type: "search", placeholder: "Filter: words, ids, numbers …", "aria-label": "Filter", autocomplete: "off", spellcheck: "false" });
@@ -329,8 +330,13 @@ function startStream(root, connection, bindings, form) {
       case "error":
         return take("error", { data: { errors: [value.message, ...value.errors] } });
       case "state":
-        if (value.name === "none") return draw();
-        take("state", { state: connectionWords(value)[1], why: value.why });
+        if (value.name === "none") {
+          stateTold = value.name;
+          return draw();
+        }
+        // Once, however often it is tried.
+        if (value.name !== stateTold) take("state", { state: connectionWords({ ...value, inMs: 0 })[1], why: value.why });
+        stateTold = value.name;
         return value.name === "live" ? comeIntoSight() : undefined;
       case "opened":
         isFirstLive = true;

@@ -134,7 +134,13 @@ function traceValue(value) {
   return String(value);
 }
 
-/** A line as text, for copying and for the filter. */
+/** Whether a line has this text, which is in small letters. */
+function traceHas(line, text) {
+  line.small ??= traceWhole(line).toLowerCase();
+  return line.small.includes(text);
+}
+
+/** A line as text. */
 function traceWhole({ word, members, text }) {
   const at = typeof members.at === "number" ? timeText(members.at) : "";
   return [at, members.session ?? "", word.replaceAll("_", " "), text].filter(Boolean).join("  ");
@@ -350,7 +356,7 @@ class TraceView {
       const filter = this.#filter.value.trim().toLowerCase();
       const isQuiet = this.#quiet.getAttribute("aria-pressed") === "true";
       const shown = this.#lines.all.filter(
-        (line) => !(isQuiet && line.word === "written") && (filter === "" || traceWhole(line).toLowerCase().includes(filter)),
+        (line) => !(isQuiet && line.word === "written") && (filter === "" || traceHas(line, filter)),
       );
       this.#list.setRows(shown.reverse());
     }

@@ -18,7 +18,7 @@ const ACCOUNT = "00000000000000000000000000000001";
 /** A folder for this test. */
 function folderOfTest() {
   const folder = ownFolder("console");
-  endWithTest(() => rmSync(folder, { recursive: true, force: true }));
+  endWithTest(async () => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }
 
@@ -28,7 +28,7 @@ async function startPlayed(args = []) {
   execFileSync("mkfifo", [pipe]);
   const server = await startServer({ args: ["--source", `replay:${pipe}`, ...args] });
   const play = createWriteStream(pipe, { flags: "r+" });
-  endWithTest(() => play.destroy());
+  endWithTest(async () => void play.destroy());
   /** Publishes call events with these bodies. */
   const publish = (...bodies) => {
     const lines = bodies.map((body) => {
@@ -138,7 +138,7 @@ test("one press shows events, which are read, filtered, paused, copied and saved
   const debug = await page.createCDPSession();
   await debug.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: folder });
   await press("Save", ".stream-tools");
-  const file = await until(() => readdirSync(folder).find((name) => name.endsWith(".jsonl")), { what: "a file" });
+  const file = await until(() => readdirSync(folder).find((name) => name.endsWith(".jsonl")) ?? "", { what: "a file" });
   const saved = readFileSync(join(folder, file), "utf8").trimEnd().split("\n").map((line) => JSON.parse(line));
   assert.ok(saved.some(({ action }) => action === "event") && saved.some(({ action }) => action === "reply"), file);
 
@@ -179,7 +179,7 @@ test("what the address fills in, bindings on offer, refusals and an end are told
 
   await fill("#events .side input:not([name])", "call.CHANNEL_CRATE.*");
   await press("Add");
-  await says(".bound", /call\.CHANNEL_CRATE\.\*event CHANNEL_CRATE not supported; did you mean call\.CHANNEL_CREATE\.\*\?refused/);
+  await says(".bound", /call\.CHANNEL_CRATE\.\*event CHANNEL_CRATE not supportedrefused/);
   await says("#event-list", /error.*event CHANNEL_CRATE not supported/);
   await press("Remove call.CHANNEL_CRATE.*");
   await page.click("#events .side summary:not(form summary)");
@@ -214,7 +214,7 @@ test("a server that dies is told of, and so is what was missed when it is back",
   await server.start();
   await says("#client-word", /^Live$/);
   await says("#server-word", /^Server ready$/);
-  await says(".side .note", /Events were lost, or may have been while the connection was away: the server does not know that time/);
+  await says(".side .note", /Events were lost, or may have been while the connection was away: (the server does not know that time|that is longer ago than the server remembers)/);
   await says("#event-list", /notice.*gap/);
   await screenshot(page, "events-gap");
   assert.deepEqual(await violations(page), []);

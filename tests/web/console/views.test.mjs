@@ -7,7 +7,7 @@ import { startServer } from "../support/server.mjs";
 import { BROKER_PATIENCE, until } from "../support/until.mjs";
 import { joinCrowd } from "./crowd.mjs";
 
-// No server here pings: a crowd does not answer.
+// No server here pings in the time of a test: a crowd does not answer.
 
 const ACCOUNT = "00000000000000000000000000000001";
 
@@ -49,8 +49,18 @@ async function look(page, name, filled) {
   await filled();
 }
 
+/** What reads how long a page has been busy with what, in the time of its own thread: what else the machine does does not count. */
+async function meter(page) {
+  const debug = await page.createCDPSession();
+  await debug.send("Performance.enable", { timeDomain: "threadTicks" });
+  return async () => {
+    const { metrics } = await debug.send("Performance.getMetrics");
+    return Object.fromEntries(metrics.map(({ name, value }) => [name, value]));
+  };
+}
+
 test("the figures of the server move, are told in words, and say when there are none", { skip: withoutBrowser() }, async () => {
-  const server = await startServer({ args: ["--demo-rate", "50", "--ping-interval-ms", "0"] });
+  const server = await startServer({ args: ["--demo-rate", "50", "--ping-interval-ms", "600000"] });
   await joinCrowd(server, 2, () => subscribe());
   const browser = await startBrowser();
   const { page, faults, asked, says } = await openView(browser, server, "server");
@@ -83,7 +93,7 @@ test("the figures of the server move, are told in words, and say when there are 
 });
 
 test("sessions are found, sorted, kicked and traced", { skip: withoutBrowser() }, async () => {
-  const server = await startServer({ args: ["--demo-rate", "20", "--ping-interval-ms", "0"] });
+  const server = await startServer({ args: ["--demo-rate", "20", "--ping-interval-ms", "600000"] });
   const [first] = await joinCrowd(server, 1, () => subscribe("call.*.*", HOSTILE));
   await joinCrowd(server, 3, (at) => subscribe("fax.status.*", `idle-${at}`));
   const own = `${first.localAddress}:${first.localPort}`;
@@ -148,7 +158,7 @@ test("sessions are found, sorted, kicked and traced", { skip: withoutBrowser() }
 });
 
 test("a trace says why an event did not arrive, and begins again after a crash", { skip: withoutBrowser() }, async () => {
-  const server = await startServer({ args: ["--demo-rate", "20", "--ping-interval-ms", "0"] });
+  const server = await startServer({ args: ["--demo-rate", "20", "--ping-interval-ms", "600000"] });
   const browser = await startBrowser();
   const { page, faults, text, says } = await openView(browser, server, "trace?key=from.a.link");
   const field = (name) => page.$eval(`#trace input[name=${name}]`, (input) => /** @type {HTMLInputElement} */ (input).value);
@@ -194,20 +204,14 @@ test("a trace says why an event did not arrive, and begins again after a crash",
 
 test("10,000 sessions are looked through without a stutter", { skip: withoutBrowser() }, async (t) => {
   const count = 10_000;
-  const server = await startServer({ args: ["--ping-interval-ms", "0"] });
+  const server = await startServer({ args: ["--ping-interval-ms", "600000"] });
   await joinCrowd(server, count, (at) => subscribe("fax.status.*", `client ${at}`));
   const browser = await startBrowser();
   const { page, faults, says } = await openView(browser, server, "sessions");
   await says("#sessions", /10,000 sessions/);
   // So that what is measured is the list, and not a listing.
   await page.click(button("#sessions", "Pause"));
-  // In the time of the page's own thread, so that what else the machine does does not count.
-  const debug = await page.createCDPSession();
-  await debug.send("Performance.enable", { timeDomain: "threadTicks" });
-  const measured = async () => {
-    const { metrics } = await debug.send("Performance.getMetrics");
-    return Object.fromEntries(metrics.map(({ name, value }) => [name, value]));
-  };
+  const measured = await meter(page);
   const before = await measured();
   const jumps = 200;
   const seen = await page.$eval("#sessions .window", async (viewport, jumps) => {
@@ -248,5 +252,28 @@ test("10,000 sessions are looked through without a stutter", { skip: withoutBrow
   const sorted = cost("TaskDuration", [after, await measured()], columns.length);
   t.diagnostic(`sorting: ${sorted.toFixed(1)} ms`);
   assert.ok(sorted < 100, `${sorted}`);
+  assert.deepEqual(faults, []);
+});
+
+test("a hundred events a second are traced without a stutter", { skip: withoutBrowser() }, async (t) => {
+  const server = await startServer({ args: ["--demo-rate", "100", "--ping-interval-ms", "600000"] });
+  const [client] = await joinCrowd(server, 1, () => subscribe());
+  const browser = await startBrowser();
+  const { page, faults, text, says } = await openView(browser, server, "trace");
+  await page.type("#trace input[name=session]", `${client.localAddress}:${client.localPort}`);
+  await page.keyboard.press("Enter");
+  await says("#trace .window", /matched/);
+  const lines = async () => Number(/ of ([\d,]+) lines/.exec(await text("#trace .stream-foot"))?.[1].replace(",", ""));
+  const measured = await meter(page);
+  const [before, first] = [await measured(), await lines()];
+  // Of each event there is a line of where it went, and one of the bytes that were written.
+  await until(async () => (await lines()) >= first + 1000, { deadline: BROKER_PATIENCE, what: "1,000 more lines" });
+  const [after, last] = [await measured(), await lines()];
+  const cost = (1000 * (after.TaskDuration - before.TaskDuration)) / (last - first);
+  t.diagnostic(`a line: ${cost.toFixed(2)} ms`);
+  // Half of the page's time.
+  assert.ok(cost * 200 < 500, `${cost}`);
+  const drawn = await page.evaluate(() => document.querySelectorAll("#trace [role=option]").length);
+  assert.ok(drawn < 60, `${drawn} rows in the document`);
   assert.deepEqual(faults, []);
 });
