@@ -129,7 +129,7 @@ export interface TokenRequest {
 }
 
 /** `expires`: when, in Unix seconds or as a Date; else the `exp` of a JWT is taken. */
-export type Token = string | { readonly token: string; readonly expires?: number | Date };
+export type Token = string | { readonly token: string; readonly expires?: number | Date | undefined };
 
 export type TokenSource = Token | ((request: TokenRequest) => Token | Promise<Token>);
 
@@ -148,55 +148,55 @@ export interface ConnectOptions {
   /** A function is asked for the first token, before `expires`, and after a refusal. */
   token: TokenSource;
   /** The account of subscriptions that name none; unset: the token's own. */
-  account?: string;
+  account?: string | undefined;
   /** Shape of events; unset: what the server is configured to. */
-  style?: "piston" | "kazoo";
+  style?: "piston" | "kazoo" | undefined;
   /** Shown with the session in the server's listings. */
-  name?: string;
+  name?: string | undefined;
   /** The same; JSON of 4 KiB at most. */
   metadata?: unknown;
   /** Whether missed events are asked for after a lost connection. Default true. */
-  resume?: boolean;
+  resume?: boolean | undefined;
   /** The constructor of websockets, where the runtime has no `WebSocket` of its own. */
-  WebSocket?: new (url: string) => WebSocketLike;
+  WebSocket?: (new (url: string) => WebSocketLike) | undefined;
   /** Closes the client. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Time for a command, with all that it needs, a connection too. Default 30,000; 0: for ever. */
-  timeoutMs?: number;
+  timeoutMs?: number | undefined;
   /** Time for a connection to be made. Default 10,000. */
-  connectMs?: number;
+  connectMs?: number | undefined;
   /** Time between pings. Default 20,000. */
-  pingMs?: number;
+  pingMs?: number | undefined;
   /** Time for anything to come after a ping; else the connection is given up. Default 10,000. */
-  pongMs?: number;
+  pongMs?: number | undefined;
   /** The first pause before a new try is a random time up to this; each further one up to twice as long. Default 500. */
-  pauseMs?: number;
+  pauseMs?: number | undefined;
   /** The most that it can be. Default 30,000. */
-  pauseMaxMs?: number;
+  pauseMaxMs?: number | undefined;
   /** How long before its end a token is renewed, at least; up to half as much again, by chance. Default 60,000. */
-  refreshMs?: number;
+  refreshMs?: number | undefined;
   /** Events that wait in one subscription for its loop. Default 1,000. */
-  queueMax?: number;
+  queueMax?: number | undefined;
 }
 
 export interface SubscribeOptions<Body = Record<string, unknown>> {
   /** Unset: that of the client. `*`: all accounts, for superduper admins. Write one account always in the same way. */
-  account?: string;
+  account?: string | undefined;
   /** A cursor of before, to begin behind it instead of now. */
-  resume?: string;
+  resume?: string | undefined;
   /** Takes the events; there is no queue and no loop then. What it throws, or rejects with, is told as `error`. */
-  onEvent?: (event: PlatformEvent<Body>, subscription: Subscription<Body>) => unknown;
+  onEvent?: ((event: PlatformEvent<Body>, subscription: Subscription<Body>) => unknown) | undefined;
   /** Ends the wait for the confirmation; after it, the subscription. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Instead of the client's. */
-  timeoutMs?: number;
+  timeoutMs?: number | undefined;
   /** Instead of the client's. */
-  queueMax?: number;
+  queueMax?: number | undefined;
 }
 
 export interface RequestOptions {
-  signal?: AbortSignal;
-  timeoutMs?: number;
+  signal?: AbortSignal | undefined;
+  timeoutMs?: number | undefined;
 }
 
 /** Why bindings of a subscription are not in force any more. */
@@ -229,7 +229,7 @@ export interface Subscription<Body = Record<string, unknown>> extends AsyncItera
   /** Never rejects: what a lost connection has, it has no more. Events that come meanwhile are left out. */
   unsubscribe(): Promise<void>;
   /** As that of ReadableStream: with `preventCancel` the subscription outlives the loop. */
-  values(options?: { preventCancel?: boolean }): AsyncIterableIterator<PlatformEvent<Body>>;
+  values(options?: { preventCancel?: boolean | undefined }): AsyncIterableIterator<PlatformEvent<Body>>;
   [Symbol.asyncIterator](): AsyncIterableIterator<PlatformEvent<Body>>;
 }
 

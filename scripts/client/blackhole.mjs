@@ -139,9 +139,9 @@ function keyOf(account, binding) {
 }
 
 /**
- * Which events were had (PROTOCOL 10). A cursor is ID.TIME.MARK. One process (MARK) gives no TIME twice, and sends each record
- * its events in their order, so there the time alone tells. Of two processes, or out of the stream, the ID tells, and times
- * that are near.
+ * Which events were had (PROTOCOL 10). A cursor is ID.TIME.MARK. One process (MARK) sends each record its events in the order
+ * of their TIME, so there an earlier time tells, and an equal one (which events share when more than one comes in a
+ * millisecond for long) together with the ID. Of two processes, or out of the stream, the ID tells, and times that are near.
  *
  * Invariant: two equal publishes, which have one ID, are two events: each that was had stands for one of each other link,
  * and for one of the stream.
@@ -163,7 +163,7 @@ class Doubles {
       // Another process begins a little before the place that it was asked for, which may be before the subscribe.
       if (isReplayed && time < record.since) return false;
       const last = record.last.get(mark);
-      if (last !== undefined && time <= last) return false;
+      if (last !== undefined && time < last) return false;
       record.last.delete(mark);
       record.last.set(mark, time);
       if (record.last.size > MARKS_MAX) record.last.delete(record.last.keys().next().value);
@@ -172,8 +172,8 @@ class Doubles {
     const apart = isReplayed ? REPLAYED_APART_MS : LIVE_APART_MS;
     const same = this.#byKey.get(key);
     const one = same?.find((one) => {
-      const isOfOneProcess = isExact && one.mark === mark;
-      return !isOfOneProcess && Math.abs(one.time - time) <= apart && !one.sources.includes(source);
+      const apartAtMost = isExact && one.mark === mark ? 0 : apart;
+      return Math.abs(one.time - time) <= apartAtMost && !one.sources.includes(source);
     });
     if (one !== undefined) {
       one.sources.push(source);

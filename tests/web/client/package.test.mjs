@@ -100,7 +100,7 @@ async function installed() {
 /** What TypeScript says to this file of the folder. */
 async function checked(folder, file, ...options) {
   // No \`lib\` and no types of Node: what the package needs, it must bring, or every platform has it.
-  const args = ["--strict", "--noEmit", "--target", "esnext", ...options, file];
+  const args = ["--strict", "--exactOptionalPropertyTypes", "--noEmit", "--target", "esnext", ...options, file];
   try {
     await run(projectFile("tests/web/node_modules/.bin/tsc"), args, { cwd: folder, timeout: BROKER_PATIENCE });
     return "";
