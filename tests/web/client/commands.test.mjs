@@ -290,3 +290,27 @@ test("a signal that is aborted closes the client", async () => {
   const late = follow(server.wsUrl, { signal: controller.signal });
   assert.equal(late.client.state.name, "closed");
 });
+
+test("thousands in a second, which share times: each comes", async () => {
+  const server = await startServer({ args: ["--demo-rate", "3000", "--send-timeout-ms", "60000", "--max-outbox-bytes", "0"] });
+  let frames = 0;
+  class Counting extends WebSocket {
+    constructor(url) {
+      super(url);
+      this.addEventListener("message", ({ data }) => void (frames += Number(JSON.parse(data).action === "event")));
+    }
+  }
+  const { client, told } = follow(server.wsUrl, { account: DEMO, WebSocket: Counting });
+  let came = 0;
+  const times = new Set();
+  await client.subscribe("call.*.*", {
+    onEvent: ({ cursor }) => {
+      came += 1;
+      times.add(cursor?.split(".")[1]);
+    },
+  });
+  // The times run ahead of the clock for a second, and then stand still.
+  await until(() => frames > times.size + 1_000);
+  assert.equal(came, frames);
+  assert.deepEqual([told.gap, told.state.length], [[], 1]);
+});
