@@ -24,11 +24,24 @@ use super::tools::program;
 /// Longest wait for the machine to be up, or for one of its units.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What gives a command namespaces of its own.
+const UNSHARE: [&str; 9] = [
+    "unshare",
+    "--mount",
+    "--pid",
+    "--net",
+    "--ipc",
+    "--uts",
+    "--cgroup",
+    "--fork",
+    "--kill-child=KILL",
+];
+
 /// Process 1 and all below it; killed on drop.
 pub(crate) struct Machine {
     /// Ends, and kills process 1, when it is killed.
     starter: Child,
-    /// Process 1, as this machine numbers it.
+    /// Process 1, as this machine numbers it; 0 until it is there.
     systemd: u32,
     /// The control group that systemd found itself in.
     group: PathBuf,
@@ -51,6 +64,13 @@ impl Machine {
             leave_out(&"a machine of its own takes root");
             return None;
         }
+        let mut trial = Command::new(UNSHARE[0]);
+        let trial = trial.args(&UNSHARE[1..]).arg("true").output().unwrap();
+        if !trial.status.success() {
+            let problem = String::from_utf8_lossy(&trial.stderr);
+            leave_out(&format!("no namespaces: {}", problem.trim()));
+            return None;
+        }
         let folder = tempfile::tempdir().unwrap();
         let group = groups()?.join(format!("blackhole-{}-{}", std::process::id(), own_number()));
         if let Err(error) = fs::create_dir(&group) {
@@ -58,45 +78,35 @@ impl Machine {
             return None;
         }
         // The shell moves itself, and with it all that it becomes.
-        let mut starter = Command::new("sh")
+        let starter = Command::new("sh")
             .args([
                 "-c",
                 "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"",
                 "sh",
             ])
             .arg(&group)
-            .args([
-                "unshare",
-                "--mount",
-                "--pid",
-                "--net",
-                "--ipc",
-                "--uts",
-                "--cgroup",
-                "--fork",
-                "--kill-child=KILL",
-            ])
+            .args(UNSHARE)
             .arg(project_file("tests/running/machine.sh"))
             .arg(folder.path())
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
         let children = format!("/proc/{0}/task/{0}/children", starter.id());
-        let systemd = wait_within(PATIENCE, "process 1", || {
+        let mut machine = Self {
+            starter,
+            systemd: 0,
+            group,
+            _folder: folder,
+        };
+        machine.systemd = wait_within(PATIENCE, "process 1", || {
             assert!(
-                starter.try_wait().unwrap().is_none(),
+                machine.starter.try_wait().unwrap().is_none(),
                 "machine.sh has failed: see above"
             );
             let child = fs::read_to_string(&children).ok()?.trim().parse().ok()?;
             let name = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
             (name.trim() == "systemd").then_some(child)
         });
-        let machine = Self {
-            starter,
-            systemd,
-            group,
-            _folder: folder,
-        };
         wait_within(PATIENCE, "the machine up", || {
             let state = machine.run(&["systemctl", "is-system-running"]).text;
             matches!(state.trim(), "running" | "degraded").then_some(())

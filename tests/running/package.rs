@@ -457,6 +457,15 @@ fn count_lines(from: impl Read + Send + 'static) -> Arc<AtomicUsize> {
 /// The package's instances on a machine of their own.
 struct Instances {
     machine: Machine,
+    /// What the machine had of that name before.
+    before: String,
+}
+
+/// The files that have the package's name in their path; a checkout of the sources is none.
+fn traces(machine: &Machine) -> String {
+    let places = ["find", "/etc", "/usr", "/var/lib", "-xdev"];
+    let names = ["-path", "*blackhole*", "-not", "-path", "*/target/*"];
+    machine.must(&[&places[..], &names].concat())
 }
 
 impl Instances {
@@ -468,7 +477,8 @@ impl Instances {
         for (package, name) in packages.iter().zip(["older", "newer"]) {
             fs::copy(package, machine.file(&format!("run/{name}.deb"))).unwrap();
         }
-        let instances = Self { machine };
+        let before = traces(&machine);
+        let instances = Self { machine, before };
         let said = instances.install("older");
         assert!(
             said.contains("systemctl enable --now blackhole@0"),
@@ -583,19 +593,7 @@ impl Instances {
             assert_eq!(self.property("ActiveState", unit), "inactive", "{unit}");
         }
         self.machine.must(&["dpkg", "--purge", "blackhole"]);
-        let left = [
-            "find",
-            "/etc",
-            "/usr",
-            "/var/lib",
-            "-xdev",
-            "-path",
-            "*blackhole*",
-            "-not",
-            "-path",
-            "*/target/*",
-        ];
-        assert_eq!(self.machine.must(&left), "");
+        assert_eq!(traces(&self.machine), self.before);
         let connect = self
             .machine
             .on_its_network(|| TcpStream::connect(WEBSOCKETS));
