@@ -4,6 +4,9 @@
 //! missed. Another process begins its replay a little before the cursor, and may be a little behind the first, so events may
 //! come again that were had before, replayed or live: they are known by their id.
 //!
+//! What is replayed out of the stream of the history names no process. Where such a replay goes on to the process's own
+//! history, events may come from both.
+//!
 //! While a second session takes over from the first, an event may come on both: it is told as often as it has come on the one
 //! on which it has come more often.
 //!
@@ -15,6 +18,9 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::limits::{SUB_BEHIND_MAX, SUB_DOUBLE_WITHIN, SUB_HAD_MAX};
+
+/// The MARK of what comes out of the stream.
+const MARK_OF_STREAM: u64 = 0;
 
 /// The position of one session.
 #[derive(Debug, Default)]
@@ -55,6 +61,8 @@ struct Again {
     from: Option<u64>,
     /// Events that were had before, by id, and have not come again.
     had: HashMap<u64, Vec<Had>>,
+    /// Events that came out of the stream on this connection, by id, and have not come again.
+    of_stream: HashMap<u64, Vec<Had>>,
     doubles: u64,
     is_replaying: bool,
     /// Of live events those may come again that were taken in until then; `None`: no live event has come.
@@ -75,10 +83,11 @@ impl Had {
         })
     }
 
-    /// Whether it may be the same delivery as `other`, seen by another process, which took it in within this time.
+    /// Whether it may be the same delivery as `other`, seen by another process, or out of the stream, within this time.
     fn may_be(&self, other: &Self, within: Duration) -> bool {
         let apart = u128::from(self.time.abs_diff(other.time));
-        self.id == other.id && self.mark != other.mark && apart <= within.as_millis()
+        let is_of_another = self.mark != other.mark || self.mark == MARK_OF_STREAM;
+        self.id == other.id && is_of_another && apart <= within.as_millis()
     }
 }
 
@@ -111,6 +120,7 @@ impl Position {
             Again {
                 from,
                 had: by_id,
+                of_stream: HashMap::new(),
                 doubles: 0,
                 is_replaying,
                 live_until: None,
@@ -179,7 +189,8 @@ impl Position {
             self.again = None;
             return false;
         }
-        if again.from == Some(event.mark) {
+        let is_of_stream = event.mark == MARK_OF_STREAM;
+        if again.from == Some(event.mark) && !is_of_stream {
             return false;
         }
         let within = if is_replayed {
@@ -187,16 +198,16 @@ impl Position {
         } else {
             SUB_BEHIND_MAX
         };
-        let had = again.had.get_mut(&event.id);
-        let place = had
-            .as_ref()
-            .and_then(|had| had.iter().position(|one| one.may_be(&event, within)));
-        if let (Some(had), Some(place)) = (had, place) {
-            had.swap_remove(place);
+        // What comes twice out of the stream was published twice.
+        let is_double = take_one(&mut again.had, &event, within)
+            || !is_of_stream && take_one(&mut again.of_stream, &event, within);
+        if is_double {
             again.doubles += 1;
-            return true;
         }
-        false
+        if is_of_stream && again.of_stream.len() < SUB_HAD_MAX {
+            again.of_stream.entry(event.id).or_default().push(event);
+        }
+        is_double
     }
 
     /// An event came on the first session, which is read beside the second. True: it is new.
@@ -239,6 +250,15 @@ impl Position {
     }
 }
 
+/// Takes out one that may be this event. False: there is none.
+fn take_one(had: &mut HashMap<u64, Vec<Had>>, event: &Had, within: Duration) -> bool {
+    let Some(alike) = had.get_mut(&event.id) else {
+        return false;
+    };
+    let place = alike.iter().position(|one| one.may_be(event, within));
+    place.map(|place| alike.swap_remove(place)).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,6 +285,28 @@ mod tests {
         assert_eq!(position.cursor(), Some(&*cursor(5, 5, "bbbbbb")));
         assert_eq!((position.end_replay(), position.is_replaying()), (3, false));
         assert!(position.take(&cursor(5, 6, "bbbbbb"), false, Side::First));
+    }
+
+    #[test]
+    fn what_comes_out_of_the_stream_and_out_of_the_history_too_is_told_once() {
+        let mut position = Position::default();
+        for id in [1, 2] {
+            position.take(&cursor(id, 2, "aaaaaa"), false, Side::First);
+        }
+        position.begin_again(true);
+        let mut take = |id, mark| position.take(&cursor(id, 3, mark), true, Side::First);
+        // Had before, and missed: an event that was published twice.
+        let of_stream = [2, 3, 3].map(|id| take(id, "000000"));
+        assert_eq!(of_stream, [false, true, true]);
+        let of_history = [2, 3, 3, 3, 4].map(|id| take(id, "bbbbbb"));
+        assert_eq!(of_history, [false, false, false, true, true]);
+        assert_eq!(position.end_replay(), 4);
+        // Lost again before the first live event, and resumed out of the stream once more.
+        position.end_connection();
+        position.begin_again(true);
+        let again =
+            [3, 3, 3, 4, 5].map(|id| position.take(&cursor(id, 3, "000000"), true, Side::First));
+        assert_eq!(again, [false, false, false, false, true]);
     }
 
     #[test]
