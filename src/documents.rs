@@ -70,8 +70,8 @@ impl Document {
     /// Whether an asker has it already: the value of `If-None-Match` names it (RFC 9110 section 13.1.2).
     #[must_use]
     pub fn is_named_by(&self, if_none_match: &str) -> bool {
-        let strong = |tag: &str| tag.trim().trim_start_matches("W/") == self.etag;
-        if_none_match.trim() == "*" || if_none_match.split(',').any(strong)
+        let is_ours = |tag: &str| tag.trim().trim_start_matches("W/") == self.etag;
+        if_none_match.trim() == "*" || if_none_match.split(',').any(is_ours)
     }
 
     /// The fields of an answer with it, complete lines.

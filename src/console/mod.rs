@@ -36,7 +36,7 @@ use ring::digest::{SHA256, digest};
 /// The looks.
 const STYLE: &str = include_str!("style.css");
 
-/// The scripts, of which each uses only those before it, but when it runs.
+/// The scripts. While they load, each uses only those before it.
 macro_rules! script {
     () => {
         concat!(

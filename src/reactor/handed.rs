@@ -1,7 +1,7 @@
 //! The listening sockets that a service manager has opened for this process and hands over (socket units of systemd).
 //!
-//! They outlive this process: whoever opened them keeps them open, and hands them to the next one. So nothing is done to
-//! them that would outlive us, and the connections that wait there at our end are left to it ([`super::listener`]).
+//! They outlive this process: whoever opened them keeps them open, and hands them to the next one. So none is made to refuse
+//! handshakes at our end, and the connections that wait there are left to the next process ([`super::listener`]).
 
 use std::io;
 use std::net::SocketAddr;

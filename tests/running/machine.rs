@@ -57,7 +57,7 @@ pub(crate) struct Said {
 impl Machine {
     /// Boots one; returns when it is up. Leaves the running test out and gives nothing where that is not possible.
     pub(crate) fn boot() -> Option<Self> {
-        for name in ["unshare", "nsenter", "systemctl", "dpkg"] {
+        for name in ["unshare", "nsenter", "systemctl", "dpkg", "ip"] {
             program(name)?;
         }
         if !rustix::process::geteuid().is_root() {

@@ -8,14 +8,13 @@ use std::time::Duration;
 pub struct About {
     /// `node_name`.
     pub node: String,
-    /// Where websocket clients connect, as it was bound: an address that stands for all is told as it is. The server
-    /// fills it in.
+    /// Where websocket clients connect, as it was bound, so it may be `0.0.0.0`. The server fills it in.
     pub websocket: Option<SocketAddr>,
     /// The kinds of `auth`: tokens, jwt, crossbar, insecure.
     pub auth: Vec<&'static str>,
     /// The kind of `source`: amqp, demo, replay.
     pub source: &'static str,
-    /// An account of which the source makes events up.
+    /// An account for which the source makes up events.
     pub demo_account: Option<String>,
     /// The history is also in a stream of the broker.
     pub has_stream: bool,
