@@ -113,7 +113,7 @@ class WantedBinding {
     this.binding = binding;
     this.key = keyOf(account, binding);
     this.subscriptions = new Set();
-    /** Where it begins, if not now; until a link has it. */
+    /** Where it begins, or was lost, if not now; until the session has it. Others of the session may be further on by then. */
     this.from = undefined;
     /** It was in force on some link: what came since is missed. */
     this.wasLive = false;
@@ -883,6 +883,7 @@ class BlackholeClient {
     }
     if (!isSession) return;
     this.#cursor = link.cursor ?? this.#cursor;
+    if (this.#options.resume) for (const record of link.has) record.from = link.cursor;
     this.#lostAt ??= link.openedAt === undefined ? undefined : link.heardAt;
     this.#noteLife(link);
     this.#stopOverlap();
@@ -901,6 +902,7 @@ class BlackholeClient {
       // It is on its way already.
       this.#link = this.#next;
       this.#next = undefined;
+      this.#forgetPlaces(this.#link);
       this.#become({ name: "reconnecting", why, tries: this.#tries, inMs: 0 });
       if (this.#link.isOpen) {
         for (const command of [...this.#commands]) this.#give(this.#link, command);
@@ -1016,7 +1018,7 @@ class BlackholeClient {
   }
 
   #resumeOf(link, record) {
-    if (!record.wasLive && record.from !== undefined) return record.from;
+    if (record.from !== undefined) return record.from;
     if (!this.#options.resume) return undefined;
     return (record.wasLive ? link.cursor : undefined) ?? true;
   }
@@ -1057,7 +1059,7 @@ class BlackholeClient {
     for (const record of records) {
       if (!record.wasLive && resume === true && cursor !== undefined) record.since = timeOf(cursor);
       record.wasLive = true;
-      record.from = undefined;
+      if (link === this.#link) record.from = undefined;
     }
   }
 
@@ -1163,6 +1165,7 @@ class BlackholeClient {
     const second = this.#next;
     this.#link = second;
     this.#next = undefined;
+    this.#forgetPlaces(second);
     this.#noteLife(first);
     this.#stopMove();
     this.#stopOverlap();
@@ -1180,6 +1183,11 @@ class BlackholeClient {
     }
     for (const command of [...this.#commands]) this.#give(second, command);
     this.#settle(second);
+  }
+
+  /** This link is the session now: what it has goes on with it. */
+  #forgetPlaces(link) {
+    for (const record of link.has) record.from = undefined;
   }
 
   // ---- What comes ----
