@@ -885,6 +885,9 @@ class BlackholeClient {
     this.#cursor = link.cursor ?? this.#cursor;
     if (this.#options.resume) for (const record of link.has) record.from = link.cursor;
     this.#lostAt ??= link.openedAt === undefined ? undefined : link.heardAt;
+    // What was still to be told of this link, or to be brought by the one that it took over from.
+    this.#explain(link);
+    this.#tellGap(link);
     this.#noteLife(link);
     this.#stopOverlap();
     this.#leave(this.#last);
