@@ -36,6 +36,9 @@ const MARKS_MAX = 4;
 const OVERLAP_MS = 1_000;
 /** Time for a reply; beyond it the connection is given up. */
 const REPLY_MS = 30_000;
+/** The least time to the next renewal of a token, and of one that has ended by our clock. */
+const REFRESH_LEAST_MS = 100;
+const REFRESH_ENDED_MS = 1_000;
 /** What setTimeout can wait for. */
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
@@ -951,8 +954,12 @@ class BlackholeClient {
     this.#stopRefresh();
     const ends = this.#token?.ends;
     if (typeof this.#options.token !== "function" || ends === undefined || this.#isFinal()) return;
-    const early = this.#options.refreshMs * (1 + Math.random() / 2);
-    const inMs = leastMs ?? Math.max(ends - early - Date.now(), 1);
+    const { refreshMs } = this.#options;
+    const early = refreshMs * (1 + Math.random() / 2);
+    const left = ends - Date.now();
+    // A token may live shorter than `refreshMs`, or have ended by a clock that is wrong: who gives tokens is not to be hammered.
+    const least = left > 0 ? REFRESH_LEAST_MS : Math.max(REFRESH_ENDED_MS, refreshMs / 4);
+    const inMs = leastMs ?? Math.max(left - early, left / 2, least);
     this.#stopRefresh = timer(inMs, () => {
       if (inMs > TIMER_MS_MAX) this.#refreshLater();
       else void this.#refresh();
