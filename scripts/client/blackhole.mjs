@@ -216,6 +216,8 @@ class Link {
   #on;
   #replyMs;
   #trouble;
+  /** Frames that came. */
+  #heard = 0;
 
   number = (Link.#links += 1);
   isOpen = false;
@@ -345,10 +347,10 @@ class Link {
     let stop = () => {};
     this.#stops.push(() => stop());
     const ask = () => {
-      const heardAt = this.heardAt;
+      const heard = this.#heard;
       this.#on.ping(this);
       stop = timer(pongMs, () => {
-        if (this.heardAt === heardAt) this.end("no answer to a ping");
+        if (this.#heard === heard) this.end("no answer to a ping");
         else wait();
       });
     };
@@ -361,6 +363,7 @@ class Link {
 
   #take(data) {
     if (this.isOver) return;
+    this.#heard += 1;
     this.heardAt = Date.now();
     let frame;
     try {
