@@ -102,6 +102,19 @@ function endOf(token, expires) {
   }
 }
 
+/** Whether what is read of a frame is of its kind. Another frame is told and left out: it must not throw where nobody catches. */
+function isSound(frame) {
+  if (typeof frame !== "object" || frame === null) return false;
+  const isText = (value) => value === undefined || typeof value === "string";
+  const isTexts = (value) => value === undefined || (Array.isArray(value) && value.every((one) => typeof one === "string"));
+  if (!isText(frame.request_id) || !isText(frame.cursor)) return false;
+  if (frame.action === "event") return true;
+  const { data } = frame;
+  if (data === undefined) return frame.action === "notice";
+  if (typeof data !== "object" || data === null) return false;
+  return isText(data.cursor) && isTexts(data.errors) && isTexts(data.subscribed) && isTexts(data.bindings);
+}
+
 /** The token of what the application gave. */
 function readToken(given) {
   const { token, expires } = typeof given === "string" ? { token: given } : (given ?? {});
@@ -371,7 +384,7 @@ class Link {
     } catch {
       frame = undefined;
     }
-    switch (frame?.action) {
+    switch (isSound(frame) ? frame.action : undefined) {
       case "event":
         this.#on.event(this, frame);
         return;
