@@ -36,6 +36,8 @@ const MARKS_MAX = 4;
 const OVERLAP_MS = 1_000;
 /** Time for a reply; beyond it the connection is given up. */
 const REPLY_MS = 30_000;
+/** Time for the token function; beyond it, it is asked again. */
+const TOKEN_MS = 30_000;
 /** The least time to the next renewal of a token, and of one that has ended by our clock. */
 const REFRESH_LEAST_MS = 100;
 const REFRESH_ENDED_MS = 1_000;
@@ -963,7 +965,16 @@ class BlackholeClient {
 
   async #askToken(reason) {
     const { token } = this.#options;
-    return readToken(typeof token === "function" ? await token({ reason }) : token);
+    if (typeof token !== "function") return readToken(token);
+    let stop;
+    const late = new Promise((_, reject) => {
+      stop = timer(TOKEN_MS, () => reject(new Error("no token within the time for it")));
+    });
+    try {
+      return readToken(await Promise.race([token({ reason }), late]));
+    } finally {
+      stop();
+    }
   }
 
   #refreshLater(leastMs) {
