@@ -909,6 +909,8 @@ class BlackholeClient {
     // What was still to be told of this link, or to be brought by the one that it took over from.
     this.#explain(link);
     this.#tellGap(link);
+    // Who was told may have closed the client.
+    if (this.#isFinal()) return;
     this.#noteLife(link);
     this.#stopOverlap();
     this.#leave(this.#last);
