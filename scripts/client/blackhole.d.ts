@@ -49,18 +49,19 @@ export interface Gap {
   /**
    * - `slow_consumer`: the server dropped `dropped` events, because this client read too slowly.
    * - `event_source`: the server had no broker for `seconds`.
-   * - `resume`: the server cannot send what was missed; `why` says for what reason.
+   * - `resume`: the server cannot send what was missed; `why` says for what reason. `shared`: another subscription has one of
+   *   the bindings already, so the cursor that was given to `subscribe` does not count for it.
    * - `reconnect`: the connection was away, and the server keeps no history.
    * - `slow_reader`: the loop over a subscription is too slow: its queue was full, and the `dropped` oldest were let go.
    */
   readonly reason: "slow_consumer" | "event_source" | "resume" | "reconnect" | "slow_reader" | (string & {});
-  readonly why?: "expired" | "unknown" | "too_many" | "outage" | "invalid" | (string & {});
+  readonly why?: "expired" | "unknown" | "too_many" | "outage" | "invalid" | "shared" | (string & {});
   readonly dropped?: number;
   readonly seconds?: number;
   /** Unix milliseconds of this client's clock between which the events were published, where it was a lost connection. */
   readonly from?: number;
   readonly to?: number;
-  /** Whose queue was full. */
+  /** Whose queue was full, or whose `resume` did not count. */
   readonly subscription?: Subscription;
 }
 
@@ -182,7 +183,7 @@ export interface ConnectOptions {
 export interface SubscribeOptions<Body = Record<string, unknown>> {
   /** Unset: that of the client. `*`: all accounts, for superduper admins. Write one account always in the same way. */
   account?: string | undefined;
-  /** A cursor of before, to begin behind it instead of now. */
+  /** A cursor of before, to begin behind it instead of now. Not for bindings that another subscription has: a gap tells. */
   resume?: string | undefined;
   /** Takes the events; there is no queue and no loop then. What it throws, or rejects with, is told as `error`. */
   onEvent?: ((event: PlatformEvent<Body>, subscription: Subscription<Body>) => unknown) | undefined;

@@ -642,6 +642,7 @@ class BlackholeClient {
           void subscription.closed.then(() => signal.removeEventListener("abort", leave));
         }
         this.#subscriptions.set(subscription, wait);
+        let isShared = false;
         for (const binding of list) {
           const key = keyOf(account, binding);
           let record = this.#wanted.get(key);
@@ -649,9 +650,13 @@ class BlackholeClient {
             record = new WantedBinding(account, binding);
             record.from = options.resume;
             this.#wanted.set(key, record);
+          } else if (options.resume !== undefined && options.resume !== record.from) {
+            isShared = true;
           }
           record.subscriptions.add(subscription);
         }
+        // The server sends again only for what a session does not have yet.
+        if (isShared) queueMicrotask(() => this.#emit("gap", { reason: "resume", why: "shared", subscription }));
         this.#syncSoon();
       }),
     );
