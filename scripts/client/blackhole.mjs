@@ -562,6 +562,8 @@ class BlackholeClient {
   #refusals = 0;
   /** Since when nothing came, in Unix milliseconds; undefined: nothing was missed. */
   #lostAt;
+  /** What links found out of this token. */
+  #ownAccount;
   #stopPause = () => {};
   #stopMove = () => {};
   #stopOverlap = () => {};
@@ -680,6 +682,7 @@ class BlackholeClient {
         const next = readToken(token);
         const before = this.#token;
         this.#token = next;
+        this.#ownAccount = undefined;
         for (const link of this.#links()) {
           link.isKnown = false;
           link.ownAccount = undefined;
@@ -874,6 +877,7 @@ class BlackholeClient {
   /** A link is open: its first commands. */
   #greet(link) {
     link.cursor = this.cursor;
+    link.ownAccount = this.#ownAccount;
     this.#sync(link);
     if (link.isOver) return;
     if (link.asked.size === 0) this.#ping(link);
@@ -1026,6 +1030,7 @@ class BlackholeClient {
     }
     this.#refusals += 1;
     this.#token = undefined;
+    this.#ownAccount = undefined;
     this.#stopRefresh();
     if (link === undefined) this.#openLater(why);
     else link.end(why);
@@ -1119,7 +1124,7 @@ class BlackholeClient {
     for (const { account, binding } of records) {
       for (const record of link.has) {
         const isPair = record.binding === binding && (record.account === undefined) !== (account === undefined);
-        if (isPair) link.ownAccount = record.account ?? account;
+        if (isPair) this.#ownAccount = link.ownAccount = record.account ?? account;
       }
     }
   }
