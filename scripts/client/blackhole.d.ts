@@ -112,6 +112,11 @@ export type ErrorCode =
   | "unavailable";
 
 export class BlackholeError extends Error {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    more?: { readonly errors?: readonly string[]; readonly closeCode?: number | undefined; readonly cause?: unknown },
+  );
   readonly name: "BlackholeError";
   readonly code: ErrorCode;
   /** The server's own texts. */
@@ -253,7 +258,7 @@ export interface ClientEvents {
 
 export interface Client {
   readonly state: State;
-  /** The place of the last event, to be kept for `SubscribeOptions.resume`; undefined: the server keeps no history. */
+  /** The place of the last event, to be kept for `SubscribeOptions.resume`; undefined: there is none yet, or the server keeps no history. */
   readonly cursor: string | undefined;
   /** All that are in force, or were and will be after a reconnect. */
   readonly subscriptions: readonly Subscription[];
