@@ -218,8 +218,17 @@ export function startEvents(root) {
   const bindings = startBindings(bindingsCard, connection);
   const { prefilled } = startStream(stream, connection, bindings, form);
 
+  let followed = "";
   registerView("events", {
     show(parameters) {
+      // Once: the page comes into sight again and again, and what the user has changed since is not to be undone.
+      const asked = parameters.toString();
+      if (asked === followed) {
+        bindings.wantFirst();
+        prefilled();
+        return;
+      }
+      followed = asked;
       form.prefill(parameters);
       for (const binding of parameters.getAll("binding")) bindings.want(binding.slice(0, 1024));
       bindings.wantFirst();
