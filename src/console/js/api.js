@@ -74,7 +74,11 @@ function apiAskToken(wasWrong) {
     const use = (submitted) => {
       submitted.preventDefault();
       given = input.value.trim();
-      if (given !== "") dialog.close();
+      // A header takes no others, and the browser would fail every request from then on.
+      const isToken = /^[\x21-\x7e]+$/.test(given);
+      if (given !== "" && !isToken) byId("token-wrong").textContent = "A token has no spaces, and no other letters than ASCII.";
+      if (isToken) dialog.close();
+      else given = "";
     };
     const form = dialog.querySelector("form");
     form.addEventListener("submit", use);
