@@ -75,8 +75,8 @@ function apiAskToken(wasWrong) {
       submitted.preventDefault();
       given = input.value.trim();
       // A header takes no others, and the browser would fail every request from then on.
-      const isToken = /^[\x21-\x7e]+$/.test(given);
-      if (given !== "" && !isToken) byId("token-wrong").textContent = "A token has no spaces, and no other letters than ASCII.";
+      const isToken = /^[\x20-\x7e]+$/.test(given);
+      if (given !== "" && !isToken) byId("token-wrong").textContent = "That has a letter or a sign that no admin token can have.";
       if (isToken) dialog.close();
       else given = "";
     };
