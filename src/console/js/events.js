@@ -19,14 +19,6 @@ const COLOURED_CHARACTERS_MAX = 60_000;
 /** The seconds over which a rate is taken. */
 const RATE_SECONDS = 5;
 
-/** Marks that are not seen, but turn the direction of writing or hide text: shown as JSON writes them. */
-const HIDDEN_MARKS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
-
-/** The text with its hidden marks as `\u202e`; within JSON it stays the same JSON. */
-export function showMarks(text) {
-  return text.replace(HIDDEN_MARKS, (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`);
-}
-
 /** What was published with an event, in either style. */
 function bodyOf(frame) {
   const body = frame.args ?? frame.data;
