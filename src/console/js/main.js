@@ -111,6 +111,11 @@ for (const tab of document.querySelectorAll(".tabs [role=tab]")) {
   tab.addEventListener("click", () => openView(tab.dataset.view));
 }
 document.querySelector(".tabs").addEventListener("keydown", onTabKey);
+document.querySelector(".skip").addEventListener("click", (event) => {
+  // Not by the address, which tells the view.
+  event.preventDefault();
+  byId("main").focus();
+});
 window.addEventListener("popstate", followAddress);
 document.addEventListener("visibilitychange", followAddress);
 followAddress();
