@@ -7,6 +7,9 @@
 /** How often the server is asked how it stands, in milliseconds. */
 const STATUS_INTERVAL_MS = 5000;
 
+/** How long an answer may take. */
+const STATUS_PATIENCE_MS = 10_000;
+
 /** A view that is not told from the address is this one. */
 const FIRST_VIEW = "events";
 
@@ -76,12 +79,12 @@ function onStatus(listener) {
 
 async function askStatus() {
   try {
-    const { data } = await (await api("/v2/status", { quiet: true })).json();
+    const { data } = await (await api("/v2/status", { quiet: true, patienceMs: STATUS_PATIENCE_MS })).json();
     sayServer(serverState(data));
     byId("node").textContent = data.node;
     for (const listener of statusListeners) listener(data);
   } catch (error) {
-    sayServer(error.status === 401 ? ["warn", "Admin token needed"] : ["bad", error.message]);
+    sayServer(error.status === 401 ? ["warn", "Admin token needed"] : ["bad", error instanceof ApiError ? error.message : "The server does not answer"]);
   }
   setTimeout(askStatus, STATUS_INTERVAL_MS);
 }
