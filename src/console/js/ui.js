@@ -160,7 +160,8 @@ export async function copyText(text, what = "Copied") {
 function copySelection(text) {
   const area = el("textarea", { class: "unseen", "aria-hidden": "true" });
   area.value = text;
-  document.body.append(area);
+  // What is outside of an open dialog cannot be selected.
+  (document.querySelector("dialog[open]") ?? document.body).append(area);
   area.select();
   const done = document.execCommand("copy");
   area.remove();
