@@ -258,7 +258,7 @@ export interface ClientEvents {
 
 export interface Client {
   readonly state: State;
-  /** The place of the last event, to be kept for `SubscribeOptions.resume`; undefined: there is none yet, or the server keeps no history. */
+  /** The place of the last event, to be kept for `SubscribeOptions.resume`; undefined: none yet, or the server has no history. */
   readonly cursor: string | undefined;
   /** All that are in force, or were and will be after a reconnect. */
   readonly subscriptions: readonly Subscription[];
