@@ -256,7 +256,7 @@ class Link {
   isKnown = false;
   /** It has the session's name and metadata. */
   isNamed = false;
-  /** The token's own account, if it is known that a named one is that. */
+  /** The account that bindings without one are of, if it is known that a named one is that. */
   ownAccount = undefined;
   /** Subscribes in a row that the server could not do now. */
   retries = 0;
@@ -683,10 +683,8 @@ class BlackholeClient {
         const before = this.#token;
         this.#token = next;
         this.#ownAccount = undefined;
-        for (const link of this.#links()) {
-          link.isKnown = false;
-          link.ownAccount = undefined;
-        }
+        // What is in force on a link stays what it was, also by the name of the own account.
+        for (const link of this.#links()) link.isKnown = false;
         this.#run("ping", options, (reply) => {
           // Whether it may see an account shows when one is named.
           if (reply.status === "success" || !anyBegins(reply.data.errors ?? [], TOKEN_ERRORS)) {
@@ -1304,6 +1302,8 @@ class BlackholeClient {
   }
 
   #takeEnded(link, { reason, bindings = [] }) {
+    // Bindings without an account are asked for again, as another's.
+    if (reason === "identity") link.ownAccount = undefined;
     for (const binding of bindings) {
       const records = [...link.has].filter((record) => record.binding === binding);
       // The notice does not say of which account. Who asks again for what he has gets it.
