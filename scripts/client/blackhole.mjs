@@ -242,6 +242,8 @@ class Link {
   openedAt = undefined;
   /** The place of the last frame. */
   cursor = undefined;
+  /** The place before it: an event has a frame for each of the session's bindings that it matches, and the last ones may be lost. */
+  before = undefined;
   /** Records in force, and those that were asked for. */
   has = new Set();
   asked = new Set();
@@ -911,7 +913,8 @@ class BlackholeClient {
     }
     if (!isSession) return;
     this.#cursor = link.cursor ?? this.#cursor;
-    if (this.#options.resume) for (const record of link.has) record.from = link.cursor;
+    const place = link.has.size > 1 ? (link.before ?? link.cursor) : link.cursor;
+    if (this.#options.resume) for (const record of link.has) record.from = place;
     this.#lostAt ??= link.openedAt === undefined ? undefined : link.heardAt;
     // What was still to be told of this link, or to be brought by the one that it took over from.
     this.#explain(link);
@@ -1113,7 +1116,7 @@ class BlackholeClient {
   /** A reply said where the session stands. While something is replayed, what is before that place may still be to come. */
   #standAt(link, cursor) {
     if (link.isReplaying && timeOf(cursor) > timeOf(link.cursor)) return;
-    link.cursor = cursor;
+    link.before = link.cursor = cursor;
     if (cursor === undefined && link === this.#link) this.#cursor = undefined;
   }
 
@@ -1251,7 +1254,10 @@ class BlackholeClient {
   #takeEvent(link, event) {
     this.#explain(link);
     const { cursor } = event;
-    if (cursor !== undefined) link.cursor = cursor;
+    if (cursor !== undefined && cursor !== link.cursor) {
+      link.before = link.cursor;
+      link.cursor = cursor;
+    }
     const records = this.#recordsOf(link, event);
     if (records.length === 0) return;
     if (cursor !== undefined) {
