@@ -16,6 +16,9 @@ const DETAIL_CHARACTERS_MAX = 400_000;
 /** Characters beyond which JSON is shown without colours. */
 const COLOURED_CHARACTERS_MAX = 60_000;
 
+/** Bindings that the address can fill in. */
+const EVENTS_BINDINGS_MAX = 50;
+
 /** The seconds over which a rate is taken. */
 const RATE_SECONDS = 5;
 
@@ -222,7 +225,7 @@ export function startEvents(root) {
       }
       followed = asked;
       form.prefill(parameters);
-      for (const binding of parameters.getAll("binding")) bindings.want(binding.slice(0, 1024));
+      for (const binding of parameters.getAll("binding").slice(0, EVENTS_BINDINGS_MAX)) bindings.want(binding.slice(0, 1024));
       bindings.wantFirst();
       prefilled();
     },
