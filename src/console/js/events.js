@@ -329,7 +329,7 @@ function startStream(root, connection, bindings, form) {
         return take(value.status === "error" ? "error" : "reply", value);
       case "gap":
         // The others came as notices already.
-        if (value.reason === "reconnect") take("notice", { name: "gap", data: { ...value } });
+        if (value.reason === "reconnect" || (value.reason === "resume" && value.why === undefined)) take("notice", { name: "gap", data: { ...value } });
         return undefined;
       case "error":
         return take("error", { data: { errors: [value.message, ...value.errors] } });
