@@ -913,8 +913,7 @@ class BlackholeClient {
     }
     if (!isSession) return;
     this.#cursor = link.cursor ?? this.#cursor;
-    const place = link.has.size > 1 ? (link.before ?? link.cursor) : link.cursor;
-    if (this.#options.resume) for (const record of link.has) record.from = place;
+    this.#keepPlaces(link);
     this.#lostAt ??= link.openedAt === undefined ? undefined : link.heardAt;
     // What was still to be told of this link, or to be brought by the one that it took over from.
     this.#explain(link);
@@ -1096,6 +1095,8 @@ class BlackholeClient {
   #takeSubscribed(link, records, resume, { cursor, resumed, subscribed = [] }) {
     link.isNamed = true;
     link.retries = 0;
+    // The session goes back for these; the others have had more.
+    if (resumed === true && link === this.#link) this.#keepPlaces(link);
     if (resume !== undefined) this.#standAt(link, cursor);
     for (const record of records) link.has.add(record);
     if (link.ownAccount === undefined && subscribed.length < link.has.size) this.#noteOwnAccount(link, records);
@@ -1235,7 +1236,13 @@ class BlackholeClient {
     this.#settle(second);
   }
 
-  /** This link is the session now: what it has goes on with it. */
+  /** Notes where what the link has would go on elsewhere. */
+  #keepPlaces({ has, cursor, before }) {
+    const place = has.size > 1 ? (before ?? cursor) : cursor;
+    if (this.#options.resume) for (const record of has) record.from ??= place;
+  }
+
+  /** This link is the session, and up to date: what it has goes on with it. */
   #forgetPlaces(link) {
     for (const record of link.has) record.from = undefined;
   }
@@ -1291,12 +1298,14 @@ class BlackholeClient {
     if (link.isOver || link === this.#last) return;
     if (isWhy) {
       link.isReplaying = link.expectsWhy = false;
+      if (link === this.#link) this.#forgetPlaces(link);
       this.#findGap(link, { reason: "resume", why: data.why });
       this.#settle(link);
     } else if (name === "gap") {
       this.#emit("gap", { ...data });
     } else if (name === "resumed") {
       link.isReplaying = false;
+      if (link === this.#link) this.#forgetPlaces(link);
       this.#emit("resumed", { events: data.events ?? 0, doubles: link.doubles });
       link.doubles = 0;
       this.#settle(link);
