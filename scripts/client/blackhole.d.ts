@@ -181,7 +181,7 @@ export interface ConnectOptions {
   pauseMaxMs?: number | undefined;
   /** How long before its end a token is renewed, at least; up to half as much again, by chance. Default 60,000. */
   refreshMs?: number | undefined;
-  /** Events that wait in one subscription for its loop. Default 1,000. */
+  /** Events that wait in one subscription for its loop, however large they are. Default 1,000. */
   queueMax?: number | undefined;
 }
 

@@ -582,6 +582,8 @@ class BlackholeClient {
     if (urls.length === 0) throw new TypeError("there is no address");
     this.#urls = urls.map((one) => addressOf(one, style));
     if (typeof token !== "function") readToken(token);
+    // Throws for what is no JSON, which no command could carry.
+    JSON.stringify(this.#options.metadata);
     this.#WebSocket = this.#options.WebSocket ?? globalThis.WebSocket;
     if (typeof this.#WebSocket !== "function") throw new TypeError("this runtime has no WebSocket: give one as an option");
     this.#hooks = {
