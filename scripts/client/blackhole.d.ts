@@ -49,18 +49,19 @@ export interface Gap {
   /**
    * - `slow_consumer`: the server dropped `dropped` events, because this client read too slowly.
    * - `event_source`: the server had no broker for `seconds`.
-   * - `resume`: the server cannot send what was missed; `why` says for what reason.
+   * - `resume`: the server cannot send what was missed; `why` says for what reason. `shared`: another subscription has one of
+   *   the bindings already, so the cursor that was given to `subscribe` does not count for it.
    * - `reconnect`: the connection was away, and the server keeps no history.
    * - `slow_reader`: the loop over a subscription is too slow: its queue was full, and the `dropped` oldest were let go.
    */
   readonly reason: "slow_consumer" | "event_source" | "resume" | "reconnect" | "slow_reader" | (string & {});
-  readonly why?: "expired" | "unknown" | "too_many" | "outage" | "invalid" | (string & {});
+  readonly why?: "expired" | "unknown" | "too_many" | "outage" | "invalid" | "shared" | (string & {});
   readonly dropped?: number;
   readonly seconds?: number;
   /** Unix milliseconds of this client's clock between which the events were published, where it was a lost connection. */
   readonly from?: number;
   readonly to?: number;
-  /** Whose queue was full. */
+  /** Whose queue was full, or whose `resume` did not count. */
   readonly subscription?: Subscription;
 }
 
@@ -111,6 +112,11 @@ export type ErrorCode =
   | "unavailable";
 
 export class BlackholeError extends Error {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    more?: { readonly errors?: readonly string[]; readonly closeCode?: number | undefined; readonly cause?: unknown },
+  );
   readonly name: "BlackholeError";
   readonly code: ErrorCode;
   /** The server's own texts. */
@@ -175,14 +181,14 @@ export interface ConnectOptions {
   pauseMaxMs?: number | undefined;
   /** How long before its end a token is renewed, at least; up to half as much again, by chance. Default 60,000. */
   refreshMs?: number | undefined;
-  /** Events that wait in one subscription for its loop. Default 1,000. */
+  /** Events that wait in one subscription for its loop, however large they are. Default 1,000. */
   queueMax?: number | undefined;
 }
 
 export interface SubscribeOptions<Body = Record<string, unknown>> {
   /** Unset: that of the client. `*`: all accounts, for superduper admins. Write one account always in the same way. */
   account?: string | undefined;
-  /** A cursor of before, to begin behind it instead of now. */
+  /** A cursor of before, to begin behind it instead of now. Not for bindings that another subscription has: a gap tells. */
   resume?: string | undefined;
   /** Takes the events; there is no queue and no loop then. What it throws, or rejects with, is told as `error`. */
   onEvent?: ((event: PlatformEvent<Body>, subscription: Subscription<Body>) => unknown) | undefined;
@@ -252,7 +258,7 @@ export interface ClientEvents {
 
 export interface Client {
   readonly state: State;
-  /** The place of the last event, to be kept for `SubscribeOptions.resume`; undefined: the server keeps no history. */
+  /** The place of the last event, to be kept for `SubscribeOptions.resume`; undefined: none yet, or the server has no history. */
   readonly cursor: string | undefined;
   /** All that are in force, or were and will be after a reconnect. */
   readonly subscriptions: readonly Subscription[];

@@ -36,6 +36,11 @@ const MARKS_MAX = 4;
 const OVERLAP_MS = 1_000;
 /** Time for a reply; beyond it the connection is given up. */
 const REPLY_MS = 30_000;
+/** Time for the token function; beyond it, it is asked again. */
+const TOKEN_MS = 30_000;
+/** The least time to the next renewal of a token, and of one that has ended by our clock. */
+const REFRESH_LEAST_MS = 100;
+const REFRESH_ENDED_MS = 1_000;
 /** What setTimeout can wait for. */
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
@@ -99,6 +104,19 @@ function endOf(token, expires) {
   }
 }
 
+/** Whether what is read of a frame is of its kind. Another frame is told and left out: it must not throw where nobody catches. */
+function isSound(frame) {
+  if (typeof frame !== "object" || frame === null) return false;
+  const isText = (value) => value === undefined || typeof value === "string";
+  const isTexts = (value) => value === undefined || (Array.isArray(value) && value.every((one) => typeof one === "string"));
+  if (!isText(frame.request_id) || !isText(frame.cursor)) return false;
+  if (frame.action === "event") return true;
+  const { data } = frame;
+  if (data === undefined) return frame.action === "notice";
+  if (typeof data !== "object" || data === null) return false;
+  return isText(data.cursor) && isTexts(data.errors) && isTexts(data.subscribed) && isTexts(data.bindings);
+}
+
 /** The token of what the application gave. */
 function readToken(given) {
   const { token, expires } = typeof given === "string" ? { token: given } : (given ?? {});
@@ -113,7 +131,7 @@ class WantedBinding {
     this.binding = binding;
     this.key = keyOf(account, binding);
     this.subscriptions = new Set();
-    /** Where it begins, if not now; until a link has it. */
+    /** Where it begins, or was lost, if not now; until the session has it. Others of the session may be further on by then. */
     this.from = undefined;
     /** It was in force on some link: what came since is missed. */
     this.wasLive = false;
@@ -213,6 +231,8 @@ class Link {
   #on;
   #replyMs;
   #trouble;
+  /** Frames that came. */
+  #heard = 0;
 
   number = (Link.#links += 1);
   isOpen = false;
@@ -222,6 +242,8 @@ class Link {
   openedAt = undefined;
   /** The place of the last frame. */
   cursor = undefined;
+  /** The place before it: an event has a frame for each of the session's bindings that it matches, and the last ones may be lost. */
+  before = undefined;
   /** Records in force, and those that were asked for. */
   has = new Set();
   asked = new Set();
@@ -236,7 +258,7 @@ class Link {
   isKnown = false;
   /** It has the session's name and metadata. */
   isNamed = false;
-  /** The token's own account, if it is known that a named one is that. */
+  /** The account that bindings without one are of, if it is known that a named one is that. */
   ownAccount = undefined;
   /** Subscribes in a row that the server could not do now. */
   retries = 0;
@@ -342,10 +364,10 @@ class Link {
     let stop = () => {};
     this.#stops.push(() => stop());
     const ask = () => {
-      const heardAt = this.heardAt;
+      const heard = this.#heard;
       this.#on.ping(this);
       stop = timer(pongMs, () => {
-        if (this.heardAt === heardAt) this.end("no answer to a ping");
+        if (this.#heard === heard) this.end("no answer to a ping");
         else wait();
       });
     };
@@ -358,6 +380,7 @@ class Link {
 
   #take(data) {
     if (this.isOver) return;
+    this.#heard += 1;
     this.heardAt = Date.now();
     let frame;
     try {
@@ -365,7 +388,7 @@ class Link {
     } catch {
       frame = undefined;
     }
-    switch (frame?.action) {
+    switch (isSound(frame) ? frame.action : undefined) {
       case "event":
         this.#on.event(this, frame);
         return;
@@ -541,6 +564,8 @@ class BlackholeClient {
   #refusals = 0;
   /** Since when nothing came, in Unix milliseconds; undefined: nothing was missed. */
   #lostAt;
+  /** What links found out of this token. */
+  #ownAccount;
   #stopPause = () => {};
   #stopMove = () => {};
   #stopOverlap = () => {};
@@ -557,6 +582,8 @@ class BlackholeClient {
     if (urls.length === 0) throw new TypeError("there is no address");
     this.#urls = urls.map((one) => addressOf(one, style));
     if (typeof token !== "function") readToken(token);
+    // Throws for what is no JSON, which no command could carry.
+    JSON.stringify(this.#options.metadata);
     this.#WebSocket = this.#options.WebSocket ?? globalThis.WebSocket;
     if (typeof this.#WebSocket !== "function") throw new TypeError("this runtime has no WebSocket: give one as an option");
     this.#hooks = {
@@ -621,6 +648,7 @@ class BlackholeClient {
           void subscription.closed.then(() => signal.removeEventListener("abort", leave));
         }
         this.#subscriptions.set(subscription, wait);
+        let isShared = false;
         for (const binding of list) {
           const key = keyOf(account, binding);
           let record = this.#wanted.get(key);
@@ -628,9 +656,13 @@ class BlackholeClient {
             record = new WantedBinding(account, binding);
             record.from = options.resume;
             this.#wanted.set(key, record);
+          } else if (options.resume !== undefined && options.resume !== record.from) {
+            isShared = true;
           }
           record.subscriptions.add(subscription);
         }
+        // The server sends again only for what a session does not have yet.
+        if (isShared) queueMicrotask(() => this.#emit("gap", { reason: "resume", why: "shared", subscription }));
         this.#syncSoon();
       }),
     );
@@ -654,10 +686,9 @@ class BlackholeClient {
         const next = readToken(token);
         const before = this.#token;
         this.#token = next;
-        for (const link of this.#links()) {
-          link.isKnown = false;
-          link.ownAccount = undefined;
-        }
+        this.#ownAccount = undefined;
+        // What is in force on a link stays what it was, also by the name of the own account.
+        for (const link of this.#links()) link.isKnown = false;
         this.#run("ping", options, (reply) => {
           // Whether it may see an account shows when one is named.
           if (reply.status === "success" || !anyBegins(reply.data.errors ?? [], TOKEN_ERRORS)) {
@@ -848,6 +879,7 @@ class BlackholeClient {
   /** A link is open: its first commands. */
   #greet(link) {
     link.cursor = this.cursor;
+    link.ownAccount = this.#ownAccount;
     this.#sync(link);
     if (link.isOver) return;
     if (link.asked.size === 0) this.#ping(link);
@@ -883,7 +915,13 @@ class BlackholeClient {
     }
     if (!isSession) return;
     this.#cursor = link.cursor ?? this.#cursor;
+    this.#keepPlaces(link);
     this.#lostAt ??= link.openedAt === undefined ? undefined : link.heardAt;
+    // What was still to be told of this link, or to be brought by the one that it took over from.
+    this.#explain(link);
+    this.#tellGap(link);
+    // Who was told may have closed the client.
+    if (this.#isFinal()) return;
     this.#noteLife(link);
     this.#stopOverlap();
     this.#leave(this.#last);
@@ -901,6 +939,7 @@ class BlackholeClient {
       // It is on its way already.
       this.#link = this.#next;
       this.#next = undefined;
+      this.#forgetPlaces(this.#link);
       this.#become({ name: "reconnecting", why, tries: this.#tries, inMs: 0 });
       if (this.#link.isOpen) {
         for (const command of [...this.#commands]) this.#give(this.#link, command);
@@ -939,15 +978,28 @@ class BlackholeClient {
 
   async #askToken(reason) {
     const { token } = this.#options;
-    return readToken(typeof token === "function" ? await token({ reason }) : token);
+    if (typeof token !== "function") return readToken(token);
+    let stop;
+    const late = new Promise((_, reject) => {
+      stop = timer(TOKEN_MS, () => reject(new Error("no token within the time for it")));
+    });
+    try {
+      return readToken(await Promise.race([token({ reason }), late]));
+    } finally {
+      stop();
+    }
   }
 
   #refreshLater(leastMs) {
     this.#stopRefresh();
     const ends = this.#token?.ends;
     if (typeof this.#options.token !== "function" || ends === undefined || this.#isFinal()) return;
-    const early = this.#options.refreshMs * (1 + Math.random() / 2);
-    const inMs = leastMs ?? Math.max(ends - early - Date.now(), 1);
+    const { refreshMs } = this.#options;
+    const early = refreshMs * (1 + Math.random() / 2);
+    const left = ends - Date.now();
+    // A token may live shorter than `refreshMs`, or have ended by a clock that is wrong: who gives tokens is not to be hammered.
+    const least = left > 0 ? REFRESH_LEAST_MS : Math.max(REFRESH_ENDED_MS, refreshMs / 4);
+    const inMs = leastMs ?? Math.max(left - early, left / 2, least);
     this.#stopRefresh = timer(inMs, () => {
       if (inMs > TIMER_MS_MAX) this.#refreshLater();
       else void this.#refresh();
@@ -980,6 +1032,7 @@ class BlackholeClient {
     }
     this.#refusals += 1;
     this.#token = undefined;
+    this.#ownAccount = undefined;
     this.#stopRefresh();
     if (link === undefined) this.#openLater(why);
     else link.end(why);
@@ -1016,7 +1069,7 @@ class BlackholeClient {
   }
 
   #resumeOf(link, record) {
-    if (!record.wasLive && record.from !== undefined) return record.from;
+    if (record.from !== undefined) return record.from;
     if (!this.#options.resume) return undefined;
     return (record.wasLive ? link.cursor : undefined) ?? true;
   }
@@ -1044,6 +1097,8 @@ class BlackholeClient {
   #takeSubscribed(link, records, resume, { cursor, resumed, subscribed = [] }) {
     link.isNamed = true;
     link.retries = 0;
+    // The session goes back for these; the others have had more.
+    if (resumed === true && link === this.#link) this.#keepPlaces(link);
     if (resume !== undefined) this.#standAt(link, cursor);
     for (const record of records) link.has.add(record);
     if (link.ownAccount === undefined && subscribed.length < link.has.size) this.#noteOwnAccount(link, records);
@@ -1057,14 +1112,14 @@ class BlackholeClient {
     for (const record of records) {
       if (!record.wasLive && resume === true && cursor !== undefined) record.since = timeOf(cursor);
       record.wasLive = true;
-      record.from = undefined;
+      if (link === this.#link) record.from = undefined;
     }
   }
 
   /** A reply said where the session stands. While something is replayed, what is before that place may still be to come. */
   #standAt(link, cursor) {
     if (link.isReplaying && timeOf(cursor) > timeOf(link.cursor)) return;
-    link.cursor = cursor;
+    link.before = link.cursor = cursor;
     if (cursor === undefined && link === this.#link) this.#cursor = undefined;
   }
 
@@ -1073,7 +1128,7 @@ class BlackholeClient {
     for (const { account, binding } of records) {
       for (const record of link.has) {
         const isPair = record.binding === binding && (record.account === undefined) !== (account === undefined);
-        if (isPair) link.ownAccount = record.account ?? account;
+        if (isPair) this.#ownAccount = link.ownAccount = record.account ?? account;
       }
     }
   }
@@ -1163,6 +1218,7 @@ class BlackholeClient {
     const second = this.#next;
     this.#link = second;
     this.#next = undefined;
+    this.#forgetPlaces(second);
     this.#noteLife(first);
     this.#stopMove();
     this.#stopOverlap();
@@ -1182,6 +1238,17 @@ class BlackholeClient {
     this.#settle(second);
   }
 
+  /** Notes where what the link has would go on elsewhere. */
+  #keepPlaces({ has, cursor, before }) {
+    const place = has.size > 1 ? (before ?? cursor) : cursor;
+    if (this.#options.resume) for (const record of has) record.from ??= place;
+  }
+
+  /** This link is the session, and up to date: what it has goes on with it. */
+  #forgetPlaces(link) {
+    for (const record of link.has) record.from = undefined;
+  }
+
   // ---- What comes ----
 
   #takeReply(link, reply) {
@@ -1196,7 +1263,10 @@ class BlackholeClient {
   #takeEvent(link, event) {
     this.#explain(link);
     const { cursor } = event;
-    if (cursor !== undefined) link.cursor = cursor;
+    if (cursor !== undefined && cursor !== link.cursor) {
+      link.before = link.cursor;
+      link.cursor = cursor;
+    }
     const records = this.#recordsOf(link, event);
     if (records.length === 0) return;
     if (cursor !== undefined) {
@@ -1230,12 +1300,14 @@ class BlackholeClient {
     if (link.isOver || link === this.#last) return;
     if (isWhy) {
       link.isReplaying = link.expectsWhy = false;
+      if (link === this.#link) this.#forgetPlaces(link);
       this.#findGap(link, { reason: "resume", why: data.why });
       this.#settle(link);
     } else if (name === "gap") {
       this.#emit("gap", { ...data });
     } else if (name === "resumed") {
       link.isReplaying = false;
+      if (link === this.#link) this.#forgetPlaces(link);
       this.#emit("resumed", { events: data.events ?? 0, doubles: link.doubles });
       link.doubles = 0;
       this.#settle(link);
@@ -1247,6 +1319,8 @@ class BlackholeClient {
   }
 
   #takeEnded(link, { reason, bindings = [] }) {
+    // Bindings without an account are asked for again, as another's.
+    if (reason === "identity") link.ownAccount = undefined;
     for (const binding of bindings) {
       const records = [...link.has].filter((record) => record.binding === binding);
       // The notice does not say of which account. Who asks again for what he has gets it.

@@ -29,13 +29,15 @@ function apiHeaders() {
  * Asks. Resolves to the response, whose status is good; else throws an `ApiError`. A token that is missing is asked for.
  *
  * `quiet`: nobody is asked for the token again after having declined it; for what asks by itself again and again.
+ * `patienceMs`: how long each try may take, the user's time for the token not counted.
  */
-export async function api(path, { method = "GET", signal, quiet = false } = {}) {
+export async function api(path, { method = "GET", signal, quiet = false, patienceMs } = {}) {
   for (;;) {
     const used = apiToken;
     let response;
+    const signals = [signal, patienceMs && AbortSignal.timeout(patienceMs)].filter(Boolean);
     try {
-      response = await fetch(path, { method, signal, headers: apiHeaders(), cache: "no-store", credentials: "omit" });
+      response = await fetch(path, { method, signal: AbortSignal.any(signals), headers: apiHeaders(), cache: "no-store", credentials: "omit" });
     } catch (error) {
       if (signal?.aborted) throw error;
       throw new ApiError(0, "The server does not answer");
@@ -74,7 +76,11 @@ function apiAskToken(wasWrong) {
     const use = (submitted) => {
       submitted.preventDefault();
       given = input.value.trim();
-      if (given !== "") dialog.close();
+      // A header takes no others, and the browser would fail every request from then on.
+      const isToken = /^[\x20-\x7e]+$/.test(given);
+      if (given !== "" && !isToken) byId("token-wrong").textContent = "That has a letter or a sign that no admin token can have.";
+      if (isToken) dialog.close();
+      else given = "";
     };
     const form = dialog.querySelector("form");
     form.addEventListener("submit", use);

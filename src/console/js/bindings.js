@@ -232,6 +232,12 @@ export function startBindings(root, connection) {
         void ask(binding, values[0]);
       }
     }
+    // A refused client has no subscriptions any more; those that were asked for are told by their promises.
+    const isRefused = happened === "state" && values[0].name === "refused";
+    if (isRefused) {
+      for (const entry of wanted.values()) if (entry.state === "live") Object.assign(entry, { state: "waiting", subscription: null });
+      drawWanted();
+    }
     if (happened === "left") {
       for (const entry of wanted.values()) Object.assign(entry, { state: "waiting", why: "", subscription: null });
       drawWanted();

@@ -105,14 +105,15 @@ function gapWhy(why) {
     unknown: "the server does not know that time, or those bindings, because it is another process or a new one",
     too_many: "there are more than it sends again",
     outage: "its broker was away then",
+    invalid: "the server does not know such a place",
   };
-  return Object.hasOwn(words, why) ? words[why] : String(why);
+  return Object.hasOwn(words, why) ? words[why] : String(why ?? "the server does not say why");
 }
 
 /** What came of a resume as a sentence. */
 export function resumedWords({ events, doubles }) {
   if (events === 0) return "Resumed: nothing was missed.";
-  const again = doubles > 0 ? `; ${countText(doubles)} of them had come before and were left out` : "";
+  const again = doubles > 0 ? `; ${countText(doubles)} of them had come before and ${doubles === 1 ? "was" : "were"} left out` : "";
   return `Resumed: ${countText(events)} ${events === 1 ? "event that was missed has" : "events that were missed have"} come${again}.`;
 }
 

@@ -16,16 +16,11 @@ const DETAIL_CHARACTERS_MAX = 400_000;
 /** Characters beyond which JSON is shown without colours. */
 const COLOURED_CHARACTERS_MAX = 60_000;
 
+/** Bindings that the address can fill in. */
+const EVENTS_BINDINGS_MAX = 50;
+
 /** The seconds over which a rate is taken. */
 const RATE_SECONDS = 5;
-
-/** Marks that are not seen, but turn the direction of writing or hide text: shown as JSON writes them. */
-const HIDDEN_MARKS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
-
-/** The text with its hidden marks as `\u202e`; within JSON it stays the same JSON. */
-export function showMarks(text) {
-  return text.replace(HIDDEN_MARKS, (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`);
-}
 
 /** What was published with an event, in either style. */
 function bodyOf(frame) {
@@ -218,10 +213,19 @@ export function startEvents(root) {
   const bindings = startBindings(bindingsCard, connection);
   const { prefilled } = startStream(stream, connection, bindings, form);
 
+  let followed = "";
   registerView("events", {
     show(parameters) {
+      // Once: the page comes into sight again and again, and what the user has changed since is not to be undone.
+      const asked = parameters.toString();
+      if (asked === followed) {
+        bindings.wantFirst();
+        prefilled();
+        return;
+      }
+      followed = asked;
       form.prefill(parameters);
-      for (const binding of parameters.getAll("binding")) bindings.want(binding.slice(0, 1024));
+      for (const binding of parameters.getAll("binding").slice(0, EVENTS_BINDINGS_MAX)) bindings.want(binding.slice(0, 1024));
       bindings.wantFirst();
       prefilled();
     },
@@ -325,7 +329,7 @@ function startStream(root, connection, bindings, form) {
         return take(value.status === "error" ? "error" : "reply", value);
       case "gap":
         // The others came as notices already.
-        if (value.reason === "reconnect") take("notice", { name: "gap", data: { ...value } });
+        if (value.reason === "reconnect" || (value.reason === "resume" && value.why === undefined)) take("notice", { name: "gap", data: { ...value } });
         return undefined;
       case "error":
         return take("error", { data: { errors: [value.message, ...value.errors] } });

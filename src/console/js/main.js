@@ -7,6 +7,9 @@
 /** How often the server is asked how it stands, in milliseconds. */
 const STATUS_INTERVAL_MS = 5000;
 
+/** How long an answer may take. */
+const STATUS_PATIENCE_MS = 10_000;
+
 /** A view that is not told from the address is this one. */
 const FIRST_VIEW = "events";
 
@@ -76,12 +79,12 @@ function onStatus(listener) {
 
 async function askStatus() {
   try {
-    const { data } = await (await api("/v2/status", { quiet: true })).json();
+    const { data } = await (await api("/v2/status", { quiet: true, patienceMs: STATUS_PATIENCE_MS })).json();
     sayServer(serverState(data));
     byId("node").textContent = data.node;
     for (const listener of statusListeners) listener(data);
   } catch (error) {
-    sayServer(error.status === 401 ? ["warn", "Admin token needed"] : ["bad", error.message]);
+    sayServer(error.status === 401 ? ["warn", "Admin token needed"] : ["bad", error instanceof ApiError ? error.message : "The server does not answer"]);
   }
   setTimeout(askStatus, STATUS_INTERVAL_MS);
 }
@@ -111,6 +114,11 @@ for (const tab of document.querySelectorAll(".tabs [role=tab]")) {
   tab.addEventListener("click", () => openView(tab.dataset.view));
 }
 document.querySelector(".tabs").addEventListener("keydown", onTabKey);
+document.querySelector(".skip").addEventListener("click", (event) => {
+  // Not by the address, which tells the view.
+  event.preventDefault();
+  byId("main").focus();
+});
 window.addEventListener("popstate", followAddress);
 document.addEventListener("visibilitychange", followAddress);
 followAddress();

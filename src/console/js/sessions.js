@@ -28,7 +28,7 @@ const SESSIONS_KICK_REASON = "closed by the operator";
 const SESSIONS_COLUMNS = [
   { key: "id", title: "Session", write: ({ id }) => id },
   { key: "account_id", title: "Account", write: ({ account_id: account }) => account ?? "–" },
-  { key: "name", title: "Name", write: ({ name }) => name ?? "–" },
+  { key: "name", title: "Name", write: ({ name }) => showMarks(name ?? "–") },
   { key: "bindings", title: "Bindings", write: ({ bindings }) => sessionsBindingsText(bindings), isNumber: true },
   { key: "age_seconds", title: "Age", write: (row) => durationText(row.age_seconds), sort: "age", isNumber: true },
   { key: "idle_seconds", title: "Idle", write: (row) => durationText(row.idle_seconds), sort: "idle", isNumber: true },
@@ -40,7 +40,8 @@ const SESSIONS_COLUMNS = [
 
 function sessionsBindingsText(bindings) {
   if (bindings.length === 0) return "none";
-  return bindings.length === 1 ? bindings[0] : `${countText(bindings.length)}: ${bindings[0]} …`;
+  const first = showMarks(bindings[0]);
+  return bindings.length === 1 ? first : `${countText(bindings.length)}: ${first} …`;
 }
 
 /** The column of this key. */
@@ -381,7 +382,7 @@ class SessionsView {
         el("dl", { class: "session-facts" }, ...facts),
         el("h3", {}, `Bindings (${countText(row.bindings.length)})`),
         el("ul", { class: "session-bindings", tabindex: "0", "aria-label": "Bindings" },
-          ...row.bindings.map((binding) => el("li", {}, el("code", {}, binding)))),
+          ...row.bindings.map((binding) => el("li", {}, el("code", {}, showMarks(binding))))),
         el("div", { class: "row end" },
           el("button", { class: "plain", onclick: () => copyText(JSON.stringify(row, null, 2)) }, "Copy"),
           el("button", { onclick: () => dialog.close() }, "Close")),

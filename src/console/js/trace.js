@@ -65,7 +65,7 @@ function traceLine({ word, data, isCut }, number) {
   }
   if (members === null || typeof members !== "object") members = { text: data.slice(0, 1000) };
   const tone = members.outcome === "error" ? "bad" : (TRACE_TONES[word] ?? "");
-  return { number, word, members, tone, text: traceText(word, members), size: data.length };
+  return { number, word, members, tone, text: showMarks(traceText(word, members)), size: data.length };
 }
 
 /** What a line tells, but for its time, its session and its word. */
@@ -444,7 +444,7 @@ class TraceView {
         el("button", { class: "plain tight", onclick: () => this.#leaveDetail() }, "Close"),
       ),
       advice === undefined ? "" : el("p", { class: "note", "data-tone": "warn" }, advice),
-      el("pre", { tabindex: "0", "aria-label": "The line as JSON" }, JSON.stringify(line.members, null, 2)),
+      el("pre", { tabindex: "0", "aria-label": "The line as JSON" }, showMarks(JSON.stringify(line.members, null, 2))),
     );
   }
 

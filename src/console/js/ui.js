@@ -35,6 +35,14 @@ export function foreign(text, attributes = {}) {
   return el("bdi", attributes, String(text));
 }
 
+/** Marks that are not seen, but turn the direction of writing or hide text: shown as JSON writes them. */
+const HIDDEN_MARKS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+
+/** The text with its hidden marks as `\u202e`; within JSON it stays the same JSON. */
+export function showMarks(text) {
+  return text.replace(HIDDEN_MARKS, (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 /** A small drawing of lines, from the `d` of a path in a square of 20. */
 export function icon(path) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -152,7 +160,8 @@ export async function copyText(text, what = "Copied") {
 function copySelection(text) {
   const area = el("textarea", { class: "unseen", "aria-hidden": "true" });
   area.value = text;
-  document.body.append(area);
+  // What is outside of an open dialog cannot be selected.
+  (document.querySelector("dialog[open]") ?? document.body).append(area);
   area.select();
   const done = document.execCommand("copy");
   area.remove();

@@ -3,11 +3,14 @@
  */
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { join } from "node:path";
 import { test } from "node:test";
 
 import { BlackholeError, connect } from "../../../scripts/client/blackhole.mjs";
+import { endWithTest } from "../support/endings.mjs";
 import { ownFolder } from "../support/project.mjs";
 import { startServer } from "../support/server.mjs";
 import { until } from "../support/until.mjs";
@@ -313,4 +316,41 @@ test("thousands in a second, which share times: each comes", async () => {
   await until(() => frames > times.size + 1_000);
   assert.equal(came, frames);
   assert.deepEqual([told.gap, told.state.length], [[], 1]);
+});
+
+/** What no server of the protocol sends. */
+const STRANGE = [
+  "", "null", "7", "[]", "{}",
+  '{"action":"event","cursor":7}',
+  '{"action":"event","request_id":{}}',
+  '{"action":"notice","name":"gap","data":null}',
+  '{"action":"notice","name":"subscriptions_ended","data":{"bindings":7}}',
+  '{"action":"reply"}',
+  '{"action":"reply","request_id":"1","data":{"errors":"no"}}',
+  '{"action":"reply","request_id":"1","status":"success","data":{"cursor":7}}',
+];
+
+test("frames of the wrong kind are told, and end neither the application nor the connection", async () => {
+  const { WebSocketServer } = createRequire(createRequire(import.meta.url).resolve("puppeteer-core"))("ws");
+  const server = new WebSocketServer({ host: "127.0.0.1", port: 0 });
+  endWithTest(() => {
+    for (const socket of server.clients) socket.terminate();
+    server.close();
+  });
+  await once(server, "listening");
+  server.on("connection", (socket) => STRANGE.forEach((frame) => socket.send(frame)));
+  const { client, told } = follow(`ws://127.0.0.1:${server.address().port}`);
+  await until(() => told.error.length >= STRANGE.length);
+  assert.deepEqual(told.error.map(({ code }) => code), STRANGE.map(() => "protocol"));
+  assert.deepEqual([client.state.name, server.clients.size], ["connecting", 1]);
+});
+
+test("a cursor for a binding that another subscription has already does not count, and that is told", async () => {
+  const server = await startServer({ args: ["--demo-rate", "200"] });
+  const { client, told } = follow(server.wsUrl, { account: DEMO });
+  await client.subscribe("call.*.*");
+  await until(() => told.event.length > 0);
+  const [{ cursor }] = told.event;
+  const second = await client.subscribe(["call.*.*"], { resume: cursor });
+  assert.deepEqual(told.gap, [{ reason: "resume", why: "shared", subscription: second }]);
 });

@@ -75,7 +75,7 @@ connect("wss://one.example", {});
 // @ts-expect-error no such style
 connect("wss://one.example", { token: "a", style: "other" });
 // @ts-expect-error no such code
-new BlackholeError("x", "y").code === "nothing";
+new BlackholeError("closed", "y").code === "nothing";
 const time: number = await client.ping({ timeoutMs: 1, signal: AbortSignal.timeout(1) });
 await client.authenticate("c");
 stop();

@@ -67,6 +67,17 @@ test("a token is renewed before it expires, on the same session", async () => {
   assert.equal(await server.metric("sessions_opened_total"), 1);
 });
 
+test("a token that has ended by our clock is not renewed without a pause", async () => {
+  const server = await startWith({ good: { account_id: ONE } });
+  const { asked, token } = source({ token: "good", expires: seconds() - 3600 });
+  const begun = performance.now();
+  const { client, told } = follow(server.wsUrl, { account: undefined, token, refreshMs: 800 });
+  await counted(client);
+  await until(() => asked.length === 3);
+  assert.ok(performance.now() - begun > 1_900, "a second each time");
+  assert.deepEqual([told.error, client.state.name], [[], "live"]);
+});
+
 test("a JWT says itself when it expires", async () => {
   const { publicKey, privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
   const pem = join(folder(), "key.pem");
