@@ -30,7 +30,7 @@ pub struct Document {
     pub policy: String,
 }
 
-/// All documents. They are hashed when the first of them is asked for.
+/// All documents, hashed by [`prepare`].
 static DOCUMENTS: LazyLock<Vec<Document>> = LazyLock::new(|| {
     let page = Document::new(
         "/",
@@ -42,6 +42,11 @@ static DOCUMENTS: LazyLock<Vec<Document>> = LazyLock::new(|| {
     let files = files.map(|(path, kind, body)| Document::new(path, kind, body, NO_PAGE.to_owned()));
     [page].into_iter().chain(files).collect()
 });
+
+/// Hashes them, which takes some milliseconds: before the loop begins, so that none of its turns does.
+pub fn prepare() {
+    LazyLock::force(&DOCUMENTS);
+}
 
 /// The document at this path, if there is one.
 #[must_use]

@@ -313,6 +313,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         }),
     });
 
+    blackhole::documents::prepare();
     server.take_about(about(&config));
     announce(&server);
     let patience = AMQP_STOP_PATIENCE.min(config.drain / 4);

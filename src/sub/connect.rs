@@ -231,11 +231,14 @@ fn of_upgrade(error: &Error, first: Option<u8>) -> Trouble {
             let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
             let body = response.body().as_deref().unwrap_or_default();
             let body = String::from_utf8_lossy(body);
+            // A page for browsers says nothing in its first line.
+            let is_page = body.trim_start().starts_with('<');
+            let first_line = body.lines().next().filter(|_| !is_page);
             return Trouble::Refused {
                 status: response.status().as_u16(),
                 retry_after: seconds
                     .map(|seconds| Duration::from_secs(seconds).min(SUB_RETRY_AFTER_MAX)),
-                said: cut(body.lines().next().unwrap_or_default().trim()),
+                said: cut(first_line.unwrap_or_default().trim()),
             };
         }
         (_, Some(TLS_ALERT)) => {

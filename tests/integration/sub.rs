@@ -469,7 +469,7 @@ fn what_a_person_does_wrong_is_told_in_one_line() {
             "nobody listens there (connection refused)",
         ),
         ("ws://no-such-host.invalid", &[], 1, "no such host is known"),
-        (&admin, &[], 1, "not a websocket server (HTTP 404)"),
+        (&admin, &[], 1, "not a websocket server (HTTP 200)"),
         (&plain_as_tls, &[], 1, "does not speak TLS"),
         (
             &strict,
