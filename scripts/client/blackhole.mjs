@@ -247,6 +247,10 @@ class Link {
   /** Records in force, and those that were asked for. */
   has = new Set();
   asked = new Set();
+  /** By the record, the `resume` that it was asked for with. */
+  resumes = new WeakMap();
+  /** Notices to come which say that nothing is resumed, where nothing had to be. */
+  needless = 0;
   /** What was missed is coming. */
   isReplaying = false;
   doubles = 0;
@@ -1057,7 +1061,10 @@ class BlackholeClient {
   #sync(link) {
     if (!link.isOpen) return;
     const groups = new Map();
-    for (const record of this.#wanted.values()) {
+    // Those without an account first: then each named one shows by itself whether it is of the own account. But behind all
+    // that have a place, which the server takes for the first name only.
+    const turn = ({ account, wasLive, from }) => (wasLive || from !== undefined ? 0 : 2) + (account === undefined ? 0 : 1);
+    for (const record of [...this.#wanted.values()].sort((one, other) => turn(one) - turn(other))) {
       if (link.has.has(record) || link.asked.has(record)) continue;
       const resume = this.#resumeOf(link, record);
       const key = `${record.account ?? ""} ${record.wasLive} ${resume}`;
@@ -1097,15 +1104,30 @@ class BlackholeClient {
   #takeSubscribed(link, records, resume, { cursor, resumed, subscribed = [] }) {
     link.isNamed = true;
     link.retries = 0;
+    if (link.ownAccount === undefined && subscribed.length < new Set([...link.has, ...records]).size) {
+      const accounts = this.#pairedWith(link, records);
+      if (accounts.size > 1) {
+        // A new session asks in the order in which it shows, for all from one place.
+        for (const record of records) link.has.add(record);
+        link.end("which account is the token's own does not show");
+        return;
+      }
+      const [own] = accounts;
+      if (own !== undefined) this.#ownAccount = link.ownAccount = own;
+    }
+    const areHad = records.length > 0 && records.every((record) => this.#hasByOtherName(link, record, resume));
     // The session goes back for these; the others have had more.
     if (resumed === true && link === this.#link) this.#keepPlaces(link);
     if (resume !== undefined) this.#standAt(link, cursor);
-    for (const record of records) link.has.add(record);
-    if (link.ownAccount === undefined && subscribed.length < link.has.size) this.#noteOwnAccount(link, records);
+    for (const record of records) {
+      link.has.add(record);
+      link.resumes.set(record, resume);
+    }
     if (resumed === true) {
       link.isReplaying = true;
     } else if (resumed === false) {
-      link.expectsWhy = true;
+      if (areHad) link.needless += 1;
+      else link.expectsWhy = true;
     } else if (records.some(({ wasLive }) => wasLive) || typeof resume === "string") {
       this.#findGap(link, { reason: "reconnect" });
     }
@@ -1123,14 +1145,26 @@ class BlackholeClient {
     if (cursor === undefined && link === this.#link) this.#cursor = undefined;
   }
 
-  /** The server has fewer bindings than we think: two of one name are the same, one of them by the token's own account. */
-  #noteOwnAccount(link, records) {
+  /**
+   * The server has fewer bindings than we think: some of these are the same as those of one name that are in force, one of
+   * both by the token's own account. The accounts that this may be.
+   */
+  #pairedWith(link, records) {
+    const accounts = new Set();
     for (const { account, binding } of records) {
       for (const record of link.has) {
         const isPair = record.binding === binding && (record.account === undefined) !== (account === undefined);
-        if (isPair) this.#ownAccount = link.ownAccount = record.account ?? account;
+        if (isPair) accounts.add(record.account ?? account);
       }
     }
+    return accounts;
+  }
+
+  /** Whether the own account's other name has brought this binding from the same place already. */
+  #hasByOtherName(link, { account, binding }, resume) {
+    if (link.ownAccount === undefined || (account !== undefined && account !== link.ownAccount)) return false;
+    const other = this.#wanted.get(keyOf(account === undefined ? link.ownAccount : undefined, binding));
+    return other !== undefined && link.has.has(other) && link.resumes.get(other) === resume;
   }
 
   #takeErrors(link, records, resume, errors) {
@@ -1295,6 +1329,11 @@ class BlackholeClient {
   #takeNotice(link, notice) {
     const { name, data = {} } = notice;
     const isWhy = name === "gap" && data.reason === "resume";
+    if (isWhy && !link.expectsWhy && link.needless > 0) {
+      link.needless -= 1;
+      this.#emit("notice", notice);
+      return;
+    }
     if (!isWhy) this.#explain(link);
     this.#emit("notice", notice);
     if (link.isOver || link === this.#last) return;
