@@ -135,8 +135,8 @@ class WantedBinding {
     this.from = undefined;
     /** It was in force on some link: what came since is missed. */
     this.wasLive = false;
-    /** When it began, by the TIME of its first place; what was published before is not meant. */
-    this.since = -Infinity;
+    /** Its first place; what was published before is not meant. */
+    this.since = undefined;
     /** By the MARK of a process, the TIME of its last event. */
     this.last = new Map();
   }
@@ -178,8 +178,9 @@ class Doubles {
     // Where the stream ends and the history of the process begins, a link brings some events out of both.
     const source = isExact ? link : -link;
     if (isExact) {
-      // Another process begins a little before the place that it was asked for, which may be before the subscribe.
-      if (isReplayed && time < record.since) return false;
+      // A replay from the place of another process begins a little before it, which may be before the subscribe. Only the
+      // process of the subscribe can tell which events are: the clocks of two may be apart.
+      if (isReplayed && markOf(record.since) === mark && time < timeOf(record.since)) return false;
       const last = record.last.get(mark);
       if (last !== undefined && time < last) return false;
       record.last.delete(mark);
@@ -1132,7 +1133,7 @@ class BlackholeClient {
       this.#findGap(link, { reason: "reconnect" });
     }
     for (const record of records) {
-      if (!record.wasLive && resume === true && cursor !== undefined) record.since = timeOf(cursor);
+      if (!record.wasLive && resume === true && cursor !== undefined) record.since = cursor;
       record.wasLive = true;
       if (link === this.#link) record.from = undefined;
     }
@@ -1501,6 +1502,11 @@ function addressOf(given, style) {
   url.hash = "";
   if (style !== undefined) url.searchParams.set("style", style);
   return url.href;
+}
+
+/** The MARK of a cursor. */
+function markOf(cursor) {
+  return cursor?.split(".")[2];
 }
 
 /** The TIME of a cursor. */
