@@ -564,6 +564,8 @@ class BlackholeClient {
   #waits = 0;
   #doubles = new Doubles();
   #token;
+  /** Of `authenticate`, until it is settled: the `other` token, should the one in use be refused. */
+  #trial;
   #tries = 0;
   #addresses = 0;
   #refusals = 0;
@@ -690,21 +692,34 @@ class BlackholeClient {
       new Promise((resolve, reject) => {
         const next = readToken(token);
         const before = this.#token;
-        this.#token = next;
-        this.#ownAccount = undefined;
-        // What is in force on a link stays what it was, also by the name of the own account.
-        for (const link of this.#links()) link.isKnown = false;
-        this.#run("ping", options, (reply) => {
+        // A session that is known goes on as it is until the server has taken the token, which one command alone carries.
+        const isBeside = this.#link?.isKnown === true;
+        const trial = { other: isBeside ? next : before };
+        this.#trial = trial;
+        if (!isBeside) this.#useToken(next);
+        const end = (then) => (value) => {
+          if (this.#trial === trial) this.#trial = undefined;
+          then(value);
+        };
+        const command = this.#run("ping", options, end((reply) => {
+          const errors = reply.data?.errors ?? [];
           // Whether it may see an account shows when one is named.
-          if (reply.status === "success" || !anyBegins(reply.data.errors ?? [], TOKEN_ERRORS)) {
+          const isTaken = reply.status === "success" || !anyBegins(errors, isBeside ? [...TOKEN_ERRORS, ...PASSING_ERRORS] : TOKEN_ERRORS);
+          if (isTaken) {
+            if (this.#token !== next) this.#useToken(next);
+            // What is in force on a link stays what it was, also by the name of the own account.
+            for (const link of this.#links()) {
+              if (link === command?.link) continue;
+              link.isKnown = false;
+              if (link.isOpen) this.#ping(link);
+            }
             this.#refreshLater();
             resolve();
           } else {
-            if (this.#token === next) this.#token = before;
+            if (this.#token === next) this.#useToken(before);
             reject(rejection(reply));
           }
-        }, reject);
-        for (const link of this.#links()) if (link !== this.#link && link.isOpen) this.#ping(link);
+        }), isBeside ? end(reject) : reject, next);
       }),
     );
   }
@@ -762,24 +777,25 @@ class BlackholeClient {
     return undefined;
   }
 
-  /** Runs a command on the session, or on the next one. */
-  #run(action, options, done, reject) {
+  /** Runs a command on the session, or on the next one; with a token of its own, if it is to try that. */
+  #run(action, options, done, reject, token) {
     let command;
     const forget = (then) => (value) => {
       this.#commands.delete(command);
       then(value);
     };
     const wait = this.#wait(options, action, forget(done), forget(reject));
-    if (wait === undefined) return;
-    command = { action, wait, link: undefined };
+    if (wait === undefined) return undefined;
+    command = { action, wait, token, link: undefined };
     this.#commands.add(command);
     if (this.#link?.isOpen) this.#give(this.#link, command);
+    return command;
   }
 
   #give(link, command) {
     if (command.link === link) return;
     command.link = link;
-    link.command(command.action, this.#tokenFor(link), undefined, (reply) => {
+    link.command(command.action, command.token?.text ?? this.#tokenFor(link), undefined, (reply) => {
       if (reply !== undefined) command.wait.resolve(reply);
     });
   }
@@ -967,6 +983,11 @@ class BlackholeClient {
 
   // ---- Tokens ----
 
+  #useToken(token) {
+    this.#token = token;
+    this.#ownAccount = undefined;
+  }
+
   /** The token for a command; undefined once the server knows it. */
   #tokenFor(link) {
     return link.isKnown ? undefined : this.#token?.text;
@@ -1024,21 +1045,25 @@ class BlackholeClient {
     }
   }
 
-  /** The server does not take the token: a function is asked for another, once. */
+  /** The server does not take the token: the one on trial is used, or that before it; or a function is asked for another, once. */
   #refuseToken(link, why, code) {
     if (link !== undefined && link === this.#next) {
       // The first one takes it.
       link.end(why);
       return;
     }
-    if (typeof this.#options.token !== "function" || this.#refusals > 0) {
+    const other = this.#trial?.other;
+    if (other !== undefined) {
+      this.#trial = undefined;
+      this.#useToken(other);
+    } else if (typeof this.#options.token !== "function" || this.#refusals > 0) {
       this.#refuse(why, code);
       return;
+    } else {
+      this.#refusals += 1;
+      this.#useToken(undefined);
+      this.#stopRefresh();
     }
-    this.#refusals += 1;
-    this.#token = undefined;
-    this.#ownAccount = undefined;
-    this.#stopRefresh();
     if (link === undefined) this.#openLater(why);
     else link.end(why);
   }
