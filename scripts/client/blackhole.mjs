@@ -245,6 +245,8 @@ class Link {
   cursor = undefined;
   /** The place before it: an event has a frame for each of the session's bindings that it matches, and the last ones may be lost. */
   before = undefined;
+  /** Another process begins before the place that it was asked for; until it has come by there, that stays the place. */
+  held = undefined;
   /** Records in force, and those that were asked for. */
   has = new Set();
   asked = new Set();
@@ -911,7 +913,7 @@ class BlackholeClient {
     link.command("ping", this.#tokenFor(link), undefined, (reply) => {
       if (reply === undefined || link.isOver) return;
       if (reply.status === "success") {
-        if (reply.data.cursor !== undefined) this.#standAt(link, reply.data.cursor);
+        if (reply.data.cursor !== undefined && link.held === undefined) this.#standAt(link, reply.data.cursor);
       } else if (anyBegins(reply.data.errors ?? [], TOKEN_ERRORS)) {
         this.#refuseToken(link, reply.data.errors.join("; "));
         return;
@@ -1151,6 +1153,7 @@ class BlackholeClient {
     }
     if (resumed === true) {
       link.isReplaying = true;
+      link.held = link.cursor;
     } else if (resumed === false) {
       if (areHad) link.needless += 1;
       else link.expectsWhy = true;
@@ -1323,7 +1326,11 @@ class BlackholeClient {
   #takeEvent(link, event) {
     this.#explain(link);
     const { cursor } = event;
-    if (cursor !== undefined && cursor !== link.cursor) {
+    if (link.held !== undefined && cursor !== undefined) {
+      const isBehind = event.replayed === true && markOf(cursor) !== markOf(link.held) && idOf(cursor) !== idOf(link.held);
+      if (!isBehind) link.held = undefined;
+    }
+    if (cursor !== undefined && cursor !== link.cursor && link.held === undefined) {
       link.before = link.cursor;
       link.cursor = cursor;
     }
@@ -1365,6 +1372,7 @@ class BlackholeClient {
     if (link.isOver || link === this.#last) return;
     if (isWhy) {
       link.isReplaying = link.expectsWhy = false;
+      link.held = undefined;
       if (link === this.#link) this.#forgetPlaces(link);
       this.#findGap(link, { reason: "resume", why: data.why });
       this.#settle(link);
@@ -1372,6 +1380,7 @@ class BlackholeClient {
       this.#emit("gap", { ...data });
     } else if (name === "resumed") {
       link.isReplaying = false;
+      link.held = undefined;
       if (link === this.#link) this.#forgetPlaces(link);
       this.#emit("resumed", { events: data.events ?? 0, doubles: link.doubles });
       link.doubles = 0;
@@ -1527,6 +1536,11 @@ function addressOf(given, style) {
   url.hash = "";
   if (style !== undefined) url.searchParams.set("style", style);
   return url.href;
+}
+
+/** The ID of a cursor. */
+function idOf(cursor) {
+  return cursor?.split(".")[0];
 }
 
 /** The MARK of a cursor. */

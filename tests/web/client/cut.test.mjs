@@ -64,13 +64,13 @@ async function publishNumbers() {
 }
 
 /** A server that takes two tokens for one who is ONE and may see TWO. */
-async function startWithTokens() {
+async function startWithTokens(args = []) {
   const folder = ownFolder("cut");
   endWithTest(async () => rmSync(folder, { recursive: true, force: true }));
   const file = join(folder, "tokens.json");
   const identity = { account_id: ONE, descendants: [TWO] };
   writeFileSync(file, JSON.stringify({ first: identity, second: identity }));
-  return startServer({ broker, args: ["--auth", `tokens:${file}`] });
+  return startServer({ broker, args: ["--auth", `tokens:${file}`, ...args] });
 }
 
 /** A client that subscribes to all of these, at once, and keeps the numbers that came to each. */
@@ -92,7 +92,10 @@ async function followAll(url, numbers, wanted, options = {}) {
 }
 
 /** Every number from the subscribe to the last, once, in order, and no gap. */
-function assertWhole({ came, first }, last, { gap, error, state }, where) {
+function assertWhole({ came: those, first }, last, { gap, error, state }, where) {
+  // Another process may bring what is of before the subscribe, at any time.
+  const came = those.filter((number) => number >= first);
+  assert.equal(new Set(those).size, those.length, `${where}: doubled, with those of before ${first}`);
   const all = Array.from({ length: last - came[0] + 1 }, (_, index) => came[0] + index);
   const lost = all.filter((number) => !came.includes(number));
   const twice = came.filter((number, index) => came.indexOf(number) !== index);
@@ -126,7 +129,7 @@ for (const [name, wanted] of Object.entries(SCENES)) {
       const numbers = await publishNumbers();
       // So that the bindings stay in force at the broker, and what is missed can be had again.
       const beside = await followAll(server.wsUrl, numbers, wanted);
-      const cutter = await startCutter(server.address, (number) => (number <= CUTS ? frames : Infinity));
+      const cutter = await startCutter([server.address], (number) => (number <= CUTS ? frames : Infinity));
       const followed = await followAll(cutter.wsUrl, numbers, wanted);
       await until(() => cutter.cuts === CUTS, { deadline: BROKER_PATIENCE, what: () => `${cutter.cuts} cuts after ${frames} frames` });
       await followed.becomes("live");
@@ -138,12 +141,32 @@ for (const [name, wanted] of Object.entries(SCENES)) {
   });
 }
 
+for (const [name, wanted] of Object.entries(SCENES)) {
+  test(`cut after some frames, and each connection is to another process: ${name}`, { skip }, async () => {
+    const near = ["--history-overlap-ms", "100"];
+    const servers = await Promise.all([startWithTokens(near), startWithTokens(near)]);
+    for (const frames of [1, 2, 3, 5, 8, 13, 40]) {
+      const numbers = await publishNumbers();
+      const beside = await Promise.all(servers.map((server) => followAll(server.wsUrl, numbers, wanted)));
+      // So that the history of each goes back beyond the overlap.
+      const from = numbers.last;
+      await until(() => numbers.last > from + 100, { deadline: BROKER_PATIENCE });
+      const cutter = await startCutter(servers.map(({ address }) => address), (number) => (number <= CUTS ? frames : Infinity));
+      const followed = await followAll(cutter.wsUrl, numbers, wanted);
+      await until(() => cutter.cuts === CUTS, { deadline: BROKER_PATIENCE, what: () => `${cutter.cuts} cuts after ${frames} frames` });
+      await followed.becomes("live");
+      await assertAllWhole(followed, numbers, `after ${frames} frames`);
+      await Promise.all([followed, ...beside].map(({ client }) => client.close()));
+    }
+  });
+}
+
 test("several accounts over reconnects, and another token between them", { skip }, async () => {
   const server = await startWithTokens();
   const wanted = SCENES["the own account by its name and without"];
   const numbers = await publishNumbers();
   await followAll(server.wsUrl, numbers, wanted);
-  const cutter = await startCutter(server.address, () => Infinity);
+  const cutter = await startCutter([server.address], () => Infinity);
   const followed = await followAll(cutter.wsUrl, numbers, wanted);
   const { client, lists, becomes, told } = followed;
   const more = () => {

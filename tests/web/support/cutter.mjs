@@ -1,5 +1,5 @@
 /**
- * A TCP proxy in front of a server, which cuts connections after so many websocket frames of the server: the client has
+ * A TCP proxy in front of servers, which cuts connections after so many websocket frames of the server: the client has
  * exactly those and no more. It ends with its test.
  */
 
@@ -20,11 +20,10 @@ function frameLength(bytes) {
 /**
  * Starts it, at a free port.
  *
- * @param {string} address of the server, `IP:PORT`
+ * @param {string[]} addresses of the servers, `IP:PORT`; each connection goes to the next of them
  * @param {(number: number) => number} frames after how many the connection of this number, from 1 on, is cut; Infinity: never
  */
-export async function startCutter(address, frames) {
-  const [host, port] = address.split(":");
+export async function startCutter(addresses, frames) {
   const sockets = new Set();
   const keep = (socket) => {
     sockets.add(socket);
@@ -32,11 +31,13 @@ export async function startCutter(address, frames) {
   };
   const cutter = { wsUrl: "", connections: 0, cuts: 0, cut: () => sockets.forEach((socket) => socket.destroy()) };
   const proxy = createServer({ noDelay: true }, (client) => {
+    const number = (cutter.connections += 1);
+    const [host, port] = addresses[(number - 1) % addresses.length].split(":");
     const server = connect({ host, port: Number(port), noDelay: true });
     keep(client);
     keep(server);
     client.on("data", (bytes) => server.write(bytes)).on("close", () => server.destroy());
-    let left = frames((cutter.connections += 1));
+    let left = frames(number);
     let isUpgraded = false;
     let bytes = Buffer.alloc(0);
     const pass = (length) => {
@@ -66,6 +67,7 @@ export async function startCutter(address, frames) {
       }
     });
   });
+  const [host] = addresses[0].split(":");
   proxy.listen(0, host).unref();
   await once(proxy, "listening");
   endWithTest(() => {
