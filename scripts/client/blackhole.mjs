@@ -1334,27 +1334,29 @@ class BlackholeClient {
       link.before = link.cursor;
       link.cursor = cursor;
     }
-    const records = this.#recordsOf(link, event);
-    if (records.length === 0) return;
-    if (cursor !== undefined) {
-      const keeps = this.#state.name !== "live" || this.#next !== undefined;
-      if (!this.#doubles.take(link.number, records[0], cursor, event.replayed === true, keeps, Date.now())) {
-        link.doubles += 1;
-        return;
-      }
+    const wanted = this.#recordsOf(link, event);
+    if (wanted.length === 0) return;
+    const keeps = this.#state.name !== "live" || this.#next !== undefined;
+    // Each by itself: one may have begun later than the other, or had it on a link that did not know of both.
+    const records = wanted.filter((record) => {
+      return cursor === undefined || this.#doubles.take(link.number, record, cursor, event.replayed === true, keeps, Date.now());
+    });
+    if (records.length === 0) {
+      link.doubles += 1;
+      return;
     }
     const subscriptions = records.flatMap((record) => [...record.subscriptions]);
     this.#emit("event", event, subscriptions);
     for (const subscription of subscriptions) subscription.take(event);
   }
 
-  /** Those that an event is for; the first is the same for every event of one subscription of the server. */
+  /** Those that an event is for: of one subscription of the server two, if the own account has two names. */
   #recordsOf(link, { request_id: requestId, subscribed_key: binding }) {
     const account = accountOf(requestId);
     const keys = [keyOf(account, binding)];
     if (link.ownAccount !== undefined) {
       if (account === undefined) keys.push(keyOf(link.ownAccount, binding));
-      if (account === link.ownAccount) keys.unshift(keyOf(undefined, binding));
+      if (account === link.ownAccount) keys.push(keyOf(undefined, binding));
     }
     return keys.map((key) => this.#wanted.get(key)).filter((record) => record !== undefined);
   }
