@@ -34,6 +34,8 @@ const MARK_OF_STREAM = "000000";
 const MARKS_MAX = 4;
 /** How long both connections are read when the second could not resume where the first stands. */
 const OVERLAP_MS = 1_000;
+/** Events kept until it is known whether they are for another name too; beyond it the connection is given up. */
+const UNPAIRED_MAX = 50_000;
 /** Time for a reply; beyond it the connection is given up. */
 const REPLY_MS = 30_000;
 /** Time for the token function; beyond it, it is asked again. */
@@ -252,6 +254,8 @@ class Link {
   asked = new Set();
   /** By the record, the `resume` that it was asked for with. */
   resumes = new WeakMap();
+  /** Events that may be of a binding that is asked for, too. */
+  unpaired = [];
   /** Notices to come which say that nothing is resumed, where nothing had to be. */
   needless = 0;
   /** What was missed is coming. */
@@ -1125,6 +1129,7 @@ class BlackholeClient {
       const still = records.filter((record) => this.#wanted.get(record.key) === record);
       if (reply.status === "success") this.#takeSubscribed(link, still, resume, reply.data);
       else this.#takeErrors(link, still, resume, reply.data.errors ?? []);
+      if (link.asked.size === 0) link.unpaired = [];
       this.#settle(link);
     });
   }
@@ -1143,6 +1148,7 @@ class BlackholeClient {
       const [own] = accounts;
       if (own !== undefined) this.#ownAccount = link.ownAccount = own;
     }
+    const missed = records.filter(({ wasLive }) => wasLive);
     const areHad = records.length > 0 && records.every((record) => this.#hasByOtherName(link, record, resume));
     // The session goes back for these; the others have had more.
     if (resumed === true && link === this.#link) this.#keepPlaces(link);
@@ -1164,6 +1170,10 @@ class BlackholeClient {
       if (!record.wasLive && resume === true && cursor !== undefined) record.since = cursor;
       record.wasLive = true;
       if (link === this.#link) record.from = undefined;
+    }
+    if (link.ownAccount === undefined) return;
+    for (const event of link.unpaired.splice(0)) {
+      this.#hand(link, event, this.#recordsOf(link, event).filter((record) => missed.includes(record)));
     }
   }
 
@@ -1334,8 +1344,24 @@ class BlackholeClient {
       link.before = link.cursor;
       link.cursor = cursor;
     }
-    const wanted = this.#recordsOf(link, event);
+    this.#keepForPair(link, event);
+    this.#hand(link, event, this.#recordsOf(link, event));
+  }
+
+  /** Until its subscribe is answered it is not known whether a binding is the same as this one, by the own account's other name. */
+  #keepForPair(link, event) {
+    if (link.ownAccount !== undefined || link.asked.size === 0) return;
+    const isNamed = accountOf(event.request_id) !== undefined;
+    const isPair = ({ account, binding }) => binding === event.subscribed_key && (account !== undefined) !== isNamed;
+    if (![...link.asked].some(isPair)) return;
+    if (link.unpaired.length < UNPAIRED_MAX) link.unpaired.push(event);
+    else link.end("too many events before the reply to a subscribe");
+  }
+
+  /** Gives an event to those of these records that have not had it. */
+  #hand(link, event, wanted) {
     if (wanted.length === 0) return;
+    const { cursor } = event;
     const keeps = this.#state.name !== "live" || this.#next !== undefined;
     // Each by itself: one may have begun later than the other, or had it on a link that did not know of both.
     const records = wanted.filter((record) => {

@@ -208,3 +208,34 @@ test("the own account without its name, where two accounts have the binding alre
   assert.ok(states().includes("reconnecting"), JSON.stringify(states()));
   await assertAllWhole({ lists, told }, numbers, "of both");
 });
+
+/** A WebSocket whose commands for ONE by its name go only when some frames have come. */
+class Late extends WebSocket {
+  send(/** @type {any} */ text) {
+    if (!text.includes(`"account_id":"${ONE}"`)) return super.send(text);
+    let frames = 0;
+    const count = () => {
+      frames += 1;
+      if (frames !== 10) return;
+      this.removeEventListener("message", count);
+      super.send(text);
+    };
+    this.addEventListener("message", count);
+  }
+}
+
+test("what comes before it shows that two names are one account is for both", { skip }, async () => {
+  const server = await startWithTokens();
+  const numbers = await publishNumbers();
+  const wanted = [[BOTH, undefined], [BOTH, ONE]];
+  await followAll(server.wsUrl, numbers, wanted);
+  const cutter = await startCutter([server.address], () => Infinity);
+  const followed = await followAll(cutter.wsUrl, numbers, wanted, { WebSocket: Late });
+  // With another token it may be another account.
+  await followed.client.authenticate("second");
+  const before = followed.told.state.length;
+  cutter.cut();
+  await until(() => followed.told.state.length > before);
+  await followed.becomes("live");
+  await assertAllWhole(followed, numbers, "after a late command");
+});
