@@ -34,6 +34,8 @@ const MARK_OF_STREAM = "000000";
 const MARKS_MAX = 4;
 /** How long both connections are read when the second could not resume where the first stands. */
 const OVERLAP_MS = 1_000;
+/** Events kept until it is known whether they are for another name too; beyond it the connection is given up. */
+const UNPAIRED_MAX = 50_000;
 /** Time for a reply; beyond it the connection is given up. */
 const REPLY_MS = 30_000;
 /** Time for the token function; beyond it, it is asked again. */
@@ -135,8 +137,8 @@ class WantedBinding {
     this.from = undefined;
     /** It was in force on some link: what came since is missed. */
     this.wasLive = false;
-    /** When it began, by the TIME of its first place; what was published before is not meant. */
-    this.since = -Infinity;
+    /** Its first place; what was published before is not meant. */
+    this.since = undefined;
     /** By the MARK of a process, the TIME of its last event. */
     this.last = new Map();
   }
@@ -178,8 +180,9 @@ class Doubles {
     // Where the stream ends and the history of the process begins, a link brings some events out of both.
     const source = isExact ? link : -link;
     if (isExact) {
-      // Another process begins a little before the place that it was asked for, which may be before the subscribe.
-      if (isReplayed && time < record.since) return false;
+      // A replay from the place of another process begins a little before it, which may be before the subscribe. Only the
+      // process of the subscribe can tell which events are: the clocks of two may be apart.
+      if (isReplayed && markOf(record.since) === mark && time < timeOf(record.since)) return false;
       const last = record.last.get(mark);
       if (last !== undefined && time < last) return false;
       record.last.delete(mark);
@@ -244,9 +247,17 @@ class Link {
   cursor = undefined;
   /** The place before it: an event has a frame for each of the session's bindings that it matches, and the last ones may be lost. */
   before = undefined;
+  /** Another process begins before the place that it was asked for; until it has come by there, that stays the place. */
+  held = undefined;
   /** Records in force, and those that were asked for. */
   has = new Set();
   asked = new Set();
+  /** By the record, the `resume` that it was asked for with. */
+  resumes = new WeakMap();
+  /** Events that may be of a binding that is asked for, too. */
+  unpaired = [];
+  /** Notices to come which say that nothing is resumed, where nothing had to be. */
+  needless = 0;
   /** What was missed is coming. */
   isReplaying = false;
   doubles = 0;
@@ -559,6 +570,8 @@ class BlackholeClient {
   #waits = 0;
   #doubles = new Doubles();
   #token;
+  /** Of `authenticate`, until it is settled: the `other` token, should the one in use be refused. */
+  #trial;
   #tries = 0;
   #addresses = 0;
   #refusals = 0;
@@ -685,21 +698,34 @@ class BlackholeClient {
       new Promise((resolve, reject) => {
         const next = readToken(token);
         const before = this.#token;
-        this.#token = next;
-        this.#ownAccount = undefined;
-        // What is in force on a link stays what it was, also by the name of the own account.
-        for (const link of this.#links()) link.isKnown = false;
-        this.#run("ping", options, (reply) => {
+        // A session that is known goes on as it is until the server has taken the token, which one command alone carries.
+        const isBeside = this.#link?.isKnown === true;
+        const trial = { other: isBeside ? next : before };
+        this.#trial = trial;
+        if (!isBeside) this.#useToken(next);
+        const end = (then) => (value) => {
+          if (this.#trial === trial) this.#trial = undefined;
+          then(value);
+        };
+        const command = this.#run("ping", options, end((reply) => {
+          const errors = reply.data?.errors ?? [];
           // Whether it may see an account shows when one is named.
-          if (reply.status === "success" || !anyBegins(reply.data.errors ?? [], TOKEN_ERRORS)) {
+          const isTaken = reply.status === "success" || !anyBegins(errors, isBeside ? [...TOKEN_ERRORS, ...PASSING_ERRORS] : TOKEN_ERRORS);
+          if (isTaken) {
+            if (this.#token !== next) this.#useToken(next);
+            // What is in force on a link stays what it was, also by the name of the own account.
+            for (const link of this.#links()) {
+              if (link === command?.link) continue;
+              link.isKnown = false;
+              if (link.isOpen) this.#ping(link);
+            }
             this.#refreshLater();
             resolve();
           } else {
-            if (this.#token === next) this.#token = before;
+            if (this.#token === next) this.#useToken(before);
             reject(rejection(reply));
           }
-        }, reject);
-        for (const link of this.#links()) if (link !== this.#link && link.isOpen) this.#ping(link);
+        }), isBeside ? end(reject) : reject, next);
       }),
     );
   }
@@ -757,24 +783,25 @@ class BlackholeClient {
     return undefined;
   }
 
-  /** Runs a command on the session, or on the next one. */
-  #run(action, options, done, reject) {
+  /** Runs a command on the session, or on the next one; with a token of its own, if it is to try that. */
+  #run(action, options, done, reject, token) {
     let command;
     const forget = (then) => (value) => {
       this.#commands.delete(command);
       then(value);
     };
     const wait = this.#wait(options, action, forget(done), forget(reject));
-    if (wait === undefined) return;
-    command = { action, wait, link: undefined };
+    if (wait === undefined) return undefined;
+    command = { action, wait, token, link: undefined };
     this.#commands.add(command);
     if (this.#link?.isOpen) this.#give(this.#link, command);
+    return command;
   }
 
   #give(link, command) {
     if (command.link === link) return;
     command.link = link;
-    link.command(command.action, this.#tokenFor(link), undefined, (reply) => {
+    link.command(command.action, command.token?.text ?? this.#tokenFor(link), undefined, (reply) => {
       if (reply !== undefined) command.wait.resolve(reply);
     });
   }
@@ -890,7 +917,7 @@ class BlackholeClient {
     link.command("ping", this.#tokenFor(link), undefined, (reply) => {
       if (reply === undefined || link.isOver) return;
       if (reply.status === "success") {
-        if (reply.data.cursor !== undefined) this.#standAt(link, reply.data.cursor);
+        if (reply.data.cursor !== undefined && link.held === undefined) this.#standAt(link, reply.data.cursor);
       } else if (anyBegins(reply.data.errors ?? [], TOKEN_ERRORS)) {
         this.#refuseToken(link, reply.data.errors.join("; "));
         return;
@@ -962,6 +989,11 @@ class BlackholeClient {
 
   // ---- Tokens ----
 
+  #useToken(token) {
+    this.#token = token;
+    this.#ownAccount = undefined;
+  }
+
   /** The token for a command; undefined once the server knows it. */
   #tokenFor(link) {
     return link.isKnown ? undefined : this.#token?.text;
@@ -1019,21 +1051,25 @@ class BlackholeClient {
     }
   }
 
-  /** The server does not take the token: a function is asked for another, once. */
+  /** The server does not take the token: the one on trial is used, or that before it; or a function is asked for another, once. */
   #refuseToken(link, why, code) {
     if (link !== undefined && link === this.#next) {
       // The first one takes it.
       link.end(why);
       return;
     }
-    if (typeof this.#options.token !== "function" || this.#refusals > 0) {
+    const other = this.#trial?.other;
+    if (other !== undefined) {
+      this.#trial = undefined;
+      this.#useToken(other);
+    } else if (typeof this.#options.token !== "function" || this.#refusals > 0) {
       this.#refuse(why, code);
       return;
+    } else {
+      this.#refusals += 1;
+      this.#useToken(undefined);
+      this.#stopRefresh();
     }
-    this.#refusals += 1;
-    this.#token = undefined;
-    this.#ownAccount = undefined;
-    this.#stopRefresh();
     if (link === undefined) this.#openLater(why);
     else link.end(why);
   }
@@ -1057,7 +1093,10 @@ class BlackholeClient {
   #sync(link) {
     if (!link.isOpen) return;
     const groups = new Map();
-    for (const record of this.#wanted.values()) {
+    // Those without an account first: then each named one shows by itself whether it is of the own account. But behind all
+    // that have a place, which the server takes for the first name only.
+    const turn = ({ account, wasLive, from }) => (wasLive || from !== undefined ? 0 : 2) + (account === undefined ? 0 : 1);
+    for (const record of [...this.#wanted.values()].sort((one, other) => turn(one) - turn(other))) {
       if (link.has.has(record) || link.asked.has(record)) continue;
       const resume = this.#resumeOf(link, record);
       const key = `${record.account ?? ""} ${record.wasLive} ${resume}`;
@@ -1090,6 +1129,7 @@ class BlackholeClient {
       const still = records.filter((record) => this.#wanted.get(record.key) === record);
       if (reply.status === "success") this.#takeSubscribed(link, still, resume, reply.data);
       else this.#takeErrors(link, still, resume, reply.data.errors ?? []);
+      if (link.asked.size === 0) link.unpaired = [];
       this.#settle(link);
     });
   }
@@ -1097,22 +1137,43 @@ class BlackholeClient {
   #takeSubscribed(link, records, resume, { cursor, resumed, subscribed = [] }) {
     link.isNamed = true;
     link.retries = 0;
+    if (link.ownAccount === undefined && subscribed.length < new Set([...link.has, ...records]).size) {
+      const accounts = this.#pairedWith(link, records);
+      if (accounts.size > 1) {
+        // A new session asks in the order in which it shows, for all from one place.
+        for (const record of records) link.has.add(record);
+        link.end("which account is the token's own does not show");
+        return;
+      }
+      const [own] = accounts;
+      if (own !== undefined) this.#ownAccount = link.ownAccount = own;
+    }
+    const missed = records.filter(({ wasLive }) => wasLive);
+    const areHad = records.length > 0 && records.every((record) => this.#hasByOtherName(link, record, resume));
     // The session goes back for these; the others have had more.
     if (resumed === true && link === this.#link) this.#keepPlaces(link);
     if (resume !== undefined) this.#standAt(link, cursor);
-    for (const record of records) link.has.add(record);
-    if (link.ownAccount === undefined && subscribed.length < link.has.size) this.#noteOwnAccount(link, records);
+    for (const record of records) {
+      link.has.add(record);
+      link.resumes.set(record, resume);
+    }
     if (resumed === true) {
       link.isReplaying = true;
+      link.held = link.cursor;
     } else if (resumed === false) {
-      link.expectsWhy = true;
+      if (areHad) link.needless += 1;
+      else link.expectsWhy = true;
     } else if (records.some(({ wasLive }) => wasLive) || typeof resume === "string") {
       this.#findGap(link, { reason: "reconnect" });
     }
     for (const record of records) {
-      if (!record.wasLive && resume === true && cursor !== undefined) record.since = timeOf(cursor);
+      if (!record.wasLive && resume === true && cursor !== undefined) record.since = cursor;
       record.wasLive = true;
       if (link === this.#link) record.from = undefined;
+    }
+    if (link.ownAccount === undefined) return;
+    for (const event of link.unpaired.splice(0)) {
+      this.#hand(link, event, this.#recordsOf(link, event).filter((record) => missed.includes(record)));
     }
   }
 
@@ -1123,14 +1184,26 @@ class BlackholeClient {
     if (cursor === undefined && link === this.#link) this.#cursor = undefined;
   }
 
-  /** The server has fewer bindings than we think: two of one name are the same, one of them by the token's own account. */
-  #noteOwnAccount(link, records) {
+  /**
+   * The server has fewer bindings than we think: some of these are the same as those of one name that are in force, one of
+   * both by the token's own account. The accounts that this may be.
+   */
+  #pairedWith(link, records) {
+    const accounts = new Set();
     for (const { account, binding } of records) {
       for (const record of link.has) {
         const isPair = record.binding === binding && (record.account === undefined) !== (account === undefined);
-        if (isPair) this.#ownAccount = link.ownAccount = record.account ?? account;
+        if (isPair) accounts.add(record.account ?? account);
       }
     }
+    return accounts;
+  }
+
+  /** Whether the own account's other name has brought this binding from the same place already. */
+  #hasByOtherName(link, { account, binding }, resume) {
+    if (link.ownAccount === undefined || (account !== undefined && account !== link.ownAccount)) return false;
+    const other = this.#wanted.get(keyOf(account === undefined ? link.ownAccount : undefined, binding));
+    return other !== undefined && link.has.has(other) && link.resumes.get(other) === resume;
   }
 
   #takeErrors(link, records, resume, errors) {
@@ -1263,31 +1336,53 @@ class BlackholeClient {
   #takeEvent(link, event) {
     this.#explain(link);
     const { cursor } = event;
-    if (cursor !== undefined && cursor !== link.cursor) {
+    if (link.held !== undefined && cursor !== undefined) {
+      const isBehind = event.replayed === true && markOf(cursor) !== markOf(link.held) && idOf(cursor) !== idOf(link.held);
+      if (!isBehind) link.held = undefined;
+    }
+    if (cursor !== undefined && cursor !== link.cursor && link.held === undefined) {
       link.before = link.cursor;
       link.cursor = cursor;
     }
-    const records = this.#recordsOf(link, event);
-    if (records.length === 0) return;
-    if (cursor !== undefined) {
-      const keeps = this.#state.name !== "live" || this.#next !== undefined;
-      if (!this.#doubles.take(link.number, records[0], cursor, event.replayed === true, keeps, Date.now())) {
-        link.doubles += 1;
-        return;
-      }
+    this.#keepForPair(link, event);
+    this.#hand(link, event, this.#recordsOf(link, event));
+  }
+
+  /** Until its subscribe is answered it is not known whether a binding is the same as this one, by the own account's other name. */
+  #keepForPair(link, event) {
+    if (link.ownAccount !== undefined || link.asked.size === 0) return;
+    const isNamed = accountOf(event.request_id) !== undefined;
+    const isPair = ({ account, binding }) => binding === event.subscribed_key && (account !== undefined) !== isNamed;
+    if (![...link.asked].some(isPair)) return;
+    if (link.unpaired.length < UNPAIRED_MAX) link.unpaired.push(event);
+    else link.end("too many events before the reply to a subscribe");
+  }
+
+  /** Gives an event to those of these records that have not had it. */
+  #hand(link, event, wanted) {
+    if (wanted.length === 0) return;
+    const { cursor } = event;
+    const keeps = this.#state.name !== "live" || this.#next !== undefined;
+    // Each by itself: one may have begun later than the other, or had it on a link that did not know of both.
+    const records = wanted.filter((record) => {
+      return cursor === undefined || this.#doubles.take(link.number, record, cursor, event.replayed === true, keeps, Date.now());
+    });
+    if (records.length === 0) {
+      link.doubles += 1;
+      return;
     }
     const subscriptions = records.flatMap((record) => [...record.subscriptions]);
     this.#emit("event", event, subscriptions);
     for (const subscription of subscriptions) subscription.take(event);
   }
 
-  /** Those that an event is for; the first is the same for every event of one subscription of the server. */
+  /** Those that an event is for: of one subscription of the server two, if the own account has two names. */
   #recordsOf(link, { request_id: requestId, subscribed_key: binding }) {
     const account = accountOf(requestId);
     const keys = [keyOf(account, binding)];
     if (link.ownAccount !== undefined) {
       if (account === undefined) keys.push(keyOf(link.ownAccount, binding));
-      if (account === link.ownAccount) keys.unshift(keyOf(undefined, binding));
+      if (account === link.ownAccount) keys.push(keyOf(undefined, binding));
     }
     return keys.map((key) => this.#wanted.get(key)).filter((record) => record !== undefined);
   }
@@ -1295,11 +1390,17 @@ class BlackholeClient {
   #takeNotice(link, notice) {
     const { name, data = {} } = notice;
     const isWhy = name === "gap" && data.reason === "resume";
+    if (isWhy && !link.expectsWhy && link.needless > 0) {
+      link.needless -= 1;
+      this.#emit("notice", notice);
+      return;
+    }
     if (!isWhy) this.#explain(link);
     this.#emit("notice", notice);
     if (link.isOver || link === this.#last) return;
     if (isWhy) {
       link.isReplaying = link.expectsWhy = false;
+      link.held = undefined;
       if (link === this.#link) this.#forgetPlaces(link);
       this.#findGap(link, { reason: "resume", why: data.why });
       this.#settle(link);
@@ -1307,6 +1408,7 @@ class BlackholeClient {
       this.#emit("gap", { ...data });
     } else if (name === "resumed") {
       link.isReplaying = false;
+      link.held = undefined;
       if (link === this.#link) this.#forgetPlaces(link);
       this.#emit("resumed", { events: data.events ?? 0, doubles: link.doubles });
       link.doubles = 0;
@@ -1462,6 +1564,16 @@ function addressOf(given, style) {
   url.hash = "";
   if (style !== undefined) url.searchParams.set("style", style);
   return url.href;
+}
+
+/** The ID of a cursor. */
+function idOf(cursor) {
+  return cursor?.split(".")[0];
+}
+
+/** The MARK of a cursor. */
+function markOf(cursor) {
+  return cursor?.split(".")[2];
 }
 
 /** The TIME of a cursor. */

@@ -150,6 +150,56 @@ test("a token function that fails is asked again, and told", async () => {
   assert.deepEqual([states()[0], states().at(-1)], ["reconnecting", "live"]);
 });
 
+test("a token that is not taken harms nothing that is asked for while it is on trial", async () => {
+  const server = await startWith({ good: { account_id: ONE }, better: { account_id: ONE } });
+  const ofFunction = source("good", "none");
+  for (const token of ["good", ofFunction.token]) {
+    const { client, told, states } = follow(server.wsUrl, { account: undefined, token, pingMs: 5 });
+    const counts = await counted(client);
+    for (let trial = 0; trial < 20; trial += 1) {
+      const refused = rejection(client.authenticate("unknown"));
+      const [subscription] = await Promise.all([client.subscribe(`call.*.${trial}`), client.ping()]);
+      assert.deepEqual((await refused).errors, ["failed to authenticate token"]);
+      await subscription.unsubscribe();
+    }
+    const { events } = counts;
+    await until(() => counts.events > events);
+    assert.deepEqual([states(), told.error, told.gap], [["live"], [], []]);
+    await client.close();
+  }
+  assert.deepEqual([ofFunction.asked, await server.metric("sessions_opened_total")], [["connect"], 2]);
+});
+
+test("a token that is given while there is no session is tried first, and the one before it then", async () => {
+  const server = await startWith({ good: { account_id: ONE } });
+  const { client, told, becomes } = follow(server.wsUrl, { account: undefined, token: "good" });
+  const counts = await counted(client);
+  await server.kill();
+  await becomes("reconnecting");
+  const refused = rejection(client.authenticate("unknown"));
+  await server.start();
+  assert.deepEqual((await refused).errors, ["failed to authenticate token"]);
+  const { events } = counts;
+  await until(() => counts.events > events);
+  assert.deepEqual([client.state.name, told.error], ["live", []]);
+});
+
+test("a token that is given while there is no session replaces one that has ended meanwhile", async () => {
+  const expires = Math.ceil(seconds()) + 2;
+  const server = await startWith({ short: { account_id: ONE, expires }, good: { account_id: ONE } });
+  const { client, told, becomes } = follow(server.wsUrl, { account: undefined, token: "short" });
+  const counts = await counted(client);
+  await server.kill();
+  await becomes("reconnecting");
+  await until(() => seconds() > expires);
+  const taken = client.authenticate("good");
+  await server.start();
+  await taken;
+  const { events } = counts;
+  await until(() => counts.events > events);
+  assert.deepEqual([client.state.name, told.error], ["live", []]);
+});
+
 test("another token makes another identity of the session, and what that may not see ends", async () => {
   const server = await startWith({ first: { account_id: ONE, descendants: [TWO] }, second: { account_id: TWO } });
   const { client, told } = follow(server.wsUrl, { token: "first", account: undefined });

@@ -4,12 +4,14 @@
  */
 
 import assert from "node:assert/strict";
+import { existsSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import { test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 
 import { startBroker, withoutBroker } from "../support/broker.mjs";
 import { connectPublisher, publishCall } from "../support/publisher.mjs";
+import { without } from "../support/left_out.mjs";
 import { startServer } from "../support/server.mjs";
 import { BROKER_PATIENCE, until } from "../support/until.mjs";
 import { follow } from "./follower.mjs";
@@ -150,6 +152,8 @@ test("killed and started again, without: the gap is told with its time, and noth
   await becomes("reconnecting", server.patience);
   await numbers.more(20);
   await server.start();
+  // What is published before it is back does not come.
+  await becomes("live", server.patience);
   const came = await all();
   assert.equal(told.gap.length, 1, JSON.stringify(told.gap));
   const [{ reason, why, from, to }] = told.gap;
@@ -169,6 +173,8 @@ test("killed, and there is no history: the gap is told by the client", { skip },
   await becomes("reconnecting", server.patience);
   await numbers.more(5);
   await server.start();
+  // What is published before it is back does not come.
+  await becomes("live", server.patience);
   const came = await all();
   assert.deepEqual(told.gap.map(({ reason }) => reason), ["reconnect"]);
   assert.ok(told.gap[0].from <= told.gap[0].to);
@@ -202,6 +208,30 @@ test("killed, and the next address takes over: nothing is lost or doubled", { sk
   // The second process has begun before the place where the client was.
   const [{ events, doubles }] = told.resumed;
   assert.ok(doubles > 0 && events > doubles, JSON.stringify(told.resumed));
+});
+
+/** Variables of a process whose clock is wrong. `faketime` itself would stay between, and be killed in the server's place. */
+function wrongClock(offset) {
+  const libraries = readdirSync("/usr/lib").map((folder) => `/usr/lib/${folder}/faketime/libfaketimeMT.so.1`);
+  return { LD_PRELOAD: libraries.filter(existsSync)[0], FAKETIME: offset, FAKETIME_DONT_FAKE_MONOTONIC: "1" };
+}
+
+test("killed, and the next address has a clock that is behind: nothing is lost or doubled", { skip: skip || without("/usr/bin/faketime") }, async () => {
+  // Less than the overlap: of a place further in its future the other one knows nothing, and says so.
+  const servers = [await startServer({ broker }), await startServer({ broker, env: wrongClock("-1.5s") })];
+  const numbers = await Numbers.begin();
+  await Promise.all(servers.map((server) => warm(server, numbers)));
+  // So that the history of the second one goes back beyond the overlap.
+  await numbers.longer(4_000);
+  const { told, becomes, all, came } = await followNumbers(servers.map(({ wsUrl }) => wsUrl), numbers);
+  await servers[0].kill();
+  await becomes("reconnecting");
+  await all();
+  assert.deepEqual([told.gap, told.error, told.resumed.length], [[], [], 1]);
+  assert.equal(new Set(came).size, came.length, "doubled");
+  // What is of before the subscribe may come too.
+  const meant = came.filter((number) => number >= came[0]);
+  assert.deepEqual(meant, meant.map((_, index) => came[0] + index), `lost: ${Number(came.at(-1)) - came[0] + 1 - meant.length}`);
 });
 
 test("drained, and replaced on the same port: it moves before it is closed", { skip }, async () => {

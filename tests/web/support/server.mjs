@@ -27,10 +27,11 @@ function ownIp() {
  *
  * @param {object} [options]
  * @param {string[]} [options.args] of the command line; without `--auth` any token is taken
+ * @param {Record<string, string>} [options.env] more variables of its environment
  * @param {{ url: string }} [options.broker] to take events from; else the embedded source makes them up, unless `args` name one
  */
-export async function startServer({ args = [], broker } = {}) {
-  const server = new Server(args, broker);
+export async function startServer({ args = [], broker, env = {} } = {}) {
+  const server = new Server(args, broker, env);
   endWithTest(() => server.kill());
   await server.start();
   return server;
@@ -46,7 +47,8 @@ export class Server {
   /** @type {import("node:child_process").ChildProcessByStdio<null, import("node:stream").Readable, import("node:stream").Readable> | undefined} */
   child;
 
-  constructor(args, broker) {
+  constructor(args, broker, env) {
+    this.env = { ...process.env, ...env };
     const has = (name) => args.includes(name);
     this.ip = has("--ip") ? args[args.indexOf("--ip") + 1] : ownIp();
     this.chosen = { port: has("--port"), admin: has("--admin") };
@@ -81,7 +83,7 @@ export class Server {
     const args = [...this.args];
     if (!this.chosen.port) args.push("--port", this.address.split(":")[1] ?? "0");
     if (!this.chosen.admin) args.push("--admin", this.adminAddress || `${this.ip}:0`);
-    const child = spawn(BINARY, args, { stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(BINARY, args, { env: this.env, stdio: ["ignore", "pipe", "pipe"] });
     this.child = child;
     if (child.pid !== undefined) child.once("exit", guard("process", child.pid));
     // A server that is left at the end of a file must not keep its process, whose end is the server's.
