@@ -398,11 +398,7 @@ impl Text for Style {
     }
 
     fn print(&self) -> String {
-        match self {
-            Self::Piston => "piston",
-            Self::Kazoo => "kazoo",
-        }
-        .to_owned()
+        self.word().to_owned()
     }
 }
 

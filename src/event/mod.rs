@@ -60,6 +60,17 @@ pub enum Style {
     Kazoo,
 }
 
+impl Style {
+    /// What it is called in the configuration, in the query of a websocket's address, and in answers.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Piston => "piston",
+            Self::Kazoo => "kazoo",
+        }
+    }
+}
+
 /// A decoded delivery (PROTOCOL 1). The loop matches it and encodes it.
 #[derive(Debug)]
 pub struct Event {

@@ -93,13 +93,16 @@ pub fn parse(input: &[u8], guard: Option<&Guard>) -> Parsed<AskedFor> {
     if input.len() < consumed {
         return Parsed::Incomplete;
     }
-    let is_open =
-        matches!(head.path, "/healthz" | "/readyz") || documents::find(head.path).is_some();
+    let document = documents::find(head.path);
+    let is_open = document.is_some() || matches!(head.path, "/healthz" | "/readyz");
     let allowed = guard.map_or(Ok(()), |guard| guard.check(&head, is_open));
     Parsed::Complete {
         consumed,
         request: AskedFor {
-            request: allowed.and_then(|()| route(&head)),
+            request: allowed.and_then(|()| match document {
+                Some(document) => read_document(document, &head),
+                None => route(&head),
+            }),
             form,
         },
     }
@@ -295,9 +298,6 @@ impl Route {
 }
 
 fn route(head: &Head<'_>) -> Result<AdminRequest, AdminRefusal> {
-    if let Some(document) = documents::find(head.path) {
-        return read_document(document, head);
-    }
     let mut allowed = Vec::new();
     for route in ROUTES {
         let Some(words) = route.matches(head.path) else {

@@ -3,7 +3,6 @@
 
 use serde_json::json;
 
-use crate::event::Style;
 use crate::protocol::http::Status;
 use crate::protocol::page;
 use crate::reactor::Reactor;
@@ -22,10 +21,6 @@ impl<S: Socket> Reactor<S> {
             SourceState::Up => "up",
             SourceState::Away { .. } => "away",
         };
-        let style = match limits.style {
-            Style::Piston => "piston",
-            Style::Kazoo => "kazoo",
-        };
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "node": about.node,
@@ -36,7 +31,7 @@ impl<S: Socket> Reactor<S> {
                 "address": about.websocket.map(|address| address.ip().to_string()),
                 "port": about.websocket.map(|address| address.port()),
                 "allowed_origins": limits.allowed_origins,
-                "style": style,
+                "style": limits.style.word(),
             },
             "ready": readiness.unready().is_none(),
             "why": readiness.unready().map(|why| why.text()),

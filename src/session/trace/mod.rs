@@ -330,12 +330,8 @@ impl Trace {
                 look.session = Some(who.id);
             }
         }
-        let style = match style {
-            Style::Piston => "piston",
-            Style::Kazoo => "kazoo",
-        };
         self.tell_session(who, &CommandFacts::default(), Word::Opened, now, |line| {
-            line.text("style", style)
+            line.text("style", style.word())
         });
     }
 
