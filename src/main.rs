@@ -276,7 +276,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         return Err(Exit::failed(CODE_FAILED, why));
     }
     let addresses = Addresses {
-        clients: SocketAddr::new(config.ip, config.port),
+        clients: SocketAddr::new(config.ip, config.port.unwrap_or_default()),
         reuse_port: config.reuse_port,
         accept_rate: config.max_accept_rate,
         admin: config.admin,
