@@ -602,6 +602,9 @@ pub(crate) const PERMISSIONS_TOLD_MAX: usize = 16;
 /// whole store of CAs has some 200 KiB.
 pub(crate) const TLS_FILE_BYTES_MAX: u64 = 4 << 20;
 
+/// How often the log says that a certificate of the TLS port is near its end.
+pub(crate) const TLS_EXPIRY_TOLD_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Looks at once (`GET /trace`). Beyond it the looker is told 503. They leave half of the admin address to others.
 pub const TRACE_LOOKS_MAX: usize = ADMIN_CONNECTIONS_MAX / 2;
 

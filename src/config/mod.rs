@@ -47,7 +47,7 @@ pub use cli::{Key, command, keys};
 pub use error::ConfigError;
 pub use exit::{CODE_REFUSED, Exit, Note, Stream};
 pub use modules::keep_module;
-pub use tls_clients::TlsClientsConfig;
+pub use tls_clients::{TlsClientsConfig, load_tls};
 
 use cidr::IpCidr;
 
@@ -218,13 +218,10 @@ impl Config {
     /// # Errors
     /// A file cannot be read or holds something else than it should.
     pub fn server_tls(&self) -> Result<Option<ServerTls>, ConfigError> {
-        let load =
-            |clients: &TlsClientsConfig| ServerTls::load(&clients.options, tls_clients::unix_now());
-        self.tls_clients
-            .as_ref()
-            .map(load)
+        let clients = self.tls_clients.as_ref();
+        clients
+            .map(|clients| load_tls(&clients.options))
             .transpose()
-            .map_err(|TlsFileError { file, problem }| ConfigError::File { file, problem })
     }
 
     /// Makes sure that the files for TLS to the broker serve, if there is a broker with TLS or a file is named.

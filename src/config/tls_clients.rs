@@ -11,6 +11,7 @@ use time::macros::format_description;
 use super::error::ConfigError;
 use super::exit::Note;
 use super::values::{FileName, Setting};
+use crate::amqp::TlsFileError;
 use crate::tls::{CertificateFacts, CertificateFiles, ServerTls, TlsOptions};
 
 /// How clients with TLS are served (`use_ssl`).
@@ -104,6 +105,15 @@ impl TlsClientKeys {
     }
 }
 
+/// Reads the files of TLS with clients. Blocks for as long as the disk does.
+///
+/// # Errors
+/// A file cannot be read or holds something else than it should.
+pub fn load_tls(options: &TlsOptions) -> Result<ServerTls, ConfigError> {
+    ServerTls::load(options, unix_now())
+        .map_err(|TlsFileError { file, problem }| ConfigError::File { file, problem })
+}
+
 /// Names of one certificate that a note repeats; of more only the number is told.
 const NAMED_MAX: usize = 8;
 
@@ -154,7 +164,7 @@ fn date(unix: u64) -> String {
 }
 
 /// Now, in Unix seconds.
-pub(super) fn unix_now() -> u64 {
+fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
