@@ -64,6 +64,7 @@ mod stream;
 mod sub;
 mod sub_resume;
 mod switching;
+mod tls;
 mod trace;
 mod web_ui;
 mod wire;

@@ -50,20 +50,27 @@ fn start(args: &[&str]) -> Server {
     Server::start(&[&fixed, args].concat())
 }
 
+/// Sends `bytes`. A proxy's header at their start stands in clear, and what is behind it is the client's.
+fn send(raw: &mut Raw, bytes: &[&[u8]]) {
+    let is_header = |part: &&&[u8]| part.starts_with(b"PROXY ") || part.starts_with(&V2[..12]);
+    let (header, rest) = bytes.split_at(bytes.first().filter(is_header).iter().len());
+    raw.try_send_behind(&header.concat(), &rest.concat());
+}
+
 /// Sends `bytes` and expects to be upgraded.
 fn upgraded(mut raw: Raw, bytes: &[&[u8]]) -> Raw {
-    raw.send(&bytes.concat());
+    send(&mut raw, bytes);
     assert_eq!(raw.head().status, 101);
     raw
 }
 
 fn refused(mut raw: Raw, bytes: &[&[u8]]) -> Response {
-    raw.send(&bytes.concat());
+    send(&mut raw, bytes);
     raw.last_response()
 }
 
 fn is_closed_without_a_word(mut raw: Raw, bytes: &[&[u8]]) {
-    raw.try_send(&bytes.concat());
+    send(&mut raw, bytes);
     assert_eq!(raw.peek(PATIENCE), Peek::Ended);
 }
 

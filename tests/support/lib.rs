@@ -26,6 +26,7 @@ pub mod schemas;
 pub mod scripted;
 pub mod server;
 pub mod tcp_proxy;
+pub mod tls;
 pub mod tokens;
 pub mod wire;
 
