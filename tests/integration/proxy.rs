@@ -109,12 +109,15 @@ fn a_proxy_header_that_drips_is_gathered_and_one_that_never_ends_is_cut_off() {
         "3000",
     ]);
     let mut raw = Raw::connect(server.address());
-    for byte in [V2, UPGRADE_REQUEST.as_bytes()].concat() {
+    for byte in V2 {
+        raw.try_send_behind(&[*byte], b"");
+    }
+    for byte in UPGRADE_REQUEST.bytes() {
         raw.send(&[byte]);
     }
     assert_eq!(raw.head().status, 101);
     is_session(&server, raw, "203.0.113.7:4711");
-    is_closed_without_a_word(Raw::connect(server.address()), &[&V2[..20]]);
+    is_closed_without_a_word(Raw::connect_plainly(server.address()), &[&V2[..20]]);
     assert_eq!(
         server.metric(r#"connections_dropped_total{reason="handshake_timeout"}"#),
         1

@@ -585,8 +585,8 @@ impl Raw {
         self.try_send_behind(b"", bytes);
     }
 
-    /// As [`Raw::try_send`], with what stands in clear before all TLS, such as the header of a proxy; `clear` may only be
-    /// the first that is sent.
+    /// As [`Raw::try_send`], behind what stands in clear before all TLS, such as the header of a proxy. Nothing may have
+    /// been sent but such.
     pub fn try_send_behind(&mut self, clear: &[u8], bytes: &[u8]) {
         let _ = self.stream.write_behind(clear, bytes);
     }

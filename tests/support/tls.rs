@@ -279,7 +279,7 @@ impl Stream {
         }
     }
 
-    /// Sends `clear` as it is, and `bytes` behind it as the other end speaks. The first bytes of the stream only.
+    /// Sends `clear` as it is, and `bytes` behind it as the other end speaks. Nothing may have been sent but in clear.
     pub fn write_behind(&mut self, clear: &[u8], bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Plain(stream) => stream.write_all(&[clear, bytes].concat()),
