@@ -276,7 +276,8 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         return Err(Exit::failed(CODE_FAILED, why));
     }
     let addresses = Addresses {
-        clients: SocketAddr::new(config.ip, config.port),
+        clients: Some(SocketAddr::new(config.ip, config.port)),
+        tls_clients: None,
         reuse_port: config.reuse_port,
         accept_rate: config.max_accept_rate,
         admin: config.admin,
@@ -570,6 +571,7 @@ fn put_in_force(
             warn_of_shared_realms(&hub.authenticator);
             Reread {
                 has_changed_identities: true,
+                tls: None,
                 leftover: Box::new(before),
             }
         }
@@ -577,6 +579,7 @@ fn put_in_force(
             log::error!("SIGHUP: keys, accounts and tokens not reread: {error}");
             Reread {
                 has_changed_identities: false,
+                tls: None,
                 leftover: Box::new(()),
             }
         }

@@ -6,6 +6,7 @@ use crate::metrics::histogram::Seconds;
 use crate::metrics::page::{Name, write_head, write_metric, write_sample};
 use crate::reactor::Reactor;
 use crate::reactor::control::Control;
+use crate::reactor::secured::Secured;
 use crate::reactor::socket::Socket;
 
 /// The page. Linear in the counters and gauges, whatever the sessions are.
@@ -19,6 +20,7 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
     );
     let asked = hub.authenticator.sizes();
     let (lingering, let_go_early) = subscriptions.lingering();
+    let secured = reactor.tls.as_ref().map(|tls| &tls.secured);
     for (name, help, value) in [
         (
             "connections",
@@ -254,6 +256,26 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             "auth_deadlines",
             "Authentication deadlines kept.",
             hub.deadlines.auth.len(),
+        ),
+        (
+            "tls_sessions",
+            "Connections of the TLS port whose TLS handshakes are done.",
+            secured.map_or(0, Secured::live),
+        ),
+        (
+            "tls_handshakes",
+            "Connections of the TLS port whose TLS handshakes are not done.",
+            secured.map_or(0, Secured::handshakes),
+        ),
+        (
+            "tls_handshakes_bytes",
+            "Bytes that these handshakes hold.",
+            secured.map_or(0, Secured::handshake_bytes),
+        ),
+        (
+            "tls_handshakes_waiting",
+            "Those of them that wait for a thread.",
+            secured.map_or(0, Secured::waiting),
         ),
         (
             "handshakes_unfinished",
