@@ -55,6 +55,7 @@
 //! | [`flush_list`] | the sessions to write to, and how many events may merge meanwhile |
 //! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
 //! | [`drain`] | the pace at which every session is told to move, and then closed |
+//! | `certificate_watch` | what is said of certificates once a day |
 //! | `listening_socket` | the two kinds of socket that listen |
 //! | [`handed`] | the listening sockets that a service manager hands over |
 //! | [`service`], `report` | the service manager told of this process; what it is told, and when |
@@ -66,6 +67,7 @@
 mod accept;
 pub mod admin;
 mod asking;
+mod certificate_watch;
 pub mod connections;
 mod control;
 mod deadlines;

@@ -15,6 +15,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::admin::about::About;
+use super::certificate_watch::CertificateWatch;
 use super::drain::DrainTimes;
 use super::handed::HandedSockets;
 use super::listener::{Accepted, Listener};
@@ -132,6 +133,7 @@ pub struct Server {
     service: Option<Service>,
     about: About,
     tls: Option<(HandshakeLane, ServerTls)>,
+    certificates: CertificateWatch,
 }
 
 /// What a running loop needs, besides the hub.
@@ -226,6 +228,7 @@ impl Server {
             service: None,
             about: About::default(),
             tls: None,
+            certificates: CertificateWatch::default(),
         })
     }
 
@@ -258,6 +261,7 @@ impl Server {
     pub fn take_about(&mut self, about: About) {
         self.about = About {
             websocket: self.address(ListenerKind::Clients),
+            websocket_tls: self.address(ListenerKind::TlsClients),
             ..about
         };
     }
@@ -327,12 +331,14 @@ impl Server {
             let now = now_since(epoch);
             reactor.turn_done(now);
             self.tell_service(&mut reactor, now);
+            self.warn_of_certificates(&reactor, now);
             let service_due = self.service.as_ref().and_then(Service::next_due);
             let patience = self
                 .listeners
                 .iter()
                 .filter_map(Listener::next_due)
                 .chain(service_due)
+                .chain(reactor.served_tls().map(|_| self.certificates.due()))
                 .map(|due| due.saturating_sub(now.clock))
                 .min()
                 .unwrap_or(Duration::MAX)
@@ -418,6 +424,16 @@ impl Server {
             clients: reactor.clients(),
         };
         reactor.hub.metrics.service_messages_failed_total += service.tell(seen, now.clock);
+    }
+
+    /// Says once a day which certificates are near their end.
+    fn warn_of_certificates(&mut self, reactor: &Reactor<TcpStream>, now: Now) {
+        let Some(served) = reactor.served_tls() else {
+            return;
+        };
+        for warning in self.certificates.look(served, now) {
+            log::warn!("{warning}");
+        }
     }
 
     /// Begins to read again what can change while the process runs.

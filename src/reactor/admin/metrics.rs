@@ -8,6 +8,7 @@ use crate::reactor::Reactor;
 use crate::reactor::control::Control;
 use crate::reactor::secured::Secured;
 use crate::reactor::socket::Socket;
+use crate::tls::ServerTls;
 
 /// The page. Linear in the counters and gauges, whatever the sessions are.
 pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
@@ -20,6 +21,7 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
     );
     let asked = hub.authenticator.sizes();
     let (lingering, let_go_early) = subscriptions.lingering();
+    let certificate_expires = reactor.served_tls().map_or(0, ServerTls::expires) as usize;
     let secured = reactor.tls.as_ref().map(|tls| &tls.secured);
     for (name, help, value) in [
         (
@@ -256,6 +258,11 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             "auth_deadlines",
             "Authentication deadlines kept.",
             hub.deadlines.auth.len(),
+        ),
+        (
+            "tls_certificate_expires",
+            "When the first certificate of the TLS port expires, in Unix seconds; 0 without such a port.",
+            certificate_expires,
         ),
         (
             "tls_sessions",
