@@ -7,7 +7,6 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use rustls::pki_types::CertificateDer;
@@ -20,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::process::clients_from_another_hand;
 use support::certificates::{Ca, Certified, LOCAL};
-use support::client::{ANY_TOKEN, Client, Peek, Python, Raw, ping_as};
+use support::client::{ANY_TOKEN, Client, Python, Raw, ping_as};
 use support::events::{ACCOUNT, call_event};
 use support::server::{DEMO, Fed, PATIENCE, Scratch, Server, lines, wait_for};
 use support::tls::{self, NAME, Peer, Spoken, Tls, VERSIONS, showing, trusting};
@@ -89,6 +88,14 @@ impl Scene {
         let mut raw = Raw::connect(self.address());
         raw.send(PROBE);
         assert_eq!(raw.last_response().status, 200);
+    }
+
+    /// Nothing is left of those who came.
+    fn is_idle(&self) {
+        for gauge in ["connections", "sessions", "tls_sessions", "tls_handshakes"] {
+            self.server.wait_for_metric(gauge, 0);
+        }
+        assert_eq!(self.server.metric("tls_handshakes_waiting"), 0);
     }
 
     /// The certificate that a newcomer is shown.
@@ -502,7 +509,7 @@ fn a_wrong_client_certificate_is_refused_and_a_missing_one_only_where_it_is_requ
                 assert_eq!(without.unwrap(), "HTTP/1.1 200 OK");
             }
         }
-        scene.server.wait_for_metric("connections", 0);
+        scene.is_idle();
     }
 }
 
@@ -566,8 +573,9 @@ fn plain_http_on_the_tls_port_is_answered_once_in_plain_text() {
         assert!(text.contains("\r\nConnection: close\r\n"), "{text:?}");
         assert!(text.contains("TLS"), "{text:?}");
     }
+    assert_eq!(scene.server.metric("tls_clear_http_total"), 6);
     scene.is_well();
-    scene.server.wait_for_metric("connections", 0);
+    scene.is_idle();
 }
 
 #[test]
@@ -580,7 +588,7 @@ fn tls_on_the_plain_port_is_no_request() {
         shake(&mut tls).unwrap_err();
     }
     assert_eq!(scene.server.probe(), 200);
-    scene.server.wait_for_metric("connections", 0);
+    scene.is_idle();
 }
 
 #[test]
@@ -633,7 +641,7 @@ fn garbage_ends_the_connection_and_nothing_else() {
     live.ask(&ping_as(ANY_TOKEN, "still here"));
     scene.is_well();
     live.close();
-    scene.server.wait_for_metric("connections", 0);
+    scene.is_idle();
 }
 
 /// Every cut and every changed byte of a good hello is taken for what it is, and no other client notices.
@@ -652,7 +660,7 @@ fn a_hello_that_is_bent_anywhere_ends_at_most_its_own_connection() {
         }
     }
     scene.is_well();
-    scene.server.wait_for_metric("connections", 0);
+    scene.is_idle();
     assert_eq!(scene.server.metric("sessions_opened_total"), 0);
 }
 
@@ -703,7 +711,7 @@ fn records_of_every_wrong_length_end_a_session_with_an_alert() {
         }
     }
     scene.is_well();
-    scene.server.wait_for_metric("connections", 0);
+    scene.is_idle();
 }
 
 #[test]
@@ -719,7 +727,7 @@ fn a_record_may_come_in_any_pieces_and_many_in_one() {
             }
         };
         drip(&mut socket, &hello);
-        let mut flush = |client: &mut ClientConnection, socket: &mut TcpStream| {
+        let flush = |client: &mut ClientConnection, socket: &mut TcpStream| {
             let mut bytes = Vec::new();
             while client.wants_write() {
                 client.write_tls(&mut bytes).unwrap();
@@ -770,7 +778,7 @@ fn half_a_handshake_is_given_up_in_time() {
         raw.rest_as_bytes();
     }
     alert_of(&mut silent);
-    scene.server.wait_for_metric("connections", 0);
+    scene.is_idle();
     let given_up = r#"connections_dropped_total{reason="handshake_timeout"}"#;
     scene.server.wait_for_metric(given_up, 6);
 }
@@ -895,7 +903,7 @@ fn new_keys_are_taken_and_not_without_end() {
     tls.write_all(UPGRADE_REQUEST.as_bytes()).unwrap();
     tls.read_exact(&mut [0; 12]).unwrap();
     let text = client_text(&ping_as(ANY_TOKEN, "new keys").to_string());
-    let mut expect = |tls: &mut Tls, needle: &str| {
+    let expect = |tls: &mut Tls, needle: &str| {
         let mut got = String::new();
         while !got.contains(needle) {
             let mut bytes = [0; 4096];
