@@ -639,11 +639,11 @@ pub(crate) const TLS_CHAIN_MAX: usize = 10;
 /// How long before its end a certificate is warned of.
 pub const TLS_EXPIRY_WARNED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+/// How often the log says so.
+pub(crate) const TLS_EXPIRY_TOLD_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long one key seals TLS tickets. A ticket is taken for that long at least, and for twice as long at most.
 pub(crate) const TLS_TICKET_PERIOD: Duration = Duration::from_secs(12 * 60 * 60);
-
-/// How often the log says that a certificate of the TLS port is near its end.
-pub(crate) const TLS_EXPIRY_TOLD_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Looks at once (`GET /trace`). Beyond it the looker is told 503. They leave half of the admin address to others.
 pub const TRACE_LOOKS_MAX: usize = ADMIN_CONNECTIONS_MAX / 2;
