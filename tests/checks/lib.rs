@@ -20,6 +20,7 @@ pub mod guard;
 pub mod handshake;
 pub mod jwt;
 pub mod proxy;
+pub mod records;
 
 use std::io::Cursor;
 
@@ -30,7 +31,7 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 pub type Check = fn(&[u8]) -> String;
 
 /// Every target, by the name of its folder in `corpus/`.
-pub const TARGETS: [(&str, Check); 10] = [
+pub const TARGETS: [(&str, Check); 11] = [
     ("binding", binding::check),
     ("codec", codec::check),
     ("command", command::check),
@@ -41,6 +42,7 @@ pub const TARGETS: [(&str, Check); 10] = [
     ("handshake", handshake::check),
     ("jwt", jwt::check),
     ("proxy", proxy::check),
+    ("records", records::check),
 ];
 
 /// Cuts `bytes` into pieces of 1 to 64 bytes whose lengths follow from `seed`.

@@ -308,3 +308,26 @@ fn any_proxy_header_tells_the_peer_and_only_from_a_trusted_proxy() {
         ],
     );
 }
+
+#[test]
+fn any_record_of_a_tls_connection_opens_to_what_was_sealed_or_ends_it() {
+    replay(
+        "records",
+        &[
+            "nothing",
+            "in part",
+            "data",
+            "idle",
+            "end",
+            "not a record",
+            "not_tls",
+            "too_long",
+            "no_content",
+            "forged",
+            "out_of_place",
+            "malformed",
+            "idling",
+            "alerted",
+        ],
+    );
+}
