@@ -11,12 +11,12 @@
 use std::io::{self, IoSlice};
 use std::ops::Range;
 
+use super::Reactor;
 use super::connections::{Connection, Listed};
 use super::flush_list::{FlushList, Hold};
 use super::read::ReadBudget;
 use super::secured::{Live, Secure, Secured, Shake};
 use super::socket::Socket;
-use super::Reactor;
 use crate::limits;
 use crate::session::Session;
 use crate::session::clock::Now;
@@ -110,7 +110,8 @@ impl Tls {
         let is_last = session.is_closing() && offer.is_all;
         let plain = Gather::bytes_of(slices, &offer);
         let live = self.secured.live_mut(slot);
-        let is_spent = live.is_some_and(|live| live.seal(plain, is_last, &mut self.records).is_err());
+        let is_spent =
+            live.is_some_and(|live| live.seal(plain, is_last, &mut self.records).is_err());
         SealedOffer {
             offer,
             place: begin..self.records.len(),
@@ -172,7 +173,9 @@ impl<S: Socket> Reactor<S> {
     /// Whether handshakes can go on without a wait.
     pub(super) fn has_handshakes(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| {
-            tls.has_more || (tls.secured.waiting() > 0 && tls.lane.has_room())
+            tls.has_more
+                || (tls.secured.waiting_to_begin() > 0 && tls.lane.has_room_to_begin())
+                || (tls.secured.waiting_to_go_on() > 0 && tls.lane.has_room_to_go_on())
         })
     }
 
@@ -211,17 +214,20 @@ impl<S: Socket> Reactor<S> {
         else {
             return;
         };
-        while lane.has_room()
-            && let Some((id, handshake, input)) = secured.next_waiting()
-        {
-            let work = Work {
-                word: id.to_word(),
-                handshake,
-                input,
-            };
-            // There was room, and nobody else gives.
-            if lane.give(work, served).is_err() {
-                break;
+        // Those under way first: each has had its turn between the networks, and is nearly done.
+        for begins in [false, true] {
+            while has_room(lane, begins)
+                && let Some((id, handshake, input)) = secured.next_waiting(begins)
+            {
+                let work = Work {
+                    word: id.to_word(),
+                    handshake,
+                    input,
+                };
+                // There was room, and nobody else gives.
+                if lane.give(work, served).is_err() {
+                    break;
+                }
             }
         }
     }
@@ -310,15 +316,24 @@ impl<S: Socket> Reactor<S> {
             Some(live) => (live.kept_len(), live.missing()),
             None => (0, None),
         };
-        let mut has_more = connection.listed.contains(Listed::HAS_ENDED);
+        // What is kept is taken first; whether the socket has more is not known then.
+        let is_kept_enough = missing == Some(0);
+        let mut has_more = connection.listed.contains(Listed::HAS_ENDED) || is_kept_enough;
         let mut count = 0;
-        if missing != Some(0) {
-            let overhead = if live.is_some() { limits::RECORD_OVERHEAD_BYTES_MAX } else { 0 };
+        if !is_kept_enough {
+            let overhead = if live.is_some() {
+                limits::RECORD_OVERHEAD_BYTES_MAX
+            } else {
+                0
+            };
             let most = wanted.saturating_add(overhead).max(missing.unwrap_or(0));
             let room = read_buffer.get_mut(kept..).unwrap_or_default();
             let most = most.min(room.len());
             hub.metrics.reads_total += 1;
-            match connection.socket.read(room.get_mut(..most).unwrap_or_default()) {
+            match connection
+                .socket
+                .read(room.get_mut(..most).unwrap_or_default())
+            {
                 Ok(0) => {
                     hub.metrics.tls_truncated_total += u64::from(live.is_some());
                     return connection.session.on_end(false, &mut hub.context(id, now));
@@ -383,9 +398,7 @@ impl<S: Socket> Reactor<S> {
                         }
                     }
                     // The peer sends nothing more: as the end of its side of the stream.
-                    Ok(true) => connection
-                        .session
-                        .on_end(false, &mut hub.context(id, now)),
+                    Ok(true) => connection.session.on_end(false, &mut hub.context(id, now)),
                     Err(alert) => {
                         hub.metrics.tls_records_refused_total += 1;
                         self.refuse_record(id, alert, now);
@@ -463,7 +476,8 @@ impl<S: Socket> Reactor<S> {
         let offer = tls.gather(id.slot, session, &mut gather);
         let sealed = tls.seal(id.slot, session, &gather.slices(), offer);
         self.scratch = gather.into_scratch();
-        let outcome = (!sealed.is_empty()).then(|| socket.write(&[IoSlice::new(tls.records_of(&sealed))]));
+        let outcome =
+            (!sealed.is_empty()).then(|| socket.write(&[IoSlice::new(tls.records_of(&sealed))]));
         self.after_sealed_write(id, hold, &sealed, outcome, now);
     }
 
@@ -509,6 +523,14 @@ impl<S: Socket> Reactor<S> {
         }
         tls.secured.insert(id.slot);
         true
+    }
+}
+
+fn has_room(lane: &HandshakeLane, begins: bool) -> bool {
+    if begins {
+        lane.has_room_to_begin()
+    } else {
+        lane.has_room_to_go_on()
     }
 }
 
