@@ -66,6 +66,7 @@ mod sub;
 mod sub_resume;
 mod switching;
 mod tls;
+mod tls_config;
 mod trace;
 mod web_ui;
 mod wire;
