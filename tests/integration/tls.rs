@@ -83,11 +83,13 @@ impl Scene {
         tls
     }
 
-    /// What the server answers to somebody who is new.
+    /// Somebody who is new is served, and no thread has panicked over those before.
     fn is_well(&self) {
         let mut raw = Raw::connect(self.address());
         raw.send(PROBE);
         assert_eq!(raw.last_response().status, 200);
+        let log = self.server.log();
+        assert!(!log.contains("panicked"), "{log}");
     }
 
     /// Nothing is left of those who came.
@@ -507,6 +509,7 @@ fn a_wrong_client_certificate_is_refused_and_a_missing_one_only_where_it_is_requ
                 assert_eq!(without.unwrap(), "HTTP/1.1 200 OK");
             }
         }
+        scene.is_well();
         scene.is_idle();
     }
 }
@@ -617,6 +620,9 @@ fn garbage_ends_the_connection_and_nothing_else() {
         record(99, b"what is this"),
         // A message that is longer than any may be.
         record(HANDSHAKE, &[1, 0xFF, 0xFF, 0xFF, 3, 3]),
+        // Two messages in one record, of which the first is wrong.
+        record(HANDSHAKE, &[&bent[5..], &[20, 0, 0, 1, 0]].concat()),
+        record(HANDSHAKE, &[&[16, 0, 0, 1, 0], &hello[5..]].concat()),
         bent,
         longer.repeat(3),
         hello.repeat(2),
