@@ -83,11 +83,13 @@ impl Scene {
         tls
     }
 
-    /// What the server answers to somebody who is new.
+    /// Somebody who is new is served, and no thread has panicked over those before.
     fn is_well(&self) {
         let mut raw = Raw::connect(self.address());
         raw.send(PROBE);
         assert_eq!(raw.last_response().status, 200);
+        let log = self.server.log();
+        assert!(!log.contains("panicked"), "{log}");
     }
 
     /// Nothing is left of those who came.
@@ -290,12 +292,10 @@ fn a_certificate_is_chosen_by_name_and_the_first_is_for_everybody_else() {
         intermediate.certify("DNS:a.example", 90),
         ca.certify("DNS:*.b.example", 90),
     ];
-    let [certs, keys] = [Certified::cert, Certified::key].map(|file| {
-        let paths = files.iter().map(|files| file(files).display().to_string());
-        paths.collect::<Vec<_>>().join(",")
-    });
-    let more = ["--use-ssl", "--ssl-port", "0", "--ssl-cert", &certs];
-    let server = Server::demo(&[&more[..], &["--ssl-key", &keys]].concat());
+    let options: Vec<String> = files.iter().flat_map(tls::ssl_args).collect();
+    let mut options: Vec<&str> = options.iter().map(|option| &**option).collect();
+    options.retain(|option| *option != "--use-ssl");
+    let server = Server::demo(&[&options[..], &["--use-ssl", "--ssl-port", "0"]].concat());
     let address = server.tls_address();
     for version in VERSIONS {
         let config = trusting(&ca.pem(), &[version]);
@@ -509,6 +509,7 @@ fn a_wrong_client_certificate_is_refused_and_a_missing_one_only_where_it_is_requ
                 assert_eq!(without.unwrap(), "HTTP/1.1 200 OK");
             }
         }
+        scene.is_well();
         scene.is_idle();
     }
 }
@@ -619,6 +620,9 @@ fn garbage_ends_the_connection_and_nothing_else() {
         record(99, b"what is this"),
         // A message that is longer than any may be.
         record(HANDSHAKE, &[1, 0xFF, 0xFF, 0xFF, 3, 3]),
+        // Two messages in one record, of which the first is wrong.
+        record(HANDSHAKE, &[&bent[5..], &[20, 0, 0, 1, 0]].concat()),
+        record(HANDSHAKE, &[&[16, 0, 0, 1, 0], &hello[5..]].concat()),
         bent,
         longer.repeat(3),
         hello.repeat(2),
@@ -735,7 +739,8 @@ fn a_record_may_come_in_any_pieces_and_many_in_one() {
             drip(socket, &bytes);
         };
         while client.is_handshaking() {
-            client.read_tls(&mut socket).unwrap();
+            let read = client.read_tls(&mut socket);
+            assert!(read.as_ref().is_ok_and(|read| *read > 0), "{version:?}: {read:?}");
             client.process_new_packets().unwrap();
             flush(&mut client, &mut socket);
         }
@@ -753,7 +758,8 @@ fn a_record_may_come_in_any_pieces_and_many_in_one() {
         let mut got = String::new();
         while got.matches("pong").count() < 3 {
             let mut bytes = [0; 4096];
-            let count = tls.read(&mut bytes).unwrap();
+            let count = tls.read(&mut bytes);
+            let count = count.unwrap_or_else(|error| panic!("{version:?}: {error} behind {got:?}"));
             got.push_str(&String::from_utf8_lossy(&bytes[..count]));
         }
     }
