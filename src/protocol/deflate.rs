@@ -35,8 +35,10 @@ const BRACE: [u8; 6] = [0x01, 0x00, 0xFE, 0xFF, b'}', END];
 /// Bytes that are not shared with a session that has a request id.
 pub(super) const OWN_BYTES: usize = BRACE.len();
 
-/// The zlib level of frames of events: the fastest.
-pub const LEVEL: u32 = 1;
+/// The zlib level of frames of events. Of the platform's example events (1.5, 1.8 and 4.1 KB) level 1, which knows no
+/// Huffman codes of its own, leaves 57, 56 and 53 % in 4, 4 and 8 µs; level 2 leaves 46, 45 and 43 % in 11, 11 and 32 µs;
+/// level 6 leaves 44, 43 and 41 % in 26, 27 and 50 µs.
+pub const LEVEL: u32 = 2;
 
 /// Least that an inflater makes room for at once.
 const INFLATED_STEP_MIN: usize = 4 << 10;
@@ -54,7 +56,7 @@ pub struct Deflater {
 
 impl Deflater {
     /// Returns the deflated frame of an event; `None`: it would be no shorter. The frame must be of a text that ends with a
-    /// closing brace, and not deflated. Cost: linear in the frame, some 10 ns a byte, and some microseconds.
+    /// closing brace, and not deflated. Cost: linear in the frame, some 8 ns a byte.
     pub fn deflate(&mut self, frame: &Frame) -> Option<Frame> {
         let text = frame.payload().strip_suffix(b"}")?;
         self.flush(text)?;
@@ -185,6 +187,7 @@ impl Inflater {
         self.message.clear();
         // One byte more tells that it is too big.
         let most = bytes_max.saturating_add(1);
+        self.message.shrink_to(most);
         for (mut rest, padding) in [(payload, &[END][..]), (&EMPTY_LENGTH, &[])] {
             loop {
                 let step = (self.message.len().max(4 * payload.len()))

@@ -570,7 +570,7 @@ fn rsv1_stands_only_where_it_means_something() {
         ..LIMITS
     };
     let broken = [Seen::Failed(CodecError::ReservedBit)];
-    for first in [0xC8, 0xC9, 0xCA, 0xC0, 0xA1, 0x91, 0xE1, 0xC3] {
+    for first in [0xC8, 0xC9, 0xCA, 0xC0, 0xA1, 0x91, 0xE1] {
         check_three_ways("reserved bit", &frame(first, ""), &agreed, &broken);
     }
     for first in [0xC1, 0xC2, 0x41, 0x42] {
