@@ -28,8 +28,9 @@ pub(crate) const READY_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause before the service manager is told again what it did not take.
 pub(crate) const SERVICE_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Sockets that a service manager may hand over: the websocket port, the admin address. With more the start is refused.
-pub(crate) const HANDED_SOCKETS_MAX: usize = 2;
+/// Sockets that a service manager may hand over: the websocket port, the admin address, the websocket port with TLS. With
+/// more the start is refused.
+pub(crate) const HANDED_SOCKETS_MAX: usize = 3;
 
 /// Pause between two walks over all sessions in which the drain found no session to close: those left are in their
 /// handshake.
@@ -113,6 +114,24 @@ pub(crate) const YIELD_FLUSHES_MIN: usize = 64;
 /// by one.
 pub(crate) const RING_WRITES_MIN: usize = 4;
 
+/// Plain bytes that are sealed for one write to a connection of the TLS port: four records. What its socket does not take of
+/// them is kept for it alone, in place of the frames that all share.
+pub(crate) const SEALED_BYTES_MAX: usize = 64 << 10;
+
+/// Plain bytes that are sealed in one turn, give or take [`SEALED_BYTES_MAX`]: some 1.3 ms. Sessions beyond that wait for the
+/// next turn, which does not wait.
+pub(crate) const SEALED_BYTES_PER_TURN_MAX: usize = 4 << 20;
+
+/// What a TLS record has beside its plain bytes, at most (RFC 8446 section 5.2, RFC 5288 section 3), without padding.
+pub(crate) const RECORD_OVERHEAD_BYTES_MAX: usize = 5 + 8 + 1 + 16;
+
+/// Steps of TLS handshakes that threads have done and one turn takes; the rest waits for the next, which does not wait.
+pub(crate) const HANDSHAKES_PER_TURN_MAX: usize = 64;
+
+/// Bytes that TLS handshakes hold, of all connections: some 8,000 that are halfway. Beyond it the oldest of the network that
+/// has most connections in their handshakes goes.
+pub(crate) const HANDSHAKES_BYTES_MAX: usize = 64 << 20;
+
 /// Slices of one vectored write. A session with more frames is listed again.
 pub(crate) const WRITE_SLICES_MAX: usize = 64;
 
@@ -192,6 +211,26 @@ pub const RESUMING_MAX: Duration = Duration::from_secs(600);
 
 /// How often the sessions that resume are looked at for those that are too late.
 pub(crate) const RESUMING_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Members of a group that agreed on permessage-deflate from which on an event's frame is deflated for them; fewer get it as
+/// it is. To deflate a usual event takes some 11 µs, as long as to send it to so many.
+pub const DEFLATE_MEMBERS_MIN: usize = 16;
+
+/// Length of an event's frame from which on it is deflated. Shorter ones fit in one packet anyway.
+pub const DEFLATED_FRAME_BYTES_MIN: usize = 512;
+
+/// Length of an event's frame up to which it is deflated, in some 0.5 ms. Longer ones are sent as they are.
+pub const DEFLATED_FRAME_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of frames deflated in one turn, some 1 ms; beyond it frames are sent as they are, and counted.
+pub(crate) const DEFLATED_BYTES_PER_TURN_MAX: usize = 128 << 10;
+
+/// What each frame counts for there beside its bytes: to begin anew takes some 4 µs.
+pub(crate) const DEFLATE_FRAME_COST_BYTES: usize = 512;
+
+/// Bytes of an inflated message that count as one frame of a client ([`FRAMES_READ_PER_TURN_MAX`]), so that messages that
+/// are small only as long as they are deflated take no larger share of a turn than others.
+pub(crate) const INFLATED_BYTES_PER_FRAME: usize = 1 << 10;
 
 /// Members of a group from which on putting the frames of a run together is worth it; fewer get the frames one by one.
 pub(crate) const MERGE_MEMBERS_MIN: usize = 4;
@@ -619,6 +658,9 @@ pub(crate) const TLS_CHAIN_MAX: usize = 10;
 
 /// How long before its end a certificate is warned of.
 pub const TLS_EXPIRY_WARNED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How often the log says so.
+pub(crate) const TLS_EXPIRY_TOLD_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long one key seals TLS tickets. A ticket is taken for that long at least, and for twice as long at most.
 pub(crate) const TLS_TICKET_PERIOD: Duration = Duration::from_secs(12 * 60 * 60);

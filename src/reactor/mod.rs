@@ -53,8 +53,11 @@
 //! | `trim` | step 6: when memory is given back |
 //! | [`connections`] | the table of connections |
 //! | [`flush_list`] | the sessions to write to, and how many events may merge meanwhile |
+//! | `tls`, `tls_port` | steps 2, 3 and 5 of the connections of the TLS port; what is kept for them |
+//! | `secured`, `unsealing` | how far each of these is; what a read of one brings |
 //! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
 //! | [`drain`] | the pace at which every session is told to move, and then closed |
+//! | `certificate_watch` | what is said of certificates once a day |
 //! | `listening_socket` | the two kinds of socket that listen |
 //! | [`handed`] | the listening sockets that a service manager hands over |
 //! | [`service`], `report` | the service manager told of this process; what it is told, and when |
@@ -66,6 +69,7 @@
 mod accept;
 pub mod admin;
 mod asking;
+mod certificate_watch;
 pub mod connections;
 mod control;
 mod deadlines;
@@ -87,6 +91,7 @@ mod report;
 mod requests;
 pub mod reread;
 mod run;
+mod secured;
 pub mod server;
 pub mod service;
 pub mod socket;
@@ -94,9 +99,12 @@ mod store;
 mod stored;
 mod sweep;
 mod switching;
+mod tls;
+mod tls_port;
 mod traced;
 mod trim;
 mod unfinished;
+mod unsealing;
 mod walk;
 mod walking;
 mod watch;
@@ -119,6 +127,7 @@ use self::run::FanOut;
 use self::socket::Socket;
 use self::store::Store;
 use self::sweep::Sweep;
+use self::tls_port::TlsPort;
 use self::trim::{Trim, TurnDone};
 use self::unfinished::Unfinished;
 use crate::handoff::LoopEnd;
@@ -134,6 +143,7 @@ use crate::session::hub::{Context, Hub};
 use crate::session::id::{ConnId, Peer};
 use crate::session::scratch::Scratch;
 use crate::sys::ring::Ring;
+use crate::tls::Alert;
 
 /// What the poll says of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +216,8 @@ pub struct Reactor<S> {
     trim_heap: fn(),
     /// `None`: each socket is written to with a system call of its own.
     ring: Option<Ring>,
+    /// `None`: there is no TLS port.
+    tls: Option<TlsPort>,
 }
 
 /// What the loop is made of, besides the hub.
@@ -278,6 +290,7 @@ impl<S: Socket> Reactor<S> {
             more_metrics: parts.more_metrics,
             trim_heap: parts.trim_heap,
             ring: parts.ring,
+            tls: None,
         }
     }
 
@@ -324,6 +337,7 @@ impl<S: Socket> Reactor<S> {
         self.turn_done(now);
         self.turn_began = Some(now.clock);
         self.hub.waking.advance(now.clock);
+        self.hub.compression.begin_turn();
         let caught_up = self.handoff.caught_up().map(|at| self.clock_of(at));
         self.hub.history.know_caught_up(caught_up);
         self.hub.history.evict(now);
@@ -331,6 +345,7 @@ impl<S: Socket> Reactor<S> {
         self.begin_waiting(now);
         self.read_ready(ready, now);
         self.close_unfinished(now);
+        self.go_on_with_handshakes(now);
         self.take_answers(now);
         self.answer_platform(now);
         self.go_on_with_jobs(now);
@@ -375,6 +390,7 @@ impl<S: Socket> Reactor<S> {
             || self.jobs.is_pressing()
             || self.admin.has_waiting()
             || self.inquiries.is_pressing()
+            || self.has_handshakes()
             || self.has_laps()
             || self.has_stored()
         {
@@ -445,9 +461,11 @@ impl<S: Socket> Reactor<S> {
 
     /// Puts a parked session on the reread list once it wants its bytes.
     fn unpark(&mut self, id: ConnId) {
+        let tls = self.tls.as_ref();
         if let Some(connection) = self.connections.get_mut(id)
             && connection.listed.contains(Listed::PARKED)
             && connection.session.wants_bytes()
+            && !tls.is_some_and(|tls| tls.secured.is_busy(id.slot))
         {
             connection.listed.remove(Listed::PARKED);
             self.list_reread(id);
@@ -496,21 +514,28 @@ impl<S: Socket> Reactor<S> {
 
     /// Gives memory back to the system when it is time.
     fn give_memory_back(&mut self, now: Now) {
+        let records = self.tls.as_ref().map_or(0, TlsPort::capacity);
         let done = TurnDone {
             freed: self.hub.outboxes.queues_freed + self.hub.work.comings_and_goings,
             is_busy: std::mem::take(&mut self.hub.work.is_busy) || !self.flush.is_empty(),
-            has_grown: self.flush.has_grown() || self.scratch.capacity() > limits::SCRATCH_KEPT_MAX,
+            has_grown: self.flush.has_grown()
+                || self.scratch.capacity() > limits::SCRATCH_KEPT_MAX
+                || records > limits::SCRATCH_KEPT_MAX,
         };
         if !self.trim.is_due(done, now.clock) {
             return;
         }
         self.flush.shrink();
         self.scratch = Scratch::default();
+        if let Some(tls) = &mut self.tls {
+            tls.shrink();
+        }
         self.reread.shrink_to(self.reread.len());
         self.connections.shrink_if_empty();
         self.hub.peers.shrink();
         self.unfinished.shrink();
         self.hub.partials.shrink();
+        self.hub.compression.shrink();
         (self.trim_heap)();
         self.hub.metrics.heap_trims_total += 1;
     }
@@ -518,6 +543,7 @@ impl<S: Socket> Reactor<S> {
     /// Takes a connection that has ended out of the table, and counts its end. Outside of step 6 only for a connection that
     /// never had a subscription, because nothing names it by its slot.
     fn remove(&mut self, id: ConnId) -> Option<(Peer, CloseReason)> {
+        self.end_secured(id, Alert::CLOSE_NOTIFY);
         let connection = self.connections.remove(id)?;
         let peer = connection.session.peer(&self.hub);
         if connection.listed.contains(Listed::UNFINISHED) {
@@ -525,6 +551,10 @@ impl<S: Socket> Reactor<S> {
         }
         if connection.listed.contains(Listed::ADMIN) {
             self.admin.remove(id);
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.secured.remove(id, peer.network());
+            self.hub.partials.remove(id);
         }
         let gone = connection.session.ended();
         connection.session.dissolve(&mut self.hub);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::auth::{Identity, Verdict};
 use crate::limits::SURPLUS_MAX;
 use crate::metrics::Metrics;
+use crate::protocol::extension::{Deflate, Offer};
 use crate::protocol::forwarded;
 use crate::protocol::frame::Frame;
 use crate::protocol::handshake::{self, Request, Upgrade};
@@ -25,6 +26,7 @@ use super::id::Peer;
 use super::liveness::Liveness;
 use super::occupancy::Place;
 use super::outbox::Outbox;
+use super::shape::Shape;
 use super::{Head, PeerSide, Phase, Session};
 
 /// What becomes of a valid upgrade request.
@@ -65,7 +67,7 @@ impl Session {
             bucket: Bucket::default(),
             peer: hub.peers.keep(peer),
             subscriptions: SubscriptionList::default(),
-            style: hub.limits.style,
+            shape: Shape::new(hub.limits.style, None),
             place: Place::Unknown,
             frames: LowFrames::default(),
         }
@@ -105,43 +107,69 @@ impl Session {
     }
 
     /// Takes the PROXY header, if one may come, and goes on with what is behind it.
-    pub(super) fn on_start(
+    pub(super) fn on_start(&mut self, preamble: Preamble, input: &mut [u8], cx: &mut Context<'_>) {
+        if let Some((preamble, consumed)) = self.take_preamble(preamble, input, cx) {
+            let rest = input.get_mut(consumed..).unwrap_or_default();
+            self.on_head(preamble, rest, cx);
+        }
+    }
+
+    /// Takes what comes in clear on a connection of the TLS port: the PROXY header, if one may come. Returns what stands
+    /// behind it, which is TLS; `None`: the header is not whole, or the connection was closed for it.
+    pub fn on_clear_bytes(&mut self, input: &[u8], cx: &mut Context<'_>) -> Option<Vec<u8>> {
+        let Phase::Handshake { preamble, head, .. } = &mut self.phase else {
+            return None;
+        };
+        let (preamble, head) = (*preamble, head.take());
+        let mut bytes = head.map_or_else(Vec::new, |head| head.bytes);
+        bytes.extend_from_slice(input);
+        let taken = self.take_preamble(preamble, &bytes, cx);
+        self.note_partial(cx);
+        let (taken, consumed) = taken?;
+        if let Phase::Handshake { preamble, .. } = &mut self.phase {
+            *preamble = taken;
+        }
+        bytes.drain(..consumed);
+        Some(bytes)
+    }
+
+    /// The PROXY header, if one may come: what may come next, and how many bytes it has. `None`: it is not whole, or the
+    /// connection was closed for it.
+    fn take_preamble(
         &mut self,
         preamble: Preamble,
-        mut input: &mut [u8],
+        input: &[u8],
         cx: &mut Context<'_>,
-    ) {
-        let preamble = match preamble {
-            Preamble::Done | Preamble::Nameless => preamble,
+    ) -> Option<(Preamble, usize)> {
+        match preamble {
+            Preamble::Done | Preamble::Nameless => Some((preamble, 0)),
             Preamble::Optional | Preamble::Required => match proxy::parse(input) {
                 proxy::Header::Incomplete => {
                     self.gather(preamble, input, cx);
-                    return;
+                    None
                 }
-                proxy::Header::Absent if preamble == Preamble::Optional => Preamble::Done,
+                proxy::Header::Absent if preamble == Preamble::Optional => {
+                    Some((Preamble::Done, 0))
+                }
                 proxy::Header::Absent => {
                     self.close(CloseReason::NoProxyHeader, cx);
-                    return;
+                    None
                 }
                 proxy::Header::Malformed => {
                     self.close(CloseReason::BadProxyHeader, cx);
-                    return;
+                    None
                 }
                 proxy::Header::Complete { consumed, source } => {
                     cx.hub.metrics.proxy_headers_total += 1;
-                    input = input.get_mut(consumed..).unwrap_or_default();
-                    match source {
-                        Some(source) => {
-                            self.set_peer(Peer::from(source), cx.hub);
-                            self.take_known_place(cx.hub);
-                            Preamble::Done
-                        }
-                        None => Preamble::Nameless,
-                    }
+                    let Some(source) = source else {
+                        return Some((Preamble::Nameless, consumed));
+                    };
+                    self.set_peer(Peer::from(source), cx.hub);
+                    self.take_known_place(cx.hub);
+                    Some((Preamble::Done, consumed))
                 }
             },
-        };
-        self.on_head(preamble, input, cx)
+        }
     }
 
     /// Keeps the part that has arrived.
@@ -266,7 +294,8 @@ impl Session {
             && !rest.is_empty()
             && self.is_open()
         {
-            self.on_frames(rest, cx);
+            // The client cannot know yet whether it may send deflated messages.
+            self.on_frames(rest, false, cx);
         }
     }
 
@@ -340,9 +369,10 @@ impl Session {
         self.note_answered(cx);
         cx.hub.metrics.sessions_opened_total += 1;
         cx.hub.work.comings_and_goings += 1;
+        let deflate = agreed(upgrade.offer, cx.hub);
         self.outbox
-            .push(Frame::raw(&upgrade.response()), &mut cx.hub.outboxes);
-        self.style = upgrade.style.unwrap_or(cx.hub.limits.style);
+            .push(Frame::raw(&upgrade.response(deflate)), &mut cx.hub.outboxes);
+        self.shape = Shape::new(upgrade.style.unwrap_or(cx.hub.limits.style), deflate);
         self.phase = Phase::Open {
             rare: None,
             life: Liveness::new(cx.hub.waking.tick()),
@@ -390,6 +420,12 @@ impl Session {
         self.respond(&HttpError::Full.response(false), cx);
     }
 
+    /// Tells a peer on the TLS port that did not begin with TLS what is wrong (400), in clear.
+    pub fn refuse_clear(&mut self, problem: &'static str, cx: &mut Context<'_>) {
+        let error = HttpError::Malformed(problem);
+        self.respond(&error.response(false), cx);
+    }
+
     /// Sends an HTTP response and closes the connection. One too many of its address gets no time to read the response and
     /// close its side: its request was read to its end, so the kernel still delivers the response.
     pub(super) fn respond(&mut self, response: &[u8], cx: &mut Context<'_>) {
@@ -404,6 +440,22 @@ impl Session {
             },
         };
         cx.hub.deadlines.answered.begin(cx.now.clock, cx.id);
+    }
+}
+
+/// What is agreed on permessage-deflate with a session that opens.
+fn agreed(offer: Offer, hub: &mut Hub) -> Option<Deflate> {
+    match offer {
+        Offer::Good(deflate) if hub.limits.compression => {
+            hub.compression.join();
+            hub.metrics.compression_agreed_total += 1;
+            Some(deflate)
+        }
+        Offer::Declined if hub.limits.compression => {
+            hub.metrics.compression_declined_total += 1;
+            None
+        }
+        Offer::Good(_) | Offer::Declined | Offer::Absent => None,
     }
 }
 

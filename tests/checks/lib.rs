@@ -13,6 +13,7 @@
 pub mod binding;
 pub mod codec;
 pub mod command;
+pub mod deflate;
 pub mod event;
 pub mod family;
 pub mod forwarded;
@@ -31,10 +32,11 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 pub type Check = fn(&[u8]) -> String;
 
 /// Every target, by the name of its folder in `corpus/`.
-pub const TARGETS: [(&str, Check); 11] = [
+pub const TARGETS: [(&str, Check); 12] = [
     ("binding", binding::check),
     ("codec", codec::check),
     ("command", command::check),
+    ("deflate", deflate::check),
     ("event", event::check),
     ("family", family::check),
     ("forwarded", forwarded::check),

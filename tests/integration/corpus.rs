@@ -152,6 +152,7 @@ fn any_client_bytes_give_the_same_messages_however_cut_and_as_another_parser() {
             "nothing",
             "in part",
             "messages",
+            "deflated messages",
             "close",
             "Unmasked",
             "ReservedBit",
@@ -190,6 +191,20 @@ fn any_text_is_the_command_that_its_json_says_or_an_error_without_its_token() {
             "Invalid(Name)",
             "MetadataTooLarge",
             "Invalid(Metadata)",
+        ],
+    );
+}
+
+#[test]
+fn any_payload_inflates_within_its_bound_and_as_another_inflater_says() {
+    replay(
+        "deflate",
+        &[
+            "nothing",
+            "inflated",
+            "message is too big",
+            "message does not inflate",
+            "invalid UTF-8",
         ],
     );
 }

@@ -117,13 +117,18 @@ export function resumedWords({ events, doubles }) {
   return `Resumed: ${countText(events)} ${events === 1 ? "event that was missed has" : "events that were missed have"} come${again}.`;
 }
 
-/** Where the websockets of a server are, as this page reaches them: from the answer of `/v2/status`. */
-export function websocketAddress({ address, port }, page) {
-  if (!port) return "";
-  const scheme = page.protocol === "https:" ? "wss" : "ws";
-  const isAll = address === "0.0.0.0" || address === "::";
-  const host = isAll ? page.hostname : address.includes(":") ? `[${address}]` : address;
-  return `${scheme}://${host}:${port}`;
+/**
+ * Where the websockets of a server are, as this page reaches them: from the answer of `/v2/status`. A page that came by
+ * https may use `wss` only: the server's own port with TLS, or else a proxy's before the port without. Another page takes
+ * the port without TLS if it is open.
+ */
+export function websocketAddress({ address, port, tls }, page) {
+  const isSecure = page.protocol === "https:";
+  const own = tls && (isSecure || !port) ? { ...tls, scheme: "wss" } : { address, port, scheme: isSecure ? "wss" : "ws" };
+  if (!own.port) return "";
+  const isAll = own.address === "0.0.0.0" || own.address === "::";
+  const host = isAll ? page.hostname : own.address.includes(":") ? `[${own.address}]` : own.address;
+  return `${own.scheme}://${host}:${own.port}`;
 }
 
 /** Why a browser may not get through, though it does not say so itself; `null`: nothing is known. */
@@ -136,6 +141,9 @@ export function connectionHint(url, status, page) {
     return `The server takes websockets of certain pages only, and this one is not among them. Add ${page.origin} to its allowed_origins.`;
   }
   if (status?.draining) return "The server is about to end and takes no more connections.";
+  if (url.startsWith("wss:") && status?.websocket.tls) {
+    return `The browser takes only a certificate that is for the host in the address, and from an authority that it trusts. Open ${url.replace("wss:", "https:")} in a tab to see what it says.`;
+  }
   return null;
 }
 
