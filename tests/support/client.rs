@@ -108,7 +108,12 @@ impl Client {
 
     /// The session id (PROTOCOL 1).
     pub fn session_id(&self) -> String {
-        self.socket.get_ref().tcp().local_addr().unwrap().to_string()
+        self.socket
+            .get_ref()
+            .tcp()
+            .local_addr()
+            .unwrap()
+            .to_string()
     }
 
     /// Sends one command.
@@ -582,7 +587,9 @@ impl Raw {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_behind(b"", bytes).expect("the server takes it");
+        self.stream
+            .write_behind(b"", bytes)
+            .expect("the server takes it");
     }
 
     /// Sends bytes that the server may no longer want.
