@@ -85,6 +85,10 @@ pub const FRAMES_READ_BEFORE_EVENTS_MAX: usize = 32;
 /// many of the smallest as a quarter of a turn takes. An event waits at most for the commands of one read.
 pub const SESSION_READ_BYTES_MAX: usize = 512;
 
+/// The same of a session that agreed on permessage-deflate, whose bytes inflate to a thousand times as many: one or two of the
+/// smallest messages. A usual command takes two reads.
+pub(crate) const DEFLATED_READ_BYTES_MAX: usize = 128;
+
 /// Bytes of one read of a connection in its handshake: a usual request, head and all, and some commands behind it.
 pub(crate) const HANDSHAKE_READ_BYTES_MAX: usize = 4 << 10;
 
