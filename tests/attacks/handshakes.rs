@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustls::ClientConnection;
+use rustls::client::Resumption;
+use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Socket, Type};
 
 use crate::judge::{Delays, Rounds, alone};
@@ -115,9 +116,12 @@ fn judge(what: &str, mut step: impl FnMut(&mut Fed, SocketAddr, &mut Delays, usi
     let more = ["--auth", "insecure", "--ssl-port", "0"];
     let mut fed = Fed::start(&[&args[..], &more].concat());
     let address = fed.server.tls_address();
+    let mut config = ClientConfig::clone(&trusting(&ca.pem(), &VERSIONS));
+    // The honest have whole handshakes, too.
+    config.resumption = Resumption::disabled();
     let peer = Peer {
         ca: ca.pem(),
-        config: trusting(&ca.pem(), &VERSIONS),
+        config: config.into(),
     };
     let mut hello = Vec::new();
     ClientConnection::new(peer.config.clone(), NAME.try_into().unwrap())
@@ -167,29 +171,35 @@ fn until_gone(server: &Server) {
 #[test]
 fn handshakes_begun_from_one_address_make_no_event_late() {
     let mut honest = None;
-    judge("events beside handshakes begun", |fed, address, delays, number| {
-        let honest = honest.get_or_insert_with(|| {
-            let mut client = Client::connect(address);
-            client.must_subscribe(ANY_TOKEN, ACCOUNT, "call.CHANNEL_CREATE.*");
-            client
-        });
-        let event = call_event(ACCOUNT, "CHANNEL_CREATE", number);
-        let came = delays.time(|| {
-            fed.publish("callevt", "call.CHANNEL_CREATE.call", &event);
-            honest.event()
-        });
-        assert_eq!(came["args"]["Number"], number);
-    });
+    judge(
+        "events beside handshakes begun",
+        |fed, address, delays, number| {
+            let honest = honest.get_or_insert_with(|| {
+                let mut client = Client::connect(address);
+                client.must_subscribe(ANY_TOKEN, ACCOUNT, "call.CHANNEL_CREATE.*");
+                client
+            });
+            let event = call_event(ACCOUNT, "CHANNEL_CREATE", number);
+            let came = delays.time(|| {
+                fed.publish("callevt", "call.CHANNEL_CREATE.call", &event);
+                honest.event()
+            });
+            assert_eq!(came["args"]["Number"], number);
+        },
+    );
 }
 
 #[test]
 fn handshakes_begun_from_one_address_keep_nobody_else_out() {
-    judge("newcomers beside handshakes begun", |_, address, delays, number| {
-        let ip = [127, 0, 100, u8::try_from(number).unwrap()];
-        delays.time(|| {
-            let mut raw = Raw::connect_from(ip, address);
-            raw.send(UPGRADE_REQUEST.as_bytes());
-            assert_eq!(raw.head().status, 101);
-        });
-    });
+    judge(
+        "newcomers beside handshakes begun",
+        |_, address, delays, number| {
+            let ip = [127, 0, 100, u8::try_from(number).unwrap()];
+            delays.time(|| {
+                let mut raw = Raw::connect_from(ip, address);
+                raw.send(UPGRADE_REQUEST.as_bytes());
+                assert_eq!(raw.head().status, 101);
+            });
+        },
+    );
 }

@@ -557,7 +557,8 @@ fn trust_of(args: &[&str]) -> Vec<String> {
     let addresses = args.iter().filter_map(|arg| arg.strip_prefix("wss://"));
     let peers = addresses.filter_map(|address| tls::peer_at(address.parse().ok()?));
     let mut ca = peers.map(|peer| peer.ca.display().to_string());
-    ca.next().map_or_else(Vec::new, |ca| vec!["--ca-cert".to_owned(), ca])
+    ca.next()
+        .map_or_else(Vec::new, |ca| vec!["--ca-cert".to_owned(), ca])
 }
 
 /// A proxy with TLS before this address, for as many connections as come.

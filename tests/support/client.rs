@@ -108,7 +108,12 @@ impl Client {
 
     /// The session id (PROTOCOL 1).
     pub fn session_id(&self) -> String {
-        self.socket.get_ref().tcp().local_addr().unwrap().to_string()
+        self.socket
+            .get_ref()
+            .tcp()
+            .local_addr()
+            .unwrap()
+            .to_string()
     }
 
     /// Sends one command.
@@ -529,15 +534,10 @@ impl Raw {
 
     /// Connects and speaks no TLS, whatever is spoken there.
     pub fn connect_plainly(address: SocketAddr) -> Self {
-        Self::connect(address).plainly()
-    }
-
-    /// The connection, over which nothing was sent yet, without TLS.
-    #[must_use]
-    pub fn plainly(self) -> Self {
+        let raw = Self::connect(address);
         Self {
-            stream: self.stream.without_tls(),
-            ..self
+            stream: raw.stream.without_tls(),
+            ..raw
         }
     }
 
@@ -582,7 +582,9 @@ impl Raw {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_behind(b"", bytes).expect("the server takes it");
+        self.stream
+            .write_behind(b"", bytes)
+            .expect("the server takes it");
     }
 
     /// Sends bytes that the server may no longer want.
