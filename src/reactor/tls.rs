@@ -1,150 +1,33 @@
-//! Connections of the TLS port: step 2, their reading; step 3, their handshakes, which threads do; step 5, their records.
+//! Connections of the TLS port: step 2, their reading; step 3, their handshakes, which threads do; step 5, their writes.
 //!
 //! A session knows nothing of this: it is given plain bytes, and its frames are sealed as they are written, into memory
 //! that all sessions share. What stands in clear before TLS, a PROXY header, is the session's.
 //!
-//! Invariants: no read takes more of a connection than a read of a plain one gives its session, whatever the size of the
-//! peer's records; what is left of a record waits here. Records are sealed in the order in which they are written, each
-//! once: those that a socket does not take stay in the outbox, and go first. At most [`limits::SEALED_BYTES_MAX`] are sealed
-//! for one write.
+//! Invariants: no read gives a session more than a read of a plain connection does, whatever the size of its peer's records.
+//! A socket is read on after what was kept of it was taken, because the poll does not tell twice.
 
 use std::io::{self, IoSlice};
-use std::ops::Range;
 
 use super::Reactor;
 use super::connections::{Connection, Listed};
 use super::flush_list::{FlushList, Hold};
 use super::read::ReadBudget;
-use super::secured::{Live, Secure, Secured, Shake};
+use super::secured::{Live, Secure, Shake};
 use super::socket::Socket;
+use super::tls_port::{SealedOffer, TlsPort};
+use super::unsealing::{First, Unsealing};
 use crate::limits;
-use crate::session::Session;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::gather::{Gather, Offer};
+use crate::session::gather::Gather;
 use crate::session::id::ConnId;
-use crate::session::outbox::FlushReport;
-use crate::tls::{Alert, HandshakeLane, Opened, Records, ServerTls, Stepped, Work, Worked};
-
-/// What the loop has for the TLS port.
-pub(super) struct Tls {
-    /// The way to the threads that do handshakes.
-    lane: HandshakeLane,
-    /// What new handshakes are served with.
-    served: ServerTls,
-    pub(super) secured: Secured,
-    /// The records of one system call.
-    records: Vec<u8>,
-    /// The threads may have done more than the last look took.
-    has_more: bool,
-}
-
-/// What one write offers to the socket of a connection of the TLS port.
-#[derive(Debug)]
-pub(super) struct SealedOffer {
-    /// The plain bytes that the records were made of.
-    offer: Offer,
-    /// Where the records stand; empty: there is nothing to write.
-    place: Range<usize>,
-    /// The connection's keys are used up.
-    is_spent: bool,
-}
-
-impl SealedOffer {
-    pub(super) fn is_empty(&self) -> bool {
-        self.place.is_empty()
-    }
-
-    pub(super) fn is_spent(&self) -> bool {
-        self.is_spent
-    }
-}
-
-impl Tls {
-    pub(super) fn new(lane: HandshakeLane, served: ServerTls) -> Self {
-        Self {
-            lane,
-            served,
-            secured: Secured::default(),
-            records: Vec::new(),
-            has_more: false,
-        }
-    }
-
-    /// Handshakes that begin from now on are served with this; returns what was before.
-    pub(super) fn replace(&mut self, served: ServerTls) -> ServerTls {
-        std::mem::replace(&mut self.served, served)
-    }
-
-    /// What is served now.
-    pub(super) fn served(&self) -> &ServerTls {
-        &self.served
-    }
-
-    /// Forgets the records of the last system call, and keeps the memory.
-    pub(super) fn rewind(&mut self) {
-        self.records.clear();
-    }
-
-    /// Bytes of memory for records.
-    pub(super) fn capacity(&self) -> usize {
-        self.records.capacity()
-    }
-
-    /// Gives back memory that is not in use.
-    pub(super) fn shrink(&mut self) {
-        self.records = Vec::new();
-        self.secured.shrink_if_empty();
-    }
-
-    /// What is to be written next to the session's socket: the records that it has not taken, or else those of `offer`.
-    pub(super) fn seal(
-        &mut self,
-        slot: u32,
-        session: &Session,
-        slices: &[IoSlice<'_>],
-        offer: Offer,
-    ) -> SealedOffer {
-        let begin = self.records.len();
-        self.records.extend_from_slice(session.outbox.sealed());
-        let is_last = session.is_closing() && offer.is_all;
-        let plain = Gather::bytes_of(slices, &offer);
-        let live = self.secured.live_mut(slot);
-        let is_spent =
-            live.is_some_and(|live| live.seal(plain, is_last, &mut self.records).is_err());
-        SealedOffer {
-            offer,
-            place: begin..self.records.len(),
-            is_spent,
-        }
-    }
-
-    /// The bytes of an offer.
-    pub(super) fn records_of(&self, sealed: &SealedOffer) -> &[u8] {
-        self.records.get(sealed.place.clone()).unwrap_or_default()
-    }
-
-    /// Adds the plain bytes that the next write to a session is made of: none before its handshake is done.
-    pub(super) fn gather<'o>(
-        &self,
-        slot: u32,
-        session: &'o Session,
-        gather: &mut Gather<'o>,
-    ) -> Offer {
-        match self.secured.get(slot) {
-            Some(Secure::Live(_)) => session
-                .outbox
-                .gather_plain(gather, limits::SEALED_BYTES_MAX),
-            Some(Secure::Clear | Secure::Handshake(_)) | None => gather.offer(false),
-        }
-    }
-}
+use crate::tls::{Alert, HandshakeLane, ServerTls, Stepped, Work, Worked};
 
 impl<S: Socket> Reactor<S> {
     /// There is a TLS port: `lane` leads to the threads that do its handshakes, with `served`. To be called before the
     /// first turn.
     pub fn take_tls(&mut self, lane: HandshakeLane, served: ServerTls) {
-        self.tls = Some(Tls::new(lane, served));
+        self.tls = Some(TlsPort::new(lane, served));
     }
 
     /// Serves handshakes that begin from now on with this. Returns what was before; `None`: there is no TLS port.
@@ -205,7 +88,7 @@ impl<S: Socket> Reactor<S> {
             .is_some_and(|tls| tls.secured.handshake_bytes() > limits::HANDSHAKES_BYTES_MAX)
             && self.evict_unfinished(now)
         {}
-        let Some(Tls {
+        let Some(TlsPort {
             lane,
             served,
             secured,
@@ -335,7 +218,7 @@ impl<S: Socket> Reactor<S> {
                 .read(room.get_mut(..most).unwrap_or_default())
             {
                 Ok(0) => {
-                    hub.metrics.tls_truncated_total += u64::from(live.is_some());
+                    hub.metrics.tls_truncated_total += u64::from(connection.session.is_open());
                     return connection.session.on_end(false, &mut hub.context(id, now));
                 }
                 Ok(read) => count = read,
@@ -374,17 +257,20 @@ impl<S: Socket> Reactor<S> {
                     front.copy_from_slice(&before.bytes);
                 }
                 let input = read_buffer.get_mut(..kept + count).unwrap_or_default();
-                let opening = Opening {
+                let unsealing = Unsealing {
                     input,
                     plain: before.plain,
                     left: wanted,
                 };
-                let opened = opening.deliver(live, |plain| {
+                let mut records = 0;
+                let opened = unsealing.deliver(live, &mut records, |plain| {
                     connection
                         .session
                         .on_bytes(plain, &mut hub.context(id, now));
                     connection.session.wants_bytes() && connection.session.ended().is_none()
                 });
+                // However little a record holds, it costs as much as a frame.
+                hub.work.frames_read += records;
                 if kept > 0 || live.kept_len() > 0 {
                     connection
                         .session
@@ -497,10 +383,10 @@ impl<S: Socket> Reactor<S> {
             self.flush.give_back(hold);
             return self.act(id, now, |session, cx| session.on_end(true, cx));
         }
-        let report: Option<FlushReport> = outcome.map(|outcome| {
+        let report = outcome.map(|outcome| {
             connection.session.outbox.after_sealed_write(
                 outcome,
-                &sealed.offer,
+                sealed.plain(),
                 tls.records_of(sealed),
                 now.clock,
                 &mut self.hub.outboxes,
@@ -531,89 +417,5 @@ fn has_room(lane: &HandshakeLane, begins: bool) -> bool {
         lane.has_room_to_begin()
     } else {
         lane.has_room_to_go_on()
-    }
-}
-
-/// What the first bytes of a connection of the TLS port are.
-enum First {
-    /// A record of a handshake (RFC 8446 section 5.1).
-    Handshake,
-    /// A request of HTTP, in clear.
-    Http,
-    /// Nothing that is spoken here.
-    Other,
-}
-
-impl First {
-    /// `None`: there are none.
-    fn of(bytes: &[u8]) -> Option<Self> {
-        Some(match bytes.first()? {
-            0x16 => Self::Handshake,
-            b'A'..=b'Z' => Self::Http,
-            _ => Self::Other,
-        })
-    }
-}
-
-/// Records under way to a session.
-struct Opening<'i> {
-    /// First plain bytes, then records.
-    input: &'i mut [u8],
-    /// How many are plain.
-    plain: usize,
-    /// How many plain bytes the session may still be given.
-    left: usize,
-}
-
-impl Opening<'_> {
-    /// Gives a session plain bytes, as long as it may be given some and `deliver` says that it wants more, and keeps the
-    /// rest in `live`. True: the peer has said that nothing follows.
-    ///
-    /// # Errors
-    /// A record was wrong: what the peer is to be told.
-    fn deliver(
-        mut self,
-        live: &mut Live,
-        mut deliver: impl FnMut(&mut [u8]) -> bool,
-    ) -> Result<bool, Alert> {
-        let mut wants_more = self.left > 0;
-        // Where the plain bytes begin, and where the records behind them.
-        let mut begin = 0;
-        let mut behind = self.plain;
-        while wants_more {
-            if self.plain > 0 {
-                let count = self.plain.min(self.left);
-                let bytes = self.input.get_mut(begin..begin + count);
-                wants_more = deliver(bytes.unwrap_or_default());
-                (begin, self.plain, self.left) =
-                    (begin + count, self.plain - count, self.left - count);
-                wants_more &= self.left > 0;
-                continue;
-            }
-            begin = behind;
-            let next = self.input.get_mut(behind..).unwrap_or_default();
-            let length = Records::record_len(next).map_err(|error| error.alert())?;
-            let Some(record) = length.and_then(|length| next.get_mut(..length)) else {
-                break;
-            };
-            let length = record.len();
-            match live.records.open(record).map_err(|error| error.alert())? {
-                Opened::Data(place) => {
-                    (begin, self.plain) = (behind + place.start, place.len());
-                }
-                Opened::Nothing => {}
-                Opened::End => return Ok(true),
-            }
-            behind += length;
-            if self.plain == 0 {
-                begin = behind;
-            }
-        }
-        // The tag of the last record stands between what is plain and the records behind it.
-        let plain_end = begin + self.plain;
-        self.input.copy_within(behind.., plain_end);
-        let end = self.input.len() - (behind - plain_end);
-        live.keep(self.input.get(begin..end).unwrap_or_default(), self.plain);
-        Ok(false)
     }
 }

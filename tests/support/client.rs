@@ -660,6 +660,23 @@ impl Raw {
         }
     }
 
+    /// The next frame, deflated or not: its first byte and its payload as it came.
+    pub fn any_frame(&mut self) -> (u8, Vec<u8>) {
+        loop {
+            let length = first_frame(&self.bytes);
+            if length > 0 {
+                let frame: Vec<u8> = self.bytes.drain(..length).collect();
+                let header = match frame[1] {
+                    126 => 4,
+                    127 => 10,
+                    _ => 2,
+                };
+                return (frame[0], frame[header..].to_vec());
+            }
+            assert_eq!(self.peek(PATIENCE), Peek::Bytes, "no frame");
+        }
+    }
+
     /// The next frame, a text, as JSON.
     pub fn json(&mut self) -> Value {
         let (opcode, payload) = self.frame();

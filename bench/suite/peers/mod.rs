@@ -23,7 +23,7 @@ use shared::mqtt;
 pub(crate) use mosquitto::MOSQUITTO;
 pub(crate) use nats::{NATS, Nats};
 pub(crate) use nchan::NCHAN;
-pub(crate) use tokio::{TOKIO, TOKIO_DEFAULTS};
+pub(crate) use tokio::{TOKIO, TOKIO_DEFAULTS, TOKIO_DEFLATE, TOKIO_DEFLATE_OWN};
 pub(crate) use web_mqtt::WEB_MQTT;
 
 /// The topic, subject or channel of events for all.
