@@ -188,7 +188,7 @@ fn requests_that_come_together_or_in_pieces_are_answered_in_their_order() {
     // Who closes its side behind its requests gets all answers.
     let mut closing = Asker::of(&server);
     closing.send(round.repeat(20));
-    closing.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    closing.stream.shutdown_write().unwrap();
     for status in &expected[..80] {
         assert_eq!(closing.answer(true).unwrap().status, *status);
     }
