@@ -645,7 +645,7 @@ pub(crate) const TLS_THREADS_MAX: usize = 4;
 pub(crate) const TLS_THREADS_NICE: i32 = 10;
 
 /// KeyUpdates that a peer may send on one connection; one more ends it.
-pub(crate) const TLS_KEY_UPDATES_MAX: u8 = 255;
+pub(crate) const TLS_KEY_UPDATES_MAX: u16 = 255;
 
 /// Records in a row that bring no data, without end of the connection; one more ends it. OpenSSL has the same bound.
 pub(crate) const TLS_EMPTY_RECORDS_MAX: u8 = 32;
