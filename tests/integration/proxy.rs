@@ -16,7 +16,6 @@ use blackhole::session::limits::SessionLimits;
 
 use support::client::{ANY_TOKEN, Peek, Raw, Response, ping_as, upgrade_with};
 use support::server::{PATIENCE, Server, wait_for};
-use support::tls::plain_only;
 use support::wire::{UPGRADE_REQUEST, client_text};
 
 const V1: &[u8] = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n";
@@ -181,9 +180,6 @@ fn required_refuses_strangers_and_proxies_that_do_not_say_for_whom() {
 
 #[test]
 fn accept_takes_proxies_without_a_header_and_strangers_without_one_only() {
-    if plain_only(&"a PROXY header that is not taken is not told from plain HTTP there") {
-        return;
-    }
     let server = start(&["--proxy-protocol", "accept"]);
     drop(upgraded(
         Raw::connect(server.address()),
@@ -192,7 +188,8 @@ fn accept_takes_proxies_without_a_header_and_strangers_without_one_only() {
     let stranger = || Raw::connect_from(ELSEWHERE, server.address());
     drop(upgraded(stranger(), &[UPGRADE_REQUEST.as_bytes()]));
     for header in [V1, V1_IPV6, V2, V2_LOCAL, b"PROXY UNKNOWN\r\n"] {
-        let answer = refused(stranger(), &[header, UPGRADE_REQUEST.as_bytes()]);
+        // In clear, before all TLS.
+        let answer = refused(stranger().plainly(), &[header, UPGRADE_REQUEST.as_bytes()]);
         assert_eq!(
             (answer.status, &*answer.body),
             (400, "no PROXY header is taken from this address\n"),
@@ -227,13 +224,10 @@ fn a_client_cannot_hide_behind_a_second_header_of_its_own() {
 
 #[test]
 fn off_refuses_every_proxy_header() {
-    if plain_only(&"a PROXY header that is not taken is not told from plain HTTP there") {
-        return;
-    }
     let server = start(&[]);
     for header in [V1, V2] {
         let answer = refused(
-            Raw::connect(server.address()),
+            Raw::connect_plainly(server.address()),
             &[header, UPGRADE_REQUEST.as_bytes()],
         );
         assert_eq!(answer.status, 400);

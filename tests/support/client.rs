@@ -534,10 +534,15 @@ impl Raw {
 
     /// Connects and speaks no TLS, whatever is spoken there.
     pub fn connect_plainly(address: SocketAddr) -> Self {
-        let raw = Self::connect(address);
+        Self::connect(address).plainly()
+    }
+
+    /// The connection, over which nothing was sent yet, without TLS.
+    #[must_use]
+    pub fn plainly(self) -> Self {
         Self {
-            stream: raw.stream.without_tls(),
-            ..raw
+            stream: self.stream.without_tls(),
+            ..self
         }
     }
 
