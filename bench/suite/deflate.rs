@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use blackhole::event::{Event, Style};
+use blackhole::limits::DEFLATE_MEMBERS_MIN;
 use blackhole::protocol::deflate::{Deflater, LEVEL};
 use blackhole::protocol::event_frame::{EventScratch, GroupFields, Stamp};
 use blackhole::protocol::frame::Frame;
@@ -24,8 +25,11 @@ use crate::subject::{Candidate, Scenario, Setup};
 use crate::table::{Table, number};
 use crate::{density, ours, peers};
 
-/// Numbers of sessions.
+/// Numbers of sessions, beside the fewest for which an event is deflated.
 pub(crate) const SESSIONS: [u32; 2] = [1_000, 10_000];
+
+/// Those fewest.
+pub(crate) const FEWEST: u32 = DEFLATE_MEMBERS_MIN as u32;
 
 /// Servers that run side by side.
 pub(crate) const SERVERS: u32 = CANDIDATES.len() as u32;
@@ -150,7 +154,7 @@ fn deflated_bytes(compressor: &mut Compress, text: &[u8]) -> usize {
 
 /// Prints the rows.
 pub(crate) fn print(rows: &[Value]) {
-    let figure = |row: &Value, name: &str| row[name].as_f64().unwrap_or(f64::NAN);
+    let figure = |row: &Value, name: &str| row[name].as_f64();
     let mut table = Table::new(&[
         "bytes of a frame",
         "plain",
@@ -163,14 +167,13 @@ pub(crate) fn print(rows: &[Value]) {
     ]);
     for row in rows.iter().filter(|row| row["event"].is_string()) {
         let bytes = |name| number(figure(row, name), 0);
+        let ratio = figure(row, "deflated_bytes").zip(figure(row, "plain_bytes"));
+        let ratio = ratio.map(|(deflated, plain)| deflated / plain);
         table.row(vec![
             row["event"].as_str().unwrap_or_default().to_owned(),
             bytes("plain_bytes"),
             bytes("deflated_bytes"),
-            number(
-                figure(row, "deflated_bytes") / figure(row, "plain_bytes"),
-                2,
-            ),
+            number(ratio, 2),
             bytes("plain_bytes_with_id"),
             bytes("deflated_bytes_with_id"),
             bytes("by_session_bytes_with_id"),
