@@ -23,6 +23,7 @@ use support::client::{ANY_TOKEN, Python, Raw, ping_as, subscribe, upgrade_with};
 use support::events::{ACCOUNT, FIXTURES, call_event, fixtures, large_call_event};
 use support::project_file;
 use support::server::{Fed, Server};
+use support::tls;
 use support::wire::{client_frame, client_text};
 
 const EXTENSION: &str = "sec-websocket-extensions";
@@ -353,10 +354,11 @@ fn a_client_by_another_hand_sends_and_reads_compressed_messages() {
         .command()
         .arg(script)
         .args([
-            &format!("ws://{}/", fed.server.address()),
+            &format!("{}/", tls::url(fed.server.address())),
             &MANY.to_string(),
             ACCOUNT,
         ])
+        .envs(tls::peer_at(fed.server.address()).map(|peer| ("SSL_CERT_FILE", peer.ca)))
         .spawn()
         .unwrap();
     let mut said = BufReader::new(client.stdout.take().unwrap()).lines();
