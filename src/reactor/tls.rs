@@ -21,7 +21,7 @@ use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::gather::Gather;
 use crate::session::id::ConnId;
-use crate::tls::{Alert, HandshakeLane, ServerTls, Stepped, Work, Worked};
+use crate::tls::{Alert, HandshakeLane, ServerTls, Stepped, Version, Work, Worked};
 
 impl<S: Socket> Reactor<S> {
     /// There is a TLS port: `lane` leads to the threads that do its handshakes, with `served`. To be called before the
@@ -123,6 +123,8 @@ impl<S: Socket> Reactor<S> {
             return;
         };
         let metrics = &mut self.hub.metrics;
+        // A ticket waits for the first answer, and leaves with it in one write.
+        let is_ticket = matches!(&stepped, Stepped::Done(done) if done.version == Version::Tls13);
         let next = match stepped {
             Stepped::GoesOn(handshake) => Secure::Handshake(Shake::Listening(handshake)),
             Stepped::Done(done) => {
@@ -157,7 +159,9 @@ impl<S: Socket> Reactor<S> {
             connection.listed.remove(Listed::PARKED);
             self.list_reread(id);
         }
-        self.settle_listing(id, FlushList::push_spoke);
+        if !is_ticket {
+            self.settle_listing(id, FlushList::push_spoke);
+        }
     }
 
     /// As [`Reactor::read`], of a connection of the TLS port.
