@@ -103,8 +103,13 @@ impl ServerTls {
         config.ignore_client_order = true;
         config.max_early_data_size = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 1;
-        config.ticketer = Arc::new(Tickets::new(&secret, context, clock));
+        if options.client_ca.is_none() {
+            config.send_tls13_tickets = 1;
+            config.ticketer = Arc::new(Tickets::new(&secret, context, clock));
+        } else {
+            // A handshake that is resumed does not look at the client's certificate again, which may have expired.
+            config.send_tls13_tickets = 0;
+        }
         let secret_files = (options.certificates.iter().map(|files| &files.key))
             .chain(&options.ticket_key_file)
             .filter(|file| is_exposed(file));
