@@ -129,6 +129,9 @@ pub(crate) const SEALED_BYTES_PER_TURN_MAX: usize = 4 << 20;
 /// What a TLS record has beside its plain bytes, at most (RFC 8446 section 5.2, RFC 5288 section 3), without padding.
 pub(crate) const RECORD_OVERHEAD_BYTES_MAX: usize = 5 + 8 + 1 + 16;
 
+/// TLS records opened by one read of a connection: some 0.1 ms where each holds a byte. The rest waits for its next read.
+pub(crate) const RECORDS_PER_READ_MAX: usize = 256;
+
 /// Steps of TLS handshakes that threads have done and one turn takes; the rest waits for the next, which does not wait.
 pub(crate) const HANDSHAKES_PER_TURN_MAX: usize = 64;
 

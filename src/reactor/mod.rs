@@ -20,8 +20,9 @@
 //!    quiet after a burst, give memory back (this file). Tell those who look what has happened (`admin`).
 //!
 //! Sockets are registered once, readable and writable, edge-triggered. The invariant: *a session with frames that wait is
-//! on the flush list, or its last write would have blocked; a session with unread bytes is on the reread list, or its last
-//! read would have blocked, or it is parked: its outbox is over its bound, and it is listed again when it no longer is.*
+//! on the flush list, or its last write would have blocked, or all that waits is a TLS ticket, which leaves with the first
+//! answer; a session with unread bytes is on the reread list, or its last read would have blocked, or it is parked: its
+//! outbox is over its bound, or its TLS handshake is at a thread, and it is listed again when that is over.*
 //! When a budget runs out its list is not empty, and then the next poll does not wait. Nothing leaves the table before
 //! step 6.
 //!

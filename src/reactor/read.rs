@@ -160,6 +160,7 @@ impl<S: Socket> Reactor<S> {
     pub(super) fn close_unfinished(&mut self, now: Now) {
         while let Some(id) = self.hub.partials.first_to_go() {
             self.close(id, CloseReason::PartialsFull, now);
+            self.forget_kept(id, now);
             // Whatever becomes of the connection, it keeps nothing.
             self.hub.partials.remove(id);
         }

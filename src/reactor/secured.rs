@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Bound;
 
+use super::unfinished::Unfinished;
 use crate::session::id::ConnId;
 use crate::tls::{Alert, Exhausted, Handshake, Records};
 
@@ -28,6 +29,8 @@ pub(super) struct Secured {
     to_begin: WaitingHandshakes,
     /// Those under way that wait for one.
     to_go_on: WaitingHandshakes,
+    /// All handshakes, for the one that goes first when they hold too much.
+    unfinished: Unfinished,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -201,8 +204,11 @@ impl Secured {
         let place = self.slots.get_mut(id.slot as usize);
         if let Some(secure) = place.and_then(Option::take) {
             self.uncount(&secure);
-            self.to_begin.remove(network, id);
-            self.to_go_on.remove(network, id);
+            if let Secure::Handshake(_) = *secure {
+                self.to_begin.remove(network, id);
+                self.to_go_on.remove(network, id);
+                self.unfinished.remove(network, id);
+            }
         }
     }
 
@@ -241,7 +247,10 @@ impl Secured {
     /// Lets bytes of a peer wait for a thread. Not for a connection that is live.
     pub(super) fn wait(&mut self, id: ConnId, network: IpAddr, input: Vec<u8>) {
         let shake = match self.take(id.slot) {
-            Some(Secure::Clear) => Shake::Waiting(None, input),
+            Some(Secure::Clear) => {
+                self.unfinished.insert(network, id);
+                Shake::Waiting(None, input)
+            }
             Some(Secure::Handshake(Shake::Listening(handshake))) => {
                 Shake::Waiting(Some(handshake), input)
             }
@@ -281,10 +290,15 @@ impl Secured {
         }
     }
 
-    /// A thread has had the handshake: this is what follows. False: the connection has no handshake there.
-    pub(super) fn come_back(&mut self, slot: u32, next: Secure) -> bool {
+    /// A thread has had the handshake of a connection from `network`: this is what follows. False: the connection has no
+    /// handshake there.
+    pub(super) fn come_back(&mut self, id: ConnId, network: IpAddr, next: Secure) -> bool {
+        let slot = id.slot;
         match self.take(slot) {
             Some(Secure::Handshake(Shake::Away(_))) => {
+                if matches!(next, Secure::Live(_)) {
+                    self.unfinished.remove(network, id);
+                }
                 self.put(slot, next);
                 true
             }
@@ -294,6 +308,19 @@ impl Secured {
             }
             None => false,
         }
+    }
+
+    /// Whether a handshake waits there of which no thread has seen anything.
+    pub(super) fn is_to_begin(&self, slot: u32) -> bool {
+        matches!(
+            self.get(slot),
+            Some(Secure::Handshake(Shake::Waiting(None, _)))
+        )
+    }
+
+    /// The oldest handshake of the network that has most.
+    pub(super) fn first_to_go(&self) -> Option<ConnId> {
+        self.unfinished.first_to_go()
     }
 
     /// How many handshakes wait for a thread.
@@ -336,6 +363,7 @@ impl Secured {
         if self.is_empty() {
             self.slots = Vec::new();
         }
+        self.unfinished.shrink();
     }
 }
 
@@ -418,12 +446,15 @@ mod tests {
         assert_eq!(secured.handshake_bytes(), 70, "away, and not forgotten");
         secured.remove(id(2), network);
         assert_eq!((secured.waiting(), secured.handshake_bytes()), (1, 50));
-        assert!(secured.come_back(id(1).slot, Secure::Clear));
+        assert!(secured.come_back(id(1), network, Secure::Clear));
         assert!(
-            !secured.come_back(id(1).slot, Secure::Clear),
+            !secured.come_back(id(1), network, Secure::Clear),
             "it is back already"
         );
-        assert!(!secured.come_back(id(2).slot, Secure::Clear), "it is gone");
+        assert!(
+            !secured.come_back(id(2), network, Secure::Clear),
+            "it is gone"
+        );
         for generation in [1, 3, 4, 4] {
             secured.remove(id(generation), network);
         }

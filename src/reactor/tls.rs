@@ -21,7 +21,7 @@ use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::gather::Gather;
 use crate::session::id::ConnId;
-use crate::tls::{Alert, HandshakeLane, ServerTls, Stepped, Work, Worked};
+use crate::tls::{Alert, HandshakeLane, ServerTls, Stepped, Version, Work, Worked};
 
 impl<S: Socket> Reactor<S> {
     /// There is a TLS port: `lane` leads to the threads that do its handshakes, with `served`. To be called before the
@@ -67,10 +67,6 @@ impl<S: Socket> Reactor<S> {
         let Some(tls) = &mut self.tls else {
             return;
         };
-        if tls.secured.is_empty() {
-            tls.has_more = false;
-            return;
-        }
         tls.has_more = true;
         for _ in 0..limits::HANDSHAKES_PER_TURN_MAX {
             let Some(tls) = &mut self.tls else {
@@ -82,12 +78,7 @@ impl<S: Socket> Reactor<S> {
             };
             self.take_handshake(worked, now);
         }
-        while self
-            .tls
-            .as_ref()
-            .is_some_and(|tls| tls.secured.handshake_bytes() > limits::HANDSHAKES_BYTES_MAX)
-            && self.evict_unfinished(now)
-        {}
+        self.evict_handshakes(now);
         let Some(TlsPort {
             lane,
             served,
@@ -115,6 +106,25 @@ impl<S: Socket> Reactor<S> {
         }
     }
 
+    /// While handshakes hold too much, ends the oldest of the network that has most.
+    fn evict_handshakes(&mut self, now: Now) {
+        for _ in 0..limits::HANDSHAKES_PER_TURN_MAX {
+            let Some(tls) = &self.tls else {
+                return;
+            };
+            if tls.secured.handshake_bytes() <= limits::HANDSHAKES_BYTES_MAX {
+                return;
+            }
+            let Some(id) = tls.secured.first_to_go() else {
+                return;
+            };
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.session.evict(&mut self.hub.context(id, now));
+            }
+            self.remove(id);
+        }
+    }
+
     /// Goes on with a connection whose handshake a thread has had.
     fn take_handshake(&mut self, worked: Worked, now: Now) {
         let Worked { word, out, stepped } = worked;
@@ -123,6 +133,8 @@ impl<S: Socket> Reactor<S> {
             return;
         };
         let metrics = &mut self.hub.metrics;
+        // A ticket waits for the first answer, and leaves with it in one write.
+        let is_ticket = matches!(&stepped, Stepped::Done(done) if done.version == Version::Tls13);
         let next = match stepped {
             Stepped::GoesOn(handshake) => Secure::Handshake(Shake::Listening(handshake)),
             Stepped::Done(done) => {
@@ -144,7 +156,8 @@ impl<S: Socket> Reactor<S> {
                 return self.act(id, now, |session, cx| session.on_end(true, cx));
             }
         };
-        if !tls.secured.come_back(id.slot, next) || connection.session.ended().is_some() {
+        let network = connection.session.peer(&self.hub).network();
+        if !tls.secured.come_back(id, network, next) || connection.session.ended().is_some() {
             return;
         }
         let outbox = &mut connection.session.outbox;
@@ -157,7 +170,9 @@ impl<S: Socket> Reactor<S> {
             connection.listed.remove(Listed::PARKED);
             self.list_reread(id);
         }
-        self.settle_listing(id, FlushList::push_spoke);
+        if !is_ticket {
+            self.settle_listing(id, FlushList::push_spoke);
+        }
     }
 
     /// As [`Reactor::read`], of a connection of the TLS port.
@@ -169,7 +184,16 @@ impl<S: Socket> Reactor<S> {
         };
         if is_in_thread || !connection.session.wants_bytes() {
             connection.listed.insert(Listed::PARKED);
+            let has_ended = connection.listed.contains(Listed::HAS_ENDED);
+            let tls = self.tls.as_ref();
+            if has_ended && tls.is_some_and(|tls| tls.secured.is_to_begin(id.slot)) {
+                // Its peer cannot finish it, so no thread needs to begin it.
+                self.act(id, now, |session, cx| session.on_end(false, cx));
+            }
             return;
+        }
+        if connection.session.is_closing() {
+            self.forget_kept(id, now);
         }
         if is_spent {
             return self.list_reread(id);
@@ -177,6 +201,20 @@ impl<S: Socket> Reactor<S> {
         self.read_secured_once(id, budget, now);
         self.note_unfinished(id);
         self.settle_listing(id, FlushList::push_spoke);
+    }
+
+    /// Drops what was read of a connection and not taken: nothing of it is wanted any more.
+    pub(super) fn forget_kept(&mut self, id: ConnId, now: Now) {
+        let (Some(connection), Some(tls)) = (self.connections.get_mut(id), &mut self.tls) else {
+            return;
+        };
+        if let Some(live) = tls.secured.live_mut(id.slot)
+            && live.kept_len() > 0
+        {
+            live.take_kept();
+            let mut cx = self.hub.context(id, now);
+            connection.session.note_beneath(0, &mut cx);
+        }
     }
 
     fn read_secured_once(&mut self, id: ConnId, budget: &mut ReadBudget, now: Now) {
@@ -246,6 +284,7 @@ impl<S: Socket> Reactor<S> {
                     self.list_reread(id);
                 }
             }
+            // What comes now is thrown away, sealed as it is.
             Some(_) if connection.session.is_closing() => {
                 if has_more {
                     self.list_reread(id);
@@ -267,7 +306,8 @@ impl<S: Socket> Reactor<S> {
                     connection
                         .session
                         .on_bytes(plain, &mut hub.context(id, now));
-                    connection.session.wants_bytes() && connection.session.ended().is_none()
+                    let session = &connection.session;
+                    session.wants_bytes() && !session.is_closing() && session.ended().is_none()
                 });
                 // However little a record holds, it costs as much as a frame.
                 hub.work.frames_read += records;
@@ -286,7 +326,9 @@ impl<S: Socket> Reactor<S> {
                     // The peer sends nothing more: as the end of its side of the stream.
                     Ok(true) => connection.session.on_end(false, &mut hub.context(id, now)),
                     Err(alert) => {
-                        hub.metrics.tls_records_refused_total += 1;
+                        // An alert of the peer's is answered with that.
+                        let is_refused = alert != Alert::CLOSE_NOTIFY;
+                        hub.metrics.tls_records_refused_total += u64::from(is_refused);
                         self.refuse_record(id, alert, now);
                     }
                 }
@@ -353,8 +395,11 @@ impl<S: Socket> Reactor<S> {
         let Some(live) = tls.secured.live_mut(id.slot) else {
             return;
         };
-        if connection.session.outbox.is_empty() {
-            let mut out = Vec::new();
+        let outbox = &mut connection.session.outbox;
+        let has_only_sealed = outbox.bytes() == outbox.sealed().len();
+        if has_only_sealed && !outbox.is_blocked() {
+            let mut out = outbox.sealed().to_vec();
+            outbox.clear(&mut self.hub.outboxes);
             live.end(alert, &mut out);
             if !out.is_empty() {
                 // A peer that does not take it sees the end of the stream.

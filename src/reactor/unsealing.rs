@@ -2,6 +2,7 @@
 //! given to the session as far as it may be given some.
 
 use super::secured::Live;
+use crate::limits::RECORDS_PER_READ_MAX;
 use crate::protocol::proxy;
 use crate::tls::{Alert, Opened, Records};
 
@@ -55,7 +56,7 @@ impl Unsealing<'_> {
         // Where the plain bytes begin, and where the records behind them.
         let mut begin = 0;
         let mut behind = self.plain;
-        while wants_more {
+        while wants_more && *records < RECORDS_PER_READ_MAX {
             if self.plain > 0 {
                 let count = self.plain.min(self.left);
                 let bytes = self.input.get_mut(begin..begin + count);

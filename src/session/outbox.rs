@@ -460,18 +460,18 @@ impl Outbox {
         self.queue().map_or(&[], Queue::sealed)
     }
 
-    /// As [`Outbox::gather`], for records: at most `bytes_max` bytes. Nothing while sealed records wait, so that no more than
-    /// these bytes of a peer that reads slowly are ever sealed.
+    /// As [`Outbox::gather`], for records: at most `bytes_max` bytes. Nothing while records wait for a full socket, so that no
+    /// more than these bytes of a peer that reads slowly are ever sealed.
     pub fn gather_plain<'o>(&'o self, gather: &mut Gather<'o>, bytes_max: usize) -> Offer {
-        if !self.sealed().is_empty() {
+        if self.is_blocked() && !self.sealed().is_empty() {
             return gather.offer(false);
         }
         gather.limit(bytes_max);
         self.gather(gather).cut(bytes_max)
     }
 
-    /// Notes the result of a write of `records`: those of [`Outbox::sealed`], or all that was made of `offer`. `now`: the time
-    /// since the loop's start.
+    /// Notes the result of a write of `records`: those of [`Outbox::sealed`], and behind them what was made of `offer`. `now`: the
+    /// time since the loop's start.
     pub fn after_sealed_write(
         &mut self,
         result: io::Result<usize>,
@@ -480,15 +480,20 @@ impl Outbox {
         now: Duration,
         totals: &mut OutboxTotals,
     ) -> FlushReport {
-        if offer.is_all && matches!(result, Ok(written) if written > 0 && written == records.len())
+        self.leave_totals(totals);
+        // The usual outcome, without a walk over the pieces.
+        if let Ok(written @ 1..) = result
+            && written == records.len()
+            && offer.is_all
+            && !self.owes_notice()
         {
-            let report = self.after_write(Ok(offer.bytes), offer, now, totals);
+            totals.queues_freed += u64::from(self.owns_memory());
+            *self = Self::default();
             return FlushReport {
-                written: records.len(),
-                ..report
+                outcome: Flushed::Drained,
+                written,
             };
         }
-        self.leave_totals(totals);
         let Some(queue) = self.queue_of_all() else {
             return FlushReport::NOTHING;
         };
@@ -614,7 +619,7 @@ impl Queue {
         (written, self.settle(outcome, written, now))
     }
 
-    /// Notes the result of a write of `records`, which were waiting already or were made of the first `offered` bytes.
+    /// Notes the result of a write of `records`: those that were waiting, and what was made of the first `offered` bytes.
     /// Returns the bytes written and the outcome.
     fn after_sealed_write(
         &mut self,
@@ -1138,7 +1143,7 @@ mod tests {
                 assert!(offer.bytes <= SEALED_MAX);
                 cut += usize::from(offer.bytes == SEALED_MAX);
                 let mut records = outbox.sealed().to_vec();
-                assert!(records.is_empty() || offer.bytes == 0);
+                assert!(!outbox.is_blocked() || records.is_empty() || offer.bytes == 0);
                 toy_records(Gather::bytes_of(&gather.slices(), &offer), &mut records);
                 scratch = gather.into_scratch();
                 let result = match rng.u32(..4) {
@@ -1193,11 +1198,16 @@ mod tests {
         assert_eq!((outbox.sealed(), outbox.frames()), (&b"onetwo"[..], 2));
         let mut gather = Gather::new(Scratch::default());
         let offer = outbox.gather_plain(&mut gather, usize::MAX);
-        assert_eq!((offer.bytes, offer.is_all), (0, false));
+        assert_eq!((offer.bytes, offer.is_all), (frame("behind").len(), true));
+        let offer = gather.offer(false);
         drop(gather);
         let report = outbox.after_sealed_write(Ok(4), &offer, b"onetwo", T0, &mut totals);
         assert_eq!((report.written, report.outcome), (4, Flushed::Blocked));
         assert_eq!(outbox.sealed(), b"wo");
+        let mut gather = Gather::new(Scratch::default());
+        let none = outbox.gather_plain(&mut gather, usize::MAX);
+        assert_eq!((none.bytes, none.is_all), (0, false), "the socket is full");
+        drop(gather);
         let report = outbox.after_sealed_write(Ok(2), &offer, b"wo", T0, &mut totals);
         assert_eq!(report.outcome, Flushed::More);
         assert_eq!(outbox.bytes(), frame("behind").len());

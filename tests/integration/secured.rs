@@ -378,6 +378,56 @@ fn a_full_record_of_commands_is_given_to_the_session_as_a_plain_peer_s_bytes_are
 }
 
 #[test]
+fn a_session_that_is_closed_with_half_a_record_before_it_lets_the_loop_rest() {
+    let plant = Plant::new();
+    let mut world = World::new(&plant, &["--auth=insecure"]);
+    let mut all = [world.connect(&plant.client(&TLS13), usize::MAX / 2, usize::MAX)];
+    all[0].client.send(UPGRADE_REQUEST.as_bytes());
+    world.settle(&mut all);
+    // A frame that is not masked, and much behind it, in one record.
+    let mut record = vec![0x81, 2, b'{', b'}'];
+    record.extend([0; 15_000]);
+    all[0].client.send(&record);
+    world.settle(&mut all);
+    assert!(all[0].client.has_ended);
+    assert!(!world.reactor.patience(now(Duration::ZERO)).is_zero());
+    assert_eq!(world.page("partial_messages_bytes"), 0);
+    let wire = all[0].client.wire().clone();
+    wire.borrow_mut().client_closed = true;
+    wire.borrow_mut().edge_readable = true;
+    world.settle(&mut all);
+    assert_eq!(world.page("connections"), 0);
+}
+
+#[test]
+fn a_handshake_whose_peer_is_gone_leaves_nothing() {
+    let plant = Plant::new();
+    let mut world = World::new(&plant, &["--auth=insecure"]);
+    let config = plant.client(&TLS13);
+    let all = [(); 3].map(|()| world.connect(&config, usize::MAX / 2, usize::MAX));
+    let at = now(Duration::ZERO);
+    world.reactor.turn(&[], at);
+    // The threads have all of them.
+    for one in &all {
+        one.client.wire().borrow_mut().is_reset = true;
+    }
+    let ready: Vec<Ready> = all
+        .iter()
+        .map(|one| Ready {
+            id: one.id,
+            readable: true,
+            writable: true,
+            read_closed: true,
+        })
+        .collect();
+    world.reactor.turn(&ready, at);
+    while world.threads.try_work() {}
+    (0..3).for_each(|_| world.reactor.turn(&[], at));
+    assert_eq!(world.page("connections"), 0);
+    assert_eq!(world.page("tls_handshakes_bytes"), 0);
+}
+
+#[test]
 fn a_network_that_begins_many_handshakes_waits_for_its_own() {
     let plant = Plant::new();
     let mut world = World::new(&plant, &["--auth=insecure"]);
