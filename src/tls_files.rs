@@ -1,9 +1,10 @@
 //! The files of TLS clients, and whom they trust.
 //!
-//! Invariant: no error contains a piece of a file.
+//! Invariants: no error contains a piece of a file. Nothing but a regular file is read, so no read waits for another process.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -116,16 +117,32 @@ pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, 
 /// A file of at most [`TLS_FILE_BYTES_MAX`] bytes. Blocks for as long as the disk does.
 pub(crate) fn content(file: &Path) -> Result<Vec<u8>, TlsFileError> {
     let mut content = Vec::new();
-    File::open(file)
-        .and_then(|opened| {
-            opened
-                .take(TLS_FILE_BYTES_MAX + 1)
-                .read_to_end(&mut content)
-        })
-        .map_err(|error| TlsFileError::new(file, format!("cannot be read: {error}")))?;
+    open(file)?
+        .take(TLS_FILE_BYTES_MAX + 1)
+        .read_to_end(&mut content)
+        .map_err(|error| unreadable(file, &error))?;
     if content.len() as u64 > TLS_FILE_BYTES_MAX {
         let problem = format!("is longer than {TLS_FILE_BYTES_MAX} bytes");
         return Err(TlsFileError::new(file, problem));
     }
     Ok(content)
+}
+
+/// Opens a regular file. A named pipe, a device or a folder is refused, and no writer of a pipe is waited for. Blocks for
+/// as long as the disk does.
+pub(crate) fn open(file: &Path) -> Result<File, TlsFileError> {
+    // Without the flag, opening a pipe would wait for its writer. Reads of a regular file do not know it.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(file);
+    let kind = opened.and_then(|opened| Ok((opened.metadata()?.is_file(), opened)));
+    match kind.map_err(|error| unreadable(file, &error))? {
+        (true, opened) => Ok(opened),
+        (false, _) => Err(TlsFileError::new(file, "is not a regular file")),
+    }
+}
+
+fn unreadable(file: &Path, error: &io::Error) -> TlsFileError {
+    TlsFileError::new(file, format!("cannot be read: {error}"))
 }

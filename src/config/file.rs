@@ -20,11 +20,16 @@ pub(super) struct FromFile {
     pub(super) options: Options,
     /// What the operator is to be told of it.
     pub(super) notes: Vec<Note>,
-    /// Of the platform's document, where each key is written: `default.port`.
+    /// Where each key is written: `port`, and in the platform's document `default.port`.
     written: BTreeMap<String, String>,
 }
 
 impl FromFile {
+    /// Whether it says something of this key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.written.contains_key(key)
+    }
+
     /// How messages name a key of `file`, or a path below one.
     pub(super) fn place(&self, file: &Path, path: &str) -> String {
         let (key, below) = path.split_at(path.find(['[', '.']).unwrap_or(path.len()));
@@ -74,6 +79,8 @@ fn parse(
             .collect()
     } else {
         known::check(&|key: &str| known::place(file, key), &members, &[])?;
+        let written = |(key, _): &(String, _)| (key.clone(), key.clone());
+        read.written = members.0.iter().map(written).collect();
         members.0.into_iter().collect()
     };
     // Each key fits by itself, and no rule spans two of them here.

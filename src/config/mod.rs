@@ -148,7 +148,9 @@ fn load(command_line: &CommandLine, descriptors: u64) -> Result<Loaded, ConfigEr
         .get_or_insert_with(|| Setting(default_node_name()));
     let place = |path: &str| place(command_line, &from_file, path);
     let mut config = Config::new(options.clone(), &place)?;
-    config.notes = from_file.notes;
+    let is_given = |key: &str| command_line.has(key) || from_file.has(key);
+    let idle = Note::of_idle_tls_keys(&options, &is_given);
+    config.notes = [from_file.notes, idle].concat();
     config.modules_file = command_line.config.as_deref().map(modules::beside);
     Ok(Loaded { options, config })
 }

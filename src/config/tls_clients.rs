@@ -10,9 +10,11 @@ use time::macros::format_description;
 
 use super::error::ConfigError;
 use super::exit::Note;
+use super::options::Options;
 use super::values::{FileName, Setting};
 use crate::amqp::TlsFileError;
 use crate::tls::{CertificateFacts, CertificateFiles, ServerTls, TlsOptions};
+use crate::tls_files;
 
 /// How clients with TLS are served (`use_ssl`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,13 +105,48 @@ pub fn load_tls(options: &TlsOptions) -> Result<ServerTls, ConfigError> {
         .map_err(|TlsFileError { file, problem }| ConfigError::File { file, problem })
 }
 
-/// Certificates that are told one by one; of more only the number is told.
+/// Certificates that are told one by one, of more only the number; and files that cannot be read, of more nothing.
 const TOLD_MAX: usize = 20;
 
 /// Names of one certificate that a note repeats; of more only the number is told.
 const NAMED_MAX: usize = 8;
 
+/// The keys that say nothing without `use_ssl`.
+const OF_USE_SSL: [&str; 6] = [
+    "ssl_port",
+    "ssl_cert",
+    "ssl_key",
+    "ssl_ca_cert",
+    "ssl_client_required",
+    "tls_ticket_key_file",
+];
+
 impl Note {
+    /// What an operator is to be told who has given keys of TLS and no `use_ssl`: that they say nothing, and which of their
+    /// files could not be read. Nothing when `use_ssl` was given: it is on, or off on purpose, as in the platform's
+    /// document beside its usual keys. Blocks for as long as the disk does.
+    pub(super) fn of_idle_tls_keys(
+        options: &Options,
+        is_given: &dyn Fn(&str) -> bool,
+    ) -> Vec<Self> {
+        let given: Vec<&str> = OF_USE_SSL.into_iter().filter(|key| is_given(key)).collect();
+        if given.is_empty() || is_given("use_ssl") {
+            return Vec::new();
+        }
+        let keys = given.join(", ");
+        let text = format!("{keys}: no effect without use_ssl; clients are served without TLS");
+        let files = [&options.ssl_cert, &options.ssl_key].into_iter().flatten();
+        let files = files
+            .chain(&options.ssl_ca_cert)
+            .chain(&options.tls_ticket_key_file);
+        let unreadable = files.filter_map(|file| tls_files::open(&file.0.0).err());
+        let unreadable = unreadable.take(TOLD_MAX).map(|error| error.to_string());
+        std::iter::once(text)
+            .chain(unreadable)
+            .map(Self::warning)
+            .collect()
+    }
+
     /// What an operator is to be told of the files of `tls`: of the first certificates their names and their ends, and what
     /// must be looked after.
     #[must_use]

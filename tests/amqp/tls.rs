@@ -330,6 +330,8 @@ fn rail_12_files_that_do_not_serve_are_named_and_nothing_of_them_is_shown() {
         ca_cert: Some(ca_cert),
         client: None,
     };
+    let long = tempfile::NamedTempFile::new().unwrap();
+    long.as_file().set_len(4_194_305).unwrap();
     for (files, expected) in [
         (
             of_ca("/nowhere".into()),
@@ -340,8 +342,12 @@ fn rail_12_files_that_do_not_serve_are_named_and_nothing_of_them_is_shown() {
             "key.pem: holds no certificate in PEM form",
         ),
         (
+            of_ca(long.path().to_owned()),
+            ": is longer than 4194304 bytes",
+        ),
+        (
             of_ca("/dev/zero".into()),
-            "/dev/zero: is longer than 4194304 bytes",
+            "/dev/zero: is not a regular file",
         ),
         (
             client(ours.cert(), theirs.key()),

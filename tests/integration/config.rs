@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use blackhole::auth::jwt::Rules;
@@ -717,6 +718,93 @@ fn keys_of_clients_tls_belong_together() {
 }
 
 #[test]
+fn keys_of_tls_without_use_ssl_are_warned_of_and_files_of_theirs_that_are_not_there() {
+    let text = r#"{"auth": "insecure", "ssl_cert": "/nowhere/a.pem", "ssl_key": "/dev/null"}"#;
+    let on_purpose = text.replace('}', r#", "use_ssl": false}"#);
+    let files = Files::new(&[("a.json", text), ("b.json", &on_purpose), ("own.key", "")]);
+    let [file, on_purpose, own] = ["a.json", "b.json", "own.key"].map(|name| files.path(name));
+    let missing = "/nowhere/a.pem: cannot be read: No such file or directory (os error 2)";
+    let no_file = "/dev/null: is not a regular file";
+    let idle =
+        |keys: &str| format!("{keys}: no effect without use_ssl; clients are served without TLS");
+    let line = [
+        "--auth=insecure",
+        "--ssl-port=0",
+        "--ssl-cert=/nowhere/a.pem",
+        "--ssl-key",
+        &own,
+        "--ssl-ca-cert=/dev/null",
+        "--ssl-client-required",
+        "--tls-ticket-key-file",
+        &own,
+    ];
+    let all = "ssl_port, ssl_cert, ssl_key, ssl_ca_cert, ssl_client_required, tls_ticket_key_file";
+    let told = |keys: &str| vec![idle(keys), missing.to_owned(), no_file.to_owned()];
+    for (line, expected) in [
+        (&line[..], told(all)),
+        (&["--config", &*file], told("ssl_cert, ssl_key")),
+        (&["--config", &on_purpose], vec![]),
+        (&["--config", &file, "--use-ssl=false"], vec![]),
+        (&["--auth=insecure", "--port=1"], vec![]),
+    ] {
+        let notes = runs(line).notes;
+        assert!(notes.iter().all(|note| note.level == log::Level::Warn));
+        let texts: Vec<_> = notes.into_iter().map(|note| note.text).collect();
+        assert_eq!(texts, expected, "{line:?}");
+        let output = run_to_end(&[line, &["--check-config"]].concat());
+        let said: String = expected
+            .iter()
+            .map(|text| format!("blackhole: {text}\n"))
+            .collect();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), said, "{line:?}");
+        assert_eq!(output.status.code(), Some(0), "{line:?}");
+    }
+    let server = Server::demo(&["--ssl-cert=/nowhere/a.pem"]);
+    for text in [&*idle("ssl_cert"), missing] {
+        let line = server.wait_for_log(text);
+        assert!(line.contains("WARN"), "{line}");
+    }
+}
+
+#[test]
+fn a_tls_file_that_is_no_regular_file_is_refused_without_a_wait() {
+    let certified = Ca::new().certify(LOCAL, 90);
+    let files = Files::new(&[]);
+    let pipe = files.path("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("coreutils").success());
+    let (folder, device) = (files.path(""), "/dev/zero".to_owned());
+    let [use_ssl, cert, key] = tls_line(&certified);
+    let (own_cert, own_key) = (
+        cert.replace("--ssl", "--amqp-client"),
+        key.replace("--ssl", "--amqp-client"),
+    );
+    let amqps = "--amqp=amqps://broker.example";
+    for file in [&pipe, &folder, &device] {
+        for (name, beside) in [
+            ("--ssl-cert", &[&*use_ssl, &key][..]),
+            ("--ssl-key", &[&use_ssl, &cert]),
+            ("--ssl-ca-cert", &[&use_ssl, &cert, &key]),
+            ("--tls-ticket-key-file", &[&use_ssl, &cert, &key]),
+            ("--amqp-ca-cert", &[amqps]),
+            ("--amqp-client-cert", &[amqps, &own_key]),
+            ("--amqp-client-key", &[amqps, &own_cert]),
+        ] {
+            let option = format!("{name}={file}");
+            let line = [&["--auth=insecure", &*option], beside].concat();
+            let output = run_to_end(&[&line[..], &["--check-config"]].concat());
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(
+                said,
+                format!("blackhole: {file}: is not a regular file\n"),
+                "{line:?}"
+            );
+            assert_eq!(output.status.code(), Some(2), "{line:?}");
+        }
+    }
+}
+
+#[test]
 fn clients_tls_is_read_from_file_document_and_command_line() {
     let text = r#"{"auth": "insecure", "port": null, "use_ssl": true, "ssl_cert": ["a", "b"], "ssl_key": ["c", "d"],
         "ssl_ca_cert": "e", "ssl_client_required": true, "tls_ticket_key_file": "f"}"#;
@@ -766,9 +854,10 @@ fn clients_tls_is_read_from_file_document_and_command_line() {
         assert_eq!((config.port, tls.port), (port, ssl_port), "{line:?}");
         assert_eq!(tls.options, *options, "{line:?}");
     }
-    // A proxy in front goes on taking TLS off.
-    let line = ["--config", &*document, "--use-ssl=false", "--port=5555"];
+    // A proxy in front goes on taking TLS off, as scripts/README.md says.
+    let line = ["--config", &*document, "--use-ssl=false", "--port", "5555"];
     assert_eq!(runs(&line).tls_clients, None);
+    assert!(operators_page().contains(&format!("start with `{}`", line[2..].join(" "))));
 }
 
 #[test]
@@ -1198,10 +1287,14 @@ fn proxies_are_networks_or_addresses_and_a_proxy_protocol_needs_some() {
     }
 }
 
+fn operators_page() -> String {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/README.md");
+    fs::read_to_string(page).expect("the page about operating it")
+}
+
 #[test]
 fn the_table_of_keys_lists_the_keys_that_exist() {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/README.md");
-    let page = fs::read_to_string(page).expect("the page about operating it");
+    let page = operators_page();
     let row = |key: &blackhole::config::Key| {
         let default = key
             .default

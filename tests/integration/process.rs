@@ -420,7 +420,15 @@ pub(crate) fn clients_from_another_hand(fed: &mut Fed, address: SocketAddr) {
     let Some(python) = Python::installed() else {
         return;
     };
-    let mut clients: Vec<_> = ["asyncio", "threads"]
+    // Over TLS only asyncio: the other client reads and writes one SSL object in two threads, for which Python 3.11's `ssl`
+    // is not safe (of its connects to OpenSSL's own server, too, 0.3 % stall or send a broken record).
+    let kinds = match tls::peer_at(address) {
+        Some(_) => &["asyncio"][..],
+        None => &["asyncio", "threads"],
+    };
+    let mut clients: Vec<_> = kinds
+        .iter()
+        .copied()
         .map(|kind| {
             let mut child = python
                 .command()
@@ -431,7 +439,7 @@ pub(crate) fn clients_from_another_hand(fed: &mut Fed, address: SocketAddr) {
             let told = lines(child.stdout.take().unwrap());
             (kind, child, told)
         })
-        .into();
+        .collect();
     let next = |told: &std::sync::mpsc::Receiver<String>| -> Value {
         let line = told
             .recv_timeout(PATIENCE)
@@ -463,6 +471,6 @@ pub(crate) fn clients_from_another_hand(fed: &mut Fed, address: SocketAddr) {
         assert!(child.wait().unwrap().success(), "{kind}");
     }
     fed.server
-        .wait_for_metric(r#"closes_total{reason="peer"}"#, 2);
+        .wait_for_metric(r#"closes_total{reason="peer"}"#, kinds.len() as u64);
     assert_eq!(fed.server.metric(r#"closes_total{reason="lost"}"#), 0);
 }

@@ -104,6 +104,11 @@ fn a_reread_takes_other_files_than_before_and_does_not_wait_for_a_configuration_
     config.write(&broken.to_string());
     server.signal(Signal::HUP);
     server.wait_for_log("SIGHUP: TLS files not reread: ");
+    // With this line the loop takes a reread, here the fourth; what it takes of it is on every page from then on.
+    wait_for("the loop to take all rereads", || {
+        let taken = server.log().matches("SIGHUP: tokens on file: ").count();
+        (taken == 4).then_some(())
+    });
     expires_in(&server, 60);
 }
 
