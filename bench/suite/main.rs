@@ -30,6 +30,7 @@ mod statistics;
 mod storm;
 mod subject;
 mod table;
+mod tls;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -111,9 +112,13 @@ struct Options {
     from: Option<PathBuf>,
 }
 
+/// Those of the suite `tls` alone.
+const TLS_CANDIDATES: [Candidate; 3] = [tls::OURS, tls::NGINX, tls::HAPROXY];
+
 fn candidate_names() -> clap::builder::PossibleValuesParser {
     CANDIDATES
         .iter()
+        .chain(&TLS_CANDIDATES)
         .map(|candidate| candidate.name)
         .collect::<Vec<_>>()
         .into()
@@ -139,6 +144,8 @@ enum What {
     Logins,
     /// Ids, history, and all sessions resuming at once; a stream on the broker
     Resume,
+    /// TLS here, beside nginx and HAProxy that take it off before: memory, CPU of frames and handshakes, pings, a storm
+    Tls,
     /// Cost as sessions grow, up to 190,000 in ten processes; only when named, or with --full
     Scale,
     /// A million sessions, or --sessions, on one port: time, memory and CPU of both ends; only when named
@@ -160,6 +167,7 @@ impl What {
             Self::Large => "large",
             Self::Logins => "logins",
             Self::Resume => "resume",
+            Self::Tls => "tls",
             Self::Scale => "scale",
             Self::Million => "million",
             Self::Plant => "plant",
@@ -178,6 +186,7 @@ impl What {
             Self::Large => large::print(rows),
             Self::Logins => logins::print(rows),
             Self::Resume => resume::print(rows),
+            Self::Tls => tls::print(rows),
             Self::Scale => scale::print(rows),
             Self::Million => million::print(rows),
             Self::Plant => plant::print(rows),
@@ -228,13 +237,13 @@ struct Extent {
     time_max: Duration,
     /// (in flight, rounds) of `fairness`.
     fairness: &'static [(u32, u32)],
-    /// Rounds of `bridge`, of `large`, of `resume` and of each series of `scale`.
+    /// Rounds of `bridge`, of `large`, of `resume`, of `tls` and of each series of `scale`.
     rounds: u32,
     /// Time of one rate of `plant`.
     plant_seconds: f64,
 }
 
-/// Sessions of `fairness`, `storm`, `logins` and `resume`.
+/// Sessions of `fairness`, `storm`, `logins`, `resume` and `tls`.
 const MOST_SESSIONS: u32 = 19_000;
 
 const QUICK: Extent = Extent {
@@ -367,6 +376,7 @@ impl Bench<'_> {
             What::Large => self.large(),
             What::Logins => self.logins(),
             What::Resume => self.resume(),
+            What::Tls => self.tls(),
             What::Scale => self.scale(),
             What::Million => self.million(),
             What::Plant => self.plant(),
@@ -557,6 +567,33 @@ impl Bench<'_> {
             rounds: self.extent.rounds,
         };
         resume::measure(&setup, &self.load, BODY_BYTES, &extent)
+    }
+
+    fn tls(&self) -> io::Result<Vec<Value>> {
+        let sessions = self.shrunk(MOST_SESSIONS);
+        self.check(1, sessions)?;
+        let names = &self.options.subjects;
+        let rows = tls::Plan {
+            server: &self.server,
+            load: &self.load,
+            extent: tls::Extent {
+                shrink: self.extent.shrink,
+                sessions: MOST_SESSIONS,
+                rounds: self.extent.rounds,
+                fanout: self.extent.fanout[0].series,
+                time_max: self.extent.time_max,
+                body_bytes: BODY_BYTES,
+            },
+            wants: &|name| names.is_empty() || names.iter().any(|wanted| wanted == name),
+        }
+        .measure();
+        match rows {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                eprintln!("tls: skipped, not installed: {error}");
+                Ok(Vec::new())
+            }
+            rows => rows,
+        }
     }
 
     fn scale(&self) -> io::Result<Vec<Value>> {
