@@ -28,8 +28,9 @@ pub(crate) const READY_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause before the service manager is told again what it did not take.
 pub(crate) const SERVICE_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Sockets that a service manager may hand over: the websocket port, the admin address. With more the start is refused.
-pub(crate) const HANDED_SOCKETS_MAX: usize = 2;
+/// Sockets that a service manager may hand over: the websocket port, the admin address, the websocket port with TLS. With
+/// more the start is refused.
+pub(crate) const HANDED_SOCKETS_MAX: usize = 3;
 
 /// Pause between two walks over all sessions in which the drain found no session to close: those left are in their
 /// handshake.
@@ -112,6 +113,24 @@ pub(crate) const YIELD_FLUSHES_MIN: usize = 64;
 /// Sessions of one flush from which on one system call for all, through io_uring, is worth it; fewer are written to one
 /// by one.
 pub(crate) const RING_WRITES_MIN: usize = 4;
+
+/// Plain bytes that are sealed for one write to a connection of the TLS port: four records. What its socket does not take of
+/// them is kept for it alone, in place of the frames that all share.
+pub(crate) const SEALED_BYTES_MAX: usize = 64 << 10;
+
+/// Plain bytes that are sealed in one turn, give or take [`SEALED_BYTES_MAX`]: some 1.3 ms. Sessions beyond that wait for the
+/// next turn, which does not wait.
+pub(crate) const SEALED_BYTES_PER_TURN_MAX: usize = 4 << 20;
+
+/// What a TLS record has beside its plain bytes, at most (RFC 8446 section 5.2, RFC 5288 section 3), without padding.
+pub(crate) const RECORD_OVERHEAD_BYTES_MAX: usize = 5 + 8 + 1 + 16;
+
+/// Steps of TLS handshakes that threads have done and one turn takes; the rest waits for the next, which does not wait.
+pub(crate) const HANDSHAKES_PER_TURN_MAX: usize = 64;
+
+/// Bytes that TLS handshakes hold, of all connections: some 8,000 that are halfway. Beyond it the oldest of the network that
+/// has most connections in their handshakes goes.
+pub(crate) const HANDSHAKES_BYTES_MAX: usize = 64 << 20;
 
 /// Slices of one vectored write. A session with more frames is listed again.
 pub(crate) const WRITE_SLICES_MAX: usize = 64;
@@ -582,6 +601,9 @@ pub(crate) const PERMISSIONS_TOLD_MAX: usize = 16;
 /// Longest file of CAs, certificates or keys for TLS to brokers, or of `blackhole sub`; a longer one is refused. A system's
 /// whole store of CAs has some 200 KiB.
 pub(crate) const TLS_FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// How often the log says that a certificate of the TLS port is near its end.
+pub(crate) const TLS_EXPIRY_TOLD_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Looks at once (`GET /trace`). Beyond it the looker is told 503. They leave half of the admin address to others.
 pub const TRACE_LOOKS_MAX: usize = ADMIN_CONNECTIONS_MAX / 2;

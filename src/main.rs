@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use blackhole::amqp::control::ControlOptions;
 use blackhole::amqp::stream::{StreamOptions, StreamThreads};
 use blackhole::amqp::{self, AmqpCounters, AmqpOptions, AmqpThread};
 use blackhole::auth::{Authenticator, Fresh, SharedRealm};
-use blackhole::config::{self, Config, ConfigError, Exit, SourceConfig, Startup};
+use blackhole::config::{self, Config, ConfigError, Exit, Note, SourceConfig, Startup};
 use blackhole::handoff::ask::ask_channels;
 use blackhole::handoff::stored::stored_channels;
 use blackhole::handoff::{SourceEnd, handoff};
@@ -32,6 +32,7 @@ use blackhole::routing::families::{Exchange, Families};
 use blackhole::session::ListenerKind;
 use blackhole::session::hub::Hub;
 use blackhole::session::limits::SessionLimits;
+use blackhole::tls::{self, ServerTls, TlsOptions};
 use blackhole::{ctl, limits, logging, source, sub, sys};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
@@ -275,8 +276,16 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
         );
         return Err(Exit::failed(CODE_FAILED, why));
     }
+    let served_tls = config.server_tls().map_err(Exit::refused)?;
+    if served_tls.is_none() && handed.address(ListenerKind::TlsClients).is_some() {
+        let why = "a socket was handed over as websocket-tls: use_ssl must be set";
+        return Err(Exit::failed(CODE_FAILED, why));
+    }
+    let on_our_address = |port| SocketAddr::new(config.ip, port);
+    let tls_port = config.tls_clients.as_ref().map(|tls| tls.port);
     let addresses = Addresses {
-        clients: SocketAddr::new(config.ip, config.port),
+        clients: config.port.map(on_our_address),
+        tls_clients: tls_port.map(on_our_address),
         reuse_port: config.reuse_port,
         accept_rate: config.max_accept_rate,
         admin: config.admin,
@@ -303,6 +312,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     let counters = Arc::new(AmqpCounters::default());
     let source = start_source(&config, exchanges, source_end, &counters)?;
     let (inquiry, inquiry_counters) = start_inquiry(&config, verifies, &server)?;
+    start_tls(served_tls, &mut server)?;
     let control = start_control(&config, &mut server, &counters)?;
     let stream = start_stream(&config, stream_exchanges, &mut server, &counters)?;
     server.take_host(HostParts {
@@ -317,6 +327,8 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
     server.take_about(about(&config));
     announce(&server);
     let patience = AMQP_STOP_PATIENCE.min(config.drain / 4);
+    let tls_options = config.tls_clients.clone().map(|tls| tls.options);
+    let tls_options = tls_options.map(|options| Arc::new(Mutex::new(options)));
     let parts = ServerParts {
         handoff: loop_end,
         inquiry,
@@ -333,7 +345,7 @@ fn run(config: Config, args: Vec<OsString>) -> Result<(), Exit> {
             inquiry_counters.write(out);
             logging::write_metrics(out);
         }),
-        reread: Box::new(move |hub| reread(hub, args.clone())),
+        reread: Box::new(move |hub| reread(hub, args.clone(), tls_options.clone())),
     };
     let ended = server.run(hub, parts);
     // The loop's ends of the channels are gone, so the threads end; one that hangs on its broker is aborted.
@@ -421,6 +433,23 @@ fn start_inquiry(
     Ok((Some(inquiry), counters))
 }
 
+/// Starts the threads that do TLS handshakes with clients, if there is a port for them.
+fn start_tls(served: Option<ServerTls>, server: &mut Server) -> Result<(), Exit> {
+    let Some(served) = served else {
+        return Ok(());
+    };
+    for note in Note::of_tls(&served) {
+        log::log!(note.level, "{}", note.text);
+    }
+    let (lane, threads) = tls::channels(server.waker());
+    // They end with the loop.
+    let _threads = threads
+        .start()
+        .map_err(|error| Exit::failed(CODE_FAILED, error))?;
+    server.take_tls(lane, served);
+    Ok(())
+}
+
 /// What this process is, as the admin address tells it.
 fn about(config: &Config) -> About {
     let kinds = [
@@ -438,6 +467,7 @@ fn about(config: &Config) -> About {
     About {
         node: config.node_name.clone(),
         websocket: None,
+        websocket_tls: None,
         auth: auth.map(|(kind, _)| kind).collect(),
         source,
         demo_account,
@@ -514,10 +544,15 @@ fn switch_as_kept(families: &mut Families, modules: &BTreeMap<String, bool>) {
 
 /// Tells scripts and operators where to connect (PROTOCOL 9).
 fn announce(server: &Server) {
-    if let Some(address) = server.address(ListenerKind::Clients) {
-        // Nobody may be reading; that is no reason not to serve.
-        let _closed = writeln!(io::stdout(), "listening on {address}");
-        log::info!("listening on {address}");
+    for (kind, how) in [
+        (ListenerKind::Clients, "listening on"),
+        (ListenerKind::TlsClients, "listening with TLS on"),
+    ] {
+        if let Some(address) = server.address(kind) {
+            // Nobody may be reading; that is no reason not to serve.
+            let _closed = writeln!(io::stdout(), "{how} {address}");
+            log::info!("{how} {address}");
+        }
     }
     if let Some(address) = server.address(ListenerKind::Admin) {
         log::info!("admin pages on http://{address}/metrics, /healthz, /readyz");
@@ -529,10 +564,17 @@ fn announce(server: &Server) {
 }
 
 /// SIGHUP: what can change while running is read again; what is wrong is reported and changes nothing.
-fn reread(hub: &Hub, args: Vec<OsString>) -> RereadJob {
+///
+/// `tls_options`: which files the TLS port is served with; `None`: there is no such port.
+fn reread(
+    hub: &Hub,
+    args: Vec<OsString>,
+    tls_options: Option<Arc<Mutex<TlsOptions>>>,
+) -> RereadJob {
     let authenticator = hub.authenticator.reread();
     Box::new(move || {
         let config = config::reread(args.into_iter());
+        let tls = tls_options.and_then(|known| reread_tls(config.as_ref().ok(), &known));
         let tokens = authenticator.parse(config::read_tokens, config::read_keys);
         let admin_token = config.as_ref().map(Config::admin_token);
         let admin_token = admin_token.unwrap_or(Ok(None));
@@ -543,9 +585,40 @@ fn reread(hub: &Hub, args: Vec<OsString>) -> RereadJob {
                 Ok(_) => {}
                 Err(error) => log::error!("SIGHUP: admin token not reread: {error}"),
             }
-            put_in_force(hub, config, tokens)
+            Reread {
+                tls,
+                ..put_in_force(hub, config, tokens)
+            }
         })
     })
+}
+
+/// Reads the files of the TLS port: those of `config`, or while that is wrong those that were `known` before, so that a
+/// renewed certificate does not wait for it. `None`: they do not serve.
+fn reread_tls(config: Option<&Config>, known: &Mutex<TlsOptions>) -> Option<ServerTls> {
+    // Locked by the thread of a reread alone, of which there is one at a time.
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    let options = match config.map(|config| &config.tls_clients) {
+        Some(Some(tls)) => tls.options.clone(),
+        Some(None) => {
+            log::warn!("SIGHUP: use_ssl is off now, which takes a restart");
+            known.clone()
+        }
+        None => known.clone(),
+    };
+    match config::load_tls(&options) {
+        Ok(tls) => {
+            for note in Note::of_tls(&tls) {
+                log::log!(note.level, "SIGHUP: {}", note.text);
+            }
+            *known = options;
+            Some(tls)
+        }
+        Err(error) => {
+            log::error!("SIGHUP: TLS files not reread: {error}");
+            None
+        }
+    }
 }
 
 fn put_in_force(
@@ -570,6 +643,7 @@ fn put_in_force(
             warn_of_shared_realms(&hub.authenticator);
             Reread {
                 has_changed_identities: true,
+                tls: None,
                 leftover: Box::new(before),
             }
         }
@@ -577,6 +651,7 @@ fn put_in_force(
             log::error!("SIGHUP: keys, accounts and tokens not reread: {error}");
             Reread {
                 has_changed_identities: false,
+                tls: None,
                 leftover: Box::new(()),
             }
         }

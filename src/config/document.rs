@@ -9,6 +9,7 @@
 //! | in the document | what happens |
 //! |---|---|
 //! | a key of ours | as in any config file, a value that does not fit is refused |
+//! | `use_plaintext` | false: as `"port": null` |
 //! | one of `PLATFORM_KEYS` | named, passed over |
 //! | another key | refused, with the key that is likely meant |
 //! | in `autoload_modules`: `bh_…` which is no slip of a module of ours | named, passed over |
@@ -23,7 +24,7 @@ use serde_json::value::RawValue;
 use super::error::ConfigError;
 use super::exit::Note;
 use super::known;
-use super::values::{NodeName, Text};
+use super::values::{NodeName, Text, Written};
 use crate::closest::closest;
 use crate::json::{self, Members};
 use crate::routing::families::{FamilyOptions, FamilyProblem};
@@ -34,9 +35,13 @@ const APP: &str = "blackhole";
 
 const DEFAULT: &str = "default";
 
-/// Keys of the platform's app that mean nothing here: its own listeners and their TLS, which a proxy in front ends here;
-/// limits of older versions; and what the platform lists to its users.
-const PLATFORM_KEYS: [&str; 17] = [
+/// The platform's word on its port without TLS, which is the key [`PORT`] here.
+const USE_PLAINTEXT: &str = "use_plaintext";
+const PORT: &str = "port";
+
+/// Keys of the platform's app that mean nothing here: what its own listeners need; limits of older versions; and what the
+/// platform lists to its users.
+const PLATFORM_KEYS: [&str; 11] = [
     "acceptors",
     "bindings",
     "compress_response_body",
@@ -45,15 +50,9 @@ const PLATFORM_KEYS: [&str; 17] = [
     "keep_client_alive",
     "message_bucket_rate",
     "message_bucket_size",
-    "ssl_ca_cert",
-    "ssl_cert",
-    "ssl_key",
     "ssl_password",
-    "ssl_port",
     "ssl_workers",
     "url",
-    "use_plaintext",
-    "use_ssl",
 ];
 
 /// What is passed over, in the words of a note.
@@ -73,7 +72,7 @@ const NAMED_MAX: usize = 20;
 
 /// What such a document says.
 pub(super) struct Document {
-    /// The keys in force, each once, with the part that it is from.
+    /// The keys in force, each once, with where it is written: `default.port`.
     pub(super) keys: BTreeMap<String, (String, Value)>,
     /// What the operator is to be told.
     pub(super) notes: Vec<Note>,
@@ -134,7 +133,8 @@ pub(super) fn read(
         reader.take(&own, part)?;
     }
     let has_own = part.is_some();
-    let warning = reader.pass_over_keys();
+    reader.take_use_plaintext()?;
+    reader.pass_over_keys();
     reader.pass_over_modules()?;
     for (index, (name, part)) in parts.0.iter().enumerate() {
         let is_of_the_database = name.starts_with('_') || name.starts_with("pvt_");
@@ -168,7 +168,6 @@ pub(super) fn read(
         }
     }];
     notes.extend(reader.note());
-    notes.extend(warning);
     Ok(Document {
         keys: reader.keys,
         notes,
@@ -193,29 +192,41 @@ impl Reader<'_> {
                 problem: "expected a JSON object of keys and values".to_owned(),
             })?;
         let place = |key: &str| format!("{place}.{key}");
-        known::check(&place, &members, &PLATFORM_KEYS)?;
-        let of_this_part = |(key, value)| (key, (name.to_owned(), value));
+        known::check(
+            &place,
+            &members,
+            &[&PLATFORM_KEYS[..], &[USE_PLAINTEXT]].concat(),
+        )?;
+        let of_this_part = |(key, value)| {
+            let written = format!("{name}.{key}");
+            (key, (written, value))
+        };
         self.keys.extend(members.0.into_iter().map(of_this_part));
         Ok(())
     }
 
-    /// Takes out what means nothing here, and returns a warning when that leaves clients less protected than the document
-    /// wants them.
-    fn pass_over_keys(&mut self) -> Option<Note> {
-        let has =
-            |key, value| matches!(self.keys.get(key), Some((_, Value::Bool(is))) if *is == value);
-        let wants_tls = has("use_ssl", true) || has("use_plaintext", false);
+    /// Puts `"port": null` in the place of `"use_plaintext": false`.
+    fn take_use_plaintext(&mut self) -> Result<(), ConfigError> {
+        let Some((written, value)) = self.keys.remove(USE_PLAINTEXT) else {
+            return Ok(());
+        };
+        let is_open = bool::from_json(&value).map_err(|problem| ConfigError::Value {
+            place: known::place(self.file, &written),
+            problem: problem.0,
+        })?;
+        if !is_open {
+            self.keys.insert(PORT.to_owned(), (written, Value::Null));
+        }
+        Ok(())
+    }
+
+    /// Takes out what means nothing here.
+    fn pass_over_keys(&mut self) {
         for key in PLATFORM_KEYS {
             if self.keys.remove(key).is_some() {
                 self.pass_over(KEYS, key);
             }
         }
-        let file = self.file.display();
-        wants_tls.then(|| {
-            Note::warning(format!(
-                "{file}: use_ssl, use_plaintext: clients are not served by TLS here, which a proxy in front is for"
-            ))
-        })
     }
 
     /// Takes the modules that mean nothing here out of `autoload_modules`.
@@ -228,7 +239,7 @@ impl Reader<'_> {
             };
             known.extend(families.iter().filter_map(module));
         }
-        let Some((part, Value::Array(modules))) = self.keys.get_mut("autoload_modules") else {
+        let Some((written, Value::Array(modules))) = self.keys.get_mut("autoload_modules") else {
             return Ok(());
         };
         let mut passed_over = Vec::new();
@@ -247,7 +258,7 @@ impl Reader<'_> {
                 }
                 None => FamilyProblem::UnknownModule(name.to_owned()).to_string(),
             };
-            let place = known::place(self.file, &format!("{part}.autoload_modules[{index}]"));
+            let place = known::place(self.file, &format!("{written}[{index}]"));
             return Err(ConfigError::Value { place, problem });
         }
         *modules = kept;
@@ -324,7 +335,7 @@ mod tests {
             assert!(module.starts_with(MODULE_PREFIX) && is_name(module));
         }
         assert!(PLATFORM_KEYS.is_sorted());
-        for key in PLATFORM_KEYS {
+        for key in PLATFORM_KEYS.into_iter().chain([USE_PLAINTEXT]) {
             let ours = super::super::cli::defaults();
             assert!(!ours.contains_key(key), "{key} means something here");
         }

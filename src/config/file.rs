@@ -20,16 +20,16 @@ pub(super) struct FromFile {
     pub(super) options: Options,
     /// What the operator is to be told of it.
     pub(super) notes: Vec<Note>,
-    /// Of the platform's document, the part that each key is from.
-    parts: BTreeMap<String, String>,
+    /// Of the platform's document, where each key is written: `default.port`.
+    written: BTreeMap<String, String>,
 }
 
 impl FromFile {
     /// How messages name a key of `file`, or a path below one.
     pub(super) fn place(&self, file: &Path, path: &str) -> String {
-        let key = path.split(['[', '.']).next().unwrap_or_default();
-        match self.parts.get(key) {
-            Some(part) => known::place(file, &format!("{part}.{path}")),
+        let (key, below) = path.split_at(path.find(['[', '.']).unwrap_or(path.len()));
+        match self.written.get(key) {
+            Some(written) => known::place(file, &format!("{written}{below}")),
             None => known::place(file, path),
         }
     }
@@ -67,8 +67,8 @@ fn parse(
     let keys: Map<String, Value> = if document::is_document(&members) {
         let document::Document { keys, notes } = document::read(file, text, node_name, usual)?;
         read.notes = notes;
-        let part_of = |(key, (part, _)): (&String, &(String, _))| (key.clone(), part.clone());
-        read.parts = keys.iter().map(part_of).collect();
+        let written = |(key, (written, _)): (&String, &(String, _))| (key.clone(), written.clone());
+        read.written = keys.iter().map(written).collect();
         keys.into_iter()
             .map(|(key, (_, value))| (key, value))
             .collect()
@@ -107,11 +107,15 @@ mod tests {
         for (text, expected) in [
             (
                 r#"{"port": "abc"}"#,
-                "config.json: port: expected a whole number from 0 to 65535, found \"abc\"",
+                "config.json: port: expected a whole number from 0 to 65535, or null, found \"abc\"",
             ),
             (
-                r#"{"port": null}"#,
-                "config.json: port: expected a whole number from 0 to 65535, found null",
+                r#"{"ssl_port": null}"#,
+                "config.json: ssl_port: expected a whole number from 0 to 65535, found null",
+            ),
+            (
+                r#"{"ssl_cert": ["a.pem", ""]}"#,
+                "config.json: ssl_cert: item 2: expected the name of a file",
             ),
             (
                 r#"{"prot": 1}"#,

@@ -8,6 +8,7 @@
 //! | `values` | what a value of each type may be, in both spellings |
 //! | `authenticators` | the keys about who may do what, and the reading of their files |
 //! | `origin` | an entry of `allowed_origins` |
+//! | `tls_clients` | the keys about clients with TLS, and what is told of their files |
 //! | `file`, `cli` | the two places that keys come from |
 //! | `known` | the keys that a file may hold, and the wording of what is wrong with one |
 //! | `document` | the platform's own document in place of such a file |
@@ -28,6 +29,7 @@ mod modules;
 mod options;
 mod origin;
 mod session_limits;
+mod tls_clients;
 mod values;
 
 use std::collections::BTreeMap;
@@ -45,6 +47,7 @@ pub use cli::{Key, command, keys};
 pub use error::ConfigError;
 pub use exit::{CODE_REFUSED, Exit, Note, Stream};
 pub use modules::keep_module;
+pub use tls_clients::{TlsClientsConfig, load_tls};
 
 use cidr::IpCidr;
 
@@ -57,10 +60,12 @@ use crate::logging::LogFormat;
 use crate::protocol::proxy::ProxyProtocol;
 use crate::routing::families::{Families, FamilyOptions, FamilySpec};
 use crate::session::outbox::SlowConsumerPolicy;
+use crate::tls::ServerTls;
 use authenticators::AuthKeys;
 use cli::{CommandLine, NoCommandLine};
 use file::FromFile;
 use options::Options;
+use tls_clients::TlsClientKeys;
 use values::{
     FileName, HistoryName, Limit, Network, NodeName, Object, Setting, SourceName, Text, Word,
 };
@@ -88,18 +93,20 @@ pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Startup, Exit> 
     };
     let loaded = load(&command_line, descriptors).map_err(Exit::refused)?;
     if command_line.check_config {
-        let notes = &loaded.config.notes;
         return Err(match check(&loaded) {
-            Ok(text) => Exit::done(text).with(notes),
+            Ok((text, tls)) => {
+                let tls = tls.as_ref().map(Note::of_tls).unwrap_or_default();
+                Exit::done(text).with(&[loaded.config.notes, tls].concat())
+            }
             Err(error) => Exit::refused(error),
         });
     }
     Ok(Startup::Run(loaded.config))
 }
 
-/// Reads the same command line and its file again, for SIGHUP. A running process takes `log_level` from the result, and
-/// the content of the token file by [`Authenticator::reread`] and [`read_tokens`]. Everything else is read at start
-/// only.
+/// Reads the same command line and its file again, for SIGHUP. A running process takes `log_level`,
+/// the admin token and the files of `tls_clients` from the result, and the content of the token file by
+/// [`Authenticator::reread`] and [`read_tokens`]. Everything else is read at start only.
 ///
 /// # Errors
 /// The configuration would be refused at start; the running one stays.
@@ -162,11 +169,12 @@ fn place(command_line: &CommandLine, from_file: &FromFile, path: &str) -> String
 }
 
 /// What `--check-config` does beyond loading: opens the files that are named, and prints.
-fn check(loaded: &Loaded) -> Result<String, ConfigError> {
+fn check(loaded: &Loaded) -> Result<(String, Option<ServerTls>), ConfigError> {
     loaded.config.authenticator()?;
     loaded.config.modules()?;
     loaded.config.admin_token()?;
     loaded.config.check_tls()?;
+    let tls = loaded.config.server_tls()?;
     if let SourceConfig::Replay { file } = &loaded.config.source {
         File::open(file).map_err(|error| ConfigError::File {
             file: file.clone(),
@@ -175,7 +183,7 @@ fn check(loaded: &Loaded) -> Result<String, ConfigError> {
     }
     let text = serde_json::to_string_pretty(&loaded.options)
         .expect("options are JSON: text, numbers, lists, objects");
-    Ok(text + "\n")
+    Ok((text + "\n", tls))
 }
 
 impl Config {
@@ -205,6 +213,17 @@ impl Config {
         file.map_or_else(|| Ok(BTreeMap::new()), modules::read)
     }
 
+    /// Reads the files of TLS with clients; `None`: there is no such TLS. Blocks for as long as the disk does.
+    ///
+    /// # Errors
+    /// A file cannot be read or holds something else than it should.
+    pub fn server_tls(&self) -> Result<Option<ServerTls>, ConfigError> {
+        let clients = self.tls_clients.as_ref();
+        clients
+            .map(|clients| load_tls(&clients.options))
+            .transpose()
+    }
+
     /// Makes sure that the files for TLS to the broker serve, if there is a broker with TLS or a file is named.
     ///
     /// # Errors
@@ -226,6 +245,13 @@ impl Config {
         let Options {
             ip,
             port,
+            use_ssl,
+            ssl_port,
+            ssl_cert,
+            ssl_key,
+            ssl_ca_cert,
+            ssl_client_required,
+            tls_ticket_key_file,
             reuse_port,
             proxy_protocol,
             trusted_proxies,
@@ -348,6 +374,17 @@ impl Config {
                 ),
             });
         }
+        let tls_clients = TlsClientKeys {
+            port: port.0.0,
+            use_ssl: use_ssl.0,
+            ssl_port: ssl_port.0,
+            cert: ssl_cert,
+            key: ssl_key,
+            ca_cert: ssl_ca_cert,
+            client_required: ssl_client_required.0,
+            ticket_key_file: tls_ticket_key_file,
+        }
+        .read(place)?;
         let tls = tls_files(amqp_ca_cert, amqp_client_cert, amqp_client_key, place)?;
         if proxy_protocol.0 != ProxyProtocol::Off && trusted_proxies.is_empty() {
             return Err(ConfigError::Value {
@@ -385,7 +422,8 @@ impl Config {
         .read(&place("auth"))?;
         Ok(Self {
             ip: ip.0,
-            port: port.0,
+            port: port.0.0,
+            tls_clients,
             reuse_port: reuse_port.0,
             proxy_protocol: proxy_protocol.0,
             trusted_proxies: trusted_proxies
@@ -568,9 +606,11 @@ pub struct HistoryStream {
 pub struct Config {
     /// `ip`: address of the websocket listener. Default `0.0.0.0`.
     pub ip: IpAddr,
-    /// `port`: 5555; 0 takes a free one.
-    pub port: u16,
-    /// `reuse_port`: several processes share the port.
+    /// `port`: of clients without TLS, 5555; 0 takes a free one. `None`: there is no such port, and `tls_clients` is there.
+    pub port: Option<u16>,
+    /// `use_ssl` and what belongs to it: how clients with TLS are served; none by default.
+    pub tls_clients: Option<TlsClientsConfig>,
+    /// `reuse_port`: several processes share the ports.
     pub reuse_port: bool,
     /// `proxy_protocol`. Unless off, `trusted_proxies` is not empty.
     pub proxy_protocol: ProxyProtocol,

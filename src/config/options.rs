@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::origin::Origin;
 use super::values::{
     AuthName, BrokerUrl, FileName, HistoryName, HostName, Issuer, Limit, MaxAge, Network, NodeName,
-    Object, Period, Rate, RealmTemplate, Secret, Setting, SourceName, Word, list, list_or_one,
+    Object, Period, PortOrNone, Rate, RealmTemplate, Secret, Setting, SourceName, Word, list,
+    list_or_one,
 };
 use crate::auth::REALM_PLACEHOLDER;
 use crate::event::Style;
@@ -49,10 +50,37 @@ pub(crate) struct Options {
     /// Address that websocket clients connect to
     #[arg(long, value_name = "ADDRESS", help_heading = LISTENING)]
     pub(crate) ip: Setting<IpAddr>,
-    /// Port that websocket clients connect to; 0 takes a free one, told on the first line of stdout
+    /// Port that websocket clients connect to; 0 takes a free one, told on the first line of stdout; none (null in the
+    /// file) opens no port without TLS
     #[arg(long, value_name = "PORT", help_heading = LISTENING)]
-    pub(crate) port: Setting<u16>,
-    /// Let several processes share the port (SO_REUSEPORT), one a core
+    pub(crate) port: Setting<PortOrNone>,
+    /// Take websocket clients with TLS (wss) on ssl_port
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = LISTENING)]
+    pub(crate) use_ssl: Setting<bool>,
+    /// Port that websocket clients connect to with TLS; 0 takes a free one, told on stdout
+    #[arg(long, value_name = "PORT", help_heading = LISTENING)]
+    pub(crate) ssl_port: Setting<u16>,
+    /// Certificate to show these clients, as a PEM file, with what links it to its CA behind it; several are chosen from by
+    /// the name that a client asks for (SNI), the first if none fits. Reread on SIGHUP
+    #[arg(long, value_name = "FILE", help_heading = LISTENING)]
+    #[serde(deserialize_with = "list_or_one")]
+    pub(crate) ssl_cert: Vec<Setting<FileName>>,
+    /// Private key of ssl_cert, as a PEM file; of several in the same order
+    #[arg(long, value_name = "FILE", help_heading = LISTENING)]
+    #[serde(deserialize_with = "list_or_one")]
+    pub(crate) ssl_key: Vec<Setting<FileName>>,
+    /// CAs of clients' certificates, as a PEM file: clients are asked for one, and one of another CA is refused; unset: they
+    /// are not asked
+    #[arg(long, value_name = "FILE", help_heading = LISTENING)]
+    pub(crate) ssl_ca_cert: Option<Setting<FileName>>,
+    /// Refuse clients that show no certificate of ssl_ca_cert
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = LISTENING)]
+    pub(crate) ssl_client_required: Setting<bool>,
+    /// File of at least 32 random bytes that several processes share, so that a client may resume TLS at any of them;
+    /// unset: each has a secret of its own
+    #[arg(long, value_name = "FILE", help_heading = LISTENING)]
+    pub(crate) tls_ticket_key_file: Option<Setting<FileName>>,
+    /// Let several processes share the ports (SO_REUSEPORT), one a core
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = LISTENING)]
     pub(crate) reuse_port: Setting<bool>,
     /// PROXY headers (v1, v2) from trusted_proxies: off, accept (if one comes), or required (and nobody else may
@@ -317,7 +345,14 @@ impl Default for Options {
         let families = FamilyOptions::default();
         Self {
             ip: Setting(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-            port: Setting(5555),
+            port: Setting(PortOrNone(Some(5555))),
+            use_ssl: Setting(false),
+            ssl_port: Setting(5556),
+            ssl_cert: Vec::new(),
+            ssl_key: Vec::new(),
+            ssl_ca_cert: None,
+            ssl_client_required: Setting(false),
+            tls_ticket_key_file: None,
             reuse_port: Setting(false),
             proxy_protocol: Setting(ProxyProtocol::Off),
             trusted_proxies: Vec::new(),

@@ -151,6 +151,40 @@ macro_rules! whole {
 
 whole!(u16, u32, u64, NonZeroU16, NonZeroU32);
 
+/// A port, or that there is none: `null` in the file, `none` on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PortOrNone(pub(crate) Option<u16>);
+
+impl Written for PortOrNone {
+    fn expected() -> String {
+        format!("{}, or null", u16::expected())
+    }
+
+    fn from_text(text: &str) -> Result<Self, Problem> {
+        let expected = || format!("{}, or none", u16::expected());
+        match text {
+            "none" => Ok(Self(None)),
+            number => number
+                .parse()
+                .map(|port| Self(Some(port)))
+                .map_err(|_| Problem::new(&expected(), format_args!("{text:?}"))),
+        }
+    }
+
+    fn from_json(value: &Value) -> Result<Self, Problem> {
+        if value.is_null() {
+            return Ok(Self(None));
+        }
+        u16::from_json(value)
+            .map(|port| Self(Some(port)))
+            .map_err(|_| Problem::new(&Self::expected(), value))
+    }
+
+    fn to_json(&self) -> Value {
+        Value::from(self.0)
+    }
+}
+
 /// Milliseconds of a keep-alive period: from `MIN` to [`PERIOD_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Period<const MIN: u32>(pub(crate) u32);
@@ -903,6 +937,14 @@ mod tests {
             problems::<u16>("", &json!(null)),
             (format!("{port} \"\""), format!("{port} null"))
         );
+        let port = "expected a whole number from 0 to 65535, or";
+        assert_eq!(
+            problems::<PortOrNone>("null", &json!("none")),
+            (
+                format!("{port} none, found \"null\""),
+                format!("{port} null, found \"none\"")
+            )
+        );
         assert_eq!(
             problems::<NonZeroU16>("0", &json!(0)).1,
             "expected a whole number from 1 to 65535, found 0"
@@ -954,6 +996,8 @@ mod tests {
             assert_eq!(again.to_json(), value);
         }
         survives::<u16>("0", json!(0));
+        survives::<PortOrNone>("none", json!(null));
+        survives::<PortOrNone>("5555", json!(5555));
         survives::<NonZeroU32>("4294967295", json!(4_294_967_295_u32));
         survives::<Limit<u64>>("0", json!(0));
         survives::<Limit<u32>>("7", json!(7));

@@ -16,10 +16,14 @@ use super::output::{Failure, Outcome, Screen, complain};
 use super::processes::Answer;
 use super::table::{BAD, Cell, Column, DOUBTFUL, HEAD, Table};
 use super::text::{NOTHING, bytes, count, latency, rate, span};
+use crate::limits::TLS_EXPIRY_WARNED;
 use crate::printable::printable;
 
 /// Of a hundred turns, waits or events, ninety-nine are at most so long.
 const MOST: f64 = 0.99;
+
+/// The metric that tells when the first certificate for clients expires; 0: there is none.
+const CERTIFICATE_EXPIRES: &str = "blackhole_tls_certificate_expires";
 
 /// Show how each process is: ready, sessions, events, delays, memory, CPU
 #[derive(Debug, Args)]
@@ -66,6 +70,8 @@ struct Figures {
     memory: Option<f64>,
     /// Of one core, 1: all the time since the start, or the last look.
     cpu: Option<f64>,
+    /// When the first certificate for clients expires, in Unix seconds.
+    certificate_expires: Option<f64>,
     lag: Option<Histogram>,
     turn: Option<Histogram>,
     age: Option<Histogram>,
@@ -181,13 +187,14 @@ impl Figures {
             held: value("blackhole_handoff_held_seconds"),
             memory: value("process_resident_memory_bytes"),
             cpu,
+            certificate_expires: value(CERTIFICATE_EXPIRES).filter(|expires| *expires > 0.0),
             lag: histogram("blackhole_loop_lag_seconds"),
             turn: histogram("blackhole_turn_seconds"),
             age: histogram("blackhole_event_age_seconds"),
         }
     }
 
-    /// Both together: sums, the longest times, one distribution of delays.
+    /// Both together: sums, the longest times, the first end of a certificate, one distribution of delays.
     fn with(self, other: &Self) -> Self {
         let add = |a: Option<f64>, b: Option<f64>| match (a, b) {
             (Some(a), Some(b)) => Some(a + b),
@@ -195,6 +202,10 @@ impl Figures {
         };
         let most = |a: Option<f64>, b: Option<f64>| match (a, b) {
             (Some(a), Some(b)) => Some(a.max(b)),
+            (a, b) => a.or(b),
+        };
+        let least = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
         let join = |a: Option<Histogram>, b: &Option<Histogram>| match (a, b) {
@@ -213,6 +224,7 @@ impl Figures {
             held: most(self.held, other.held),
             memory: add(self.memory, other.memory),
             cpu: add(self.cpu, other.cpu),
+            certificate_expires: least(self.certificate_expires, other.certificate_expires),
             lag: join(self.lag, &other.lag),
             turn: join(self.turn, &other.turn),
             age: join(self.age, &other.age),
@@ -237,6 +249,7 @@ impl Figures {
             "held_seconds": self.held,
             "memory_bytes": whole(self.memory),
             "cpu": self.cpu,
+            "certificate_expires": whole(self.certificate_expires),
             "loop_lag_p99_seconds": most(&self.lag),
             "turn_p99_seconds": most(&self.turn),
             "event_age_p99_seconds": most(&self.age),
@@ -287,6 +300,17 @@ impl Figures {
                 .into(),
         ]
     }
+}
+
+/// What is said of a certificate that is good for so many seconds more; `None`: there is time.
+fn certificate_told(left: f64) -> Option<String> {
+    if left <= 0.0 {
+        return Some("a certificate for clients has expired".to_owned());
+    }
+    (left < TLS_EXPIRY_WARNED.as_secs_f64()).then(|| {
+        let left = whole(Some(left)).map_or(NOTHING.to_owned(), span);
+        format!("a certificate for clients expires in {left}")
+    })
 }
 
 /// A value that is a count.
@@ -407,11 +431,16 @@ impl Shown<'_> {
         screen.out.flush()
     }
 
-    /// What `/readyz` says beyond its first line.
+    /// What `/readyz` says beyond its first line, and that a certificate is near its end.
     fn write_more(&self, screen: &mut Screen) -> io::Result<()> {
-        for answer in self.answers {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+        let unix = unix.unwrap_or_default().as_secs_f64();
+        for (answer, figures) in self.answers.iter().zip(self.figures) {
             let Ok(look) = &answer.result else { continue };
-            for line in look.readiness.iter().skip(1) {
+            let expires = figures.as_ref().and_then(|all| all.certificate_expires);
+            let certificate = expires.and_then(|expires| certificate_told(expires - unix));
+            let more = look.readiness.iter().skip(1).cloned();
+            for line in more.chain(certificate) {
                 let line = format!("{}: {line}", answer.process);
                 writeln!(screen.out, "{DOUBTFUL}{}{DOUBTFUL:#}", printable(&line))?;
             }
@@ -475,6 +504,33 @@ mod tests {
         assert_eq!(none.events, None, "one look has no rate");
         let anew = Figures::new(&first, Some(&second), true);
         assert_eq!(anew.events, None, "a process that began anew has none yet");
+    }
+
+    #[test]
+    fn a_certificate_is_told_of_when_there_is_little_time_left() {
+        const DAY: f64 = 86_400.0;
+        for (left, expected) in [
+            (31.0 * DAY, None),
+            (
+                12.0 * DAY,
+                Some("a certificate for clients expires in 12 d 00 h"),
+            ),
+            (0.0, Some("a certificate for clients has expired")),
+            (-DAY, Some("a certificate for clients has expired")),
+        ] {
+            assert_eq!(certificate_told(left).as_deref(), expected, "{left}");
+        }
+        let expires = |line: &str| {
+            let page = format!("blackhole_sessions 3\n{line}");
+            let mut look = look_of(Instant::now(), 0, [0, 0]);
+            look.page = Exposition::parse(&page);
+            Figures::new(&look, None, false)
+        };
+        let none = expires("blackhole_tls_certificate_expires 0\n");
+        let one = expires("blackhole_tls_certificate_expires 7\n");
+        let other = expires("blackhole_tls_certificate_expires 5\n");
+        assert_eq!(none.certificate_expires, None);
+        assert_eq!(none.with(&one).with(&other).certificate_expires, Some(5.0));
     }
 
     #[test]

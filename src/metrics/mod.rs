@@ -66,6 +66,9 @@ figures! {
         counter going_away_notices_total "Notices that the process is going away.";
         counter pings_sent_total "Websocket pings to clients that were silent for ping_interval_ms.";
         counter source_outages_total "Times the event source was away.";
+        counter tls_clear_http_total "Requests of plain HTTP on the TLS port, answered with 400.";
+        counter tls_records_refused_total "Sessions on the TLS port ended because a record was wrong.";
+        counter tls_truncated_total "Streams on the TLS port that ended without close_notify.";
         counter writes_total "Write calls on client sockets.";
         counter ring_calls_total "io_uring calls, each of which wrote to several client sockets.";
         counter written_bytes_total "Bytes written to client sockets.";
@@ -109,6 +112,11 @@ figures! {
             handshakes_refused_draining_total ("draining") "503: the process is about to end.";
             handshakes_refused_head_total ("head") "431: the head was too large.";
             handshakes_refused_request_total ("request") "Another status: the request is none that is served here.";
+        }
+        counter tls_handshakes_total [result] "TLS handshakes that ended, by how." {
+            tls_handshakes_full_total ("full") "Done, with a signature.";
+            tls_handshakes_resumed_total ("resumed") "Done, by a ticket.";
+            tls_handshakes_failed_total ("failed") "Refused: what came was no TLS, or had nothing in common with what is served here, or was wrong.";
         }
         counter resumes_total [result] "Subscribes with a cursor, by what came of it." {
             resumes_good_total ("resumed") "What came after it was replayed.";

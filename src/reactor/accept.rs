@@ -48,7 +48,7 @@ impl<S: Socket> Reactor<S> {
         now: Now,
     ) -> Option<ConnId> {
         self.hub.metrics.connections_accepted_total += 1;
-        if listener != ListenerKind::Clients {
+        if !listener.is_of_clients() {
             return self.accept_admin(socket, peer, listener, now);
         }
         let Some(preamble) = self.hub.limits.proxies.preamble(peer.address().ip()) else {
@@ -58,7 +58,12 @@ impl<S: Socket> Reactor<S> {
             }
             return None;
         };
-        let room = self.room_for(&mut socket, preamble, now);
+        let is_tls = listener == ListenerKind::TlsClients;
+        let room = if is_tls {
+            self.room_for_tls(now)
+        } else {
+            self.room_for(&mut socket, preamble, now)
+        };
         if room == Room::Close {
             return None;
         }
@@ -66,7 +71,11 @@ impl<S: Socket> Reactor<S> {
         let is_surplus = session.is_surplus();
         let id = self.connections.insert(socket, session);
         self.hub.arrivals.note(now.unix());
-        if is_surplus && room == Room::Free && !self.take_surplus(id, now) {
+        if is_tls {
+            if !self.secure(id, now) {
+                return None;
+            }
+        } else if is_surplus && room == Room::Free && !self.take_surplus(id, now) {
             return None;
         }
         let connection = self.connections.get_mut(id)?;
@@ -109,16 +118,29 @@ impl<S: Socket> Reactor<S> {
         Room::Close
     }
 
+    /// As [`Reactor::room_for`], of the TLS port: a connection for which there is no room is closed without a word, because
+    /// an answer would cost a whole handshake.
+    fn room_for_tls(&mut self, now: Now) -> Room {
+        if self.clients() < self.connections_max || self.evict_unfinished(now) {
+            return Room::Free;
+        }
+        self.hub.metrics.connections_dropped_full_total += 1;
+        Room::Close
+    }
+
     /// Ends the unfinished handshake that is first to go; false: there is none.
-    fn evict_unfinished(&mut self, now: Now) -> bool {
+    pub(super) fn evict_unfinished(&mut self, now: Now) -> bool {
         let Some(id) = self.unfinished.first_to_go() else {
             return false;
         };
+        let is_in_clear = !self.is_secured(id);
         if let Some(connection) = self.connections.get_mut(id) {
-            // The peer may not speak HTTP, and may not be listening.
-            let _untold = connection
-                .socket
-                .write(&[IoSlice::new(self.full_answer.whole())]);
+            if is_in_clear {
+                // The peer may not speak HTTP, and may not be listening.
+                let _untold = connection
+                    .socket
+                    .write(&[IoSlice::new(self.full_answer.whole())]);
+            }
             connection.session.evict(&mut self.hub.context(id, now));
         }
         self.remove(id);

@@ -8,6 +8,7 @@ use super::Reactor;
 use super::connections::{Connection, Listed};
 use super::flush_list::Hold;
 use super::socket::Socket;
+use super::tls::{SealedOffer, Tls};
 use crate::limits;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
@@ -16,23 +17,45 @@ use crate::session::gather::{Gather, Offer};
 use crate::session::id::ConnId;
 use crate::session::outbox::{FlushReport, Flushed};
 use crate::sys::ring::{RingWrite, WRITES_MAX};
+use crate::tls::Alert;
 
 const _: () = assert!(
     limits::FLUSHES_PER_TURN_MAX <= WRITES_MAX,
     "all flushes of a turn fit in one system call"
 );
 
+/// What one write offers to a socket.
+enum Offered {
+    Plain(Offer),
+    Sealed(SealedOffer),
+}
+
+impl Offered {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Plain(offer) => offer.bytes == 0,
+            Self::Sealed(sealed) => sealed.is_empty(),
+        }
+    }
+}
+
 impl<S: Socket> Reactor<S> {
     /// Sessions that have just been read, and sessions to which events go, take turns.
     pub(super) fn flush_some(&mut self, now: Now) {
         let mut listed = Vec::with_capacity(self.flush.len().min(limits::FLUSHES_PER_TURN_MAX));
+        let mut sealed = 0;
         while listed.len() < limits::FLUSHES_PER_TURN_MAX
+            && sealed < limits::SEALED_BYTES_PER_TURN_MAX
             && let Some((id, hold)) = self.flush.pop(listed.len().is_multiple_of(2))
         {
+            let is_secured = self.is_secured(id);
             match self.connections.get_mut(id) {
                 Some(connection) => {
                     connection.listed.remove(Listed::FLUSH);
                     listed.push((id, hold));
+                    if is_secured {
+                        sealed += connection.session.outbox.bytes().min(limits::SEALED_BYTES_MAX);
+                    }
                 }
                 None => self.flush.give_back(hold),
             }
@@ -49,6 +72,9 @@ impl<S: Socket> Reactor<S> {
     }
 
     fn flush_one(&mut self, id: ConnId, hold: Hold, now: Now) {
+        if self.is_secured(id) {
+            return self.flush_secured(id, hold, now);
+        }
         let Some(connection) = self.connections.get_mut(id) else {
             return self.flush.give_back(hold);
         };
@@ -70,7 +96,14 @@ impl<S: Socket> Reactor<S> {
         while listed.len() > 0 && self.write_some(listed.as_slice(), &mut offers, &mut outcomes) {
             let mut outcomes = outcomes.drain(..);
             for (offer, (id, hold)) in offers.drain(..).zip(listed.by_ref()) {
-                let outcome = (offer.bytes > 0).then(|| outcomes.next()).flatten();
+                let outcome = (!offer.is_empty()).then(|| outcomes.next()).flatten();
+                let offer = match offer {
+                    Offered::Plain(offer) => offer,
+                    Offered::Sealed(sealed) => {
+                        self.after_sealed_write(id, hold, &sealed, outcome, now);
+                        continue;
+                    }
+                };
                 let Some(connection) = self.connections.get_mut(id) else {
                     self.flush.give_back(hold);
                     continue;
@@ -90,27 +123,63 @@ impl<S: Socket> Reactor<S> {
     fn write_some(
         &mut self,
         listed: &[(ConnId, Hold)],
-        offers: &mut Vec<Offer>,
+        offers: &mut Vec<Offered>,
         outcomes: &mut Vec<io::Result<usize>>,
     ) -> bool {
         let Some(ring) = &mut self.ring else {
             return false;
         };
         let mut gather = Gather::new(std::mem::take(&mut self.scratch));
+        let mut to_seal = Vec::new();
         for (id, _) in listed {
-            offers.push(match self.connections.get(*id) {
-                Some(connection) => connection.session.outbox.gather(&mut gather),
-                None => gather.offer(true),
-            });
+            let tls = self.tls.as_ref();
+            let tls = tls.filter(|tls| tls.secured.get(id.slot).is_some());
+            let offer = match (self.connections.get(*id), tls) {
+                // Before anything is sealed, which cannot be undone.
+                (Some(connection), _) if connection.socket.descriptor().is_none() => return false,
+                (Some(connection), None) => connection.session.outbox.gather(&mut gather),
+                (Some(Connection { session, .. }), Some(tls)) => {
+                    to_seal.push((offers.len(), id.slot, session));
+                    tls.gather(id.slot, session, &mut gather)
+                }
+                (None, _) => gather.offer(true),
+            };
+            offers.push(Offered::Plain(offer));
             if gather.scratch_len() > limits::CALL_BYTES_MAX {
                 break;
             }
         }
         let slices = gather.slices();
+        if let Some(tls) = &mut self.tls {
+            tls.rewind();
+            for (index, slot, session) in to_seal {
+                if let Some(offered) = offers.get_mut(index)
+                    && let Offered::Plain(offer) = offered
+                {
+                    let offer = offer.clone();
+                    *offered = Offered::Sealed(tls.seal(slot, session, &slices, offer));
+                }
+            }
+        }
+        let sealed: Vec<[IoSlice<'_>; 1]> = offers
+            .iter()
+            .filter_map(|offered| match offered {
+                Offered::Plain(_) => None,
+                Offered::Sealed(sealed) => {
+                    let records = self.tls.as_ref().map(|tls| tls.records_of(sealed));
+                    Some([IoSlice::new(records.unwrap_or_default())])
+                }
+            })
+            .collect();
+        let mut sealed = sealed.iter();
         let mut writes = Vec::with_capacity(offers.len());
-        for ((id, _), offer) in listed.iter().zip(&*offers) {
-            let slices = Gather::of(&slices, offer);
-            let connection = self.connections.get(*id).filter(|_| !slices.is_empty());
+        for ((id, _), offered) in listed.iter().zip(&*offers) {
+            let slices = match offered {
+                Offered::Plain(offer) => Gather::of(&slices, offer),
+                Offered::Sealed(_) => sealed.next().map_or(&[][..], |one| one),
+            };
+            let has_bytes = !offered.is_empty();
+            let connection = self.connections.get(*id).filter(|_| has_bytes);
             let Some(connection) = connection else {
                 continue;
             };
@@ -130,15 +199,12 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Goes on after the flush of a session. `report`: its result; `None`: there was nothing to write.
-    fn after_flush(&mut self, id: ConnId, hold: Hold, report: Option<FlushReport>, now: Now) {
+    pub(super) fn after_flush(&mut self, id: ConnId, hold: Hold, report: Option<FlushReport>, now: Now) {
         let Some(connection) = self.connections.get_mut(id) else {
             return self.flush.give_back(hold);
         };
         let Connection {
-            socket,
-            session,
-            listed,
-            ..
+            session, listed, ..
         } = connection;
         let hub = &mut self.hub;
         if let Some(report) = report {
@@ -181,8 +247,10 @@ impl<S: Socket> Reactor<S> {
             AfterFlush::More => self.settle(id),
             AfterFlush::NextRequest => self.begin_next(id, now),
             AfterFlush::ShutdownWrite => {
-                if socket.shutdown_write().is_err() {
-                    session.on_end(true, &mut hub.context(id, now));
+                self.end_secured(id, Alert::CLOSE_NOTIFY);
+                let connection = self.connections.get_mut(id);
+                if connection.is_some_and(|one| one.socket.shutdown_write().is_err()) {
+                    self.act(id, now, |session, cx| session.on_end(true, cx));
                 }
                 self.settle(id);
             }

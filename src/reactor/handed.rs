@@ -17,6 +17,7 @@ use crate::sys::handed::{Handed, take_handed};
 #[derive(Debug, Default)]
 pub struct HandedSockets {
     pub(super) clients: Option<Socket>,
+    pub(super) tls_clients: Option<Socket>,
     pub(super) admin: Option<Socket>,
 }
 
@@ -28,11 +29,13 @@ pub enum HandedError {
     Environment(io::Error),
     /// More than there is use for.
     #[error(
-        "{0} sockets were handed over, and there is use for {HANDED_SOCKETS_MAX}: websocket and admin"
+        "{0} sockets were handed over, and there is use for {HANDED_SOCKETS_MAX}: websocket, admin and websocket-tls"
     )]
     TooMany(usize),
     /// A name that says nothing here.
-    #[error("a socket was handed over as {0:?}: expected FileDescriptorName=websocket or =admin")]
+    #[error(
+        "a socket was handed over as {0:?}: expected FileDescriptorName=websocket, =admin or =websocket-tls"
+    )]
     Name(String),
     /// Two under one name.
     #[error("two sockets were handed over as {0}")]
@@ -43,7 +46,10 @@ pub enum HandedError {
 }
 
 /// The names, in the order in which sockets without names come.
-const NAMES: [&str; HANDED_SOCKETS_MAX] = ["websocket", "admin"];
+const NAMES: [&str; HANDED_SOCKETS_MAX] = [WEBSOCKET, "admin", WEBSOCKET_TLS];
+
+const WEBSOCKET: &str = "websocket";
+const WEBSOCKET_TLS: &str = "websocket-tls";
 
 /// What sockets are called when nobody gave them names.
 const UNNAMED: &str = "unknown";
@@ -69,10 +75,10 @@ impl HandedSockets {
                 let known = NAMES.into_iter().find(|known| *known == name);
                 known.ok_or(HandedError::Name(name))?
             };
-            let place = if meant == NAMES[0] {
-                &mut sockets.clients
-            } else {
-                &mut sockets.admin
+            let place = match meant {
+                WEBSOCKET => &mut sockets.clients,
+                WEBSOCKET_TLS => &mut sockets.tls_clients,
+                _ => &mut sockets.admin,
             };
             let socket = listening(descriptor).ok_or(HandedError::NotListening(meant))?;
             if place.replace(socket).is_some() {
@@ -88,6 +94,7 @@ impl HandedSockets {
         let socket = match kind {
             ListenerKind::Clients => self.clients.as_ref(),
             ListenerKind::Admin => self.admin.as_ref(),
+            ListenerKind::TlsClients => self.tls_clients.as_ref(),
             ListenerKind::AdminSocket => None,
         };
         socket?.local_addr().ok()?.as_socket()
@@ -166,7 +173,11 @@ mod tests {
         for (names, expected) in [
             (&["blackhole@0.socket"][..], "blackhole@0.socket"),
             (&["admin", "admin"], "two sockets"),
-            (&["websocket", "admin", "websocket"], "3 sockets"),
+            (&["websocket", "admin", "websocket"], "two sockets"),
+            (
+                &["websocket", "admin", "websocket-tls", "admin"],
+                "4 sockets",
+            ),
         ] {
             let sockets = names.iter().map(|name| handed(name, listener()));
             let error = HandedSockets::of(sockets.collect()).expect_err("refused");

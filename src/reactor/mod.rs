@@ -55,6 +55,7 @@
 //! | [`flush_list`] | the sessions to write to, and how many events may merge meanwhile |
 //! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
 //! | [`drain`] | the pace at which every session is told to move, and then closed |
+//! | `certificate_watch` | what is said of certificates once a day |
 //! | `listening_socket` | the two kinds of socket that listen |
 //! | [`handed`] | the listening sockets that a service manager hands over |
 //! | [`service`], `report` | the service manager told of this process; what it is told, and when |
@@ -66,6 +67,7 @@
 mod accept;
 pub mod admin;
 mod asking;
+mod certificate_watch;
 pub mod connections;
 mod control;
 mod deadlines;
@@ -87,6 +89,7 @@ mod report;
 mod requests;
 pub mod reread;
 mod run;
+mod secured;
 pub mod server;
 pub mod service;
 pub mod socket;
@@ -94,6 +97,7 @@ mod store;
 mod stored;
 mod sweep;
 mod switching;
+mod tls;
 mod traced;
 mod trim;
 mod unfinished;
@@ -119,6 +123,7 @@ use self::run::FanOut;
 use self::socket::Socket;
 use self::store::Store;
 use self::sweep::Sweep;
+use self::tls::Tls;
 use self::trim::{Trim, TurnDone};
 use self::unfinished::Unfinished;
 use crate::handoff::LoopEnd;
@@ -206,6 +211,8 @@ pub struct Reactor<S> {
     trim_heap: fn(),
     /// `None`: each socket is written to with a system call of its own.
     ring: Option<Ring>,
+    /// `None`: there is no TLS port.
+    tls: Option<Tls>,
 }
 
 /// What the loop is made of, besides the hub.
@@ -278,6 +285,7 @@ impl<S: Socket> Reactor<S> {
             more_metrics: parts.more_metrics,
             trim_heap: parts.trim_heap,
             ring: parts.ring,
+            tls: None,
         }
     }
 
@@ -331,6 +339,7 @@ impl<S: Socket> Reactor<S> {
         self.begin_waiting(now);
         self.read_ready(ready, now);
         self.close_unfinished(now);
+        self.go_on_with_handshakes(now);
         self.take_answers(now);
         self.answer_platform(now);
         self.go_on_with_jobs(now);
@@ -375,6 +384,7 @@ impl<S: Socket> Reactor<S> {
             || self.jobs.is_pressing()
             || self.admin.has_waiting()
             || self.inquiries.is_pressing()
+            || self.has_handshakes()
             || self.has_laps()
             || self.has_stored()
         {
@@ -448,6 +458,10 @@ impl<S: Socket> Reactor<S> {
         if let Some(connection) = self.connections.get_mut(id)
             && connection.listed.contains(Listed::PARKED)
             && connection.session.wants_bytes()
+            && !self
+                .tls
+                .as_ref()
+                .is_some_and(|tls| tls.secured.is_busy(id.slot))
         {
             connection.listed.remove(Listed::PARKED);
             self.list_reread(id);
@@ -496,16 +510,22 @@ impl<S: Socket> Reactor<S> {
 
     /// Gives memory back to the system when it is time.
     fn give_memory_back(&mut self, now: Now) {
+        let records = self.tls.as_ref().map_or(0, Tls::capacity);
         let done = TurnDone {
             freed: self.hub.outboxes.queues_freed + self.hub.work.comings_and_goings,
             is_busy: std::mem::take(&mut self.hub.work.is_busy) || !self.flush.is_empty(),
-            has_grown: self.flush.has_grown() || self.scratch.capacity() > limits::SCRATCH_KEPT_MAX,
+            has_grown: self.flush.has_grown()
+                || self.scratch.capacity() > limits::SCRATCH_KEPT_MAX
+                || records > limits::SCRATCH_KEPT_MAX,
         };
         if !self.trim.is_due(done, now.clock) {
             return;
         }
         self.flush.shrink();
         self.scratch = Scratch::default();
+        if let Some(tls) = &mut self.tls {
+            tls.shrink();
+        }
         self.reread.shrink_to(self.reread.len());
         self.connections.shrink_if_empty();
         self.hub.peers.shrink();
@@ -525,6 +545,10 @@ impl<S: Socket> Reactor<S> {
         }
         if connection.listed.contains(Listed::ADMIN) {
             self.admin.remove(id);
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.secured.remove(id, peer.network());
+            self.hub.partials.remove(id);
         }
         let gone = connection.session.ended();
         connection.session.dissolve(&mut self.hub);

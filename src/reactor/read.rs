@@ -35,6 +35,11 @@ impl ReadBudget {
         }
     }
 
+    /// Bytes were read.
+    pub(super) fn take(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
     /// The budget of a read that must happen, whatever was read in the turn.
     pub(super) fn of_one_read() -> Self {
         Self {
@@ -87,6 +92,9 @@ impl<S: Socket> Reactor<S> {
     /// Reads one socket once, and lists it again if it may have more: after a full read, or when its peer has closed, which
     /// the poll does not tell twice.
     pub(super) fn read(&mut self, id: ConnId, budget: &mut ReadBudget, now: Now) {
+        if self.is_secured(id) {
+            return self.read_secured(id, budget, now);
+        }
         let is_spent = self.is_spent(budget);
         let Some(connection) = self.connections.get_mut(id) else {
             return;
@@ -108,7 +116,7 @@ impl<S: Socket> Reactor<S> {
                 .session
                 .on_end(false, &mut self.hub.context(id, now)),
             Ok(count) => {
-                budget.bytes = budget.bytes.saturating_sub(count);
+                budget.take(count);
                 self.hub.metrics.read_bytes_total += count as u64;
                 let has_more = count == most || connection.listed.contains(Listed::HAS_ENDED);
                 if connection.listed.contains(Listed::UNFINISHED) {
@@ -138,7 +146,7 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Notes a connection that has been read and is still in its handshake.
-    fn note_unfinished(&mut self, id: ConnId) {
+    pub(super) fn note_unfinished(&mut self, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(id)
             && connection.session.awaits_request()
             && connection.listed.enter(Listed::UNFINISHED)
@@ -158,7 +166,7 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Whether the rest must wait for the next turn.
-    fn is_spent(&self, budget: &ReadBudget) -> bool {
+    pub(super) fn is_spent(&self, budget: &ReadBudget) -> bool {
         let frames = self.hub.work.frames_read;
         budget.bytes == 0
             || frames >= budget.frames_max

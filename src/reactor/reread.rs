@@ -11,6 +11,7 @@ use std::{io, thread};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use crate::session::hub::Hub;
+use crate::tls::ServerTls;
 
 /// Reads and parses. Runs on a thread that may wait.
 pub type RereadJob = Box<dyn FnOnce() -> PutInForce + Send>;
@@ -22,6 +23,8 @@ pub type PutInForce = Box<dyn FnOnce(&mut Hub) -> Reread + Send>;
 pub struct Reread {
     /// Whether identities may have changed, so that every session must be renewed.
     pub has_changed_identities: bool,
+    /// What handshakes of the TLS port are served with from now on; `None`: as before.
+    pub tls: Option<ServerTls>,
     /// What was in force before; the thread drops it.
     pub leftover: Box<dyn Any + Send>,
 }
@@ -31,6 +34,7 @@ pub struct Reread {
 pub fn nothing() -> RereadJob {
     let nothing = || Reread {
         has_changed_identities: false,
+        tls: None,
         leftover: Box::new(()),
     };
     Box::new(move || Box::new(move |_| nothing()))
@@ -117,22 +121,23 @@ impl Rereading {
         else {
             return None;
         };
-        let has_changed_identities = match results.try_recv() {
+        let (has_changed_identities, tls) = match results.try_recv() {
             Ok(put_in_force) => {
                 let reread = put_in_force(hub);
                 let _gone = leftovers.try_send(reread.leftover);
-                reread.has_changed_identities
+                (reread.has_changed_identities, reread.tls)
             }
             Err(TryRecvError::Empty) => return None,
             Err(TryRecvError::Disconnected) => {
                 log::error!("SIGHUP: nothing reread: its thread has ended");
-                false
+                (false, None)
             }
         };
         let begin_again = *again;
         *self = Self::Idle;
         Some(Finished {
             has_changed_identities,
+            tls,
             begin_again,
         })
     }
@@ -141,5 +146,6 @@ impl Rereading {
 /// The result of [`Rereading::finish`].
 pub(super) struct Finished {
     pub(super) has_changed_identities: bool,
+    pub(super) tls: Option<ServerTls>,
     pub(super) begin_again: bool,
 }

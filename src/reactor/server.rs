@@ -15,6 +15,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::admin::about::About;
+use super::certificate_watch::CertificateWatch;
 use super::drain::DrainTimes;
 use super::handed::HandedSockets;
 use super::listener::{Accepted, Listener};
@@ -35,6 +36,7 @@ use crate::session::clock::Now;
 use crate::session::hub::Hub;
 use crate::session::id::{ConnId, Peer};
 use crate::sys::ring::Ring;
+use crate::tls::{HandshakeLane, ServerTls};
 
 /// The tokens of what is no connection. No [`ConnId`] has these words, because generations have 24 bits.
 const CLIENTS: Token = Token(usize::MAX);
@@ -43,15 +45,18 @@ const WAKER: Token = Token(usize::MAX - 2);
 const TERMINATIONS: Token = Token(usize::MAX - 3);
 const RELOADS: Token = Token(usize::MAX - 4);
 const ADMIN_SOCKET: Token = Token(usize::MAX - 5);
+const TLS_CLIENTS: Token = Token(usize::MAX - 6);
 
 /// What to listen on.
 #[derive(Clone, Debug)]
 pub struct Addresses {
     /// The websocket port.
-    pub clients: SocketAddr,
-    /// Whether several processes share that port.
+    pub clients: Option<SocketAddr>,
+    /// The websocket port with TLS.
+    pub tls_clients: Option<SocketAddr>,
+    /// Whether several processes share these ports.
     pub reuse_port: bool,
-    /// `max_accept_rate`, of the websocket port.
+    /// `max_accept_rate`, of each websocket port.
     pub accept_rate: Option<u32>,
     /// The admin address.
     pub admin: Option<SocketAddr>,
@@ -127,6 +132,8 @@ pub struct Server {
     host: Option<HostParts>,
     service: Option<Service>,
     about: About,
+    tls: Option<(HandshakeLane, ServerTls)>,
+    certificates: CertificateWatch,
 }
 
 /// What a running loop needs, besides the hub.
@@ -168,14 +175,13 @@ impl Server {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let mut listeners = Vec::new();
-        let clients = (
-            Some(addresses.clients),
-            handed.clients,
-            addresses.reuse_port,
-        );
+        let reuse_port = addresses.reuse_port;
+        let clients = (addresses.clients, handed.clients, reuse_port);
+        let tls_clients = (addresses.tls_clients, handed.tls_clients, reuse_port);
         let admin = (addresses.admin, handed.admin, false);
         for (kind, token, (address, socket, reuse_port)) in [
             (ListenerKind::Clients, CLIENTS, clients),
+            (ListenerKind::TlsClients, TLS_CLIENTS, tls_clients),
             (ListenerKind::Admin, ADMIN, admin),
         ] {
             let mut listener = match (socket, address) {
@@ -187,7 +193,7 @@ impl Server {
                 }
                 (None, None) => continue,
             };
-            if kind == ListenerKind::Clients {
+            if kind.is_of_clients() {
                 listener.limit_rate(addresses.accept_rate);
             }
             listener.register(poll.registry(), token)?;
@@ -221,7 +227,14 @@ impl Server {
             host: None,
             service: None,
             about: About::default(),
+            tls: None,
+            certificates: CertificateWatch::default(),
         })
+    }
+
+    /// Serves the TLS port: its handshakes are done by the threads that `lane` leads to, with `served`.
+    pub fn take_tls(&mut self, lane: HandshakeLane, served: ServerTls) {
+        self.tls = Some((lane, served));
     }
 
     /// Lets the loop tell the service manager of itself.
@@ -248,6 +261,7 @@ impl Server {
     pub fn take_about(&mut self, about: About) {
         self.about = About {
             websocket: self.address(ListenerKind::Clients),
+            websocket_tls: self.address(ListenerKind::TlsClients),
             ..about
         };
     }
@@ -305,6 +319,9 @@ impl Server {
             reactor.take_host(host, Arc::new(move || waker.wake()));
         }
         reactor.take_about(std::mem::take(&mut self.about));
+        if let Some((lane, served)) = self.tls.take() {
+            reactor.take_tls(lane, served);
+        }
         let mut events = Events::with_capacity(limits::POLL_EVENTS_MAX);
         let mut ready: Vec<Ready> = Vec::with_capacity(limits::POLL_EVENTS_MAX);
         let mut accept_log = LogLimit::default();
@@ -314,12 +331,14 @@ impl Server {
             let now = now_since(epoch);
             reactor.turn_done(now);
             self.tell_service(&mut reactor, now);
+            self.warn_of_certificates(&reactor, now);
             let service_due = self.service.as_ref().and_then(Service::next_due);
             let patience = self
                 .listeners
                 .iter()
                 .filter_map(Listener::next_due)
                 .chain(service_due)
+                .chain(reactor.served_tls().map(|_| self.certificates.due()))
                 .map(|due| due.saturating_sub(now.clock))
                 .min()
                 .unwrap_or(Duration::MAX)
@@ -354,6 +373,7 @@ impl Server {
                         }
                     }
                     CLIENTS => self.on_listener_ready(ListenerKind::Clients),
+                    TLS_CLIENTS => self.on_listener_ready(ListenerKind::TlsClients),
                     ADMIN => self.on_listener_ready(ListenerKind::Admin),
                     ADMIN_SOCKET => self.on_listener_ready(ListenerKind::AdminSocket),
                     Token(word) => ready.push(Ready {
@@ -406,6 +426,16 @@ impl Server {
         reactor.hub.metrics.service_messages_failed_total += service.tell(seen, now.clock);
     }
 
+    /// Says once a day which certificates are near their end.
+    fn warn_of_certificates(&mut self, reactor: &Reactor<TcpStream>, now: Now) {
+        let Some(served) = reactor.served_tls() else {
+            return;
+        };
+        for warning in self.certificates.look(served, now) {
+            log::warn!("{warning}");
+        }
+    }
+
     /// Begins to read again what can change while the process runs.
     fn reread(&mut self, make_job: &dyn Fn(&Hub) -> RereadJob, hub: &Hub) {
         let waker = self.waker.clone();
@@ -421,6 +451,9 @@ impl Server {
         let Some(finished) = self.rereading.finish(&mut reactor.hub) else {
             return;
         };
+        if let Some(tls) = finished.tls {
+            reactor.renew_tls(tls);
+        }
         if finished.has_changed_identities {
             reactor.renew_identities();
         } else {
@@ -441,10 +474,9 @@ impl Server {
         }
     }
 
-    fn clients_listener(&mut self) -> Option<&mut Listener> {
-        self.listeners
-            .iter_mut()
-            .find(|listener| listener.kind == ListenerKind::Clients)
+    fn clients_listeners(&mut self) -> impl Iterator<Item = &mut Listener> {
+        let mut listeners = self.listeners.iter_mut();
+        std::iter::from_fn(move || listeners.find(|listener| listener.kind.is_of_clients()))
     }
 
     /// The first signal, or the operator's order; nothing if the end is announced already.
@@ -453,10 +485,10 @@ impl Server {
             return;
         }
         log::info!("{}", end_told(delay));
-        if let Some(listener) = self.clients_listener()
-            && let Err(error) = listener.stop_deferring()
-        {
-            log::warn!("silent connections may be reset: {error}");
+        for listener in self.clients_listeners() {
+            if let Err(error) = listener.stop_deferring() {
+                log::warn!("silent connections may be reset: {error}");
+            }
         }
         self.lifecycle = Lifecycle::Announced {
             until: now.clock + delay,
@@ -468,24 +500,23 @@ impl Server {
         if let Lifecycle::Announced { until } = self.lifecycle
             && now.clock >= until
         {
-            let grace = match self.clients_listener().map(|one| one.stop_taking()) {
-                Some(Ok(grace)) => grace,
-                Some(Err(error)) => {
+            let graces = self.clients_listeners().map(|listener| {
+                listener.stop_taking().unwrap_or_else(|error| {
                     log::warn!("connections may be reset: {error}");
                     Duration::ZERO
-                }
-                None => Duration::ZERO,
-            };
+                })
+            });
+            let grace = graces.max().unwrap_or_default();
             self.lifecycle = Lifecycle::Emptying {
                 until: now.clock + grace,
             };
         }
         if let Lifecycle::Emptying { until } = self.lifecycle
             && now.clock >= until
-            && let Some(listener) = self.clients_listener()
-            && !listener.is_left_to_others()
         {
-            listener.on_ready();
+            self.clients_listeners()
+                .filter(|listener| !listener.is_left_to_others())
+                .for_each(Listener::on_ready);
         }
     }
 
@@ -499,25 +530,26 @@ impl Server {
             return false;
         }
         let is_late = now.clock >= until + limits::LISTENER_EMPTYING_MAX;
-        if let Some(listener) = self.clients_listener() {
-            let is_lost = !listener.is_empty() && !listener.is_left_to_others();
-            if is_lost && !is_late {
-                return false;
-            }
-            if is_lost {
-                log::warn!("connections that could not be accepted in time are reset");
-            }
+        let mut listeners = self.clients_listeners();
+        let is_lost =
+            listeners.any(|listener| !listener.is_empty() && !listener.is_left_to_others());
+        drop(listeners);
+        if is_lost && !is_late {
+            return false;
+        }
+        if is_lost {
+            log::warn!("connections that could not be accepted in time are reset");
         }
         let registry = self.poll.registry();
         for listener in &mut self.listeners {
-            if listener.kind == ListenerKind::Clients
+            if listener.kind.is_of_clients()
                 && let Err(error) = listener.deregister(registry)
             {
                 log::warn!("the poll still tells of a listener that is closed: {error}");
             }
         }
         self.listeners
-            .retain(|listener| listener.kind != ListenerKind::Clients);
+            .retain(|listener| !listener.kind.is_of_clients());
         self.lifecycle = Lifecycle::Draining;
         true
     }
@@ -532,7 +564,7 @@ impl Server {
     /// Accepts a bounded number of connections: the beginning of step 2.
     fn accept(&mut self, reactor: &mut Reactor<TcpStream>, log_limit: &mut LogLimit, now: Now) {
         for listener in &mut self.listeners {
-            let accepts_max = if listener.kind == ListenerKind::Clients {
+            let accepts_max = if listener.kind.is_of_clients() {
                 limits::ACCEPTS_PER_TURN_MAX
             } else {
                 limits::ADMIN_ACCEPTS_PER_TURN_MAX

@@ -27,6 +27,8 @@ pub struct Gather<'o> {
     scratch_begin: usize,
     /// Bytes of the present session.
     bytes: usize,
+    /// From so many on nothing is added to the present session.
+    bytes_max: usize,
 }
 
 /// Bytes in a row.
@@ -56,6 +58,15 @@ impl Offer {
             is_all: true,
         }
     }
+
+    /// The first `bytes_max` bytes of it.
+    pub(super) fn cut(self, bytes_max: usize) -> Self {
+        Self {
+            bytes: self.bytes.min(bytes_max),
+            is_all: self.is_all && self.bytes <= bytes_max,
+            ..self
+        }
+    }
 }
 
 /// The present session's write has no room for more.
@@ -73,7 +84,13 @@ impl<'o> Gather<'o> {
             begin: 0,
             scratch_begin: 0,
             bytes: 0,
+            bytes_max: usize::MAX,
         }
+    }
+
+    /// Adds no frame to the present session once it has so many bytes.
+    pub(super) fn limit(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
     }
 
     /// Bytes put together so far.
@@ -92,6 +109,19 @@ impl<'o> Gather<'o> {
     #[must_use]
     pub fn of<'s, 'i>(slices: &'s [IoSlice<'i>], offer: &Offer) -> &'s [IoSlice<'i>] {
         slices.get(offer.spans.clone()).unwrap_or_default()
+    }
+
+    /// The bytes of `offer`, which may be cut, among [`Gather::slices`].
+    pub fn bytes_of<'s>(
+        slices: &'s [IoSlice<'_>],
+        offer: &Offer,
+    ) -> impl Iterator<Item = &'s [u8]> {
+        let mut left = offer.bytes;
+        Self::of(slices, offer).iter().map_while(move |slice| {
+            let bytes = slice.get(..left.min(slice.len())).unwrap_or_default();
+            left -= bytes.len();
+            (!bytes.is_empty()).then_some(bytes)
+        })
     }
 
     /// Gives the scratch memory back.
@@ -117,6 +147,7 @@ impl<'o> Gather<'o> {
         self.begin = self.spans.len();
         self.scratch_begin = self.scratch.len();
         self.bytes = 0;
+        self.bytes_max = usize::MAX;
         offer
     }
 
@@ -158,7 +189,8 @@ impl<'o> Gather<'o> {
 
     fn has_room(&self, spans: usize) -> Result<(), Full> {
         let is_full = self.spans.len() - self.begin + spans > WRITE_SLICES_MAX
-            || self.scratch.len() - self.scratch_begin > GATHERED_BYTES_MAX;
+            || self.scratch.len() - self.scratch_begin > GATHERED_BYTES_MAX
+            || self.bytes >= self.bytes_max;
         if is_full { Err(Full) } else { Ok(()) }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Invariant: after each read the hub knows how much of an unfinished message or request the session keeps.
 
+use std::net::IpAddr;
+
 use crate::limits::{PONGS_PER_READ_MAX, REFUSED_COMMANDS_MAX};
 use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::admin::AdminRequest;
@@ -181,10 +183,21 @@ impl Session {
     /// Tells the hub how much of a message or request the session keeps. An address answers for what it leaves unfinished, and
     /// not for whole requests that wait for us.
     pub(super) fn note_partial(&self, cx: &mut Context<'_>) {
+        let address = self.answerable(cx);
+        cx.hub.partials.set(cx.id, self.partial_bytes(), address);
+    }
+
+    /// Tells the hub how many bytes of the peer are kept beneath the session, of a TLS record.
+    pub fn note_beneath(&self, bytes: usize, cx: &mut Context<'_>) {
+        let address = self.answerable(cx);
+        cx.hub.partials.set_beneath(cx.id, bytes, address);
+    }
+
+    /// The address that answers for what the session leaves unfinished.
+    fn answerable(&self, cx: &Context<'_>) -> Option<IpAddr> {
         let is_told = self.place != Place::Unknown;
         let is_its_own = is_told && self.has_no_proof() && !self.awaits_answer();
-        let address = is_its_own.then(|| self.peer(cx.hub).network());
-        cx.hub.partials.set(cx.id, self.partial_bytes(), address);
+        is_its_own.then(|| self.peer(cx.hub).network())
     }
 }
 

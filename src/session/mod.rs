@@ -203,10 +203,23 @@ enum PeerSide {
 pub enum ListenerKind {
     /// The websocket port.
     Clients,
+    /// The websocket port on which TLS is spoken.
+    TlsClients,
     /// The admin address.
     Admin,
     /// The admin socket in a folder, where the permissions of the file are the right to ask.
     AdminSocket,
+}
+
+impl ListenerKind {
+    /// Whether clients come by it.
+    #[must_use]
+    pub fn is_of_clients(self) -> bool {
+        match self {
+            Self::Clients | Self::TlsClients => true,
+            Self::Admin | Self::AdminSocket => false,
+        }
+    }
 }
 
 /// A request's head, or the PROXY header before it, that arrived in part; at most [`HEAD_BYTES_MAX`](crate::protocol::http::HEAD_BYTES_MAX)

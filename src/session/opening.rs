@@ -105,43 +105,69 @@ impl Session {
     }
 
     /// Takes the PROXY header, if one may come, and goes on with what is behind it.
-    pub(super) fn on_start(
+    pub(super) fn on_start(&mut self, preamble: Preamble, input: &mut [u8], cx: &mut Context<'_>) {
+        if let Some((preamble, consumed)) = self.take_preamble(preamble, input, cx) {
+            let rest = input.get_mut(consumed..).unwrap_or_default();
+            self.on_head(preamble, rest, cx);
+        }
+    }
+
+    /// Takes what comes in clear on a connection of the TLS port: the PROXY header, if one may come. Returns what stands
+    /// behind it, which is TLS; `None`: the header is not whole, or the connection was closed for it.
+    pub fn on_clear_bytes(&mut self, input: &[u8], cx: &mut Context<'_>) -> Option<Vec<u8>> {
+        let Phase::Handshake { preamble, head, .. } = &mut self.phase else {
+            return None;
+        };
+        let (preamble, head) = (*preamble, head.take());
+        let mut bytes = head.map_or_else(Vec::new, |head| head.bytes);
+        bytes.extend_from_slice(input);
+        let taken = self.take_preamble(preamble, &bytes, cx);
+        self.note_partial(cx);
+        let (taken, consumed) = taken?;
+        if let Phase::Handshake { preamble, .. } = &mut self.phase {
+            *preamble = taken;
+        }
+        bytes.drain(..consumed);
+        Some(bytes)
+    }
+
+    /// The PROXY header, if one may come: what may come next, and how many bytes it has. `None`: it is not whole, or the
+    /// connection was closed for it.
+    fn take_preamble(
         &mut self,
         preamble: Preamble,
-        mut input: &mut [u8],
+        input: &[u8],
         cx: &mut Context<'_>,
-    ) {
-        let preamble = match preamble {
-            Preamble::Done | Preamble::Nameless => preamble,
+    ) -> Option<(Preamble, usize)> {
+        match preamble {
+            Preamble::Done | Preamble::Nameless => Some((preamble, 0)),
             Preamble::Optional | Preamble::Required => match proxy::parse(input) {
                 proxy::Header::Incomplete => {
                     self.gather(preamble, input, cx);
-                    return;
+                    None
                 }
-                proxy::Header::Absent if preamble == Preamble::Optional => Preamble::Done,
+                proxy::Header::Absent if preamble == Preamble::Optional => {
+                    Some((Preamble::Done, 0))
+                }
                 proxy::Header::Absent => {
                     self.close(CloseReason::NoProxyHeader, cx);
-                    return;
+                    None
                 }
                 proxy::Header::Malformed => {
                     self.close(CloseReason::BadProxyHeader, cx);
-                    return;
+                    None
                 }
                 proxy::Header::Complete { consumed, source } => {
                     cx.hub.metrics.proxy_headers_total += 1;
-                    input = input.get_mut(consumed..).unwrap_or_default();
-                    match source {
-                        Some(source) => {
-                            self.set_peer(Peer::from(source), cx.hub);
-                            self.take_known_place(cx.hub);
-                            Preamble::Done
-                        }
-                        None => Preamble::Nameless,
-                    }
+                    let Some(source) = source else {
+                        return Some((Preamble::Nameless, consumed));
+                    };
+                    self.set_peer(Peer::from(source), cx.hub);
+                    self.take_known_place(cx.hub);
+                    Some((Preamble::Done, consumed))
                 }
             },
-        };
-        self.on_head(preamble, input, cx)
+        }
     }
 
     /// Keeps the part that has arrived.
@@ -388,6 +414,12 @@ impl Session {
     /// Tells the peer that the process has as many connections as it may (503).
     pub fn refuse_full(&mut self, cx: &mut Context<'_>) {
         self.respond(&HttpError::Full.response(false), cx);
+    }
+
+    /// Tells a peer that speaks HTTP in clear on the TLS port so (400).
+    pub fn refuse_clear(&mut self, cx: &mut Context<'_>) {
+        let error = HttpError::Malformed("plain HTTP on the TLS port: use wss or https");
+        self.respond(&error.response(false), cx);
     }
 
     /// Sends an HTTP response and closes the connection. One too many of its address gets no time to read the response and

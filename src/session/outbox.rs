@@ -5,7 +5,7 @@
 //! bytes in a row only for the time of a write ([`Gather`]).
 //!
 //! Invariants: an empty outbox owns no memory. Frames are shared, never copied. Only a prefix of the first piece may have
-//! been written, and `bytes` is the sum of the pieces' lengths without that prefix. [`OutboxTotals`] are the sums over all
+//! been written, and `bytes` is the sum of the pieces' lengths without that prefix, and of the sealed records. [`OutboxTotals`] are the sums over all
 //! *blocked* outboxes, whose last write would have blocked. A blocked outbox holds no merged frame: it is split into its
 //! parts when the socket does not take it, so that the limits count messages.
 
@@ -122,11 +122,25 @@ struct Queue {
     /// Bytes that are not written.
     bytes: usize,
     state: QueueState,
-    /// Events dropped since the last notice of a gap (policy `drop`).
+    /// What must be announced before the next event.
+    owed: Option<Box<Owed>>,
+    /// What goes before the pieces, as it is.
+    sealed: Option<Box<Sealed>>,
+}
+
+/// What the policy `drop` has left out.
+#[derive(Debug, Default)]
+struct Owed {
+    /// Events dropped since the last notice of a gap.
     dropped: u64,
-    /// The latest notice of an outage for which there was no room (policy `drop`).
+    /// The latest notice of an outage for which there was no room.
     outage: Option<Frame>,
 }
+
+/// TLS records that the socket has not taken. Their plain bytes have left the outbox, and their keys have moved on, so they
+/// must be sent, before anything else.
+#[derive(Debug, Default)]
+struct Sealed(Vec<u8>);
 
 /// Whether the socket takes frames, as far as we know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -271,7 +285,7 @@ impl Outbox {
         match self.node() {
             None => 0,
             Some(Node::Shared(_) | Node::Own(..)) => 1,
-            Some(Node::Many(queue)) => queue.pieces.len(),
+            Some(Node::Many(queue)) => queue.pieces.len() + usize::from(queue.sealed.is_some()),
         }
     }
 
@@ -296,7 +310,7 @@ impl Outbox {
     #[must_use]
     pub fn blocked(&self) -> (usize, usize) {
         match self.queue() {
-            Some(queue) if queue.is_blocked() => (queue.pieces.len(), queue.bytes),
+            Some(queue) if queue.is_blocked() => (self.frames(), queue.bytes),
             Some(_) | None => (0, 0),
         }
     }
@@ -329,27 +343,27 @@ impl Outbox {
     /// Counts an event that the policy `drop` left out. Only for a blocked outbox.
     pub fn count_dropped(&mut self) {
         if let Some(queue) = self.queue_mut() {
-            queue.dropped += 1;
+            queue.owed.get_or_insert_default().dropped += 1;
         }
     }
 
     /// Takes the number of events dropped since the last call, to be announced before the next event.
     pub fn take_dropped(&mut self) -> u64 {
-        let dropped = self.queue_mut().map(|queue| &mut queue.dropped);
-        dropped.map_or(0, std::mem::take)
+        let owed = self.queue_mut().and_then(|queue| queue.owed.as_mut());
+        owed.map_or(0, |owed| std::mem::take(&mut owed.dropped))
     }
 
     /// Keeps the notice of an outage for the moment before the next event; a later one replaces it. Only for a blocked
     /// outbox.
     pub fn keep_outage(&mut self, notice: Frame) {
         if let Some(queue) = self.queue_mut() {
-            queue.outage = Some(notice);
+            queue.owed.get_or_insert_default().outage = Some(notice);
         }
     }
 
     /// Takes the notice of an outage that was kept since the last call.
     pub fn take_outage(&mut self) -> Option<Frame> {
-        self.queue_mut()?.outage.take()
+        self.queue_mut()?.owed.as_mut()?.outage.take()
     }
 
     /// Whether a notice must be sent before the next event.
@@ -361,18 +375,21 @@ impl Outbox {
     /// How many dropped events are not announced yet.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.queue().map_or(0, |queue| queue.dropped)
+        let owed = self.queue().and_then(|queue| queue.owed.as_ref());
+        owed.map_or(0, |owed| owed.dropped)
     }
 
-    /// Drops every piece except one of which a part is written: its rest must be sent to keep the stream whole.
+    /// Drops every piece except what must be sent to keep the stream whole: the rest of one of which a part is written, and
+    /// records that are sealed.
     pub fn forget_unbegun(&mut self, totals: &mut OutboxTotals) {
         self.leave_totals(totals);
         match self.queue_mut() {
-            Some(queue) if queue.begun > 0 => {
-                queue.pieces.truncate(1);
+            Some(queue) if queue.begun > 0 || queue.sealed.is_some() => {
+                queue.pieces.truncate(usize::from(queue.begun > 0));
                 queue.pieces.shrink_to_fit();
-                queue.bytes = queue.pieces.front().map_or(0, Piece::len) - queue.begun;
-                (queue.dropped, queue.outage) = (0, None);
+                let plain = queue.pieces.front().map_or(0, Piece::len) - queue.begun;
+                queue.bytes = plain + queue.sealed().len();
+                queue.owed = None;
             }
             _ => *self = Self::default(),
         }
@@ -418,6 +435,70 @@ impl Outbox {
             Some(Node::Many(queue)) => queue.gather(gather),
         };
         gather.offer(is_all.is_ok())
+    }
+
+    /// Appends TLS records, to be written as they are before any piece.
+    pub fn push_sealed(&mut self, records: &[u8], totals: &mut OutboxTotals) {
+        if records.is_empty() {
+            return;
+        }
+        self.leave_totals(totals);
+        if self.0.is_none() {
+            self.0 = Some(Rc::new(Node::Many(Queue::default())));
+        }
+        if let Some(queue) = self.queue_of_all() {
+            queue.bytes += records.len();
+            let Sealed(sealed) = &mut **queue.sealed.get_or_insert_default();
+            sealed.extend_from_slice(records);
+        }
+        self.join_totals(totals);
+    }
+
+    /// The TLS records that must be written before anything else.
+    #[must_use]
+    pub fn sealed(&self) -> &[u8] {
+        self.queue().map_or(&[], Queue::sealed)
+    }
+
+    /// As [`Outbox::gather`], for records: at most `bytes_max` bytes. Nothing while sealed records wait, so that no more than
+    /// these bytes of a peer that reads slowly are ever sealed.
+    pub fn gather_plain<'o>(&'o self, gather: &mut Gather<'o>, bytes_max: usize) -> Offer {
+        if !self.sealed().is_empty() {
+            return gather.offer(false);
+        }
+        gather.limit(bytes_max);
+        self.gather(gather).cut(bytes_max)
+    }
+
+    /// Notes the result of a write of `records`: those of [`Outbox::sealed`], or all that was made of `offer`. `now`: the time
+    /// since the loop's start.
+    pub fn after_sealed_write(
+        &mut self,
+        result: io::Result<usize>,
+        offer: &Offer,
+        records: &[u8],
+        now: Duration,
+        totals: &mut OutboxTotals,
+    ) -> FlushReport {
+        if offer.is_all && matches!(result, Ok(written) if written > 0 && written == records.len())
+        {
+            let report = self.after_write(Ok(offer.bytes), offer, now, totals);
+            return FlushReport {
+                written: records.len(),
+                ..report
+            };
+        }
+        self.leave_totals(totals);
+        let Some(queue) = self.queue_of_all() else {
+            return FlushReport::NOTHING;
+        };
+        let (written, outcome) = queue.after_sealed_write(result, offer.bytes, records, now);
+        if queue.pieces.is_empty() && queue.sealed.is_none() && !queue.owes_notice() {
+            totals.queues_freed += 1;
+            *self = Self::default();
+        }
+        self.join_totals(totals);
+        FlushReport { outcome, written }
     }
 
     /// Notes the result of a write of all that `offer` stands for. `now`: the time since the loop's start.
@@ -488,7 +569,8 @@ impl Outbox {
 
 impl Queue {
     fn owes_notice(&self) -> bool {
-        self.dropped > 0 || self.outage.is_some()
+        let owed = self.owed.as_ref();
+        owed.is_some_and(|owed| owed.dropped > 0 || owed.outage.is_some())
     }
 
     /// Returns the bytes of the piece.
@@ -497,6 +579,11 @@ impl Queue {
         self.bytes += bytes;
         self.pieces.push_back(piece);
         bytes
+    }
+
+    fn sealed(&self) -> &[u8] {
+        let sealed = self.sealed.as_deref();
+        sealed.map_or(&[], |Sealed(records)| records)
     }
 
     fn gather<'o>(&'o self, gather: &mut Gather<'o>) -> Result<(), Full> {
@@ -518,21 +605,48 @@ impl Queue {
         offered: usize,
         now: Duration,
     ) -> (usize, Flushed) {
-        let (written, outcome) = match result {
-            Ok(0) => (0, Flushed::Broken),
-            Ok(written) => {
-                self.advance(written);
-                let outcome = match (self.pieces.is_empty(), written < offered) {
-                    (true, _) => Flushed::Drained,
-                    (false, true) => Flushed::Blocked,
-                    (false, false) => Flushed::More,
-                };
-                (written, outcome)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, Flushed::Blocked),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (0, Flushed::More),
-            Err(_) => (0, Flushed::Broken),
+        let (written, is_full) = match taken(result) {
+            Ok(taken) => taken,
+            Err(outcome) => return (0, self.settle(outcome, 0, now)),
         };
+        self.advance(written);
+        let outcome = self.outcome(is_full || written < offered);
+        (written, self.settle(outcome, written, now))
+    }
+
+    /// Notes the result of a write of `records`, which were waiting already or were made of the first `offered` bytes.
+    /// Returns the bytes written and the outcome.
+    fn after_sealed_write(
+        &mut self,
+        result: io::Result<usize>,
+        offered: usize,
+        records: &[u8],
+        now: Duration,
+    ) -> (usize, Flushed) {
+        let taken = taken(result);
+        let (written, is_full) = taken.unwrap_or((0, false));
+        self.advance(offered);
+        self.bytes -= self.sealed().len();
+        let rest = records.get(written..).unwrap_or_default();
+        self.sealed = (!rest.is_empty()).then(|| Box::new(Sealed(rest.to_vec())));
+        self.bytes += rest.len();
+        let outcome = match taken {
+            Ok(_) => self.outcome(is_full || !rest.is_empty()),
+            Err(outcome) => outcome,
+        };
+        (written, self.settle(outcome, written, now))
+    }
+
+    fn outcome(&self, is_full: bool) -> Flushed {
+        match (self.pieces.is_empty() && self.sealed.is_none(), is_full) {
+            (true, _) => Flushed::Drained,
+            (false, true) => Flushed::Blocked,
+            (false, false) => Flushed::More,
+        }
+    }
+
+    /// Notes whether the socket is full.
+    fn settle(&mut self, outcome: Flushed, written: usize, now: Duration) -> Flushed {
         if outcome == Flushed::Blocked {
             self.split();
         }
@@ -544,7 +658,7 @@ impl Queue {
             },
             _ => QueueState::Ready,
         };
-        (written, outcome)
+        outcome
     }
 
     /// Replaces each merged frame by its parts.
@@ -576,6 +690,20 @@ impl Queue {
             self.begun -= length;
             self.pieces.pop_front();
         }
+    }
+}
+
+/// How many bytes a socket took, and whether it is full.
+///
+/// # Errors
+/// The outcome, if it took none for another reason: it is broken, or was not asked.
+fn taken(result: io::Result<usize>) -> Result<(usize, bool), Flushed> {
+    match result {
+        Ok(0) => Err(Flushed::Broken),
+        Ok(written) => Ok((written, false)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((0, true)),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(Flushed::More),
+        Err(_) => Err(Flushed::Broken),
     }
 }
 
@@ -947,6 +1075,124 @@ mod tests {
         outbox.push(frame("not begun"), &mut totals);
         outbox.forget_unbegun(&mut totals);
         assert!(outbox.is_empty());
+    }
+
+    /// Records of a toy: a length, and the plain bytes turned around.
+    fn toy_records<'a>(plain: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) {
+        let plain: Vec<u8> = plain.flatten().copied().collect();
+        for record in plain.chunks(50) {
+            out.push(record.len() as u8);
+            out.extend(record.iter().map(|byte| !byte));
+        }
+    }
+
+    fn plain_of(mut records: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::new();
+        while let Some((length, rest)) = records.split_first() {
+            let (record, behind) = rest.split_at(usize::from(*length));
+            plain.extend(record.iter().map(|byte| !byte));
+            records = behind;
+        }
+        plain
+    }
+
+    #[test]
+    fn records_leave_once_and_in_order_whatever_the_socket_takes() {
+        const SEALED_MAX: usize = 300;
+        let mut rng = fastrand::Rng::with_seed(7);
+        let (mut blocked, mut cut, mut forgotten) = (0, 0, 0);
+        for _ in 0..300 {
+            let (mut outbox, mut totals) = (Outbox::default(), OutboxTotals::default());
+            let (mut sink, mut expected) = (Vec::new(), Vec::new());
+            let mut scratch = Scratch::default();
+            for step in 0..60 {
+                let frame = Frame::new(
+                    Opcode::Text,
+                    format!("{{{}}}", "x".repeat(rng.usize(..700))).as_bytes(),
+                );
+                match rng.u32(..8) {
+                    0..3 => {
+                        outbox.push(frame.clone(), &mut totals);
+                        expected.extend_from_slice(frame.bytes());
+                    }
+                    3 => {
+                        outbox.push_with_id(&frame, "id", &mut totals);
+                        expected.extend(with_id(&frame, Some("id")));
+                    }
+                    4 if step % 10 == 0 => {
+                        // Only what is sealed or begun is sent still.
+                        outbox.forget_unbegun(&mut totals);
+                        let sealed = outbox.sealed().len();
+                        let begun = plain_of(&[&sink[..], outbox.sealed()].concat()).len();
+                        let begun = begun + (outbox.bytes() - sealed);
+                        expected.truncate(begun);
+                        forgotten += 1;
+                    }
+                    _ => {}
+                }
+                if outbox.is_empty() {
+                    continue;
+                }
+                let mut gather = Gather::new(std::mem::take(&mut scratch));
+                let offer = outbox.gather_plain(&mut gather, SEALED_MAX);
+                assert!(offer.bytes <= SEALED_MAX);
+                cut += usize::from(offer.bytes == SEALED_MAX);
+                let mut records = outbox.sealed().to_vec();
+                assert!(records.is_empty() || offer.bytes == 0);
+                toy_records(Gather::bytes_of(&gather.slices(), &offer), &mut records);
+                scratch = gather.into_scratch();
+                let result = match rng.u32(..4) {
+                    0 => Err(io::ErrorKind::WouldBlock.into()),
+                    1 => Err(io::ErrorKind::Interrupted.into()),
+                    2 => Ok(rng.usize(1..=records.len())),
+                    _ => Ok(records.len()),
+                };
+                sink.extend_from_slice(&records[..*result.as_ref().unwrap_or(&0)]);
+                let before = outbox.bytes();
+                let report =
+                    outbox.after_sealed_write(result, &offer, &records, T0, &mut totals);
+                assert_eq!(outbox.is_blocked(), report.outcome == Flushed::Blocked);
+                assert_eq!(outbox.is_empty(), report.outcome == Flushed::Drained);
+                let waits = if outbox.is_blocked() { outbox.bytes() } else { 0 };
+                assert_eq!(totals.blocked_bytes, waits);
+                assert!(outbox.bytes() <= before + 10, "what is sealed is no longer plain");
+                blocked += usize::from(outbox.is_blocked());
+            }
+            while !outbox.is_empty() {
+                let mut gather = Gather::new(std::mem::take(&mut scratch));
+                let offer = outbox.gather_plain(&mut gather, SEALED_MAX);
+                let mut records = outbox.sealed().to_vec();
+                toy_records(Gather::bytes_of(&gather.slices(), &offer), &mut records);
+                scratch = gather.into_scratch();
+                sink.extend_from_slice(&records);
+                outbox.after_sealed_write(Ok(records.len()), &offer, &records, T0, &mut totals);
+            }
+            assert!(plain_of(&sink) == expected);
+            assert_eq!((totals.blocked_bytes, totals.blocked_sessions), (0, 0));
+        }
+        assert!(blocked > 100 && cut > 100 && forgotten > 50, "{blocked} {cut} {forgotten}");
+    }
+
+    #[test]
+    fn records_that_are_ready_go_before_frames() {
+        let (mut outbox, mut totals) = (Outbox::default(), OutboxTotals::default());
+        outbox.push_sealed(b"", &mut totals);
+        assert!(outbox.is_empty());
+        outbox.push_sealed(b"one", &mut totals);
+        outbox.push(frame("behind"), &mut totals);
+        outbox.push_sealed(b"two", &mut totals);
+        assert_eq!((outbox.sealed(), outbox.frames()), (&b"onetwo"[..], 2));
+        let mut gather = Gather::new(Scratch::default());
+        let offer = outbox.gather_plain(&mut gather, usize::MAX);
+        assert_eq!((offer.bytes, offer.is_all), (0, false));
+        drop(gather);
+        let report =
+            outbox.after_sealed_write(Ok(4), &offer, b"onetwo", T0, &mut totals);
+        assert_eq!((report.written, report.outcome), (4, Flushed::Blocked));
+        assert_eq!(outbox.sealed(), b"wo");
+        let report = outbox.after_sealed_write(Ok(2), &offer, b"wo", T0, &mut totals);
+        assert_eq!(report.outcome, Flushed::More);
+        assert_eq!(outbox.bytes(), frame("behind").len());
     }
 
     #[test]

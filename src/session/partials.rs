@@ -23,11 +23,20 @@ pub struct Partials {
     over: Vec<IpAddr>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Kept {
-    bytes: usize,
+    /// What the session keeps.
+    own: usize,
+    /// What is kept beneath it, of a TLS record.
+    beneath: usize,
     /// The address of a connection that has not authenticated, if it is known.
     address: Option<IpAddr>,
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        self.own + self.beneath
+    }
 }
 
 /// Sizes and their sum.
@@ -76,13 +85,39 @@ impl Partials {
         }
     }
 
-    /// A connection keeps so many bytes now. `address`: that of a connection that has not authenticated.
+    /// The session of a connection keeps so many bytes now. `address`: that of a connection that has not authenticated.
     pub fn set(&mut self, id: ConnId, bytes: usize, address: Option<IpAddr>) {
+        let beneath = self.kept.get(&id).map_or(0, |kept| kept.beneath);
+        self.put(
+            id,
+            Kept {
+                own: bytes,
+                beneath,
+                address,
+            },
+        );
+    }
+
+    /// So many bytes are kept beneath the session of a connection; as [`Partials::set`].
+    pub fn set_beneath(&mut self, id: ConnId, bytes: usize, address: Option<IpAddr>) {
+        let own = self.kept.get(&id).map_or(0, |kept| kept.own);
+        self.put(
+            id,
+            Kept {
+                own,
+                beneath: bytes,
+                address,
+            },
+        );
+    }
+
+    fn put(&mut self, id: ConnId, kept: Kept) {
         self.remove(id);
+        let (bytes, address) = (kept.bytes(), kept.address);
         if bytes == 0 {
             return;
         }
-        self.kept.insert(id, Kept { bytes, address });
+        self.kept.insert(id, kept);
         self.all.insert(bytes, id);
         if let Some(address) = address {
             let sizes = self.addresses.entry(address).or_default();
@@ -98,9 +133,10 @@ impl Partials {
         if self.kept.is_empty() {
             return;
         }
-        let Some(Kept { bytes, address }) = self.kept.remove(&id) else {
+        let Some(kept) = self.kept.remove(&id) else {
             return;
         };
+        let (bytes, address) = (kept.bytes(), kept.address);
         self.all.remove(bytes, id);
         if let Some(address) = address
             && let Some(sizes) = self.addresses.get_mut(&address)

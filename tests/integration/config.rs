@@ -14,8 +14,10 @@ use blackhole::event::Style;
 use blackhole::limits::DESCRIPTORS_RESERVED;
 use blackhole::protocol::proxy::ProxyProtocol;
 use blackhole::session::outbox::SlowConsumerPolicy;
+use blackhole::tls::{CertificateFiles, TlsOptions};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use support::certificates::{Ca, Certified, LOCAL};
 use support::server::{Server, run_to_end};
 
 fn args(line: &[&str]) -> impl Iterator<Item = OsString> {
@@ -100,7 +102,7 @@ fn defaults_are_the_platforms() {
             config.reuse_port,
             config.admin
         ),
-        ("0.0.0.0", 5555, false, None)
+        ("0.0.0.0", Some(5555), false, None)
     );
     assert_eq!(config.amqp, ["amqp://guest:guest@127.0.0.1:5672/%2f"]);
     assert_eq!(config.source, SourceConfig::Amqp);
@@ -111,7 +113,7 @@ fn defaults_are_the_platforms() {
             ..AuthConfig::default()
         }
     );
-    assert_eq!(config.crossbar, None);
+    assert_eq!((config.crossbar, config.tls_clients), (None, None));
     assert_eq!(
         (config.style, config.log_level),
         (Style::Piston, log::LevelFilter::Info)
@@ -175,7 +177,7 @@ fn the_file_wins_over_defaults_and_the_command_line_over_the_file() {
     let config = runs(&["--config", &file]);
     assert_eq!(
         (config.port, config.max_connections, config.style),
-        (1234, Some(5), Style::Kazoo)
+        (Some(1234), Some(5), Style::Kazoo)
     );
     assert_eq!(
         (config.send_timeout, config.request_timeout),
@@ -205,7 +207,7 @@ fn the_file_wins_over_defaults_and_the_command_line_over_the_file() {
     ]);
     assert_eq!(
         (config.port, config.max_connections, config.style),
-        (4321, None, Style::Kazoo)
+        (Some(4321), None, Style::Kazoo)
     );
     assert_eq!(
         config.amqp,
@@ -643,6 +645,178 @@ fn files_for_tls_are_checked_at_the_start_and_belong_together() {
     }
 }
 
+/// The keys of clients' TLS as a line of options.
+fn tls_line(certified: &Certified) -> [String; 3] {
+    let file = |name: &str| certified.dir().join(name).display().to_string();
+    [
+        "--use-ssl".to_owned(),
+        format!("--ssl-cert={}", file("cert.pem")),
+        format!("--ssl-key={}", file("key.pem")),
+    ]
+}
+
+#[test]
+fn keys_of_clients_tls_belong_together() {
+    for (args, expected) in [
+        (
+            &["--port=none"][..],
+            "--port: no port would be open to clients: expected use_ssl beside it",
+        ),
+        (
+            &["--use-ssl"],
+            "--use-ssl: expected ssl_cert and ssl_key beside it",
+        ),
+        (
+            &["--use-ssl", "--ssl-cert=a"],
+            "--ssl-cert: expected ssl_key beside it",
+        ),
+        (
+            &["--use-ssl", "--ssl-key=a"],
+            "--ssl-key: expected ssl_cert beside it",
+        ),
+        (
+            &["--use-ssl", "--ssl-cert=a", "--ssl-cert=b", "--ssl-key=a"],
+            "--ssl-key: expected 2 files, one for each of ssl_cert, found 1",
+        ),
+        (
+            &[
+                "--use-ssl",
+                "--ssl-cert=a",
+                "--ssl-key=a",
+                "--ssl-port=5555",
+            ],
+            "--ssl-port: expected another port than port, which is for clients without TLS",
+        ),
+        (
+            &[
+                "--use-ssl",
+                "--ssl-cert=a",
+                "--ssl-key=a",
+                "--ssl-client-required",
+            ],
+            "--ssl-client-required: expected ssl_ca_cert beside it",
+        ),
+    ] {
+        let line = [&["--auth=insecure"], args].concat();
+        assert_eq!(refusal(&line), expected, "{args:?}");
+        let output = run_to_end(&line);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert_eq!(said, format!("blackhole: {expected}\n"));
+    }
+    // Both may ask for a free one.
+    runs(&[
+        "--auth=insecure",
+        "--port=0",
+        "--use-ssl",
+        "--ssl-port=0",
+        "--ssl-cert=a",
+        "--ssl-key=a",
+    ]);
+}
+
+#[test]
+fn clients_tls_is_read_from_file_document_and_command_line() {
+    let text = r#"{"auth": "insecure", "port": null, "use_ssl": true, "ssl_cert": ["a", "b"], "ssl_key": ["c", "d"],
+        "ssl_ca_cert": "e", "ssl_client_required": true, "tls_ticket_key_file": "f"}"#;
+    let document = r#"{"_id": "blackhole", "default": {"auth": "insecure", "use_plaintext": false, "use_ssl": true,
+        "ssl_port": 7443, "ssl_cert": "a", "ssl_key": "c", "ssl_password": "hunter2"}}"#;
+    let files = Files::new(&[("config.json", text), ("blackhole.json", document)]);
+    let of = |cert: &str, key: &str| CertificateFiles {
+        cert: cert.into(),
+        key: key.into(),
+    };
+    let whole = TlsOptions {
+        certificates: vec![of("a", "c"), of("b", "d")],
+        client_ca: Some("e".into()),
+        client_required: true,
+        ticket_key_file: Some("f".into()),
+    };
+    let one = TlsOptions {
+        certificates: vec![of("a", "c")],
+        ..TlsOptions::default()
+    };
+    let [file, document] = ["config.json", "blackhole.json"].map(|name| files.path(name));
+    let line = [
+        "--auth=insecure",
+        "--port=none",
+        "--use-ssl",
+        "--ssl-cert=a",
+        "--ssl-cert=b",
+        "--ssl-key=c",
+        "--ssl-key=d",
+        "--ssl-ca-cert=e",
+        "--ssl-client-required",
+        "--tls-ticket-key-file=f",
+    ];
+    for (line, port, ssl_port, options) in [
+        (&["--config", &*file][..], None, 5556, &whole),
+        (&["--config", &document], None, 7443, &one),
+        (&line, None, 5556, &whole),
+        (
+            &["--config", &document, "--port=1", "--ssl-port=2"],
+            Some(1),
+            2,
+            &one,
+        ),
+    ] {
+        let config = runs(line);
+        let tls = config.tls_clients.expect("use_ssl");
+        assert_eq!((config.port, tls.port), (port, ssl_port), "{line:?}");
+        assert_eq!(tls.options, *options, "{line:?}");
+    }
+    // A proxy in front goes on taking TLS off.
+    let line = ["--config", &*document, "--use-ssl=false", "--port=5555"];
+    assert_eq!(runs(&line).tls_clients, None);
+}
+
+#[test]
+fn a_check_reads_the_files_of_clients_tls_and_tells_what_they_are_good_for() {
+    let ca = Ca::new();
+    let good = ca.certify("DNS:a.example.com,DNS:*.b.example.com", 90);
+    let soon = ca.certify("DNS:c.example.com", 20);
+    let other = ca.certify(LOCAL, 90);
+    let check = |certified: &Certified| {
+        let line = [
+            &["--auth=insecure".to_owned(), "--check-config".to_owned()],
+            &tls_line(certified)[..],
+        ]
+        .concat();
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        let output = run_to_end(&line);
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).expect("text"),
+        )
+    };
+    let cert = |certified: &Certified| certified.dir().join("cert.pem").display().to_string();
+    let (code, said) = check(&good);
+    let names = "a certificate for a.example.com, *.b.example.com, good until 20";
+    assert!(
+        said.starts_with(&format!("blackhole: {}: {names}", cert(&good))),
+        "{said}"
+    );
+    assert_eq!((code, said.lines().count()), (Some(0), 1), "{said}");
+    let (code, said) = check(&soon);
+    assert_eq!((code, said.lines().count()), (Some(0), 2), "{said}");
+    assert!(said.contains("expires"), "{said}");
+    // The key of another.
+    fs::copy(other.dir().join("key.pem"), good.dir().join("key.pem")).expect("writable");
+    let (code, said) = check(&good);
+    assert_eq!((code, said.lines().count()), (Some(2), 1), "{said}");
+    assert!(
+        said.starts_with(&format!("blackhole: {}", good.dir().display())),
+        "{said}"
+    );
+    fs::remove_file(good.dir().join("cert.pem")).expect("there");
+    let (code, said) = check(&good);
+    assert_eq!(code, Some(2));
+    assert!(
+        said.starts_with(&format!("blackhole: {}: cannot be read: ", cert(&good))),
+        "{said}"
+    );
+}
+
 #[test]
 fn every_key_is_an_option_a_file_key_a_line_of_check_config_and_of_help() {
     let text = printed(&["--auth=insecure", "--check-config"]);
@@ -748,7 +922,7 @@ fn the_platforms_own_document_is_taken_as_it_is() {
     let file = files.path("blackhole.json");
     let families = ["bh_call", "bh_object", "bh_fax", "bh_conference"];
     let modules = "modules bh_acme, bh_authz_subscribe, bh_events, bh_token_auth";
-    let keys = "keys acceptors, bindings, compress_response_body, ssl_cert, ssl_password, ssl_port, use_plaintext, use_ssl";
+    let keys = "keys acceptors, bindings, compress_response_body, ssl_password";
     for (node, port, per_ip, families, in_force, modules, parts) in [
         (
             "kazoo_apps@one.example.com",
@@ -781,11 +955,11 @@ fn the_platforms_own_document_is_taken_as_it_is() {
         let config = runs(&["--config", &file, "--node-name", node]);
         assert_eq!(
             (config.port, config.ip.to_string()),
-            (port, "10.0.0.1".to_owned())
+            (Some(port), "10.0.0.1".to_owned())
         );
         assert_eq!(config.max_connections_per_ip, Some(per_ip));
         assert_eq!(config.families.autoload_modules, families, "{node}");
-        assert_eq!(config.node_name, node);
+        assert_eq!((&*config.node_name, config.tls_clients), (node, None));
         let notes: Vec<_> = config.notes.iter().map(|note| note.text.clone()).collect();
         let expected = [
             format!("{file}: the platform's own document; in force: {in_force}"),
@@ -804,7 +978,7 @@ fn the_platforms_own_document_is_taken_as_it_is() {
         "--port",
         "0",
     ];
-    assert_eq!(runs(&line).port, 0);
+    assert_eq!(runs(&line).port, Some(0));
     let named = DOCUMENT.replace(
         r#""auth": "#,
         r#""node_name": "kazoo_apps@two.example.com", "auth": "#,
@@ -813,16 +987,13 @@ fn the_platforms_own_document_is_taken_as_it_is() {
     let config = runs(&["--config", &files.path("blackhole.json")]);
     assert_eq!(
         (config.port, &*config.node_name),
-        (7777, "kazoo_apps@two.example.com")
+        (Some(7777), "kazoo_apps@two.example.com")
     );
 }
 
 #[test]
 fn a_check_says_what_is_passed_over_beside_what_is_in_force_and_a_start_logs_it_once() {
-    let files = Files::new(&[(
-        "blackhole.json",
-        &DOCUMENT.replace(r#""use_ssl": false"#, r#""use_ssl": true"#),
-    )]);
+    let files = Files::new(&[("blackhole.json", DOCUMENT)]);
     let file = files.path("blackhole.json");
     let output = run_to_end(&["--check-config", "--config", &file]);
     let (stdout, stderr) = (
@@ -832,15 +1003,12 @@ fn a_check_says_what_is_passed_over_beside_what_is_in_force_and_a_start_logs_it_
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     let in_force: Value = serde_json::from_str(&stdout).expect("JSON alone");
     assert_eq!(
-        (&in_force["port"], in_force.get("ssl_port")),
-        (&json!(5555), None)
+        (&in_force["port"], &in_force["ssl_port"]),
+        (&json!(5555), &json!(5556))
     );
     assert!(!(stdout + &stderr).contains("hunter2"));
     let lines: Vec<&str> = stderr.lines().collect();
-    let tls =
-        "use_ssl, use_plaintext: clients are not served by TLS here, which a proxy in front is for";
-    assert_eq!(lines.len(), 3, "{stderr}");
-    assert_eq!(lines[2], format!("blackhole: {file}: {tls}"));
+    assert_eq!(lines.len(), 2, "{stderr}");
 
     let mut server = Server::start(&["--source", "demo", "--config", &file]);
     server.signal(Signal::HUP);
@@ -872,11 +1040,23 @@ fn what_the_platforms_document_may_not_hold_is_named_with_its_part() {
         ),
         (
             r#""default": {"port": "5555"}"#,
-            "default.port: expected a whole number from 0 to 65535, found \"5555\"",
+            "default.port: expected a whole number from 0 to 65535, or null, found \"5555\"",
         ),
         (
             &format!(r#"{node}{{"port": -1}}"#),
-            "blackhole@one.port: expected a whole number from 0 to 65535, found -1",
+            "blackhole@one.port: expected a whole number from 0 to 65535, or null, found -1",
+        ),
+        (
+            r#""default": {"use_plaintext": "no"}"#,
+            "default.use_plaintext: expected true or false, found \"no\"",
+        ),
+        (
+            r#""default": {"auth": "insecure", "port": 5555, "use_plaintext": false}"#,
+            "default.use_plaintext: no port would be open to clients: expected use_ssl beside it",
+        ),
+        (
+            r#""default": {"auth": "insecure", "use_ssl": true}"#,
+            "default.use_ssl: expected ssl_cert and ssl_key beside it",
         ),
         (
             &format!(r#"{node}{{"port": 1, "port": 2}}"#),

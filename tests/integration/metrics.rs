@@ -335,6 +335,7 @@ fn the_dashboard_is_ready_to_be_imported() {
             "Broker",
             "Clients that come back",
             "Limits",
+            "TLS",
             "Process"
         ]
     );

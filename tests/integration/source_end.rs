@@ -64,7 +64,8 @@ fn start() -> Loop {
 
 fn run(config: &Config, started: &Sender<Loop>) {
     let server = Server::bind(Addresses {
-        clients: SocketAddr::new(config.ip, config.port),
+        clients: Some(SocketAddr::new(config.ip, config.port)),
+        tls_clients: None,
         reuse_port: false,
         accept_rate: None,
         admin: None,

@@ -57,6 +57,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     let names = [
         "./blackhole@0.service",
         "./blackhole@0.socket",
+        "./blackhole-tls@0.socket",
         "./blackhole.target",
     ];
     let verify =

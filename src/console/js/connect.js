@@ -117,19 +117,27 @@ export function resumedWords({ events, doubles }) {
   return `Resumed: ${countText(events)} ${events === 1 ? "event that was missed has" : "events that were missed have"} come${again}.`;
 }
 
-/** Where the websockets of a server are, as this page reaches them: from the answer of `/v2/status`. */
-export function websocketAddress({ address, port }, page) {
-  if (!port) return "";
-  const scheme = page.protocol === "https:" ? "wss" : "ws";
-  const isAll = address === "0.0.0.0" || address === "::";
-  const host = isAll ? page.hostname : address.includes(":") ? `[${address}]` : address;
-  return `${scheme}://${host}:${port}`;
+/**
+ * Where the websockets of a server are, as this page reaches them: from the answer of `/v2/status`. A page that came by
+ * https may use `wss` only: the server's own port with TLS, or else a proxy's before the port without. Another page takes
+ * the port without TLS if it is open.
+ */
+export function websocketAddress({ address, port, tls }, page) {
+  const isSecure = page.protocol === "https:";
+  const own = tls && (isSecure || !port) ? { ...tls, scheme: "wss" } : { address, port, scheme: isSecure ? "wss" : "ws" };
+  if (!own.port) return "";
+  const isAll = own.address === "0.0.0.0" || own.address === "::";
+  const host = isAll ? page.hostname : own.address.includes(":") ? `[${own.address}]` : own.address;
+  return `${own.scheme}://${host}:${own.port}`;
 }
 
 /** Why a browser may not get through, though it does not say so itself; `null`: nothing is known. */
 export function connectionHint(url, status, page) {
   if (page.protocol === "https:" && url.startsWith("ws:")) {
     return "This page came by https, so the browser lets it use wss:// addresses only.";
+  }
+  if (url.startsWith("wss:") && status?.websocket.tls) {
+    return `The browser takes only a certificate that is for the host in the address, and from an authority that it trusts. Open ${url.replace("wss:", "https:")} in a tab to see what it says.`;
   }
   const origins = status?.websocket.allowed_origins ?? [];
   if (origins.length > 0 && !origins.includes(page.origin)) {

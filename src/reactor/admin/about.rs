@@ -8,8 +8,11 @@ use std::time::Duration;
 pub struct About {
     /// `node_name`.
     pub node: String,
-    /// Where websocket clients connect, as it was bound, so it may be `0.0.0.0`. The server fills it in.
+    /// Where websocket clients connect, as it was bound, so it may be `0.0.0.0`; `None`: with TLS only. The server fills it
+    /// in.
     pub websocket: Option<SocketAddr>,
+    /// Where they connect with TLS; `None`: nowhere. The server fills it in.
+    pub websocket_tls: Option<SocketAddr>,
     /// The kinds of `auth`: tokens, jwt, crossbar, insecure.
     pub auth: Vec<&'static str>,
     /// The kind of `source`: amqp, demo, replay.

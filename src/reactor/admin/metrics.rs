@@ -6,7 +6,9 @@ use crate::metrics::histogram::Seconds;
 use crate::metrics::page::{Name, write_head, write_metric, write_sample};
 use crate::reactor::Reactor;
 use crate::reactor::control::Control;
+use crate::reactor::secured::Secured;
 use crate::reactor::socket::Socket;
+use crate::tls::ServerTls;
 
 /// The page. Linear in the counters and gauges, whatever the sessions are.
 pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
@@ -19,6 +21,8 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
     );
     let asked = hub.authenticator.sizes();
     let (lingering, let_go_early) = subscriptions.lingering();
+    let certificate_expires = reactor.served_tls().map_or(0, ServerTls::expires) as usize;
+    let secured = reactor.tls.as_ref().map(|tls| &tls.secured);
     for (name, help, value) in [
         (
             "connections",
@@ -254,6 +258,31 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             "auth_deadlines",
             "Authentication deadlines kept.",
             hub.deadlines.auth.len(),
+        ),
+        (
+            "tls_certificate_expires",
+            "When the first certificate of the TLS port expires, in Unix seconds; 0 without such a port.",
+            certificate_expires,
+        ),
+        (
+            "tls_sessions",
+            "Connections of the TLS port whose TLS handshakes are done.",
+            secured.map_or(0, Secured::live),
+        ),
+        (
+            "tls_handshakes",
+            "Connections of the TLS port whose TLS handshakes are not done.",
+            secured.map_or(0, Secured::handshakes),
+        ),
+        (
+            "tls_handshakes_bytes",
+            "Bytes that these handshakes hold.",
+            secured.map_or(0, Secured::handshake_bytes),
+        ),
+        (
+            "tls_handshakes_waiting",
+            "Those of them that wait for a thread.",
+            secured.map_or(0, Secured::waiting),
         ),
         (
             "handshakes_unfinished",

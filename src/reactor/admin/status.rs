@@ -10,6 +10,7 @@ use crate::reactor::socket::Socket;
 use crate::session::admin::AdminAnswer;
 use crate::session::clock::Now;
 use crate::session::readiness::SourceState;
+use crate::tls::ServerTls;
 
 impl<S: Socket> Reactor<S> {
     /// Linear in the number of permissions that are missing, and of origins that may connect.
@@ -21,6 +22,13 @@ impl<S: Socket> Reactor<S> {
             SourceState::Up => "up",
             SourceState::Away { .. } => "away",
         };
+        let tls = about.websocket_tls.map(|address| {
+            json!({
+                "address": address.ip().to_string(),
+                "port": address.port(),
+                "certificate_expires": self.served_tls().map(ServerTls::expires),
+            })
+        });
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "node": about.node,
@@ -30,6 +38,7 @@ impl<S: Socket> Reactor<S> {
             "websocket": {
                 "address": about.websocket.map(|address| address.ip().to_string()),
                 "port": about.websocket.map(|address| address.port()),
+                "tls": tls,
                 "allowed_origins": limits.allowed_origins,
                 "style": limits.style.word(),
             },

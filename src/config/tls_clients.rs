@@ -1,0 +1,206 @@
+//! The keys about clients with TLS, and what an operator is told of their files.
+//!
+//! Invariant: a [`TlsClientsConfig`] has at least one certificate, each with its key.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use super::error::ConfigError;
+use super::exit::Note;
+use super::values::{FileName, Setting};
+use crate::amqp::TlsFileError;
+use crate::tls::{CertificateFacts, CertificateFiles, ServerTls, TlsOptions};
+
+/// How clients with TLS are served (`use_ssl`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsClientsConfig {
+    /// `ssl_port`: 5556; 0 takes a free one.
+    pub port: u16,
+    /// `ssl_cert`, `ssl_key`, `ssl_ca_cert`, `ssl_client_required` and `tls_ticket_key_file`. What the files hold can change
+    /// while running, and which files they are.
+    pub options: TlsOptions,
+}
+
+/// The keys, each checked by itself.
+pub(super) struct TlsClientKeys {
+    pub(super) port: Option<u16>,
+    pub(super) use_ssl: bool,
+    pub(super) ssl_port: u16,
+    pub(super) cert: Vec<Setting<FileName>>,
+    pub(super) key: Vec<Setting<FileName>>,
+    pub(super) ca_cert: Option<Setting<FileName>>,
+    pub(super) client_required: bool,
+    pub(super) ticket_key_file: Option<Setting<FileName>>,
+}
+
+impl TlsClientKeys {
+    /// Checks them together; `None`: clients are not served with TLS, and the other keys say nothing. `place` names a key as
+    /// the operator wrote it.
+    pub(super) fn read(
+        self,
+        place: &dyn Fn(&str) -> String,
+    ) -> Result<Option<TlsClientsConfig>, ConfigError> {
+        let wrong = |key: &str, problem: String| {
+            Err(ConfigError::Value {
+                place: place(key),
+                problem,
+            })
+        };
+        if !self.use_ssl {
+            return match self.port {
+                Some(_) => Ok(None),
+                None => wrong(
+                    "port",
+                    "no port would be open to clients: expected use_ssl beside it".to_owned(),
+                ),
+            };
+        }
+        let (certs, keys) = (self.cert.len(), self.key.len());
+        for (name, other, is_missing) in [
+            ("ssl_cert", "ssl_key", certs == 0),
+            ("ssl_key", "ssl_cert", keys == 0),
+        ] {
+            if !is_missing {
+                continue;
+            }
+            return match certs == keys {
+                true => wrong(
+                    "use_ssl",
+                    "expected ssl_cert and ssl_key beside it".to_owned(),
+                ),
+                false => wrong(other, format!("expected {name} beside it")),
+            };
+        }
+        if certs != keys {
+            let problem = format!("expected {certs} files, one for each of ssl_cert, found {keys}");
+            return wrong("ssl_key", problem);
+        }
+        if self.port == Some(self.ssl_port) && self.ssl_port != 0 {
+            let problem = "expected another port than port, which is for clients without TLS";
+            return wrong("ssl_port", problem.to_owned());
+        }
+        if self.client_required && self.ca_cert.is_none() {
+            return wrong(
+                "ssl_client_required",
+                "expected ssl_ca_cert beside it".to_owned(),
+            );
+        }
+        let files = |(cert, key): (Setting<FileName>, Setting<FileName>)| CertificateFiles {
+            cert: cert.0.0,
+            key: key.0.0,
+        };
+        let file = |file: Setting<FileName>| -> PathBuf { file.0.0 };
+        Ok(Some(TlsClientsConfig {
+            port: self.ssl_port,
+            options: TlsOptions {
+                certificates: self.cert.into_iter().zip(self.key).map(files).collect(),
+                client_ca: self.ca_cert.map(file),
+                client_required: self.client_required,
+                ticket_key_file: self.ticket_key_file.map(file),
+            },
+        }))
+    }
+}
+
+/// Reads the files of TLS with clients. Blocks for as long as the disk does.
+///
+/// # Errors
+/// A file cannot be read or holds something else than it should.
+pub fn load_tls(options: &TlsOptions) -> Result<ServerTls, ConfigError> {
+    ServerTls::load(options, unix_now())
+        .map_err(|TlsFileError { file, problem }| ConfigError::File { file, problem })
+}
+
+/// Names of one certificate that a note repeats; of more only the number is told.
+const NAMED_MAX: usize = 8;
+
+impl Note {
+    /// What an operator is to be told of the files of `tls`: for each certificate its names and its end, and what he must
+    /// look after.
+    #[must_use]
+    pub fn of_tls(tls: &ServerTls) -> Vec<Self> {
+        let facts = tls.certificates().iter();
+        let told = facts.map(|facts| Self::info(told(facts)));
+        told.chain(tls.warnings(unix_now()).into_iter().map(Self::warning))
+            .collect()
+    }
+}
+
+fn told(facts: &CertificateFacts) -> String {
+    let named: Vec<&str> = facts
+        .names
+        .iter()
+        .take(NAMED_MAX)
+        .map(String::as_str)
+        .collect();
+    let more = match facts.names.len().checked_sub(NAMED_MAX) {
+        Some(more @ 1..) => format!(" and {more} more"),
+        _ => String::new(),
+    };
+    let names = match named.is_empty() {
+        true => "no name".to_owned(),
+        false => named.join(", "),
+    };
+    let file = facts.file.display();
+    format!(
+        "{file}: a certificate for {names}{more}, good until {}",
+        date(facts.not_after)
+    )
+}
+
+/// The day, in UTC.
+fn date(unix: u64) -> String {
+    i64::try_from(unix)
+        .ok()
+        .and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok())
+        .and_then(|time| {
+            time.format(format_description!("[year]-[month]-[day]"))
+                .ok()
+        })
+        .unwrap_or_else(|| "the end of time".to_owned())
+}
+
+/// Now, in Unix seconds.
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_told_with_as_many_names_as_fit_and_its_last_day() {
+        let facts = |names: usize, not_after| CertificateFacts {
+            file: "a.pem".into(),
+            names: (0..names).map(|name| format!("n{name}")).collect(),
+            not_before: 0,
+            not_after,
+        };
+        for (names, not_after, expected) in [
+            (
+                0,
+                0,
+                "a.pem: a certificate for no name, good until 1970-01-01",
+            ),
+            (
+                2,
+                1_798_761_599,
+                "a.pem: a certificate for n0, n1, good until 2026-12-31",
+            ),
+            (
+                10,
+                u64::MAX,
+                "a.pem: a certificate for n0, n1, n2, n3, n4, n5, n6, n7 and 2 more, good until the end of time",
+            ),
+        ] {
+            assert_eq!(told(&facts(names, not_after)), expected);
+        }
+    }
+}
