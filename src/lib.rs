@@ -23,6 +23,7 @@
 //! | 5 | [`amqp`] | shell | the other thread; the only place that names the AMQP client |
 //! | 5 | [`inquiry`] | shell | the threads that answer the authenticator's questions; the HTTP client of `crossbar` |
 //! | 5 | [`source`] | shell | the embedded event sources, for trying and loading without a broker |
+//! | 5 | [`tls`] | shell | TLS of clients' connections: records (pure), handshakes and their threads, certificates, tickets |
 //! | 4 | [`handoff`] | shared | all that the loop shares with a source, and with the threads of the stream: bounded channels, commands back, a waker |
 //! | 4 | [`protocol`] | pure | bytes and their meaning: handshake, frames, commands, replies, frames of events |
 //! | 4 | [`auth`] | pure | who may do what |
@@ -118,5 +119,7 @@ mod steps;
 #[forbid(unsafe_code)]
 pub mod sub;
 pub mod sys;
+#[forbid(unsafe_code)]
+pub mod tls;
 #[forbid(unsafe_code)]
 mod tls_files;

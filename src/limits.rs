@@ -605,6 +605,46 @@ pub(crate) const TLS_FILE_BYTES_MAX: u64 = 4 << 20;
 /// How often the log says that a certificate of the TLS port is near its end.
 pub(crate) const TLS_EXPIRY_TOLD_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Bytes that a TLS handshake may take of a peer, its records' headers included; beyond it the handshake fails. A client
+/// needs some 600, with a certificate of its own some thousands.
+pub const TLS_HANDSHAKE_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of records that one message of a TLS handshake may be cut into; beyond it the handshake fails.
+pub(crate) const TLS_MESSAGE_BYTES_MAX: usize = 17 << 10;
+
+/// TLS handshakes that wait for a thread to begin; beyond it a connection waits in the loop. Some 50 ms of one thread.
+pub const TLS_HANDSHAKES_WAITING_MAX: usize = 256;
+
+/// TLS handshakes that wait for a thread to go on; beyond it a connection waits in the loop.
+pub const TLS_STEPS_WAITING_MAX: usize = 1024;
+
+/// Results of threads that wait for the loop; beyond it the threads wait.
+pub(crate) const TLS_RESULTS_MAX: usize = 1024;
+
+/// Threads for TLS handshakes; fewer where there are fewer cores.
+pub(crate) const TLS_THREADS_MAX: usize = 4;
+
+/// How much lower the priority of these threads is than the loop's, as nice(2) counts.
+pub(crate) const TLS_THREADS_NICE: i32 = 10;
+
+/// KeyUpdates that a peer may send on one connection; one more ends it.
+pub(crate) const TLS_KEY_UPDATES_MAX: u8 = 255;
+
+/// Records in a row that bring no data, without end of the connection; one more ends it. OpenSSL has the same bound.
+pub(crate) const TLS_EMPTY_RECORDS_MAX: u8 = 32;
+
+/// Certificates of the TLS port, each with its chain and key; with more the configuration is refused.
+pub(crate) const TLS_CERTIFICATES_MAX: usize = 256;
+
+/// Certificates of one chain; a longer one is refused.
+pub(crate) const TLS_CHAIN_MAX: usize = 10;
+
+/// How long before its end a certificate is warned of.
+pub const TLS_EXPIRY_WARNED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How long one key seals TLS tickets. A ticket is taken for that long at least, and for twice as long at most.
+pub(crate) const TLS_TICKET_PERIOD: Duration = Duration::from_secs(12 * 60 * 60);
+
 /// Looks at once (`GET /trace`). Beyond it the looker is told 503. They leave half of the admin address to others.
 pub const TRACE_LOOKS_MAX: usize = ADMIN_CONNECTIONS_MAX / 2;
 
