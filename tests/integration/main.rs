@@ -56,6 +56,7 @@ mod ring;
 mod routing;
 mod schemas;
 mod secrets;
+mod secured;
 mod slow_consumers;
 mod source_end;
 mod starvation;

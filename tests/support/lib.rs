@@ -24,6 +24,7 @@ pub mod platform_api;
 pub mod publisher;
 pub mod schemas;
 pub mod scripted;
+pub mod scripted_tls;
 pub mod server;
 pub mod tcp_proxy;
 pub mod tokens;
