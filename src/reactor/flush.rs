@@ -54,7 +54,11 @@ impl<S: Socket> Reactor<S> {
                     connection.listed.remove(Listed::FLUSH);
                     listed.push((id, hold));
                     if is_secured {
-                        sealed += connection.session.outbox.bytes().min(limits::SEALED_BYTES_MAX);
+                        sealed += connection
+                            .session
+                            .outbox
+                            .bytes()
+                            .min(limits::SEALED_BYTES_MAX);
                     }
                 }
                 None => self.flush.give_back(hold),
@@ -199,7 +203,13 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Goes on after the flush of a session. `report`: its result; `None`: there was nothing to write.
-    pub(super) fn after_flush(&mut self, id: ConnId, hold: Hold, report: Option<FlushReport>, now: Now) {
+    pub(super) fn after_flush(
+        &mut self,
+        id: ConnId,
+        hold: Hold,
+        report: Option<FlushReport>,
+        now: Now,
+    ) {
         let Some(connection) = self.connections.get_mut(id) else {
             return self.flush.give_back(hold);
         };

@@ -390,7 +390,10 @@ mod tests {
         secured.remove(id(2), network);
         assert_eq!((secured.waiting(), secured.handshake_bytes()), (1, 50));
         assert!(secured.come_back(id(1).slot, Secure::Clear));
-        assert!(!secured.come_back(id(1).slot, Secure::Clear), "it is back already");
+        assert!(
+            !secured.come_back(id(1).slot, Secure::Clear),
+            "it is back already"
+        );
         assert!(!secured.come_back(id(2).slot, Secure::Clear), "it is gone");
         for generation in [1, 3, 4, 4] {
             secured.remove(id(generation), network);

@@ -11,12 +11,12 @@
 use std::io::{self, IoSlice};
 use std::ops::Range;
 
+use super::Reactor;
 use super::connections::{Connection, Listed};
 use super::flush_list::{FlushList, Hold};
 use super::read::ReadBudget;
 use super::secured::{Live, Secure, Secured, Shake};
 use super::socket::Socket;
-use super::Reactor;
 use crate::limits;
 use crate::session::Session;
 use crate::session::clock::Now;
@@ -110,7 +110,8 @@ impl Tls {
         let is_last = session.is_closing() && offer.is_all;
         let plain = Gather::bytes_of(slices, &offer);
         let live = self.secured.live_mut(slot);
-        let is_spent = live.is_some_and(|live| live.seal(plain, is_last, &mut self.records).is_err());
+        let is_spent =
+            live.is_some_and(|live| live.seal(plain, is_last, &mut self.records).is_err());
         SealedOffer {
             offer,
             place: begin..self.records.len(),
@@ -171,9 +172,9 @@ impl<S: Socket> Reactor<S> {
 
     /// Whether handshakes can go on without a wait.
     pub(super) fn has_handshakes(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| {
-            tls.has_more || (tls.secured.waiting() > 0 && tls.lane.has_room())
-        })
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.has_more || (tls.secured.waiting() > 0 && tls.lane.has_room()))
     }
 
     /// Takes what the threads have done, and gives them what waits.
@@ -313,12 +314,19 @@ impl<S: Socket> Reactor<S> {
         let mut has_more = connection.listed.contains(Listed::HAS_ENDED);
         let mut count = 0;
         if missing != Some(0) {
-            let overhead = if live.is_some() { limits::RECORD_OVERHEAD_BYTES_MAX } else { 0 };
+            let overhead = if live.is_some() {
+                limits::RECORD_OVERHEAD_BYTES_MAX
+            } else {
+                0
+            };
             let most = wanted.saturating_add(overhead).max(missing.unwrap_or(0));
             let room = read_buffer.get_mut(kept..).unwrap_or_default();
             let most = most.min(room.len());
             hub.metrics.reads_total += 1;
-            match connection.socket.read(room.get_mut(..most).unwrap_or_default()) {
+            match connection
+                .socket
+                .read(room.get_mut(..most).unwrap_or_default())
+            {
                 Ok(0) => {
                     hub.metrics.tls_truncated_total += u64::from(live.is_some());
                     return connection.session.on_end(false, &mut hub.context(id, now));
@@ -383,9 +391,7 @@ impl<S: Socket> Reactor<S> {
                         }
                     }
                     // The peer sends nothing more: as the end of its side of the stream.
-                    Ok(true) => connection
-                        .session
-                        .on_end(false, &mut hub.context(id, now)),
+                    Ok(true) => connection.session.on_end(false, &mut hub.context(id, now)),
                     Err(alert) => {
                         hub.metrics.tls_records_refused_total += 1;
                         self.refuse_record(id, alert, now);
@@ -463,7 +469,8 @@ impl<S: Socket> Reactor<S> {
         let offer = tls.gather(id.slot, session, &mut gather);
         let sealed = tls.seal(id.slot, session, &gather.slices(), offer);
         self.scratch = gather.into_scratch();
-        let outcome = (!sealed.is_empty()).then(|| socket.write(&[IoSlice::new(tls.records_of(&sealed))]));
+        let outcome =
+            (!sealed.is_empty()).then(|| socket.write(&[IoSlice::new(tls.records_of(&sealed))]));
         self.after_sealed_write(id, hold, &sealed, outcome, now);
     }
 

@@ -1149,13 +1149,19 @@ mod tests {
                 };
                 sink.extend_from_slice(&records[..*result.as_ref().unwrap_or(&0)]);
                 let before = outbox.bytes();
-                let report =
-                    outbox.after_sealed_write(result, &offer, &records, T0, &mut totals);
+                let report = outbox.after_sealed_write(result, &offer, &records, T0, &mut totals);
                 assert_eq!(outbox.is_blocked(), report.outcome == Flushed::Blocked);
                 assert_eq!(outbox.is_empty(), report.outcome == Flushed::Drained);
-                let waits = if outbox.is_blocked() { outbox.bytes() } else { 0 };
+                let waits = if outbox.is_blocked() {
+                    outbox.bytes()
+                } else {
+                    0
+                };
                 assert_eq!(totals.blocked_bytes, waits);
-                assert!(outbox.bytes() <= before + 10, "what is sealed is no longer plain");
+                assert!(
+                    outbox.bytes() <= before + 10,
+                    "what is sealed is no longer plain"
+                );
                 blocked += usize::from(outbox.is_blocked());
             }
             while !outbox.is_empty() {
@@ -1170,7 +1176,10 @@ mod tests {
             assert!(plain_of(&sink) == expected);
             assert_eq!((totals.blocked_bytes, totals.blocked_sessions), (0, 0));
         }
-        assert!(blocked > 100 && cut > 100 && forgotten > 50, "{blocked} {cut} {forgotten}");
+        assert!(
+            blocked > 100 && cut > 100 && forgotten > 50,
+            "{blocked} {cut} {forgotten}"
+        );
     }
 
     #[test]
@@ -1186,8 +1195,7 @@ mod tests {
         let offer = outbox.gather_plain(&mut gather, usize::MAX);
         assert_eq!((offer.bytes, offer.is_all), (0, false));
         drop(gather);
-        let report =
-            outbox.after_sealed_write(Ok(4), &offer, b"onetwo", T0, &mut totals);
+        let report = outbox.after_sealed_write(Ok(4), &offer, b"onetwo", T0, &mut totals);
         assert_eq!((report.written, report.outcome), (4, Flushed::Blocked));
         assert_eq!(outbox.sealed(), b"wo");
         let report = outbox.after_sealed_write(Ok(2), &offer, b"wo", T0, &mut totals);

@@ -162,7 +162,9 @@ impl World {
             None,
         );
         let event = FromSource::Event(Arc::new(event.expect("an event")));
-        self.source.send_timeout(event, Duration::ZERO).expect("room");
+        self.source
+            .send_timeout(event, Duration::ZERO)
+            .expect("room");
     }
 
     fn page(&mut self, name: &str) -> u64 {
@@ -214,21 +216,32 @@ fn every_session_gets_its_events_however_its_reads_and_writes_are_cut() {
     let plant = Plant::new();
     let totals = under_seeds(40, |seed| {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let options = ["--auth=insecure", "--max-outbox-bytes=none", "--max-outboxes-bytes=none",
-            "--rate-limit-burst=1000000", "--rate-limit-per-second=1000000"];
+        let options = [
+            "--auth=insecure",
+            "--max-outbox-bytes=none",
+            "--max-outboxes-bytes=none",
+            "--rate-limit-burst=1000000",
+            "--rate-limit-per-second=1000000",
+        ];
         let mut world = World::new(&plant, &options);
         let mut all = Vec::new();
         for index in 0..6 {
             let version = if rng.bool() { &TLS12 } else { &TLS13 };
-            let grain = if rng.bool() { usize::MAX } else { rng.usize(1..60) };
+            let grain = if rng.bool() {
+                usize::MAX
+            } else {
+                rng.usize(1..60)
+            };
             let room = if rng.bool() { usize::MAX / 2 } else { 20_000 };
             let mut one = world.connect(&plant.client(version), room, grain);
-            one.client.send_in(UPGRADE_REQUEST.as_bytes(), rng.usize(1..300));
+            one.client
+                .send_in(UPGRADE_REQUEST.as_bytes(), rng.usize(1..300));
             let mut command = subscribe(ANY_TOKEN, ACCOUNT, "call.CHANNEL_CREATE.*");
             if index % 2 == 0 {
                 command["request_id"] = json!(format!("id-{index}"));
             }
-            one.client.send_in(&client_text(&command.to_string()), rng.usize(1..300));
+            one.client
+                .send_in(&client_text(&command.to_string()), rng.usize(1..300));
             all.push(one);
         }
         world.settle(&mut all);
@@ -264,7 +277,11 @@ fn every_session_gets_its_events_however_its_reads_and_writes_are_cut() {
                 }
                 5 | 6 => {
                     let index = rng.usize(..all.len());
-                    all[index].client.wire().borrow_mut().make_room(rng.usize(..100_000));
+                    all[index]
+                        .client
+                        .wire()
+                        .borrow_mut()
+                        .make_room(rng.usize(..100_000));
                 }
                 7 => {
                     let index = rng.usize(..all.len());
@@ -292,14 +309,21 @@ fn every_session_gets_its_events_however_its_reads_and_writes_are_cut() {
                 .clone()
                 .filter_map(|text| text["args"]["Number"].as_u64())
                 .collect();
-            assert_eq!(numbers, (0..published).collect::<Vec<_>>(), "session {index}");
+            assert_eq!(
+                numbers,
+                (0..published).collect::<Vec<_>>(),
+                "session {index}"
+            );
             let ids: Vec<&Value> = events.map(|text| &text["request_id"]).collect();
             let expected = match index % 2 {
                 0 => json!(format!("id-{index}")),
                 _ => Value::Null,
             };
             assert!(ids.iter().all(|id| **id == expected));
-            let pongs = texts.iter().filter(|text| text["request_id"] == "p").count();
+            let pongs = texts
+                .iter()
+                .filter(|text| text["request_id"] == "p")
+                .count();
             assert_eq!(pongs, asked_for[index], "session {index}");
         }
         assert_eq!(world.page("tls_sessions"), 6);
@@ -310,7 +334,12 @@ fn every_session_gets_its_events_however_its_reads_and_writes_are_cut() {
         }
         world.settle(&mut all);
         assert_eq!(world.page("connections"), 0);
-        for gauge in ["tls_sessions", "tls_handshakes_bytes", "outboxes_blocked", "partial_messages_bytes"] {
+        for gauge in [
+            "tls_sessions",
+            "tls_handshakes_bytes",
+            "outboxes_blocked",
+            "partial_messages_bytes",
+        ] {
             assert_eq!(world.page(gauge), 0, "{gauge}");
         }
         published
@@ -321,7 +350,11 @@ fn every_session_gets_its_events_however_its_reads_and_writes_are_cut() {
 #[test]
 fn a_full_record_of_commands_is_given_to_the_session_as_a_plain_peer_s_bytes_are() {
     let plant = Plant::new();
-    let options = ["--auth=insecure", "--rate-limit-burst=1000000", "--rate-limit-per-second=1000000"];
+    let options = [
+        "--auth=insecure",
+        "--rate-limit-burst=1000000",
+        "--rate-limit-per-second=1000000",
+    ];
     let mut world = World::new(&plant, &options);
     let mut all = [world.connect(&plant.client(&TLS13), usize::MAX / 2, usize::MAX)];
     all[0].client.send(UPGRADE_REQUEST.as_bytes());
@@ -347,7 +380,10 @@ fn a_full_record_of_commands_is_given_to_the_session_as_a_plain_peer_s_bytes_are
 #[test]
 fn a_network_that_begins_many_handshakes_waits_for_its_own() {
     let plant = Plant::new();
-    let mut world = World::new(&plant, &["--auth=insecure", "--max-connections-per-ip=none"]);
+    let mut world = World::new(
+        &plant,
+        &["--auth=insecure", "--max-connections-per-ip=none"],
+    );
     let config = plant.client(&TLS13);
     let mut all: Vec<One> = (0..300)
         .map(|_| world.connect(&config, usize::MAX / 2, usize::MAX))
@@ -368,7 +404,10 @@ fn a_network_that_begins_many_handshakes_waits_for_its_own() {
         world.reactor.turn(&[], now(Duration::ZERO));
         all.last_mut().expect("one").client.pump();
     }
-    let done = all.iter().filter(|one| !one.client.is_handshaking()).count();
+    let done = all
+        .iter()
+        .filter(|one| !one.client.is_handshaking())
+        .count();
     assert_eq!(done, 1, "the others have not been read yet");
     assert!(world.page("tls_handshakes_waiting") > 200);
     world.settle(&mut all);

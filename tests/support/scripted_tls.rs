@@ -87,9 +87,15 @@ impl TlsClient {
             if !written.is_empty() {
                 self.connection.read_tls(&mut written).expect("room");
             }
-            let state = self.connection.process_new_packets().expect("valid records");
+            let state = self
+                .connection
+                .process_new_packets()
+                .expect("valid records");
             let mut plain = vec![0; state.plaintext_bytes_to_read()];
-            self.connection.reader().read_exact(&mut plain).expect("as many");
+            self.connection
+                .reader()
+                .read_exact(&mut plain)
+                .expect("as many");
             self.received.extend(plain);
             self.has_ended |= state.peer_has_closed();
             if written.is_empty() {

@@ -297,3 +297,34 @@ fn print_fanout(rows: &[&Value]) {
     );
     table.print();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn ours_with_tls_is_held_to_its_budgets_and_compared_with_the_same_thing_of_others() {
+        let row = |name: &str, connect: &str, cpu: f64| {
+            json!({
+                "part": "handshakes", "connect": connect, "name": name, "cpu_us": cpu,
+            })
+        };
+        let mut rows = vec![
+            row(OURS.name, "full", 200.0),
+            row(NGINX.name, "full", 400.0),
+            row(OURS.name, "resumed", 90.0),
+            row(NGINX.name, "resumed", 90.0),
+        ];
+        compare(&mut rows);
+        let ratios: Vec<_> = rows.iter().map(|row| &row["ours_to_it_cpu"]).collect();
+        assert_eq!(ratios, [1.0, 0.5, 1.0, 1.0]);
+        for (row, most, told) in [
+            (&rows[0], 200.0, "200 holds"),
+            (&rows[0], 199.0, "199 MISSED"),
+            (&rows[1], 1.0, "-"),
+        ] {
+            assert_eq!(budget(row, row["cpu_us"].as_f64(), most, 0), told);
+        }
+    }
+}
