@@ -602,9 +602,6 @@ pub(crate) const PERMISSIONS_TOLD_MAX: usize = 16;
 /// whole store of CAs has some 200 KiB.
 pub(crate) const TLS_FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// How often the log says that a certificate of the TLS port is near its end.
-pub(crate) const TLS_EXPIRY_TOLD_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// Bytes that a TLS handshake may take of a peer, its records' headers included; beyond it the handshake fails. A client
 /// needs some 600, with a certificate of its own some thousands.
 pub const TLS_HANDSHAKE_BYTES_MAX: usize = 64 << 10;
@@ -641,6 +638,9 @@ pub(crate) const TLS_CHAIN_MAX: usize = 10;
 
 /// How long before its end a certificate is warned of.
 pub const TLS_EXPIRY_WARNED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How often the log says so.
+pub(crate) const TLS_EXPIRY_TOLD_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long one key seals TLS tickets. A ticket is taken for that long at least, and for twice as long at most.
 pub(crate) const TLS_TICKET_PERIOD: Duration = Duration::from_secs(12 * 60 * 60);
