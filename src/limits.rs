@@ -610,7 +610,7 @@ pub const TLS_HANDSHAKE_BYTES_MAX: usize = 64 << 10;
 pub(crate) const TLS_MESSAGE_BYTES_MAX: usize = 17 << 10;
 
 /// TLS handshakes that wait for a thread to begin; beyond it a connection waits in the loop. Some 50 ms of one thread.
-pub const TLS_HANDSHAKES_WAITING_MAX: usize = 256;
+pub const TLS_HANDSHAKES_WAITING_MAX: usize = 64;
 
 /// TLS handshakes that wait for a thread to go on; beyond it a connection waits in the loop.
 pub const TLS_STEPS_WAITING_MAX: usize = 1024;

@@ -68,7 +68,7 @@ figures! {
         counter source_outages_total "Times the event source was away.";
         counter tls_clear_http_total "Requests of plain HTTP on the TLS port, answered with 400.";
         counter tls_records_refused_total "Sessions on the TLS port ended because a record was wrong.";
-        counter tls_truncated_total "Streams on the TLS port that ended without close_notify.";
+        counter tls_truncated_total "Sessions of the TLS port whose peers ended their side without close_notify.";
         counter writes_total "Write calls on client sockets.";
         counter ring_calls_total "io_uring calls, each of which wrote to several client sockets.";
         counter written_bytes_total "Bytes written to client sockets.";

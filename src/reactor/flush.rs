@@ -8,7 +8,7 @@ use super::Reactor;
 use super::connections::{Connection, Listed};
 use super::flush_list::Hold;
 use super::socket::Socket;
-use super::tls::SealedOffer;
+use super::tls_port::SealedOffer;
 use crate::limits;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;

@@ -53,6 +53,8 @@
 //! | `trim` | step 6: when memory is given back |
 //! | [`connections`] | the table of connections |
 //! | [`flush_list`] | the sessions to write to, and how many events may merge meanwhile |
+//! | `tls`, `tls_port` | steps 2, 3 and 5 of the connections of the TLS port; what is kept for them |
+//! | `secured`, `unsealing` | how far each of these is; what a read of one brings |
 //! | `unfinished` | the handshakes that are not finished, and which goes first when the process is full |
 //! | [`drain`] | the pace at which every session is told to move, and then closed |
 //! | `certificate_watch` | what is said of certificates once a day |
@@ -98,9 +100,11 @@ mod stored;
 mod sweep;
 mod switching;
 mod tls;
+mod tls_port;
 mod traced;
 mod trim;
 mod unfinished;
+mod unsealing;
 mod walk;
 mod walking;
 mod watch;
@@ -123,7 +127,7 @@ use self::run::FanOut;
 use self::socket::Socket;
 use self::store::Store;
 use self::sweep::Sweep;
-use self::tls::Tls;
+use self::tls_port::TlsPort;
 use self::trim::{Trim, TurnDone};
 use self::unfinished::Unfinished;
 use crate::handoff::LoopEnd;
@@ -212,7 +216,7 @@ pub struct Reactor<S> {
     /// `None`: each socket is written to with a system call of its own.
     ring: Option<Ring>,
     /// `None`: there is no TLS port.
-    tls: Option<Tls>,
+    tls: Option<TlsPort>,
 }
 
 /// What the loop is made of, besides the hub.
@@ -455,13 +459,11 @@ impl<S: Socket> Reactor<S> {
 
     /// Puts a parked session on the reread list once it wants its bytes.
     fn unpark(&mut self, id: ConnId) {
+        let tls = self.tls.as_ref();
         if let Some(connection) = self.connections.get_mut(id)
             && connection.listed.contains(Listed::PARKED)
             && connection.session.wants_bytes()
-            && !self
-                .tls
-                .as_ref()
-                .is_some_and(|tls| tls.secured.is_busy(id.slot))
+            && !tls.is_some_and(|tls| tls.secured.is_busy(id.slot))
         {
             connection.listed.remove(Listed::PARKED);
             self.list_reread(id);
@@ -510,7 +512,7 @@ impl<S: Socket> Reactor<S> {
 
     /// Gives memory back to the system when it is time.
     fn give_memory_back(&mut self, now: Now) {
-        let records = self.tls.as_ref().map_or(0, Tls::capacity);
+        let records = self.tls.as_ref().map_or(0, TlsPort::capacity);
         let done = TurnDone {
             freed: self.hub.outboxes.queues_freed + self.hub.work.comings_and_goings,
             is_busy: std::mem::take(&mut self.hub.work.is_busy) || !self.flush.is_empty(),

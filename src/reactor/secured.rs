@@ -24,7 +24,10 @@ use crate::tls::{Alert, Exhausted, Handshake, Records};
 pub(super) struct Secured {
     slots: Vec<Option<Box<Secure>>>,
     counts: Counts,
-    waiting: WaitingHandshakes,
+    /// New ones that wait for a thread.
+    to_begin: WaitingHandshakes,
+    /// Those under way that wait for one.
+    to_go_on: WaitingHandshakes,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -198,9 +201,8 @@ impl Secured {
         let place = self.slots.get_mut(id.slot as usize);
         if let Some(secure) = place.and_then(Option::take) {
             self.uncount(&secure);
-            if let Secure::Handshake(Shake::Waiting(..)) = *secure {
-                self.waiting.remove(network, id);
-            }
+            self.to_begin.remove(network, id);
+            self.to_go_on.remove(network, id);
         }
     }
 
@@ -246,13 +248,26 @@ impl Secured {
             Some(other) => return self.put(id.slot, other),
             None => return,
         };
+        let waiting = match &shake {
+            Shake::Waiting(None, _) => &mut self.to_begin,
+            _ => &mut self.to_go_on,
+        };
+        waiting.insert(network, id);
         self.put(id.slot, Secure::Handshake(shake));
-        self.waiting.insert(network, id);
     }
 
-    /// Takes the handshake whose turn it is, with the bytes that wait for it; it is away then. O(log n) in those that wait.
-    pub(super) fn next_waiting(&mut self) -> Option<(ConnId, Option<Handshake>, Vec<u8>)> {
-        let id = self.waiting.pop()?;
+    /// Takes the handshake whose turn it is, with the bytes that wait for it; it is away then. `begins`: one that is new, or
+    /// one that is under way. O(log n) in those that wait.
+    pub(super) fn next_waiting(
+        &mut self,
+        begins: bool,
+    ) -> Option<(ConnId, Option<Handshake>, Vec<u8>)> {
+        let waiting = if begins {
+            &mut self.to_begin
+        } else {
+            &mut self.to_go_on
+        };
+        let id = waiting.pop()?;
         match self.take(id.slot)? {
             Secure::Handshake(Shake::Waiting(handshake, input)) => {
                 let bytes = handshake.as_ref().map_or(0, Handshake::heap_bytes) + input.len();
@@ -283,7 +298,17 @@ impl Secured {
 
     /// How many handshakes wait for a thread.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.by_network.len()
+        self.to_begin.len() + self.to_go_on.len()
+    }
+
+    /// How many of them are new.
+    pub(super) fn waiting_to_begin(&self) -> usize {
+        self.to_begin.len()
+    }
+
+    /// How many are under way.
+    pub(super) fn waiting_to_go_on(&self) -> usize {
+        self.to_go_on.len()
     }
 
     /// How many connections are live.
@@ -330,6 +355,10 @@ impl WaitingHandshakes {
 
     fn remove(&mut self, network: IpAddr, id: ConnId) {
         self.by_network.remove(&(network, id.generation, id.slot));
+    }
+
+    fn len(&self) -> usize {
+        self.by_network.len()
     }
 
     fn pop(&mut self) -> Option<ConnId> {
@@ -382,7 +411,7 @@ mod tests {
         secured.wait(id(3), network, vec![0; 40]);
         assert_eq!((secured.handshakes(), secured.waiting()), (4, 3));
         assert_eq!(secured.handshake_bytes(), 70);
-        let (first, handshake, input) = secured.next_waiting().expect("three wait");
+        let (first, handshake, input) = secured.next_waiting(true).expect("three wait");
         assert_eq!((first, handshake.is_none(), input.len()), (id(1), true, 10));
         assert!(secured.is_busy(id(1).slot) && secured.is_busy(id(2).slot));
         assert!(!secured.is_busy(id(4).slot));

@@ -1,28 +1,30 @@
-//! Connections of the TLS port: step 2, their reading; step 3, their handshakes, which threads do; step 5, their records.
+//! Connections of the TLS port: step 2, their reading; step 3, their handshakes, which threads do; step 5, their writes.
 //!
 //! A session knows nothing of this: it is given plain bytes, and its frames are sealed as they are written, into memory
 //! that all sessions share. What stands in clear before TLS, a PROXY header, is the session's.
 //!
-//! Invariants: no read takes more of a connection than a read of a plain one gives its session, whatever the size of the
-//! peer's records; what is left of a record waits here. Records are sealed in the order in which they are written, each
-//! once: those that a socket does not take stay in the outbox, and go first. At most [`limits::SEALED_BYTES_MAX`] are sealed
-//! for one write.
+//! Invariants: no read gives a session more than a read of a plain connection does, whatever the size of its peer's records.
+//! A socket is read on after what was kept of it was taken, because the poll does not tell twice.
 
 use std::io::{self, IoSlice};
-use std::ops::Range;
 
 use super::Reactor;
 use super::connections::{Connection, Listed};
 use super::flush_list::{FlushList, Hold};
 use super::read::ReadBudget;
-use super::secured::{Live, Secure, Secured, Shake};
+use super::secured::{Live, Secure, Shake};
 use super::socket::Socket;
+<<<<<<< HEAD
+=======
+use super::tls_port::{SealedOffer, TlsPort};
+use super::unsealing::{First, Unsealing};
+>>>>>>> work-S
 use crate::limits;
-use crate::session::Session;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
-use crate::session::gather::{Gather, Offer};
+use crate::session::gather::Gather;
 use crate::session::id::ConnId;
+<<<<<<< HEAD
 use crate::session::outbox::FlushReport;
 use crate::tls::{Alert, HandshakeLane, Opened, Records, ServerTls, Stepped, Work, Worked};
 
@@ -139,12 +141,15 @@ impl Tls {
         }
     }
 }
+=======
+use crate::tls::{Alert, HandshakeLane, ServerTls, Stepped, Work, Worked};
+>>>>>>> work-S
 
 impl<S: Socket> Reactor<S> {
     /// There is a TLS port: `lane` leads to the threads that do its handshakes, with `served`. To be called before the
     /// first turn.
     pub fn take_tls(&mut self, lane: HandshakeLane, served: ServerTls) {
-        self.tls = Some(Tls::new(lane, served));
+        self.tls = Some(TlsPort::new(lane, served));
     }
 
     /// Serves handshakes that begin from now on with this. Returns what was before; `None`: there is no TLS port.
@@ -172,9 +177,17 @@ impl<S: Socket> Reactor<S> {
 
     /// Whether handshakes can go on without a wait.
     pub(super) fn has_handshakes(&self) -> bool {
+<<<<<<< HEAD
         self.tls
             .as_ref()
             .is_some_and(|tls| tls.has_more || (tls.secured.waiting() > 0 && tls.lane.has_room()))
+=======
+        self.tls.as_ref().is_some_and(|tls| {
+            tls.has_more
+                || (tls.secured.waiting_to_begin() > 0 && tls.lane.has_room_to_begin())
+                || (tls.secured.waiting_to_go_on() > 0 && tls.lane.has_room_to_go_on())
+        })
+>>>>>>> work-S
     }
 
     /// Takes what the threads have done, and gives them what waits.
@@ -203,7 +216,7 @@ impl<S: Socket> Reactor<S> {
             .is_some_and(|tls| tls.secured.handshake_bytes() > limits::HANDSHAKES_BYTES_MAX)
             && self.evict_unfinished(now)
         {}
-        let Some(Tls {
+        let Some(TlsPort {
             lane,
             served,
             secured,
@@ -212,17 +225,20 @@ impl<S: Socket> Reactor<S> {
         else {
             return;
         };
-        while lane.has_room()
-            && let Some((id, handshake, input)) = secured.next_waiting()
-        {
-            let work = Work {
-                word: id.to_word(),
-                handshake,
-                input,
-            };
-            // There was room, and nobody else gives.
-            if lane.give(work, served).is_err() {
-                break;
+        // Those under way first: each has had its turn between the networks, and is nearly done.
+        for begins in [false, true] {
+            while has_room(lane, begins)
+                && let Some((id, handshake, input)) = secured.next_waiting(begins)
+            {
+                let work = Work {
+                    word: id.to_word(),
+                    handshake,
+                    input,
+                };
+                // There was room, and nobody else gives.
+                if lane.give(work, served).is_err() {
+                    break;
+                }
             }
         }
     }
@@ -311,9 +327,15 @@ impl<S: Socket> Reactor<S> {
             Some(live) => (live.kept_len(), live.missing()),
             None => (0, None),
         };
-        let mut has_more = connection.listed.contains(Listed::HAS_ENDED);
+        // What is kept is taken first; whether the socket has more is not known then.
+        let is_kept_enough = missing == Some(0);
+        let mut has_more = connection.listed.contains(Listed::HAS_ENDED) || is_kept_enough;
         let mut count = 0;
+<<<<<<< HEAD
         if missing != Some(0) {
+=======
+        if !is_kept_enough {
+>>>>>>> work-S
             let overhead = if live.is_some() {
                 limits::RECORD_OVERHEAD_BYTES_MAX
             } else {
@@ -328,7 +350,7 @@ impl<S: Socket> Reactor<S> {
                 .read(room.get_mut(..most).unwrap_or_default())
             {
                 Ok(0) => {
-                    hub.metrics.tls_truncated_total += u64::from(live.is_some());
+                    hub.metrics.tls_truncated_total += u64::from(connection.session.is_open());
                     return connection.session.on_end(false, &mut hub.context(id, now));
                 }
                 Ok(read) => count = read,
@@ -367,17 +389,20 @@ impl<S: Socket> Reactor<S> {
                     front.copy_from_slice(&before.bytes);
                 }
                 let input = read_buffer.get_mut(..kept + count).unwrap_or_default();
-                let opening = Opening {
+                let unsealing = Unsealing {
                     input,
                     plain: before.plain,
                     left: wanted,
                 };
-                let opened = opening.deliver(live, |plain| {
+                let mut records = 0;
+                let opened = unsealing.deliver(live, &mut records, |plain| {
                     connection
                         .session
                         .on_bytes(plain, &mut hub.context(id, now));
                     connection.session.wants_bytes() && connection.session.ended().is_none()
                 });
+                // However little a record holds, it costs as much as a frame.
+                hub.work.frames_read += records;
                 if kept > 0 || live.kept_len() > 0 {
                     connection
                         .session
@@ -490,10 +515,10 @@ impl<S: Socket> Reactor<S> {
             self.flush.give_back(hold);
             return self.act(id, now, |session, cx| session.on_end(true, cx));
         }
-        let report: Option<FlushReport> = outcome.map(|outcome| {
+        let report = outcome.map(|outcome| {
             connection.session.outbox.after_sealed_write(
                 outcome,
-                &sealed.offer,
+                sealed.plain(),
                 tls.records_of(sealed),
                 now.clock,
                 &mut self.hub.outboxes,
@@ -519,86 +544,10 @@ impl<S: Socket> Reactor<S> {
     }
 }
 
-/// What the first bytes of a connection of the TLS port are.
-enum First {
-    /// A record of a handshake (RFC 8446 section 5.1).
-    Handshake,
-    /// A request of HTTP, in clear.
-    Http,
-    /// Nothing that is spoken here.
-    Other,
-}
-
-impl First {
-    /// `None`: there are none.
-    fn of(bytes: &[u8]) -> Option<Self> {
-        Some(match bytes.first()? {
-            0x16 => Self::Handshake,
-            b'A'..=b'Z' => Self::Http,
-            _ => Self::Other,
-        })
-    }
-}
-
-/// Records under way to a session.
-struct Opening<'i> {
-    /// First plain bytes, then records.
-    input: &'i mut [u8],
-    /// How many are plain.
-    plain: usize,
-    /// How many plain bytes the session may still be given.
-    left: usize,
-}
-
-impl Opening<'_> {
-    /// Gives a session plain bytes, as long as it may be given some and `deliver` says that it wants more, and keeps the
-    /// rest in `live`. True: the peer has said that nothing follows.
-    ///
-    /// # Errors
-    /// A record was wrong: what the peer is to be told.
-    fn deliver(
-        mut self,
-        live: &mut Live,
-        mut deliver: impl FnMut(&mut [u8]) -> bool,
-    ) -> Result<bool, Alert> {
-        let mut wants_more = self.left > 0;
-        // Where the plain bytes begin, and where the records behind them.
-        let mut begin = 0;
-        let mut behind = self.plain;
-        while wants_more {
-            if self.plain > 0 {
-                let count = self.plain.min(self.left);
-                let bytes = self.input.get_mut(begin..begin + count);
-                wants_more = deliver(bytes.unwrap_or_default());
-                (begin, self.plain, self.left) =
-                    (begin + count, self.plain - count, self.left - count);
-                wants_more &= self.left > 0;
-                continue;
-            }
-            begin = behind;
-            let next = self.input.get_mut(behind..).unwrap_or_default();
-            let length = Records::record_len(next).map_err(|error| error.alert())?;
-            let Some(record) = length.and_then(|length| next.get_mut(..length)) else {
-                break;
-            };
-            let length = record.len();
-            match live.records.open(record).map_err(|error| error.alert())? {
-                Opened::Data(place) => {
-                    (begin, self.plain) = (behind + place.start, place.len());
-                }
-                Opened::Nothing => {}
-                Opened::End => return Ok(true),
-            }
-            behind += length;
-            if self.plain == 0 {
-                begin = behind;
-            }
-        }
-        // The tag of the last record stands between what is plain and the records behind it.
-        let plain_end = begin + self.plain;
-        self.input.copy_within(behind.., plain_end);
-        let end = self.input.len() - (behind - plain_end);
-        live.keep(self.input.get(begin..end).unwrap_or_default(), self.plain);
-        Ok(false)
+fn has_room(lane: &HandshakeLane, begins: bool) -> bool {
+    if begins {
+        lane.has_room_to_begin()
+    } else {
+        lane.has_room_to_go_on()
     }
 }

@@ -78,10 +78,16 @@ impl HandshakeLane {
             .map_err(|error| error.into_inner().into())
     }
 
-    /// Whether the next work will be taken, a new handshake or one under way. O(1).
+    /// Whether the next new handshake will be taken. O(1).
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        !self.begin.is_full() && !self.go_on.is_full()
+    pub fn has_room_to_begin(&self) -> bool {
+        !self.begin.is_full()
+    }
+
+    /// Whether the next handshake that is under way will be taken. O(1).
+    #[must_use]
+    pub fn has_room_to_go_on(&self) -> bool {
+        !self.go_on.is_full()
     }
 
     /// The next result, if there is one. The loop is woken for results that come after a `None`: it takes results until

@@ -55,7 +55,7 @@ fn run(config: &Config) -> Result<(), Exit> {
     logging::start(config.log_level, config.log_format, amqp::CLIENT_LINES)
         .map_err(|error| Exit::failed(CODE_FAILED, error))?;
     let server = Server::bind(Addresses {
-        clients: Some(SocketAddr::new(config.ip, config.port)),
+        clients: config.port.map(|port| SocketAddr::new(config.ip, port)),
         tls_clients: None,
         reuse_port: config.reuse_port,
         accept_rate: config.max_accept_rate,

@@ -218,8 +218,8 @@ fn every_session_gets_its_events_however_its_reads_and_writes_are_cut() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let options = [
             "--auth=insecure",
-            "--max-outbox-bytes=none",
-            "--max-outboxes-bytes=none",
+            "--max-outbox-bytes=100000000",
+            "--max-outboxes-bytes=1000000000",
             "--rate-limit-burst=1000000",
             "--rate-limit-per-second=1000000",
         ];
@@ -368,7 +368,7 @@ fn a_full_record_of_commands_is_given_to_the_session_as_a_plain_peer_s_bytes_are
     while answers < count {
         world.turn(&mut all);
         let read = world.reactor.hub.work.frames_read;
-        assert!(read <= 2 + SESSION_READ_BYTES_MAX / command.len(), "{read}");
+        assert!(read <= 4 + SESSION_READ_BYTES_MAX / command.len(), "{read}");
         answers += all[0].texts().len();
         turns += 1;
         assert!(turns < 1_000, "{answers}");
@@ -380,10 +380,7 @@ fn a_full_record_of_commands_is_given_to_the_session_as_a_plain_peer_s_bytes_are
 #[test]
 fn a_network_that_begins_many_handshakes_waits_for_its_own() {
     let plant = Plant::new();
-    let mut world = World::new(
-        &plant,
-        &["--auth=insecure", "--max-connections-per-ip=none"],
-    );
+    let mut world = World::new(&plant, &["--auth=insecure"]);
     let config = plant.client(&TLS13);
     let mut all: Vec<One> = (0..300)
         .map(|_| world.connect(&config, usize::MAX / 2, usize::MAX))
@@ -409,7 +406,7 @@ fn a_network_that_begins_many_handshakes_waits_for_its_own() {
         .filter(|one| !one.client.is_handshaking())
         .count();
     assert_eq!(done, 1, "the others have not been read yet");
-    assert!(world.page("tls_handshakes_waiting") > 200);
+    assert!(world.page("tls_handshakes_waiting") > 150);
     world.settle(&mut all);
     assert_eq!(world.page("tls_sessions"), 301);
 }

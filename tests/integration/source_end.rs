@@ -64,7 +64,7 @@ fn start() -> Loop {
 
 fn run(config: &Config, started: &Sender<Loop>) {
     let server = Server::bind(Addresses {
-        clients: Some(SocketAddr::new(config.ip, config.port)),
+        clients: config.port.map(|port| SocketAddr::new(config.ip, port)),
         tls_clients: None,
         reuse_port: false,
         accept_rate: None,
