@@ -62,11 +62,11 @@ pub(crate) struct Options {
     pub(crate) ssl_port: Setting<u16>,
     /// Certificate to show these clients, as a PEM file, with what links it to its CA behind it; several are chosen from by
     /// the name that a client asks for (SNI), the first if none fits. Reread on SIGHUP
-    #[arg(long, value_name = "FILE", help_heading = LISTENING)]
+    #[arg(long, value_name = "FILE", value_delimiter = ',', help_heading = LISTENING)]
     #[serde(deserialize_with = "list_or_one")]
     pub(crate) ssl_cert: Vec<Setting<FileName>>,
     /// Private key of ssl_cert, as a PEM file; of several in the same order
-    #[arg(long, value_name = "FILE", help_heading = LISTENING)]
+    #[arg(long, value_name = "FILE", value_delimiter = ',', help_heading = LISTENING)]
     #[serde(deserialize_with = "list_or_one")]
     pub(crate) ssl_key: Vec<Setting<FileName>>,
     /// CAs of clients' certificates, as a PEM file: clients are asked for one, and one of another CA is refused; unset: they

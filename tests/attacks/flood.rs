@@ -1,7 +1,7 @@
 //! Sessions that send without pause, and read what they are sent.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use support::server::wait_for;
+use support::tls::Stream;
 use support::wire::{UPGRADE_REQUEST, client_frame, client_text};
 
 /// What a flood is over after, whatever the test does meanwhile.
@@ -99,7 +100,7 @@ struct Flooder {
 
 /// One of its sessions.
 struct Flooding {
-    stream: TcpStream,
+    stream: Stream,
     sent: usize,
 }
 
@@ -122,8 +123,8 @@ impl Flooder {
     }
 
     fn connect(&self) -> Flooding {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_nonblocking(true).unwrap();
+        let stream = Stream::connect(self.address).unwrap();
+        stream.tcp().set_nonblocking(true).unwrap();
         Flooding { stream, sent: 0 }
     }
 
@@ -137,7 +138,7 @@ impl Flooder {
                 } else {
                     PollFlags::IN
                 };
-                PollFd::new(&session.stream, flags)
+                PollFd::new(session.stream.tcp(), flags)
             })
             .collect();
         let glance = Timespec {

@@ -12,6 +12,7 @@
 //! | `lookers` | lookers (`GET /trace`) that read nothing, under a flood of events |
 //! | `vain_subscribes` | subscribes that cannot succeed, before those that can |
 //! | `mute_broker` | brokers that beat their heart and answer nothing |
+//! | `handshakes` | TLS handshakes begun without pause and never finished |
 //! | `admin_askers` | askers of the admin address that list all sessions again and again |
 //!
 //! An honest client is judged by the same client in the same test while nobody attacks, or by the same work done in
@@ -28,6 +29,7 @@ mod binders;
 mod bodies;
 mod flood;
 mod flooders;
+mod handshakes;
 mod judge;
 mod lists;
 mod lookers;

@@ -38,7 +38,7 @@ fn through_a_proxy(client: [u8; 4]) -> (Option<[u8; 4]>, String) {
 fn connect(server: &Server, way: Way, client: [u8; 4], bytes: &[u8]) -> Raw {
     let (proxy, header) = way(client);
     let mut raw = Raw::connect_from(proxy.unwrap_or(client), server.address());
-    raw.try_send(&[header.as_bytes(), bytes].concat());
+    raw.try_send_behind(header.as_bytes(), bytes);
     raw
 }
 

@@ -20,6 +20,7 @@ use support::broker::Broker;
 use support::events::database;
 use support::publisher::Publisher;
 use support::server::{BROKER_PATIENCE, Server, wait_within};
+use support::tls::Stream;
 use support::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
 const SERVERS: usize = 3;
@@ -111,7 +112,7 @@ fn publish_on(url: String, place: usize, is_over: Arc<AtomicBool>) -> JoinHandle
 
 /// A connection of a client.
 struct Line {
-    stream: TcpStream,
+    stream: Stream,
     bytes: Vec<u8>,
     is_upgraded: bool,
 }
@@ -119,11 +120,12 @@ struct Line {
 impl Line {
     /// `None`: refused, or ended before it began.
     fn connect(address: SocketAddr) -> Option<Self> {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
         stream
             .set_read_timeout(Some(Duration::from_millis(50)))
             .ok()?;
         stream.set_nodelay(true).ok()?;
+        let mut stream = Stream::new(stream);
         stream.write_all(UPGRADE_REQUEST.as_bytes()).ok()?;
         Some(Self {
             stream,

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use support::client::{Client, Raw, subscribe, subscribe_to_all};
 use support::events::{call_event, large_call_event};
 use support::server::{Fed, Server, wait_for};
+use support::tls::Stream;
 use support::wire::{UPGRADE_REQUEST, client_text, server_frames};
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -74,11 +74,12 @@ fn row(server: &Server, id: &str) -> Value {
 #[test]
 fn a_session_is_told_with_what_it_has_asked_for_got_and_not_taken() {
     let mut fed = fed(&[]);
-    let mut socket = TcpStream::connect(fed.server.address()).unwrap();
+    let mut socket = Stream::connect(fed.server.address()).unwrap();
     socket
+        .tcp()
         .set_read_timeout(Some(Duration::from_secs(30)))
         .unwrap();
-    let id = socket.local_addr().unwrap().to_string();
+    let id = socket.tcp().local_addr().unwrap().to_string();
     socket.write_all(UPGRADE_REQUEST.as_bytes()).unwrap();
     let mut command = subscribe_to_all(OF_A, A, &[CREATED, "fax.status.*"]);
     command["data"]["name"] = json!("the \"name\"\n");

@@ -20,6 +20,7 @@ use support::events::{
 };
 use support::publisher::{Publisher, RawPublisher, nested_headers};
 use support::server::{BROKER_PATIENCE, Server, dead_address, lines, wait_within};
+use support::tls;
 
 /// Another account, which is nobody's relative.
 const NEIGHBOUR: &str = "ffeeddccbbaa99887766554433221100";
@@ -954,7 +955,8 @@ fn a_client_by_another_hand_gets_the_documentations_example() {
     let mut client = python
         .command()
         .arg(tests.join("clients/example.py"))
-        .args([&format!("ws://{}/", server.address()), TOKEN, ACCOUNT])
+        .args([&format!("{}/", tls::url(server.address())), TOKEN, ACCOUNT])
+        .envs(tls::peer_at(server.address()).map(|peer| ("SSL_CERT_FILE", peer.ca)))
         .arg(tests.join("fixtures/events"))
         .spawn()
         .unwrap();

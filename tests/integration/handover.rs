@@ -5,7 +5,7 @@
 //! `BLACKHOLE_HANDOVERS=n cargo test --test integration handover` makes so many handovers instead of a few, and prints figures.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use rustix::process::Signal;
 
 use support::client::{ANY_TOKEN, Raw, ping_as};
 use support::server::{PATIENCE, Server, wait_for};
+use support::tls::Stream;
 use support::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
 const HANDOVERS: u32 = 4;
@@ -82,9 +83,9 @@ fn start(port: u16, args: &[&str]) -> Server {
 /// Connects, upgrades, has one command answered and closes; false when the server went away before its answer, in
 /// good order.
 fn visit(address: SocketAddr, dawdle: Duration) -> io::Result<bool> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_nodelay(true)?;
+    let mut stream = Stream::connect(address)?;
+    stream.tcp().set_read_timeout(Some(PATIENCE))?;
+    stream.tcp().set_nodelay(true)?;
     thread::sleep(dawdle);
     stream.write_all(UPGRADE_REQUEST.as_bytes())?;
     let mut bytes = Vec::new();
@@ -114,7 +115,7 @@ fn visit(address: SocketAddr, dawdle: Duration) -> io::Result<bool> {
     Ok(opcode == 1)
 }
 
-fn read_more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<()> {
+fn read_more(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<()> {
     let mut chunk = [0; 4096];
     match stream.read(&mut chunk)? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),

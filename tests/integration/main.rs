@@ -65,6 +65,8 @@ mod stream;
 mod sub;
 mod sub_resume;
 mod switching;
+mod tls;
+mod tls_config;
 mod trace;
 mod web_ui;
 mod wire;

@@ -12,6 +12,7 @@ use support::events::{ACCOUNT, fixtures};
 use support::server::{
     DEMO, Fed, PATIENCE, Scratch, Server, TokenFile, dead_address, lines, run_to_end, wait_for,
 };
+use support::tls;
 use support::wire::UPGRADE_REQUEST;
 
 #[test]
@@ -365,8 +366,8 @@ fn the_demo_source_plays_whole_calls_to_every_account() {
 /// step, so that the test knows when to publish.
 const PYTHON_CLIENTS: &str = r#"
 import asyncio, json, sys
-kind, address, account = sys.argv[1:]
-uri = f"ws://{address}/socket"
+kind, url, account = sys.argv[1:]
+uri = f"{url}/socket"
 
 def tell(value):
     print(json.dumps(value), flush=True)
@@ -405,16 +406,26 @@ asyncio.run(with_asyncio()) if kind == "asyncio" else with_threads()
 
 #[test]
 fn clients_from_another_hand_subscribe_get_events_ping_and_close_cleanly() {
+    let mut fed = Fed::insecure(&[]);
+    let address = fed.server.address();
+    clients_from_another_hand(&mut fed, address);
+    assert_eq!(
+        errors(&Client::connect(address).ask(&ping("1"))),
+        ["authentication token required"]
+    );
+}
+
+/// Python's clients of this address of the server, as it is spoken there; nothing where they are missing.
+pub(crate) fn clients_from_another_hand(fed: &mut Fed, address: SocketAddr) {
     let Some(python) = Python::installed() else {
         return;
     };
-    let mut fed = Fed::insecure(&[]);
-    let address: SocketAddr = fed.server.address();
     let mut clients: Vec<_> = ["asyncio", "threads"]
         .map(|kind| {
             let mut child = python
                 .command()
-                .args(["-c", PYTHON_CLIENTS, kind, &address.to_string(), ACCOUNT])
+                .args(["-c", PYTHON_CLIENTS, kind, &tls::url(address), ACCOUNT])
+                .envs(tls::peer_at(address).map(|peer| ("SSL_CERT_FILE", peer.ca)))
                 .spawn()
                 .unwrap();
             let told = lines(child.stdout.take().unwrap());
@@ -454,8 +465,4 @@ fn clients_from_another_hand_subscribe_get_events_ping_and_close_cleanly() {
     fed.server
         .wait_for_metric(r#"closes_total{reason="peer"}"#, 2);
     assert_eq!(fed.server.metric(r#"closes_total{reason="lost"}"#), 0);
-    assert_eq!(
-        errors(&Client::connect(address).ask(&ping("1"))),
-        ["authentication token required"]
-    );
 }

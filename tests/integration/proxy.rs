@@ -50,20 +50,27 @@ fn start(args: &[&str]) -> Server {
     Server::start(&[&fixed, args].concat())
 }
 
+/// Sends `bytes`. A proxy's header at their start stands in clear, and what is behind it is the client's.
+fn send(raw: &mut Raw, bytes: &[&[u8]]) {
+    let is_header = |part: &&&[u8]| part.starts_with(b"PROXY ") || part.starts_with(&V2[..12]);
+    let (header, rest) = bytes.split_at(bytes.first().filter(is_header).iter().len());
+    raw.try_send_behind(&header.concat(), &rest.concat());
+}
+
 /// Sends `bytes` and expects to be upgraded.
 fn upgraded(mut raw: Raw, bytes: &[&[u8]]) -> Raw {
-    raw.send(&bytes.concat());
+    send(&mut raw, bytes);
     assert_eq!(raw.head().status, 101);
     raw
 }
 
 fn refused(mut raw: Raw, bytes: &[&[u8]]) -> Response {
-    raw.send(&bytes.concat());
+    send(&mut raw, bytes);
     raw.last_response()
 }
 
 fn is_closed_without_a_word(mut raw: Raw, bytes: &[&[u8]]) {
-    raw.try_send(&bytes.concat());
+    send(&mut raw, bytes);
     assert_eq!(raw.peek(PATIENCE), Peek::Ended);
 }
 
@@ -102,12 +109,15 @@ fn a_proxy_header_that_drips_is_gathered_and_one_that_never_ends_is_cut_off() {
         "3000",
     ]);
     let mut raw = Raw::connect(server.address());
-    for byte in [V2, UPGRADE_REQUEST.as_bytes()].concat() {
+    for byte in V2 {
+        raw.try_send_behind(&[*byte], b"");
+    }
+    for byte in UPGRADE_REQUEST.bytes() {
         raw.send(&[byte]);
     }
     assert_eq!(raw.head().status, 101);
     is_session(&server, raw, "203.0.113.7:4711");
-    is_closed_without_a_word(Raw::connect(server.address()), &[&V2[..20]]);
+    is_closed_without_a_word(Raw::connect_plainly(server.address()), &[&V2[..20]]);
     assert_eq!(
         server.metric(r#"connections_dropped_total{reason="handshake_timeout"}"#),
         1

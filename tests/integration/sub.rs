@@ -21,6 +21,7 @@ use support::server::{
     DEMO, Fed, PATIENCE, Scratch, Server, blackhole, dead_address, lines, own_address, unix_now,
     wait_for,
 };
+use support::tls::{self, plain_only};
 
 const DEMO_ACCOUNT: &str = "00000000000000000000000000000001";
 
@@ -38,6 +39,7 @@ impl Sub {
         let mut child = blackhole()
             .arg("sub")
             .args(args)
+            .args(trust_of(args))
             .env_remove("BLACKHOLE_TOKEN")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -53,7 +55,7 @@ impl Sub {
 
     /// As the account of the test's events, with any token.
     pub(crate) fn at(address: SocketAddr, args: &[&str]) -> Self {
-        let url = format!("ws://{address}");
+        let url = tls::url(address);
         let own = ["--url", &url, "--token", ANY_TOKEN, "--account", ACCOUNT];
         Self::start(&[&own[..], args].concat())
     }
@@ -180,7 +182,7 @@ fn what_an_event_holds_steers_no_terminal() {
 fn a_token_may_come_from_a_file_or_the_environment_and_is_never_told() {
     let tokens = json!({"hunter2": {"account_id": ACCOUNT}});
     let mut fed = Fed::with_tokens(&tokens, &[]);
-    let url = format!("ws://{}", fed.server.address());
+    let url = tls::url(fed.server.address());
     let file = Scratch::file("token", "\nhunter2\n");
     let file = file.path().display().to_string();
     // The account is the token's own.
@@ -199,6 +201,7 @@ fn a_token_may_come_from_a_file_or_the_environment_and_is_never_told() {
 
     let output = blackhole()
         .args(["sub", "--url", &url, "--for", "1", "call.*.*"])
+        .args(trust_of(&[&url]))
         .env("BLACKHOLE_TOKEN", "hunter2")
         .output()
         .unwrap();
@@ -225,7 +228,7 @@ fn a_token_may_come_from_a_file_or_the_environment_and_is_never_told() {
 fn a_token_that_expires_is_final() {
     let tokens = json!({"brief": {"account_id": ACCOUNT, "expires": unix_now() + 2}});
     let fed = Fed::with_tokens(&tokens, &[]);
-    let url = format!("ws://{}", fed.server.address());
+    let url = tls::url(fed.server.address());
     let mut sub = Sub::start(&["--url", &url, "--token", "brief", "call.*.*"]);
     sub.hears("subscribed");
     sub.hears("4401");
@@ -278,7 +281,7 @@ fn a_binding_with_a_slip_is_refused_with_the_nearest_and_the_others_are_subscrib
 fn an_account_that_is_not_the_tokens_is_refused() {
     let tokens = json!({"mine": {"account_id": ACCOUNT}});
     let fed = Fed::with_tokens(&tokens, &[]);
-    let url = format!("ws://{}", fed.server.address());
+    let url = tls::url(fed.server.address());
     let args = ["--url", &url, "--token", "mine", "--account", OTHER_ACCOUNT];
     let (_, log, code) = Sub::start(&[&args[..], &["call.*.*"]].concat()).end();
     assert_eq!(
@@ -334,7 +337,7 @@ fn a_server_that_comes_back_is_found_and_subscribed_again() {
 #[test]
 fn it_takes_its_leave_as_websockets_do() {
     let server = Server::demo(&["--log-level", "debug", "--demo-rate", "20"]);
-    let url = format!("ws://{}", server.address());
+    let url = tls::url(server.address());
     let args = ["--url", &url, "--token", ANY_TOKEN, "--account"];
     let run = |more: &[&str]| Sub::start(&[&args[..], more].concat()).end();
     // With an event, and while it waits for one.
@@ -357,6 +360,9 @@ fn a_lost_connection_ends_it_if_it_is_to() {
 
 #[test]
 fn a_full_server_is_tried_again_when_it_says_so() {
+    if plain_only(&"beyond max_connections nothing is answered over TLS") {
+        return;
+    }
     let server = Server::demo(&["--max-connections", "1"]);
     let only = server.client();
     let mut sub = Sub::at(server.address(), &["call.*.*"]);
@@ -374,7 +380,7 @@ fn several_servers_and_tokens_are_told_apart() {
         Server::demo(&["--demo-rate", "20"]),
         Server::demo(&["--demo-rate", "20"]),
     );
-    let urls = [one.address(), two.address()].map(|address| format!("ws://{address}"));
+    let urls = [one.address(), two.address()].map(tls::url);
     let labels = |tokens: &[&str], form: &str, expected: &[String]| {
         let mut args = vec![
             "--url",
@@ -411,7 +417,7 @@ fn several_servers_and_tokens_are_told_apart() {
 fn a_session_that_cannot_be_leaves_the_others() {
     let server = Server::demo(&["--demo-rate", "20"]);
     let (_socket, dead) = dead_address();
-    let (url, wrong) = (format!("ws://{}", server.address()), format!("ws://{dead}"));
+    let (url, wrong) = (tls::url(server.address()), format!("ws://{dead}"));
     let args = ["--url", &wrong, "--url", &url, "--token", ANY_TOKEN];
     let mut sub = Sub::start(&[&args[..], &["--account", DEMO_ACCOUNT, "call.*.*"]].concat());
     sub.hears("nobody listens there");
@@ -427,8 +433,9 @@ fn a_reader_that_goes_away_ends_it_without_a_word() {
     let server = Server::demo(&["--demo-rate", "50"]);
     let (reader, stdout) = io::pipe().unwrap();
     let mut command = blackhole();
-    let url = format!("ws://{}", server.address());
+    let url = tls::url(server.address());
     command.args(["sub", "--url", &url, "--token", ANY_TOKEN]);
+    command.args(trust_of(&[&url]));
     command.args(["--account", DEMO_ACCOUNT, "--quiet", "call.*.*"]);
     let mut child = command
         .stdout(stdout)
@@ -453,14 +460,14 @@ fn a_reader_that_goes_away_ends_it_without_a_word() {
 #[test]
 fn what_a_person_does_wrong_is_told_in_one_line() {
     let server = Server::demo(&[]);
-    let good = format!("ws://{}", server.address());
+    let good = tls::url(server.address());
     let admin = format!("ws://{}", server.admin());
     let plain_as_tls = format!("wss://{}", server.address());
     let (_socket, dead) = dead_address();
     let dead = format!("ws://{dead}");
     let origin = ["--origin", "https://nobody.example"];
     let with_origins = Server::demo(&["--allowed-origins", "https://here.example"]);
-    let strict = format!("ws://{}", with_origins.address());
+    let strict = tls::url(with_origins.address());
     for (url, more, code, expected) in [
         (
             &*dead,
@@ -540,6 +547,14 @@ fn what_a_person_does_wrong_is_told_in_one_line() {
         log.concat().contains("BINDING") && code == Some(2),
         "{log:?}"
     );
+}
+
+/// The option by which `sub` trusts the servers of the harness that these options name.
+fn trust_of(args: &[&str]) -> Vec<String> {
+    let addresses = args.iter().filter_map(|arg| arg.strip_prefix("wss://"));
+    let peers = addresses.filter_map(|address| tls::peer_at(address.parse().ok()?));
+    let mut ca = peers.map(|peer| peer.ca.display().to_string());
+    ca.next().map_or_else(Vec::new, |ca| vec!["--ca-cert".to_owned(), ca])
 }
 
 /// A proxy with TLS before this address, for as many connections as come.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::proxy::{Kind, Place, Proxy, Refusal, STRANGER, Tls, Wss, tcp};
 use support::broker::Broker;
+use support::certificates::LOCAL;
 use support::client::{ANY_TOKEN, subscribe};
 use support::events::{ACCOUNT, call_event};
 use support::left_out::leave_out;
@@ -64,6 +65,15 @@ fn at(servers: &[Server; 2], clients: &[Wss]) -> Vec<usize> {
         found.unwrap_or_else(|| panic!("{id} is in neither of {ids:?}"))
     };
     clients.iter().map(place).collect()
+}
+
+/// How many of these clients the process has.
+fn at_one(server: &Server, clients: &[Wss]) -> usize {
+    let ids = session_ids(server);
+    clients
+        .iter()
+        .filter(|client| ids.contains(&client.id()))
+        .count()
 }
 
 /// Clients that come, ping and go, one after another, all the time.
@@ -548,6 +558,42 @@ fn over_plain_tcp_nginx_names_the_client_in_a_proxy_header() {
         assert!(servers[0].stop().success());
         let mut clients: Vec<Wss> = (0..4).map(|_| connect()).collect();
         clients.iter_mut().for_each(Wss::ping);
+    }
+}
+
+#[test]
+fn haproxy_passes_tls_on_and_names_the_client_in_a_proxy_header() {
+    for kind in Kind::each().filter(|kind| *kind == Kind::Haproxy) {
+        let places = Place::two();
+        let proxy = Proxy::start_with(kind, &places, &["pass"]);
+        let certified = proxy.certify(LOCAL);
+        let start = |place: &Place| place.start_secured(kind, &certified, &DEMO);
+        let mut servers = places.each_ref().map(start);
+        servers.iter().for_each(Server::until_ready);
+        for server in ["one", "two"] {
+            wait_for("both are up", || {
+                proxy.is_up_in("processes_with_tls", server).then_some(())
+            });
+        }
+        let connect = || {
+            let tls = proxy.connect(STRANGER, proxy.stream_address()).unwrap();
+            Wss::upgrade(tls, "/", &[("X-Forwarded-For", "198.51.100.1")]).unwrap()
+        };
+        let mut clients: Vec<Wss> = (0..4).map(|_| connect()).collect();
+        clients.iter_mut().for_each(Wss::ping);
+        // By their own addresses; and each by the TLS of its process.
+        let places_of = at(&servers, &clients);
+        assert_eq!(places_of.iter().sum::<usize>(), 2, "{places_of:?}");
+        for server in &servers {
+            assert_eq!(server.metric("tls_sessions"), 2);
+        }
+        // The other port still serves, and a process that goes is passed over.
+        proxy.client().ping();
+        drop(clients);
+        assert!(servers[0].stop().success());
+        let mut clients: Vec<Wss> = (0..4).map(|_| connect()).collect();
+        clients.iter_mut().for_each(Wss::ping);
+        assert_eq!(at_one(&servers[1], &clients), 4);
     }
 }
 

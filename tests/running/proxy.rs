@@ -31,7 +31,7 @@ use tungstenite::http::{HeaderName, HeaderValue, Response};
 use tungstenite::{Error, Message, WebSocket};
 
 use super::tools::program;
-use support::certificates::Ca;
+use support::certificates::{Ca, Certified};
 use support::client::{ANY_TOKEN, ping_as};
 use support::server::{BROKER_PATIENCE, PATIENCE, Server, blackhole, own_address, wait_for};
 
@@ -82,6 +82,8 @@ impl Kind {
 /// The addresses of one process behind the proxy, which stay the same when it is replaced.
 pub(crate) struct Place {
     websockets: SocketAddr,
+    /// Of websockets with TLS.
+    secured: SocketAddr,
     admin: SocketAddr,
 }
 
@@ -89,10 +91,14 @@ impl Place {
     pub(crate) fn new() -> Self {
         let websockets = own_address();
         // Of the same IP, on which nobody else takes ports.
-        let admin = TcpListener::bind((websockets.ip(), 0)).unwrap();
-        let admin = admin.local_addr().unwrap();
-        assert_ne!(websockets, admin);
-        Self { websockets, admin }
+        let more = [(); 2].map(|()| TcpListener::bind((websockets.ip(), 0)).unwrap());
+        let [secured, admin] = more.map(|socket| socket.local_addr().unwrap());
+        assert!(websockets != admin && websockets != secured);
+        Self {
+            websockets,
+            secured,
+            admin,
+        }
     }
 
     /// Two of them.
@@ -103,6 +109,22 @@ impl Place {
     /// Starts a process here, as one behind this kind of proxy, with `args` behind.
     pub(crate) fn start(&self, kind: Kind, args: &[&str]) -> Server {
         self.start_at(self.admin, kind, args)
+    }
+
+    /// As [`Place::start`], with TLS of its own too, by this certificate.
+    pub(crate) fn start_secured(&self, kind: Kind, files: &Certified, args: &[&str]) -> Server {
+        let port = self.secured.port().to_string();
+        let [cert, key] = [files.cert(), files.key()].map(|file| file.display().to_string());
+        let tls = [
+            "--use-ssl",
+            "--ssl-port",
+            &port,
+            "--ssl-cert",
+            &cert,
+            "--ssl-key",
+            &key,
+        ];
+        self.start(kind, &[&tls[..], args].concat())
     }
 
     /// As [`Place::start`], with an admin address that is no other process's, for several on one port.
@@ -127,13 +149,13 @@ pub(crate) struct Proxy {
     child: Child,
     dir: TempDir,
     address: SocketAddr,
-    /// Of the option `stream` of nginx.
+    /// Of the option `stream` of nginx, or `pass` of HAProxy.
     stream_address: SocketAddr,
     /// Of the option `ipv6`; none where there is no IPv6.
     six_address: Option<SocketAddr>,
     ca: Arc<ClientConfig>,
     ca_pem: PathBuf,
-    _ca: Ca,
+    ca_of_all: Ca,
 }
 
 impl Proxy {
@@ -204,7 +226,7 @@ impl Proxy {
             six_address,
             ca: trusting(&ca),
             ca_pem: ca.pem(),
-            _ca: ca,
+            ca_of_all: ca,
         };
         wait_for("the proxy listens", || TcpStream::connect(address).ok());
         proxy
@@ -215,7 +237,12 @@ impl Proxy {
         self.address
     }
 
-    /// Where they connect with the option `stream`.
+    /// A certificate that its clients trust as they do its own.
+    pub(crate) fn certify(&self, names: &str) -> Certified {
+        self.ca_of_all.certify(names, 9)
+    }
+
+    /// Where they connect with the option `stream` or `pass`.
     pub(crate) fn stream_address(&self) -> SocketAddr {
         self.stream_address
     }
@@ -319,11 +346,16 @@ impl Proxy {
 
     /// Whether HAProxy sends websockets to the server of this name.
     pub(crate) fn is_up(&self, server: &str) -> bool {
+        self.is_up_in("processes", server)
+    }
+
+    /// As [`Proxy::is_up`], in the backend of this name.
+    pub(crate) fn is_up_in(&self, backend: &str, server: &str) -> bool {
         // CSV: proxy, server and the state in column 18.
         let stat = self.ask("show stat");
         let line = stat
             .lines()
-            .find(|line| line.starts_with(&format!("processes,{server},")));
+            .find(|line| line.starts_with(&format!("{backend},{server},")));
         let state = line.and_then(|line| line.split(',').nth(17));
         // `UP 1/2` after a first failure.
         state.is_some_and(|state| state.starts_with("UP"))
@@ -356,7 +388,7 @@ impl Drop for Proxy {
     }
 }
 
-/// The shipped file for these addresses: where clients connect, and where with the option `stream`.
+/// The shipped file for these addresses: where clients connect, and where with the option `stream` or `pass`.
 fn configuration(
     kind: Kind,
     dir: &TempDir,
@@ -374,6 +406,7 @@ fn configuration(
     match kind {
         Kind::Haproxy => {
             replace("\":443\"", &format!("\"{address}\""));
+            replace("\":8443\"", &format!("\"{stream_address}\""));
             replace("/etc/haproxy/blackhole.pem", &within("cert.pem"));
             replace("\"/run/haproxy/admin.sock\"", &within("admin.sock"));
         }
@@ -390,10 +423,14 @@ fn configuration(
     for (number, place) in places.iter().enumerate() {
         let (port, admin) = (5551 + number, 5559 + number);
         match kind {
-            Kind::Haproxy => replace(
-                &format!("127.0.0.1:{port} port {admin}"),
-                &format!("{} port {}", place.websockets, place.admin.port()),
-            ),
+            Kind::Haproxy => {
+                for (port, address) in [(port, place.websockets), (port + 10, place.secured)] {
+                    replace(
+                        &format!("127.0.0.1:{port} port {admin}"),
+                        &format!("{address} port {}", place.admin.port()),
+                    );
+                }
+            }
             Kind::Nginx => replace(
                 &format!("server 127.0.0.1:{port} "),
                 &format!("server {} ", place.websockets),
@@ -404,6 +441,7 @@ fn configuration(
         text = match *option {
             "sticky" => edited(&text, &sticky(kind)),
             "stream" => edited(&text, "s/#stream //"),
+            "pass" => edited(&text, "s/#pass //"),
             // Another balancer in front, as scripts/README.md tells it.
             "behind" => edited(
                 &text,

@@ -1,76 +1,74 @@
-//! A CA of one's own and the certificates that it gives out, made with `openssl` for one test.
+//! A CA of one's own and the certificates that it gives out, for one test or one run. Keys are ECDSA P-256.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
+};
 use tempfile::TempDir;
 
 /// Which names a certificate has, in OpenSSL's spelling.
 pub const LOCAL: &str = "DNS:localhost,IP:127.0.0.1";
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A CA in a directory of its own, which goes with it. The CA's certificate is `ca.pem`.
 pub struct Ca {
     dir: TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    /// What certificates that it signs need behind them: nothing, or its own, when another CA has signed that.
+    link: String,
+    root: String,
 }
 
-/// A directory with `ca.pem`, `cert.pem` and `key.pem`.
+/// A directory with `ca.pem`, `cert.pem` (with what links it to the CA behind it) and `key.pem`.
 pub struct Certified {
     dir: TempDir,
 }
 
 impl Ca {
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let key = [
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-        ];
-        let request = [
-            "req", "-x509", "-keyout", "ca.key", "-out", "ca.pem", "-days", "9",
-        ];
-        let subject = ["-subj", "/CN=CA of a test"];
-        openssl(dir.path(), &[&request[..], &key, &subject].concat());
-        Self { dir }
+        let key = KeyPair::generate().unwrap();
+        let issuer = CertifiedIssuer::self_signed(ca_params("CA of a test"), key).unwrap();
+        let root = issuer.pem();
+        Self::with(issuer, String::new(), root)
     }
 
+    /// A CA that this one has signed.
+    pub fn intermediate(&self) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let params = ca_params("intermediate CA of a test");
+        let issuer = CertifiedIssuer::signed_by(params, key, &self.issuer).unwrap();
+        let link = issuer.pem();
+        Self::with(issuer, link, self.root.clone())
+    }
+
+    fn with(issuer: CertifiedIssuer<'static, KeyPair>, link: String, root: String) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("ca.pem"), &root).unwrap();
+        Self {
+            dir,
+            issuer,
+            link,
+            root,
+        }
+    }
+
+    /// The certificate of the root.
     pub fn pem(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
 
-    /// A certificate for these names, good for so many days. 0: until it was made.
+    /// A certificate for these names, good from yesterday on for so many days from now. 0: until it was made.
     pub fn certify(&self, names: &str, days: u32) -> Certified {
-        let dir = tempfile::tempdir().unwrap();
-        let names = format!("subjectAltName={names}");
-        let request = ["req", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem"];
-        let rest = [
-            "-out",
-            "request.pem",
-            "-subj",
-            "/CN=somebody",
-            "-addext",
-            &names,
-        ];
-        openssl(dir.path(), &[&request[..], &rest].concat());
-        fs::copy(self.pem(), dir.path().join("ca.pem")).unwrap();
-        let (ca, key) = (self.pem(), self.dir.path().join("ca.key"));
-        let signed = [
-            "x509",
-            "-req",
-            "-in",
-            "request.pem",
-            "-out",
-            "cert.pem",
-            "-CAcreateserial",
-        ];
-        let by = ["-CA", ca.to_str().unwrap(), "-CAkey", key.to_str().unwrap()];
-        let days = days.to_string();
-        let rest = ["-copy_extensions", "copy", "-days", &days];
-        openssl(dir.path(), &[&signed[..], &by, &rest].concat());
-        Certified { dir }
+        let certified = Certified {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        certified.renew(self, names, days);
+        certified
     }
 }
 
@@ -92,15 +90,46 @@ impl Certified {
     pub fn key(&self) -> PathBuf {
         self.dir.path().join("key.pem")
     }
+
+    /// Replaces the files by those of another certificate, with another key.
+    pub fn renew(&self, ca: &Ca, names: &str, days: u32) {
+        let names: Vec<String> = names
+            .split(',')
+            .map(|name| name.split_once(':').expect("KIND:NAME").1.to_owned())
+            .collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "somebody");
+        let now = SystemTime::now();
+        params.not_before = (now - DAY).into();
+        params.not_after = (now + DAY * days).into();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &ca.issuer).unwrap();
+        let chain = certificate.pem() + &ca.link;
+        for (file, text) in [
+            ("ca.pem", &ca.root),
+            ("cert.pem", &chain),
+            ("key.pem", &key.serialize_pem()),
+        ] {
+            fs::write(self.dir().join(file), text).unwrap();
+        }
+    }
 }
 
-fn openssl(dir: &Path, arguments: &[&str]) {
-    let output = Command::new("openssl")
-        .args(arguments)
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .output()
-        .expect("openssl is installed: scripts/setup");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "openssl {arguments:?}: {said}");
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let now = SystemTime::now();
+    params.not_before = (now - DAY).into();
+    params.not_after = (now + DAY * 99).into();
+    params
 }

@@ -21,6 +21,7 @@ use tungstenite::{Error, Message, WebSocket};
 use super::left_out::leave_out;
 use super::schemas::{hold_answer, hold_command, hold_frame, hold_text};
 use super::server::PATIENCE;
+use super::tls::Stream;
 use super::wire::{UPGRADE_REQUEST, client_frame, client_text, server_frames};
 
 /// The token that clients of an insecure server send.
@@ -29,37 +30,9 @@ pub const ANY_TOKEN: &str = "any-token";
 /// How long an [`Idle`] client is read before it sees whether it is to be taken back.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// A stream whose calls are not ended by a signal: a read with a timeout is, when a child of this process dies.
-struct Steady(TcpStream);
-
-impl Read for Steady {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        unless_interrupted(|| self.0.read(buffer))
-    }
-}
-
-impl Write for Steady {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        unless_interrupted(|| self.0.write(bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-fn unless_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}
-
 /// A websocket client. Messages that a call did not ask for wait, in order, for the call that does.
 pub struct Client {
-    socket: WebSocket<Steady>,
+    socket: WebSocket<Stream>,
     /// Received, and not yet asked for.
     held: VecDeque<Value>,
     patience: Duration,
@@ -118,7 +91,7 @@ impl Client {
                 .insert(name, HeaderValue::from_str(value).unwrap());
         }
         let (socket, _response) =
-            tungstenite::client(request, Steady(stream)).map_err(|error| error.to_string())?;
+            tungstenite::client(request, Stream::new(stream)).map_err(|error| error.to_string())?;
         Ok(Self {
             socket,
             held: VecDeque::new(),
@@ -128,14 +101,14 @@ impl Client {
 
     /// Sets the longest wait for a message, which is [`PATIENCE`] at first.
     pub fn set_patience(&mut self, patience: Duration) {
-        let stream = &self.socket.get_ref().0;
+        let stream = self.socket.get_ref().tcp();
         stream.set_read_timeout(Some(patience)).unwrap();
         self.patience = patience;
     }
 
     /// The session id (PROTOCOL 1).
     pub fn session_id(&self) -> String {
-        self.socket.get_ref().0.local_addr().unwrap().to_string()
+        self.socket.get_ref().tcp().local_addr().unwrap().to_string()
     }
 
     /// Sends one command.
@@ -489,9 +462,11 @@ fn narrow(address: SocketAddr) -> TcpStream {
 
 /// A connection that sends any bytes.
 pub struct Raw {
-    stream: Steady,
+    stream: Stream,
     /// Received, and not yet looked at.
     bytes: Vec<u8>,
+    /// The other end has ended the connection without ending TLS first: what came may not be all.
+    is_cut: bool,
 }
 
 /// An HTTP response.
@@ -552,6 +527,15 @@ impl Raw {
         Self::over(TcpStream::connect(address).unwrap())
     }
 
+    /// Connects and speaks no TLS, whatever is spoken there.
+    pub fn connect_plainly(address: SocketAddr) -> Self {
+        let raw = Self::connect(address);
+        Self {
+            stream: raw.stream.without_tls(),
+            ..raw
+        }
+    }
+
     /// Connects from this loopback address.
     pub fn connect_from(ip: [u8; 4], address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -565,8 +549,9 @@ impl Raw {
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self {
-            stream: Steady(stream),
+            stream: Stream::new(stream),
             bytes: Vec::new(),
+            is_cut: false,
         }
     }
 
@@ -582,7 +567,7 @@ impl Raw {
 
     /// The session id (PROTOCOL 1).
     pub fn session_id(&self) -> String {
-        self.stream.0.local_addr().unwrap().to_string()
+        self.stream.tcp().local_addr().unwrap().to_string()
     }
 
     fn upgrade(mut self) -> Self {
@@ -592,12 +577,18 @@ impl Raw {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).expect("the server takes it");
+        self.stream.write_behind(b"", bytes).expect("the server takes it");
     }
 
     /// Sends bytes that the server may no longer want.
     pub fn try_send(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes);
+        self.try_send_behind(b"", bytes);
+    }
+
+    /// As [`Raw::try_send`], behind what stands in clear before all TLS, such as the header of a proxy. Nothing may have
+    /// been sent but such.
+    pub fn try_send_behind(&mut self, clear: &[u8], bytes: &[u8]) {
+        let _ = self.stream.write_behind(clear, bytes);
     }
 
     /// Sends a masked frame; `first` is its first byte.
@@ -643,6 +634,7 @@ impl Raw {
     /// The response of a connection that the server then ends.
     pub fn last_response(&mut self) -> Response {
         let text = self.rest();
+        assert!(!self.is_cut, "TLS was not ended behind {text:?}");
         let (head, body) = text
             .split_once("\r\n\r\n")
             .unwrap_or_else(|| panic!("no response: {text:?}"));
@@ -674,6 +666,7 @@ impl Raw {
         assert_eq!(opcode, 8, "{:?}", String::from_utf8_lossy(&payload));
         assert_eq!(self.peek(PATIENCE), Peek::Ended);
         assert!(self.bytes.is_empty(), "{:?}", self.bytes);
+        assert!(!self.is_cut, "TLS was not ended behind the close");
         let code = payload
             .get(..2)
             .map(|code| u16::from_be_bytes([code[0], code[1]]));
@@ -685,7 +678,7 @@ impl Raw {
 
     /// Waits at most `patience` for the next bytes or the end.
     pub fn peek(&mut self, patience: Duration) -> Peek {
-        self.stream.0.set_read_timeout(Some(patience)).unwrap();
+        self.stream.tcp().set_read_timeout(Some(patience)).unwrap();
         let mut chunk = [0; 16 << 10];
         match self.stream.read(&mut chunk) {
             Ok(0) => Peek::Ended,
@@ -694,6 +687,10 @@ impl Raw {
                 Peek::Bytes
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Peek::Ended,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.is_cut = true;
+                Peek::Ended
+            }
             Err(error)
                 if matches!(
                     error.kind(),
@@ -708,14 +705,14 @@ impl Raw {
 
     /// Ends the connection as a crash would: with a reset.
     pub fn reset(self) {
-        socket2::SockRef::from(&self.stream.0)
+        socket2::SockRef::from(self.stream.tcp())
             .set_linger(Some(Duration::ZERO))
             .unwrap();
     }
 
     /// Ends our side of the stream.
     pub fn shutdown_write(&mut self) {
-        self.stream.0.shutdown(std::net::Shutdown::Write).unwrap();
+        self.stream.shutdown_write().unwrap();
     }
 }
 

@@ -27,6 +27,7 @@ pub mod scripted;
 pub mod scripted_tls;
 pub mod server;
 pub mod tcp_proxy;
+pub mod tls;
 pub mod tokens;
 pub mod wire;
 

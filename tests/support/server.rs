@@ -28,6 +28,7 @@ use tempfile::TempDir;
 
 use super::client::{Client, Raw};
 use super::schemas::hold_answer;
+use super::tls::{self, Secured, Spoken};
 
 /// Options of a server that needs no broker and takes any token.
 pub const DEMO: [&str; 4] = ["--source", "demo", "--auth", "insecure"];
@@ -128,6 +129,9 @@ pub fn dead_address() -> (Socket, SocketAddr) {
 pub struct Server {
     child: Child,
     address: SocketAddr,
+    tls_address: OnceCell<SocketAddr>,
+    /// Clients of the harness speak TLS at the address, by the switch.
+    spoken: Option<(Spoken, Secured)>,
     admin: OnceCell<SocketAddr>,
     log: Arc<Mutex<String>>,
     log_reader: Option<JoinHandle<()>>,
@@ -166,13 +170,34 @@ impl Server {
     }
 
     fn start_patient(patience: Duration, args: &[&str]) -> Self {
-        let mut command = blackhole();
-        command.args(["--ip", "127.0.0.1", "--admin", "127.0.0.1:0"]);
+        let mut all = vec!["--ip", "127.0.0.1", "--admin", "127.0.0.1:0"];
         if !args.contains(&"--port") {
-            command.args(["--port", "0"]);
+            all.extend(["--port", "0"]);
         }
-        command.args(args);
-        Self::spawn_patient(patience, command)
+        all.extend(args);
+        Self::start_with(patience, &all, Stdio::piped(), OnceCell::new())
+    }
+
+    /// With this whole command line, which the switch may change.
+    fn start_with(
+        patience: Duration,
+        args: &[&str],
+        stderr: Stdio,
+        admin: OnceCell<SocketAddr>,
+    ) -> Self {
+        let mut command = blackhole();
+        match Secured::switch(args) {
+            Some((secured, args)) => {
+                command.args(args);
+                let mut server = Self::spawn_with(patience, command, stderr, admin);
+                server.spoken = Some((secured.speak_at(server.tls_address()), secured));
+                server
+            }
+            None => {
+                command.args(args);
+                Self::spawn_with(patience, command, stderr, admin)
+            }
+        }
     }
 
     /// Starts `command`, which becomes or is a `blackhole`, with its own stdin; returns once it listens.
@@ -182,16 +207,17 @@ impl Server {
 
     /// As [`Server::spawn`]; every wait for something of it may take this long.
     pub fn spawn_patient(patience: Duration, command: Command) -> Self {
+        tls::tell_of_plain(&"the command that starts the server is the test's own");
         Self::spawn_with(patience, command, Stdio::piped(), OnceCell::new())
     }
 
     /// As [`Server::start`], with a stderr of the test's own, which [`Server::log`] does not read, and the admin
     /// listener at `admin`, which that stderr need not tell. `args` tell the source.
     pub fn start_logging_to(stderr: impl Into<Stdio>, admin: SocketAddr, args: &[&str]) -> Self {
-        let mut command = blackhole();
-        command.args(["--ip", "127.0.0.1", "--port", "0"]);
-        command.args(["--admin", &admin.to_string()]).args(args);
-        Self::spawn_with(PATIENCE, command, stderr.into(), OnceCell::from(admin))
+        let address = admin.to_string();
+        let own = ["--ip", "127.0.0.1", "--port", "0", "--admin", &address];
+        let args = [&own, args].concat();
+        Self::start_with(PATIENCE, &args, stderr.into(), OnceCell::from(admin))
     }
 
     fn spawn_with(
@@ -216,6 +242,8 @@ impl Server {
         let mut server = Self {
             child,
             address: ([0, 0, 0, 0], 0).into(),
+            tls_address: OnceCell::new(),
+            spoken: None,
             admin,
             log,
             log_reader,
@@ -225,16 +253,24 @@ impl Server {
         let first = server.stdout.recv_timeout(patience);
         let first =
             first.unwrap_or_else(|error| panic!("no first line: {error}\n{}", server.log()));
-        server.address = first
-            .strip_prefix("listening on ")
-            .and_then(|address| address.parse().ok())
-            .unwrap_or_else(|| panic!("not `listening on IP:PORT`: {first:?}"));
+        server.address = match first.strip_prefix("listening on ") {
+            Some(address) => address.parse().expect("IP:PORT"),
+            None => *server.tls_address.get_or_init(|| tls_address_of(&first)),
+        };
         server
     }
 
-    /// Where clients connect.
+    /// Where clients connect: the TLS port when there is no other.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where clients connect with TLS, which the server must be told to listen for.
+    pub fn tls_address(&self) -> SocketAddr {
+        *self.tls_address.get_or_init(|| {
+            let line = self.stdout.recv_timeout(self.patience);
+            tls_address_of(&line.unwrap_or_else(|error| panic!("{error}: no line for TLS")))
+        })
     }
 
     /// Where the admin pages are, as the log tells.
@@ -439,6 +475,12 @@ impl Drop for Server {
             assert!(is_fine, "ended with {status}:\n{}", self.log());
         }
     }
+}
+
+fn tls_address_of(line: &str) -> SocketAddr {
+    line.strip_prefix("listening with TLS on ")
+        .and_then(|address| address.parse().ok())
+        .unwrap_or_else(|| panic!("not `listening with TLS on IP:PORT`: {line:?}"))
 }
 
 /// The samples of a metrics page: their names, as [`Server::metrics`] has them, and their values.

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use super::tls::{self, Spoken};
+
 /// How late a thread that waits for bytes may notice a change of the mode.
 const GLANCE: Duration = Duration::from_millis(10);
 
@@ -145,6 +147,7 @@ struct Shared {
 pub struct TcpProxy {
     address: SocketAddr,
     shared: Arc<Shared>,
+    _spoken: Option<Spoken>,
 }
 
 impl TcpProxy {
@@ -172,7 +175,12 @@ impl TcpProxy {
                 accepting.take(client, target);
             }
         });
-        Self { address, shared }
+        let spoken = tls::speak_as(target, address);
+        Self {
+            address,
+            shared,
+            _spoken: spoken,
+        }
     }
 
     /// As [`TcpProxy::start`], for a port of 127.0.0.1.

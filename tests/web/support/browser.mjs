@@ -34,8 +34,9 @@ export const SCREENS = {
  *
  * @param {object} [options]
  * @param {Record<string, string>} [options.instead] addresses, `IP:PORT`, and those that the browser is to go to instead
+ * @param {string[]} [options.trusted] pins of certificates that it is to trust, whoever has signed them
  */
-export async function startBrowser({ instead = {} } = {}) {
+export async function startBrowser({ instead = {}, trusted = [] } = {}) {
   const profile = ownFolder("browser");
   const removed = guard("folder", profile);
   const rules = Object.entries(instead).map(([from, to]) => `MAP ${from} ${to}`);
@@ -45,7 +46,7 @@ export async function startBrowser({ instead = {} } = {}) {
     timeout: BROKER_PATIENCE,
     protocolTimeout: BROKER_PATIENCE,
     // The sandbox is not for root, nor for every container; all pages are our own.
-    args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", `--host-resolver-rules=${rules.join(",")}`],
+    args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", `--host-resolver-rules=${rules.join(",")}`, `--ignore-certificate-errors-spki-list=${trusted.join(",")}`],
   });
   const ended = guard("process", browser.process()?.pid ?? 0);
   endWithTest(async () => {

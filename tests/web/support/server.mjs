@@ -6,9 +6,10 @@
  */
 
 import { spawn } from "node:child_process";
-import { once } from "node:events";
+import { on, once } from "node:events";
 import { createInterface } from "node:readline";
 
+import { makeCertificate } from "./certificate.mjs";
 import { endWithTest, guard } from "./endings.mjs";
 import { BINARY } from "./project.mjs";
 import { BROKER_PATIENCE, PATIENCE, until, within } from "./until.mjs";
@@ -29,9 +30,10 @@ function ownIp() {
  * @param {string[]} [options.args] of the command line; without `--auth` any token is taken
  * @param {Record<string, string>} [options.env] more variables of its environment
  * @param {{ url: string }} [options.broker] to take events from; else the embedded source makes them up, unless `args` name one
+ * @param {boolean} [options.tls] a port with TLS, too
  */
-export async function startServer({ args = [], broker, env = {} } = {}) {
-  const server = new Server(args, broker, env);
+export async function startServer({ args = [], broker, env = {}, tls = false } = {}) {
+  const server = new Server(args, broker, env, tls);
   endWithTest(() => server.kill());
   await server.start();
   return server;
@@ -40,14 +42,18 @@ export async function startServer({ args = [], broker, env = {} } = {}) {
 export class Server {
   /** The address that websocket clients connect to, `IP:PORT`, after the first start. */
   address = "";
+  /** The address that they connect to with TLS, if there is one, `IP:PORT`, after the first start. */
+  tlsAddress = "";
   /** The admin address, `IP:PORT`, after the first start. */
   adminAddress = "";
   /** Everything on stderr so far, of all its lives. */
   log = "";
+  /** @type {ReturnType<typeof makeCertificate> | undefined} */
+  #certificate;
   /** @type {import("node:child_process").ChildProcessByStdio<null, import("node:stream").Readable, import("node:stream").Readable> | undefined} */
   child;
 
-  constructor(args, broker, env) {
+  constructor(args, broker, env, tls = false) {
     this.env = { ...process.env, ...env };
     const has = (name) => args.includes(name);
     this.ip = has("--ip") ? args[args.indexOf("--ip") + 1] : ownIp();
@@ -55,12 +61,24 @@ export class Server {
     const source = broker ? ["--amqp", broker.url] : has("--amqp") || has("--source") ? [] : ["--source", "demo"];
     this.args = [...source, ...(has("--auth") ? [] : ["--auth", "insecure"]), ...args];
     if (!has("--ip")) this.args.push("--ip", this.ip);
+    if (tls) this.#certificate = makeCertificate(this.ip);
     this.patience = broker || has("--amqp") ? BROKER_PATIENCE : PATIENCE;
   }
 
   /** Where websocket clients connect. */
   get wsUrl() {
     return `ws://${this.address}/`;
+  }
+
+  /** Where websocket clients connect with TLS. */
+  get wssUrl() {
+    return `wss://${this.tlsAddress}/`;
+  }
+
+  /** The files of the certificate of a server with TLS, and its pin. */
+  get certificate() {
+    if (!this.#certificate) throw new Error("it has no TLS");
+    return this.#certificate;
   }
 
   /** The admin address, as a URL that ends in a slash. */
@@ -83,6 +101,10 @@ export class Server {
     const args = [...this.args];
     if (!this.chosen.port) args.push("--port", this.address.split(":")[1] ?? "0");
     if (!this.chosen.admin) args.push("--admin", this.adminAddress || `${this.ip}:0`);
+    if (this.#certificate) {
+      const { cert, key } = this.#certificate;
+      args.push("--use-ssl", "--ssl-port", this.tlsAddress.split(":")[1] ?? "0", "--ssl-cert", cert, "--ssl-key", key);
+    }
     const child = spawn(BINARY, args, { env: this.env, stdio: ["ignore", "pipe", "pipe"] });
     this.child = child;
     if (child.pid !== undefined) child.once("exit", guard("process", child.pid));
@@ -95,11 +117,15 @@ export class Server {
     failed.catch(() => {});
     const ended = once(child, "close").then(() => Promise.reject(new Error(`it ended: ${this.log.slice(said)}`)));
     ended.catch(() => {});
-    const first = once(createInterface(child.stdout), "line");
-    const [line] = await within(Promise.race([first, failed, ended]), "the first line of stdout", this.patience);
-    const listening = /^listening on (.*)$/.exec(line);
-    if (!listening) throw new Error(`not \`listening on IP:PORT\`: ${line}`);
-    this.address = listening[1];
+    const lines = on(createInterface(child.stdout), "line");
+    const listening = async (what) => {
+      const next = lines.next().then(({ value }) => value);
+      const [line] = await within(Promise.race([next, failed, ended]), "a line of stdout", this.patience);
+      if (!line.startsWith(`${what} `)) throw new Error(`not \`${what} IP:PORT\`: ${line}`);
+      return line.slice(what.length + 1);
+    };
+    this.address = await listening("listening on");
+    if (this.#certificate) this.tlsAddress = await listening("listening with TLS on");
     this.adminAddress = await this.until("the admin address in the log", () => {
       return /admin pages on http:\/\/([^/\s]+)/.exec(this.log.slice(said))?.[1];
     });
