@@ -212,6 +212,26 @@ pub const RESUMING_MAX: Duration = Duration::from_secs(600);
 /// How often the sessions that resume are looked at for those that are too late.
 pub(crate) const RESUMING_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Members of a group that agreed on permessage-deflate from which on an event's frame is deflated for them; fewer get it as
+/// it is. To deflate a usual event takes some 11 µs, as long as to send it to so many.
+pub const DEFLATE_MEMBERS_MIN: usize = 16;
+
+/// Length of an event's frame from which on it is deflated. Shorter ones fit in one packet anyway.
+pub const DEFLATED_FRAME_BYTES_MIN: usize = 512;
+
+/// Length of an event's frame up to which it is deflated, in some 0.5 ms. Longer ones are sent as they are.
+pub const DEFLATED_FRAME_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of frames deflated in one turn, some 1 ms; beyond it frames are sent as they are, and counted.
+pub(crate) const DEFLATED_BYTES_PER_TURN_MAX: usize = 128 << 10;
+
+/// What each frame counts for there beside its bytes: to begin anew takes some 4 µs.
+pub(crate) const DEFLATE_FRAME_COST_BYTES: usize = 512;
+
+/// Bytes of an inflated message that count as one frame of a client ([`FRAMES_READ_PER_TURN_MAX`]), so that messages that
+/// are small only as long as they are deflated take no larger share of a turn than others.
+pub(crate) const INFLATED_BYTES_PER_FRAME: usize = 1 << 10;
+
 /// Members of a group from which on putting the frames of a run together is worth it; fewer get the frames one by one.
 pub(crate) const MERGE_MEMBERS_MIN: usize = 4;
 

@@ -461,9 +461,10 @@ impl Engine {
             dialect,
             ..
         } = &self.plan;
-        let sub_protocol = dialect.sub_protocol();
+        let (sub_protocol, extension) = (dialect.sub_protocol(), dialect.extension());
         let bearer = bearer.as_ref().map(|bearer| bearer.fill(n));
-        socket::upgrade_request(*address, &path.fill(n), bearer.as_deref(), sub_protocol)
+        let path = path.fill(n);
+        socket::upgrade_request(*address, &path, bearer.as_deref(), sub_protocol, extension)
     }
 
     /// Reads `index` until it would block, and counts.

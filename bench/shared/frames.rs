@@ -22,8 +22,12 @@ pub const PONG: u8 = 0xA;
 pub enum Frames {
     /// Texts; those that begin like an event of ours pass, the others are kept whole. No binary frame.
     Tagged,
+    /// The same, and deflated texts (RFC 7692), all of which pass: a server of ours deflates events only.
+    TaggedDeflated,
     /// Texts or binary frames, all of which pass.
     Passing,
+    /// The same, deflated or not.
+    PassingDeflated,
     /// Texts, all of which are kept whole: for those who read events. No binary frame.
     Whole,
 }
@@ -60,7 +64,9 @@ impl Format for Frames {
         };
         let is_good = match first {
             0x88..=0x8A | 0x81 => true,
-            0x82 => *self == Self::Passing,
+            0x82 => matches!(self, Self::Passing | Self::PassingDeflated),
+            0xC1 => matches!(self, Self::TaggedDeflated | Self::PassingDeflated),
+            0xC2 => *self == Self::PassingDeflated,
             _ => false,
         };
         if !is_good {
@@ -77,8 +83,11 @@ impl Format for Frames {
         }
         let length = length(bytes);
         Ok(match (first & 0xF, self) {
-            (TEXT | BINARY, Self::Passing) => Front::Passing { header, length },
-            (TEXT, Self::Tagged) => {
+            (TEXT | BINARY, Self::Passing | Self::PassingDeflated) => {
+                Front::Passing { header, length }
+            }
+            (TEXT, Self::TaggedDeflated) if first == 0xC1 => Front::Passing { header, length },
+            (TEXT, Self::Tagged | Self::TaggedDeflated) => {
                 let payload = &bytes[header..];
                 let prefix = &payload[..payload.len().min(PREFIX_BYTES)];
                 if (prefix.len() as u64) < length.min(PREFIX_BYTES as u64) {
@@ -210,6 +219,25 @@ mod tests {
                 [whole(0x81, event), whole(0x81, b"{}")],
                 "cut every {piece} bytes"
             );
+        }
+    }
+
+    #[test]
+    fn a_deflated_frame_passes_only_where_it_may_come() {
+        let reply = b"{\"action\":\"reply\"}";
+        let bytes = [
+            &[0xC1, 3, 1, 2, 3][..],
+            Frame::new(Opcode::Text, reply).bytes(),
+            &[0xC1, 0],
+        ]
+        .concat();
+        let tagged = ["event", &end(5), &whole(0x81, reply), "event", &end(2)];
+        let length = reply.len() as u64 + 2;
+        let passing = ["event", &end(5), "event", &end(length), "event", &end(2)];
+        for piece in CUTS {
+            let read = |frames| read_in_pieces(&frames, &bytes, piece).expect("good frames");
+            assert_eq!(read(Frames::TaggedDeflated), tagged);
+            assert_eq!(read(Frames::PassingDeflated), passing);
         }
     }
 

@@ -53,7 +53,11 @@ pub fn upgrade_request(
     path: &str,
     bearer: Option<&str>,
     sub_protocol: Option<&str>,
+    extension: Option<&str>,
 ) -> String {
+    let extension = extension.map_or(String::new(), |name| {
+        format!("Sec-WebSocket-Extensions: {name}\r\n")
+    });
     let sub_protocol = sub_protocol.map_or(String::new(), |name| {
         format!("Sec-WebSocket-Protocol: {name}\r\n")
     });
@@ -62,7 +66,7 @@ pub fn upgrade_request(
     });
     format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{sub_protocol}{bearer}\r\n"
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{sub_protocol}{extension}{bearer}\r\n"
     )
 }
 

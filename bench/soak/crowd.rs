@@ -511,7 +511,7 @@ impl Writer<'_> {
                 self.end_rudely();
             }
             Leave::MidHandshake => {
-                let request = upgrade_request(self.address, "/", None, None);
+                let request = upgrade_request(self.address, "/", None, None, None);
                 let cut = self.rng.usize(1..request.len());
                 self.script
                     .push(Step::Send(request.as_bytes()[..cut].to_vec()));
@@ -541,7 +541,7 @@ impl Writer<'_> {
             }
             Leave::BadToken => {
                 if self.rng.bool() {
-                    let request = upgrade_request(self.address, "/", Some("nobody"), None);
+                    let request = upgrade_request(self.address, "/", Some("nobody"), None, None);
                     return self.refused(&request, 403);
                 }
                 self.upgrade(None);
@@ -582,7 +582,7 @@ impl Writer<'_> {
         } else {
             "/?style=kazoo"
         };
-        let request = upgrade_request(self.address, path, bearer, None);
+        let request = upgrade_request(self.address, path, bearer, None, None);
         self.script.push(Step::Send(request.into_bytes()));
         self.script.push(Step::Upgraded);
     }

@@ -433,7 +433,7 @@ impl Witnesses {
         match heard {
             Heard::Connected => {
                 let bearer = witness.is_bearer.then_some(&*witness.token);
-                let request = upgrade_request(self.address, witness.path, bearer, None);
+                let request = upgrade_request(self.address, witness.path, bearer, None, None);
                 if let Some(client) = &mut witness.client {
                     client.send(request.as_bytes());
                 }

@@ -11,6 +11,7 @@
 
 mod bare;
 mod bridge;
+mod deflate;
 mod density;
 mod fairness;
 mod fanout;
@@ -67,13 +68,13 @@ const CANDIDATES: &[Candidate] = &[
 #[derive(Parser)]
 #[command(name = "scripts/bench", max_term_width = 100)]
 struct Options {
-    /// What to measure; all but `scale`, `plant` and `million` when none is given
+    /// What to measure; all but `deflate`, `scale`, `plant` and `million` when none is given
     #[arg(value_enum)]
     what: Vec<What>,
     /// A tenth of the sessions, fewer rounds: shows that everything runs, not what it costs
     #[arg(long)]
     quick: bool,
-    /// Every number of sessions, every size of events, every number in flight, `scale` and `plant`: takes an hour
+    /// Every number of sessions, every size of events, every number in flight, `deflate`, `scale` and `plant`: takes an hour
     #[arg(long, conflicts_with = "quick")]
     full: bool,
     /// Whom to measure, by name, separated by commas; all when none is given
@@ -146,6 +147,9 @@ enum What {
     Resume,
     /// TLS here, beside nginx and HAProxy that take it off before: memory, CPU of frames and handshakes, pings, a storm
     Tls,
+    /// Permessage-deflate: bytes on the wire, CPU of a frame, bytes of a session, beside a server that deflates by session; only
+    /// when named, or with --full
+    Deflate,
     /// Cost as sessions grow, up to 190,000 in ten processes; only when named, or with --full
     Scale,
     /// A million sessions, or --sessions, on one port: time, memory and CPU of both ends; only when named
@@ -168,6 +172,7 @@ impl What {
             Self::Logins => "logins",
             Self::Resume => "resume",
             Self::Tls => "tls",
+            Self::Deflate => "deflate",
             Self::Scale => "scale",
             Self::Million => "million",
             Self::Plant => "plant",
@@ -187,6 +192,7 @@ impl What {
             Self::Logins => logins::print(rows),
             Self::Resume => resume::print(rows),
             Self::Tls => tls::print(rows),
+            Self::Deflate => deflate::print(rows),
             Self::Scale => scale::print(rows),
             Self::Million => million::print(rows),
             Self::Plant => plant::print(rows),
@@ -336,7 +342,7 @@ fn measure(options: &Options) -> io::Result<Value> {
     let mut report = machine::stamp();
     for suite in What::value_variants() {
         let is_usual = match suite {
-            What::Scale | What::Plant => options.full,
+            What::Scale | What::Plant | What::Deflate => options.full,
             What::Million => false,
             _ => true,
         };
@@ -377,6 +383,7 @@ impl Bench<'_> {
             What::Logins => self.logins(),
             What::Resume => self.resume(),
             What::Tls => self.tls(),
+            What::Deflate => self.deflate(),
             What::Scale => self.scale(),
             What::Million => self.million(),
             What::Plant => self.plant(),
@@ -594,6 +601,25 @@ impl Bench<'_> {
             }
             rows => rows,
         }
+    }
+
+    fn deflate(&self) -> io::Result<Vec<Value>> {
+        let sessions = deflate::SESSIONS.map(|sessions| self.shrunk(sessions));
+        self.check(
+            deflate::SERVERS,
+            sessions.iter().max().copied().unwrap_or(0),
+        )?;
+        let Extent {
+            fanout, time_max, ..
+        } = *self.extent;
+        deflate::measure(&deflate::Plan {
+            server: &self.server,
+            load: &self.load,
+            sessions: &sessions,
+            series: fanout.first().map_or(&[], |cells| cells.series),
+            time_max,
+            body_bytes: BODY_BYTES,
+        })
     }
 
     fn scale(&self) -> io::Result<Vec<Value>> {

@@ -31,6 +31,21 @@ pub(crate) const WITHOUT_IDS: Candidate = Candidate {
     ..CANDIDATE
 };
 
+/// As [`CANDIDATE`], with permessage-deflate (RFC 7692).
+pub(crate) const DEFLATE: Candidate = Candidate {
+    name: "ours-deflate",
+    start: |setup| Ok(Box::new(Ours::start_deflating(setup, true)?)),
+    ..CANDIDATE
+};
+
+/// As [`WITHOUT_IDS`], with the same.
+pub(crate) const DEFLATE_WITHOUT_IDS: Candidate = Candidate {
+    name: "ours-deflate-without-ids",
+    has_request_ids: false,
+    start: |setup| Ok(Box::new(Ours::start_deflating(setup, false)?)),
+    ..CANDIDATE
+};
+
 /// Room in the pipe: 32 events of 4 KB are written at once without a wait.
 const PIPE_BYTES: usize = 1 << 20;
 
@@ -57,11 +72,20 @@ pub(crate) struct Ours {
     _pipe: Pipe,
     published: u64,
     has_request_ids: bool,
+    /// Its sessions offer permessage-deflate.
+    is_deflating: bool,
 }
 
 impl Ours {
     fn start(setup: &Setup<'_>, has_request_ids: bool) -> io::Result<Self> {
         Self::start_with(setup, has_request_ids, &ARGUMENTS)
+    }
+
+    fn start_deflating(setup: &Setup<'_>, has_request_ids: bool) -> io::Result<Self> {
+        let arguments = [&ARGUMENTS[..], &["--compression"]].concat();
+        let mut ours = Self::start_with(setup, has_request_ids, &arguments)?;
+        ours.is_deflating = true;
+        Ok(ours)
     }
 
     /// Starts it with request ids, an authenticator and more settings of one's own.
@@ -116,6 +140,7 @@ impl Ours {
             _pipe: pipe,
             published: 0,
             has_request_ids,
+            is_deflating: false,
         })
     }
 }
@@ -149,7 +174,12 @@ impl Subject for Ours {
         let arguments = [
             ("--accounts", accounts.to_string()),
             ("--subscribe", subscribe),
-            ("--event-end", end),
+            // Of a deflated event the load generator sees no end.
+            if self.is_deflating {
+                ("--dialect", "blackhole-deflate".to_owned())
+            } else {
+                ("--event-end", end)
+            },
         ];
         let each = arguments.into_iter();
         each.flat_map(|(option, value)| [option.to_owned(), value])
@@ -192,12 +222,27 @@ impl Call {
                 r#"{{"Call-ID":"bench-{n}","Custom-Channel-Vars":{{"Account-ID":"{account:032x}"}},"Event-Category":"call_event","Event-Name":"CHANNEL_CREATE","Filler":"{filler}"}}"#
             )
         };
-        let filler = "x".repeat(body_bytes.saturating_sub(body("").len()));
+        let filler = filler(n, body_bytes.saturating_sub(body("").len()));
         Self {
             key: format!("call.CHANNEL_CREATE.bench-{n}"),
             body: body(&filler),
         }
     }
+}
+
+/// So many bytes of what events of the platform are made of, for those who deflate: its words stay the same from one event
+/// to the next, its numbers do not.
+fn filler(n: u64, bytes: usize) -> String {
+    const EVENT: &str = include_str!("../../tests/fixtures/events/channel_destroy.json");
+    let shift = (n % 7) as u8;
+    let turned = |byte: u8| match byte {
+        b'0'..=b'9' => b'0' + (byte - b'0' + shift) % 10,
+        b'"' | b'\\' => b'\'',
+        b' '..=b'~' => byte,
+        _ => b' ',
+    };
+    let text = EVENT.bytes().cycle().map(|byte| char::from(turned(byte)));
+    text.take(bytes).collect()
 }
 
 /// A named pipe that is removed, with its directory, when dropped.

@@ -274,6 +274,7 @@ impl Config {
             demo_accounts,
             style,
             gap_notices,
+            compression,
             auth,
             accounts,
             jwt_issuer,
@@ -474,6 +475,7 @@ impl Config {
             max_outboxes_bytes: limit(max_outboxes_bytes),
             slow_consumer: slow_consumer.0,
             gap_notices: gap_notices.0,
+            compression: compression.0,
             request_timeout: milliseconds(request_timeout_ms),
             send_timeout: milliseconds(send_timeout_ms),
             auth_timeout: milliseconds(auth_timeout_ms),
@@ -701,6 +703,8 @@ pub struct Config {
     pub slow_consumer: SlowConsumerPolicy,
     /// `gap_notices`: whether losses are announced to the sessions. Default true.
     pub gap_notices: bool,
+    /// `compression`: whether permessage-deflate is agreed on with clients that offer it. Default false.
+    pub compression: bool,
     /// `request_timeout_ms`: for a handshake, and for the broker's answer to a subscribe. 10,000.
     pub request_timeout: Duration,
     /// `send_timeout_ms`: without progress while frames wait. 5,000.

@@ -159,6 +159,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = EVENTS)]
     pub(crate) gap_notices: Setting<bool>,
 
+    /// Agree to compression (permessage-deflate, RFC 7692) with clients that offer it: events for many are sent deflated
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = CLIENTS)]
+    pub(crate) compression: Setting<bool>,
     /// Who may do what: tokens:FILE, jwt:FILE_OR_FOLDER (the platform's tokens), crossbar:URL (ask the platform), each at
     /// most once; or insecure alone (development only: any token, any account). Must be set
     #[arg(long, value_name = "KIND", help_heading = CLIENTS)]
@@ -377,6 +380,7 @@ impl Default for Options {
             demo_accounts: const { nonzero_u32(1) },
             style: Setting(Style::Piston),
             gap_notices: Setting(true),
+            compression: Setting(false),
             auth: Vec::new(),
             accounts: None,
             jwt_issuer: Setting(Issuer("kazoo".to_owned())),

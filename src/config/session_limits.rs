@@ -20,6 +20,7 @@ impl From<&Config> for SessionLimits {
         Self {
             codec: CodecLimits {
                 message_bytes_max: unlimited(config.max_message_bytes),
+                may_be_deflated: false,
             },
             metadata_bytes_max: unlimited(config.max_metadata_bytes),
             subscriptions_max: unlimited(config.max_subscriptions),
@@ -41,6 +42,7 @@ impl From<&Config> for SessionLimits {
             rate: BucketRule::new(config.rate_limit_burst, config.rate_limit_per_second),
             gap_notices: config.gap_notices,
             style: config.style,
+            compression: config.compression,
             allowed_origins: config.allowed_origins.clone(),
             proxies: Proxies::new(config.proxy_protocol, config.trusted_proxies.clone()),
             history: HistoryOptions {

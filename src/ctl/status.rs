@@ -237,7 +237,7 @@ impl Figures {
             false => ("events", "frames"),
             true => ("events_per_second", "frames_per_second"),
         };
-        json!({
+        let mut figures = json!({
             "uptime_seconds": self.uptime,
             "sessions": whole(self.sessions),
             "connections": whole(self.connections),
@@ -249,11 +249,15 @@ impl Figures {
             "held_seconds": self.held,
             "memory_bytes": whole(self.memory),
             "cpu": self.cpu,
-            "certificate_expires": whole(self.certificate_expires),
             "loop_lag_p99_seconds": most(&self.lag),
             "turn_p99_seconds": most(&self.turn),
             "event_age_p99_seconds": most(&self.age),
-        })
+        });
+        // Only where there is TLS.
+        if let Some(expires) = whole(self.certificate_expires) {
+            figures["certificate_expires"] = json!(expires);
+        }
+        figures
     }
 
     /// The cells of the first table from UPTIME on.

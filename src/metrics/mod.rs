@@ -61,6 +61,18 @@ figures! {
         counter lap_falls_total "Times that a session left a lap because its outbox took no more.";
         counter runs_merged_total "Runs of events that one group alone wanted whose frames were put together, once for all its members.";
         counter frames_dropped_total "Event frames dropped by the slow consumer policy drop.";
+        counter compression_agreed_total "Sessions with which permessage-deflate was agreed on.";
+        counter compression_declined_total "Sessions opened without it although they offered it, because of the parameters of all their offers.";
+        counter deflated_frames_total "Event frames deflated, each once for all members of its group.";
+        counter deflated_bytes_before_total "Bytes of these frames.";
+        counter deflated_bytes_after_total "Bytes of what became of them.";
+        counter deflate_postponed_total "Event frames that were sent as they are because the turn had no share left to deflate them.";
+        counter frames_delivered_deflated_total "Event frames put into outboxes deflated; not those of sessions that were too slow for a whole run.";
+        counter frames_delivered_saved_bytes_total "Bytes that they are shorter for it.";
+        counter inflated_messages_total "Messages of clients that were deflated.";
+        counter inflated_bytes_before_total "Bytes of deflated messages as they came, those that were refused included.";
+        counter inflated_bytes_after_total "Bytes of deflated messages, inflated.";
+        counter inflate_refused_total "Messages that did not inflate, or to too much, or not to UTF-8; each closed its session.";
         counter gap_notices_total "Gap notices sent.";
         counter silent_spared_total "Times a silent client whose outbox is full was kept (policy drop) because its system still answers.";
         counter going_away_notices_total "Notices that the process is going away.";
@@ -141,6 +153,7 @@ figures! {
             closes_protocol_total ("protocol") "1002: the client broke RFC 6455.";
             closes_binary_total ("binary") "1003: a binary message.";
             closes_invalid_text_total ("invalid_text") "1007: text that is not UTF-8.";
+            closes_corrupt_total ("corrupt") "1007: a deflated message that does not inflate.";
             closes_rate_limit_total ("rate_limit") "1008: too many commands in a row were over the rate limit.";
             closes_never_authenticated_total ("never_authenticated") "1008: no authentication in auth_timeout_ms.";
             closes_message_timeout_total ("message_timeout") "1008: a message was begun and not finished in message_timeout_ms.";

@@ -17,11 +17,14 @@
 //!   and it never is more than the message has when the header of its last frame is known.
 //! - A message never holds more than [`CodecLimits::message_bytes_max`] bytes: checked on every header, before
 //!   anything of its payload is kept.
-//! - The text kept is valid UTF-8 but for the last character, which may be cut (at most 3 bytes).
+//! - The text kept is valid UTF-8 but for the last character, which may be cut (at most 3 bytes). Of a deflated text
+//!   nothing is known until it is inflated.
 //! - Cost is linear in the bytes fed, however they are cut: each is checked at most twice and moved at most
 //!   once, growth of the buffer (amortised) aside.
 //!
-//! Deliberately absent: extensions (so every RSV bit is a violation), writing (see [`super::frame`]), timing of
+//! A deflated message (RSV1, RFC 7692 section 6) comes out as it arrived, whole: [`super::deflate`] inflates it.
+//!
+//! Deliberately absent: other extensions (so RSV2 and RSV3 are violations), writing (see [`super::frame`]), timing of
 //! half-sent messages ([`Codec::mark_once`] keeps for the session, which has the deadlines, when one began).
 
 use std::borrow::Cow;
@@ -48,8 +51,10 @@ const CHARACTER_BYTES_MAX: usize = 4;
 #[derive(Clone, Copy, Debug)]
 pub struct CodecLimits {
     /// Bytes of one message, all of its fragments together; above it the frame header is answered with
-    /// [`CodecError::MessageTooBig`]. `usize::MAX`: no limit.
+    /// [`CodecError::MessageTooBig`]. `usize::MAX`: no limit. Of a deflated message its deflated bytes count here.
     pub message_bytes_max: usize,
+    /// Permessage-deflate was agreed on: RSV1 may stand in the first frame of a message. Otherwise it is a violation.
+    pub may_be_deflated: bool,
 }
 
 /// What one call of [`Codec::decode`] found.
@@ -71,6 +76,8 @@ pub enum Item<'a> {
     Text(Cow<'a, str>),
     /// A binary message.
     Binary(Cow<'a, [u8]>),
+    /// A message of either kind that is deflated, and may turn out to be of any size, and no text.
+    Deflated(DataKind, Cow<'a, [u8]>),
     /// A ping, to be answered with a pong of the same payload; at most [`CONTROL_BYTES_MAX`].
     Ping(Cow<'a, [u8]>),
     /// A pong; at most [`CONTROL_BYTES_MAX`].
@@ -90,7 +97,7 @@ pub enum CodecError {
     /// A client frame without a mask (section 5.1).
     #[error("frame is not masked")]
     Unmasked,
-    /// An RSV bit without an extension (section 5.2).
+    /// An RSV bit without an extension (section 5.2), or in a frame where the extension has none (RFC 7692 section 6.1).
     #[error("reserved bit is set")]
     ReservedBit,
     /// An opcode that means nothing yet (section 5.2).
@@ -207,6 +214,16 @@ enum Content {
 enum MessageKind {
     Text,
     Binary,
+    Deflated(DataKind),
+}
+
+/// The two kinds of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataKind {
+    /// Text.
+    Text,
+    /// Bytes.
+    Binary,
 }
 
 #[derive(Clone, Copy)]
@@ -220,6 +237,7 @@ enum ControlKind {
 enum Message {
     Text(PartialText),
     Binary(Vec<u8>),
+    Deflated(DataKind, Vec<u8>),
 }
 
 /// Text of which the end may be missing.
@@ -345,7 +363,7 @@ impl Codec {
         };
         let message = match &partial.message {
             Some(Message::Text(text)) => text.whole.capacity(),
-            Some(Message::Binary(bytes)) => bytes.capacity(),
+            Some(Message::Binary(bytes) | Message::Deflated(_, bytes)) => bytes.capacity(),
             None => 0,
         };
         size_of::<Partial>() + control + message
@@ -449,6 +467,7 @@ impl fmt::Debug for Item<'_> {
         let (kind, length) = match self {
             Self::Text(text) => ("Text", text.len()),
             Self::Binary(bytes) => ("Binary", bytes.len()),
+            Self::Deflated(_, bytes) => ("Deflated", bytes.len()),
             Self::Ping(payload) => ("Ping", payload.len()),
             Self::Pong(payload) => ("Pong", payload.len()),
             Self::Close { reason, .. } => ("Close", reason.len()),
@@ -469,6 +488,7 @@ impl Message {
         match kind {
             MessageKind::Text => Self::Text(PartialText::default()),
             MessageKind::Binary => Self::Binary(Vec::new()),
+            MessageKind::Deflated(kind) => Self::Deflated(kind, Vec::new()),
         }
     }
 
@@ -476,6 +496,7 @@ impl Message {
         match self {
             Self::Text(_) => MessageKind::Text,
             Self::Binary(_) => MessageKind::Binary,
+            Self::Deflated(kind, _) => MessageKind::Deflated(*kind),
         }
     }
 
@@ -483,7 +504,7 @@ impl Message {
     fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.whole.len() + text.cut_length,
-            Self::Binary(bytes) => bytes.len(),
+            Self::Binary(bytes) | Self::Deflated(_, bytes) => bytes.len(),
         }
     }
 
@@ -495,7 +516,7 @@ impl Message {
                 let capacity = grown(text.whole.capacity(), needed, behind);
                 text.whole.reserve_exact(capacity - text.whole.len());
             }
-            Self::Binary(bytes) => {
+            Self::Binary(bytes) | Self::Deflated(_, bytes) => {
                 let capacity = grown(bytes.capacity(), bytes.len() + more, behind);
                 bytes.reserve_exact(capacity - bytes.len());
             }
@@ -505,7 +526,7 @@ impl Message {
     fn push(&mut self, payload: &[u8]) -> Result<(), CodecError> {
         match self {
             Self::Text(text) => text.push(payload),
-            Self::Binary(bytes) => {
+            Self::Binary(bytes) | Self::Deflated(_, bytes) => {
                 bytes.extend_from_slice(payload);
                 Ok(())
             }
@@ -517,6 +538,7 @@ impl Message {
             Self::Text(text) if text.cut_length > 0 => Err(CodecError::InvalidUtf8),
             Self::Text(text) => Ok(Item::Text(Cow::Owned(text.whole))),
             Self::Binary(bytes) => Ok(Item::Binary(Cow::Owned(bytes))),
+            Self::Deflated(kind, bytes) => Ok(Item::Deflated(kind, Cow::Owned(bytes))),
         }
     }
 }
@@ -581,7 +603,9 @@ fn check_header(
     let Some(mask) = header.mask else {
         return Err(CodecError::Unmasked);
     };
-    if header.rsv1 || header.rsv2 || header.rsv3 {
+    let is_first = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+    let is_rsv1_allowed = limits.may_be_deflated && is_first;
+    if (header.rsv1 && !is_rsv1_allowed) || header.rsv2 || header.rsv3 {
         return Err(CodecError::ReservedBit);
     }
     if length > i64::MAX as u64 {
@@ -614,6 +638,10 @@ fn check_header(
         (OpCode::Data(Data::Text | Data::Binary), Some(_)) => {
             return Err(CodecError::MessageUnderWay);
         }
+        (OpCode::Data(Data::Text), None) if header.rsv1 => MessageKind::Deflated(DataKind::Text),
+        (OpCode::Data(Data::Binary), None) if header.rsv1 => {
+            MessageKind::Deflated(DataKind::Binary)
+        }
         (OpCode::Data(Data::Text), None) => MessageKind::Text,
         (OpCode::Data(Data::Binary), None) => MessageKind::Binary,
         (OpCode::Data(Data::Reserved(_)), _) => return Err(CodecError::ReservedOpcode),
@@ -638,6 +666,7 @@ fn whole_message(kind: MessageKind, payload: &[u8]) -> Result<Item<'_>, CodecErr
             Err(_) => Err(CodecError::InvalidUtf8),
         },
         MessageKind::Binary => Ok(Item::Binary(Cow::Borrowed(payload))),
+        MessageKind::Deflated(kind) => Ok(Item::Deflated(kind, Cow::Borrowed(payload))),
     }
 }
 

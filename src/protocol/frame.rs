@@ -40,6 +40,12 @@ const CLOSE_REASON_BYTES_MAX: usize = 123;
 /// Longest header of an unmasked frame.
 const HEADER_BYTES_MAX: usize = 10;
 
+/// FIN: the frame is a whole message (RFC 6455 section 5.2).
+const FIN: u8 = 0x80;
+
+/// RSV1: the message is deflated (RFC 7692 section 6).
+const RSV1: u8 = 0x40;
+
 impl Frame {
     /// A frame of `opcode` around `payload`. Cost: three allocations and two copies of the payload.
     #[must_use]
@@ -123,6 +129,12 @@ impl Frame {
         bytes.get(header..).unwrap_or_default()
     }
 
+    /// Whether the message is deflated. Of a websocket frame that was not merged; of [raw](Frame::raw) bytes it means nothing.
+    #[must_use]
+    pub fn is_deflated(&self) -> bool {
+        self.bytes().first().is_some_and(|first| first & RSV1 != 0)
+    }
+
     /// Length of header and payload.
     #[must_use]
     #[expect(
@@ -147,7 +159,18 @@ impl Header {
     #[must_use]
     #[inline]
     pub fn new(opcode: Opcode, payload_len: usize) -> Self {
-        let first = 0x80 | opcode as u8;
+        Self::with_first(FIN | opcode as u8, payload_len)
+    }
+
+    /// The same for a message that is deflated (RFC 7692 section 6).
+    #[must_use]
+    #[inline]
+    pub fn deflated(opcode: Opcode, payload_len: usize) -> Self {
+        Self::with_first(FIN | RSV1 | opcode as u8, payload_len)
+    }
+
+    #[inline]
+    fn with_first(first: u8, payload_len: usize) -> Self {
         let [a, b, c, d, e, f, high, low] = (payload_len as u64).to_be_bytes();
         let (room, start) = match payload_len {
             0..=125 => ([0, 0, 0, 0, 0, 0, 0, 0, first, low], 8),

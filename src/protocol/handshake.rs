@@ -13,7 +13,7 @@
 //! let Parsed::Complete { request: Request::Upgrade(upgrade), .. } = parse(head) else {
 //!     panic!("a valid upgrade")
 //! };
-//! let response = String::from_utf8_lossy(&upgrade.response()).into_owned();
+//! let response = String::from_utf8_lossy(&upgrade.response(None)).into_owned();
 //! assert!(response.starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
 //!
 //! assert_eq!(parse(&head[..40]), Parsed::Incomplete);
@@ -37,6 +37,7 @@ use std::fmt;
 
 use tungstenite::handshake::derive_accept_key;
 
+use super::extension::{self, Deflate, Offer};
 use super::http::{
     ErrorResponse, Head, HttpError, Method, Parsed, Response, Status, TEXT, parse_head,
 };
@@ -65,6 +66,8 @@ pub struct Upgrade<'a> {
     pub style: Option<Style>,
     /// `Origin`, to be looked up in the allow-list.
     pub origin: Option<&'a str>,
+    /// What it offers of permessage-deflate. Whatever it is, the session may open without.
+    pub offer: Offer,
 }
 
 /// Reads what a client of the websocket port sent so far (PROTOCOL 2).
@@ -101,13 +104,17 @@ pub fn probe_response(method: Method, unready: Option<HttpError>) -> Vec<u8> {
 }
 
 impl Upgrade<'_> {
-    /// The response that makes the connection a websocket (RFC 6455 section 4.2.2), with the required fields only.
+    /// The response that makes the connection a websocket (RFC 6455 section 4.2.2), with the required fields, and with the
+    /// one of `deflate`, if that is agreed on.
     #[must_use]
-    pub fn response(&self) -> Vec<u8> {
+    pub fn response(&self, deflate: Option<Deflate>) -> Vec<u8> {
         let accept = derive_accept_key(self.key.as_bytes());
+        let extensions = deflate.map_or(String::new(), |deflate| {
+            format!("Sec-WebSocket-Extensions: {}\r\n", deflate.answer())
+        });
         format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+             Sec-WebSocket-Accept: {accept}\r\n{extensions}\r\n"
         )
         .into_bytes()
     }
@@ -120,6 +127,7 @@ impl fmt::Debug for Upgrade<'_> {
             .field("bearer", &self.bearer.map(|_| "(masked)"))
             .field("style", &self.style)
             .field("origin", &self.origin)
+            .field("offer", &self.offer)
             .finish_non_exhaustive()
     }
 }
@@ -198,6 +206,7 @@ fn judge_upgrade<'a>(head: &Head<'a>) -> Result<Upgrade<'a>, HttpError> {
         bearer,
         style,
         origin,
+        offer: extension::read(fields.extensions.iter().copied()),
     })
 }
 
@@ -310,9 +319,35 @@ mod tests {
             (KEY, None, None, None)
         );
         assert_eq!(
-            String::from_utf8(upgrade.response()).expect("ASCII"),
+            String::from_utf8(upgrade.response(None)).expect("ASCII"),
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn an_offer_of_any_of_the_fields_is_answered_in_one() {
+        let head = upgrade(&[
+            "Sec-WebSocket-Extensions: x-other",
+            "sec-websocket-extensions: permessage-deflate; server_max_window_bits=10",
+        ]);
+        let Parsed::Complete {
+            request: Request::Upgrade(upgrade),
+            ..
+        } = parse(head.as_bytes())
+        else {
+            panic!("{head}")
+        };
+        let Offer::Good(deflate) = upgrade.offer else {
+            panic!("{:?}", upgrade.offer)
+        };
+        let response = String::from_utf8(upgrade.response(Some(deflate))).expect("ASCII");
+        assert!(
+            response.ends_with(
+                "\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; \
+                 client_no_context_takeover; server_max_window_bits=10\r\n\r\n"
+            ),
+            "{response}"
         );
     }
 

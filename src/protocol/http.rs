@@ -324,6 +324,8 @@ pub(super) struct Fields<'a> {
     /// `Upgrade` names `websocket`.
     pub(super) upgrade_websocket: bool,
     pub(super) has_sub_protocol: bool,
+    /// All fields `Sec-WebSocket-Extensions`, in their order.
+    pub(super) extensions: Vec<&'a [u8]>,
     pub(super) fetch_site: Single<'a>,
     /// `Connection` names `close`.
     pub(super) connection_close: bool,
@@ -475,6 +477,8 @@ fn read_fields<'a>(headers: &[httparse::Header<'a>]) -> Fields<'a> {
             fields.version.add(value);
         } else if is("sec-websocket-protocol") {
             fields.has_sub_protocol |= !is_empty_list(value);
+        } else if is("sec-websocket-extensions") {
+            fields.extensions.push(value);
         } else if is("origin") {
             fields.origin.add(value);
         } else if is("authorization") {

@@ -12,6 +12,8 @@
 //! | [`forwarded`] | `X-Forwarded-For` and `Forwarded` of a trusted proxy -> the same (RFC 7239) |
 //! | [`codec`] | client bytes -> messages, in the loop's shared buffer (RFC 6455 section 5) |
 //! | [`frame`] | server frames: encoded once, shared by reference |
+//! | [`extension`] | what is agreed on permessage-deflate (RFC 7692 section 7.1) |
+//! | [`deflate`] | messages deflated and inflated (RFC 7692 section 7.2) |
 //! | [`tail`] | a request id put into the frame that many share |
 //! | [`command`] | client text -> command (PROTOCOL 3) |
 //! | `envelope` | the JSON of a command, field by field |
@@ -36,8 +38,10 @@ pub mod admin_request;
 pub mod codec;
 pub mod command;
 pub mod control;
+pub mod deflate;
 mod envelope;
 pub mod event_frame;
+pub mod extension;
 pub mod forwarded;
 pub mod frame;
 pub mod handshake;

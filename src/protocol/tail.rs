@@ -2,14 +2,17 @@
 //!
 //! A frame is made without it and shared by all whose frames differ in the request id only. The bytes of the frame with
 //! the request id are put together when they are written: a new header, the shared payload without its closing brace,
-//! and the end that the tail adds.
+//! and the end that the tail adds. Of a [deflated](Frame::is_deflated) frame all but its end is shared; the tail adds that
+//! end anew, not deflated (see [`super::deflate`]).
 
+use super::deflate::{BEHIND_OWN, OWN_BYTES, write_own_end};
 use super::frame::{Frame, Header, Opcode};
 
 const BEFORE: &[u8] = b",\"request_id\":\"";
 const AFTER: &[u8] = b"\"}";
 
-/// Bytes that a tail adds to a payload beside the request id: the payload's closing brace is there already.
+/// Bytes that a tail adds to a payload, deflated or not, beside the request id: the payload's closing brace is there
+/// already.
 const ADDED_BYTES: usize = BEFORE.len() + AFTER.len() - 1;
 
 /// A request id to be put into frames of events, given as it stands between the quotes of a JSON string.
@@ -35,16 +38,26 @@ impl Tail<'_> {
     /// [`Tail::write_end`] writes stands behind.
     #[must_use]
     pub fn begin(self, frame: &Frame) -> (Header, &[u8]) {
-        let header = Header::new(Opcode::Text, self.payload_len(frame));
-        let shared = frame.payload().split_last().map_or(&[][..], |(_, all)| all);
-        (header, shared)
+        let payload_len = self.payload_len(frame);
+        let (header, own) = if frame.is_deflated() {
+            (Header::deflated(Opcode::Text, payload_len), OWN_BYTES)
+        } else {
+            (Header::new(Opcode::Text, payload_len), 1)
+        };
+        let payload = frame.payload();
+        let shared = payload.get(..payload.len().saturating_sub(own));
+        (header, shared.unwrap_or_default())
     }
 
-    /// Appends what stands behind the shared part.
-    pub fn write_end(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(BEFORE);
-        out.extend_from_slice(self.0.as_bytes());
-        out.extend_from_slice(AFTER);
+    /// Appends what stands behind the shared part of `frame`.
+    pub fn write_end(self, frame: &Frame, out: &mut Vec<u8>) {
+        let pieces = [BEFORE, self.0.as_bytes(), AFTER];
+        if frame.is_deflated() {
+            return write_own_end(pieces, out);
+        }
+        for piece in pieces {
+            out.extend_from_slice(piece);
+        }
     }
 
     /// Appends a frame of one event, or of several that were merged, with the tail in each. Cost: one copy.
@@ -53,7 +66,7 @@ impl Tail<'_> {
             let (header, shared) = self.begin(one);
             out.extend_from_slice(header.bytes());
             out.extend_from_slice(shared);
-            self.write_end(out);
+            self.write_end(one, out);
         }
     }
 
@@ -65,7 +78,8 @@ impl Tail<'_> {
             let Some((this, rest)) = std::mem::take(&mut written).split_at_mut_checked(len) else {
                 return;
             };
-            let end = len - AFTER.len();
+            let behind = if one.is_deflated() { BEHIND_OWN } else { 0 };
+            let end = len - AFTER.len() - behind;
             if let Some(id) = this.get_mut(end - self.0.len()..end) {
                 id.copy_from_slice(self.0.as_bytes());
             }
@@ -96,7 +110,7 @@ mod tests {
                 assert_eq!(Tail(id).len_of(&frame), expected.len());
                 let (header, shared) = Tail(id).begin(&frame);
                 let mut pieces = [header.bytes(), shared].concat();
-                Tail(id).write_end(&mut pieces);
+                Tail(id).write_end(&frame, &mut pieces);
                 assert_eq!(pieces, expected.bytes());
             }
         }

@@ -19,7 +19,9 @@ use super::connections::Listed;
 use super::run::{Run, Sliced};
 use super::socket::Socket;
 use crate::event::Event;
-use crate::limits::{EVENT_SLICE_BYTES_MAX, MATCHED_KEPT_MAX, MERGE_MEMBERS_MIN};
+use crate::limits::{
+    DEFLATED_FRAME_BYTES_MIN, EVENT_SLICE_BYTES_MAX, MATCHED_KEPT_MAX, MERGE_MEMBERS_MIN,
+};
 use crate::protocol::event_frame::{GroupFields, Stamp};
 use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
@@ -205,18 +207,28 @@ impl<S: Socket> Reactor<S> {
             ..
         } = self;
         let members = hub.subscriptions.index().members(group);
-        let parcel = match frames {
-            [frame] => Some(Parcel::from(frame.clone())),
-            _ if members.len() < MERGE_MEMBERS_MIN => None,
-            _ => {
-                hub.metrics.runs_merged_total += 1;
-                Some(Parcel::from(Frame::merged(frames)))
-            }
-        };
-        let batch = Batch {
+        let is_merged = frames.len() > 1 && members.len() >= MERGE_MEMBERS_MIN;
+        hub.metrics.runs_merged_total += u64::from(is_merged);
+        let parcel = parcel_of(frames, is_merged);
+        let plain = Batch {
             frames,
             parcel: parcel.as_ref(),
         };
+        let takes = members.clone().map(|member| {
+            let session = connections.at_slot(member.slot);
+            session.is_some_and(|(_, it)| it.session.takes_deflated(DEFLATED_FRAME_BYTES_MIN))
+        });
+        let deflated = hub.compression.deflate(frames, takes, &mut hub.metrics);
+        let deflated_parcel = deflated
+            .as_ref()
+            .and_then(|it| parcel_of(&it.frames, is_merged));
+        let deflated = deflated.as_ref().map(|it| {
+            let batch = Batch {
+                frames: &it.frames,
+                parcel: deflated_parcel.as_ref(),
+            };
+            (it, batch)
+        });
         let mut shared = DeliveryShared {
             limits: &hub.limits,
             totals: &mut hub.outboxes,
@@ -224,14 +236,18 @@ impl<S: Socket> Reactor<S> {
             figures: &mut hub.figures,
             gap_notices_total: &mut hub.metrics.gap_notices_total,
         };
-        let (mut queued, mut dropped) = (0, 0);
+        let (mut queued, mut dropped, mut takers) = (0, 0, 0);
         for member in members {
             let Some((id, connection)) = connections.at_slot(member.slot) else {
                 continue;
             };
-            let delivered = connection
-                .session
-                .deliver(id, batch, member.request_id, &mut shared);
+            let session = &mut connection.session;
+            let (batch, is_deflated) = match deflated {
+                Some((it, batch)) if session.takes_deflated(it.bytes_max) => (batch, true),
+                Some(_) | None => (plain, false),
+            };
+            let delivered = session.deliver(id, batch, member.request_id, &mut shared);
+            takers += u64::from(is_deflated && delivered.queued == frames.len() as u64);
             queued += delivered.queued;
             dropped += delivered.dropped;
             each(id, delivered);
@@ -246,6 +262,10 @@ impl<S: Socket> Reactor<S> {
             }
         }
         hub.metrics.frames_delivered_total += queued;
+        if let Some((it, _)) = deflated {
+            hub.metrics.frames_delivered_deflated_total += takers * it.count;
+            hub.metrics.frames_delivered_saved_bytes_total += takers * it.saved_bytes;
+        }
         hub.work.is_busy |= queued > 0;
         hub.metrics.frames_dropped_total += dropped;
         (queued, dropped)
@@ -258,5 +278,14 @@ impl<S: Socket> Reactor<S> {
             self.close(*id, CloseReason::SlowConsumer, now);
         }
         !too_slow.is_empty()
+    }
+}
+
+/// The frames of a run as one parcel. `None`: they are several, and putting them together is not worth it.
+fn parcel_of(frames: &[Frame], is_merged: bool) -> Option<Parcel> {
+    match frames {
+        [frame] => Some(Parcel::from(frame.clone())),
+        _ if is_merged => Some(Parcel::from(Frame::merged(frames))),
+        _ => None,
     }
 }

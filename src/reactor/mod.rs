@@ -336,6 +336,7 @@ impl<S: Socket> Reactor<S> {
         self.turn_done(now);
         self.turn_began = Some(now.clock);
         self.hub.waking.advance(now.clock);
+        self.hub.compression.begin_turn();
         let caught_up = self.handoff.caught_up().map(|at| self.clock_of(at));
         self.hub.history.know_caught_up(caught_up);
         self.hub.history.evict(now);
@@ -533,6 +534,7 @@ impl<S: Socket> Reactor<S> {
         self.hub.peers.shrink();
         self.unfinished.shrink();
         self.hub.partials.shrink();
+        self.hub.compression.shrink();
         (self.trim_heap)();
         self.hub.metrics.heap_trims_total += 1;
     }

@@ -14,136 +14,14 @@ use super::flush_list::{FlushList, Hold};
 use super::read::ReadBudget;
 use super::secured::{Live, Secure, Shake};
 use super::socket::Socket;
-<<<<<<< HEAD
-=======
 use super::tls_port::{SealedOffer, TlsPort};
 use super::unsealing::{First, Unsealing};
->>>>>>> work-S
 use crate::limits;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::gather::Gather;
 use crate::session::id::ConnId;
-<<<<<<< HEAD
-use crate::session::outbox::FlushReport;
-use crate::tls::{Alert, HandshakeLane, Opened, Records, ServerTls, Stepped, Work, Worked};
-
-/// What the loop has for the TLS port.
-pub(super) struct Tls {
-    /// The way to the threads that do handshakes.
-    lane: HandshakeLane,
-    /// What new handshakes are served with.
-    served: ServerTls,
-    pub(super) secured: Secured,
-    /// The records of one system call.
-    records: Vec<u8>,
-    /// The threads may have done more than the last look took.
-    has_more: bool,
-}
-
-/// What one write offers to the socket of a connection of the TLS port.
-#[derive(Debug)]
-pub(super) struct SealedOffer {
-    /// The plain bytes that the records were made of.
-    offer: Offer,
-    /// Where the records stand; empty: there is nothing to write.
-    place: Range<usize>,
-    /// The connection's keys are used up.
-    is_spent: bool,
-}
-
-impl SealedOffer {
-    pub(super) fn is_empty(&self) -> bool {
-        self.place.is_empty()
-    }
-
-    pub(super) fn is_spent(&self) -> bool {
-        self.is_spent
-    }
-}
-
-impl Tls {
-    pub(super) fn new(lane: HandshakeLane, served: ServerTls) -> Self {
-        Self {
-            lane,
-            served,
-            secured: Secured::default(),
-            records: Vec::new(),
-            has_more: false,
-        }
-    }
-
-    /// Handshakes that begin from now on are served with this; returns what was before.
-    pub(super) fn replace(&mut self, served: ServerTls) -> ServerTls {
-        std::mem::replace(&mut self.served, served)
-    }
-
-    /// What is served now.
-    pub(super) fn served(&self) -> &ServerTls {
-        &self.served
-    }
-
-    /// Forgets the records of the last system call, and keeps the memory.
-    pub(super) fn rewind(&mut self) {
-        self.records.clear();
-    }
-
-    /// Bytes of memory for records.
-    pub(super) fn capacity(&self) -> usize {
-        self.records.capacity()
-    }
-
-    /// Gives back memory that is not in use.
-    pub(super) fn shrink(&mut self) {
-        self.records = Vec::new();
-        self.secured.shrink_if_empty();
-    }
-
-    /// What is to be written next to the session's socket: the records that it has not taken, or else those of `offer`.
-    pub(super) fn seal(
-        &mut self,
-        slot: u32,
-        session: &Session,
-        slices: &[IoSlice<'_>],
-        offer: Offer,
-    ) -> SealedOffer {
-        let begin = self.records.len();
-        self.records.extend_from_slice(session.outbox.sealed());
-        let is_last = session.is_closing() && offer.is_all;
-        let plain = Gather::bytes_of(slices, &offer);
-        let live = self.secured.live_mut(slot);
-        let is_spent =
-            live.is_some_and(|live| live.seal(plain, is_last, &mut self.records).is_err());
-        SealedOffer {
-            offer,
-            place: begin..self.records.len(),
-            is_spent,
-        }
-    }
-
-    /// The bytes of an offer.
-    pub(super) fn records_of(&self, sealed: &SealedOffer) -> &[u8] {
-        self.records.get(sealed.place.clone()).unwrap_or_default()
-    }
-
-    /// Adds the plain bytes that the next write to a session is made of: none before its handshake is done.
-    pub(super) fn gather<'o>(
-        &self,
-        slot: u32,
-        session: &'o Session,
-        gather: &mut Gather<'o>,
-    ) -> Offer {
-        match self.secured.get(slot) {
-            Some(Secure::Live(_)) => session
-                .outbox
-                .gather_plain(gather, limits::SEALED_BYTES_MAX),
-            Some(Secure::Clear | Secure::Handshake(_)) | None => gather.offer(false),
-        }
-    }
-}
-=======
 use crate::tls::{Alert, HandshakeLane, ServerTls, Stepped, Work, Worked};
->>>>>>> work-S
 
 impl<S: Socket> Reactor<S> {
     /// There is a TLS port: `lane` leads to the threads that do its handshakes, with `served`. To be called before the
@@ -177,17 +55,11 @@ impl<S: Socket> Reactor<S> {
 
     /// Whether handshakes can go on without a wait.
     pub(super) fn has_handshakes(&self) -> bool {
-<<<<<<< HEAD
-        self.tls
-            .as_ref()
-            .is_some_and(|tls| tls.has_more || (tls.secured.waiting() > 0 && tls.lane.has_room()))
-=======
         self.tls.as_ref().is_some_and(|tls| {
             tls.has_more
                 || (tls.secured.waiting_to_begin() > 0 && tls.lane.has_room_to_begin())
                 || (tls.secured.waiting_to_go_on() > 0 && tls.lane.has_room_to_go_on())
         })
->>>>>>> work-S
     }
 
     /// Takes what the threads have done, and gives them what waits.
@@ -331,11 +203,7 @@ impl<S: Socket> Reactor<S> {
         let is_kept_enough = missing == Some(0);
         let mut has_more = connection.listed.contains(Listed::HAS_ENDED) || is_kept_enough;
         let mut count = 0;
-<<<<<<< HEAD
-        if missing != Some(0) {
-=======
         if !is_kept_enough {
->>>>>>> work-S
             let overhead = if live.is_some() {
                 limits::RECORD_OVERHEAD_BYTES_MAX
             } else {

@@ -20,6 +20,8 @@ pub enum CloseReason {
     Binary,
     /// 1007: text that is not UTF-8.
     InvalidText,
+    /// 1007: a deflated message that does not inflate.
+    Corrupt,
     /// 1008: the rate limit refused too many commands in a row.
     RateLimit,
     /// 1008: the client never authenticated.
@@ -71,6 +73,7 @@ impl CloseReason {
             Self::Protocol => Some((1002, "protocol violation")),
             Self::Binary => Some((1003, "binary messages are not supported")),
             Self::InvalidText => Some((1007, "invalid UTF-8")),
+            Self::Corrupt => Some((1007, "invalid compressed data")),
             Self::RateLimit => Some((1008, "rate limit exceeded")),
             Self::NeverAuthenticated => Some((1008, "authentication timeout")),
             Self::MessageTimeout => Some((1008, "message timeout")),
@@ -103,6 +106,7 @@ impl CloseReason {
             Self::Protocol => "protocol violation",
             Self::Binary => "binary message",
             Self::InvalidText => "invalid UTF-8",
+            Self::Corrupt => "invalid compressed data",
             Self::RateLimit => "rate limit",
             Self::NeverAuthenticated => "never authenticated",
             Self::MessageTimeout => "message timeout",
@@ -141,6 +145,7 @@ impl CloseReason {
             Self::Protocol => &mut metrics.closes_protocol_total,
             Self::Binary => &mut metrics.closes_binary_total,
             Self::InvalidText => &mut metrics.closes_invalid_text_total,
+            Self::Corrupt => &mut metrics.closes_corrupt_total,
             Self::RateLimit => &mut metrics.closes_rate_limit_total,
             Self::NeverAuthenticated => &mut metrics.closes_never_authenticated_total,
             Self::MessageTimeout => &mut metrics.closes_message_timeout_total,
@@ -184,6 +189,7 @@ impl CloseReason {
             | Self::Protocol
             | Self::Binary
             | Self::InvalidText
+            | Self::Corrupt
             | Self::RateLimit
             | Self::NeverAuthenticated
             | Self::MessageTimeout

@@ -168,6 +168,9 @@ impl Session {
     /// Gives back the rest of what a session that has ended has of what is shared.
     pub fn dissolve(mut self, hub: &mut Hub) {
         self.outbox.clear(&mut hub.outboxes);
+        if self.shape.is_deflated() {
+            hub.compression.leave();
+        }
         self.give_account_back(hub);
         let network = self.peer(hub).network();
         hub.occupancy.leave(self.place, &network);

@@ -181,7 +181,7 @@ impl<'o> Gather<'o> {
                 .append(|bytes| bytes.extend_from_slice(header.bytes()));
             self.put(place, &mut skip);
             self.share(shared, &mut skip);
-            let place = self.scratch.append(|bytes| tail.write_end(bytes));
+            let place = self.scratch.append(|bytes| tail.write_end(one, bytes));
             self.put(place, &mut skip);
         }
         Ok(())

@@ -14,6 +14,7 @@ use crate::routing::families::Families;
 
 use super::arrivals::Arrivals;
 use super::clock::{Now, WakingClock};
+use super::compression::Compression;
 use super::deadlines::Deadlines;
 use super::figures::Figures;
 use super::id::{ConnId, Peers};
@@ -106,6 +107,8 @@ pub struct Hub {
     pub arrivals: Arrivals,
     /// What sessions were sent and have lost.
     pub figures: Figures,
+    /// Deflated events and messages.
+    pub compression: Compression,
     /// Subscribes that wait, and the replies behind them.
     pub held: HeldTotals,
     /// Since the last pass of the sweep began, a session was found to have, or was given, a token that expires.
@@ -159,6 +162,7 @@ impl Hub {
             is_ending_families: false,
             arrivals: Arrivals::default(),
             figures: Figures::default(),
+            compression: Compression::default(),
             held: HeldTotals::default(),
             tokens_expire: false,
             waking: WakingClock::default(),

@@ -4,10 +4,11 @@
 
 use std::net::IpAddr;
 
-use crate::limits::{PONGS_PER_READ_MAX, REFUSED_COMMANDS_MAX};
+use crate::limits::{INFLATED_BYTES_PER_FRAME, PONGS_PER_READ_MAX, REFUSED_COMMANDS_MAX};
 use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::admin::AdminRequest;
-use crate::protocol::codec::Item;
+use crate::protocol::codec::{CodecError, CodecLimits, DataKind, Item};
+use crate::protocol::deflate::{InflateError, Inflated};
 use crate::protocol::frame::{Frame, Opcode};
 
 use super::close::CloseReason;
@@ -47,20 +48,29 @@ impl Session {
                 None
             }
             Phase::Open { .. } => {
-                self.on_frames(input, cx);
+                self.on_frames(input, self.shape.is_deflated(), cx);
                 None
             }
             Phase::Closing { .. } | Phase::Gone { .. } => None,
         }
     }
 
-    pub(super) fn on_frames(&mut self, input: &mut [u8], cx: &mut Context<'_>) {
+    pub(super) fn on_frames(
+        &mut self,
+        input: &mut [u8],
+        may_be_deflated: bool,
+        cx: &mut Context<'_>,
+    ) {
         let tick = cx.hub.waking.tick();
         if let Phase::Open { life, .. } = &mut self.phase {
             life.on_bytes(tick);
         }
         let mut pings = Pings::default();
-        self.decode(input, &mut pings, cx);
+        let limits = CodecLimits {
+            may_be_deflated,
+            ..cx.hub.limits.codec
+        };
+        self.decode(input, &limits, &mut pings, cx);
         if let Some(pong) = pings.newest
             && self.is_open()
         {
@@ -75,27 +85,26 @@ impl Session {
         }
     }
 
-    fn decode(&mut self, mut input: &mut [u8], pings: &mut Pings, cx: &mut Context<'_>) {
+    fn decode(
+        &mut self,
+        mut input: &mut [u8],
+        limits: &CodecLimits,
+        pings: &mut Pings,
+        cx: &mut Context<'_>,
+    ) {
         loop {
             let Phase::Open { rare, life } = &mut self.phase else {
                 return;
             };
             let kept = rare.as_mut().map(|rare| std::mem::take(&mut rare.codec));
             let mut codec = kept.unwrap_or_default();
-            let decoded = codec.decode(input, &cx.hub.limits.codec);
+            let decoded = codec.decode(input, limits);
             if !codec.is_idle() {
                 rare.get_or_insert_default().codec = codec;
             }
             let decoded = match decoded {
                 Ok(decoded) => decoded,
-                Err(error) => {
-                    let reason = match error.close_code() {
-                        1007 => CloseReason::InvalidText,
-                        1009 => CloseReason::TooBig,
-                        _ => CloseReason::Protocol,
-                    };
-                    return self.close(reason, cx);
-                }
+                Err(error) => return self.close(error.into(), cx),
             };
             let consumed = decoded.consumed;
             cx.hub.work.frames_read += decoded.frames;
@@ -112,6 +121,7 @@ impl Session {
                 Some(Item::Binary(bytes)) => {
                     (cx.hub.on_message)(self, Message::Binary(&bytes), cx);
                 }
+                Some(Item::Deflated(kind, payload)) => self.on_deflated(kind, &payload, cx),
                 Some(Item::Ping(payload)) => {
                     let pong = Frame::new(Opcode::Pong, &payload);
                     if let Some(pong) = pings.answer(pong) {
@@ -132,6 +142,32 @@ impl Session {
                 return;
             }
         }
+    }
+
+    /// Inflates a message and goes on with it.
+    fn on_deflated(&mut self, kind: DataKind, payload: &[u8], cx: &mut Context<'_>) {
+        let bytes_max = cx.hub.limits.codec.message_bytes_max;
+        let mut inflater = std::mem::take(&mut cx.hub.compression.inflater);
+        let inflated = inflater.inflate_message(kind, payload, bytes_max);
+        let metrics = &mut cx.hub.metrics;
+        metrics.inflated_bytes_before_total += payload.len() as u64;
+        match inflated {
+            Ok(message) => {
+                let (message, bytes) = match message {
+                    Inflated::Text(text) => (Message::Text(text), text.len()),
+                    Inflated::Binary(bytes) => (Message::Binary(bytes), bytes.len()),
+                };
+                metrics.inflated_messages_total += 1;
+                metrics.inflated_bytes_after_total += bytes as u64;
+                (cx.hub.on_message)(self, message, cx);
+            }
+            Err(error) => {
+                metrics.inflate_refused_total += 1;
+                self.close(error.into(), cx);
+            }
+        }
+        cx.hub.work.frames_read += inflater.inflated_bytes() / INFLATED_BYTES_PER_FRAME;
+        cx.hub.compression.inflater = inflater;
     }
 
     /// The [`OnMessage`](super::hub::OnMessage) of the server: a text message is a command (PROTOCOL 3), a binary one
@@ -198,6 +234,26 @@ impl Session {
         let is_told = self.place != Place::Unknown;
         let is_its_own = is_told && self.has_no_proof() && !self.awaits_answer();
         is_its_own.then(|| self.peer(cx.hub).network())
+    }
+}
+
+impl From<CodecError> for CloseReason {
+    fn from(error: CodecError) -> Self {
+        match error.close_code() {
+            1007 => Self::InvalidText,
+            1009 => Self::TooBig,
+            _ => Self::Protocol,
+        }
+    }
+}
+
+impl From<InflateError> for CloseReason {
+    fn from(error: InflateError) -> Self {
+        match error {
+            InflateError::TooBig => Self::TooBig,
+            InflateError::Corrupt => Self::Corrupt,
+            InflateError::InvalidUtf8 => Self::InvalidText,
+        }
     }
 }
 

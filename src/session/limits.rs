@@ -17,7 +17,7 @@ use super::outbox::SlowConsumerPolicy;
 /// The bounds that an operator sets; `usize::MAX` where there is none.
 #[derive(Clone, Debug)]
 pub struct SessionLimits {
-    /// Of the codec.
+    /// Of the codec. Whether a message may be deflated is the session's own.
     pub codec: CodecLimits,
     /// `max_metadata_bytes`.
     pub metadata_bytes_max: usize,
@@ -51,6 +51,8 @@ pub struct SessionLimits {
     pub gap_notices: bool,
     /// `style`.
     pub style: Style,
+    /// `compression`: permessage-deflate is agreed on with clients that offer it.
+    pub compression: bool,
     /// `allowed_origins`.
     pub allowed_origins: Vec<String>,
     /// `proxy_protocol`, `trusted_proxies`.

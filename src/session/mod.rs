@@ -45,6 +45,7 @@
 //! | [`binding_quota`] | how many AMQP bindings a session, an account and the process may have |
 //! | [`readiness`] | whether new sessions are taken, and events come |
 //! | [`outbox`] | frames that wait for the peer |
+//! | [`compression`], `shape` | deflated events and messages; what was agreed on with each session, and the style of its events |
 //! | [`gather`], [`scratch`] | the bytes of a flush, and where frames with a request id are put together |
 //! | [`labels`] | names and metadata |
 //! | [`partials`] | how much of unfinished messages each connection keeps |
@@ -73,6 +74,7 @@ pub mod clock;
 pub mod close;
 mod closing;
 mod commands;
+pub mod compression;
 pub mod deadlines;
 pub mod delivery;
 mod errors;
@@ -104,6 +106,7 @@ pub mod resuming;
 mod rights;
 mod roll_over;
 pub mod scratch;
+mod shape;
 pub mod stored;
 pub mod subscriptions;
 pub mod suspended;
@@ -121,7 +124,6 @@ use serde_json::value::RawValue;
 
 use crate::account::AccountId;
 use crate::auth::Identity;
-use crate::event::Style;
 use crate::limits::{HANDSHAKE_READ_BYTES_MAX, READ_BEHIND_FRAMES_MAX, SESSION_READ_BYTES_MAX};
 use crate::protocol::codec::Codec;
 use crate::protocol::proxy::Preamble;
@@ -138,6 +140,7 @@ use self::liveness::Liveness;
 use self::occupancy::Place;
 use self::outbox::Outbox;
 use self::replies::Replies;
+use self::shape::Shape;
 
 /// The state of one connection.
 #[derive(Debug)]
@@ -149,7 +152,7 @@ pub struct Session {
     bucket: Bucket,
     peer: KeptPeer,
     subscriptions: SubscriptionList,
-    style: Style,
+    shape: Shape,
     place: Place,
     /// Frames queued for it since the upgrade: events, replies, notices, pings and pongs; not the frame that closes it.
     frames: LowFrames,
@@ -285,6 +288,13 @@ impl Session {
     #[must_use]
     pub fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open { .. })
+    }
+
+    /// Whether so many bytes may be sent to it as one deflated message (RFC 7692).
+    #[must_use]
+    #[inline]
+    pub fn takes_deflated(&self, bytes: usize) -> bool {
+        self.shape.takes_deflated(bytes)
     }
 
     /// Whether the session is being closed and has not ended.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::auth::{Identity, Verdict};
 use crate::limits::SURPLUS_MAX;
 use crate::metrics::Metrics;
+use crate::protocol::extension::{Deflate, Offer};
 use crate::protocol::forwarded;
 use crate::protocol::frame::Frame;
 use crate::protocol::handshake::{self, Request, Upgrade};
@@ -25,6 +26,7 @@ use super::id::Peer;
 use super::liveness::Liveness;
 use super::occupancy::Place;
 use super::outbox::Outbox;
+use super::shape::Shape;
 use super::{Head, PeerSide, Phase, Session};
 
 /// What becomes of a valid upgrade request.
@@ -65,7 +67,7 @@ impl Session {
             bucket: Bucket::default(),
             peer: hub.peers.keep(peer),
             subscriptions: SubscriptionList::default(),
-            style: hub.limits.style,
+            shape: Shape::new(hub.limits.style, None),
             place: Place::Unknown,
             frames: LowFrames::default(),
         }
@@ -292,7 +294,8 @@ impl Session {
             && !rest.is_empty()
             && self.is_open()
         {
-            self.on_frames(rest, cx);
+            // The client cannot know yet whether it may send deflated messages.
+            self.on_frames(rest, false, cx);
         }
     }
 
@@ -366,9 +369,10 @@ impl Session {
         self.note_answered(cx);
         cx.hub.metrics.sessions_opened_total += 1;
         cx.hub.work.comings_and_goings += 1;
+        let deflate = agreed(upgrade.offer, cx.hub);
         self.outbox
-            .push(Frame::raw(&upgrade.response()), &mut cx.hub.outboxes);
-        self.style = upgrade.style.unwrap_or(cx.hub.limits.style);
+            .push(Frame::raw(&upgrade.response(deflate)), &mut cx.hub.outboxes);
+        self.shape = Shape::new(upgrade.style.unwrap_or(cx.hub.limits.style), deflate);
         self.phase = Phase::Open {
             rare: None,
             life: Liveness::new(cx.hub.waking.tick()),
@@ -436,6 +440,22 @@ impl Session {
             },
         };
         cx.hub.deadlines.answered.begin(cx.now.clock, cx.id);
+    }
+}
+
+/// What is agreed on permessage-deflate with a session that opens.
+fn agreed(offer: Offer, hub: &mut Hub) -> Option<Deflate> {
+    match offer {
+        Offer::Good(deflate) if hub.limits.compression => {
+            hub.compression.join();
+            hub.metrics.compression_agreed_total += 1;
+            Some(deflate)
+        }
+        Offer::Declined if hub.limits.compression => {
+            hub.metrics.compression_declined_total += 1;
+            None
+        }
+        Offer::Good(_) | Offer::Declined | Offer::Absent => None,
     }
 }
 

@@ -80,7 +80,7 @@ impl Session {
         let list = &mut self.subscriptions;
         cx.hub
             .subscriptions
-            .subscribe(list, slot, self.style, &mut waiting, &mut |id| {
+            .subscribe(list, slot, self.shape.style(), &mut waiting, &mut |id| {
                 if is_resuming {
                     added.push(id)
                 }

@@ -124,7 +124,7 @@ mod tests {
                 let tail = Tail(ids[rng.usize(..ids.len())]);
                 let (marks, from) = (scratch.marks.len(), expected.len());
                 let place = if rng.u32(..10) == 0 {
-                    scratch.append(|bytes| tail.write_end(bytes))
+                    scratch.append(|bytes| tail.write_end(frame, bytes))
                 } else {
                     scratch.write(frame, tail)
                 };
@@ -133,7 +133,7 @@ mod tests {
                 }
                 match place.len() {
                     len if len == tail.len_of(frame) => tail.write(frame, &mut expected),
-                    _ => tail.write_end(&mut expected),
+                    _ => tail.write_end(frame, &mut expected),
                 }
                 assert_eq!(place, from..expected.len());
                 assert_eq!(scratch.len(), expected.len());

@@ -48,7 +48,7 @@ impl Session {
 
     pub(super) fn tell_opened(&self, cx: &mut Context<'_>) {
         let who = self.who(cx.id, cx.hub);
-        cx.hub.trace.opened(&who, self.style, cx.now);
+        cx.hub.trace.opened(&who, self.shape.style(), cx.now);
     }
 
     /// To be called while the session still has its subscriptions. `frame`: the close frame that it is sent.

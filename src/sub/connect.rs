@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use rustls::{CertificateError, ClientConfig, ClientConnection, StreamOwned};
+use rustls::{CertificateError, ClientConfig, ClientConnection, OtherError, StreamOwned};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::error::ProtocolError;
 use tungstenite::http::HeaderValue;
@@ -214,8 +214,16 @@ fn certificate(error: &CertificateError, host: &str) -> String {
         E::NotValidYet | E::NotValidYetContext { .. } => {
             "its certificate is not valid yet, or the clock of this machine is behind".to_owned()
         }
+        E::Other(error) if is_of_a_ca(error) => {
+            "its certificate is a CA's own, which is for no server; with `openssl req -x509` add -addext basicConstraints=CA:FALSE".to_owned()
+        }
         error => format!("its certificate is refused: {error}"),
     }
+}
+
+/// Whether a server shows what may only sign other certificates. The error's own type is no part of rustls.
+fn is_of_a_ca(error: &OtherError) -> bool {
+    format!("{error:?}").contains("CaUsedAsEndEntity")
 }
 
 fn no_answer() -> Trouble {

@@ -26,6 +26,9 @@ use crate::limits::{TLS_HANDSHAKE_BYTES_MAX, TLS_MESSAGE_BYTES_MAX};
 /// What rustls holds of a handshake on the heap, and its own struct: measured, at its largest.
 const UNDER_WAY_BYTES: usize = 12 << 10;
 
+/// Chunks that are still fetched of rustls after an error: those of a flight, and the alert.
+const LAST_CHUNKS_MAX: usize = 16;
+
 /// Why a handshake failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeFault {
@@ -168,6 +171,8 @@ struct UnderWay {
     seen: usize,
     /// Bytes of all records that rustls has seen.
     taken: usize,
+    /// Whether the peer was sent anything.
+    has_spoken: bool,
 }
 
 /// What rustls wants next.
@@ -190,6 +195,7 @@ impl Handshake {
             input: Vec::new(),
             seen: 0,
             taken: 0,
+            has_spoken: false,
         })))
     }
 
@@ -236,7 +242,7 @@ impl UnderWay {
             self.seen = self.seen.saturating_sub(discard);
             match wants {
                 Err(fault) => {
-                    self.last_words(out);
+                    self.last_words(used, out);
                     return Err(fault);
                 }
                 Ok(Wants::Call) => {}
@@ -244,42 +250,56 @@ impl UnderWay {
                 Ok(Wants::Record) => match self.see_record(used) {
                     Ok(true) => {}
                     Ok(false) => break false,
-                    Err(fault) => return Err(fault),
+                    Err(error) => {
+                        // What is no TLS at all would not understand an alert; and later ones would have to be sealed.
+                        if !self.has_spoken && out.is_empty() && error != RecordError::NotTls {
+                            out.extend(error.alert().clear_record());
+                        }
+                        return Err(match error {
+                            RecordError::TooLong => HandshakeFault::TooLong,
+                            _ => HandshakeFault::Malformed,
+                        });
+                    }
                 },
             }
         };
+        self.has_spoken |= !out.is_empty();
         self.input.drain(..used);
         Ok(is_done)
     }
 
     /// Lets rustls see one more record, if it is whole.
-    fn see_record(&mut self, used: usize) -> Result<bool, HandshakeFault> {
+    fn see_record(&mut self, used: usize) -> Result<bool, RecordError> {
         let next = self.input.get(used + self.seen..).unwrap_or_default();
-        let bytes = match Records::record_len(next) {
-            Ok(Some(bytes)) if bytes <= next.len() => bytes,
-            Ok(_) => return Ok(false),
-            Err(RecordError::TooLong) => return Err(HandshakeFault::TooLong),
-            Err(_) => return Err(HandshakeFault::Malformed),
+        let bytes = match Records::record_len(next)? {
+            Some(bytes) if bytes <= next.len() => bytes,
+            _ => return Ok(false),
         };
         self.seen += bytes;
         self.taken += bytes;
         if self.seen > TLS_MESSAGE_BYTES_MAX || self.taken > TLS_HANDSHAKE_BYTES_MAX {
-            return Err(HandshakeFault::TooLong);
+            return Err(RecordError::TooLong);
         }
         Ok(true)
     }
 
-    /// The alert that rustls has for the peer after an error.
-    fn last_words(&mut self, out: &mut Vec<u8>) {
-        // It pops one chunk a call, and has one alert.
-        for _ in 0..4 {
-            match self.connection.process_tls_records(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(mut chunk)) => {
-                    // What cannot be encoded is not said.
-                    let _ = encode(&mut chunk, out);
-                }
-                _ => return,
-            }
+    /// The alert that rustls has for the peer after an error. It is shown the same bytes as before: it may have found
+    /// several messages in them, and knows where they are.
+    fn last_words(&mut self, used: usize, out: &mut Vec<u8>) {
+        let mut used = used;
+        // It gives out one chunk a call, of which the alert is the last.
+        for _ in 0..LAST_CHUNKS_MAX {
+            let shown = self.input.get_mut(used..used + self.seen);
+            let status = self
+                .connection
+                .process_tls_records(shown.unwrap_or_default());
+            let Ok(ConnectionState::EncodeTlsData(mut chunk)) = status.state else {
+                return;
+            };
+            // What cannot be encoded is not said.
+            let _ = encode(&mut chunk, out);
+            used += status.discard;
+            self.seen = self.seen.saturating_sub(status.discard);
         }
     }
 

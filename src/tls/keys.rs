@@ -205,7 +205,7 @@ impl Keys {
         }
     }
 
-    /// Opens a record in place. `kind`: its header's. Returns where its plaintext is, or rather its inner plaintext.
+    /// Opens a record in place. Returns where its plaintext is; with TLS 1.3 its inner plaintext.
     pub(super) fn open(
         &mut self,
         protection: Protection,
@@ -229,7 +229,8 @@ impl Keys {
             Version::Tls13 => key.open_in_place(nonce, Aad::from(*header), sealed),
             Version::Tls12 => {
                 let length = u16::try_from(plain_bytes).map_err(|_| Forged)?;
-                let aad = tls12_aad(self.sequence, header[0], length);
+                let [kind, major, minor, ..] = *header;
+                let aad = tls12_aad(self.sequence, [kind, major, minor], length);
                 key.open_in_place(nonce, Aad::from(aad), sealed)
             }
         };
@@ -305,7 +306,7 @@ impl Sealer<'_> {
                     .seal_in_place_separate_tag(nonce, Aad::from(header), content)
             }
             Version::Tls12 => {
-                let aad = tls12_aad(*self.sequence, kind, short(content_bytes));
+                let aad = tls12_aad(*self.sequence, [kind, 3, 3], short(content_bytes));
                 self.key
                     .seal_in_place_separate_tag(nonce, Aad::from(aad), content)
             }
@@ -345,10 +346,10 @@ fn explicit_nonce(iv: &[u8; IV_BYTES], explicit: [u8; EXPLICIT_BYTES]) -> [u8; I
 }
 
 /// RFC 5246, 6.2.3.3.
-fn tls12_aad(sequence: u64, kind: u8, length: u16) -> [u8; 13] {
+fn tls12_aad(sequence: u64, kind_and_version: [u8; 3], length: u16) -> [u8; 13] {
     let mut aad = [0; 13];
     aad[..8].copy_from_slice(&sequence.to_be_bytes());
-    aad[8..11].copy_from_slice(&[kind, 3, 3]);
+    aad[8..11].copy_from_slice(&kind_and_version);
     aad[11..].copy_from_slice(&length.to_be_bytes());
     aad
 }

@@ -30,6 +30,8 @@ mod keys;
 mod records;
 mod secrets;
 mod server;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod tickets;
 

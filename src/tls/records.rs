@@ -321,3 +321,400 @@ fn inner_plaintext(record: &[u8], inner: Range<usize>) -> Result<(u8, Range<usiz
         _ => Err(RecordError::OutOfPlace),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CIPHERS: [Cipher; 3] = [
+        Cipher::Aes128Gcm,
+        Cipher::Aes256Gcm,
+        Cipher::ChaCha20Poly1305,
+    ];
+    const VERSIONS: [Version; 2] = [Version::Tls12, Version::Tls13];
+
+    fn keys(version: Version, cipher: Cipher, seed: u8) -> Keys {
+        let keys = match (version, cipher) {
+            (Version::Tls12, Cipher::Aes128Gcm) => Keys::tls12(cipher, &[seed; 16], &[seed; 12], 1),
+            (Version::Tls12, _) => Keys::tls12(cipher, &[seed; 32], &[seed; 12], 1),
+            (Version::Tls13, Cipher::Aes256Gcm) => Keys::tls13(cipher, &[seed; 48], 0),
+            (Version::Tls13, _) => Keys::tls13(cipher, &[seed; 32], 0),
+        };
+        keys.expect("lengths of the cipher")
+    }
+
+    /// Both ends of a connection.
+    fn ends(version: Version, cipher: Cipher) -> (Records, Records) {
+        let key = |seed| keys(version, cipher, seed);
+        (
+            Records::new(version, cipher, key(1), key(2)),
+            Records::new(version, cipher, key(2), key(1)),
+        )
+    }
+
+    fn all() -> impl Iterator<Item = (Version, Cipher)> {
+        VERSIONS
+            .into_iter()
+            .flat_map(|version| CIPHERS.map(|cipher| (version, cipher)))
+    }
+
+    fn one(records: &mut Records, kind: u8, content: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        records.seal_one(kind, content, &mut out);
+        out
+    }
+
+    fn data(records: &mut Records, plain: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        records
+            .seal([plain].into_iter(), &mut out)
+            .expect("fresh keys");
+        out
+    }
+
+    fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> = text
+            .bytes()
+            .filter(u8::is_ascii_hexdigit)
+            .map(|digit| (digit as char).to_digit(16).expect("a digit") as u8)
+            .collect();
+        digits
+            .chunks(2)
+            .map(|pair| pair[0] << 4 | pair[1])
+            .collect()
+    }
+
+    /// RFC 8448, 3: the last four records of the connection.
+    #[test]
+    fn the_rfcs_own_records_open_and_are_sealed_the_same() {
+        let client = hex("9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5");
+        let server = hex("a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643");
+        let cipher = Cipher::Aes128Gcm;
+        let keys = |secret, sequence| Keys::tls13(cipher, secret, sequence).expect("32 bytes");
+        assert!(keys(&server, 0).is(
+            cipher,
+            &hex("9f02283b6c9c07efc26bb9f2ac92e356"),
+            &hex("cf782b88dd83549aadf1e984")
+        ));
+        // The server's first record was a ticket.
+        let mut records = Records::new(Version::Tls13, cipher, keys(&client, 0), keys(&server, 1));
+        let plain: Vec<u8> = (0..50).collect();
+        let mut from_client = hex(
+            "17 03 03 00 43 a2 3f 70 54 b6 2c 94 d0 af fa fe 82 28 ba 55 cb ef ac ea 42 f9 14 aa 66 bc ab 3f 2b 98 19
+             a8 a5 b4 6b 39 5b d5 4a 9a 20 44 1e 2b 62 97 4e 1f 5a 62 92 a2 97 70 14 bd 1e 3d ea e6 3a ee bb 21 69 49
+             15 e4",
+        );
+        let opened = records.open(&mut from_client).expect("the RFC's");
+        assert_eq!(opened, Opened::Data(5..55));
+        assert_eq!(from_client[5..55], plain);
+        let to_client = hex(
+            "17 03 03 00 43 2e 93 7e 11 ef 4a c7 40 e5 38 ad 36 00 5f c4 a4 69 32 fc 32 25 d0 5f 82 aa 1b 36 e3 0e fa
+             f9 7d 90 e6 df fc 60 2d cb 50 1a 59 a8 fc c4 9c 4b f2 e5 f0 a2 1c 00 47 c2 ab f3 32 54 0d d0 32 e1 67 c2
+             95 5d",
+        );
+        assert_eq!(data(&mut records, &plain), to_client);
+        let mut end =
+            hex("17 03 03 00 13 c9 87 27 60 65 56 66 b7 4d 7f f1 15 3e fd 6d b6 d0 b0 e3");
+        assert_eq!(records.open(&mut end), Ok(Opened::End));
+        let mut out = Vec::new();
+        records.seal_alert(Alert::CLOSE_NOTIFY, &mut out);
+        let expected =
+            hex("17 03 03 00 13 b5 8f d6 71 66 eb f5 99 d2 47 20 cf be 7e fa 7a 88 64 a9");
+        assert_eq!(out, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens_to_the_same_in_as_few_records_as_it_fits_in(
+            slices in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9000), 0..8),
+            which in 0_usize..6,
+        ) {
+            let (version, cipher) = all().nth(which).expect("one of six");
+            let (mut server, mut client) = ends(version, cipher);
+            let whole = slices.concat();
+            let mut out = b"before".to_vec();
+            server.seal(slices.iter().map(Vec::as_slice), &mut out).expect("fresh keys");
+            prop_assert!(out.starts_with(b"before"));
+            let (mut at, mut opened, mut records) = (6, Vec::new(), 0);
+            while at < out.len() {
+                let length = Records::record_len(&out[at..]).expect("ours").expect("whole");
+                prop_assert!(length <= RECORD_BYTES_MAX);
+                let record = &mut out[at..at + length];
+                if let Opened::Data(range) = client.open(record).expect("ours") {
+                    opened.extend_from_slice(&record[range]);
+                }
+                at += length;
+                records += 1;
+            }
+            prop_assert_eq!(opened, whole.clone());
+            prop_assert_eq!(records, whole.len().div_ceil(PLAIN_BYTES_MAX));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), which in 0_usize..6) {
+            let (version, cipher) = all().nth(which).expect("one of six");
+            let (mut server, _) = ends(version, cipher);
+            let mut bytes = bytes;
+            let _ = Records::record_len(&bytes);
+            prop_assert!(server.open(&mut bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn headers_are_judged_as_far_as_they_are_there() {
+        for kind in 0..=255_u8 {
+            let is_tls = (20..=23).contains(&kind);
+            let judged = Records::record_len(&[kind]);
+            assert_eq!(judged == Ok(None), is_tls, "{kind}");
+            let whole = Records::record_len(&[kind, 3, 1, 0, 5, 9]);
+            assert_eq!(whole == Ok(Some(10)), is_tls, "{kind}");
+        }
+        assert_eq!(Records::record_len(&[]), Ok(None));
+        assert_eq!(Records::record_len(&[22, 3, 3, 0]), Ok(None));
+        assert_eq!(Records::record_len(&[22, 2]), Err(RecordError::NotTls));
+        for length in 0..=u16::MAX {
+            let [high, low] = length.to_be_bytes();
+            for kind in 20..=23 {
+                let expected = match length {
+                    0 if kind != 23 => Err(RecordError::NoContent),
+                    0..=16640 => Ok(Some(5 + usize::from(length))),
+                    _ => Err(RecordError::TooLong),
+                };
+                assert_eq!(Records::record_len(&[kind, 3, 3, high, low]), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_that_was_changed_cut_repeated_or_left_out_does_not_open() {
+        for (version, cipher) in all() {
+            let (mut server, _) = ends(version, cipher);
+            let first = data(&mut server, b"first");
+            let second = data(&mut server, b"second");
+            for at in 0..first.len() * 8 {
+                let (_, mut client) = ends(version, cipher);
+                let mut record = first.clone();
+                record[at / 8] ^= 1 << (at % 8);
+                assert!(client.open(&mut record).is_err(), "bit {at}");
+            }
+            for length in 0..first.len() {
+                let (_, mut client) = ends(version, cipher);
+                let mut record = first[..length].to_vec();
+                if length >= 5 {
+                    record[4] = (length - 5) as u8;
+                }
+                assert!(client.open(&mut record).is_err(), "cut at {length}");
+            }
+            let (_, mut client) = ends(version, cipher);
+            assert!(client.open(&mut first.clone()).is_ok());
+            assert_eq!(client.open(&mut first.clone()), Err(RecordError::Forged));
+            let (_, mut client) = ends(version, cipher);
+            assert_eq!(client.open(&mut second.clone()), Err(RecordError::Forged));
+        }
+    }
+
+    #[test]
+    fn messages_after_the_handshake_are_judged() {
+        let rows: [(Version, u8, &[u8], Result<Opened, RecordError>); 20] = {
+            use RecordError as E;
+            use Version::{Tls12, Tls13};
+            let nothing = Ok(Opened::Nothing);
+            [
+                // Renegotiation: a ClientHello, a HelloRequest.
+                (Tls12, HANDSHAKE, &[1, 0, 0, 2, 3, 3], Err(E::OutOfPlace)),
+                (Tls12, HANDSHAKE, &[0, 0, 0, 0], Err(E::OutOfPlace)),
+                (Tls13, HANDSHAKE, &[1, 0, 0, 2, 3, 3], Err(E::OutOfPlace)),
+                (Tls13, HANDSHAKE, &[24, 0, 0, 1, 0], nothing.clone()),
+                (Tls13, HANDSHAKE, &[24, 0, 0, 1, 1], nothing.clone()),
+                (Tls13, HANDSHAKE, &[24, 0, 0, 1, 2], Err(E::Malformed)),
+                (Tls13, HANDSHAKE, &[24, 0, 0, 1], Err(E::OutOfPlace)),
+                (
+                    Tls13,
+                    HANDSHAKE,
+                    &[24, 0, 0, 1, 0, 24, 0, 0, 1, 0],
+                    Err(E::OutOfPlace),
+                ),
+                (Tls13, HANDSHAKE, &[], Err(E::OutOfPlace)),
+                (Tls12, HANDSHAKE, &[24, 0, 0, 1, 0], Err(E::OutOfPlace)),
+                (Tls12, CHANGE_CIPHER_SPEC, &[1], Err(E::OutOfPlace)),
+                (Tls13, CHANGE_CIPHER_SPEC, &[1], Err(E::OutOfPlace)),
+                (Tls13, ALERT, &[1, 0], Ok(Opened::End)),
+                (Tls13, ALERT, &[2, 0], Ok(Opened::End)),
+                (Tls13, ALERT, &[1, 90], nothing.clone()),
+                (Tls13, ALERT, &[1, 40], Err(E::Alerted(Alert(40)))),
+                (Tls12, ALERT, &[1, 100], nothing.clone()),
+                (Tls12, ALERT, &[2, 40], Err(E::Alerted(Alert(40)))),
+                (Tls13, ALERT, &[2], Err(E::Malformed)),
+                (Tls13, 99, b"what?", Err(E::OutOfPlace)),
+            ]
+        };
+        for (version, kind, content, expected) in rows {
+            let (mut server, mut client) = ends(version, Cipher::Aes128Gcm);
+            let mut record = one(&mut client, kind, content);
+            assert_eq!(
+                server.open(&mut record),
+                expected,
+                "{version:?} {kind} {content:?}"
+            );
+        }
+        // With TLS 1.3 only data has a place on the outside.
+        let (mut server, mut client) = ends(Version::Tls13, Cipher::Aes128Gcm);
+        let mut record = one(&mut client, APPLICATION_DATA, b"x");
+        record[0] = HANDSHAKE;
+        assert_eq!(server.open(&mut record), Err(RecordError::OutOfPlace));
+        assert_eq!(
+            server.open(&mut [20, 3, 3, 0, 1, 1]),
+            Err(RecordError::OutOfPlace)
+        );
+    }
+
+    #[test]
+    fn padding_is_taken_off_and_too_much_content_is_refused() {
+        for (length, padding, expected) in [
+            (5, 0, Ok(Opened::Data(5..10))),
+            (5, 100, Ok(Opened::Data(5..10))),
+            (PLAIN_BYTES_MAX, 0, Ok(Opened::Data(5..5 + PLAIN_BYTES_MAX))),
+            (PLAIN_BYTES_MAX + 1, 0, Err(RecordError::TooLong)),
+            (PLAIN_BYTES_MAX, 1, Err(RecordError::TooLong)),
+        ] {
+            let (mut server, mut client) = ends(Version::Tls13, Cipher::Aes128Gcm);
+            let mut content = vec![7; length];
+            let mut kind = APPLICATION_DATA;
+            if padding > 0 {
+                content.push(kind);
+                content.resize(length + padding, 0);
+                kind = 0;
+            }
+            let mut record = one(&mut client, kind, &content);
+            assert_eq!(server.open(&mut record), expected, "{length} {padding}");
+        }
+        let (mut server, mut client) = ends(Version::Tls13, Cipher::Aes128Gcm);
+        let mut zeros = one(&mut client, 0, &[0; 40]);
+        assert_eq!(server.open(&mut zeros), Err(RecordError::OutOfPlace));
+        let (mut server, mut client) = ends(Version::Tls12, Cipher::Aes128Gcm);
+        let mut long = one(&mut client, APPLICATION_DATA, &[7; PLAIN_BYTES_MAX + 1]);
+        assert_eq!(server.open(&mut long), Err(RecordError::TooLong));
+    }
+
+    #[test]
+    fn a_peer_that_sends_nothing_again_and_again_is_ended() {
+        for (version, cipher) in all() {
+            let (mut server, mut client) = ends(version, cipher);
+            let mut idle =
+                |server: &mut Records| server.open(&mut one(&mut client, APPLICATION_DATA, b""));
+            for _ in 0..TLS_EMPTY_RECORDS_MAX {
+                assert_eq!(idle(&mut server), Ok(Opened::Nothing));
+            }
+            assert_eq!(idle(&mut server), Err(RecordError::Idling));
+            let (mut server, mut client) = ends(version, cipher);
+            for at in 0..4 * u32::from(TLS_EMPTY_RECORDS_MAX) {
+                let content: &[u8] = if at % 20 == 0 { b"x" } else { b"" };
+                let mut record = one(&mut client, APPLICATION_DATA, content);
+                assert!(server.open(&mut record).is_ok());
+            }
+        }
+        let (mut server, mut client) = ends(Version::Tls13, Cipher::ChaCha20Poly1305);
+        for _ in 0..TLS_KEY_UPDATES_MAX {
+            let mut out = Vec::new();
+            client.update(&mut out);
+            assert_eq!(server.open(&mut out), Ok(Opened::Nothing));
+            let mut record = data(&mut client, b"x");
+            assert_eq!(server.open(&mut record), Ok(Opened::Data(5..6)));
+        }
+        let mut out = Vec::new();
+        client.update(&mut out);
+        assert_eq!(server.open(&mut out), Err(RecordError::Idling));
+    }
+
+    #[test]
+    fn keys_are_renewed_before_they_are_used_up_and_with_tls_1_2_nothing_is_sealed_any_more() {
+        for (version, cipher) in all() {
+            let (mut server, mut client) = ends(version, cipher);
+            let last = match cipher {
+                Cipher::ChaCha20Poly1305 => u64::MAX >> 2,
+                Cipher::Aes128Gcm | Cipher::Aes256Gcm => 1 << 24,
+            } - 1;
+            server.send.set_sequence(last);
+            client.receive.set_sequence(last);
+            let mut record = data(&mut server, b"last");
+            assert!(matches!(client.open(&mut record), Ok(Opened::Data(_))));
+            let mut out = b"before".to_vec();
+            let sealed = server.seal([&b"next"[..]].into_iter(), &mut out);
+            match version {
+                Version::Tls12 => {
+                    assert_eq!(sealed, Err(Exhausted));
+                    assert_eq!(out, b"before");
+                    let mut alert = Vec::new();
+                    server.seal_alert(Alert::CLOSE_NOTIFY, &mut alert);
+                    assert_eq!(client.open(&mut alert), Ok(Opened::End));
+                }
+                Version::Tls13 => {
+                    assert_eq!(sealed, Ok(()));
+                    let records = &mut out[6..];
+                    let length = Records::record_len(records).expect("ours").expect("whole");
+                    let (update, data) = records.split_at_mut(length);
+                    assert_eq!(client.open(update), Ok(Opened::Nothing));
+                    assert!(
+                        !client.owes_update(),
+                        "an update for an update would never end"
+                    );
+                    assert_eq!(client.open(data), Ok(Opened::Data(5..9)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn several_updates_that_are_asked_for_are_answered_once_before_the_next_data() {
+        let (mut server, mut client) = ends(Version::Tls13, Cipher::Aes256Gcm);
+        for _ in 0..3 {
+            let mut record = one(&mut client, HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 1]);
+            client.send.step(Cipher::Aes256Gcm);
+            assert_eq!(server.open(&mut record), Ok(Opened::Nothing));
+        }
+        assert!(server.owes_update());
+        let mut out = Vec::new();
+        assert_eq!(server.seal(std::iter::empty(), &mut out), Ok(()));
+        assert_eq!(client.open(&mut out), Ok(Opened::Nothing));
+        assert!(!server.owes_update());
+        let mut record = data(&mut server, b"x");
+        assert_eq!(client.open(&mut record), Ok(Opened::Data(5..6)));
+    }
+
+    #[test]
+    fn no_key_is_shown() {
+        for (version, cipher) in all() {
+            let key = |seed| keys(version, cipher, seed);
+            let records = Records::new(version, cipher, key(177), key(178));
+            let shown = format!("{records:?}");
+            assert!(!shown.contains("177") && !shown.contains("178"), "{shown}");
+        }
+        assert!(Keys::tls13(Cipher::Aes256Gcm, &[0; 32], 0).is_err());
+        assert!(Keys::tls12(Cipher::Aes128Gcm, &[0; 32], &[0; 12], 0).is_err());
+        assert!(Keys::tls12(Cipher::Aes128Gcm, &[0; 16], &[0; 4], 0).is_err());
+    }
+
+    #[test]
+    fn every_error_has_a_word_of_its_own_and_an_alert() {
+        let errors = [
+            (RecordError::NotTls, 10),
+            (RecordError::TooLong, 22),
+            (RecordError::NoContent, 50),
+            (RecordError::Forged, 20),
+            (RecordError::OutOfPlace, 10),
+            (RecordError::Malformed, 47),
+            (RecordError::Idling, 10),
+            (RecordError::Alerted(Alert(40)), 0),
+        ];
+        let mut words: Vec<_> = errors.iter().map(|(error, _)| error.word()).collect();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), errors.len());
+        for (error, alert) in errors {
+            assert_eq!(error.alert(), Alert(alert));
+            let level = if alert == 0 { 1 } else { 2 };
+            assert_eq!(error.alert().clear_record(), [21, 3, 3, 0, 2, level, alert]);
+        }
+    }
+}

@@ -194,18 +194,21 @@ impl Worker {
             input,
             origin,
         } = task;
-        let mut out = Vec::new();
-        let stepped = catch_unwind(AssertUnwindSafe(|| {
+        self.answer_with(word, |out| {
             let handshake = match origin {
                 Origin::New(tls) => Handshake::new(&tls),
                 Origin::UnderWay(handshake) => Ok(handshake),
             };
             match handshake {
-                Ok(handshake) => handshake.step(input, &mut out),
+                Ok(handshake) => handshake.step(input, out),
                 Err(fault) => Stepped::Failed(fault),
             }
-        }));
-        let stepped = stepped.unwrap_or_else(|_| {
+        })
+    }
+
+    fn answer_with(&self, word: usize, step: impl FnOnce(&mut Vec<u8>) -> Stepped) -> bool {
+        let mut out = Vec::new();
+        let stepped = catch_unwind(AssertUnwindSafe(|| step(&mut out))).unwrap_or_else(|_| {
             // The panic's own line is in the log already.
             log::error!("tls: a thread panicked over a handshake; it goes on");
             secrets::forget_told();
@@ -228,5 +231,76 @@ fn lower_priority() {
         .and_then(|nice| setpriority_process(None, nice.saturating_add(TLS_THREADS_NICE)));
     if let Err(error) = lowered {
         log::warn!("tls: cannot lower the priority of a thread of handshakes: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn lane() -> (HandshakeLane, HandshakeThreads) {
+        channels(LoopWaker::new(|| Ok(())))
+    }
+
+    #[test]
+    fn a_panic_is_a_failed_handshake_and_its_thread_goes_on() {
+        let (lane, threads) = lane();
+        assert!(
+            threads
+                .worker
+                .answer_with(7, |_| panic!("a panic of this test"))
+        );
+        let worked = lane.take().expect("a result");
+        assert_eq!(worked.word, 7);
+        assert!(matches!(
+            worked.stepped,
+            Stepped::Failed(HandshakeFault::Panicked)
+        ));
+        assert!(worked.out.is_empty());
+        drop(lane);
+        let failed = |_: &mut Vec<u8>| Stepped::Failed(HandshakeFault::Internal);
+        assert!(!threads.worker.answer_with(8, failed), "the loop is gone");
+    }
+
+    #[test]
+    fn the_threads_are_named_and_niced_and_end_with_the_loop() {
+        let (lane, threads) = lane();
+        let before = rustix::process::getpriority_process(None).expect("the caller's own");
+        let threads = threads.start().expect("threads");
+        assert!((1..=TLS_THREADS_MAX).contains(&threads.len()));
+        assert_eq!(threads[0].thread().name(), Some("tls-1"));
+        drop(lane);
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
+        assert_eq!(
+            rustix::process::getpriority_process(None),
+            Ok(before),
+            "nobody else is"
+        );
+        let niced = thread::spawn(|| {
+            lower_priority();
+            rustix::process::getpriority_process(None)
+        });
+        let lowest = (before + TLS_THREADS_NICE).min(19);
+        assert_eq!(niced.join().expect("no panic"), Ok(lowest));
+    }
+
+    #[test]
+    fn a_result_that_comes_after_a_vain_look_wakes_the_loop() {
+        let (wake, woken) = crossbeam_channel::unbounded();
+        let waker = LoopWaker::new(move || wake.send(()).map_err(io::Error::other));
+        let (lane, threads) = channels(waker);
+        for word in 0..3 {
+            assert!(lane.take().is_none());
+            let worker = threads.worker.clone();
+            thread::spawn(move || {
+                worker.answer_with(word, |_| Stepped::Failed(HandshakeFault::Internal))
+            });
+            let deadline = Instant::now() + Duration::from_secs(20);
+            woken.recv_deadline(deadline).expect("a wake");
+            assert_eq!(lane.take().map(|worked| worked.word), Some(word));
+        }
     }
 }

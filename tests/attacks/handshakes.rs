@@ -167,29 +167,35 @@ fn until_gone(server: &Server) {
 #[test]
 fn handshakes_begun_from_one_address_make_no_event_late() {
     let mut honest = None;
-    judge("events beside handshakes begun", |fed, address, delays, number| {
-        let honest = honest.get_or_insert_with(|| {
-            let mut client = Client::connect(address);
-            client.must_subscribe(ANY_TOKEN, ACCOUNT, "call.CHANNEL_CREATE.*");
-            client
-        });
-        let event = call_event(ACCOUNT, "CHANNEL_CREATE", number);
-        let came = delays.time(|| {
-            fed.publish("callevt", "call.CHANNEL_CREATE.call", &event);
-            honest.event()
-        });
-        assert_eq!(came["args"]["Number"], number);
-    });
+    judge(
+        "events beside handshakes begun",
+        |fed, address, delays, number| {
+            let honest = honest.get_or_insert_with(|| {
+                let mut client = Client::connect(address);
+                client.must_subscribe(ANY_TOKEN, ACCOUNT, "call.CHANNEL_CREATE.*");
+                client
+            });
+            let event = call_event(ACCOUNT, "CHANNEL_CREATE", number);
+            let came = delays.time(|| {
+                fed.publish("callevt", "call.CHANNEL_CREATE.call", &event);
+                honest.event()
+            });
+            assert_eq!(came["args"]["Number"], number);
+        },
+    );
 }
 
 #[test]
 fn handshakes_begun_from_one_address_keep_nobody_else_out() {
-    judge("newcomers beside handshakes begun", |_, address, delays, number| {
-        let ip = [127, 0, 100, u8::try_from(number).unwrap()];
-        delays.time(|| {
-            let mut raw = Raw::connect_from(ip, address);
-            raw.send(UPGRADE_REQUEST.as_bytes());
-            assert_eq!(raw.head().status, 101);
-        });
-    });
+    judge(
+        "newcomers beside handshakes begun",
+        |_, address, delays, number| {
+            let ip = [127, 0, 100, u8::try_from(number).unwrap()];
+            delays.time(|| {
+                let mut raw = Raw::connect_from(ip, address);
+                raw.send(UPGRADE_REQUEST.as_bytes());
+                assert_eq!(raw.head().status, 101);
+            });
+        },
+    );
 }

@@ -1,6 +1,7 @@
 //! The server that the Autobahn test suite is run against: the product's loop, handshake, codec, outboxes and closing,
 //! put together as `main` does it, with one thing exchanged. Where a session of the product takes a message for a
-//! command ([`Session::on_command`]), a session here sends it back.
+//! command ([`Session::on_command`]), a session here sends it back: deflated where that was agreed on and is shorter, as the
+//! product sends events.
 //!
 //! Never shipped: an example target of the package, and no code of it is in the library. Bounds that the suite's
 //! messages of 16 MiB would meet are raised; those of the product have tests of their own.
@@ -37,6 +38,8 @@ const OPTIONS: &[&str] = &[
     // The largest messages of group 9, and room for one to wait behind another.
     "--max-message-bytes=16777216",
     "--max-outbox-bytes=67108864",
+    // Groups 12 and 13.
+    "--compression",
 ];
 
 /// Exit code when the system refused something.
@@ -100,9 +103,13 @@ fn run(config: &Config) -> Result<(), Exit> {
 
 /// Sends a message back as it came.
 fn echo(session: &mut Session, message: Message<'_>, cx: &mut Context<'_>) {
-    let frame = match message {
-        Message::Text(text) => Frame::new(Opcode::Text, text.as_bytes()),
-        Message::Binary(bytes) => Frame::new(Opcode::Binary, bytes),
+    let (opcode, bytes) = match message {
+        Message::Text(text) => (Opcode::Text, text.as_bytes()),
+        Message::Binary(bytes) => (Opcode::Binary, bytes),
     };
-    session.push(frame, cx);
+    let deflater = &mut cx.hub.compression.deflater;
+    let takes_deflated = session.takes_deflated(bytes.len());
+    let deflated = takes_deflated.then(|| deflater.deflate_whole(opcode, bytes));
+    let plain = || Frame::new(opcode, bytes);
+    session.push(deflated.flatten().unwrap_or_else(plain), cx);
 }

@@ -19,8 +19,7 @@ from kosoku import FailureError, run_fuzzingclient
 from kosoku._report import write_reports
 from kosoku.cases import CASES
 
-# Groups 12 and 13 are of permessage-deflate, which the server does not offer.
-DEFAULT_CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"]
+DEFAULT_CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*", "12.*", "13.*"]
 GOOD = {"OK", "INFORMATIONAL"}
 # Seconds for the server to listen, and to end once told.
 SERVER_PATIENCE = 10

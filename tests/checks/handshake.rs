@@ -96,7 +96,7 @@ fn check_upgrade(
     upgrade: &Upgrade<'_>,
     theirs: Option<Result<server::Response, ProtocolError>>,
 ) {
-    let response = String::from_utf8(upgrade.response()).expect("ASCII");
+    let response = String::from_utf8(upgrade.response(None)).expect("ASCII");
     match theirs.expect("complete for another parser too") {
         Ok(theirs) => {
             let accept = theirs.headers()["Sec-WebSocket-Accept"]

@@ -13,6 +13,7 @@
 pub mod binding;
 pub mod codec;
 pub mod command;
+pub mod deflate;
 pub mod event;
 pub mod family;
 pub mod forwarded;
@@ -20,6 +21,7 @@ pub mod guard;
 pub mod handshake;
 pub mod jwt;
 pub mod proxy;
+pub mod records;
 
 use std::io::Cursor;
 
@@ -30,10 +32,11 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 pub type Check = fn(&[u8]) -> String;
 
 /// Every target, by the name of its folder in `corpus/`.
-pub const TARGETS: [(&str, Check); 10] = [
+pub const TARGETS: [(&str, Check); 12] = [
     ("binding", binding::check),
     ("codec", codec::check),
     ("command", command::check),
+    ("deflate", deflate::check),
     ("event", event::check),
     ("family", family::check),
     ("forwarded", forwarded::check),
@@ -41,6 +44,7 @@ pub const TARGETS: [(&str, Check); 10] = [
     ("handshake", handshake::check),
     ("jwt", jwt::check),
     ("proxy", proxy::check),
+    ("records", records::check),
 ];
 
 /// Cuts `bytes` into pieces of 1 to 64 bytes whose lengths follow from `seed`.

@@ -1,7 +1,8 @@
 //! The configuration as an operator meets it (PROTOCOL 9): command line and file in, a `Config` or an exit out.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -334,11 +335,11 @@ fn a_command_line_that_does_not_fit_is_refused_with_option_and_expectation() {
     for (line, expected) in [
         (
             &["--port", "abc"][..],
-            "--port: expected a whole number from 0 to 65535, found \"abc\"",
+            "--port: expected a whole number from 0 to 65535, or none, found \"abc\"",
         ),
         (
             &["--port=65536"],
-            "--port: expected a whole number from 0 to 65535, found \"65536\"",
+            "--port: expected a whole number from 0 to 65535, or none, found \"65536\"",
         ),
         (
             &["--max-outbox-bytes=-1"],
@@ -469,7 +470,7 @@ fn a_file_that_does_not_fit_is_refused_with_file_key_and_expectation() {
     for (name, expected) in [
         (
             "port.json",
-            ": port: expected a whole number from 0 to 65535, found \"abc\"",
+            ": port: expected a whole number from 0 to 65535, or null, found \"abc\"",
         ),
         (
             "key.json",
@@ -776,6 +777,12 @@ fn a_check_reads_the_files_of_clients_tls_and_tells_what_they_are_good_for() {
     let good = ca.certify("DNS:a.example.com,DNS:*.b.example.com", 90);
     let soon = ca.certify("DNS:c.example.com", 20);
     let other = ca.certify(LOCAL, 90);
+    let key = |certified: &Certified| certified.dir().join("key.pem");
+    let open_to = |certified: &Certified, mode| {
+        fs::set_permissions(key(certified), Permissions::from_mode(mode)).expect("its owner");
+    };
+    open_to(&good, 0o640);
+    open_to(&soon, 0o640);
     let check = |certified: &Certified| {
         let line = [
             &["--auth=insecure".to_owned(), "--check-config".to_owned()],
@@ -799,9 +806,16 @@ fn a_check_reads_the_files_of_clients_tls_and_tells_what_they_are_good_for() {
     assert_eq!((code, said.lines().count()), (Some(0), 1), "{said}");
     let (code, said) = check(&soon);
     assert_eq!((code, said.lines().count()), (Some(0), 2), "{said}");
-    assert!(said.contains("expires"), "{said}");
+    assert!(said.contains("expires on "), "{said}");
+    open_to(&good, 0o644);
+    let (code, said) = check(&good);
+    let exposed = format!(
+        "{}: holds a secret and can be read by all users",
+        key(&good).display()
+    );
+    assert!(code == Some(0) && said.contains(&exposed), "{said}");
     // The key of another.
-    fs::copy(other.dir().join("key.pem"), good.dir().join("key.pem")).expect("writable");
+    fs::copy(key(&other), key(&good)).expect("writable");
     let (code, said) = check(&good);
     assert_eq!((code, said.lines().count()), (Some(2), 1), "{said}");
     assert!(

@@ -152,6 +152,7 @@ fn any_client_bytes_give_the_same_messages_however_cut_and_as_another_parser() {
             "nothing",
             "in part",
             "messages",
+            "deflated messages",
             "close",
             "Unmasked",
             "ReservedBit",
@@ -190,6 +191,20 @@ fn any_text_is_the_command_that_its_json_says_or_an_error_without_its_token() {
             "Invalid(Name)",
             "MetadataTooLarge",
             "Invalid(Metadata)",
+        ],
+    );
+}
+
+#[test]
+fn any_payload_inflates_within_its_bound_and_as_another_inflater_says() {
+    replay(
+        "deflate",
+        &[
+            "nothing",
+            "inflated",
+            "message is too big",
+            "message does not inflate",
+            "invalid UTF-8",
         ],
     );
 }
@@ -305,6 +320,29 @@ fn any_proxy_header_tells_the_peer_and_only_from_a_trusted_proxy() {
             "session of its own, no source",
             "session of another, absent",
             "session of another, source",
+        ],
+    );
+}
+
+#[test]
+fn any_record_of_a_tls_connection_opens_to_what_was_sealed_or_ends_it() {
+    replay(
+        "records",
+        &[
+            "nothing",
+            "in part",
+            "data",
+            "idle",
+            "end",
+            "not a record",
+            "not_tls",
+            "too_long",
+            "no_content",
+            "forged",
+            "out_of_place",
+            "malformed",
+            "idling",
+            "alerted",
         ],
     );
 }

@@ -23,6 +23,7 @@ mod bridge;
 mod close_codes;
 mod command_limits;
 mod commands;
+mod compression;
 mod config;
 mod console;
 mod control;

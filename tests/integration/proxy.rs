@@ -188,7 +188,8 @@ fn accept_takes_proxies_without_a_header_and_strangers_without_one_only() {
     let stranger = || Raw::connect_from(ELSEWHERE, server.address());
     drop(upgraded(stranger(), &[UPGRADE_REQUEST.as_bytes()]));
     for header in [V1, V1_IPV6, V2, V2_LOCAL, b"PROXY UNKNOWN\r\n"] {
-        let answer = refused(stranger(), &[header, UPGRADE_REQUEST.as_bytes()]);
+        // Before all TLS.
+        let answer = refused(stranger().plainly(), &[header, UPGRADE_REQUEST.as_bytes()]);
         assert_eq!(
             (answer.status, &*answer.body),
             (400, "no PROXY header is taken from this address\n"),
@@ -226,7 +227,7 @@ fn off_refuses_every_proxy_header() {
     let server = start(&[]);
     for header in [V1, V2] {
         let answer = refused(
-            Raw::connect(server.address()),
+            Raw::connect_plainly(server.address()),
             &[header, UPGRADE_REQUEST.as_bytes()],
         );
         assert_eq!(answer.status, 400);

@@ -459,6 +459,9 @@ fn a_reader_that_goes_away_ends_it_without_a_word() {
 
 #[test]
 fn what_a_person_does_wrong_is_told_in_one_line() {
+    if plain_only(&"one of the slips is wss:// for a plain port") {
+        return;
+    }
     let server = Server::demo(&[]);
     let good = tls::url(server.address());
     let admin = format!("ws://{}", server.admin());
@@ -554,7 +557,8 @@ fn trust_of(args: &[&str]) -> Vec<String> {
     let addresses = args.iter().filter_map(|arg| arg.strip_prefix("wss://"));
     let peers = addresses.filter_map(|address| tls::peer_at(address.parse().ok()?));
     let mut ca = peers.map(|peer| peer.ca.display().to_string());
-    ca.next().map_or_else(Vec::new, |ca| vec!["--ca-cert".to_owned(), ca])
+    ca.next()
+        .map_or_else(Vec::new, |ca| vec!["--ca-cert".to_owned(), ca])
 }
 
 /// A proxy with TLS before this address, for as many connections as come.
@@ -609,6 +613,9 @@ fn pass(from: &mut impl Read, to: &mut impl Write) -> bool {
 
 #[test]
 fn tls_is_spoken_and_a_certificate_is_believed_only_from_whom_it_should() {
+    if plain_only(&"TLS is spoken by a proxy before it") {
+        return;
+    }
     let server = Server::demo(&["--demo-rate", "20"]);
     let ca = Ca::new();
     let (good, other) = (ca.certify(LOCAL, 9), ca.certify("DNS:else.example", 9));

@@ -83,11 +83,13 @@ impl Scene {
         tls
     }
 
-    /// What the server answers to somebody who is new.
+    /// Somebody who is new is served, and no thread has panicked over those before.
     fn is_well(&self) {
         let mut raw = Raw::connect(self.address());
         raw.send(PROBE);
         assert_eq!(raw.last_response().status, 200);
+        let log = self.server.log();
+        assert!(!log.contains("panicked"), "{log}");
     }
 
     /// Nothing is left of those who came.
@@ -102,7 +104,9 @@ impl Scene {
     fn shown(&self, name: &str) -> Result<CertificateDer<'static>, String> {
         let mut tls = tls::over(self.config(), name, tcp(self.address()));
         shake(&mut tls).map_err(|error| error.to_string())?;
-        Ok(tls.conn.peer_certificates().unwrap()[0].clone().into_owned())
+        Ok(tls.conn.peer_certificates().unwrap()[0]
+            .clone()
+            .into_owned())
     }
 }
 
@@ -223,7 +227,10 @@ fn both_versions_are_served_with_events_and_http_1_1_is_agreed_on() {
 
 fn with_alpn(config: &Arc<ClientConfig>, protocols: &[&str]) -> Arc<ClientConfig> {
     let mut config = ClientConfig::clone(config);
-    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().into()).collect();
+    config.alpn_protocols = protocols
+        .iter()
+        .map(|name| name.as_bytes().into())
+        .collect();
     config.into()
 }
 
@@ -290,12 +297,10 @@ fn a_certificate_is_chosen_by_name_and_the_first_is_for_everybody_else() {
         intermediate.certify("DNS:a.example", 90),
         ca.certify("DNS:*.b.example", 90),
     ];
-    let [certs, keys] = [Certified::cert, Certified::key].map(|file| {
-        let paths = files.iter().map(|files| file(files).display().to_string());
-        paths.collect::<Vec<_>>().join(",")
-    });
-    let more = ["--use-ssl", "--ssl-port", "0", "--ssl-cert", &certs];
-    let server = Server::demo(&[&more[..], &["--ssl-key", &keys]].concat());
+    let options: Vec<String> = files.iter().flat_map(tls::ssl_args).collect();
+    let mut options: Vec<&str> = options.iter().map(|option| &**option).collect();
+    options.retain(|option| *option != "--use-ssl");
+    let server = Server::demo(&[&options[..], &["--use-ssl", "--ssl-port", "0"]].concat());
     let address = server.tls_address();
     for version in VERSIONS {
         let config = trusting(&ca.pem(), &[version]);
@@ -335,8 +340,14 @@ fn is_resumed(kind: HandshakeKind) -> bool {
 fn a_ticket_of_one_process_is_taken_by_another_with_the_same_key_file_and_by_no_other() {
     let ca = Ca::new();
     let files = ca.certify(LOCAL, 90);
-    let secret = Scratch::file("tickets", "0123456789abcdef0123456789abcdef0123456789abcdef");
-    let other = Scratch::file("tickets", "fedcba9876543210fedcba9876543210fedcba9876543210");
+    let secret = Scratch::file(
+        "tickets",
+        "0123456789abcdef0123456789abcdef0123456789abcdef",
+    );
+    let other = Scratch::file(
+        "tickets",
+        "fedcba9876543210fedcba9876543210fedcba9876543210",
+    );
     let start = |secret: &Scratch| {
         let file = secret.path().display().to_string();
         let more = ["--tls-ticket-key-file", &file];
@@ -416,7 +427,11 @@ fn a_new_certificate_is_taken_on_sighup_and_sessions_stay() {
     let certificate = || CertificateDer::from_pem_file(scene.files.cert()).unwrap();
     assert_eq!(before, certificate());
     scene.files.renew(&scene.ca, LOCAL, 60);
-    assert_eq!(scene.shown(NAME).unwrap(), before, "nobody has asked for it");
+    assert_eq!(
+        scene.shown(NAME).unwrap(),
+        before,
+        "nobody has asked for it"
+    );
     scene.server.signal(Signal::HUP);
     wait_for("the new certificate", || {
         (scene.shown(NAME).unwrap() == certificate()).then_some(())
@@ -434,8 +449,10 @@ fn files_that_do_not_fit_leave_the_old_ones_in_force_and_are_told() {
     let before = scene.shown(NAME).unwrap();
     let [cert, key] = [scene.files.cert(), scene.files.key()].map(|file| fs::read(file).unwrap());
     let other = scene.ca.certify(LOCAL, 90);
-    let (key_of_other, cert_of_other) =
-        (fs::read(other.key()).unwrap(), fs::read(other.cert()).unwrap());
+    let (key_of_other, cert_of_other) = (
+        fs::read(other.key()).unwrap(),
+        fs::read(other.cert()).unwrap(),
+    );
     let names = [scene.files.cert(), scene.files.key()].map(|file| file.display().to_string());
     for (cert, key, of) in [
         (&cert, &key_of_other, None),
@@ -463,7 +480,11 @@ fn files_that_do_not_fit_leave_the_old_ones_in_force_and_are_told() {
         assert_eq!(scene.shown(NAME).unwrap(), before, "{line}");
     }
     for secret in ["BEGIN", "no key", "PRIVATE"] {
-        assert!(!scene.server.log().contains(secret), "{}", scene.server.log());
+        assert!(
+            !scene.server.log().contains(secret),
+            "{}",
+            scene.server.log()
+        );
     }
     fs::write(scene.files.cert(), &cert_of_other).unwrap();
     fs::write(scene.files.key(), &key_of_other).unwrap();
@@ -509,6 +530,7 @@ fn a_wrong_client_certificate_is_refused_and_a_missing_one_only_where_it_is_requ
                 assert_eq!(without.unwrap(), "HTTP/1.1 200 OK");
             }
         }
+        scene.is_well();
         scene.is_idle();
     }
 }
@@ -524,7 +546,8 @@ fn the_header_of_a_proxy_stands_before_tls() {
         "127.0.0.1",
     ]);
     const V1: &[u8] = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n";
-    const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0C\xCB\0\x71\x08\xC0\0\x02\x01\x12\x67\x01\xBB";
+    const V2: &[u8] =
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0C\xCB\0\x71\x08\xC0\0\x02\x01\x12\x67\x01\xBB";
     for (header, id) in [(V1, "203.0.113.7:4711"), (V2, "203.0.113.8:4711")] {
         let mut raw = Raw::connect(scene.address());
         raw.try_send_behind(header, UPGRADE_REQUEST.as_bytes());
@@ -555,7 +578,10 @@ fn the_header_of_a_proxy_stands_before_tls() {
 #[test]
 fn plain_http_on_the_tls_port_is_answered_once_in_plain_text() {
     let scene = Scene::demo(&[]);
-    let post = [&b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 9000\r\n\r\n"[..], &[b'x'; 9000]];
+    let post = [
+        &b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 9000\r\n\r\n"[..],
+        &[b'x'; 9000],
+    ];
     for request in [
         PROBE,
         UPGRADE_REQUEST.as_bytes(),
@@ -619,6 +645,9 @@ fn garbage_ends_the_connection_and_nothing_else() {
         record(99, b"what is this"),
         // A message that is longer than any may be.
         record(HANDSHAKE, &[1, 0xFF, 0xFF, 0xFF, 3, 3]),
+        // Two messages in one record, of which the first is wrong.
+        record(HANDSHAKE, &[&bent[5..], &[20, 0, 0, 1, 0]].concat()),
+        record(HANDSHAKE, &[&[16, 0, 0, 1, 0], &hello[5..]].concat()),
         bent,
         longer.repeat(3),
         hello.repeat(2),
@@ -681,13 +710,18 @@ fn records_of_every_wrong_length_end_a_session_with_an_alert() {
         let mut alerts = Vec::new();
         for length in whole {
             let mut tls = upgraded();
-            let _ = tls.sock.write_all(&record(APPLICATION_DATA, &vec![0xA5; length]));
+            let _ = tls
+                .sock
+                .write_all(&record(APPLICATION_DATA, &vec![0xA5; length]));
             let alert = alert_of(&mut tls);
             let alert = alert.unwrap_or_else(|| panic!("{length}: no alert"));
             assert_ne!(alert, AlertDescription::CloseNotify, "{length}");
             alerts.push(alert);
         }
-        assert!(alerts.contains(&AlertDescription::BadRecordMac), "{alerts:?}");
+        assert!(
+            alerts.contains(&AlertDescription::BadRecordMac),
+            "{alerts:?}"
+        );
         // Of those that are too long the header suffices.
         for length in [BODY_MAX + 1, BODY_MAX + 2, 20_000, 40_000, 65_535] {
             // TLS 1.2 allows 2048 bytes more than the text, where 1.3 allows 256 (RFC 5246 section 6.2.3).
@@ -703,9 +737,17 @@ fn records_of_every_wrong_length_end_a_session_with_an_alert() {
             assert_eq!(alert, Some(AlertDescription::RecordOverflow), "{length}");
         }
         // Of the wrong kind or version.
-        for header in [[0, 3, 3], [HANDSHAKE, 3, 3], [99, 3, 3], [20, 3, 3], [APPLICATION_DATA, 9, 9]] {
+        for header in [
+            [0, 3, 3],
+            [HANDSHAKE, 3, 3],
+            [99, 3, 3],
+            [20, 3, 3],
+            [APPLICATION_DATA, 9, 9],
+        ] {
             let mut tls = upgraded();
-            let _ = tls.sock.write_all(&[&header[..], &[0, 30], &[0xA5; 30]].concat());
+            let _ = tls
+                .sock
+                .write_all(&[&header[..], &[0, 30], &[0xA5; 30]].concat());
             let alert = alert_of(&mut tls).expect("an alert");
             assert_ne!(alert, AlertDescription::CloseNotify, "{header:?}");
         }
@@ -735,11 +777,18 @@ fn a_record_may_come_in_any_pieces_and_many_in_one() {
             drip(socket, &bytes);
         };
         while client.is_handshaking() {
-            client.read_tls(&mut socket).unwrap();
+            let read = client.read_tls(&mut socket);
+            assert!(
+                read.as_ref().is_ok_and(|read| *read > 0),
+                "{version:?}: {read:?}"
+            );
             client.process_new_packets().unwrap();
             flush(&mut client, &mut socket);
         }
-        client.writer().write_all(UPGRADE_REQUEST.as_bytes()).unwrap();
+        client
+            .writer()
+            .write_all(UPGRADE_REQUEST.as_bytes())
+            .unwrap();
         flush(&mut client, &mut socket);
         // A record for every byte of some messages, all at once.
         let text = client_text(&ping_as(ANY_TOKEN, "a record a byte").to_string());
@@ -753,7 +802,8 @@ fn a_record_may_come_in_any_pieces_and_many_in_one() {
         let mut got = String::new();
         while got.matches("pong").count() < 3 {
             let mut bytes = [0; 4096];
-            let count = tls.read(&mut bytes).unwrap();
+            let count = tls.read(&mut bytes);
+            let count = count.unwrap_or_else(|error| panic!("{version:?}: {error} behind {got:?}"));
             got.push_str(&String::from_utf8_lossy(&bytes[..count]));
         }
     }
@@ -800,7 +850,9 @@ fn a_connection_that_ends_without_a_word_ends_its_session() {
                 assert_eq!(alert_of(&mut tls), Some(AlertDescription::CloseNotify));
             } else {
                 // In the middle of a record.
-                tls.sock.write_all(&[APPLICATION_DATA, 3, 3, 0, 99, 1, 2]).unwrap();
+                tls.sock
+                    .write_all(&[APPLICATION_DATA, 3, 3, 0, 99, 1, 2])
+                    .unwrap();
                 tls.sock.shutdown(Shutdown::Write).unwrap();
                 alert_of(&mut tls);
             }
@@ -814,7 +866,8 @@ fn what_the_server_says_last_has_an_end_that_cannot_be_forged() {
     let scene = Scene::demo(&[]);
     for version in VERSIONS {
         let mut tls = scene.shaken(version);
-        tls.write_all(b"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        tls.write_all(b"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n")
+            .unwrap();
         let mut answer = String::new();
         // Fails where TLS is not ended.
         tls.read_to_string(&mut answer).unwrap();
@@ -1006,7 +1059,10 @@ fn openssl_changes_its_keys_and_asks_the_server_for_new_ones() {
     for letter in ["k", "K", "K"] {
         client.write(&format!("{letter}\n"));
         let said = wait_for("the update of the keys", || {
-            client.errors.try_iter().find(|line| line.contains("KEYUPDATE"))
+            client
+                .errors
+                .try_iter()
+                .find(|line| line.contains("KEYUPDATE"))
         });
         assert!(said.contains("KEYUPDATE"));
     }
@@ -1054,7 +1110,11 @@ fn openssl_finds_the_old_versions_and_the_weak_suites_refused() {
         ("-tls1_2", "ECDHE-ECDSA-AES256-GCM-SHA384"),
         ("-tls1_2", "ECDHE-ECDSA-CHACHA20-POLY1305"),
     ] {
-        let option = if version == "-tls1_3" { "-ciphersuites" } else { "-cipher" };
+        let option = if version == "-tls1_3" {
+            "-ciphersuites"
+        } else {
+            "-cipher"
+        };
         let mut client = OpenSsl::connect(&scene, &[version, option, suite, "-crlf"]);
         client.hears(&format!("Cipher is {suite}"));
         client.hears("Verify return code: 0 (ok)");

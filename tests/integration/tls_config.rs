@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::certificates::{Ca, Certified, LOCAL};
-use support::server::{DEMO, Scratch, Server, unix_now, wait_for};
+use support::client::ANY_TOKEN;
+use support::project_file;
+use support::server::{DEMO, Scratch, Server, run_to_end, unix_now, wait_for};
 
 /// How much the time of a certificate's making may differ from that of a look at it, in seconds.
 const SLACK: u64 = 300;
@@ -45,11 +48,8 @@ fn expires_in(server: &Server, days: u64) {
 
 #[test]
 fn the_status_tells_where_tls_is_spoken_and_nothing_of_it_where_it_is_not() {
-    let ca = Ca::new();
-    let config = Scratch::file(
-        "config.json",
-        &configuration(&[&ca.certify(LOCAL, 90)]).to_string(),
-    );
+    let certified = Ca::new().certify(LOCAL, 90);
+    let config = Scratch::file("config.json", &configuration(&[&certified]).to_string());
     let server = start(config.path());
     let websocket = status(&server)["websocket"].take();
     assert_eq!(websocket["port"], server.address().port());
@@ -105,4 +105,53 @@ fn a_reread_takes_other_files_than_before_and_does_not_wait_for_a_configuration_
     server.signal(Signal::HUP);
     server.wait_for_log("SIGHUP: TLS files not reread: ");
     expires_in(&server, 60);
+}
+
+/// What `blackhole sub` says of the first two events of a demo: exit code and stderr.
+fn sub(port: u64, ca: &Path) -> (Option<i32>, String) {
+    let url = format!("wss://localhost:{port}");
+    let ca = ca.display().to_string();
+    let account = "00000000000000000000000000000001";
+    let to = ["sub", "--url", &url, "--ca-cert", &ca, "--token", ANY_TOKEN];
+    let what = ["--account", account, "--count", "2", "call.*.*"];
+    let output = run_to_end(&[&to[..], &what].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
+}
+
+/// As scripts/README.md tells it to whoever tries it.
+#[test]
+fn a_certificate_that_openssl_has_made_serves_unless_it_is_a_cas() {
+    let readme = fs::read_to_string(project_file("scripts/README.md")).unwrap();
+    let command = readme.split("\nopenssl req ").nth(1).expect("the command");
+    let command = command.split("\nblackhole").next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for (command, is_of_a_ca) in [
+        (command.to_owned(), false),
+        (command.replace("CA:FALSE", "CA:TRUE"), true),
+    ] {
+        let made = Command::new("sh")
+            .args(["-c", &format!("openssl req {command}")])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let config = json!({"use_ssl": true, "ssl_port": 0, "ssl_cert": path("try.pem"), "ssl_key": path("try.key")});
+        let config = Scratch::file("config.json", &config.to_string());
+        let file = config.path().display().to_string();
+        let server = Server::demo(&["--demo-rate", "20", "--config", &file]);
+        let port = status(&server)["websocket"]["tls"]["port"].as_u64();
+        let (code, said) = sub(port.unwrap(), &path("try.pem"));
+        if is_of_a_ca {
+            assert_eq!(code, Some(1), "{said}");
+            assert!(
+                said.contains("a CA's own, which is for no server"),
+                "{said}"
+            );
+        } else {
+            assert_eq!(code, Some(0), "{said}");
+            assert_eq!(server.metric("tls_handshakes_total{result=\"full\"}"), 1);
+        }
+    }
 }

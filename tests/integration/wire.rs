@@ -6,7 +6,7 @@
 use std::io::{self, Cursor, Read, Write};
 
 use blackhole::protocol::admin_request;
-use blackhole::protocol::codec::{Codec, CodecError, CodecLimits, Item};
+use blackhole::protocol::codec::{Codec, CodecError, CodecLimits, DataKind, Item};
 use blackhole::protocol::command::{self, CommandLimits};
 use blackhole::protocol::handshake;
 use blackhole::protocol::http::Parsed;
@@ -18,6 +18,7 @@ use tungstenite::{Message, WebSocket};
 
 const LIMITS: CodecLimits = CodecLimits {
     message_bytes_max: 100_000,
+    may_be_deflated: false,
 };
 
 /// What the codec may keep beyond the bytes that arrived and a quarter of them: its box and the smallest allocation.
@@ -29,6 +30,7 @@ const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 enum Seen {
     Text(String),
     Binary(Vec<u8>),
+    Deflated(DataKind, Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(Option<u16>, String),
@@ -79,6 +81,7 @@ fn own(item: Item<'_>) -> Seen {
     match item {
         Item::Text(text) => Seen::Text(text.into_owned()),
         Item::Binary(bytes) => Seen::Binary(bytes.into_owned()),
+        Item::Deflated(kind, bytes) => Seen::Deflated(kind, bytes.into_owned()),
         Item::Ping(payload) => Seen::Ping(payload.into_owned()),
         Item::Pong(payload) => Seen::Pong(payload.into_owned()),
         Item::Close { code, reason } => Seen::Close(code, reason.into_owned()),
@@ -526,9 +529,62 @@ fn the_debug_texts_hold_nothing_of_a_message() {
 }
 
 #[test]
+fn a_deflated_message_comes_out_whole_and_as_it_came() {
+    let limits = CodecLimits {
+        may_be_deflated: true,
+        ..LIMITS
+    };
+    let deflated = |kind, bytes: &[u8]| Seen::Deflated(kind, bytes.to_vec());
+    let not_text = b"\xF2\x48\xFF\x00";
+    let bytes = [
+        frame(0xC1, not_text),
+        frame(0x81, "plain"),
+        frame(0x42, b"\xFF1"),
+        frame(0x89, "ping"),
+        frame(0x00, b""),
+        frame(0x80, b"2\xFE"),
+        frame(0xC2, b""),
+    ]
+    .concat();
+    let expected = [
+        deflated(DataKind::Text, not_text),
+        text("plain"),
+        Seen::Ping(b"ping".to_vec()),
+        deflated(DataKind::Binary, b"\xFF12\xFE"),
+        deflated(DataKind::Binary, b""),
+    ];
+    check_three_ways("deflated", &bytes, &limits, &expected);
+    let small = CodecLimits {
+        message_bytes_max: 4,
+        ..limits
+    };
+    let bytes = [frame(0x41, "abc"), frame(0x80, "de")].concat();
+    let too_big = [Seen::Failed(CodecError::MessageTooBig)];
+    check_three_ways("deflated, too big", &bytes, &small, &too_big);
+}
+
+#[test]
+fn rsv1_stands_only_where_it_means_something() {
+    let agreed = CodecLimits {
+        may_be_deflated: true,
+        ..LIMITS
+    };
+    let broken = [Seen::Failed(CodecError::ReservedBit)];
+    for first in [0xC8, 0xC9, 0xCA, 0xC0, 0xA1, 0x91, 0xE1] {
+        check_three_ways("reserved bit", &frame(first, ""), &agreed, &broken);
+    }
+    for first in [0xC1, 0xC2, 0x41, 0x42] {
+        check_three_ways("not agreed on", &frame(first, "x"), &LIMITS, &broken);
+    }
+    let bytes = [frame(0x41, "x"), frame(0xC0, "y")].concat();
+    check_three_ways("a continuation", &bytes, &agreed, &broken);
+}
+
+#[test]
 fn a_promised_length_costs_no_memory_until_it_arrives() {
     let unlimited = CodecLimits {
         message_bytes_max: usize::MAX,
+        ..LIMITS
     };
     let header = [
         &[0x82, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF][..],
@@ -761,7 +817,7 @@ proptest! {
 
     #[test]
     fn any_bytes_give_the_same_however_they_are_cut(bytes in almost_frames(), seed: u64) {
-        let limits = CodecLimits { message_bytes_max: 300 };
+        let limits = CodecLimits { message_bytes_max: 300, ..LIMITS };
         let (whole, _) = decode(&[&bytes], &limits);
         let (cut, _) = decode(&cut_at_random(&bytes, seed), &limits);
         prop_assert_eq!(whole, cut);

@@ -91,6 +91,7 @@ fn the_server_lives_within_the_system_calls_of_its_unit() {
         ("io_uring_enter", true),
         ("setuid", false),
         ("sched_setaffinity", false),
+        ("setpriority", true),
     ] {
         assert_eq!(allowed.contains(call), expected, "{call}");
     }

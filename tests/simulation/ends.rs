@@ -19,7 +19,7 @@ use crate::model::{TICK, means};
 use crate::world::World;
 
 /// Reasons that are counted.
-pub(crate) const ENDS: usize = 19;
+pub(crate) const ENDS: usize = 20;
 
 /// Commands in a row over the rate limit that close a session (PROTOCOL 3).
 const REFUSED_IN_A_ROW_MAX: usize = 1000;
@@ -99,6 +99,7 @@ pub(crate) fn counted_ends(metrics: &Metrics) -> [(CloseReason, u64); ENDS] {
         (CloseReason::Protocol, metrics.closes_protocol_total),
         (CloseReason::Binary, metrics.closes_binary_total),
         (CloseReason::InvalidText, metrics.closes_invalid_text_total),
+        (CloseReason::Corrupt, metrics.closes_corrupt_total),
         (CloseReason::RateLimit, metrics.closes_rate_limit_total),
         (
             CloseReason::NeverAuthenticated,

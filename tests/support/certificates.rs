@@ -62,7 +62,7 @@ impl Ca {
         self.dir.path().join("ca.pem")
     }
 
-    /// A certificate for these names, good from yesterday on for so many days from now. 0: until it was made.
+    /// A certificate for these names, good from yesterday on for so many days from now. 0: until a second before.
     pub fn certify(&self, names: &str, days: u32) -> Certified {
         let certified = Certified {
             dir: tempfile::tempdir().unwrap(),
@@ -103,7 +103,8 @@ impl Certified {
             .push(DnType::CommonName, "somebody");
         let now = SystemTime::now();
         params.not_before = (now - DAY).into();
-        params.not_after = (now + DAY * days).into();
+        // Of whole seconds.
+        params.not_after = (now + DAY * days - Duration::from_secs(1)).into();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,

@@ -108,7 +108,12 @@ impl Client {
 
     /// The session id (PROTOCOL 1).
     pub fn session_id(&self) -> String {
-        self.socket.get_ref().tcp().local_addr().unwrap().to_string()
+        self.socket
+            .get_ref()
+            .tcp()
+            .local_addr()
+            .unwrap()
+            .to_string()
     }
 
     /// Sends one command.
@@ -529,10 +534,15 @@ impl Raw {
 
     /// Connects and speaks no TLS, whatever is spoken there.
     pub fn connect_plainly(address: SocketAddr) -> Self {
-        let raw = Self::connect(address);
+        Self::connect(address).plainly()
+    }
+
+    /// The connection, over which nothing was sent yet, without TLS.
+    #[must_use]
+    pub fn plainly(self) -> Self {
         Self {
-            stream: raw.stream.without_tls(),
-            ..raw
+            stream: self.stream.without_tls(),
+            ..self
         }
     }
 
@@ -577,7 +587,9 @@ impl Raw {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_behind(b"", bytes).expect("the server takes it");
+        self.stream
+            .write_behind(b"", bytes)
+            .expect("the server takes it");
     }
 
     /// Sends bytes that the server may no longer want.
@@ -648,6 +660,23 @@ impl Raw {
             if length > 0 {
                 let frame: Vec<u8> = self.bytes.drain(..length).collect();
                 return server_frames(&frame).0.remove(0);
+            }
+            assert_eq!(self.peek(PATIENCE), Peek::Bytes, "no frame");
+        }
+    }
+
+    /// The next frame, deflated or not: its first byte and its payload as it came.
+    pub fn any_frame(&mut self) -> (u8, Vec<u8>) {
+        loop {
+            let length = first_frame(&self.bytes);
+            if length > 0 {
+                let frame: Vec<u8> = self.bytes.drain(..length).collect();
+                let header = match frame[1] {
+                    126 => 4,
+                    127 => 10,
+                    _ => 2,
+                };
+                return (frame[0], frame[header..].to_vec());
             }
             assert_eq!(self.peek(PATIENCE), Peek::Bytes, "no frame");
         }

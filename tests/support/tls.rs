@@ -196,10 +196,7 @@ pub fn url(address: SocketAddr) -> String {
 }
 
 /// A client that trusts the CA of this file and shows no certificate.
-pub fn trusting(
-    ca: &Path,
-    versions: &[&'static SupportedProtocolVersion],
-) -> Arc<ClientConfig> {
+pub fn trusting(ca: &Path, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
     Arc::new(trusting_with(ca, versions).with_no_client_auth())
 }
 

@@ -6,6 +6,9 @@
 //! | `mqtt` | CONNECT and SUBSCRIBE of MQTT 3.1.1 at QoS 0 | a PUBLISH packet, wherever the frames cut it |
 //! | `nats` | CONNECT, SUB and PING of the NATS protocol | a MSG, wherever the frames cut it |
 //! | `plain` | nothing | any text or binary frame |
+//!
+//! `blackhole-deflate` and `plain-deflate` are the same with permessage-deflate (RFC 7692) offered, as browsers offer it. A
+//! deflated event is counted and not inflated.
 
 mod blackhole;
 mod mqtt;
@@ -25,6 +28,10 @@ pub(crate) enum Dialect {
     Nats,
     /// Every frame is an event, and a session is subscribed when it is upgraded
     Plain,
+    /// This project's own, with permessage-deflate offered
+    BlackholeDeflate,
+    /// As plain, with permessage-deflate offered
+    PlainDeflate,
 }
 
 impl Dialect {
@@ -33,7 +40,22 @@ impl Dialect {
     pub(crate) fn sub_protocol(self) -> Option<&'static str> {
         match self {
             Self::Mqtt => Some("mqtt"),
-            Self::Blackhole | Self::Nats | Self::Plain => None,
+            Self::Blackhole
+            | Self::BlackholeDeflate
+            | Self::Nats
+            | Self::Plain
+            | Self::PlainDeflate => None,
+        }
+    }
+
+    /// The `Sec-WebSocket-Extensions` to ask for.
+    #[must_use]
+    pub(crate) fn extension(self) -> Option<&'static str> {
+        match self {
+            Self::BlackholeDeflate | Self::PlainDeflate => {
+                Some("permessage-deflate; client_max_window_bits")
+            }
+            Self::Blackhole | Self::Mqtt | Self::Nats | Self::Plain => None,
         }
     }
 
@@ -42,13 +64,13 @@ impl Dialect {
     #[must_use]
     pub(crate) fn opening(self, n: usize, subscribes: &[String]) -> Vec<u8> {
         match self {
-            Self::Blackhole => subscribes
+            Self::Blackhole | Self::BlackholeDeflate => subscribes
                 .iter()
                 .flat_map(|command| masked(TEXT, command.as_bytes()))
                 .collect(),
             Self::Mqtt => masked(BINARY, &mqtt::opening(n, subscribes)),
             Self::Nats => masked(BINARY, nats::opening(subscribes).as_bytes()),
-            Self::Plain => Vec::new(),
+            Self::Plain | Self::PlainDeflate => Vec::new(),
         }
     }
 
@@ -56,8 +78,10 @@ impl Dialect {
     #[must_use]
     pub(crate) fn ping_command(self, sent: u64) -> Option<Vec<u8>> {
         match self {
-            Self::Blackhole => Some(masked(TEXT, blackhole::ping(sent).as_bytes())),
-            Self::Mqtt | Self::Nats | Self::Plain => None,
+            Self::Blackhole | Self::BlackholeDeflate => {
+                Some(masked(TEXT, blackhole::ping(sent).as_bytes()))
+            }
+            Self::Mqtt | Self::Nats | Self::Plain | Self::PlainDeflate => None,
         }
     }
 
@@ -65,8 +89,8 @@ impl Dialect {
     #[must_use]
     pub(crate) fn grants(self, subscribes: usize) -> usize {
         match self {
-            Self::Blackhole => subscribes,
-            Self::Mqtt | Self::Nats | Self::Plain => subscribes.min(1),
+            Self::Blackhole | Self::BlackholeDeflate => subscribes,
+            Self::Mqtt | Self::Nats | Self::Plain | Self::PlainDeflate => subscribes.min(1),
         }
     }
 
@@ -74,10 +98,10 @@ impl Dialect {
     #[must_use]
     pub(crate) fn meaning(self, kind: u8, payload: &[u8]) -> Meaning {
         match self {
-            Self::Blackhole => blackhole::meaning(payload),
+            Self::Blackhole | Self::BlackholeDeflate => blackhole::meaning(payload),
             Self::Mqtt => mqtt::meaning(kind, payload),
             Self::Nats => nats::meaning(payload),
-            Self::Plain => Meaning::Nothing,
+            Self::Plain | Self::PlainDeflate => Meaning::Nothing,
         }
     }
 }
@@ -143,16 +167,16 @@ impl Stream {
         bytes: &[u8],
         mut hear: impl FnMut(Heard<'_>),
     ) -> Result<(), BadUnit> {
-        match dialect {
-            Dialect::Blackhole => self
-                .frames
-                .feed(&Frames::Tagged, bytes, |seen| hear_frame(seen, &mut hear)),
-            Dialect::Plain => self
-                .frames
-                .feed(&Frames::Passing, bytes, |seen| hear_frame(seen, &mut hear)),
-            Dialect::Mqtt => self.feed_packets(&mqtt::Packets, bytes, hear),
-            Dialect::Nats => self.feed_packets(&nats::Lines, bytes, hear),
-        }
+        let frames = match dialect {
+            Dialect::Blackhole => Frames::Tagged,
+            Dialect::BlackholeDeflate => Frames::TaggedDeflated,
+            Dialect::Plain => Frames::Passing,
+            Dialect::PlainDeflate => Frames::PassingDeflated,
+            Dialect::Mqtt => return self.feed_packets(&mqtt::Packets, bytes, hear),
+            Dialect::Nats => return self.feed_packets(&nats::Lines, bytes, hear),
+        };
+        self.frames
+            .feed(&frames, bytes, |seen| hear_frame(seen, &mut hear))
     }
 
     fn feed_packets(

@@ -25,7 +25,7 @@ pub(crate) use mosquitto::MOSQUITTO;
 pub(crate) use nats::{NATS, Nats};
 pub(crate) use nchan::NCHAN;
 pub(crate) use nginx::Nginx;
-pub(crate) use tokio::{TOKIO, TOKIO_DEFAULTS};
+pub(crate) use tokio::{TOKIO, TOKIO_DEFAULTS, TOKIO_DEFLATE, TOKIO_DEFLATE_OWN};
 pub(crate) use web_mqtt::WEB_MQTT;
 
 /// The topic, subject or channel of events for all.

@@ -23,18 +23,52 @@ pub(crate) const TOKIO_DEFAULTS: Candidate = Candidate {
     })
 };
 
+/// With permessage-deflate, each event deflated for each session by one compressor without a memory, as uWebSockets does.
+pub(crate) const TOKIO_DEFLATE: Candidate = Candidate {
+    has_bindings: false,
+    ..peer("tokio-tungstenite-deflate", |_| {
+        let options = ["--read-buffer", "1024", "--deflate", "shared"];
+        Ok(Box::new(Tokio::start_with_dialect(
+            &options,
+            "plain-deflate",
+        )?))
+    })
+};
+
+/// The same with a compressor a session, which remembers what it sent: some 300 KB each.
+pub(crate) const TOKIO_DEFLATE_OWN: Candidate = Candidate {
+    has_bindings: false,
+    sessions_max: Some(1_000),
+    ..peer("tokio-tungstenite-deflate-own", |_| {
+        let options = ["--read-buffer", "1024", "--deflate", "own"];
+        Ok(Box::new(Tokio::start_with_dialect(
+            &options,
+            "plain-deflate",
+        )?))
+    })
+};
+
 struct Tokio {
     running: Running,
     address: String,
+    dialect: &'static str,
 }
 
 impl Tokio {
     fn start(arguments: &[&str]) -> io::Result<Self> {
+        Self::start_with_dialect(arguments, "plain")
+    }
+
+    fn start_with_dialect(arguments: &[&str], dialect: &'static str) -> io::Result<Self> {
         let program = shared::programs::beside("tokio_broadcast", "blackhole-bench")?;
         let arguments: Vec<_> = arguments.iter().map(|&text| text.to_owned()).collect();
         let mut running = Running::start(SERVER_CORE, &program, &arguments)?;
         let address = running.listening()?;
-        Ok(Self { running, address })
+        Ok(Self {
+            running,
+            address,
+            dialect,
+        })
     }
 }
 
@@ -48,7 +82,7 @@ impl Subject for Tokio {
     }
 
     fn load_arguments(&self, _: Scenario, _: u32) -> Vec<String> {
-        ["--dialect", "plain"].map(str::to_owned).into()
+        ["--dialect", self.dialect].map(str::to_owned).into()
     }
 
     fn publish(&mut self, batch: Batch) -> io::Result<()> {

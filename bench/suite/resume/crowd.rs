@@ -216,7 +216,7 @@ impl Crowd {
                     return Err(error);
                 }
                 session.state = State::Upgrading;
-                session.send(upgrade_request(self.address, "/", None, None).as_bytes())?;
+                session.send(upgrade_request(self.address, "/", None, None, None).as_bytes())?;
             } else {
                 session.send(&[])?;
             }

@@ -295,6 +295,11 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
             hub.occupancy.surplus(),
         ),
         (
+            "sessions_compressed",
+            "Sessions with which permessage-deflate is agreed on.",
+            hub.compression.sessions(),
+        ),
+        (
             "source_up",
             "Whether the event source is there.",
             usize::from(hub.readiness.is_source_up()),

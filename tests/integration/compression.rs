@@ -1,0 +1,330 @@
+//! Permessage-deflate over real sockets (RFC 7692): what is agreed on, what is sent and taken deflated, and what closes a
+//! session. Another implementation of deflate reads and writes at the client's end.
+
+use miniz_oxide::deflate::core::{CompressorOxide, create_comp_flags_from_zip_params};
+use miniz_oxide::deflate::stream::deflate;
+use miniz_oxide::inflate::decompress_to_vec;
+use miniz_oxide::{DataFormat, MZFlush};
+use serde_json::{Value, json};
+
+use support::client::{ANY_TOKEN, Raw, ping_as, subscribe, upgrade_with};
+use support::events::{ACCOUNT, FIXTURES, call_event, fixtures, large_call_event};
+use support::server::{Fed, Server};
+use support::wire::{client_frame, client_text};
+
+const EXTENSION: &str = "sec-websocket-extensions";
+const ANSWER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+const COMPRESSION: &str = "--compression";
+
+/// Sessions that make deflating worth it.
+const MANY: usize = 20;
+
+/// The payload of a deflated message.
+fn deflated(message: &[u8]) -> Vec<u8> {
+    let mut compressor = CompressorOxide::new(create_comp_flags_from_zip_params(9, -15, 0));
+    compressor.set_format_and_level(DataFormat::Raw, 9);
+    let mut out = vec![0; message.len() + 100];
+    let result = deflate(&mut compressor, message, &mut out, MZFlush::Sync);
+    assert_eq!(result.bytes_consumed, message.len());
+    out.truncate(result.bytes_written - 4);
+    out
+}
+
+fn inflated(payload: &[u8]) -> Vec<u8> {
+    let ends = [0x00, 0x00, 0xFF, 0xFF, 0x01, 0x00, 0x00, 0xFF, 0xFF];
+    decompress_to_vec(&[payload, &ends].concat()).expect("a deflated message")
+}
+
+/// Upgrades with this offer; `None`: with none. Returns the answer, too.
+fn upgraded(server: &Server, offer: Option<&str>) -> (Raw, Option<String>) {
+    let line = offer.map(|offer| format!("Sec-WebSocket-Extensions: {offer}"));
+    let lines: Vec<&str> = line.as_deref().into_iter().collect();
+    let mut raw = Raw::connect(server.address());
+    raw.send(upgrade_with(&lines).as_bytes());
+    let head = raw.head();
+    assert_eq!(head.status, 101);
+    let answer = head.header(EXTENSION).map(str::to_owned);
+    (raw, answer)
+}
+
+/// Upgrades with an offer that must be answered like this.
+fn agreed(server: &Server, offer: &str, answer: &str) -> Raw {
+    let (raw, answered) = upgraded(server, Some(offer));
+    assert_eq!(answered.as_deref(), Some(answer), "{offer}");
+    raw
+}
+
+fn send_deflated(raw: &mut Raw, text: &str) {
+    raw.send_frame(0xC1, &deflated(text.as_bytes()));
+}
+
+/// The next message, and whether it came deflated.
+fn message(raw: &mut Raw) -> (Value, bool, usize) {
+    let (first, payload) = raw.any_frame();
+    let text = match first {
+        0x81 => payload.clone(),
+        0xC1 => inflated(&payload),
+        other => panic!("{other:#x}"),
+    };
+    let message = serde_json::from_slice(&text).expect("JSON");
+    (message, first == 0xC1, payload.len())
+}
+
+fn must_subscribe(raw: &mut Raw, request_id: Option<&str>) {
+    let mut command = subscribe(ANY_TOKEN, ACCOUNT, "call.*.*");
+    if let Some(id) = request_id {
+        command["request_id"] = json!(id);
+    }
+    send_deflated(raw, &command.to_string());
+    let (reply, is_deflated, _) = message(raw);
+    assert_eq!(reply["status"], "success", "{reply}");
+    assert!(!is_deflated, "replies are not");
+}
+
+#[test]
+fn compression_is_agreed_on_only_if_it_is_on_and_offered_as_it_may_be() {
+    let off = Server::demo(&[]);
+    let (mut raw, answer) = upgraded(&off, Some("permessage-deflate"));
+    assert_eq!(answer, None);
+    send_deflated(&mut raw, "{}");
+    assert_eq!(raw.expect_close().0, Some(1002), "it was not agreed on");
+
+    let on = Server::demo(&[COMPRESSION]);
+    let echoed = format!("{ANSWER}; server_max_window_bits=10");
+    for (offer, answer) in [
+        (None, None),
+        (Some("permessage-deflate"), Some(ANSWER)),
+        (
+            Some("permessage-deflate; client_max_window_bits"),
+            Some(ANSWER),
+        ),
+        (
+            Some("permessage-deflate; server_max_window_bits=10"),
+            Some(&*echoed),
+        ),
+        (Some("permessage-deflate; server_max_window_bits=16"), None),
+        (Some("x-webkit-deflate-frame"), None),
+    ] {
+        let (mut raw, answered) = upgraded(&on, offer);
+        assert_eq!(answered.as_deref(), answer, "{offer:?}");
+        raw.send_text(&ping_as(ANY_TOKEN, "p").to_string());
+        assert_eq!(raw.json()["request_id"], "p", "{offer:?}");
+    }
+    let metrics = on.metrics();
+    let counted = ["compression_agreed_total", "compression_declined_total"];
+    assert_eq!(counted.map(|name| metrics[name]), [3, 1]);
+    on.wait_for_metric("sessions_compressed", 0);
+}
+
+#[test]
+fn a_deflated_command_is_run_whole_in_fragments_and_between_others() {
+    let server = Server::demo(&[COMPRESSION]);
+    let mut raw = agreed(&server, "permessage-deflate", ANSWER);
+    let ping = |id| ping_as(ANY_TOKEN, id).to_string();
+    send_deflated(&mut raw, &ping("one"));
+    assert_eq!(raw.json()["request_id"], "one");
+    let payload = deflated(ping("two").as_bytes());
+    let (head, tail) = payload.split_at(payload.len() / 2);
+    raw.send_frame(0x41, head);
+    raw.send_frame(0x89, b"between");
+    raw.send_frame(0x00, b"");
+    raw.send_frame(0x80, tail);
+    assert_eq!(raw.frame(), (0xA, b"between".to_vec()));
+    assert_eq!(raw.json()["request_id"], "two");
+    raw.send(&[client_text(&ping("three")), client_frame(0xC1, &payload)].concat());
+    assert_eq!(raw.json()["request_id"], "three");
+    assert_eq!(raw.json()["request_id"], "two");
+    let metrics = server.metrics();
+    assert_eq!(metrics["inflated_messages_total"], 3);
+    let bytes = ping("one").len() + 2 * ping("two").len();
+    assert_eq!(metrics["inflated_bytes_after_total"], bytes as u64);
+}
+
+#[test]
+fn what_does_not_inflate_within_its_bound_closes_the_session() {
+    let server = Server::demo(&[COMPRESSION, "--max-message-bytes", "2000"]);
+    let megabytes = deflated(&vec![b' '; 16 << 20]);
+    let small: Vec<u8> = (0..50)
+        .flat_map(|_| client_frame(0xC1, &deflated(&[b' '; 2001])))
+        .collect();
+    for (what, bytes, code, reason) in [
+        (
+            "a bomb",
+            client_frame(0xC1, &deflated(&[b' '; 2001])),
+            1009,
+            "message too big",
+        ),
+        (
+            "its header alone",
+            client_frame(0xC1, &megabytes),
+            1009,
+            "message too big",
+        ),
+        ("many bombs", small, 1009, "message too big"),
+        (
+            "no deflated bytes",
+            client_frame(0xC1, b"\x07\x00"),
+            1007,
+            "invalid compressed data",
+        ),
+        (
+            "not UTF-8",
+            client_frame(0xC1, &deflated(b"\"\xFF\"")),
+            1007,
+            "invalid UTF-8",
+        ),
+        (
+            "a binary message",
+            client_frame(0xC2, &deflated(b"{}")),
+            1003,
+            "binary messages are not supported",
+        ),
+        (
+            "a deflated ping",
+            client_frame(0xC9, b""),
+            1002,
+            "protocol violation",
+        ),
+        (
+            "a deflated continuation",
+            [client_frame(0x41, b"x"), client_frame(0xC0, b"y")].concat(),
+            1002,
+            "protocol violation",
+        ),
+        ("RSV2", client_frame(0xA1, b""), 1002, "protocol violation"),
+    ] {
+        let mut raw = agreed(&server, "permessage-deflate", ANSWER);
+        let ping = ping_as(ANY_TOKEN, "p").to_string();
+        raw.send_text(&ping);
+        raw.try_send(&[bytes, client_text(&ping)].concat());
+        assert_eq!(raw.json()["request_id"], "p", "{what}");
+        assert_eq!(
+            raw.expect_close(),
+            (Some(code), reason.to_owned()),
+            "{what}"
+        );
+    }
+    server.wait_for_metric("sessions", 0);
+    server.wait_for_metric("sessions_compressed", 0);
+    let metrics = server.metrics();
+    let closes = ["protocol", "binary", "invalid_text", "corrupt", "too_big"]
+        .map(|kind| metrics[&format!(r#"closes_total{{reason="{kind}"}}"#)]);
+    assert_eq!(closes, [3, 1, 1, 1, 3]);
+    // The header of the large one was enough.
+    assert_eq!(metrics["inflate_refused_total"], 4);
+}
+
+#[test]
+fn a_deflated_message_before_the_answer_to_the_offer_is_a_violation() {
+    let server = Server::demo(&[COMPRESSION]);
+    let mut raw = Raw::connect(server.address());
+    let head = upgrade_with(&["Sec-WebSocket-Extensions: permessage-deflate"]);
+    raw.send(&[head.as_bytes(), &client_frame(0xC1, &deflated(b"{}"))].concat());
+    assert_eq!(raw.head().header(EXTENSION), Some(ANSWER));
+    assert_eq!(raw.expect_close().0, Some(1002));
+}
+
+#[test]
+fn an_event_is_deflated_once_for_all_who_agreed_and_each_gets_what_the_others_get() {
+    let mut fed = Fed::insecure(&[COMPRESSION]);
+    let small_window = format!("{ANSWER}; server_max_window_bits=9");
+    let mut sessions: Vec<(Raw, Option<String>, bool)> = (0..MANY)
+        .map(|number| {
+            let (offer, answer) = match number % 5 {
+                4 => (
+                    "permessage-deflate; server_max_window_bits=9",
+                    &*small_window,
+                ),
+                _ => ("permessage-deflate", ANSWER),
+            };
+            let id = (number % 3 > 0).then(|| format!("request {number} \"é\""));
+            (agreed(&fed.server, offer, answer), id, number % 5 < 4)
+        })
+        .collect();
+    for (raw, id, _) in &mut sessions {
+        must_subscribe(raw, id.as_deref());
+    }
+    let (mut plain, answer) = upgraded(&fed.server, None);
+    assert_eq!(answer, None);
+    plain.send_text(&subscribe(ANY_TOKEN, ACCOUNT, "call.*.*").to_string());
+    assert_eq!(plain.json()["status"], "success");
+
+    for (key, body) in fixtures() {
+        fed.publish("callevt", &key, &body);
+        let meant = plain.json();
+        assert_eq!(meant["args"], body);
+        for (raw, id, takes_deflated) in &mut sessions {
+            let (mut event, is_deflated, bytes) = message(raw);
+            assert_eq!(is_deflated, *takes_deflated, "{event}");
+            assert!(
+                !is_deflated || 3 * bytes < 2 * event.to_string().len(),
+                "{bytes}"
+            );
+            let own = event
+                .as_object_mut()
+                .expect("an object")
+                .remove("request_id");
+            assert_eq!(own, id.clone().map(Value::from));
+            let mut meant = meant.clone();
+            // Each has an `subscribed_key` of one and the same subscription.
+            meant
+                .as_object_mut()
+                .expect("an object")
+                .remove("request_id");
+            assert_eq!(event, meant);
+        }
+    }
+    let metrics = fed.server.metrics();
+    assert_eq!(metrics["deflated_frames_total"], FIXTURES.len() as u64);
+    let takers = MANY * 4 / 5;
+    assert_eq!(
+        metrics["frames_delivered_deflated_total"],
+        (takers * FIXTURES.len()) as u64
+    );
+    let [before, after, saved] = [
+        "deflated_bytes_before_total",
+        "deflated_bytes_after_total",
+        "frames_delivered_saved_bytes_total",
+    ]
+    .map(|name| metrics[name]);
+    assert!(2 * after < before, "{after} of {before}");
+    assert_eq!(saved, (before - after) * takers as u64);
+}
+
+#[test]
+fn an_event_that_is_small_or_for_few_is_sent_as_it_is() {
+    let mut fed = Fed::insecure(&[COMPRESSION]);
+    let mut sessions: Vec<Raw> = (0..MANY)
+        .map(|_| agreed(&fed.server, "permessage-deflate", ANSWER))
+        .collect();
+    let (one, others) = sessions.split_first_mut().expect("some");
+    must_subscribe(one, None);
+    let (large, huge) = (
+        large_call_event(ACCOUNT, 1, 5000),
+        large_call_event(ACCOUNT, 3, 99_000),
+    );
+    fed.publish("callevt", "call.CHANNEL_CREATE.x", &large);
+    assert_eq!(message(one).1, false, "for one");
+    for other in others {
+        must_subscribe(other, None);
+    }
+    fed.publish(
+        "callevt",
+        "call.CHANNEL_CREATE.x",
+        &call_event(ACCOUNT, "CHANNEL_CREATE", 2),
+    );
+    fed.publish("callevt", "call.CHANNEL_CREATE.x", &huge);
+    fed.publish("callevt", "call.CHANNEL_CREATE.x", &large);
+    for raw in &mut sessions {
+        let seen = [(); 3].map(|()| message(raw));
+        let numbers = seen
+            .each_ref()
+            .map(|(event, ..)| event["args"]["Number"].clone());
+        assert_eq!(numbers, [2, 3, 1]);
+        assert_eq!(
+            seen.map(|(_, is_deflated, _)| is_deflated),
+            [false, false, true]
+        );
+    }
+    assert_eq!(fed.server.metrics()["deflated_frames_total"], 1);
+}
