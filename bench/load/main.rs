@@ -253,21 +253,27 @@ fn plan(options: &Options) -> io::Result<Plan> {
     let template = |text: &str| Template::new(text, options.accounts, tokens.clone());
     let bindings = options.binding.iter();
     let mut subscribes: Vec<String> = match options.dialect {
-        Dialect::Blackhole => bindings
+        Dialect::Blackhole | Dialect::BlackholeDeflate => bindings
             .flat_map(|binding| {
                 let commands = options.subscribe.iter();
                 commands.map(|command| command.replace("call.CHANNEL_CREATE.*", binding))
             })
             .collect(),
         Dialect::Mqtt | Dialect::Nats => bindings.cloned().collect(),
-        Dialect::Plain => Vec::new(),
+        Dialect::Plain | Dialect::PlainDeflate => Vec::new(),
     };
-    if options.event_end.is_some() && matches!(options.dialect, Dialect::Mqtt | Dialect::Nats) {
+    if options.event_end.is_some()
+        && !matches!(options.dialect, Dialect::Blackhole | Dialect::Plain)
+    {
         let message = "--event-end is for the dialects blackhole and plain";
         return Err(io::Error::other(message));
     }
-    if options.ping_command && options.dialect != Dialect::Blackhole {
-        let message = "--ping-command is for the dialect blackhole";
+    let has_commands = matches!(
+        options.dialect,
+        Dialect::Blackhole | Dialect::BlackholeDeflate
+    );
+    if options.ping_command && !has_commands {
+        let message = "--ping-command is for the dialects blackhole and blackhole-deflate";
         return Err(io::Error::other(message));
     }
     subscribes.retain(|subscribe| !subscribe.is_empty());

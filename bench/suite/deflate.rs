@@ -150,7 +150,7 @@ fn deflated_bytes(compressor: &mut Compress, text: &[u8]) -> usize {
 
 /// Prints the rows.
 pub(crate) fn print(rows: &[Value]) {
-    let figure = |row: &Value, name: &str| row[name].as_f64().unwrap_or(f64::NAN);
+    let figure = |row: &Value, name: &str| row[name].as_f64();
     let mut table = Table::new(&[
         "bytes of a frame",
         "plain",
@@ -163,14 +163,13 @@ pub(crate) fn print(rows: &[Value]) {
     ]);
     for row in rows.iter().filter(|row| row["event"].is_string()) {
         let bytes = |name| number(figure(row, name), 0);
+        let ratio = figure(row, "deflated_bytes").zip(figure(row, "plain_bytes"));
+        let ratio = ratio.map(|(deflated, plain)| deflated / plain);
         table.row(vec![
             row["event"].as_str().unwrap_or_default().to_owned(),
             bytes("plain_bytes"),
             bytes("deflated_bytes"),
-            number(
-                figure(row, "deflated_bytes") / figure(row, "plain_bytes"),
-                2,
-            ),
+            number(ratio, 2),
             bytes("plain_bytes_with_id"),
             bytes("deflated_bytes_with_id"),
             bytes("by_session_bytes_with_id"),
