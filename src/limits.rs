@@ -86,6 +86,10 @@ pub const FRAMES_READ_BEFORE_EVENTS_MAX: usize = 32;
 /// many of the smallest as a quarter of a turn takes. An event waits at most for the commands of one read.
 pub const SESSION_READ_BYTES_MAX: usize = 512;
 
+/// The same of a session that agreed on permessage-deflate, whose bytes inflate to a thousand times as many: one or two of the
+/// smallest messages. A usual command takes two reads.
+pub(crate) const DEFLATED_READ_BYTES_MAX: usize = 128;
+
 /// Bytes of one read of a connection in its handshake: a usual request, head and all, and some commands behind it.
 pub(crate) const HANDSHAKE_READ_BYTES_MAX: usize = 4 << 10;
 
@@ -213,7 +217,8 @@ pub const RESUMING_MAX: Duration = Duration::from_secs(600);
 pub(crate) const RESUMING_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Members of a group that agreed on permessage-deflate from which on an event's frame is deflated for them; fewer get it as
-/// it is. To deflate a usual event takes some 11 µs, as long as to send it to so many.
+/// it is. To deflate a usual event takes some 11 µs: to send a lone one to so many takes nine times as long, and one of a
+/// burst half as much again.
 pub const DEFLATE_MEMBERS_MIN: usize = 16;
 
 /// Length of an event's frame from which on it is deflated. Shorter ones fit in one packet anyway.
@@ -645,7 +650,7 @@ pub(crate) const TLS_THREADS_MAX: usize = 4;
 pub(crate) const TLS_THREADS_NICE: i32 = 10;
 
 /// KeyUpdates that a peer may send on one connection; one more ends it.
-pub(crate) const TLS_KEY_UPDATES_MAX: u8 = 255;
+pub(crate) const TLS_KEY_UPDATES_MAX: u16 = 255;
 
 /// Records in a row that bring no data, without end of the connection; one more ends it. OpenSSL has the same bound.
 pub(crate) const TLS_EMPTY_RECORDS_MAX: u8 = 32;

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use blackhole::event::{Event, Style};
+use blackhole::limits::DEFLATE_MEMBERS_MIN;
 use blackhole::protocol::deflate::{Deflater, LEVEL};
 use blackhole::protocol::event_frame::{EventScratch, GroupFields, Stamp};
 use blackhole::protocol::frame::Frame;
@@ -24,8 +25,11 @@ use crate::subject::{Candidate, Scenario, Setup};
 use crate::table::{Table, number};
 use crate::{density, ours, peers};
 
-/// Numbers of sessions.
+/// Numbers of sessions, beside the fewest for which an event is deflated.
 pub(crate) const SESSIONS: [u32; 2] = [1_000, 10_000];
+
+/// Those fewest.
+pub(crate) const FEWEST: u32 = DEFLATE_MEMBERS_MIN as u32;
 
 /// Servers that run side by side.
 pub(crate) const SERVERS: u32 = CANDIDATES.len() as u32;

@@ -58,35 +58,24 @@ impl TlsClientKeys {
                 ),
             };
         }
-        let (certs, keys) = (self.cert.len(), self.key.len());
-        for (name, other, is_missing) in [
-            ("ssl_cert", "ssl_key", certs == 0),
-            ("ssl_key", "ssl_cert", keys == 0),
-        ] {
-            if !is_missing {
-                continue;
+        let beside = |other: &str| format!("expected {other} beside it");
+        match (self.cert.len(), self.key.len()) {
+            (0, 0) => return wrong("use_ssl", beside("ssl_cert and ssl_key")),
+            (_, 0) => return wrong("ssl_cert", beside("ssl_key")),
+            (0, _) => return wrong("ssl_key", beside("ssl_cert")),
+            (certs, keys) if certs != keys => {
+                let problem =
+                    format!("expected {certs} files, one for each of ssl_cert, found {keys}");
+                return wrong("ssl_key", problem);
             }
-            return match certs == keys {
-                true => wrong(
-                    "use_ssl",
-                    "expected ssl_cert and ssl_key beside it".to_owned(),
-                ),
-                false => wrong(other, format!("expected {name} beside it")),
-            };
-        }
-        if certs != keys {
-            let problem = format!("expected {certs} files, one for each of ssl_cert, found {keys}");
-            return wrong("ssl_key", problem);
+            _ => {}
         }
         if self.port == Some(self.ssl_port) && self.ssl_port != 0 {
             let problem = "expected another port than port, which is for clients without TLS";
             return wrong("ssl_port", problem.to_owned());
         }
         if self.client_required && self.ca_cert.is_none() {
-            return wrong(
-                "ssl_client_required",
-                "expected ssl_ca_cert beside it".to_owned(),
-            );
+            return wrong("ssl_client_required", beside("ssl_ca_cert"));
         }
         let files = |(cert, key): (Setting<FileName>, Setting<FileName>)| CertificateFiles {
             cert: cert.0.0,
@@ -114,16 +103,22 @@ pub fn load_tls(options: &TlsOptions) -> Result<ServerTls, ConfigError> {
         .map_err(|TlsFileError { file, problem }| ConfigError::File { file, problem })
 }
 
+/// Certificates that are told one by one; of more only the number is told.
+const TOLD_MAX: usize = 20;
+
 /// Names of one certificate that a note repeats; of more only the number is told.
 const NAMED_MAX: usize = 8;
 
 impl Note {
-    /// What an operator is to be told of the files of `tls`: for each certificate its names and its end, and what he must
-    /// look after.
+    /// What an operator is to be told of the files of `tls`: of the first certificates their names and their ends, and what
+    /// must be looked after.
     #[must_use]
     pub fn of_tls(tls: &ServerTls) -> Vec<Self> {
-        let facts = tls.certificates().iter();
-        let told = facts.map(|facts| Self::info(told(facts)));
+        let facts = tls.certificates();
+        let more = facts.len().checked_sub(TOLD_MAX).filter(|more| *more > 0);
+        let more = more.map(|more| Self::info(format!("{more} more certificates")));
+        let first = facts.iter().take(TOLD_MAX);
+        let told = first.map(|facts| Self::info(told(facts))).chain(more);
         told.chain(tls.warnings(unix_now()).into_iter().map(Self::warning))
             .collect()
     }

@@ -143,6 +143,7 @@ use crate::session::hub::{Context, Hub};
 use crate::session::id::{ConnId, Peer};
 use crate::session::scratch::Scratch;
 use crate::sys::ring::Ring;
+use crate::tls::Alert;
 
 /// What the poll says of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -542,6 +543,7 @@ impl<S: Socket> Reactor<S> {
     /// Takes a connection that has ended out of the table, and counts its end. Outside of step 6 only for a connection that
     /// never had a subscription, because nothing names it by its slot.
     fn remove(&mut self, id: ConnId) -> Option<(Peer, CloseReason)> {
+        self.end_secured(id, Alert::CLOSE_NOTIFY);
         let connection = self.connections.remove(id)?;
         let peer = connection.session.peer(&self.hub);
         if connection.listed.contains(Listed::UNFINISHED) {

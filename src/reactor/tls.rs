@@ -311,11 +311,22 @@ impl<S: Socket> Reactor<S> {
             match First::of(&behind) {
                 None => return,
                 Some(First::Handshake) => input = behind,
-                Some(First::Http) => {
-                    self.hub.metrics.tls_clear_http_total += 1;
+                Some(first @ (First::Http | First::ProxyHeader)) => {
+                    let metrics = &mut self.hub.metrics;
+                    let (counter, problem) = match first {
+                        First::ProxyHeader => (
+                            &mut metrics.proxy_headers_untrusted_total,
+                            "no PROXY header is taken from this address",
+                        ),
+                        _ => (
+                            &mut metrics.tls_clear_http_total,
+                            "plain HTTP on the TLS port: use wss or https",
+                        ),
+                    };
+                    *counter += 1;
                     let network = session.peer(&self.hub).network();
                     tls.secured.remove(id, network);
-                    return session.refuse_clear(&mut self.hub.context(id, now));
+                    return session.refuse_clear(problem, &mut self.hub.context(id, now));
                 }
                 Some(First::Other) => {
                     self.hub.metrics.tls_handshakes_failed_total += 1;
@@ -333,7 +344,8 @@ impl<S: Socket> Reactor<S> {
         self.act(id, now, |session, cx| session.on_end(true, cx));
     }
 
-    /// Tells the peer of a live connection that nothing follows, unless it was told, or the socket is full.
+    /// Tells the peer of a live connection that nothing follows (RFC 8446 section 6.1), unless it was told, or frames wait
+    /// that it does not take.
     pub(super) fn end_secured(&mut self, id: ConnId, alert: Alert) {
         let (Some(connection), Some(tls)) = (self.connections.get_mut(id), &mut self.tls) else {
             return;
@@ -341,11 +353,13 @@ impl<S: Socket> Reactor<S> {
         let Some(live) = tls.secured.live_mut(id.slot) else {
             return;
         };
-        if connection.session.outbox.sealed().is_empty() {
+        if connection.session.outbox.is_empty() {
             let mut out = Vec::new();
             live.end(alert, &mut out);
-            // A peer that does not take it sees the end of the stream.
-            let _untold = connection.socket.write(&[IoSlice::new(&out)]);
+            if !out.is_empty() {
+                // A peer that does not take it sees the end of the stream.
+                let _untold = connection.socket.write(&[IoSlice::new(&out)]);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! given to the session as far as it may be given some.
 
 use super::secured::Live;
+use crate::protocol::proxy;
 use crate::tls::{Alert, Opened, Records};
 
 /// What the first bytes of a connection of the TLS port are.
@@ -10,6 +11,8 @@ pub(super) enum First {
     Handshake,
     /// A request of HTTP, in clear.
     Http,
+    /// A PROXY header, which is not taken from this address.
+    ProxyHeader,
     /// Nothing that is spoken here.
     Other,
 }
@@ -19,6 +22,7 @@ impl First {
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         Some(match bytes.first()? {
             0x16 => Self::Handshake,
+            _ if proxy::is_header_start(bytes) => Self::ProxyHeader,
             b'A'..=b'Z' => Self::Http,
             _ => Self::Other,
         })

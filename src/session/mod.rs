@@ -124,7 +124,10 @@ use serde_json::value::RawValue;
 
 use crate::account::AccountId;
 use crate::auth::Identity;
-use crate::limits::{HANDSHAKE_READ_BYTES_MAX, READ_BEHIND_FRAMES_MAX, SESSION_READ_BYTES_MAX};
+use crate::limits::{
+    DEFLATED_READ_BYTES_MAX, HANDSHAKE_READ_BYTES_MAX, READ_BEHIND_FRAMES_MAX,
+    SESSION_READ_BYTES_MAX,
+};
 use crate::protocol::codec::Codec;
 use crate::protocol::proxy::Preamble;
 use crate::routing::index::SubscriptionList;
@@ -353,10 +356,14 @@ impl Session {
     #[must_use]
     pub fn read_bytes_max(&self) -> usize {
         match &self.phase {
-            Phase::Open { rare, .. } => rare
-                .as_ref()
-                .map_or(0, |rare| rare.codec.awaited_bytes())
-                .max(SESSION_READ_BYTES_MAX),
+            Phase::Open { rare, .. } => {
+                let awaited = rare.as_ref().map_or(0, |rare| rare.codec.awaited_bytes());
+                awaited.max(if self.shape.is_deflated() {
+                    DEFLATED_READ_BYTES_MAX
+                } else {
+                    SESSION_READ_BYTES_MAX
+                })
+            }
             Phase::Handshake { .. } | Phase::Admin(_) => HANDSHAKE_READ_BYTES_MAX,
             Phase::Closing { .. } | Phase::Gone { .. } => usize::MAX,
         }

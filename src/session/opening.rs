@@ -420,9 +420,9 @@ impl Session {
         self.respond(&HttpError::Full.response(false), cx);
     }
 
-    /// Tells a peer that speaks HTTP in clear on the TLS port so (400).
-    pub fn refuse_clear(&mut self, cx: &mut Context<'_>) {
-        let error = HttpError::Malformed("plain HTTP on the TLS port: use wss or https");
+    /// Tells a peer on the TLS port that did not begin with TLS what is wrong (400), in clear.
+    pub fn refuse_clear(&mut self, problem: &'static str, cx: &mut Context<'_>) {
+        let error = HttpError::Malformed(problem);
         self.respond(&error.response(false), cx);
     }
 

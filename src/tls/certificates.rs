@@ -20,9 +20,17 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 use zeroize::Zeroizing;
 
-use super::server::CertificateFiles;
 use crate::limits::TLS_CHAIN_MAX;
 use crate::tls_files::{self, TlsFileError};
+
+/// A certificate chain and its key, as files. Both are PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain: the server's own certificate, then each one's issuer; the root may be left out.
+    pub cert: PathBuf,
+    /// The key of the server's own certificate.
+    pub key: PathBuf,
+}
 
 /// What an operator is told of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]

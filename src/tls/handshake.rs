@@ -11,10 +11,7 @@ use std::fmt;
 
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{
-    CertificateError, ConnectionTrafficSecrets, Error, HandshakeKind, PeerIncompatible,
-    ProtocolVersion,
-};
+use rustls::{ConnectionTrafficSecrets, Error, HandshakeKind, ProtocolVersion};
 
 use super::alert::Alert;
 use super::keys::{Cipher, Keys, Version};
@@ -92,15 +89,10 @@ impl HandshakeFault {
             | Error::InappropriateMessage { .. }
             | Error::InappropriateHandshakeMessage { .. } => Self::Malformed,
             Error::PeerSentOversizedRecord => Self::TooLong,
-            Error::PeerIncompatible(
-                PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon,
-            )
-            | Error::PeerIncompatible(_) => Self::Incompatible,
+            Error::PeerIncompatible(_) => Self::Incompatible,
             Error::NoApplicationProtocol => Self::NoProtocol,
             Error::NoCertificatesPresented => Self::NoCertificate,
-            Error::InvalidCertificate(CertificateError::Other(_))
-            | Error::InvalidCertificate(_)
-            | Error::InvalidCertRevocationList(_) => Self::BadCertificate,
+            Error::InvalidCertificate(_) => Self::BadCertificate,
             Error::PeerMisbehaved(_) | Error::DecryptError => Self::Misbehaved,
             Error::AlertReceived(alert) => Self::Alerted(Alert(u8::from(*alert))),
             _ => Self::Internal,

@@ -36,10 +36,10 @@ mod threads;
 mod tickets;
 
 pub use self::alert::Alert;
-pub use self::certificates::CertificateFacts;
+pub use self::certificates::{CertificateFacts, CertificateFiles};
 pub use self::handshake::{Done, Handshake, HandshakeFault, Stepped, Work, Worked};
 pub use self::keys::{Cipher, Exhausted, Keys, KeysError, Version};
 pub use self::records::{Opened, RECORD_BYTES_MAX, RecordError, Records};
-pub use self::server::{CertificateFiles, ServerTls, TlsOptions};
+pub use self::server::{ServerTls, TlsOptions};
 pub use self::threads::{HandshakeLane, HandshakeThreads, channels};
 pub use crate::tls_files::TlsFileError;

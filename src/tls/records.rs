@@ -107,7 +107,7 @@ pub struct Records {
     /// Whether the peer wants new keys of us, which go before the next data (RFC 8446, 4.6.3).
     owes_update: bool,
     /// KeyUpdates that the peer has sent.
-    updates: u8,
+    updates: u16,
     /// Records that brought nothing, in a row.
     empty: u8,
 }
@@ -516,7 +516,8 @@ mod tests {
 
     #[test]
     fn messages_after_the_handshake_are_judged() {
-        let rows: [(Version, u8, &[u8], Result<Opened, RecordError>); 20] = {
+        type Row = (Version, u8, &'static [u8], Result<Opened, RecordError>);
+        let rows: [Row; 20] = {
             use RecordError as E;
             use Version::{Tls12, Tls13};
             let nothing = Ok(Opened::Nothing);

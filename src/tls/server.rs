@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use zeroize::Zeroizing;
 
-use super::certificates::{self, ByName, CertificateFacts, Certified};
+use super::certificates::{self, ByName, CertificateFacts, CertificateFiles, Certified};
 use super::secrets::ToThread;
 use super::tickets::{Clock, SECRET_BYTES_MIN, Tickets};
 use crate::limits::{TLS_CERTIFICATES_MAX, TLS_EXPIRY_WARNED};
@@ -24,15 +24,6 @@ use crate::tls_files::{self, TlsFileError};
 
 /// The one application protocol (ALPN).
 const HTTP: &[u8] = b"http/1.1";
-
-/// A certificate chain and its key, as files. Both are PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateFiles {
-    /// The chain: the server's own certificate, then each one's issuer; the root may be left out.
-    pub cert: PathBuf,
-    /// The key of the server's own certificate.
-    pub key: PathBuf,
-}
 
 /// What an operator configures.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

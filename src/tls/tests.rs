@@ -98,7 +98,7 @@ impl Plant {
 
     /// What a client that trusts the CA is configured with.
     fn client(&self) -> ClientConfig {
-        self.client_of(&rustls::DEFAULT_VERSIONS.to_vec(), None)
+        self.client_of(rustls::DEFAULT_VERSIONS, None)
     }
 
     fn client_of(
@@ -584,7 +584,7 @@ fn clients_show_certificates_where_they_are_asked_to() {
 }
 
 /// A clock of a test, in Unix seconds.
-fn clock(at: u64) -> (Arc<AtomicU64>, super::tickets::Clock) {
+fn clock(at: u64) -> (Arc<AtomicU64>, tickets::Clock) {
     let time = Arc::new(AtomicU64::new(at));
     let tells = time.clone();
     (time, Arc::new(move || tells.load(Ordering::Relaxed)))
@@ -659,7 +659,7 @@ fn without_a_key_file_tickets_are_good_in_the_process_and_outlive_a_reread() {
 fn a_ticket_that_was_tampered_with_is_none() {
     use rustls::server::ProducesTickets;
     let (_, clock) = clock(1_000_000_000);
-    let tickets = super::tickets::Tickets::new(&[7; 32], [0; 32], clock);
+    let tickets = tickets::Tickets::new(&[7; 32], [0; 32], clock);
     let session = b"a session".to_vec();
     let ticket = tickets.encrypt(&session).expect("random numbers");
     assert_eq!(tickets.decrypt(&ticket), Some(session.clone()));

@@ -56,12 +56,22 @@ impl Flood {
     ///
     /// `bytes`: what each sends once it is upgraded.
     pub(crate) fn start(address: SocketAddr, sessions: usize, bytes: &[u8]) -> Self {
+        Self::start_as(UPGRADE_REQUEST, address, sessions, bytes)
+    }
+
+    /// As [`Flood::start`], upgraded by another request.
+    pub(crate) fn start_as(
+        request: &str,
+        address: SocketAddr,
+        sessions: usize,
+        bytes: &[u8],
+    ) -> Self {
         let shared = Arc::new(Shared::default());
         let close = client_frame(0x88, &1000_u16.to_be_bytes());
         let flooder = Flooder {
             address,
             shared: shared.clone(),
-            bytes: [UPGRADE_REQUEST.as_bytes(), bytes, &close].concat(),
+            bytes: [request.as_bytes(), bytes, &close].concat(),
         };
         let thread = thread::spawn(move || flooder.run(sessions));
         let flood = Self {

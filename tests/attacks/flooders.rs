@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use crate::flood::{Flood, Script};
 use crate::judge::{Delays, Rounds, alone};
-use support::client::{ANY_TOKEN, Client, ping, ping_as};
+use miniz_oxide::deflate::core::CompressorOxide;
+use miniz_oxide::deflate::stream::deflate;
+use miniz_oxide::{DataFormat, MZFlush};
+use support::client::{ANY_TOKEN, Client, ping, ping_as, upgrade_with};
 use support::events::{ACCOUNT, call_event};
 use support::server::Fed;
-use support::wire::client_frame;
+use support::wire::{UPGRADE_REQUEST, client_frame, client_text};
 
 /// Calm and attack take turns, so that the machine's mood falls on both alike: so often, and on to the most while its
 /// mood is too bad to tell.
@@ -66,13 +69,19 @@ impl Scene {
     }
 
     /// `bytes`: what each session of the flood sends.
-    fn judge_bytes(mut self, what: &str, sessions: usize, bytes: &[u8]) {
+    fn judge_bytes(self, what: &str, sessions: usize, bytes: &[u8]) {
+        self.judge_upgraded(what, UPGRADE_REQUEST, sessions, bytes);
+    }
+
+    /// `request`: by which it is upgraded. Returns the server.
+    fn judge_upgraded(mut self, what: &str, request: &str, sessions: usize, bytes: &[u8]) -> Fed {
         let (mut rounds, mut sent) = (Rounds::default(), 0);
         self.wait_for_events(&mut Delays::default());
         for round in 1..=ROUNDS_MAX {
             let (calm, attacked) = rounds.next();
             self.wait_for_events(calm);
-            let flood = Flood::start(self.fed.server.address(), sessions, bytes);
+            let address = self.fed.server.address();
+            let flood = Flood::start_as(request, address, sessions, bytes);
             self.wait_for_events(attacked);
             sent += flood.sent();
             drop(flood);
@@ -87,6 +96,7 @@ impl Scene {
         println!("{what}: {} MB sent", sent >> 20);
         rounds.assert_ratio(what, 50, P50_TIMES);
         rounds.assert_ratio(what, 99, P99_TIMES);
+        self.fed
     }
 }
 
@@ -163,4 +173,30 @@ fn fragments_without_pause_make_no_event_late() {
     let mut bytes = client_frame(0x01, b"");
     bytes.extend(client_frame(0x00, b"").repeat(300_000));
     Scene::open(&[]).judge_bytes("events beside fragments", 10, &bytes);
+}
+
+#[test]
+fn messages_of_seventy_bytes_that_inflate_to_a_thousand_times_as_much_make_no_event_late() {
+    let _alone = alone();
+    let text = format!("{{{}}}", " ".repeat((64 << 10) - 2));
+    let mut compressor = CompressorOxide::default();
+    compressor.set_format_and_level(DataFormat::Raw, 9);
+    let mut payload = vec![0; text.len()];
+    let done = deflate(
+        &mut compressor,
+        text.as_bytes(),
+        &mut payload,
+        MZFlush::Sync,
+    );
+    payload.truncate(done.bytes_written - 4);
+    assert!(payload.len() < 100, "{}", payload.len());
+    // Plain ones first: what is read with the request may not be deflated.
+    let mut bytes = client_text("{}").repeat(1000);
+    bytes.extend(client_frame(0xC1, &payload).repeat(900));
+    let request = upgrade_with(&["Sec-WebSocket-Extensions: permessage-deflate"]);
+    let args = ["--compression", "--rate-limit-burst", "1000000000"];
+    let scene = Scene::open(&args);
+    let fed = scene.judge_upgraded("events beside deflated messages", &request, 10, &bytes);
+    let inflated = fed.server.metric("inflated_bytes_after_total");
+    assert!(inflated > 100 << 20, "{inflated} bytes came of it");
 }

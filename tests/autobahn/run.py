@@ -39,7 +39,7 @@ def main():
     )
     parser.add_argument("--exclude", action="append", default=[], metavar="CASE", help="leave these out (repeatable)")
     parser.add_argument("--parallel", type=int, default=4, metavar="N", help="cases at a time (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="for all (default: %(default)g)")
+    parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="for all (default: %(default)g)")
     parser.add_argument("--report", metavar="DIR", help="write the suite's report, index.html, to this directory")
     parser.add_argument("--server", required=True, metavar="PROGRAM", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -51,6 +51,7 @@ def main():
     if not selected:
         parser.error("all cases are excluded")
 
+    mend(CASES)
     began = time.monotonic()
     server = subprocess.Popen([args.server], stdout=subprocess.PIPE, text=True)
     try:
@@ -77,6 +78,23 @@ def main():
     verdict = f"{len(troubles)} failed" if troubles else "all well"
     print(f"autobahn: {len(results)} cases in {time.monotonic() - began:.0f} s: {verdict}")
     return 1 if troubles else 0
+
+
+def mend(cases):
+    """Of a session with compression the suite hands a message that came uncompressed, as any may (RFC 7692, section 6),
+    to its case as text, and the case fails to hash it. Here it is bytes, as a compressed one is."""
+
+    def taking_bytes(on_message):
+        def wrapped(case, message, is_binary):
+            if isinstance(message, str):
+                message = message.encode("latin-1" if is_binary else "utf-8")
+            return on_message(case, message, is_binary)
+
+        return wrapped
+
+    for name, case in cases.items():
+        if name.startswith(("12.", "13.")):
+            case.onMessage = taking_bytes(case.onMessage)
 
 
 def matches(case, patterns):

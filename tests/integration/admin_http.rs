@@ -18,6 +18,7 @@ use blackhole::limits::ADMIN_CONNECTIONS_MAX;
 use blackhole::protocol::http::{BODY_BYTES_MAX, HEAD_BYTES_MAX};
 use support::client::{ANY_TOKEN, Client, ping_as, success};
 use support::server::{DEMO, PATIENCE, Server, blackhole, run_to_end, wait_for};
+use support::tls::Stream;
 
 /// A connection on which one request may follow another.
 pub(super) struct Asker<S> {
@@ -32,15 +33,15 @@ pub(super) struct Answer {
     pub(super) body: String,
 }
 
-impl Asker<TcpStream> {
+impl Asker<Stream> {
     pub(super) fn of(server: &Server) -> Self {
         Self::at(server.admin())
     }
 
     fn at(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
+        let stream = Stream::connect(address).unwrap();
+        stream.tcp().set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.tcp().set_nodelay(true).unwrap();
         Self::over(stream)
     }
 }
@@ -187,7 +188,7 @@ fn requests_that_come_together_or_in_pieces_are_answered_in_their_order() {
     // Who closes its side behind its requests gets all answers.
     let mut closing = Asker::of(&server);
     closing.send(round.repeat(20));
-    closing.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    closing.stream.shutdown_write().unwrap();
     for status in &expected[..80] {
         assert_eq!(closing.answer(true).unwrap().status, *status);
     }

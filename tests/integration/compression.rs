@@ -1,14 +1,27 @@
 //! Permessage-deflate over real sockets (RFC 7692): what is agreed on, what is sent and taken deflated, and what closes a
 //! session. Another implementation of deflate reads and writes at the client's end.
 
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use blackhole::config::{self, Startup};
+use blackhole::protocol::proxy::Preamble;
+use blackhole::routing::families::Families;
+use blackhole::session::Session;
+use blackhole::session::clock::Now;
+use blackhole::session::hub::Hub;
+use blackhole::session::id::{ConnId, Peer};
+use blackhole::session::limits::SessionLimits;
 use miniz_oxide::deflate::core::{CompressorOxide, create_comp_flags_from_zip_params};
 use miniz_oxide::deflate::stream::deflate;
 use miniz_oxide::inflate::decompress_to_vec;
 use miniz_oxide::{DataFormat, MZFlush};
 use serde_json::{Value, json};
 
-use support::client::{ANY_TOKEN, Raw, ping_as, subscribe, upgrade_with};
+use support::client::{ANY_TOKEN, Python, Raw, ping_as, subscribe, upgrade_with};
 use support::events::{ACCOUNT, FIXTURES, call_event, fixtures, large_call_event};
+use support::project_file;
 use support::server::{Fed, Server};
 use support::wire::{client_frame, client_text};
 
@@ -327,4 +340,75 @@ fn an_event_that_is_small_or_for_few_is_sent_as_it_is() {
         );
     }
     assert_eq!(fed.server.metrics()["deflated_frames_total"], 1);
+}
+
+#[test]
+fn a_client_by_another_hand_sends_and_reads_compressed_messages() {
+    let Some(python) = Python::installed() else {
+        return;
+    };
+    let mut fed = Fed::insecure(&[COMPRESSION]);
+    let script = project_file("tests/clients/compressed.py");
+    let mut client = python
+        .command()
+        .arg(script)
+        .args([
+            &format!("ws://{}/", fed.server.address()),
+            &MANY.to_string(),
+            ACCOUNT,
+        ])
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "subscribed");
+    let [(key, body), ..] = fixtures();
+    fed.publish("callevt", &key, &body);
+    let events: Vec<Value> = said
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .collect();
+    assert!(client.wait().unwrap().success());
+    assert_eq!(events.len(), MANY);
+    for (number, event) in events.iter().enumerate() {
+        assert_eq!(event["args"], body);
+        let id = (number % 2 == 1).then(|| format!("request {number}"));
+        assert_eq!(event.get("request_id").cloned(), id.map(Value::from));
+    }
+    let metrics = fed.server.metrics();
+    let many = MANY as u64;
+    assert_eq!(metrics["inflated_messages_total"], many);
+    assert_eq!(metrics["frames_delivered_deflated_total"], many);
+}
+
+#[test]
+fn an_inflated_message_has_the_share_of_a_turn_that_its_bytes_have() {
+    let args = ["blackhole", "--auth=insecure", COMPRESSION].map(Into::into);
+    let Startup::Run(config) = config::from_args(args.into_iter()).unwrap();
+    let now = Now {
+        clock: Duration::ZERO,
+        unix_ms: 1_700_000_000_000,
+    };
+    let id = ConnId {
+        slot: 0,
+        generation: 0,
+    };
+    let mut hub = Hub::new(
+        SessionLimits::from(&config),
+        config.authenticator().unwrap(),
+        Families::new(&config.families).unwrap(),
+        now,
+        1,
+    );
+    let peer = Peer::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+    let mut session = Session::new(Preamble::Done, peer, Duration::ZERO, &mut hub);
+    let mut request = upgrade_with(&["Sec-WebSocket-Extensions: permessage-deflate"]).into_bytes();
+    session.on_bytes(&mut request, &mut hub.context(id, now));
+    assert!(session.is_open() && session.takes_deflated(1));
+    let text = [&b"{}"[..], &[b' '; (64 << 10) - 2]].concat();
+    let mut frame = client_frame(0xC1, &deflated(&text));
+    assert!(frame.len() < 200, "{}", frame.len());
+    hub.work.frames_read = 0;
+    session.on_bytes(&mut frame, &mut hub.context(id, now));
+    assert!(session.is_open());
+    // A turn takes some 256 frames of clients, and those of one read.
+    assert_eq!(hub.work.frames_read, 1 + 64);
 }

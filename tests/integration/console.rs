@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use blackhole::console;
 use support::server::Server;
+use support::tls::plain_only;
 
 use super::admin_http::{Asker, get, request};
 
@@ -89,6 +90,9 @@ fn a_browser_that_has_the_page_is_told_only_that() {
 
 #[test]
 fn the_status_says_what_the_process_is_and_how_it_stands() {
+    if plain_only(&"there is no plain address to tell") {
+        return;
+    }
     let server = Server::demo(&[
         "--node-name",
         "blackhole@here",

@@ -109,7 +109,9 @@ fn an_ipv6_network_of_64_bits_is_one_address() {
     ]);
     let from = |address: &str| {
         let header = format!("PROXY TCP6 {address} 2001:db8::1 4711 443\r\n");
-        knock(&server, (header + UPGRADE_REQUEST).as_bytes())
+        let mut raw = Raw::connect(server.address());
+        raw.try_send_behind(header.as_bytes(), UPGRADE_REQUEST.as_bytes());
+        (raw.head().status, raw)
     };
     let (one, held) = from("2001:db8:1:2::1");
     let (two, _held) = from("2001:db8:1:2:ffff:ffff:ffff:ffff");

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use support::client::{ANY_TOKEN, Client, Raw};
 use support::server::{DEMO, PATIENCE, Server, dead_address, lines, own_address, run_to_end};
+use support::tls;
 
 const DEMO_ACCOUNT: &str = "00000000000000000000000000000001";
 
@@ -291,7 +292,12 @@ fn a_server_that_logs_json_logs_nothing_else() {
     assert_eq!(server.stop().code(), Some(0));
     let log = server.log();
     let messages: Vec<String> = log.lines().map(|line| members(line).2).collect();
-    for message in ["listening on 127.0.0.1:", "drained"] {
+    let listening = if tls::is_on() {
+        "listening with TLS on 127.0.0.1:"
+    } else {
+        "listening on 127.0.0.1:"
+    };
+    for message in [listening, "drained"] {
         assert!(
             messages.iter().any(|said| said.starts_with(message)),
             "{log}"

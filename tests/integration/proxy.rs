@@ -188,7 +188,7 @@ fn accept_takes_proxies_without_a_header_and_strangers_without_one_only() {
     let stranger = || Raw::connect_from(ELSEWHERE, server.address());
     drop(upgraded(stranger(), &[UPGRADE_REQUEST.as_bytes()]));
     for header in [V1, V1_IPV6, V2, V2_LOCAL, b"PROXY UNKNOWN\r\n"] {
-        // Before all TLS.
+        // In clear, before all TLS.
         let answer = refused(stranger().plainly(), &[header, UPGRADE_REQUEST.as_bytes()]);
         assert_eq!(
             (answer.status, &*answer.body),

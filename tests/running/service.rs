@@ -2,7 +2,7 @@
 //! of its own.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -10,8 +10,12 @@ use std::{io, os::unix::fs::PermissionsExt};
 
 use crate::machine::{Machine, PATIENCE};
 use crate::visits::visits;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use support::certificates::{Ca, LOCAL};
 use support::project_file;
 use support::server::{blackhole, wait_within};
+use support::tls::{self, NAME, VERSIONS, trusting};
 
 /// Where clients connect there.
 const WEBSOCKETS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 5555);
@@ -239,6 +243,83 @@ fn a_port_that_systemd_holds_refuses_nobody_while_its_only_process_restarts() {
         machine.must(&["systemctl", "restart", "blackhole@0.service"]);
     }
     visitors.call_back();
+}
+
+/// What scripts/README.md has certbot run when it has renewed a certificate.
+fn renewal_hook() -> String {
+    let readme = fs::read_to_string(project_file("scripts/README.md")).unwrap();
+    let (_, hook) = readme.split_once("  #!/bin/sh\n").expect("the hook");
+    let (hook, _) = hook.split_once("  ```").unwrap();
+    format!("#!/bin/sh\n{hook}")
+}
+
+#[test]
+fn the_port_for_tls_is_held_open_too_and_a_hook_puts_a_renewed_certificate_in_force() {
+    const HOOK: &str = "/etc/letsencrypt/renewal-hooks/deploy/blackhole";
+    const LINEAGE: &str = "/etc/letsencrypt/live/try";
+    let Some(machine) = installed() else { return };
+    let ca = Ca::new();
+    let hook = machine.file(HOOK);
+    fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    fs::write(&hook, renewal_hook()).unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir_all(machine.file(LINEAGE)).unwrap();
+    let renew = || {
+        let certified = ca.certify(LOCAL, 90);
+        for (from, to) in [
+            (certified.cert(), "fullchain.pem"),
+            (certified.key(), "privkey.pem"),
+        ] {
+            fs::copy(from, machine.file(LINEAGE).join(to)).unwrap();
+        }
+        machine.must(&["env", &format!("RENEWED_LINEAGE={LINEAGE}"), HOOK]);
+        CertificateDer::from_pem_file(certified.cert()).unwrap()
+    };
+    let config = trusting(&ca.pem(), &VERSIONS);
+    let shown = || {
+        let config = config.clone();
+        let look = move || -> io::Result<_> {
+            let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, 5556))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut tls = tls::over(config, NAME, stream);
+            while tls.conn.is_handshaking() {
+                tls.conn.complete_io(&mut tls.sock)?;
+            }
+            Ok(tls.conn.peer_certificates().unwrap()[0]
+                .clone()
+                .into_owned())
+        };
+        machine.on_its_network(look).join().unwrap().unwrap()
+    };
+    let first = renew();
+    let tls = r#""use_ssl": true, "ssl_cert": "/etc/blackhole/tls/fullchain.pem", "ssl_key": "/etc/blackhole/tls/privkey.pem""#;
+    let config = CONFIG.replace('}', &format!(", {tls}}}"));
+    fs::write(machine.file("/etc/blackhole/blackhole.json"), config).unwrap();
+
+    // The first who comes, to either port, starts the service.
+    start(&machine, &["blackhole@0.socket", "blackhole-tls@0.socket"]);
+    assert_eq!(
+        property(&machine, "blackhole@0.service", "ActiveState"),
+        "inactive"
+    );
+    assert_eq!(shown(), first);
+    let visitors = Visitors::send(&machine);
+    let second = renew();
+    assert_ne!(first, second);
+    wait_within(PATIENCE, "the renewed certificate", || {
+        (shown() == second).then_some(())
+    });
+    machine.must(&["systemctl", "restart", "blackhole@0.service"]);
+    assert_eq!(shown(), second);
+    visitors.call_back();
+    let journal = machine.must(&["journalctl", "--no-pager", "--unit", "blackhole@0.service"]);
+    for port in [
+        "listening on 0.0.0.0:5555",
+        "listening with TLS on 0.0.0.0:5556",
+    ] {
+        // On stdout and in the log, of each start.
+        assert_eq!(journal.matches(port).count(), 4, "{port}\n{journal}");
+    }
 }
 
 #[test]

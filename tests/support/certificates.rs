@@ -1,6 +1,7 @@
 //! A CA of one's own and the certificates that it gives out, for one test or one run. Keys are ECDSA P-256.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -121,6 +122,7 @@ impl Certified {
         ] {
             fs::write(self.dir().join(file), text).unwrap();
         }
+        fs::set_permissions(self.key(), Permissions::from_mode(0o600)).unwrap();
     }
 }
 

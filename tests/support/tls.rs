@@ -305,7 +305,11 @@ impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         unless_interrupted(|| match self {
             Self::Plain(stream) => stream.read(buffer),
-            Self::Tls(tls) => tls.read(buffer),
+            // Before it reads it sends what TLS still has to say, which an end that is gone takes for nothing.
+            Self::Tls(tls) => tls.read(buffer).map_err(|error| match error.kind() {
+                io::ErrorKind::BrokenPipe => io::ErrorKind::ConnectionReset.into(),
+                _ => error,
+            }),
         })
     }
 }

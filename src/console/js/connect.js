@@ -136,14 +136,14 @@ export function connectionHint(url, status, page) {
   if (page.protocol === "https:" && url.startsWith("ws:")) {
     return "This page came by https, so the browser lets it use wss:// addresses only.";
   }
-  if (url.startsWith("wss:") && status?.websocket.tls) {
-    return `The browser takes only a certificate that is for the host in the address, and from an authority that it trusts. Open ${url.replace("wss:", "https:")} in a tab to see what it says.`;
-  }
   const origins = status?.websocket.allowed_origins ?? [];
   if (origins.length > 0 && !origins.includes(page.origin)) {
     return `The server takes websockets of certain pages only, and this one is not among them. Add ${page.origin} to its allowed_origins.`;
   }
   if (status?.draining) return "The server is about to end and takes no more connections.";
+  if (url.startsWith("wss:") && status?.websocket.tls) {
+    return `The browser takes only a certificate that is for the host in the address, and from an authority that it trusts. Open ${url.replace("wss:", "https:")} in a tab to see what it says.`;
+  }
   return null;
 }
 
