@@ -7,11 +7,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::WantsClientCert;
 use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::limits::TLS_FILE_BYTES_MAX;
 
@@ -43,15 +42,43 @@ impl TlsFileError {
     }
 }
 
-/// What begins the configuration of a client that trusts `roots`.
+/// A client's own certificate. Both files are PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientFiles {
+    /// The certificate, and behind it those that link it to its CA.
+    pub cert: PathBuf,
+    /// Its private key: PKCS#8, PKCS#1 or SEC1, not encrypted.
+    pub key: PathBuf,
+}
+
+/// The configuration of a client that trusts `roots`, and shows a server that asks who it is `own`. Blocks for as long as
+/// the disk does.
 pub(crate) fn client_config(
     roots: RootCertStore,
-) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsFileError> {
+    own: Option<&ClientFiles>,
+) -> Result<ClientConfig, TlsFileError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsFileError::new(Path::new("TLS"), error.to_string()))?;
-    Ok(builder.with_root_certificates(roots))
+    let builder = builder.with_root_certificates(roots);
+    let Some(ClientFiles { cert, key }) = own else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = certificates(cert)?;
+    let private = PrivateKeyDer::from_pem_slice(&content(key)?)
+        .map_err(|error| TlsFileError::of_pem(key, &error, "private key"))?;
+    builder
+        .with_client_auth_cert(chain, private)
+        .map_err(|error| {
+            let problem = match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    format!("is not the key of the certificate in {}", cert.display())
+                }
+                _ => "holds a private key of a kind that is not supported".to_owned(),
+            };
+            TlsFileError::new(key, problem)
+        })
 }
 
 /// The CAs in a file, at least one. Blocks for as long as the disk does.

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use rustls::{CertificateError, ClientConfig, ClientConnection, OtherError, StreamOwned};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, OtherError, StreamOwned,
+};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::error::ProtocolError;
 use tungstenite::http::HeaderValue;
@@ -23,7 +25,7 @@ use super::lines::cut;
 use super::target::Target;
 use super::trouble::Trouble;
 use crate::limits::{SUB_CONNECT_MAX, SUB_FRAME_BYTES_MAX, SUB_RETRY_AFTER_MAX};
-use crate::tls_files::{TlsFileError, client_config, roots_of, system_roots};
+use crate::tls_files::{ClientFiles, TlsFileError, client_config, roots_of, system_roots};
 
 /// The first byte of a TLS alert: what a server with TLS says to a request without.
 const TLS_ALERT: u8 = 0x15;
@@ -31,10 +33,14 @@ const TLS_ALERT: u8 = 0x15;
 /// How long one read waits, so that a session comes to its deadlines and its end.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Reads whom to trust: the CAs in `file`, or those that the system trusts, of which there may be none.
-pub(super) fn tls_config(file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsFileError> {
+/// Reads whom to trust: the CAs in `file`, or those that the system trusts, of which there may be none; and what to show a
+/// server that asks.
+pub(super) fn tls_config(
+    file: Option<&Path>,
+    own: Option<&ClientFiles>,
+) -> Result<Arc<ClientConfig>, TlsFileError> {
     let roots = file.map_or_else(|| Ok(system_roots()), roots_of)?;
-    Ok(Arc::new(client_config(roots)?.with_no_client_auth()))
+    client_config(roots, own).map(Arc::new)
 }
 
 /// The bytes of a connection.
@@ -132,6 +138,9 @@ pub(super) fn connect(
     let (websocket, _) = tungstenite::client::client_with_config(request, stream, Some(config))
         .map_err(|error| match error {
             HandshakeError::Interrupted(_) => no_answer(),
+            HandshakeError::Failure(Error::Io(error)) if target.has_tls() => {
+                of_tls_upgrade(target, &error)
+            }
             HandshakeError::Failure(error) => of_upgrade(&error, first.get()),
         })?;
     wait(TICK)?;
@@ -229,6 +238,31 @@ fn is_of_a_ca(error: &OtherError) -> bool {
 fn no_answer() -> Trouble {
     let seconds = SUB_CONNECT_MAX.as_secs();
     Trouble::Unreachable(format!("no answer to the handshake within {seconds} s"))
+}
+
+/// What is wrong when the upgrade got no answer over TLS. In TLS 1.3 the server judges the client's certificate behind the
+/// client's handshake.
+fn of_tls_upgrade(target: &Target, error: &io::Error) -> Trouble {
+    use AlertDescription as A;
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let problem = match inner {
+        Some(rustls::Error::AlertReceived(A::CertificateRequired)) => {
+            "it asks for a certificate: --client-cert"
+        }
+        Some(rustls::Error::AlertReceived(
+            A::BadCertificate
+            | A::UnsupportedCertificate
+            | A::CertificateRevoked
+            | A::CertificateExpired
+            | A::CertificateUnknown
+            | A::UnknownCA
+            | A::AccessDenied
+            | A::DecryptError,
+        )) => "it refuses the certificate that it is shown (--client-cert)",
+        Some(_) => return of_tls(target, error),
+        None => "closed without an answer; it may ask for a certificate (--client-cert)",
+    };
+    Trouble::Unreachable(problem.to_owned())
 }
 
 /// What is wrong with the answer to the upgrade; `first` is its first byte.

@@ -50,6 +50,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::account::AccountId;
 use crate::limits::{SUB_LINES_MAX, SUB_SESSIONS_MAX, SUB_TOKENS_BYTES_MAX, TOKEN_BYTES_MAX};
+use crate::tls_files::ClientFiles;
 use connect::tls_config;
 use farewell::Farewell;
 use lines::Form;
@@ -103,6 +104,12 @@ struct SubOptions {
     /// CAs to trust for wss://, as a PEM file; absent: those that the system trusts
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     ca_cert: Option<PathBuf>,
+    /// Certificate to show a server that asks for one (ssl_ca_cert), as a PEM file, with what links it to its CA behind it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Private key of --client-cert, as a PEM file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "client_cert")]
+    client_key: Option<PathBuf>,
     /// Print each event and notice as the JSON that it is, one a line
     #[arg(long, conflicts_with = "keys")]
     json: bool,
@@ -204,8 +211,10 @@ fn prepare(options: SubOptions) -> Result<Prepared, String> {
             "{sessions} sessions, one for each --url and each token: at most {SUB_SESSIONS_MAX} are possible"
         ));
     }
-    let tls = tls_config(options.ca_cert.as_deref())
-        .map_err(|problem| format!("--ca-cert: {problem}"))?;
+    let own = options.client_cert.zip(options.client_key);
+    let own = own.map(|(cert, key)| ClientFiles { cert, key });
+    let tls = tls_config(options.ca_cert.as_deref(), own.as_ref())
+        .map_err(|problem| problem.to_string())?;
     let form = if options.json {
         Form::Json
     } else if options.keys {

@@ -445,7 +445,12 @@ fn a_client_that_sends_something_else_is_told_apart() {
         }
         bytes
     });
-    let rows: [(&str, Vec<u8>, HandshakeFault); 8] = [
+    let rows: [(&str, Vec<u8>, HandshakeFault); 9] = [
+        (
+            "messages that there are not",
+            [22, 3, 1, 0, 4, 99, 0, 0, 0].repeat(3),
+            HandshakeFault::Malformed,
+        ),
         (
             "plain HTTP",
             b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
@@ -490,6 +495,12 @@ fn a_client_that_sends_something_else_is_told_apart() {
             };
             assert_eq!(fault, expected, "{what}");
             assert!(HandshakeFault::WORDS.contains(&fault.word()));
+            // One alert, in the clear; nothing to whom does not speak TLS.
+            match out[..] {
+                [] => assert!(!matches!(input[0], 22 | 23), "{what}"),
+                [21, 3, _, 0, 2, 2, _] => assert!(matches!(input[0], 22 | 23), "{what}"),
+                _ => panic!("{what}: {out:?}"),
+            }
         }
     }
     // Two messages in one record, the first of them wrong: rustls knows of the second when it fails, and has an alert.

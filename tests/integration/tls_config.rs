@@ -107,14 +107,14 @@ fn a_reread_takes_other_files_than_before_and_does_not_wait_for_a_configuration_
     expires_in(&server, 60);
 }
 
-/// What `blackhole sub` says of the first two events of a demo: exit code and stderr.
-fn sub(port: u64, ca: &Path) -> (Option<i32>, String) {
+/// What `blackhole sub` says of the first two events of a demo, with these options beside: exit code and stderr.
+fn sub(port: u64, ca: &Path, more: &[&str]) -> (Option<i32>, String) {
     let url = format!("wss://localhost:{port}");
     let ca = ca.display().to_string();
     let account = "00000000000000000000000000000001";
     let to = ["sub", "--url", &url, "--ca-cert", &ca, "--token", ANY_TOKEN];
     let what = ["--account", account, "--count", "2", "call.*.*"];
-    let output = run_to_end(&[&to[..], &what].concat());
+    let output = run_to_end(&[&to[..], more, &what].concat());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), said)
 }
@@ -142,7 +142,7 @@ fn a_certificate_that_openssl_has_made_serves_unless_it_is_a_cas() {
         let file = config.path().display().to_string();
         let server = Server::demo(&["--demo-rate", "20", "--config", &file]);
         let port = status(&server)["websocket"]["tls"]["port"].as_u64();
-        let (code, said) = sub(port.unwrap(), &path("try.pem"));
+        let (code, said) = sub(port.unwrap(), &path("try.pem"), &[]);
         if is_of_a_ca {
             assert_eq!(code, Some(1), "{said}");
             assert!(
@@ -154,4 +154,44 @@ fn a_certificate_that_openssl_has_made_serves_unless_it_is_a_cas() {
             assert_eq!(server.metric("tls_handshakes_total{result=\"full\"}"), 1);
         }
     }
+}
+
+#[test]
+fn sub_shows_its_certificate_where_one_is_required() {
+    let (ca, clients) = (Ca::new(), Ca::new());
+    let certified = ca.certify(LOCAL, 90);
+    let (one, other) = (
+        clients.certify("DNS:client.example", 9),
+        ca.certify("DNS:client.example", 9),
+    );
+    let (own, stranger) = (files(&one), files(&other));
+    let mut config = configuration(&[&certified]);
+    config["ssl_ca_cert"] = json!(clients.pem());
+    config["ssl_client_required"] = json!(true);
+    config["demo_rate"] = json!(20);
+    let config = Scratch::file("config.json", &config.to_string());
+    let server = start(config.path());
+    let port = status(&server)["websocket"]["tls"]["port"]
+        .as_u64()
+        .unwrap();
+    let with = |files: &[String; 2]| {
+        let [cert, key] = files;
+        sub(
+            port,
+            &ca.pem(),
+            &["--client-cert", cert, "--client-key", key],
+        )
+    };
+    let (code, said) = with(&own);
+    assert_eq!(code, Some(0), "{said}");
+    for (code, said) in [with(&stranger), sub(port, &ca.pem(), &[])] {
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("certificate"), "{said}");
+    }
+    let [cert, key] = [&own[0], &stranger[1]];
+    let (code, said) = with(&[cert.clone(), key.clone()]);
+    assert_eq!(code, Some(2), "{said}");
+    let expected = format!("{key}: is not the key of the certificate in {cert}");
+    assert!(said.contains(&expected), "{said}");
+    assert_eq!(sub(port, &ca.pem(), &["--client-key", key]).0, Some(2));
 }

@@ -7,11 +7,9 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
 
-pub use crate::tls_files::TlsFileError;
-use crate::tls_files::{certificates, client_config, content, roots_of, system_roots};
+pub use crate::tls_files::{ClientFiles, TlsFileError};
+use crate::tls_files::{client_config, roots_of, system_roots};
 
 /// The files that TLS to a broker needs. All are PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,15 +18,6 @@ pub struct TlsFiles {
     pub ca_cert: Option<PathBuf>,
     /// What we show a broker that asks who we are.
     pub client: Option<ClientFiles>,
-}
-
-/// Our own certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientFiles {
-    /// The certificate, and behind it those that link it to its CA.
-    pub cert: PathBuf,
-    /// Its private key: PKCS#8, PKCS#1 or SEC1, not encrypted.
-    pub key: PathBuf,
 }
 
 impl TlsFiles {
@@ -50,27 +39,7 @@ impl TlsFiles {
             let problem = "has no CA certificate; amqp_ca_cert names a CA of one's own";
             return Err(TlsFileError::new(Path::new("the system's store"), problem));
         }
-        let builder = client_config(roots)?;
-        let mut config = match &self.client {
-            None => builder.with_no_client_auth(),
-            Some(ClientFiles { cert, key }) => {
-                let chain = certificates(cert)?;
-                let private = PrivateKeyDer::from_pem_slice(&content(key)?)
-                    .map_err(|error| TlsFileError::of_pem(key, &error, "private key"))?;
-                builder
-                    .with_client_auth_cert(chain, private)
-                    .map_err(|error| match error {
-                        rustls::Error::InconsistentKeys(_) => TlsFileError::new(
-                            key,
-                            format!("is not the key of the certificate in {}", cert.display()),
-                        ),
-                        _ => TlsFileError::new(
-                            key,
-                            "holds a private key of a kind that is not supported",
-                        ),
-                    })?
-            }
-        };
+        let mut config = client_config(roots, self.client.as_ref())?;
         // Connections are few, and each is made with what the files say now.
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
