@@ -21,7 +21,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
-use rustls::{DigitallySignedStruct, Error, HandshakeKind, NamedGroup, SignatureScheme};
+use rustls::{
+    CipherSuite, DigitallySignedStruct, Error, HandshakeKind, NamedGroup, SignatureScheme,
+};
 
 use shared::reader::Reader;
 
@@ -47,7 +49,12 @@ impl Tls {
             Err(_) => ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?,
         };
         let tickets = Arc::new(Tickets::new(tickets_max));
-        let provider = Arc::new(ring::default_provider());
+        let mut provider = ring::default_provider();
+        // AES-128 first, as browsers have it and rustls has not.
+        provider
+            .cipher_suites
+            .sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let provider = Arc::new(provider);
         let verifier = Arc::new(Unchecked(provider.clone()));
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
