@@ -1,7 +1,8 @@
 //! Thousands of websocket clients on one thread: connects, upgrades, subscribes, and counts what comes.
 //!
 //! One read buffer for all sockets and about 64 bytes a session, so that what is measured is the server. Time is
-//! read once a read of a socket, not once a frame. Sockets are registered once, edge-triggered.
+//! read once a read of a socket, not once a frame. Sockets are registered once, edge-triggered. TLS, where it is asked
+//! for, has a table of its own beside the sessions, by the same index.
 //!
 //! Invariants: `behind` is the number of sessions that still owe a promised event; every session that opened is in
 //! exactly one of live, lost or still under way; an event counts when its last byte has been read.
@@ -20,6 +21,7 @@ use socket2::SockRef;
 use crate::dialect::{Dialect, Heard, Meaning, Stream};
 use crate::latencies::Latencies;
 use crate::template::Template;
+use crate::tls::{Client, Course, Tls};
 use shared::frames::{PING, PONG, masked};
 use shared::reader::KEPT_BYTES_MAX;
 use shared::socket;
@@ -30,8 +32,14 @@ pub(crate) const SESSIONS_PER_SOURCE: usize = 5_000;
 /// Read at once from one socket. Above [`KEPT_BYTES_MAX`], because what was kept of a frame is put before it.
 const BUFFER_BYTES: usize = KEPT_BYTES_MAX + (256 << 10);
 
+/// Plaintext of one read, and what was kept of a frame before it.
+const PLAIN_BYTES: usize = BUFFER_BYTES + KEPT_BYTES_MAX + 16;
+
 /// Complaints of sessions that are told in words; the others are only counted.
 const COMPLAINT_KINDS_MAX: usize = 16;
+
+/// The complaint about a server that ends a connection without a close frame.
+const CLOSED: &str = "closed by the server";
 
 const WAKE: Token = Token(usize::MAX);
 
@@ -39,6 +47,8 @@ const WAKE: Token = Token(usize::MAX);
 pub(crate) struct Plan {
     /// Where the server listens.
     pub(crate) address: SocketAddr,
+    /// Speak TLS to it.
+    pub(crate) tls: Option<Tls>,
     /// Sessions to open.
     pub(crate) sessions: usize,
     /// Sessions of other processes that have the numbers before.
@@ -72,6 +82,8 @@ pub(crate) struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Connecting,
+    /// The handshake of TLS.
+    Securing,
     Upgrading,
     /// So many answers are still to come.
     Subscribing(u16),
@@ -98,6 +110,10 @@ const _: () = assert!(size_of::<Session>() <= 64);
 pub(crate) struct Totals {
     /// Sessions whose `connect` was called.
     pub(crate) opened: usize,
+    /// Handshakes of TLS that ended well.
+    pub(crate) secured: usize,
+    /// Those among them that resumed with a ticket.
+    pub(crate) resumed: usize,
     /// Sessions upgraded and subscribed so far, the lost among them too.
     pub(crate) became_live: usize,
     /// Sessions refused, reset, or closed by the server, at whatever stage.
@@ -115,6 +131,8 @@ pub(crate) struct Totals {
 impl AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
         self.opened += other.opened;
+        self.secured += other.secured;
+        self.resumed += other.resumed;
         self.became_live += other.became_live;
         self.lost += other.lost;
         self.events += other.events;
@@ -130,7 +148,15 @@ pub(crate) struct Engine {
     poll: Poll,
     events: Events,
     sessions: Vec<Session>,
+    /// Of every session that has begun its handshake; none without TLS.
+    clients: Vec<Option<Box<Client>>>,
     buffer: Box<[u8]>,
+    /// The plaintext of one read; empty without TLS.
+    plain: Box<[u8]>,
+    /// Records for one write.
+    outgoing: Vec<u8>,
+    /// Sessions that are to be opened: all of the plan, none after [`Engine::cut`].
+    wanted: usize,
     /// What the events of the session that is read are to end with.
     event_end: String,
     started: Instant,
@@ -168,6 +194,10 @@ impl Engine {
         let now = Instant::now();
         Ok(Self {
             sessions: Vec::with_capacity(plan.sessions),
+            clients: Vec::new(),
+            plain: vec![0; if plan.tls.is_some() { PLAIN_BYTES } else { 0 }].into(),
+            outgoing: Vec::new(),
+            wanted: plan.sessions,
             plan,
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
@@ -201,7 +231,33 @@ impl Engine {
     /// Whether every session is live or lost.
     #[must_use]
     pub(crate) fn is_settled(&self) -> bool {
-        self.totals.opened == self.plan.sessions && self.under_way == 0
+        self.totals.opened == self.wanted && self.under_way == 0
+    }
+
+    /// Drops all sessions, whose connections are reset, and opens none until [`Engine::open`]. Linear in the sessions.
+    pub(crate) fn cut(&mut self) {
+        self.sessions.clear();
+        self.clients.clear();
+        (self.wanted, self.under_way) = (0, 0);
+        (self.promised, self.behind) = (0, 0);
+        self.totals = Totals::default();
+    }
+
+    /// Opens all sessions of the plan again, after [`Engine::cut`], at most so many at once; times of connects and of
+    /// work count from now.
+    pub(crate) fn open(&mut self, under_way_max: usize) {
+        self.plan.under_way_max = under_way_max;
+        self.wanted = self.plan.sessions;
+        self.started = Instant::now();
+        self.ready_latency.reset();
+        self.busy = Duration::ZERO;
+    }
+
+    /// Whether sessions opened from now on resume with tickets of earlier ones.
+    pub(crate) fn use_tickets(&self, is_on: bool) {
+        if let Some(tls) = &self.plan.tls {
+            tls.use_tickets(is_on);
+        }
     }
 
     /// Sessions that are live now. Linear in the sessions.
@@ -247,7 +303,7 @@ impl Engine {
 
     /// Opens no more sessions, and gives up those that are not subscribed. Linear in the sessions.
     pub(crate) fn give_up(&mut self) {
-        self.plan.sessions = self.totals.opened;
+        self.wanted = self.totals.opened;
         for index in 0..self.sessions.len() {
             if self.sessions[index].phase != Phase::Live {
                 self.lose(index, "not subscribed in time".into());
@@ -293,7 +349,7 @@ impl Engine {
     /// too many are under way, an end of one of these does, and the poll tells it.
     fn open_due(&mut self) -> bool {
         let due = (self.started.elapsed().as_secs_f64() * self.plan.connect_rate) as usize + 1;
-        let due = due.min(self.plan.sessions);
+        let due = due.min(self.wanted);
         while self.totals.opened < due && self.under_way < self.plan.under_way_max {
             let index = self.sessions.len();
             let opened = micros(self.started.elapsed())
@@ -315,7 +371,7 @@ impl Engine {
                 Err(error) => self.lose(index, format!("connect: {error}")),
             }
         }
-        self.totals.opened < self.plan.sessions && self.under_way < self.plan.under_way_max
+        self.totals.opened < self.wanted && self.under_way < self.plan.under_way_max
     }
 
     /// Sends the pings that are due; says how long it is until the next ones are, when there will be any. A ping
@@ -366,14 +422,30 @@ impl Engine {
                 Some(Ok(error) | Err(error)) => {
                     return self.lose(index, format!("connect: {error}"));
                 }
-                None => {
-                    let request = self.upgrade_request(self.number(index));
-                    self.sessions[index].phase = Phase::Upgrading;
-                    self.write(index, request.as_bytes());
-                }
+                None => match self.plan.tls.as_ref().map(Tls::client) {
+                    None => self.upgrade(index),
+                    Some(Ok(client)) => {
+                        self.clients.resize_with(self.sessions.len(), || None);
+                        self.clients[index] = Some(Box::new(client));
+                        self.sessions[index].phase = Phase::Securing;
+                        self.take_records(index, &mut []);
+                    }
+                    Some(Err(error)) => self.lose(index, format!("TLS: {error}")),
+                },
             }
         }
         self.read(index);
+    }
+
+    /// Sends the upgrade request.
+    fn upgrade(&mut self, index: usize) {
+        let request = self.upgrade_request(self.number(index));
+        self.sessions[index].phase = Phase::Upgrading;
+        self.write(index, request.as_bytes());
+    }
+
+    fn client(&mut self, index: usize) -> Option<&mut Client> {
+        self.clients.get_mut(index)?.as_deref_mut()
     }
 
     /// The number of a session in the templates.
@@ -403,37 +475,28 @@ impl Engine {
             let Some(stream) = session.stream.as_mut() else {
                 break;
             };
-            let filled = match socket::fill(stream, session.received.frames(), &mut buffer) {
+            let client = self.clients.get_mut(index).and_then(Option::as_mut);
+            let is_secured = client.is_some();
+            let kept = match client {
+                Some(client) => client.records(),
+                None => session.received.frames(),
+            };
+            let filled = match socket::fill(stream, kept, &mut buffer) {
                 Ok(Some(filled)) => filled,
                 Ok(None) => break,
                 Err(error) => {
                     let complaint = match error.kind() {
-                        io::ErrorKind::UnexpectedEof => "closed by the server".into(),
+                        io::ErrorKind::UnexpectedEof => CLOSED.into(),
                         _ => format!("read: {error}"),
                     };
                     self.lose(index, complaint);
                     break;
                 }
             };
-            let mut bytes = &buffer[..filled];
-            if session.phase == Phase::Upgrading {
-                match socket::head_length(bytes) {
-                    Ok(Some(head)) => {
-                        bytes = &bytes[head..];
-                        self.upgraded(index);
-                    }
-                    Ok(None) => {
-                        session.received.frames().stash(bytes);
-                        bytes = &[];
-                    }
-                    Err(complaint) => {
-                        self.lose(index, complaint);
-                        break;
-                    }
-                }
-            }
-            if !bytes.is_empty() {
-                self.count(index, bytes);
+            if is_secured {
+                self.take_records(index, &mut buffer[..filled]);
+            } else {
+                self.take_bytes(index, &buffer[..filled]);
             }
             // A short read has emptied the socket; what arrives later is a new edge.
             if filled < buffer.len() {
@@ -441,6 +504,59 @@ impl Engine {
             }
         }
         self.buffer = buffer;
+    }
+
+    /// Takes records of TLS, answers those that want an answer, and takes what is in them.
+    fn take_records(&mut self, index: usize, records: &mut [u8]) {
+        let mut plain = std::mem::take(&mut self.plain);
+        let mut filled = self.sessions[index].received.frames().unstash(&mut plain);
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        outgoing.clear();
+        let taken = self
+            .client(index)
+            .map(|client| client.receive(records, &mut plain, &mut filled, &mut outgoing));
+        if !outgoing.is_empty() {
+            self.send(index, &outgoing);
+        }
+        self.outgoing = outgoing;
+        if self.sessions[index].phase == Phase::Securing
+            && let Some(client) = self.client(index).filter(|client| client.is_secured())
+        {
+            let is_resumed = client.is_resumed();
+            self.totals.secured += 1;
+            self.totals.resumed += usize::from(is_resumed);
+            self.upgrade(index);
+        }
+        if filled > 0 && self.sessions[index].phase != Phase::Lost {
+            self.take_bytes(index, &plain[..filled]);
+        }
+        self.plain = plain;
+        match taken {
+            None | Some(Ok(Course::GoesOn)) => {}
+            Some(Ok(Course::Ended)) => self.lose(index, CLOSED.into()),
+            Some(Err(error)) => self.lose(index, format!("TLS: {error}")),
+        }
+    }
+
+    /// Takes `bytes` of the websocket, which begin with what was kept of the last ones.
+    fn take_bytes(&mut self, index: usize, mut bytes: &[u8]) {
+        let session = &mut self.sessions[index];
+        if session.phase == Phase::Upgrading {
+            match socket::head_length(bytes) {
+                Ok(Some(head)) => {
+                    bytes = &bytes[head..];
+                    self.upgraded(index);
+                }
+                Ok(None) => {
+                    session.received.frames().stash(bytes);
+                    bytes = &[];
+                }
+                Err(complaint) => return self.lose(index, complaint),
+            }
+        }
+        if !bytes.is_empty() {
+            self.count(index, bytes);
+        }
     }
 
     fn upgraded(&mut self, index: usize) {
@@ -560,7 +676,11 @@ impl Engine {
             Meaning::Granted => match &mut self.sessions[index].phase {
                 Phase::Subscribing(1) => self.live_now(index),
                 Phase::Subscribing(left) => *left -= 1,
-                Phase::Connecting | Phase::Upgrading | Phase::Live | Phase::Lost => {}
+                Phase::Connecting
+                | Phase::Securing
+                | Phase::Upgrading
+                | Phase::Live
+                | Phase::Lost => {}
             },
             Meaning::Pong { sent } => self.ponged(sent),
             Meaning::Gap { dropped } => {
@@ -574,6 +694,19 @@ impl Engine {
 
     /// Commands are small and a socket is fresh, so a socket that does not take one is given up.
     fn write(&mut self, index: usize, bytes: &[u8]) {
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        outgoing.clear();
+        let client = self.client(index);
+        match client.map(|client| client.seal(bytes, &mut outgoing)) {
+            None => self.send(index, bytes),
+            Some(Ok(())) => self.send(index, &outgoing),
+            Some(Err(error)) => self.lose(index, format!("TLS: {error}")),
+        }
+        self.outgoing = outgoing;
+    }
+
+    /// Writes `bytes` as they are.
+    fn send(&mut self, index: usize, bytes: &[u8]) {
         let Some(stream) = self.sessions[index].stream.as_mut() else {
             return;
         };
@@ -589,11 +722,16 @@ impl Engine {
         match session.phase {
             Phase::Lost => return,
             Phase::Live => {}
-            Phase::Connecting | Phase::Upgrading | Phase::Subscribing(_) => self.under_way -= 1,
+            Phase::Connecting | Phase::Securing | Phase::Upgrading | Phase::Subscribing(_) => {
+                self.under_way -= 1;
+            }
         }
         session.phase = Phase::Lost;
         session.stream = None;
         session.received = Stream::default();
+        if let Some(client) = self.clients.get_mut(index) {
+            *client = None;
+        }
         self.totals.lost += 1;
         let has_room =
             self.complaints.len() < COMPLAINT_KINDS_MAX || self.complaints.contains_key(&complaint);
@@ -630,9 +768,14 @@ mod tests {
     use super::*;
 
     use blackhole::protocol::frame::{Frame, Opcode};
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
     use std::io::Read;
     use std::net::{TcpListener, TcpStream as StdStream};
+    use std::sync::Arc;
     use std::thread::JoinHandle;
+    use support::certificates::{Ca, LOCAL};
 
     /// Longest wait of a test for something that is to happen.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -648,12 +791,25 @@ mod tests {
     /// A server that upgrades `sessions` sessions, answers the command of each, a digit, with `script`'s frames byte
     /// by byte, and answers their pings until their client goes.
     fn serve(sessions: usize, script: fn(u8) -> Vec<Frame>) -> (SocketAddr, JoinHandle<()>) {
+        serve_over(sessions, script, |stream| stream)
+    }
+
+    /// As [`serve`], over what `secure` makes of each connection.
+    fn serve_over<S: Read + Write>(
+        sessions: usize,
+        script: fn(u8) -> Vec<Frame>,
+        secure: impl Fn(StdStream) -> S + Clone + Send + 'static,
+    ) -> (SocketAddr, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let server = std::thread::spawn(move || {
             let serve_next = |_| {
                 let (stream, _) = listener.accept().expect("a client");
-                std::thread::spawn(move || serve_one(stream, script))
+                stream
+                    .set_read_timeout(Some(PATIENCE))
+                    .expect("a valid time");
+                let secure = secure.clone();
+                std::thread::spawn(move || serve_one(secure(stream), script))
             };
             let threads: Vec<_> = (0..sessions).map(serve_next).collect();
             threads
@@ -663,10 +819,7 @@ mod tests {
         (address, server)
     }
 
-    fn serve_one(mut stream: StdStream, script: fn(u8) -> Vec<Frame>) {
-        stream
-            .set_read_timeout(Some(PATIENCE))
-            .expect("a valid time");
+    fn serve_one(mut stream: impl Read + Write, script: fn(u8) -> Vec<Frame>) {
         let mut byte = [0];
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -711,6 +864,7 @@ mod tests {
     fn engine(address: SocketAddr, sessions: usize) -> Engine {
         Engine::new(Plan {
             address,
+            tls: None,
             sessions,
             sessions_before: 0,
             connect_rate: 1000.0,
@@ -784,6 +938,86 @@ mod tests {
         });
         assert!(!engine.is_settled(), "the second waits for an answer");
         drop(engine);
+        server.join().expect("no panic");
+    }
+
+    /// rustls's own server with a certificate of a test.
+    fn secured() -> impl Fn(StdStream) -> StreamOwned<ServerConnection, StdStream> + Clone + Send {
+        let certified = Ca::new().certify(LOCAL, 9);
+        let chain = CertificateDer::pem_file_iter(certified.cert()).expect("a file");
+        let chain = chain.collect::<Result<_, _>>().expect("certificates");
+        let key = PrivateKeyDer::from_pem_file(certified.key()).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("they fit");
+        config.ticketer = rustls::crypto::ring::Ticketer::new().expect("random bytes");
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let config = Arc::new(config);
+        move |stream| {
+            let connection = ServerConnection::new(config.clone()).expect("a connection");
+            StreamOwned::new(connection, stream)
+        }
+    }
+
+    #[test]
+    fn events_over_tls_are_counted_and_what_was_cut_resumes_only_when_it_is_to() {
+        const SESSIONS: usize = 3;
+        // The reply, two events byte by byte, and one that is cut into records.
+        let script = |_| {
+            let large = [EVENT, &[b' '; 40_000]].concat();
+            vec![text(SUCCESS), text(EVENT), text(EVENT), text(&large)]
+        };
+        let (address, server) = serve_over(3 * SESSIONS, script, secured());
+        let mut engine = engine(address, SESSIONS);
+        engine.plan.tls = Some(Tls::new("127.0.0.1", SESSIONS).expect("a name"));
+        engine.plain = vec![0; PLAIN_BYTES].into();
+        for (tickets, resumed) in [(false, 0), (false, 0), (true, SESSIONS)] {
+            engine.use_tickets(tickets);
+            engine.open(512);
+            engine.promise(3);
+            turn_until(&mut engine, |engine| {
+                engine.is_settled() && engine.totals.events == 3 * SESSIONS as u64
+            });
+            assert_eq!(engine.missing_and_extra(), (0, 0));
+            assert_eq!(engine.totals.lost, 0, "{:?}", engine.complaints);
+            let Totals {
+                secured,
+                became_live,
+                ..
+            } = engine.totals;
+            assert_eq!((secured, became_live), (SESSIONS, SESSIONS));
+            assert_eq!(engine.totals.resumed, resumed, "tickets: {tickets}");
+            engine.cut();
+            assert!(engine.is_settled());
+            assert_eq!((engine.live(), engine.totals.opened), (0, 0));
+        }
+        drop(engine);
+        server.join().expect("no panic");
+    }
+
+    #[test]
+    fn a_server_that_speaks_no_tls_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            stream
+                .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                .expect("written");
+            // Until the client has gone.
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        let mut engine = engine(address, 1);
+        engine.plan.tls = Some(Tls::new("localhost", 1).expect("a name"));
+        engine.plain = vec![0; PLAIN_BYTES].into();
+        turn_until(&mut engine, |engine| engine.totals.lost == 1);
+        assert!(engine.is_settled());
+        let complaint = engine.complaints.keys().next().expect("one");
+        assert!(complaint.starts_with("TLS: "), "{complaint}");
         server.join().expect("no panic");
     }
 

@@ -9,6 +9,7 @@ mod latencies;
 mod outcome;
 mod parts;
 mod template;
+mod tls;
 
 use std::io::{self, BufRead, Write};
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
@@ -27,6 +28,7 @@ use parts::FromPart;
 use shared::numbers::positive;
 use shared::process;
 use template::{Template, Tokens};
+use tls::Tls;
 
 /// The subscribe command when none is given.
 const SUBSCRIBE: &str = r#"{"action":"subscribe","auth_token":"{token}","data":{"account_id":"{account}","binding":"call.CHANNEL_CREATE.*"}}"#;
@@ -63,13 +65,19 @@ const TURN_PATIENCE: Duration = Duration::from_millis(200);
         blackhole-load --sessions 1000 --hold 10 --msg-id-latency\n\n  \
         Each session on an account of its own, until each has received 3 events, result as JSON too:\n  \
         blackhole-load --sessions 5000 --accounts 5000 --events-expected 3 --json result.json\n\n\
-        Control (--control): once all sessions are settled one line `{\"ready\": ...}` is printed; then each line on stdin is answered by one line. `expect N` or `expect N SECONDS`: `{\"armed\": N}` at once, and `{\"round\": ...}` when every session has received N more events, or so many seconds, 60 where none are given, have passed. `pings on`, `pings off`: whether --ping-interval is heeded; off at first. `report`: the result so far. The end of stdin ends the run. Without --quiet a line `{\"progress\": ...}` comes every second while sessions are opened or events expected.\n\n\
+        Control (--control): once all sessions are settled one line `{\"ready\": ...}` is printed; then each line on stdin is answered by one line. `expect N` or `expect N SECONDS`: `{\"armed\": N}` at once, and `{\"round\": ...}` when every session has received N more events, or so many seconds, 60 where none are given, have passed. `pings on`, `pings off`: whether --ping-interval is heeded; off at first. `report`: the result so far. `cut`: all connections are reset at once, answered by `{\"cut\": N}`; after it `open UNDER_WAY` opens all sessions again, at most so many at once, answered by `{\"ready\": ...}`. `tickets on`, `tickets off`: whether these resume, as --tls-tickets says at first. The end of stdin ends the run. Without --quiet a line `{\"progress\": ...}` comes every second while sessions are opened or events expected.\n\n\
         Exit status: 0 all that was promised came (every connect upgraded, every subscribe granted, every expected event received, no gap notice, nobody closed); 1 not so; 2 wrong options."
 )]
 struct Options {
     /// Address of the server
     #[arg(long, default_value = "127.0.0.1:5555", value_name = "HOST:PORT")]
     address: String,
+    /// Speak TLS; neither certificate nor signature of the server is checked
+    #[arg(long)]
+    tls: bool,
+    /// Resume sessions of TLS 1.3 with tickets that earlier ones were given
+    #[arg(long, requires = "tls")]
+    tls_tickets: bool,
     /// Sessions to open
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     sessions: u32,
@@ -209,16 +217,8 @@ fn run_here(options: &Options) -> io::Result<(Outcome, bool)> {
     }
     let mut engine = Engine::new(plan(options)?)?;
     let mut progress = Progress::new(options);
-    let started = Instant::now();
-    while !engine.is_settled() {
-        engine.turn(TURN_PATIENCE)?;
-        progress.tell(engine.totals)?;
-        let longest = options.settle_within;
-        if longest.is_some_and(|longest| started.elapsed().as_secs_f64() > longest) {
-            engine.give_up();
-        }
-    }
-    let settled = started.elapsed();
+    engine.use_tickets(options.tls_tickets);
+    let settled = settle(&mut engine, options, &mut progress)?;
     let is_good = if options.control {
         control(&mut engine, options, settled, &mut progress)?
     } else {
@@ -232,6 +232,20 @@ fn run_here(options: &Options) -> io::Result<(Outcome, bool)> {
         hold(&mut engine, options, &mut progress)?
     };
     Ok((Outcome::of(&engine, settled)?, is_good))
+}
+
+/// Turns until every session is live or lost; how long that took.
+fn settle(engine: &mut Engine, options: &Options, progress: &mut Progress) -> io::Result<Duration> {
+    let started = Instant::now();
+    while !engine.is_settled() {
+        engine.turn(TURN_PATIENCE)?;
+        progress.tell(engine.totals)?;
+        let longest = options.settle_within;
+        if longest.is_some_and(|longest| started.elapsed().as_secs_f64() > longest) {
+            engine.give_up();
+        }
+    }
+    Ok(started.elapsed())
 }
 
 fn plan(options: &Options) -> io::Result<Plan> {
@@ -265,6 +279,7 @@ fn plan(options: &Options) -> io::Result<Plan> {
     subscribes.retain(|subscribe| !subscribe.is_empty());
     Ok(Plan {
         address: resolve(&options.address)?,
+        tls: options.tls.then(|| tls(options)).transpose()?,
         sessions: options.sessions as usize,
         sessions_before: options.sessions_before as usize,
         connect_rate: options.connect_rate,
@@ -281,6 +296,13 @@ fn plan(options: &Options) -> io::Result<Plan> {
         has_ping_command: options.ping_command,
         first_source: options.first_source,
     })
+}
+
+fn tls(options: &Options) -> io::Result<Tls> {
+    let host = options.address.rsplit_once(':');
+    let host = host.map_or(options.address.as_str(), |(host, _)| host);
+    // A ticket for each session; most servers give two, and the second is for nobody.
+    Tls::new(host, options.sessions as usize).map_err(io::Error::other)
 }
 
 fn tokens(options: &Options) -> io::Result<Tokens> {
@@ -320,7 +342,7 @@ fn hold(engine: &mut Engine, options: &Options, progress: &mut Progress) -> io::
 fn control(
     engine: &mut Engine,
     options: &Options,
-    settled: Duration,
+    mut settled: Duration,
     progress: &mut Progress,
 ) -> io::Result<bool> {
     let commands = stdin_lines(engine)?;
@@ -341,6 +363,24 @@ fn control(
             Some(("pings", switch @ ("on" | "off"))) => {
                 engine.is_pinging = switch == "on";
                 say(&json!(switch), "pings")?;
+                continue;
+            }
+            Some(("tickets", switch @ ("on" | "off"))) => {
+                engine.use_tickets(switch == "on");
+                say(&json!(switch), "tickets")?;
+                continue;
+            }
+            Some(("open", under_way)) if engine.totals.opened == 0 => {
+                let under_way = under_way.parse().ok().filter(|&at_once| at_once > 0_usize);
+                engine.open(under_way.unwrap_or(options.under_way as usize));
+                settled = settle(engine, options, progress)?;
+                say(&Outcome::of(engine, settled)?.json(), "ready")?;
+                continue;
+            }
+            None if line.trim() == "cut" => {
+                let live = engine.live();
+                engine.cut();
+                say(&json!(live), "cut")?;
                 continue;
             }
             None if line.trim() == "report" => {

@@ -81,6 +81,8 @@ impl Outcome {
         let totals = self.totals;
         json!({
             "sessions": totals.opened,
+            "tls_handshakes": totals.secured,
+            "tls_resumed": totals.resumed,
             "became_live": totals.became_live,
             "live": self.live,
             "lost": totals.lost,
@@ -116,6 +118,11 @@ impl Outcome {
         let events = totals.events.max(1) as f64;
         for (title, value) in [
             ("sessions opened", totals.opened.to_string()),
+            ("TLS handshakes", totals.secured.to_string()),
+            (
+                "TLS handshakes resumed by a ticket",
+                totals.resumed.to_string(),
+            ),
             ("upgraded and subscribed", totals.became_live.to_string()),
             ("refused, reset or closed", totals.lost.to_string()),
             (
@@ -139,6 +146,9 @@ impl Outcome {
                 format!("{:.2}", self.cpu.as_secs_f64() * 1e6 / events),
             ),
         ] {
+            if title.starts_with("TLS") && totals.secured == 0 {
+                continue;
+            }
             writeln!(stdout, "{title:<34}{value:>12}")?;
         }
         writeln!(

@@ -31,6 +31,7 @@ mod statistics;
 mod storm;
 mod subject;
 mod table;
+mod tls;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -112,9 +113,13 @@ struct Options {
     from: Option<PathBuf>,
 }
 
+/// Those of the suite `tls` alone.
+const TLS_CANDIDATES: [Candidate; 3] = [tls::OURS, tls::NGINX, tls::HAPROXY];
+
 fn candidate_names() -> clap::builder::PossibleValuesParser {
     CANDIDATES
         .iter()
+        .chain(&TLS_CANDIDATES)
         .map(|candidate| candidate.name)
         .collect::<Vec<_>>()
         .into()
@@ -140,6 +145,8 @@ enum What {
     Logins,
     /// Ids, history, and all sessions resuming at once; a stream on the broker
     Resume,
+    /// TLS here, beside nginx and HAProxy that take it off before: memory, CPU of frames and handshakes, pings, a storm
+    Tls,
     /// Permessage-deflate: bytes on the wire, CPU of a frame, bytes of a session, beside a server that deflates by session; only
     /// when named, or with --full
     Deflate,
@@ -164,6 +171,7 @@ impl What {
             Self::Large => "large",
             Self::Logins => "logins",
             Self::Resume => "resume",
+            Self::Tls => "tls",
             Self::Deflate => "deflate",
             Self::Scale => "scale",
             Self::Million => "million",
@@ -183,6 +191,7 @@ impl What {
             Self::Large => large::print(rows),
             Self::Logins => logins::print(rows),
             Self::Resume => resume::print(rows),
+            Self::Tls => tls::print(rows),
             Self::Deflate => deflate::print(rows),
             Self::Scale => scale::print(rows),
             Self::Million => million::print(rows),
@@ -234,13 +243,13 @@ struct Extent {
     time_max: Duration,
     /// (in flight, rounds) of `fairness`.
     fairness: &'static [(u32, u32)],
-    /// Rounds of `bridge`, of `large`, of `resume` and of each series of `scale`.
+    /// Rounds of `bridge`, of `large`, of `resume`, of `tls` and of each series of `scale`.
     rounds: u32,
     /// Time of one rate of `plant`.
     plant_seconds: f64,
 }
 
-/// Sessions of `fairness`, `storm`, `logins` and `resume`.
+/// Sessions of `fairness`, `storm`, `logins`, `resume` and `tls`.
 const MOST_SESSIONS: u32 = 19_000;
 
 const QUICK: Extent = Extent {
@@ -373,6 +382,7 @@ impl Bench<'_> {
             What::Large => self.large(),
             What::Logins => self.logins(),
             What::Resume => self.resume(),
+            What::Tls => self.tls(),
             What::Deflate => self.deflate(),
             What::Scale => self.scale(),
             What::Million => self.million(),
@@ -564,6 +574,33 @@ impl Bench<'_> {
             rounds: self.extent.rounds,
         };
         resume::measure(&setup, &self.load, BODY_BYTES, &extent)
+    }
+
+    fn tls(&self) -> io::Result<Vec<Value>> {
+        let sessions = self.shrunk(MOST_SESSIONS);
+        self.check(1, sessions)?;
+        let names = &self.options.subjects;
+        let rows = tls::Plan {
+            server: &self.server,
+            load: &self.load,
+            extent: tls::Extent {
+                shrink: self.extent.shrink,
+                sessions: MOST_SESSIONS,
+                rounds: self.extent.rounds,
+                fanout: self.extent.fanout[0].series,
+                time_max: self.extent.time_max,
+                body_bytes: BODY_BYTES,
+            },
+            wants: &|name| names.is_empty() || names.iter().any(|wanted| wanted == name),
+        }
+        .measure();
+        match rows {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                eprintln!("tls: skipped, not installed: {error}");
+                Ok(Vec::new())
+            }
+            rows => rows,
+        }
     }
 
     fn deflate(&self) -> io::Result<Vec<Value>> {

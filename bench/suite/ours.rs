@@ -104,6 +104,14 @@ impl Ours {
         Self::start_with(setup, true, &[&ARGUMENTS, more].concat())
     }
 
+    /// Where clients with TLS connect; once, of a server with a port for them.
+    ///
+    /// # Errors
+    /// It has none.
+    pub(crate) fn tls_address(&mut self) -> io::Result<String> {
+        self.running.told("listening with TLS on ")
+    }
+
     /// Publishes these lines, as `--source replay` reads them.
     ///
     /// # Errors

@@ -152,9 +152,17 @@ impl Running {
     /// # Errors
     /// Its next line is another one.
     pub(crate) fn listening(&mut self) -> io::Result<String> {
+        self.told("listening on ")
+    }
+
+    /// Waits for a line that begins with `what`, and returns the rest.
+    ///
+    /// # Errors
+    /// Its next line is another one.
+    pub(crate) fn told(&mut self, what: &str) -> io::Result<String> {
         let line = self.line()?;
-        let address = line.strip_prefix("listening on ").map(str::to_owned);
-        address.ok_or_else(|| io::Error::other(format!("{}: first line {line:?}", self.name)))
+        let rest = line.strip_prefix(what).map(str::to_owned);
+        rest.ok_or_else(|| io::Error::other(format!("{}: {line:?} instead of {what:?}", self.name)))
     }
 }
 
@@ -178,6 +186,7 @@ pub(crate) enum Waiting {
 /// A load generator under `--control`, on source addresses that no other one has.
 pub(crate) struct Load {
     running: Running,
+    sessions: u32,
     /// Its summary when all sessions were settled.
     pub(crate) ready: Value,
 }
@@ -254,14 +263,47 @@ impl Load {
     fn settled(running: Running, sessions: u32) -> io::Result<Self> {
         let mut load = Self {
             running,
+            sessions,
             ready: Value::Null,
         };
-        load.ready = load.answer("ready")?;
-        if load.ready["live"] == sessions {
-            return Ok(load);
+        load.take_ready()?;
+        Ok(load)
+    }
+
+    fn take_ready(&mut self) -> io::Result<()> {
+        self.ready = self.answer("ready")?;
+        if self.ready["live"] == self.sessions {
+            return Ok(());
         }
-        let message = format!("not all sessions became live: {}", load.ready);
+        let message = format!("not all sessions became live: {}", self.ready);
         Err(io::Error::other(message))
+    }
+
+    /// Resets all connections at once.
+    ///
+    /// # Errors
+    /// The load generator has ended.
+    pub(crate) fn cut(&mut self) -> io::Result<()> {
+        self.order("cut", "cut").map(drop)
+    }
+
+    /// Opens and subscribes all sessions again after [`Load::cut`], at most `at_once` at a time, and renews
+    /// [`Load::ready`].
+    ///
+    /// # Errors
+    /// Not all become live.
+    pub(crate) fn open(&mut self, at_once: u32) -> io::Result<()> {
+        self.running.tell(&format!("open {at_once}"))?;
+        self.take_ready()
+    }
+
+    /// Whether sessions opened from now on resume TLS with tickets.
+    ///
+    /// # Errors
+    /// The load generator has ended.
+    pub(crate) fn use_tickets(&mut self, is_on: bool) -> io::Result<()> {
+        let switch = if is_on { "tickets on" } else { "tickets off" };
+        self.order(switch, "tickets").map(drop)
     }
 
     /// Expects `each` more events a session; their latency counts from now. [`Load::finish`] is to follow.

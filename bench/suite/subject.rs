@@ -101,13 +101,21 @@ pub(crate) trait Subject {
 /// Adds to each row of a suite the ratio of ours to it: `figures` are (figure, name of its ratio), and rows with the
 /// same `keys` belong together. Quadratic in the rows, which are few.
 pub(crate) fn compare(rows: &mut [Value], keys: &[&str], figures: &[(&str, &str)]) {
+    compare_with(ours::CANDIDATE.name, rows, keys, figures);
+}
+
+/// As [`compare`], of the rows of another name to all.
+pub(crate) fn compare_with(
+    name: &str,
+    rows: &mut [Value],
+    keys: &[&str],
+    figures: &[(&str, &str)],
+) {
     for at in 0..rows.len() {
         let row = &rows[at];
         let belongs = |other: &&Value| keys.iter().all(|&key| other[key] == row[key]);
         let ours = rows.iter().filter(belongs);
-        let ours = ours
-            .into_iter()
-            .find(|row| row["name"] == ours::CANDIDATE.name);
+        let ours = ours.into_iter().find(|row| row["name"] == name);
         let Some(ours) = ours.cloned() else {
             continue;
         };

@@ -5,6 +5,7 @@
 mod mosquitto;
 mod nats;
 mod nchan;
+mod nginx;
 mod tokio;
 mod web_mqtt;
 
@@ -23,6 +24,7 @@ use shared::mqtt;
 pub(crate) use mosquitto::MOSQUITTO;
 pub(crate) use nats::{NATS, Nats};
 pub(crate) use nchan::NCHAN;
+pub(crate) use nginx::Nginx;
 pub(crate) use tokio::{TOKIO, TOKIO_DEFAULTS, TOKIO_DEFLATE, TOKIO_DEFLATE_OWN};
 pub(crate) use web_mqtt::WEB_MQTT;
 
@@ -33,7 +35,7 @@ const TOPIC: &str = "events";
 const OWN_TOPIC: &str = "events-{n}";
 
 /// As many connects may wait for their accept as the load generator has under way, and more.
-const BACKLOG: u32 = 4096;
+pub(crate) const BACKLOG: u32 = 4096;
 
 /// Longest wait for a server to listen.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -41,7 +43,7 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 /// Longest wait for a server's answer to a publisher.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 
-const fn peer(
+pub(crate) const fn peer(
     name: &'static str,
     start: fn(&Setup<'_>) -> io::Result<Box<dyn Subject>>,
 ) -> Candidate {
@@ -59,7 +61,7 @@ const fn peer(
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`]: it is not installed, and is in the Debian package `package`.
-fn find(program: &str, package: &str) -> io::Result<PathBuf> {
+pub(crate) fn find(program: &str, package: &str) -> io::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
@@ -74,7 +76,7 @@ fn not_installed(what: &str, package: &str) -> io::Error {
 }
 
 /// An address on which nobody listens now.
-fn free_address() -> io::Result<SocketAddr> {
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
@@ -82,7 +84,7 @@ fn free_address() -> io::Result<SocketAddr> {
 ///
 /// # Errors
 /// The server has ended, or is still not there after [`START_PATIENCE`].
-fn await_listening(running: &mut Running, address: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) fn await_listening(running: &mut Running, address: SocketAddr) -> io::Result<TcpStream> {
     let deadline = Instant::now() + START_PATIENCE;
     loop {
         match TcpStream::connect(address) {
@@ -101,7 +103,7 @@ fn await_listening(running: &mut Running, address: SocketAddr) -> io::Result<Tcp
 }
 
 /// Writes a configuration file.
-fn write_file(dir: &Path, name: &str, text: &str) -> io::Result<String> {
+pub(crate) fn write_file(dir: &Path, name: &str, text: &str) -> io::Result<String> {
     let file = dir.join(name);
     fs::write(&file, text)?;
     Ok(file.display().to_string())

@@ -4,16 +4,11 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
+use super::nginx::Nginx;
 use super::{
-    BACKLOG, OWN_TOPIC, TOPIC, await_listening, bodies, children, find, free_address,
-    not_installed, peer, write_file,
+    BACKLOG, OWN_TOPIC, TOPIC, await_listening, bodies, find, free_address, not_installed, peer,
 };
-use crate::running::{Running, SERVER_CORE};
 use crate::subject::{Batch, Candidate, Scenario, Setup, Subject};
 
 pub(crate) const NCHAN: Candidate = peer("nchan", |setup| Ok(Box::new(Nchan::start(setup)?)));
@@ -21,40 +16,30 @@ pub(crate) const NCHAN: Candidate = peer("nchan", |setup| Ok(Box::new(Nchan::sta
 /// Where Debian puts the module.
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
-/// Longest wait for its end.
-const END_PATIENCE: Duration = Duration::from_secs(5);
-
 struct Nchan {
     publisher: TcpStream,
-    running: Running,
+    nginx: Nginx,
     websockets: SocketAddr,
-    _dir: tempfile::TempDir,
 }
 
 impl Nchan {
     fn start(setup: &Setup<'_>) -> io::Result<Self> {
-        let program = find("nginx", "nginx")?;
+        find("nginx", "nginx")?;
         if !Path::new(MODULE).exists() {
             return Err(not_installed(MODULE, "libnginx-mod-nchan"));
         }
         let (publishers, websockets) = (free_address()?, free_address()?);
-        let dir = tempfile::tempdir()?;
         // Those of a storm come before the old ones have been found to be gone. With less than a sixteenth of them
         // free it would close the publisher's, which is idle.
         let connections = 2 * setup.sessions + 1024;
-        // Started by root its worker would become another user, who cannot enter the directory.
+        let (head, http) = (Nginx::HEAD, Nginx::HTTP_HEAD);
         let configuration = format!(
             "load_module {MODULE};
-             user root;
-             daemon off;
+             {head}
              worker_processes 1;
-             pid nginx.pid;
-             error_log /dev/null crit;
              events {{ worker_connections {connections}; }}
              http {{
-               access_log off;
-               client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
-               uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+               {http}
                connection_pool_size 256; request_pool_size 1k; client_header_buffer_size 512;
                nchan_message_buffer_length 64; nchan_message_timeout 10s;
                server {{
@@ -70,17 +55,12 @@ impl Nchan {
                }}
              }}\n"
         );
-        let file = write_file(dir.path(), "nginx.conf", &configuration)?;
-        let prefix = dir.path().display().to_string();
-        let arguments = ["-p".into(), prefix, "-c".into(), file];
-        let mut running = Running::start_silent(SERVER_CORE, &program, &arguments)?;
-        await_listening(&mut running, websockets)?;
-        let publisher = await_listening(&mut running, publishers)?;
+        let mut nginx = Nginx::start(&configuration, websockets)?;
+        let publisher = await_listening(&mut nginx.running, publishers)?;
         Ok(Self {
             publisher,
-            running,
+            nginx,
             websockets,
-            _dir: dir,
         })
     }
 }
@@ -88,10 +68,7 @@ impl Nchan {
 impl Subject for Nchan {
     /// The worker, then the master.
     fn pids(&self) -> Vec<u32> {
-        let master = self.running.pid();
-        let mut pids = children(master).unwrap_or_default();
-        pids.push(master);
-        pids
+        self.nginx.pids()
     }
 
     fn address(&self) -> String {
@@ -125,19 +102,6 @@ impl Subject for Nchan {
             accepted(&mut self.publisher, &mut received)?;
         }
         Ok(())
-    }
-}
-
-impl Drop for Nchan {
-    fn drop(&mut self) {
-        // A master that is killed leaves its worker behind; one that is asked to end takes it along.
-        let master = Pid::from_raw(self.running.pid().cast_signed());
-        if master.is_some_and(|master| kill_process(master, Signal::TERM).is_ok()) {
-            let deadline = Instant::now() + END_PATIENCE;
-            while self.running.is_alive() && Instant::now() < deadline {
-                sleep(Duration::from_millis(5));
-            }
-        }
     }
 }
 
