@@ -236,9 +236,22 @@ pub(crate) const DEFLATED_BYTES_PER_TURN_MAX: usize = 128 << 10;
 /// What each frame counts for there beside its bytes: to begin anew takes some 4 µs.
 pub(crate) const DEFLATE_FRAME_COST_BYTES: usize = 512;
 
-/// Bytes of an inflated message that count as one frame of a client ([`FRAMES_READ_PER_TURN_MAX`]), so that messages that
-/// are small only as long as they are deflated take no larger share of a turn than others.
-pub(crate) const INFLATED_BYTES_PER_FRAME: usize = 1 << 10;
+/// Deflated bytes of one message of a client; above it the session is closed with 1009 when the header tells. What each byte
+/// costs does not show in what comes of it: a block of 21 bytes can be nothing but tables of codes, which take up to 1.7 µs to
+/// make, so a message of this length takes up to 1 ms, and is the whole share of a turn
+/// ([`DEFLATED_BYTES_PER_FRAME`]). A subscribe to 256 bindings, each with the id of a call, is 7 KiB.
+pub const DEFLATED_MESSAGE_BYTES_MAX: usize = 12 << 10;
+
+/// Bytes that one message of a client may inflate to, where `max_message_bytes` does not say less; above it the session is
+/// closed with 1009. A client's thousand bytes can become a million, in some 1 ms.
+pub const INFLATED_MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Deflated bytes of a message that count as one frame of a client ([`FRAMES_READ_PER_TURN_MAX`]): some 4 µs at their dearest.
+pub const DEFLATED_BYTES_PER_FRAME: usize = 48;
+
+/// Bytes of an inflated message that count as one frame of a client, beside those that came, so that messages that are small
+/// only as long as they are deflated take no larger share of a turn than others.
+pub const INFLATED_BYTES_PER_FRAME: usize = 1 << 10;
 
 /// Members of a group from which on putting the frames of a run together is worth it; fewer get the frames one by one.
 pub(crate) const MERGE_MEMBERS_MIN: usize = 4;

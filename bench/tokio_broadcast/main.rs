@@ -5,7 +5,7 @@
 //! Every line on stdin is an event. The first line on stdout is `listening on IP:PORT`; the end of stdin ends it.
 //! `--read-buffer BYTES` is the library's setting of that name, for all sessions. `--deflate` agrees to permessage-deflate
 //! (RFC 7692), which the library does not have, the way most servers do that: each session deflates each event by itself.
-//! `shared` is one compressor, which forgets after each message, as uWebSockets does by default; `own` is one a session,
+//! `shared` is one compressor, which forgets after each message, as uWebSockets does with its `SHARED_COMPRESSOR`; `own` is one a session,
 //! which remembers what it sent (context takeover).
 
 #![allow(

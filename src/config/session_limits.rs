@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::history::HistoryOptions;
+use crate::limits::DEFLATED_MESSAGE_BYTES_MAX;
 use crate::protocol::admin_guard::Guard;
 use crate::protocol::codec::CodecLimits;
 use crate::protocol::proxy::Proxies;
@@ -20,6 +21,7 @@ impl From<&Config> for SessionLimits {
         Self {
             codec: CodecLimits {
                 message_bytes_max: unlimited(config.max_message_bytes),
+                deflated_bytes_max: DEFLATED_MESSAGE_BYTES_MAX,
                 may_be_deflated: false,
             },
             metadata_bytes_max: unlimited(config.max_metadata_bytes),

@@ -15,8 +15,8 @@
 //! - `Codec` is `None` between frames when no message is under way; it then has no heap memory.
 //! - Heap memory follows what has arrived (at most a quarter more, plus one fixed box), never what a header promises;
 //!   and it never is more than the message has when the header of its last frame is known.
-//! - A message never holds more than [`CodecLimits::message_bytes_max`] bytes: checked on every header, before
-//!   anything of its payload is kept.
+//! - A message never holds more than [`CodecLimits::message_bytes_max`] bytes, and a deflated one never more than
+//!   [`CodecLimits::deflated_bytes_max`]: checked on every header, before anything of its payload is kept.
 //! - The text kept is valid UTF-8 but for the last character, which may be cut (at most 3 bytes). Of a deflated text
 //!   nothing is known until it is inflated.
 //! - Cost is linear in the bytes fed, however they are cut: each is checked at most twice and moved at most
@@ -51,8 +51,10 @@ const CHARACTER_BYTES_MAX: usize = 4;
 #[derive(Clone, Copy, Debug)]
 pub struct CodecLimits {
     /// Bytes of one message, all of its fragments together; above it the frame header is answered with
-    /// [`CodecError::MessageTooBig`]. `usize::MAX`: no limit. Of a deflated message its deflated bytes count here.
+    /// [`CodecError::MessageTooBig`]. `usize::MAX`: no limit.
     pub message_bytes_max: usize,
+    /// The same of a message that is deflated, whose bytes cost more than others: its deflated bytes, where this is less.
+    pub deflated_bytes_max: usize,
     /// Permessage-deflate was agreed on: RSV1 may stand in the first frame of a message. Otherwise it is a violation.
     pub may_be_deflated: bool,
 }
@@ -127,7 +129,7 @@ pub enum CodecError {
     /// A text message or a close reason that is not UTF-8 (section 8.1).
     #[error("invalid UTF-8")]
     InvalidUtf8,
-    /// A message above [`CodecLimits::message_bytes_max`] (PROTOCOL 3).
+    /// A message above [`CodecLimits::message_bytes_max`] or [`CodecLimits::deflated_bytes_max`] (PROTOCOL 3).
     #[error("message is too big")]
     MessageTooBig,
 }
@@ -647,7 +649,11 @@ fn check_header(
         (OpCode::Data(Data::Reserved(_)), _) => return Err(CodecError::ReservedOpcode),
     };
     let message_length = message.map_or(0, Message::len) as u64;
-    if message_length.saturating_add(length) > limits.message_bytes_max as u64 {
+    let bytes_max = match kind {
+        MessageKind::Text | MessageKind::Binary => limits.message_bytes_max,
+        MessageKind::Deflated(_) => limits.message_bytes_max.min(limits.deflated_bytes_max),
+    };
+    if message_length.saturating_add(length) > bytes_max as u64 {
         return Err(CodecError::MessageTooBig);
     }
     Ok(Frame {

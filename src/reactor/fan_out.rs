@@ -19,9 +19,7 @@ use super::connections::Listed;
 use super::run::{Run, Sliced};
 use super::socket::Socket;
 use crate::event::Event;
-use crate::limits::{
-    DEFLATED_FRAME_BYTES_MIN, EVENT_SLICE_BYTES_MAX, MATCHED_KEPT_MAX, MERGE_MEMBERS_MIN,
-};
+use crate::limits::{EVENT_SLICE_BYTES_MAX, MATCHED_KEPT_MAX, MERGE_MEMBERS_MIN};
 use crate::protocol::event_frame::{GroupFields, Stamp};
 use crate::protocol::frame::Frame;
 use crate::routing::index::{GroupId, Match};
@@ -214,10 +212,13 @@ impl<S: Socket> Reactor<S> {
             frames,
             parcel: parcel.as_ref(),
         };
-        let takes = members.clone().map(|member| {
-            let session = connections.at_slot(member.slot);
-            session.is_some_and(|(_, it)| it.session.takes_deflated(DEFLATED_FRAME_BYTES_MIN))
-        });
+        let seats = &mut *connections;
+        let takes = |bytes| {
+            members.clone().map(move |member| {
+                let session = seats.at_slot(member.slot);
+                session.is_some_and(|(_, it)| it.session.takes_deflated(bytes))
+            })
+        };
         let deflated = hub.compression.deflate(frames, takes, &mut hub.metrics);
         let deflated_parcel = deflated
             .as_ref()

@@ -66,23 +66,22 @@ impl Compression {
         (self.deflater, self.inflater) = Default::default();
     }
 
-    /// Deflates the frames of a run for a group. `takes`: of each member, whether it agreed on it. `None`: too few did, or no
-    /// frame is worth it. Cost: a walk over the members until enough are found, none where too few sessions agreed on it at
-    /// all; and the deflating.
-    pub fn deflate(
+    /// Deflates the frames of a run for a group. `takes`: of each member, whether it may be sent so many bytes deflated.
+    /// `None`: too few may be sent the longest of the frames, or no frame is worth it. Cost: a walk over the members until
+    /// enough are found, none where too few sessions agreed on it at all; and the deflating.
+    pub fn deflate<Takes: Iterator<Item = bool>>(
         &mut self,
         frames: &[Frame],
-        takes: impl Iterator<Item = bool>,
+        takes: impl FnOnce(usize) -> Takes,
         metrics: &mut Metrics,
     ) -> Option<DeflatedFrames> {
-        if self.sessions < DEFLATE_MEMBERS_MIN
-            || frames.iter().all(|one| !has_length(one))
-            || takes
-                .filter(|takes| *takes)
-                .take(DEFLATE_MEMBERS_MIN)
-                .count()
-                < DEFLATE_MEMBERS_MIN
-        {
+        if self.sessions < DEFLATE_MEMBERS_MIN {
+            return None;
+        }
+        let worth_it = frames.iter().filter(|frame| has_length(frame));
+        let longest = worth_it.map(Frame::len).max()?;
+        let takers = takes(longest).filter(|takes| *takes);
+        if takers.take(DEFLATE_MEMBERS_MIN).count() < DEFLATE_MEMBERS_MIN {
             return None;
         }
         let (mut count, mut bytes_max, mut saved_bytes) = (0, 0, 0);
@@ -141,8 +140,8 @@ mod tests {
     use crate::limits::LARGE_FRAME_BYTES_MIN;
     use crate::protocol::frame::Opcode;
 
-    /// Sessions that make it worth it.
-    fn crowd() -> impl Iterator<Item = bool> {
+    /// Sessions that make it worth it, whatever the length.
+    fn crowd(_: usize) -> impl Iterator<Item = bool> {
         (0..2 * DEFLATE_MEMBERS_MIN).map(|number| number % 2 == 0)
     }
 
@@ -171,19 +170,32 @@ mod tests {
         let long = [event(1000, 1)];
         let mut nobody = Compression::default();
         nobody.begin_turn();
-        assert!(nobody.deflate(&long, crowd(), &mut metrics).is_none());
+        assert!(nobody.deflate(&long, crowd, &mut metrics).is_none());
         let mut compression = compression();
-        let few = crowd().take(2 * DEFLATE_MEMBERS_MIN - 2);
+        let few = |bytes| crowd(bytes).take(2 * DEFLATE_MEMBERS_MIN - 2);
         assert!(compression.deflate(&long, few, &mut metrics).is_none());
+        // All but one have a window that is too small for the longest of the run.
+        let run = [event(1000, 1), event(3000, 1)];
+        let small =
+            |bytes| (0..2 * DEFLATE_MEMBERS_MIN).map(move |number| number == 0 || bytes <= 2048);
+        assert!(compression.deflate(&run, small, &mut metrics).is_none());
         for length in [DEFLATED_FRAME_BYTES_MIN / 2, DEFLATED_FRAME_BYTES_MAX] {
             let other = [event(length, 1)];
-            assert!(compression.deflate(&other, crowd(), &mut metrics).is_none());
+            assert!(compression.deflate(&other, crowd, &mut metrics).is_none());
         }
         assert_eq!(metrics.deflated_frames_total, 0);
+        // Those that are too long to be deflated are no matter.
+        let run = [event(1000, 1), event(DEFLATED_FRAME_BYTES_MAX, 1)];
+        let deflated = compression.deflate(&run, small, &mut metrics);
+        assert_eq!(
+            deflated.map(|it| (it.count, it.bytes_max)),
+            Some((1, run[0].len()))
+        );
+        metrics = Metrics::default();
 
         let mixed = [event(10, 1), event(1000, 2), event(3000, 3)];
         let deflated = compression
-            .deflate(&mixed, crowd(), &mut metrics)
+            .deflate(&mixed, crowd, &mut metrics)
             .expect("two are worth it");
         let is_deflated: Vec<bool> = deflated.frames.iter().map(Frame::is_deflated).collect();
         assert_eq!(is_deflated, [false, true, true]);
@@ -205,13 +217,13 @@ mod tests {
 
         let mut turns = 0;
         while metrics.deflate_postponed_total == 0 {
-            compression.deflate(&long, crowd(), &mut metrics);
+            compression.deflate(&long, crowd, &mut metrics);
             turns += 1;
             assert!(turns < 1000, "the share of a turn has an end");
         }
-        assert!(compression.deflate(&long, crowd(), &mut metrics).is_none());
+        assert!(compression.deflate(&long, crowd, &mut metrics).is_none());
         compression.begin_turn();
-        assert!(compression.deflate(&long, crowd(), &mut metrics).is_some());
+        assert!(compression.deflate(&long, crowd, &mut metrics).is_some());
     }
 
     /// The texts of the frames in `bytes`, and whether each was deflated.
@@ -290,7 +302,7 @@ mod tests {
             for run in &runs {
                 compression.begin_turn();
                 let frames: Vec<Frame> = run.iter().map(|(length, seed)| event(*length, *seed)).collect();
-                let deflated = compression.deflate(&frames, crowd(), &mut metrics);
+                let deflated = compression.deflate(&frames, crowd, &mut metrics);
                 for (number, (id, takes)) in sessions.iter().enumerate() {
                     let own = deflated.as_ref().filter(|_| *takes).map_or(&frames, |it| &it.frames);
                     let one = [Frame::merged(own)];

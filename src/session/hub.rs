@@ -72,7 +72,8 @@ pub type OnMessage = fn(&mut Session, Message<'_>, &mut Context<'_>);
 /// reads them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
-    /// Frames of clients decoded in this turn, and one for each read. The loop sets it back.
+    /// Frames of clients decoded in this turn, one for each read, and what inflating a message counts for beside its frames.
+    /// The loop sets it back.
     pub frames_read: usize,
     /// A command was run, or a frame delivered, since the loop last set it back.
     pub is_busy: bool,

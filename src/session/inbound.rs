@@ -4,7 +4,10 @@
 
 use std::net::IpAddr;
 
-use crate::limits::{INFLATED_BYTES_PER_FRAME, PONGS_PER_READ_MAX, REFUSED_COMMANDS_MAX};
+use crate::limits::{
+    DEFLATED_BYTES_PER_FRAME, INFLATED_BYTES_PER_FRAME, INFLATED_MESSAGE_BYTES_MAX,
+    PONGS_PER_READ_MAX, REFUSED_COMMANDS_MAX,
+};
 use crate::metrics::commands::{CommandAction, CommandResult};
 use crate::protocol::admin::AdminRequest;
 use crate::protocol::codec::{CodecError, CodecLimits, DataKind, Item};
@@ -147,6 +150,7 @@ impl Session {
     /// Inflates a message and goes on with it.
     fn on_deflated(&mut self, kind: DataKind, payload: &[u8], cx: &mut Context<'_>) {
         let bytes_max = cx.hub.limits.codec.message_bytes_max;
+        let bytes_max = bytes_max.min(INFLATED_MESSAGE_BYTES_MAX);
         let mut inflater = std::mem::take(&mut cx.hub.compression.inflater);
         let inflated = inflater.inflate_message(kind, payload, bytes_max);
         let metrics = &mut cx.hub.metrics;
@@ -166,7 +170,8 @@ impl Session {
                 self.close(error.into(), cx);
             }
         }
-        cx.hub.work.frames_read += inflater.inflated_bytes() / INFLATED_BYTES_PER_FRAME;
+        cx.hub.work.frames_read += payload.len() / DEFLATED_BYTES_PER_FRAME
+            + inflater.inflated_bytes() / INFLATED_BYTES_PER_FRAME;
         cx.hub.compression.inflater = inflater;
     }
 

@@ -20,6 +20,9 @@ use tungstenite::{Message, WebSocket};
 
 const LIMITS: [usize; 4] = [100_000, 1000, 125, 5];
 
+/// The limit of deflated messages, between these.
+const DEFLATED_BYTES_MAX: usize = 300;
+
 /// What the codec may keep beyond the bytes that arrived and a quarter of them: its box and the smallest allocation.
 const HEAP_BYTES_FIXED: usize = 300;
 
@@ -44,6 +47,7 @@ pub fn check(data: &[u8]) -> String {
     };
     let limits = CodecLimits {
         message_bytes_max: LIMITS[usize::from(choice & 3)],
+        deflated_bytes_max: DEFLATED_BYTES_MAX,
         may_be_deflated: choice & 4 != 0,
     };
     let (seen, is_idle) = decode(&[stream], &limits);
@@ -128,7 +132,8 @@ fn own(item: Item<'_>, limits: &CodecLimits) -> Seen {
         Item::Deflated(kind, bytes) => {
             let length = bytes.len();
             let seen = Seen::Deflated(kind, bytes.into_owned());
-            (seen, length, limits.message_bytes_max)
+            let max = limits.message_bytes_max.min(limits.deflated_bytes_max);
+            (seen, length, max)
         }
         Item::Ping(payload) => {
             let length = payload.len();

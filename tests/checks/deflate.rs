@@ -4,8 +4,8 @@
 //! the payload of a deflated message. The same bytes are also the text of an event that is deflated.
 //!
 //! Invariants: what inflates is what miniz_oxide inflates, as far as that comes, and within its limit; what miniz_oxide
-//! inflates whole is not refused but for its size, for a text that is none, or for bytes behind its end. The inflater
-//! forgets a message before the next one. What is deflated, miniz_oxide and our own inflater inflate to what was there,
+//! inflates whole is not refused but for its size, for a text that is none, or for more than padding behind its end. The
+//! inflater forgets a message before the next one. What is deflated, miniz_oxide and our own inflater inflate to what was there,
 //! with a request id and without; it is shorter, and has the same header as another parser reads.
 
 use std::cell::RefCell;
@@ -15,11 +15,16 @@ use blackhole::protocol::codec::DataKind;
 use blackhole::protocol::deflate::{Deflater, InflateError, Inflated, Inflater};
 use blackhole::protocol::frame::{Frame, Opcode};
 use blackhole::protocol::tail::Tail;
+use miniz_oxide::inflate::TINFLStatus;
+use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 use miniz_oxide::inflate::decompress_to_vec_with_limit;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 const LIMITS: [usize; 4] = [100_000, 1000, 100, 0];
+
+/// The length of the empty stored block that is not sent.
+const EMPTY_LENGTH: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 
 const REQUEST_ID: &str = "0b9f4a52-77aa-4f00-9c1e-8a6b2f3d5e71";
 
@@ -63,11 +68,7 @@ fn own(inflated: Result<Inflated<'_>, InflateError>) -> Result<Vec<u8>, InflateE
 /// What miniz_oxide makes of a payload, and whether it came to an end of it.
 pub fn oracle(payload: &[u8], bytes_max: usize) -> (Vec<u8>, bool) {
     // The empty stored block that is not sent, and another that is the last.
-    let whole = [
-        payload,
-        &[0x00, 0x00, 0xFF, 0xFF, 0x01, 0x00, 0x00, 0xFF, 0xFF],
-    ]
-    .concat();
+    let whole = [payload, &EMPTY_LENGTH, &[0x01], &EMPTY_LENGTH].concat();
     match decompress_to_vec_with_limit(&whole, bytes_max) {
         Ok(message) => (message, true),
         Err(error) => (error.output, false),
@@ -91,9 +92,31 @@ fn agree_with_the_oracle(ours: &Result<Vec<u8>, InflateError>, payload: &[u8], b
         Err(InflateError::InvalidUtf8) => {
             assert!(!is_whole || std::str::from_utf8(&theirs).is_err());
         }
-        // Bytes behind the end, which it does not look at.
-        Err(InflateError::Corrupt) => {}
+        Err(InflateError::Corrupt) => {
+            let behind = behind_the_end(payload, bytes_max);
+            assert!(
+                behind.is_none_or(|behind| !matches!(behind, [] | [0x00])),
+                "nothing but padding behind the end of {theirs:?}"
+            );
+        }
     }
+}
+
+/// What stands behind the block that says that it is the last, if miniz_oxide comes to it within so many bytes: of the
+/// payload, or of the length that is not sent when that is begun.
+fn behind_the_end(payload: &[u8], bytes_max: usize) -> Option<&[u8]> {
+    let whole = [payload, &EMPTY_LENGTH].concat();
+    let mut message = vec![0; bytes_max];
+    let flags = inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
+    let mut inflater = DecompressorOxide::new();
+    let (status, read, _) = decompress(&mut inflater, &whole, &mut message, 0, flags);
+    let behind = match read.checked_sub(payload.len()) {
+        None | Some(0) => &payload[read..],
+        // That length is no padding: only its end will do.
+        Some(4) => &[],
+        Some(_) => &EMPTY_LENGTH,
+    };
+    (status == TINFLStatus::Done).then_some(behind)
 }
 
 fn check_deflating(deflater: &mut Deflater, inflater: &mut Inflater, text: &[u8]) {

@@ -6,6 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use blackhole::config::{self, Startup};
+use blackhole::limits::{
+    DEFLATED_BYTES_PER_FRAME, DEFLATED_MESSAGE_BYTES_MAX, FRAMES_READ_PER_TURN_MAX,
+    INFLATED_MESSAGE_BYTES_MAX,
+};
 use blackhole::protocol::proxy::Preamble;
 use blackhole::routing::families::Families;
 use blackhole::session::Session;
@@ -24,7 +28,7 @@ use support::events::{ACCOUNT, FIXTURES, call_event, fixtures, large_call_event}
 use support::project_file;
 use support::server::{Fed, Server};
 use support::tls;
-use support::wire::{client_frame, client_text};
+use support::wire::{client_frame, client_text, deflated_tables};
 
 const EXTENSION: &str = "sec-websocket-extensions";
 const ANSWER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
@@ -406,11 +410,61 @@ fn an_inflated_message_has_the_share_of_a_turn_that_its_bytes_have() {
     session.on_bytes(&mut request, &mut hub.context(id, now));
     assert!(session.is_open() && session.takes_deflated(1));
     let text = [&b"{}"[..], &[b' '; (64 << 10) - 2]].concat();
-    let mut frame = client_frame(0xC1, &deflated(&text));
-    assert!(frame.len() < 200, "{}", frame.len());
-    hub.work.frames_read = 0;
-    session.on_bytes(&mut frame, &mut hub.context(id, now));
-    assert!(session.is_open());
-    // A turn takes some 256 frames of clients, and those of one read.
-    assert_eq!(hub.work.frames_read, 1 + 64);
+    let blanks = deflated(&text);
+    assert!(blanks.len() < 200, "{}", blanks.len());
+    // What nothing comes of counts, too, and is the share of a turn when it is as long as it may be.
+    let tables = deflated_tables(DEFLATED_MESSAGE_BYTES_MAX);
+    for (payload, inflated_bytes) in [(blanks, text.len()), (tables, 0)] {
+        hub.work.frames_read = 0;
+        let mut frame = client_frame(0xC1, &payload);
+        session.on_bytes(&mut frame, &mut hub.context(id, now));
+        assert!(session.is_open());
+        assert_eq!(
+            hub.work.frames_read,
+            1 + payload.len() / DEFLATED_BYTES_PER_FRAME + inflated_bytes / (1 << 10)
+        );
+        if inflated_bytes == 0 {
+            assert!(hub.work.frames_read * 10 / 9 > FRAMES_READ_PER_TURN_MAX);
+        }
+    }
+    let after = hub.metrics.inflated_bytes_after_total;
+    assert_eq!(after, text.len() as u64);
+}
+
+#[test]
+fn a_deflated_message_has_bounds_of_its_own_where_plain_ones_have_none() {
+    let args = [COMPRESSION, "--max-message-bytes", "0"];
+    let server = Server::demo(&args);
+    let most = INFLATED_MESSAGE_BYTES_MAX;
+    let ping = ping_as(ANY_TOKEN, "p").to_string();
+    let padded = format!("{ping}{}", " ".repeat(most - ping.len()));
+    let mut raw = agreed(&server, "permessage-deflate", ANSWER);
+    send_deflated(&mut raw, &padded);
+    assert_eq!(raw.json()["request_id"], "p");
+    raw.send_frame(0xC1, &deflated_tables(DEFLATED_MESSAGE_BYTES_MAX));
+    assert_eq!(raw.json()["status"], "error");
+    // A plain one may be longer.
+    raw.send_text(&format!("{padded} "));
+    assert_eq!(raw.json()["request_id"], "p");
+
+    let half = vec![0; DEFLATED_MESSAGE_BYTES_MAX / 2 + 1];
+    let inflates_to_more = client_frame(0xC1, &deflated(format!("{padded} ").as_bytes()));
+    let header = client_frame(0xC1, &[&half[..], &half].concat());
+    let fragments = [client_frame(0x41, &half), client_frame(0x80, &half)].concat();
+    for (what, bytes) in [
+        ("inflates to more", inflates_to_more),
+        ("the header tells", header[..8].to_vec()),
+        ("in fragments", fragments),
+    ] {
+        let mut raw = agreed(&server, "permessage-deflate", ANSWER);
+        raw.send_text(&ping);
+        assert_eq!(raw.json()["request_id"], "p", "{what}");
+        raw.try_send(&bytes);
+        let too_big = (Some(1009), "message too big".to_owned());
+        assert_eq!(raw.expect_close(), too_big, "{what}");
+    }
+    // Only the first was looked at, and not beyond its bound.
+    let metrics = server.metrics();
+    assert_eq!(metrics["inflate_refused_total"], 1);
+    assert_eq!(metrics["inflated_bytes_after_total"], most as u64);
 }

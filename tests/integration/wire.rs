@@ -18,6 +18,7 @@ use tungstenite::{Message, WebSocket};
 
 const LIMITS: CodecLimits = CodecLimits {
     message_bytes_max: 100_000,
+    deflated_bytes_max: 100_000,
     may_be_deflated: false,
 };
 
@@ -561,6 +562,14 @@ fn a_deflated_message_comes_out_whole_and_as_it_came() {
     let bytes = [frame(0x41, "abc"), frame(0x80, "de")].concat();
     let too_big = [Seen::Failed(CodecError::MessageTooBig)];
     check_three_ways("deflated, too big", &bytes, &small, &too_big);
+    let small = CodecLimits {
+        deflated_bytes_max: 4,
+        ..limits
+    };
+    check_three_ways("too big for a deflated one", &bytes, &small, &too_big);
+    let within = [frame(0x41, "ab"), frame(0x80, "cd"), frame(0x81, "plain")].concat();
+    let expected = [deflated(DataKind::Text, b"abcd"), text("plain")];
+    check_three_ways("only plain ones may be", &within, &small, &expected);
 }
 
 #[test]

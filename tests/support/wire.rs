@@ -1,6 +1,9 @@
 //! The client's side of the wire, byte by byte, for tests that script it.
 
 pub use crate::client_frame::client_frame;
+use std::fs;
+
+use crate::project_file;
 use crate::schemas::hold_text;
 
 /// A valid upgrade request.
@@ -10,6 +13,18 @@ pub const UPGRADE_REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade:
 /// A whole text message in one frame.
 pub fn client_text(text: &str) -> Vec<u8> {
     client_frame(0x81, text.as_bytes())
+}
+
+/// The payload of a deflated message, of at most so many bytes, that inflates to nothing and takes as long as any: all of it is
+/// blocks that have nothing but their tables of codes (RFC 1951 section 3.2.7).
+pub fn deflated_tables(bytes_max: usize) -> Vec<u8> {
+    const EMPTY_LENGTH: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
+    let path = project_file("tests/fuzz/corpus/deflate/empty_dynamic_blocks");
+    let input = fs::read(path).expect("the input of the fuzz target");
+    // Behind the byte that is not of the payload; it begins the empty stored block at its end.
+    let blocks = &input[1..];
+    let times = (bytes_max + EMPTY_LENGTH.len()) / (blocks.len() + EMPTY_LENGTH.len());
+    vec![blocks; times].join(&EMPTY_LENGTH[..])
 }
 
 /// The complete server frames at the start of `bytes`, as (opcode, payload), and how many bytes they take.

@@ -23,7 +23,8 @@ pub(crate) const TOKIO_DEFAULTS: Candidate = Candidate {
     })
 };
 
-/// With permessage-deflate, each event deflated for each session by one compressor without a memory, as uWebSockets does.
+/// With permessage-deflate, each event deflated for each session by one compressor without a memory, as uWebSockets does with
+/// its `SHARED_COMPRESSOR`.
 pub(crate) const TOKIO_DEFLATE: Candidate = Candidate {
     has_bindings: false,
     ..peer("tokio-tungstenite-deflate", |_| {
