@@ -68,8 +68,18 @@ impl Plan<'_> {
     /// told.
     ///
     /// # Errors
-    /// Our server fails.
+    /// Our server fails; what was measured before is printed.
     pub(crate) fn measure(&self) -> io::Result<Vec<Value>> {
+        let mut rows = Vec::new();
+        let measured = self.parts(&mut rows);
+        compare(&mut rows);
+        if measured.is_err() {
+            print(&rows);
+        }
+        measured.map(|()| rows)
+    }
+
+    fn parts(&self, rows: &mut Vec<Value>) -> io::Result<()> {
         let Extent {
             shrink,
             sessions,
@@ -77,35 +87,29 @@ impl Plan<'_> {
             body_bytes,
             ..
         } = self.extent;
-        let mut rows = Vec::new();
         let load = self.load;
         let most = sessions.div_ceil(shrink);
         for port in [Port::Plain, Port::Tls] {
-            self.each("idle", port, most, &mut rows, |front, setup| {
+            self.each("idle", port, most, rows, |front, setup| {
                 let row = idle::measure(front, port, setup, load, body_bytes)?;
                 Ok(vec![row])
             })?;
         }
         rows.extend(self.fanout()?);
         let connects = handshakes::CONNECTS.div_ceil(shrink);
-        self.each(
-            "handshakes",
-            Port::Tls,
-            connects,
-            &mut rows,
-            |front, setup| handshakes::measure(front, setup, load, rounds),
-        )?;
+        self.each("handshakes", Port::Tls, connects, rows, |front, setup| {
+            handshakes::measure(front, setup, load, rounds)
+        })?;
         let connects = pings::CONNECTS.div_ceil(shrink);
-        self.each("pings", Port::Tls, connects, &mut rows, |front, setup| {
+        self.each("pings", Port::Tls, connects, rows, |front, setup| {
             pings::measure(front, setup, load, rounds)
         })?;
         for port in [Port::Plain, Port::Tls] {
-            self.each("back", port, most, &mut rows, |front, setup| {
+            self.each("back", port, most, rows, |front, setup| {
                 back::measure(front, port, setup, load)
             })?;
         }
-        compare(&mut rows);
-        Ok(rows)
+        Ok(())
     }
 
     /// Adds to `rows` what `measure` says of every side, with `sessions` sessions or as many as it can stand. The ports
