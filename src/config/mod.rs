@@ -150,7 +150,8 @@ fn load(command_line: &CommandLine, descriptors: u64) -> Result<Loaded, ConfigEr
     let mut config = Config::new(options.clone(), &place)?;
     let is_given = |key: &str| command_line.has(key) || from_file.has(key);
     let idle = Note::of_idle_tls_keys(&options, &is_given);
-    config.notes = [from_file.notes, idle].concat();
+    let open = Note::of_open_port(config.port, config.tls_clients.as_ref());
+    config.notes = [from_file.notes, idle, Vec::from_iter(open)].concat();
     config.modules_file = command_line.config.as_deref().map(modules::beside);
     Ok(Loaded { options, config })
 }

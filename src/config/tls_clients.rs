@@ -159,6 +159,16 @@ impl Note {
         told.chain(tls.warnings(unix_now()).into_iter().map(Self::warning))
             .collect()
     }
+
+    /// A warning if clients must show certificates on one port and nothing on the other.
+    #[must_use]
+    pub(super) fn of_open_port(port: Option<u16>, tls: Option<&TlsClientsConfig>) -> Option<Self> {
+        let port = port.filter(|_| tls.is_some_and(|tls| tls.options.client_required))?;
+        let text = format!(
+            "ssl_client_required: port {port} is open to clients without certificates; close it with port: null (--port none)"
+        );
+        Some(Self::warning(text))
+    }
 }
 
 fn told(facts: &CertificateFacts) -> String {

@@ -896,6 +896,17 @@ fn a_check_reads_the_files_of_clients_tls_and_tells_what_they_are_good_for() {
     let (code, said) = check(&soon);
     assert_eq!((code, said.lines().count()), (Some(0), 2), "{said}");
     assert!(said.contains("expires on "), "{said}");
+    let required = |port: &str| {
+        let ca = ca.pem().display().to_string();
+        let line = tls_line(&good);
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        let demanding = ["--check-config", "--auth=insecure", "--ssl-client-required"];
+        let output = run_to_end(&[&demanding[..], &["--ssl-ca-cert", &ca, port], &line].concat());
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let open = "ssl_client_required: port 5555 is open to clients without certificates";
+    assert!(required("--port=5555").contains(open));
+    assert!(!required("--port=none").contains("ssl_client_required"));
     open_to(&good, 0o644);
     let (code, said) = check(&good);
     let exposed = format!(
