@@ -525,9 +525,15 @@ fn what_a_person_does_wrong_is_told_in_one_line() {
         ),
         (
             &good,
-            &["--ca-cert", "/dev/null"],
+            &["--ca-cert", "Cargo.toml"],
             2,
             "holds no certificate",
+        ),
+        (
+            &good,
+            &["--ca-cert", "/dev/null"],
+            2,
+            "is not a regular file",
         ),
     ] {
         let args = ["--url", url, "--token", ANY_TOKEN, "--quiet"];
