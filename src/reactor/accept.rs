@@ -129,21 +129,19 @@ impl<S: Socket> Reactor<S> {
     }
 
     /// Ends the unfinished handshake that is first to go; false: there is none.
-    pub(super) fn evict_unfinished(&mut self, now: Now) -> bool {
+    fn evict_unfinished(&mut self, now: Now) -> bool {
         let Some(id) = self.unfinished.first_to_go() else {
             return false;
         };
-        let is_in_clear = !self.is_secured(id);
-        if let Some(connection) = self.connections.get_mut(id) {
-            if is_in_clear {
-                // The peer may not speak HTTP, and may not be listening.
-                let _untold = connection
-                    .socket
-                    .write(&[IoSlice::new(self.full_answer.whole())]);
-            }
-            connection.session.evict(&mut self.hub.context(id, now));
+        if !self.is_secured(id)
+            && let Some(connection) = self.connections.get_mut(id)
+        {
+            // The peer may not speak HTTP, and may not be listening.
+            let _untold = connection
+                .socket
+                .write(&[IoSlice::new(self.full_answer.whole())]);
         }
-        self.remove(id);
+        self.evict(id, now);
         true
     }
 

@@ -541,6 +541,14 @@ impl<S: Socket> Reactor<S> {
         self.hub.metrics.heap_trims_total += 1;
     }
 
+    /// Ends a connection at once, to make room for another: one that never had a subscription.
+    fn evict(&mut self, id: ConnId, now: Now) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.session.evict(&mut self.hub.context(id, now));
+        }
+        self.remove(id);
+    }
+
     /// Takes a connection that has ended out of the table, and counts its end. Outside of step 6 only for a connection that
     /// never had a subscription, because nothing names it by its slot.
     fn remove(&mut self, id: ConnId) -> Option<(Peer, CloseReason)> {

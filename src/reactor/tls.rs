@@ -30,15 +30,17 @@ impl<S: Socket> Reactor<S> {
         self.tls = Some(TlsPort::new(lane, served));
     }
 
-    /// Serves handshakes that begin from now on with this. Returns what was before; `None`: there is no TLS port.
-    pub fn renew_tls(&mut self, served: ServerTls) -> Option<ServerTls> {
-        Some(self.tls.as_mut()?.replace(served))
+    /// Serves handshakes that begin from now on with this, if there is a TLS port.
+    pub fn renew_tls(&mut self, served: ServerTls) {
+        if let Some(tls) = &mut self.tls {
+            tls.served = served;
+        }
     }
 
     /// What handshakes are served with; `None`: there is no TLS port.
     #[must_use]
     pub fn served_tls(&self) -> Option<&ServerTls> {
-        Some(self.tls.as_ref()?.served())
+        Some(&self.tls.as_ref()?.served)
     }
 
     /// Whether the connection is one of the TLS port.
@@ -118,10 +120,7 @@ impl<S: Socket> Reactor<S> {
             let Some(id) = tls.secured.first_to_go() else {
                 return;
             };
-            if let Some(connection) = self.connections.get_mut(id) {
-                connection.session.evict(&mut self.hub.context(id, now));
-            }
-            self.remove(id);
+            self.evict(id, now);
         }
     }
 

@@ -64,14 +64,9 @@ impl TlsPort {
         }
     }
 
-    /// Handshakes that begin from now on are served with this; returns what was before.
-    pub(super) fn replace(&mut self, served: ServerTls) -> ServerTls {
-        std::mem::replace(&mut self.served, served)
-    }
-
-    /// What is served now.
-    pub(super) fn served(&self) -> &ServerTls {
-        &self.served
+    /// How many handshakes wait for a thread, in the loop or in its lane.
+    pub(super) fn waiting(&self) -> usize {
+        self.secured.waiting() + self.lane.waiting()
     }
 
     /// Forgets the records of the last system call, and keeps the memory.

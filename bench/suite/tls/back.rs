@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 use super::sides::{Front, Port, Side};
 use super::{AT_ONCE, reopened};
-use crate::density::CONNECT_RATE;
-use crate::running::{Load, Waiting, micros_each};
+use crate::running::micros_each;
 use crate::subject::{Cpu, Setup, Subject, memory_of};
 use crate::table::{Table, number, percent, ratio};
 use shared::process::forget_peak;
@@ -26,10 +25,7 @@ pub(super) fn measure(
 ) -> io::Result<Vec<Value>> {
     let side = Side::start(setup, front)?;
     let pids = side.pids();
-    let mut arguments = side.arguments(port, setup.sessions);
-    arguments.extend(CONNECT_RATE.map(str::to_owned));
-    let address = side.address_of(port);
-    let mut clients = Load::start(load, address, setup.sessions, &arguments, Waiting::Sleep)?;
+    let mut clients = side.clients(load, port, setup.sessions)?;
     let kinds: &[(&str, bool)] = match port {
         Port::Plain => &[("plain", false)],
         Port::Tls => &[("full", false), ("resumed", true)],

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 use super::sides::{Front, Port, Side};
 use super::{AT_ONCE, reopened};
-use crate::density::CONNECT_RATE;
-use crate::running::{Load, Waiting, micros_each};
+use crate::running::{Load, micros_each};
 use crate::statistics::median;
 use crate::subject::{Cpu, Setup, Subject};
 use crate::table::{Table, number, percent, ratio};
@@ -74,10 +73,7 @@ pub(super) fn measure(
     let side = Side::start(setup, front)?;
     let pids = side.pids();
     let start = |port: Port| {
-        let mut arguments = side.arguments(port, setup.sessions);
-        arguments.extend(CONNECT_RATE.map(str::to_owned));
-        let address = side.address_of(port);
-        let mut clients = Load::start(load, address, setup.sessions, &arguments, Waiting::Sleep)?;
+        let mut clients = side.clients(load, port, setup.sessions)?;
         clients.cut()?;
         Ok::<_, io::Error>(clients)
     };

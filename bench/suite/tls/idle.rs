@@ -7,8 +7,7 @@ use std::thread::sleep;
 use serde_json::{Value, json};
 
 use super::sides::{Front, Port, Side};
-use crate::density::{AFTER_BURST, CONNECT_RATE, SETTLE};
-use crate::running::{Load, Waiting};
+use crate::density::{AFTER_BURST, SETTLE};
 use crate::subject::{Batch, Setup, Subject, memory_of};
 use crate::table::{Table, number, ratio};
 use shared::process::proportional;
@@ -33,10 +32,7 @@ pub(super) fn measure(
     let mut side = Side::start(setup, front)?;
     let pids = side.pids();
     let (before, heap_before) = (proportional_of(&pids)?, memory_of(&pids)?.anonymous);
-    let mut arguments = side.arguments(port, setup.sessions);
-    arguments.extend(CONNECT_RATE.map(str::to_owned));
-    let address = side.address_of(port);
-    let mut clients = Load::start(load, address, setup.sessions, &arguments, Waiting::Sleep)?;
+    let mut clients = side.clients(load, port, setup.sessions)?;
     sleep(SETTLE);
     let (idle, heap) = (proportional_of(&pids)?, memory_of(&pids)?.anonymous);
     clients.round(BURST, || {

@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 
 use super::sides::{Front, Port, Side};
 use super::{AT_ONCE, reopened};
-use crate::density::CONNECT_RATE;
-use crate::running::{Load, Waiting};
+use crate::running::Load;
 use crate::subject::{Cpu, Setup, Subject};
 use crate::table::{Table, number, ratio};
 
@@ -64,10 +63,7 @@ pub(super) fn measure(
     let side = Side::start(setup, front)?;
     let pids = side.pids();
     let start = |port: Port| {
-        let mut arguments = side.arguments(port, setup.sessions);
-        arguments.extend(CONNECT_RATE.map(str::to_owned));
-        let address = side.address_of(port);
-        let mut clients = Load::start(load, address, setup.sessions, &arguments, Waiting::Sleep)?;
+        let mut clients = side.clients(load, port, setup.sessions)?;
         clients.cut()?;
         Ok::<_, io::Error>(clients)
     };

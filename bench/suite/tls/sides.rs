@@ -9,9 +9,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::density::CONNECT_RATE;
 use crate::ours::{self, Ours};
 use crate::peers::{self, BACKLOG, Nginx, await_listening, find, free_address, write_file};
-use crate::running::{Running, SERVER_CORE};
+use crate::running::{Load, Running, SERVER_CORE, Waiting};
 use crate::subject::{Batch, Candidate, Kind, Scenario, Setup, Subject};
 
 /// Of 20,000 descriptors, which is what a process may have where nobody raises it, a proxy takes two a session.
@@ -148,6 +149,22 @@ impl Side {
             Port::Plain => &self.plain,
             Port::Tls => &self.tls,
         }
+    }
+
+    /// Opens and subscribes `sessions` sessions at `port`, with the load generator `load`.
+    ///
+    /// # Errors
+    /// As [`Load::start`].
+    pub(super) fn clients(&self, load: &Path, port: Port, sessions: u32) -> io::Result<Load> {
+        let mut arguments = self.arguments(port, sessions);
+        arguments.extend(CONNECT_RATE.map(str::to_owned));
+        Load::start(
+            load,
+            self.address_of(port),
+            sessions,
+            &arguments,
+            Waiting::Sleep,
+        )
     }
 
     /// Arguments of a load generator for `port`.

@@ -63,14 +63,6 @@ impl<S: Socket> Reactor<S> {
         Some(id)
     }
 
-    /// Ends a connection at once.
-    fn evict(&mut self, id: ConnId, now: Now) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.session.evict(&mut self.hub.context(id, now));
-        }
-        self.remove(id);
-    }
-
     /// Looks whether a connection has waited too long for a request.
     pub(in crate::reactor) fn check_admin(&mut self, id: ConnId, now: Now) {
         let Some(connection) = self.connections.get_mut(id) else {

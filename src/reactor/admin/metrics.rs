@@ -8,6 +8,7 @@ use crate::reactor::Reactor;
 use crate::reactor::control::Control;
 use crate::reactor::secured::Secured;
 use crate::reactor::socket::Socket;
+use crate::reactor::tls_port::TlsPort;
 use crate::tls::ServerTls;
 
 /// The page. Linear in the counters and gauges, whatever the sessions are.
@@ -282,7 +283,7 @@ pub(super) fn metrics<S: Socket>(reactor: &Reactor<S>) -> String {
         (
             "tls_handshakes_waiting",
             "Those of them that wait for a thread.",
-            secured.map_or(0, Secured::waiting),
+            reactor.tls.as_ref().map_or(0, TlsPort::waiting),
         ),
         (
             "handshakes_unfinished",
