@@ -399,6 +399,10 @@ pub const TRIM_WITHIN: Duration = Duration::from_secs(10);
 /// Outbox queues freed, and sessions come and gone, since the last trim that make a trim worth its while.
 pub const TRIM_FREED_MIN: u64 = 256;
 
+/// Bytes that the history has forgotten since the last trim that make a trim worth its while, if they are more than half of
+/// what it kept.
+pub const TRIM_HISTORY_BYTES_MIN: usize = 1 << 20;
+
 /// Sessions of one `blackhole sub`: its URLs times its tokens, a thread each. More are refused at its start.
 pub(crate) const SUB_SESSIONS_MAX: usize = 256;
 

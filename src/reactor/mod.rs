@@ -522,6 +522,7 @@ impl<S: Socket> Reactor<S> {
             has_grown: self.flush.has_grown()
                 || self.scratch.capacity() > limits::SCRATCH_KEPT_MAX
                 || records > limits::SCRATCH_KEPT_MAX,
+            history: self.hub.history.bytes(),
         };
         if !self.trim.is_due(done, now.clock) {
             return;

@@ -1,7 +1,7 @@
 //! When memory is given back after a burst. The allocator keeps freed memory resident until it is told to give it back
 //! (DESIGN, The turn, 6). That is done once, in the quiet after the burst, or [`limits::TRIM_WITHIN`] after the first
 //! memory was freed if traffic leaves no quiet. New sessions are a burst too: the tables grow, and their old places are
-//! freed.
+//! freed. And a burst of events is freed a minute later, when the history forgets them.
 //!
 //! Invariant: as long as there is memory worth giving back, a time is set by which that happens.
 
@@ -16,6 +16,8 @@ pub(super) struct Trim {
     freed: u64,
     /// The same after the last turn.
     freed_before: u64,
+    /// The most of [`TurnDone::history`] since the last trim.
+    history_most: usize,
     due: Option<Due>,
 }
 
@@ -29,6 +31,8 @@ pub(super) struct TurnDone {
     pub(super) is_busy: bool,
     /// A list has grown that could shrink.
     pub(super) has_grown: bool,
+    /// Bytes of the events that the history keeps.
+    pub(super) history: usize,
 }
 
 /// The time by which memory is given back.
@@ -50,7 +54,13 @@ impl Trim {
     pub(super) fn is_due(&mut self, turn: TurnDone, now: Duration) -> bool {
         let is_quiet = !turn.is_busy && turn.freed == self.freed_before;
         self.freed_before = turn.freed;
-        if turn.freed - self.freed < limits::TRIM_FREED_MIN && !turn.has_grown {
+        self.history_most = self.history_most.max(turn.history);
+        let forgotten = self.history_most - turn.history;
+        // Under steady traffic as many come as go: only a fall to less than half is memory that nothing takes again.
+        let has_forgotten =
+            forgotten >= limits::TRIM_HISTORY_BYTES_MIN && forgotten > self.history_most / 2;
+        let is_worth_it = turn.freed - self.freed >= limits::TRIM_FREED_MIN;
+        if !is_worth_it && !turn.has_grown && !has_forgotten {
             self.due = None;
             return false;
         }
@@ -65,7 +75,47 @@ impl Trim {
             return false;
         }
         self.freed = turn.freed;
+        self.history_most = turn.history;
         self.due = None;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// How often memory is given back when the history has so many bytes after each of these turns, a second apart.
+    fn trims(bytes: impl IntoIterator<Item = usize>, is_busy: bool) -> usize {
+        let mut trim = Trim::default();
+        let turn = |history| TurnDone {
+            freed: 0,
+            is_busy,
+            has_grown: false,
+            history,
+        };
+        let due = (1..)
+            .zip(bytes)
+            .filter(|&(second, history)| trim.is_due(turn(history), Duration::from_secs(second)));
+        due.count()
+    }
+
+    #[test]
+    fn a_history_that_falls_to_nothing_is_given_back_in_few_steps() {
+        for is_busy in [false, true] {
+            let falling = (0..=60).rev().map(|rest| rest * MIB);
+            let trims = trims(falling.chain([0; 20]), is_busy);
+            assert!((2..=8).contains(&trims), "{trims}, busy: {is_busy}");
+        }
+    }
+
+    #[test]
+    fn while_as_many_events_come_as_go_there_is_nothing_to_give_back() {
+        let swaying = (0..1_000).map(|second| (40 + 20 * (second / 30 % 2)) * MIB);
+        assert_eq!(trims(swaying, true), 0);
+        let small = (0..1_000).map(|second| second % 2 * (MIB - 1));
+        assert_eq!(trims(small, false), 0);
     }
 }

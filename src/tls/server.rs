@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ring::digest;
 use rustls::crypto::ring::cipher_suite;
 use rustls::crypto::{CryptoProvider, ring as ring_provider};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier};
@@ -90,7 +89,7 @@ impl ServerTls {
             ..ring_provider::default_provider()
         });
         let certified = load_certificates(&options.certificates, &provider)?;
-        let (verifier, context) = client_verifier(options, &provider)?;
+        let verifier = client_verifier(options, &provider)?;
         let secret = ticket_secret(options.ticket_key_file.as_deref())?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])
@@ -105,7 +104,7 @@ impl ServerTls {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         if options.client_ca.is_none() {
             config.send_tls13_tickets = 1;
-            config.ticketer = Arc::new(Tickets::new(&secret, context, clock));
+            config.ticketer = Arc::new(Tickets::new(&secret, clock));
         } else {
             // A handshake that is resumed does not look at the client's certificate again, which may have expired.
             config.send_tls13_tickets = 0;
@@ -205,32 +204,23 @@ fn load_certificates(
         .collect()
 }
 
-/// Whom clients' certificates must come from, and what distinguishes that from all else: a session that was begun under
-/// other rules is not resumed.
+/// Whom clients' certificates must come from.
 fn client_verifier(
     options: &TlsOptions,
     provider: &Arc<CryptoProvider>,
-) -> Result<(Arc<dyn ClientCertVerifier>, [u8; 32]), TlsFileError> {
+) -> Result<Arc<dyn ClientCertVerifier>, TlsFileError> {
     let Some(file) = &options.client_ca else {
-        return Ok((WebPkiClientVerifier::no_client_auth(), [0; 32]));
+        return Ok(WebPkiClientVerifier::no_client_auth());
     };
-    let mut context = digest::Context::new(&digest::SHA256);
-    context.update(&[u8::from(options.client_required)]);
-    for certificate in tls_files::certificates(file)? {
-        context.update(digest::digest(&digest::SHA256, &certificate).as_ref());
-    }
     let roots = Arc::new(tls_files::roots_of(file)?);
     let builder = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
     let builder = match options.client_required {
         true => builder,
         false => builder.allow_unauthenticated(),
     };
-    let verifier = builder
+    builder
         .build()
-        .map_err(|_| TlsFileError::new(file, "holds no CA that can be used"))?;
-    let context = context.finish();
-    let context = context.as_ref().try_into().unwrap_or([0; 32]);
-    Ok((verifier, context))
+        .map_err(|_| TlsFileError::new(file, "holds no CA that can be used"))
 }
 
 /// The secret of tickets.

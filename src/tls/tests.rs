@@ -670,7 +670,7 @@ fn without_a_key_file_tickets_are_good_in_the_process_and_outlive_a_reread() {
 fn a_ticket_that_was_tampered_with_is_none() {
     use rustls::server::ProducesTickets;
     let (_, clock) = clock(1_000_000_000);
-    let tickets = tickets::Tickets::new(&[7; 32], [0; 32], clock);
+    let tickets = tickets::Tickets::new(&[7; 32], clock);
     let session = b"a session".to_vec();
     let ticket = tickets.encrypt(&session).expect("random numbers");
     assert_eq!(tickets.decrypt(&ticket), Some(session.clone()));

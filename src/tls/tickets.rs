@@ -3,11 +3,11 @@
 //!
 //! ```text
 //! ticket = period (4) | salt (16) | sealed session | tag (16)
-//! key and nonce of a ticket = HKDF-SHA-256(secret; context, period, salt)
+//! key and nonce of a ticket = HKDF-SHA-256(secret; period, salt)
 //! ```
 //!
 //! So all processes of a host, or of a fleet, agree on the keys without talking, and nobody has to rotate them: they go with
-//! the time. The context is what a session depends on besides the ticket: whose clients' certificates were asked for.
+//! the time. Where clients are asked for certificates there are no tickets ([`super::server`]).
 //!
 //! Invariants: no two tickets share a key; a ticket of before the last period opens no more, though the secret, as long as
 //! it stays, can make its key again; no `Debug` shows a secret.
@@ -38,16 +38,14 @@ pub(super) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// What seals and opens tickets.
 pub(super) struct Tickets {
     secret: hkdf::Prk,
-    context: [u8; 32],
     clock: Clock,
 }
 
 impl Tickets {
-    /// `secret`: at least [`SECRET_BYTES_MIN`] bytes of a good source. `context`: tickets of another one are not taken.
-    pub(super) fn new(secret: &[u8], context: [u8; 32], clock: Clock) -> Self {
+    /// `secret`: at least [`SECRET_BYTES_MIN`] bytes of a good source.
+    pub(super) fn new(secret: &[u8], clock: Clock) -> Self {
         Self {
             secret: hkdf::Salt::new(hkdf::HKDF_SHA256, LABEL).extract(secret),
-            context,
             clock,
         }
     }
@@ -65,7 +63,7 @@ impl Tickets {
             }
         }
         let mut bytes = [0; KEY_BYTES + NONCE_LEN];
-        let info = [&self.context[..], &period, salt];
+        let info = [&period[..], salt];
         self.secret
             .expand(&info, Length)
             .and_then(|expanded| expanded.fill(&mut bytes))

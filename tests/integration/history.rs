@@ -11,7 +11,7 @@ use blackhole::config::Config;
 use blackhole::event::{Event, EventId};
 use blackhole::handoff::{FromSource, Return, SourceEnd, ToSource};
 use blackhole::history::Cursor;
-use blackhole::limits::EVENT_SLICE_BYTES_MAX;
+use blackhole::limits::{EVENT_SLICE_BYTES_MAX, TRIM_AFTER, TRIM_HISTORY_BYTES_MIN};
 use blackhole::reactor::{Reactor, Ready};
 use blackhole::routing::amqp_binding::{AmqpBinding, Asked};
 use blackhole::session::ListenerKind;
@@ -181,6 +181,8 @@ impl Stage {
             "lingering" => lingering.0 as u64,
             "let go early" => lingering.1,
             "wanted" => self.reactor.hub.subscriptions.broker().counts().wanted as u64,
+            "bytes" => self.reactor.hub.history.bytes() as u64,
+            "trims" => self.reactor.hub.metrics.heap_trims_total,
             _ => unreachable!(),
         }
     }
@@ -240,6 +242,37 @@ fn every_event_carries_its_id_and_cursors_rise_however_many_come_in_a_millisecon
             last = here;
             stage.pass(Duration::from_millis(200));
         }
+    }
+}
+
+#[test]
+fn the_memory_of_forgotten_events_is_given_back() {
+    let keep = Duration::from_secs(30);
+    let mut stage = Stage::new(&["--history-seconds=30"]);
+    let one = stage.session();
+    stage.subscribe(&one, ACCOUNT, json!({}));
+    let filler = "x".repeat(10_000);
+    for round in 0..20 {
+        for number in 0..20 {
+            let number = 20 * round + number;
+            let body = json!({"Event-Name": "CHANNEL_CREATE", "Account-ID": ACCOUNT, "Number": number, "Filler": filler});
+            stage.publish_on("callevt", KEY, &body);
+        }
+        stage.pass(Duration::ZERO);
+        assert_eq!(one.numbers().len(), 20);
+    }
+    // What their delivery has freed is given back at once; they themselves are still there.
+    for _ in 0..5 {
+        stage.pass(TRIM_AFTER);
+    }
+    let before = stage.metric("trims");
+    assert!(stage.metric("bytes") > 2 * TRIM_HISTORY_BYTES_MIN as u64);
+    stage.pass(keep);
+    stage.pass(TRIM_AFTER);
+    assert_eq!(stage.metric("bytes"), 0);
+    for _ in 0..5 {
+        stage.pass(TRIM_AFTER);
+        assert_eq!(stage.metric("trims"), before + 1);
     }
 }
 
