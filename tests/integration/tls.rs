@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -998,10 +999,14 @@ struct OpenSsl {
 
 impl OpenSsl {
     fn connect(scene: &Scene, args: &[&str]) -> Self {
+        Self::connect_to(scene.address(), &scene.ca, args)
+    }
+
+    fn connect_to(address: SocketAddr, ca: &Ca, args: &[&str]) -> Self {
         let mut child = Command::new("openssl")
-            .args(["s_client", "-connect", &scene.address().to_string()])
+            .args(["s_client", "-connect", &address.to_string()])
             .args(["-servername", NAME, "-verify_return_error", "-CAfile"])
-            .arg(scene.ca.pem())
+            .arg(ca.pem())
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -1037,6 +1042,12 @@ impl OpenSsl {
         }
     }
 
+    /// Asks for the probes' page.
+    fn is_answered(&mut self) {
+        self.write("GET / HTTP/1.1\nHost: localhost\n\n");
+        self.hears("HTTP/1.1 200 OK");
+    }
+
     /// All that it says until it ends by itself.
     fn rest(mut self) -> String {
         drop(self.stdin.take());
@@ -1070,8 +1081,7 @@ fn openssl_changes_its_keys_and_asks_the_server_for_new_ones() {
         });
         assert!(said.contains("KEYUPDATE"));
     }
-    client.write("GET / HTTP/1.1\nHost: localhost\n\n");
-    client.hears("HTTP/1.1 200 OK");
+    client.is_answered();
 }
 
 #[test]
@@ -1122,8 +1132,65 @@ fn openssl_finds_the_old_versions_and_the_weak_suites_refused() {
         let mut client = OpenSsl::connect(&scene, &[version, option, suite, "-crlf"]);
         client.hears(&format!("Cipher is {suite}"));
         client.hears("Verify return code: 0 (ok)");
-        client.write("GET / HTTP/1.1\nHost: localhost\n\n");
-        client.hears("HTTP/1.1 200 OK");
+        client.is_answered();
+    }
+}
+
+#[test]
+fn a_certificate_with_an_rsa_key_serves_alone_and_beside_one_of_ecdsa() {
+    let made = Command::new("openssl")
+        .args(["genpkey", "-algorithm", "RSA"])
+        .args(["-pkeyopt", "rsa_keygen_bits:2048"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let ca = Ca::new();
+    let ecdsa = ca.certify(LOCAL, 90);
+    let rsa = ca.certify_pem(LOCAL, 90, &String::from_utf8(made.stdout).unwrap());
+    let by_rsa = [
+        ("-tls1_3", "-sigalgs", "rsa_pss_rsae_sha256"),
+        ("-tls1_3", "-sigalgs", "rsa_pss_rsae_sha512"),
+        ("-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"),
+        ("-tls1_2", "-cipher", "ECDHE-RSA-AES256-GCM-SHA384"),
+        ("-tls1_2", "-cipher", "ECDHE-RSA-CHACHA20-POLY1305"),
+    ];
+    let by_ecdsa = [
+        ("-tls1_3", "-sigalgs", "ecdsa_secp256r1_sha256"),
+        ("-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"),
+    ];
+    for certified in [&[&rsa][..], &[&ecdsa, &rsa], &[&rsa, &ecdsa]] {
+        let files =
+            |of: fn(&Certified) -> PathBuf| certified.iter().map(|one| of(one)).collect::<Vec<_>>();
+        let config = json!({"use_ssl": true, "ssl_port": 0, "ssl_cert": files(Certified::cert), "ssl_key": files(Certified::key)});
+        let config = Scratch::file("config.json", &config.to_string());
+        let file = config.path().display().to_string();
+        let server = Server::start(&[&DEMO[..], &["--config", &file]].concat());
+        let connect = |(version, option, value): (&str, &str, &str)| {
+            OpenSsl::connect_to(
+                server.tls_address(),
+                &ca,
+                &[version, option, value, "-crlf"],
+            )
+        };
+        for options in by_rsa {
+            let mut client = connect(options);
+            client.hears("Peer signature type: RSA");
+            client.hears("Verify return code: 0 (ok)");
+            client.is_answered();
+        }
+        for options in by_ecdsa {
+            let mut client = connect(options);
+            if certified.len() == 1 {
+                let all = client.rest();
+                assert!(
+                    all.contains("alert handshake failure"),
+                    "{options:?}: {all}"
+                );
+                continue;
+            }
+            client.hears("Peer signature type: ECDSA");
+            client.is_answered();
+        }
     }
 }
 
@@ -1137,8 +1204,7 @@ fn openssl_resumes_by_ticket() {
             let mut client = OpenSsl::connect(&scene, &[version, "-crlf", option, &file]);
             client.hears(expected);
             // Its ticket has come before the answer.
-            client.write("GET / HTTP/1.1\nHost: localhost\n\n");
-            client.hears("HTTP/1.1 200 OK");
+            client.is_answered();
             client.rest();
         }
     }

@@ -59,7 +59,10 @@ impl PerCore {
         fs::create_dir(folder.path().join("admin")).unwrap();
         let address = own_address();
         let log = File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new(project_file("scripts/run-per-core"));
+        // As nohup, cron and a shell's `&` ignore some of them: the script hears its signals all the same.
+        let mut command = Command::new("env");
+        command.arg("--ignore-signal=HUP,INT,TERM,USR2");
+        command.arg(project_file("scripts/run-per-core"));
         command.args(["--processes", &processes.to_string(), "--binary"]);
         command.arg(server).arg("--admin-dir");
         command.arg(folder.path().join("admin")).args(own).arg("--");

@@ -1,4 +1,5 @@
-//! A CA of one's own and the certificates that it gives out, for one test or one run. Keys are ECDSA P-256.
+//! A CA of one's own and the certificates that it gives out, for one test or one run. Keys are ECDSA P-256, where a
+//! test brings no other.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -65,10 +66,19 @@ impl Ca {
 
     /// A certificate for these names, good from yesterday on for so many days from now. 0: until a second before.
     pub fn certify(&self, names: &str, days: u32) -> Certified {
+        self.certify_key(names, days, &KeyPair::generate().unwrap())
+    }
+
+    /// The same for a key as PKCS#8 in PEM, of any kind.
+    pub fn certify_pem(&self, names: &str, days: u32, key: &str) -> Certified {
+        self.certify_key(names, days, &KeyPair::from_pem(key).unwrap())
+    }
+
+    fn certify_key(&self, names: &str, days: u32, key: &KeyPair) -> Certified {
         let certified = Certified {
             dir: tempfile::tempdir().unwrap(),
         };
-        certified.renew(self, names, days);
+        certified.write(self, names, days, key);
         certified
     }
 }
@@ -94,6 +104,10 @@ impl Certified {
 
     /// Replaces the files by those of another certificate, with another key.
     pub fn renew(&self, ca: &Ca, names: &str, days: u32) {
+        self.write(ca, names, days, &KeyPair::generate().unwrap());
+    }
+
+    fn write(&self, ca: &Ca, names: &str, days: u32, key: &KeyPair) {
         let names: Vec<String> = names
             .split(',')
             .map(|name| name.split_once(':').expect("KIND:NAME").1.to_owned())
@@ -112,8 +126,7 @@ impl Certified {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &ca.issuer).unwrap();
+        let certificate = params.signed_by(key, &ca.issuer).unwrap();
         let chain = certificate.pem() + &ca.link;
         for (file, text) in [
             ("ca.pem", &ca.root),
