@@ -59,8 +59,8 @@ impl Trim {
         // Under steady traffic as many come as go: only a fall to less than half is memory that nothing takes again.
         let has_forgotten =
             forgotten >= limits::TRIM_HISTORY_BYTES_MIN && forgotten > self.history_most / 2;
-        let is_worth_it = turn.freed - self.freed >= limits::TRIM_FREED_MIN;
-        if !is_worth_it && !turn.has_grown && !has_forgotten {
+        let has_freed = turn.freed - self.freed >= limits::TRIM_FREED_MIN;
+        if !has_freed && !turn.has_grown && !has_forgotten {
             self.due = None;
             return false;
         }
