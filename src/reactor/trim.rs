@@ -1,7 +1,7 @@
 //! When memory is given back after a burst. The allocator keeps freed memory resident until it is told to give it back
 //! (DESIGN, The turn, 6). That is done once, in the quiet after the burst, or [`limits::TRIM_WITHIN`] after the first
 //! memory was freed if traffic leaves no quiet. New sessions are a burst too: the tables grow, and their old places are
-//! freed. And a burst of events is freed a minute later, when the history forgets them.
+//! freed. A burst of events is freed long after it, when the history forgets them (`history_seconds`).
 //!
 //! Invariant: as long as there is memory worth giving back, a time is set by which that happens.
 

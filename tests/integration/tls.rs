@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -128,6 +127,14 @@ fn with_tls<'a>(files: &Certified, args: &[&'a str]) -> Vec<&'a str> {
     own.chain(["--ssl-port", "0"])
         .chain(args.iter().copied())
         .collect()
+}
+
+/// A server with events of its own and several certificates.
+fn demo_with(certified: &[&Certified]) -> Server {
+    let options = certified.iter().flat_map(|files| tls::ssl_args(files));
+    let files: Vec<String> = options.filter(|option| option != "--use-ssl").collect();
+    let files: Vec<&str> = files.iter().map(|option| &**option).collect();
+    Server::demo(&[&files[..], &["--use-ssl", "--ssl-port", "0"]].concat())
 }
 
 fn tcp(address: SocketAddr) -> TcpStream {
@@ -302,10 +309,7 @@ fn a_certificate_is_chosen_by_name_and_the_first_is_for_everybody_else() {
         intermediate.certify("DNS:a.example", 90),
         ca.certify("DNS:*.b.example", 90),
     ];
-    let options: Vec<String> = files.iter().flat_map(tls::ssl_args).collect();
-    let mut options: Vec<&str> = options.iter().map(|option| &**option).collect();
-    options.retain(|option| *option != "--use-ssl");
-    let server = Server::demo(&[&options[..], &["--use-ssl", "--ssl-port", "0"]].concat());
+    let server = demo_with(&files.each_ref());
     let address = server.tls_address();
     for version in VERSIONS {
         let config = trusting(&ca.pem(), &[version]);
@@ -1159,12 +1163,7 @@ fn a_certificate_with_an_rsa_key_serves_alone_and_beside_one_of_ecdsa() {
         ("-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"),
     ];
     for certified in [&[&rsa][..], &[&ecdsa, &rsa], &[&rsa, &ecdsa]] {
-        let files =
-            |of: fn(&Certified) -> PathBuf| certified.iter().map(|one| of(one)).collect::<Vec<_>>();
-        let config = json!({"use_ssl": true, "ssl_port": 0, "ssl_cert": files(Certified::cert), "ssl_key": files(Certified::key)});
-        let config = Scratch::file("config.json", &config.to_string());
-        let file = config.path().display().to_string();
-        let server = Server::start(&[&DEMO[..], &["--config", &file]].concat());
+        let server = demo_with(certified);
         let connect = |(version, option, value): (&str, &str, &str)| {
             OpenSsl::connect_to(
                 server.tls_address(),
