@@ -51,7 +51,7 @@ export interface Gap {
    * - `event_source`: the server had no broker for `seconds`.
    * - `resume`: the server cannot send what was missed; `why` says for what reason. `shared`: another subscription has one of
    *   the bindings already, so the cursor that was given to `subscribe` does not count for it.
-   * - `reconnect`: the connection was away, and the server keeps no history.
+   * - `reconnect`: the connection was away, or another took over from it, and the server keeps no history.
    * - `slow_reader`: the loop over a subscription is too slow: its queue was full, and the `dropped` oldest were let go.
    */
   readonly reason: "slow_consumer" | "event_source" | "resume" | "reconnect" | "slow_reader" | (string & {});

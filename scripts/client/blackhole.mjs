@@ -34,6 +34,8 @@ const MARK_OF_STREAM = "000000";
 const MARKS_MAX = 4;
 /** How long both connections are read when the second could not resume where the first stands. */
 const OVERLAP_MS = 1_000;
+/** Events of the second that wait meanwhile; beyond it one of both is given up: the second, or the first that it took over from. */
+const AHEAD_MAX = 50_000;
 /** Events kept until it is known whether they are for another name too; beyond it the connection is given up. */
 const UNPAIRED_MAX = 50_000;
 /** Time for a reply; beyond it the connection is given up. */
@@ -261,8 +263,10 @@ class Link {
   /** What was missed is coming. */
   isReplaying = false;
   doubles = 0;
-  /** It could not be resumed: what was missed before this link does not come. */
+  /** It could not be resumed: what was missed before this link does not come, but from the link that it takes over from. */
   gap = undefined;
+  /** Live events that wait for what that one has still to bring of before them, each with its records. */
+  ahead = [];
   /** The reply said that it is not resumed; the notice that says why has not come yet. */
   expectsWhy = false;
   /** A command has succeeded, so the server knows who it is. */
@@ -624,7 +628,8 @@ class BlackholeClient {
   }
 
   get cursor() {
-    return this.#link?.cursor ?? this.#cursor;
+    // While two are read, what the second has brought may wait.
+    return this.#last?.cursor ?? this.#link?.cursor ?? this.#cursor;
   }
 
   get subscriptions() {
@@ -964,14 +969,15 @@ class BlackholeClient {
       this.#refuse(why, code);
     } else if (this.#next !== undefined) {
       // It is on its way already.
-      this.#link = this.#next;
+      const next = this.#next;
+      this.#link = next;
       this.#next = undefined;
-      this.#forgetPlaces(this.#link);
+      this.#forgetPlaces(next);
       this.#become({ name: "reconnecting", why, tries: this.#tries, inMs: 0 });
-      if (this.#link.isOpen) {
-        for (const command of [...this.#commands]) this.#give(this.#link, command);
-        this.#tellGap(this.#link);
-        this.#settle(this.#link);
+      if (next.isOpen) {
+        for (const command of [...this.#commands]) this.#give(next, command);
+        this.#tellGap(next);
+        this.#settle(next);
       }
     } else {
       this.#openLater(why);
@@ -1287,6 +1293,9 @@ class BlackholeClient {
 
   /** The second link has what the first has, or will have after a time in which both are read. */
   #takeOver() {
+    this.#endOverlap();
+    // Who was given what had waited may have closed the client.
+    if (this.#isFinal()) return;
     const first = this.#link;
     const second = this.#next;
     this.#link = second;
@@ -1294,21 +1303,24 @@ class BlackholeClient {
     this.#forgetPlaces(second);
     this.#noteLife(first);
     this.#stopMove();
-    this.#stopOverlap();
-    void this.#leave(this.#last);
-    this.#last = undefined;
     if (second.gap === undefined) {
       void first.leave();
     } else {
       this.#last = first;
-      this.#stopOverlap = timer(OVERLAP_MS, () => {
-        this.#last = undefined;
-        second.gap = undefined;
-        void first.leave();
-      });
+      this.#stopOverlap = timer(OVERLAP_MS, () => this.#endOverlap());
     }
     for (const command of [...this.#commands]) this.#give(second, command);
     this.#settle(second);
+  }
+
+  /** The first of two links has brought what the second could not. */
+  #endOverlap() {
+    if (this.#last === undefined) return;
+    this.#stopOverlap();
+    void this.#last.leave();
+    this.#last = undefined;
+    this.#link.gap = undefined;
+    this.#handAhead(this.#link);
   }
 
   /** Notes where what the link has would go on elsewhere. */
@@ -1362,6 +1374,13 @@ class BlackholeClient {
   #hand(link, event, wanted) {
     if (wanted.length === 0) return;
     const { cursor } = event;
+    if (cursor === undefined && this.#isOfOther(link)) return;
+    // What is replayed begins where the first of two links stands, so it comes in order by itself.
+    if (link.gap !== undefined && event.replayed !== true && cursor !== undefined) {
+      link.ahead.push({ event, wanted });
+      if (link.ahead.length > AHEAD_MAX) (link === this.#next ? link : this.#last).end("too many events wait for it");
+      return;
+    }
     const keeps = this.#state.name !== "live" || this.#next !== undefined;
     // Each by itself: one may have begun later than the other, or had it on a link that did not know of both.
     const records = wanted.filter((record) => {
@@ -1374,6 +1393,26 @@ class BlackholeClient {
     const subscriptions = records.flatMap((record) => [...record.subscriptions]);
     this.#emit("event", event, subscriptions);
     for (const subscription of subscriptions) subscription.take(event);
+  }
+
+  /** What waited for the first of two links, which brings nothing more. */
+  #handAhead(link) {
+    for (const { event, wanted } of link.ahead.splice(0)) {
+      this.#hand(link, event, wanted.filter((record) => this.#wanted.get(record.key) === record));
+    }
+  }
+
+  /**
+   * Whether the other of two links brings what comes here without an id, by which it would be known. Until it has taken over,
+   * the second brings nothing; then the first is not read on, and what it has not brought is a gap.
+   */
+  #isOfOther(link) {
+    if (link === this.#next) return true;
+    if (this.#last === undefined) return false;
+    const isOfLast = link === this.#last;
+    this.#link.ahead = [];
+    this.#last.end("its events have no ids");
+    return isOfLast || link.isOver;
   }
 
   /** Those that an event is for: of one subscription of the server two, if the own account has two names. */
@@ -1450,6 +1489,7 @@ class BlackholeClient {
     if (gap === undefined) return;
     link.gap = undefined;
     this.#findGap(link, gap);
+    this.#handAhead(link);
   }
 
   /** Another frame came than the notice that says why nothing is resumed. */
