@@ -34,8 +34,11 @@ const MARK_OF_STREAM = "000000";
 const MARKS_MAX = 4;
 /** How long both connections are read when the second could not resume where the first stands. */
 const OVERLAP_MS = 1_000;
-/** Events of the second that wait meanwhile; beyond it one of both is given up: the second, or the first that it took over from. */
-const AHEAD_MAX = 50_000;
+/**
+ * Events of the second that wait until the first has come by there; beyond it one of both is given up: the second, or the
+ * first that it took over from.
+ */
+const AHEAD_MAX = 10_000;
 /** Events kept until it is known whether they are for another name too; beyond it the connection is given up. */
 const UNPAIRED_MAX = 50_000;
 /** Time for a reply; beyond it the connection is given up. */
@@ -173,20 +176,23 @@ class Doubles {
   #begin = 0;
   #byKey = new Map();
 
-  /** Notes the event; false: the record had it, or it is of before. `keeps`: a replay is under way or to come, so nothing is too old. */
+  /**
+   * Notes the event, and returns the note; undefined: the record had it, or it is of before. `keeps`: more of before is to
+   * come, so nothing is too old.
+   */
   take(link, record, cursor, isReplayed, keeps, now) {
     const [id, timeText, mark] = cursor.split(".");
     const time = Number.parseInt(timeText, 36);
-    if (id.length !== 16 || !mark || !Number.isFinite(time)) return true;
+    if (id.length !== 16 || !mark || !Number.isFinite(time)) return { time };
     const isExact = mark !== MARK_OF_STREAM;
     // Where the stream ends and the history of the process begins, a link brings some events out of both.
     const source = isExact ? link : -link;
     if (isExact) {
       // A replay from the place of another process begins a little before it, which may be before the subscribe. Only the
       // process of the subscribe can tell which events are: the clocks of two may be apart.
-      if (isReplayed && markOf(record.since) === mark && time < timeOf(record.since)) return false;
+      if (isReplayed && markOf(record.since) === mark && time < timeOf(record.since)) return undefined;
       const last = record.last.get(mark);
-      if (last !== undefined && time < last) return false;
+      if (last !== undefined && time < last) return undefined;
       record.last.delete(mark);
       record.last.set(mark, time);
       if (record.last.size > MARKS_MAX) record.last.delete(record.last.keys().next().value);
@@ -200,14 +206,20 @@ class Doubles {
     });
     if (one !== undefined) {
       one.sources.push(source);
-      return false;
+      return undefined;
     }
     const had = { key, time, mark, sources: [source], at: now };
     this.#had.push(had);
     if (same === undefined) this.#byKey.set(key, [had]);
     else same.push(had);
     this.#forget(keeps ? -Infinity : now - HAD_MS);
-    return true;
+    return had;
+  }
+
+  /** What was noted was not had after all. */
+  takeBack(had) {
+    // It is near no time any more.
+    had.time = NaN;
   }
 
   #forget(before) {
@@ -265,8 +277,12 @@ class Link {
   doubles = 0;
   /** It could not be resumed: what was missed before this link does not come, but from the link that it takes over from. */
   gap = undefined;
-  /** Live events that wait for what that one has still to bring of before them, each with its records. */
+  /** Events that wait for what that one has still to bring of before them, with their records and the notes of it. */
   ahead = [];
+  /** That one has come by there: what both bring is in order, whichever of them is first. */
+  isLevel = false;
+  /** It has brought events without ids. */
+  isWithoutIds = false;
   /** The reply said that it is not resumed; the notice that says why has not come yet. */
   expectsWhy = false;
   /** A command has succeeded, so the server knows who it is. */
@@ -432,6 +448,8 @@ class BlackholeSubscription {
   #queue = [];
   #begin = 0;
   #untold = 0;
+  /** Of those in the queue, how many came late at most. */
+  #late = 0;
   #reader;
   #end;
   #error;
@@ -457,7 +475,8 @@ class BlackholeSubscription {
     return this.#client.drop(this);
   }
 
-  take(event) {
+  /** `isLate`: it comes with others that waited, so many of them at once are not the loop's fault. */
+  take(event, isLate) {
     if (this.#end !== undefined) return;
     const { onEvent, queueMax } = this.#options;
     if (onEvent !== undefined) {
@@ -466,7 +485,8 @@ class BlackholeSubscription {
       this.#answer({ value: event, done: false });
     } else {
       this.#queue.push(event);
-      if (this.queued > queueMax) {
+      if (isLate) this.#late += 1;
+      else if (this.queued - this.#late > queueMax) {
         this.#shift();
         this.dropped += 1;
         this.#untold += 1;
@@ -525,6 +545,7 @@ class BlackholeSubscription {
   #shift() {
     const event = this.#queue[this.#begin];
     this.#queue[this.#begin] = undefined;
+    this.#late = Math.max(0, this.#late - 1);
     this.#begin += 1;
     if (this.#begin > 64 && this.#begin * 2 > this.#queue.length) {
       this.#queue.splice(0, this.#begin);
@@ -920,7 +941,7 @@ class BlackholeClient {
 
   #ping(link) {
     link.command("ping", this.#tokenFor(link), undefined, (reply) => {
-      if (reply === undefined || link.isOver) return;
+      if (reply === undefined || this.#isDone(link)) return;
       if (reply.status === "success") {
         if (reply.data.cursor !== undefined && link.held === undefined) this.#standAt(link, reply.data.cursor);
       } else if (anyBegins(reply.data.errors ?? [], TOKEN_ERRORS)) {
@@ -938,29 +959,32 @@ class BlackholeClient {
       this.#last = undefined;
       // It was still needed.
       this.#tellGap(this.#link);
+      this.#settleNext();
       return;
     }
     if (link === this.#next) {
       this.#next = undefined;
+      this.#forgetAhead(link);
       this.#moveLater();
       return;
     }
     if (!isSession) return;
-    this.#cursor = link.cursor ?? this.#cursor;
-    this.#keepPlaces(link);
     this.#lostAt ??= link.openedAt === undefined ? undefined : link.heardAt;
     // What was still to be told of this link, or to be brought by the one that it took over from.
     this.#explain(link);
     this.#tellGap(link);
     // Who was told may have closed the client.
     if (this.#isFinal()) return;
+    this.#cursor = link.cursor ?? this.#cursor;
+    this.#keepPlaces(link);
     this.#noteLife(link);
     this.#stopOverlap();
-    this.#leave(this.#last);
+    void this.#last?.leave();
     this.#last = undefined;
     this.#stopMove();
     this.#link = undefined;
     if (code === TOKEN_EXPIRED) {
+      this.#leaveNext();
       this.#refuseToken(undefined, why, code);
       return;
     }
@@ -989,8 +1013,17 @@ class BlackholeClient {
     if (openedAt !== undefined && Date.now() - openedAt >= this.#options.pauseMaxMs) this.#tries = 0;
   }
 
-  #leave(link) {
-    return link === undefined ? Promise.resolve() : link.leave();
+  #leaveNext() {
+    const next = this.#next;
+    if (next === undefined) return;
+    this.#next = undefined;
+    this.#forgetAhead(next);
+    void next.leave();
+  }
+
+  /** What is answered there is not of interest any more. */
+  #isDone(link) {
+    return link.isOver || link === this.#last;
   }
 
   // ---- Tokens ----
@@ -1128,19 +1161,20 @@ class BlackholeClient {
     if (!link.isNamed && name !== undefined) data.name = name;
     if (!link.isNamed && metadata !== undefined) data.metadata = metadata;
     for (const record of records) link.asked.add(record);
+    const [{ wasLive }] = records;
     link.command("subscribe", this.#tokenFor(link), data, (reply) => {
-      if (reply === undefined || link.isOver) return;
+      if (reply === undefined || this.#isDone(link)) return;
       for (const record of records) link.asked.delete(record);
       // Those that are not wanted any more were unsubscribed behind the subscribe.
       const still = records.filter((record) => this.#wanted.get(record.key) === record);
-      if (reply.status === "success") this.#takeSubscribed(link, still, resume, reply.data);
+      if (reply.status === "success") this.#takeSubscribed(link, still, resume, wasLive, reply.data);
       else this.#takeErrors(link, still, resume, reply.data.errors ?? []);
       if (link.asked.size === 0) link.unpaired = [];
       this.#settle(link);
     });
   }
 
-  #takeSubscribed(link, records, resume, { cursor, resumed, subscribed = [] }) {
+  #takeSubscribed(link, records, resume, wasLive, { cursor, resumed, subscribed = [] }) {
     link.isNamed = true;
     link.retries = 0;
     if (link.ownAccount === undefined && subscribed.length < new Set([...link.has, ...records]).size) {
@@ -1169,7 +1203,7 @@ class BlackholeClient {
     } else if (resumed === false) {
       if (areHad) link.needless += 1;
       else link.expectsWhy = true;
-    } else if (records.some(({ wasLive }) => wasLive) || typeof resume === "string") {
+    } else if ((wasLive && records.length > 0) || typeof resume === "string") {
       this.#findGap(link, { reason: "reconnect" });
     }
     for (const record of records) {
@@ -1179,13 +1213,14 @@ class BlackholeClient {
     }
     if (link.ownAccount === undefined) return;
     for (const event of link.unpaired.splice(0)) {
-      this.#hand(link, event, this.#recordsOf(link, event).filter((record) => missed.includes(record)));
+      if (link.isOver) return;
+      this.#hand(link, event, this.#recordsOf(link, event).filter((record) => missed.includes(record)), true);
     }
   }
 
-  /** A reply said where the session stands. While something is replayed, what is before that place may still be to come. */
+  /** A reply said where the session stands. While something is replayed, or waits, what is before that place is still to come. */
   #standAt(link, cursor) {
-    if (link.isReplaying && timeOf(cursor) > timeOf(link.cursor)) return;
+    if ((link.isReplaying && timeOf(cursor) > timeOf(link.cursor)) || link.ahead.length > 0) return;
     link.before = link.cursor = cursor;
     if (cursor === undefined && link === this.#link) this.#cursor = undefined;
   }
@@ -1272,7 +1307,8 @@ class BlackholeClient {
     if (link.isOver || !link.isOpen || link === this.#last) return;
     const isWhole = link.asked.size === 0 && link.has.size >= this.#wanted.size && !link.expectsWhy;
     if (link === this.#next) {
-      if (isWhole && !link.isReplaying && link.isKnown) this.#takeOver();
+      // One after the other: of two links that were taken over from, each may be needed.
+      if (isWhole && !link.isReplaying && link.isKnown && this.#last === undefined) this.#takeOver();
       return;
     }
     for (const [subscription, wait] of this.#subscriptions) {
@@ -1293,9 +1329,6 @@ class BlackholeClient {
 
   /** The second link has what the first has, or will have after a time in which both are read. */
   #takeOver() {
-    this.#endOverlap();
-    // Who was given what had waited may have closed the client.
-    if (this.#isFinal()) return;
     const first = this.#link;
     const second = this.#next;
     this.#link = second;
@@ -1303,24 +1336,36 @@ class BlackholeClient {
     this.#forgetPlaces(second);
     this.#noteLife(first);
     this.#stopMove();
-    if (second.gap === undefined) {
-      void first.leave();
-    } else {
+    if (second.gap !== undefined && this.#canFill(first, second)) {
       this.#last = first;
       this.#stopOverlap = timer(OVERLAP_MS, () => this.#endOverlap());
+    } else {
+      void first.leave();
+      if (first.isWithoutIds) this.#forgetAhead(second);
+      this.#tellGap(second);
     }
     for (const command of [...this.#commands]) this.#give(second, command);
     this.#settle(second);
   }
 
+  /** Whether the first brings all that the second could not resume. */
+  #canFill(first, second) {
+    if (first.isReplaying || first.expectsWhy || first.isWithoutIds) return false;
+    return [...second.has].every((record) => first.has.has(record) || typeof second.resumes.get(record) !== "string");
+  }
+
   /** The first of two links has brought what the second could not. */
   #endOverlap() {
-    if (this.#last === undefined) return;
-    this.#stopOverlap();
     void this.#last.leave();
     this.#last = undefined;
     this.#link.gap = undefined;
     this.#handAhead(this.#link);
+    this.#settleNext();
+  }
+
+  /** The next link may have waited until the last one was left. */
+  #settleNext() {
+    if (this.#next !== undefined) this.#settle(this.#next);
   }
 
   /** Notes where what the link has would go on elsewhere. */
@@ -1347,17 +1392,20 @@ class BlackholeClient {
 
   #takeEvent(link, event) {
     this.#explain(link);
-    const { cursor } = event;
+    this.#keepForPair(link, event);
+    if (!link.isOver) this.#hand(link, event, this.#recordsOf(link, event));
+  }
+
+  /** The link has come to the place of this event. */
+  #moveOn(link, { cursor, replayed }) {
     if (link.held !== undefined && cursor !== undefined) {
-      const isBehind = event.replayed === true && markOf(cursor) !== markOf(link.held) && idOf(cursor) !== idOf(link.held);
+      const isBehind = replayed === true && markOf(cursor) !== markOf(link.held) && idOf(cursor) !== idOf(link.held);
       if (!isBehind) link.held = undefined;
     }
     if (cursor !== undefined && cursor !== link.cursor && link.held === undefined) {
       link.before = link.cursor;
       link.cursor = cursor;
     }
-    this.#keepForPair(link, event);
-    this.#hand(link, event, this.#recordsOf(link, event));
   }
 
   /** Until its subscribe is answered it is not known whether a binding is the same as this one, by the own account's other name. */
@@ -1370,36 +1418,74 @@ class BlackholeClient {
     else link.end("too many events before the reply to a subscribe");
   }
 
-  /** Gives an event to those of these records that have not had it. */
-  #hand(link, event, wanted) {
-    if (wanted.length === 0) return;
+  /** Gives an event to those of these records that have not had it. `isOfBefore`: the link is further on by now. */
+  #hand(link, event, wanted, isOfBefore = false) {
     const { cursor } = event;
     if (cursor === undefined && this.#isOfOther(link)) return;
-    // What is replayed begins where the first of two links stands, so it comes in order by itself.
-    if (link.gap !== undefined && event.replayed !== true && cursor !== undefined) {
-      link.ahead.push({ event, wanted });
+    const keeps = this.#state.name !== "live" || this.#next !== undefined || this.#last !== undefined;
+    const notes = [];
+    // Each by itself: one may have begun later than the other, or had it on a link that did not know of both.
+    const records = wanted.filter((record) => {
+      if (cursor === undefined) return true;
+      const note = this.#doubles.take(link.number, record, cursor, event.replayed === true, keeps, Date.now());
+      if (note !== undefined) notes.push(note);
+      return note !== undefined;
+    });
+    if (this.#isAhead(link, event, records)) {
+      link.ahead.push({ event, records, notes });
       if (link.ahead.length > AHEAD_MAX) (link === this.#next ? link : this.#last).end("too many events wait for it");
       return;
     }
-    const keeps = this.#state.name !== "live" || this.#next !== undefined;
-    // Each by itself: one may have begun later than the other, or had it on a link that did not know of both.
-    const records = wanted.filter((record) => {
-      return cursor === undefined || this.#doubles.take(link.number, record, cursor, event.replayed === true, keeps, Date.now());
-    });
-    if (records.length === 0) {
-      link.doubles += 1;
-      return;
-    }
-    const subscriptions = records.flatMap((record) => [...record.subscriptions]);
-    this.#emit("event", event, subscriptions);
-    for (const subscription of subscriptions) subscription.take(event);
+    if (!isOfBefore) this.#moveOn(link, event);
+    if (records.length > 0) this.#tell(event, records);
+    else if (wanted.length > 0) this.#takeDouble(link, cursor);
   }
 
-  /** What waited for the first of two links, which brings nothing more. */
+  #tell(event, records, isLate = false) {
+    const subscriptions = records.flatMap((record) => [...record.subscriptions]);
+    this.#emit("event", event, subscriptions);
+    for (const subscription of subscriptions) subscription.take(event, isLate);
+  }
+
+  // ---- Two links, of which the second could not resume where the first stands ----
+
+  /** The link that brings what this one could not resume. */
+  #firstOf(link) {
+    return link === this.#next ? this.#link : this.#last;
+  }
+
+  /** Whether the event waits until the first link has come by there: it may have events of before it still to bring. */
+  #isAhead(link, event, records) {
+    if (link.gap === undefined || link.isLevel || event.cursor === undefined) return false;
+    if (link.ahead.length > 0) return true;
+    // What is replayed begins where the first stands, so it comes in order by itself.
+    return event.replayed !== true && records.some((record) => this.#firstOf(link).has.has(record));
+  }
+
+  /** The event came before, maybe by the other link. */
+  #takeDouble(link, cursor) {
+    link.doubles += 1;
+    // The first has been there before this one.
+    if (link.gap !== undefined) link.isLevel = true;
+    const second = link === this.#last ? this.#link : this.#next;
+    if (second === undefined || second === link || idOf(second.ahead[0]?.event.cursor) !== idOf(cursor)) return;
+    second.isLevel = true;
+    this.#handAhead(second);
+  }
+
+  /** Hands on what waited. */
   #handAhead(link) {
-    for (const { event, wanted } of link.ahead.splice(0)) {
-      this.#hand(link, event, wanted.filter((record) => this.#wanted.get(record.key) === record));
+    for (const { event, records } of link.ahead.splice(0)) {
+      const wanted = records.filter((record) => this.#wanted.get(record.key) === record);
+      if (this.#isFinal()) return;
+      this.#moveOn(link, event);
+      if (wanted.length > 0) this.#tell(event, wanted, true);
     }
+  }
+
+  /** What waited is left to the first, or is a gap. */
+  #forgetAhead(link) {
+    for (const { notes } of link.ahead.splice(0)) for (const note of notes) this.#doubles.takeBack(note);
   }
 
   /**
@@ -1407,10 +1493,15 @@ class BlackholeClient {
    * the second brings nothing; then the first is not read on, and what it has not brought is a gap.
    */
   #isOfOther(link) {
-    if (link === this.#next) return true;
+    if (link === this.#next) {
+      link.gap ??= { reason: "reconnect" };
+      return true;
+    }
+    link.isWithoutIds = true;
+    if (this.#next !== undefined) this.#forgetAhead(this.#next);
     if (this.#last === undefined) return false;
     const isOfLast = link === this.#last;
-    this.#link.ahead = [];
+    this.#forgetAhead(this.#link);
     this.#last.end("its events have no ids");
     return isOfLast || link.isOver;
   }
@@ -1436,7 +1527,11 @@ class BlackholeClient {
     }
     if (!isWhy) this.#explain(link);
     this.#emit("notice", notice);
-    if (link.isOver || link === this.#last) return;
+    if (link.isOver) return;
+    if (link === this.#last) {
+      if (name === "gap" && !isWhy) this.#emit("gap", { ...data });
+      return;
+    }
     if (isWhy) {
       link.isReplaying = link.expectsWhy = false;
       link.held = undefined;
@@ -1460,6 +1555,7 @@ class BlackholeClient {
   }
 
   #takeEnded(link, { reason, bindings = [] }) {
+    this.#handAhead(link);
     // Bindings without an account are asked for again, as another's.
     if (reason === "identity") link.ownAccount = undefined;
     for (const binding of bindings) {
@@ -1477,6 +1573,7 @@ class BlackholeClient {
   #findGap(link, gap) {
     if (link === this.#next && this.#link !== undefined) {
       link.gap = gap;
+      link.isLevel = false;
       return;
     }
     const from = this.#lostAt === undefined ? {} : { from: this.#lostAt, to: Date.now() };
@@ -1537,7 +1634,7 @@ class BlackholeClient {
     return new Promise((resolve) => {
       link.command("unsubscribe", this.#tokenFor(link), data, (reply) => {
         resolve();
-        if (reply === undefined || link.isOver) return;
+        if (reply === undefined || this.#isDone(link)) return;
         // Without an account the server takes the binding of all accounts, and the own one goes by two names.
         const isOfMore = account === undefined || account === link.ownAccount;
         if (isOfMore) for (const record of link.has) if (data.bindings.includes(record.binding)) link.has.delete(record);

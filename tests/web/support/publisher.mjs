@@ -6,6 +6,7 @@ import amqp from "amqplib";
 
 import { endWithTest } from "./endings.mjs";
 import { readProjectFile } from "./project.mjs";
+import { BROKER_PATIENCE, within } from "./until.mjs";
 
 /** The account of the fixture events. */
 export const ACCOUNT = "4b8c6fec4b2597882c0390202d195419";
@@ -47,9 +48,9 @@ export async function connectPublisher(/** @type {{ url: string }} */ broker) {
  * @param {object} body
  */
 export async function publish(channel, exchange, key, body) {
-  await channel.assertExchange(exchange, "topic", { durable: false });
+  await within(channel.assertExchange(exchange, "topic", { durable: false }), "the exchange", BROKER_PATIENCE);
   channel.publish(exchange, key, Buffer.from(JSON.stringify(body)), { contentType: "application/json" });
-  await channel.waitForConfirms();
+  await within(channel.waitForConfirms(), "the confirm", BROKER_PATIENCE);
 }
 
 /**

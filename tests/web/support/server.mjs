@@ -158,8 +158,11 @@ export class Server {
 
   /** A page of the admin address. */
   async page(path, options = {}) {
-    const response = await fetch(new URL(path, this.adminUrl), { signal: AbortSignal.timeout(PATIENCE), ...options });
-    return { status: response.status, headers: response.headers, text: await response.text() };
+    const asked = async () => {
+      const response = await fetch(new URL(path, this.adminUrl), { signal: AbortSignal.timeout(PATIENCE), ...options });
+      return { status: response.status, headers: response.headers, text: await response.text() };
+    };
+    return within(asked(), path, 2 * PATIENCE);
   }
 
   /** The `data` of an answer of the admin address. */

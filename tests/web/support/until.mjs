@@ -27,7 +27,8 @@ export async function until(condition, { deadline = PATIENCE, what = String(cond
   for (;;) {
     let seen, cause;
     try {
-      seen = await condition();
+      // What is asked may never answer, and may hold no process: one ends when nothing is left that does.
+      seen = await within(Promise.resolve(condition()), "an answer", Math.max(end - performance.now(), GLANCE));
       if (seen) return seen;
     } catch (error) {
       cause = error;
@@ -41,7 +42,7 @@ export async function until(condition, { deadline = PATIENCE, what = String(cond
 }
 
 /**
- * What the promise gives, if it does so by the deadline.
+ * What the promise gives, if it does so by the deadline. Until then the process goes on, whatever else holds it.
  *
  * @template T
  * @param {PromiseLike<T>} promise
