@@ -435,7 +435,21 @@ fn write_one(
         ("bytes", figure("bytes", bytes)),
         ("outbox", figure("outbox_bytes", bytes)),
         ("dropped", figure("dropped", count)),
+        (
+            "tls",
+            session
+                .get("tls")
+                .and_then(Value::as_str)
+                .unwrap_or("no")
+                .to_owned(),
+        ),
     ];
+    if let Some(Value::Bool(is_compressed)) = session.get("compression") {
+        lines.push((
+            "deflate",
+            if *is_compressed { "yes" } else { "no" }.to_owned(),
+        ));
+    }
     if let Some(metadata) = session.get("metadata") {
         lines.push(("metadata", metadata.to_string()));
     }

@@ -130,6 +130,18 @@ figures! {
             tls_handshakes_resumed_total ("resumed") "Done, by a ticket.";
             tls_handshakes_failed_total ("failed") "Refused: what came was no TLS, or had nothing in common with what is served here, or was wrong.";
         }
+        counter tls_handshake_faults_total [reason] "TLS handshakes that failed, by reason." {
+            tls_faults_malformed_total ("malformed") "The peer speaks something else, or its messages are broken.";
+            tls_faults_too_long_total ("too_long") "More than the bounds of a handshake, a message or a record.";
+            tls_faults_incompatible_total ("incompatible") "No version, cipher, group or signature that both have.";
+            tls_faults_no_protocol_total ("no_protocol") "The peer offers application protocols, and http/1.1 is none of them.";
+            tls_faults_no_certificate_total ("no_certificate") "The peer shows no certificate, and ssl_client_required is set.";
+            tls_faults_bad_certificate_total ("bad_certificate") "The peer's certificate is not one of ssl_ca_cert, or not valid now.";
+            tls_faults_misbehaved_total ("misbehaved") "The peer's answer does not fit what it agreed to.";
+            tls_faults_alerted_total ("alerted") "The peer ended it with an alert: it may not trust the certificate.";
+            tls_faults_internal_total ("internal") "Our own trouble.";
+            tls_faults_panicked_total ("panicked") "Our own trouble: a panic.";
+        }
         counter resumes_total [result] "Subscribes with a cursor, by what came of it." {
             resumes_good_total ("resumed") "What came after it was replayed.";
             resumes_expired_total ("expired") "It was from before the history.";

@@ -111,6 +111,10 @@ pub struct SessionRow<'a, B> {
     pub dropped: u64,
     /// The name that its client gave it.
     pub name: Option<&'a str>,
+    /// The version of TLS that the server speaks with it; `None`: it came by the plain port.
+    pub tls: Option<&'a str>,
+    /// Whether permessage-deflate was agreed on.
+    pub is_compressed: bool,
 }
 
 impl<'b, B: IntoIterator<Item = &'b str>> SessionRow<'_, B> {
@@ -136,12 +140,12 @@ impl<'b, B: IntoIterator<Item = &'b str>> SessionRow<'_, B> {
         }
         write_number(out, "outbox_bytes", self.outbox_bytes);
         write_number(out, "dropped", self.dropped);
-        out.extend_from_slice(br#","name":"#);
-        match self.name {
-            Some(name) => write_text(out, name),
-            None => out.extend_from_slice(b"null"),
-        }
-        out.push(b'}');
+        write_text_or_null(out, "name", self.name);
+        write_text_or_null(out, "tls", self.tls);
+        write_all(
+            out,
+            format_args!(",\"compression\":{}}}", self.is_compressed),
+        );
     }
 }
 
@@ -176,6 +180,14 @@ pub fn write_bindings<'b>(
 
 fn write_number(out: &mut Vec<u8>, name: &str, number: u64) {
     write_all(out, format_args!(r#","{name}":{number}"#));
+}
+
+fn write_text_or_null(out: &mut Vec<u8>, name: &str, text: Option<&str>) {
+    write_all(out, format_args!(r#","{name}":"#));
+    match text {
+        Some(text) => write_text(out, text),
+        None => out.extend_from_slice(b"null"),
+    }
 }
 
 fn write_all(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
@@ -213,7 +225,7 @@ mod tests {
     #[test]
     fn a_row_has_all_that_there_is_to_tell_and_null_for_what_is_not_known() {
         let account = AccountId::parse("4B8C6FEC4b2597882c0390202d195419").expect("an id");
-        let row = |account, bytes, name| {
+        let row = |account, bytes, name, tls: Option<&str>| {
             let mut out = Vec::new();
             let row = SessionRow {
                 id: "[2001:db8::1]:5",
@@ -227,6 +239,8 @@ mod tests {
                 outbox_bytes: 4,
                 dropped: 5,
                 name,
+                tls,
+                is_compressed: tls.is_some(),
             };
             row.write(&mut out);
             read(&out)
@@ -234,16 +248,17 @@ mod tests {
         let expected = json!({
             "id": "[2001:db8::1]:5", "account_id": "4b8c6fec4b2597882c0390202d195419", "ip": "2001:db8::1",
             "age_seconds": 1, "idle_seconds": 2, "bindings": ["a.*", "b\"."], "frames": 1_u64 << 40, "bytes": 3,
-            "outbox_bytes": 4, "dropped": 5, "name": "line\nbreak"
+            "outbox_bytes": 4, "dropped": 5, "name": "line\nbreak", "tls": "1.3",
+            "compression": true
         });
-        assert_eq!(row(Some(account), Some(3), Some("line\nbreak")), expected);
-        let bare = row(None, None, None);
-        assert_eq!(bare["account_id"], Value::Null);
-        assert_eq!(
-            (&bare["bytes"], &bare["name"]),
-            (&Value::Null, &Value::Null)
-        );
-        assert_eq!(bare.as_object().expect("an object").len(), 11);
+        let full = row(Some(account), Some(3), Some("line\nbreak"), Some("1.3"));
+        assert_eq!(full, expected);
+        let bare = row(None, None, None, None);
+        for member in ["account_id", "bytes", "name", "tls"] {
+            assert_eq!(bare[member], Value::Null, "{member}");
+        }
+        assert_eq!(bare["compression"], false);
+        assert_eq!(bare.as_object().expect("an object").len(), 13);
     }
 
     #[test]

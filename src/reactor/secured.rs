@@ -18,7 +18,7 @@ use std::ops::Bound;
 
 use super::unfinished::Unfinished;
 use crate::session::id::ConnId;
-use crate::tls::{Alert, Exhausted, Handshake, Records};
+use crate::tls::{Alert, Exhausted, Handshake, Records, Version};
 
 /// The connections of the TLS port.
 #[derive(Default)]
@@ -181,6 +181,14 @@ impl Secured {
     /// The connection in a slot; `None`: it is none of the TLS port.
     pub(super) fn get(&self, slot: u32) -> Option<&Secure> {
         self.slots.get(slot as usize)?.as_deref()
+    }
+
+    /// The version of TLS of the live connection in a slot.
+    pub(super) fn version(&self, slot: u32) -> Option<Version> {
+        match self.get(slot)? {
+            Secure::Live(live) => Some(live.records.version()),
+            Secure::Clear | Secure::Handshake(_) => None,
+        }
     }
 
     /// The live connection in a slot.

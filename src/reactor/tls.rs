@@ -17,11 +17,12 @@ use super::socket::Socket;
 use super::tls_port::{SealedOffer, TlsPort};
 use super::unsealing::{First, Unsealing};
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::session::clock::Now;
 use crate::session::close::CloseReason;
 use crate::session::gather::Gather;
 use crate::session::id::ConnId;
-use crate::tls::{Alert, HandshakeLane, ServerTls, Stepped, Version, Work, Worked};
+use crate::tls::{Alert, HandshakeFault, HandshakeLane, ServerTls, Stepped, Version, Work, Worked};
 
 impl<S: Socket> Reactor<S> {
     /// There is a TLS port: `lane` leads to the threads that do its handshakes, with `served`. To be called before the
@@ -47,6 +48,11 @@ impl<S: Socket> Reactor<S> {
     pub(super) fn is_secured(&self, id: ConnId) -> bool {
         let tls = self.tls.as_ref();
         tls.is_some_and(|tls| tls.secured.get(id.slot).is_some())
+    }
+
+    /// The connection's version of TLS; `None`: it has none, or its handshake is not done.
+    pub(super) fn tls_version(&self, id: ConnId) -> Option<Version> {
+        self.tls.as_ref()?.secured.version(id.slot)
     }
 
     /// Whether nothing may be read of the connection because its handshake is at a thread, or waits for one.
@@ -146,8 +152,9 @@ impl<S: Socket> Reactor<S> {
                 Secure::Live(Live::new(done.records, done.rest))
             }
             Stepped::Failed(fault) => {
-                metrics.tls_handshakes_failed_total += 1;
-                log::debug!("TLS handshake failed: {}", fault.word());
+                count_fault(fault, metrics);
+                let peer = connection.session.peer(&self.hub);
+                log::debug!("TLS handshake of {peer} failed: {fault}");
                 if connection.session.outbox.is_empty() {
                     // A new socket has room for the alert; a peer that is gone needs none.
                     let _untold = connection.socket.write(&[IoSlice::new(&out)]);
@@ -370,7 +377,7 @@ impl<S: Socket> Reactor<S> {
                     return session.refuse_clear(problem, &mut self.hub.context(id, now));
                 }
                 Some(First::Other) => {
-                    self.hub.metrics.tls_handshakes_failed_total += 1;
+                    count_fault(HandshakeFault::Malformed, &mut self.hub.metrics);
                     return session.on_end(true, &mut self.hub.context(id, now));
                 }
             }
@@ -476,4 +483,22 @@ fn has_room(lane: &HandshakeLane, begins: bool) -> bool {
     } else {
         lane.has_room_to_go_on()
     }
+}
+
+/// Counts a handshake that failed. O(1).
+fn count_fault(fault: HandshakeFault, metrics: &mut Metrics) {
+    metrics.tls_handshakes_failed_total += 1;
+    let counter = match fault {
+        HandshakeFault::Malformed => &mut metrics.tls_faults_malformed_total,
+        HandshakeFault::TooLong => &mut metrics.tls_faults_too_long_total,
+        HandshakeFault::Incompatible => &mut metrics.tls_faults_incompatible_total,
+        HandshakeFault::NoProtocol => &mut metrics.tls_faults_no_protocol_total,
+        HandshakeFault::NoCertificate => &mut metrics.tls_faults_no_certificate_total,
+        HandshakeFault::BadCertificate => &mut metrics.tls_faults_bad_certificate_total,
+        HandshakeFault::Misbehaved => &mut metrics.tls_faults_misbehaved_total,
+        HandshakeFault::Alerted(_) => &mut metrics.tls_faults_alerted_total,
+        HandshakeFault::Internal => &mut metrics.tls_faults_internal_total,
+        HandshakeFault::Panicked => &mut metrics.tls_faults_panicked_total,
+    };
+    *counter += 1;
 }

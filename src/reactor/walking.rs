@@ -7,12 +7,15 @@ use super::walk::{Visit, Walk, Walked};
 use crate::limits::CONTROL_SESSIONS_PER_TURN_MAX;
 use crate::session::id::ConnId;
 use crate::session::listing::Shown;
+use crate::tls::Version;
 
 /// A session that is wanted.
 pub(super) struct Found<'f, S> {
     pub(super) id: ConnId,
     pub(super) shown: Shown<'f>,
     pub(super) socket: &'f S,
+    /// Its version of TLS, if it has any.
+    pub(super) tls: Option<Version>,
 }
 
 impl<S: Socket> Reactor<S> {
@@ -47,7 +50,13 @@ impl<S: Socket> Reactor<S> {
                 continue;
             };
             let is_last = walk.wanted.is_of_one();
-            match visit(Found { id, shown, socket }) {
+            let tls = self.tls_version(id);
+            match visit(Found {
+                id,
+                shown,
+                socket,
+                tls,
+            }) {
                 Visit::Stop => {
                     walk.next_slot = slot;
                     return Walked::Stopped;

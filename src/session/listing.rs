@@ -94,6 +94,15 @@ pub struct Shown<'s> {
     scope: Option<Scope>,
 }
 
+/// What is told of a session's connection, of which the session knows nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beneath {
+    /// Bytes that its peer has acknowledged; `None`: this system cannot say.
+    pub bytes: Option<u64>,
+    /// Its version of TLS; `None`: it has none.
+    pub tls: Option<&'static str>,
+}
+
 impl Session {
     /// The session as it is to be shown, if it is one that is wanted. O(1), but linear in its subscriptions where they
     /// decide: by a binding, or by an account where it has none of its own.
@@ -173,8 +182,8 @@ impl<'s> Shown<'s> {
         control::write_session(out, facts, host);
     }
 
-    /// Appends what the operator is told of it. `bytes`: what its peer has acknowledged. Linear in its subscriptions.
-    pub fn write_row(&self, bytes: Option<u64>, now: Now, out: &mut Vec<u8>) {
+    /// Appends what the operator is told of it. Linear in its subscriptions.
+    pub fn write_row(&self, beneath: Beneath, now: Now, out: &mut Vec<u8>) {
         let (name, _) = self.session.name_and_metadata();
         let row = SessionRow {
             id: &self.peer.to_string(),
@@ -184,10 +193,12 @@ impl<'s> Shown<'s> {
             idle_seconds: self.idle().as_secs(),
             bindings: self.bindings(),
             frames: self.frames(),
-            bytes,
+            bytes: beneath.bytes,
             outbox_bytes: self.session.outbox.bytes() as u64,
             dropped: self.hub.figures.dropped(self.id.slot),
             name,
+            tls: beneath.tls,
+            is_compressed: self.session.is_compressed(),
         };
         row.write(out);
     }

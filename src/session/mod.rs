@@ -293,6 +293,12 @@ impl Session {
         matches!(self.phase, Phase::Open { .. })
     }
 
+    /// Whether permessage-deflate was agreed on with it (RFC 7692).
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.shape.is_deflated()
+    }
+
     /// Whether so many bytes may be sent to it as one deflated message (RFC 7692).
     #[must_use]
     #[inline]

@@ -49,21 +49,7 @@ pub enum HandshakeFault {
 }
 
 impl HandshakeFault {
-    /// All words that [`HandshakeFault::word`] returns.
-    pub const WORDS: [&'static str; 10] = [
-        "malformed",
-        "too_long",
-        "incompatible",
-        "no_protocol",
-        "no_certificate",
-        "bad_certificate",
-        "misbehaved",
-        "alerted",
-        "internal",
-        "panicked",
-    ];
-
-    /// The fault in one word, for counters and logs.
+    /// The fault in one word, as the counters have it.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {

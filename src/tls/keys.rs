@@ -33,6 +33,17 @@ pub enum Version {
     Tls13,
 }
 
+impl Version {
+    /// Its number, as an operator reads it.
+    #[must_use]
+    pub fn number(self) -> &'static str {
+        match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        }
+    }
+}
+
 /// The cipher of a connection; with TLS 1.3 also the hash of its key schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cipher {

@@ -120,7 +120,7 @@ fn a_session_is_told_with_what_it_has_asked_for_got_and_not_taken() {
     let expected = json!({
         "id": id, "account_id": A, "ip": "127.0.0.1", "age_seconds": age, "idle_seconds": idle,
         "bindings": [CREATED, "fax.status.*"], "frames": 4, "bytes": bytes, "outbox_bytes": 0, "dropped": 0,
-        "name": "the \"name\"\n"
+        "name": "the \"name\"\n", "tls": null, "compression": false
     });
     assert_eq!(row, expected);
     // A ping and its pong: a frame of the client's own, so it is idle no longer; and one frame more.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use support::client::{ANY_TOKEN, Client};
 use support::server::{DEMO, Server, TokenFile, blackhole, run_to_end, wait_for};
+use support::tls;
 
 const ACCOUNT: &str = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c001";
 const OTHER: &str = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c002";
@@ -280,6 +281,8 @@ fn one_session_is_shown_in_detail_and_its_name_steers_no_terminal() {
     assert_eq!(said.row("process")[1], two.admin().to_string());
     assert_eq!(said.row("bindings")[1], CREATE);
     assert_eq!(said.row("metadata")[1], r#"{"seat":7}"#);
+    assert_eq!(said.row("tls")[1] != "no", tls::is_on());
+    assert_eq!(said.row("deflate")[1], "no");
     assert!(
         said.out.contains("\n          call.CHANNEL_ANSWER.*\n"),
         "{}",

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::process::clients_from_another_hand;
 use support::certificates::{Ca, Certified, LOCAL};
-use support::client::{ANY_TOKEN, Client, Python, Raw, ping_as};
+use support::client::{ANY_TOKEN, Client, Python, Raw, ping_as, upgrade_with};
 use support::events::{ACCOUNT, call_event};
 use support::server::{DEMO, Fed, PATIENCE, Scratch, Server, lines, wait_for};
 use support::tls::{self, NAME, Peer, Spoken, Tls, VERSIONS, showing, trusting};
@@ -96,6 +96,19 @@ impl Scene {
         assert!(!log.contains("panicked"), "{log}");
     }
 
+    /// So many handshakes failed for these reasons, and none for another.
+    fn failed_for(&self, reasons: &[(&str, u64)]) {
+        for (reason, count) in reasons {
+            let name = format!("tls_handshake_faults_total{{reason=\"{reason}\"}}");
+            self.server.wait_for_metric(&name, *count);
+        }
+        let all = reasons.iter().map(|(_, count)| count).sum::<u64>();
+        let failed = self
+            .server
+            .metric("tls_handshakes_total{result=\"failed\"}");
+        assert_eq!(failed, all, "{reasons:?}");
+    }
+
     /// Nothing is left of those who came.
     fn is_idle(&self) {
         for gauge in ["connections", "sessions", "tls_sessions", "tls_handshakes"] {
@@ -151,6 +164,14 @@ fn shake(tls: &mut Tls) -> io::Result<()> {
         tls.conn.complete_io(&mut tls.sock)?;
     }
     Ok(())
+}
+
+/// Opens a session, and leaves the rest of the response unread.
+fn upgrade(stream: &mut (impl Read + Write), request: &str) {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
 }
 
 /// Asks what a balancer asks, and returns the status line.
@@ -539,6 +560,8 @@ fn a_wrong_client_certificate_is_refused_and_a_missing_one_only_where_it_is_requ
                 assert_eq!(without.unwrap(), "HTTP/1.1 200 OK");
             }
         }
+        let missing = if is_required { 2 } else { 0 };
+        scene.failed_for(&[("bad_certificate", 4), ("no_certificate", missing)]);
         scene.has_not_panicked();
         scene.is_idle();
     }
@@ -682,6 +705,33 @@ fn garbage_ends_the_connection_and_nothing_else() {
     scene.is_idle();
 }
 
+#[test]
+fn why_handshakes_fail_is_counted() {
+    let scene = Scene::demo(&[]);
+    for version in VERSIONS {
+        let config = with_alpn(&trusting(&scene.ca.pem(), &[version]), &["h2"]);
+        shake(&mut scene.connect(config)).unwrap_err();
+    }
+    // It does not trust the server's certificate, and says so.
+    let mut wary = scene.connect(trusting(&Ca::new().pem(), &VERSIONS));
+    shake(&mut wary).unwrap_err();
+    let (_, mut hello) = client_hello(scene.config());
+    hello[5] = 2;
+    for bytes in [&[0; 100][..], &hello] {
+        let mut raw = Raw::connect_plainly(scene.address());
+        raw.try_send(bytes);
+        raw.rest_as_bytes();
+    }
+    OpenSsl::connect(&scene, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]).rest();
+    let expected = [
+        ("no_protocol", 2),
+        ("alerted", 1),
+        ("malformed", 2),
+        ("incompatible", 1),
+    ];
+    scene.failed_for(&expected);
+}
+
 /// Every cut and every changed byte of a good hello is taken for what it is, and no other client notices.
 #[test]
 fn a_hello_that_is_bent_anywhere_ends_at_most_its_own_connection() {
@@ -708,10 +758,7 @@ fn records_of_every_wrong_length_end_a_session_with_an_alert() {
     for version in VERSIONS {
         let upgraded = || {
             let mut tls = scene.shaken(version);
-            tls.write_all(UPGRADE_REQUEST.as_bytes()).unwrap();
-            let mut head = [0; 12];
-            tls.read_exact(&mut head).unwrap();
-            assert_eq!(&head, b"HTTP/1.1 101");
+            upgrade(&mut tls, UPGRADE_REQUEST);
             tls
         };
         // Whole records that are no ciphertext, of all lengths that are too short for one, and of some others.
@@ -843,14 +890,45 @@ fn half_a_handshake_is_given_up_in_time() {
 }
 
 #[test]
+fn a_listing_tells_the_version_of_each_session_and_whether_it_is_compressed() {
+    let scene = Scene::demo(&["--compression"]);
+    let offering = upgrade_with(&["Sec-WebSocket-Extensions: permessage-deflate"]);
+    let [mut newer, mut older] = VERSIONS.map(|version| scene.shaken(version));
+    let mut unsecured = tcp(scene.server.address());
+    upgrade(&mut newer, &offering);
+    upgrade(&mut older, UPGRADE_REQUEST);
+    upgrade(&mut unsecured, &offering);
+    for (path, sort) in [("", "in their order"), ("?sort=age", "sorted")] {
+        let mut raw = Raw::connect(scene.server.admin());
+        let head = format!(
+            "GET /v2/sessions{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        );
+        raw.send(head.as_bytes());
+        let page: Value = serde_json::from_str(&raw.last_response().body).unwrap();
+        let told = |of: &TcpStream| {
+            let id = of.local_addr().unwrap().to_string();
+            let rows = page["data"].as_array().unwrap();
+            let row = rows.iter().find(|row| row["id"] == id);
+            let row = row.unwrap_or_else(|| panic!("no {id}: {page}"));
+            (row["tls"].clone(), row["compression"].clone())
+        };
+        let expected = [
+            (json!("1.3"), json!(true)),
+            (json!("1.2"), json!(false)),
+            (Value::Null, json!(true)),
+        ];
+        let sockets = [&newer.sock, &older.sock, &unsecured];
+        assert_eq!(sockets.map(told), expected, "{sort}");
+    }
+}
+
+#[test]
 fn a_connection_that_ends_without_a_word_ends_its_session() {
     let scene = Scene::demo(&["--log-level", "debug"]);
     for version in VERSIONS {
         for is_polite in [true, false] {
             let mut tls = scene.shaken(version);
-            tls.write_all(UPGRADE_REQUEST.as_bytes()).unwrap();
-            let mut head = [0; 12];
-            tls.read_exact(&mut head).unwrap();
+            upgrade(&mut tls, UPGRADE_REQUEST);
             scene.server.wait_for_metric("sessions", 1);
             if is_polite {
                 tls.conn.send_close_notify();

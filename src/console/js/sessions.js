@@ -38,6 +38,12 @@ const SESSIONS_COLUMNS = [
   { key: "dropped", title: "Dropped", write: ({ dropped }) => countText(dropped), sort: "dropped", isNumber: true },
 ];
 
+/** What is shown of one session alone, too. */
+const SESSIONS_FACTS = [
+  { title: "TLS", write: ({ tls }) => tls ?? "none" },
+  { title: "Compression", write: ({ compression }) => (compression ? "permessage-deflate" : "none") },
+];
+
 function sessionsBindingsText(bindings) {
   if (bindings.length === 0) return "none";
   const first = showMarks(bindings[0]);
@@ -370,7 +376,8 @@ class SessionsView {
 
   /** Shows all that is known of a session. */
   #showOne(row) {
-    const facts = SESSIONS_COLUMNS.filter(({ key }) => key !== "bindings").flatMap(({ title, write }) => [
+    const shown = [...SESSIONS_COLUMNS.filter(({ key }) => key !== "bindings"), ...SESSIONS_FACTS];
+    const facts = shown.flatMap(({ title, write }) => [
       el("dt", {}, title),
       el("dd", {}, foreign(write(row))),
     ]);

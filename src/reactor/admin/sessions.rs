@@ -26,8 +26,9 @@ use crate::reactor::walking::Found;
 use crate::session::admin::AdminAnswer;
 use crate::session::clock::Now;
 use crate::session::id::ConnId;
-use crate::session::listing::Wanted;
+use crate::session::listing::{Beneath, Wanted};
 use crate::session::ranking::Rank;
+use crate::tls::Version;
 
 impl<S: Socket> Reactor<S> {
     /// A slice of a listing. Returns the answer once it is whole.
@@ -133,8 +134,13 @@ impl<S: Socket> Reactor<S> {
                 continue;
             };
             if let Some(shown) = connection.session.shown(id, wanted, &self.hub) {
-                let socket = &connection.socket;
-                page.add(|out| Found { id, shown, socket }.write_row(now, out));
+                let found = Found {
+                    id,
+                    shown,
+                    socket: &connection.socket,
+                    tls: self.tls_version(id),
+                };
+                page.add(|out| found.write_row(now, out));
             }
         }
         false
@@ -195,8 +201,11 @@ impl<S: Socket> Reactor<S> {
 
 impl<S: Socket> Found<'_, S> {
     fn write_row(&self, now: Now, out: &mut Vec<u8>) {
-        let bytes = self.socket.acknowledged_bytes();
-        self.shown.write_row(bytes, now, out);
+        let beneath = Beneath {
+            bytes: self.socket.acknowledged_bytes(),
+            tls: self.tls.map(Version::number),
+        };
+        self.shown.write_row(beneath, now, out);
     }
 
     fn sort_value(&self, key: SortKey) -> u64 {
