@@ -34,10 +34,7 @@ const MARK_OF_STREAM = "000000";
 const MARKS_MAX = 4;
 /** How long both connections are read when the second could not resume where the first stands. */
 const OVERLAP_MS = 1_000;
-/**
- * Events of the second that wait until the first has come by there; beyond it one of both is given up: the second, or the
- * first that it took over from.
- */
+/** Events of the second that wait meanwhile; beyond it one of both is given up: the second, or the first that it took over from. */
 const AHEAD_MAX = 10_000;
 /** Events kept until it is known whether they are for another name too; beyond it the connection is given up. */
 const UNPAIRED_MAX = 50_000;
@@ -176,23 +173,20 @@ class Doubles {
   #begin = 0;
   #byKey = new Map();
 
-  /**
-   * Notes the event, and returns the note; undefined: the record had it, or it is of before. `keeps`: more of before is to
-   * come, so nothing is too old.
-   */
+  /** Notes the event; false: the record had it, or it is of before. `keeps`: more of before is to come, so nothing is too old. */
   take(link, record, cursor, isReplayed, keeps, now) {
     const [id, timeText, mark] = cursor.split(".");
     const time = Number.parseInt(timeText, 36);
-    if (id.length !== 16 || !mark || !Number.isFinite(time)) return { time };
+    if (id.length !== 16 || !mark || !Number.isFinite(time)) return true;
     const isExact = mark !== MARK_OF_STREAM;
     // Where the stream ends and the history of the process begins, a link brings some events out of both.
     const source = isExact ? link : -link;
     if (isExact) {
       // A replay from the place of another process begins a little before it, which may be before the subscribe. Only the
       // process of the subscribe can tell which events are: the clocks of two may be apart.
-      if (isReplayed && markOf(record.since) === mark && time < timeOf(record.since)) return undefined;
+      if (isReplayed && markOf(record.since) === mark && time < timeOf(record.since)) return false;
       const last = record.last.get(mark);
-      if (last !== undefined && time < last) return undefined;
+      if (last !== undefined && time < last) return false;
       record.last.delete(mark);
       record.last.set(mark, time);
       if (record.last.size > MARKS_MAX) record.last.delete(record.last.keys().next().value);
@@ -206,20 +200,14 @@ class Doubles {
     });
     if (one !== undefined) {
       one.sources.push(source);
-      return undefined;
+      return false;
     }
     const had = { key, time, mark, sources: [source], at: now };
     this.#had.push(had);
     if (same === undefined) this.#byKey.set(key, [had]);
     else same.push(had);
     this.#forget(keeps ? -Infinity : now - HAD_MS);
-    return had;
-  }
-
-  /** What was noted was not had after all. */
-  takeBack(had) {
-    // It is near no time any more.
-    had.time = NaN;
+    return true;
   }
 
   #forget(before) {
@@ -277,12 +265,12 @@ class Link {
   doubles = 0;
   /** It could not be resumed: what was missed before this link does not come, but from the link that it takes over from. */
   gap = undefined;
-  /** Events that wait for what that one has still to bring of before them, with their records and the notes of it. */
+  /** Events that wait meanwhile: that one may have still to bring what is of before them. Each with its records. */
   ahead = [];
-  /** That one has come by there: what both bring is in order, whichever of them is first. */
-  isLevel = false;
   /** It has brought events without ids. */
   isWithoutIds = false;
+  /** Its server goes away. */
+  isGoing = false;
   /** The reply said that it is not resumed; the notice that says why has not come yet. */
   expectsWhy = false;
   /** A command has succeeded, so the server knows who it is. */
@@ -448,8 +436,6 @@ class BlackholeSubscription {
   #queue = [];
   #begin = 0;
   #untold = 0;
-  /** Of those in the queue, how many came late at most. */
-  #late = 0;
   #reader;
   #end;
   #error;
@@ -475,8 +461,7 @@ class BlackholeSubscription {
     return this.#client.drop(this);
   }
 
-  /** `isLate`: it comes with others that waited, so many of them at once are not the loop's fault. */
-  take(event, isLate) {
+  take(event) {
     if (this.#end !== undefined) return;
     const { onEvent, queueMax } = this.#options;
     if (onEvent !== undefined) {
@@ -485,8 +470,7 @@ class BlackholeSubscription {
       this.#answer({ value: event, done: false });
     } else {
       this.#queue.push(event);
-      if (isLate) this.#late += 1;
-      else if (this.queued - this.#late > queueMax) {
+      if (this.queued > queueMax) {
         this.#shift();
         this.dropped += 1;
         this.#untold += 1;
@@ -545,7 +529,6 @@ class BlackholeSubscription {
   #shift() {
     const event = this.#queue[this.#begin];
     this.#queue[this.#begin] = undefined;
-    this.#late = Math.max(0, this.#late - 1);
     this.#begin += 1;
     if (this.#begin > 64 && this.#begin * 2 > this.#queue.length) {
       this.#queue.splice(0, this.#begin);
@@ -891,7 +874,7 @@ class BlackholeClient {
       else this.#openLater("there is no token");
       return;
     }
-    const isWanted = isNext ? this.#link !== undefined && this.#next === undefined : this.#link === undefined;
+    const isWanted = isNext ? this.#mayMove() : this.#link === undefined;
     if (this.#isFinal() || token === undefined || !isWanted) return;
     const url = this.#urls[this.#addresses++ % this.#urls.length];
     let link;
@@ -922,6 +905,11 @@ class BlackholeClient {
       void this.#open();
     });
     this.#become({ name: "reconnecting", why, tries: this.#tries, inMs });
+  }
+
+  /** One move after the other: the link that was taken over from last may still be needed. */
+  #mayMove() {
+    return this.#link !== undefined && this.#next === undefined && this.#last === undefined;
   }
 
   #moveLater(withinMs = Infinity) {
@@ -959,12 +947,11 @@ class BlackholeClient {
       this.#last = undefined;
       // It was still needed.
       this.#tellGap(this.#link);
-      this.#settleNext();
+      this.#moveIfGoing();
       return;
     }
     if (link === this.#next) {
       this.#next = undefined;
-      this.#forgetAhead(link);
       this.#moveLater();
       return;
     }
@@ -984,7 +971,8 @@ class BlackholeClient {
     this.#stopMove();
     this.#link = undefined;
     if (code === TOKEN_EXPIRED) {
-      this.#leaveNext();
+      void this.#next?.leave();
+      this.#next = undefined;
       this.#refuseToken(undefined, why, code);
       return;
     }
@@ -1011,14 +999,6 @@ class BlackholeClient {
   /** A server that ends each session soon is not to be hammered. */
   #noteLife({ openedAt }) {
     if (openedAt !== undefined && Date.now() - openedAt >= this.#options.pauseMaxMs) this.#tries = 0;
-  }
-
-  #leaveNext() {
-    const next = this.#next;
-    if (next === undefined) return;
-    this.#next = undefined;
-    this.#forgetAhead(next);
-    void next.leave();
   }
 
   /** What is answered there is not of interest any more. */
@@ -1189,6 +1169,9 @@ class BlackholeClient {
       if (own !== undefined) this.#ownAccount = link.ownAccount = own;
     }
     const missed = records.filter(({ wasLive }) => wasLive);
+    // It may have been asked for as new, and been in force on the other of two links before it was here.
+    const isLater = link === this.#next || missed.some(({ from }) => from !== undefined);
+    const wasMissed = missed.length > 0 && (wasLive || isLater);
     const areHad = records.length > 0 && records.every((record) => this.#hasByOtherName(link, record, resume));
     // The session goes back for these; the others have had more.
     if (resumed === true && link === this.#link) this.#keepPlaces(link);
@@ -1203,7 +1186,7 @@ class BlackholeClient {
     } else if (resumed === false) {
       if (areHad) link.needless += 1;
       else link.expectsWhy = true;
-    } else if ((wasLive && records.length > 0) || typeof resume === "string") {
+    } else if (wasMissed || typeof resume === "string") {
       this.#findGap(link, { reason: "reconnect" });
     }
     for (const record of records) {
@@ -1307,8 +1290,7 @@ class BlackholeClient {
     if (link.isOver || !link.isOpen || link === this.#last) return;
     const isWhole = link.asked.size === 0 && link.has.size >= this.#wanted.size && !link.expectsWhy;
     if (link === this.#next) {
-      // One after the other: of two links that were taken over from, each may be needed.
-      if (isWhole && !link.isReplaying && link.isKnown && this.#last === undefined) this.#takeOver();
+      if (isWhole && !link.isReplaying && link.isKnown) this.#takeOver();
       return;
     }
     for (const [subscription, wait] of this.#subscriptions) {
@@ -1341,11 +1323,12 @@ class BlackholeClient {
       this.#stopOverlap = timer(OVERLAP_MS, () => this.#endOverlap());
     } else {
       void first.leave();
-      if (first.isWithoutIds) this.#forgetAhead(second);
+      if (first.isWithoutIds) second.ahead = [];
       this.#tellGap(second);
     }
     for (const command of [...this.#commands]) this.#give(second, command);
     this.#settle(second);
+    this.#moveIfGoing();
   }
 
   /** Whether the first brings all that the second could not resume. */
@@ -1360,12 +1343,12 @@ class BlackholeClient {
     this.#last = undefined;
     this.#link.gap = undefined;
     this.#handAhead(this.#link);
-    this.#settleNext();
+    this.#moveIfGoing();
   }
 
-  /** The next link may have waited until the last one was left. */
-  #settleNext() {
-    if (this.#next !== undefined) this.#settle(this.#next);
+  /** The server of the session may have said that it goes away when there was no move to begin. */
+  #moveIfGoing() {
+    if (this.#link?.isGoing && this.#mayMove()) this.#moveLater();
   }
 
   /** Notes where what the link has would go on elsewhere. */
@@ -1420,72 +1403,56 @@ class BlackholeClient {
 
   /** Gives an event to those of these records that have not had it. `isOfBefore`: the link is further on by now. */
   #hand(link, event, wanted, isOfBefore = false) {
-    const { cursor } = event;
-    if (cursor === undefined && this.#isOfOther(link)) return;
-    const keeps = this.#state.name !== "live" || this.#next !== undefined || this.#last !== undefined;
-    const notes = [];
-    // Each by itself: one may have begun later than the other, or had it on a link that did not know of both.
-    const records = wanted.filter((record) => {
-      if (cursor === undefined) return true;
-      const note = this.#doubles.take(link.number, record, cursor, event.replayed === true, keeps, Date.now());
-      if (note !== undefined) notes.push(note);
-      return note !== undefined;
-    });
-    if (this.#isAhead(link, event, records)) {
-      link.ahead.push({ event, records, notes });
+    if (event.cursor === undefined && this.#isOfOther(link)) return;
+    if (this.#isAhead(link, event, wanted)) {
+      link.ahead.push({ event, wanted, isOfBefore });
       if (link.ahead.length > AHEAD_MAX) (link === this.#next ? link : this.#last).end("too many events wait for it");
       return;
     }
     if (!isOfBefore) this.#moveOn(link, event);
-    if (records.length > 0) this.#tell(event, records);
-    else if (wanted.length > 0) this.#takeDouble(link, cursor);
+    this.#tell(link, event, wanted);
   }
 
-  #tell(event, records, isLate = false) {
+  /** `waited`: for another link, which may have brought it long ago. */
+  #tell(link, event, wanted, waited = false) {
+    if (wanted.length === 0) return;
+    const { cursor } = event;
+    const keeps = waited || this.#state.name !== "live" || this.#next !== undefined || this.#last !== undefined;
+    // Each by itself: one may have begun later than the other, or had it on a link that did not know of both.
+    const records = wanted.filter((record) => {
+      return cursor === undefined || this.#doubles.take(link.number, record, cursor, event.replayed === true, keeps, Date.now());
+    });
+    if (records.length === 0) {
+      link.doubles += 1;
+      return;
+    }
     const subscriptions = records.flatMap((record) => [...record.subscriptions]);
     this.#emit("event", event, subscriptions);
-    for (const subscription of subscriptions) subscription.take(event, isLate);
+    for (const subscription of subscriptions) subscription.take(event);
   }
 
   // ---- Two links, of which the second could not resume where the first stands ----
 
-  /** The link that brings what this one could not resume. */
-  #firstOf(link) {
-    return link === this.#next ? this.#link : this.#last;
-  }
-
-  /** Whether the event waits until the first link has come by there: it may have events of before it still to bring. */
-  #isAhead(link, event, records) {
-    if (link.gap === undefined || link.isLevel || event.cursor === undefined) return false;
+  /** Whether the event waits: the first link may have still to bring what is of before it. */
+  #isAhead(link, event, wanted) {
+    if (link.gap === undefined || event.cursor === undefined) return false;
     if (link.ahead.length > 0) return true;
+    const first = link === this.#next ? this.#link : this.#last;
     // What is replayed begins where the first stands, so it comes in order by itself.
-    return event.replayed !== true && records.some((record) => this.#firstOf(link).has.has(record));
+    return event.replayed !== true && wanted.some((record) => first.has.has(record));
   }
 
-  /** The event came before, maybe by the other link. */
-  #takeDouble(link, cursor) {
-    link.doubles += 1;
-    // The first has been there before this one.
-    if (link.gap !== undefined) link.isLevel = true;
-    const second = link === this.#last ? this.#link : this.#next;
-    if (second === undefined || second === link || idOf(second.ahead[0]?.event.cursor) !== idOf(cursor)) return;
-    second.isLevel = true;
-    this.#handAhead(second);
-  }
-
-  /** Hands on what waited. */
-  #handAhead(link) {
-    for (const { event, records } of link.ahead.splice(0)) {
-      const wanted = records.filter((record) => this.#wanted.get(record.key) === record);
+  /** Hands on what waits: all, or that of some records. */
+  #handAhead(link, some) {
+    for (const entry of some === undefined ? link.ahead.splice(0) : link.ahead) {
+      const { event } = entry;
+      const isMeant = (record) => some === undefined || some.includes(record);
+      const wanted = entry.wanted.filter((record) => isMeant(record) && this.#wanted.get(record.key) === record);
       if (this.#isFinal()) return;
-      this.#moveOn(link, event);
-      if (wanted.length > 0) this.#tell(event, wanted, true);
+      if (some !== undefined) entry.wanted = entry.wanted.filter((record) => !isMeant(record));
+      else if (!entry.isOfBefore) this.#moveOn(link, event);
+      this.#tell(link, event, wanted, true);
     }
-  }
-
-  /** What waited is left to the first, or is a gap. */
-  #forgetAhead(link) {
-    for (const { notes } of link.ahead.splice(0)) for (const note of notes) this.#doubles.takeBack(note);
   }
 
   /**
@@ -1498,10 +1465,10 @@ class BlackholeClient {
       return true;
     }
     link.isWithoutIds = true;
-    if (this.#next !== undefined) this.#forgetAhead(this.#next);
+    if (this.#next !== undefined) this.#next.ahead = [];
     if (this.#last === undefined) return false;
     const isOfLast = link === this.#last;
-    this.#forgetAhead(this.#link);
+    this.#link.ahead = [];
     this.#last.end("its events have no ids");
     return isOfLast || link.isOver;
   }
@@ -1514,7 +1481,9 @@ class BlackholeClient {
       if (account === undefined) keys.push(keyOf(link.ownAccount, binding));
       if (account === link.ownAccount) keys.push(keyOf(undefined, binding));
     }
-    return keys.map((key) => this.#wanted.get(key)).filter((record) => record !== undefined);
+    const records = keys.map((key) => this.#wanted.get(key)).filter((record) => record !== undefined);
+    // What was subscribed anew meanwhile is not in force there.
+    return link === this.#last ? records.filter((record) => link.has.has(record)) : records;
   }
 
   #takeNotice(link, notice) {
@@ -1548,14 +1517,15 @@ class BlackholeClient {
       link.doubles = 0;
       this.#settle(link);
     } else if (name === "going_away") {
-      if (link === this.#link && this.#next === undefined) this.#moveLater(data.within_ms);
+      link.isGoing = true;
+      if (link === this.#link && this.#mayMove()) this.#moveLater(data.within_ms);
     } else if (name === "subscriptions_ended") {
       this.#takeEnded(link, data);
     }
   }
 
   #takeEnded(link, { reason, bindings = [] }) {
-    this.#handAhead(link);
+    this.#handAhead(link, [...link.has].filter(({ binding }) => bindings.includes(binding)));
     // Bindings without an account are asked for again, as another's.
     if (reason === "identity") link.ownAccount = undefined;
     for (const binding of bindings) {
@@ -1573,7 +1543,6 @@ class BlackholeClient {
   #findGap(link, gap) {
     if (link === this.#next && this.#link !== undefined) {
       link.gap = gap;
-      link.isLevel = false;
       return;
     }
     const from = this.#lostAt === undefined ? {} : { from: this.#lostAt, to: Date.now() };

@@ -61,33 +61,59 @@ function assertQuiet({ gap, error, ended }) {
 /** The gaps that were told, without their times. */
 const gapsOf = ({ gap }) => gap.map(({ reason, why }) => [reason, why]);
 
-test("the second waits until the first has come by there, and no longer", async (context) => {
+test("while both are read the first sets the pace, and then the second goes on", async (context) => {
   const { client, told, pass, came, first, second } = await beginOverlap(context);
   second.events([4, 5, 6]);
   first.events([2, 3]);
   assert.deepEqual(came, [1, 2, 3]);
   assert.equal(numberOf(client.cursor), 3);
   first.events([4]);
-  assert.deepEqual(came, [1, 2, 3, 4, 5, 6]);
+  assert.deepEqual(came, range(1, 4));
   second.events([7]);
   first.events([5, 6, 7, 8]);
   second.events([8, 9]);
-  assert.deepEqual([came, first.isRead], [range(1, 9), true]);
+  assert.deepEqual([came, first.isRead], [range(1, 8), true]);
   pass(OVERLAP);
   second.events([10]);
   assert.deepEqual([came, first.isRead, numberOf(client.cursor)], [range(1, 10), false, 10]);
   assertQuiet(told);
 });
 
-test("the second is later than the first: nothing waits from where it shows", async (context) => {
+test("two publishers, whose events the first brings in another order: each keeps its own", async (context) => {
   const { told, pass, came, first, second } = await beginOverlap(context);
-  first.events([2, 4]);
-  second.events([4, 5]);
-  assert.deepEqual(came, [1, 2, 4, 5]);
-  first.events([5, 6]);
+  // 4 is of one, 5 and 6 are of the other.
+  second.events([4, 6]);
+  first.events([2, 4, 5, 6]);
   pass(OVERLAP);
-  second.events([6, 7]);
-  assert.deepEqual([came, first.isRead], [[1, 2, 4, 5, 6, 7], false]);
+  second.events([7]);
+  assert.deepEqual(came, [1, 2, 4, 5, 6, 7]);
+  assertQuiet(told);
+});
+
+test("the second is lost while some of it waits: the first has brought the same", async (context) => {
+  const [account] = BOTH;
+  const { client, told, came, first, second } = await beginMove(context, BOTH);
+  second.confirm({ account, at: 3, why: "unknown" });
+  second.events([4, 5], { account });
+  first.events([2, 3, 5], { account });
+  second.lose();
+  first.events([6], { account });
+  assert.deepEqual([came, numberOf(client.cursor)], [[1, 2, 3, 5, 6], 6]);
+  assertQuiet(told);
+});
+
+test("of two accounts, each is in order, wherever the other is", async (context) => {
+  const [account, other] = BOTH;
+  const { told, pass, first, second } = await beginMove(context, BOTH);
+  const others = () => told.event.filter(({ request_id: id }) => id.endsWith(other)).map(({ args }) => args.number);
+  second.confirm({ account, at: 3, why: "unknown" });
+  second.events([4], { account });
+  second.confirm({ account: other, at: 6, why: "unknown" });
+  second.events([7], { account: other });
+  first.events([4], { account });
+  first.events([5, 7], { account: other });
+  pass(OVERLAP);
+  assert.deepEqual(others(), [5, 7]);
   assertQuiet(told);
 });
 
@@ -160,20 +186,19 @@ test("the cursor is not beyond what was handed on, when only the second has curs
 });
 
 test("a second move waits for the end of the first", async (context) => {
-  const { told, pass, opened, came, first, second } = await beginOverlap(context);
+  const { told, pass, opened, connections, came, first, second } = await beginOverlap(context);
   second.events([4]);
   second.goAway();
-  const third = await opened(2);
-  third.confirm({ at: 5, why: "unknown" });
-  assert.deepEqual([first, second, third].map(({ isRead }) => isRead), [true, true, true]);
+  pass(OVERLAP - 1);
+  assert.equal(connections.length, 2);
   first.events([2, 3, 4, 6]);
   second.events([6]);
-  third.events([6]);
-  assert.deepEqual(came, [1, 2, 3, 4, 6]);
-  pass(OVERLAP);
+  pass(1);
+  const third = await opened(2);
+  third.confirm({ at: 7, why: "unknown" });
   assert.deepEqual([first, second, third].map(({ isRead }) => isRead), [false, true, true]);
-  second.events([7]);
-  third.events([7, 8]);
+  third.events([8]);
+  second.events([7, 8]);
   pass(OVERLAP);
   third.events([9]);
   assert.deepEqual([first, second, third].map(({ isRead }) => isRead), [false, false, true]);
@@ -185,16 +210,74 @@ test("a second move waits for the first, which is lost: the gap is told, and the
   const { told, pass, opened, came, first, second } = await beginOverlap(context);
   second.events([4]);
   second.goAway();
-  const third = await opened(2);
-  third.confirm({ at: 5, why: "unknown" });
   first.lose();
   assert.deepEqual([came, gapsOf(told)], [[1, 4], [["resume", "unknown"]]]);
+  const third = await opened(2);
+  third.confirm({ at: 5, why: "unknown" });
   third.events([7]);
   second.events([6, 7]);
-  assert.deepEqual(came, [1, 4, 6, 7]);
   pass(OVERLAP);
   third.events([8]);
   assert.deepEqual([came, second.isRead, told.gap.length, told.error], [[1, 4, 6, 7, 8], false, 1, []]);
+});
+
+test("the second goes away before it has taken over: the client moves on from there", async (context) => {
+  const { told, opened, first, second } = await beginMove(context);
+  second.goAway();
+  second.confirm({ resumed: true });
+  second.notice("resumed", { events: 0 });
+  assert.equal(first.isRead, false);
+  const third = await opened(2);
+  third.confirm({ resumed: true });
+  third.notice("resumed", { events: 0 });
+  assert.deepEqual([second.isRead, third.isRead], [false, true]);
+  assertQuiet(told);
+});
+
+test("subscribed anew while both are read: what the first brings is not meant", async (context) => {
+  const { told, pass, listen, client, first, second } = await beginOverlap(context);
+  const [old] = client.subscriptions;
+  void old.unsubscribe();
+  const { came, confirmed } = listen();
+  second.release();
+  await until(() => second.find("subscribe"));
+  second.confirm({ at: 6 });
+  await confirmed;
+  second.events([7]);
+  first.events([2, 4, 5, 6, 7]);
+  pass(OVERLAP);
+  assert.deepEqual(came, [7]);
+  assertQuiet(told);
+});
+
+test("a new binding, confirmed by the first and later by the second: what came between is brought", async (context) => {
+  const { told, pass, listen, first, second } = await beginMove(context);
+  const { came, confirmed } = listen({ binding: OTHER });
+  await until(() => first.find("subscribe") && second.find("subscribe", { binding: OTHER }));
+  second.confirm({ binding: BINDING, at: 1, resumed: true });
+  second.notice("resumed", { events: 0 });
+  first.confirm({ binding: OTHER, at: 2 });
+  await confirmed;
+  second.confirm({ binding: OTHER, at: 4 });
+  first.events([3], { binding: OTHER });
+  second.events([5], { binding: OTHER });
+  pass(OVERLAP);
+  assert.deepEqual(came, [3, 5]);
+  assertQuiet(told);
+});
+
+test("a new binding, confirmed by the first, which is lost, and later by the second: the gap is told", async (context) => {
+  const { told, listen, first, second } = await beginMove(context);
+  const { came, confirmed } = listen({ binding: OTHER });
+  await until(() => first.find("subscribe") && second.find("subscribe", { binding: OTHER }));
+  first.confirm({ binding: OTHER, at: 2 });
+  await confirmed;
+  first.lose();
+  second.confirm({ binding: BINDING, at: 1, resumed: true });
+  second.notice("resumed", { events: 0 });
+  second.confirm({ binding: OTHER, at: 4_000 });
+  second.events([5_000], { binding: OTHER });
+  assert.deepEqual([came, gapsOf(told)], [[5_000], [["reconnect", undefined]]]);
 });
 
 test("the first never had the binding: the gap is told at once", async (context) => {
@@ -389,31 +472,6 @@ test("what waits comes before the end of its subscription", async (context) => {
   assert.deepEqual(told.ended, [{ reason: "rights", bindings: [BINDING], errors: [] }]);
 });
 
-test("many that waited are not too many at once for a loop", async (context) => {
-  const { client, told, pass, opened } = script(context);
-  const confirmed = client.subscribe(BINDING);
-  const first = await opened(0);
-  first.confirm();
-  const subscription = await confirmed;
-  /** @type {number[]} */
-  const came = [];
-  const run = (async () => {
-    for await (const { args } of subscription) came.push(/** @type {any} */ (args).number);
-  })();
-  first.goAway();
-  const second = await opened(1);
-  second.confirm({ at: 0, why: "unknown" });
-  // The queue of a subscription takes 1,000.
-  second.events(range(1, 3_000));
-  pass(OVERLAP);
-  await until(() => came.at(-1) === 3_000);
-  second.events([3_001]);
-  await client.close();
-  await run;
-  assert.deepEqual([came, subscription.dropped], [range(1, 3_001), 0]);
-  assert.deepEqual([told.gap, told.error], [[], []]);
-});
-
 test("the first refuses what the second has confirmed: nothing ends", async (context) => {
   const { client, told, pass, listen, first, second } = await beginMove(context);
   const { came, confirmed } = listen({ binding: OTHER });
@@ -499,29 +557,6 @@ test("too many wait before the second has taken over: it is given up, and the fi
   third.events([last + 2], { account });
   assert.deepEqual([came, first.isRead], [range(1, last + 2), false]);
   assertQuiet(told);
-});
-
-test("many that waited are not too many for a slow loop either, and its queue has its bound behind them", async (context) => {
-  const { client, told, pass, opened } = script(context, { queueMax: 10 });
-  const confirmed = client.subscribe(BINDING);
-  const first = await opened(0);
-  first.confirm();
-  const subscription = await confirmed;
-  first.goAway();
-  const second = await opened(1);
-  second.confirm({ at: 0, why: "unknown" });
-  second.events(range(1, 50));
-  pass(OVERLAP);
-  second.events(range(51, 60));
-  assert.deepEqual([subscription.queued, subscription.dropped], [60, 0]);
-  second.events([61]);
-  assert.deepEqual([subscription.queued, subscription.dropped], [60, 1]);
-  const values = subscription.values();
-  const came = /** @type {number[]} */ ([]);
-  while (subscription.queued > 0) came.push(/** @type {any} */ (await values.next()).value.args.number);
-  assert.deepEqual([came, gapsOf(told)], [range(2, 61), [["slow_reader", undefined]]]);
-  second.events(range(62, 72));
-  assert.deepEqual([subscription.queued, subscription.dropped], [10, 2]);
 });
 
 test("the next one confirms a new binding before the first: no gap is told", async (context) => {
