@@ -114,7 +114,8 @@ test("sessions are found, sorted, kicked and traced", { skip: withoutBrowser() }
   assert.equal(await page.$eval("#sessions [data-column=frames][aria-sort]", (head) => head.getAttribute("aria-sort")), "descending");
   await page.type("#sessions input[type=search]", "IDLE-2");
   await says("#sessions", /1 of 4 sessions/);
-  assert.equal((await ids()).length, 1);
+  // The rows are drawn in the next frame.
+  await until(async () => (await ids()).length === 1, { deadline: BROKER_PATIENCE, what: "the one that is found" });
   const [kicked] = await ids();
   await page.click(button("#sessions", `Kick ${kicked}`));
   await page.waitForSelector("dialog[open]");
