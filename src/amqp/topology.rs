@@ -49,6 +49,13 @@ struct Refusal {
     text: String,
 }
 
+impl Refusal {
+    /// Whether what is not there is this queue of ours. RabbitMQ names what it misses, and nobody else has our name.
+    fn is_of_queue(&self, queue: &str) -> bool {
+        self.code == NOT_FOUND && self.text.contains(&format!("queue '{queue}'"))
+    }
+}
+
 /// The binding side of one connection.
 pub(super) struct Topology<'a> {
     connection: &'a mut Connection,
@@ -272,7 +279,7 @@ impl<'a> Topology<'a> {
         &mut self,
         batch: Vec<AmqpBinding>,
         answers: &mut Vec<(AmqpBinding, Answer)>,
-    ) -> amiquip::Result<()> {
+    ) -> Result<(), Lost> {
         for binding in batch {
             let answer = if self.admitted.get(&binding.exchange) == Some(&true) {
                 match self.bind_one(&binding)? {
@@ -328,7 +335,7 @@ impl<'a> Topology<'a> {
 
     /// Makes sure that the exchange of `first` exists with its type, and binds `first`. On an old queue an exchange that
     /// is not there is told first, since its bindings went with it, and declared when it is next named.
-    fn admit(&mut self, first: &AmqpBinding) -> amiquip::Result<Answer> {
+    fn admit(&mut self, first: &AmqpBinding) -> Result<Answer, Lost> {
         if self.is_old
             && !self.vanished.contains(&first.exchange)
             && !self.is_there(&first.exchange)?
@@ -390,16 +397,25 @@ impl<'a> Topology<'a> {
         })
     }
 
-    fn bind_one(&mut self, binding: &AmqpBinding) -> amiquip::Result<Result<(), Refusal>> {
+    /// Binds one. A queue that is gone says nothing of the exchange: a node that is apart from the one with the queue misses
+    /// it, and it may be whole.
+    fn bind_one(&mut self, binding: &AmqpBinding) -> Result<Result<(), Refusal>, Lost> {
         let queue = self.queue.clone();
-        self.attempt(|channel| {
+        let bound = self.attempt(|channel| {
             channel.queue_bind(
                 &*queue,
                 &*binding.exchange,
                 &*binding.key,
                 FieldTable::new(),
             )
-        })
+        })?;
+        match bound {
+            Err(refusal) if refusal.is_of_queue(&queue) => Err(Lost::Because(format!(
+                "the queue: {} {}",
+                refusal.code, refusal.text
+            ))),
+            answer => Ok(answer),
+        }
     }
 
     /// Counts a refusal; returns its text for the log.
@@ -580,5 +596,48 @@ fn client_kind(kind: ExchangeKind) -> ExchangeType {
         ExchangeKind::Topic => ExchangeType::Topic,
         ExchangeKind::Direct => ExchangeType::Direct,
         ExchangeKind::Fanout => ExchangeType::Fanout,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_is_not_there_is_told_from_an_exchange_that_is_not() {
+        let queue = "blackhole.4781cf0579edae19a23a9224b97097a8";
+        let other = "blackhole.7c8762e1cd515dff53a8e3c4d8bb26e8";
+        for (code, text, is_of_queue) in [
+            (
+                404,
+                format!("NOT_FOUND - no queue '{queue}' in vhost '/'"),
+                true,
+            ),
+            (
+                404,
+                format!(
+                    "NOT_FOUND - home node 'a@b' of durable queue '{queue}' in vhost '/' is down or inaccessible"
+                ),
+                true,
+            ),
+            (
+                404,
+                "NOT_FOUND - no exchange 'callevt' in vhost '/'".to_owned(),
+                false,
+            ),
+            (
+                404,
+                format!("NOT_FOUND - no queue '{other}' in vhost '/'"),
+                false,
+            ),
+            (
+                403,
+                format!("ACCESS_REFUSED - access to queue '{queue}' in vhost '/' refused"),
+                false,
+            ),
+        ] {
+            let refusal = Refusal { code, text };
+            assert_eq!(refusal.is_of_queue(queue), is_of_queue, "{}", refusal.text);
+        }
     }
 }

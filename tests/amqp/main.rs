@@ -1039,3 +1039,32 @@ fn the_thread_ends_when_the_loop_is_gone() {
     thread.stop(Duration::from_secs(10));
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
+
+/// Our own queue is known by its name in the text, where a binding is refused because something is not there.
+#[test]
+fn the_broker_names_what_it_misses() {
+    let Some(broker) = Broker::shared() else {
+        return;
+    };
+    let mut connection = amiquip::Connection::insecure_open(&broker.url()).unwrap();
+    for (queue, exchange, missed) in [
+        ("blackhole.nobody", "amq.topic", "queue 'blackhole.nobody'"),
+        ("blackhole.nobody", "nowhere", "exchange 'nowhere'"),
+    ] {
+        let channel = connection.open_channel(None).unwrap();
+        if missed.starts_with("exchange") {
+            let options = amiquip::QueueDeclareOptions {
+                exclusive: true,
+                ..Default::default()
+            };
+            channel.queue_declare(queue, options).unwrap();
+        }
+        let refused = channel.queue_bind(queue, exchange, "key", amiquip::FieldTable::new());
+        let Err(amiquip::Error::ServerClosedChannel { code, message, .. }) = refused else {
+            panic!("{missed}: {refused:?}");
+        };
+        assert_eq!(code, 404, "{message}");
+        assert!(message.contains(missed), "{missed}: {message}");
+    }
+    connection.close().unwrap();
+}

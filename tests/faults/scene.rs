@@ -1,7 +1,6 @@
 //! A bridge in service: sessions of two accounts and two families that are read all the time, one that is not
 //! subscribed, and numbered events published to all of them whatever happens.
 
-use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
@@ -67,14 +66,9 @@ impl Scene {
 
     /// Waits until every session was told of so many gaps in all and gets events again.
     pub(crate) fn until_back(&self, gaps: u64) {
-        self.until_back_within(gaps..=gaps);
-    }
-
-    /// As [`Scene::until_back`], where the broker decides how many they are.
-    pub(crate) fn until_back_within(&self, gaps: RangeInclusive<u64>) {
         let readers = &self.readers;
         self.server.until("every session is told of the gap", |_| {
-            readers.iter().all(|reader| gaps.contains(&reader.gaps()))
+            readers.iter().all(|reader| reader.gaps() == gaps)
         });
         self.server.until_ready();
         assert_eq!(self.server.probe(), 200);
@@ -83,18 +77,9 @@ impl Scene {
 
     /// No session was closed; each was told of so many gaps, and of every number that it missed.
     pub(crate) fn close(self, name: &str, gaps: usize) -> (Server, Vec<Books>) {
-        self.close_within(name, gaps..=gaps)
-    }
-
-    /// As [`Scene::close`], where the broker decides how many they are.
-    pub(crate) fn close_within(
-        self,
-        name: &str,
-        gaps: RangeInclusive<usize>,
-    ) -> (Server, Vec<Books>) {
         let (_clients, books) = self.numbered.finish(name, self.readers);
         for books in &books {
-            assert!(gaps.contains(&books.gaps.len()), "{books}");
+            assert_eq!(books.gaps.len(), gaps, "{books}");
         }
         let idle = self.refused.into_iter().chain([self.idle]);
         let mut idle: Vec<Client> = idle.map(Idle::take_back).collect();
