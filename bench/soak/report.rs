@@ -4,11 +4,26 @@ use std::io::{self, Write};
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::Soak;
 use crate::harm::Harm;
-use crate::trend::{Rest, Trend};
+use crate::trend::{ALLOCATED_NOISE_BYTES, RESIDENT_NOISE_BYTES, Rest, Trend};
 use crate::witness::Tally;
+use crate::{Look, Soak};
 use shared::process::Memory;
+
+/// What must not grow, what of it is noise, and its name.
+type Judged = (fn(&Look) -> u64, f64, &'static str);
+const JUDGED: [Judged; 2] = [
+    (
+        |look| look.allocated,
+        ALLOCATED_NOISE_BYTES,
+        "allocated memory",
+    ),
+    (
+        |look| look.memory.anonymous,
+        RESIDENT_NOISE_BYTES,
+        "resident heap and stacks",
+    ),
+];
 
 /// So many lost connections, and some must have been resumed.
 const ENOUGH_LOSSES: u64 = 20;
@@ -48,26 +63,28 @@ impl Soak<'_> {
         self.faults.extend(tally.faults.iter().cloned());
         let faults = crowd.faults.lock().unwrap_or_else(PoisonError::into_inner);
         self.faults.extend(faults.iter().cloned());
-        if let Some(trend) = self.trend(|memory| memory.anonymous)
-            && trend.is_leak()
-        {
-            self.faults.push(format!(
-                "memory grew by {:.0} KiB while {:.0} sessions were opened; {:.0} KiB are allowed",
-                trend.growth / 1024.0,
-                trend.sessions,
-                trend.allowance() / 1024.0
-            ));
+        for (of, noise, what) in JUDGED {
+            if let Some(trend) = self.trend(of)
+                && trend.is_leak(noise)
+            {
+                self.faults.push(format!(
+                    "{what} grew by {:.0} KiB while {:.0} sessions were opened; {:.0} KiB are allowed",
+                    trend.growth / 1024.0,
+                    trend.sessions,
+                    trend.allowance(noise) / 1024.0
+                ));
+            }
         }
     }
 
-    fn trend(&self, of: fn(&Memory) -> u64) -> Option<Trend> {
+    fn trend(&self, of: fn(&Look) -> u64) -> Option<Trend> {
         let rests: Vec<Rest> = self
             .rests
             .iter()
-            .map(|(seconds, memory, sessions)| Rest {
-                seconds: *seconds,
-                bytes: of(memory) as f64,
-                sessions: *sessions as f64,
+            .map(|look| Rest {
+                seconds: look.seconds,
+                bytes: of(look) as f64,
+                sessions: look.sessions as f64,
             })
             .collect();
         Trend::of(&rests)
@@ -150,31 +167,30 @@ impl Soak<'_> {
         }
         row("resident at the start", kib(self.at_start.resident))?;
         // The first rest that counts for the trend.
-        if let Some((_, memory, _)) = self.rests.get(self.rests.len() / 3) {
-            row("  after warming up", kib(memory.resident))?;
+        if let Some(look) = self.rests.get(self.rests.len() / 3) {
+            row("  after warming up", kib(look.memory.resident))?;
         }
         row("  at most", kib(self.peak))?;
         row("  when all had left", kib(at_end.resident))?;
-        match (
-            self.trend(|memory| memory.resident),
-            self.trend(|memory| memory.anonymous),
-        ) {
-            (Some(resident), Some(heap)) => {
-                let slope = |trend: Trend| format!("{:+.1} KiB/min", trend.slope / 1024.0);
-                row("slope of resident memory", slope(resident))?;
-                row("slope of heap and stacks", slope(heap))?;
-                let grown = format!(
-                    "{:+.0} of {:.0} KiB",
-                    heap.growth / 1024.0,
-                    heap.allowance() / 1024.0
-                );
-                row("  grown, of what is allowed", grown)?;
-                row(
-                    "  bytes a session opened",
-                    format!("{:+.2}", heap.growth / heap.sessions.max(1.0)),
-                )?;
-            }
-            _ => row("slope of memory", "too few rests".into())?,
+        for (of, noise, what) in JUDGED {
+            let Some(trend) = self.trend(of) else {
+                row(&format!("slope of {what}"), "too few rests".into())?;
+                continue;
+            };
+            row(
+                &format!("slope of {what}"),
+                format!("{:+.1} KiB/min", trend.slope / 1024.0),
+            )?;
+            let grown = format!(
+                "{:+.0} of {:.0} KiB",
+                trend.growth / 1024.0,
+                trend.allowance(noise) / 1024.0
+            );
+            row("  grown, of what is allowed", grown)?;
+            row(
+                "  bytes a session opened",
+                format!("{:+.2}", trend.growth / trend.sessions.max(1.0)),
+            )?;
         }
         for fault in &self.faults {
             writeln!(out, "FAULT: {fault}")?;

@@ -1,8 +1,12 @@
-//! Whether memory grows: a line through what was resident at the rests, when the same sessions are open each time.
+//! Whether memory grows: a line through what was allocated, or resident, at the rests, when the same sessions are open each time.
 
-/// Growth that is noise, in bytes: what the allocator keeps differs by as much from rest to rest. The longer the soak,
-/// the smaller the leak that stands out.
-pub(crate) const NOISE_BYTES: f64 = 2048.0 * 1024.0;
+/// Growth of what is allocated that is noise, in bytes: tables have grown, and the history is not empty everywhere. The longer
+/// the soak, the smaller the leak that stands out.
+pub(crate) const ALLOCATED_NOISE_BYTES: f64 = 1024.0 * 1024.0;
+
+/// Growth of what is resident that is noise, in bytes. Freed memory stays resident where something else is in the same page.
+/// That differs by as much from storm to storm; another trim gives none of it back.
+pub(crate) const RESIDENT_NOISE_BYTES: f64 = 4096.0 * 1024.0;
 
 /// Growth allowed for each session that was opened meanwhile, in bytes: less than the smallest thing that could be
 /// leaked for each, a heap block.
@@ -58,16 +62,16 @@ impl Trend {
         })
     }
 
-    /// Growth beyond which it is a leak, in bytes.
+    /// Growth beyond which it is a leak, in bytes, if `noise` bytes are none.
     #[must_use]
-    pub(crate) fn allowance(&self) -> f64 {
-        NOISE_BYTES + BYTES_PER_SESSION * self.sessions
+    pub(crate) fn allowance(&self, noise: f64) -> f64 {
+        noise + BYTES_PER_SESSION * self.sessions
     }
 
-    /// Whether memory grew by more than noise.
+    /// Whether memory grew by more than `noise` bytes and what each session may leave.
     #[must_use]
-    pub(crate) fn is_leak(&self) -> bool {
-        self.growth > self.allowance()
+    pub(crate) fn is_leak(&self, noise: f64) -> bool {
+        self.growth > self.allowance(noise)
     }
 }
 
@@ -91,11 +95,18 @@ mod tests {
 
     #[test]
     fn a_leak_of_a_small_block_a_session_is_seen_and_noise_is_not() {
-        for (count, bytes) in [(6, 256.0), (20, 64.0), (60, 24.0)] {
-            let flat = Trend::of(&rests(count, 0.0)).expect("enough rests");
-            assert!(!flat.is_leak(), "{count}: {flat:?}");
-            let leak = Trend::of(&rests(count, bytes)).expect("enough rests");
-            assert!(leak.is_leak(), "{count}: {leak:?}");
+        let leaks = [(6, 128.0), (20, 48.0), (60, 16.0)];
+        let larger = [(6, 512.0), (20, 96.0), (60, 32.0)];
+        for (noise, leaks) in [
+            (ALLOCATED_NOISE_BYTES, leaks),
+            (RESIDENT_NOISE_BYTES, larger),
+        ] {
+            for (count, bytes) in leaks {
+                let flat = Trend::of(&rests(count, 0.0)).expect("enough rests");
+                assert!(!flat.is_leak(noise), "{count}: {flat:?}");
+                let leak = Trend::of(&rests(count, bytes)).expect("enough rests");
+                assert!(leak.is_leak(noise), "{count}: {leak:?}");
+            }
         }
     }
 

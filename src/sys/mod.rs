@@ -75,6 +75,25 @@ pub fn trim_heap() {
     }
 }
 
+/// Bytes that are allocated and not freed, in all heaps and in blocks of their own; `None` with allocators other than glibc's.
+/// Cost as of [`trim_heap`]: it walks the freed blocks.
+#[must_use]
+pub fn heap_in_use() -> Option<u64> {
+    #[cfg(target_env = "gnu")]
+    {
+        #[allow(
+            unsafe_code,
+            reason = "mallinfo2 has no safe wrapper; it takes nothing, and locks each arena itself"
+        )]
+        // SAFETY: no argument, a plain struct of numbers is returned, and glibc documents the call as safe from any thread but
+        // for mallopt, which is called before there is a second one.
+        let info = unsafe { libc::mallinfo2() };
+        Some((info.uordblks + info.hblkhd) as u64)
+    }
+    #[cfg(not(target_env = "gnu"))]
+    None
+}
+
 /// Returns how many bytes written to a TCP socket its peer has not acknowledged, those not sent yet included.
 ///
 /// # Errors

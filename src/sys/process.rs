@@ -1,5 +1,5 @@
-//! What the system says of this process, for the metrics page. Each look reads one small file of /proc and asks the kernel
-//! three things; none grows with the number of descriptors or threads.
+//! What the system and the allocator say of this process, for the metrics page. Each look reads one small file of /proc and
+//! asks the kernel three things, none of which grows with the number of descriptors or threads, and the allocator one.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -14,6 +14,9 @@ pub struct ProcessFigures {
     pub cpu: Option<Duration>,
     /// Memory that is resident.
     pub resident_bytes: Option<u64>,
+    /// Memory that is allocated and not freed, by the C library included. What of [`Self::resident_bytes`] is beyond it is free,
+    /// in pages that are used in part, or is no heap. Only with glibc.
+    pub heap_bytes: Option<u64>,
     /// Address space.
     pub virtual_bytes: Option<u64>,
     /// Threads.
@@ -36,6 +39,7 @@ pub fn process_figures() -> ProcessFigures {
     ProcessFigures {
         cpu: of_stat.map(|stat| ticks(stat.cpu_ticks)),
         resident_bytes: of_stat.map(|stat| stat.resident_pages * page_size() as u64),
+        heap_bytes: super::heap_in_use(),
         virtual_bytes: of_stat.map(|stat| stat.virtual_bytes),
         threads: of_stat.map(|stat| stat.threads),
         started: of_stat.and_then(|stat| started(stat.start_ticks)),
@@ -129,6 +133,12 @@ mod tests {
             "{one:?}"
         );
         assert!(one.virtual_bytes > one.resident_bytes, "{one:?}");
+        // Other tests allocate at the same time.
+        let held = vec![0_u8; 256 << 20];
+        let with = process_figures().heap_bytes;
+        assert!(with > Some(held.len() as u64), "{with:?}");
+        drop(held);
+        assert!(process_figures().heap_bytes < with, "{with:?}");
         assert!(one.threads.is_some_and(|threads| threads > 0), "{one:?}");
         assert!(
             one.open_descriptors

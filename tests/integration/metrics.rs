@@ -423,6 +423,8 @@ fn the_process_tells_of_itself_what_the_system_does() {
         "{resident} {by_the_system}"
     );
     assert!(metrics["process_virtual_memory_bytes"] >= resident);
+    let heap = metrics["process_heap_bytes"];
+    assert!((1 << 18..resident).contains(&heap), "{heap} {resident}");
     let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
     assert_eq!(metrics["process_threads"], tasks.count() as u64);
     let folder = format!("/proc/{}/fd", server.pid());

@@ -6,7 +6,8 @@ use crate::metrics::histogram::Seconds;
 use crate::metrics::page::{Name, write_head, write_sample};
 use crate::sys::process::process_figures;
 
-/// Appends them to `out`; what the system does not say is left out. Reads a small file of /proc.
+/// Appends them to `out`; what the system does not say is left out. Reads a small file of /proc, and
+/// asks the allocator.
 pub(super) fn write(out: &mut String) {
     let figures = process_figures();
     let mut one = |name: &str, kind: &str, help: &str, value: Option<&dyn Display>| {
@@ -29,6 +30,12 @@ pub(super) fn write(out: &mut String) {
             "gauge",
             "Memory that is resident, in bytes.",
             figures.resident_bytes.as_ref().map(|value| value as _),
+        ),
+        (
+            "process_heap_bytes",
+            "gauge",
+            "Memory that is allocated and not freed, in bytes; glibc only.",
+            figures.heap_bytes.as_ref().map(|value| value as _),
         ),
         (
             "process_virtual_memory_bytes",
