@@ -161,7 +161,7 @@ fn main() -> ExitCode {
 }
 
 /// The server at a rest.
-struct Look {
+struct AtRest {
     /// Seconds since the soak began.
     seconds: f64,
     memory: Memory,
@@ -190,7 +190,7 @@ struct Soak<'a> {
     baseline: Option<Gauges>,
     /// Memory at the start, and at each rest.
     at_start: Memory,
-    rests: Vec<Look>,
+    rests: Vec<AtRest>,
     /// Highest resident memory at any look.
     peak: u64,
     most_sessions: u64,
@@ -433,7 +433,7 @@ impl Soak<'_> {
             metrics["process_heap_bytes"],
             metrics["sessions_opened_total"],
         );
-        self.rests.push(Look {
+        self.rests.push(AtRest {
             seconds: self.started.elapsed().as_secs_f64(),
             memory,
             allocated,

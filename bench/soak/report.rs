@@ -7,19 +7,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::harm::Harm;
 use crate::trend::{ALLOCATED_NOISE_BYTES, RESIDENT_NOISE_BYTES, Rest, Trend};
 use crate::witness::Tally;
-use crate::{Look, Soak};
+use crate::{AtRest, Soak};
 use shared::process::Memory;
 
 /// What must not grow, what of it is noise, and its name.
-type Judged = (fn(&Look) -> u64, f64, &'static str);
+type Judged = (fn(&AtRest) -> u64, f64, &'static str);
 const JUDGED: [Judged; 2] = [
     (
-        |look| look.allocated,
+        |rest| rest.allocated,
         ALLOCATED_NOISE_BYTES,
         "allocated memory",
     ),
     (
-        |look| look.memory.anonymous,
+        |rest| rest.memory.anonymous,
         RESIDENT_NOISE_BYTES,
         "resident heap and stacks",
     ),
@@ -77,14 +77,14 @@ impl Soak<'_> {
         }
     }
 
-    fn trend(&self, of: fn(&Look) -> u64) -> Option<Trend> {
+    fn trend(&self, of: fn(&AtRest) -> u64) -> Option<Trend> {
         let rests: Vec<Rest> = self
             .rests
             .iter()
-            .map(|look| Rest {
-                seconds: look.seconds,
-                bytes: of(look) as f64,
-                sessions: look.sessions as f64,
+            .map(|rest| Rest {
+                seconds: rest.seconds,
+                bytes: of(rest) as f64,
+                sessions: rest.sessions as f64,
             })
             .collect();
         Trend::of(&rests)
@@ -167,8 +167,8 @@ impl Soak<'_> {
         }
         row("resident at the start", kib(self.at_start.resident))?;
         // The first rest that counts for the trend.
-        if let Some(look) = self.rests.get(self.rests.len() / 3) {
-            row("  after warming up", kib(look.memory.resident))?;
+        if let Some(rest) = self.rests.get(self.rests.len() / 3) {
+            row("  after warming up", kib(rest.memory.resident))?;
         }
         row("  at most", kib(self.peak))?;
         row("  when all had left", kib(at_end.resident))?;

@@ -1,4 +1,5 @@
-//! Whether memory grows: a line through what was allocated, or resident, at the rests, when the same sessions are open each time.
+//! Whether memory grows: a line through what was allocated, or resident, at the rests, when the same sessions are open
+//! each time.
 
 /// Growth of what is allocated that is noise, in bytes: tables have grown, and the history is not empty everywhere. The longer
 /// the soak, the smaller the leak that stands out.

@@ -6,8 +6,8 @@ use crate::metrics::histogram::Seconds;
 use crate::metrics::page::{Name, write_head, write_sample};
 use crate::sys::process::process_figures;
 
-/// Appends them to `out`; what the system does not say is left out. Reads a small file of /proc, and
-/// asks the allocator.
+/// Appends them to `out`; what the system does not say is left out. Reads a small file of /proc, and walks the allocator's
+/// freed blocks.
 pub(super) fn write(out: &mut String) {
     let figures = process_figures();
     let mut one = |name: &str, kind: &str, help: &str, value: Option<&dyn Display>| {
